@@ -1,0 +1,151 @@
+"""From Hydra's composed tree to a checked `Config`, and from its errors to one line.
+
+Hydra stops a misspelt key or choice, the schema stops everything else; both end in a `UserError`
+that names the key, what is wrong with it and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.config import WHERE, Config
+from pipeline.errors import UserError, nearest
+from pipeline.plan import flatten
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+TAGS = {"vgg", "torchvision", "plain", "static", "dyrep", "disabled", "offline", "online"}
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    """Parse command-line overrides."""
+    return OverridesParser.create().parse_overrides(overrides)
+
+
+def to_config(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -> Config:
+    """Resolve and check a composed tree; a missing name is made from the choices.
+
+    Raises:
+        UserError: the tree does not fit the schema.
+    """
+    values = OmegaConf.to_container(tree, resolve=True)
+    assert isinstance(values, dict)
+    if values.get("name") is None:
+        values["name"] = derived_name(choices, values.get("seed"), overrides)
+    return check(values)
+
+
+def check(values: dict[Any, Any]) -> Config:
+    """Return `values` as a `Config`.
+
+    Raises:
+        UserError: names the first offending key and the cure.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error.errors()[0], values)) from None
+
+
+def derived_name(choices: dict[str, Any], seed: Any, overrides: list[str]) -> str:
+    """Name a run after its choices and whatever else was set, so that other settings differ."""
+    parts = [str(choices[group]) for group in ("data", "model", "method")]
+    if choices.get("experiment"):
+        parts.insert(0, str(choices["experiment"]))
+    if choices["train"] != choices["data"]:
+        parts.append(str(choices["train"]))
+    parts.append(f"s{seed}")
+    for override in parse(overrides):
+        key = override.key_or_group
+        if key in choices or key == "seed" or key.split(".")[0] in WHERE:
+            continue
+        value = override.input_line.split("=", 1)[-1] if override.input_line else ""
+        parts.append(re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{key.split('.')[-1]}_{value}").strip("_"))
+    name = "-".join(parts)
+    if len(name) > 120:
+        name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name
+
+
+def check_sweep(arguments: list[str]) -> None:
+    """Refuse a sweep whose runs would all bear one name.
+
+    Raises:
+        UserError: `name=` is constant although another key varies.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return
+    overrides = parse([argument for argument in arguments if not argument.startswith("-")])
+    names = [o for o in overrides if o.key_or_group == "name" and not o.is_sweep_override()]
+    if names and "${" not in str(names[0].value()) and any(o.is_sweep_override() for o in overrides):
+        raise UserError(
+            f"name={names[0].value()} is one name for every run of a sweep; leave it out (names are "
+            "made from what varies) and mark the sweep with group=NAME"
+        )
+
+
+def _explain(error: ErrorDetails, values: dict[Any, Any]) -> str:
+    path = [str(part) for part in error["loc"] if str(part) not in TAGS]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return _unknown(key, values)
+    if error["type"] == "missing":
+        return f"{key} is missing; give {key}=VALUE"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}={error['input']}: {message[0].lower()}{message[1:]}"
+
+
+def _unknown(key: str, values: dict[Any, Any]) -> str:
+    """Say that there is no such key, and which one may be meant."""
+    head, _, last = key.rpartition(".")
+    if not head:
+        return f"{key} is not a setting; {nearest(last, _top_level())}"
+    section = head.split(".")[0]
+    choices = [f.stem for f in sorted((CONF / section).glob("*.yaml")) if last in _keys(f, head)]
+    if choices:
+        chosen = values.get(section, {}).get("name", "")
+        return f"{key} is a setting of {section}={'|'.join(choices)}, not of {section}={chosen}"
+    valid = sorted(set().union(*(_keys(f, head) for f in _files(section))))
+    if valid:
+        return f"{key} is not a setting; {nearest(last, valid, f'{head}.')}"
+    return f"{key} is not a setting; {nearest(section, _top_level())}"
+
+
+def _top_level() -> list[str]:
+    folders = {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"}
+    return sorted(folders | Config.model_fields.keys())
+
+
+def _files(section: str) -> list[Path]:
+    return sorted((CONF / section).glob("*.yaml")) or [CONF / "config.yaml"]
+
+
+def _keys(file: Path, head: str) -> set[str]:
+    """Return the keys a file of `conf/` has below the dotted path `head`."""
+    inside = head if file.parent == CONF else head.partition(".")[2]
+    tree = OmegaConf.load(file)
+    below = OmegaConf.select(tree, inside) if inside else tree
+    return {str(key) for key in below} if isinstance(below, DictConfig) else set()
+
+
+def explain_hydra(error: Exception) -> str:
+    """Return Hydra's complaint about the command line as one line with the nearest valid name."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice} is not a choice; {nearest(choice, list(error.options))}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form KEY=VALUE ({str(error).splitlines()[-2]})"
+    key = getattr(error.__cause__, "full_key", None)
+    return _unknown(key, {}) if key else " ".join(str(error).split())

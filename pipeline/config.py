@@ -1,0 +1,257 @@
+"""The schema of `conf/`: one class per section, one field per key, checked once when composed.
+
+Hydra composes the tree; these classes refuse what the tree cannot mean. The word of a folder in
+`conf/`, of a section and of a class is the same.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
+
+STAGE_NAMES = ("prep", "train", "fuse", "eval", "latency")
+StageName = Literal["prep", "train", "fuse", "eval", "latency"]
+Branch = Literal["kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity"]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: no unknown keys, no silent conversions, no changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Stages(Section):
+    """Which stages this launch is about."""
+
+    run: list[StageName] = Field(min_length=1)
+
+
+class Data(Section):
+    """The images and the split; the same for every stage."""
+
+    name: Literal["digits"]
+    root: str | None
+    image_size: PositiveInt
+    val_fraction: Share
+    split_seed: NonNegativeInt
+    loader: Literal["dali"]
+
+
+class Vgg(Section):
+    """A VGG-style network with batch norm."""
+
+    name: str
+    family: Literal["vgg"]
+    widths: list[list[PositiveInt]] = Field(min_length=1)
+
+
+class Torchvision(Section):
+    """A classifier of torchvision, by its name there."""
+
+    name: Literal["resnet18"]
+    family: Literal["torchvision"]
+    small_stem: bool
+
+
+Model = Annotated[Vgg | Torchvision, Field(discriminator="family")]
+
+
+class Plain(Section):
+    """No extra branches."""
+
+    name: str
+    kind: Literal["plain"]
+
+
+class Static(Section):
+    """The same branches on every convolution from the first step."""
+
+    name: str
+    kind: Literal["static"]
+    branches: list[Branch] = Field(min_length=1)
+
+
+class DyRep(Section):
+    """Branches grown and cut while training; see `dyrep.DyRep`."""
+
+    name: str
+    kind: Literal["dyrep"]
+    adjust_interval: PositiveInt
+    last_adjust_epoch: NonNegativeInt
+    saliency: Literal["snip", "grad_norm", "synflow", "random"]
+    branches: list[Branch] = Field(min_length=1)
+    grow: PositiveInt
+    cut_std: NonNegativeFloat
+    cut_ratio: NonNegativeFloat
+    calibration_batches: PositiveInt
+
+
+Method = Annotated[Plain | Static | DyRep, Field(discriminator="kind")]
+
+
+class Augment(Section):
+    """Random changes of a training image."""
+
+    rotate: NonNegativeFloat
+    translate: Annotated[float, Field(ge=0, lt=1)]
+    flip: bool
+
+
+class Train(Section):
+    """A training recipe."""
+
+    name: str
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    lr: PositiveFloat
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
+    weight_decay: NonNegativeFloat
+    warmup_epochs: NonNegativeInt
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    precision: Literal["float32", "bfloat16"]
+    deterministic: bool
+    keep_checkpoints: PositiveInt
+    augment: Augment
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0 and self.epochs > 1:
+            raise ValueError(
+                f"warmup_epochs={self.warmup_epochs} leaves nothing of epochs={self.epochs}; "
+                "set train.warmup_epochs below train.epochs"
+            )
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum; set train.momentum above 0 or nesterov=false")
+        return self
+
+
+class Prep(Section):
+    """How prepared data is laid out."""
+
+    shard_images: PositiveInt
+
+
+class Fuse(Section):
+    """When a fused network is accepted."""
+
+    tolerance: PositiveFloat
+    images: PositiveInt
+
+
+class Eval(Section):
+    """How the evaluation is run."""
+
+    batch_size: PositiveInt
+
+
+class Latency(Section):
+    """What is timed."""
+
+    batch_sizes: list[PositiveInt] = Field(min_length=1)
+    repeats: Annotated[int, Field(ge=10)]
+    threads: PositiveInt | None
+
+
+class Cluster(Section):
+    """Where stages run: one after the other on this machine."""
+
+    name: Literal["local"]
+    nodes: Literal[1]
+    processes_per_node: PositiveInt
+
+
+class Disabled(Section):
+    """Nothing is tracked outside the run directory."""
+
+    mode: Literal["disabled"]
+
+
+class Wandb(Section):
+    """Where the Weights & Biases run goes."""
+
+    mode: Literal["offline", "online"]
+    project: str
+    entity: str | None
+
+
+Tracking = Annotated[Disabled | Wandb, Field(discriminator="mode")]
+
+
+class Config(Section):
+    """Everything a launch means: what is studied, how, where, and who watches."""
+
+    stage: Stages
+    data: Data
+    model: Model
+    method: Method
+    prep: Prep
+    train: Train
+    fuse: Fuse
+    eval: Eval
+    latency: Latency
+    cluster: Cluster
+    tracking: Tracking
+    name: str
+    group: str | None
+    seed: NonNegativeInt
+    root: str = Field(min_length=1)
+    dry_run: bool
+    wait: bool | None
+
+    @field_validator("name", "group")
+    @classmethod
+    def _plain_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}", value):
+            raise ValueError(
+                f"'{value}' cannot be a directory name; use letters, digits and . _ - + = "
+                "(no slashes, no blanks, at most 128 characters)"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        processes = self.cluster.nodes * self.cluster.processes_per_node
+        for section, size in (("train", self.train.batch_size), ("eval", self.eval.batch_size)):
+            if size % processes:
+                raise ValueError(
+                    f"{section}.batch_size={size} cannot be split over {processes} processes; "
+                    f"use a multiple of {processes} or other cluster.processes_per_node"
+                )
+        if self.model.family == "vgg" and self.data.image_size < 2 ** len(self.model.widths):
+            raise ValueError(
+                f"data.image_size={self.data.image_size} vanishes in the {len(self.model.widths)} "
+                f"poolings of model={self.model.name}; use at least {2 ** len(self.model.widths)}"
+            )
+        return self
+
+
+WHERE = ("cluster", "tracking", "stage", "root", "dry_run", "wait", "name", "group")
+"""Keys that say where and who watches: they never decide a result, so never enter a fingerprint."""
+
+
+def sections(values: dict[str, Any]) -> Config:
+    """Return a `Config` that holds only the given sections, each checked.
+
+    A stage is handed no others: reading a section it did not declare is an AttributeError.
+    """
+    parts = {}
+    for name, value in values.items():
+        field = Config.model_fields[name]
+        annotation = Annotated[field.annotation, field] if field.discriminator else field.annotation
+        parts[name] = TypeAdapter(annotation).validate_python(value)
+    return Config.model_construct(None, **parts)

@@ -1,0 +1,1 @@
+"""Images in: sources, shards on disk, and loaders that read them."""

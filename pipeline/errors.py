@@ -1,0 +1,32 @@
+"""What can go wrong, and the exit code each way of ending gets.
+
+A `UserError` is bad input: one line that says what, where and how to mend it.
+"""
+
+from __future__ import annotations
+
+DONE = 0
+FAILED = 1
+BAD_INPUT = 2
+STOPPED = 75  # EX_TEMPFAIL: saved and left before the end; the same command continues
+INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """Bad input, in one line: what is wrong, where, and the cure. Exit code 2."""
+
+
+class StageFailed(Exception):
+    """A stage ended without its result. Exit code 1; the message names the log."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A stop was asked for and everything worth keeping is on disk; ends a whole sweep."""
+
+
+def nearest(word: str, valid: list[str], prefix: str = "") -> str:
+    """Return `did you mean 'x'?` for a close valid name, else the list of the valid ones."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, valid, n=1)
+    return f"did you mean '{prefix}{close[0]}'?" if close else f"valid are: {', '.join(valid)}"

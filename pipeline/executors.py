@@ -1,0 +1,130 @@
+"""From a plan to running stages. Local: one process after the other, each in its own session.
+
+A stage's own session keeps the terminal's Ctrl-C away from it: the launcher asks it to stop, waits
+until it has saved, and says how to continue.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from pipeline import attempt, rundir
+from pipeline.config import Config
+from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
+from pipeline.plan import Step, verify_outputs
+from pipeline.progress import Onlooker
+from pipeline.runs import write_question
+
+PROJECT = Path(__file__).resolve().parent.parent
+TAIL = 20  # lines of a failed stage's log that are shown
+ENDS = ("failed", "stopped")
+
+
+def run_local(steps: list[Step], config: Config) -> None:
+    """Run the stages that are not finished, in order.
+
+    Raises:
+        UserError: a stage refused its input.
+        StageFailed: a stage ended without a result.
+        Interrupted: Ctrl-C or TERM; what was running has saved and stopped.
+    """
+    with Onlooker() as onlooker:
+        for step in steps:
+            if step.runs:
+                onlooker.begin(step.stage.name)
+                _run(step, config, onlooker)
+                verify_outputs(step.dir)
+
+
+def _run(step: Step, config: Config, onlooker: Onlooker) -> None:
+    step.dir.mkdir(parents=True, exist_ok=True)
+    write_question(step)
+    (step.dir / rundir.PROGRESS).unlink(missing_ok=True)
+    number = attempt.last(step.dir)["attempt"] + 1
+    log = rundir.log_file(step.dir, number)
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab") as output, _stop_requests() as stops:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "pipeline.run", str(step.dir), *_processes(step, config)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=PROJECT,
+            start_new_session=True,
+        )
+        rundir.append_line(
+            step.dir / rundir.JOBS,
+            {"time": time.time(), "executor": "local", "pid": process.pid, "run": config.name},
+        )
+        _wait(process, step, onlooker, stops)
+    if not (step.dir / rundir.RESULT).exists():
+        _explain(step, log, process.returncode, bool(stops))
+
+
+def _processes(step: Step, config: Config) -> list[str]:
+    return ["--processes", str(config.cluster.processes_per_node)] if step.stage.torchrun else []
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collect the signals that ask the launcher to stop, instead of dying of them."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(
+    process: subprocess.Popen[bytes], step: Step, onlooker: Onlooker, stops: list[int]
+) -> None:
+    """Wait for a stage; the first stop request is passed on, a second one kills."""
+    passed_on = 0
+    while process.poll() is None:
+        onlooker.look(step.dir)
+        if len(stops) > passed_on:
+            passed_on = len(stops)
+            if passed_on == 1:
+                onlooker.console.print(
+                    f"stopping {step.stage.name} after the current step; Ctrl-C again to kill it"
+                )
+                process.send_signal(signal.SIGTERM)
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+        try:
+            process.wait(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            continue
+    onlooker.look(step.dir)
+
+
+def _explain(step: Step, log: Path, code: int, asked_to_stop: bool) -> None:
+    """Raise what a stage without a result means."""
+    if asked_to_stop:
+        raise Interrupted
+    current = attempt.last(step.dir)["attempt"]
+    events = rundir.read_lines(step.dir / rundir.EVENTS)
+    ends = [row for row in events if row["attempt"] == current and row["event"] in ENDS]
+    end = ends[0] if ends else {"event": "failed", "kind": "", "message": f"exit code {code}"}
+    lines = log.read_text(errors="replace").splitlines()
+    if end.get("kind") == "input":
+        raise UserError(end["message"])
+    if code == BAD_INPUT and lines:
+        raise UserError(lines[-1].removeprefix("error: "))
+    tail = "\n".join(f"  | {line}" for line in lines[-TAIL:])
+    why = "was stopped from outside and saved" if end["event"] == "stopped" else end["message"]
+    raise StageFailed(f"{tail}\n{step.stage.name} did not finish: {why}; its log: {log}")

@@ -1,0 +1,109 @@
+"""Compose, plan, execute, say what happened: `python -m pipeline.launch [KEY=VALUE …]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+from pipeline import compose, executors, preflight, runs, summary, tracking
+from pipeline.errors import (
+    BAD_INPUT,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    Interrupted,
+    StageFailed,
+    UserError,
+)
+from pipeline.plan import make_plan, verify
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from pipeline.config import Config
+
+
+def launch(tree: DictConfig) -> int:
+    """Do what one composed configuration asks for; return the exit code."""
+    try:
+        _launch(tree)
+    except UserError as error:
+        return _say(error, BAD_INPUT)
+    except StageFailed as error:
+        return _say(error, FAILED)
+    return DONE
+
+
+def _launch(tree: DictConfig) -> None:
+    here = HydraConfig.get()
+    choices = {k: v for k, v in here.runtime.choices.items() if not k.startswith("hydra/")}
+    overrides = list(here.overrides.task)
+    config = compose.to_config(tree, choices, overrides)
+    config = runs.settle(config, choices, overrides)
+    plan = make_plan(config)
+    preflight.check(config)
+    verify(plan)
+    summary.show_plan(config, plan)
+    if config.dry_run:
+        return
+    directory = runs.record(config, choices, plan)
+    try:
+        executors.run_local(plan, config)
+    except Interrupted:
+        raise Interrupted(f"stopped; to continue: {_again(config)}") from None
+    finally:
+        if not sys.exc_info()[0] or not isinstance(sys.exc_info()[1], Interrupted):
+            _close(config, directory, worked=any(step.runs for step in plan))
+
+
+def _close(config: Config, directory: Path, worked: bool) -> None:
+    """Bring the report and W&B up to date and show the results."""
+    from pipeline.report import write_report
+
+    report = directory / "report.html"
+    if worked or not report.exists():
+        write_report(directory)
+        tracking.mirror(directory, config.tracking)
+    summary.show_results(directory, report)
+
+
+def _again(config: Config) -> str:
+    root = "" if config.root == "outputs" else f" root={config.root}"
+    return f"python -m pipeline.launch name={config.name}{root}"
+
+
+def _say(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def main() -> int:
+    """Run the command; every way of ending has its exit code and its last line."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of Hydra's exit code 1
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+    def once(tree: DictConfig) -> None:  # Hydra calls it for each run of a sweep
+        codes.append(launch(tree))
+
+    try:
+        compose.check_sweep(sys.argv[1:])
+        once()
+    except UserError as error:
+        return _say(error, BAD_INPUT)
+    except compose.HYDRA_ERRORS as error:
+        return _say(UserError(compose.explain_hydra(error)), BAD_INPUT)
+    except OSError as error:
+        return _say(UserError(f"{error.filename}: {error.strerror}"), BAD_INPUT)
+    except KeyboardInterrupt as error:
+        return _say(Exception(str(error) or "interrupted"), INTERRUPTED)
+    return max(codes, default=DONE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Configuration in, plan out: which stages, where, finished or not, and why.
+
+A fingerprint is the hash of a question: the sections a stage reads, its parents' fingerprints and
+its version. The same question has the same directory, so runs that ask it share the answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pipeline import rundir
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.stage import Stage
+from pipeline.stages import STAGES
+
+State = Literal["done", "unfinished", "new"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage of a plan: its directory, whether it was asked for, and what is known of it."""
+
+    stage: Stage
+    fingerprint: str
+    question: dict[str, Any]
+    dir: Path
+    state: State
+    wanted: bool
+    why: str
+
+    @property
+    def runs(self) -> bool:
+        """Whether launching executes this stage."""
+        return self.wanted and self.state != "done"
+
+    @property
+    def action(self) -> str:
+        """What launching does: run, continue, skip (finished), or leave (not asked for)."""
+        if not self.wanted:
+            return "leave"
+        return {"done": "skip", "unfinished": "continue", "new": "run"}[self.state]
+
+
+def make_plan(config: Config) -> list[Step]:
+    """Return all five stages with what to do about each.
+
+    Raises:
+        UserError: a stage was asked for whose parent neither is finished nor will run.
+    """
+    root = Path(config.root)
+    steps: dict[str, Step] = {}
+    for stage in STAGES.values():
+        question = _question(stage, config, steps)
+        fingerprint = _hash(question)
+        directory = rundir.stage_dir(root, stage.name, fingerprint)
+        state = _state(directory)
+        steps[stage.name] = Step(
+            stage=stage,
+            fingerprint=fingerprint,
+            question=question,
+            dir=directory,
+            state=state,
+            wanted=stage.name in config.stage.run,
+            why=_why(state, directory, rundir.run_dir(root, config.name) / stage.name, question),
+        )
+    _check_parents(steps, config.name)
+    return list(steps.values())
+
+
+def _question(stage: Stage, config: Config, steps: dict[str, Step]) -> dict[str, Any]:
+    dump = config.model_dump(mode="json", include=set(stage.reads))
+    return {
+        "stage": stage.name,
+        "version": stage.version,
+        "config": {name: dump[name] for name in stage.reads},
+        "parents": {name: steps[name].fingerprint for name in stage.parents},
+    }
+
+
+def _hash(question: dict[str, Any]) -> str:
+    text = json.dumps(question, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _state(directory: Path) -> State:
+    if (directory / rundir.RESULT).exists():
+        return "done"
+    return "unfinished" if (directory / rundir.EVENTS).exists() else "new"
+
+
+def _why(state: State, directory: Path, link: Path, question: dict[str, Any]) -> str:
+    if state == "done":
+        result = rundir.read_json(directory / rundir.RESULT)
+        return f"finished before ({directory.name}, {result['seconds']:.0f} s)"
+    if state == "unfinished":
+        last = list(rundir.read_lines(directory / rundir.EVENTS))[-1:]
+        return f"begun before, last event: {last[0]['event'] if last else 'none'}"
+    if link.is_symlink() and link.resolve() != directory.resolve():
+        return f"the result of this run is out of date: {_difference(link, question)}"
+    return "not done before"
+
+
+def _difference(link: Path, question: dict[str, Any]) -> str:
+    """Name what differs between the question a link answers and the present one."""
+    try:
+        old = yaml.safe_load((link / rundir.STAGE).read_text())
+    except OSError:
+        return f"{link.resolve().name} is gone"
+    before, after = flatten(old), flatten(question)
+    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    changed = [key for key in keys if key != "fingerprint"]
+    return ", ".join(f"{k} {before.get(k)} → {after.get(k)}" for k in changed[:3]) or "unknown"
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, keyed by dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat |= flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat
+
+
+def _check_parents(steps: dict[str, Step], name: str) -> None:
+    for step in steps.values():
+        if not step.runs:
+            continue
+        missing = [p for p in step.stage.parents if not (steps[p].runs or steps[p].state == "done")]
+        if missing:
+            raise UserError(
+                f"stage={step.stage.name} needs {' and '.join(missing)}, not finished for run "
+                f"'{name}': launch with stage=all, or stage.run=[{','.join(missing)},{step.stage.name}]"
+            )
+
+
+def verify(steps: list[Step]) -> None:
+    """Check that what finished stages left on disk is still what they wrote.
+
+    Sizes are always compared; contents where a file is newer than its result.
+
+    Raises:
+        UserError: a file is gone, cut off or edited; names it and the cure.
+    """
+    for step in steps:
+        if step.state == "done":
+            verify_outputs(step.dir)
+
+
+def verify_outputs(directory: Path) -> None:
+    """Check the outputs of one finished stage; see `verify`."""
+    result = directory / rundir.RESULT
+    finished = result.stat().st_mtime
+    for output in rundir.read_json(result)["outputs"].values():
+        path = directory / output["path"]
+        wrong = _damage(path, output, finished)
+        if wrong:
+            raise UserError(
+                f"{path}: {wrong} since the stage finished; "
+                f"`rm -r {directory}` and launch again to make it anew"
+            )
+
+
+def _damage(path: Path, output: dict[str, Any], finished: float) -> str | None:
+    if not path.exists():
+        return "is gone"
+    stat = path.stat()
+    if stat.st_size != output["bytes"]:
+        return f"has {stat.st_size} bytes instead of {output['bytes']}, it was changed"
+    if stat.st_mtime > finished and rundir.sha256(path) != output["sha256"]:
+        return "has other content, it was edited"
+    return None

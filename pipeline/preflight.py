@@ -1,0 +1,61 @@
+"""What can be refused before anything is written: data that cannot fill a batch, a root that
+cannot be written, a tracker that is not installed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.data.sources import SOURCES
+from pipeline.errors import UserError
+
+
+def check(config: Config) -> None:
+    """Refuse what would fail later.
+
+    Raises:
+        UserError: names the setting and the cure.
+    """
+    _check_root(Path(config.root))
+    _check_data(config)
+    if config.tracking.mode == "online" and find_spec("wandb") is None:
+        raise UserError(
+            "tracking=online needs wandb, which is not installed; `pip install wandb`, or use "
+            "tracking=offline or disabled"
+        )
+
+
+def _check_root(root: Path) -> None:
+    above = next(path for path in (root, *root.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise UserError(f"root={root}: {above} is not a directory; choose another root=")
+    if not os.access(above, os.W_OK | os.X_OK) or _read_only(above):
+        raise UserError(f"root={root} cannot be written ({above} refuses); choose another root=")
+    if shutil.disk_usage(above).free < 50 * 2**20:
+        raise UserError(f"root={root}: less than 50 MiB free on the disk; make room or move root=")
+
+
+def _read_only(path: Path) -> bool:
+    """Whether nothing can be created there, which permissions alone do not tell (root, /proc)."""
+    probe = path / f".writable-{os.getpid()}"
+    try:
+        probe.touch()
+    except OSError:
+        return True
+    probe.unlink()
+    return False
+
+
+def _check_data(config: Config) -> None:
+    images = SOURCES[config.data.name].images
+    held_out = math.ceil(images * config.data.val_fraction)
+    if config.train.batch_size > images - held_out:
+        raise UserError(
+            f"train.batch_size={config.train.batch_size} is larger than the {images - held_out} "
+            f"training images of data={config.data.name}; use a smaller one"
+        )

@@ -1,0 +1,204 @@
+"""What every job executes: `python -m pipeline.run DIR` answers the question in DIR/stage.yaml.
+
+Reads only DIR and the directories of its parents; needs no launcher and no Hydra, so a stage can
+be repeated or debugged by its directory alone. Train and eval start themselves under torchrun.
+`result.json` is written last, after every promised output was seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipeline import attempt, interrupt, rundir
+from pipeline.errors import BAD_INPUT, DONE, FAILED, STOPPED, Interrupted, UserError
+from pipeline.stage import Context, Stage
+from pipeline.stages import STAGES
+
+SURROUNDINGS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stage of a directory; return the exit code."""
+    interrupt.install()
+    options = _parser().parse_args(arguments)
+    directory: Path = options.directory.resolve()
+    try:
+        question = _question(directory)
+        stage = STAGES[question["stage"]]
+        if "RANK" not in os.environ:
+            if (directory / rundir.RESULT).exists():
+                print(f"{directory.name} is finished; nothing to do")
+                return DONE
+            attempt.claim(directory)
+            if stage.torchrun:
+                _become_torchrun(directory, options.processes)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return _run(stage, directory, question)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.run",
+        description="Run one stage, as described by the stage.yaml in its directory.",
+        epilog="Exit codes: 0 done, 1 failed, 2 bad input, 75 saved and stopped before the end.",
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR", help="ROOT/stages/STAGE-FINGERPRINT")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes of train and eval on this node (1)"
+    )
+    return parser
+
+
+def _question(directory: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        question = yaml.safe_load((directory / rundir.STAGE).read_text())
+    except OSError:
+        raise UserError(
+            f"{directory} holds no {rundir.STAGE}; give the directory of a stage, as made by "
+            "python -m pipeline.launch"
+        ) from None
+    return dict(question)
+
+
+def _become_torchrun(directory: Path, processes: int) -> NoReturn:
+    """Replace this process by torchrun; the lock and the parent-death signal stay in force."""
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", "-m", "pipeline.run", str(directory)]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
+
+
+def _run(stage: Stage, directory: Path, question: dict[str, Any]) -> int:
+    rank = int(os.environ.get("RANK", "0"))
+    context = _context(stage, directory, question)
+    if rank:
+        _redirect(rundir.log_file(directory, context.attempt, rank))
+    elif context.attempt == 1 or not _has_started(context):
+        context.event("started", pid=os.getpid())
+    try:
+        metrics = import_module(f"pipeline.stages.{stage.name}").run(context)
+    except Interrupted:
+        return _stopped(context, rank)
+    except Exception as error:
+        return _failed(context, error)
+    if rank == 0:
+        _finish(context, metrics)
+    return DONE
+
+
+def _context(stage: Stage, directory: Path, question: dict[str, Any]) -> Context:
+    """Build what the stage body sees: the sections it reads, and no others."""
+    from pipeline.config import sections
+
+    parents = {
+        name: rundir.stage_dir(directory.parent.parent, name, fingerprint)
+        for name, fingerprint in question["parents"].items()
+    }
+    return Context(
+        stage=stage,
+        dir=directory,
+        root=directory.parent.parent,
+        fingerprint=question["fingerprint"],
+        config=sections(question["config"]),
+        parents=parents,
+        attempt=attempt.last(directory)["attempt"],
+        stopping=interrupt.requested,
+    )
+
+
+def _has_started(context: Context) -> bool:
+    rows = rundir.read_lines(context.dir / rundir.EVENTS)
+    return any(r["event"] == "started" and r["attempt"] == context.attempt for r in rows)
+
+
+def _redirect(log: Path) -> None:
+    """Send everything this process prints to its own log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+
+
+def _stopped(context: Context, rank: int) -> int:
+    if rank == 0:
+        context.event("stopped")
+        print(f"{context.stage.name}: stopped before the end, everything so far is saved")
+    return STOPPED
+
+
+def _failed(context: Context, error: Exception) -> int:
+    if isinstance(error, OSError) and error.errno in SURROUNDINGS:
+        error = UserError(f"{error.filename or context.dir}: {error.strerror}; mend it and launch again")
+    if isinstance(error, UserError):
+        context.event("failed", kind="input", message=str(error))
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    context.event("failed", kind="error", message=f"{type(error).__name__}: {error}")
+    traceback.print_exception(error)
+    return FAILED
+
+
+def _finish(context: Context, metrics: dict[str, float]) -> None:
+    from pipeline.environment import describe
+
+    result = {
+        "stage": context.stage.name,
+        "fingerprint": context.fingerprint,
+        "parents": {name: path.name for name, path in context.parents.items()},
+        "attempts": context.attempt,
+        "seconds": _seconds(context),
+        "metrics": metrics,
+        "outputs": _outputs(context),
+        "environment": describe(),
+    }
+    context.event("finished")
+    rundir.write_json(context.dir / rundir.RESULT, result)
+
+
+def _seconds(context: Context) -> float:
+    """Return the time spent in all attempts, each from its start to its last event."""
+    spans: dict[int, tuple[float, float]] = {}
+    for row in rundir.read_lines(context.dir / rundir.EVENTS):
+        first, _ = spans.get(row["attempt"], (row["time"], 0.0))
+        spans[row["attempt"]] = (first, row["time"])
+    first, _ = spans[context.attempt]
+    spans[context.attempt] = (first, time.time())
+    return round(sum(end - start for start, end in spans.values()), 3)
+
+
+def _outputs(context: Context) -> dict[str, dict[str, Any]]:
+    """Return path, size and hash of everything the stage promised.
+
+    Raises:
+        RuntimeError: a promised output is missing (a defect of the stage, not of its input).
+    """
+    found = {}
+    for pattern in context.stage.outputs:
+        paths = sorted(context.dir.glob(pattern))
+        if not paths:
+            raise RuntimeError(f"{context.stage.name} ended without its output {pattern}")
+        for path in paths:
+            found[path.name] = {
+                "path": str(path.relative_to(context.dir)),
+                "bytes": path.stat().st_size,
+                "sha256": rundir.sha256(path),
+            }
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Every path and file name, and the only ways a file is written.
+
+    <root>/stages/<stage>-<fingerprint>/    stage.yaml jobs.jsonl attempt events.jsonl progress.json
+                                            logs/ result.json, and what the stage makes
+    <root>/runs/<name>/                     config.yaml run.json report.html, links to stages
+    <root>/data/<fingerprint>/              manifest.json quarantine.jsonl shards
+
+Nobody else builds a path, so that a layout is changed here or nowhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+RESULT = "result.json"
+STAGE = "stage.yaml"
+EVENTS = "events.jsonl"
+JOBS = "jobs.jsonl"
+ATTEMPT = "attempt"
+PROGRESS = "progress.json"
+HISTORY = "history.jsonl"
+GROWTH = "growth.jsonl"
+MANIFEST = "manifest.json"
+
+
+def stage_dir(root: Path, stage: str, fingerprint: str) -> Path:
+    """Return the one directory of a question."""
+    return root / "stages" / f"{stage}-{fingerprint}"
+
+
+def run_dir(root: Path, name: str) -> Path:
+    """Return the directory of a named run."""
+    return root / "runs" / name
+
+
+def data_dir(root: Path, fingerprint: str) -> Path:
+    """Return the directory of prepared data."""
+    return root / "data" / fingerprint
+
+
+def log_file(directory: Path, attempt: int, rank: int = 0) -> Path:
+    """Return the log of one attempt; rank 0 shares it with the launcher of the processes."""
+    suffix = f".rank{rank}" if rank else ""
+    return directory / "logs" / f"attempt-{attempt:03d}{suffix}.log"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; what is written there replaces it, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
+
+
+def sync(path: Path) -> None:
+    """Force a file or a directory entry to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, atomically."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Append one JSON line in a single write, so that lines of two writers never mix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = (json.dumps(row) + "\n").encode()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(handle, line)
+    finally:
+        os.close(handle)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON-lines file; a last line cut off by a kill is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def link(path: Path, target: Path) -> None:
+    """Make `path` a relative link to `target`, replacing an older link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target, path.parent))
+    temporary.replace(path)

@@ -1,0 +1,161 @@
+"""A run: a name for a configuration, frozen at its first launch.
+
+Launching an existing name takes up its frozen configuration, so that `name=X` alone continues it.
+Settings of where and who watches may differ from launch to launch; anything that decides a result
+may not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import rundir
+from pipeline.compose import check, flatten, parse
+from pipeline.config import WHERE, Config
+from pipeline.errors import UserError
+from pipeline.plan import Step
+
+RUN = "run.json"
+CONFIG = "config.yaml"
+PER_LAUNCH = ("stage", "root", "dry_run", "wait")
+PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "hydra-core", "wandb")
+
+
+def settle(config: Config, choices: dict[str, str], overrides: list[str]) -> Config:
+    """Return the configuration to use: `config` for a new name, the frozen one for a known name.
+
+    Raises:
+        UserError: something that decides a result was asked to differ from the frozen run.
+    """
+    directory = rundir.run_dir(Path(config.root), config.name)
+    if not (directory / CONFIG).exists():
+        return config
+    frozen = _frozen(directory)
+    old, new = frozen.model_dump(mode="json"), config.model_dump(mode="json")
+    known = rundir.read_json(directory / RUN)["choices"]
+    changed, touched = _changes(overrides, choices, known, flatten(old), flatten(new))
+    if changed:
+        raise UserError(
+            f"run '{config.name}' exists with other settings: {'; '.join(changed)}. "
+            f"Leave them out to continue it, or choose another name="
+        )
+    for section in WHERE:
+        if section in touched or section in PER_LAUNCH:
+            old[section] = new[section]
+    return check(old)
+
+
+def _frozen(directory: Path) -> Config:
+    try:
+        return check(yaml.safe_load((directory / CONFIG).read_text()))
+    except UserError as error:
+        raise UserError(
+            f"{directory / CONFIG} was written by another version ({error}); choose another name="
+        ) from None
+
+
+def _changes(
+    overrides: list[str],
+    choices: dict[str, str],
+    known: dict[str, str],
+    old: dict[str, Any],
+    new: dict[str, Any],
+) -> tuple[list[str], set[str]]:
+    """Return what was explicitly asked to differ, and the sections that were touched at all."""
+    changed, touched = [], set()
+    for override in parse(overrides):
+        key = override.key_or_group
+        touched.add(key.split(".")[0])
+        if key.split(".")[0] in WHERE:
+            continue
+        before, after = (known, choices) if key in choices else (old, new)
+        if before.get(key) != after.get(key):
+            changed.append(f"{key} is {before.get(key)}, asked for {after.get(key)}")
+    return changed, touched
+
+
+def record(config: Config, choices: dict[str, str], plan: list[Step]) -> Path:
+    """Write `config.yaml` (once), `run.json` and the links of a run; return its directory."""
+    directory = rundir.run_dir(Path(config.root), config.name)
+    directory.mkdir(parents=True, exist_ok=True)
+    if not (directory / CONFIG).exists():
+        dump = config.model_dump(mode="json")
+        rundir.write_text(directory / CONFIG, yaml.safe_dump(dump, sort_keys=False))
+    for step in plan:
+        if step.wanted or step.state == "done":
+            rundir.link(directory / step.stage.name, step.dir)
+    rundir.write_json(directory / RUN, _facts(config, choices, directory))
+    return directory
+
+
+def _facts(config: Config, choices: dict[str, str], directory: Path) -> dict[str, Any]:
+    path = directory / RUN
+    known = rundir.read_json(path) if path.exists() else {}
+    return {
+        "name": config.name,
+        "group": config.group,
+        "command": known.get("command", command_line()),
+        "choices": known.get("choices", choices),
+        "created": known.get("created", time.strftime("%Y-%m-%dT%H:%M:%S%z")),
+        "source": source_revision(),
+        "versions": versions(),
+        "wandb": known.get("wandb", {"id": wandb_id(directory)}),
+        "job_ids": known.get("job_ids", []),
+    }
+
+
+def command_line() -> str:
+    """Return the command that made this run, ready to paste."""
+    return shlex.join(["python", "-m", "pipeline.launch", *sys.argv[1:]])
+
+
+def wandb_id(directory: Path) -> str:
+    """Return an id that belongs to the run and its place, never to a job or an attempt."""
+    return hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:12]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of python and of the packages results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def source_revision() -> dict[str, Any]:
+    """Return the git revision of this checkout and whether it has uncommitted changes."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+
+
+def write_question(step: Step) -> None:
+    """Write `stage.yaml`, once: the question a stage directory answers."""
+    path = step.dir / rundir.STAGE
+    if not path.exists():
+        text = yaml.safe_dump({**json.loads(json.dumps(step.question)), "fingerprint": step.fingerprint}, sort_keys=False)
+        rundir.write_text(path, text)

@@ -1,0 +1,50 @@
+"""The five stages, as a table; the body of each is the module of its name, imported by `run` alone.
+
+Adding a stage is adding a row here and a file beside this one.
+"""
+
+from __future__ import annotations
+
+from pipeline.stage import Stage
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="prep",
+            does="check the images and write them into shards",
+            reads=("data", "prep"),
+            outputs=("data/manifest.json", "data/*.tar", "data/*.idx"),
+        ),
+        Stage(
+            name="train",
+            does="train, growing and cutting branches on the way",
+            parents=("prep",),
+            reads=("data", "model", "method", "train", "seed"),
+            outputs=("model.safetensors", "structure.json", "history.jsonl"),
+            torchrun=True,
+        ),
+        Stage(
+            name="fuse",
+            does="fold all branches into the plain network and prove it equal",
+            parents=("prep", "train"),
+            reads=("data", "model", "fuse"),
+            outputs=("model.safetensors", "fusion.json"),
+        ),
+        Stage(
+            name="eval",
+            does="evaluate the unfused and the fused network",
+            parents=("prep", "train", "fuse"),
+            reads=("data", "model", "eval"),
+            outputs=("predictions.safetensors",),
+            torchrun=True,
+        ),
+        Stage(
+            name="latency",
+            does="time the fused, the unfused and the plain network",
+            parents=("prep", "train", "fuse"),
+            reads=("data", "model", "latency"),
+            outputs=("latency.json",),
+        ),
+    )
+}

@@ -1,0 +1,95 @@
+"""What a launch prints: the plan before, the results after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import rundir
+from pipeline.config import STAGE_NAMES, Config
+from pipeline.plan import Step
+
+ACTIONS = {"run": "run", "continue": "continue", "skip": "skip", "leave": "not asked"}
+
+
+def show_plan(config: Config, plan: list[Step]) -> None:
+    """Print which stages will run and why."""
+    console = _console()
+    console.print(
+        f"[bold]{config.name}[/]  {config.data.name} · {config.model.name} · "
+        f"{config.method.name} · seed {config.seed}",
+        highlight=False,
+    )
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for step in plan:
+        table.add_row(step.stage.name, ACTIONS[step.action], step.why)
+    console.print(table)
+    if config.dry_run:
+        console.print(f"dry run: nothing was touched; stages live in {Path(config.root) / 'stages'}")
+
+
+def show_results(directory: Path, report: Path) -> None:
+    """Print one line per finished stage, and where the report is."""
+    console = _console()
+    table = Table(title=None, header_style="bold")
+    table.add_column("stage")
+    table.add_column("result")
+    table.add_column("time", justify="right")
+    for name in STAGE_NAMES:
+        path = directory / name / rundir.RESULT
+        if path.exists():
+            result = rundir.read_json(path)
+            table.add_row(name, describe(name, result["metrics"]), f"{result['seconds']:.1f} s")
+        else:
+            table.add_row(name, "not finished", "")
+    console.print(table)
+    console.print(f"report: {report}", soft_wrap=True, highlight=False)
+
+
+def describe(stage: str, metrics: dict[str, Any]) -> str:
+    """Return the result of a stage in a few words."""
+    return LINES[stage](metrics)
+
+
+def _prep(m: dict[str, Any]) -> str:
+    return (
+        f"{m['train_images']:.0f} training and {m['val_images']:.0f} validation images, "
+        f"{m['quarantined']:.0f} quarantined"
+    )
+
+
+def _train(m: dict[str, Any]) -> str:
+    return (
+        f"top-1 {m['top1']:.2f} % after {m['epochs']:.0f} epochs, "
+        f"{m['grown']:.0f} grown, {m['cut']:.0f} cut"
+    )
+
+
+def _fuse(m: dict[str, Any]) -> str:
+    return (
+        f"{m['parameters_unfused']:,.0f} → {m['parameters']:,.0f} parameters, "
+        f"largest relative error {m['max_rel_error']:.1e}"
+    )
+
+
+def _eval(m: dict[str, Any]) -> str:
+    return (
+        f"top-1 fused {m['fused/top1']:.2f} %, unfused {m['unfused/top1']:.2f} %, "
+        f"agreement {m['agreement']:.2f} % of {m['images']:.0f}"
+    )
+
+
+def _latency(m: dict[str, Any]) -> str:
+    batch = min(int(key.split("/b")[1].split("/")[0]) for key in m)
+    times = [f"{v} {m[f'{v}/b{batch}/p50_ms']:.2f}" for v in ("fused", "unfused", "plain")]
+    return f"{', '.join(times)} ms at batch {batch} (median)"
+
+
+LINES = {"prep": _prep, "train": _train, "fuse": _fuse, "eval": _eval, "latency": _latency}
+
+
+def _console() -> Console:
+    return Console(soft_wrap=False)

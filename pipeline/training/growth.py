@@ -1,0 +1,102 @@
+"""What `method=` means for a network: nothing, the same branches everywhere, or growing ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import dyrep
+from pipeline.config import DyRep, Plain, Static
+from pipeline.training.history import Rows
+
+
+def prepare(model: nn.Module, method: Plain | Static | DyRep, seed: int) -> None:
+    """Give the network the branches it starts with."""
+    if isinstance(method, Static):
+        torch.manual_seed(seed)
+        dyrep.expand(model, branches=tuple(method.branches))
+
+
+class Growth:
+    """Grows and cuts a network by its method and writes `growth.jsonl`.
+
+    A row tells the time per step before and after, so it is written when the epoch that follows
+    the adjustment has been timed; until then it waits here and in the checkpoints.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        method: Plain | Static | DyRep,
+        seed: int,
+        rows: Rows,
+    ) -> None:
+        self._rows = rows
+        self._waiting: list[dict[str, Any]] = []
+        self.totals = {"grown": 0, "cut": 0}
+        self._evolver = _evolver(model, optimizer, method, seed)
+
+    def accumulate(self) -> None:
+        """Add this step's gradients to the saliency of each layer."""
+        if self._evolver:
+            self._evolver.accumulate()
+
+    def due(self, epoch: int) -> bool:
+        """Return whether to adjust after `epoch` (counted from 1)."""
+        return self._evolver is not None and self._evolver.due(epoch - 1)
+
+    def adjust(
+        self, calibration: list[Tensor], epoch: int, step: int, step_seconds: float
+    ) -> list[str]:
+        """Grow and cut; return what was done, one line per event."""
+        assert self._evolver is not None
+        facts = {"epoch": epoch, "step": step}
+        times = {"step_seconds_before": step_seconds, "step_seconds_after": None}
+        events = [event.to_dict() for event in self._evolver.adjust(calibration=calibration)]
+        self._waiting = [{**facts, **event, **times} for event in events]
+        for event in events:
+            self.totals["grown" if event["action"] == "grow" else "cut"] += 1
+        return [f"{e['action']} {e['layer']}: {', '.join(e['branches'])}" for e in events]
+
+    def settle(self, step_seconds: float) -> None:
+        """Write the waiting rows, now that an epoch with the new structure has been timed."""
+        self._rows.write([{**row, "step_seconds_after": step_seconds} for row in self._waiting])
+        self._waiting = []
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {
+            "rows": self._rows.count,
+            "waiting": self._waiting,
+            "totals": self.totals,
+            "evolver": self._evolver.state_dict() if self._evolver else None,
+        }
+
+    def load_state(self, saved: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        self._waiting, self.totals = saved["waiting"], saved["totals"]
+        if self._evolver:
+            self._evolver.load_state_dict(saved["evolver"])
+
+
+def _evolver(
+    model: nn.Module, optimizer: Optimizer, method: Plain | Static | DyRep, seed: int
+) -> dyrep.DyRep | None:
+    if not isinstance(method, DyRep):
+        return None
+    return dyrep.DyRep(
+        model,
+        optimizer,
+        saliency=method.saliency,
+        branches=tuple(method.branches),
+        adjust_interval=method.adjust_interval,
+        last_adjust_epoch=method.last_adjust_epoch,
+        grow=method.grow,
+        cut_std=method.cut_std,
+        cut_ratio=method.cut_ratio,
+        seed=seed,
+    )
