@@ -23,6 +23,7 @@ from pipeline.config import WHERE, Config
 from pipeline.errors import UserError, nearest
 from pipeline.plan import flatten
 
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 CONF = Path(__file__).resolve().parent.parent / "conf"
 TAGS = {"vgg", "torchvision", "plain", "static", "dyrep", "disabled", "offline", "online"}
 
@@ -54,7 +55,7 @@ def check(values: dict[Any, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error.errors()[0], values)) from None
+        raise UserError(_explain(error.errors()[0])) from None
 
 
 def derived_name(choices: dict[str, Any], seed: Any, overrides: list[str]) -> str:
@@ -77,28 +78,36 @@ def derived_name(choices: dict[str, Any], seed: Any, overrides: list[str]) -> st
     return name
 
 
-def check_sweep(arguments: list[str]) -> None:
-    """Refuse a sweep whose runs would all bear one name.
+def check_arguments(arguments: list[str]) -> None:
+    """Refuse what Hydra would let pass or stumble over.
 
     Raises:
-        UserError: `name=` is constant although another key varies.
+        UserError: a choice set to null, or one constant name for all runs of a sweep.
     """
-    if not {"-m", "--multirun"} & set(arguments):
-        return
     overrides = parse([argument for argument in arguments if not argument.startswith("-")])
-    names = [o for o in overrides if o.key_or_group == "name" and not o.is_sweep_override()]
-    if names and "${" not in str(names[0].value()) and any(o.is_sweep_override() for o in overrides):
+    for override in overrides:
+        group = override.key_or_group
+        if (CONF / group).is_dir() and (override.value() is None or override.is_delete()):
+            raise UserError(f"{override.input_line}: {group} needs a choice; {_choices(group)}")
+    varied = any(override.is_sweep_override() for override in overrides)
+    fixed = [o for o in overrides if o.key_or_group == "name" and not o.is_sweep_override()]
+    names = [str(override.value()) for override in fixed]
+    if varied and names and "${" not in names[-1] and {"-m", "--multirun"} & set(arguments):
         raise UserError(
-            f"name={names[0].value()} is one name for every run of a sweep; leave it out (names are "
-            "made from what varies) and mark the sweep with group=NAME"
+            f"name={names[-1]} is one name for every run of a sweep; leave it out (names are made "
+            "from what varies) and mark the sweep with group=NAME"
         )
 
 
-def _explain(error: ErrorDetails, values: dict[Any, Any]) -> str:
+def _choices(group: str) -> str:
+    return f"valid are: {', '.join(file.stem for file in _files(group))}"
+
+
+def _explain(error: ErrorDetails) -> str:
     path = [str(part) for part in error["loc"] if str(part) not in TAGS]
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
-        return _unknown(key, values)
+        return _unknown(key)
     if error["type"] == "missing":
         return f"{key} is missing; give {key}=VALUE"
     message = error["msg"].removeprefix("Value error, ")
@@ -107,16 +116,15 @@ def _explain(error: ErrorDetails, values: dict[Any, Any]) -> str:
     return f"{key}={error['input']}: {message[0].lower()}{message[1:]}"
 
 
-def _unknown(key: str, values: dict[Any, Any]) -> str:
+def _unknown(key: str) -> str:
     """Say that there is no such key, and which one may be meant."""
     head, _, last = key.rpartition(".")
     if not head:
         return f"{key} is not a setting; {nearest(last, _top_level())}"
     section = head.split(".")[0]
-    choices = [f.stem for f in sorted((CONF / section).glob("*.yaml")) if last in _keys(f, head)]
-    if choices:
-        chosen = values.get(section, {}).get("name", "")
-        return f"{key} is a setting of {section}={'|'.join(choices)}, not of {section}={chosen}"
+    owners = [f.stem for f in _files(section) if f.parent != CONF and last in _keys(f, head)]
+    if owners:
+        return f"{key} is only a setting of {section}={' or '.join(owners)}; choose that or leave it"
     valid = sorted(set().union(*(_keys(f, head) for f in _files(section))))
     if valid:
         return f"{key} is not a setting; {nearest(last, valid, f'{head}.')}"
@@ -148,4 +156,4 @@ def explain_hydra(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form KEY=VALUE ({str(error).splitlines()[-2]})"
     key = getattr(error.__cause__, "full_key", None)
-    return _unknown(key, {}) if key else " ".join(str(error).split())
+    return _unknown(key) if key else " ".join(str(error).split())

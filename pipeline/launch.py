@@ -92,7 +92,7 @@ def main() -> int:
         codes.append(launch(tree))
 
     try:
-        compose.check_sweep(sys.argv[1:])
+        compose.check_arguments(sys.argv[1:])
         once()
     except UserError as error:
         return _say(error, BAD_INPUT)
