@@ -1,0 +1,41 @@
+"""DyRep: grow branches onto convolutions while a network trains, cut the useless, fold the rest.
+
+    evolver = dyrep.DyRep(model, optimizer)
+    for epoch in range(epochs):
+        for x, y in loader:
+            loss(model(x), y).backward()
+            evolver.accumulate()
+            optimizer.step(); optimizer.zero_grad()
+        if evolver.due(epoch):
+            evolver.adjust(calibration=batches)
+    deployed = dyrep.fuse(model)
+
+After Huang et al., "DyRep: Bootstrapping Training with Dynamic Re-parameterization", CVPR 2022.
+"""
+
+from dyrep.branches import ALL_BRANCHES
+from dyrep.cost import Cost, cost
+from dyrep.evolution import DyRep
+from dyrep.events import Event
+from dyrep.expansion import ACB_BRANCHES, DBB_BRANCHES, REPVGG_BRANCHES, Expansion, expand
+from dyrep.fusion import FusionError, fuse
+from dyrep.pruning import cut
+from dyrep.structure import apply_structure, structure
+
+__all__ = [
+    "ACB_BRANCHES",
+    "ALL_BRANCHES",
+    "DBB_BRANCHES",
+    "REPVGG_BRANCHES",
+    "Cost",
+    "DyRep",
+    "Event",
+    "Expansion",
+    "FusionError",
+    "apply_structure",
+    "cost",
+    "cut",
+    "expand",
+    "fuse",
+    "structure",
+]

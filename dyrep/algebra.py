@@ -1,0 +1,64 @@
+"""The linear algebra of re-parameterization: tensors in, tensors out.
+
+Kernels are (out, in/groups, kh, kw), biases (out,). Everything is meant for float64, in which
+folding is exact to about 1e-15; modules call these functions, tests check them alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def scale_and_shift(
+    mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return the affine map of a batch norm with fixed statistics: y = scale * x + shift."""
+    scale = (var + eps).rsqrt()
+    if gamma is not None:
+        scale = scale * gamma
+    shift = -mean * scale
+    return scale, shift if beta is None else shift + beta
+
+
+def then_affine(
+    kernel: Tensor, bias: Tensor, scale: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return conv followed by a per-channel affine map, as one conv (Ding et al. 2021, eq. 1)."""
+    return kernel * scale[:, None, None, None], bias * scale + shift
+
+
+def chain(
+    first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor, groups: int
+) -> tuple[Tensor, Tensor]:
+    """Return a 1x1 conv followed by a kxk conv of the same groups, as one kxk conv.
+
+    Exact when the input of the second is padded with what the first makes of the padding of its
+    own input (Ding et al. 2021, eq. 3-5).
+    """
+    middle, outputs = first.shape[0] // groups, second.shape[0]
+    a = first.reshape(groups, middle, -1)
+    b = second.reshape(groups, outputs // groups, middle, *second.shape[2:])
+    kernel = torch.einsum("gomhw,gmi->goihw", b, a).reshape(outputs, -1, *second.shape[2:])
+    bias = torch.einsum("gomhw,gm->go", b, first_bias.reshape(groups, middle)).reshape(outputs)
+    return kernel, bias + second_bias
+
+
+def embed(kernel: Tensor, size: tuple[int, int], offset: tuple[int, int]) -> Tensor:
+    """Return `kernel` placed at `offset` inside a kernel of zeros of `size`."""
+    whole = kernel.new_zeros(*kernel.shape[:2], *size)
+    (top, left), (height, width) = offset, kernel.shape[2:]
+    whole[:, :, top : top + height, left : left + width] = kernel
+    return whole
+
+
+def average(kernel: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return a 1x1 conv followed by average pooling over `size`, as one conv."""
+    return kernel.expand(-1, -1, *size) / (size[0] * size[1])
+
+
+def identity(channels: int, groups: int, like: Tensor) -> Tensor:
+    """Return the 1x1 kernel (channels, channels/groups, 1, 1) that copies its input."""
+    per_group = channels // groups
+    eye = torch.eye(per_group, dtype=like.dtype, device=like.device).repeat(groups, 1)
+    return eye[:, :, None, None]

@@ -1,0 +1,123 @@
+"""RepBlock: a sum of branches standing where a convolution stood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dyrep import branches
+from dyrep.branches import Branch, Norm, WindowConv
+from dyrep.geometry import Geometry
+
+
+class RepBlock(nn.Module):
+    """A sum of branches over one input.
+
+    The kxk branch takes over the weight of the conv as the very same `Parameter`, so an optimizer
+    keeps its momentum. The conv inside a branch may itself become a block (recursive growth).
+
+    Args:
+        conv: The conv it replaces.
+        names: Branches; kxk is always among them.
+        norm: Makes a batch norm for a number of channels.
+    """
+
+    def __init__(self, conv: nn.Conv2d, names: Sequence[str], norm: Norm) -> None:
+        super().__init__()
+        self.geometry = Geometry.of(conv)
+        self.had_bias = conv.bias is not None
+        ordered = [name for name in branches.ALL_BRANCHES if name == "kxk" or name in names]
+        self.branches = nn.ModuleDict(
+            {name: branches.build(name, self.geometry, norm) for name in ordered}
+        )
+        self.to(conv.weight)
+        inner = self.kxk.conv
+        assert isinstance(inner, nn.Conv2d)
+        inner.weight = conv.weight
+        self.train(conv.training)
+
+    @property
+    def kxk(self) -> WindowConv:
+        """The branch that carries the original kernel."""
+        branch = self.branches["kxk"]
+        assert isinstance(branch, WindowConv)
+        return branch
+
+    @property
+    def names(self) -> list[str]:
+        """The branches there are, in the order they are summed."""
+        return list(self.branches)
+
+    def others(self) -> list[Branch]:
+        """Return the branches beside kxk."""
+        found = [branch for name, branch in self.branches.items() if name != "kxk"]
+        assert all(isinstance(branch, Branch) for branch in found)
+        return found  # type: ignore[return-value]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum of all branches; a running sum keeps two activations, not seven."""
+        first, *rest = self.branches.values()
+        total: Tensor = first(x)
+        for branch in rest:
+            total = total + branch(x)
+        return total
+
+    def equivalent(self) -> tuple[Tensor, Tensor]:
+        """Return kernel and bias the block amounts to in eval mode, float64."""
+        kernels, biases = zip(*(b.equivalent() for b in self.branches.values()), strict=True)  # type: ignore[operator]
+        return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)
+
+    def fuse(self) -> nn.Conv2d:
+        """Return the plain conv that computes the same in eval mode.
+
+        It has a bias if the original had one or if the folded bias is not zero.
+        """
+        kernel, bias = self.equivalent()
+        return self.plain_conv(kernel, bias, nn.Parameter(torch.empty_like(self._weight())))
+
+    def plain_conv(self, kernel: Tensor, bias: Tensor, weight: nn.Parameter) -> nn.Conv2d:
+        """Return a conv of this geometry that holds `kernel` in the given parameter."""
+        g = self.geometry
+        symmetric = all(begin == end for begin, end in g.padding)
+        conv = nn.Conv2d(
+            g.in_channels, g.out_channels, g.kernel_size, g.stride,
+            (g.padding[0][0], g.padding[1][0]) if symmetric else "same",
+            g.dilation, g.groups, self.had_bias or bool(bias.any()), g.padding_mode,
+        ).to(weight)  # fmt: skip
+        with torch.no_grad():
+            conv.weight = weight
+            conv.weight.copy_(kernel)
+            if conv.bias is not None:
+                conv.bias.copy_(bias)
+        return conv.train(self.training)
+
+    def _weight(self) -> nn.Parameter:
+        conv: nn.Module = self.kxk.conv
+        return conv._weight() if isinstance(conv, RepBlock) else conv.weight  # type: ignore[return-value]
+
+
+def norm_like(model: nn.Module) -> Norm:
+    """Return a maker of batch norms of the kind the model uses: synchronised or not."""
+    synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+    kind: type[_BatchNorm] = nn.SyncBatchNorm if synchronised else nn.BatchNorm2d
+    return lambda channels: kind(channels)
+
+
+def blocks(model: nn.Module) -> dict[str, RepBlock]:
+    """Return all blocks by path, outer before nested."""
+    return {path: m for path, m in model.named_modules() if isinstance(m, RepBlock)}
+
+
+def outer_blocks(model: nn.Module) -> dict[str, RepBlock]:
+    """Return the blocks that are not inside another block."""
+    return {path: block for path, block in blocks(model).items() if depth(model, path) == 0}
+
+
+def depth(model: nn.Module, path: str) -> int:
+    """Return how many blocks are around the module at `path`."""
+    parts = path.split(".")
+    above = (".".join(parts[:end]) for end in range(len(parts)))
+    return sum(isinstance(model.get_submodule(parent), RepBlock) for parent in above)

@@ -1,0 +1,114 @@
+"""Statistics of activations over given batches, without a trace left in the model.
+
+Batch norms use the statistics of each batch, as in training, but their running statistics, their
+momentum and every train/eval flag are as before afterwards. Statistics are pooled over batches and
+ranks with the spread of the means: averaging variances alone would be wrong wherever batches or
+ranks differ in their mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass
+class Moments:
+    """Mean and variance (channels,) in float64 of `count` values per channel."""
+
+    count: Tensor
+    mean: Tensor
+    var: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Moments:
+        """Return the moments per channel of (N, C, ...)."""
+        dims = [0, *range(2, x.ndim)]
+        var, mean = torch.var_mean(x.detach().float() if x.dtype != torch.float64 else x, dims, correction=0)
+        count = torch.tensor(float(x.numel() // x.shape[1]), dtype=torch.float64, device=x.device)
+        return cls(count, mean.double(), var.double())
+
+    def merged(self, other: Moments) -> Moments:
+        """Return the moments of both sets of values together (Chan et al. 1979)."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.count / count)
+        spread = delta**2 * (self.count * other.count / count)
+        return Moments(count, mean, (self.var * self.count + other.var * other.count + spread) / count)
+
+
+def moments(
+    model: nn.Module, targets: Sequence[nn.Module], batches: Iterable[Tensor]
+) -> list[Moments]:
+    """Return the moments of what each target module receives while the model sees the batches.
+
+    Collective when torch.distributed is initialised: every rank brings its own batches, as many
+    as the others, and gets the same result.
+    """
+    found: dict[nn.Module, Moments] = {}
+
+    def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen = Moments.of(inputs[0])
+        found[module] = found[module].merged(seen) if module in found else seen
+
+    handles = [target.register_forward_pre_hook(watch) for target in targets]
+    try:
+        with batch_statistics(model), torch.no_grad():
+            for batch in batches:
+                model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [_over_ranks(found[target]) for target in targets]
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Run the model as in training, without dropout and without any state changing.
+
+    Batch norms normalise by the batch; momentum 0 leaves their running statistics bit for bit.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    flags = {m: m.training for m in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    counters = [norm.num_batches_tracked for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None  # the counter is not counted up, the tensor stays itself
+    try:
+        yield
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+        for norm, momentum, counter in zip(norms, momenta, counters, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked = counter
+
+
+def set_statistics(norm: _BatchNorm, seen: Moments) -> None:
+    """Make moments the running statistics of a batch norm (unbiased variance, as torch keeps)."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    unbiased = seen.var * seen.count / (seen.count - 1).clamp(min=1)
+    norm.running_mean.copy_(seen.mean)
+    norm.running_var.copy_(unbiased)
+
+
+def _over_ranks(mine: Moments) -> Moments:
+    """Merge the moments of all ranks in rank order, so that every rank gets the same bits."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return mine
+    packed = torch.stack([mine.count.expand_as(mine.mean), mine.mean, mine.var])
+    parts = [torch.empty_like(packed) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, packed)
+    merged = Moments(parts[0][0][0], parts[0][1], parts[0][2])
+    for part in parts[1:]:
+        merged = merged.merged(Moments(part[0][0], part[1], part[2]))
+    return merged

@@ -1,0 +1,29 @@
+"""What happened to a network: one event per layer that grew or lost branches."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Event:
+    """A change of structure.
+
+    `branches` are those present afterwards; `saliency` is the ranking that led to growing, best
+    first; errors are the largest difference at the output of the layer relative to its largest
+    value, on a calibration batch; `parameters` and `flops` are the whole network's.
+    """
+
+    action: Literal["grow", "cut"]
+    layer: str
+    branches: list[str]
+    saliency: list[tuple[str, float]] | None
+    error_eval: float
+    error_train: float
+    parameters: int
+    flops: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the event as JSON-able data."""
+        return asdict(self)

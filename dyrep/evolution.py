@@ -1,0 +1,178 @@
+"""DyRep, the object a training loop holds: it watches, and decides when and where to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dyrep import calibration, expansion, pruning, surgery
+from dyrep.block import RepBlock, depth
+from dyrep.branches import ALL_BRANCHES
+from dyrep.cost import cost
+from dyrep.events import Event
+from dyrep.fusion import relative_error
+from dyrep.saliency import Saliency
+
+
+class DyRep:
+    """Grows the most salient convs and cuts weak branches (Huang et al., CVPR 2022, algorithm 1).
+
+    Args:
+        model: The bare network, not wrapped in DistributedDataParallel.
+        optimizer: Follows the changes: new parameters join, momenta stay.
+        saliency: How convs are ranked; see `dyrep.saliency`.
+        branches: What a grown conv gets, as far as it can take it.
+        adjust_interval: Epochs between adjustments.
+        last_adjust_epoch: Epochs after which the structure stays.
+        grow: Convs grown per adjustment.
+        cut_std, cut_ratio: Thresholds of the published cutting rule.
+        seed: Of new weights; the same on every rank.
+
+    Raises:
+        TypeError: the model is wrapped.
+        ValueError: unknown saliency or branch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        *,
+        saliency: str = "snip",
+        branches: Sequence[str] = ALL_BRANCHES,
+        adjust_interval: int = 5,
+        last_adjust_epoch: int = 100,
+        grow: int = 1,
+        cut_std: float = 0.02,
+        cut_ratio: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        surgery.refuse_wrapped(model)
+        unknown = set(branches) - set(ALL_BRANCHES)
+        if unknown:
+            raise ValueError(f"unknown branches {sorted(unknown)}; choose from {ALL_BRANCHES}")
+        self.model, self.optimizer, self.branches = model, optimizer, tuple(branches)
+        self.adjust_interval, self.last_adjust_epoch = adjust_interval, last_adjust_epoch
+        self.grow, self.cut_std, self.cut_ratio, self.seed = grow, cut_std, cut_ratio, seed
+        self.adjustments = 0
+        self.left: dict[str, str] = {}
+        self._saliency = Saliency(saliency)
+        self._watch()
+
+    def accumulate(self) -> None:
+        """Note the gradients of this step; after backward, before they are zeroed."""
+        self._saliency.accumulate()
+
+    def due(self, epoch: int) -> bool:
+        """Return whether to adjust after `epoch`, counted from 0."""
+        return (epoch + 1) % self.adjust_interval == 0 and epoch < self.last_adjust_epoch
+
+    def adjust(self, calibration: Iterable[Tensor]) -> list[Event]:
+        """Grow, then cut, then start a new interval; return what was changed.
+
+        Args:
+            calibration: Input batches of the model, on its device; on several ranks each brings
+                its own, as many as the others. Wrap the model in DistributedDataParallel again
+                afterwards.
+        """
+        batches = list(calibration)
+        if not batches:
+            raise ValueError("adjust() needs at least one calibration batch")
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.adjustments)
+        ranking = self._saliency.ranking(generator)
+        events = [
+            self._grow(path, ranking, batches, generator) for path, _ in ranking[: self.grow]
+        ]
+        events += self._cut(batches)
+        if self.optimizer is not None:
+            surgery.follow(self.optimizer, self.model)
+        self.adjustments += 1
+        self._watch()
+        return events
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs beside the model, its structure and the optimizer."""
+        return {"adjustments": self.adjustments, "saliency": self._saliency.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state; the model must have the structure it was saved with."""
+        self.adjustments = state["adjustments"]
+        self._saliency.load_state_dict(state["saliency"])
+
+    def _watch(self) -> None:
+        self.left = expansion.unfit_convs(self.model)
+        self._saliency.watch(
+            {
+                path: conv
+                for path, conv in expansion.convs(self.model)
+                if path not in self.left and depth(self.model, path) < expansion.DEEPEST
+            }
+        )
+
+    def _grow(
+        self,
+        path: str,
+        ranking: list[tuple[str, float]],
+        batches: list[Tensor],
+        generator: torch.Generator,
+    ) -> Event:
+        before = _outputs(self.model, path, batches[0])
+        conv = self.model.get_submodule(path)
+        block = expansion.grow(self.model, path, self.branches, batches, generator)
+        if self.optimizer is not None:
+            bias = conv.bias
+            surgery.move_state(self.optimizer, bias, block.kxk.norm.bias)  # type: ignore[arg-type]
+        return self._event("grow", path, block, before, ranking, batches[0])
+
+    def _cut(self, batches: list[Tensor]) -> Iterator[Event]:
+        for path, names in pruning.weak_in(self.model, self.cut_std, self.cut_ratio).items():
+            before = _outputs(self.model, path, batches[0])
+            module = pruning.cut(self.model, path, names, batches)
+            yield self._event("cut", path, module, before, None, batches[0])
+
+    def _event(
+        self,
+        action: Any,
+        path: str,
+        module: nn.Module,
+        before: tuple[Tensor, Tensor],
+        ranking: list[tuple[str, float]] | None,
+        batch: Tensor,
+    ) -> Event:
+        after = _outputs(self.model, path, batch)
+        spent = cost(self.model, batch)
+        return Event(
+            action=action,
+            layer=path,
+            branches=module.names if isinstance(module, RepBlock) else ["conv"],
+            saliency=ranking,
+            error_eval=relative_error(before[0], after[0]),
+            error_train=relative_error(before[1], after[1]),
+            parameters=spent.parameters,
+            flops=spent.flops,
+        )
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, path: str, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a layer gives in eval mode and with batch statistics; nothing changes."""
+    found: list[Tensor] = []
+    target = model.get_submodule(path)
+    handle = target.register_forward_hook(lambda _, __, output: found.append(output))
+    flags = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        model(batch)
+        for module, flag in flags.items():
+            module.training = flag
+        with calibration.batch_statistics(model):
+            model(batch)
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+        handle.remove()
+    return found[0], found[1]

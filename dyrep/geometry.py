@@ -1,0 +1,106 @@
+"""How a convolution looks at its input: kernel, stride, padding, dilation, groups.
+
+Every branch of a block looks through a window inside the kernel of the conv it stands beside; the
+geometry turns that window into padding or cropping of the input, for any padding and any mode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The hyperparameters of a conv; `padding` is (begin, end) for height and for width."""
+
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: tuple[Pair, Pair]
+    dilation: Pair
+    groups: int
+    padding_mode: str
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> Geometry:
+        """Read the geometry of a conv, whatever way its padding is given."""
+        kernel, dilation = _pair(conv.kernel_size), _pair(conv.dilation)
+        if conv.padding == "same":
+            totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+            height, width = ((total // 2, total - total // 2) for total in totals)
+        else:
+            sizes = (0, 0) if conv.padding == "valid" else _pair(conv.padding)
+            height, width = ((size, size) for size in sizes)
+        return cls(
+            conv.in_channels,
+            conv.out_channels,
+            kernel,
+            _pair(conv.stride),
+            (height, width),
+            dilation,
+            conv.groups,
+            conv.padding_mode,
+        )
+
+    @property
+    def centre(self) -> Pair:
+        """The tap a 1x1 window takes; for an even kernel the one before the middle."""
+        height, width = self.kernel_size
+        return (height - 1) // 2, (width - 1) // 2
+
+    def margins(self, size: Pair, offset: Pair) -> tuple[Pair, Pair]:
+        """Return (begin, end) padding of a window of the kernel; negative numbers crop."""
+        height, width = (
+            (begin - o * d, end - (k - o - s) * d)
+            for (begin, end), o, d, k, s in zip(
+                self.padding, offset, self.dilation, self.kernel_size, size, strict=True
+            )
+        )
+        return height, width
+
+    def conv(self, size: Pair, offset: Pair, groups: int | None = None) -> nn.Conv2d:
+        """Return a conv without bias for a window whose input comes from `look`."""
+        height, width = self.margins(size, offset)
+        inside = self._conv_can_pad(height, width)
+        return nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            size,
+            self.stride,
+            (height[0], width[0]) if inside else 0,
+            self.dilation,
+            self.groups if groups is None else groups,
+            bias=False,
+        )
+
+    def _conv_can_pad(self, height: Pair, width: Pair) -> bool:
+        """Whether a conv's own zero padding does what the margins ask for."""
+        symmetric = height[0] == height[1] >= 0 and width[0] == width[1] >= 0
+        return symmetric and self.padding_mode == "zeros"
+
+    def look(self, x: Tensor, size: Pair, offset: Pair) -> Tensor:
+        """Return the input as a window sees it, where the conv's own padding cannot do it."""
+        height, width = self.margins(size, offset)
+        if self._conv_can_pad(height, width):
+            return x
+        return self.pad(x, height, width)
+
+    def pad(self, x: Tensor, height: Pair, width: Pair) -> Tensor:
+        """Pad (or crop, where negative) by the conv's padding mode."""
+        if self.padding_mode == "zeros":
+            return F.pad(x, (*width, *height))
+        (top, bottom), (left, right) = self.padding
+        padded = F.pad(x, (left, right, top, bottom), mode=self.padding_mode)
+        crop = (width[0] - left, width[1] - right, height[0] - top, height[1] - bottom)
+        return F.pad(padded, crop)
+
+
+def _pair(value: object) -> Pair:
+    first, second = value if isinstance(value, tuple) else (value, value)
+    return int(first), int(second)

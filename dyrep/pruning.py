@@ -1,0 +1,110 @@
+"""Taking branches away again: the kxk branch absorbs what they computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dyrep import branches, calibration, surgery
+from dyrep.block import RepBlock, blocks
+from dyrep.branches import WindowConv
+
+
+def weak_branches(block: RepBlock, cut_std: float, cut_ratio: float) -> list[str]:
+    """Return the branches the published rule cuts.
+
+    The weight of a branch is the mean |gamma| of its last norm relative to kxk. Where the weights
+    spread by more than `cut_std`, those below both their mean and `cut_ratio` go (Huang et al.,
+    section 3.3; the second threshold is the published code's).
+    """
+    reference = block.kxk.norm.weight.detach().abs().mean()
+    names = [name for name in block.names if name != "kxk"]
+    ratios = torch.stack([b.norm.weight.detach().abs().mean() for b in block.others()] or [reference])
+    ratios = ratios / reference
+    if len(names) < 2 or not ratios.std().item() > cut_std:
+        return []
+    limit = min(ratios.mean().item(), cut_ratio)
+    return [name for name, ratio in zip(names, ratios.tolist(), strict=True) if ratio < limit]
+
+
+@torch.no_grad()
+def cut(
+    model: nn.Module, path: str, names: Sequence[str], batches: Sequence[Tensor]
+) -> RepBlock | nn.Conv2d:
+    """Remove branches of the block at `path`; return what stands there afterwards.
+
+    The function stays the same in eval mode exactly, in train mode up to the fluctuation of batch
+    statistics. A block inside the kxk branch keeps all it has learned. A block that is left with
+    kxk alone becomes a plain conv again.
+
+    Raises:
+        ValueError: a name is not a branch of the block, or is kxk.
+    """
+    block = model.get_submodule(path)
+    assert isinstance(block, RepBlock)
+    unknown = [name for name in names if name == "kxk" or name not in block.names]
+    if unknown:
+        raise ValueError(f"{path} cannot lose {', '.join(unknown)}; it has {', '.join(block.names)}")
+    removed = [block.branches[name].equivalent() for name in names]  # type: ignore[operator]
+    for name in names:
+        del block.branches[name]
+    if not block.others() and isinstance(block.kxk.conv, nn.Conv2d):
+        return _to_conv(model, path, block, removed)
+    for kernel, bias in removed:
+        _absorb(block, kernel, bias)
+    _recalibrate(model, block, batches)
+    return block
+
+
+def _to_conv(
+    model: nn.Module, path: str, block: RepBlock, removed: list[tuple[Tensor, Tensor]]
+) -> nn.Conv2d:
+    """Put a plain conv in the place of a block, in the very weight of its kxk branch."""
+    kernel, bias = block.equivalent()
+    kernel, bias = kernel + sum(k for k, _ in removed), bias + sum(b for _, b in removed)
+    conv = block.plain_conv(kernel, bias, block._weight())
+    conv.bias_was_added = conv.bias is not None and not block.had_bias  # type: ignore[assignment]
+    surgery.replace(model, path, conv)
+    return conv
+
+
+def _chain(block: RepBlock) -> list[WindowConv]:
+    """Return the kxk branches from the block inwards."""
+    found, conv = [block.kxk], block.kxk.conv
+    while isinstance(conv, RepBlock):
+        found.append(conv.kxk)
+        conv = conv.kxk.conv
+    return found
+
+
+def _absorb(block: RepBlock, kernel: Tensor, bias: Tensor) -> None:
+    """Add kernel and bias to what the kxk branch computes, through every norm on the way."""
+    total = torch.ones_like(bias)
+    for branch in _chain(block):
+        scale, _ = branches.affine(branch.norm)
+        total = total * torch.where(scale.abs() < 1e-12, 1e-12, scale)
+    block._weight().add_((kernel / total[:, None, None, None]))
+    block.kxk.norm.bias.add_(bias)
+
+
+def _recalibrate(model: nn.Module, block: RepBlock, batches: Sequence[Tensor]) -> None:
+    """Give the norms on the way to the kxk weight the statistics of what they now receive.
+
+    Innermost first, each keeping its eval-mode map: same scale, same shift, other statistics.
+    """
+    for branch in reversed(_chain(block)):
+        norm = branch.norm
+        scale, shift = branches.affine(norm)
+        (seen,) = calibration.moments(model, [norm], batches)
+        calibration.set_statistics(norm, seen)
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.weight.copy_(scale * (norm.running_var.double() + norm.eps).sqrt())
+        norm.bias.copy_(shift + scale * norm.running_mean.double())
+
+
+def weak_in(model: nn.Module, cut_std: float, cut_ratio: float) -> dict[str, list[str]]:
+    """Return what the published rule would cut, by block, nested blocks first."""
+    weak = {p: weak_branches(b, cut_std, cut_ratio) for p, b in reversed(blocks(model).items())}
+    return {path: names for path, names in weak.items() if names}

@@ -1,0 +1,58 @@
+"""Which branches a network has, as plain data, so that a checkpoint loads into a fresh network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dyrep import surgery
+from dyrep.block import RepBlock, blocks, norm_like
+
+VERSION = 1
+
+
+def structure(model: nn.Module) -> dict[str, Any]:
+    """Return the blocks of a network, outer before nested, ready for JSON.
+
+    `biases` are the convs that became plain again and brought a bias home.
+    """
+    found = [{"path": path, "branches": block.names} for path, block in blocks(model).items()]
+    biases = [
+        path for path, module in model.named_modules() if getattr(module, "bias_was_added", False)
+    ]
+    return {"version": VERSION, "blocks": found, "biases": biases}
+
+
+def apply_structure(model: nn.Module, description: dict[str, Any]) -> None:
+    """Give a network the blocks another one had; weights are loaded afterwards, strictly.
+
+    Raises:
+        ValueError: the model has blocks already, or the description is of another version or
+            names a path this model lacks.
+    """
+    surgery.refuse_wrapped(model)
+    if description.get("version") != VERSION:
+        raise ValueError(f"structure of version {description.get('version')}, not {VERSION}")
+    if blocks(model):
+        raise ValueError("this model has blocks already; a structure goes onto a fresh one")
+    for entry in description["blocks"]:
+        conv = _conv(model, entry["path"])
+        block = RepBlock(conv, entry["branches"], norm_like(model))
+        surgery.replace(model, entry["path"], block)
+    for path in description["biases"]:
+        conv = _conv(model, path)
+        conv.bias = nn.Parameter(torch.zeros_like(conv.weight[:, 0, 0, 0]))
+        conv.bias_was_added = True  # type: ignore[assignment]
+
+
+def _conv(model: nn.Module, path: str) -> nn.Conv2d:
+    try:
+        conv = model.get_submodule(path)
+    except AttributeError:
+        raise ValueError(f"this model has no {path}: the structure is of another network") from None
+    if not isinstance(conv, nn.Conv2d):
+        raise ValueError(f"{path} is a {type(conv).__name__} here, not a convolution")
+    return conv
+

@@ -1,0 +1,247 @@
+"""The object a training loop holds: ranking, due dates, optimizer, checkpoints, several ranks."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import dyrep
+from dyrep import surgery
+from dyrep.saliency import Saliency
+
+
+def network():
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    )
+
+
+def optimizer_for(model, kind="sgd"):
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 1e-3},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, lr=1e-3)
+    return torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+
+
+def batches(count=3):
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(8, 3, 8, 8, generator=generator) for _ in range(count)]
+
+
+def step(model, optimizer, evolver=None, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(16, 3, 8, 8, generator=generator)
+    y = torch.randint(0, 4, (16,), generator=generator)
+    model.train()
+    nn.functional.cross_entropy(model(x), y).backward()
+    if evolver:
+        evolver.accumulate()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_due_counts_epochs_from_zero_as_published():
+    evolver = dyrep.DyRep(network(), adjust_interval=5, last_adjust_epoch=12)
+    assert [epoch for epoch in range(30) if evolver.due(epoch)] == [4, 9]
+
+
+def test_snip_is_the_mean_over_steps_of_the_sum_of_gradient_times_weight():
+    model = network()
+    saliency = Saliency("snip")
+    saliency.watch({"0": model[0]})
+    expected = 0.0
+    for seed in (1, 2):
+        model[0].weight.grad = torch.randn(6, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
+        expected += (model[0].weight.grad * model[0].weight).abs().sum().item() / 2
+        saliency.accumulate()
+    ((path, score),) = saliency.ranking(torch.Generator())
+    assert path == "0"
+    assert score == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_step_whose_gradients_overflowed_is_left_out():
+    model = network()
+    saliency = Saliency("grad_norm")
+    saliency.watch({"0": model[0]})
+    model[0].weight.grad = torch.ones(6, 3, 3, 3)
+    saliency.accumulate()
+    model[0].weight.grad = torch.full((6, 3, 3, 3), float("inf"))
+    saliency.accumulate()
+    ((_, score),) = saliency.ranking(torch.Generator())
+    assert score == pytest.approx((6 * 3 * 9) ** 0.5)
+
+
+def test_the_most_salient_conv_grows():
+    model = network()
+    evolver = dyrep.DyRep(model, optimizer_for(model))
+    model[0].weight.grad = torch.full_like(model[0].weight, 1e-3)
+    model[3].weight.grad = torch.full_like(model[3].weight, 10.0)
+    evolver.accumulate()
+    (event,) = evolver.adjust(batches())
+    assert (event.action, event.layer) == ("grow", "3")
+    assert [path for path, _ in event.saliency] == ["3", "0"]
+    assert event.error_eval < 1e-5
+    assert event.flops > dyrep.cost(network(), batches()[0]).flops
+    json.dumps(event.to_dict())
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_the_optimizer_follows(kind):
+    model = network()
+    optimizer = optimizer_for(model, kind)
+    evolver = dyrep.DyRep(model, optimizer)
+    step(model, optimizer, evolver)
+    before = {p: copy.deepcopy(dict(s)) for p, s in optimizer.state.items()}
+    weight, bias = model[3].weight, model[3].bias
+    model[3].weight.grad = torch.full_like(weight, 100.0)
+    evolver.accumulate()
+    evolver.adjust(batches())
+    weight_state, bias_state = optimizer.state[weight], optimizer.state[model[3].kxk.norm.bias]
+    for key, value in before[weight].items():
+        assert torch.equal(torch.as_tensor(weight_state[key]), torch.as_tensor(value))
+    for key, value in before[bias].items():
+        assert torch.equal(torch.as_tensor(bias_state[key]), torch.as_tensor(value))
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == set(model.parameters())
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-3, 0.0]
+    assert bias not in optimizer.state
+    step(model, optimizer, evolver)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_one_group_is_enough(decay):
+    """The published code fails on an optimizer without weight decay."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=decay)
+    evolver = dyrep.DyRep(model, optimizer)
+    step(model, optimizer, evolver)
+    evolver.adjust(batches())
+    assert optimizer.param_groups[0]["params"] == list(model.parameters())
+
+
+def test_resuming_after_an_adjustment_goes_on_with_the_same_bits():
+    model = network()
+    optimizer = optimizer_for(model)
+    evolver = dyrep.DyRep(model, optimizer, adjust_interval=1)
+    for seed in range(3):
+        step(model, optimizer, evolver, seed)
+    evolver.adjust(batches())
+    for seed in range(3):
+        step(model, optimizer, evolver, seed)
+    state = copy.deepcopy(
+        [dyrep.structure(model), model.state_dict(), optimizer.state_dict(), evolver.state_dict()]
+    )
+    other = network()
+    dyrep.apply_structure(other, json.loads(json.dumps(state[0])))
+    other.load_state_dict(state[1], strict=True)
+    other_optimizer = optimizer_for(other)
+    other_optimizer.load_state_dict(state[2])
+    other_evolver = dyrep.DyRep(other, other_optimizer, adjust_interval=1)
+    other_evolver.load_state_dict(state[3])
+    for m, o, e in ((model, optimizer, evolver), (other, other_optimizer, other_evolver)):
+        for seed in range(2):
+            step(m, o, e, seed)
+        e.adjust(batches())
+        step(m, o, e, 9)
+    assert dyrep.structure(model) == dyrep.structure(other)
+    ours, theirs = model.state_dict(), other.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_checkpoints_load_without_running_code(tmp_path):
+    model = network()
+    evolver = dyrep.DyRep(model, optimizer_for(model))
+    step(model, evolver.optimizer, evolver)
+    torch.save({"evolver": evolver.state_dict(), "s": dyrep.structure(model)}, tmp_path / "c.pt")
+    torch.load(tmp_path / "c.pt", weights_only=True)
+
+
+def test_a_wrapped_model_is_refused_with_the_cure():
+    class Wrapped(nn.parallel.DistributedDataParallel):
+        def __init__(self):
+            nn.Module.__init__(self)
+
+    with pytest.raises(TypeError, match=r"ddp\.module"):
+        surgery.refuse_wrapped(Wrapped())
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="snip"):
+        dyrep.DyRep(network(), saliency="snap")
+    with pytest.raises(ValueError, match="1x1"):
+        dyrep.DyRep(network(), branches=["kxk", "2x2"])
+
+
+def test_importing_dyrep_imports_nothing_but_torch():
+    code = """
+import sys, torch, torch.utils.flop_counter
+before = set(sys.modules)
+import dyrep
+print(*set(sys.modules) - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {name.split(".")[0] for name in done.stdout.split()} <= {"dyrep", "torch"}
+
+
+WORKER = """
+import sys, torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel as DDP
+sys.path.insert(0, sys.argv[1])
+import dyrep
+from test_evolution import network, optimizer_for
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+model = network()
+optimizer = optimizer_for(model)
+evolver = dyrep.DyRep(model, optimizer, adjust_interval=1)
+for epoch in range(3):
+    ddp = DDP(model)
+    for step in range(3):
+        torch.manual_seed(100 * rank + 10 * epoch + step)
+        torch.nn.functional.cross_entropy(ddp(torch.randn(8, 3, 8, 8)), torch.arange(8) % 4).backward()
+        evolver.accumulate(); optimizer.step(); optimizer.zero_grad()
+    del ddp
+    evolver.adjust([torch.randn(8, 3, 8, 8) + rank for _ in range(2)])
+parts = [None, None]
+mine = (dyrep.structure(model), {k: v for k, v in model.named_parameters()})
+dist.all_gather_object(parts, mine)
+assert parts[0][0] == parts[1][0] and len(parts[0][0]["blocks"]) == 3, parts[0][0]
+assert all(torch.equal(v, parts[1][1][k]) for k, v in parts[0][1].items())
+stats = [v for k, v in model.named_buffers() if ".norm.running" in k]
+assert stats
+dist.destroy_process_group()
+print("same", flush=True)
+"""
+
+
+def test_two_ranks_grow_the_same_bits(tmp_path):
+    (tmp_path / "worker.py").write_text(WORKER)
+    here = Path(__file__).resolve().parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "worker.py"), str(here)],
+        capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(here.parents[1]), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("same") == 2
