@@ -157,9 +157,10 @@ class Training:
     def _build(self, saved: dict[str, Any]) -> None:
         """Build network, loader, optimizer and records; with the structure of a checkpoint."""
         self.model = models.build(self.config.model, len(Manifest.load(self.folder).classes))
-        prepare(self.model, self.config.method, self.config.seed)
         if saved:
             dyrep.apply_structure(self.model, saved["structure"])
+        else:
+            prepare(self.model, self.config.method, self.config.seed)
         self.model.to(self.world.device)
         state = saved["ranks"][self.world.rank]["loader"] if saved else None
         self.loader = self._loader("train", seed=self._seed(), state=state)
