@@ -15,8 +15,8 @@ After Huang et al., "DyRep: Bootstrapping Training with Dynamic Re-parameterizat
 
 from dyrep.branches import ALL_BRANCHES
 from dyrep.cost import Cost, cost
-from dyrep.evolution import DyRep
 from dyrep.events import Event
+from dyrep.evolution import DyRep
 from dyrep.expansion import ACB_BRANCHES, DBB_BRANCHES, REPVGG_BRANCHES, Expansion, expand
 from dyrep.fusion import FusionError, fuse
 from dyrep.pruning import cut

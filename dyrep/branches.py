@@ -124,9 +124,7 @@ class OneByOneAverage(Branch):
             kernel, bias = algebra.then_affine(
                 *conv_equivalent(self.reduce), *affine(self.inner_norm)
             )
-        return algebra.then_affine(
-            algebra.average(kernel, g.kernel_size), bias, *affine(self.norm)
-        )
+        return algebra.then_affine(algebra.average(kernel, g.kernel_size), bias, *affine(self.norm))
 
 
 class Identity(Branch):

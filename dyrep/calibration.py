@@ -30,7 +30,9 @@ class Moments:
     def of(cls, x: Tensor) -> Moments:
         """Return the moments per channel of (N, C, ...)."""
         dims = [0, *range(2, x.ndim)]
-        var, mean = torch.var_mean(x.detach().float() if x.dtype != torch.float64 else x, dims, correction=0)
+        var, mean = torch.var_mean(
+            x.detach().float() if x.dtype != torch.float64 else x, dims, correction=0
+        )
         count = torch.tensor(float(x.numel() // x.shape[1]), dtype=torch.float64, device=x.device)
         return cls(count, mean.double(), var.double())
 
@@ -40,7 +42,9 @@ class Moments:
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / count)
         spread = delta**2 * (self.count * other.count / count)
-        return Moments(count, mean, (self.var * self.count + other.var * other.count + spread) / count)
+        return Moments(
+            count, mean, (self.var * self.count + other.var * other.count + spread) / count
+        )
 
 
 def moments(

@@ -84,9 +84,7 @@ class DyRep:
             raise ValueError("adjust() needs at least one calibration batch")
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.adjustments)
         ranking = self._saliency.ranking(generator)
-        events = [
-            self._grow(path, ranking, batches, generator) for path, _ in ranking[: self.grow]
-        ]
+        events = [self._grow(path, ranking, batches, generator) for path, _ in ranking[: self.grow]]
         events += self._cut(batches)
         if self.optimizer is not None:
             surgery.follow(self.optimizer, self.model)

@@ -70,7 +70,7 @@ def place_block(model: nn.Module, path: str, names: Sequence[str]) -> RepBlock:
     fitting = [name for name in names if branches.unfit(name, Geometry.of(conv)) is None]
     block = RepBlock(conv, fitting, norm_like(model))
     if conv.weight.is_contiguous(memory_format=torch.channels_last):
-        block.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        block.to(memory_format=torch.channels_last)
     surgery.replace(model, path, block)
     return block
 
@@ -128,6 +128,7 @@ def grow(
 
     Args:
         model: Changed in place; its other modules keep every bit of their state.
+        path: Of the conv.
         names: Branches to add; those the conv cannot take are left out.
         batches: Inputs of the model that set the statistics of the new branches.
         generator: Draws the new weights; the same on every rank.
@@ -189,4 +190,4 @@ def _norms(branch: Branch) -> list[nn.modules.batchnorm._BatchNorm]:
     inner = isinstance(branch, OneByOneKxK) or (
         isinstance(branch, OneByOneAverage) and branch.reduce is not None
     )
-    return [branch.inner_norm, branch.norm] if inner else [branch.norm]  # type: ignore[union-attr,list-item]
+    return [branch.inner_norm, branch.norm] if inner else [branch.norm]  # type: ignore[list-item]

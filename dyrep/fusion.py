@@ -46,9 +46,7 @@ def fuse(model: nn.Module, tolerance: float = 1e-9, inputs: Tensor | None = None
     return fused
 
 
-def block_errors(
-    reference: nn.Module, fused: nn.Module, inputs: Tensor | None
-) -> dict[str, float]:
+def block_errors(reference: nn.Module, fused: nn.Module, inputs: Tensor | None) -> dict[str, float]:
     """Return the relative error of the conv that took the place of each block."""
     outer = outer_blocks(reference)
     received = _received(reference, outer, inputs) if inputs is not None else {}
@@ -65,9 +63,7 @@ def relative_error(expected: Tensor, actual: Tensor) -> float:
     return ((expected - actual).abs().max() / largest).item()
 
 
-def _received(
-    model: nn.Module, outer: dict[str, RepBlock], inputs: Tensor
-) -> dict[str, Tensor]:
+def _received(model: nn.Module, outer: dict[str, RepBlock], inputs: Tensor) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     handles = [
         block.register_forward_pre_hook(lambda _, args, path=path: found.update({path: args[0]}))

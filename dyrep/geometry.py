@@ -7,11 +7,13 @@ geometry turns that window into padding or cropping of the input, for any paddin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Pair = tuple[int, int]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Geometry:
     padding: tuple[Pair, Pair]
     dilation: Pair
     groups: int
-    padding_mode: str
+    padding_mode: PaddingMode
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> Geometry:

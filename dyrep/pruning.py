@@ -21,7 +21,9 @@ def weak_branches(block: RepBlock, cut_std: float, cut_ratio: float) -> list[str
     """
     reference = block.kxk.norm.weight.detach().abs().mean()
     names = [name for name in block.names if name != "kxk"]
-    ratios = torch.stack([b.norm.weight.detach().abs().mean() for b in block.others()] or [reference])
+    ratios = torch.stack(
+        [b.norm.weight.detach().abs().mean() for b in block.others()] or [reference]
+    )
     ratios = ratios / reference
     if len(names) < 2 or not ratios.std().item() > cut_std:
         return []
@@ -46,7 +48,9 @@ def cut(
     assert isinstance(block, RepBlock)
     unknown = [name for name in names if name == "kxk" or name not in block.names]
     if unknown:
-        raise ValueError(f"{path} cannot lose {', '.join(unknown)}; it has {', '.join(block.names)}")
+        raise ValueError(
+            f"{path} cannot lose {', '.join(unknown)}; it has {', '.join(block.names)}"
+        )
     removed = [block.branches[name].equivalent() for name in names]  # type: ignore[operator]
     for name in names:
         del block.branches[name]
@@ -85,7 +89,7 @@ def _absorb(block: RepBlock, kernel: Tensor, bias: Tensor) -> None:
     for branch in _chain(block):
         scale, _ = branches.affine(branch.norm)
         total = total * torch.where(scale.abs() < 1e-12, 1e-12, scale)
-    block._weight().add_((kernel / total[:, None, None, None]))
+    block._weight().add_(kernel / total[:, None, None, None])
     block.kxk.norm.bias.add_(bias)
 
 

@@ -39,7 +39,7 @@ class Saliency:
             raise ValueError(f"saliency {name!r} is unknown; choose from {', '.join(SCORES)}")
         self.name = name
         self._paths: list[str] = []
-        self._weights: list[nn.Parameter] = []
+        self._weights: list[Tensor] = []
         self._sums: Tensor | None = None
         self._steps: Tensor | None = None
 

@@ -55,4 +55,3 @@ def _conv(model: nn.Module, path: str) -> nn.Conv2d:
     if not isinstance(conv, nn.Conv2d):
         raise ValueError(f"{path} is a {type(conv).__name__} here, not a convolution")
     return conv
-

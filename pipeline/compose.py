@@ -21,7 +21,6 @@ from pydantic_core import ErrorDetails
 
 from pipeline.config import WHERE, Config
 from pipeline.errors import UserError, nearest
-from pipeline.plan import flatten
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -124,7 +123,9 @@ def _unknown(key: str) -> str:
     section = head.split(".")[0]
     owners = [f.stem for f in _files(section) if f.parent != CONF and last in _keys(f, head)]
     if owners:
-        return f"{key} is only a setting of {section}={' or '.join(owners)}; choose that or leave it"
+        return (
+            f"{key} is only a setting of {section}={' or '.join(owners)}; choose that or leave it"
+        )
     valid = sorted(set().union(*(_keys(f, head) for f in _files(section))))
     if valid:
         return f"{key} is not a setting; {nearest(last, valid, f'{head}.')}"

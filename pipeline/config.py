@@ -136,7 +136,9 @@ class Train(Section):
                 "set train.warmup_epochs below train.epochs"
             )
         if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs momentum; set train.momentum above 0 or nesterov=false")
+            raise ValueError(
+                "nesterov needs momentum; set train.momentum above 0 or nesterov=false"
+            )
         return self
 
 
@@ -252,6 +254,7 @@ def sections(values: dict[str, Any]) -> Config:
     parts = {}
     for name, value in values.items():
         field = Config.model_fields[name]
-        annotation = Annotated[field.annotation, field] if field.discriminator else field.annotation
+        kind: Any = field.annotation
+        annotation: Any = Annotated[kind, field] if field.discriminator else kind
         parts[name] = TypeAdapter(annotation).validate_python(value)
     return Config.model_construct(None, **parts)

@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from pipeline.runs import versions
+from pipeline.provenance import versions
 
 
 def describe() -> dict[str, Any]:

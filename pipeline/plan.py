@@ -134,9 +134,10 @@ def _check_parents(steps: dict[str, Step], name: str) -> None:
             continue
         missing = [p for p in step.stage.parents if not (steps[p].runs or steps[p].state == "done")]
         if missing:
+            both = ",".join([*missing, step.stage.name])
             raise UserError(
                 f"stage={step.stage.name} needs {' and '.join(missing)}, not finished for run "
-                f"'{name}': launch with stage=all, or stage.run=[{','.join(missing)},{step.stage.name}]"
+                f"'{name}': launch with stage=all, or stage.run=[{both}]"
             )
 
 

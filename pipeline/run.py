@@ -142,7 +142,9 @@ def _stopped(context: Context, rank: int) -> int:
 
 def _failed(context: Context, error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in SURROUNDINGS:
-        error = UserError(f"{error.filename or context.dir}: {error.strerror}; mend it and launch again")
+        error = UserError(
+            f"{error.filename or context.dir}: {error.strerror}; mend it and launch again"
+        )
     if isinstance(error, UserError):
         context.event("failed", kind="input", message=str(error))
         print(f"error: {error}", file=sys.stderr)

@@ -53,7 +53,7 @@ def log_file(directory: Path, attempt: int, rank: int = 0) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; what is written there replaces it, whole or not at all."""
+    """Give a temporary name; what is written there replaces `path`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

@@ -8,13 +8,8 @@ may not.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
-import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,15 +17,15 @@ from typing import Any
 import yaml
 
 from pipeline import rundir
-from pipeline.compose import check, flatten, parse
+from pipeline.compose import check, parse
 from pipeline.config import WHERE, Config
 from pipeline.errors import UserError
-from pipeline.plan import Step
+from pipeline.plan import Step, flatten
+from pipeline.provenance import command_line, source_revision, versions
 
 RUN = "run.json"
 CONFIG = "config.yaml"
 PER_LAUNCH = ("stage", "root", "dry_run", "wait")
-PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "hydra-core", "wandb")
 
 
 def settle(config: Config, choices: dict[str, str], overrides: list[str]) -> Config:
@@ -116,46 +111,17 @@ def _facts(config: Config, choices: dict[str, str], directory: Path) -> dict[str
     }
 
 
-def command_line() -> str:
-    """Return the command that made this run, ready to paste."""
-    return shlex.join(["python", "-m", "pipeline.launch", *sys.argv[1:]])
-
-
 def wandb_id(directory: Path) -> str:
     """Return an id that belongs to the run and its place, never to a job or an attempt."""
     return hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:12]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of python and of the packages results depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def source_revision() -> dict[str, Any]:
-    """Return the git revision of this checkout and whether it has uncommitted changes."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
 
 
 def write_question(step: Step) -> None:
     """Write `stage.yaml`, once: the question a stage directory answers."""
     path = step.dir / rundir.STAGE
     if not path.exists():
-        text = yaml.safe_dump({**json.loads(json.dumps(step.question)), "fingerprint": step.fingerprint}, sort_keys=False)
+        text = yaml.safe_dump(
+            {**json.loads(json.dumps(step.question)), "fingerprint": step.fingerprint},
+            sort_keys=False,
+        )
         rundir.write_text(path, text)

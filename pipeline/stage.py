@@ -7,6 +7,7 @@ every promised output exists and writes `result.json`.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class Context:
         self._reported = now
         row = {"done": done, "total": total, "text": text, "time": time.time()}
         temporary = self.dir / f".{rundir.PROGRESS}"
-        temporary.write_text(rundir.json.dumps(row))  # no fsync: only an onlooker reads it
+        temporary.write_text(json.dumps(row))  # no fsync: only an onlooker reads it
         temporary.replace(self.dir / rundir.PROGRESS)
 
     def stop_requested(self) -> bool:

@@ -28,7 +28,9 @@ def show_plan(config: Config, plan: list[Step]) -> None:
         table.add_row(step.stage.name, ACTIONS[step.action], step.why)
     console.print(table)
     if config.dry_run:
-        console.print(f"dry run: nothing was touched; stages live in {Path(config.root) / 'stages'}")
+        console.print(
+            f"dry run: nothing was touched; stages live in {Path(config.root) / 'stages'}"
+        )
 
 
 def show_results(directory: Path, report: Path) -> None:

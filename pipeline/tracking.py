@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def replay(run: Path, mode: str, project: str, entity: str | None) -> None:
+def replay(run: Path, mode: Literal["offline", "online"], project: str, entity: str | None) -> None:
     """Send configuration, curves, growth events and results of a run as one W&B run."""
     import wandb
 

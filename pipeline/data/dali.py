@@ -100,7 +100,7 @@ class DaliLoader:
         return torch.frombuffer(bytearray(self._batches.checkpoints()[0]), dtype=torch.uint8)
 
 
-@pipeline_def
+@pipeline_def  # type: ignore[untyped-decorator]
 def _graph(
     paths: list[str],
     indices: list[str],
@@ -111,7 +111,7 @@ def _graph(
     world_size: int,
     gpu: bool,
 ) -> Any:
-    encoded, target = fn.readers.webdataset(
+    encoded, target = fn.readers.webdataset(  # type: ignore[misc]
         paths=paths,
         index_paths=indices,
         ext=["png;jpg", "target"],

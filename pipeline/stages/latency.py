@@ -49,7 +49,7 @@ def _all_timings(
 ) -> dict[str, measure.Timing]:
     settings = context.config.latency
     total = settings.repeats * len(settings.batch_sizes)
-    found = {}
+    found: dict[str, measure.Timing] = {}
     for number, batch in enumerate(settings.batch_sizes):
         images = networks.validation_images(context, batch).to(device)
         images = images[torch.arange(batch) % len(images)]
@@ -58,7 +58,7 @@ def _all_timings(
         for done, timings in enumerate(rounds, start=1):
             context.check_stop()
             context.progress(number * settings.repeats + done, total, f"batch {batch}")
-        found |= {f"{name}/b{batch}": timing for name, timing in timings.items()}
+            found |= {f"{name}/b{batch}": timing for name, timing in timings.items()}
     return found
 
 

@@ -106,7 +106,11 @@ def statistics(samples: list[Sample]) -> tuple[Triple, Triple]:
     for sample in samples:
         with Image.open(io.BytesIO(sample.data)) as image:
             pixels = np.asarray(image.convert("RGB"), dtype=np.float64).reshape(-1, 3) / 255
-        total, squares, count = total + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
+        total, squares, count = (
+            total + pixels.sum(0),
+            squares + (pixels**2).sum(0),
+            count + len(pixels),
+        )
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
     return _triple(mean), _triple(std)

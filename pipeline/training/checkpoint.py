@@ -1,7 +1,7 @@
 """Checkpoint files: written whole or not at all, checked when read, the newest few kept.
 
-    checkpoints/step-00000110.pt      tensors and plain values (no code: loaded with weights_only)
-    checkpoints/step-00000110.json    its SHA-256; written after it, so a file without is ignored
+checkpoints/step-00000110.pt      tensors and plain values (no code: loaded with weights_only)
+checkpoints/step-00000110.json    its SHA-256; written after it, so a file without is ignored
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
 
 def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the newest checkpoint that is intact, and what was wrong with newer ones."""
-    rejected = []
+    rejected: list[str] = []
     for path in sorted(folder.glob("step-*.pt"), reverse=True):
         wrong = _damage(path)
         if wrong is None:

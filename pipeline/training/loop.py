@@ -74,7 +74,7 @@ class Training:
             loss = cross_entropy(scores, batch.labels, label_smoothing=self.recipe.label_smoothing)
         loss.backward()
         self.growth.accumulate()
-        lr = self.schedule.get_last_lr()[0]
+        lr = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
@@ -134,9 +134,7 @@ class Training:
         self.history.flush()
         state = self.state()
         if self.world.main:
-            path = checkpoint.save(
-                self.checkpoints, self.step, state, self.recipe.keep_checkpoints
-            )
+            path = checkpoint.save(self.checkpoints, self.step, state, self.recipe.keep_checkpoints)
             self.context.event("saved", step=self.step, epoch=self.epoch, file=path.name)
 
     def _newest_checkpoint(self) -> dict[str, Any]:
@@ -147,8 +145,8 @@ class Training:
             return {}
         if len(saved["ranks"]) != self.world.world_size:
             raise UserError(
-                f"this training was begun with {len(saved['ranks'])} processes and cannot go on with "
-                f"{self.world.world_size}; use cluster.processes_per_node={len(saved['ranks'])}"
+                f"this training was begun with {len(saved['ranks'])} processes and cannot continue "
+                f"with {self.world.world_size}; set cluster.processes_per_node to match"
             )
         if self.world.main:
             self.context.event("resumed", step=saved["step"], epoch=saved["epoch"])

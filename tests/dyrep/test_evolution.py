@@ -70,7 +70,9 @@ def test_snip_is_the_mean_over_steps_of_the_sum_of_gradient_times_weight():
     saliency.watch({"0": model[0]})
     expected = 0.0
     for seed in (1, 2):
-        model[0].weight.grad = torch.randn(6, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
+        model[0].weight.grad = torch.randn(
+            6, 3, 3, 3, generator=torch.Generator().manual_seed(seed)
+        )
         expected += (model[0].weight.grad * model[0].weight).abs().sum().item() / 2
         saliency.accumulate()
     ((path, score),) = saliency.ranking(torch.Generator())

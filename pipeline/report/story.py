@@ -1,0 +1,107 @@
+"""What a run has to tell, read from its directory; what does not exist yet is None or empty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import rundir
+from pipeline.config import STAGE_NAMES
+
+VARIANTS = ("fused", "unfused", "plain")
+
+
+@dataclass
+class Story:
+    """Everything the report shows of one run."""
+
+    run: dict[str, Any]
+    config: str
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    growth: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
+
+    def metric(self, stage: str, name: str) -> float | None:
+        """Return a number of a finished stage."""
+        value = self.results.get(stage, {}).get("metrics", {}).get(name)
+        return None if value is None else float(value)
+
+    @property
+    def batches(self) -> list[int]:
+        """The batch sizes that were timed."""
+        metrics = self.results.get("latency", {}).get("metrics", {})
+        return sorted({int(key.split("/b")[1].split("/")[0]) for key in metrics if "/b" in key})
+
+    @property
+    def device(self) -> str:
+        """Where the latencies were measured."""
+        environment = self.results.get("latency", {}).get("environment", {})
+        return str(environment.get("device", "unknown device"))
+
+    def speedup(self, batch: int) -> float | None:
+        """Return how many times faster fused is than unfused, by the medians."""
+        slow = self.metric("latency", f"unfused/b{batch}/p50_ms")
+        fast = self.metric("latency", f"fused/b{batch}/p50_ms")
+        return slow / fast if slow and fast else None
+
+    @property
+    def headlines(self) -> list[tuple[str, str, str]]:
+        """Big numbers: value, what it is, how to read it."""
+        found: list[tuple[str, str, str]] = []
+        top1, unfused = self.metric("eval", "fused/top1"), self.metric("eval", "unfused/top1")
+        if top1 is not None and unfused is not None:
+            images = self.metric("eval", "images") or 0
+            found.append(
+                (f"{top1:.2f} %", "top-1, fused", f"unfused {unfused:.2f} %, {images:.0f} images")
+            )
+            agreement = self.metric("eval", "agreement") or 0.0
+            found.append((f"{agreement:.2f} %", "agreement", "of predictions, fused with unfused"))
+        ratios = [(batch, self.speedup(batch)) for batch in self.batches]
+        if ratios and ratios[0][1]:
+            others = ", ".join(f"{r:.1f}x at {b}" for b, r in ratios[1:] if r)
+            first = f"at batch {ratios[0][0]}" + (f"; {others}" if others else "")
+            found.append((f"{ratios[0][1]:.1f}x", "faster once fused", first))
+        before, after = (self.metric("fuse", n) for n in ("parameters_unfused", "parameters"))
+        if before and after:
+            found.append((short(after), "parameters, fused", f"{short(before)} while training"))
+        return found
+
+
+def read(run: Path) -> Story:
+    """Read a run directory; a stage counts as finished if its result exists."""
+    story = Story(rundir.read_json(run / "run.json"), (run / "config.yaml").read_text())
+    for name in STAGE_NAMES:
+        path = run / name / rundir.RESULT
+        if path.exists():
+            story.results[name] = rundir.read_json(path)
+        else:
+            story.missing.append(name)
+    rows = list(rundir.read_lines(run / "train" / rundir.HISTORY))
+    story.epochs = [row for row in rows if row["kind"] == "epoch"]
+    story.steps = [row for row in rows if row["kind"] == "step"]
+    story.growth = list(rundir.read_lines(run / "train" / rundir.GROWTH))
+    story.layers = _layers(story.growth)
+    return story
+
+
+def _layers(growth: list[dict[str, Any]]) -> list[str]:
+    """Return the layers that were ranked or changed, in the order of the network."""
+    names = {name for row in growth for name, _ in row["saliency"] or []}
+    return sorted(names | {row["layer"] for row in growth}, key=_natural)
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in name.split(".")]
+
+
+def short(number: float) -> str:
+    """Return a count in three digits: 289k, 1.03M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            value = number / size
+            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}{unit}"
+    return f"{number:.0f}"
