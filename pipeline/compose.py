@@ -83,7 +83,7 @@ def check_arguments(arguments: list[str]) -> None:
     Raises:
         UserError: a choice set to null, or one constant name for all runs of a sweep.
     """
-    overrides = parse([argument for argument in arguments if not argument.startswith("-")])
+    overrides = parse([a for a in arguments if a[0] == "~" or ("=" in a and a[0] != "-")])
     for override in overrides:
         group = override.key_or_group
         if (CONF / group).is_dir() and (override.value() is None or override.is_delete()):

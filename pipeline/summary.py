@@ -94,4 +94,6 @@ LINES = {"prep": _prep, "train": _train, "fuse": _fuse, "eval": _eval, "latency"
 
 
 def _console() -> Console:
-    return Console(soft_wrap=False)
+    """Return a console as wide as the terminal, or wide enough for a line of results."""
+    console = Console()
+    return console if console.is_terminal else Console(width=110)

@@ -135,7 +135,7 @@ def saliency(story: Story) -> Markup:
 
 
 def latency(story: Story) -> Markup:
-    """Draw median latency per image by batch size, with whiskers to the 90th and 99th percentile."""
+    """Draw median latency per image by batch size, with whiskers to p90 and p99."""
     figure, axes = _canvas("Latency per image (ms)", xlabel="batch size")
     width = 0.26
     for offset, variant in enumerate(VARIANTS):

@@ -1,0 +1,32 @@
+"""The command line as users call it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+SMALL = (
+    "train.epochs=4",
+    "method.adjust_interval=2",
+    "latency.batch_sizes=[1,8]",
+    "latency.repeats=10",
+)
+
+
+class Launcher:
+    """Calls `python -m pipeline.launch` as a user would, with its own root."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def __call__(self, *arguments, timeout=300, environment=None):
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=PROJECT, capture_output=True, text=True, timeout=timeout,
+            env={**os.environ, "COLUMNS": "200", **(environment or {})},
+        )  # fmt: skip
+
+    def command(self, *arguments):
+        return [sys.executable, "-m", "pipeline.launch", *arguments, f"root={self.root}"]

@@ -1,0 +1,78 @@
+"""Bad input gets one line that names the thing and the cure, exit code 2, and writes nothing."""
+
+import pytest
+
+REFUSED = [
+    (["model=resnet1"], "did you mean 'resnet18'"),
+    (["trian=digits"], "did you mean 'train'"),
+    (["train.epoch=3"], "did you mean 'train.epochs'"),
+    (["trian.epochs=3"], "did you mean 'train'"),
+    (["train.augment.rotat=3"], "did you mean 'train.augment.rotate'"),
+    (["+invented.key=1"], "invented is not a setting"),
+    (["+train.invented=1"], "train.invented is not a setting"),
+    (["method=plain", "method.adjust_interval=2"], "only a setting of method=dyrep"),
+    (["train.epochs=many"], "train.epochs=many: input should be a valid integer"),
+    (["train.epochs=2.5"], "train.epochs=2.5"),
+    (["train.deterministic=1"], "valid boolean"),
+    (["train.epochs=0"], "greater than 0"),
+    (["train.batch_size=-64"], "greater than 0"),
+    (["latency.batch_sizes=[0]"], "greater than 0"),
+    (["latency.batch_sizes=[]"], "at least 1 item"),
+    (["data.val_fraction=1.5"], "less than 1"),
+    (["stage.run=[fuze]"], "'prep', 'train', 'fuse', 'eval' or 'latency'"),
+    (["train.batch_size=5000"], "larger than the 1437 training images"),
+    (["cluster.processes_per_node=3"], "cannot be split over 3 processes"),
+    (["data.image_size=4"], "use at least 8"),
+    (["train.epochs=3", "train.warmup_epochs=3"], "train.warmup_epochs below train.epochs"),
+    (["~train"], "train needs a choice"),
+    (["train=null"], "train needs a choice"),
+    (["~train.epochs"], "train.epochs is missing"),
+    (["train.epochs"], "not of the form KEY=VALUE"),
+    (["stage=eval"], "stage=eval needs prep and train and fuse"),
+    (["name=a/b"], "cannot be a directory name"),
+    (["name='a b'"], "cannot be a directory name"),
+    (["group=a/b"], "cannot be a directory name"),
+    (["-m", "name=x", "seed=1,2"], "one name for every run of a sweep"),
+    (["-m", "method=plain,foo"], "method=foo is not a choice"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED, ids=[" ".join(a) for a, _ in REFUSED])
+def test_it_is_refused_in_one_line(launch, arguments, said):
+    done = launch(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not launch.root.exists()
+
+
+@pytest.mark.parametrize("place", ["/proc/outputs", "/dev/null/outputs"])
+def test_a_root_that_cannot_be_written_is_refused(launch, place):
+    launch.root = place
+    done = launch()
+    assert done.returncode == 2
+    assert "choose another root=" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_online_tracking_without_wandb_is_refused(launch, tmp_path):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text(
+        "import importlib.machinery as m\n"
+        "find = m.PathFinder.find_spec\n"
+        "m.PathFinder.find_spec = classmethod("
+        "lambda c, n, p=None, t=None: None if n == 'wandb' else find(n, p, t))\n"
+    )
+    done = launch("tracking=online", environment={"PYTHONPATH": str(hidden)})
+    assert done.returncode == 2
+    assert "needs wandb" in done.stderr
+    assert not launch.root.exists()
+
+
+def test_a_dry_run_touches_nothing(launch):
+    done = launch("dry_run=true")
+    assert done.returncode == 0
+    assert "dry run" in done.stdout
+    assert not launch.root.exists()

@@ -1,0 +1,34 @@
+"""The commands answer fast, help, and do not import what they do not use."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("module", ["pipeline.launch", "pipeline.run"])
+def test_help_helps_without_torch(module):
+    code = (
+        f"import runpy, sys; sys.argv = ['{module}', '--help']\n"
+        f"try: runpy.run_module('{module}', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torch', 'nvidia', 'wandb', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Exit codes" in done.stdout
+
+
+def test_the_composed_configuration_is_printed(launch):
+    done = launch("--cfg", "job", "train.epochs=7")
+    assert done.returncode == 0
+    assert "epochs: 7" in done.stdout
+    assert not launch.root.exists()
+
+
+def test_run_without_a_stage_says_what_it_wants(tmp_path):
+    command = [sys.executable, "-m", "pipeline.run", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "holds no stage.yaml" in done.stderr

@@ -1,0 +1,115 @@
+"""What is a new question and what is not: fingerprints, states and reasons."""
+
+import copy
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from pipeline import compose, rundir
+from pipeline.compose import CONF
+from pipeline.errors import UserError
+from pipeline.plan import make_plan, verify
+
+
+def config(tmp_path, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree = hydra_compose("config", [f"root={tmp_path}", "name=x", *overrides])
+    return compose.to_config(tree, {}, [])
+
+
+def fingerprints(tmp_path, *overrides):
+    return {step.stage.name: step.fingerprint for step in make_plan(config(tmp_path, *overrides))}
+
+
+@pytest.mark.parametrize(
+    ("override", "moved"),
+    [
+        ("train.lr=0.2", {"train", "fuse", "eval", "latency"}),
+        ("seed=1", {"train", "fuse", "eval", "latency"}),
+        ("method=plain", {"train", "fuse", "eval", "latency"}),
+        ("fuse.images=8", {"fuse", "eval", "latency"}),
+        ("eval.batch_size=64", {"eval"}),
+        ("latency.batch_sizes=[2]", {"latency"}),
+        ("prep.shard_images=100", {"prep", "train", "fuse", "eval", "latency"}),
+        ("cluster.processes_per_node=2", set()),
+        ("tracking=disabled", set()),
+        ("group=g", set()),
+        ("stage=train", None),
+    ],
+)
+def test_a_setting_moves_the_stages_that_read_it_and_what_follows(tmp_path, override, moved):
+    overrides = [override] if moved is not None else ["stage.run=[prep,train]"]
+    before, after = fingerprints(tmp_path), fingerprints(tmp_path, *overrides)
+    assert {name for name in before if before[name] != after[name]} == (moved or set())
+
+
+def finish(step, content=b"abc"):
+    step.dir.mkdir(parents=True)
+    (step.dir / "out").write_bytes(content)
+    outputs = {
+        "out": {"path": "out", "bytes": len(content), "sha256": rundir.sha256(step.dir / "out")}
+    }
+    rundir.write_json(step.dir / rundir.RESULT, {"seconds": 1.0, "outputs": outputs})
+
+
+def test_states_and_actions_follow_the_files(tmp_path):
+    prep, train, *_ = make_plan(config(tmp_path))
+    finish(prep)
+    rundir.append_line(train.dir / rundir.EVENTS, {"event": "stopped"})
+    prep, train, fuse, *_ = make_plan(config(tmp_path, "stage.run=[prep,train]"))
+    assert (prep.state, prep.action) == ("done", "skip")
+    assert (train.state, train.action) == ("unfinished", "continue")
+    assert "stopped" in train.why
+    assert (fuse.state, fuse.action) == ("new", "leave")
+
+
+def test_a_stage_alone_needs_its_parents(tmp_path):
+    with pytest.raises(UserError, match="stage=fuse needs prep and train"):
+        make_plan(config(tmp_path, "stage=fuse"))
+
+
+def test_the_reason_names_what_changed_since_the_run_was_made(tmp_path):
+    old = make_plan(config(tmp_path))[0]
+    from pipeline.runs import write_question
+
+    write_question(old)
+    rundir.link(rundir.run_dir(tmp_path, "x") / "prep", old.dir)
+    new = make_plan(config(tmp_path, "prep.shard_images=7"))[0]
+    assert "config.prep.shard_images 512 → 7" in new.why
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda path: path.write_bytes(b"ab"), "has 2 bytes instead of 3"),
+        (lambda path: path.write_bytes(b"abd"), "it was edited"),
+        (lambda path: path.unlink(), "is gone"),
+    ],
+)
+def test_what_a_finished_stage_left_is_checked(tmp_path, harm, said):
+    finish(make_plan(config(tmp_path))[0])
+    plan = make_plan(config(tmp_path))
+    verify(plan)
+    harm(plan[0].dir / "out")
+    with pytest.raises(UserError, match=said):
+        verify(plan)
+
+
+def test_every_choice_composes(tmp_path):
+    for group in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"):
+        for file in sorted(group.glob("*.yaml")):
+            config(tmp_path, f"{group.name}={file.stem}", "data.image_size=32")
+
+
+def test_every_experiment_promises_source_result_cost_and_command():
+    for file in (CONF / "experiment").glob("*.yaml"):
+        header = file.read_text()
+        for word in ("# Source:", "# Expected:", "# Cost:", "# Command:"):
+            assert word in header, f"{file.name} lacks {word}"
+
+
+def test_frozen_settings_cannot_be_changed(tmp_path):
+    settings = config(tmp_path)
+    with pytest.raises(ValueError, match="frozen"):
+        copy.copy(settings).train.epochs = 3
