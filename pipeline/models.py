@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torchvision
 from torch import nn
 
 from pipeline.config import Torchvision, Vgg
@@ -38,6 +37,8 @@ def vgg(widths: list[list[int]], classes: int) -> nn.Module:
 
 def resnet(name: str, small_stem: bool, classes: int) -> nn.Module:
     """Return a torchvision ResNet; the small stem suits images of 32 pixels and below."""
+    import torchvision  # takes four seconds: only where it is asked for
+
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
     if small_stem:
         network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
