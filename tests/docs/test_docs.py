@@ -1,0 +1,40 @@
+"""What the documents say can be followed: links lead somewhere, commands are accepted."""
+
+import re
+import shlex
+
+import pytest
+
+from tests.launcher import PROJECT
+
+PAGES = sorted(
+    page
+    for page in PROJECT.rglob("*.md")
+    if not any(part.startswith(".") for part in page.relative_to(PROJECT).parts)
+)
+COMMAND = re.compile(r"(?m)^\s*(?:#\s*Command:\s*)?python -m pipeline\.launch(.*)$")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def commands():
+    files = [*PAGES, *(PROJECT / "conf" / "experiment").glob("*.yaml")]
+    found = {line.split("   #")[0].strip() for file in files for line in COMMAND.findall(file.read_text())}
+    return sorted(found)
+
+
+@pytest.mark.parametrize("arguments", commands())
+def test_commands_in_the_documents_are_accepted(launch, arguments):
+    words = shlex.split(arguments)
+    if "--help" in words:
+        pytest.skip("tested with the commands")
+    if any(word.startswith(("stage=", "stage.run=")) for word in words):
+        words.append("stage=all")  # the stages before it would have to be finished
+    done = launch(*words, "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert not launch.root.exists()

@@ -1,0 +1,93 @@
+"""pyproject.toml, requirements.lock, pixi.toml and the Makefile describe one environment."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.launcher import PROJECT
+
+
+def toml(name):
+    return tomllib.loads((PROJECT / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    """Return every requirement of the project, extras included, by name."""
+    project = toml("pyproject.toml")["project"]
+    extras = project["optional-dependencies"]
+    texts = [*project["dependencies"], *(text for extra in extras.values() for text in extra)]
+    requirements = [Requirement(text) for text in texts]
+    return {canonicalize_name(r.name): r for r in requirements}
+
+
+@pytest.fixture(scope="module")
+def locked():
+    """Return the entries of the lock: name → text of the entry with its hashes."""
+    text = (PROJECT / "requirements.lock").read_text().replace("\\\n", " ")
+    entries = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return {canonicalize_name(re.match(r"[\w.-]+", e)[0]): e for e in entries}
+
+
+def test_the_lock_holds_every_requirement_in_its_range(wanted, locked):
+    for name, requirement in wanted.items():
+        assert name in locked, f"{name} is not locked; run: make lock"
+        version = re.search(r"==([\w.]+)", locked[name])[1]
+        assert requirement.specifier.contains(version), (name, version)
+
+
+def test_every_entry_of_the_lock_is_pinned_and_hashed(locked):
+    for name, entry in locked.items():
+        assert "==" in entry, name
+        assert "--hash=sha256:" in entry, name
+
+
+def test_the_lock_names_no_address():
+    text = (PROJECT / "requirements.lock").read_text()
+    assert "://" not in text
+    assert "index" not in re.sub(r"(?m)^[\w.-]+==.*$", "", text)
+
+
+def test_pixi_installs_the_extras_of_pyproject():
+    pixi, project = toml("pixi.toml"), toml("pyproject.toml")["project"]
+    tables = [pixi["pypi-dependencies"]]
+    tables += [f["pypi-dependencies"] for f in pixi["feature"].values() if "pypi-dependencies" in f]
+    used = set()
+    for table in tables:
+        assert set(table) == {project["name"]}, "versions live in pyproject.toml alone"
+        used |= set(table["dyrep"]["extras"])
+    assert used == set(project["optional-dependencies"])
+    assert set(pixi["dependencies"]) == {"python"}
+    assert set(pixi["dependencies"]["python"].split(",")) == set(project["requires-python"].split(","))
+
+
+def test_pixi_has_an_environment_for_cuda_and_one_without():
+    environments = toml("pixi.toml")["environments"]
+    assert "cuda" in environments["default"]["features"]
+    assert "cuda" not in environments["cpu"]["features"]
+
+
+@pytest.mark.parametrize("task", ["demo", "test", "lint", "format", "launch"])
+def test_pixi_and_make_run_the_same_commands(task):
+    pixi = toml("pixi.toml")
+    tasks = pixi["tasks"] | pixi["feature"]["dev"]["tasks"]
+    makefile = (PROJECT / "Makefile").read_text()
+    recipe = re.search(rf"(?m)^{task}:.*\n\t@(.*)$", makefile)[1]
+    recipe = recipe.replace("$(BIN)/", "").removesuffix(" $(ARGS)")
+    assert recipe == tasks[task]["cmd"]
+
+
+def test_ci_calls_the_test_command_of_the_readme():
+    assert "\nmake test" in (PROJECT / ".ci" / "run").read_text()
+    assert "make test" in (PROJECT / "README.md").read_text()
+
+
+def test_pre_commit_runs_the_locked_linters():
+    """One version of ruff: hooks come from the environment, not from elsewhere."""
+    text = Path(PROJECT / ".pre-commit-config.yaml").read_text()
+    assert "repo: local" in text
+    assert "http" not in text

@@ -1,0 +1,25 @@
+"""Style, types and import directions hold."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.launcher import PROJECT
+
+TOOLS = {
+    "style": ["ruff", "check"],
+    "format": ["ruff", "format", "--check"],
+    "types": ["mypy"],
+    "imports": ["importlinter.cli"],
+}
+
+
+@pytest.mark.parametrize("what", TOOLS)
+def test_the_house_is_in_order(what):
+    module, *arguments = TOOLS[what]
+    call = [sys.executable, "-m", module, *arguments]
+    if what == "imports":
+        call = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
+    done = subprocess.run(call, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
