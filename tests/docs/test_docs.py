@@ -24,7 +24,11 @@ def test_links_lead_somewhere(page):
 
 def commands():
     files = [*PAGES, *(PROJECT / "conf" / "experiment").glob("*.yaml")]
-    found = {line.split("   #")[0].strip() for file in files for line in COMMAND.findall(file.read_text())}
+    found = {
+        line.split("   #")[0].strip()
+        for file in files
+        for line in COMMAND.findall(file.read_text())
+    }
     return sorted(found)
 
 

@@ -62,7 +62,9 @@ def test_pixi_installs_the_extras_of_pyproject():
         used |= set(table["dyrep"]["extras"])
     assert used == set(project["optional-dependencies"])
     assert set(pixi["dependencies"]) == {"python"}
-    assert set(pixi["dependencies"]["python"].split(",")) == set(project["requires-python"].split(","))
+    assert set(pixi["dependencies"]["python"].split(",")) == set(
+        project["requires-python"].split(",")
+    )
 
 
 def test_pixi_has_an_environment_for_cuda_and_one_without():
