@@ -16,7 +16,7 @@ def run(tmp_path):
         {
             "name": "<script>alert(1)</script>", "group": None, "command": "python -m x '&<'",
             "choices": {"data": "digits", "model": "<i>", "method": "dyrep"},
-            "source": {"revision": "abc", "dirty": False, "versions": {"torch": "2"}},
+            "source": {"revision": "abc", "dirty": False}, "versions": {"torch": "2"},
             "wandb": {"id": "abc123"}, "created": "2026-01-01T00:00:00",
         },
     )  # fmt: skip
