@@ -52,13 +52,15 @@ def _launch(tree: DictConfig) -> None:
     if config.dry_run:
         return
     directory = runs.record(config, choices, plan)
+    worked = any(step.runs for step in plan)
     try:
         executors.run_local(plan, config)
     except Interrupted:
         raise Interrupted(f"stopped; to continue: {_again(config)}") from None
-    finally:
-        if not sys.exc_info()[0] or not isinstance(sys.exc_info()[1], Interrupted):
-            _close(config, directory, worked=any(step.runs for step in plan))
+    except (UserError, StageFailed):
+        _close(config, directory, worked)
+        raise
+    _close(config, directory, worked)
 
 
 def _close(config: Config, directory: Path, worked: bool) -> None:

@@ -22,7 +22,9 @@ from pipeline.errors import BAD_INPUT, DONE, FAILED, STOPPED, Interrupted, UserE
 from pipeline.stage import Context, Stage
 from pipeline.stages import STAGES
 
-SURROUNDINGS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+SURROUNDINGS = {errno.ENOSPC: "make room", errno.EDQUOT: "make room"} | dict.fromkeys(
+    (errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -142,8 +144,9 @@ def _stopped(context: Context, rank: int) -> int:
 
 def _failed(context: Context, error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in SURROUNDINGS:
+        cure = SURROUNDINGS[error.errno]
         error = UserError(
-            f"{error.filename or context.dir}: {error.strerror}; mend it and launch again"
+            f"{error.filename or context.dir}: {error.strerror}; {cure} and launch again"
         )
     if isinstance(error, UserError):
         context.event("failed", kind="input", message=str(error))

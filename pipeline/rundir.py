@@ -10,9 +10,11 @@ Nobody else builds a path, so that a layout is changed here or nowhere.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +30,8 @@ PROGRESS = "progress.json"
 HISTORY = "history.jsonl"
 GROWTH = "growth.jsonl"
 MANIFEST = "manifest.json"
+
+FULL = 2**20  # bytes left on a disk that counts as full
 
 
 def stage_dir(root: Path, stage: str, fingerprint: str) -> Path:
@@ -64,6 +68,11 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
+    except Exception as error:
+        if not isinstance(error, OSError) and shutil.disk_usage(path.parent).free < FULL:
+            full = errno.ENOSPC  # torch and safetensors do not say why a write failed
+            raise OSError(full, os.strerror(full), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -105,7 +114,10 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
     line = (json.dumps(row) + "\n").encode()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        os.write(handle, line)
+        written = os.write(handle, line)
+        if written < len(line):  # the disk is full: half a line would spoil the next one
+            os.ftruncate(handle, os.fstat(handle).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(handle)
 

@@ -283,3 +283,36 @@ def test_a_sweep_makes_one_run_per_combination(finished):
         fused = metrics(run, "fuse")
         assert (fused["parameters_unfused"] > fused["parameters"]) == (method == "dbb")
         assert metrics(run, "train")["grown"] == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Return a launcher whose root is a disk of 64 MB, or skip where none can be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk])
+    if mounted.returncode:
+        pytest.skip("cannot mount a small disk here")
+    yield Launcher(disk / "outputs")
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_named_and_training_continues_once_there_is_room(small_disk):
+    ballast = small_disk.root.parent / "ballast"
+    run = small_disk.root / "runs" / "x"
+    process = start(small_disk, "name=x", *TINY)
+    wait_for(lambda: len(rows(run)) > 5, process)
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(ballast.parent).free - 2**20)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "Traceback" not in said
+    last = said.splitlines()[-1]
+    assert last.startswith("error: ") and last.endswith(
+        "No space left on device; make room and launch again"
+    )
+    ballast.unlink()
+    done = small_disk("name=x", "stage.run=[prep,train]")
+    assert done.returncode == 0, done.stderr
+    steps = [row["step"] for row in rows(run) if row["kind"] == "step"]
+    assert steps == list(range(1, 6 * 22 + 1))
