@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from pipeline import rundir
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -110,7 +108,7 @@ def _why(state: State, directory: Path, link: Path, question: dict[str, Any]) ->
 def _difference(link: Path, question: dict[str, Any]) -> str:
     """Name what differs between the question a link answers and the present one."""
     try:
-        old = yaml.safe_load((link / rundir.STAGE).read_text())
+        old = rundir.read_yaml(link / rundir.STAGE)
     except OSError:
         return f"{link.resolve().name} is gone"
     before, after = flatten(old), flatten(question)

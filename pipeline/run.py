@@ -62,10 +62,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _question(directory: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        question = yaml.safe_load((directory / rundir.STAGE).read_text())
+        question = rundir.read_yaml(directory / rundir.STAGE)
     except OSError:
         raise UserError(
             f"{directory} holds no {rundir.STAGE}; give the directory of a stage, as made by "

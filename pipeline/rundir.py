@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
+
 RESULT = "result.json"
 STAGE = "stage.yaml"
 EVENTS = "events.jsonl"
@@ -104,8 +106,37 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise damaged(path, error) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise damaged(path, error) from None
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """Return the refusal of a file that is not what we wrote."""
+    why = " ".join(str(error).split())
+    return UserError(
+        f"{path} is damaged ({why}); restore it, or remove {path.parent} to begin anew"
+    )
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
@@ -123,13 +154,21 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON-lines file; a last line cut off by a kill is left out."""
+    """Yield the rows of a JSON-lines file; a last line cut off by a kill is left out.
+
+    Raises:
+        UserError: another line is damaged.
+    """
     if not path.exists():
         return
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             if line.endswith("\n"):
-                yield json.loads(line)
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise damaged(path, error) from None
+                yield row
 
 
 def sha256(path: Path) -> str:

@@ -53,8 +53,9 @@ def settle(config: Config, choices: dict[str, str], overrides: list[str]) -> Con
 
 
 def _frozen(directory: Path) -> Config:
+    content = rundir.read_yaml(directory / CONFIG)
     try:
-        return check(yaml.safe_load((directory / CONFIG).read_text()))
+        return check(content)
     except UserError as error:
         raise UserError(
             f"{directory / CONFIG} was written by another version ({error}); choose another name="

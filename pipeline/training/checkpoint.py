@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pipeline import rundir
+from pipeline.errors import UserError
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -41,6 +42,6 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 def _damage(path: Path) -> str | None:
     try:
         seal = rundir.read_json(path.with_suffix(".json"))
-    except (OSError, ValueError):
+    except (OSError, UserError):
         return "not sealed, its writing was cut off"
     return None if rundir.sha256(path) == seal["sha256"] else "content differs from its seal"

@@ -316,3 +316,15 @@ def test_a_full_disk_is_named_and_training_continues_once_there_is_room(small_di
     assert done.returncode == 0, done.stderr
     steps = [row["step"] for row in rows(run) if row["kind"] == "step"]
     assert steps == list(range(1, 6 * 22 + 1))
+
+
+@pytest.mark.parametrize("file", ["train/result.json", "run.json", "config.yaml", "train/stage.yaml"])
+def test_a_damaged_file_is_named(copied, file):
+    (copied.root / "runs" / "small" / file).write_text("{ half")
+    done = copied("name=small")
+    if file == "train/stage.yaml":  # nobody needs it any more
+        assert done.returncode == 0
+    else:
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert f"{Path(file).name} is damaged" in done.stderr
