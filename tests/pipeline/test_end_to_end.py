@@ -318,7 +318,9 @@ def test_a_full_disk_is_named_and_training_continues_once_there_is_room(small_di
     assert steps == list(range(1, 6 * 22 + 1))
 
 
-@pytest.mark.parametrize("file", ["train/result.json", "run.json", "config.yaml", "train/stage.yaml"])
+@pytest.mark.parametrize(
+    "file", ["train/result.json", "run.json", "config.yaml", "train/stage.yaml"]
+)
 def test_a_damaged_file_is_named(copied, file):
     (copied.root / "runs" / "small" / file).write_text("{ half")
     done = copied("name=small")
