@@ -6,8 +6,8 @@ grown, over the same batches. What a layer gained is the training loss without g
 training loss with it, both averaged over the epochs that follow. The table shows Spearman's rank
 correlation of each score with the gain, mean and standard deviation over seeds.
 
-`repeat` is the ceiling: the correlation of the gain with itself when only the order of the batches
-is another. A score cannot be expected to predict better than the gain repeats.
+`repeat` is the correlation between the gains of two single orders of the batches: how noisy a gain
+is before averaging. The scores are compared with the mean over all orders.
 
     python -m benchmarks.saliency --seeds 5 --repeats 3 --json saliency.json
 """
