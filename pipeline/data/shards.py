@@ -76,7 +76,7 @@ class Manifest:
                 for name, split in raw["splits"].items()
             }
             return cls(**{**raw, "splits": splits, "classes": tuple(raw["classes"])})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, KeyError, TypeError) as error:
             raise UserError(
                 f"{folder} holds no readable {rundir.MANIFEST} ({error}); launch stage=prep anew"
             ) from None
