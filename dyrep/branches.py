@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyrep import algebra
 from dyrep.geometry import Geometry, Pair
+from dyrep.recompute import conv_again, normalise_again, rebuilt
 
 ALL_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity")
 Norm = Callable[[int], _BatchNorm]
@@ -56,7 +57,15 @@ class WindowConv(Branch):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return BN(conv(window of x))."""
-        result: Tensor = self.norm(self.conv(self.geometry.look(x, self.size, self.offset)))
+        seen = self.geometry.look(x, self.size, self.offset)
+        z: Tensor = self.conv(seen)
+        result: Tensor
+        if self.size != (1, 1):
+            result = self.norm(z)
+            return result
+        conv, source, dtype = self.conv, seen.detach(), z.dtype
+        with rebuilt(z, lambda: conv_again(conv, source, dtype)):
+            result = self.norm(z)
         return result
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
@@ -82,8 +91,11 @@ class OneByOneKxK(Branch):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return BN(conv(pad(BN(conv1x1(x)))))."""
-        inner = pad_normalised(self.inner_norm(self.reduce(x)), self.inner_norm, self.geometry)
-        result: Tensor = self.norm(self.conv(inner))
+        inner = Inner(self.reduce, self.inner_norm, self.geometry, x)
+        padded = inner.output()
+        with rebuilt(padded, inner.again):
+            z = self.conv(padded)
+        result: Tensor = self.norm(z)
         return result
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
@@ -108,12 +120,18 @@ class OneByOneAverage(Branch):
     def forward(self, x: Tensor) -> Tensor:
         """Return BN(average(pad(BN(conv1x1(x)))))."""
         g = self.geometry
+        result: Tensor
         if self.reduce is None:
-            inner = g.pad(x, *g.padding)
-        else:
-            inner = pad_normalised(self.inner_norm(self.reduce(x)), self.inner_norm, g)
-        result: Tensor = self.norm(F.avg_pool2d(inner, g.kernel_size, g.stride))
+            result = self.norm(self._average(g.pad(x, *g.padding)))
+            return result
+        padded = Inner(self.reduce, self.inner_norm, g, x).output()
+        result = self.norm(self._average(padded))
         return result
+
+    def _average(self, padded: Tensor) -> Tensor:
+        shape = padded.shape
+        with rebuilt(padded, lambda: padded.new_empty(()).expand(shape)):
+            return F.avg_pool2d(padded, self.geometry.kernel_size, self.geometry.stride)
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
         g = self.geometry
@@ -202,18 +220,51 @@ def affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     return algebra.scale_and_shift(mean, var, gamma, beta, norm.eps)
 
 
-def pad_normalised(x: Tensor, norm: _BatchNorm, geometry: Geometry) -> Tensor:
-    """Pad the output of a batch norm with what it makes of the padding of its input.
+class Inner:
+    """conv 1x1, BN, pad: how two branches begin; what backward needs of it comes from x again.
 
     Zero padding before a 1x1 conv and BN is padding with BN(0) after them; taken from the running
     statistics, as published. The other padding modes copy pixels, so they may as well copy later.
     """
-    if geometry.padding_mode != "zeros":
-        return geometry.pad(x, *geometry.padding)
-    (top, bottom), (left, right) = geometry.padding
-    if not any((top, bottom, left, right)):
-        return x
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    border = (norm.bias - norm.running_mean * scale).to(x.dtype)[:, None, None]
-    return F.pad(x - border, (left, right, top, bottom)) + border
+
+    def __init__(self, conv: nn.Conv2d, norm: _BatchNorm, geometry: Geometry, x: Tensor) -> None:
+        self.conv, self.norm, self.geometry, self.x = conv, norm, geometry, x
+        self._reduced: Tensor | None = None
+
+    def output(self) -> Tensor:
+        """Return pad(BN(conv(x)))."""
+        z: Tensor = self.conv(self.x)
+        self.x, self._dtype = self.x.detach(), z.dtype
+        with rebuilt(z, self._take_reduced):
+            normalised = self.norm(z)
+        self._border = self._value_of_zero()
+        return self._pad(normalised)
+
+    def again(self) -> Tensor:
+        """Return the output once more, in backward; what the norm will ask for is kept."""
+        self._reduced = conv_again(self.conv, self.x, self._dtype)
+        return self._pad(normalise_again(self.norm, self._reduced))
+
+    def _take_reduced(self) -> Tensor:
+        z, self._reduced = self._reduced, None
+        return conv_again(self.conv, self.x, self._dtype) if z is None else z
+
+    def _value_of_zero(self) -> Tensor:
+        norm = self.norm
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        return norm.bias - norm.running_mean * scale
+
+    def _pad(self, x: Tensor) -> Tensor:
+        g = self.geometry
+        if g.padding_mode != "zeros":
+            return g.pad(x, *g.padding)
+        (top, bottom), (left, right) = g.padding
+        if not any((top, bottom, left, right)):
+            return x
+        border = self._border.to(x.dtype)[:, None, None]
+        batch, channels, height, _ = x.shape
+        sides = [border.expand(batch, channels, height, n) for n in (left, right)]
+        x = torch.cat([sides[0], x, sides[1]], dim=3)
+        ends = [border.expand(batch, channels, n, x.shape[3]) for n in (top, bottom)]
+        return torch.cat([ends[0], x, ends[1]], dim=2)
