@@ -1,4 +1,4 @@
-"""Time and memory of a training step with branches, against the published code and the plain network.
+"""Time and memory of a training step with branches, against published code and the plain network.
 
 The same weights, the same growths, the same batch: ResNet-18 (CIFAR stem) and VGG-16, as they are,
 with DBB everywhere, and after 4, 8 and 16 growths drawn at random (nested ones among them). The
@@ -61,7 +61,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--reference", type=Path, metavar="DIR", help="checkout of the published code")
+    parser.add_argument(
+        "--reference", type=Path, metavar="DIR", help="checkout of the published code"
+    )
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
@@ -196,9 +198,8 @@ def change(model: nn.Module, point: str, seed: int) -> list[str]:
 
 
 def published_branches(model: nn.Module, path: str) -> Sequence[str]:
-    """Return what the published code can grow there: less where the padding is not k // 2."""
-    conv = model.get_submodule(path)
-    as_usual = conv.padding[0] == conv.kernel_size[0] // 2
+    """Return what the published code can grow there: less where it pads before the conv."""
+    as_usual = not path.endswith("1x1_kxk.conv")
     return dyrep.ALL_BRANCHES if as_usual else ("kxk", "1x1_kxk", "1x1_avg")
 
 
@@ -221,12 +222,13 @@ def as_reference(model: nn.Module, reference: ModuleType) -> nn.Module:
     return model
 
 
-def published_block(block: RepBlock, reference: ModuleType) -> nn.Module:
-    """Return the published block with the weights of ours."""
+def published_block(block: RepBlock, reference: ModuleType, padded: bool = False) -> nn.Module:
+    """Return the published block with the weights of ours; `padded` if its input is already."""
     g = block.geometry
     theirs = reference.DiverseBranchBlock(
         g.in_channels, g.out_channels, g.kernel_size[0], stride=g.stride[0], groups=g.groups,
-        branches=[int(name in block.names) for name in REFERENCE_NAMES], padding=g.padding[0][0],
+        branches=[int(name in block.names) for name in REFERENCE_NAMES],
+        padding=0 if padded else g.padding[0][0],
     )  # fmt: skip
     for name, branch in block.branches.items():
         their = getattr(theirs, REFERENCE_NAMES[name])
@@ -235,7 +237,7 @@ def published_block(block: RepBlock, reference: ModuleType) -> nn.Module:
         elif name == "1x1_kxk":
             copy_into(their.conv1, branch.reduce)
             copy_into(their.bn1.bn, branch.inner_norm)
-            their.conv2 = converted(branch.conv, their.conv2, reference)
+            their.conv2 = converted(branch.conv, their.conv2, reference, padded=True)
             copy_into(their.bn2, branch.norm)
         elif name == "1x1_avg":
             copy_into(their.conv, branch.reduce)
@@ -247,10 +249,12 @@ def published_block(block: RepBlock, reference: ModuleType) -> nn.Module:
     return theirs
 
 
-def converted(conv: nn.Module, their: nn.Module, reference: ModuleType) -> nn.Module:
+def converted(
+    conv: nn.Module, their: nn.Module, reference: ModuleType, padded: bool = False
+) -> nn.Module:
     """Return what stands for the conv in a branch: their conv, or a nested block of theirs."""
     if isinstance(conv, RepBlock):
-        return published_block(conv, reference)
+        return published_block(conv, reference, padded)
     copy_into(their, conv)
     return their
 

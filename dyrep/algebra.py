@@ -28,20 +28,16 @@ def then_affine(
     return kernel * scale[:, None, None, None], bias * scale + shift
 
 
-def chain(
-    first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor, groups: int
-) -> tuple[Tensor, Tensor]:
+def chain(first: Tensor, second: Tensor, groups: int) -> Tensor:
     """Return a 1x1 conv followed by a kxk conv of the same groups, as one kxk conv.
 
-    Exact when the input of the second is padded with what the first makes of the padding of its
-    own input (Ding et al. 2021, eq. 3-5).
+    Neither has a bias, so both may be padded with zeros (Ding et al. 2021, eq. 3-5).
     """
     middle, outputs = first.shape[0] // groups, second.shape[0]
     a = first.reshape(groups, middle, -1)
     b = second.reshape(groups, outputs // groups, middle, *second.shape[2:])
-    kernel = torch.einsum("gomhw,gmi->goihw", b, a).reshape(outputs, -1, *second.shape[2:])
-    bias = torch.einsum("gomhw,gm->go", b, first_bias.reshape(groups, middle)).reshape(outputs)
-    return kernel, bias + second_bias
+    merged = torch.einsum("gomhw,gmi->goihw", b, a)
+    return merged.reshape(outputs, -1, *second.shape[2:])
 
 
 def embed(kernel: Tensor, size: tuple[int, int], offset: tuple[int, int]) -> Tensor:

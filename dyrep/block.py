@@ -58,11 +58,11 @@ class RepBlock(nn.Module):
         return found  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the sum of all branches; a running sum keeps two activations, not seven."""
+        """Return the sum of all branches."""
         first, *rest = self.branches.values()
         total: Tensor = first(x)
         for branch in rest:
-            total = total + branch(x)
+            total += branch(x)  # in place: no norm needs its output in backward
         return total
 
     def equivalent(self) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ A branch maps (N, in, H, W) to (N, out, H', W') as the original conv does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -23,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyrep import algebra
 from dyrep.geometry import Geometry, Pair
-from dyrep.recompute import conv_again, normalise_again, rebuilt
+from dyrep.recompute import again, normalise_again, rebuilt
 
 ALL_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity")
 Norm = Callable[[int], _BatchNorm]
@@ -59,13 +60,8 @@ class WindowConv(Branch):
         """Return BN(conv(window of x))."""
         seen = self.geometry.look(x, self.size, self.offset)
         z: Tensor = self.conv(seen)
-        result: Tensor
-        if self.size != (1, 1):
-            result = self.norm(z)
-            return result
-        conv, source, dtype = self.conv, seen.detach(), z.dtype
-        with rebuilt(z, lambda: conv_again(conv, source, dtype)):
-            result = self.norm(z)
+        with rebuilt(z, again(self.conv, seen, z)):
+            result: Tensor = self.norm(z)
         return result
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
@@ -83,25 +79,24 @@ class OneByOneKxK(Branch):
         self.geometry = g
         self.reduce = nn.Conv2d(g.in_channels, g.in_channels, 1, groups=g.groups, bias=False)
         self.inner_norm = norm(g.in_channels)
-        self.conv: nn.Module = nn.Conv2d(
-            g.in_channels, g.out_channels, g.kernel_size, g.stride, 0, g.dilation, g.groups,
-            bias=False,
-        )  # fmt: skip
+        self.conv: nn.Module = g.conv(g.kernel_size, (0, 0))
         self.norm = norm(g.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return BN(conv(pad(BN(conv1x1(x)))))."""
-        inner = Inner(self.reduce, self.inner_norm, self.geometry, x)
-        padded = inner.output()
-        with rebuilt(padded, inner.again):
-            z = self.conv(padded)
+        """Return BN(conv(BN(conv1x1(x)) less its border))."""
+        inner = Inner(self.reduce, self.inner_norm, x)
+        middle = inner.output()
+        seen = self.geometry.look(middle, self.geometry.kernel_size, (0, 0))
+        with rebuilt(middle, inner.again) if isinstance(self.conv, nn.Conv2d) else nullcontext():
+            z = self.conv(seen)
         result: Tensor = self.norm(z)
         return result
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
-        first = algebra.then_affine(*conv_equivalent(self.reduce), *affine(self.inner_norm))
-        merged = algebra.chain(*first, *conv_equivalent(self.conv), self.geometry.groups)
-        return algebra.then_affine(*merged, *affine(self.norm))
+        first = inner_equivalent(self.reduce, self.inner_norm)
+        kernel, bias = conv_equivalent(self.conv)
+        kernel = algebra.chain(first, kernel, self.geometry.groups)
+        return algebra.then_affine(kernel, bias, *affine(self.norm))
 
 
 class OneByOneAverage(Branch):
@@ -118,31 +113,29 @@ class OneByOneAverage(Branch):
             self.inner_norm = norm(g.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return BN(average(pad(BN(conv1x1(x)))))."""
-        g = self.geometry
+        """Return BN(average(BN(conv1x1(x)) less its border))."""
+        average = self.geometry.average
         result: Tensor
         if self.reduce is None:
-            result = self.norm(self._average(g.pad(x, *g.padding)))
+            result = self.norm(average(x))
             return result
-        padded = Inner(self.reduce, self.inner_norm, g, x).output()
-        result = self.norm(self._average(padded))
+        inner = Inner(self.reduce, self.inner_norm, x)
+        middle = inner.output()
+        shape, nothing = middle.shape, middle.new_empty(())
+        with rebuilt(middle, lambda: nothing.expand(shape)):  # pooling asks for the shape alone
+            pooled = average(middle)
+        with rebuilt(pooled, lambda: average(inner.again())):
+            result = self.norm(pooled)
         return result
-
-    def _average(self, padded: Tensor) -> Tensor:
-        shape = padded.shape
-        with rebuilt(padded, lambda: padded.new_empty(()).expand(shape)):
-            return F.avg_pool2d(padded, self.geometry.kernel_size, self.geometry.stride)
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
         g = self.geometry
         if self.reduce is None:
             kernel = algebra.identity(g.out_channels, g.groups, like=affine(self.norm)[0])
-            bias = kernel.new_zeros(g.out_channels)
         else:
-            kernel, bias = algebra.then_affine(
-                *conv_equivalent(self.reduce), *affine(self.inner_norm)
-            )
-        return algebra.then_affine(algebra.average(kernel, g.kernel_size), bias, *affine(self.norm))
+            kernel = inner_equivalent(self.reduce, self.inner_norm)
+        kernel = algebra.average(kernel, g.kernel_size)
+        return algebra.then_affine(kernel, kernel.new_zeros(len(kernel)), *affine(self.norm))
 
 
 class Identity(Branch):
@@ -220,51 +213,48 @@ def affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     return algebra.scale_and_shift(mean, var, gamma, beta, norm.eps)
 
 
-class Inner:
-    """conv 1x1, BN, pad: how two branches begin; what backward needs of it comes from x again.
+def inner_equivalent(conv: nn.Module, norm: _BatchNorm) -> Tensor:
+    """Return the kernel of a conv 1x1, BN, less what BN makes of zero: it has no bias."""
+    kernel, bias = conv_equivalent(conv)
+    scale, _ = affine(norm)
+    return algebra.then_affine(kernel, bias, scale, torch.zeros_like(scale))[0]
 
-    Zero padding before a 1x1 conv and BN is padding with BN(0) after them; taken from the running
-    statistics, as published. The other padding modes copy pixels, so they may as well copy later.
+
+class Inner:
+    """conv 1x1, BN, less its border: how two branches begin; what backward needs is built again.
+
+    The published code pads what comes out with what BN makes of zero, by its running statistics
+    (the border). Less that border, padding is padding with zeros, which a conv or a pooling does
+    itself, and the constant that is missing afterwards is one the next BN takes away in any case.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: _BatchNorm, geometry: Geometry, x: Tensor) -> None:
-        self.conv, self.norm, self.geometry, self.x = conv, norm, geometry, x
-        self._reduced: Tensor | None = None
+    def __init__(self, conv: nn.Conv2d, norm: _BatchNorm, x: Tensor) -> None:
+        self._conv, self._norm, self._x = conv, norm, x
+        self._z: Tensor | None = None
 
     def output(self) -> Tensor:
-        """Return pad(BN(conv(x)))."""
-        z: Tensor = self.conv(self.x)
-        self.x, self._dtype = self.x.detach(), z.dtype
-        with rebuilt(z, self._take_reduced):
-            normalised = self.norm(z)
-        self._border = self._value_of_zero()
-        return self._pad(normalised)
-
-    def again(self) -> Tensor:
-        """Return the output once more, in backward; what the norm will ask for is kept."""
-        self._reduced = conv_again(self.conv, self.x, self._dtype)
-        return self._pad(normalise_again(self.norm, self._reduced))
-
-    def _take_reduced(self) -> Tensor:
-        z, self._reduced = self._reduced, None
-        return conv_again(self.conv, self.x, self._dtype) if z is None else z
-
-    def _value_of_zero(self) -> Tensor:
-        norm = self.norm
+        """Return BN(conv(x)) - BN(0)."""
+        norm = self._norm
+        z: Tensor = self._conv(self._x)
+        self._reduced = again(self._conv, self._x, z)
+        del self._x
+        with rebuilt(z, self._take):
+            y: Tensor = norm(z)
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        return norm.bias - norm.running_mean * scale
+        border = (norm.bias - norm.running_mean * scale).detach()
+        self._border = border[:, None, None].to(y.dtype)
+        y = y.sub_(self._border)
+        self._kept = y.detach() if isinstance(norm, nn.SyncBatchNorm) else None
+        return y
 
-    def _pad(self, x: Tensor) -> Tensor:
-        g = self.geometry
-        if g.padding_mode != "zeros":
-            return g.pad(x, *g.padding)
-        (top, bottom), (left, right) = g.padding
-        if not any((top, bottom, left, right)):
-            return x
-        border = self._border.to(x.dtype)[:, None, None]
-        batch, channels, height, _ = x.shape
-        sides = [border.expand(batch, channels, height, n) for n in (left, right)]
-        x = torch.cat([sides[0], x, sides[1]], dim=3)
-        ends = [border.expand(batch, channels, n, x.shape[3]) for n in (top, bottom)]
-        return torch.cat([ends[0], x, ends[1]], dim=2)
+    def again(self) -> Tensor:
+        """Return the output once more, in backward; what BN will ask for next is kept."""
+        if self._kept is not None:  # normalising it again would take all ranks
+            return self._kept
+        self._z = self._reduced()
+        return normalise_again(self._norm, self._z).sub_(self._border)
+
+    def _take(self) -> Tensor:
+        z, self._z = self._z, None
+        return self._reduced() if z is None else z

@@ -93,6 +93,14 @@ class Geometry:
             return x
         return self.pad(x, height, width)
 
+    def average(self, x: Tensor) -> Tensor:
+        """Average over the kernel; what is padded counts."""
+        height, width = self.padding
+        half = [k // 2 for k in self.kernel_size]
+        if self._conv_can_pad(height, width) and height[0] <= half[0] and width[0] <= half[1]:
+            return F.avg_pool2d(x, self.kernel_size, self.stride, (height[0], width[0]))
+        return F.avg_pool2d(self.pad(x, height, width), self.kernel_size, self.stride)
+
     def pad(self, x: Tensor, height: Pair, width: Pair) -> Tensor:
         """Pad (or crop, where negative) by the conv's padding mode."""
         if self.padding_mode == "zeros":

@@ -1,9 +1,9 @@
 """Memory for little time: what is cheap to compute is computed again in backward, not kept.
 
-A block of seven branches keeps about ten activations for backward where a conv keeps one. Six of
-them are a 1x1 convolution, a normalisation or a pooling away from the input of the block, which is
-kept in any case: backward builds them anew. Under `torch.compile` nothing is done here, because the
-compiler decides itself what to keep.
+A block of seven branches would keep about ten activations for backward where a conv keeps one. Most
+of them are a small convolution, a normalisation or a pooling away from the input of the block,
+which is kept in any case: backward builds them anew. Under `torch.compile` nothing is done here,
+because the compiler decides itself what to keep.
 """
 
 from __future__ import annotations
@@ -18,10 +18,22 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Build = Callable[[], Tensor]
+CHEAP = 192  # multiply-adds per output value: below, moving the data costs more than computing it
+
+
+def is_cheap(conv: nn.Module) -> bool:
+    """Return whether computing the output of a module once more is cheaper than keeping it."""
+    if not isinstance(conv, nn.Conv2d):
+        return False
+    taps = conv.kernel_size[0] * conv.kernel_size[1]
+    return conv.in_channels // conv.groups * taps <= CHEAP
 
 
 def rebuilt(value: Tensor, build: Build) -> AbstractContextManager[object]:
-    """Where autograd would keep `value` for backward, let it call `build` then."""
+    """Where autograd would keep `value` for backward, let it call `build` then.
+
+    `build` must not hold `value`, or nothing is gained.
+    """
     if torch.compiler.is_compiling():
         return nullcontext()
     place, shape = value.data_ptr(), value.shape
@@ -38,11 +50,29 @@ def rebuilt(value: Tensor, build: Build) -> AbstractContextManager[object]:
     return saved_tensors_hooks(pack, unpack)
 
 
-def conv_again(conv: nn.Conv2d, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the output of a conv without bias or padding, as autocast gave it: in `dtype`."""
-    with torch.autocast(x.device.type, enabled=False):
-        weight = conv.weight.to(dtype)
-        return F.conv2d(x.to(dtype), weight, None, conv.stride, 0, conv.dilation, conv.groups)
+def again(conv: nn.Module, x: Tensor, output: Tensor) -> Build:
+    """Return how to have `conv(x)`, which is `output`, once more: kept, or computed if that is cheap.
+
+    A conv that is computed again must have no bias. A backward after its weight was changed is an
+    error, as autograd makes it one for what it keeps itself.
+    """
+    x, dtype = x.detach(), output.dtype
+    if not is_cheap(conv):
+        kept = output.detach()
+        return lambda: kept
+    assert isinstance(conv, nn.Conv2d)
+    version = conv.weight._version
+
+    def build() -> Tensor:
+        if conv.weight._version != version:
+            raise RuntimeError("the weights of a block were changed between forward and backward")
+        with torch.autocast(x.device.type, enabled=False):
+            weight = conv.weight.to(dtype)
+            return F.conv2d(
+                x.to(dtype), weight, None, conv.stride, conv.padding, conv.dilation, conv.groups
+            )
+
+    return build
 
 
 def normalise_again(norm: _BatchNorm, z: Tensor) -> Tensor:
