@@ -21,6 +21,7 @@ from dyrep.expansion import ACB_BRANCHES, DBB_BRANCHES, REPVGG_BRANCHES, Expansi
 from dyrep.fusion import FusionError, fuse
 from dyrep.pruning import cut
 from dyrep.structure import apply_structure, structure
+from dyrep.surgery import rewrap
 
 __all__ = [
     "ACB_BRANCHES",
@@ -37,5 +38,6 @@ __all__ = [
     "cut",
     "expand",
     "fuse",
+    "rewrap",
     "structure",
 ]

@@ -8,16 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dyrep import branches
+from dyrep import branches, surgery
 from dyrep.branches import Branch, Norm, WindowConv
 from dyrep.geometry import Geometry
+
+
+class AbsorbedNorm(nn.Identity):
+    """Stands where the batch norm was whose work the norms of a static block do."""
 
 
 class RepBlock(nn.Module):
     """A sum of branches over one input.
 
-    The kxk branch takes over the weight of the conv as the very same `Parameter`, so an optimizer
-    keeps its momentum. The conv inside a branch may itself become a block (recursive growth).
+    The kxk branch takes over weight and bias of the conv, the bias as that of its norm: the very
+    same `Parameter`s, so an optimizer keeps its momenta. The conv inside a branch may itself become
+    a block (recursive growth).
 
     Args:
         conv: The conv it replaces.
@@ -33,10 +38,12 @@ class RepBlock(nn.Module):
         self.branches = nn.ModuleDict(
             {name: branches.build(name, self.geometry, norm) for name in ordered}
         )
-        self.to(conv.weight)
+        self.to(conv.weight)  # dtype and device
         inner = self.kxk.conv
         assert isinstance(inner, nn.Conv2d)
         inner.weight = conv.weight
+        if conv.bias is not None:
+            self.kxk.norm.bias = conv.bias  # type: ignore[assignment]
         self.train(conv.training)
 
     @property
@@ -45,6 +52,13 @@ class RepBlock(nn.Module):
         branch = self.branches["kxk"]
         assert isinstance(branch, WindowConv)
         return branch
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The original kernel (out, in/groups, kh, kw), which the innermost kxk branch holds."""
+        conv: nn.Module = self.kxk.conv
+        weight: nn.Parameter = conv.weight  # type: ignore[assignment]
+        return weight
 
     @property
     def names(self) -> list[str]:
@@ -76,7 +90,7 @@ class RepBlock(nn.Module):
         It has a bias if the original had one or if the folded bias is not zero.
         """
         kernel, bias = self.equivalent()
-        return self.plain_conv(kernel, bias, nn.Parameter(torch.empty_like(self._weight())))
+        return self.plain_conv(kernel, bias, nn.Parameter(torch.empty_like(self.weight)))
 
     def plain_conv(self, kernel: Tensor, bias: Tensor, weight: nn.Parameter) -> nn.Conv2d:
         """Return a conv of this geometry that holds `kernel` in the given parameter."""
@@ -94,16 +108,26 @@ class RepBlock(nn.Module):
                 conv.bias.copy_(bias)
         return conv.train(self.training)
 
-    def _weight(self) -> nn.Parameter:
-        conv: nn.Module = self.kxk.conv
-        return conv._weight() if isinstance(conv, RepBlock) else conv.weight  # type: ignore[return-value]
+
+def place_block(model: nn.Module, path: str, names: Sequence[str]) -> RepBlock:
+    """Replace the conv at `path` by a block with those of the branches it can take."""
+    conv = model.get_submodule(path)
+    assert isinstance(conv, nn.Conv2d)
+    fitting = [name for name in names if branches.unfit(name, Geometry.of(conv)) is None]
+    block = RepBlock(conv, fitting, norm_like(model))
+    if conv.weight.is_contiguous(memory_format=torch.channels_last):
+        block.to(memory_format=torch.channels_last)
+    surgery.replace(model, path, block)
+    return block
 
 
 def norm_like(model: nn.Module) -> Norm:
-    """Return a maker of batch norms of the kind the model uses: synchronised or not."""
-    synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+    """Return a maker of batch norms like those of the model: synchronised or not, its momentum."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in norms)
     kind: type[_BatchNorm] = nn.SyncBatchNorm if synchronised else nn.BatchNorm2d
-    return lambda channels: kind(channels)
+    momentum = norms[0].momentum if norms else 0.1
+    return lambda channels: kind(channels, momentum=momentum)
 
 
 def blocks(model: nn.Module) -> dict[str, RepBlock]:

@@ -18,7 +18,6 @@ from contextlib import nullcontext
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -228,7 +227,7 @@ class Inner:
     itself, and the constant that is missing afterwards is one the next BN takes away in any case.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: _BatchNorm, x: Tensor) -> None:
+    def __init__(self, conv: nn.Module, norm: _BatchNorm, x: Tensor) -> None:
         self._conv, self._norm, self._x = conv, norm, x
         self._z: Tensor | None = None
 

@@ -9,7 +9,7 @@ ranks differ in their mean.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -56,20 +56,33 @@ def moments(
     as the others, and gets the same result.
     """
     found: dict[nn.Module, Moments] = {}
+    calls = 0
+    needed: int | None = None
 
     def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal calls
         seen = Moments.of(inputs[0])
         found[module] = found[module].merged(seen) if module in found else seen
+        calls += 1
+        if calls == needed:
+            raise _Seen
 
     handles = [target.register_forward_pre_hook(watch) for target in targets]
     try:
         with batch_statistics(model), torch.no_grad():
             for batch in batches:
-                model(batch)
+                calls = 0
+                with suppress(_Seen):
+                    model(batch)
+                needed = calls  # the next batches need not go further than the last target
     finally:
         for handle in handles:
             handle.remove()
     return [_over_ranks(found[target]) for target in targets]
+
+
+class _Seen(Exception):
+    """Every target has received its input."""
 
 
 @contextmanager
@@ -88,7 +101,8 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
         norm.momentum = 0.0
         norm.num_batches_tracked = None  # the counter is not counted up, the tensor stays itself
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):  # compiled code would not call hooks
+            yield
     finally:
         for module, flag in flags.items():
             module.training = flag

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from dyrep import calibration, expansion, pruning, surgery
 from dyrep.block import RepBlock, depth
 from dyrep.branches import ALL_BRANCHES
+from dyrep.budget import Budget, Measure, extra_cost, input_shapes
 from dyrep.cost import cost
 from dyrep.events import Event
 from dyrep.fusion import relative_error
@@ -22,19 +23,26 @@ class DyRep:
     """Grows the most salient convs and cuts weak branches (Huang et al., CVPR 2022, algorithm 1).
 
     Args:
-        model: The bare network, not wrapped in DistributedDataParallel.
+        model: The bare network, not wrapped in DistributedDataParallel or torch.compile.
         optimizer: Follows the changes: new parameters join, momenta stay.
+        ema: An averaged copy of the model that follows too: `torch.optim.swa_utils.AveragedModel`
+            or a network of the same names.
         saliency: How convs are ranked; see `dyrep.saliency`.
         branches: What a grown conv gets, as far as it can take it.
         adjust_interval: Epochs between adjustments.
         last_adjust_epoch: Epochs after which the structure stays.
         grow: Convs grown per adjustment.
         cut_std, cut_ratio: Thresholds of the published cutting rule.
+        max_cost: How many times the cost of its plain form the network may reach; a conv that would
+            take it further is passed over. None is no limit.
+        cost: What `max_cost` counts: `flops` of a forward, or `seconds` of forward and backward.
         seed: Of new weights; the same on every rank.
+
+    `left` tells why convs were left alone: what they are, or what they would cost.
 
     Raises:
         TypeError: the model is wrapped.
-        ValueError: unknown saliency or branch.
+        ValueError: unknown saliency, branch or cost.
     """
 
     def __init__(
@@ -42,6 +50,7 @@ class DyRep:
         model: nn.Module,
         optimizer: Optimizer | None = None,
         *,
+        ema: nn.Module | None = None,
         saliency: str = "snip",
         branches: Sequence[str] = ALL_BRANCHES,
         adjust_interval: int = 5,
@@ -49,6 +58,8 @@ class DyRep:
         grow: int = 1,
         cut_std: float = 0.02,
         cut_ratio: float = 0.1,
+        max_cost: float | None = None,
+        cost: Measure = "flops",
         seed: int = 0,
     ) -> None:
         surgery.refuse_wrapped(model)
@@ -56,16 +67,22 @@ class DyRep:
         if unknown:
             raise ValueError(f"unknown branches {sorted(unknown)}; choose from {ALL_BRANCHES}")
         self.model, self.optimizer, self.branches = model, optimizer, tuple(branches)
+        self.ema = None if ema is None else surgery.bare(ema)
         self.adjust_interval, self.last_adjust_epoch = adjust_interval, last_adjust_epoch
         self.grow, self.cut_std, self.cut_ratio, self.seed = grow, cut_std, cut_ratio, seed
+        self.budget = Budget(max_cost, cost)
         self.adjustments = 0
         self.left: dict[str, str] = {}
         self._saliency = Saliency(saliency)
         self._watch()
 
-    def accumulate(self) -> None:
-        """Note the gradients of this step; after backward, before they are zeroed."""
-        self._saliency.accumulate()
+    def accumulate(self, scaler: torch.amp.GradScaler | None = None) -> None:
+        """Note the gradients of this step: once per optimizer step, before it and after backward.
+
+        Args:
+            scaler: The scaler of the loss, if `scaler.unscale_(optimizer)` was not called before.
+        """
+        self._saliency.accumulate(scaler)
 
     def due(self, epoch: int) -> bool:
         """Return whether to adjust after `epoch`, counted from 0."""
@@ -83,11 +100,12 @@ class DyRep:
         if not batches:
             raise ValueError("adjust() needs at least one calibration batch")
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.adjustments)
-        ranking = self._saliency.ranking(generator)
-        events = [self._grow(path, ranking, batches, generator) for path, _ in ranking[: self.grow]]
-        events += self._cut(batches)
-        if self.optimizer is not None:
-            surgery.follow(self.optimizer, self.model)
+        self.left = expansion.unfit_convs(self.model)
+        parameters = dict(self.model.named_parameters())
+        with torch.random.fork_rng(devices=[]):  # building a branch draws from the global generator
+            events = [*self._grow_best(batches, generator), *self._cut(batches)]
+        if self.optimizer is not None and events:
+            surgery.follow(self.optimizer, self.model, parameters)
         self.adjustments += 1
         self._watch()
         return events
@@ -102,34 +120,51 @@ class DyRep:
         self._saliency.load_state_dict(state["saliency"])
 
     def _watch(self) -> None:
-        self.left = expansion.unfit_convs(self.model)
+        unfit = expansion.unfit_convs(self.model)
         self._saliency.watch(
             {
                 path: conv
                 for path, conv in expansion.convs(self.model)
-                if path not in self.left and depth(self.model, path) < expansion.DEEPEST
+                if path not in unfit and depth(self.model, path) < expansion.DEEPEST
             }
         )
 
-    def _grow(
-        self,
-        path: str,
-        ranking: list[tuple[str, float]],
-        batches: list[Tensor],
-        generator: torch.Generator,
-    ) -> Event:
-        before = _outputs(self.model, path, batches[0])
-        conv = self.model.get_submodule(path)
-        block = expansion.grow(self.model, path, self.branches, batches, generator)
-        if self.optimizer is not None:
-            bias = conv.bias
-            surgery.move_state(self.optimizer, bias, block.kxk.norm.bias)  # type: ignore[arg-type]
-        return self._event("grow", path, block, before, ranking, batches[0])
+    def _grow_best(self, batches: list[Tensor], generator: torch.Generator) -> Iterator[Event]:
+        ranking = self._ranking(batches[0], generator)
+        grown = 0
+        for path, _ in ranking:
+            if grown == self.grow:
+                return
+            reason = self.budget.refusal(
+                self.model, path, self.branches, batches[0], self.optimizer
+            )
+            if reason:
+                self.left[path] = reason
+                continue
+            before = _outputs(self.model, path, batches[0])
+            block = expansion.grow(self.model, path, self.branches, batches, generator)
+            if self.ema is not None:
+                expansion.grow_alike(self.ema, path, block)
+            yield self._event("grow", path, block, before, ranking, batches[0])
+            grown += 1
+
+    def _ranking(self, batch: Tensor, generator: torch.Generator) -> list[tuple[str, float]]:
+        ranking = self._saliency.ranking(generator)
+        if not self._saliency.per_flop:
+            return ranking
+        shapes = input_shapes(self.model, [path for path, _ in ranking], batch)
+        worth = [
+            (path, score / extra_cost(self.model, path, self.branches, shapes[path]).flops)
+            for path, score in ranking
+        ]
+        return sorted(worth, key=lambda pair: -pair[1])
 
     def _cut(self, batches: list[Tensor]) -> Iterator[Event]:
         for path, names in pruning.weak_in(self.model, self.cut_std, self.cut_ratio).items():
             before = _outputs(self.model, path, batches[0])
             module = pruning.cut(self.model, path, names, batches)
+            if self.ema is not None:
+                pruning.cut_alike(self.ema, path, names, module)
             yield self._event("cut", path, module, before, None, batches[0])
 
     def _event(

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor, nn
 
-from dyrep import branches, calibration, surgery
-from dyrep.block import RepBlock, norm_like
+from dyrep import calibration, surgery
+from dyrep.block import AbsorbedNorm, RepBlock, place_block
 from dyrep.branches import Branch, OneByOneAverage, OneByOneKxK, WindowConv
-from dyrep.geometry import Geometry
+from dyrep.following import following_norms
 
 DBB_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg")
 ACB_BRANCHES = ("kxk", "1xk", "kx1")
@@ -29,16 +29,21 @@ FAINT = 0.01  # strength of a new branch relative to kxk, as published
 
 @dataclass
 class Expansion:
-    """What was done and what was left alone: path to branches, path to reason."""
+    """What was done and what was left alone.
+
+    `grown` is path to branches, `left` path to reason, `absorbed` the norms that were replaced.
+    """
 
     grown: dict[str, list[str]] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    absorbed: list[str] = field(default_factory=list)
 
 
 def expand(
     model: nn.Module,
     names: Iterable[str] | None = None,
     branches: Sequence[str] = DBB_BRANCHES,
+    absorb: Tensor | None = None,
 ) -> Expansion:
     """Give convs the same branches, freshly initialised, before training starts (DBB, ACB, RepVGG).
 
@@ -46,33 +51,26 @@ def expand(
         model: Changed in place.
         names: Paths of convs; all of them if None.
         branches: Each conv takes those it can.
+        absorb: A batch of the model. With it, the batch norm that follows a conv is taken away, as
+            published for all three: each branch has its own.
 
     Raises:
         KeyError: a name is not a path of the model.
     """
     surgery.refuse_wrapped(model)
     done = Expansion(left=unfit_convs(model))
-    chosen = [path for path, _ in convs(model)] if names is None else list(names)
-    for path in chosen:
+    known = dict(convs(model))
+    followed = {} if absorb is None else following_norms(model, absorb)
+    for path in known if names is None else names:
+        if path not in known:
+            raise KeyError(f"{path} is not a convolution of this model")
         if path in done.left:
             continue
-        if path not in dict(convs(model)):
-            raise KeyError(f"{path} is not a convolution of this model")
-        block = place_block(model, path, branches)
-        done.grown[path] = block.names
+        done.grown[path] = place_block(model, path, branches).names
+        if path in followed:
+            surgery.replace(model, followed[path], AbsorbedNorm())
+            done.absorbed.append(followed[path])
     return done
-
-
-def place_block(model: nn.Module, path: str, names: Sequence[str]) -> RepBlock:
-    """Replace the conv at `path` by a block with the branches it can take."""
-    conv = model.get_submodule(path)
-    assert isinstance(conv, nn.Conv2d)
-    fitting = [name for name in names if branches.unfit(name, Geometry.of(conv)) is None]
-    block = RepBlock(conv, fitting, norm_like(model))
-    if conv.weight.is_contiguous(memory_format=torch.channels_last):
-        block.to(memory_format=torch.channels_last)
-    surgery.replace(model, path, block)
-    return block
 
 
 def convs(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
@@ -94,12 +92,14 @@ def _is_part_of_kernel(parent: nn.Module) -> bool:
 def unfit_convs(model: nn.Module) -> dict[str, str]:
     """Return the convs that must be left alone, with the reason."""
     everything = [m for _, m in model.named_modules(remove_duplicate=False)]
-    paths = Counter(id(module) for module in everything)
-    weights = Counter(id(m.weight) for m in set(everything) if isinstance(m, nn.Conv2d))
+    paths = Counter(everything)
+    owners = Counter(p for m in set(everything) for p in m._parameters.values())
     found = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
-            shared = paths[id(module)] > 1 or weights[id(module.weight)] > 1
+            shared = paths[module] > 1 or any(
+                owners[p] > 1 for p in module._parameters.values() if p is not None
+            )
             reason = "shared between paths" if shared else _unfit(module)
             if reason:
                 found[path] = reason
@@ -113,6 +113,8 @@ def _unfit(conv: nn.Conv2d) -> str | None:
         return "hooks on it may change what it computes"
     if not conv.weight.requires_grad:
         return "frozen"
+    if nn.utils.parametrize.is_parametrized(conv):
+        return "its weight is parametrized"
     return None
 
 
@@ -133,9 +135,7 @@ def grow(
         batches: Inputs of the model that set the statistics of the new branches.
         generator: Draws the new weights; the same on every rank.
     """
-    conv = model.get_submodule(path)
-    assert isinstance(conv, nn.Conv2d)
-    bias = None if conv.bias is None else conv.bias.detach().double()
+    bias = _bias(model.get_submodule(path))
     block = place_block(model, path, names)
     for branch in block.others():
         _draw(branch, generator)
@@ -146,12 +146,36 @@ def grow(
     strength = FAINT * output.var.sqrt().mean()
     for branch in block.others():
         branch.norm.weight.fill_(strength.item())
-    kernels, biases = _sum(block.others(), bias, block)
-    block._weight().sub_(kernels)
+    kernel, left = _remainder(block, bias)
+    block.weight.sub_(kernel)
     (moved,) = calibration.moments(model, [block.kxk.norm], batches)
     calibration.set_statistics(block.kxk.norm, moved)
-    keep_output(block, biases)
+    keep_output(block, left)
     return block
+
+
+@torch.no_grad()
+def grow_alike(average: nn.Module, path: str, block: RepBlock) -> None:
+    """Grow a conv of an averaged network (EMA, SWA) as `block` grew in the network itself.
+
+    The new branches and the statistics are the same; the kxk branch is what is left of the averaged
+    kernel, so the averaged network keeps its eval function too.
+    """
+    bias = _bias(average.get_submodule(path))
+    copied = place_block(average, path, block.names)
+    for ours, theirs in zip(copied.others(), block.others(), strict=True):
+        ours.load_state_dict(theirs.state_dict())
+    kernel, left = _remainder(copied, bias)
+    copied.weight.sub_(kernel)
+    copied.kxk.norm.load_state_dict(block.kxk.norm.state_dict())
+    keep_output(copied, left)
+
+
+def _bias(conv: nn.Module) -> Tensor:
+    assert isinstance(conv, nn.Conv2d)
+    if conv.bias is None:
+        return conv.weight.new_zeros(conv.out_channels, dtype=torch.float64)
+    return conv.bias.detach().double()
 
 
 def keep_output(block: RepBlock, bias: Tensor) -> None:
@@ -162,16 +186,10 @@ def keep_output(block: RepBlock, bias: Tensor) -> None:
     norm.bias.copy_(norm.running_mean.double() + bias)
 
 
-def _sum(others: list[Branch], bias: Tensor | None, block: RepBlock) -> tuple[Tensor, Tensor]:
-    """Return the kernel the branches add, and the bias that is left for kxk."""
-    weight = block._weight()
-    kernel = torch.zeros_like(weight, dtype=torch.float64)
-    left = kernel.new_zeros(block.geometry.out_channels) if bias is None else bias
-    for branch in others:
-        extra, shift = branch.equivalent()
-        kernel += extra
-        left = left - shift
-    return kernel, left
+def _remainder(block: RepBlock, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the kernel the new branches add, and the bias that is left for kxk (eq. 6)."""
+    kernels, biases = zip(*(branch.equivalent() for branch in block.others()), strict=True)
+    return torch.stack(kernels).sum(0), bias - torch.stack(biases).sum(0)
 
 
 def _draw(branch: nn.Module, generator: Generator) -> None:

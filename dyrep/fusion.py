@@ -7,8 +7,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from dyrep import surgery
-from dyrep.block import RepBlock, outer_blocks
+from dyrep import algebra, branches, surgery
+from dyrep.block import AbsorbedNorm, RepBlock, outer_blocks
+from dyrep.following import following_norms
 
 
 class FusionError(ArithmeticError):
@@ -16,34 +17,83 @@ class FusionError(ArithmeticError):
 
 
 @torch.no_grad()
-def fuse(model: nn.Module, tolerance: float = 1e-9, inputs: Tensor | None = None) -> nn.Module:
+def fuse(
+    model: nn.Module,
+    tolerance: float = 1e-9,
+    inputs: Tensor | None = None,
+    fold_bn: bool = False,
+) -> nn.Module:
     """Return the plain network: a new module of the original classes, in eval mode.
 
-    The original is untouched. Every block is compared with its conv in float64, on what it
-    receives from `inputs` (a batch of the model), or on noise without; with `inputs` the scores
-    are compared too. Errors are relative to the largest value.
+    The original is untouched. Everything is folded and compared in float64, then rounded to the
+    dtype each layer had. Every block is compared with its conv on what it receives from `inputs`,
+    or on noise without; with `inputs` the scores are compared too. Errors are relative to the
+    largest value. The state loads strictly into the network as it was built, given a bias on the
+    convs that got one.
+
+    Args:
+        model: A network with blocks, not wrapped.
+        tolerance: Largest relative error allowed.
+        inputs: A batch of the model.
+        fold_bn: Also fold each batch norm that follows a conv into it, and put `nn.Identity` in its
+            place; needs `inputs`.
 
     Raises:
         FusionError: a block, or the network, is off by more than `tolerance`.
+        ValueError: `fold_bn` without `inputs`.
     """
     surgery.refuse_wrapped(model)
+    if fold_bn and inputs is None:
+        raise ValueError("fold_bn needs inputs: a forward shows which norm follows which conv")
     reference = copy.deepcopy(model).double().eval()
-    fused = copy.deepcopy(model).eval()
-    exact = copy.deepcopy(model).double().eval()
-    for network in (fused, exact):
-        for path, block in outer_blocks(network).items():
-            surgery.replace(network, path, block.fuse().eval())
+    exact = plain_copy(reference)
     errors = block_errors(reference, exact, inputs)
     worst = max(errors, key=lambda path: _rank(errors[path]), default="")
     if errors and not errors[worst] <= tolerance:
         raise FusionError(f"{worst} differs by {errors[worst]:.1e} (allowed {tolerance:.1e})")
+    changed = list(errors)
     if inputs is not None:
-        total = relative_error(reference(inputs.double()), exact(inputs.double()))
+        inputs = inputs.double()
+        if fold_bn:
+            changed += fold_norms(exact, inputs)
+        total = relative_error(reference(inputs), exact(inputs))
         if not total <= tolerance:
             raise FusionError(
                 f"the scores differ by {total:.1e} (allowed {tolerance:.1e}); worst block: {worst}"
             )
+    fused = plain_copy(model)
+    for path in changed:
+        dtype = _dtype(model.get_submodule(path))
+        surgery.replace(fused, path, exact.get_submodule(path).to(dtype))
     return fused
+
+
+@torch.no_grad()
+def plain_copy(model: nn.Module) -> nn.Module:
+    """Return a copy with each block folded into its conv, in eval mode; nothing is compared."""
+    plain = copy.deepcopy(model).eval()
+    for path, block in outer_blocks(plain).items():
+        surgery.replace(plain, path, block.fuse().eval())
+    for path, module in list(plain.named_modules()):
+        if isinstance(module, AbsorbedNorm):
+            surgery.replace(plain, path, nn.Identity().eval())
+    return plain
+
+
+@torch.no_grad()
+def fold_norms(plain: nn.Module, inputs: Tensor) -> list[str]:
+    """Fold each batch norm that follows a conv into it, in place; return the paths changed."""
+    changed = []
+    for path, norm_path in following_norms(plain, inputs).items():
+        conv, norm = plain.get_submodule(path), plain.get_submodule(norm_path)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        kernel, bias = algebra.then_affine(*branches.conv_equivalent(conv), *branches.affine(norm))
+        conv.weight.copy_(kernel)
+        conv.bias = nn.Parameter(bias.to(conv.weight.dtype))
+        surgery.replace(plain, norm_path, nn.Identity().eval())
+        changed += [path, norm_path]
+    return changed
 
 
 def block_errors(reference: nn.Module, fused: nn.Module, inputs: Tensor | None) -> dict[str, float]:
@@ -52,7 +102,7 @@ def block_errors(reference: nn.Module, fused: nn.Module, inputs: Tensor | None) 
     received = _received(reference, outer, inputs) if inputs is not None else {}
     errors = {}
     for path, block in outer.items():
-        x = received.get(path, _noise(block))
+        x = received[path] if path in received else _noise(block)
         errors[path] = relative_error(block(x), fused.get_submodule(path)(x))
     return errors
 
@@ -82,7 +132,11 @@ def _noise(block: RepBlock) -> Tensor:
     sides = [d * (k - 1) + 8 for k, d in zip(g.kernel_size, g.dilation, strict=True)]
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, g.in_channels, *sides, dtype=torch.float64, generator=generator)
-    return noise.to(block._weight().device)
+    return noise.to(block.weight.device)
+
+
+def _dtype(module: nn.Module) -> torch.dtype | None:
+    return next((parameter.dtype for parameter in module.parameters()), None)
 
 
 def _rank(error: float) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyrep import branches, calibration, surgery
 from dyrep.block import RepBlock, blocks
@@ -33,7 +35,10 @@ def weak_branches(block: RepBlock, cut_std: float, cut_ratio: float) -> list[str
 
 @torch.no_grad()
 def cut(
-    model: nn.Module, path: str, names: Sequence[str], batches: Sequence[Tensor]
+    model: nn.Module,
+    path: str,
+    names: Sequence[str],
+    batches: Sequence[Tensor],
 ) -> RepBlock | nn.Conv2d:
     """Remove branches of the block at `path`; return what stands there afterwards.
 
@@ -44,6 +49,32 @@ def cut(
     Raises:
         ValueError: a name is not a branch of the block, or is kxk.
     """
+    left = _remove(model, path, names)
+    if isinstance(left, RepBlock):
+        for branch in reversed(_chain(left)):  # innermost first: the outer ones see what it gives
+            (seen,) = calibration.moments(model, [branch.norm], batches)
+            _renormalise(branch, partial(calibration.set_statistics, seen=seen))
+    return left
+
+
+@torch.no_grad()
+def cut_alike(average: nn.Module, path: str, names: Sequence[str], block: nn.Module) -> None:
+    """Remove the same branches of an averaged network, which keeps its eval function too.
+
+    Args:
+        average: The averaged network (EMA, SWA).
+        path: Of the block.
+        names: Branches that `cut` removed from the network itself.
+        block: What stands at `path` there now; its statistics are taken over.
+    """
+    left = _remove(average, path, names)
+    if isinstance(left, RepBlock):
+        assert isinstance(block, RepBlock)
+        for ours, theirs in zip(_chain(left), _chain(block), strict=True):
+            _renormalise(ours, partial(_copy_statistics, other=theirs.norm))
+
+
+def _remove(model: nn.Module, path: str, names: Sequence[str]) -> RepBlock | nn.Conv2d:
     block = model.get_submodule(path)
     assert isinstance(block, RepBlock)
     unknown = [name for name in names if name == "kxk" or name not in block.names]
@@ -58,7 +89,6 @@ def cut(
         return _to_conv(model, path, block, removed)
     for kernel, bias in removed:
         _absorb(block, kernel, bias)
-    _recalibrate(model, block, batches)
     return block
 
 
@@ -68,7 +98,10 @@ def _to_conv(
     """Put a plain conv in the place of a block, in the very weight of its kxk branch."""
     kernel, bias = block.equivalent()
     kernel, bias = kernel + sum(k for k, _ in removed), bias + sum(b for _, b in removed)
-    conv = block.plain_conv(kernel, bias, block._weight())
+    conv = block.plain_conv(kernel, bias, block.weight)
+    if conv.bias is not None:
+        block.kxk.norm.bias.copy_(conv.bias)
+        conv.bias = block.kxk.norm.bias
     conv.bias_was_added = conv.bias is not None and not block.had_bias  # type: ignore[assignment]
     surgery.replace(model, path, conv)
     return conv
@@ -89,23 +122,23 @@ def _absorb(block: RepBlock, kernel: Tensor, bias: Tensor) -> None:
     for branch in _chain(block):
         scale, _ = branches.affine(branch.norm)
         total = total * torch.where(scale.abs() < 1e-12, 1e-12, scale)
-    block._weight().add_(kernel / total[:, None, None, None])
+    block.weight.add_(kernel / total[:, None, None, None])
     block.kxk.norm.bias.add_(bias)
 
 
-def _recalibrate(model: nn.Module, block: RepBlock, batches: Sequence[Tensor]) -> None:
-    """Give the norms on the way to the kxk weight the statistics of what they now receive.
+def _renormalise(branch: WindowConv, set_statistics: Callable[[_BatchNorm], None]) -> None:
+    """Give the norm of a branch other statistics but the same eval-mode map: scale and shift."""
+    norm = branch.norm
+    scale, shift = branches.affine(norm)
+    set_statistics(norm)
+    assert norm.running_mean is not None and norm.running_var is not None
+    norm.weight.copy_(scale * (norm.running_var.double() + norm.eps).sqrt())
+    norm.bias.copy_(shift + scale * norm.running_mean.double())
 
-    Innermost first, each keeping its eval-mode map: same scale, same shift, other statistics.
-    """
-    for branch in reversed(_chain(block)):
-        norm = branch.norm
-        scale, shift = branches.affine(norm)
-        (seen,) = calibration.moments(model, [norm], batches)
-        calibration.set_statistics(norm, seen)
-        assert norm.running_mean is not None and norm.running_var is not None
-        norm.weight.copy_(scale * (norm.running_var.double() + norm.eps).sqrt())
-        norm.bias.copy_(shift + scale * norm.running_mean.double())
+
+def _copy_statistics(norm: _BatchNorm, other: _BatchNorm) -> None:
+    for ours, theirs in zip(norm.buffers(), other.buffers(), strict=True):
+        ours.copy_(theirs)
 
 
 def weak_in(model: nn.Module, cut_std: float, cut_ratio: float) -> dict[str, list[str]]:

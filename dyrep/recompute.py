@@ -51,7 +51,7 @@ def rebuilt(value: Tensor, build: Build) -> AbstractContextManager[object]:
 
 
 def again(conv: nn.Module, x: Tensor, output: Tensor) -> Build:
-    """Return how to have `conv(x)`, which is `output`, once more: kept, or computed if that is cheap.
+    """Return how to have `conv(x)`, which is `output`, once more: kept, or computed where cheap.
 
     A conv that is computed again must have no bias. A backward after its weight was changed is an
     error, as autograd makes it one for what it keeps itself.

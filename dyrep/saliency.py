@@ -25,7 +25,7 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 SCORES: dict[str, Score] = {
     "synflow": lambda g, w: (g * w).sum(),
-    "snip": lambda g, w: (g * w).abs().sum(),
+    "snip": lambda g, w: torch.linalg.vector_norm(g * w, 1),
     "grad_norm": lambda g, w: torch.linalg.vector_norm(g),
     "random": lambda g, w: g.new_zeros(()),
 }
@@ -38,6 +38,7 @@ class Saliency:
         if name not in SCORES:
             raise ValueError(f"saliency {name!r} is unknown; choose from {', '.join(SCORES)}")
         self.name = name
+        self.per_flop = False
         self._paths: list[str] = []
         self._weights: list[Tensor] = []
         self._sums: Tensor | None = None
@@ -50,18 +51,23 @@ class Saliency:
         self._sums = self._steps = None
 
     @torch.no_grad()
-    def accumulate(self) -> None:
-        """Add the present gradients; a conv without gradient adds nothing."""
+    def accumulate(self, scaler: torch.amp.GradScaler | None = None) -> None:
+        """Add the present gradients; a conv without gradient adds nothing.
+
+        A step with a gradient that is not finite is left out, as a scaler leaves it out.
+        """
         if not self._weights:
             return
-        score = SCORES[self.name]
+        device = self._weights[0].device
         scores = torch.stack(
             [
-                torch.zeros((), device=w.device) if w.grad is None
-                else score(w.grad.detach().float(), w.detach().float())
+                torch.zeros((), device=device) if w.grad is None
+                else SCORES[self.name](w.grad.detach().float(), w.detach().float())
                 for w in self._weights
             ]
         )  # fmt: skip
+        if scaler is not None and scaler.is_enabled():
+            scores = scores / scaler.scale(torch.ones((), device=device))
         finite = scores.isfinite().all()
         if self._sums is None or self._steps is None:
             self._sums, self._steps = torch.zeros_like(scores), torch.zeros_like(scores[0])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dyrep import surgery
-from dyrep.block import RepBlock, blocks, norm_like
+from dyrep.block import AbsorbedNorm, blocks, place_block
 
 VERSION = 1
 
@@ -16,17 +16,22 @@ VERSION = 1
 def structure(model: nn.Module) -> dict[str, Any]:
     """Return the blocks of a network, outer before nested, ready for JSON.
 
-    `biases` are the convs that became plain again and brought a bias home.
+    `biases` are the convs that became plain again and brought a bias home; `absorbed` the batch
+    norms that static blocks replaced.
     """
     found = [{"path": path, "branches": block.names} for path, block in blocks(model).items()]
     biases = [
         path for path, module in model.named_modules() if getattr(module, "bias_was_added", False)
     ]
-    return {"version": VERSION, "blocks": found, "biases": biases}
+    absorbed = [path for path, module in model.named_modules() if isinstance(module, AbsorbedNorm)]
+    return {"version": VERSION, "blocks": found, "biases": biases, "absorbed": absorbed}
 
 
 def apply_structure(model: nn.Module, description: dict[str, Any]) -> None:
     """Give a network the blocks another one had; weights are loaded afterwards, strictly.
+
+    Without loading weights it is a network of the final structure with fresh weights, to be trained
+    from the start.
 
     Raises:
         ValueError: the model has blocks already, or the description is of another version or
@@ -38,9 +43,10 @@ def apply_structure(model: nn.Module, description: dict[str, Any]) -> None:
     if blocks(model):
         raise ValueError("this model has blocks already; a structure goes onto a fresh one")
     for entry in description["blocks"]:
-        conv = _conv(model, entry["path"])
-        block = RepBlock(conv, entry["branches"], norm_like(model))
-        surgery.replace(model, entry["path"], block)
+        _conv(model, entry["path"])
+        place_block(model, entry["path"], entry["branches"])
+    for path in description["absorbed"]:
+        surgery.replace(model, path, AbsorbedNorm())
     for path in description["biases"]:
         conv = _conv(model, path)
         conv.bias = nn.Parameter(torch.zeros_like(conv.weight[:, 0, 0, 0]))

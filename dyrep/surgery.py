@@ -1,17 +1,19 @@
-"""Replacing a module of a network, with the optimizer following.
+"""Replacing a module of a network, with everything that hangs on its parameters following.
 
 Parameters that stay the same object keep their state and their group. New ones join the group of
-their kind; the parameters of a group stand in the order of `model.parameters()` afterwards, so the
-state of this optimizer loads into one that is built afresh on the same structure.
+their nearest relative by name; the parameters of a group stand in the order of `model.parameters()`
+afterwards, so the state of this optimizer loads into one that is built afresh on the same
+structure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
+from torch.optim import Adagrad, Optimizer
 
 
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:
@@ -22,53 +24,109 @@ def replace(model: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def refuse_wrapped(model: nn.Module) -> None:
-    """Refuse a wrapper that keeps references to the parameters.
+    """Refuse a wrapper that keeps references to the parameters or hides their names.
 
     Raises:
         TypeError: names the cure.
     """
     if isinstance(model, DistributedDataParallel):
         raise TypeError(
-            "dyrep changes the parameters of the bare network: pass `ddp.module`, and wrap it in "
-            "DistributedDataParallel again after each adjust()"
+            "dyrep changes the parameters of the bare network: pass `ddp.module`, and after each "
+            "adjust() that returned events write `ddp = dyrep.rewrap(ddp)`"
+        )
+    if hasattr(model, "_orig_mod"):
+        raise TypeError(
+            "dyrep changes the bare network: pass the one you gave to torch.compile; "
+            "the compiled one follows by itself"
         )
 
 
-def follow(optimizer: Optimizer, model: nn.Module) -> None:
-    """Make the optimizer hold exactly the parameters of the model it should hold.
+def bare(model: nn.Module) -> nn.Module:
+    """Return what is inside wrappers that call it `module`: AveragedModel, DDP and the like."""
+    while isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module  # type: ignore[assignment]
+    return model
 
-    A new parameter of two or more dimensions joins the group of the largest such parameters, one
-    of fewer dimensions the group that holds only such parameters, if there is one.
+
+def rewrap(ddp: DistributedDataParallel) -> DistributedDataParallel:
+    """Return a new wrapper of the same settings and communication hooks around a changed network.
+
+    Collective. Let go of the old wrapper (`ddp = dyrep.rewrap(ddp)`): it holds the buckets of the
+    old parameters and would reduce gradients a second time.
+    """
+    hooks = list(ddp._comm_hooks)
+    again = DistributedDataParallel(
+        ddp.module,
+        device_ids=ddp.device_ids,
+        output_device=ddp.output_device,
+        process_group=ddp.process_group,
+        broadcast_buffers=ddp.broadcast_buffers,
+        bucket_cap_mb=ddp.bucket_bytes_cap // 2**20,
+        find_unused_parameters=ddp.find_unused_parameters,
+        gradient_as_bucket_view=ddp.gradient_as_bucket_view,
+        static_graph=ddp.static_graph,
+    )
+    for hook, state in hooks:
+        again.register_comm_hook(state, hook)
+    return again
+
+
+def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """Make an optimizer that held parameters of a model hold those the model has now.
+
+    A new parameter joins the group of the parameter of its kind (kernels and matrices, or vectors)
+    that shares the longest part of its path, if the kernel it stands beside is optimized here.
+    Parameters of other models are left alone.
+
+    Args:
+        optimizer: With per-parameter state.
+        model: After the change.
+        before: `dict(model.named_parameters())` from before it.
     """
     named = dict(model.named_parameters())
-    order = {parameter: index for index, parameter in enumerate(named.values())}
+    known = set(before.values())
+    gone = known - set(named.values())
     groups = optimizer.param_groups
-    place = _placing(groups)
-    held = {parameter for group in groups for parameter in group["params"]}
-    for group in groups:
-        group["params"] = [p for p in group["params"] if p in order]
-    for parameter in named.values():
-        if parameter.requires_grad and parameter not in held:
-            groups[place(parameter)]["params"].append(parameter)
-    names = {parameter: name for name, parameter in named.items()}
-    for group in groups:
-        group["params"].sort(key=order.__getitem__)
+    home = {p: group for group in groups for p in group["params"]}
+    kernels = {name: p for name, p in before.items() if p.ndim > 1}
+    for name, parameter in named.items():
+        if parameter in known or _nearest(name, kernels) not in home:
+            continue
+        held = {n: p for n, p in before.items() if p in home}
+        alike = {n: p for n, p in held.items() if (p.ndim > 1) == (parameter.ndim > 1)}
+        group = home[_nearest(name, alike or held)]
+        group["params"].append(parameter)
         if "param_names" in group:
-            group["param_names"] = [names[p] for p in group["params"]]
-    for gone in [parameter for parameter in optimizer.state if parameter not in order]:
-        del optimizer.state[gone]
+            group["param_names"].append(name)
+        _initial_state(optimizer, group, parameter)
+    names = {parameter: name for name, parameter in named.items()}
+    order = {parameter: index for index, parameter in enumerate(names)}
+    for group in groups:
+        old = dict(zip(group["params"], group.get("param_names", []), strict=False))
+        kept = [p for p in group["params"] if p not in gone]
+        group["params"][:] = sorted(kept, key=lambda p: order.get(p, -1))
+        if old:
+            group["param_names"] = [names.get(p, old[p]) for p in group["params"]]
+    for old_parameter in gone:
+        optimizer.state.pop(old_parameter, None)
 
 
-def _placing(groups: list[dict[str, list[Tensor]]]) -> Callable[[Tensor], int]:
-    """Return which group a new parameter belongs to, judged by what the groups hold now."""
-    small = [all(p.ndim <= 1 for p in g["params"]) and len(g["params"]) > 0 for g in groups]
-    convs = [sum(p.numel() for p in g["params"] if p.ndim > 1) for g in groups]
-    weights = convs.index(max(convs))
-    vectors = small.index(True) if any(small) else weights
-    return lambda parameter: weights if parameter.ndim > 1 else vectors
+def _nearest(name: str, candidates: Mapping[str, Tensor]) -> Tensor:
+    """Return the parameter that shares the longest part of the path."""
+    path = name.split(".")
+
+    def shared(other: str) -> int:
+        pairs = zip(path, other.split("."), strict=False)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), len(path))
+
+    return candidates[max(candidates, key=shared)]
 
 
-def move_state(optimizer: Optimizer, old: Tensor | None, new: Tensor) -> None:
-    """Let `new` take over the momentum of `old`, whose part it now plays."""
-    if old is not None and old in optimizer.state:
-        optimizer.state[new] = optimizer.state.pop(old)
+def _initial_state(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> None:
+    """Give a new parameter the state of one that was there from the start.
+
+    Only Adagrad makes it when it is built; the others make it at the first step.
+    """
+    if isinstance(optimizer, Adagrad):
+        options = {key: value for key, value in group.items() if key in optimizer.defaults}
+        optimizer.state[parameter] = Adagrad([parameter], **options).state[parameter]

@@ -30,3 +30,13 @@ class Launcher:
 
     def command(self, *arguments):
         return [sys.executable, "-m", "pipeline.launch", *arguments, f"root={self.root}"]
+
+
+def torchrun(script, processes=2):
+    """Run a script in several processes that can import this project."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*command, f"--nproc-per-node={processes}", str(script)],
+        cwd=PROJECT, capture_output=True, text=True, timeout=180,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip

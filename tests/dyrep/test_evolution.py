@@ -2,10 +2,8 @@
 
 import copy
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,49 +12,8 @@ from torch import nn
 import dyrep
 from dyrep import surgery
 from dyrep.saliency import Saliency
-
-
-def network():
-    torch.manual_seed(3)
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.Conv2d(6, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(6, 4),
-    )
-
-
-def optimizer_for(model, kind="sgd"):
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 1e-3},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if kind == "adamw":
-        return torch.optim.AdamW(groups, lr=1e-3)
-    return torch.optim.SGD(groups, lr=0.1, momentum=0.9)
-
-
-def batches(count=3):
-    generator = torch.Generator().manual_seed(7)
-    return [torch.randn(8, 3, 8, 8, generator=generator) for _ in range(count)]
-
-
-def step(model, optimizer, evolver=None, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(16, 3, 8, 8, generator=generator)
-    y = torch.randint(0, 4, (16,), generator=generator)
-    model.train()
-    nn.functional.cross_entropy(model(x), y).backward()
-    if evolver:
-        evolver.accumulate()
-    optimizer.step()
-    optimizer.zero_grad()
+from tests.dyrep.networks import batches, network, optimizer_for, step
+from tests.launcher import torchrun
 
 
 def test_due_counts_epochs_from_zero_as_published():
@@ -104,41 +61,6 @@ def test_the_most_salient_conv_grows():
     assert event.error_eval < 1e-5
     assert event.flops > dyrep.cost(network(), batches()[0]).flops
     json.dumps(event.to_dict())
-
-
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_the_optimizer_follows(kind):
-    model = network()
-    optimizer = optimizer_for(model, kind)
-    evolver = dyrep.DyRep(model, optimizer)
-    step(model, optimizer, evolver)
-    before = {p: copy.deepcopy(dict(s)) for p, s in optimizer.state.items()}
-    weight, bias = model[3].weight, model[3].bias
-    model[3].weight.grad = torch.full_like(weight, 100.0)
-    evolver.accumulate()
-    evolver.adjust(batches())
-    weight_state, bias_state = optimizer.state[weight], optimizer.state[model[3].kxk.norm.bias]
-    for key, value in before[weight].items():
-        assert torch.equal(torch.as_tensor(weight_state[key]), torch.as_tensor(value))
-    for key, value in before[bias].items():
-        assert torch.equal(torch.as_tensor(bias_state[key]), torch.as_tensor(value))
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    assert len(held) == len(set(held))
-    assert set(held) == set(model.parameters())
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-3, 0.0]
-    assert bias not in optimizer.state
-    step(model, optimizer, evolver)
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_one_group_is_enough(decay):
-    """The published code fails on an optimizer without weight decay."""
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=decay)
-    evolver = dyrep.DyRep(model, optimizer)
-    step(model, optimizer, evolver)
-    evolver.adjust(batches())
-    assert optimizer.param_groups[0]["params"] == list(model.parameters())
 
 
 def test_resuming_after_an_adjustment_goes_on_with_the_same_bits():
@@ -206,11 +128,10 @@ print(*set(sys.modules) - before)
 
 
 WORKER = """
-import sys, torch, torch.distributed as dist
+import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel as DDP
-sys.path.insert(0, sys.argv[1])
 import dyrep
-from test_evolution import network, optimizer_for
+from tests.dyrep.networks import network, optimizer_for
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 model = network()
@@ -238,12 +159,6 @@ print("same", flush=True)
 
 def test_two_ranks_grow_the_same_bits(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
-    here = Path(__file__).resolve().parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "worker.py"), str(here)],
-        capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": str(here.parents[1]), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = torchrun(tmp_path / "worker.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("same") == 2

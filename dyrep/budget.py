@@ -1,0 +1,205 @@
+"""What growing a conv would cost, and whether that is allowed: FLOPs, seconds of a step, memory."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dyrep import surgery
+from dyrep.block import RepBlock, place_block
+from dyrep.branches import Branch, OneByOneAverage, OneByOneKxK, WindowConv
+from dyrep.calibration import batch_statistics
+from dyrep.cost import Cost, cost
+from dyrep.fusion import plain_copy
+from dyrep.recompute import is_cheap
+
+Measure = Literal["flops", "seconds"]
+ROUNDS = 5  # steps of each network that are timed, after one to warm up
+
+
+class Budget:
+    """A limit on what a network may cost, as a multiple of its plain form.
+
+    Args:
+        limit: For example 1.5; None allows everything that fits into memory.
+        measure: `flops` of a forward, or `seconds` of forward and backward, timed side by side.
+    """
+
+    def __init__(self, limit: float | None, measure: Measure) -> None:
+        if limit is not None and limit < 1:
+            raise ValueError(f"max_cost={limit} is less than the plain network; use 1 or more")
+        if measure not in ("flops", "seconds"):
+            raise ValueError(f"cost {measure!r} is unknown; choose flops or seconds")
+        self.limit, self.measure = limit, measure
+        self._plain_flops: int | None = None
+
+    def refusal(
+        self,
+        model: nn.Module,
+        path: str,
+        names: Sequence[str],
+        batch: Tensor,
+        optimizer: Optimizer | None,
+    ) -> str | None:
+        """Return why the conv at `path` must not grow, or None; the same on every rank."""
+        shape = input_shapes(model, [path], batch)[path]
+        missing = _missing_bytes(model, path, names, shape, optimizer)
+        if missing > 0:
+            return f"out of memory: {missing / 2**20:.0f} MiB too few for a step"
+        if self.limit is None:
+            return None
+        times = (
+            self._flops(model, path, names, batch, shape)
+            if self.measure == "flops"
+            else _slowest(_times_plain(model, path, names, batch))
+        )
+        if times > self.limit:
+            return f"would cost {times:.2f} times the plain network (max_cost {self.limit:g})"
+        return None
+
+    def _flops(
+        self, model: nn.Module, path: str, names: Sequence[str], batch: Tensor, shape: torch.Size
+    ) -> float:
+        if self._plain_flops is None:
+            self._plain_flops = cost(plain_copy(model), batch).flops
+        added = extra_cost(model, path, names, shape).flops
+        return (cost(model, batch).flops + added) / self._plain_flops
+
+
+def input_shapes(model: nn.Module, paths: Iterable[str], batch: Tensor) -> dict[str, torch.Size]:
+    """Return the shape (N, C, H, W) of what each layer receives when the model sees `batch`."""
+    found: dict[str, torch.Size] = {}
+    handles = [
+        model.get_submodule(path).register_forward_pre_hook(
+            lambda _, args, path=path: found.update({path: args[0].shape})
+        )
+        for path in paths
+    ]
+    try:
+        with batch_statistics(model), torch.no_grad():
+            model(batch[:2])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: torch.Size([len(batch), *shape[1:]]) for path, shape in found.items()}
+
+
+def extra_cost(model: nn.Module, path: str, names: Sequence[str], shape: torch.Size) -> Cost:
+    """Return the parameters and FLOPs per image that growing a conv adds."""
+    conv, block, example = _trial(model, path, names, shape)
+    plain, grown = cost(conv, example), cost(block, example)
+    return Cost(grown.parameters - plain.parameters, grown.flops - plain.flops)
+
+
+def activation_values(block: RepBlock, inputs: int, outputs: int) -> int:
+    """Return how many values per image a block keeps for backward beyond what its conv would.
+
+    Args:
+        block: With its branches.
+        inputs: Positions (H times W) before it.
+        outputs: Positions after it.
+    """
+
+    def kept(branch: Branch) -> int:
+        at_output = outputs * block.geometry.out_channels
+        if isinstance(branch, WindowConv):
+            return 0 if is_cheap(branch.conv) else at_output
+        if isinstance(branch, OneByOneKxK):
+            inner = 0 if is_cheap(branch.reduce) else inputs * block.geometry.in_channels
+            return inner + at_output
+        if isinstance(branch, OneByOneAverage) and branch.reduce is not None:
+            return 0 if is_cheap(branch.reduce) else inputs * block.geometry.out_channels
+        return 0
+
+    return sum(kept(branch) for branch in [block.kxk, *block.others()])
+
+
+def headroom(device: torch.device) -> int | None:
+    """Return the bytes that the steps so far left free on a GPU; None where nobody counts."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.max_memory_allocated(device)
+
+
+def _missing_bytes(
+    model: nn.Module,
+    path: str,
+    names: Sequence[str],
+    shape: torch.Size,
+    optimizer: Optimizer | None,
+) -> float:
+    """Return how many bytes a step with the grown conv would be short of, on the worst rank."""
+    conv, block, example = _trial(model, path, names, shape)
+    room = headroom(conv.weight.device)
+    if room is None:
+        return 0.0
+    outputs = conv(example).shape[2:].numel()
+    values = shape[0] * activation_values(block, shape[2:].numel(), outputs)
+    state = optimizer.state.get(_weight(model, path), {}) if optimizer else {}
+    copies = 2 + sum(isinstance(v, Tensor) and v.ndim > 0 for v in state.values())
+    parameters = cost(block, example).parameters - cost(conv, example).parameters
+    return _slowest((values + copies * parameters) * conv.weight.element_size() - room)
+
+
+def _trial(
+    model: nn.Module, path: str, names: Sequence[str], shape: torch.Size
+) -> tuple[nn.Conv2d, RepBlock, Tensor]:
+    """Return a copy of the conv, a block as it would become, and an input of one image."""
+    conv = model.get_submodule(path)
+    assert isinstance(conv, nn.Conv2d)
+    holder = nn.Sequential(copy.deepcopy(conv))
+    block = place_block(holder, "0", names)
+    return copy.deepcopy(conv), block, conv.weight.detach().new_zeros(1, *shape[1:])
+
+
+def _weight(model: nn.Module, path: str) -> Tensor:
+    conv = model.get_submodule(path)
+    assert isinstance(conv, nn.Conv2d)
+    return conv.weight
+
+
+def _times_plain(model: nn.Module, path: str, names: Sequence[str], batch: Tensor) -> float:
+    """Return the seconds of a step with the conv grown, over those of the plain network."""
+    conv = model.get_submodule(path)
+    plain = plain_copy(model)
+    place_block(model, path, names)
+    try:
+        rounds = [(_seconds(model, batch), _seconds(plain, batch)) for _ in range(1 + ROUNDS)][1:]
+    finally:
+        surgery.replace(model, path, conv)
+    return statistics.median(grown / alone for grown, alone in rounds)
+
+
+def _seconds(model: nn.Module, batch: Tensor) -> float:
+    """Time a forward and backward; neither gradients nor statistics are left behind."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    with batch_statistics(model), torch.enable_grad():
+        _synchronise(batch.device)
+        start = time.perf_counter()
+        torch.autograd.grad(model(batch).float().sum(), weights, allow_unused=True)
+        _synchronise(batch.device)
+    return time.perf_counter() - start
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _slowest(value: float) -> float:
+    """Return the largest value of all ranks."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    device = torch.accelerator.current_accelerator() if dist.get_backend() == "nccl" else "cpu"
+    shared = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return float(shared)

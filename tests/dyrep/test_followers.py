@@ -1,0 +1,285 @@
+"""What hangs on the parameters follows a change of structure."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import dyrep
+from dyrep import pruning, surgery
+from dyrep.fusion import relative_error
+from tests.dyrep.networks import (
+    batches,
+    example,
+    grow_at,
+    groups,
+    grown,
+    network,
+    optimizer_for,
+    step,
+)
+from tests.launcher import torchrun
+
+OPTIMIZERS = {
+    "sgd": lambda g: torch.optim.SGD(g, lr=0.1, momentum=0.9),
+    "adamw": lambda g: torch.optim.AdamW(g, lr=1e-3),
+    "amsgrad": lambda g: torch.optim.Adam(g, lr=1e-3, amsgrad=True),
+    "rmsprop": lambda g: torch.optim.RMSprop(g, lr=1e-3, momentum=0.9, centered=True),
+    "adagrad": lambda g: torch.optim.Adagrad(g, lr=1e-2),
+    "nadam": lambda g: torch.optim.NAdam(g, lr=1e-3),
+    "rprop": lambda g: torch.optim.Rprop(g, lr=1e-3),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_momenta_stay_and_new_parameters_join(kind):
+    """The published code drops the momentum of the grown conv."""
+    model = network()
+    optimizer = OPTIMIZERS[kind](groups(model))
+    evolver = dyrep.DyRep(model, optimizer)
+    step(model, optimizer, evolver)
+    before = {p: copy.deepcopy(dict(s)) for p, s in optimizer.state.items()}
+    weight, bias = model[3].weight, model[3].bias
+    grow_at(evolver, "3")
+    assert model[3].weight is weight
+    assert model[3].kxk.norm.bias is bias
+    for parameter in (weight, bias):
+        for key, value in before[parameter].items():
+            now = torch.as_tensor(optimizer.state[parameter][key])
+            assert torch.equal(now, torch.as_tensor(value)), key
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == set(model.parameters())
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-3, 0.0]
+    assert all(p.ndim > 1 for p in optimizer.param_groups[0]["params"])
+    new = model[3].branches["1x1"].conv.weight.clone()
+    step(model, optimizer, evolver)
+    assert not torch.equal(model[3].branches["1x1"].conv.weight, new)
+
+
+def test_the_state_of_what_was_cut_goes_and_the_rest_stays():
+    model, optimizer, _ = grown()
+    step(model, optimizer)
+    weight, gone = model[3].weight, model[3].branches["1x1"].conv.weight
+    momentum = optimizer.state[weight]["momentum_buffer"].clone()
+    before = dict(model.named_parameters())
+    pruning.cut(model, "3", [n for n in model[3].names if n != "kxk"], batches())
+    surgery.follow(optimizer, model, before)
+    assert type(model[3]) is nn.Conv2d
+    assert gone not in optimizer.state
+    assert torch.equal(optimizer.state[weight]["momentum_buffer"], momentum)
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    assert held == set(model.parameters())
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_one_group_is_enough(decay):
+    """The published code fails on an optimizer without weight decay."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=decay)
+    evolver = dyrep.DyRep(model, optimizer)
+    step(model, optimizer, evolver)
+    evolver.adjust(batches())
+    assert optimizer.param_groups[0]["params"] == list(model.parameters())
+
+
+def test_new_parameters_join_the_group_of_their_layer_by_name():
+    model = network()
+    layers = {"stem": model[:3], "body": model[3:]}
+    named = [
+        {"params": list(layer.named_parameters(prefix=name)), "lr": lr}
+        for (name, layer), lr in zip(layers.items(), (0.1, 0.2), strict=True)
+    ]
+    optimizer = torch.optim.SGD(named, lr=0.1, momentum=0.9)
+    evolver = dyrep.DyRep(model, optimizer)
+    grow_at(evolver, "3")
+    stem, body = optimizer.param_groups
+    assert set(stem["params"]) == set(layers["stem"].parameters())
+    assert set(body["params"]) == set(model[3:].parameters())
+    assert len(body["param_names"]) == len(body["params"])
+    assert "3.branches.1x1.conv.weight" in body["param_names"]
+
+
+def test_a_part_that_is_not_optimized_stays_so():
+    model = network()
+    optimizer = torch.optim.SGD(model[3:].parameters(), lr=0.1)
+    other = nn.Parameter(torch.zeros(2))
+    optimizer.add_param_group({"params": [other]})
+    grow_at(dyrep.DyRep(model, optimizer), "0")
+    assert {p for g in optimizer.param_groups for p in g["params"]} == {
+        *model[3:].parameters(),
+        other,
+    }
+
+
+def test_a_schedule_goes_on_over_all_parameters():
+    model = network()
+    optimizer = optimizer_for(model)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    grow_at(dyrep.DyRep(model, optimizer), "3")
+    step(model, optimizer)
+    schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.05]
+
+
+@pytest.mark.parametrize("use_buffers", [True, False])
+def test_an_average_grows_and_is_cut_too_and_keeps_its_function(use_buffers):
+    """The published average pairs state dicts by position, which a growth breaks."""
+    model = network().double()
+    optimizer = optimizer_for(model)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=use_buffers)
+    x = example(50)[0].double()
+    evolver = dyrep.DyRep(model, optimizer, ema=average)
+
+    def train(steps):
+        model.train()
+        for seed in range(steps):
+            images, labels = example(seed)
+            nn.functional.cross_entropy(model(images.double()), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            average.update_parameters(model)
+
+    train(4)
+    before = average.eval()(x)
+    assert relative_error(before, model.eval()(x)) > 1e-3  # it does lag behind
+    grow_at(evolver, "3")
+    assert relative_error(before, average.eval()(x)) < 1e-10
+    train(4)
+    with torch.no_grad():  # make two branches weak
+        for network_ in (model, average.module):
+            for name, share in {"1x1": 0.9, "1x1_avg": 1e-3, "kx1": 1e-3}.items():
+                kxk = network_[3].kxk.norm.weight.abs().mean()
+                network_[3].branches[name].norm.weight.fill_(share * kxk)
+    before = average.eval()(x)
+    events = grow_at(evolver, "0")
+    assert [event.action for event in events] == ["grow", "cut"]
+    assert average.module[3].names == model[3].names
+    assert "kx1" not in model[3].names
+    assert relative_error(before, average.eval()(x)) < 1e-10
+    train(2)
+
+
+def test_gradients_under_a_scaler_count_unscaled():
+    """The published code ranks by scaled gradients, and one overflow decides all."""
+    scores = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
+        model = network()
+        evolver = dyrep.DyRep(model)
+        x, y = example()
+        loss = nn.functional.cross_entropy(model(x), y)
+        (scaler.scale(loss) if scaler else loss).backward()
+        evolver.accumulate(scaler)
+        model[0].weight.grad.fill_(float("inf"))  # an overflow: the scaler skips this step
+        evolver.accumulate(scaler)
+        scores.append(dict(evolver.adjust(batches())[0].saliency))
+    assert scores[1] == pytest.approx(scores[0], rel=1e-5)
+
+
+def test_accumulated_gradients_count_as_one_step():
+    whole, halves = network(norm=False), network(norm=False)
+    x, y = example()
+    nn.functional.cross_entropy(whole(x), y).backward()
+    for part in (slice(0, 8), slice(8, 16)):
+        (nn.functional.cross_entropy(halves(x[part]), y[part]) / 2).backward()
+    scores = []
+    for model in (whole, halves):
+        evolver = dyrep.DyRep(model)
+        evolver.accumulate()
+        scores.append(dict(evolver.adjust(batches())[0].saliency))
+    assert scores[1] == pytest.approx(scores[0], rel=1e-4)
+
+
+def test_saliency_of_bfloat16_weights_is_summed_in_float32():
+    model = network().bfloat16()
+    evolver = dyrep.DyRep(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    for _ in range(1000):
+        evolver.accumulate()
+    sums = evolver.state_dict()["saliency"]["sums"]
+    weight = model[0].weight.float()
+    expected = 1000 * (weight * model[0].weight.grad.float()).abs().sum()
+    assert sums.dtype == torch.float32
+    assert sums[0] == pytest.approx(expected.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_compiled_network_follows(in_place):
+    model = network()
+    if in_place:
+        model.compile(backend="aot_eager")
+        compiled = model
+    else:
+        compiled = torch.compile(model, backend="aot_eager")
+    optimizer = optimizer_for(model)
+    evolver = dyrep.DyRep(model, optimizer)
+    x, y = example()
+    for path in ("3", "0"):
+        model.train()
+        nn.functional.cross_entropy(compiled(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        model.eval()
+        before = compiled(x)
+        grow_at(evolver, path)
+        model.eval()
+        assert relative_error(before, compiled(x)) < 1e-4
+    assert len(dyrep.structure(model)["blocks"]) == 2
+    gradient = {}
+    for which in ("compiled", "eager"):
+        copied = copy.deepcopy(model.train())
+        run = torch.compile(copied, backend="aot_eager") if which == "compiled" else copied
+        nn.functional.cross_entropy(run(x), y).backward()
+        gradient[which] = copied[3].branches["1x1_kxk"].reduce.weight.grad
+    assert relative_error(gradient["eager"], gradient["compiled"]) < 1e-4
+
+
+def test_what_torch_compile_returns_is_refused_with_the_cure():
+    with pytest.raises(TypeError, match=r"torch\.compile"):
+        dyrep.DyRep(torch.compile(network(), backend="eager"))
+
+
+REWRAP = """
+import torch, torch.distributed as dist
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel as DDP
+import dyrep
+from tests.dyrep.networks import batches, example, network, optimizer_for
+dist.init_process_group("gloo")
+model = network()
+optimizer = optimizer_for(model)
+ddp = DDP(model, gradient_as_bucket_view=True)
+called = []
+def hook(state, bucket):
+    called.append(bucket.buffer().numel())
+    return bf16_compress_hook(state, bucket)
+ddp.register_comm_hook(None, hook)
+evolver = dyrep.DyRep(model, optimizer)
+for epoch in range(3):
+    for seed in range(2):
+        x, y = example(10 * epoch + seed + 100 * dist.get_rank())
+        nn.functional.cross_entropy(ddp(x), y).backward()
+        evolver.accumulate()
+        optimizer.step()
+        optimizer.zero_grad()
+    reduced = sum(called) // 2
+    assert reduced == sum(p.numel() for p in model.parameters()), (reduced, epoch)
+    called.clear()
+    evolver.adjust(batches())
+    ddp = dyrep.rewrap(ddp)
+    assert ddp.gradient_as_bucket_view and not ddp.find_unused_parameters
+dist.destroy_process_group()
+print("kept", flush=True)
+"""
+
+
+def test_a_wrapper_is_made_again_with_its_hooks(tmp_path):
+    """Every parameter is reduced once per step through the user's hook, before and after growing."""
+    (tmp_path / "worker.py").write_text(REWRAP)
+    done = torchrun(tmp_path / "worker.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("kept") == 2
