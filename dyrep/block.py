@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,18 @@ class AbsorbedNorm(nn.Identity):
     """Stands where the batch norm was whose work the norms of a static block do."""
 
 
+class FixedNorm(nn.BatchNorm2d):
+    """A batch norm that keeps its statistics in training too.
+
+    That of kxk in a grown conv without batch norm behind it: such a network did not depend on the
+    other images of a batch, and its output would show it if it did.
+    """
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode."""
+        return super().train(False)
+
+
 class RepBlock(nn.Module):
     """A sum of branches over one input.
 
@@ -28,9 +41,12 @@ class RepBlock(nn.Module):
         conv: The conv it replaces.
         names: Branches; kxk is always among them.
         norm: Makes a batch norm for a number of channels.
+        fixed: The norm of kxk keeps its statistics; see `FixedNorm`.
     """
 
-    def __init__(self, conv: nn.Conv2d, names: Sequence[str], norm: Norm) -> None:
+    def __init__(
+        self, conv: nn.Conv2d, names: Sequence[str], norm: Norm, fixed: bool = False
+    ) -> None:
         super().__init__()
         self.geometry = Geometry.of(conv)
         self.had_bias = conv.bias is not None
@@ -38,6 +54,9 @@ class RepBlock(nn.Module):
         self.branches = nn.ModuleDict(
             {name: branches.build(name, self.geometry, norm) for name in ordered}
         )
+        self.fixed = fixed
+        if fixed:
+            self.kxk.norm = FixedNorm(conv.out_channels)
         self.to(conv.weight)  # dtype and device
         inner = self.kxk.conv
         assert isinstance(inner, nn.Conv2d)
@@ -109,12 +128,12 @@ class RepBlock(nn.Module):
         return conv.train(self.training)
 
 
-def place_block(model: nn.Module, path: str, names: Sequence[str]) -> RepBlock:
+def place_block(model: nn.Module, path: str, names: Sequence[str], fixed: bool = False) -> RepBlock:
     """Replace the conv at `path` by a block with those of the branches it can take."""
     conv = model.get_submodule(path)
     assert isinstance(conv, nn.Conv2d)
     fitting = [name for name in names if branches.unfit(name, Geometry.of(conv)) is None]
-    block = RepBlock(conv, fitting, norm_like(model))
+    block = RepBlock(conv, fitting, norm_like(model), fixed)
     if conv.weight.is_contiguous(memory_format=torch.channels_last):
         block.to(memory_format=torch.channels_last)
     surgery.replace(model, path, block)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -217,6 +217,13 @@ def inner_equivalent(conv: nn.Module, norm: _BatchNorm) -> Tensor:
     kernel, bias = conv_equivalent(conv)
     scale, _ = affine(norm)
     return algebra.then_affine(kernel, bias, scale, torch.zeros_like(scale))[0]
+
+
+def has_inner(branch: Branch) -> TypeGuard[OneByOneKxK | OneByOneAverage]:
+    """Return whether a branch begins with conv 1x1, BN."""
+    return isinstance(branch, OneByOneKxK) or (
+        isinstance(branch, OneByOneAverage) and branch.reduce is not None
+    )
 
 
 class Inner:

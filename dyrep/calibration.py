@@ -67,6 +67,8 @@ def moments(
         if calls == needed:
             raise _Seen
 
+    if not targets:
+        return []
     handles = [target.register_forward_pre_hook(watch) for target in targets]
     try:
         with batch_statistics(model), torch.no_grad():
@@ -109,6 +111,16 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
         for norm, momentum, counter in zip(norms, momenta, counters, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked = counter
+
+
+def calibrate(
+    model: nn.Module, norms: Sequence[_BatchNorm], batches: Iterable[Tensor]
+) -> list[Moments]:
+    """Make what batch norms receive from the batches their running statistics; return it."""
+    found = moments(model, norms, batches)
+    for norm, seen in zip(norms, found, strict=True):
+        set_statistics(norm, seen)
+    return found
 
 
 def set_statistics(norm: _BatchNorm, seen: Moments) -> None:

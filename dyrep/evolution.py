@@ -160,6 +160,7 @@ class DyRep:
         return sorted(worth, key=lambda pair: -pair[1])
 
     def _cut(self, batches: list[Tensor]) -> Iterator[Event]:
+        pruning.refresh(self.model, batches)
         for path, names in pruning.weak_in(self.model, self.cut_std, self.cut_ratio).items():
             before = _outputs(self.model, path, batches[0])
             module = pruning.cut(self.model, path, names, batches)

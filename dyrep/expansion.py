@@ -3,7 +3,8 @@
 Growing keeps the function in eval mode exactly, and in train mode up to the fluctuation of batch
 statistics: the kxk kernel gives up what the new branches add (Huang et al., eq. 6), and its batch
 norm gets the deviation and the mean of its own output as gamma and beta, so that normalising with
-a batch undoes itself.
+a batch undoes itself. Where no batch norm follows that would hide it, even the fluctuation of kxk
+would show; there its norm keeps the calibrated statistics.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from torch import Generator, Tensor, nn
 
 from dyrep import calibration, surgery
 from dyrep.block import AbsorbedNorm, RepBlock, place_block
-from dyrep.branches import Branch, OneByOneAverage, OneByOneKxK, WindowConv
+from dyrep.branches import WindowConv, has_inner
 from dyrep.following import following_norms
 
 DBB_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg")
 ACB_BRANCHES = ("kxk", "1xk", "kx1")
 REPVGG_BRANCHES = ("kxk", "1x1", "identity")
 DEEPEST = 2  # blocks around a conv: one level of recursion, as published
-FAINT = 0.01  # strength of a new branch relative to kxk, as published
+FAINT = 0.005  # strength of a new branch relative to kxk; 0.01 in the published code
 
 
 @dataclass
@@ -136,20 +137,20 @@ def grow(
         generator: Draws the new weights; the same on every rank.
     """
     bias = _bias(model.get_submodule(path))
-    block = place_block(model, path, names)
+    followed = path in following_norms(model, batches[0])
+    block = place_block(model, path, names, fixed=not followed)
     for branch in block.others():
         _draw(branch, generator)
-    norms = [n for branch in block.others() for n in _norms(branch)]
-    *seen, output = calibration.moments(model, [*norms, block.kxk.norm], batches)
-    for norm, moments in zip(norms, seen, strict=True):
-        calibration.set_statistics(norm, moments)
+    inner = [branch.inner_norm for branch in block.others() if has_inner(branch)]
+    calibration.calibrate(model, inner, batches)  # first: the border follows from them
+    last = [branch.norm for branch in block.others()]
+    output = calibration.calibrate(model, [*last, block.kxk.norm], batches)[-1]
     strength = FAINT * output.var.sqrt().mean()
     for branch in block.others():
         branch.norm.weight.fill_(strength.item())
     kernel, left = _remainder(block, bias)
     block.weight.sub_(kernel)
-    (moved,) = calibration.moments(model, [block.kxk.norm], batches)
-    calibration.set_statistics(block.kxk.norm, moved)
+    calibration.calibrate(model, [block.kxk.norm], batches)
     keep_output(block, left)
     return block
 
@@ -162,7 +163,7 @@ def grow_alike(average: nn.Module, path: str, block: RepBlock) -> None:
     kernel, so the averaged network keeps its eval function too.
     """
     bias = _bias(average.get_submodule(path))
-    copied = place_block(average, path, block.names)
+    copied = place_block(average, path, block.names, block.fixed)
     for ours, theirs in zip(copied.others(), block.others(), strict=True):
         ours.load_state_dict(theirs.state_dict())
     kernel, left = _remainder(copied, bias)
@@ -201,11 +202,3 @@ def _draw(branch: nn.Module, generator: Generator) -> None:
                 0, (2 * module.groups / fan_out) ** 0.5, generator=generator
             )
             module.weight.copy_(weight)
-
-
-def _norms(branch: Branch) -> list[nn.modules.batchnorm._BatchNorm]:
-    """Return the batch norms of a branch, inner before last."""
-    inner = isinstance(branch, OneByOneKxK) or (
-        isinstance(branch, OneByOneAverage) and branch.reduce is not None
-    )
-    return [branch.inner_norm, branch.norm] if inner else [branch.norm]  # type: ignore[list-item]

@@ -56,7 +56,8 @@ def following_norms(model: nn.Module, inputs: Tensor) -> dict[str, str]:
     model.eval()
     try:
         with torch.enable_grad():
-            output = model(inputs[:1].detach().clone().requires_grad_())
+            first = inputs[:1].detach().clone()
+            output = model(first.requires_grad_(first.is_floating_point()))
     finally:
         for handle in handles:
             handle.remove()

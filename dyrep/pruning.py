@@ -141,6 +141,18 @@ def _copy_statistics(norm: _BatchNorm, other: _BatchNorm) -> None:
         ours.copy_(theirs)
 
 
+@torch.no_grad()
+def refresh(model: nn.Module, batches: Sequence[Tensor]) -> None:
+    """Let the gamma of every fixed norm be the deviation of its branch again; nothing else changes.
+
+    The kernel before it has been trained since, so the branches could not be compared with it.
+    """
+    fixed = [block.kxk for block in blocks(model).values() if block.fixed]
+    found = calibration.moments(model, [branch.norm for branch in fixed], batches)
+    for branch, seen in zip(fixed, found, strict=True):
+        _renormalise(branch, partial(calibration.set_statistics, seen=seen))
+
+
 def weak_in(model: nn.Module, cut_std: float, cut_ratio: float) -> dict[str, list[str]]:
     """Return what the published rule would cut, by block, nested blocks first."""
     weak = {p: weak_branches(b, cut_std, cut_ratio) for p, b in reversed(blocks(model).items())}

@@ -19,7 +19,10 @@ def structure(model: nn.Module) -> dict[str, Any]:
     `biases` are the convs that became plain again and brought a bias home; `absorbed` the batch
     norms that static blocks replaced.
     """
-    found = [{"path": path, "branches": block.names} for path, block in blocks(model).items()]
+    found = [
+        {"path": path, "branches": block.names, "fixed": block.fixed}
+        for path, block in blocks(model).items()
+    ]
     biases = [
         path for path, module in model.named_modules() if getattr(module, "bias_was_added", False)
     ]
@@ -44,7 +47,7 @@ def apply_structure(model: nn.Module, description: dict[str, Any]) -> None:
         raise ValueError("this model has blocks already; a structure goes onto a fresh one")
     for entry in description["blocks"]:
         _conv(model, entry["path"])
-        place_block(model, entry["path"], entry["branches"])
+        place_block(model, entry["path"], entry["branches"], entry["fixed"])
     for path in description["absorbed"]:
         surgery.replace(model, path, AbsorbedNorm())
     for path in description["biases"]:

@@ -13,8 +13,8 @@ from dyrep.fusion import relative_error
 from tests.dyrep.networks import (
     batches,
     example,
-    grow_at,
     groups,
+    grow_at,
     grown,
     network,
     optimizer_for,

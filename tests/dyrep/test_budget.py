@@ -1,0 +1,122 @@
+"""A network grows no further than it is allowed to, and no further than its memory."""
+
+import pytest
+import torch
+from torch import nn
+
+import dyrep
+from dyrep import budget, expansion
+from dyrep.block import place_block
+from tests.dyrep.networks import batches, example, grow_at, network, optimizer_for, step
+
+
+def grow_everything(**options):
+    model = network()
+    optimizer = optimizer_for(model)
+    evolver = dyrep.DyRep(model, optimizer, grow=10, **options)
+    step(model, optimizer, evolver)
+    return model, evolver, evolver.adjust(batches())
+
+
+def test_growth_stops_before_the_limit_is_exceeded():
+    x = batches()[0]
+    plain = dyrep.cost(network(), x).flops
+    model, evolver, events = grow_everything(max_cost=2.5)
+    assert [event.action for event in events] == ["grow"]
+    assert dyrep.cost(model, x).flops <= 2.5 * plain
+    (reason,) = evolver.left.values()
+    assert "max_cost 2.5" in reason
+    dyrep.expand(model, list(evolver.left), branches=dyrep.ALL_BRANCHES)
+    assert dyrep.cost(model, x).flops > 2.5 * plain, "the refused layer would have been too much"
+
+
+def test_without_a_limit_everything_asked_for_grows():
+    _model, evolver, events = grow_everything()
+    assert len(events) == 2
+    assert evolver.left == {}
+
+
+def test_the_predicted_cost_is_the_cost():
+    model, x = network(), batches()[0]
+    shape = budget.input_shapes(model, ["3"], x)["3"]
+    assert shape == (8, 6, 8, 8)
+    before = dyrep.cost(model, x)
+    added = budget.extra_cost(model, "3", dyrep.ALL_BRANCHES, shape)
+    place_block(model, "3", dyrep.ALL_BRANCHES)
+    after = dyrep.cost(model, x)
+    assert after.flops - before.flops == added.flops > 0
+    assert after.parameters - before.parameters == added.parameters > 0
+
+
+def test_a_limit_in_seconds_is_measured_beside_the_plain_network(monkeypatch):
+    """The clock is replaced: time per step is what the parameters number."""
+    seen = []
+
+    def seconds(model, batch):
+        seen.append(len(batch))
+        return float(sum(p.numel() for p in model.parameters()))
+
+    monkeypatch.setattr(budget, "_seconds", seconds)
+    model, _evolver, events = grow_everything(max_cost=3.0, cost="seconds")
+    count = [sum(p.numel() for p in m.parameters()) for m in (model, network())]
+    assert len(events) == 1
+    assert count[0] / count[1] <= 3.0
+    assert set(seen) == {8}
+
+
+def test_timing_a_step_leaves_no_trace():
+    model = network().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert budget._times_plain(model, "3", dyrep.ALL_BRANCHES, example()[0]) > 0
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(("limit", "cost"), [(0.5, "flops"), (2.0, "watts")])
+def test_a_senseless_limit_is_refused(limit, cost):
+    with pytest.raises(ValueError, match=r"max_cost=0\.5|watts"):
+        dyrep.DyRep(network(), max_cost=limit, cost=cost)
+
+
+@pytest.mark.parametrize("room", [10, 10**9])
+def test_a_conv_whose_branches_do_not_fit_into_memory_is_passed_over(room, monkeypatch):
+    """A stand-in for a GPU: only there is free memory known."""
+    monkeypatch.setattr(budget, "headroom", lambda device: room)
+    _, evolver, events = grow_everything()
+    assert len(events) == (0 if room == 10 else 2)
+    assert [("memory" in reason) for reason in evolver.left.values()] == [True] * (2 - len(events))
+
+
+@pytest.mark.parametrize("channels", [16, 64, 256])
+def test_the_memory_foretold_is_the_memory_taken(channels):
+    """Saved values of a block, counted by what autograd holds on to between forward and backward."""
+    conv = nn.Conv2d(channels, channels, 3, padding=1)
+    holder = nn.Sequential(conv)
+    block = place_block(holder, "0", dyrep.ALL_BRANCHES)
+    x = torch.randn(4, channels, 12, 12, requires_grad=True)
+    held = held_values(lambda: block(x)) - held_values(lambda: conv(x))
+    foretold = 4 * budget.activation_values(block, 144, 144)
+    assert foretold <= held <= 1.1 * foretold
+
+
+def held_values(run):
+    """Return how many float32 values are allocated and not freed by a forward, output apart."""
+    with torch.profiler.profile(profile_memory=True) as profiler:
+        output = run()
+    held = sum(event.self_cpu_memory_usage for event in profiler.events())
+    return held // 4 - output.numel()
+
+
+def test_growth_goes_down_the_ranking_to_what_fits():
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(32, 2, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    evolver = dyrep.DyRep(model, max_cost=1.5)
+    events = grow_at(evolver, "2")
+    assert next(path for path, _ in events[0].saliency) == "2"
+    assert events[0].layer != "2"
+    assert "2" in evolver.left
+    assert expansion.convs(model)
