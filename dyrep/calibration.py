@@ -96,12 +96,11 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     flags = {m: m.training for m in model.modules()}
     momenta = [norm.momentum for norm in norms]
-    counters = [norm.num_batches_tracked for norm in norms]
+    counters = [_copy(norm.num_batches_tracked) for norm in norms]
     model.eval()
     for norm in norms:
         norm.train()
         norm.momentum = 0.0
-        norm.num_batches_tracked = None  # the counter is not counted up, the tensor stays itself
     try:
         with torch.compiler.set_stance("force_eager"):  # compiled code would not call hooks
             yield
@@ -110,7 +109,12 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
             module.training = flag
         for norm, momentum, counter in zip(norms, momenta, counters, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked = counter
+            if counter is not None and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.copy_(counter)
+
+
+def _copy(counter: Tensor | None) -> Tensor | None:
+    return None if counter is None else counter.clone()
 
 
 def calibrate(

@@ -24,7 +24,8 @@ from pipeline.errors import UserError, nearest
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 CONF = Path(__file__).resolve().parent.parent / "conf"
-TAGS = {"vgg", "torchvision", "plain", "static", "dyrep", "disabled", "offline", "online"}
+MODELS = {"vgg", "mobilenet_v1", "torchvision", "timm"}
+TAGS = MODELS | {"plain", "static", "dyrep", "disabled", "offline", "online"}
 
 
 def parse(overrides: list[str]) -> list[Override]:
@@ -36,8 +37,10 @@ def to_config(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -
     """Resolve and check a composed tree; a missing name is made from the choices.
 
     Raises:
-        UserError: the tree does not fit the schema.
+        UserError: the tree does not fit the schema, or something the user has to give is not given.
     """
+    for key in sorted(OmegaConf.missing_keys(tree)):
+        raise UserError(f"{key} is missing; give {key}=VALUE")
     values = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(values, dict)
     if values.get("name") is None:

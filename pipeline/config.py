@@ -59,15 +59,39 @@ class Vgg(Section):
     widths: list[list[PositiveInt]] = Field(min_length=1)
 
 
-class Torchvision(Section):
-    """A classifier of torchvision, by its name there."""
+class MobileNetV1(Section):
+    """MobileNet of 2017, whose convolutions are depthwise and 1x1."""
 
-    name: Literal["resnet18"]
-    family: Literal["torchvision"]
+    name: str
+    family: Literal["mobilenet_v1"]
+    width: PositiveFloat
     small_stem: bool
 
 
-Model = Annotated[Vgg | Torchvision, Field(discriminator="family")]
+class Torchvision(Section):
+    """A classifier of torchvision, by its name there; `models.build` knows which there are."""
+
+    name: str
+    family: Literal["torchvision"]
+    small_stem: bool
+
+    @model_validator(mode="after")
+    def _stem_can_be_small(self) -> Self:
+        if self.small_stem and not re.match(r"(wide_)?res(net|next)", self.name):
+            raise ValueError(
+                f"small_stem is for ResNets and {self.name} is none; set model.small_stem=false"
+            )
+        return self
+
+
+class Timm(Section):
+    """A classifier of timm, by its name there; `models.build` knows which there are."""
+
+    name: str
+    family: Literal["timm"]
+
+
+Model = Annotated[Vgg | MobileNetV1 | Torchvision | Timm, Field(discriminator="family")]
 
 
 class Plain(Section):

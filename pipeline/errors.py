@@ -10,6 +10,7 @@ FAILED = 1
 BAD_INPUT = 2
 STOPPED = 75  # EX_TEMPFAIL: saved and left before the end; the same command continues
 INTERRUPTED = 130
+LISTED = 40  # names at most in one line
 
 
 class UserError(Exception):
@@ -25,8 +26,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 def nearest(word: str, valid: list[str], prefix: str = "") -> str:
-    """Return `did you mean 'x'?` for a close valid name, else the list of the valid ones."""
+    """Return `did you mean 'x'?` for a close valid name, else the list of the valid ones.
+
+    A list too long to read helps nobody: then the nearest is named, however far it is.
+    """
     from difflib import get_close_matches
 
-    close = get_close_matches(word, valid, n=1)
+    close = get_close_matches(word, valid, n=1, cutoff=0.6 if len(valid) <= LISTED else 0.0)
     return f"did you mean '{prefix}{close[0]}'?" if close else f"valid are: {', '.join(valid)}"

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from torch import nn
 
-from pipeline.config import Torchvision, Vgg
+from pipeline.config import MobileNetV1, Model, Timm, Vgg
+from pipeline.errors import UserError, nearest
+
+SEPARABLE = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
+SEPARABLE += [(1024, 2), (1024, 1)]  # channels and stride of MobileNet's 13 blocks
+AUXILIARY = ("googlenet", "inception_v3")  # torchvision's networks with more than one output
 
 
-def build(model: Vgg | Torchvision, classes: int) -> nn.Module:
-    """Return the plain network of `model=` for RGB images, freshly initialised."""
+def build(model: Model, classes: int) -> nn.Module:
+    """Return the plain network of `model=` for RGB images, freshly initialised.
+
+    Raises:
+        UserError: torchvision or timm has no classifier of that name; names the nearest.
+    """
     if isinstance(model, Vgg):
         return vgg(model.widths, classes)
-    return resnet(model.name, model.small_stem, classes)
+    if isinstance(model, MobileNetV1):
+        return mobilenet_v1(model.width, model.small_stem, classes)
+    if isinstance(model, Timm):
+        return from_timm(model.name, classes)
+    return from_torchvision(model.name, model.small_stem, classes)
 
 
 def vgg(widths: list[list[int]], classes: int) -> nn.Module:
@@ -35,15 +48,88 @@ def vgg(widths: list[list[int]], classes: int) -> nn.Module:
     return network
 
 
-def resnet(name: str, small_stem: bool, classes: int) -> nn.Module:
-    """Return a torchvision ResNet; the small stem suits images of 32 pixels and below."""
-    import torchvision  # takes four seconds: only where it is asked for
+def mobilenet_v1(width: float, small_stem: bool, classes: int) -> nn.Module:
+    """Return MobileNet (Howard et al., 2017): a 3x3 conv, then 13 depthwise-separable blocks.
 
-    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
+    Every channel count is multiplied by `width`; the small stem has stride 1 instead of 2. timm's
+    `mobilenetv1_100` has neither choice, and norms that hold the activation: they do not fold.
+    """
+    inputs = _channels(32, width)
+    layers = _conv_norm_relu(3, inputs, stride=1 if small_stem else 2)
+    for channels, stride in SEPARABLE:
+        outputs = _channels(channels, width)
+        layers += _conv_norm_relu(inputs, inputs, stride=stride, groups=inputs)
+        layers += _conv_norm_relu(inputs, outputs, kernel=1)
+        inputs = outputs
+    network = nn.Sequential()
+    network.add_module("features", nn.Sequential(*layers))
+    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    network.add_module("flatten", nn.Flatten())
+    network.add_module("classifier", nn.Linear(inputs, classes))
+    _initialise(network)
+    return network
+
+
+def _channels(count: int, width: float) -> int:
+    return max(8, int(count * width))
+
+
+def _conv_norm_relu(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1
+) -> list[nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def from_torchvision(name: str, small_stem: bool, classes: int) -> nn.Module:
+    """Return a torchvision classifier; a ResNet's small stem suits images of 32 pixels and below.
+
+    Raises:
+        UserError: torchvision has no classifier of that name.
+    """
+    from torchvision import models  # takes four seconds: only where it is asked for
+
+    _check_name(name, models.list_models(module=models), "torchvision")
+    one_output = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
+    network: nn.Module = models.get_model(name, weights=None, num_classes=classes, **one_output)
     if small_stem:
         network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         network.maxpool = nn.Identity()
     return network
+
+
+def from_timm(name: str, classes: int) -> nn.Module:
+    """Return a timm classifier with fresh weights; nothing is downloaded.
+
+    Raises:
+        UserError: timm has no classifier of that name (a `hf-hub:` address is none).
+    """
+    import timm  # takes four seconds: only where it is asked for
+
+    _check_name(name, timm.list_models(), "timm")
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    _straighten(network)
+    return network
+
+
+def _straighten(network: nn.Module) -> None:
+    """Keep of each RepVGG block its 3x3 convolution: branches are what `method=` adds."""
+    from timm.models.byobnet import RepVggBlock
+
+    for path, block in list(network.named_modules()):
+        if isinstance(block, RepVggBlock):
+            plain = nn.Sequential()
+            plain.add_module("conv", block.conv_kxk.conv)
+            plain.add_module("norm", nn.BatchNorm2d(block.conv_kxk.conv.out_channels))
+            plain.add_module("attn", block.attn)
+            plain.add_module("act", block.act)
+            network.set_submodule(path, plain)
+
+
+def _check_name(name: str, valid: list[str], library: str) -> None:
+    if name not in valid:
+        cure = nearest(name, valid, "model.name=")
+        raise UserError(f"model.name={name} is no classifier of {library}; {cure}")
 
 
 def _initialise(network: nn.Module) -> None:

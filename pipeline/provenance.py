@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "hydra-core", "wandb")
+PACKAGES = ("torch", "torchvision", "timm", "nvidia-dali-cuda130", "hydra-core", "wandb")
 
 
 def command_line() -> str:

@@ -99,7 +99,8 @@ def test_what_a_finished_stage_left_is_checked(tmp_path, harm, said):
 def test_every_choice_composes(tmp_path):
     for group in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"):
         for file in sorted(group.glob("*.yaml")):
-            config(tmp_path, f"{group.name}={file.stem}", "data.image_size=32")
+            name = ["model.name=any"] if "name: ???" in file.read_text() else []
+            config(tmp_path, f"{group.name}={file.stem}", "data.image_size=32", *name)
 
 
 def test_every_experiment_promises_source_result_cost_and_command():
