@@ -1,20 +1,19 @@
 """Measure whether a saliency score ranks the layers by what growing them gains.
 
 For each seed a small VGG learns the digits for a while; the scores are summed over its last epoch.
-Then, from this one state, training goes on once as it is and once for each layer with that layer
-grown, over the same batches. What a layer gained is the training loss without growing minus the
-training loss with it, both averaged over the epochs that follow. The table shows Spearman's rank
-correlation of each score with the gain, mean and standard deviation over seeds.
+Then, from this one state, training goes on over one large fixed batch, once as it is and once for
+each layer with that layer grown. What a layer gained is the loss without it minus the loss with
+it grown, averaged over the last third of the steps. One fixed batch leaves no noise but that of new
+weights, which matters: over small batches in random order the gains of two orders hardly correlate.
 
-`repeat` is the correlation between the gains of two single orders of the batches: how noisy a gain
-is before averaging. The scores are compared with the mean over all orders.
+The table shows Spearman's rank correlation of each score with the gain, mean and standard deviation
+over seeds; `per flop` is that of score and gain, both divided by what the branches cost.
 
-    python -m benchmarks.saliency --seeds 5 --repeats 3 --json saliency.json
+    python -m benchmarks.saliency --seeds 8 --json saliency.json
 """
 
 import argparse
 import copy
-import itertools
 import json
 import statistics
 from pathlib import Path
@@ -30,67 +29,63 @@ from torch.nn.functional import cross_entropy, interpolate
 
 import dyrep
 from dyrep import expansion, surgery
+from dyrep.budget import extra_cost, input_shapes
 from dyrep.saliency import SCORES, Saliency
 from pipeline.models import vgg
 
-WIDTHS = [[16, 16], [32, 32], [64, 64]]
+WIDTHS = [[16] * 3, [32] * 3, [64] * 3]
 BATCH = 64
 WARM_EPOCHS = 3
-EPOCHS = 2  # that follow the growth
+IMAGES = 512  # of the batch over which training goes on
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=3, help="orders of the batches per seed")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=12, help="steps that follow the growth")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    rows = [measure(seed, options.repeats) for seed in track(range(options.seeds), "seeds")]
+    rows = [measure(seed, options.steps) for seed in track(range(options.seeds), "seeds")]
     show(rows)
     if options.json:
-        options.json.write_text(json.dumps({"torch": torch.__version__, "seeds": rows}, indent=2))
+        settings = {"torch": torch.__version__, "steps": options.steps, "widths": WIDTHS}
+        options.json.write_text(json.dumps({**settings, "seeds": rows}, indent=2))
 
 
-def measure(seed: int, repeats: int) -> dict[str, object]:
+def measure(seed: int, steps: int) -> dict[str, object]:
     """Return the scores and the gains of every layer, and their rank correlations."""
     torch.manual_seed(seed)
     images, labels = digits()
     model = vgg(WIDTHS, 10)
     optimizer = sgd(model)
     layers = dict(expansion.convs(model))
+    names = [name for name, score in SCORES.items() if not score.per_flop]
     for epoch in range(WARM_EPOCHS):
-        scores = {name: Saliency(name) for name in SCORES}
+        scores = {name: Saliency(name) for name in names}
         for score in scores.values():
             score.watch(layers)
         train(model, optimizer, images, labels, order=1000 * seed + epoch, watching=scores.values())
     generator = torch.Generator().manual_seed(seed)
     ranked = {name: dict(score.ranking(generator)) for name, score in scores.items()}
-    gains = [gain(model, optimizer, images, labels, 1000 * seed + 100 * r) for r in range(repeats)]
-    mean_gain = [statistics.fmean(values) for values in zip(*gains, strict=True)]
-    correlations = {
-        name: rank_correlation([score[path] for path in layers], mean_gain)
-        for name, score in ranked.items()
-    }
-    pairs = [rank_correlation(a, b) for a, b in itertools.combinations(gains, 2)]
+    chosen = torch.randperm(len(images), generator=generator)[:IMAGES]
+    batch = images[chosen], labels[chosen]
+    without = go_on(model, optimizer, *batch, steps, seed, path=None)
+    gains = {path: without - go_on(model, optimizer, *batch, steps, seed, path) for path in layers}
+    shapes = input_shapes(model, layers, images)
+    flops = {p: extra_cost(model, p, dyrep.ALL_BRANCHES, shapes[p]).flops for p in layers}
     return {
         "seed": seed,
-        "layers": list(layers),
-        "scores": ranked,
         "gains": gains,
-        "correlations": correlations,
-        "repeat": statistics.fmean(pairs) if pairs else None,
+        "scores": ranked,
+        "extra_flops": flops,
+        "correlations": {n: rank_correlation(score, gains) for n, score in ranked.items()},
+        "per_flop": {
+            n: rank_correlation(divided(score, flops), divided(gains, flops))
+            for n, score in ranked.items()
+        },
     }
-
-
-def gain(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, order: int
-) -> list[float]:
-    """Return by how much growing each layer in turn lowers the loss of the epochs that follow."""
-    without = go_on(model, optimizer, images, labels, order, path=None)
-    paths = [path for path, _ in expansion.convs(model)]
-    return [without - go_on(model, optimizer, images, labels, order, path) for path in paths]
 
 
 def go_on(
@@ -98,24 +93,28 @@ def go_on(
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     labels: Tensor,
-    order: int,
+    steps: int,
+    seed: int,
     path: str | None,
 ) -> float:
-    """Train a copy, with the layer at `path` grown; return its mean training loss."""
-    model = copy.deepcopy(model)
+    """Train a copy, with the layer at `path` grown; return its loss over the last third."""
+    model = copy.deepcopy(model).train()
     state = optimizer.state_dict()
     optimizer = sgd(model)
     optimizer.load_state_dict(copy.deepcopy(state))
     if path:
-        generator = torch.Generator().manual_seed(order)
-        calibration = list(images.split(BATCH))[:16]
-        expansion.grow(model, path, dyrep.ALL_BRANCHES, calibration, generator)
-        surgery.follow(optimizer, model)
-    losses = [
-        train(model, optimizer, images, labels, order=order + epoch, watching=())
-        for epoch in range(10, 10 + EPOCHS)
-    ]
-    return statistics.fmean(losses)
+        before = dict(model.named_parameters())
+        generator = torch.Generator().manual_seed(seed)
+        expansion.grow(model, path, dyrep.ALL_BRANCHES, [images], generator)
+        surgery.follow(optimizer, model, before)
+    losses = []
+    for _ in range(steps):
+        loss = cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return statistics.fmean(losses[-steps // 3 :])
 
 
 def train(model, optimizer, images, labels, order, watching) -> float:
@@ -147,20 +146,30 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
 
 
-def rank_correlation(a: list[float], b: list[float]) -> float:
-    """Return Spearman's rho."""
-    return float(spearmanr(a, b).statistic)
+def rank_correlation(a: dict[str, float], b: dict[str, float]) -> float:
+    """Return Spearman's rho over the layers."""
+    return float(spearmanr(list(a.values()), [b[path] for path in a]).statistic)
+
+
+def divided(values: dict[str, float], by: dict[str, int]) -> dict[str, float]:
+    return {path: value / by[path] for path, value in values.items()}
 
 
 def show(rows: list[dict]) -> None:
-    """Print the table."""
-    table = Table("score", "rank correlation with the gain", "each seed")
-    columns = {name: [row["correlations"][name] for row in rows] for name in SCORES}
-    columns["repeat"] = [row["repeat"] for row in rows if row["repeat"] is not None]
-    for name, values in columns.items():
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        mean = statistics.fmean(values) if values else float("nan")
-        table.add_row(name, f"{mean:+.2f} ± {spread:.2f}", " ".join(f"{v:+.2f}" for v in values))
+    """Print the table, the best score first."""
+    table = Table("score", "correlation with the gain", "per flop", "each seed")
+    columns = {
+        name: [[row[kind][name] for row in rows] for kind in ("correlations", "per_flop")]
+        for name in rows[0]["correlations"]
+    }
+    for name, (values, per_flop) in sorted(
+        columns.items(), key=lambda item: -statistics.fmean(item[1][0])
+    ):
+        cells = [
+            f"{statistics.fmean(v):+.2f} ± {statistics.stdev(v) if len(v) > 1 else 0:.2f}"
+            for v in (values, per_flop)
+        ]
+        table.add_row(name, *cells, " ".join(f"{v:+.2f}" for v in values))
     Console().print(table)
 
 

@@ -51,7 +51,7 @@ class DyRep:
         optimizer: Optimizer | None = None,
         *,
         ema: nn.Module | None = None,
-        saliency: str = "snip",
+        saliency: str = "gain",
         branches: Sequence[str] = ALL_BRANCHES,
         adjust_interval: int = 5,
         last_adjust_epoch: int = 100,

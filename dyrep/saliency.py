@@ -1,33 +1,54 @@
 """Scores that say which convolution deserves branches, summed while training.
 
+    gain        ||g||^2 / fan_in, the loss decrease that new branches promise (see below)
+    snip        sum |g * w|   (Lee et al., ICLR 2019)
+    grad_norm   ||g||_2
     synflow     sum(g * w), signed, as published. Zero in exact arithmetic for a conv followed by
                 batch norm (its output does not depend on the scale of the weight), so what it
                 ranks there is rounding; offered to reproduce published runs.
-    snip        sum |g * w|   (Lee et al., ICLR 2019)
-    grad_norm   ||g||_2
     random      noise, the baseline
 
+`gain` follows from what a branch is: kernel K times gamma, where K gives outputs of variance 1. A
+gradient step on gamma lowers the loss by lr * <g, K>^2 to first order; for a random K over inputs
+of variance 1 the entries have variance 1 / fan_in, so this is expected to be lr * ||g||^2 / fan_in.
+`gain_per_flop` divides it by what the branches of the layer would cost.
+
 Scores are taken from `weight.grad` after backward, in float32 on the device; nothing is read by
-the host and no rank talks to another before `ranking`. With a GradScaler, call `unscale_` first;
-steps with overflowed gradients are left out.
+the host and no rank talks to another before `ranking`. Steps whose gradients overflowed are left
+out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-Score = Callable[[Tensor, Tensor], Tensor]
+
+@dataclass(frozen=True)
+class Score:
+    """`of` maps gradient and weight to a scalar, homogeneous in the gradient of this `degree`."""
+
+    of: Callable[[Tensor, Tensor], Tensor]
+    degree: int = 1
+    per_flop: bool = False
+
+
+def _gain(g: Tensor, w: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(g).square() / w[0].numel()
+
 
 SCORES: dict[str, Score] = {
-    "synflow": lambda g, w: (g * w).sum(),
-    "snip": lambda g, w: torch.linalg.vector_norm(g * w, 1),
-    "grad_norm": lambda g, w: torch.linalg.vector_norm(g),
-    "random": lambda g, w: g.new_zeros(()),
+    "gain": Score(_gain, degree=2),
+    "gain_per_flop": Score(_gain, degree=2, per_flop=True),
+    "snip": Score(lambda g, w: torch.linalg.vector_norm(g * w, 1)),
+    "grad_norm": Score(lambda g, w: torch.linalg.vector_norm(g)),
+    "synflow": Score(lambda g, w: (g * w).sum()),
+    "random": Score(lambda g, w: g.new_zeros(())),
 }
 
 
@@ -38,7 +59,7 @@ class Saliency:
         if name not in SCORES:
             raise ValueError(f"saliency {name!r} is unknown; choose from {', '.join(SCORES)}")
         self.name = name
-        self.per_flop = False
+        self.per_flop = SCORES[name].per_flop
         self._paths: list[str] = []
         self._weights: list[Tensor] = []
         self._sums: Tensor | None = None
@@ -58,16 +79,16 @@ class Saliency:
         """
         if not self._weights:
             return
-        device = self._weights[0].device
+        score, device = SCORES[self.name], self._weights[0].device
         scores = torch.stack(
             [
                 torch.zeros((), device=device) if w.grad is None
-                else SCORES[self.name](w.grad.detach().float(), w.detach().float())
+                else score.of(w.grad.detach().float(), w.detach().float())
                 for w in self._weights
             ]
         )  # fmt: skip
         if scaler is not None and scaler.is_enabled():
-            scores = scores / scaler.scale(torch.ones((), device=device))
+            scores = scores / scaler.scale(torch.ones((), device=device)) ** score.degree
         finite = scores.isfinite().all()
         if self._sums is None or self._steps is None:
             self._sums, self._steps = torch.zeros_like(scores), torch.zeros_like(scores[0])

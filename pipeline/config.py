@@ -116,7 +116,9 @@ class DyRep(Section):
     kind: Literal["dyrep"]
     adjust_interval: PositiveInt
     last_adjust_epoch: NonNegativeInt
-    saliency: Literal["snip", "grad_norm", "synflow", "random"]
+    saliency: Literal["gain", "gain_per_flop", "snip", "grad_norm", "synflow", "random"]
+    max_cost: Annotated[float, Field(ge=1)] | None
+    cost: Literal["flops", "seconds"]
     branches: list[Branch] = Field(min_length=1)
     grow: PositiveInt
     cut_std: NonNegativeFloat

@@ -98,5 +98,7 @@ def _evolver(
         grow=method.grow,
         cut_std=method.cut_std,
         cut_ratio=method.cut_ratio,
+        max_cost=method.max_cost,
+        cost=method.cost,
         seed=seed,
     )

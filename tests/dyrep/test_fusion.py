@@ -6,7 +6,9 @@ import torchvision
 from torch import nn
 
 import dyrep
+from dyrep.following import following_norms
 from dyrep.fusion import relative_error
+from tests.dyrep.drawn import randomise
 
 
 def grown():
@@ -62,15 +64,85 @@ def test_not_a_number_is_not_equal():
         dyrep.fuse(model)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "squeezenet1_1", "densenet121"])
-def test_torchvision_networks_fuse_exactly(name):
+NETWORKS = {
+    "resnet18": lambda: torchvision.models.resnet18(weights=None),
+    "densenet121": lambda: torchvision.models.densenet121(weights=None),
+}
+
+
+@pytest.mark.parametrize(("name", "folded"), [("resnet18", 20), ("densenet121", 59)])
+def test_the_norms_behind_convs_are_folded_too(name, folded):
+    """ResNet: all of them. DenseNet: those whose conv feeds nothing else."""
     torch.manual_seed(0)
-    model = torchvision.models.get_model(name, weights=None).double().eval()
-    done = dyrep.expand(model, branches=dyrep.ALL_BRANCHES)
-    assert len(done.grown) >= 8
-    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
-    fused = dyrep.fuse(model, inputs=x)
+    model = NETWORKS[name]().double().eval()
+    dyrep.expand(model, branches=["kxk", "1x1", "1xk"])
+    randomise(model)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    before = sum(isinstance(m, nn.BatchNorm2d) for m in dyrep.fuse(model).modules())
+    fused = dyrep.fuse(model, inputs=x, fold_bn=True)
+    after = sum(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+    assert before - after == folded
     assert relative_error(model(x), fused(x)) < 1e-9
-    assert {type(m).__name__ for m in fused.modules()} == {
-        type(m).__name__ for m in torchvision.models.get_model(name, weights=None).modules()
-    }
+    assert not any(key.startswith("bn1") for key in fused.state_dict())
+
+
+def test_folding_norms_needs_to_see_a_forward():
+    with pytest.raises(ValueError, match="inputs"):
+        dyrep.fuse(grown(), fold_bn=True)
+
+
+class Forked(nn.Module):
+    """Uses what a conv gives twice: by its norm, and beside it."""
+
+    def __init__(self, forked):
+        super().__init__()
+        self.conv, self.norm, self.forked = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), forked
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) + (y.relu() if self.forked else 0)
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_a_norm_follows_a_conv_only_if_nothing_else_does(forked):
+    found = following_norms(Forked(forked), torch.randn(2, 3, 8, 8))
+    assert found == ({} if forked else {"conv": "norm"})
+
+
+def test_a_conv_that_is_called_twice_has_no_norm_of_its_own():
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    model = nn.Sequential(conv, nn.ReLU(), conv, nn.BatchNorm2d(3))
+    assert following_norms(model, torch.randn(2, 3, 8, 8)) == {}
+
+
+def test_looking_for_norms_changes_nothing():
+    model = grown().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert following_norms(model, torch.randn(2, 3, 8, 8))["0"] == "1"
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+
+
+def test_a_static_block_may_take_the_place_of_conv_and_norm():
+    """As published for DBB, ACB and RepVGG; the fused conv stands for both."""
+    model = torchvision.models.resnet18(weights=None).double()
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    done = dyrep.expand(model, absorb=x)
+    assert len(done.absorbed) == len(done.grown) == 17
+    randomise(model)
+    model.eval()
+    fresh = torchvision.models.resnet18(weights=None).double().eval()
+    dyrep.apply_structure(fresh, dyrep.structure(model))
+    fresh.load_state_dict(model.state_dict(), strict=True)
+    fused = dyrep.fuse(fresh, inputs=x)
+    assert relative_error(model(x), fused(x)) < 1e-9
+    assert type(fused.bn1) is nn.Identity
+    assert isinstance(fused.layer2[0].downsample[1], nn.BatchNorm2d)
+
+
+def test_the_fused_network_has_the_dtype_of_each_layer():
+    model = grown()
+    model[0].bfloat16()
+    fused = dyrep.fuse(model)
+    assert fused[0].weight.dtype is torch.bfloat16
+    assert fused[1].weight.dtype is fused[3].weight.dtype is torch.float32

@@ -1,0 +1,128 @@
+"""Branches everywhere, statistics as if trained, then fused: any network stays what it was.
+
+All classifiers of torchvision and one network of each of 60 timm families. The small ones are
+tested always, the others with `pytest -m zoo`.
+"""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import dyrep
+from dyrep.block import RepBlock
+from dyrep.fusion import relative_error
+from tests.dyrep.drawn import randomise
+
+TORCHVISION = torchvision.models.list_models(module=torchvision.models)
+TIMM = [
+    "cait_xxs24_224",
+    "coat_tiny",
+    "convit_tiny",
+    "convmixer_768_32",
+    "convnext_atto",
+    "cpubone_nano",
+    "crossvit_tiny_240",
+    "cs3darknet_focus_s",
+    "cspnext_tiny",
+    "deit_tiny_patch16_224",
+    "densenet121",
+    "dla46_c",
+    "dpn48b",
+    "eca_botnext26ts_256",
+    "edgenext_xx_small",
+    "efficientformer_l1",
+    "efficientformerv2_s0",
+    "efficientvim_m1",
+    "efficientvit_b0",
+    "efficientvit_m0",
+    "ese_vovnet19b_slim_dw",
+    "eva02_tiny_patch14_224",
+    "fasternet_t0",
+    "fastvit_t8",
+    "gcvit_xxtiny",
+    "ghostnet_050",
+    "gmlp_ti16_224",
+    "hardcorenas_b",
+    "hgnetv2_b0",
+    "hrnet_w18_small",
+    "iformer_t",
+    "inception_next_atto",
+    "lcnetv2_small",
+    "legacy_seresnet18",
+    "levit_128",
+    "lowformer_b0",
+    "maxvit_pico_rw_256",
+    "mobilenetv3_small_050",
+    "mobileone_s1",
+    "mobilevit_xxs",
+    "nest_tiny",
+    "pit_ti_224",
+    "poolformerv2_s12",
+    "pvt_v2_b0",
+    "regnetx_002",
+    "repghostnet_050",
+    "repvgg_a0",
+    "repvit_m1",
+    "resnest14d",
+    "resnet10t",
+    "resnetv2_18",
+    "rexnet_100",
+    "shvit_s1",
+    "skresnet18",
+    "starnet_s050",
+    "swiftformer_xs",
+    "test_mambaout",
+    "test_vit_relpos",
+    "tiny_vit_5m_224",
+    "tinynet_e",
+    "visformer_tiny",
+    "vit_tiny_patch16_224",
+    "vit_tiny_r_s16_p8_224",
+    "xcit_nano_12_p8_224",
+]
+ALWAYS = {
+    "resnet18", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5",
+    "regnet_y_400mf", "convnext_atto", "dla46_c", "ghostnet_050", "mobilenetv3_small_050",
+    "starnet_s050", "test_mambaout", "test_vit_relpos", "tinynet_e", "repghostnet_050",
+    "legacy_seresnet18",
+}  # fmt: skip
+
+
+def marked(names):
+    return [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.zoo) for name in names]
+
+
+@pytest.mark.parametrize("name", marked(TORCHVISION))
+def test_torchvision(name):
+    heads = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
+    size = {"inception_v3": 96}.get(name, 224 if name.startswith(("vit", "maxvit")) else 64)
+    build = torchvision.models.get_model
+    check(lambda: build(name, weights=None, **heads.get(name, {})), size)
+
+
+@pytest.mark.parametrize("name", marked(TIMM))
+def test_timm(name):
+    check(lambda: timm.create_model(name, pretrained=False), timm.get_pretrained_cfg(name))
+
+
+def check(build, size):
+    """Expand, randomise, fuse and compare in float64; the classes and keys are those of before."""
+    torch.manual_seed(0)
+    model = build().double().eval()
+    classes = [type(module) for module in model.modules()]
+    keys = set(model.state_dict())
+    if not isinstance(size, int):
+        size = size.input_size[1]
+    x = torch.randn(1, 3, size, size, dtype=torch.float64)
+    done = dyrep.expand(model, branches=dyrep.ALL_BRANCHES)
+    randomise(model)
+    convs = [m for m in build().modules() if type(m) is nn.Conv2d and max(m.kernel_size) > 1]
+    assert len(done.grown) + len(done.left) >= len(convs) > 0
+    assert all(isinstance(model.get_submodule(path), RepBlock) for path in done.grown)
+    fused = dyrep.fuse(model, inputs=x)
+    with torch.no_grad():
+        assert relative_error(model(x), fused(x)) <= 1e-9
+    assert [type(module) for module in fused.modules()] == classes
+    assert set(fused.state_dict()) - keys <= {f"{path}.bias" for path in done.grown}
