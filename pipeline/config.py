@@ -107,6 +107,7 @@ class Static(Section):
     name: str
     kind: Literal["static"]
     branches: list[Branch] = Field(min_length=1)
+    absorb: bool
 
 
 class DyRep(Section):

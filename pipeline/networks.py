@@ -38,9 +38,11 @@ def fused(context: Context) -> nn.Module:
     """Return the plain architecture with the folded weights, in eval mode."""
     state = load_file(context.parents["fuse"] / "model.safetensors")
     model = plain(context)
-    for name, module in model.named_modules():  # folding leaves a bias where there was none
+    for name, module in list(model.named_modules()):
         if isinstance(module, nn.Conv2d) and f"{name}.bias" in state:
-            module.bias = nn.Parameter(torch.zeros(module.out_channels))
+            module.bias = nn.Parameter(torch.zeros(module.out_channels))  # folding left one
+        if isinstance(module, nn.BatchNorm2d) and f"{name}.running_mean" not in state:
+            model.set_submodule(name, nn.Identity())  # a static block had its place
     model.load_state_dict(state, strict=True)
     return model.eval()
 

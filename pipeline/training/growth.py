@@ -13,11 +13,13 @@ from pipeline.config import DyRep, Plain, Static
 from pipeline.training.history import Rows
 
 
-def prepare(model: nn.Module, method: Plain | Static | DyRep, seed: int) -> None:
+def prepare(model: nn.Module, method: Plain | Static | DyRep, seed: int, image_size: int) -> None:
     """Give the network the branches it starts with."""
     if isinstance(method, Static):
         torch.manual_seed(seed)
-        dyrep.expand(model, branches=tuple(method.branches))
+        example = torch.zeros(1, 3, image_size, image_size)
+        absorb = example if method.absorb else None
+        dyrep.expand(model, branches=tuple(method.branches), absorb=absorb)
 
 
 class Growth:

@@ -158,7 +158,8 @@ class Training:
         if saved:
             dyrep.apply_structure(self.model, saved["structure"])
         else:
-            prepare(self.model, self.config.method, self.config.seed)
+            size = self.config.data.image_size
+            prepare(self.model, self.config.method, self.config.seed, size)
         self.model.to(self.world.device)
         state = saved["ranks"][self.world.rank]["loader"] if saved else None
         self.loader = self._loader("train", seed=self._seed(), state=state)

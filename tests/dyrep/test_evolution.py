@@ -12,7 +12,7 @@ from torch import nn
 import dyrep
 from dyrep import surgery
 from dyrep.saliency import Saliency
-from tests.dyrep.networks import batches, network, optimizer_for, step
+from tests.dyrep.networks import batches, example, network, optimizer_for, step
 from tests.launcher import torchrun
 
 
@@ -90,6 +90,52 @@ def test_resuming_after_an_adjustment_goes_on_with_the_same_bits():
     assert dyrep.structure(model) == dyrep.structure(other)
     ours, theirs = model.state_dict(), other.state_dict()
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_a_structure_is_replayed_from_scratch():
+    """The final network, trained from the start with fresh weights."""
+    model = network()
+    evolver = dyrep.DyRep(model, optimizer_for(model), grow=2)
+    step(model, evolver.optimizer, evolver)
+    evolver.adjust(batches())
+    fresh = network()
+    dyrep.apply_structure(fresh, json.loads(json.dumps(dyrep.structure(model))))
+    optimizer = optimizer_for(fresh)
+    x, y = example(count=64)
+    losses = []
+    for _ in range(30):
+        losses.append(nn.functional.cross_entropy(fresh(x), y))
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.95 * losses[0]
+    assert dyrep.structure(fresh) == dyrep.structure(model)
+    dyrep.fuse(fresh, inputs=x)
+
+
+def test_gain_is_the_squared_gradient_per_input():
+    model = network()
+    saliency = Saliency("gain")
+    saliency.watch({"3": model[3]})
+    model[3].weight.grad = torch.randn_like(model[3].weight)
+    saliency.accumulate()
+    ((_, score),) = saliency.ranking(torch.Generator())
+    assert score == pytest.approx(model[3].weight.grad.pow(2).sum().item() / 54, rel=1e-5)
+
+
+def test_per_flop_a_cheap_layer_wins_over_an_equal_one():
+    wide = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    for conv in (wide[0], wide[2]):  # the same gain
+        size = conv.weight[0].numel() ** 0.5 / conv.weight.numel() ** 0.5
+        conv.weight.grad = torch.full_like(conv.weight, size)
+    evolver = dyrep.DyRep(wide, saliency="gain_per_flop")
+    evolver.accumulate()
+    (event,) = evolver.adjust(batches())
+    assert event.layer == "0"
+    assert event.saliency[0][1] > 2 * event.saliency[1][1]
 
 
 def test_checkpoints_load_without_running_code(tmp_path):

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dyrep
 from dyrep import pruning, surgery
 from dyrep.fusion import relative_error
+from dyrep.saliency import SCORES
 from tests.dyrep.networks import (
     batches,
     example,
@@ -204,6 +206,29 @@ def test_saliency_of_bfloat16_weights_is_summed_in_float32():
     expected = 1000 * (weight * model[0].weight.grad.float()).abs().sum()
     assert sums.dtype == torch.float32
     assert sums[0] == pytest.approx(expected.item(), rel=1e-3)
+
+
+class NoReading(TorchDispatchMode):
+    """Fails when a value of a tensor is read by the host: on a GPU that would stop and wait."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "read by the host"
+        assert "c10d" not in str(func), "a collective"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_watching_reads_nothing_on_the_host(score):
+    """The published code reads four values and reduces one, per conv and step."""
+    model = network()
+    evolver = dyrep.DyRep(model, saliency=score)
+    x, y = example()
+    nn.functional.cross_entropy(model(x), y).backward()
+    with NoReading():
+        evolver.accumulate(torch.amp.GradScaler("cpu"))
+        evolver.accumulate()
+        with pytest.raises(AssertionError, match="read by the host"):
+            evolver.state_dict()["saliency"]["steps"].item()
 
 
 @pytest.mark.parametrize("in_place", [True, False])

@@ -1,0 +1,158 @@
+"""Draw the figures of docs/algorithm.md from `benchmarks/results/` and from the library itself.
+
+    python -m benchmarks.figures
+
+Writes docs/figures/block.svg, saliency.svg, cost.svg and train_error.svg.
+"""
+
+import json
+import statistics
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.patches import FancyBboxPatch
+from torch import nn
+
+import dyrep
+from dyrep import calibration, expansion
+from dyrep.fusion import relative_error
+
+RESULTS = Path(__file__).parent / "results"
+FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+CHAINS = {
+    "kxk": ["conv k×k", "BN"],
+    "1x1": ["conv 1×1", "BN"],
+    "1x1_kxk": ["conv 1×1", "BN − border", "conv k×k", "BN"],
+    "1x1_avg": ["conv 1×1", "BN − border", "average", "BN"],
+    "1xk": ["conv 1×k", "BN"],
+    "kx1": ["conv k×1", "BN"],
+    "identity": ["BN"],
+}
+STYLE = {
+    "svg.hashsalt": "dyrep",  # the same file from the same numbers
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def main() -> None:
+    FIGURES.mkdir(exist_ok=True)
+    with plt.rc_context(STYLE):
+        for draw in (block, saliency, cost, train_error):
+            figure = draw()
+            path = FIGURES / f"{draw.__name__}.svg"
+            figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
+            plt.close(figure)
+            print(path)
+
+
+def block() -> plt.Figure:
+    """The seven branches between one input and one output."""
+    figure, axes = plt.subplots(figsize=(8, 4))
+    axes.axis("off")
+    for row, (name, parts) in enumerate(CHAINS.items()):
+        y = -row
+        axes.text(0.2, y, name, ha="left", va="center", family="monospace")
+        for index, part in enumerate(parts):
+            x = 2 + 2.1 * index
+            box = FancyBboxPatch(
+                (x, y - 0.28), 1.7, 0.56, boxstyle="round,pad=0.04", fc="#e8eef7", ec="#44597a"
+            )
+            axes.add_patch(box)
+            axes.text(x + 0.85, y, part, ha="center", va="center", fontsize=9)
+        end = 2 + 2.1 * len(parts) - 0.35
+        axes.plot([end, 10.6], [y, y], color="#44597a", lw=1)
+        axes.plot([1.5, 1.95], [y, y], color="#44597a", lw=1)
+    for x in (1.5, 10.6):
+        axes.plot([x, x], [0, 1 - len(CHAINS)], color="#44597a", lw=1)
+    middle = (1 - len(CHAINS)) / 2
+    axes.text(-0.6, middle, "x", ha="center", va="center", fontsize=13)
+    axes.text(11, middle, "Σ  =  one conv", ha="left", va="center", fontsize=11)
+    axes.set(xlim=(-1, 13), ylim=(-len(CHAINS) + 0.4, 0.6))
+    return figure
+
+
+def saliency() -> plt.Figure:
+    """Rank correlation of each score with the measured gain, a dot per seed."""
+    rows = json.loads((RESULTS / "saliency.json").read_text())["seeds"]
+    values = {n: [row["correlations"][n] for row in rows] for n in rows[0]["correlations"]}
+    names = sorted(values, key=lambda name: statistics.fmean(values[name]))
+    figure, axes = plt.subplots(figsize=(6, 2.8))
+    axes.axvline(0, color="#999999", lw=0.8)
+    for row, name in enumerate(names):
+        axes.plot(values[name], [row] * len(rows), "o", color="#44597a", alpha=0.45, ms=5)
+        axes.plot(statistics.fmean(values[name]), row, "|", color="#b3392f", ms=18, mew=2.5)
+    axes.set_yticks(range(len(names)), names, family="monospace")
+    axes.set(xlim=(-1, 1), xlabel="Spearman's ρ with the loss decrease of growing (red: mean)")
+    return figure
+
+
+def cost() -> plt.Figure:
+    """Time and memory of a step over the plain network's, beside the published code."""
+    rows = json.loads((RESULTS / "train_step.json").read_text())["rows"]
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    figure, axes = plt.subplots(2, len(networks), figsize=(8, 4.6), sharex=True, squeeze=False)
+    for column, network in enumerate(networks):
+        grown = [row for row in rows if row["network"] == network and row["point"] != "plain"]
+        places = range(len(grown))
+        for row, (what, ours, theirs) in enumerate(
+            [
+                ("time", "time_to_plain", "reference_time_to_plain"),
+                ("peak memory", "memory_to_plain", None),
+            ]
+        ):
+            published = [r[theirs] if theirs else r[ours] / r["memory_to_reference"] for r in grown]
+            axis = axes[row][column]
+            axis.bar([p - 0.2 for p in places], published, 0.38, color="#c9ced6", label="published")
+            axis.bar([p + 0.2 for p in places], [r[ours] for r in grown], 0.38, color="#44597a",
+                     label="dyrep")  # fmt: skip
+            axis.set_ylabel(f"{what} / plain" if column == 0 else "")
+            if row == 0:
+                axis.set_title(network)
+        axes[1][column].set_xticks(places, [r["point"] for r in grown])
+        axes[1][column].set_xlabel("DBB everywhere, or growths")
+    axes[0][0].legend(frameon=False)
+    return figure
+
+
+def train_error() -> plt.Figure:
+    """What growing changes in train mode, over the positions per channel of a batch."""
+    figure, axes = plt.subplots(figsize=(6, 2.8))
+    counts = [2**power for power in range(1, 8)]
+    for norm, label in ((True, "batch norm behind"), (False, "no batch norm behind")):
+        errors = [[change(norm, count, seed) for seed in range(5)] for count in counts]
+        positions = [256 * count for count in counts]
+        axes.plot(positions, [statistics.median(e) for e in errors], "o-", label=label)
+        axes.fill_between(positions, [min(e) for e in errors], [max(e) for e in errors], alpha=0.2)
+    axes.axhline(1e-3, color="#999999", lw=0.8, ls="--")
+    axes.axvline(4096, color="#999999", lw=0.8, ls="--")
+    axes.set(xscale="log", yscale="log", xlabel="positions per channel", ylabel="relative error")
+    axes.legend(frameon=False)
+    return figure
+
+
+@torch.no_grad()
+def change(norm: bool, count: int, seed: int) -> float:
+    """Return the relative change of a small network in train mode when its second conv grows."""
+    torch.manual_seed(seed)
+    tail = [nn.BatchNorm2d(16)] if norm else []
+    head = [nn.Conv2d(3, 16, 3, padding=1), *([nn.BatchNorm2d(16)] if norm else []), nn.ReLU()]
+    model = nn.Sequential(*head, nn.Conv2d(16, 16, 3, padding=1), *tail).double()
+    images = torch.randn(20 * 64 + count, 3, 16, 16, dtype=torch.float64)
+    batch, rest = images[:count], list(images[count:].split(64))
+    with calibration.batch_statistics(model):
+        before = model(batch)
+    path = str(len(head))
+    expansion.grow(model, path, dyrep.ALL_BRANCHES, rest, torch.Generator().manual_seed(seed))
+    with calibration.batch_statistics(model):
+        return relative_error(before, model(batch))
+
+
+if __name__ == "__main__":
+    main()
