@@ -42,7 +42,7 @@ from dyrep.block import RepBlock, depth
 from pipeline import models
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "resnet18": lambda: models.resnet("resnet18", small_stem=True, classes=10),
+    "resnet18": lambda: models.from_torchvision("resnet18", small_stem=True, classes=10),
     "vgg16": lambda: models.vgg([[64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3], classes=10),
 }
 GROWTHS = (4, 8, 16)

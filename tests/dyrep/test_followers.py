@@ -196,7 +196,7 @@ def test_accumulated_gradients_count_as_one_step():
 
 def test_saliency_of_bfloat16_weights_is_summed_in_float32():
     model = network().bfloat16()
-    evolver = dyrep.DyRep(model)
+    evolver = dyrep.DyRep(model, saliency="snip")
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
     for _ in range(1000):
