@@ -58,7 +58,7 @@ def block() -> plt.Figure:
     axes.axis("off")
     for row, (name, parts) in enumerate(CHAINS.items()):
         y = -row
-        axes.text(0.2, y, name, ha="left", va="center", family="monospace")
+        axes.text(1.2, y, name, ha="right", va="center", family="monospace")
         for index, part in enumerate(parts):
             x = 2 + 2.1 * index
             box = FancyBboxPatch(
@@ -72,9 +72,9 @@ def block() -> plt.Figure:
     for x in (1.5, 10.6):
         axes.plot([x, x], [0, 1 - len(CHAINS)], color="#44597a", lw=1)
     middle = (1 - len(CHAINS)) / 2
-    axes.text(-0.6, middle, "x", ha="center", va="center", fontsize=13)
+    axes.text(-1.4, middle, "x", ha="center", va="center", fontsize=13)
     axes.text(11, middle, "Σ  =  one conv", ha="left", va="center", fontsize=11)
-    axes.set(xlim=(-1, 13), ylim=(-len(CHAINS) + 0.4, 0.6))
+    axes.set(xlim=(-2, 13), ylim=(-len(CHAINS) + 0.4, 0.6))
     return figure
 
 

@@ -61,6 +61,7 @@ def fuse(
             raise FusionError(
                 f"the scores differ by {total:.1e} (allowed {tolerance:.1e}); worst block: {worst}"
             )
+    del reference  # a large network need not be there four times
     fused = plain_copy(model)
     for path in changed:
         dtype = _dtype(model.get_submodule(path))

@@ -23,11 +23,14 @@ def convs(draw):
     )  # fmt: skip
 
 
-def randomise(module):
-    """Give every batch norm inside statistics and weights as if it had been trained."""
+def randomise(module, spread=1.0):
+    """Give every batch norm inside statistics and weights as if it had been trained.
+
+    A small spread keeps a network of hundreds of layers from amplifying rounding.
+    """
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            nn.init.normal_(part.running_mean)
+            nn.init.normal_(part.running_mean, 0, spread)
             nn.init.uniform_(part.running_var, 0.5, 2)
-            nn.init.normal_(part.weight)
-            nn.init.normal_(part.bias)
+            nn.init.normal_(part.weight, 1 - spread, spread)
+            nn.init.normal_(part.bias, 0, spread)
