@@ -54,10 +54,13 @@ class RepBlock(nn.Module):
         self.branches = nn.ModuleDict(
             {name: branches.build(name, self.geometry, norm) for name in ordered}
         )
+        for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"):
+            setattr(self, name, getattr(conv, name))  # for a network that asks its layers
         self.fixed = fixed
         if fixed:
             self.kxk.norm = FixedNorm(conv.out_channels)
         self.to(conv.weight)  # dtype and device
+        self.requires_grad_(conv.weight.requires_grad)
         inner = self.kxk.conv
         assert isinstance(inner, nn.Conv2d)
         inner.weight = conv.weight
@@ -73,11 +76,15 @@ class RepBlock(nn.Module):
         return branch
 
     @property
-    def weight(self) -> nn.Parameter:
-        """The original kernel (out, in/groups, kh, kw), which the innermost kxk branch holds."""
+    def kernel(self) -> nn.Parameter:
+        """The original kernel (out, in/groups, kh, kw), which the innermost kxk branch holds.
+
+        Not called `weight`: a network that uses the weight of a layer behind its back must fail.
+        """
         conv: nn.Module = self.kxk.conv
-        weight: nn.Parameter = conv.weight  # type: ignore[assignment]
-        return weight
+        kernel = conv.kernel if isinstance(conv, RepBlock) else conv.weight
+        assert isinstance(kernel, nn.Parameter)
+        return kernel
 
     @property
     def names(self) -> list[str]:
@@ -109,7 +116,7 @@ class RepBlock(nn.Module):
         It has a bias if the original had one or if the folded bias is not zero.
         """
         kernel, bias = self.equivalent()
-        return self.plain_conv(kernel, bias, nn.Parameter(torch.empty_like(self.weight)))
+        return self.plain_conv(kernel, bias, nn.Parameter(torch.empty_like(self.kernel)))
 
     def plain_conv(self, kernel: Tensor, bias: Tensor, weight: nn.Parameter) -> nn.Conv2d:
         """Return a conv of this geometry that holds `kernel` in the given parameter."""
@@ -128,12 +135,23 @@ class RepBlock(nn.Module):
         return conv.train(self.training)
 
 
+def fitting(conv: nn.Conv2d, names: Sequence[str]) -> list[str]:
+    """Return those of the branches that a conv can take.
+
+    Raises:
+        ValueError: there is no branch of that name.
+    """
+    unknown = sorted(set(names) - set(branches.ALL_BRANCHES))
+    if unknown:
+        raise ValueError(f"unknown branches {unknown}; choose from {branches.ALL_BRANCHES}")
+    return [name for name in names if branches.unfit(name, Geometry.of(conv)) is None]
+
+
 def place_block(model: nn.Module, path: str, names: Sequence[str], fixed: bool = False) -> RepBlock:
     """Replace the conv at `path` by a block with those of the branches it can take."""
     conv = model.get_submodule(path)
     assert isinstance(conv, nn.Conv2d)
-    fitting = [name for name in names if branches.unfit(name, Geometry.of(conv)) is None]
-    block = RepBlock(conv, fitting, norm_like(model), fixed)
+    block = RepBlock(conv, fitting(conv, names), norm_like(model), fixed)
     if conv.weight.is_contiguous(memory_format=torch.channels_last):
         block.to(memory_format=torch.channels_last)
     surgery.replace(model, path, block)

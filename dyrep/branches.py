@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyrep import algebra
 from dyrep.geometry import Geometry, Pair
-from dyrep.recompute import again, normalise_again, rebuilt
+from dyrep.recompute import again, normalise_again, rebuilt, refuse_changed, versions
 
 ALL_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity")
 Norm = Callable[[int], _BatchNorm]
@@ -248,16 +248,21 @@ class Inner:
             y: Tensor = norm(z)
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        border = (norm.bias - norm.running_mean * scale).detach()
-        self._border = border[:, None, None].to(y.dtype)
-        y = y.sub_(self._border)
-        self._kept = y.detach() if isinstance(norm, nn.SyncBatchNorm) else None
+        border = (norm.bias - norm.running_mean * scale)[:, None, None].to(y.dtype)
+        if norm.training:
+            border = border.detach()  # as published
+        y = y.sub_(border)
+        self._border, self._before = border.detach(), versions(norm)
+        # All ranks would have to normalise again; and running statistics may have moved on.
+        keep = isinstance(norm, nn.SyncBatchNorm) or not norm.training
+        self._kept = y.detach() if keep else None
         return y
 
     def again(self) -> Tensor:
         """Return the output once more, in backward; what BN will ask for next is kept."""
-        if self._kept is not None:  # normalising it again would take all ranks
+        if self._kept is not None:
             return self._kept
+        refuse_changed(self._norm, self._before)
         self._z = self._reduced()
         return normalise_again(self._norm, self._z).sub_(self._border)
 

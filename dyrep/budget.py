@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dyrep import surgery
-from dyrep.block import RepBlock, place_block
+from dyrep.block import RepBlock, fitting, place_block
 from dyrep.branches import Branch, OneByOneAverage, OneByOneKxK, WindowConv
 from dyrep.calibration import batch_statistics
 from dyrep.cost import Cost, cost
@@ -50,7 +50,11 @@ class Budget:
         optimizer: Optimizer | None,
     ) -> str | None:
         """Return why the conv at `path` must not grow, or None; the same on every rank."""
-        shape = input_shapes(model, [path], batch)[path]
+        shape = input_shapes(model, [path], batch).get(path)
+        if shape is None:
+            return "the network does not use it outside of training"
+        if not set(fitting(_conv(model, path), names)) - {"kxk"}:
+            return "it can take none of these branches"
         missing = _missing_bytes(model, path, names, shape, optimizer)
         if missing > 0:
             return f"out of memory: {missing / 2**20:.0f} MiB too few for a step"
@@ -144,7 +148,7 @@ def _missing_bytes(
         return 0.0
     outputs = conv(example).shape[2:].numel()
     values = shape[0] * activation_values(block, shape[2:].numel(), outputs)
-    state = optimizer.state.get(_weight(model, path), {}) if optimizer else {}
+    state = optimizer.state.get(_conv(model, path).weight, {}) if optimizer else {}
     copies = 2 + sum(isinstance(v, Tensor) and v.ndim > 0 for v in state.values())
     parameters = cost(block, example).parameters - cost(conv, example).parameters
     return _slowest((values + copies * parameters) * conv.weight.element_size() - room)
@@ -154,17 +158,16 @@ def _trial(
     model: nn.Module, path: str, names: Sequence[str], shape: torch.Size
 ) -> tuple[nn.Conv2d, RepBlock, Tensor]:
     """Return a copy of the conv, a block as it would become, and an input of one image."""
-    conv = model.get_submodule(path)
-    assert isinstance(conv, nn.Conv2d)
+    conv = _conv(model, path)
     holder = nn.Sequential(copy.deepcopy(conv))
     block = place_block(holder, "0", names)
     return copy.deepcopy(conv), block, conv.weight.detach().new_zeros(1, *shape[1:])
 
 
-def _weight(model: nn.Module, path: str) -> Tensor:
+def _conv(model: nn.Module, path: str) -> nn.Conv2d:
     conv = model.get_submodule(path)
     assert isinstance(conv, nn.Conv2d)
-    return conv.weight
+    return conv
 
 
 def _times_plain(model: nn.Module, path: str, names: Sequence[str], batch: Tensor) -> float:

@@ -63,6 +63,8 @@ class DyRep:
         seed: int = 0,
     ) -> None:
         surgery.refuse_wrapped(model)
+        if adjust_interval < 1:
+            raise ValueError(f"adjust_interval={adjust_interval}; use 1 or more epochs")
         unknown = set(branches) - set(ALL_BRANCHES)
         if unknown:
             raise ValueError(f"unknown branches {sorted(unknown)}; choose from {ALL_BRANCHES}")
@@ -99,13 +101,17 @@ class DyRep:
         batches = list(calibration)
         if not batches:
             raise ValueError("adjust() needs at least one calibration batch")
+        if not all(isinstance(batch, Tensor) for batch in batches):
+            raise TypeError("a calibration batch is the one tensor that the model is called with")
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.adjustments)
         self.left = expansion.unfit_convs(self.model)
         parameters = dict(self.model.named_parameters())
-        with torch.random.fork_rng(devices=[]):  # building a branch draws from the global generator
-            events = [*self._grow_best(batches, generator), *self._cut(batches)]
-        if self.optimizer is not None and events:
-            surgery.follow(self.optimizer, self.model, parameters)
+        try:
+            with torch.random.fork_rng(devices=[]):  # building a branch draws from the global one
+                events = [*self._grow_best(batches, generator), *self._cut(batches)]
+        finally:
+            if self.optimizer is not None:
+                surgery.follow(self.optimizer, self.model, parameters)
         self.adjustments += 1
         self._watch()
         return events
@@ -135,6 +141,8 @@ class DyRep:
         for path, _ in ranking:
             if grown == self.grow:
                 return
+            if path in self.left:
+                continue
             reason = self.budget.refusal(
                 self.model, path, self.branches, batches[0], self.optimizer
             )
@@ -154,10 +162,14 @@ class DyRep:
             return ranking
         shapes = input_shapes(self.model, [path for path, _ in ranking], batch)
         worth = [
-            (path, score / extra_cost(self.model, path, self.branches, shapes[path]).flops)
+            (path, score / max(1, self._extra_flops(path, shapes[path])))
             for path, score in ranking
+            if path in shapes
         ]
         return sorted(worth, key=lambda pair: -pair[1])
+
+    def _extra_flops(self, path: str, shape: torch.Size) -> int:
+        return extra_cost(self.model, path, self.branches, shape).flops
 
     def _cut(self, batches: list[Tensor]) -> Iterator[Event]:
         pruning.refresh(self.model, batches)

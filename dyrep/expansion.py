@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dyrep import calibration, surgery
-from dyrep.block import AbsorbedNorm, RepBlock, place_block
+from dyrep.block import AbsorbedNorm, RepBlock, fitting, place_block
 from dyrep.branches import WindowConv, has_inner
 from dyrep.following import following_norms
 
@@ -57,6 +57,7 @@ def expand(
 
     Raises:
         KeyError: a name is not a path of the model.
+        ValueError: there is no branch of that name.
     """
     surgery.refuse_wrapped(model)
     done = Expansion(left=unfit_convs(model))
@@ -65,6 +66,8 @@ def expand(
     for path in known if names is None else names:
         if path not in known:
             raise KeyError(f"{path} is not a convolution of this model")
+        if path not in done.left and not set(fitting(known[path], branches)) - {"kxk"}:
+            done.left[path] = "it can take none of these branches"
         if path in done.left:
             continue
         done.grown[path] = place_block(model, path, branches).names
@@ -101,6 +104,9 @@ def unfit_convs(model: nn.Module) -> dict[str, str]:
             shared = paths[module] > 1 or any(
                 owners[p] > 1 for p in module._parameters.values() if p is not None
             )
+            if not path:
+                found[path] = "it is the model itself; wrap it in nn.Sequential"
+                continue
             reason = "shared between paths" if shared else _unfit(module)
             if reason:
                 found[path] = reason
@@ -149,7 +155,7 @@ def grow(
     for branch in block.others():
         branch.norm.weight.fill_(strength.item())
     kernel, left = _remainder(block, bias)
-    block.weight.sub_(kernel)
+    block.kernel.sub_(kernel)
     calibration.calibrate(model, [block.kxk.norm], batches)
     keep_output(block, left)
     return block
@@ -167,7 +173,7 @@ def grow_alike(average: nn.Module, path: str, block: RepBlock) -> None:
     for ours, theirs in zip(copied.others(), block.others(), strict=True):
         ours.load_state_dict(theirs.state_dict())
     kernel, left = _remainder(copied, bias)
-    copied.weight.sub_(kernel)
+    copied.kernel.sub_(kernel)
     copied.kxk.norm.load_state_dict(block.kxk.norm.state_dict())
     keep_output(copied, left)
 

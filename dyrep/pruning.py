@@ -47,8 +47,10 @@ def cut(
     kxk alone becomes a plain conv again.
 
     Raises:
-        ValueError: a name is not a branch of the block, or is kxk.
+        ValueError: a name is not a branch of the block, or is kxk; no batches.
     """
+    if not batches:
+        raise ValueError("cut() needs at least one calibration batch")
     left = _remove(model, path, names)
     if isinstance(left, RepBlock):
         for branch in reversed(_chain(left)):  # innermost first: the outer ones see what it gives
@@ -76,7 +78,9 @@ def cut_alike(average: nn.Module, path: str, names: Sequence[str], block: nn.Mod
 
 def _remove(model: nn.Module, path: str, names: Sequence[str]) -> RepBlock | nn.Conv2d:
     block = model.get_submodule(path)
-    assert isinstance(block, RepBlock)
+    if not isinstance(block, RepBlock):
+        raise ValueError(f"{path} is a {type(block).__name__}, it has no branches")
+    names = list(dict.fromkeys(names))
     unknown = [name for name in names if name == "kxk" or name not in block.names]
     if unknown:
         raise ValueError(
@@ -98,7 +102,7 @@ def _to_conv(
     """Put a plain conv in the place of a block, in the very weight of its kxk branch."""
     kernel, bias = block.equivalent()
     kernel, bias = kernel + sum(k for k, _ in removed), bias + sum(b for _, b in removed)
-    conv = block.plain_conv(kernel, bias, block.weight)
+    conv = block.plain_conv(kernel, bias, block.kernel)
     if conv.bias is not None:
         block.kxk.norm.bias.copy_(conv.bias)
         conv.bias = block.kxk.norm.bias
@@ -122,7 +126,7 @@ def _absorb(block: RepBlock, kernel: Tensor, bias: Tensor) -> None:
     for branch in _chain(block):
         scale, _ = branches.affine(branch.norm)
         total = total * torch.where(scale.abs() < 1e-12, 1e-12, scale)
-    block.weight.add_(kernel / total[:, None, None, None])
+    block.kernel.add_(kernel / total[:, None, None, None])
     block.kxk.norm.bias.add_(bias)
 
 

@@ -53,19 +53,17 @@ def rebuilt(value: Tensor, build: Build) -> AbstractContextManager[object]:
 def again(conv: nn.Module, x: Tensor, output: Tensor) -> Build:
     """Return how to have `conv(x)`, which is `output`, once more: kept, or computed where cheap.
 
-    A conv that is computed again must have no bias. A backward after its weight was changed is an
-    error, as autograd makes it one for what it keeps itself.
+    A conv that is computed again must have no bias.
     """
     x, dtype = x.detach(), output.dtype
     if not is_cheap(conv):
         kept = output.detach()
         return lambda: kept
     assert isinstance(conv, nn.Conv2d)
-    version = conv.weight._version
+    before = versions(conv)
 
     def build() -> Tensor:
-        if conv.weight._version != version:
-            raise RuntimeError("the weights of a block were changed between forward and backward")
+        refuse_changed(conv, before)
         with torch.autocast(x.device.type, enabled=False):
             weight = conv.weight.to(dtype)
             return F.conv2d(
@@ -76,9 +74,21 @@ def again(conv: nn.Module, x: Tensor, output: Tensor) -> Build:
 
 
 def normalise_again(norm: _BatchNorm, z: Tensor) -> Tensor:
-    """Return the output of a batch norm without a second update of its running statistics."""
+    """Return z normalised by its own statistics, as in training, without updating running ones."""
     with torch.autocast(z.device.type, enabled=False):
-        if norm.training:
-            return F.batch_norm(z, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
-        statistics = norm.running_mean, norm.running_var
-        return F.batch_norm(z, *statistics, norm.weight, norm.bias, False, 0.0, norm.eps)
+        return F.batch_norm(z, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
+
+
+def versions(module: nn.Module) -> list[int]:
+    """Return a number per parameter that changes when its value does."""
+    return [parameter._version for parameter in module.parameters()]
+
+
+def refuse_changed(module: nn.Module, before: list[int]) -> None:
+    """Refuse to compute again with other weights, as autograd does for what it keeps itself.
+
+    Raises:
+        RuntimeError: the parameters are not those of the forward any more.
+    """
+    if versions(module) != before:
+        raise RuntimeError("the weights of a block were changed between forward and backward")

@@ -110,7 +110,8 @@ class Saliency:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of the running interval."""
-        return {"paths": self._paths, "sums": self._sums, "steps": self._steps}
+        sums, steps = (None if t is None else t.clone() for t in (self._sums, self._steps))
+        return {"paths": self._paths, "sums": sums, "steps": steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the sums of an interval.

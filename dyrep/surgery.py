@@ -29,7 +29,7 @@ def refuse_wrapped(model: nn.Module) -> None:
     Raises:
         TypeError: names the cure.
     """
-    if isinstance(model, DistributedDataParallel):
+    if isinstance(model, (DistributedDataParallel, nn.DataParallel)):
         raise TypeError(
             "dyrep changes the parameters of the bare network: pass `ddp.module`, and after each "
             "adjust() that returned events write `ddp = dyrep.rewrap(ddp)`"

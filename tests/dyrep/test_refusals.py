@@ -1,0 +1,164 @@
+"""What cannot be done is left alone with a reason, or refused before anything changes."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import dyrep
+from dyrep import pruning
+from dyrep.fusion import relative_error
+from tests.dyrep.networks import batches, example, grow_at, grown, network, optimizer_for
+
+
+def held(optimizer):
+    return {p for group in optimizer.param_groups for p in group["params"]}
+
+
+class Unused(nn.Module):
+    """Has a conv that a forward in eval mode does not call."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.idle = network(), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+@pytest.mark.parametrize("score", ["gain", "gain_per_flop"])
+def test_a_conv_that_is_not_used_is_passed_over(score):
+    model = Unused()
+    optimizer = optimizer_for(model)
+    evolver = dyrep.DyRep(model, optimizer, saliency=score, grow=3)
+    events = grow_at(evolver, "idle")
+    assert {event.layer for event in events} == {"net.0", "net.3"}
+    assert held(optimizer) == set(model.parameters())
+    if score == "gain":
+        assert "does not use" in evolver.left["idle"]
+
+
+def test_a_conv_that_can_take_no_branch_is_passed_over():
+    model = network()
+    evolver = dyrep.DyRep(model, branches=["identity"])
+    (event,) = grow_at(evolver, "0")
+    assert event.layer == "3"
+    assert "none of these branches" in evolver.left["0"]
+    done = dyrep.expand(network(), branches=["identity"])
+    assert set(done.grown) == {"3"}
+    assert "none of these branches" in done.left["0"]
+
+
+def test_branches_without_flops_cost_nothing():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.Flatten())
+    evolver = dyrep.DyRep(model, saliency="gain_per_flop", branches=["1x1_avg", "identity"])
+    assert grow_at(evolver, "0")[0].branches == ["kxk", "1x1_avg", "identity"]
+
+
+def test_a_conv_that_was_frozen_meanwhile_is_passed_over():
+    model = network()
+    evolver = dyrep.DyRep(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    evolver.accumulate()
+    model[3].requires_grad_(False)
+    model[0].requires_grad_(False)
+    assert evolver.adjust(batches()) == []
+    assert evolver.left == {"0": "frozen", "3": "frozen"}
+
+
+def test_a_conv_that_is_the_whole_model_is_left():
+    done = dyrep.expand(nn.Conv2d(3, 4, 3))
+    assert not done.grown
+    assert "nn.Sequential" in done.left[""]
+
+
+def test_a_frozen_average_stays_frozen():
+    model = network()
+    average = copy.deepcopy(model).requires_grad_(False)
+    grow_at(dyrep.DyRep(model, ema=average), "3")
+    assert len(list(average.parameters())) == len(list(model.parameters()))
+    assert not any(parameter.requires_grad for parameter in average.parameters())
+
+
+def test_a_saved_state_does_not_move_on():
+    model = network()
+    evolver = dyrep.DyRep(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    evolver.accumulate()
+    state = evolver.state_dict()
+    evolver.accumulate()
+    assert state["saliency"]["steps"] == 1
+
+
+class TwoOutputs(nn.Module):
+    """Returns its scores by name, and features."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        y = self.net[:6](x)
+        return {"scores": self.net[6:](y), "features": [y]}
+
+
+def test_a_network_may_return_several_tensors():
+    model = TwoOutputs().eval()
+    dyrep.expand(model)
+    x = example()[0]
+    fused = dyrep.fuse(model, inputs=x)
+    assert relative_error(model(x)["scores"], fused(x)["scores"]) < 1e-5
+    assert dyrep.fuse(model, inputs=x, fold_bn=True)(x)["features"][0].shape == (16, 6, 8, 8)
+
+
+class Asking(nn.Module):
+    """Reads what its conv is, not only what it gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2)
+
+    def forward(self, x):
+        assert self.conv.out_channels == 4
+        assert self.conv.stride == (2, 2)
+        return self.conv(x).flatten(1)
+
+
+def test_a_block_answers_like_the_conv_but_does_not_lend_its_weight():
+    model = Asking()
+    dyrep.expand(model)
+    model(example()[0])
+    with pytest.raises(AttributeError):
+        model.conv.weight  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda model: dyrep.expand(model, branches=["3x3"]), "3x3"),
+        (lambda model: dyrep.DyRep(model, adjust_interval=0), "adjust_interval=0"),
+        (lambda model: dyrep.DyRep(model).adjust([]), "at least one"),
+        (lambda model: pruning.cut(model, "3", ["1x1"], []), "at least one"),
+        (lambda model: pruning.cut(model, "0", ["1x1"], batches()), "no branches"),
+        (lambda model: pruning.cut(model, "3", ["kxk"], batches()), "cannot lose kxk"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_changes(call, reason):
+    model, _, _ = grown()
+    before = dyrep.structure(model)
+    with pytest.raises(ValueError, match=reason):
+        call(model)
+    assert dyrep.structure(model) == before
+
+
+def test_batches_that_are_not_tensors_are_refused():
+    with pytest.raises(TypeError, match="one tensor"):
+        dyrep.DyRep(network()).adjust([example()])
+
+
+def test_data_parallel_is_refused():
+    with pytest.raises(TypeError, match="bare"):
+        dyrep.DyRep(nn.DataParallel(network()))
