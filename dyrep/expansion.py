@@ -66,7 +66,7 @@ def expand(
     for path in known if names is None else names:
         if path not in known:
             raise KeyError(f"{path} is not a convolution of this model")
-        if path not in done.left and not set(fitting(known[path], branches)) - {"kxk"}:
+        if path not in done.left and not fitting(known[path], branches):
             done.left[path] = "it can take none of these branches"
         if path in done.left:
             continue

@@ -45,7 +45,7 @@ def test_momenta_stay_and_new_parameters_join(kind):
     before = {p: copy.deepcopy(dict(s)) for p, s in optimizer.state.items()}
     weight, bias = model[3].weight, model[3].bias
     grow_at(evolver, "3")
-    assert model[3].weight is weight
+    assert model[3].kernel is weight
     assert model[3].kxk.norm.bias is bias
     for parameter in (weight, bias):
         for key, value in before[parameter].items():
@@ -64,7 +64,7 @@ def test_momenta_stay_and_new_parameters_join(kind):
 def test_the_state_of_what_was_cut_goes_and_the_rest_stays():
     model, optimizer, _ = grown()
     step(model, optimizer)
-    weight, gone = model[3].weight, model[3].branches["1x1"].conv.weight
+    weight, gone = model[3].kernel, model[3].branches["1x1"].conv.weight
     momentum = optimizer.state[weight]["momentum_buffer"].clone()
     before = dict(model.named_parameters())
     pruning.cut(model, "3", [n for n in model[3].names if n != "kxk"], batches())
