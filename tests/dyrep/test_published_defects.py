@@ -166,6 +166,7 @@ everything = torch.load("IMAGES", weights_only=True)
 mine = [everything[rank::2][:8], everything[rank::2][8:]]
 expansion.grow(model, "0", dyrep.ALL_BRANCHES, mine, torch.Generator().manual_seed(5))
 torch.save(model.state_dict(), f"RESULT{rank}")
+dist.barrier()  # a rank that leaves early breaks the connection of the other
 dist.destroy_process_group()
 """
 
