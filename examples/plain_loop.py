@@ -1,6 +1,6 @@
 """DyRep in a plain PyTorch loop: no Hydra, no W&B, no SLURM. Runs in about a minute on a CPU.
 
-python examples/plain_loop.py
+python -m examples.plain_loop
 """
 
 import torch

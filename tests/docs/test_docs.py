@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -42,3 +44,14 @@ def test_commands_in_the_documents_are_accepted(launch, arguments):
     done = launch(*words, "dry_run=true")
     assert done.returncode == 0, done.stderr
     assert not launch.root.exists()
+
+
+def test_the_example_runs():
+    """A plain loop, in a minute: it grows, keeps its accuracy, and fuses to the plain network."""
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.plain_loop"],
+        cwd=PROJECT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("grow ") == 3
+    assert "28,970 parameters, agreement 100%" in done.stdout
