@@ -120,8 +120,6 @@ def _unfit(conv: nn.Conv2d) -> str | None:
         return "hooks on it may change what it computes"
     if not conv.weight.requires_grad:
         return "frozen"
-    if nn.utils.parametrize.is_parametrized(conv):
-        return "its weight is parametrized"
     return None
 
 

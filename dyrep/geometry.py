@@ -66,7 +66,7 @@ class Geometry:
         )
         return height, width
 
-    def conv(self, size: Pair, offset: Pair, groups: int | None = None) -> nn.Conv2d:
+    def conv(self, size: Pair, offset: Pair) -> nn.Conv2d:
         """Return a conv without bias for a window whose input comes from `look`."""
         height, width = self.margins(size, offset)
         inside = self._conv_can_pad(height, width)
@@ -77,7 +77,7 @@ class Geometry:
             self.stride,
             (height[0], width[0]) if inside else 0,
             self.dilation,
-            self.groups if groups is None else groups,
+            self.groups,
             bias=False,
         )
 

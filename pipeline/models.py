@@ -39,13 +39,7 @@ def vgg(widths: list[list[int]], classes: int) -> nn.Module:
             layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
             inputs = width
         layers.append(nn.MaxPool2d(2))
-    network = nn.Sequential()
-    network.add_module("features", nn.Sequential(*layers))
-    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
-    network.add_module("flatten", nn.Flatten())
-    network.add_module("classifier", nn.Linear(inputs, classes))
-    _initialise(network)
-    return network
+    return _classifier(layers, inputs, classes)
 
 
 def mobilenet_v1(width: float, small_stem: bool, classes: int) -> nn.Module:
@@ -61,13 +55,7 @@ def mobilenet_v1(width: float, small_stem: bool, classes: int) -> nn.Module:
         layers += _conv_norm_relu(inputs, inputs, stride=stride, groups=inputs)
         layers += _conv_norm_relu(inputs, outputs, kernel=1)
         inputs = outputs
-    network = nn.Sequential()
-    network.add_module("features", nn.Sequential(*layers))
-    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
-    network.add_module("flatten", nn.Flatten())
-    network.add_module("classifier", nn.Linear(inputs, classes))
-    _initialise(network)
-    return network
+    return _classifier(layers, inputs, classes)
 
 
 def _channels(count: int, width: float) -> int:
@@ -130,6 +118,17 @@ def _check_name(name: str, valid: list[str], library: str) -> None:
     if name not in valid:
         cure = nearest(name, valid, "model.name=")
         raise UserError(f"model.name={name} is no classifier of {library}; {cure}")
+
+
+def _classifier(layers: list[nn.Module], features: int, classes: int) -> nn.Module:
+    """Return layers, global pooling and a linear classifier, freshly initialised."""
+    network = nn.Sequential()
+    network.add_module("features", nn.Sequential(*layers))
+    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    network.add_module("flatten", nn.Flatten())
+    network.add_module("classifier", nn.Linear(features, classes))
+    _initialise(network)
+    return network
 
 
 def _initialise(network: nn.Module) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import dyrep
-from dyrep import budget, expansion
+from dyrep import budget
 from dyrep.block import place_block
 from tests.dyrep.networks import batches, example, grow_at, network, optimizer_for, step
 
@@ -119,4 +119,3 @@ def test_growth_goes_down_the_ranking_to_what_fits():
     assert next(path for path, _ in events[0].saliency) == "2"
     assert events[0].layer != "2"
     assert "2" in evolver.left
-    assert expansion.convs(model)
