@@ -1,13 +1,14 @@
 """Who owns a stage directory now: at most one attempt at a time, each with a number.
 
-The owner holds a lock on the file `attempt` for as long as it lives (also through exec), so a
-second launch beside a running one is refused instead of writing into the same files.
+Two guards. A lock, held by the process that started the attempt for as long as it lives, so a
+second launch beside a running one is refused. And the number itself: what is about to publish
+something compares it first, because a lock does not reach processes that outlive their parent or
+sit on a node that lost contact. Whoever is no longer the newest attempt writes nothing more.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import socket
 import time
@@ -15,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import rundir
-from pipeline.errors import UserError
+from pipeline.errors import Superseded, UserError
 
 
 def last(directory: Path) -> dict[str, Any]:
-    """Return the latest attempt: its number (0 if there was none), pid, host and start."""
-    try:
-        return dict(json.loads((directory / rundir.ATTEMPT).read_text()))
-    except (OSError, ValueError):
-        return {"attempt": 0}
+    """Return the newest attempt: its number (0 if there was none), pid, host and start.
+
+    Raises:
+        UserError: the file is damaged; numbers that begin anew would protect nothing.
+    """
+    path = directory / rundir.ATTEMPT
+    return dict(rundir.read_json(path)) if path.exists() else {"attempt": 0}
 
 
 def claim(directory: Path) -> int:
@@ -32,8 +35,7 @@ def claim(directory: Path) -> int:
     Raises:
         UserError: another process owns it.
     """
-    handle = os.open(directory / rundir.ATTEMPT, os.O_RDWR | os.O_CREAT, 0o666)
-    os.set_inheritable(handle, True)  # the lock belongs to the open file: torchrun keeps it
+    handle = os.open(directory / rundir.LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # open until we end
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -45,7 +47,19 @@ def claim(directory: Path) -> int:
         ) from None
     number = int(last(directory)["attempt"]) + 1
     row = {"attempt": number, "pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(row).encode(), 0)
-    os.fsync(handle)
+    rundir.write_json(directory / rundir.ATTEMPT, row)
     return number
+
+
+def check(directory: Path, number: int) -> None:
+    """Make sure that attempt `number` still owns `directory`.
+
+    Raises:
+        Superseded: a newer attempt does.
+    """
+    newest = last(directory)["attempt"]
+    if newest != number:
+        raise Superseded(
+            f"attempt {number} of {directory.name} is superseded by attempt {newest}; "
+            "it wrote nothing more and leaves"
+        )

@@ -150,9 +150,10 @@ class Train(Section):
     weight_decay: NonNegativeFloat
     warmup_epochs: NonNegativeInt
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16", "float16"]
+    ema: Share | None
+    nonfinite: Literal["stop", "skip"]
     deterministic: bool
-    keep_checkpoints: PositiveInt
     augment: Augment
 
     @model_validator(mode="after")
@@ -167,6 +168,21 @@ class Train(Section):
                 "nesterov needs momentum; set train.momentum above 0 or nesterov=false"
             )
         return self
+
+
+class Checkpoint(Section):
+    """How often training saves and what it keeps; decides no result."""
+
+    interval: str
+    keep: PositiveInt
+    interruption_hours: PositiveFloat
+
+    @field_validator("interval")
+    @classmethod
+    def _interval_is_one(cls, value: str) -> str:
+        if value != "auto" and not re.fullmatch(r"[1-9]\d* (step|minute)s?", value):
+            raise ValueError(f"'{value}' is no interval; use auto, '500 steps' or '10 minutes'")
+        return value
 
 
 class Prep(Section):
@@ -202,6 +218,7 @@ class Cluster(Section):
     name: Literal["local"]
     nodes: Literal[1]
     processes_per_node: PositiveInt
+    hang_timeout: PositiveInt
 
 
 class Disabled(Section):
@@ -230,6 +247,7 @@ class Config(Section):
     method: Method
     prep: Prep
     train: Train
+    checkpoint: Checkpoint
     fuse: Fuse
     eval: Eval
     latency: Latency
@@ -269,8 +287,8 @@ class Config(Section):
         return self
 
 
-WHERE = ("cluster", "tracking", "stage", "root", "dry_run", "wait", "name", "group")
-"""Keys that say where and who watches: they never decide a result, so never enter a fingerprint."""
+WHERE = ("cluster", "checkpoint", "tracking", "stage", "root", "dry_run", "wait", "name", "group")
+"""Keys that say where, how safely and who watches: they decide no result, enter no fingerprint."""
 
 
 def sections(values: dict[str, Any]) -> Config:
@@ -285,3 +303,12 @@ def sections(values: dict[str, Any]) -> Config:
         annotation: Any = Annotated[kind, field] if field.discriminator else kind
         parts[name] = TypeAdapter(annotation).validate_python(value)
     return Config.model_construct(None, **parts)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, keyed by dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat |= flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat

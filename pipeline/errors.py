@@ -21,6 +21,10 @@ class StageFailed(Exception):
     """A stage ended without its result. Exit code 1; the message names the log."""
 
 
+class Superseded(Exception):
+    """A newer attempt owns the stage directory; this one may not write any more."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A stop was asked for and everything worth keeping is on disk; ends a whole sweep."""
 

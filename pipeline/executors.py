@@ -21,7 +21,7 @@ from pipeline.config import Config
 from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
 from pipeline.plan import Step, verify_outputs
 from pipeline.progress import Onlooker
-from pipeline.runs import write_question
+from pipeline.runs import write_question, write_where
 
 PROJECT = Path(__file__).resolve().parent.parent
 TAIL = 20  # lines of a failed stage's log that are shown
@@ -47,13 +47,14 @@ def run_local(steps: list[Step], config: Config) -> None:
 def _run(step: Step, config: Config, onlooker: Onlooker) -> None:
     step.dir.mkdir(parents=True, exist_ok=True)
     write_question(step)
+    write_where(step, config)
     (step.dir / rundir.PROGRESS).unlink(missing_ok=True)
     number = attempt.last(step.dir)["attempt"] + 1
     log = rundir.log_file(step.dir, number)
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as output, _stop_requests() as stops:
         process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "pipeline.run", str(step.dir), *_processes(step, config)],
+            [sys.executable, "-u", "-m", "pipeline.run", str(step.dir)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -67,10 +68,6 @@ def _run(step: Step, config: Config, onlooker: Onlooker) -> None:
         _wait(process, step, onlooker, stops)
     if not (step.dir / rundir.RESULT).exists():
         _explain(step, log, process.returncode, bool(stops))
-
-
-def _processes(step: Step, config: Config) -> list[str]:
-    return ["--processes", str(config.cluster.processes_per_node)] if step.stage.torchrun else []
 
 
 @contextmanager
@@ -120,7 +117,7 @@ def _explain(step: Step, log: Path, code: int, asked_to_stop: bool) -> None:
     events = rundir.read_lines(step.dir / rundir.EVENTS)
     ends = [row for row in events if row["attempt"] == current and row["event"] in ENDS]
     end = ends[0] if ends else {"event": "failed", "kind": "", "message": f"exit code {code}"}
-    lines = log.read_text(errors="replace").splitlines()
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     if end.get("kind") == "input":
         raise UserError(end["message"])
     if code == BAD_INPUT and lines:

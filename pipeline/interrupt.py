@@ -10,14 +10,17 @@ import ctypes
 import signal
 from types import FrameType
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
 _requested = False
 
 
 def install() -> None:
     """Turn TERM, INT and USR2 into a flag, and ask for TERM when the parent process dies."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+    for number in SIGNALS:
         signal.signal(number, _note)
-    die_with_parent()
+    die_with_parent(signal.SIGTERM)
 
 
 def requested() -> bool:
@@ -30,7 +33,6 @@ def _note(number: int, frame: FrameType | None) -> None:
     _requested = True
 
 
-def die_with_parent() -> None:
-    """Have the kernel send TERM when the parent dies; kept across exec (prctl(2))."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+def die_with_parent(number: int) -> None:
+    """Have the kernel send this signal when the parent dies."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import rundir
-from pipeline.config import Config
+from pipeline.config import Config, flatten
 from pipeline.errors import UserError
 from pipeline.stage import Stage
 from pipeline.stages import STAGES
@@ -115,15 +115,6 @@ def _difference(link: Path, question: dict[str, Any]) -> str:
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     changed = [key for key in keys if key != "fingerprint"]
     return ", ".join(f"{k} {before.get(k)} → {after.get(k)}" for k in changed[:3]) or "unknown"
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, keyed by dotted paths."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        flat |= flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return flat
 
 
 def _check_parents(steps: dict[str, Step], name: str) -> None:

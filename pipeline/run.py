@@ -1,7 +1,7 @@
 """What every job executes: `python -m pipeline.run DIR` answers the question in DIR/stage.yaml.
 
 Reads only DIR and the directories of its parents; needs no launcher and no Hydra, so a stage can
-be repeated or debugged by its directory alone. Train and eval start themselves under torchrun.
+be repeated or debugged by its directory alone. Train and eval run under torchrun, below it.
 `result.json` is written last, after every promised output was seen.
 """
 
@@ -10,20 +10,24 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 import time
 import traceback
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from pipeline import attempt, interrupt, rundir
+from pipeline import attempt, interrupt, rundir, torchrun
 from pipeline.errors import BAD_INPUT, DONE, FAILED, STOPPED, Interrupted, UserError
 from pipeline.stage import Context, Stage
 from pipeline.stages import STAGES
 
 SURROUNDINGS = {errno.ENOSPC: "make room", errno.EDQUOT: "make room"} | dict.fromkeys(
     (errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"
+)
+HUNG = (
+    b"Timeout ("  # begins the stack dump of a process that made no step; see training.distributed
 )
 
 
@@ -39,9 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
             if (directory / rundir.RESULT).exists():
                 print(f"{directory.name} is finished; nothing to do")
                 return DONE
-            attempt.claim(directory)
+            where = rundir.read_yaml(directory / rundir.WHERE)
+            number = attempt.claim(directory)
             if stage.torchrun:
-                _become_torchrun(directory, options.processes)
+                return _in_processes(directory, number, where["cluster"]["processes_per_node"])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -55,9 +60,6 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 failed, 2 bad input, 75 saved and stopped before the end.",
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="ROOT/stages/STAGE-FINGERPRINT")
-    parser.add_argument(
-        "--processes", type=int, default=1, help="processes of train and eval on this node (1)"
-    )
     return parser
 
 
@@ -72,14 +74,34 @@ def _question(directory: Path) -> dict[str, Any]:
     return dict(question)
 
 
-def _become_torchrun(directory: Path, processes: int) -> NoReturn:
-    """Replace this process by torchrun; the lock and the parent-death signal stay in force."""
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={processes}", "-m", "pipeline.run", str(directory)]
-    sys.stdout.flush()
-    os.execv(sys.executable, command)
+def _in_processes(directory: Path, number: int, processes: int) -> int:
+    """Run the stage under torchrun; return the exit code that its files tell.
+
+    torchrun's own code says too little: it is 1 for a worker that refused its input and for one
+    that crashed, and it can be 1 although all workers saved and left as asked.
+    """
+    code = torchrun.run("pipeline.run", str(directory), processes)
+    if (directory / rundir.RESULT).exists():
+        return DONE
+    events = list(rundir.read_lines(directory / rundir.EVENTS))
+    ends = {row["event"]: row for row in reversed(events) if row["attempt"] == number}
+    if "stopped" in ends:
+        return STOPPED
+    if "failed" not in ends:
+        logs = directory / "logs"
+        hung = any(HUNG in log.read_bytes() for log in logs.glob(f"attempt-{number:03d}*"))
+        message = "no step within cluster.hang_timeout" if hung else _ending(code)
+        row = {"time": time.time(), "event": "failed", "attempt": number, "kind": "error"}
+        rundir.append_line(directory / rundir.EVENTS, {**row, "message": message})
+        print(f"error: {message}; each process wrote where it was into {logs}", file=sys.stderr)
+        return FAILED
+    return BAD_INPUT if ends["failed"]["kind"] == "input" else FAILED
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        return f"torchrun was killed by {signal.Signals(-code).name}"
+    return f"torchrun ended with {code}"
 
 
 def _run(stage: Stage, directory: Path, question: dict[str, Any]) -> int:
@@ -101,9 +123,10 @@ def _run(stage: Stage, directory: Path, question: dict[str, Any]) -> int:
 
 
 def _context(stage: Stage, directory: Path, question: dict[str, Any]) -> Context:
-    """Build what the stage body sees: the sections it reads, and no others."""
+    """Build what the stage body sees: the sections it reads, where it runs, and no others."""
     from pipeline.config import sections
 
+    where = rundir.read_yaml(directory / rundir.WHERE)
     parents = {
         name: rundir.stage_dir(directory.parent.parent, name, fingerprint)
         for name, fingerprint in question["parents"].items()
@@ -113,7 +136,7 @@ def _context(stage: Stage, directory: Path, question: dict[str, Any]) -> Context
         dir=directory,
         root=directory.parent.parent,
         fingerprint=question["fingerprint"],
-        config=sections(question["config"]),
+        config=sections({**question["config"], **where}),
         parents=parents,
         attempt=attempt.last(directory)["attempt"],
         stopping=interrupt.requested,
@@ -137,10 +160,14 @@ def _stopped(context: Context, rank: int) -> int:
     if rank == 0:
         context.event("stopped")
         print(f"{context.stage.name}: stopped before the end, everything so far is saved")
-    return STOPPED
+    # torchrun would take any other code for a failure and kill who is still leaving
+    return DONE if context.stage.torchrun else STOPPED
 
 
 def _failed(context: Context, error: Exception) -> int:
+    if not context.dir.exists():
+        print(f"error: {context.dir} has vanished; restore it and launch again", file=sys.stderr)
+        return BAD_INPUT
     if isinstance(error, OSError) and error.errno in SURROUNDINGS:
         cure = SURROUNDINGS[error.errno]
         error = UserError(
@@ -168,6 +195,7 @@ def _finish(context: Context, metrics: dict[str, float]) -> None:
         "outputs": _outputs(context),
         "environment": describe(),
     }
+    context.check_owner()
     context.event("finished")
     rundir.write_json(context.dir / rundir.RESULT, result)
 

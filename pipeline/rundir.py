@@ -1,7 +1,7 @@
 """Every path and file name, and the only ways a file is written.
 
-    <root>/stages/<stage>-<fingerprint>/    stage.yaml jobs.jsonl attempt events.jsonl progress.json
-                                            logs/ result.json, and what the stage makes
+    <root>/stages/<stage>-<fingerprint>/    stage.yaml where.yaml jobs.jsonl attempt events.jsonl
+                                            progress.json logs/ result.json and what the stage makes
     <root>/runs/<name>/                     config.yaml run.json report.html, links to stages
     <root>/data/<fingerprint>/              manifest.json quarantine.jsonl shards
 
@@ -25,9 +25,11 @@ from pipeline.errors import UserError
 
 RESULT = "result.json"
 STAGE = "stage.yaml"
+WHERE = "where.yaml"
 EVENTS = "events.jsonl"
 JOBS = "jobs.jsonl"
 ATTEMPT = "attempt"
+LOCK = ".lock"
 PROGRESS = "progress.json"
 HISTORY = "history.jsonl"
 GROWTH = "growth.jsonl"
@@ -142,15 +144,26 @@ def damaged(path: Path, error: Exception) -> UserError:
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON line in a single write, so that lines of two writers never mix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = (json.dumps(row) + "\n").encode()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        written = os.write(handle, line)
-        if written < len(line):  # the disk is full: half a line would spoil the next one
-            os.ftruncate(handle, os.fstat(handle).st_size - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_whole(handle, json.dumps(row) + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(handle)
+
+
+def write_whole(handle: int, text: str) -> None:
+    """Append to an open file in one piece, or not at all.
+
+    Raises:
+        OSError: the disk is full; half a line, which would spoil the next one, was taken back.
+    """
+    content = text.encode()
+    written = os.write(handle, content)
+    if written < len(content):
+        os.ftruncate(handle, os.fstat(handle).st_size - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -18,9 +18,9 @@ import yaml
 
 from pipeline import rundir
 from pipeline.compose import check, parse
-from pipeline.config import WHERE, Config
+from pipeline.config import WHERE, Config, flatten
 from pipeline.errors import UserError
-from pipeline.plan import Step, flatten
+from pipeline.plan import Step
 from pipeline.provenance import command_line, source_revision, versions
 
 RUN = "run.json"
@@ -126,3 +126,9 @@ def write_question(step: Step) -> None:
             sort_keys=False,
         )
         rundir.write_text(path, text)
+
+
+def write_where(step: Step, config: Config) -> None:
+    """Write `where.yaml`: how to run the stage here, of the newest launch."""
+    where = config.model_dump(mode="json", include={"cluster", "checkpoint"})
+    rundir.write_text(step.dir / rundir.WHERE, yaml.safe_dump(where, sort_keys=False))

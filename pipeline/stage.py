@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline import rundir
+from pipeline import attempt, rundir
 from pipeline.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -53,19 +53,28 @@ class Context:
     parents: dict[str, Path]
     attempt: int
     stopping: Any = field(default=lambda: False)
+    started: float = field(default_factory=time.time)
     _reported: float = 0.0
+    _said: str = ""
 
     def event(self, name: str, **facts: Any) -> None:
         """Append what happened to `events.jsonl` (rank 0 only)."""
         row = {"time": time.time(), "event": name, "attempt": self.attempt, **facts}
         rundir.append_line(self.dir / rundir.EVENTS, row)
 
+    def check_owner(self) -> None:
+        """Make sure that no newer attempt owns the directory; see `attempt.check`."""
+        attempt.check(self.dir, self.attempt)
+
     def progress(self, done: int, total: int, text: str = "") -> None:
-        """Say how far the stage is (rank 0 only); at most five times a second reach the disk."""
+        """Say how far the stage is (rank 0 only).
+
+        At most five times a second reach the disk, and whenever the text changes.
+        """
         now = time.monotonic()
-        if done < total and now - self._reported < 0.2:
+        if done < total and now - self._reported < 0.2 and text == self._said:
             return
-        self._reported = now
+        self._reported, self._said = now, text
         row = {"done": done, "total": total, "text": text, "time": time.time()}
         temporary = self.dir / f".{rundir.PROGRESS}"
         temporary.write_text(json.dumps(row))  # no fsync: only an onlooker reads it

@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline import networks, rundir
 from pipeline.data.dali import DaliLoader
 from pipeline.data.shards import Manifest
+from pipeline.errors import Interrupted
 from pipeline.stage import Context
 from pipeline.training.distributed import World, world
 
@@ -24,7 +25,7 @@ TOP = 5
 
 def run(context: Context) -> dict[str, float]:
     """Evaluate; return percentages and the number of images."""
-    with world() as processes:
+    with world(context.config.cluster.hang_timeout) as processes:
         part = torch.cat(list(_predictions(context, processes)))
         rows = torch.cat(processes.gather(part.cpu()))
     rows = rows[rows[:, 0].argsort()]
@@ -59,8 +60,11 @@ def _predictions(context: Context, processes: World) -> Iterator[Tensor]:
         world_size=processes.world_size,
         device=processes.device,
     )
-    batches = context.track(loader, len(loader), "evaluating") if processes.main else loader
-    for images, labels, numbers in batches:
+    for done, (images, labels, numbers) in enumerate(loader):
+        if processes.any(context.stop_requested())[0]:
+            raise Interrupted
+        if processes.main:
+            context.progress(done, len(loader), "evaluating")
         best = [first_classes(model(images)) for model in models]
         yield torch.cat([numbers[:, None], labels[:, None], *best], dim=1)
 

@@ -1,8 +1,9 @@
 """train: DistributedDataParallel training in which DyRep grows and cuts branches.
 
 Reads the prepared data. Writes history.jsonl, growth.jsonl, checkpoints/, and when it is done
-model.safetensors (all branches) with structure.json (which branches). Asked to stop, it saves at
-the next step and leaves; started again, it goes on from the newest intact checkpoint.
+model.safetensors (all branches; averaged weights with train.ema) with structure.json (which
+branches). Asked to stop, it saves at the next step and leaves; started again, it goes on from the
+newest intact checkpoint.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ from pipeline.errors import UserError
 from pipeline.stage import Context
 from pipeline.training.distributed import world
 from pipeline.training.loop import Training
+from pipeline.training.nonfinite import NotFinite
 
 
 def run(context: Context) -> dict[str, float]:
     """Train; return the headline numbers of the last epoch."""
     images = Manifest.load(context.parents["prep"] / "data").splits["train"].images
     batch = context.config.train.batch_size
-    with world() as processes:
-        if batch > images:
-            raise UserError(f"train.batch_size={batch} is larger than the {images} training images")
-        return Training(context, processes).run()
+    if batch > images:
+        raise UserError(f"train.batch_size={batch} is larger than the {images} training images")
+    with world(context.config.cluster.hang_timeout) as processes:
+        try:
+            return Training(context, processes).run()
+        except NotFinite as found:
+            step = found.step
+        raise Training(context, processes).explain(step)

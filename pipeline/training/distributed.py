@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+T = TypeVar("T")
 
-@dataclass(frozen=True)
+
+@dataclass(kw_only=True)
 class World:
-    """One process among `world_size`, and its device."""
+    """One process among `world_size`, and its device.
+
+    Who exchanges no word for `hang_timeout` seconds hangs: it writes the stack of each of its
+    threads to stderr and ends. A thread of C does that, so it works whatever Python is stuck in.
+    """
 
     rank: int
     world_size: int
     device: torch.device
+    hang_timeout: int
+    _beat: float = field(default=0.0, init=False)
 
     @property
     def main(self) -> bool:
@@ -31,9 +42,14 @@ class World:
         dist.all_reduce(values)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Return whether the flag is set in any process; every process gets the same answer."""
-        return bool(self.total(torch.tensor(float(flag), device=self.device)).item())
+    def any(self, *flags: bool) -> list[bool]:
+        """Return of each flag whether it is set in any process; every process gets the same.
+
+        The words go between CPUs, also where the training is on GPUs: those need not be waited for.
+        """
+        self.beat()
+        answers = self.total(torch.tensor([float(flag) for flag in flags]))
+        return [bool(answer) for answer in answers]
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, on every process."""
@@ -41,18 +57,44 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def from_main(self, find: Callable[[], T]) -> T:
+        """Return what the main process finds, on every process."""
+        found = [find() if self.main else None]
+        dist.broadcast_object_list(found)
+        return found[0]  # type: ignore[return-value]
+
+    def spread(self, tensors: list[Tensor]) -> None:
+        """Give every process the tensors of the main one."""
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+    def beat(self) -> None:
+        """Say that this process is alive."""
+        now = time.monotonic()
+        if now - self._beat >= 1:
+            self._beat = now
+            faulthandler.dump_traceback_later(self.hang_timeout, exit=True)
+
 
 @contextmanager
-def world() -> Iterator[World]:
-    """Join the process group torchrun prepared: NCCL on GPUs, gloo on CPUs."""
+def world(hang_timeout: int) -> Iterator[World]:
+    """Join the process group torchrun prepared: NCCL between GPUs, gloo between CPUs.
+
+    Args:
+        hang_timeout: Seconds without a word after which a process ends; see `World`.
+    """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    device = torch.device("cpu")
+    device, backend = torch.device("cpu"), "gloo"
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device, backend = torch.device("cuda", int(os.environ["LOCAL_RANK"])), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    patience = timedelta(seconds=hang_timeout + 60)  # who waits for one that hangs shows its stack
+    dist.init_process_group(backend, timeout=patience)
+    here = World(rank=rank, world_size=world_size, device=device, hang_timeout=hang_timeout)
+    here.beat()
     try:
-        yield World(rank, world_size, device)
+        yield here
         dist.barrier()
     finally:
+        faulthandler.cancel_dump_traceback_later()
         dist.destroy_process_group()

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 import dyrep
@@ -33,6 +34,7 @@ class Growth:
         self,
         model: nn.Module,
         optimizer: Optimizer,
+        ema: nn.Module | None,
         method: Plain | Static | DyRep,
         seed: int,
         rows: Rows,
@@ -40,12 +42,12 @@ class Growth:
         self._rows = rows
         self._waiting: list[dict[str, Any]] = []
         self.totals = {"grown": 0, "cut": 0}
-        self._evolver = _evolver(model, optimizer, method, seed)
+        self._evolver = _evolver(model, optimizer, ema, method, seed)
 
-    def accumulate(self) -> None:
+    def accumulate(self, scaler: GradScaler) -> None:
         """Add this step's gradients to the saliency of each layer."""
         if self._evolver:
-            self._evolver.accumulate()
+            self._evolver.accumulate(scaler)
 
     def due(self, epoch: int) -> bool:
         """Return whether to adjust after `epoch` (counted from 1)."""
@@ -86,13 +88,18 @@ class Growth:
 
 
 def _evolver(
-    model: nn.Module, optimizer: Optimizer, method: Plain | Static | DyRep, seed: int
+    model: nn.Module,
+    optimizer: Optimizer,
+    ema: nn.Module | None,
+    method: Plain | Static | DyRep,
+    seed: int,
 ) -> dyrep.DyRep | None:
     if not isinstance(method, DyRep):
         return None
     return dyrep.DyRep(
         model,
         optimizer,
+        ema=ema,
         saliency=method.saliency,
         branches=tuple(method.branches),
         adjust_interval=method.adjust_interval,

@@ -6,6 +6,8 @@ A checkpoint notes how many rows it knows; resuming from it cuts the file back t
 from __future__ import annotations
 
 import json
+import math
+import os
 import statistics
 import time
 from pathlib import Path
@@ -15,43 +17,54 @@ import torch
 from torch import Tensor
 
 from pipeline import rundir
+from pipeline.config import Train
 from pipeline.training.distributed import World
+from pipeline.training.nonfinite import NotFinite
 
 STEPS_PER_WRITE = 20  # losses stay on the device until then: one synchronisation for many
 
 
 class Rows:
-    """A JSON-lines file that continues after `known` rows; only the main process writes."""
+    """A JSON-lines file that continues after `known` rows.
 
-    def __init__(self, path: Path, known: int, world: World) -> None:
+    It is written anew and then kept open: an older attempt that still lives holds the old file,
+    which nobody sees any more, and cannot write into this one.
+    """
+
+    def __init__(self, path: Path, known: int, writes: bool) -> None:
         self.count = known
-        self._path, self._writes = path, world.main
-        if self._writes:
+        self._file: int | None = None
+        if writes:
             kept = path.read_text().splitlines(keepends=True)[:known] if path.exists() else []
             if len(kept) < known:
                 raise RuntimeError(f"{path} has {len(kept)} rows, the checkpoint knows {known}")
             rundir.write_text(path, "".join(kept))
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Append rows and force them to disk."""
         self.count += len(rows)
-        if self._writes and rows:
-            with self._path.open("a", encoding="utf-8") as stream:
-                stream.writelines(json.dumps(row) + "\n" for row in rows)
-            rundir.sync(self._path)
+        if self._file is not None and rows:
+            rundir.write_whole(self._file, "".join(json.dumps(row) + "\n" for row in rows))
+            os.fsync(self._file)
 
 
 class History:
     """The numbers of each step and epoch, on their way into `history.jsonl`."""
 
-    def __init__(self, path: Path, world: World, saved: dict[str, Any]) -> None:
-        self.world = world
-        self._rows = Rows(path, saved.get("rows", 0), world)
+    def __init__(self, path: Path, world: World, recipe: Train, saved: dict[str, Any]) -> None:
+        self.world, self._recipe = world, recipe
+        self._rows = Rows(path, saved.get("rows", 0), world.main)
         self._epoch_losses: list[float] = saved.get("epoch_losses", [])
         self._epoch_seconds: list[float] = saved.get("epoch_seconds", [])
         self._waiting: list[dict[str, Any]] = []
         self._losses: list[Tensor] = []
         self.start_clock()
+
+    @property
+    def rows(self) -> int:
+        """How many rows are written."""
+        return self._rows.count
 
     def start_clock(self) -> None:
         """Begin timing the next step; call when something other than a step went before it."""
@@ -68,18 +81,30 @@ class History:
         self._epoch_seconds.append(seconds)
         self._losses.append(loss)
         times = {"step_seconds": round(seconds, 6), "data_seconds": round(data_seconds, 6)}
-        self._waiting.append({"kind": "step", "step": step, "epoch": epoch, "lr": lr, **times})
+        counters = {"step": step, "epoch": epoch, "samples": step * self._recipe.batch_size}
+        self._waiting.append({"kind": "step", **counters, "lr": lr, **times})
         if len(self._waiting) >= STEPS_PER_WRITE:
             self.flush()
 
     def flush(self) -> None:
-        """Write the waiting steps, the loss averaged over all processes (collective)."""
+        """Write the waiting steps, the loss averaged over all processes (collective).
+
+        A step that was skipped has no loss.
+
+        Raises:
+            NotFinite: a loss is not finite, and such steps are not to be skipped.
+        """
         if not self._waiting:
             return
         losses = self.world.total(torch.stack(self._losses).double()) / self.world.world_size
-        self._epoch_losses += losses.tolist()
-        pairs = zip(self._waiting, losses.tolist(), strict=True)
-        self._rows.write([{**row, "loss": loss} for row, loss in pairs])
+        rows = []
+        for row, loss in zip(self._waiting, losses.tolist(), strict=True):
+            if math.isfinite(loss):
+                self._epoch_losses.append(loss)
+            elif self._recipe.nonfinite == "stop":
+                raise NotFinite(row["step"])
+            rows.append({**row, "loss": loss if math.isfinite(loss) else None})
+        self._rows.write(rows)
         self._waiting, self._losses = [], []
 
     def epoch(
@@ -92,7 +117,8 @@ class History:
             "kind": "epoch",
             "step": step,
             "epoch": epoch,
-            "loss": statistics.fmean(self._epoch_losses),
+            "samples": step * self._recipe.batch_size,
+            "loss": statistics.fmean(self._epoch_losses) if self._epoch_losses else None,
             **metrics,
             "seconds": round(seconds, 6),
             "images_per_s": len(self._epoch_seconds) * images / seconds,

@@ -1,10 +1,13 @@
-"""The training loop, top to bottom: step, validate, grow, save; stop and resume in between.
+"""The training loop, top to bottom: step, save, validate, grow; stop and resume in between.
 
 `Training` holds everything that must survive a restart, and `Training.state` is the one list of it.
+An epoch is saved when its last step is done, before it is validated: while the processes validate,
+the checkpoint is written, and whoever resumes from it validates again.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -18,10 +21,13 @@ from pipeline.data.dali import Batch, DaliLoader
 from pipeline.data.shards import Manifest
 from pipeline.errors import Interrupted, UserError
 from pipeline.stage import Context
-from pipeline.training import checkpoint, optim
+from pipeline.training import checkpoint, generators, nonfinite, optim, resume
+from pipeline.training.checkpoint import Facts
 from pipeline.training.distributed import World
 from pipeline.training.growth import Growth, prepare
 from pipeline.training.history import History, Rows
+from pipeline.training.nonfinite import Diverged
+from pipeline.training.saver import Saver
 from pipeline.training.validation import validate
 
 
@@ -31,31 +37,47 @@ class Training:
     def __init__(self, context: Context, world: World) -> None:
         self.context, self.world, self.config = context, world, context.config
         self.recipe = self.config.train
-        self.checkpoints = context.dir / "checkpoints"
         self.folder = context.parents["prep"] / "data"
         torch.use_deterministic_algorithms(self.recipe.deterministic)
-        torch.manual_seed(self.config.seed)
-        saved = self._newest_checkpoint()
+        generators.seed(self.config.seed)
+        self.saver = Saver(
+            context.dir / "checkpoints", self.config.checkpoint, context.check_owner, self._saved
+        )
+        self.identity = resume.identity(context)
+        self.imported = time.time()
+        found = resume.find(context, world, self.identity)
+        saved = checkpoint.load(found) if found else {}
         self._build(saved)
+        self.step: int = saved.get("step", 0)
+        self.epoch: int = saved.get("epoch", 0)  # epochs finished, with validation and growth
+        self.metrics: dict[str, float] = saved.get("metrics", {})
         if saved:
             self._restore(saved)
-        self.step: int = saved.get("step", 0)
-        self.epoch: int = saved.get("epoch", 0)  # epochs finished
-        self.metrics: dict[str, float] = saved.get("metrics", {})
+        self.saver.begin(self.step, found.name if found else None)
+        self.loaded = time.time()
         self._wrap()
 
     def run(self) -> dict[str, float]:
         """Train to the last epoch; return the headline numbers.
 
         Raises:
-            Interrupted: a stop was asked for; a checkpoint of this very step is on disk.
+            Interrupted: a stop was asked for; a checkpoint of the last step is on disk.
+            NotFinite: the loss is not finite; no such state was saved.
         """
-        while self.epoch < self.recipe.epochs:
-            self._train_epoch()
-            self._end_epoch()
-            self._save()
-            self._leave_if_asked()
-        return self._finish()
+        self._leave_if_asked()
+        try:
+            while self.epoch < self.recipe.epochs:
+                if self.steps_to_go:
+                    self._train_epoch()
+                self._end_epoch()
+            return self._finish()
+        finally:
+            self.saver.wait()
+
+    @property
+    def steps_to_go(self) -> int:
+        """Steps that are missing in the present epoch."""
+        return (self.epoch + 1) * self.steps_per_epoch - self.step
 
     # -- an epoch -----------------------------------------------------------------------------
 
@@ -65,40 +87,77 @@ class Training:
         for batch in self.loader:
             self._step(batch, self.history.since_mark())
             self._report()
-            if self.step % self.steps_per_epoch:  # the end of an epoch saves anyway
-                self._leave_if_asked(save=True)
+            if self.steps_to_go:
+                stop, due = self.world.any(
+                    self.context.stop_requested(), self.world.main and self.saver.due(self.step)
+                )
+                if stop or due:
+                    self._save()
+                if stop:
+                    raise Interrupted
+        self.world.spread(list(self.model.buffers()))  # each process has its own batch statistics
+        if self.ema:
+            self.world.spread(list(self.ema.buffers()))
+        self._save()
 
     def _step(self, batch: Batch, data_seconds: float) -> None:
+        lr = float(self.schedule.get_last_lr()[0])
+        loss = self._update(batch)
+        self.step += 1
+        self.history.step(self.step, self.epoch + 1, loss, lr, data_seconds)
+        if self.step == self.resumed_at + 1:
+            self._tell_start_up()
+
+    def _update(self, batch: Batch) -> Tensor:
+        """Train on a batch; return its loss, on the device."""
+        buffers = self._buffers_to_keep()
         with self._autocast():
             scores = self.ddp(batch.images)
             loss = cross_entropy(scores, batch.labels, label_smoothing=self.recipe.label_smoothing)
-        loss.backward()
-        self.growth.accumulate()
-        lr = float(self.schedule.get_last_lr()[0])
-        self.optimizer.step()
+        if buffers and self.world.any(not loss.isfinite())[0]:
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
+        else:
+            self.scaler.scale(loss).backward()
+            self.growth.accumulate(self.scaler)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.ema:
+                self.ema.update_parameters(self.model)
         self.optimizer.zero_grad()
         self.schedule.step()
-        self.step += 1
-        self.history.step(self.step, self.epoch + 1, loss.detach(), lr, data_seconds)
+        return loss.detach()
+
+    def _buffers_to_keep(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the running statistics, where a step that is skipped must not leave its own."""
+        if self.recipe.nonfinite == "stop":
+            return []
+        return [(buffer, buffer.clone()) for buffer in self.model.buffers()]
 
     def _end_epoch(self) -> None:
         """Validate, record, and adjust the structure when it is time.
 
         The last epoch never adjusts: nothing would train what it grew.
         """
-        self.epoch += 1
+        self._report("validating")
+        shipped = self.ema.module if self.ema else self.model
         loader = self._loader("val", evaluate=True)
-        self.metrics = validate(self.model, loader, self.world, self._autocast())
+        self.metrics = validate(shipped, loader, self.world, self._autocast(), self._leave_if_asked)
         parameters = sum(p.numel() for p in self.model.parameters())
         step_seconds = self.history.epoch(
-            self.step, self.epoch, self.metrics, self.recipe.batch_size, parameters
+            self.step, self.epoch + 1, self.metrics, self.recipe.batch_size, parameters
         )
         self.growth.settle(step_seconds)
+        self.epoch += 1
+        self._mark_best()
         self._say(f"epoch {self.epoch}: top-1 {self.metrics['top1']:.2f} %")
         if self.epoch < self.recipe.epochs and self.growth.due(self.epoch):
             self._adjust(step_seconds)
+            self._save()
+        self._leave_if_asked()
 
     def _adjust(self, step_seconds: float) -> None:
+        self._report("adjusting")
         del self.ddp  # frees the buckets of the old parameters
         batches = self._calibration_batches()
         for line in self.growth.adjust(batches, self.epoch, self.step, step_seconds):
@@ -110,21 +169,28 @@ class Training:
         assert self.config.method.kind == "dyrep"
         loader = self._loader("train", seed=self._seed() + self.epoch)
         count = self.config.method.calibration_batches
-        return [batch.images for _, batch in zip(range(count), loader, strict=False)]
+        batches = []
+        for _, batch in zip(range(count), loader, strict=False):
+            self._leave_if_asked()
+            batches.append(batch.images)
+        return batches
 
     # -- saving and resuming ------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """Return everything that must survive a restart; collective, the same on every process."""
-        rank_state = {"loader": self.loader.state(), "rng": torch.get_rng_state()}
+        rank_state = {"loader": self.loader.state(), "generators": generators.state()}
         return {
             "step": self.step,
             "epoch": self.epoch,
+            "steps_per_epoch": self.steps_per_epoch,
             "metrics": self.metrics,
             "structure": dyrep.structure(self.model),
             "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "growth": self.growth.state(),
             "history": self.history.state(),
             "ranks": self.world.gather(rank_state),
@@ -134,23 +200,30 @@ class Training:
         self.history.flush()
         state = self.state()
         if self.world.main:
-            path = checkpoint.save(self.checkpoints, self.step, state, self.recipe.keep_checkpoints)
-            self.context.event("saved", step=self.step, epoch=self.epoch, file=path.name)
+            self.saver.save(self._facts(), state)
 
-    def _newest_checkpoint(self) -> dict[str, Any]:
-        saved, rejected = checkpoint.load_newest(self.checkpoints)
-        for reason in rejected:
-            self._say(f"checkpoint passed over: {reason}")
-        if saved is None:
-            return {}
-        if len(saved["ranks"]) != self.world.world_size:
-            raise UserError(
-                f"this training was begun with {len(saved['ranks'])} processes and cannot continue "
-                f"with {self.world.world_size}; set cluster.processes_per_node to match"
-            )
+    def _facts(self) -> Facts:
+        return Facts(
+            step=self.step,
+            epoch=self.epoch,
+            attempt=self.context.attempt,
+            world_size=self.world.world_size,
+            boundary=self.step % self.steps_per_epoch == 0,
+            rows=self.history.rows,
+            identity=self.identity,
+        )
+
+    def _saved(self, facts: Facts, seconds: float) -> None:
+        self.context.event(
+            "saved", step=facts.step, epoch=facts.epoch, file=facts.name, seconds=round(seconds, 3)
+        )
+
+    def _mark_best(self) -> None:
         if self.world.main:
-            self.context.event("resumed", step=saved["step"], epoch=saved["epoch"])
-        return saved
+            self.saver.wait()
+            assert self.saver.newest is not None  # of this epoch's last step
+            folder = self.context.dir / "checkpoints"
+            checkpoint.mark_best(folder, self.saver.newest, self.epoch, self.metrics["top1"])
 
     def _build(self, saved: dict[str, Any]) -> None:
         """Build network, loader, optimizer and records; with the structure of a checkpoint."""
@@ -161,39 +234,60 @@ class Training:
             size = self.config.data.image_size
             prepare(self.model, self.config.method, self.config.seed, size)
         self.model.to(self.world.device)
-        state = saved["ranks"][self.world.rank]["loader"] if saved else None
-        self.loader = self._loader("train", seed=self._seed(), state=state)
+        generators.seed(self._seed() + self.world.rank)  # equal weights, then own dropout
+        self.ema = optim.averaged(self.model, self.recipe)
+        own = resume.own_part(saved, self.world)
+        self.loader = self._loader(
+            "train",
+            seed=self._seed() + (0 if own or not saved else saved["step"]),
+            state=own["loader"] if own else None,
+        )
         self.steps_per_epoch = len(self.loader)
+        if saved and saved["steps_per_epoch"] != self.steps_per_epoch:
+            raise UserError(
+                f"an epoch had {saved['steps_per_epoch']} steps, with {self.world.world_size} "
+                f"processes it has {self.steps_per_epoch}; set cluster.processes_per_node back to "
+                f"{len(saved['ranks'])}"
+            )
         self.optimizer = optim.build(self.model, self.recipe)
         self.schedule = optim.schedule(self.optimizer, self.recipe, self.steps_per_epoch)
+        half = self.recipe.precision == "float16"
+        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=half)
         rows = saved.get("growth", {"rows": 0})["rows"]
-        growth_rows = Rows(self.context.dir / rundir.GROWTH, rows, self.world)
+        growth_rows = Rows(self.context.dir / rundir.GROWTH, rows, self.world.main)
         self.growth = Growth(
-            self.model, self.optimizer, self.config.method, self.config.seed, growth_rows
+            self.model, self.optimizer, self.ema, self.config.method, self.config.seed, growth_rows
         )
-        history = self.context.dir / rundir.HISTORY
-        self.history = History(history, self.world, saved.get("history", {}))
+        self.history = History(
+            self.context.dir / rundir.HISTORY, self.world, self.recipe, saved.get("history", {})
+        )
+        self.resumed_at: int = saved.get("step", 0)
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.model.load_state_dict(saved["model"], strict=True)
+        if self.ema:
+            self.ema.load_state_dict(saved["ema"], strict=True)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
+        self.scaler.load_state_dict(saved["scaler"])
         self.growth.load_state(saved["growth"])
-        torch.set_rng_state(saved["ranks"][self.world.rank]["rng"])
+        own = resume.own_part(saved, self.world)
+        if own:
+            generators.restore(own["generators"])
 
-    def _leave_if_asked(self, save: bool = False) -> None:
-        if self.world.any(self.context.stop_requested()):
-            if save:
-                self._save()
+    def _leave_if_asked(self) -> None:
+        if self.world.any(self.context.stop_requested())[0]:
             raise Interrupted
 
     def _finish(self) -> dict[str, float]:
+        shipped = self.ema.module if self.ema else self.model
         if self.world.main:
             from safetensors.torch import save_file
 
-            rundir.write_json(self.context.dir / "structure.json", dyrep.structure(self.model))
+            self.context.check_owner()
+            rundir.write_json(self.context.dir / "structure.json", dyrep.structure(shipped))
             with rundir.replacing(self.context.dir / "model.safetensors") as temporary:
-                tensors = {k: v.cpu().contiguous() for k, v in self.model.state_dict().items()}
+                tensors = {k: v.cpu().contiguous() for k, v in shipped.state_dict().items()}
                 save_file(tensors, temporary)
         return {
             "top1": self.metrics["top1"],
@@ -206,9 +300,69 @@ class Training:
 
     # -- small parts --------------------------------------------------------------------------
 
+    def explain(self, step: int) -> Diverged:
+        """Walk from the checkpoint into the step whose loss is not finite and say where it began.
+
+        The checkpoint is from the epoch of that step or from the end of the one before.
+        """
+        self.ddp.train()
+        last = f"the last checkpoint is from step {self.step}"
+        with nonfinite.watching(self.model) as layers:
+            for batch in self.loader:
+                loss = self._update(batch)
+                self.step += 1
+                if not loss.isfinite() or layers:
+                    where = nonfinite.source(self.model, layers, batch.images)
+                    return Diverged(
+                        f"step {self.step}: the loss is {loss.item()}; {where}; {last}. Lower "
+                        "train.lr, or leave such steps out with train.nonfinite=skip"
+                    )
+                if self.step == step:
+                    break
+        return Diverged(
+            f"step {step}: the loss was not finite, and was when the step was repeated; {last}. "
+            "train.deterministic=true makes it repeatable"
+        )
+
     def _wrap(self) -> None:
         ids = [self.world.device.index] if self.world.device.type == "cuda" else None
         self.ddp = DistributedDataParallel(self.model, device_ids=ids)
+        if self.recipe.deterministic:
+            self._settle_buckets()
+
+    def _settle_buckets(self) -> None:
+        """Have DDP arrange its buckets now instead of after the first step.
+
+        It arranges them by the order in which gradients arrive, once. The order of additions
+        between processes follows the buckets, so a step after a restart would otherwise be summed
+        in another order than the same step without one.
+        """
+        kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        drawn = generators.state()
+        size = self.config.data.image_size
+        self.ddp.train()
+        with self._autocast():
+            scores = self.ddp(torch.zeros(2, 3, size, size, device=self.world.device))
+        scores.float().sum().backward()
+        self.optimizer.zero_grad()
+        generators.restore(drawn)
+        for buffer, value in kept:
+            buffer.copy_(value)
+
+    def _tell_start_up(self) -> None:
+        """Say how long it took from the start of the attempt to its first step, and on what."""
+        if self.world.main:
+            begun = float(rundir.read_json(self.context.dir / rundir.ATTEMPT)["time"])
+            marks = {
+                "processes": self.context.started - begun,
+                "imports": self.imported - self.context.started,
+                "checkpoint": self.loaded - self.imported,
+                "first_step": time.time() - self.loaded,
+            }
+            seconds = {name: round(value, 2) for name, value in marks.items()}
+            self.context.event("first_step", step=self.step, seconds=seconds)
+            parts = ", ".join(f"{name} {value}" for name, value in seconds.items())
+            self._say(f"first step after {sum(marks.values()):.1f} s ({parts})")
 
     def _seed(self) -> int:
         """Return the seed of this training's loaders, apart from those of its neighbours."""
@@ -231,13 +385,15 @@ class Training:
         )
 
     def _autocast(self) -> torch.autocast:
-        enabled = self.recipe.precision == "bfloat16"
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=enabled)
+        kinds = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+        kind = kinds.get(self.recipe.precision)
+        return torch.autocast(self.world.device.type, kind, enabled=kind is not None)
 
-    def _report(self) -> None:
+    def _report(self, doing: str = "") -> None:
         if self.world.main:
             accuracy = f", top-1 {self.metrics['top1']:.1f} %" if self.metrics else ""
             text = f"epoch {self.epoch + 1}/{self.recipe.epochs}{accuracy}"
+            text += f", {doing}" if doing else ""
             self.context.progress(self.step, self.recipe.epochs * self.steps_per_epoch, text)
 
     def _say(self, text: str) -> None:

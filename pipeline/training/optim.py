@@ -7,6 +7,7 @@ import math
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.config import Train
 
@@ -19,6 +20,13 @@ def build(model: nn.Module, train: Train) -> SGD:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov)
+
+
+def averaged(model: nn.Module, train: Train) -> AveragedModel | None:
+    """Return the exponential moving average of weights and running statistics, if asked for."""
+    if train.ema is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.ema), use_buffers=True)
 
 
 def schedule(optimizer: SGD, train: Train, steps_per_epoch: int) -> LambdaLR:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 import torch
@@ -15,12 +15,20 @@ from pipeline.training.distributed import World
 
 @torch.no_grad()
 def validate(
-    model: nn.Module, batches: Iterable[Batch], world: World, autocast: AbstractContextManager[None]
+    model: nn.Module,
+    batches: Iterable[Batch],
+    world: World,
+    autocast: AbstractContextManager[None],
+    check_stop: Callable[[], None],
 ) -> dict[str, float]:
-    """Return `top1`, `top5` (percent) and `val_loss` (mean cross entropy); collective."""
+    """Return `top1`, `top5` (percent) and `val_loss` (mean cross entropy); collective.
+
+    `check_stop` is called before each batch and may raise.
+    """
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=world.device)
     for batch in batches:
+        check_stop()
         with autocast:
             scores = model(batch.images).float()
         hits = scores.topk(min(5, scores.shape[1]), dim=1).indices == batch.labels[:, None]

@@ -1,0 +1,72 @@
+"""A stage in several processes: torchrun below us, signals passed on, its end understood.
+
+We stay as the parent, without torch, ready for a signal at any moment. torchrun is shielded from
+stop signals: it would take one for a failure and kill workers that are still saving. It dies with
+us; the workers, whose parent it is, are then asked to stop and save. Should torchrun die first,
+they become our children, and we wait for them: nobody is left to write into the next attempt.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline import interrupt
+
+POLL = 0.2  # seconds between two looks at the workers
+PATIENCE = 60.0  # seconds left-over workers get to save before they are killed
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+
+
+def run(module: str, argument: str, processes: int) -> int:
+    """Run `python -m module argument` in several processes; return what torchrun returned."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", "--signals-to-handle=SIGHUP"]
+    torchrun = subprocess.Popen([*command, "-m", module, argument], preexec_fn=_shield)
+    while torchrun.poll() is None:
+        if interrupt.requested():
+            _ask(_children(torchrun.pid))
+        with suppress(subprocess.TimeoutExpired):
+            torchrun.wait(POLL)
+    _wait_for_orphans()
+    return torchrun.returncode
+
+
+def _shield() -> None:
+    for number in interrupt.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    interrupt.die_with_parent(signal.SIGKILL)
+
+
+def _wait_for_orphans() -> None:
+    """Wait until the workers of a torchrun that died are gone, too."""
+    until = time.monotonic() + PATIENCE
+    while orphans := _children(os.getpid()):
+        _ask(orphans, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
+        for pid in orphans:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(POLL)
+
+
+def _ask(pids: list[int], number: int = signal.SIGTERM) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:  # it has just ended
+        return []
+    return [int(child) for child in children.split()]

@@ -1,0 +1,61 @@
+"""A loss that is nan or infinite: found late, explained exactly.
+
+Looking at every loss would make a GPU wait at each step, so losses are looked at when they are
+written down, a few steps later. Where the first of them came from is found by resuming: the newest
+checkpoint is from before, and exact resume walks into the same step again, this time with an eye
+on every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class NotFinite(Exception):
+    """The loss of `step` is not finite; every process raises it at the same time."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss of step {step} is not finite")
+        self.step = step
+
+
+class Diverged(Exception):
+    """Training cannot go on: the loss is not finite; names step, layer and cure."""
+
+
+@contextmanager
+def watching(model: nn.Module) -> Iterator[list[str]]:
+    """Note the layers whose output is not finite, in the order of the forward."""
+    found: list[str] = []
+
+    def look(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not torch.isfinite(output).all():
+                found.append(name)
+
+        return hook
+
+    layers = [(n, m) for n, m in model.named_modules() if not list(m.children())]
+    handles = [layer.register_forward_hook(look(name)) for name, layer in layers]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def source(model: nn.Module, layers: list[str], images: Tensor) -> str:
+    """Say where the first value came from that is not finite, after a step under `watching`."""
+    if not torch.isfinite(images).all():
+        return "the images of the batch are not finite"
+    if layers:
+        weight = getattr(model.get_submodule(layers[0]), "weight", None)
+        if isinstance(weight, Tensor) and not torch.isfinite(weight).all():
+            return f"the weight of {layers[0]} is not finite"
+        return f"{layers[0]} is the first layer whose output is not finite"
+    return "every layer's output is finite, the loss itself is not"

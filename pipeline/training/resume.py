@@ -1,0 +1,81 @@
+"""Which checkpoint to resume from, and whether it belongs here.
+
+DALI restores the position of other data, of another batch or another number of processes without a
+word, so what a checkpoint was written for is compared before it is used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nvidia.dali
+
+from pipeline import rundir
+from pipeline.config import flatten
+from pipeline.errors import UserError
+from pipeline.stage import Context
+from pipeline.training import checkpoint
+from pipeline.training.checkpoint import Facts
+from pipeline.training.distributed import World
+
+
+def identity(context: Context) -> dict[str, Any]:
+    """Return what a checkpoint has to agree with: settings, data, and the version of DALI."""
+    config = context.config.model_dump(mode="json", include=set(context.stage.reads))
+    data = rundir.sha256(context.parents["prep"] / "data" / rundir.MANIFEST)
+    return {**flatten(config), "prepared data": data[:12], "DALI": nvidia.dali.__version__}
+
+
+def find(context: Context, world: World, own: dict[str, Any]) -> Path | None:
+    """Return the checkpoint to resume from, or None to begin; the same on every process.
+
+    With another number of processes only one between two epochs will do: in the middle of an epoch
+    each process has its own position in the data.
+
+    Raises:
+        UserError: the checkpoints belong to something else, or none of them is intact.
+    """
+    return world.from_main(lambda: _choose(context, world.world_size, own))
+
+
+def _choose(context: Context, world_size: int, own: dict[str, Any]) -> Path | None:
+    folder = context.dir / "checkpoints"
+    rows = sum(1 for _ in rundir.read_lines(context.dir / rundir.HISTORY))
+
+    def refusal(facts: Facts) -> str | None:
+        _check_identity(folder / facts.name, facts.identity, own)
+        if facts.rows > rows:
+            return f"knows {facts.rows} rows of {rundir.HISTORY}, which has {rows}"
+        if facts.world_size != world_size and not facts.boundary:
+            return f"is of {facts.world_size} processes in the middle of an epoch"
+        return None
+
+    path, damaged, refused = checkpoint.newest(folder, refusal)
+    for reason in damaged + refused:
+        print(f"checkpoint passed over: {reason}", flush=True)
+        context.event("passed_over", reason=reason)
+    if path is None and damaged:
+        raise UserError(
+            f"{folder}: no checkpoint is intact ({damaged[0]}); restore one, or remove the folder "
+            "to begin this training anew"
+        )
+    if path is not None:
+        context.event("resumed", step=checkpoint.facts(path).step, file=path.name)
+    return path
+
+
+def _check_identity(path: Path, written: dict[str, Any], own: dict[str, Any]) -> None:
+    keys = sorted(k for k in written.keys() | own.keys() if written.get(k) != own.get(k))
+    if keys:
+        differing = ", ".join(f"{k} {written.get(k)} → {own.get(k)}" for k in keys[:5])
+        raise UserError(
+            f"{path} was written for something else ({differing}); restore that, or remove "
+            f"{path.parent} to begin this training anew"
+        )
+
+
+def own_part(saved: dict[str, Any], world: World) -> dict[str, Any] | None:
+    """Return what a state holds for this process; None if it is of another number of processes."""
+    ranks = saved.get("ranks", [])
+    return ranks[world.rank] if len(ranks) == world.world_size else None
