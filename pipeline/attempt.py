@@ -55,8 +55,10 @@ def check(directory: Path, number: int) -> None:
     """Make sure that attempt `number` still owns `directory`.
 
     Raises:
+        FileNotFoundError: the directory has vanished.
         Superseded: a newer attempt does.
     """
+    directory.stat()
     newest = last(directory)["attempt"]
     if newest != number:
         raise Superseded(

@@ -50,6 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return BAD_INPUT
     return _run(stage, directory, question)
 
 
@@ -81,21 +84,34 @@ def _in_processes(directory: Path, number: int, processes: int) -> int:
     that crashed, and it can be 1 although all workers saved and left as asked.
     """
     code = torchrun.run("pipeline.run", str(directory), processes)
+    if not directory.exists():
+        print(_vanished(directory), file=sys.stderr)
+        return BAD_INPUT
     if (directory / rundir.RESULT).exists():
         return DONE
     events = list(rundir.read_lines(directory / rundir.EVENTS))
     ends = {row["event"]: row for row in reversed(events) if row["attempt"] == number}
     if "stopped" in ends:
         return STOPPED
-    if "failed" not in ends:
-        logs = directory / "logs"
-        hung = any(HUNG in log.read_bytes() for log in logs.glob(f"attempt-{number:03d}*"))
-        message = "no step within cluster.hang_timeout" if hung else _ending(code)
-        row = {"time": time.time(), "event": "failed", "attempt": number, "kind": "error"}
-        rundir.append_line(directory / rundir.EVENTS, {**row, "message": message})
-        print(f"error: {message}; each process wrote where it was into {logs}", file=sys.stderr)
-        return FAILED
-    return BAD_INPUT if ends["failed"]["kind"] == "input" else FAILED
+    end = ends.get("failed") or _without_a_word(directory, number, code)
+    print(f"error: {end['message']}", file=sys.stderr)  # below what torchrun says of it
+    return BAD_INPUT if end["kind"] == "input" else FAILED
+
+
+def _without_a_word(directory: Path, number: int, code: int) -> dict[str, Any]:
+    """Note the end of an attempt whose processes could not."""
+    logs = sorted((directory / "logs").glob(f"attempt-{number:03d}*"))
+    if any(HUNG in log.read_bytes() for log in logs):
+        message = f"no step within cluster.hang_timeout; {directory / 'logs'} tells where each hung"
+    else:
+        message = _ending(code)
+    row = {"time": time.time(), "event": "failed", "attempt": number, "kind": "error"}
+    rundir.append_line(directory / rundir.EVENTS, {**row, "message": message})
+    return {**row, "message": message}
+
+
+def _vanished(directory: Path) -> str:
+    return f"error: {directory} has vanished; restore it and launch again"
 
 
 def _ending(code: int) -> str:
@@ -166,7 +182,7 @@ def _stopped(context: Context, rank: int) -> int:
 
 def _failed(context: Context, error: Exception) -> int:
     if not context.dir.exists():
-        print(f"error: {context.dir} has vanished; restore it and launch again", file=sys.stderr)
+        print(_vanished(context.dir), file=sys.stderr)
         return BAD_INPUT
     if isinstance(error, OSError) and error.errno in SURROUNDINGS:
         cure = SURROUNDINGS[error.errno]

@@ -32,11 +32,11 @@ class Launcher:
         return [sys.executable, "-m", "pipeline.launch", *arguments, f"root={self.root}"]
 
 
-def torchrun(script, processes=2):
+def torchrun(script, processes=2, arguments=()):
     """Run a script in several processes that can import this project."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.run(
-        [*command, f"--nproc-per-node={processes}", str(script)],
+        [*command, f"--nproc-per-node={processes}", str(script), *map(str, arguments)],
         cwd=PROJECT, capture_output=True, text=True, timeout=180,
         env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip

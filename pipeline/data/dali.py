@@ -18,7 +18,8 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 from torch import Tensor
 
 from pipeline.config import Augment
-from pipeline.data.shards import Manifest
+from pipeline.data.shards import Manifest, damage
+from pipeline.errors import UserError
 
 SHUFFLE_BUFFER = 8192  # images; shards are shuffled when written, this shuffles anew each epoch
 
@@ -85,15 +86,31 @@ class DaliLoader:
             graph, ["images", "targets"], reader_name="shards",
             last_batch_policy=policy, auto_reset=True,
         )  # fmt: skip
-        self._device = device
+        self._device, self._folder, self._split = device, folder, split
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for (batch,) in self._batches:
+        for (batch,) in self._decoded():
             targets = batch["targets"].to(self._device, torch.int64)
             yield Batch(batch["images"].to(self._device), targets[:, 0], targets[:, 1])
+
+    def _decoded(self) -> Iterator[list[dict[str, Tensor]]]:
+        """Yield DALI's batches.
+
+        Raises:
+            UserError: an image cannot be decoded, which prep made sure of: its shard was damaged.
+        """
+        try:
+            yield from self._batches
+        except RuntimeError as error:
+            found = damage(self._folder, self._split)
+            if found is None:
+                raise
+            raise UserError(
+                f"{found}; `rm -r {self._folder.resolve()}` and launch again to make it anew"
+            ) from error
 
     def state(self) -> Tensor:
         """Return the position after the last batch taken, as bytes in a uint8 tensor."""

@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from pipeline import rundir
 from pipeline.data.sources import Sample
 from pipeline.errors import UserError
@@ -80,6 +82,34 @@ class Manifest:
             raise UserError(
                 f"{folder} holds no readable {rundir.MANIFEST} ({error}); launch stage=prep anew"
             ) from None
+
+
+def damage(folder: Path, split: str) -> str | None:
+    """Return what happened to the shards of a split since they were written; None if nothing.
+
+    Names the images that cannot be decoded any more.
+    """
+    for shard in Manifest.load(folder).splits[split].shards:
+        path = folder / shard.name
+        if not path.exists():
+            return f"{path} is gone"
+        if rundir.sha256(path) != shard.sha256:
+            images = ", ".join(_undecodable(path)) or "no single image"
+            return f"{path} was changed since it was written; not readable in it: {images}"
+    return None
+
+
+def _undecodable(path: Path) -> Iterator[str]:
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if Path(member.name).suffix in (".png", ".jpg"):
+                    try:
+                        Image.open(io.BytesIO(tar.extractfile(member).read())).load()  # type: ignore[union-attr]
+                    except (OSError, SyntaxError):
+                        yield member.name
+    except tarfile.TarError:
+        yield "the rest of the file"
 
 
 def write_split(

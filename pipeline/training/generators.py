@@ -18,10 +18,12 @@ def seed(number: int) -> None:
 
 def state() -> dict[str, Any]:
     """Return the states of all generators."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    numpy = np.random.get_state(legacy=True)
+    assert isinstance(numpy, tuple)
+    kind, keys, *rest = numpy
     return {
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

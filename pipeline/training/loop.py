@@ -19,7 +19,7 @@ import dyrep
 from pipeline import models, rundir
 from pipeline.data.dali import Batch, DaliLoader
 from pipeline.data.shards import Manifest
-from pipeline.errors import Interrupted, UserError
+from pipeline.errors import Interrupted
 from pipeline.stage import Context
 from pipeline.training import checkpoint, generators, nonfinite, optim, resume
 from pipeline.training.checkpoint import Facts
@@ -183,7 +183,6 @@ class Training:
         return {
             "step": self.step,
             "epoch": self.epoch,
-            "steps_per_epoch": self.steps_per_epoch,
             "metrics": self.metrics,
             "structure": dyrep.structure(self.model),
             "model": self.model.state_dict(),
@@ -243,12 +242,6 @@ class Training:
             state=own["loader"] if own else None,
         )
         self.steps_per_epoch = len(self.loader)
-        if saved and saved["steps_per_epoch"] != self.steps_per_epoch:
-            raise UserError(
-                f"an epoch had {saved['steps_per_epoch']} steps, with {self.world.world_size} "
-                f"processes it has {self.steps_per_epoch}; set cluster.processes_per_node back to "
-                f"{len(saved['ranks'])}"
-            )
         self.optimizer = optim.build(self.model, self.recipe)
         self.schedule = optim.schedule(self.optimizer, self.recipe, self.steps_per_epoch)
         half = self.recipe.precision == "float16"
@@ -311,10 +304,13 @@ class Training:
             for batch in self.loader:
                 loss = self._update(batch)
                 self.step += 1
+                seen = None
                 if not loss.isfinite() or layers:
-                    where = nonfinite.source(self.model, layers, batch.images)
+                    seen = nonfinite.source(self.model, layers, batch.images)
+                where = next(filter(None, self.world.gather(seen)), None)
+                if where:
                     return Diverged(
-                        f"step {self.step}: the loss is {loss.item()}; {where}; {last}. Lower "
+                        f"step {self.step}: the loss is not finite; {where}; {last}. Lower "
                         "train.lr, or leave such steps out with train.nonfinite=skip"
                     )
                 if self.step == step:
