@@ -1,0 +1,171 @@
+"""What saving costs, and what resuming takes.
+
+Saving: the same training steps with and without checkpoints at the default interval, in turns, on
+networks up to 100 MB of weights (with momentum, so a checkpoint is twice as large). A turn with
+checkpoints is one interval long, as `checkpoint.interval=auto` would have it, and contains one save;
+the ratio of steps per second is what a training loses. Growing does not matter here and is left out.
+
+Resuming: a training of the digits is stopped and started again; the seconds from the start of the
+process to its first new step, and on what they went.
+
+    python -m benchmarks.checkpoint --rounds 5 --json benchmarks/results/checkpoint.json
+"""
+
+import argparse
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.nn.functional import cross_entropy
+from torchvision.models import resnet18, resnet50
+
+from benchmarks.chaos import PROJECT, copy_question, launch, rows
+from pipeline import rundir
+from pipeline.config import Checkpoint
+from pipeline.models import vgg
+from pipeline.training.checkpoint import Facts
+from pipeline.training.saver import Saver
+
+NETWORKS = {
+    "vgg_small": lambda: vgg([[32, 32], [64, 64], [128, 128]], 10),
+    "resnet18": lambda: resnet18(num_classes=10),
+    "resnet50": lambda: resnet50(num_classes=1000),
+}
+SETTINGS = Checkpoint(interval="auto", keep=3, interruption_hours=4.0)
+BATCH = 16
+
+
+class Steps:
+    """A training of one network, without a pipeline around it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        torch.manual_seed(0)
+        self.model = NETWORKS[name]()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+        self.images, self.labels = torch.randn(BATCH, 3, 32, 32), torch.randint(10, (BATCH,))
+        self.costs: list[float] = []
+        self.done = 0
+        self.saver = Saver(
+            folder, SETTINGS, lambda: None, lambda _, seconds: self.costs.append(seconds)
+        )
+
+    def train(self, seconds: float, save: bool) -> float:
+        """Train for some seconds; return the steps per second, the save counted in full."""
+        start, steps = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            cross_entropy(self.model(self.images), self.labels).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            steps += 1
+            if save and steps == 1:
+                self.save()
+        self.saver.wait()
+        return steps / (time.perf_counter() - start)
+
+    def save(self) -> float:
+        """Save once; return how long that held up the training."""
+        self.done += 1
+        start = time.perf_counter()
+        facts = Facts(
+            step=self.done, epoch=0, attempt=1, world_size=1, boundary=False, rows=0, identity={}
+        )
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        self.saver.save(facts, state)
+        return time.perf_counter() - start
+
+    @property
+    def megabytes(self) -> float:
+        """Weights and buffers."""
+        tensors = self.model.state_dict().values()
+        return sum(t.numel() * t.element_size() for t in tensors) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    saving = [measure(name, options.rounds) for name in NETWORKS]
+    resuming = resume()
+    show(saving, resuming)
+    if options.json:
+        report = {"torch": torch.__version__, "saving": saving, "resuming": resuming}
+        options.json.write_text(json.dumps(report, indent=2))
+
+
+def measure(name: str, rounds: int) -> dict:
+    """Return what saving one network costs."""
+    with tempfile.TemporaryDirectory(dir=".") as folder:  # a disk, not a memory file system
+        steps = Steps(name, Path(folder))
+        steps.train(2, save=True)  # warm-up; its save tells the cost
+        held_up = []
+        for _ in range(3):
+            held_up.append(steps.save())
+            steps.saver.wait()
+        interval = steps.saver._seconds()
+        lost = []
+        for number in track(range(rounds), f"{name}, {interval:.0f} s each"):
+            turns = {}
+            for save in (True, False) if number % 2 else (False, True):
+                turns[save] = steps.train(interval, save)
+            lost.append(1 - turns[True] / turns[False])
+    return {
+        "network": name,
+        "megabytes": steps.megabytes,
+        "interval_seconds": interval,
+        "held_up_seconds": statistics.median(held_up),
+        "save_seconds": statistics.median(steps.costs),
+        "time_lost": statistics.median(lost),
+        "time_lost_each": lost,
+    }
+
+
+def resume() -> dict:
+    """Return the seconds from the start of an interrupted training to its first new step."""
+    with tempfile.TemporaryDirectory() as folder:
+        finished = launch(Path(folder) / "a", ["cluster.processes_per_node=2", "train.epochs=8"])
+        stage = copy_question(finished, Path(folder) / "b")
+        command = [sys.executable, "-m", "pipeline.run", str(stage)]
+        for interrupted in (True, False):
+            process = subprocess.Popen(
+                command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            while interrupted and not rows(stage / rundir.HISTORY):
+                time.sleep(0.05)
+            if interrupted:
+                process.send_signal(signal.SIGTERM)
+            process.wait()
+        (first,) = [
+            row for row in rows(stage / rundir.EVENTS)
+            if row["event"] == "first_step" and row["attempt"] == 2
+        ]  # fmt: skip
+        return first["seconds"]
+
+
+def show(saving: list[dict], resuming: dict) -> None:
+    table = Table("network", "MB", "held up", "save", "interval", "time lost")
+    for row in saving:
+        table.add_row(
+            row["network"], f"{row['megabytes']:.0f}", f"{row['held_up_seconds']:.3f} s",
+            f"{row['save_seconds']:.2f} s", f"{row['interval_seconds']:.0f} s",
+            f"{100 * row['time_lost']:.2f} %",
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    parts = ", ".join(f"{name} {seconds} s" for name, seconds in resuming.items())
+    console.print(f"resuming: first new step after {sum(resuming.values()):.1f} s ({parts})")
+
+
+if __name__ == "__main__":
+    main()
