@@ -2,8 +2,8 @@
 
 Saving: the same training steps with and without checkpoints at the default interval, in turns, on
 networks up to 100 MB of weights (with momentum, so a checkpoint is twice as large). A turn with
-checkpoints is one interval long, as `checkpoint.interval=auto` would have it, and contains one save;
-the ratio of steps per second is what a training loses. Growing does not matter here and is left out.
+checkpoints is one interval long, as `checkpoint.interval=auto` would have it, and contains one
+save; the ratio of steps per second is what a training loses.
 
 Resuming: a training of the digits is stopped and started again; the seconds from the start of the
 process to its first new step, and on what they went.

@@ -7,6 +7,7 @@ arrives during that import would otherwise kill the job.
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 from types import FrameType
 
@@ -14,13 +15,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 _requested = False
+_parent = os.getppid()
 
 
 def install() -> None:
-    """Turn TERM, INT and USR2 into a flag, and ask for TERM when the parent process dies."""
+    """Turn TERM, INT and USR2 into a flag."""
     for number in SIGNALS:
         signal.signal(number, _note)
-    die_with_parent(signal.SIGTERM)
 
 
 def requested() -> bool:
@@ -34,5 +35,7 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def die_with_parent(number: int) -> None:
-    """Have the kernel send this signal when the parent dies."""
+    """Have the kernel send us this signal when the parent dies, or now if it is dead already."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != _parent:
+        os.kill(os.getpid(), number)

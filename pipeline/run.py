@@ -34,6 +34,8 @@ HUNG = (
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage of a directory; return the exit code."""
     interrupt.install()
+    # a worker that waits for others to come up does so in C, deaf to TERM, with nothing to save
+    interrupt.die_with_parent(signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM)
     options = _parser().parse_args(arguments)
     directory: Path = options.directory.resolve()
     try:

@@ -44,7 +44,7 @@ def run(module: str, argument: str, processes: int) -> int:
 def _shield() -> None:
     for number in interrupt.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    interrupt.die_with_parent(signal.SIGKILL)
+    ctypes.CDLL(None).prctl(interrupt.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _wait_for_orphans() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from pipeline import interrupt
 
 T = TypeVar("T")
 
@@ -90,6 +93,7 @@ def world(hang_timeout: int) -> Iterator[World]:
         torch.cuda.set_device(device)
     patience = timedelta(seconds=hang_timeout + 60)  # who waits for one that hangs shows its stack
     dist.init_process_group(backend, timeout=patience)
+    interrupt.die_with_parent(signal.SIGTERM)  # from here on there is something to save
     here = World(rank=rank, world_size=world_size, device=device, hang_timeout=hang_timeout)
     here.beat()
     try:
