@@ -156,7 +156,7 @@ class Attempt:
         moment, victim = chance.choice(MOMENTS), chance.choice(VICTIMS)
         number = chance.choice([signal.SIGKILL, signal.SIGTERM])
         self._wait_for(moment, chance)
-        targets = self._pids(victim)
+        targets, everyone = self._pids(victim), self._pids("all")
         if self.process.poll() is not None or not targets:
             return None
         step, doing = self._progress()
@@ -165,10 +165,12 @@ class Attempt:
                 os.kill(pid, number)
         ignored = victim == "torchrun" and number == signal.SIGTERM  # it is shielded from it
         code = None if ignored else self.process.wait(ENDING)
+        left_behind = 0 if ignored else alive_after(everyone, ENDING)
         return {
             "moment": moment, "victim": victim, "signal": signal.Signals(number).name,
             "after_seconds": round(time.monotonic() - self.begun, 2), "step": step,
-            "doing": doing, "exit_code": code, **self._repeated(number, ignored),
+            "doing": doing, "exit_code": code, "left_behind": left_behind,
+            **self._repeated(number, ignored),
         }  # fmt: skip
 
     def _repeated(self, number: int, ignored: bool) -> dict:
@@ -227,6 +229,16 @@ class Attempt:
         }[victim]
 
 
+def alive_after(pids: list[int], seconds: float) -> int:
+    """Return how many of the processes are still there after some seconds, as a rule at once 0."""
+    until = time.monotonic() + seconds
+    while alive := [pid for pid in pids if command(pid)]:  # a zombie has no command line
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    return len(alive)
+
+
 def children(pid: int) -> list[int]:
     with suppress(OSError):
         return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -283,6 +295,8 @@ def show(report: dict) -> None:
     console.print(table)
     stopped = [kill["repeated"] for kill in log if kill["stopped"]]
     console.print(f"{len(stopped)} signalled stops, {sum(stopped)} steps repeated after them")
+    left = sum(kill["left_behind"] for kill in log)
+    console.print(f"{left} processes left behind")
     console.print(
         f"{report['kills']} kills in {report['rounds']} trainings; "
         f"{report['equal']} of {report['rounds']} equal to the undisturbed one to the last bit"

@@ -12,7 +12,8 @@ class Event:
 
     `branches` are those present afterwards; `saliency` is the ranking that led to growing, best
     first; errors are the largest difference at the output of the layer relative to its largest
-    value, on a calibration batch; `parameters` and `flops` are the whole network's.
+    value, on a calibration batch (in train mode most of it is mean and scale of that batch, which a
+    BN behind the layer takes out again); `parameters` and `flops` are the whole network's.
     """
 
     action: Literal["grow", "cut"]

@@ -42,7 +42,7 @@ class DyRep:
 
     Raises:
         TypeError: the model is wrapped.
-        ValueError: unknown saliency, branch or cost.
+        ValueError: unknown saliency, branch or cost, or an optimizer of another model.
     """
 
     def __init__(
@@ -68,6 +68,10 @@ class DyRep:
         unknown = set(branches) - set(ALL_BRANCHES)
         if unknown:
             raise ValueError(f"unknown branches {sorted(unknown)}; choose from {ALL_BRANCHES}")
+        if optimizer is not None and not surgery.optimizes(optimizer, model):
+            raise ValueError(
+                "the optimizer holds no parameter of this model; build it on this model"
+            )
         self.model, self.optimizer, self.branches = model, optimizer, tuple(branches)
         self.ema = None if ema is None else surgery.bare(ema)
         self.adjust_interval, self.last_adjust_epoch = adjust_interval, last_adjust_epoch
@@ -98,6 +102,8 @@ class DyRep:
                 its own, as many as the others. Wrap the model in DistributedDataParallel again
                 afterwards.
         """
+        if isinstance(calibration, Tensor):
+            raise TypeError("adjust() takes a list of batches; for a single one write [batch]")
         batches = list(calibration)
         if not batches:
             raise ValueError("adjust() needs at least one calibration batch")

@@ -52,6 +52,12 @@ SCORES: dict[str, Score] = {
 }
 
 
+NOTHING_SEEN = (
+    "no gradient was seen since the last adjustment: call accumulate() at each step, after "
+    "backward() and before the gradients are zeroed"
+)
+
+
 class Saliency:
     """Sums of a score over the steps of an interval, one per watched conv."""
 
@@ -96,13 +102,21 @@ class Saliency:
         self._steps += finite
 
     def ranking(self, generator: torch.Generator) -> list[tuple[str, float]]:
-        """Return (path, mean score per step), best first; collective, the same on every rank."""
-        if self._sums is None or self._steps is None:
+        """Return (path, mean score per step), best first; collective, the same on every rank.
+
+        Raises:
+            RuntimeError: no conv had a gradient at any step.
+        """
+        if not self._weights:
             return []
+        if self._sums is None or self._steps is None:
+            raise RuntimeError(NOTHING_SEEN)
         packed = torch.cat([self._sums, self._steps[None]])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(packed)
         *sums, steps = packed.tolist()
+        if steps and not any(sums):
+            raise RuntimeError(NOTHING_SEEN)
         means = [value / max(steps, 1.0) for value in sums]
         if self.name == "random":
             means = torch.rand(len(means), generator=generator).tolist()

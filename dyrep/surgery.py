@@ -71,6 +71,12 @@ def rewrap(ddp: DistributedDataParallel) -> DistributedDataParallel:
     return again
 
 
+def optimizes(optimizer: Optimizer, model: nn.Module) -> bool:
+    """Return whether an optimizer holds any parameter of a model."""
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    return not held.isdisjoint(model.parameters())
+
+
 def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[str, Tensor]) -> None:
     """Make an optimizer that held parameters of a model hold those the model has now.
 

@@ -162,3 +162,27 @@ def test_batches_that_are_not_tensors_are_refused():
 def test_data_parallel_is_refused():
     with pytest.raises(TypeError, match="bare"):
         dyrep.DyRep(nn.DataParallel(network()))
+
+
+def test_an_optimizer_of_another_network_is_refused():
+    model, other = network(), network()
+    with pytest.raises(ValueError, match="holds no parameter of this model"):
+        dyrep.DyRep(model, torch.optim.SGD(other.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("seen", ["nothing", "zeroed gradients"])
+def test_adjusting_without_gradients_is_refused(seen):
+    model = network()
+    evolver = dyrep.DyRep(model)
+    if seen != "nothing":
+        model(torch.randn(2, 3, 8, 8)).sum().backward()
+        model.zero_grad()
+        evolver.accumulate()
+    with pytest.raises(RuntimeError, match="before the gradients are zeroed"):
+        evolver.adjust([torch.randn(2, 3, 8, 8)])
+
+
+def test_a_single_batch_is_told_from_a_list_of_them():
+    evolver = dyrep.DyRep(network())
+    with pytest.raises(TypeError, match=r"\[batch\]"):
+        evolver.adjust(torch.randn(2, 3, 8, 8))

@@ -14,4 +14,5 @@ def test_a_dozen_kills_change_nothing(tmp_path):
     assert report["kills"] == 12
     assert report["equal"] == report["rounds"] >= 1, report["differences"]
     assert {kill["signal"] for kill in report["log"]} == {"SIGKILL", "SIGTERM"}
+    assert all(kill["left_behind"] == 0 for kill in report["log"])
     assert all(kill["repeated"] == 0 for kill in report["log"] if kill["stopped"])
