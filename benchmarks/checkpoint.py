@@ -76,7 +76,14 @@ class Steps:
         self.done += 1
         start = time.perf_counter()
         facts = Facts(
-            step=self.done, epoch=0, attempt=1, world_size=1, boundary=False, rows=0, identity={}
+            step=self.done,
+            epoch=0,
+            attempt=1,
+            world_size=1,
+            boundary=False,
+            history=0,
+            growth=0,
+            identity={},
         )
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         self.saver.save(facts, state)

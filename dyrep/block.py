@@ -49,7 +49,7 @@ class RepBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.geometry = Geometry.of(conv)
-        self.had_bias = conv.bias is not None
+        self.had_bias = conv.bias is not None and not getattr(conv, "bias_was_added", False)
         ordered = [name for name in branches.ALL_BRANCHES if name == "kxk" or name in names]
         self.branches = nn.ModuleDict(
             {name: branches.build(name, self.geometry, norm) for name in ordered}
@@ -152,7 +152,8 @@ def place_block(model: nn.Module, path: str, names: Sequence[str], fixed: bool =
     conv = model.get_submodule(path)
     assert isinstance(conv, nn.Conv2d)
     block = RepBlock(conv, fitting(conv, names), norm_like(model), fixed)
-    if conv.weight.is_contiguous(memory_format=torch.channels_last):
+    weight = conv.weight  # that of a depthwise conv is contiguous either way
+    if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
         block.to(memory_format=torch.channels_last)
     surgery.replace(model, path, block)
     return block

@@ -18,6 +18,8 @@ from typing import Any
 from pipeline import rundir
 from pipeline.errors import Superseded, UserError
 
+NUMBER = "PIPELINE_ATTEMPT"  # tells workers whose they are, whatever the directory says by then
+
 
 def last(directory: Path) -> dict[str, Any]:
     """Return the newest attempt: its number (0 if there was none), pid, host and start.
@@ -26,7 +28,12 @@ def last(directory: Path) -> dict[str, Any]:
         UserError: the file is damaged; numbers that begin anew would protect nothing.
     """
     path = directory / rundir.ATTEMPT
-    return dict(rundir.read_json(path)) if path.exists() else {"attempt": 0}
+    if not path.exists():
+        return {"attempt": 0}
+    row = rundir.read_json(path)
+    if not isinstance(row, dict) or not isinstance(row.get("attempt"), int):
+        raise rundir.damaged(path, ValueError("no number of an attempt"))
+    return row
 
 
 def claim(directory: Path) -> int:
@@ -48,7 +55,13 @@ def claim(directory: Path) -> int:
     number = int(last(directory)["attempt"]) + 1
     row = {"attempt": number, "pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
     rundir.write_json(directory / rundir.ATTEMPT, row)
+    os.environ[NUMBER] = str(number)
     return number
+
+
+def own() -> int:
+    """Return the attempt this process belongs to."""
+    return int(os.environ[NUMBER])
 
 
 def check(directory: Path, number: int) -> None:

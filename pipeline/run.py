@@ -39,13 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     directory: Path = options.directory.resolve()
     try:
-        question = _question(directory)
+        question = _read(directory, rundir.STAGE, "stage", "config", "parents", "fingerprint")
         stage = STAGES[question["stage"]]
         if "RANK" not in os.environ:
             if (directory / rundir.RESULT).exists():
                 print(f"{directory.name} is finished; nothing to do")
                 return DONE
-            where = rundir.read_yaml(directory / rundir.WHERE)
+            where = _read(directory, rundir.WHERE, "cluster", "checkpoint")
             number = attempt.claim(directory)
             if stage.torchrun:
                 return _in_processes(directory, number, where["cluster"]["processes_per_node"])
@@ -68,15 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _question(directory: Path) -> dict[str, Any]:
+def _read(directory: Path, name: str, *keys: str) -> dict[str, Any]:
+    path = directory / name
     try:
-        question = rundir.read_yaml(directory / rundir.STAGE)
+        content = rundir.read_yaml(path)
     except OSError:
         raise UserError(
-            f"{directory} holds no {rundir.STAGE}; give the directory of a stage, as made by "
+            f"{directory} holds no {name}; give the directory of a stage, as made by "
             "python -m pipeline.launch"
         ) from None
-    return dict(question)
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        raise rundir.damaged(path, ValueError(f"without {' or '.join(keys)}"))
+    return content
 
 
 def _in_processes(directory: Path, number: int, processes: int) -> int:
@@ -93,9 +96,10 @@ def _in_processes(directory: Path, number: int, processes: int) -> int:
         return DONE
     events = list(rundir.read_lines(directory / rundir.EVENTS))
     ends = {row["event"]: row for row in reversed(events) if row["attempt"] == number}
+    refused = [row for row in events if row["attempt"] == number and row.get("kind") == "input"]
     if "stopped" in ends:
         return STOPPED
-    end = ends.get("failed") or _without_a_word(directory, number, code)
+    end = next(iter(refused), ends.get("failed")) or _without_a_word(directory, number, code)
     print(f"error: {end['message']}", file=sys.stderr)  # below what torchrun says of it
     return BAD_INPUT if end["kind"] == "input" else FAILED
 
@@ -144,7 +148,7 @@ def _context(stage: Stage, directory: Path, question: dict[str, Any]) -> Context
     """Build what the stage body sees: the sections it reads, where it runs, and no others."""
     from pipeline.config import sections
 
-    where = rundir.read_yaml(directory / rundir.WHERE)
+    where = _read(directory, rundir.WHERE, "cluster", "checkpoint")
     parents = {
         name: rundir.stage_dir(directory.parent.parent, name, fingerprint)
         for name, fingerprint in question["parents"].items()
@@ -156,7 +160,7 @@ def _context(stage: Stage, directory: Path, question: dict[str, Any]) -> Context
         fingerprint=question["fingerprint"],
         config=sections({**question["config"], **where}),
         parents=parents,
-        attempt=attempt.last(directory)["attempt"],
+        attempt=attempt.own(),
         stopping=interrupt.requested,
     )
 

@@ -73,8 +73,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync(path.parent)
     except Exception as error:
-        if not isinstance(error, OSError) and shutil.disk_usage(path.parent).free < FULL:
-            full = errno.ENOSPC  # torch and safetensors do not say why a write failed
+        full = errno.ENOSPC  # safetensors wraps it, torch does not even say
+        told = f"os error {full}" in str(error) or shutil.disk_usage(path.parent).free < FULL
+        if not isinstance(error, OSError) and told:
             raise OSError(full, os.strerror(full), str(path)) from error
         raise
     finally:

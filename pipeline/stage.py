@@ -76,7 +76,7 @@ class Context:
             return
         self._reported, self._said = now, text
         row = {"done": done, "total": total, "text": text, "time": time.time()}
-        temporary = self.dir / f".{rundir.PROGRESS}"
+        temporary = self.dir / f".{rundir.PROGRESS}.{self.attempt}"
         temporary.write_text(json.dumps(row))  # no fsync: only an onlooker reads it
         temporary.replace(self.dir / rundir.PROGRESS)
 

@@ -159,11 +159,8 @@ def _graph(
 
 def _augmented(images: Any, augment: Augment, size: int) -> Any:
     """Rotate about the centre and shift, in one interpolation."""
-    matrix = fn.transforms.rotation(
-        angle=fn.random.uniform(range=(-augment.rotate, augment.rotate)), center=[size / 2] * 2
-    )
-    reach = augment.translate * size
-    matrix = fn.transforms.translation(
-        matrix, offset=fn.random.uniform(range=(-reach, reach), shape=2)
-    )
+    angle = augment.rotate * fn.random.uniform(range=(-1.0, 1.0))
+    offset = augment.translate * size * fn.random.uniform(range=(-1.0, 1.0), shape=2)
+    matrix = fn.transforms.rotation(angle=angle, center=[size / 2] * 2)
+    matrix = fn.transforms.translation(matrix, offset=offset)
     return fn.warp_affine(images, matrix=matrix, fill_value=0, inverse_map=False)

@@ -34,8 +34,8 @@ BEST = "best.json"
 class Facts:
     """What is told of a checkpoint without reading it.
 
-    `boundary`: no epoch is under way. `rows`: of the history that it knows. `identity`: what it
-    belongs to.
+    `boundary`: no epoch is under way. `history`, `growth`: the rows it knows of them. `identity`:
+    what it belongs to.
     """
 
     step: int
@@ -43,7 +43,8 @@ class Facts:
     attempt: int
     world_size: int
     boundary: bool
-    rows: int
+    history: int
+    growth: int
     identity: dict[str, Any]
 
     @property
@@ -93,56 +94,93 @@ def facts(path: Path) -> Facts:
     return Facts(**{name: seal[name] for name in Facts.__dataclass_fields__})
 
 
-def newest(
-    folder: Path, refusal: Callable[[Facts], str | None]
-) -> tuple[Path | None, list[str], list[str]]:
-    """Find the newest checkpoint that is intact and not refused.
+@dataclass(frozen=True)
+class PassedOver:
+    """A checkpoint that is newer than the one found, and why it is not that."""
 
-    Returns:
-        Its path, if there is one; what is damaged among the newer ones; what was refused.
+    path: Path
+    reason: str
+    damaged: bool
+
+    def __str__(self) -> str:
+        return f"{self.path.name}: {self.reason}"
+
+
+def newest(
+    folder: Path,
+    damage: Callable[[Facts], str | None],
+    refusal: Callable[[Facts], str | None],
+) -> tuple[Path | None, list[PassedOver]]:
+    """Find the newest checkpoint that is intact and not refused; tell what was passed over.
+
+    Args:
+        folder: Of the checkpoints.
+        damage: What is wrong with one that is intact in itself.
+        refusal: Why one that is intact will not do.
     """
-    damaged: list[str] = []
-    refused: list[str] = []
+    passed_over: list[PassedOver] = []
     for path in _by_age(folder):
-        found, wrong = _examine(path)
-        if wrong is not None:
-            damaged.append(f"{path.name}: {wrong}")
-        elif found and (reason := refusal(found)):
-            refused.append(f"{path.name}: {reason}")
-        elif found:
-            return path, damaged, refused
-    return None, damaged, refused
+        if not path.with_suffix(".json").exists():  # its writing was cut off
+            continue
+        wrong = _damage(path) or damage(facts(path))
+        reason = wrong or refusal(facts(path))
+        if reason is None:
+            return path, passed_over
+        passed_over.append(PassedOver(path, reason, damaged=wrong is not None))
+    return None, passed_over
+
+
+def tidy(folder: Path) -> None:
+    """Remove what killed attempts left half written."""
+    for leftover in folder.glob(".step-*"):
+        leftover.unlink(missing_ok=True)
+
+
+def unseal(passed_over: list[PassedOver]) -> None:
+    """Make sure that no later attempt takes up what this one passed over and writes anew."""
+    for item in passed_over:
+        item.path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def mark_best(folder: Path, file: str, epoch: int, top1: float) -> None:
     """Note that a checkpoint validated best so far, if it did."""
-    path = folder / BEST
-    if not path.exists() or rundir.read_json(path)["top1"] < top1:
-        rundir.write_json(path, {"file": file, "epoch": epoch, "top1": top1})
+    best = _best(folder)
+    if best is None or best["top1"] < top1:
+        rundir.write_json(folder / BEST, {"file": file, "epoch": epoch, "top1": top1})
 
 
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep`, the best, and the newest between two epochs."""
     paths = _by_age(folder)
     kept = {path.name for path in paths[:keep]}
-    if (folder / BEST).exists():
-        kept.add(rundir.read_json(folder / BEST)["file"])
+    if best := _best(folder):
+        kept.add(best["file"])
     between = [path.name for path in paths if (seal := _seal(path)) and seal["boundary"]]
     kept.update(between[:1])
     for path in paths:
         if path.name not in kept:
             path.with_suffix(".json").unlink(missing_ok=True)
-            path.unlink()
+            path.unlink(missing_ok=True)
+
+
+def _best(folder: Path) -> dict[str, Any] | None:
+    """Return what is noted of the best; None where nothing is, or nothing that helps."""
+    try:
+        best = rundir.read_json(folder / BEST)
+    except (OSError, UserError):
+        return None
+    useful = isinstance(best, dict) and {"file", "epoch", "top1"} <= best.keys()
+    return best if useful and (folder / best["file"]).exists() else None
 
 
 def _by_age(folder: Path) -> list[Path]:
     """Return all files, the newest attempt first, in it the latest state first."""
 
-    def age(path: Path) -> tuple[str, str]:
-        step, _, attempt = path.stem.rpartition("-a")
-        return attempt, step
+    def age(path: Path) -> tuple[int, int, int]:
+        _, step, epoch, attempt = path.stem.split("-")
+        return int(attempt[1:]), int(step), int(epoch[1:])
 
-    return sorted(folder.glob(f"step-*{SUFFIX}"), key=age, reverse=True)
+    return sorted(folder.glob(f"step-*-e*-a*{SUFFIX}"), key=age, reverse=True)
 
 
 def _seal(path: Path) -> dict[str, Any] | None:
@@ -155,25 +193,21 @@ def _seal(path: Path) -> dict[str, Any] | None:
     return seal if isinstance(seal, dict) and seal.keys() == complete else None
 
 
-def _examine(path: Path) -> tuple[Facts | None, str | None]:
-    """Return what a file is and what is wrong with it; neither if its writing was cut off."""
-    if not path.with_suffix(".json").exists():
-        return None, None
+def _damage(path: Path) -> str | None:
+    """Return what is wrong with a file that has a seal."""
     seal = _seal(path)
     if seal is None:
-        return None, "its seal cannot be read"
+        return "its seal cannot be read"
     if path.stat().st_size != seal["bytes"]:
-        return None, f"has {path.stat().st_size} bytes instead of {seal['bytes']}"
+        return f"has {path.stat().st_size} bytes instead of {seal['bytes']}"
     if rundir.sha256(path) != seal["sha256"]:
-        return None, "its content differs from its seal"
+        return "its content differs from its seal"
     try:
         with safe_open(path, framework="pt") as file:
-            foreign = "state" not in (file.metadata() or {})
+            ours = "state" in (file.metadata() or {})
     except SafetensorError:
-        foreign = True
-    if foreign:
-        return None, "is no checkpoint of this program"
-    return facts(path), None
+        ours = False
+    return None if ours else "is no checkpoint of this program"
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

@@ -44,6 +44,11 @@ class Growth:
         self.totals = {"grown": 0, "cut": 0}
         self._evolver = _evolver(model, optimizer, ema, method, seed)
 
+    @property
+    def rows(self) -> int:
+        """How many rows are written."""
+        return self._rows.count
+
     def accumulate(self, scaler: GradScaler) -> None:
         """Add this step's gradients to the saliency of each layer."""
         if self._evolver:

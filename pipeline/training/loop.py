@@ -7,6 +7,7 @@ the checkpoint is written, and whoever resumes from it validates again.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -55,6 +56,7 @@ class Training:
             self._restore(saved)
         self.saver.begin(self.step, found.name if found else None)
         self.loaded = time.time()
+        self.skipped = 0  # in a row
         self._wrap()
 
     def run(self) -> dict[str, float]:
@@ -110,29 +112,37 @@ class Training:
 
     def _update(self, batch: Batch) -> Tensor:
         """Train on a batch; return its loss, on the device."""
-        buffers = self._buffers_to_keep()
+        skipping = self.recipe.nonfinite == "skip"
+        statistics = [(b, b.clone()) for b in self.model.buffers()] if skipping else []
         with self._autocast():
             scores = self.ddp(batch.images)
             loss = cross_entropy(scores, batch.labels, label_smoothing=self.recipe.label_smoothing)
-        if buffers and self.world.any(not loss.isfinite())[0]:
-            for buffer, kept in buffers:
-                buffer.copy_(kept)
-        else:
+        skip = skipping and self.world.any(not loss.isfinite())[0]
+        if not skip:
             self.scaler.scale(loss).backward()
+            skip = skipping and not nonfinite.finite_gradients(self.model, self.scaler)
+        if skip:
+            loss = loss * math.nan  # told as no loss, also where only the gradients were bad
+            for buffer, before in statistics:
+                buffer.copy_(before)
+        else:
             self.growth.accumulate(self.scaler)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if self.ema:
                 self.ema.update_parameters(self.model)
+        self._count_skipped(skip)
         self.optimizer.zero_grad()
         self.schedule.step()
         return loss.detach()
 
-    def _buffers_to_keep(self) -> list[tuple[Tensor, Tensor]]:
-        """Return the running statistics, where a step that is skipped must not leave its own."""
-        if self.recipe.nonfinite == "stop":
-            return []
-        return [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+    def _count_skipped(self, skipped: bool) -> None:
+        self.skipped = self.skipped + 1 if skipped else 0
+        if self.skipped == nonfinite.MOST_SKIPPED:
+            raise Diverged(
+                f"step {self.step + 1}: {self.skipped} steps in a row were skipped because loss or "
+                "gradients are not finite; lower train.lr, or see where with train.nonfinite=stop"
+            )
 
     def _end_epoch(self) -> None:
         """Validate, record, and adjust the structure when it is time.
@@ -208,7 +218,8 @@ class Training:
             attempt=self.context.attempt,
             world_size=self.world.world_size,
             boundary=self.step % self.steps_per_epoch == 0,
-            rows=self.history.rows,
+            history=self.history.rows,
+            growth=self.growth.rows,
             identity=self.identity,
         )
 
@@ -220,6 +231,7 @@ class Training:
     def _mark_best(self) -> None:
         if self.world.main:
             self.saver.wait()
+            self.context.check_owner()
             assert self.saver.newest is not None  # of this epoch's last step
             folder = self.context.dir / "checkpoints"
             checkpoint.mark_best(folder, self.saver.newest, self.epoch, self.metrics["top1"])
@@ -302,6 +314,7 @@ class Training:
         last = f"the last checkpoint is from step {self.step}"
         with nonfinite.watching(self.model) as layers:
             for batch in self.loader:
+                self._leave_if_asked()
                 loss = self._update(batch)
                 self.step += 1
                 seen = None

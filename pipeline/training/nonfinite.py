@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
+
+MOST_SKIPPED = 20  # steps in a row; more is no accident
 
 
 class NotFinite(Exception):
@@ -26,6 +29,17 @@ class NotFinite(Exception):
 
 class Diverged(Exception):
     """Training cannot go on: the loss is not finite; names step, layer and cure."""
+
+
+def finite_gradients(model: nn.Module, scaler: GradScaler) -> bool:
+    """Return whether all gradients are finite; the same on every process, which share them.
+
+    A loss scaler that is in use looks itself.
+    """
+    if scaler.is_enabled():
+        return True
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
 
 
 @contextmanager

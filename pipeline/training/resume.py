@@ -40,26 +40,37 @@ def find(context: Context, world: World, own: dict[str, Any]) -> Path | None:
 
 
 def _choose(context: Context, world_size: int, own: dict[str, Any]) -> Path | None:
+    context.check_owner()
     folder = context.dir / "checkpoints"
-    rows = sum(1 for _ in rundir.read_lines(context.dir / rundir.HISTORY))
+    rows = {
+        name: sum(1 for _ in rundir.read_lines(context.dir / name))
+        for name in (rundir.HISTORY, rundir.GROWTH)
+    }
+
+    def damage(facts: Facts) -> str | None:
+        _check_identity(folder / facts.name, facts.identity, own)
+        for name, known in ((rundir.HISTORY, facts.history), (rundir.GROWTH, facts.growth)):
+            if known > rows[name]:
+                return f"knows {known} rows of {name}, which has {rows[name]}"
+        return None
 
     def refusal(facts: Facts) -> str | None:
-        _check_identity(folder / facts.name, facts.identity, own)
-        if facts.rows > rows:
-            return f"knows {facts.rows} rows of {rundir.HISTORY}, which has {rows}"
         if facts.world_size != world_size and not facts.boundary:
             return f"is of {facts.world_size} processes in the middle of an epoch"
         return None
 
-    path, damaged, refused = checkpoint.newest(folder, refusal)
-    for reason in damaged + refused:
-        print(f"checkpoint passed over: {reason}", flush=True)
-        context.event("passed_over", reason=reason)
+    checkpoint.tidy(folder)
+    path, passed_over = checkpoint.newest(folder, damage, refusal)
+    for item in passed_over:
+        print(f"checkpoint passed over: {item}", flush=True)
+        context.event("passed_over", reason=str(item))
+    damaged = [str(item) for item in passed_over if item.damaged]
     if path is None and damaged:
         raise UserError(
-            f"{folder}: no checkpoint is intact ({damaged[0]}); restore one, or remove the folder "
-            "to begin this training anew"
+            f"{context.dir}: no checkpoint can be used ({damaged[0]}); restore what is missing, or "
+            f"remove {folder} to begin this training anew"
         )
+    checkpoint.unseal(passed_over)
     if path is not None:
         context.event("resumed", step=checkpoint.facts(path).step, file=path.name)
     return path

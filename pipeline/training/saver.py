@@ -1,7 +1,8 @@
 """When to save, and saving while training goes on.
 
 Taking a snapshot holds the training up for one copy of its state; a thread writes it. Only one is
-under way at a time, and what the thread met (a full disk) is raised at the next save or `wait`.
+under way at a time. What could not be written (a full disk) is written anew at the next step, and
+waited for: only when that fails, too, is it raised.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Saver:
         self.newest: str | None = None  # file of the newest state, on disk or under way
 
     def due(self, step: int) -> bool:
-        """Return whether the interval since the last save is over."""
+        """Return whether the interval since the last save is over, or that save failed."""
+        if self._failed():
+            return True
         if self._settings.interval == "auto":
             return time.monotonic() - self._last_time >= self._seconds()
         count, unit = self._settings.interval.split()
@@ -60,12 +63,23 @@ class Saver:
         self._last_step, self._last_time, self.newest = step, time.monotonic(), file
 
     def save(self, facts: Facts, state: Any) -> None:
-        """Take a snapshot now and write it in the background."""
+        """Take a snapshot now and write it in the background.
+
+        Raises:
+            OSError: the one before could not be written, and neither can this one.
+            Superseded: this attempt may not write any more.
+        """
         start = time.monotonic()
-        self.wait()
+        again = False
+        try:
+            self.wait()
+        except OSError:
+            again = True
         taken = checkpoint.snapshot(state)
         self.begin(facts.step, facts.name)
         self._under_way = self._thread.submit(self._write, facts, taken, time.monotonic() - start)
+        if again:
+            self.wait()
 
     def wait(self) -> None:
         """Wait until what is under way is on disk.
@@ -77,6 +91,10 @@ class Saver:
         if self._under_way:
             under_way, self._under_way = self._under_way, None
             under_way.result()
+
+    def _failed(self) -> bool:
+        done = self._under_way is not None and self._under_way.done()
+        return done and self._under_way is not None and self._under_way.exception() is not None
 
     def _write(self, facts: Facts, taken: Snapshot, held_up: float) -> None:
         start = time.monotonic()

@@ -225,3 +225,24 @@ def test_a_top_level_conv_grows_and_its_structure_is_restored():
     fresh.load_state_dict(model.state_dict(), strict=True)
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(model.eval()(x), fresh.eval()(x))
+
+
+def test_a_conv_that_was_plain_again_twice_resumes_with_the_same_bits():
+    """A depthwise conv without bias: its bias comes from the first cut, its strides stay."""
+
+    def fresh():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1, bias=False, groups=8), nn.BatchNorm2d(8),
+        )  # fmt: skip
+
+    model, x = fresh(), [torch.randn(8, 3, 12, 12)]
+    for _ in range(2):
+        block = expansion.grow(model, "3", ("1x1", "1xk", "kx1"), x, torch.Generator())
+        pruning.cut(model, "3", [name for name in block.names if name != "kxk"], x)
+    again = fresh()
+    dyrep.apply_structure(again, dyrep.structure(model))
+    again.load_state_dict(model.state_dict(), strict=True)
+    assert again[3].weight.stride() == model[3].weight.stride()
+    assert torch.equal(model.train()(x[0]), again.train()(x[0]))

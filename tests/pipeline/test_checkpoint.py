@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pipeline.training.saver import Saver
 
 def facts(step, epoch=0, attempt=1, boundary=False):
     return Facts(
-        step=step, epoch=epoch, attempt=attempt, world_size=2, boundary=boundary, rows=step, identity={}
+        step=step, epoch=epoch, attempt=attempt, world_size=2, boundary=boundary, history=step, growth=0, identity={}
     )  # fmt: skip
 
 
@@ -28,7 +29,8 @@ def write(folder, step, state=None, **kind):
 
 
 def newest(folder):
-    return checkpoint.newest(folder, lambda _: None)
+    path, passed_over = checkpoint.newest(folder, lambda _: None, lambda _: None)
+    return path, [str(item) for item in passed_over]
 
 
 def names(folder):
@@ -92,7 +94,7 @@ def flip(path):
 def test_a_damaged_file_is_named_and_the_one_before_is_used(tmp_path, harm, said):
     older, newer = write(tmp_path, 10), write(tmp_path, 20)
     harm(newer)
-    path, damaged, _ = newest(tmp_path)
+    path, damaged = newest(tmp_path)
     assert path == older
     assert damaged[0].startswith(newer.name) and said in damaged[0]
 
@@ -103,7 +105,7 @@ def test_a_foreign_file_is_named(tmp_path):
     seal = json.loads(newer.with_suffix(".json").read_text())
     seal |= {"bytes": newer.stat().st_size, "sha256": rundir.sha256(newer)}
     newer.with_suffix(".json").write_text(json.dumps(seal))
-    path, damaged, _ = newest(tmp_path)
+    path, damaged = newest(tmp_path)
     assert path == older
     assert "is no checkpoint of this program" in damaged[0]
 
@@ -111,7 +113,7 @@ def test_a_foreign_file_is_named(tmp_path):
 def test_what_was_never_sealed_was_never_there(tmp_path):
     older, newer = write(tmp_path, 10), write(tmp_path, 20)
     newer.with_suffix(".json").unlink()
-    assert newest(tmp_path) == (older, [], [])
+    assert newest(tmp_path) == (older, [])
 
 
 def test_a_newer_attempt_counts_more_than_a_later_step(tmp_path):
@@ -191,13 +193,70 @@ def test_the_automatic_interval_follows_the_cost_of_saving(monkeypatch, tmp_path
     assert clock.saver.due(1)
 
 
-def test_what_the_writing_met_is_raised(tmp_path):
-    def superseded():
-        raise OSError("no room")
+class Disk:
+    """Refuses to be written to for a number of times."""
 
-    settings = Checkpoint(interval="auto", keep=2, interruption_hours=1.0)
-    saver = Saver(tmp_path, settings, superseded, lambda *_: None)
+    def __init__(self, refusals):
+        self.refusals = refusals
+
+    def __call__(self):
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError("no room")
+
+
+def saver_on(folder, disk):
+    settings = Checkpoint(interval="1000 steps", keep=2, interruption_hours=1.0)
+    return Saver(folder, settings, disk, lambda *_: None)
+
+
+def test_a_save_that_failed_is_due_again_at_once(tmp_path):
+    saver = saver_on(tmp_path, Disk(1))
+    saver.save(facts(1), {})
+    while not saver.due(1):
+        time.sleep(0.01)
+    saver.save(facts(2), {})
+    assert names(tmp_path) == ["step-00000002-e000-a001"]
+    assert not saver.due(2)
+
+
+def test_a_disk_that_stays_full_ends_the_training(tmp_path):
+    saver = saver_on(tmp_path, Disk(2))
     saver.save(facts(1), {})
     with pytest.raises(OSError, match="no room"):
-        saver.wait()
-    saver.wait()  # once
+        saver.save(facts(2), {})
+    saver.wait()  # said once
+
+
+def test_attempts_and_epochs_are_numbers(tmp_path):
+    write(tmp_path, 5, epoch=999, attempt=999)
+    newer = write(tmp_path, 5, epoch=1000, attempt=1000)
+    assert newest(tmp_path)[0] == newer
+    checkpoint.prune(tmp_path, 1)
+    assert names(tmp_path) == [newer.stem]
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    kept = write(tmp_path, 5)
+    (tmp_path / ".step-00000006-e000-a001.safetensors.abc").write_bytes(b"half")
+    checkpoint.tidy(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([kept, kept.with_suffix(".json")])
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"file": "gone", "epoch": 1, "top1": 99}'])
+def test_a_note_of_the_best_that_helps_nobody_is_written_anew(tmp_path, content):
+    path = write(tmp_path, 5)
+    (tmp_path / "best.json").write_text(content)
+    checkpoint.prune(tmp_path, 1)
+    checkpoint.mark_best(tmp_path, path.name, 1, 50.0)
+    assert rundir.read_json(tmp_path / "best.json")["file"] == path.name
+
+
+def test_what_was_passed_over_is_never_taken_up_again(tmp_path):
+    older, newer = write(tmp_path, 10), write(tmp_path, 20)
+    path, passed_over = checkpoint.newest(
+        tmp_path, lambda _: None, lambda f: "no" if f.step == 20 else None
+    )
+    assert (path, [item.path for item in passed_over]) == (older, [newer])
+    checkpoint.unseal(passed_over)
+    assert newest(tmp_path) == (older, [])

@@ -31,6 +31,12 @@ def stage(finished, tmp_path):
     return copy_question(done, tmp_path / "outputs")
 
 
+@pytest.fixture(autouse=True)
+def no_attempt(monkeypatch):
+    """Take back what a test claims in this process."""
+    monkeypatch.setenv(attempt.NUMBER, "1")
+
+
 @pytest.fixture
 def undisturbed(finished):
     return (finished.root / "runs" / "small" / "train").resolve()
@@ -129,6 +135,25 @@ def test_an_attempt_that_was_given_up_cannot_write_any_more(stage, undisturbed):
     assert all(row["attempt"] == 2 for row in events(stage, "finished"))
 
 
+def test_an_attempt_that_is_given_up_while_it_starts_cannot_begin(stage, undisturbed):
+    process = start(stage)
+    wait_for(lambda: len(below(process.pid)) == 4, process)
+    frozen = below(process.pid)
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    (stage / rundir.LOCK).unlink()
+    successor = start(stage)
+    wait_for(lambda: len(steps(stage)) > 25, successor)
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+    said, _ = process.communicate(timeout=120)  # its code is 0 if the other is done by then
+    assert "is superseded by attempt 2" in said
+    assert successor.wait(120) == 0
+    successor.communicate()
+    assert differences(undisturbed, stage) == []
+    assert {row["attempt"] for row in events(stage, "saved")} == {2}
+
+
 def test_only_the_newest_attempt_may_write(tmp_path):
     number = attempt.claim(tmp_path)
     attempt.check(tmp_path, number)
@@ -171,6 +196,8 @@ class Alone:
 def test_a_checkpoint_of_something_else_is_refused(stage, undisturbed, key, value, said):
     shutil.copytree(undisturbed / "checkpoints", stage / "checkpoints")
     shutil.copy(undisturbed / rundir.HISTORY, stage)
+    shutil.copy(undisturbed / rundir.GROWTH, stage)
+    rundir.write_json(stage / rundir.ATTEMPT, {"attempt": 1})
     question = rundir.read_yaml(stage / rundir.STAGE)
     context = run._context(STAGES["train"], stage, question)
     own = resume.identity(context)
@@ -188,11 +215,23 @@ def test_a_checkpoint_that_knows_more_than_the_history_is_passed_over(stage, und
     shutil.copytree(undisturbed / "checkpoints", stage / "checkpoints")
     rows = (undisturbed / rundir.HISTORY).read_text().splitlines(keepends=True)
     (stage / rundir.HISTORY).write_text("".join(rows[:70]))
+    shutil.copy(undisturbed / rundir.GROWTH, stage)
+    rundir.write_json(stage / rundir.ATTEMPT, {"attempt": 1})
     context = run._context(STAGES["train"], stage, rundir.read_yaml(stage / rundir.STAGE))
     found = resume.find(context, Alone(), resume.identity(context))
     assert found.stem.startswith("step-00000066")
     (passed_over,) = events(stage, "passed_over")
     assert "which has 70" in passed_over["reason"]
+
+
+def test_checkpoints_without_their_history_are_kept_and_named(stage, undisturbed):
+    shutil.copytree(undisturbed / "checkpoints", stage / "checkpoints")
+    files = sorted(path.name for path in (stage / "checkpoints").iterdir())
+    rundir.write_json(stage / rundir.ATTEMPT, {"attempt": 1})
+    context = run._context(STAGES["train"], stage, rundir.read_yaml(stage / rundir.STAGE))
+    with pytest.raises(UserError, match=r"rows of history.jsonl, which has 0"):
+        resume.find(context, Alone(), resume.identity(context))
+    assert sorted(path.name for path in (stage / "checkpoints").iterdir()) == files
 
 
 def test_no_intact_checkpoint_is_an_error_not_a_new_beginning(stage, undisturbed):
@@ -202,7 +241,7 @@ def test_no_intact_checkpoint_is_an_error_not_a_new_beginning(stage, undisturbed
         path.write_bytes(path.read_bytes()[:1000])
     code, said = to_end(stage)
     assert code == 2
-    assert "no checkpoint is intact (step-00000088" in said
+    assert "no checkpoint can be used (step-00000088" in said
 
 
 def test_a_run_directory_that_vanishes_is_named_and_not_made_again(stage):
@@ -290,11 +329,27 @@ def test_a_loss_that_is_not_finite_can_be_skipped(poisoned):
     assert rundir.read_json(stage / rundir.RESULT)["metrics"]["top1"] > 80
 
 
-def test_a_learning_rate_that_is_too_high_is_explained(stage):
-    change(stage, rundir.STAGE, "train", lr=1e18)
+@pytest.mark.parametrize(
+    ("nonfinite", "words"),
+    [("stop", ("features.", "train.lr")), ("skip", ("20 steps in a row were skipped", "train.lr"))],
+)
+def test_a_learning_rate_that_is_too_high_is_explained(stage, nonfinite, words):
+    change(stage, rundir.STAGE, "train", lr=1e18, nonfinite=nonfinite)
     code, said = to_end(stage)
     assert code == 1
-    assert "Diverged: step " in said and "features." in said and "train.lr" in said
+    assert "Diverged: step " in said
+    assert all(word in said for word in words)
+    assert not (stage / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", [rundir.STAGE, rundir.WHERE, rundir.ATTEMPT])
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_an_incomplete_file_is_one_line(stage, name, content):
+    (stage / name).write_text(content)
+    code, said = to_end(stage)
+    assert code == 2
+    assert said.count("\n") == 1
+    assert f"{name} is damaged" in said
 
 
 HANGING = """
