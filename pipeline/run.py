@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"error: {_surroundings(error, directory)}", file=sys.stderr)
         return BAD_INPUT
     return _run(stage, directory, question)
 
@@ -191,10 +191,7 @@ def _failed(context: Context, error: Exception) -> int:
         print(_vanished(context.dir), file=sys.stderr)
         return BAD_INPUT
     if isinstance(error, OSError) and error.errno in SURROUNDINGS:
-        cure = SURROUNDINGS[error.errno]
-        error = UserError(
-            f"{error.filename or context.dir}: {error.strerror}; {cure} and launch again"
-        )
+        error = _surroundings(error, context.dir)
     if isinstance(error, UserError):
         context.event("failed", kind="input", message=str(error))
         print(f"error: {error}", file=sys.stderr)
@@ -202,6 +199,12 @@ def _failed(context: Context, error: Exception) -> int:
     context.event("failed", kind="error", message=f"{type(error).__name__}: {error}")
     traceback.print_exception(error)
     return FAILED
+
+
+def _surroundings(error: OSError, directory: Path) -> UserError:
+    """Return what the machine refused as one line."""
+    cure = SURROUNDINGS.get(error.errno or 0, "mend that")
+    return UserError(f"{error.filename or directory}: {error.strerror}; {cure} and launch again")
 
 
 def _finish(context: Context, metrics: dict[str, float]) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -327,6 +328,22 @@ def test_a_full_disk_is_named_and_training_continues_once_there_is_room(small_di
     assert done.returncode == 0, done.stderr
     steps = [row["step"] for row in rows(run) if row["kind"] == "step"]
     assert steps == list(range(1, 6 * 22 + 1))
+
+
+def test_a_disk_that_became_read_only_is_named(small_disk):
+    process = start(small_disk, "name=x", *TINY)
+    wait_for(lambda: len(rows(small_disk.root / "runs" / "x")) > 5, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    disk = small_disk.root.parent
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    stage = (small_disk.root / "runs" / "x" / "train").resolve()
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.run", stage], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {stage}/.lock: Read-only file system; make it writable")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
