@@ -1,9 +1,9 @@
 """What saving costs, and what resuming takes.
 
 Saving: the same training steps for a while without and with one save, in turns, on networks up to
-100 MB of weights (with momentum, so a checkpoint is twice as large). The steps that are missing from
-a turn with a save are what the save costs, in seconds; divided by the interval that
-`checkpoint.interval=auto` derives from the cost, they are the share of time that a training loses.
+100 MB of weights (with momentum, so a checkpoint is twice as large). The steps that are missing
+from a turn with a save are what the save costs, in seconds; divided by the interval that
+`checkpoint.interval=auto` derives from the cost, they are the share of time a training loses.
 
 Resuming: a training of the digits is stopped and started again; the seconds from the start of the
 process to its first new step, and on what they went.
@@ -127,7 +127,7 @@ def measure(name: str, rounds: int) -> dict:
             for save in (True, False) if number % 2 else (False, True):
                 turns[save] = steps.train(TURN, save)
             lost.append(TURN * (1 - turns[True] / turns[False]))
-        interval = steps.saver._seconds()
+        interval = steps.saver.automatic_interval()
     return {
         "network": name,
         "megabytes": steps.megabytes,

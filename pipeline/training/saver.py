@@ -52,7 +52,7 @@ class Saver:
         if self._failed():
             return True
         if self._settings.interval == "auto":
-            return time.monotonic() - self._last_time >= self._seconds()
+            return time.monotonic() - self._last_time >= self.automatic_interval()
         count, unit = self._settings.interval.split()
         if unit.startswith("step"):
             return step - self._last_step >= int(count)
@@ -104,8 +104,8 @@ class Saver:
         self._cost = held_up + time.monotonic() - start
         self._saved(facts, self._cost)
 
-    def _seconds(self) -> float:
-        """Return the interval that loses the least: Young's sqrt(2 · cost · time between failures).
+    def automatic_interval(self) -> float:
+        """Return the seconds that lose the least: Young's sqrt(2 · cost · time between failures).
 
         The cost counts the writing as well, which takes cores from a training on CPUs (J. W. Young,
         "A first order approximation to the optimum checkpoint interval", CACM 1974).
