@@ -18,7 +18,7 @@ import yaml
 
 from pipeline import rundir
 from pipeline.compose import check, parse
-from pipeline.config import WHERE, Config, flatten
+from pipeline.config import STAGE_NAMES, WHERE, Config, flatten
 from pipeline.errors import UserError
 from pipeline.plan import Step
 from pipeline.provenance import command_line, source_revision, versions
@@ -44,12 +44,25 @@ def settle(config: Config, choices: dict[str, str], overrides: list[str]) -> Con
     if changed:
         raise UserError(
             f"run '{config.name}' exists with other settings: {'; '.join(changed)}. "
-            f"Leave them out to continue it, or choose another name="
+            f"Leave them out to continue it, or choose another name={_freed(directory)}"
         )
     for section in WHERE:
         if section in touched or section in PER_LAUNCH:
             old[section] = new[section]
     return check(old)
+
+
+def _freed(directory: Path) -> str:
+    """Return how a name is freed under which nothing of worth has been made."""
+    made = [
+        directory / stage / name
+        for stage in STAGE_NAMES
+        for name in (rundir.RESULT, "checkpoints")
+        if stage != "prep"
+    ]
+    if any(path.exists() for path in made):
+        return ""
+    return f"; nothing is trained under it yet, so `rm -r {directory}` frees it, too"
 
 
 def _frozen(directory: Path) -> Config:

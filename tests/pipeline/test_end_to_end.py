@@ -126,6 +126,13 @@ def test_a_changed_setting_under_a_known_name_is_refused(finished):
     assert "name=" in done.stderr
 
 
+def test_a_name_under_which_nothing_is_trained_can_be_freed(launch):
+    assert launch("name=x", "stage=prep", "tracking=disabled").returncode == 0
+    done = launch("name=x", "train.epochs=9")
+    assert done.returncode == 2
+    assert f"`rm -r {launch.root / 'runs' / 'x'}` frees it" in done.stderr
+
+
 def test_another_question_shares_what_it_can(finished):
     done = finished("name=other", *SMALL, "eval.batch_size=32", "stage=eval", "tracking=disabled")
     assert done.returncode == 0, done.stderr
