@@ -174,15 +174,18 @@ class Attempt:
         }  # fmt: skip
 
     def _repeated(self, number: int, ignored: bool) -> dict:
-        """Return how many of the steps that are done the next attempt has to do again."""
+        """Return how many of the steps of this attempt the next one has to do again."""
         if ignored:
             return {"repeated": 0, "stopped": False}
+        events = rows(self.stage / rundir.EVENTS)
+        stopped = bool(events) and events[-1]["event"] == "stopped"
+        mine = [e for e in events if e["time"] > time.time() - time.monotonic() + self.begun]
+        if not any(event["event"] == "first_step" for event in mine):
+            return {"repeated": 0, "stopped": stopped}
         done = max((r["step"] for r in rows(self.stage / rundir.HISTORY)), default=0)
         done = max(done, self._progress()[0])
         seals = (self.stage / "checkpoints").glob("step-*.json")
         saved = max((json.loads(seal.read_text())["step"] for seal in seals), default=0)
-        events = rows(self.stage / rundir.EVENTS)
-        stopped = bool(events) and events[-1]["event"] == "stopped"
         return {"repeated": done - saved, "stopped": stopped}
 
     def _wait_for(self, moment: str, chance: random.Random) -> None:
