@@ -105,6 +105,9 @@ class Cluster:
     grace: int = 10
     accounting: bool = True
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "directory", Path(self.directory).resolve())
+
     @property
     def conf(self) -> Path:
         """The file that SLURM_CONF must name."""
@@ -152,26 +155,16 @@ def down(directory: Path) -> bool:
         Failed: a process cannot be ended.
     """
     cluster = Cluster(directory)
-    if not (directory / MARK).exists():
-        if directory.exists() and any(directory.iterdir()):
-            raise Refused(f"{directory} holds no cluster; nothing removed; name its --dir")
-        return False
-    until = time.monotonic() + PATIENCE
-    while pids := _processes(cluster):
-        if time.monotonic() > until:
-            raise Failed(f"processes that will not end: {sorted(pids)}; {directory} is kept")
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(POLL)
-        _reap()
-    shutil.rmtree(directory)
-    return True
-
-
-def start(cluster: Cluster, daemon: str) -> None:
-    """Start one daemon by its name (the names of its log), for instance after it was killed."""
-    _start(cluster, daemon)
+    directory = cluster.directory
+    ours = (directory / MARK).exists()
+    if not ours and directory.exists() and any(directory.iterdir()):
+        raise Refused(f"{directory} holds no cluster, nothing was removed; name the right --dir")
+    if ours:
+        _check_root()
+    ended = _end(cluster)
+    if ours:
+        _remove(directory)
+    return ours or ended
 
 
 def pid(cluster: Cluster, daemon: str) -> int | None:
@@ -190,7 +183,11 @@ def daemons(cluster: Cluster) -> list[str]:
 
 
 def find(directory: Path) -> Cluster | None:
-    """Return the cluster in `directory`, whether or not it is healthy, or None."""
+    """Return the cluster in `directory`, whether or not it is healthy, or None.
+
+    Raises:
+        Failed: the file that describes it is damaged.
+    """
     with suppress(FileNotFoundError):
         try:
             row = json.loads((directory / MARK).read_text())
@@ -218,11 +215,7 @@ def _check(cluster: Cluster) -> None:
     ):
         if not lowest <= value <= highest:
             raise Refused(f"--{option} {value}: must be from {lowest} to {highest}")
-    if os.geteuid() != 0:
-        raise Refused(
-            "SLURM's daemons here need root (they make devices and start jobs as users); "
-            "run it as root: on your machine by sudo, or in a container"
-        )
+    _check_root()
     if absent := missing(cluster.accounting):
         raise Refused(
             f"packages missing: {' '.join(absent)}; add --install, or as root: "
@@ -236,6 +229,14 @@ def _check(cluster: Cluster) -> None:
             f"the name of this machine, {host}, has no address; "
             f"echo '127.0.0.1 {host}' >> /etc/hosts"
         ) from None
+
+
+def _check_root() -> None:
+    if os.geteuid() != 0:
+        raise Refused(
+            "not root; the daemons of a cluster run as root (they start jobs, devices are made "
+            "for them): use sudo, or a container"
+        )
 
 
 def missing(accounting: bool = True) -> list[str]:
@@ -264,8 +265,7 @@ def install(accounting: bool = True) -> None:
     absent = missing(accounting)
     if not absent:
         return
-    if os.geteuid() != 0:
-        raise Refused("--install needs root; run it by sudo, or in a container")
+    _check_root()
     if shutil.which("apt-get") is None:
         raise Refused(
             f"--install needs apt-get, not found here; install by hand: {' '.join(absent)}"
@@ -445,8 +445,8 @@ init-file={directory}/database.sql
 bind-address=127.0.0.1
 port={port}
 skip-name-resolve
-innodb-buffer-pool-size=64M
-innodb-log-file-size=16M
+innodb-buffer-pool-size=128M
+innodb-log-file-size=64M
 innodb-lock-wait-timeout=900
 # What a crash of the machine may lose here is of no use after it.
 innodb-flush-log-at-trx-commit=0
@@ -522,7 +522,7 @@ def _bring_up(
 ) -> None:
     begun = time.monotonic()
     say(f"waiting for {what}")
-    started = {name: _start(cluster, name) for name in names}
+    started = {name: start(cluster, name) for name in names}
     while not ready():
         for name, process in started.items():
             if process.poll() is not None:
@@ -536,8 +536,8 @@ def _bring_up(
         time.sleep(POLL)
 
 
-def _start(cluster: Cluster, name: str) -> subprocess.Popen[bytes]:
-    """Start a daemon that outlives us and the terminal."""
+def start(cluster: Cluster, name: str) -> subprocess.Popen[bytes]:
+    """Start one of the `daemons`, also after it was killed; it outlives us and the terminal."""
     with (cluster.directory / "log" / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             _command(cluster, name),
@@ -613,6 +613,32 @@ def _ancestors(number: int, parents: dict[int, int]) -> Iterable[int]:
     while number in parents:
         yield number
         number = parents[number]
+
+
+def _end(cluster: Cluster) -> bool:
+    """Kill until nothing is left; return whether there was anything."""
+    until = time.monotonic() + PATIENCE
+    some = False
+    while pids := _processes(cluster):
+        if time.monotonic() > until:
+            raise Failed(f"processes that do not end: {sorted(pids)}; {cluster.directory} is kept")
+        some = True
+        for number in pids:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        time.sleep(POLL)
+        _reap()
+    return some
+
+
+def _remove(directory: Path) -> None:
+    """Remove a cluster's directory, the mark last: what was interrupted can be repeated."""
+    for path in sorted(directory.iterdir(), key=lambda path: path.name == MARK):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    directory.rmdir()
 
 
 def _reap() -> None:
@@ -716,6 +742,7 @@ def _status(arguments: argparse.Namespace) -> None:
         raise Failed(
             f"no cluster in {arguments.dir}; start one: python -m slurm.dev_cluster up{option}"
         )
+    _check_root()
     print(f"cluster in {cluster.directory}; export SLURM_CONF={cluster.conf}")
     dead = [name for name in daemons(cluster) if pid(cluster, name) is None]
     if "slurmctld" not in dead and "munged" not in dead:
@@ -753,13 +780,13 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(call=call)
         added.add_argument(
             "--dir",
-            type=lambda text: Path(text).absolute(),
+            type=lambda text: Path(text).resolve(),
             default=default_directory(),
             help="where everything of the cluster is (default: %(default)s)",
         )
         return added
 
-    start = command("up", _up, "start a cluster and wait until it has run a job; needs root")
+    begin = command("up", _up, "start a cluster and wait until it has run a job; needs root")
     command("down", _down, "end the cluster with all its jobs and remove its directory")
     command("status", _status, "show nodes, partitions and jobs; exit code 1 if anything is amiss")
     for option, default, text in (
@@ -769,11 +796,11 @@ def _parser() -> argparse.ArgumentParser:
         ("--grace", 10, "seconds between the signal to a preempted job and its end"),
     ):
         text += " (default: %(default)s)"
-        start.add_argument(option, type=int, metavar="N", default=default, help=text)
-    start.add_argument(
+        begin.add_argument(option, type=int, metavar="N", default=default, help=text)
+    begin.add_argument(
         "--no-accounting", action="store_true", help="without MariaDB, slurmdbd and sacct; quicker"
     )
-    start.add_argument(
+    begin.add_argument(
         "--install", action="store_true", help="first install missing packages by apt-get"
     )
     return parser
@@ -787,6 +814,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (Refused, Failed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, Refused) else 1
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}; name another --dir", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; what was started is taken down again", file=sys.stderr)
         return 130
