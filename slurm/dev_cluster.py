@@ -489,15 +489,16 @@ def _steps(cluster: Cluster) -> Iterable[tuple[str, list[str], Callable[[], bool
         return lambda: _slurm(cluster, *command).returncode == 0
 
     def idle() -> bool:
-        states = _slurm(cluster, "sinfo", "-h", "-p", "low", "-N", "-o", "%T").stdout.split()
-        return states == ["idle"] * len(nodes)
+        # Not patient: while sinfo tries again, nobody sees that slurmctld has ended.
+        told = _slurm(cluster, "sinfo", "-h", "-p", "low", "-N", "-o", "%T", timeout=2)
+        return told.stdout.split() == ["idle"] * len(nodes)
 
     def recorded() -> bool:
         return "COMPLETED" in _slurm(cluster, "sacct", "-X", "-n", "-o", "state").stdout
 
     yield "munge", ["munged"], succeeds("munge", "-n", "-S", f"{run}/munge.sock")
     if cluster.accounting:
-        _make_database(cluster)
+        yield "database files", [], lambda: _make_database(cluster)
         options = f"--defaults-file={directory}/client.cnf"
         yield "database", ["mariadbd"], succeeds("mariadb", options, "slurm", "-e", "select 1")
         # The name must be known before slurmctld asks for it.
@@ -510,11 +511,12 @@ def _steps(cluster: Cluster) -> Iterable[tuple[str, list[str], Callable[[], bool
         yield "its record", [], recorded
 
 
-def _make_database(cluster: Cluster) -> None:
+def _make_database(cluster: Cluster) -> bool:
     options = f"--defaults-file={cluster.directory}/database.cnf"
     done = _slurm(cluster, "mariadb-install-db", options, "--skip-test-db")
     if done.returncode:
         raise Failed(f"mariadb-install-db failed:\n{_tail(done.stdout + done.stderr)}")
+    return True
 
 
 def _bring_up(
@@ -578,8 +580,9 @@ def _command(cluster: Cluster, name: str) -> list[str]:
 def _processes(cluster: Cluster) -> set[int]:
     """Return the living processes of the cluster: daemons, jobs, all their descendants, clients.
 
-    A job may clear its environment, so descendants count whatever theirs says. Whoever asks is
-    left out, with all its ancestors: it may sit in a job of this very cluster.
+    A job may clear its environment, so descendants count whatever theirs says; only a process that
+    did so and has lost its parents is not found. Whoever asks is left out, with all its ancestors:
+    it may sit in a job of this very cluster.
     """
     mark, conf = f"{OWNER}={cluster.name}", f"SLURM_CONF={cluster.conf}"
     parents: dict[int, int] = {}
@@ -654,12 +657,14 @@ def _environment(cluster: Cluster) -> dict[str, str]:
     return kept | cluster.environment
 
 
-def _slurm(cluster: Cluster, *command: str) -> subprocess.CompletedProcess[str]:
-    return _call(*command, environment=_environment(cluster))
+def _slurm(
+    cluster: Cluster, *command: str, timeout: float = PATIENCE
+) -> subprocess.CompletedProcess[str]:
+    return _call(*command, environment=_environment(cluster), timeout=timeout)
 
 
 def _call(
-    *command: str, environment: dict[str, str], timeout: float = PATIENCE
+    *command: str, environment: dict[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(

@@ -174,10 +174,10 @@ def test_a_second_cluster_lives_beside_the_first_and_goes_alone(cluster, small):
 @needs_slurm
 def test_down_leaves_no_process_and_no_directory(small):
     up(small)
-    wrap = "env -i sleep 98765 & srun sleep 98765"
-    job = call(small, "sbatch", "--parsable", "--export=NONE", "-o", "/dev/null", "--wrap", wrap)
-    wait_for(lambda: len(alive("98765")) > 2)  # the script's, srun and its sleep
-    assert state(small, job) == "RUNNING"
+    batch = ["sbatch", "--mem=10", "-o", "/dev/null"]
+    call(small, *batch, "--wrap", "env -i sleep 98765 & srun sleep 98765")
+    call(small, *batch, "--export=NONE", "--wrap", "sleep 98765")
+    wait_for(lambda: len(alive("98765")) == 5)  # srun is two processes
     ids = [pid(small, name) for name in daemons(small)]
     os.kill(pid(small, "slurmctld"), signal.SIGKILL)
     os.kill(pid(small, "n1"), signal.SIGKILL)
