@@ -8,14 +8,14 @@ command; `down` ends them, and the jobs, and removes everything that was written
     DIR/
         dev_cluster.json    what was asked for; marks the directory as ours
         slurm.conf          and gres.conf, slurmdbd.conf: SLURM's configuration
-        database.cnf        and database.sql: MariaDB's
+        database.cnf        and database.sql, client.cnf: MariaDB's
         munge.key           the secret of this cluster
         log/NAME.log        one per daemon: munged mariadbd slurmdbd slurmctld n1 n2 ...
         run/NAME.pid        the same names; and the sockets
         database/ state/ spool/ devices/
 
 Two partitions share the nodes: `low` (default) is preempted by `high`, after a grace, and its jobs
-are requeued. It differs from a production cluster: all nodes are this machine, everything runs as
+are requeued. It differs from a production cluster: all nodes are this machine, all daemons run as
 root, CPUs and memory are counted but not enforced, GPUs are device files without a GPU behind
 them, processes are tracked by parentage and not by cgroups, and munge credentials expire after
 5 s so that a requeued job need not wait 2 minutes. Written for and tried with SLURM 22.05.
@@ -77,7 +77,11 @@ class Failed(Exception):
 
 def default_directory() -> Path:
     """Return where a cluster lives unless told otherwise: one per user."""
-    return Path(tempfile.gettempdir()).resolve() / f"dev_cluster_{getpass.getuser()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may not know its user
+        user = str(os.getuid())
+    return Path(tempfile.gettempdir()).resolve() / f"dev_cluster_{user}"
 
 
 def default_cpus() -> int:
@@ -136,7 +140,8 @@ def up(cluster: Cluster, say: Say = lambda line: None) -> None:
         Refused: this machine or the directory will not do; nothing was written.
         Failed: a daemon did not come up; everything was taken down again.
     """
-    _check(cluster)
+    _check_input(cluster)
+    _check_machine(cluster)
     _claim(cluster)
     try:
         _write_files(cluster)
@@ -193,14 +198,17 @@ def find(directory: Path) -> Cluster | None:
             row = json.loads((directory / MARK).read_text())
             return Cluster(**row | {"directory": directory})
         except (ValueError, TypeError):
-            raise Failed(f"{directory / MARK} is damaged; take the cluster down") from None
+            raise Failed(
+                f"{directory / MARK} is damaged; "
+                f"python -m slurm.dev_cluster down{_option(directory)}"
+            ) from None
     return None
 
 
 # What this machine must have
 
 
-def _check(cluster: Cluster) -> None:
+def _check_input(cluster: Cluster) -> None:
     directory = cluster.directory
     if not re.fullmatch(r"/[\w./+-]+", str(directory)) or len(str(directory)) > LONGEST:
         raise Refused(
@@ -215,6 +223,9 @@ def _check(cluster: Cluster) -> None:
     ):
         if not lowest <= value <= highest:
             raise Refused(f"--{option} {value}: must be from {lowest} to {highest}")
+
+
+def _check_machine(cluster: Cluster) -> None:
     _check_root()
     if absent := missing(cluster.accounting):
         raise Refused(
@@ -301,6 +312,8 @@ def _claim(cluster: Cluster) -> None:
         directory.mkdir(exist_ok=True)
         if (directory / MARK).exists():
             raise Refused(f"a cluster is in {directory} already; `{again}`, or name another --dir")
+        if directory.stat().st_uid != os.geteuid():
+            raise Refused(f"{directory} belongs to another user; name another --dir")
         if any(directory.iterdir()):
             raise Refused(f"{directory} is not empty and not a cluster's; name another --dir")
         row = dataclasses.asdict(cluster) | {"directory": str(directory)}
@@ -637,7 +650,7 @@ def _end(cluster: Cluster) -> bool:
 def _remove(directory: Path) -> None:
     """Remove a cluster's directory, the mark last: what was interrupted can be repeated."""
     for path in sorted(directory.iterdir(), key=lambda path: path.name == MARK):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
@@ -716,7 +729,8 @@ def _up(arguments: argparse.Namespace) -> None:
         print(f"{time.monotonic() - begun:5.1f} s  {line}", file=sys.stderr, flush=True)
 
     if arguments.install and missing(cluster.accounting):
-        say("installing packages by apt-get (minutes)")
+        _check_input(cluster)
+        say("waiting for apt-get to install packages (minutes)")
         install(cluster.accounting)
     up(cluster, say)
     option = _option(cluster.directory)

@@ -191,9 +191,9 @@ def test_down_leaves_no_process_and_no_directory(small):
 
 
 @needs_slurm
-def test_down_finds_the_daemons_of_a_directory_that_was_deleted(small):
+def test_down_finds_the_daemons_of_a_directory_that_vanished(small, tmp_path):
     up(small)
-    dev_cluster._remove(small.directory)
+    small.directory.rename(tmp_path / "elsewhere")
     assert down(small.directory)
     assert not alive(str(small.directory))
 
