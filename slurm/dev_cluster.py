@@ -205,9 +205,6 @@ def find(directory: Path) -> Cluster | None:
     return None
 
 
-# What this machine must have
-
-
 def _check_input(cluster: Cluster) -> None:
     directory = cluster.directory
     if not re.fullmatch(r"/[\w./+-]+", str(directory)) or len(str(directory)) > LONGEST:
@@ -299,9 +296,6 @@ def _apt_get(*arguments: str) -> None:
     done = _call("apt-get", "--quiet", *arguments, environment=environment, timeout=1800)
     if done.returncode:
         raise Failed(f"apt-get {arguments[0]} failed:\n{_tail(done.stdout + done.stderr)}")
-
-
-# What is written
 
 
 def _claim(cluster: Cluster) -> None:
@@ -490,9 +484,6 @@ def _free_ports(count: int) -> list[int]:
     raise Failed(f"no {count} free ports from {PORTS.start} to {PORTS.stop - 1}")
 
 
-# How the daemons come up
-
-
 def _steps(cluster: Cluster) -> Iterable[tuple[str, list[str], Callable[[], bool]]]:
     """Yield what to wait for, the daemons to start for it, and how to see that it is there."""
     directory, nodes = cluster.directory, cluster.node_names
@@ -585,9 +576,6 @@ def _command(cluster: Cluster, name: str) -> list[str]:
     if name in cluster.node_names:
         return ["slurmd", "-D", "-N", name]
     return [name, "-D"]
-
-
-# Processes
 
 
 def _processes(cluster: Cluster) -> set[int]:
@@ -709,9 +697,6 @@ def _log(cluster: Cluster, name: str) -> str:
 
 def _tail(text: str, lines: int = 15) -> str:
     return "\n".join(f"    {line}" for line in text.strip().splitlines()[-lines:])
-
-
-# The command
 
 
 def _up(arguments: argparse.Namespace) -> None:

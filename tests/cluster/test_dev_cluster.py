@@ -27,9 +27,7 @@ WAIT = '[ -n "$SLURM_RESTART_COUNT" ] || sleep 300'  # ends only after it was re
 def cluster(tmp_path_factory):
     directory = tmp_path_factory.mktemp("cluster", numbered=True) / "c"
     made = Cluster(directory, nodes=4, gpus_per_node=2, cpus_per_node=2, grace=2)
-    begun = time.monotonic()
     up(made)
-    made_in.append(time.monotonic() - begun)
     yield made
     down(directory)
 
@@ -40,9 +38,6 @@ def small(tmp_path):
     made = Cluster(tmp_path / "c", nodes=1, accounting=False)
     yield made
     down(made.directory)
-
-
-made_in: list[float] = []
 
 
 def call(cluster, *command):
@@ -83,11 +78,6 @@ def alive(name):
         except OSError:
             continue
     return found
-
-
-@needs_slurm
-def test_comes_up_in_seconds(cluster):
-    assert made_in[0] < 40  # 7 s on two idle cores
 
 
 @needs_slurm
@@ -165,7 +155,9 @@ def test_find_returns_what_up_was_given(cluster):
 
 @needs_slurm
 def test_a_second_cluster_lives_beside_the_first_and_goes_alone(cluster, small):
+    begun = time.monotonic()
     up(small)
+    assert time.monotonic() - begun < 20  # 1 s on two idle cores
     assert call(small, "srun", "printenv", "SLURM_CLUSTER_NAME") == small.name
     assert down(small.directory)
     assert all(pid(cluster, name) for name in daemons(cluster))
