@@ -1,0 +1,1 @@
+"""Run commands on a SLURM cluster so that nothing is lost; stands on its own."""

@@ -1,0 +1,289 @@
+"""A real SLURM on this machine: comes up, does what recovery relies on, goes without a trace."""
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from slurm import dev_cluster
+from slurm.dev_cluster import Cluster, Refused, daemons, down, find, pid, start, up
+from tests.launcher import PROJECT
+
+pytestmark = pytest.mark.cluster
+ENABLE = "as root: python -m slurm.dev_cluster up --install && python -m slurm.dev_cluster down"
+needs_slurm = pytest.mark.skipif(
+    os.geteuid() != 0 or bool(dev_cluster.missing()), reason=f"no SLURM here; {ENABLE}"
+)
+WAIT = '[ -n "$SLURM_RESTART_COUNT" ] || sleep 300'  # ends only after it was requeued
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("cluster", numbered=True) / "c"
+    made = Cluster(directory, nodes=4, gpus_per_node=2, cpus_per_node=2, grace=2)
+    up(made)
+    yield made
+    down(directory)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Return a second, smaller cluster, not yet up."""
+    made = Cluster(tmp_path / "c", nodes=1, accounting=False)
+    yield made
+    down(made.directory)
+
+
+def call(cluster, *command):
+    done = subprocess.run(
+        command, env=os.environ | cluster.environment, cwd=cluster.directory,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def command(*arguments, environment=None):
+    return subprocess.run(
+        [sys.executable, "-m", "slurm.dev_cluster", *arguments], cwd=PROJECT,
+        env=os.environ | (environment or {}), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.1)
+    return value
+
+
+def state(cluster, job):
+    return call(cluster, "squeue", "-h", "-t", "all", "-j", job, "-o", "%T")
+
+
+def alive(name):
+    """Return the living processes with this text in their command line."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            if name.encode() in (directory / "cmdline").read_bytes():
+                found.append(int(directory.name))
+        except OSError:
+            continue
+    return found
+
+
+@needs_slurm
+def test_a_job_runs_on_all_nodes(cluster):
+    said = call(cluster, "srun", "-N4", "printenv", "SLURMD_NODENAME")
+    assert sorted(said.split()) == ["n1", "n2", "n3", "n4"]
+
+
+@needs_slurm
+@pytest.mark.parametrize("gpus, visible", [(1, "0"), (2, "0,1")])
+def test_fake_gpus_are_handed_out(cluster, gpus, visible):
+    said = call(cluster, "srun", f"--gres=gpu:{gpus}", "printenv", "CUDA_VISIBLE_DEVICES")
+    assert said == visible
+
+
+@needs_slurm
+def test_two_jobs_share_a_node(cluster):
+    jobs = [
+        call(cluster, "sbatch", "--parsable", "-w", "n1", "-o", "/dev/null", "--wrap", "sleep 300")
+        for _ in range(2)
+    ]
+    wait_for(lambda: all(state(cluster, job) == "RUNNING" for job in jobs))
+    call(cluster, "scancel", *jobs)
+    wait_for(lambda: all(state(cluster, job) == "CANCELLED" for job in jobs))
+
+
+@needs_slurm
+def test_low_is_preempted_by_high_requeued_and_ends_well(cluster):
+    low = call(
+        cluster, "sbatch", "--parsable", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", WAIT
+    )
+    wait_for(lambda: state(cluster, low) == "RUNNING")
+    call(cluster, "srun", "-p", "high", "-N4", "--exclusive", "true")
+    wait_for(lambda: state(cluster, low) == "COMPLETED")
+    shown = call(cluster, "scontrol", "show", "job", low)
+    assert re.search(r"Restarts=1\b", shown)
+    rows = "sacct", "-X", "-n", "-P", "-D", "-j", low, "-o", "state"
+    wait_for(lambda: call(cluster, *rows).split() == ["PREEMPTED", "COMPLETED"])
+
+
+@needs_slurm
+def test_a_killed_controller_can_be_started_again(cluster):
+    os.kill(pid(cluster, "slurmctld"), signal.SIGKILL)
+    wait_for(lambda: pid(cluster, "slurmctld") is None)
+    told = command("status", "--dir", str(cluster.directory))
+    assert told.returncode == 1
+    assert "not running: slurmctld" in told.stderr
+    start(cluster, "slurmctld")
+    assert call(cluster, "srun", "hostname")
+
+
+@needs_slurm
+def test_status_shows_nodes_partitions_and_jobs(cluster):
+    job = call(
+        cluster,
+        "sbatch",
+        "--parsable",
+        "--hold",
+        "--job-name=waiter",
+        "-o",
+        "/dev/null",
+        "--wrap",
+        "true",
+    )
+    told = command("status", "--dir", str(cluster.directory))
+    call(cluster, "scancel", job)
+    assert told.returncode == 0, told.stderr
+    assert all(word in told.stdout for word in ("low*", "high", "n[1-4]", "waiter"))
+
+
+@needs_slurm
+def test_find_returns_what_up_was_given(cluster):
+    assert find(cluster.directory) == cluster
+
+
+@needs_slurm
+def test_a_second_cluster_lives_beside_the_first_and_goes_alone(cluster, small):
+    begun = time.monotonic()
+    up(small)
+    assert time.monotonic() - begun < 20  # 1 s on two idle cores
+    assert call(small, "srun", "printenv", "SLURM_CLUSTER_NAME") == small.name
+    assert down(small.directory)
+    assert all(pid(cluster, name) for name in daemons(cluster))
+
+
+@needs_slurm
+def test_down_leaves_no_process_and_no_directory(small):
+    up(small)
+    batch = ["sbatch", "--mem=10", "-o", "/dev/null"]
+    call(small, *batch, "--wrap", "env -i sleep 98765 & srun sleep 98765")
+    call(small, *batch, "--export=NONE", "--wrap", "sleep 98765")
+    wait_for(lambda: len(alive("98765")) == 5)  # srun is two processes
+    ids = [pid(small, name) for name in daemons(small)]
+    os.kill(pid(small, "slurmctld"), signal.SIGKILL)
+    os.kill(pid(small, "n1"), signal.SIGKILL)
+    told = command("down", "--dir", str(small.directory))
+    assert told.returncode == 0, told.stderr
+    assert not small.directory.exists()
+    assert not alive("98765")
+    assert not alive(str(small.directory))
+    dev_cluster._reap()
+    assert not [number for number in ids if Path(f"/proc/{number}").exists()]
+
+
+@needs_slurm
+def test_down_finds_the_daemons_of_a_directory_that_vanished(small, tmp_path):
+    up(small)
+    small.directory.rename(tmp_path / "elsewhere")
+    assert down(small.directory)
+    assert not alive(str(small.directory))
+
+
+@needs_slurm
+def test_up_does_not_touch_a_cluster_that_is_there(cluster):
+    told = command("up", "--dir", str(cluster.directory))
+    assert told.returncode == 2
+    assert "is in" in told.stderr and "already" in told.stderr
+    assert call(cluster, "srun", "hostname")
+
+
+@needs_slurm
+def test_a_daemon_that_fails_shows_its_log_and_leaves_nothing(tmp_path):
+    (tmp_path / "slurmctld").write_text("#!/bin/sh\necho out of order; exit 1\n")
+    (tmp_path / "slurmctld").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    told = command("up", "--no-accounting", "--dir", str(tmp_path / "c"), environment=path)
+    assert told.returncode == 1
+    assert "slurmctld ended" in told.stderr and "out of order" in told.stderr
+    assert not (tmp_path / "c").exists()
+    assert not alive(str(tmp_path))
+
+
+@needs_slurm
+def test_up_that_is_stopped_leaves_nothing(tmp_path):
+    directory = tmp_path / "c"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "slurm.dev_cluster", "up", "--dir", str(directory)],
+        cwd=PROJECT, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert running.stderr
+    with running.stderr:
+        while b"accounting" not in running.stderr.readline():
+            assert running.poll() is None
+        running.terminate()
+        running.stderr.read()
+    assert running.wait(30) == 128 + signal.SIGTERM
+    assert not directory.exists()
+    assert not alive(str(directory))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["upp"], "invalid choice: 'upp'"),
+        ([], "required"),
+        (["up", "--nodes=two"], "invalid int value: 'two'"),
+        (["up", "--nodes=0"], "--nodes 0: must be from 1"),
+        (["up", "--gpus-per-node=17"], "--gpus-per-node 17: must be from 0 to 16"),
+        (["up", "--dir=/tmp/a b"], "SLURM cannot take this path"),
+        (["down", f"--dir={PROJECT}"], "nothing was removed"),
+        (["down", f"--dir={PROJECT / 'pyproject.toml'}"], "Not a directory"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message):
+    told = command(*arguments)
+    assert told.returncode == 2
+    assert told.stderr.count("\n") == 1
+    assert told.stderr.startswith("error: ")
+    assert message in told.stderr
+
+
+def test_no_cluster_is_said(tmp_path):
+    told = command("status", "--dir", str(tmp_path))
+    assert told.returncode == 1
+    assert "no cluster in" in told.stderr
+
+
+def test_down_where_nothing_is_does_nothing(tmp_path):
+    told = command("down", "--dir", str(tmp_path))
+    assert told.returncode == 0
+    assert tmp_path.exists()
+
+
+def test_who_is_not_root_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(Refused, match="not root"):
+        up(Cluster(tmp_path / "c"))
+
+
+def test_missing_packages_come_with_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(dev_cluster, "_path", lambda: str(tmp_path))
+    with pytest.raises(Refused, match=r"apt-get install .* munge slurm-wlm slurmdbd"):
+        up(Cluster(tmp_path / "c"))
+
+
+def test_help_is_quick():
+    begun = time.monotonic()
+    told = command("--help")
+    assert told.returncode == 0
+    assert time.monotonic() - begun < 2
+
+
+def test_a_relative_directory_means_the_same_cluster(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        dataclasses.replace(Cluster(tmp_path / "c"), directory=Path("c")).name
+        == Cluster(tmp_path / "c").name
+    )
