@@ -114,7 +114,9 @@ def main() -> None:
 
 def measure(name: str, rounds: int) -> dict:
     """Return what saving one network costs."""
-    with tempfile.TemporaryDirectory(dir=".") as folder:  # a disk, not a memory file system
+    outputs = PROJECT / "outputs"  # a disk, where the temporary folder may be memory
+    outputs.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=outputs) as folder:
         steps = Steps(name, Path(folder))
         steps.train(2, save=True)  # warm-up; its save tells the cost
         held_up = []
