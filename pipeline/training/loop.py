@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import dyrep
-from pipeline import models, rundir
+from pipeline import attempt, models, rundir
 from pipeline.data.dali import Batch, DaliLoader
 from pipeline.data.shards import Manifest
 from pipeline.errors import Interrupted
@@ -361,7 +361,7 @@ class Training:
     def _tell_start_up(self) -> None:
         """Say how long it took from the start of the attempt to its first step, and on what."""
         if self.world.main:
-            begun = float(rundir.read_json(self.context.dir / rundir.ATTEMPT)["time"])
+            begun = attempt.last(self.context.dir)["time"]
             marks = {
                 "processes": self.context.started - begun,
                 "imports": self.imported - self.context.started,

@@ -93,8 +93,8 @@ class Saver:
             under_way.result()
 
     def _failed(self) -> bool:
-        done = self._under_way is not None and self._under_way.done()
-        return done and self._under_way is not None and self._under_way.exception() is not None
+        save = self._under_way
+        return save is not None and save.done() and save.exception() is not None
 
     def _write(self, facts: Facts, taken: Snapshot, held_up: float) -> None:
         start = time.monotonic()
