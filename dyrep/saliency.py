@@ -115,7 +115,7 @@ class Saliency:
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(packed)
         *sums, steps = packed.tolist()
-        if steps and not any(sums):
+        if self.name != "random" and steps and not any(sums):
             raise RuntimeError(NOTHING_SEEN)
         means = [value / max(steps, 1.0) for value in sums]
         if self.name == "random":

@@ -186,3 +186,11 @@ def test_a_single_batch_is_told_from_a_list_of_them():
     evolver = dyrep.DyRep(network())
     with pytest.raises(TypeError, match=r"\[batch\]"):
         evolver.adjust(torch.randn(2, 3, 8, 8))
+
+
+def test_random_needs_steps_but_no_scores():
+    model = network()
+    evolver = dyrep.DyRep(model, saliency="random")
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    evolver.accumulate()
+    assert [event.action for event in evolver.adjust([torch.randn(2, 3, 8, 8)])] == ["grow"]
