@@ -1,32 +1,30 @@
 """The training loop, top to bottom: step, save, validate, grow; stop and resume in between.
 
-`Training` holds everything that must survive a restart, and `Training.state` is the one list of it.
-An epoch is saved when its last step is done, before it is validated: while the processes validate,
-the checkpoint is written, and whoever resumes from it validates again.
+Everything that must survive a restart is in `Training.state`, and nowhere else. An epoch is saved
+when its last step is done, before it is validated: while the processes validate, the checkpoint is
+written, and whoever resumes from it validates again.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
 import dyrep
-from pipeline import attempt, models, rundir
+from pipeline import attempt, rundir
 from pipeline.data.dali import Batch, DaliLoader
 from pipeline.data.shards import Manifest
 from pipeline.errors import Interrupted
 from pipeline.stage import Context
-from pipeline.training import checkpoint, generators, nonfinite, optim, resume
+from pipeline.training import checkpoint, generators, nonfinite, resume
 from pipeline.training.checkpoint import Facts
 from pipeline.training.distributed import World
-from pipeline.training.growth import Growth, prepare
+from pipeline.training.growth import Growth
 from pipeline.training.history import History, Rows
+from pipeline.training.learner import Learner
 from pipeline.training.nonfinite import Diverged
 from pipeline.training.saver import Saver
 from pipeline.training.validation import validate
@@ -56,8 +54,7 @@ class Training:
             self._restore(saved)
         self.saver.begin(self.step, found.name if found else None)
         self.loaded = time.time()
-        self.skipped = 0  # in a row
-        self._wrap()
+        self.learner.wrap()
 
     def run(self) -> dict[str, float]:
         """Train to the last epoch; return the headline numbers.
@@ -84,7 +81,7 @@ class Training:
     # -- an epoch -----------------------------------------------------------------------------
 
     def _train_epoch(self) -> None:
-        self.ddp.train()
+        self.learner.train()
         self.history.start_clock()
         for batch in self.loader:
             self._step(batch, self.history.since_mark())
@@ -97,52 +94,16 @@ class Training:
                     self._save()
                 if stop:
                     raise Interrupted
-        self.world.spread(list(self.model.buffers()))  # each process has its own batch statistics
-        if self.ema:
-            self.world.spread(list(self.ema.buffers()))
+        self.learner.share_statistics()
         self._save()
 
     def _step(self, batch: Batch, data_seconds: float) -> None:
-        lr = float(self.schedule.get_last_lr()[0])
-        loss = self._update(batch)
+        lr = self.learner.lr
+        loss = self.learner.update(batch, self.growth.accumulate)
         self.step += 1
         self.history.step(self.step, self.epoch + 1, loss, lr, data_seconds)
         if self.step == self.resumed_at + 1:
             self._tell_start_up()
-
-    def _update(self, batch: Batch) -> Tensor:
-        """Train on a batch; return its loss, on the device."""
-        skipping = self.recipe.nonfinite == "skip"
-        statistics = [(b, b.clone()) for b in self.model.buffers()] if skipping else []
-        with self._autocast():
-            scores = self.ddp(batch.images)
-            loss = cross_entropy(scores, batch.labels, label_smoothing=self.recipe.label_smoothing)
-        skip = skipping and self.world.any(not loss.isfinite())[0]
-        if not skip:
-            self.scaler.scale(loss).backward()
-            skip = skipping and not nonfinite.finite_gradients(self.model, self.scaler)
-        if skip:
-            loss = loss * math.nan  # told as no loss, also where only the gradients were bad
-            for buffer, before in statistics:
-                buffer.copy_(before)
-        else:
-            self.growth.accumulate(self.scaler)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            if self.ema:
-                self.ema.update_parameters(self.model)
-        self._count_skipped(skip)
-        self.optimizer.zero_grad()
-        self.schedule.step()
-        return loss.detach()
-
-    def _count_skipped(self, skipped: bool) -> None:
-        self.skipped = self.skipped + 1 if skipped else 0
-        if self.skipped == nonfinite.MOST_SKIPPED:
-            raise Diverged(
-                f"step {self.step + 1}: {self.skipped} steps in a row were skipped because loss or "
-                "gradients are not finite; lower train.lr, or see where with train.nonfinite=stop"
-            )
 
     def _end_epoch(self) -> None:
         """Validate, record, and adjust the structure when it is time.
@@ -150,10 +111,11 @@ class Training:
         The last epoch never adjusts: nothing would train what it grew.
         """
         self._report("validating")
-        shipped = self.ema.module if self.ema else self.model
-        loader = self._loader("val", evaluate=True)
-        self.metrics = validate(shipped, loader, self.world, self._autocast(), self._leave_if_asked)
-        parameters = sum(p.numel() for p in self.model.parameters())
+        learner, loader = self.learner, self._loader("val", evaluate=True)
+        self.metrics = validate(
+            learner.shipped, loader, self.world, learner.autocast(), self._leave_if_asked
+        )
+        parameters = sum(p.numel() for p in learner.model.parameters())
         step_seconds = self.history.epoch(
             self.step, self.epoch + 1, self.metrics, self.recipe.batch_size, parameters
         )
@@ -168,11 +130,11 @@ class Training:
 
     def _adjust(self, step_seconds: float) -> None:
         self._report("adjusting")
-        del self.ddp  # frees the buckets of the old parameters
+        self.learner.unwrap()
         batches = self._calibration_batches()
         for line in self.growth.adjust(batches, self.epoch, self.step, step_seconds):
             self._say(line)
-        self._wrap()
+        self.learner.wrap()
 
     def _calibration_batches(self) -> list[Tensor]:
         """Return training images from a loader of their own: the training order is untouched."""
@@ -194,12 +156,7 @@ class Training:
             "step": self.step,
             "epoch": self.epoch,
             "metrics": self.metrics,
-            "structure": dyrep.structure(self.model),
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.learner.state(),
             "growth": self.growth.state(),
             "history": self.history.state(),
             "ranks": self.world.gather(rank_state),
@@ -237,16 +194,7 @@ class Training:
             checkpoint.mark_best(folder, self.saver.newest, self.epoch, self.metrics["top1"])
 
     def _build(self, saved: dict[str, Any]) -> None:
-        """Build network, loader, optimizer and records; with the structure of a checkpoint."""
-        self.model = models.build(self.config.model, len(Manifest.load(self.folder).classes))
-        if saved:
-            dyrep.apply_structure(self.model, saved["structure"])
-        else:
-            size = self.config.data.image_size
-            prepare(self.model, self.config.method, self.config.seed, size)
-        self.model.to(self.world.device)
-        generators.seed(self._seed() + self.world.rank)  # equal weights, then own dropout
-        self.ema = optim.averaged(self.model, self.recipe)
+        """Build loader, network and records; with the position and structure of a checkpoint."""
         own = resume.own_part(saved, self.world)
         self.loader = self._loader(
             "train",
@@ -254,14 +202,17 @@ class Training:
             state=own["loader"] if own else None,
         )
         self.steps_per_epoch = len(self.loader)
-        self.optimizer = optim.build(self.model, self.recipe)
-        self.schedule = optim.schedule(self.optimizer, self.recipe, self.steps_per_epoch)
-        half = self.recipe.precision == "float16"
-        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=half)
+        classes = len(Manifest.load(self.folder).classes)
+        self.learner = Learner(self.config, self.world, classes, self.steps_per_epoch, saved)
+        generators.seed(self._seed() + self.world.rank)  # equal weights, then own dropout
         rows = saved.get("growth", {"rows": 0})["rows"]
-        growth_rows = Rows(self.context.dir / rundir.GROWTH, rows, self.world.main)
         self.growth = Growth(
-            self.model, self.optimizer, self.ema, self.config.method, self.config.seed, growth_rows
+            self.learner.model,
+            self.learner.optimizer,
+            self.learner.ema,
+            self.config.method,
+            self.config.seed,
+            Rows(self.context.dir / rundir.GROWTH, rows, self.world.main),
         )
         self.history = History(
             self.context.dir / rundir.HISTORY, self.world, self.recipe, saved.get("history", {})
@@ -269,12 +220,7 @@ class Training:
         self.resumed_at: int = saved.get("step", 0)
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        self.model.load_state_dict(saved["model"], strict=True)
-        if self.ema:
-            self.ema.load_state_dict(saved["ema"], strict=True)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.schedule.load_state_dict(saved["schedule"])
-        self.scaler.load_state_dict(saved["scaler"])
+        self.learner.load_state(saved)
         self.growth.load_state(saved["growth"])
         own = resume.own_part(saved, self.world)
         if own:
@@ -285,7 +231,7 @@ class Training:
             raise Interrupted
 
     def _finish(self) -> dict[str, float]:
-        shipped = self.ema.module if self.ema else self.model
+        shipped = self.learner.shipped
         if self.world.main:
             from safetensors.torch import save_file
 
@@ -310,16 +256,17 @@ class Training:
 
         The checkpoint is from the epoch of that step or from the end of the one before.
         """
-        self.ddp.train()
+        self.learner.train()
+        model = self.learner.model
         last = f"the last checkpoint is from step {self.step}"
-        with nonfinite.watching(self.model) as layers:
+        with nonfinite.watching(model) as layers:
             for batch in self.loader:
                 self._leave_if_asked()
-                loss = self._update(batch)
+                loss = self.learner.update(batch, self.growth.accumulate)
                 self.step += 1
                 seen = None
                 if not loss.isfinite() or layers:
-                    seen = nonfinite.source(self.model, layers, batch.images)
+                    seen = nonfinite.source(model, layers, batch.images)
                 where = next(filter(None, self.world.gather(seen)), None)
                 if where:
                     return Diverged(
@@ -332,31 +279,6 @@ class Training:
             f"step {step}: the loss was not finite, and was when the step was repeated; {last}. "
             "train.deterministic=true makes it repeatable"
         )
-
-    def _wrap(self) -> None:
-        ids = [self.world.device.index] if self.world.device.type == "cuda" else None
-        self.ddp = DistributedDataParallel(self.model, device_ids=ids)
-        if self.recipe.deterministic:
-            self._settle_buckets()
-
-    def _settle_buckets(self) -> None:
-        """Have DDP arrange its buckets now instead of after the first step.
-
-        It arranges them by the order in which gradients arrive, once. The order of additions
-        between processes follows the buckets, so a step after a restart would otherwise be summed
-        in another order than the same step without one.
-        """
-        kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        drawn = generators.state()
-        size = self.config.data.image_size
-        self.ddp.train()
-        with self._autocast():
-            scores = self.ddp(torch.zeros(2, 3, size, size, device=self.world.device))
-        scores.float().sum().backward()
-        self.optimizer.zero_grad()
-        generators.restore(drawn)
-        for buffer, value in kept:
-            buffer.copy_(value)
 
     def _tell_start_up(self) -> None:
         """Say how long it took from the start of the attempt to its first step, and on what."""
@@ -392,11 +314,6 @@ class Training:
             seed=seed,
             state=state,
         )
-
-    def _autocast(self) -> torch.autocast:
-        kinds = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-        kind = kinds.get(self.recipe.precision)
-        return torch.autocast(self.world.device.type, kind, enabled=kind is not None)
 
     def _report(self, doing: str = "") -> None:
         if self.world.main:

@@ -1,0 +1,170 @@
+"""What one training step changes: network, average, optimizer, schedule, scaler; and the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+import dyrep
+from pipeline import models
+from pipeline.config import Config
+from pipeline.data.dali import Batch
+from pipeline.training import generators, nonfinite, optim
+from pipeline.training.distributed import World
+from pipeline.training.growth import prepare
+from pipeline.training.nonfinite import Diverged
+
+PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Learner:
+    """The network of a run in one of its processes, and all that learning it takes.
+
+    Begun anew, or with the structure of a checkpoint; `load_state` brings the values of one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        classes: int,
+        steps_per_epoch: int,
+        saved: dict[str, Any],
+    ) -> None:
+        self._config, self._recipe, self._world = config, config.train, world
+        self.model = models.build(config.model, classes)
+        if saved:
+            dyrep.apply_structure(self.model, saved["structure"])
+        else:
+            prepare(self.model, config.method, config.seed, config.data.image_size)
+        self.model.to(world.device)
+        self.ema = optim.averaged(self.model, self._recipe)
+        self.optimizer = optim.build(self.model, self._recipe)
+        self._schedule = optim.schedule(self.optimizer, self._recipe, steps_per_epoch)
+        half = self._recipe.precision == "float16"
+        self._scaler = GradScaler(world.device.type, enabled=half)
+        self._skipped = 0  # steps in a row
+
+    @property
+    def shipped(self) -> nn.Module:
+        """The network as it is validated and handed on: averaged, if averages are kept."""
+        return self.ema.module if self.ema else self.model
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the coming step."""
+        return float(self._schedule.get_last_lr()[0])
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the forward is computed."""
+        kind = PRECISIONS.get(self._recipe.precision)
+        return torch.autocast(self._world.device.type, kind, enabled=kind is not None)
+
+    def update(self, batch: Batch, accumulate: Callable[[GradScaler], None]) -> Tensor:
+        """Train on a batch; return its loss, on the device.
+
+        `accumulate` is called when the gradients are there and not yet used.
+
+        Raises:
+            Diverged: step after step is skipped, with `train.nonfinite=skip`.
+        """
+        skipping = self._recipe.nonfinite == "skip"
+        statistics = [(b, b.clone()) for b in self.model.buffers()] if skipping else []
+        with self.autocast():
+            scores = self._ddp(batch.images)
+            smoothing = self._recipe.label_smoothing
+            loss = cross_entropy(scores, batch.labels, label_smoothing=smoothing)
+        skip = skipping and self._world.any(not loss.isfinite())[0]
+        if not skip:
+            self._scaler.scale(loss).backward()
+            skip = skipping and not nonfinite.finite_gradients(self.model, self._scaler)
+        if skip:
+            loss = loss * math.nan  # told as no loss, also where only the gradients were bad
+            for buffer, before in statistics:
+                buffer.copy_(before)
+        else:
+            accumulate(self._scaler)
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+            if self.ema:
+                self.ema.update_parameters(self.model)
+        self._count_skipped(skip)
+        self.optimizer.zero_grad()
+        self._schedule.step()
+        return loss.detach()
+
+    def share_statistics(self) -> None:
+        """Give every process the batch statistics of the first: each has gathered its own."""
+        self._world.spread(list(self.model.buffers()))
+        if self.ema:
+            self._world.spread(list(self.ema.buffers()))
+
+    def train(self) -> None:
+        """Set the network to train."""
+        self._ddp.train()
+
+    def wrap(self) -> None:
+        """Have DDP sum the gradients of the network as it is now."""
+        ids = [self._world.device.index] if self._world.device.type == "cuda" else None
+        self._ddp = DistributedDataParallel(self.model, device_ids=ids)
+        if self._recipe.deterministic:
+            self._settle_buckets()
+
+    def unwrap(self) -> None:
+        """Free DDP's buckets, before the structure is changed."""
+        del self._ddp
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {
+            "structure": dyrep.structure(self.model),
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state(self, saved: dict[str, Any]) -> None:
+        """Take up what `state` returned; the structure is there already."""
+        self.model.load_state_dict(saved["model"], strict=True)
+        if self.ema:
+            self.ema.load_state_dict(saved["ema"], strict=True)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self._schedule.load_state_dict(saved["schedule"])
+        self._scaler.load_state_dict(saved["scaler"])
+
+    def _count_skipped(self, skipped: bool) -> None:
+        self._skipped = self._skipped + 1 if skipped else 0
+        if self._skipped == nonfinite.MOST_SKIPPED:
+            raise Diverged(
+                f"step {self._schedule.last_epoch + 1}: {self._skipped} steps in a row were "
+                "skipped because loss or gradients are not finite; lower train.lr, or see where "
+                "with train.nonfinite=stop"
+            )
+
+    def _settle_buckets(self) -> None:
+        """Have DDP arrange its buckets now instead of after the first step.
+
+        It arranges them by the order in which gradients arrive, once. The order of additions
+        between processes follows the buckets, so a step after a restart would otherwise be summed
+        in another order than the same step without one.
+        """
+        kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        drawn = generators.state()
+        size = self._config.data.image_size
+        self._ddp.train()
+        with self.autocast():
+            scores = self._ddp(torch.zeros(2, 3, size, size, device=self._world.device))
+        scores.float().sum().backward()
+        self.optimizer.zero_grad()
+        generators.restore(drawn)
+        for buffer, value in kept:
+            buffer.copy_(value)
