@@ -269,7 +269,7 @@ def test_who_is_not_root_is_told(monkeypatch, tmp_path):
 
 def test_missing_packages_come_with_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(dev_cluster, "_path", lambda: str(tmp_path))
+    monkeypatch.setattr("slurm.dev_machine.search_path", lambda: str(tmp_path))
     with pytest.raises(Refused, match=r"apt-get install .* munge slurm-wlm slurmdbd"):
         up(Cluster(tmp_path / "c"))
 
