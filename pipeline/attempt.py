@@ -18,6 +18,7 @@ from typing import Any
 from pipeline import rundir
 from pipeline.errors import Superseded, UserError
 
+PATIENCE = 300.0  # seconds a node waits for the first one of its job
 NUMBER = "PIPELINE_ATTEMPT"  # tells workers whose they are, whatever the directory says by then
 
 
@@ -36,8 +37,15 @@ def last(directory: Path) -> dict[str, Any]:
     return row
 
 
-def claim(directory: Path) -> int:
+def claim(directory: Path, job: str | None = None) -> int:
     """Become the owner of `directory`; return the number of this attempt.
+
+    A job of a cluster takes over from another: the cluster knows that that one has ended, and what
+    is left of it, on a node that lost contact, writes nothing more once the number has changed.
+
+    Args:
+        directory: of the stage.
+        job: the cluster's job and the count of its restarts, if this is part of one.
 
     Raises:
         UserError: another process owns it.
@@ -47,14 +55,31 @@ def claim(directory: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = last(directory)
-        os.close(handle)
-        raise UserError(
-            f"{directory.name} is already running (pid {owner.get('pid')} on {owner.get('host')}); "
-            "wait for it, or stop it and launch again"
-        ) from None
+        if not (job and owner.get("job")):
+            os.close(handle)
+            raise UserError(
+                f"{directory.name} is already running (pid {owner.get('pid')} on "
+                f"{owner.get('host')}); wait for it, or stop it and launch again"
+            ) from None
     number = int(last(directory)["attempt"]) + 1
     row = {"attempt": number, "pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
-    rundir.write_json(directory / rundir.ATTEMPT, row)
+    rundir.write_json(directory / rundir.ATTEMPT, {**row, "job": job})
+    os.environ[NUMBER] = str(number)
+    return number
+
+
+def join(directory: Path, job: str) -> int:
+    """Return the number of the attempt that the first node of this job has claimed, waiting for it.
+
+    Raises:
+        UserError: it has not within `PATIENCE`.
+    """
+    until = time.monotonic() + PATIENCE
+    while last(directory).get("job") != job:
+        if time.monotonic() > until:
+            raise UserError(f"the first node of job {job} did not start within {PATIENCE:.0f} s")
+        time.sleep(0.5)
+    number = int(last(directory)["attempt"])
     os.environ[NUMBER] = str(number)
     return number
 

@@ -25,7 +25,7 @@ from pipeline.errors import UserError, nearest
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MODELS = {"vgg", "mobilenet_v1", "torchvision", "timm"}
-TAGS = MODELS | {"plain", "static", "dyrep", "disabled", "offline", "online"}
+TAGS = MODELS | {"plain", "static", "dyrep", "disabled", "offline", "online", "local", "slurm"}
 
 
 def parse(overrides: list[str]) -> list[Override]:

@@ -114,7 +114,7 @@ def _explain(step: Step, log: Path, code: int, asked_to_stop: bool) -> None:
     if asked_to_stop:
         raise Interrupted
     current = attempt.last(step.dir)["attempt"]
-    events = rundir.read_lines(step.dir / rundir.EVENTS)
+    events = rundir.events(step.dir)
     ends = [row for row in events if row["attempt"] == current and row["event"] in ENDS]
     end = ends[0] if ends else {"event": "failed", "kind": "", "message": f"exit code {code}"}
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []

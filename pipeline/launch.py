@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from pipeline import compose, executors, preflight, runs, summary, tracking
+from pipeline import cluster, compose, executors, preflight, rundir, runs, summary
+from pipeline.cluster import Launch
 from pipeline.errors import (
     BAD_INPUT,
     DONE,
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
     from pipeline.config import Config
 
 
-def launch(tree: DictConfig) -> int:
-    """Do what one composed configuration asks for; return the exit code."""
+def launch(tree: DictConfig, waiting: list[Launch]) -> int:
+    """Do what one composed configuration asks for; return the exit code.
+
+    What is to run on a cluster is added to `waiting`: a sweep is submitted as a whole.
+    """
     try:
-        _launch(tree)
+        _launch(tree, waiting)
     except UserError as error:
         return _say(error, BAD_INPUT)
     except StageFailed as error:
@@ -39,7 +43,7 @@ def launch(tree: DictConfig) -> int:
     return DONE
 
 
-def _launch(tree: DictConfig) -> None:
+def _launch(tree: DictConfig, waiting: list[Launch]) -> None:
     here = HydraConfig.get()
     choices = {k: v for k, v in here.runtime.choices.items() if not k.startswith("hydra/")}
     overrides = list(here.overrides.task)
@@ -49,10 +53,17 @@ def _launch(tree: DictConfig) -> None:
     preflight.check(config)
     verify(plan)
     summary.show_plan(config, plan)
-    if config.dry_run:
-        return
-    directory = runs.record(config, choices, plan)
     worked = any(step.runs for step in plan)
+    remote = worked and config.cluster.name == "slurm"
+    directory = rundir.run_dir(Path(config.root), config.name)
+    if config.dry_run:
+        if remote:
+            cluster.show(Launch(config=config, plan=plan, directory=directory))
+        return
+    runs.record(config, choices, plan)
+    if remote:
+        waiting.append(Launch(config=config, plan=plan, directory=directory))
+        return
     try:
         executors.run_local(plan, config)
     except Interrupted:
@@ -65,13 +76,27 @@ def _launch(tree: DictConfig) -> None:
 
 def _close(config: Config, directory: Path, worked: bool) -> None:
     """Bring the report and W&B up to date and show the results."""
-    from pipeline.report import write_report
+    from pipeline.closing import close
 
     report = directory / "report.html"
     if worked or not report.exists():
-        write_report(directory)
-        tracking.mirror(directory, config.tracking)
+        close(directory, config.tracking)
     summary.show_results(directory, report)
+
+
+def _submit(waiting: list[Launch]) -> int:
+    """Hand the jobs of all runs to the cluster; wait for them if asked to."""
+    try:
+        cluster.submit(waiting)
+        for launch in waiting:
+            if launch.config.wait:
+                cluster.wait(launch)
+                summary.show_results(launch.directory, launch.directory / "report.html")
+    except UserError as error:
+        return _say(error, BAD_INPUT)
+    except StageFailed as error:
+        return _say(error, FAILED)
+    return DONE
 
 
 def _again(config: Config) -> str:
@@ -88,14 +113,17 @@ def main() -> int:
     """Run the command; every way of ending has its exit code and its last line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of Hydra's exit code 1
     codes: list[int] = []
+    waiting: list[Launch] = []
 
     @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
     def once(tree: DictConfig) -> None:  # Hydra calls it for each run of a sweep
-        codes.append(launch(tree))
+        codes.append(launch(tree, waiting))
 
     try:
         compose.check_arguments(sys.argv[1:])
         once()
+        if waiting and max(codes) == DONE:  # of a sweep all is submitted, or nothing
+            codes.append(_submit(waiting))
     except UserError as error:
         return _say(error, BAD_INPUT)
     except compose.HYDRA_ERRORS as error:

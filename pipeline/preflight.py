@@ -23,6 +23,10 @@ def check(config: Config) -> None:
     """
     _check_root(Path(config.root))
     _check_data(config)
+    if config.cluster.name == "slurm":
+        from pipeline import cluster
+
+        cluster.check(config)
     if config.tracking.mode == "online" and find_spec("wandb") is None:
         raise UserError(
             "tracking=online needs wandb, which is not installed; `pip install wandb`, or use "

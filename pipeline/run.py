@@ -22,6 +22,7 @@ from pipeline import attempt, interrupt, rundir, torchrun
 from pipeline.errors import BAD_INPUT, DONE, FAILED, STOPPED, Interrupted, UserError
 from pipeline.stage import Context, Stage
 from pipeline.stages import STAGES
+from slurm.supervise import OWNER
 
 SURROUNDINGS = {errno.ENOSPC: "make room", errno.EDQUOT: "make room"} | dict.fromkeys(
     (errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"
@@ -42,13 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         question = _read(directory, rundir.STAGE, "stage", "config", "parents", "fingerprint")
         stage = STAGES[question["stage"]]
         if "RANK" not in os.environ:
-            if (directory / rundir.RESULT).exists():
-                print(f"{directory.name} is finished; nothing to do")
-                return DONE
-            where = _read(directory, rundir.WHERE, "cluster", "checkpoint")
-            number = attempt.claim(directory)
-            if stage.torchrun:
-                return _in_processes(directory, number, where["cluster"]["processes_per_node"])
+            return _own(stage, directory, question)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -56,6 +51,33 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {_surroundings(error, directory)}", file=sys.stderr)
         return BAD_INPUT
     return _run(stage, directory, question)
+
+
+def _own(stage: Stage, directory: Path, question: dict[str, Any]) -> int:
+    """Become the owner of the directory and run its stage, here or in processes of their own."""
+    if (directory / rundir.RESULT).exists():
+        print(f"{directory.name} is finished; nothing to do")
+        return DONE
+    processes = _read(directory, rundir.WHERE, "cluster", "checkpoint")["cluster"][
+        "processes_per_node"
+    ]
+    job = os.environ.get(OWNER)
+    node = int(os.environ.get("NODE_RANK", "0"))
+    if job and node:  # the first node claims, tells how it ended, and closes
+        _redirect(rundir.log_file(directory, attempt.join(directory, job), node=node))
+        return torchrun.run("pipeline.run", str(directory), processes)
+    number = attempt.claim(directory, job)
+    if job:
+        _redirect(rundir.log_file(directory, number))
+    if stage.torchrun:
+        code = _in_processes(directory, number, processes)
+    else:
+        code = _run(stage, directory, question)
+    if job and code == DONE:
+        from pipeline.closing import close_complete
+
+        close_complete(directory)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,7 +116,7 @@ def _in_processes(directory: Path, number: int, processes: int) -> int:
         return BAD_INPUT
     if (directory / rundir.RESULT).exists():
         return DONE
-    events = list(rundir.read_lines(directory / rundir.EVENTS))
+    events = rundir.events(directory)
     ends = {row["event"]: row for row in reversed(events) if row["attempt"] == number}
     refused = [row for row in events if row["attempt"] == number and row.get("kind") == "input"]
     if "stopped" in ends:
@@ -166,7 +188,7 @@ def _context(stage: Stage, directory: Path, question: dict[str, Any]) -> Context
 
 
 def _has_started(context: Context) -> bool:
-    rows = rundir.read_lines(context.dir / rundir.EVENTS)
+    rows = rundir.events(context.dir)
     return any(r["event"] == "started" and r["attempt"] == context.attempt for r in rows)
 
 
@@ -228,7 +250,7 @@ def _finish(context: Context, metrics: dict[str, float]) -> None:
 def _seconds(context: Context) -> float:
     """Return the time spent in all attempts, each from its start to its last event."""
     spans: dict[int, tuple[float, float]] = {}
-    for row in rundir.read_lines(context.dir / rundir.EVENTS):
+    for row in rundir.events(context.dir):
         first, _ = spans.get(row["attempt"], (row["time"], 0.0))
         spans[row["attempt"]] = (first, row["time"])
     first, _ = spans[context.attempt]

@@ -53,9 +53,12 @@ def data_dir(root: Path, fingerprint: str) -> Path:
     return root / "data" / fingerprint
 
 
-def log_file(directory: Path, attempt: int, rank: int = 0) -> Path:
-    """Return the log of one attempt; rank 0 shares it with the launcher of the processes."""
-    suffix = f".rank{rank}" if rank else ""
+def log_file(directory: Path, attempt: int, rank: int = 0, node: int = 0) -> Path:
+    """Return the log of one attempt; rank 0 shares it with the launcher of the processes.
+
+    On other nodes than the first, that launcher has a log of its own.
+    """
+    suffix = f".node{node}" if node else f".rank{rank}" if rank else ""
     return directory / "logs" / f"attempt-{attempt:03d}{suffix}.log"
 
 
@@ -183,6 +186,15 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 except ValueError as error:
                     raise damaged(path, error) from None
                 yield row
+
+
+def events(directory: Path) -> list[dict[str, Any]]:
+    """Return what the attempts at a stage noted; a supervisor's notes in the same file are not.
+
+    Raises:
+        UserError: a line is damaged.
+    """
+    return [row for row in read_lines(directory / EVENTS) if "attempt" in row]
 
 
 def sha256(path: Path) -> str:

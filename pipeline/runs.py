@@ -37,8 +37,7 @@ def settle(config: Config, choices: dict[str, str], overrides: list[str]) -> Con
     directory = rundir.run_dir(Path(config.root), config.name)
     if not (directory / CONFIG).exists():
         return config
-    frozen = _frozen(directory)
-    old, new = frozen.model_dump(mode="json"), config.model_dump(mode="json")
+    old, new = frozen(directory).model_dump(mode="json"), config.model_dump(mode="json")
     known = rundir.read_json(directory / RUN)["choices"]
     changed, touched = _changes(overrides, choices, known, flatten(old), flatten(new))
     if changed:
@@ -65,7 +64,12 @@ def _freed(directory: Path) -> str:
     return f"; nothing is trained under it yet, so `rm -r {directory}` frees it, too"
 
 
-def _frozen(directory: Path) -> Config:
+def frozen(directory: Path) -> Config:
+    """Return the configuration a run was frozen with.
+
+    Raises:
+        UserError: it does not fit the present schema.
+    """
     content = rundir.read_yaml(directory / CONFIG)
     try:
         return check(content)
@@ -125,6 +129,13 @@ def _facts(config: Config, choices: dict[str, str], directory: Path) -> dict[str
     }
 
 
+def note_jobs(directory: Path, ids: dict[str, str]) -> None:
+    """Add the ids of jobs, by stage, to what `run.json` lists."""
+    facts = rundir.read_json(directory / RUN)
+    facts["job_ids"] = [*facts["job_ids"], ids]
+    rundir.write_json(directory / RUN, facts)
+
+
 def wandb_id(directory: Path) -> str:
     """Return an id that belongs to the run and its place, never to a job or an attempt."""
     return hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:12]
@@ -144,4 +155,5 @@ def write_question(step: Step) -> None:
 def write_where(step: Step, config: Config) -> None:
     """Write `where.yaml`: how to run the stage here, of the newest launch."""
     where = config.model_dump(mode="json", include={"cluster", "checkpoint"})
+    where["cluster"]["processes_per_node"] = config.cluster.processes(step.stage.name)
     rundir.write_text(step.dir / rundir.WHERE, yaml.safe_dump(where, sort_keys=False))

@@ -54,6 +54,7 @@ class Context:
     attempt: int
     stopping: Any = field(default=lambda: False)
     started: float = field(default_factory=time.time)
+    saved: int = 0  # how far a repetition would begin; see slurm.job
     _reported: float = 0.0
     _said: str = ""
 
@@ -75,7 +76,7 @@ class Context:
         if done < total and now - self._reported < 0.2 and text == self._said:
             return
         self._reported, self._said = now, text
-        row = {"done": done, "total": total, "text": text, "time": time.time()}
+        row = {"done": done, "total": total, "text": text, "time": time.time(), "saved": self.saved}
         temporary = self.dir / f".{rundir.PROGRESS}.{self.attempt}"
         temporary.write_text(json.dumps(row))  # no fsync: only an onlooker reads it
         temporary.replace(self.dir / rundir.PROGRESS)

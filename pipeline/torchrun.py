@@ -29,7 +29,7 @@ def run(module: str, argument: str, processes: int) -> int:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [sys.executable, "-m", "torch.distributed.run", *_rendezvous()]
     command += [f"--nproc-per-node={processes}", "--signals-to-handle=SIGHUP"]
     torchrun = subprocess.Popen([*command, "-m", module, argument], preexec_fn=_shield)
     while torchrun.poll() is None:
@@ -39,6 +39,15 @@ def run(module: str, argument: str, processes: int) -> int:
             torchrun.wait(POLL)
     _wait_for_orphans()
     return torchrun.returncode
+
+
+def _rendezvous() -> list[str]:
+    """Return how torchrun finds its likes on the other nodes of a job, if there are any."""
+    if int(os.environ.get("NNODES", "1")) == 1:
+        return ["--standalone"]
+    words = {"nnodes": "NNODES", "node-rank": "NODE_RANK"}
+    words |= {"master-addr": "MASTER_ADDR", "master-port": "MASTER_PORT"}
+    return [f"--{option}={os.environ[name]}" for option, name in words.items()]
 
 
 def _shield() -> None:

@@ -54,6 +54,7 @@ class Training:
             self._restore(saved)
         self.saver.begin(self.step, found.name if found else None)
         self.loaded = time.time()
+        context.saved = self.step
         self.learner.wrap()
 
     def run(self) -> dict[str, float]:
@@ -72,6 +73,7 @@ class Training:
             return self._finish()
         finally:
             self.saver.wait()
+            self._report("saved")
 
     @property
     def steps_to_go(self) -> int:
@@ -181,6 +183,7 @@ class Training:
         )
 
     def _saved(self, facts: Facts, seconds: float) -> None:
+        self.context.saved = facts.step
         self.context.event(
             "saved", step=facts.step, epoch=facts.epoch, file=facts.name, seconds=round(seconds, 3)
         )

@@ -1,0 +1,255 @@
+"""From plans to SLURM: one job per stage that is to run, however many runs ask for it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+
+import slurm.preflight
+from pipeline import rundir, runs
+from pipeline.config import Config, Slurm
+from pipeline.errors import Interrupted, StageFailed, UserError
+from pipeline.plan import Step
+from pipeline.progress import Onlooker
+from slurm import scheduler
+from slurm.job import Job, Resources
+from slurm.scheduler import Refused, Unreachable
+from slurm.submit import Executor, Submission, active, levels
+
+PROJECT = Path(__file__).resolve().parent.parent
+POLL = 5.0  # seconds between two questions to SLURM
+AGREE = 60.0  # seconds for a result to become visible on this machine after its job has ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """One run of a launch: what it is, what is to be done, where its name leads."""
+
+    config: Config
+    plan: list[Step]
+    directory: Path
+
+
+def check(config: Config) -> None:
+    """Refuse what SLURM would refuse, before anything is written.
+
+    Raises:
+        UserError: names the setting and what is possible.
+    """
+    cluster = config.cluster
+    assert isinstance(cluster, Slurm)
+    try:
+        for stage in config.stage.run:
+            _check(_resources(cluster, stage), stage)
+        slurm.preflight.shared(_existing(Path(config.root)))
+    except (Refused, Unreachable) as error:
+        raise _explained(error) from None
+
+
+_checked: set[str] = set()
+
+
+def _check(resources: Resources, stage: str) -> None:
+    """Ask SLURM once for each kind of resources, however many runs of a sweep want them."""
+    if repr(resources) in _checked:
+        return
+    try:
+        slurm.preflight.check(resources, Path.cwd())
+    except Refused as error:
+        raise Refused(f"{stage}: {error}") from None
+    _checked.add(repr(resources))
+
+
+def _explained(error: Exception) -> UserError:
+    cure = ""
+    if "there is no" in str(error) and "on this machine" in str(error):
+        cure = "; launch where SLURM is installed, or use cluster=local"
+    if isinstance(error, Unreachable):
+        cure = "; nothing is submitted, launch again when it answers (`sinfo` tells)"
+    return UserError(f"cluster=slurm: {error}{cure}")
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path, *path.absolute().parents) if p.exists())
+
+
+def _resources(cluster: Slurm, stage: str) -> Resources:
+    processes = cluster.processes(stage)
+    partition = cluster.given(stage, "partition")
+    gpus = cluster.given(stage, "gpus_per_node")
+    if gpus is None:
+        gpus = processes if stage != "fuse" and _has_gpus(partition) else 0
+    return Resources(
+        nodes=cluster.given(stage, "nodes"),
+        gpus_per_node=gpus,
+        cpus_per_node=processes * cluster.given(stage, "cpus_per_process"),
+        memory=cluster.given(stage, "memory"),
+        time_limit=cluster.given(stage, "time_limit"),
+        signal_seconds=cluster.signal_seconds,
+        partition=partition,
+        account=cluster.account,
+        qos=cluster.given(stage, "qos"),
+        constraint=cluster.given(stage, "constraint"),
+        exclusive=cluster.given(stage, "exclusive"),
+        sbatch=cluster.sbatch,
+        srun=tuple(cluster.srun),
+        setup=tuple(cluster.setup),
+    )
+
+
+@cache
+def _has_gpus(partition: str | None) -> bool:
+    return slurm.preflight.gpus(partition)
+
+
+def _job(step: Step, config: Config, unfinished: dict[str, Step]) -> Job:
+    assert isinstance(config.cluster, Slurm)
+    directory = step.dir.resolve()
+    parents = [unfinished[name] for name in step.stage.parents if name in unfinished]
+    return Job(
+        name=f"{config.name}.{step.stage.name}",
+        command=(sys.executable, "-u", "-m", "pipeline.run", str(directory)),
+        directory=directory,
+        finished=directory / rundir.RESULT,
+        after=tuple(parent.dir.resolve() for parent in parents),
+        needs=tuple(parent.dir.resolve() / rundir.RESULT for parent in parents),
+        resources=_resources(config.cluster, step.stage.name),
+        retries=config.cluster.retries,
+    )
+
+
+def _jobs(launches: Iterable[Launch]) -> tuple[list[Job], dict[Path, list[str]]]:
+    """Return the jobs of all runs, each once, and which runs asked for each."""
+    jobs: dict[Path, Job] = {}
+    labels: dict[Path, list[str]] = {}
+    for launch in launches:
+        unfinished = {step.stage.name: step for step in launch.plan if step.runs}
+        for step in unfinished.values():
+            job = _job(step, launch.config, unfinished)
+            jobs.setdefault(job.directory, job)
+            labels.setdefault(job.directory, []).append(launch.config.name)
+    return list(jobs.values()), labels
+
+
+def _submission(launches: list[Launch]) -> Submission:
+    cluster = launches[0].config.cluster
+    assert isinstance(cluster, Slurm)
+    return Submission(
+        folder=(Path(launches[0].config.root) / "slurm").resolve(),
+        cwd=PROJECT,
+        parallel=cluster.max_parallel,
+        longest=int(scheduler.config()["MaxArraySize"]),
+    )
+
+
+def show(launch: Launch) -> None:
+    """Print the batch scripts that a launch would submit; touch nothing."""
+    try:
+        submission = _submission([launch])
+        for level in levels(_jobs([launch])[0]):
+            for batch in submission.batches(level):
+                job = batch.jobs[0]
+                executor = Executor(submission.folder, submission.cwd, job.resources)
+                executor.prepare(job.name, "TOKEN", batch.dependency, submission.parallel)
+                stage = job.name.rpartition(".")[2]
+                submission.ids[job.directory] = f"JOB_ID_OF_{stage.upper()}"
+                console = Console()
+                console.rule(stage)
+                console.print(Syntax(executor.text(), "bash", background_color="default"))
+    except (Refused, Unreachable) as error:
+        raise _explained(error) from None
+
+
+def submit(launches: list[Launch]) -> None:
+    """Submit what is not finished of all runs, and say what to do next.
+
+    Raises:
+        UserError: SLURM refused or did not answer; nothing is left in its queue.
+    """
+    jobs, labels = _jobs(launches)
+    for launch in launches:
+        for step in launch.plan:
+            if step.runs:
+                step.dir.mkdir(parents=True, exist_ok=True)
+                runs.write_question(step)
+                runs.write_where(step, launch.config)
+    try:
+        submission = _submission(launches)
+        submission.submit(jobs, labels)
+    except (Refused, Unreachable) as error:
+        raise _explained(error) from None
+    for launch in launches:
+        ids = {s.stage.name: submission.ids.get(s.dir.resolve(), "") for s in launch.plan}
+        runs.note_jobs(launch.directory, {stage: job for stage, job in ids.items() if job})
+    _tell(launches, submission)
+
+
+def _tell(launches: list[Launch], submission: Submission) -> None:
+    console = Console()
+    if len(launches) == 1:
+        (launch,) = launches
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for column in ("stage", "job", "after"):
+            table.add_column(column)
+        ids = {s.stage.name: submission.ids.get(s.dir.resolve()) for s in launch.plan}
+        for step in launch.plan:
+            if ids[step.stage.name]:
+                after = [ids[p] for p in step.stage.parents if ids.get(p)]
+                table.add_row(step.stage.name, ids[step.stage.name], ", ".join(map(str, after)))
+        console.print(table)
+    first = launches[0].config
+    names = first.name if len(launches) == 1 else ""
+    root = "" if first.root == "outputs" else f" --root {first.root}"
+    some = f"{len(submission.ids)} jobs of {len(launches)} runs"
+    print(f"{some} in the queue; next:")
+    print(f"  python -m pipeline.status {names}{root}".rstrip())
+    if names:
+        print(f"  python -m pipeline.logs {names} -f{root}")
+        print(f"  python -m pipeline.cancel {names}{root}")
+
+
+def wait(launch: Launch) -> None:
+    """Show the stages of a run until all are finished.
+
+    Raises:
+        StageFailed: one of them ended without a result.
+        Interrupted: Ctrl-C; the jobs go on.
+    """
+    try:
+        with Onlooker() as onlooker:
+            for step in launch.plan:
+                if step.runs:
+                    onlooker.begin(step.stage.name)
+                    _wait(step, onlooker)
+    except KeyboardInterrupt:
+        name = launch.config.name
+        raise Interrupted(
+            f"the jobs go on without you; look: python -m pipeline.status {name}; "
+            f"stop them: python -m pipeline.cancel {name}"
+        ) from None
+
+
+def _wait(step: Step, onlooker: Onlooker) -> None:
+    asked, gone = 0.0, 0.0
+    while not (step.dir / rundir.RESULT).exists():
+        onlooker.look(step.dir)
+        if time.monotonic() - asked > POLL:
+            asked = time.monotonic()
+            try:
+                entry = active(step.dir, scheduler.mine())
+            except Unreachable:
+                continue
+            gone = 0.0 if entry else gone or time.monotonic()
+        if gone and time.monotonic() - gone > AGREE:
+            raise StageFailed(
+                f"{step.stage.name} ended without a result; its logs: {step.dir / 'logs'}"
+            )
+        time.sleep(0.5)

@@ -1,0 +1,119 @@
+"""What is to run: commands with resources, in an order, each with a file that says it is finished.
+
+A command is run once on each of its nodes and tells by its exit code how it ended: 0 done, or left
+because another node's part did; 75 saved and stopped before the end; 2 refused its input, which no
+repetition cures; anything else is a crash. While it runs it may keep `progress.json` in the job's
+directory: `{"done": …, "total": …, "text": …, "time": …, "saved": …}`, where `saved` is how far a
+repetition would begin. Attempts that move `saved` are progress.
+
+Records in the job's directory:
+
+    jobs.jsonl      submissions: intent first, then the id SLURM gave
+    events.jsonl    what supervision saw and did: signal, ended, requeued, gave_up
+    CANCELLED       cancelled on purpose: nothing may start or requeue it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DONE, REFUSED, STOPPED = 0, 2, 75
+JOBS = "jobs.jsonl"
+EVENTS = "events.jsonl"
+CANCELLED = "CANCELLED"
+PROGRESS = "progress.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a job is given; `None` leaves a choice to the cluster.
+
+    Args:
+        gpus_per_node: SLURM is asked for none if it is 0.
+        memory: of each node, in GB.
+        time_limit: minutes.
+        signal_seconds: how long before the time limit the job is asked to save and stop.
+        sbatch: further options of sbatch, by their long names.
+        srun: further arguments of srun.
+        setup: lines of shell that run before the command, on each job's first node.
+    """
+
+    nodes: int = 1
+    gpus_per_node: int = 0
+    cpus_per_node: int = 1
+    memory: float | None = None
+    time_limit: int
+    signal_seconds: int = 120
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclusive: bool = False
+    sbatch: dict[str, str | int | bool] = field(default_factory=dict)
+    srun: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A command and what is needed to run it until it is finished, whatever comes in between.
+
+    Args:
+        name: what `squeue` shows.
+        command: run once per node, in the directory the job is submitted from.
+        directory: identifies the job; holds its records.
+        finished: this file exists if and only if the job is finished.
+        after: directories of the jobs that must be finished before.
+        needs: files without which it does not start; the `finished` of those before.
+        retries: how many attempts in a row may end without progress before it is given up.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    directory: Path
+    finished: Path
+    after: tuple[Path, ...] = ()
+    needs: tuple[Path, ...] = ()
+    resources: Resources
+    retries: int = 3
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled on purpose."""
+        return (self.directory / CANCELLED).exists()
+
+    def saved(self) -> int:
+        """Return from where a repetition would begin; 0 if nothing is saved."""
+        try:
+            return int(json.loads((self.directory / PROGRESS).read_text())["saved"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+
+def append(path: Path, *rows: dict[str, Any]) -> None:
+    """Append rows to a JSON-lines file, in one write that never mixes with another."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(handle, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    finally:
+        os.close(handle)
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON-lines file; lines that are not whole are left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row

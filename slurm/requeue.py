@@ -1,0 +1,111 @@
+"""After a job's command ended: it is finished, goes back into the queue, or is given up.
+
+The last line of every batch script. It runs outside the step that SLURM signals first and that may
+be killed, looks at files and at what SLURM says of the job, and never brings back what was
+cancelled: only a job that is still RUNNING is requeued, by nobody but its present attempt.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from slurm import scheduler
+from slurm.job import DONE, EVENTS, REFUSED, STOPPED, Job, append, rows
+from slurm.scheduler import Entry
+from slurm.supervise import Allocation
+
+EARLY = 65  # seconds by which SLURM may send the signal before a time limit too early
+END = 120.0  # seconds until SLURM must have ended a job that it has requeued
+
+INTERRUPTED, TIME_LIMIT, CRASHED = "interrupted", "time limit", "crashed"
+
+
+def decide(job: Job, here: Allocation) -> int:
+    """Requeue a job that is not finished, or return the exit code that ends it for good."""
+    if job.finished.exists():
+        return DONE
+    if job.cancelled:
+        return _end(f"{job.name} was cancelled")
+    own = [row for row in _events(job) if (row["job"], row["restart"]) == (here.id, here.restart)]
+    ended = next((row for row in own if row["event"] == "ended"), None)
+    if ended and ended["code"] == REFUSED:
+        return _end(f"{job.name} refused its input; its log says what", REFUSED)
+    entry = scheduler.patient(lambda: scheduler.find(here.id))
+    if entry is None or entry.state != "RUNNING" or entry.restarts != here.restart:
+        return _end(f"SLURM has ended this attempt of {job.name}; it decides what comes next")
+    why = _why(job, ended, own, entry)
+    saved = job.saved()
+    row = {"job": here.id, "restart": here.restart, "why": why, "saved": saved}
+    if why != INTERRUPTED and _vain(job, saved) >= job.retries:
+        _note(job, "gave_up", **row)
+        return _end(
+            f"{job.name}: given up; {job.retries + 1} attempts in a row ended ({why}) without "
+            f"getting further than {saved}. Its log says why; launch again to try again"
+        )
+    _note(job, "requeued", **row)
+    return _requeue(here.id)
+
+
+def _why(job: Job, ended: dict[str, Any] | None, own: list[dict[str, Any]], entry: Entry) -> str:
+    """Return what ended an attempt: a signal in time or at the time limit, or else a crash."""
+    signals = [row["time"] for row in own if row["event"] == "signal"]
+    if ended is None or ended["code"] != STOPPED or not signals:
+        return CRASHED
+    if entry.start is not None and entry.limit is not None:
+        left = entry.start.timestamp() + 60 * entry.limit - signals[0]
+        if left <= job.resources.signal_seconds + EARLY:
+            return TIME_LIMIT
+    return INTERRUPTED
+
+
+def _vain(job: Job, saved: int) -> int:
+    """Return how many attempts in a row, before this one, ended and were no progress."""
+    count = 0
+    for row in reversed([row for row in _events(job) if row["event"] in ("requeued", "gave_up")]):
+        if row["event"] == "gave_up" or row["saved"] < saved:
+            break
+        count += row["why"] != INTERRUPTED
+    return count
+
+
+def _events(job: Job) -> Iterator[dict[str, Any]]:
+    """Yield what supervision noted; the command notes events of its own in the same file."""
+    return (row for row in rows(job.directory / EVENTS) if "restart" in row)
+
+
+def _note(job: Job, event: str, **facts: object) -> None:
+    append(job.directory / EVENTS, {"time": time.time(), "event": event, **facts})
+
+
+def _requeue(job: str) -> int:
+    try:
+        scheduler.patient(lambda: scheduler.requeue(job))
+    except scheduler.Refused as error:
+        entry = scheduler.patient(lambda: scheduler.find(job))
+        if entry is None or entry.state == "RUNNING":
+            return _end(f"job {job} may not be requeued ({error}); launch again to continue")
+    time.sleep(END)  # SLURM ends us; to leave before it has would end the job instead
+    return _end(f"job {job} was requeued, but SLURM did not end this attempt")
+
+
+def _end(why: str, code: int = 1) -> int:
+    print(why, flush=True)
+    return code
+
+
+def main(folder: str) -> int:
+    """Find the job this batch script belongs to, and decide."""
+    from submitit.core.utils import DelayedSubmission, JobPaths
+    from submitit.slurm.slurm import SlurmJobEnvironment
+
+    paths = JobPaths(folder=Path(folder), job_id=SlurmJobEnvironment().job_id)
+    (job,) = DelayedSubmission.load(paths.submitted_pickle).args
+    return decide(job, Allocation.here())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

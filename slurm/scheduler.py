@@ -1,0 +1,229 @@
+"""What SLURM says and what it is told: the only place that calls its commands.
+
+A controller that does not answer is not the same as a job that is gone: `Unreachable` says that
+nothing is known, and nobody may conclude from it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+T = TypeVar("T")
+
+TIMEOUT = 60.0  # seconds for one command
+AWAY = ("Unable to contact", "Connection refused", "Socket timed out", "Communication connection",
+        "Zero Bytes were transmitted", "Resource temporarily unavailable",
+        "temporarily unable to accept")  # fmt: skip
+ACTIVE = ("RUNNING", "COMPLETING", "PENDING", "CONFIGURING", "SUSPENDED", "STOPPED", "RESIZING",
+          "REQUEUED", "REQUEUE_HOLD", "SIGNALING", "STAGE_OUT")  # fmt: skip
+
+
+_PAIR = re.compile(r"(\w+)=(\S*)")
+
+
+class Unreachable(Exception):
+    """SLURM does not answer; nothing follows from that."""
+
+
+class Refused(Exception):
+    """SLURM answered no; holds its words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A job as the controller knows it.
+
+    Args:
+        id: `12`, or `12_3` for an element of an array; `12_[3-9]` for several that wait together.
+        state: RUNNING, PENDING, COMPLETING, …
+        reason: why it waits.
+        restarts: how often it was requeued.
+        start: when it started or is expected to.
+        limit: minutes it may run; None without a limit.
+        nodes: the names of its nodes.
+        comment: what it was submitted with.
+    """
+
+    id: str
+    state: str
+    reason: str
+    restarts: int
+    start: datetime | None
+    limit: float | None
+    nodes: str
+    comment: str
+
+    @property
+    def active(self) -> bool:
+        """Whether it waits, runs or comes to its end: nobody else may start the same work."""
+        return self.state in ACTIVE
+
+
+def call(*command: str) -> str:
+    """Return what one of SLURM's commands prints.
+
+    Raises:
+        Refused: it says no, or does not exist.
+        Unreachable: the controller does not answer.
+    """
+    if shutil.which(command[0]) is None:
+        raise Refused(f"there is no {command[0]} on this machine")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise Unreachable(f"{command[0]} did not answer within {TIMEOUT:.0f} s") from None
+    if done.returncode == 0:
+        return done.stdout
+    words = said(done.stderr)
+    raise (Unreachable if any(away in words for away in AWAY) else Refused)(words)
+
+
+def said(stderr: str) -> str:
+    """Return what an SLURM command complained of, in one line."""
+    lines = [re.sub(r"^\w+: (error: )?", "", line) for line in stderr.strip().splitlines()]
+    return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"
+
+
+# the comment last: it may hold anything
+_FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "StartTime", "TimeLimit", "NodeList",
+           "Comment")  # fmt: skip
+_QUEUE = (
+    "squeue", "--noheader", "--array", "--states=all",
+    "--Format=" + ",".join(f"{field}:|" for field in _FIELDS),
+)  # fmt: skip
+
+
+def mine() -> dict[str, Entry]:
+    """Return this user's jobs that the controller still knows, by id.
+
+    Raises:
+        Unreachable: it does not answer.
+    """
+    entries = map(_entry, call(*_QUEUE, "--me").splitlines())
+    return {entry.id: entry for entry in entries}
+
+
+def find(job: str) -> Entry | None:
+    """Return one job, or None if the controller does not know it (any more).
+
+    Raises:
+        Unreachable: it does not answer.
+    """
+    try:
+        lines = call(*_QUEUE, f"--jobs={job}").splitlines()
+    except Refused:  # no such job
+        return None
+    return _entry(lines[0]) if lines else None
+
+
+def _entry(line: str) -> Entry:
+    job, state, reason, restarts, start, limit, nodes, comment = line.split("|", 7)
+    return Entry(
+        id=job,
+        state=state,
+        reason=reason,
+        restarts=int(restarts),
+        start=None if start == "N/A" else datetime.fromisoformat(start),
+        limit=minutes(limit),
+        nodes=nodes,
+        comment=comment.removesuffix("|"),
+    )
+
+
+def minutes(text: str) -> float | None:
+    """Return SLURM's notation of a duration (`1-00:00:00`, `5:00`) in minutes; None: no limit.
+
+    `90` is 90 minutes, `5:00` five, `1:30:00` ninety, `2-12` two days and a half.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if text in ("UNLIMITED", "INVALID", "NONE", "N/A", "NOT_SET", "Partition_Limit"):
+        return None
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if not match:
+        raise ValueError(f"'{text}' is no duration; use minutes, HH:MM:SS or D-HH:MM:SS")
+    days, first, second, third = (int(part or 0) for part in match.groups())
+    if match[1] or match[4]:  # days-hours:minutes:seconds, or hours:minutes:seconds
+        return days * 1440 + first * 60 + second + third / 60
+    return first + second / 60
+
+
+def requeue(job: str) -> None:
+    """Put a running job back into the queue.
+
+    Raises:
+        Refused: it may not be requeued.
+        Unreachable: the controller does not answer.
+    """
+    call("scontrol", "requeue", job)
+
+
+def cancel(ids: Iterable[str]) -> None:
+    """Cancel jobs for good; those that have ended are passed over.
+
+    Raises:
+        Unreachable: the controller does not answer.
+    """
+    chosen = list(ids)
+    for some in (chosen[i : i + 500] for i in range(0, len(chosen), 500)):
+        call("scancel", "--quiet", *some)
+
+
+def facts(*what: str) -> dict[str, str]:
+    """Return the `Key=Value` pairs that `scontrol show …` prints; values end at a blank.
+
+    Raises:
+        Refused: there is no such thing.
+        Unreachable: the controller does not answer.
+    """
+    return dict(_PAIR.findall(call("scontrol", "--oneliner", "show", *what)))
+
+
+def partitions() -> list[dict[str, str]]:
+    """Return what `scontrol show partition` says of each partition.
+
+    Raises:
+        Unreachable: the controller does not answer.
+    """
+    lines = call("scontrol", "--oneliner", "show", "partition").splitlines()
+    return [dict(_PAIR.findall(line)) for line in lines if line]
+
+
+def hosts() -> set[str]:
+    """Return the machines of the cluster, of which each may be several nodes.
+
+    Raises:
+        Unreachable: the controller does not answer.
+    """
+    text = call("scontrol", "--oneliner", "show", "node")
+    return set(re.findall(r"NodeHostName=(\S+)", text))
+
+
+def config() -> dict[str, str]:
+    """Return the cluster's configuration, as `scontrol show config` prints it.
+
+    Raises:
+        Unreachable: the controller does not answer.
+    """
+    return dict(re.findall(r"^(\w+)\s*= (.*)$", call("scontrol", "show", "config"), re.MULTILINE))
+
+
+def patient(ask: Callable[[], T], say: Callable[[str], None] = print) -> T:
+    """Return what `ask` returns, waiting for as long as the controller does not answer."""
+    waited = 0
+    while True:
+        try:
+            return ask()
+        except Unreachable as error:
+            if waited % 12 == 0:
+                say(f"SLURM does not answer ({error}); asking again")
+            waited += 1
+            time.sleep(5)

@@ -1,0 +1,157 @@
+"""What runs on each node of a job: start the command, pass signals on, say how it ended.
+
+SLURM's signals reach every process of a job at once, in any order and more than once. So this
+imports nothing heavy, is deaf to them until it can listen (submission sees to that), and only ever
+notes them. It decides nothing: whether the job goes back into the queue is decided after it, by
+`slurm.requeue` on the job's first node, where a supervisor that was killed is noticed, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Self
+
+from slurm import scheduler
+from slurm.job import DONE, EVENTS, REFUSED, STOPPED, Job, append
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+POLL = 0.2  # seconds
+AGAIN = 5.0  # seconds until a stop is asked for once more: the command may have been starting
+PORTS = range(20000, 32000)  # below those that the kernel gives to outgoing connections
+OWNER = "SUPERVISED_JOB"  # in the environment of the command: job and number of its restart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """Which attempt of which job this process is part of, and where.
+
+    Args:
+        id: the job's own, also within an array.
+        restart: how often the job was requeued before.
+        node: number of this node in the job.
+        names: of the job's nodes.
+    """
+
+    id: str
+    restart: int
+    node: int
+    names: tuple[str, ...]
+
+    @classmethod
+    def here(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Return what SLURM says in the environment of a task or of a batch script."""
+        hosts = scheduler.call("scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"])
+        return cls(
+            id=environment["SLURM_JOB_ID"],
+            restart=int(environment.get("SLURM_RESTART_COUNT", "0")),
+            node=int(environment.get("SLURM_NODEID", "0")),
+            names=tuple(hosts.split()),
+        )
+
+    @property
+    def attempt(self) -> str:
+        """Tell this attempt from every other, of this job or another."""
+        return f"{self.id}.{self.restart}"
+
+    def rendezvous(self) -> dict[str, str]:
+        """Return how the nodes find each other, in the names that `torch.distributed` reads.
+
+        The port follows from job and restart: the same on each node without a word exchanged, and
+        not the one that the attempt before may have left behind.
+        """
+        number = int(self.id) * 7 + self.restart
+        return {
+            "MASTER_ADDR": _address(self.names[0]),
+            "MASTER_PORT": str(PORTS[number % len(PORTS)]),
+            "NNODES": str(len(self.names)),
+            "NODE_RANK": str(self.node),
+            OWNER: self.attempt,
+        }
+
+
+def _address(node: str) -> str:
+    """Return where a node is reached, which its name in SLURM need not tell."""
+    try:
+        return scheduler.facts("node", node)["NodeAddr"]
+    except (scheduler.Refused, scheduler.Unreachable, KeyError):
+        return node
+
+
+def supervise(job: Job) -> None:
+    """Run a job's command on this node until it ends; leave with an exit code.
+
+    The code is 0 if the command was done or has stopped as asked, so that SLURM does not end the
+    other nodes' parts, which may still be saving; 1 otherwise.
+    """
+    seen: list[int] = []
+    _listen(seen)
+    here = Allocation.here()
+    refusal = _refusal(job)
+    if refusal is None:
+        code = _run(job, here, seen)
+    elif job.finished.exists():
+        code = DONE
+    else:
+        print(f"{job.name}: {refusal}", flush=True)
+        code = REFUSED
+    if here.node == 0:
+        _note(job, here, "ended", code=code, saved=job.saved())
+    sys.exit(0 if code in (DONE, STOPPED) else 1)
+
+
+def _listen(seen: list[int]) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+
+    for number in SIGNALS:
+        signal.signal(number, note)
+    signal.signal(signal.SIGCONT, signal.SIG_IGN)
+
+
+def _refusal(job: Job) -> str | None:
+    """Return why the command is not started, if it is not."""
+    if job.finished.exists():
+        return "finished already"
+    if job.cancelled:
+        return "was cancelled; it stays so until it is launched again"
+    missing = [path for path in job.needs if not path.exists()]
+    return f"{missing[0]} does not exist; what comes before is not finished" if missing else None
+
+
+def _run(job: Job, here: Allocation, seen: list[int]) -> int:
+    command = subprocess.Popen(
+        job.command, env=os.environ | here.rendezvous(), preexec_fn=_deaf, stdin=subprocess.DEVNULL
+    )
+    told = -AGAIN
+    noted = 0
+    while command.poll() is None:
+        if len(seen) > noted and here.node == 0:
+            names = [signal.Signals(number).name for number in seen[noted:]]
+            _note(job, here, "signal", signals=names)
+        noted = len(seen)
+        if seen and time.monotonic() - told >= AGAIN:
+            told = time.monotonic()
+            with suppress(ProcessLookupError):
+                command.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            command.wait(POLL)
+    return command.returncode
+
+
+def _deaf() -> None:
+    """Have the command ignore signals until it has handlers of its own."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _note(job: Job, here: Allocation, event: str, **more: object) -> None:
+    row = {"time": time.time(), "event": event, "job": here.id, "restart": here.restart, **more}
+    append(job.directory / EVENTS, row)
