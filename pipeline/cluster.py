@@ -21,8 +21,9 @@ from pipeline.plan import Step
 from pipeline.progress import Onlooker
 from slurm import scheduler
 from slurm.job import Job, Resources
+from slurm.sbatch import Executor
 from slurm.scheduler import Refused, Unreachable
-from slurm.submit import Executor, Submission, active, levels
+from slurm.submit import Submission, active, levels
 
 PROJECT = Path(__file__).resolve().parent.parent
 POLL = 5.0  # seconds between two questions to SLURM

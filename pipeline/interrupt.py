@@ -29,6 +29,12 @@ def requested() -> bool:
     return _requested
 
 
+def ignore() -> None:
+    """Hear no more stop requests: we are leaving, and Python would give up its handlers first."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _note(number: int, frame: FrameType | None) -> None:
     global _requested
     _requested = True

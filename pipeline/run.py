@@ -279,4 +279,6 @@ def _outputs(context: Context) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending = main()
+    interrupt.ignore()
+    sys.exit(ending)

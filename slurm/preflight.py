@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from slurm import scheduler
 from slurm.job import Resources
+from slurm.sbatch import Executor
 from slurm.scheduler import Refused
-from slurm.submit import Executor
 
 NODE_LOCAL = ("tmpfs", "ramfs", "devtmpfs")  # file systems that no other node can see
 
@@ -84,6 +85,31 @@ def gpus(partition: str | None) -> bool:
     """
     name = _partition(partition)["PartitionName"]
     return "gpu" in scheduler.call("sinfo", "--noheader", f"--partition={name}", "--format=%G")
+
+
+@cache
+def _preemption(partition: str | None, qos: str | None) -> str:
+    """Return OFF, REQUEUE, CANCEL or whatever else SLURM does to a job that is preempted."""
+    settings = scheduler.config()
+    mode = settings["PreemptMode"]
+    if settings["PreemptType"] == "preempt/none":
+        return "OFF"
+    if settings["PreemptType"] == "preempt/partition_prio":
+        mode = _partition(partition)["PreemptMode"]
+    elif qos:
+        asked = ("sacctmgr", "--noheader", "--parsable2", "show", "qos", qos, "format=PreemptMode")
+        own = scheduler.call(*asked).strip()
+        mode = own if own and own != "cluster" else mode
+    return mode
+
+
+def cancels(resources: Resources) -> bool:
+    """Return whether a job with these resources is cancelled for good when it is preempted.
+
+    Raises:
+        Unreachable: SLURM does not answer.
+    """
+    return "CANCEL" in _preemption(resources.partition, resources.qos).upper()
 
 
 def shared(directory: Path) -> None:

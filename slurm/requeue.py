@@ -41,12 +41,12 @@ def decide(job: Job, here: Allocation) -> int:
     saved = job.saved()
     row = {"job": here.id, "restart": here.restart, "why": why, "saved": saved}
     if why != INTERRUPTED and _vain(job, saved) >= job.retries:
-        _note(job, "gave_up", **row)
+        _note(job.directory, "gave_up", **row)
         return _end(
             f"{job.name}: given up; {job.retries + 1} attempts in a row ended ({why}) without "
             f"getting further than {saved}. Its log says why; launch again to try again"
         )
-    _note(job, "requeued", **row)
+    _note(job.directory, "requeued", **row)
     return _requeue(here.id)
 
 
@@ -77,8 +77,8 @@ def _events(job: Job) -> Iterator[dict[str, Any]]:
     return (row for row in rows(job.directory / EVENTS) if "restart" in row)
 
 
-def _note(job: Job, event: str, **facts: object) -> None:
-    append(job.directory / EVENTS, {"time": time.time(), "event": event, **facts})
+def _note(directory: Path, event: str, **facts: object) -> None:
+    append(directory / EVENTS, {"time": time.time(), "event": event, **facts})
 
 
 def _requeue(job: str) -> int:

@@ -48,16 +48,19 @@ class Entry:
         start: when it started or is expected to.
         limit: minutes it may run; None without a limit.
         nodes: the names of its nodes.
+        after: ids of the jobs it waits for.
         comment: what it was submitted with.
     """
 
     id: str
+    name: str
     state: str
     reason: str
     restarts: int
     start: datetime | None
     limit: float | None
     nodes: str
+    after: tuple[str, ...]
     comment: str
 
     @property
@@ -92,8 +95,8 @@ def said(stderr: str) -> str:
 
 
 # the comment last: it may hold anything
-_FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "StartTime", "TimeLimit", "NodeList",
-           "Comment")  # fmt: skip
+_FIELDS = ("JobArrayID", "Name", "State", "Reason", "RestartCnt", "StartTime", "TimeLimit",
+           "NodeList", "Dependency", "Comment")  # fmt: skip
 _QUEUE = (
     "squeue", "--noheader", "--array", "--states=all",
     "--Format=" + ",".join(f"{field}:|" for field in _FIELDS),
@@ -124,15 +127,24 @@ def find(job: str) -> Entry | None:
 
 
 def _entry(line: str) -> Entry:
-    job, state, reason, restarts, start, limit, nodes, comment = line.split("|", 7)
+    job, name, state, reason, restarts, start, limit, nodes, dependency, comment = line.split(
+        "|", 9
+    )
+    index = f"_{job.partition('_')[2]}" if "_" in job else ""
+    after = [
+        id + (index if kind == "aftercorr" else "")
+        for kind, id in re.findall(r"(after\w+):([\d_]+)", dependency)
+    ]
     return Entry(
         id=job,
+        name=name,
         state=state,
         reason=reason,
         restarts=int(restarts),
         start=None if start == "N/A" else datetime.fromisoformat(start),
         limit=minutes(limit),
         nodes=nodes,
+        after=tuple(dict.fromkeys(after)),
         comment=comment.removesuffix("|"),
     )
 
@@ -154,6 +166,22 @@ def minutes(text: str) -> float | None:
     if match[1] or match[4]:  # days-hours:minutes:seconds, or hours:minutes:seconds
         return days * 1440 + first * 60 + second + third / 60
     return first + second / 60
+
+
+def end(job: str) -> str | None:
+    """Return how a job ended: COMPLETED, PREEMPTED, CANCELLED, …; None if nobody knows (any more).
+
+    Raises:
+        Unreachable: nobody answers.
+    """
+    entry = find(job)
+    if entry and not entry.active:
+        return entry.state
+    try:
+        told = call("sacct", "--noheader", "--allocations", "--format=State", f"--jobs={job}")
+    except Refused:  # no accounting here
+        return None
+    return next(iter(told.split()), None)
 
 
 def requeue(job: str) -> None:

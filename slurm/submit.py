@@ -8,83 +8,17 @@ in between leaves nothing behind that the next one would not find.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import secrets
-import shlex
-import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from submitit import SlurmExecutor, helpers
-from submitit.core.utils import FailedJobError, FailedSubmissionError
-
 from slurm import scheduler
-from slurm.job import CANCELLED, JOBS, Job, Resources, append, rows
+from slurm.job import CANCELLED, JOBS, Job, append, rows
+from slurm.preflight import cancels
+from slurm.sbatch import Executor
 from slurm.scheduler import Entry, Refused, Unreachable
-from slurm.supervise import supervise
-
-ATTEMPTS = 3
-PAUSE = 5.0  # seconds between two
-
-
-class Executor(SlurmExecutor):
-    """submitit's, with our settings, and able to show what it would submit.
-
-    Args:
-        folder: shared by all nodes; a folder for each job is made in it.
-        cwd: where the command runs and is imported from.
-    """
-
-    def __init__(self, folder: Path, cwd: Path, resources: Resources) -> None:
-        python = shlex.quote(sys.executable)
-        # a signal that arrives while Python starts would kill what has no handler yet
-        super().__init__(folder, python=f"env --ignore-signal=TERM --ignore-signal=USR2 {python}")
-        self.update_parameters(
-            time=resources.time_limit,
-            nodes=resources.nodes,
-            ntasks_per_node=1,
-            cpus_per_task=resources.cpus_per_node,
-            gres=f"gpu:{resources.gpus_per_node}" if resources.gpus_per_node else None,
-            mem=resources.memory,
-            partition=resources.partition,
-            account=resources.account,
-            qos=resources.qos,
-            constraint=resources.constraint,
-            exclusive=resources.exclusive or None,
-            signal_delay_s=resources.signal_seconds,
-            wckey=None,
-            stderr_to_stdout=True,
-            # the rest of a job whose part on one node has failed would only hold its nodes
-            srun_args=[
-                f"--cpus-per-task={resources.cpus_per_node}",
-                "--kill-on-bad-exit=1",
-                *resources.srun,
-            ],
-            setup=[f"cd {shlex.quote(str(cwd))}", *resources.setup],
-            teardown=[f"{python} -m slurm.requeue {shlex.quote(str(folder))}"],
-        )
-        self._more = {"requeue": True, "kill-on-invalid-dep": "yes", **resources.sbatch}
-
-    def prepare(self, name: str, token: str, dependency: str, parallel: int) -> None:
-        """Set what differs between calls."""
-        self.update_parameters(
-            job_name=name,
-            dependency=dependency or None,
-            array_parallelism=parallel,
-            additional_parameters={"comment": token, **self._more},
-        )
-
-    def text(self, count: int = 1) -> str:
-        """Return the batch script for a job, or for an array of `count`."""
-        if count > 1:
-            self.parameters["map_count"] = count
-        text = self._make_submission_file_text(self._submitit_command_str, "")
-        self.parameters.pop("map_count", None)
-        return text
 
 
 @dataclass(kw_only=True)
@@ -98,6 +32,9 @@ class Batch:
 class Submission:
     """What one launch hands to SLURM.
 
+    Where preemption cancels a job for good, a successor is queued with each, which runs if the
+    first is preempted; there, jobs are submitted one by one.
+
     Args:
         folder: for submitit's files; shared by all nodes.
         cwd: where commands run.
@@ -109,7 +46,9 @@ class Submission:
         self.folder, self.cwd = folder, cwd
         self.parallel, self.longest = parallel, longest
         self.ids: dict[Path, str] = {}  # of each job's directory, attached ones included
-        self.new: list[str] = []  # what scancel needs to take it all back
+        self._successors: dict[Path, str] = {}
+        self._above: dict[Path, set[Path]] = {}  # all that a job waits for, directly or not
+        self._new: list[str] = []  # what scancel needs to take it all back
 
     def submit(self, jobs: Sequence[Job], labels: dict[Path, list[str]]) -> None:
         """Submit jobs that are not in the queue yet.
@@ -128,16 +67,17 @@ class Submission:
             for level in levels([job for job in jobs if job.directory not in self.ids]):
                 for batch in self.batches(level):
                     self._hand_over(batch, labels)
-        except BaseException:
-            self._take_back()
+        except BaseException as error:
+            self._take_back(error)
             raise
 
     def batches(self, level: Sequence[Job]) -> list[Batch]:
         """Group jobs that do not wait for each other: as many as possible into each array."""
         groups: dict[str, list[Job]] = {}
         for job in level:
-            parents = [id.split("_")[0] for id in self._parents(job)]
-            groups.setdefault(repr((job.resources, parents)), []).append(job)
+            parents = [self.ids[path].split("_")[0] for path in self._parents(job)]
+            alone = job.directory if cancels(job.resources) else None
+            groups.setdefault(repr((job.resources, parents, alone)), []).append(job)
         found = []
         for group in groups.values():
             for some in (group[i : i + self.longest] for i in range(0, len(group), self.longest)):
@@ -158,19 +98,26 @@ class Submission:
         second for the second, and so on: SLURM's `aftercorr`.
         """
         conditions = []
-        for ids in zip(*map(self._parents, group), strict=True):
+        for parents in zip(*map(self._parents, group), strict=True):
+            ids = [self.ids[path] for path in parents]
             array = ids[0].split("_")[0]
             if len(set(ids)) == 1:
-                conditions.append(f"afterok:{ids[0]}")
-            elif list(ids) == [f"{array}_{index}" for index in range(len(group))]:
+                successor = self._successors.get(parents[0])
+                conditions.append(either(ids[0], successor) if successor else f"afterok:{ids[0]}")
+            elif ids == [f"{array}_{index}" for index in range(len(group))]:
                 conditions.append(f"aftercorr:{array}")
             else:
                 return None
+        if len(conditions) > 1 and any("?" in condition for condition in conditions):
+            raise Refused("where preemption cancels jobs, each may wait for one other only")
         return ",".join(dict.fromkeys(conditions))
 
-    def _parents(self, job: Job) -> list[str]:
-        """Return the ids of the jobs in the queue that a job waits for."""
-        return [self.ids[directory] for directory in job.after if directory in self.ids]
+    def _parents(self, job: Job) -> list[Path]:
+        """Return the jobs in the queue that a job waits for, without those they wait for."""
+        waits = [path for path in job.after if path in self.ids]
+        implied = set().union(*(self._above.get(path, set()) for path in waits))
+        self._above[job.directory] = implied | set(waits)
+        return [path for path in waits if path not in implied]
 
     def _attach(
         self, jobs: Iterable[Job], queue: dict[str, Entry], labels: dict[Path, list[str]]
@@ -191,53 +138,40 @@ class Submission:
             (job.directory / CANCELLED).unlink(missing_ok=True)
             row = {"event": "intent", "token": token, "index": index}
             append(job.directory / JOBS, {"time": time.time(), **row})
-        ids = self._sbatch(executor, batch, token)
+        ids = executor.hand_over(batch.jobs, token)
+        self._new.append(ids[0].split("_")[0])
         for job, id in zip(batch.jobs, ids, strict=True):
             self.ids[job.directory] = id
             row = {"event": "submitted", "id": id, "token": token, "runs": labels[job.directory]}
             append(job.directory / JOBS, {"time": time.time(), **row})
+            if cancels(job.resources):
+                self._successors[job.directory] = succeed(job, id, self.folder, self.cwd)
+                self._new.append(self._successors[job.directory])
 
-    def _sbatch(self, executor: Executor, batch: Batch, token: str) -> list[str]:
-        """Call sbatch; again if it did not answer, unless what it was asked for has come about.
-
-        Raises:
-            Refused: it says no.
-            Unreachable: it did not answer, several times.
-        """
-        for left in reversed(range(ATTEMPTS)):
-            try:
-                with _outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()):
-                    made = executor.map_array(supervise, batch.jobs)
-                self.new.append(made[0].job_id.split("_")[0])
-                return [job.job_id for job in made]
-            except (FailedJobError, FailedSubmissionError) as error:
-                words = scheduler.said(str(error))
-                if not any(away in words for away in scheduler.AWAY):
-                    raise Refused(words) from None
-                self._withdraw(token)
-                if not left:
-                    raise Unreachable(words) from None
-                time.sleep(PAUSE)
-        raise AssertionError("unreachable")
-
-    def _withdraw(self, token: str) -> None:
-        """Cancel what an sbatch that did not answer may have submitted nevertheless."""
-        with contextlib.suppress(Unreachable):
-            scheduler.cancel(id for id, e in scheduler.mine().items() if e.comment == token)
-
-    def _take_back(self) -> None:
-        with contextlib.suppress(Unreachable):
-            scheduler.cancel(reversed(self.new))
+    def _take_back(self, error: BaseException) -> None:
+        try:
+            scheduler.cancel(reversed(self._new))
+        except Unreachable:
+            error.add_note(f"not taken back: {' '.join(self._new)}")
 
 
-@contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide the job we may be in from sbatch, which would inherit its settings; not the cluster."""
-    conf = os.environ.get("SLURM_CONF")
-    with helpers.clean_env():
-        if conf:
-            os.environ["SLURM_CONF"] = conf
-        yield
+def succeed(job: Job, first: str, folder: Path, cwd: Path) -> str:
+    """Queue a successor of job `first`, which runs if that ends before it is finished.
+
+    SLURM removes it when the first ends well.
+    """
+    token = secrets.token_hex(6)
+    executor = Executor(folder, cwd, job.resources)
+    executor.prepare(job.name, token, f"afternotok:{first}", 1)
+    (id,) = executor.hand_over([job], token, first)
+    row = {"event": "submitted", "id": id, "token": token, "successor_of": first}
+    append(job.directory / JOBS, {"time": time.time(), **row})
+    return id
+
+
+def either(first: str, successor: str) -> str:
+    """Return the dependency on a job that has a successor."""
+    return f"afterok:{first}?afterok:{successor}"
 
 
 def levels(jobs: Iterable[Job]) -> list[list[Job]]:
@@ -252,18 +186,15 @@ def levels(jobs: Iterable[Job]) -> list[list[Job]]:
 
 
 def active(directory: Path, queue: dict[str, Entry]) -> Entry | None:
-    """Return the job in the queue that works on a directory, if there is one.
+    """Return the job in the queue that works on a directory, or the next that will.
 
     Ids alone do not tell: a cluster that was set up anew counts from 1 again.
     """
-    for row in reversed(list(rows(directory / JOBS))):
-        if row["event"] == "submitted":
-            entry = queue.get(row["id"])
-            return entry if entry and entry.active and entry.comment == row["token"] else None
-        if row["event"] == "intent":  # the launcher died before it could note the id
-            for id, entry in queue.items():
-                last = int(id.split("_")[1]) if "_" in id else 0
-                if entry.active and entry.comment == row["token"] and last == row["index"]:
-                    return entry
-            return None
-    return None
+    records = list(rows(directory / JOBS))
+    known = [(row["id"], row["token"]) for row in records if row["event"] == "submitted"]
+    if records and records[-1]["event"] == "intent":  # the launcher died before it noted the id
+        token, index = records[-1]["token"], records[-1]["index"]
+        known += [(id, token) for id in queue if int(id.partition("_")[2] or 0) == index]
+    found = [queue[id] for id, token in known if id in queue and queue[id].comment == token]
+    alive = [entry for entry in found if entry.active]
+    return min(alive, key=lambda entry: entry.reason == "Dependency", default=None)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Self
 
@@ -85,8 +86,12 @@ def _address(node: str) -> str:
         return node
 
 
-def supervise(job: Job) -> None:
+def supervise(job: Job, first: str | None = None) -> None:
     """Run a job's command on this node until it ends; leave with an exit code.
+
+    Args:
+        job: what to run.
+        first: the job this one is the successor of, if it is one.
 
     The code is 0 if the command was done or has stopped as asked, so that SLURM does not end the
     other nodes' parts, which may still be saving; 1 otherwise.
@@ -94,8 +99,13 @@ def supervise(job: Job) -> None:
     seen: list[int] = []
     _listen(seen)
     here = Allocation.here()
-    refusal = _refusal(job)
+    if here.node == 0:
+        gpus = len(here.names) * int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
+        _note(job, here, "began", nodes=list(here.names), gpus=gpus)
+    refusal = _refusal(job) or (first and _not_to_succeed(first))
     if refusal is None:
+        if here.node == 0:
+            _queue_successor(job, here)
         code = _run(job, here, seen)
     elif job.finished.exists():
         code = DONE
@@ -126,24 +136,52 @@ def _refusal(job: Job) -> str | None:
     return f"{missing[0]} does not exist; what comes before is not finished" if missing else None
 
 
+def _not_to_succeed(first: str) -> str | None:
+    """Return why a successor has nothing to go on with, if so: its first was not taken away."""
+    state = scheduler.patient(lambda: scheduler.end(first))
+    if state in ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL"):
+        return None
+    return (
+        f"job {first} ended as {state or 'nobody knows what'}, not preempted; launch again to go on"
+    )
+
+
+def _queue_successor(job: Job, here: Allocation) -> None:
+    """Where preemption cancels this job, have another follow that its dependents wait for, too."""
+    from slurm import preflight, submit
+
+    with suppress(scheduler.Unreachable, scheduler.Refused):
+        queue = scheduler.mine()
+        if not preflight.cancels(job.resources) or any(
+            here.id in entry.after and entry.name == job.name for entry in queue.values()
+        ):
+            return
+        id = submit.succeed(job, here.id, Path(os.environ["SUBMITIT_FOLDER"]), Path.cwd())
+        for entry in queue.values():
+            if here.id in entry.after and entry.name != job.name:
+                change = f"Dependency={submit.either(here.id, id)}"
+                scheduler.call("scontrol", "update", f"JobId={entry.id}", change)
+
+
 def _run(job: Job, here: Allocation, seen: list[int]) -> int:
     command = subprocess.Popen(
         job.command, env=os.environ | here.rendezvous(), preexec_fn=_deaf, stdin=subprocess.DEVNULL
     )
     told = -AGAIN
-    noted = 0
-    while command.poll() is None:
-        if len(seen) > noted and here.node == 0:
-            names = [signal.Signals(number).name for number in seen[noted:]]
-            _note(job, here, "signal", signals=names)
-        noted = len(seen)
+    noted = False
+    while True:
+        code = command.poll()
+        if seen and not noted and here.node == 0:  # SLURM may have signalled the command, too
+            noted = True
+            _note(job, here, "signal", signal=signal.Signals(seen[0]).name)
+        if code is not None:
+            return code
         if seen and time.monotonic() - told >= AGAIN:
             told = time.monotonic()
             with suppress(ProcessLookupError):
                 command.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             command.wait(POLL)
-    return command.returncode
 
 
 def _deaf() -> None:

@@ -13,13 +13,10 @@ import pytest
 
 from slurm import dev_cluster
 from slurm.dev_cluster import Cluster, Refused, daemons, down, find, pid, start, up
+from tests.cluster.real import needs_slurm, wait_for
 from tests.launcher import PROJECT
 
 pytestmark = pytest.mark.cluster
-ENABLE = "as root: python -m slurm.dev_cluster up --install && python -m slurm.dev_cluster down"
-needs_slurm = pytest.mark.skipif(
-    os.geteuid() != 0 or bool(dev_cluster.missing()), reason=f"no SLURM here; {ENABLE}"
-)
 WAIT = '[ -n "$SLURM_RESTART_COUNT" ] || sleep 300'  # ends only after it was requeued
 
 
@@ -54,14 +51,6 @@ def command(*arguments, environment=None):
         [sys.executable, "-m", "slurm.dev_cluster", *arguments], cwd=PROJECT,
         env=os.environ | (environment or {}), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-
-
-def wait_for(condition, seconds=60):
-    until = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < until, "did not happen in time"
-        time.sleep(0.1)
-    return value
 
 
 def state(cluster, job):

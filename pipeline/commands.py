@@ -1,0 +1,62 @@
+"""What the commands that look at runs have in common: arguments, names, ways of ending."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline import rundir
+from pipeline.config import STAGE_NAMES
+from pipeline.errors import BAD_INPUT, INTERRUPTED, UserError, nearest
+
+
+def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """Return the parser of `python -m pipeline.NAME`, with `--root`."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m pipeline.{name}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument(
+        "--root", type=Path, default=Path("outputs"), help="where runs live (default: outputs)"
+    )
+    return made
+
+
+def find(root: Path, names: list[str]) -> list[Path]:
+    """Return the directories of runs by name; of all, newest first, if none is named.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    there = {path.parent.name: path.parent for path in rundir.run_dir(root, "").glob("*/run.json")}
+    if not there:
+        raise UserError(f"there are no runs in {root}; launch one, or name another --root")
+    for name in names:
+        if name not in there:
+            raise UserError(f"there is no run '{name}' in {root}; {nearest(name, sorted(there))}")
+    if names:
+        return [there[name] for name in names]
+    return sorted(there.values(), key=lambda run: (run / "run.json").stat().st_mtime, reverse=True)
+
+
+def stages(run: Path) -> dict[str, Path]:
+    """Return the directories of a run's stages, by name, in their order."""
+    return {name: (run / name).resolve() for name in STAGE_NAMES if (run / name).is_symlink()}
+
+
+def ending(command: Callable[[], int]) -> int:
+    """Run a command; bad input and Ctrl-C end in one line and their exit codes."""
+    try:
+        return command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except BrokenPipeError:  # `| head`
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED

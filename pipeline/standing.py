@@ -1,0 +1,227 @@
+"""How a stage stands, derived from its files and the queue each time somebody asks; stored nowhere.
+
+Files come first: a result is a result whatever SLURM says of its job. Then the queue. What is
+neither finished nor in the queue has ended, and its last events tell how.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline import rundir
+from pipeline.progress import read_progress
+from slurm.job import CANCELLED, rows
+from slurm.scheduler import Entry
+from slurm.submit import active
+
+State = Literal[
+    "done", "running", "stalled?", "stopping", "queued", "waiting", "requeued",
+    "cancelled", "failed", "stopped", "not started",
+]  # fmt: skip
+OLD = 180.0  # seconds without a word after which a running stage may be stalled
+ENDED = {
+    "CANCELLED": "its job was cancelled",
+    "TIMEOUT": "its job met the time limit before it could save",
+    "OUT_OF_MEMORY": "its job ran out of memory; ask for more with cluster.memory",
+    "NODE_FAIL": "its node failed and the job was not requeued",
+    "PREEMPTED": "its job was preempted and not requeued",
+}
+
+
+@dataclass(kw_only=True)
+class Standing:
+    """One stage of one run at this moment.
+
+    Args:
+        why: what it waits for, how it ended, or what it found.
+        job: id of its job, if it has one in the queue.
+        attempt: the newest; 0 before the first.
+        done, total: how far it is, in its own unit.
+        eta: seconds to its end, if that can be told.
+        lost: seconds between the end of an attempt and the first step of the next, queue included.
+        gpu_hours: of all attempts; only on a cluster.
+    """
+
+    stage: str
+    state: State
+    why: str = ""
+    job: str | None = None
+    attempt: int = 0
+    done: int = 0
+    total: int = 0
+    text: str = ""
+    eta: float | None = None
+    lost: float = 0.0
+    gpu_hours: float = 0.0
+    directory: str = field(default="", repr=False)
+
+
+def look(stage: str, directory: Path, queue: dict[str, Entry], names: dict[str, str]) -> Standing:
+    """Return how a stage stands.
+
+    Args:
+        stage: its name.
+        directory: of the stage.
+        queue: this user's jobs, by id; empty if there is no SLURM.
+        names: of jobs that others may wait for, by id.
+    """
+    events = list(rows(directory / rundir.EVENTS))
+    state, why, entry = _state(directory, events, queue, names)
+    progress = read_progress(directory) or {"done": 0, "total": 0, "text": "", "time": 0.0}
+    standing = Standing(
+        stage=stage,
+        state=state,
+        why=why,
+        job=entry.id if entry else None,
+        attempt=_attempt(directory),
+        done=progress["done"],
+        total=progress["total"],
+        text=progress["text"],
+        lost=_lost(events),
+        gpu_hours=_gpu_hours(events),
+        directory=str(directory),
+    )
+    if state == "running":
+        age = time.time() - progress["time"]
+        if progress["time"] and age > OLD:
+            standing.state, standing.why = "stalled?", f"no word for {age:.0f} s"
+        standing.eta = _eta(events, progress)
+    return standing
+
+
+def _state(
+    directory: Path, events: list[dict[str, Any]], queue: dict[str, Entry], names: dict[str, str]
+) -> tuple[State, str, Entry | None]:
+    entry = active(directory, queue)
+    if (directory / rundir.RESULT).exists():
+        lingers = entry is not None and entry.state == "RUNNING"
+        return "done", "SLURM still ends its job" if lingers else "", entry
+    if entry:
+        return *_in_queue(entry, names), entry
+    if _runs_here(directory):
+        return "running", "", None
+    if (directory / CANCELLED).exists():
+        return "cancelled", "launch again to go on", None
+    if not events:
+        begun = (directory / rundir.JOBS).exists()
+        return (
+            ("failed", "its job ended before it began", None)
+            if begun
+            else ("not started", "", None)
+        )
+    return *_ended(directory, events, queue), None
+
+
+def _in_queue(entry: Entry, names: dict[str, str]) -> tuple[State, str]:
+    if entry.state == "RUNNING":
+        return "running", f"on {entry.nodes}"
+    if entry.state == "COMPLETING":
+        return "stopping", "SLURM ends its job"
+    start = f", expected {entry.start:%d %b %H:%M}" if entry.start else ""
+    if entry.reason == "Dependency":
+        before = [names.get(id, f"job {id}") for id in entry.after]
+        return "waiting", f"for {', '.join(before)}" if before else "for what comes before"
+    if entry.reason == "BeginTime":
+        at = f" at {entry.start:%H:%M:%S}" if entry.start else ""
+        return "requeued", f"may start again{at}"
+    if entry.restarts:
+        return "requeued", f"{entry.reason}{start}"
+    return "queued", f"{entry.reason}{start}"
+
+
+def _ended(
+    directory: Path, events: list[dict[str, Any]], queue: dict[str, Entry]
+) -> tuple[State, str]:
+    """Return how a stage ended that is neither finished nor under way."""
+    last = events[-1]
+    if last["event"] == "gave_up":
+        failed = [row["message"] for row in events if row["event"] == "failed"]
+        more = f": {failed[-1]}" if failed else ""
+        return "failed", f"given up after attempts without progress ({last['why']}){more}"
+    for row in reversed(events):
+        if row["event"] == "failed":
+            return "failed", row["message"]
+        if row["event"] in ("stopped", "resumed", "started"):
+            break
+    ids = [row["id"] for row in rows(directory / rundir.JOBS) if "id" in row]
+    ended = queue.get(ids[-1]) if ids else None
+    if ended and ended.state in ENDED:
+        return "cancelled" if ended.state == "CANCELLED" else "failed", ENDED[ended.state]
+    return "stopped", "launch again to go on"
+
+
+def _runs_here(directory: Path) -> bool:
+    """Whether a process holds the lock of the directory."""
+    try:
+        handle = os.open(directory / rundir.LOCK, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
+def _attempt(directory: Path) -> int:
+    try:
+        return int(json.loads((directory / rundir.ATTEMPT).read_text())["attempt"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _eta(events: list[dict[str, Any]], progress: dict[str, Any]) -> float | None:
+    """Return the seconds to the end, at the pace of the present attempt."""
+    begun = [row for row in events if row["event"] in ("first_step", "started")]
+    first = next((row for row in reversed(begun)), None)
+    if first is None or not progress["total"]:
+        return None
+    seconds = progress["time"] - first["time"]
+    steps = progress["done"] - first.get("step", 0)
+    return (progress["total"] - progress["done"]) * seconds / steps if steps > 0 < seconds else None
+
+
+def _lost(events: list[dict[str, Any]]) -> float:
+    """Return the time between the end of each attempt and the first step of the next."""
+    own = [row for row in events if "attempt" in row]
+    total = 0.0
+    for number in {row["attempt"] for row in own} - {1}:
+        before = [row["time"] for row in own if row["attempt"] < number]
+        after = [row for row in own if row["attempt"] == number]
+        steps = [row["time"] for row in after if row["event"] == "first_step"]
+        if before:
+            total += max(0.0, (steps or [after[0]["time"]])[0] - max(before))
+    return total
+
+
+def _gpu_hours(events: list[dict[str, Any]]) -> float:
+    total, began = 0.0, None
+    for row in events:
+        if row["event"] == "began":
+            began = row
+        elif row["event"] == "ended" and began:
+            total += began["gpus"] * (row["time"] - began["time"]) / 3600
+            began = None
+    return total + (began["gpus"] * (events[-1]["time"] - began["time"]) / 3600 if began else 0.0)
+
+
+def names_of(runs: Iterable[tuple[str, dict[str, Path]]]) -> dict[str, str]:
+    """Return which stage of which run each job is, by the job's id."""
+    found = {}
+    for run, stages in runs:
+        for stage, directory in stages.items():
+            for row in rows(directory / rundir.JOBS):
+                if "id" in row:
+                    found[row["id"]] = f"{stage} of {run}"
+    return found

@@ -1,0 +1,189 @@
+"""What each stage of a run is doing, and why it waits: `python -m pipeline.status [RUN …]`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import commands, rundir, standing
+from pipeline.config import STAGE_NAMES
+from pipeline.errors import DONE
+from pipeline.standing import Standing
+from pipeline.summary import describe
+from slurm import scheduler
+from slurm.scheduler import Entry
+
+SINGLY = 3  # so many runs are shown stage by stage, more in a line each
+MARKS = {
+    "done": "[green]done[/]", "running": "[cyan]running[/]", "stalled?": "[yellow]stalled?[/]",
+    "failed": "[red]failed[/]", "cancelled": "[red]cancelled[/]", "stopped": "[yellow]stopped[/]",
+}  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Show how runs stand."""
+    parser = commands.parser(
+        "status",
+        "Show what each stage is doing: attempt, progress, time to go, why it waits, what it cost.",
+        "Exit codes: 0, whatever the runs are doing; 2 bad input, e.g. a run that does not exist.",
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="names of runs (default: all)")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    options = parser.parse_args(arguments)
+    return commands.ending(lambda: _show(options.root, options.runs, options.json))
+
+
+def _show(root: Path, names: list[str], as_json: bool) -> int:
+    runs = {run.name: commands.stages(run) for run in commands.find(root, names)}
+    queue, note = _queue()
+    waits = standing.names_of(runs.items())
+    found = {
+        name: [standing.look(stage, path, queue, waits) for stage, path in stages.items()]
+        for name, stages in runs.items()
+    }
+    if as_json:
+        print(json.dumps({"note": note, "runs": [_row(*item) for item in found.items()]}, indent=2))
+        return DONE
+    console = _console()
+    if len(found) <= SINGLY:
+        for name, stages in found.items():
+            _one(console, name, stages)
+    else:
+        _many(console, found)
+    if note:
+        console.print(f"note: {note}", style="yellow", highlight=False)
+    console.print(_last_line(found, root), highlight=False, soft_wrap=True)
+    return DONE
+
+
+def _queue() -> tuple[dict[str, Entry], str]:
+    """Return this user's jobs, and a note if SLURM does not tell."""
+    try:
+        return scheduler.mine(), ""
+    except scheduler.Refused as error:
+        here = "no squeue" not in str(error)
+        return {}, f"SLURM says: {error}" if here else ""
+    except scheduler.Unreachable as error:
+        return {}, f"SLURM does not answer ({error}); what is said of jobs comes from files alone"
+
+
+def _row(name: str, stages: list[Standing]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "state": _overall(stages),
+        "lost_seconds": round(sum(stage.lost for stage in stages), 1),
+        "gpu_hours": round(sum(stage.gpu_hours for stage in stages), 3),
+        "stages": [dataclasses.asdict(stage) for stage in stages],
+    }
+
+
+def _overall(stages: list[Standing]) -> str:
+    """Return a run's state: that of the first stage that is not done."""
+    states = [stage.state for stage in stages if stage.state != "done"]
+    for state in ("failed", "cancelled", "stalled?", "running", "stopping", "requeued", "queued"):
+        if state in states:
+            return state
+    return states[0] if states else "done"
+
+
+def _one(console: Console, name: str, stages: list[Standing]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), title=f"[bold]{name}[/]", title_justify="left")
+    for column in ("stage", "state", "job", "attempt", "progress", "eta", ""):
+        table.add_column(column, overflow="fold")
+    for stage in stages:
+        progress = f"{100 * stage.done / stage.total:.0f} %" if stage.total else ""
+        table.add_row(
+            stage.stage,
+            MARKS.get(stage.state, stage.state),
+            stage.job or "",
+            str(stage.attempt or ""),
+            "" if stage.state == "done" else progress,
+            duration(stage.eta) if stage.eta is not None else "",
+            _words(stage),
+        )
+    console.print(table, highlight=False)
+    lost, hours = sum(s.lost for s in stages), sum(s.gpu_hours for s in stages)
+    parts = [f"lost to interruptions: {duration(lost)}"] if lost else []
+    parts += [f"GPU-hours: {hours:.2f}"] if hours else []
+    if parts:
+        console.print("; ".join(parts), highlight=False)
+
+
+def _words(stage: Standing) -> str:
+    if stage.state == "done":
+        result = rundir.read_json(Path(stage.directory) / rundir.RESULT)
+        return describe(stage.stage, result["metrics"]) + (f" ({stage.why})" if stage.why else "")
+    if stage.state in ("running", "stalled?"):
+        return ", ".join(filter(None, (stage.text, stage.why)))
+    return stage.why
+
+
+def _many(console: Console, found: dict[str, list[Standing]]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("run", "state", *STAGE_NAMES, "lost"):
+        table.add_column(column)
+    for name, stages in found.items():
+        cells = {stage.stage: _cell(stage) for stage in stages}
+        state = _overall(stages)
+        lost = sum(stage.lost for stage in stages)
+        table.add_row(
+            name,
+            MARKS.get(state, state),
+            *(cells.get(stage, "") for stage in STAGE_NAMES),
+            duration(lost) if lost else "",
+        )
+    console.print(table, highlight=False)
+
+
+def _cell(stage: Standing) -> str:
+    if stage.state in ("running", "stalled?", "requeued", "stopped") and stage.total:
+        return f"{stage.state} {100 * stage.done / stage.total:.0f} %"
+    return MARKS.get(stage.state, stage.state)
+
+
+def _last_line(found: dict[str, list[Standing]], root: Path) -> str:
+    counts: dict[str, int] = {}
+    for stages in found.values():
+        state = _overall(stages)
+        counts[state] = counts.get(state, 0) + 1
+    text = ", ".join(f"{count} {state}" for state, count in counts.items())
+    where = "" if root == Path("outputs") else f" --root {root}"
+    if len(found) > 1:
+        return f"{len(found)} runs: {text}"
+    ((name, stages),) = found.items()
+    bad = next((s for s in stages if s.state in ("failed", "stalled?")), None)
+    if bad:
+        return f"its log: python -m pipeline.logs {name} {bad.stage}{where}"
+    if counts.keys() & {"cancelled", "stopped", "not started"}:
+        more = "" if root == Path("outputs") else f" root={root}"
+        return f"to go on: python -m pipeline.launch name={name}{more}"
+    if counts.keys() == {"done"}:
+        return f"report: {rundir.run_dir(root, name) / 'report.html'}"
+    return f"follow it: python -m pipeline.logs {name} -f{where}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time to read: `42 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    minutes, hours = round(seconds / 60), seconds / 3600
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    if hours < 48:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{round(hours) // 24} d {round(hours) % 24} h"
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

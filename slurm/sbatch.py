@@ -1,0 +1,120 @@
+"""sbatch through submitit: our settings, the text it would get, and calls nobody answers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from submitit import SlurmExecutor, helpers
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from slurm import scheduler
+from slurm.job import Job, Resources
+from slurm.scheduler import Refused, Unreachable
+from slurm.supervise import supervise
+
+ATTEMPTS = 3
+PAUSE = 5.0  # seconds between two
+
+
+class Executor(SlurmExecutor):
+    """submitit's, with our settings, and able to show what it would submit.
+
+    Args:
+        folder: shared by all nodes; a folder for each job is made in it.
+        cwd: where the command runs and is imported from.
+    """
+
+    def __init__(self, folder: Path, cwd: Path, resources: Resources) -> None:
+        python = shlex.quote(sys.executable)
+        # a signal that arrives while Python starts would kill what has no handler yet
+        super().__init__(folder, python=f"env --ignore-signal=TERM --ignore-signal=USR2 {python}")
+        self.update_parameters(
+            time=resources.time_limit,
+            nodes=resources.nodes,
+            ntasks_per_node=1,
+            cpus_per_task=resources.cpus_per_node,
+            gres=f"gpu:{resources.gpus_per_node}" if resources.gpus_per_node else None,
+            mem=resources.memory,
+            partition=resources.partition,
+            account=resources.account,
+            qos=resources.qos,
+            constraint=resources.constraint,
+            exclusive=resources.exclusive or None,
+            signal_delay_s=resources.signal_seconds,
+            wckey=None,
+            stderr_to_stdout=True,
+            # the rest of a job whose part on one node has failed would only hold its nodes
+            srun_args=[
+                f"--cpus-per-task={resources.cpus_per_node}",
+                "--kill-on-bad-exit=1",
+                *resources.srun,
+            ],
+            setup=[f"cd {shlex.quote(str(cwd))}", *resources.setup],
+            teardown=[f"{python} -m slurm.requeue {shlex.quote(str(folder))}"],
+        )
+        self._more = {"requeue": True, "kill-on-invalid-dep": "yes", **resources.sbatch}
+
+    def prepare(self, name: str, token: str, dependency: str, parallel: int) -> None:
+        """Set what differs between calls."""
+        self.update_parameters(
+            job_name=name,
+            dependency=dependency or None,
+            array_parallelism=parallel,
+            additional_parameters={"comment": token, **self._more},
+        )
+
+    def text(self, count: int = 1) -> str:
+        """Return the batch script for a job, or for an array of `count`."""
+        if count > 1:
+            self.parameters["map_count"] = count
+        text = self._make_submission_file_text(self._submitit_command_str, "")
+        self.parameters.pop("map_count", None)
+        return text
+
+    def hand_over(self, jobs: Sequence[Job], token: str, first: str | None = None) -> list[str]:
+        """Submit a job, or several as one array; return their ids.
+
+        sbatch is called again if it did not answer, after what it may have done nevertheless is
+        withdrawn.
+
+        Args:
+            jobs: what is to be supervised.
+            token: the comment they are submitted with.
+            first: the job that they are the successor of, if they are.
+
+        Raises:
+            Refused: SLURM says no.
+            Unreachable: it did not answer, several times.
+        """
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                with _outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()):
+                    made = self.map_array(supervise, jobs, [first] * len(jobs))
+                return [job.job_id for job in made]
+            except (FailedJobError, FailedSubmissionError) as error:
+                words = scheduler.said(str(error))
+                if not any(away in words for away in scheduler.AWAY):
+                    raise Refused(words) from None
+                with contextlib.suppress(Unreachable):
+                    scheduler.cancel(i for i, e in scheduler.mine().items() if e.comment == token)
+                if not left:
+                    raise Unreachable(words) from None
+                time.sleep(PAUSE)
+        raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide the job we may be in from sbatch, which would inherit its settings; not the cluster."""
+    conf = os.environ.get("SLURM_CONF")
+    with helpers.clean_env():
+        if conf:
+            os.environ["SLURM_CONF"] = conf
+        yield

@@ -1,0 +1,54 @@
+"""A command like a training, without its weight: a chain of hashes, saved and resumed exactly.
+
+`python chain.py DIR STEPS SECONDS [--crash-at N] [--deaf N]`: each step hashes the one before. Saves
+every fifth step and when asked to stop. The result tells whether a step was lost or done twice.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+directory, steps, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+crash_at = int(sys.argv[5]) if sys.argv[4:5] == ["--crash-at"] else -1
+stopping = []
+signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
+signal.signal(signal.SIGUSR2, lambda *_: stopping.append(1))
+
+
+def write(name, value):
+    temporary = directory / f".{name}.{os.getpid()}"
+    temporary.write_text(json.dumps(value))
+    temporary.replace(directory / name)
+
+
+def log(**row):
+    with (directory / "attempts.jsonl").open("a") as file:
+        file.write(
+            json.dumps({"pid": os.getpid(), "job": os.environ["SUPERVISED_JOB"], **row}) + "\n"
+        )
+
+
+saved = directory / "state.json"
+state = json.loads(saved.read_text()) if saved.exists() else {"step": 0, "digest": ""}
+log(begun=state["step"])
+durable = state["step"]
+while state["step"] < steps:
+    digest = hashlib.sha256(f"{state['digest']} {state['step']}".encode()).hexdigest()
+    state = {"step": state["step"] + 1, "digest": digest}
+    if state["step"] == crash_at:
+        sys.exit(1)
+    if stopping or state["step"] % 5 == 0:
+        write("state.json", state)
+        durable = state["step"]
+    row = {"done": state["step"], "total": steps, "text": "", "time": time.time(), "saved": durable}
+    write("progress.json", row)
+    if stopping:
+        log(stopped=state["step"])
+        sys.exit(75)
+    time.sleep(seconds)
+log(finished=state["step"])
+write("result.json", state)
