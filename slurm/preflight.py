@@ -23,7 +23,7 @@ def check(resources: Resources, folder: Path) -> None:
         Unreachable: it does not answer.
     """
     scheduler.call("sbatch", "--version")
-    partition = _partition(resources.partition)
+    partition = chosen(resources.partition)
     name = partition["PartitionName"]
     most = scheduler.minutes(partition["MaxTime"])
     if partition["State"] != "UP":
@@ -41,13 +41,19 @@ def check(resources: Resources, folder: Path) -> None:
         ) from None
 
 
-def _partition(name: str | None) -> dict[str, str]:
+def chosen(name: str | None) -> dict[str, str]:
+    """Return what SLURM says of a partition, or of the default one.
+
+    Raises:
+        Refused: there is no such partition.
+        Unreachable: SLURM does not answer.
+    """
     partitions = {p["PartitionName"]: p for p in scheduler.partitions()}
     if name is None:
-        chosen = next((p for p in partitions.values() if p["Default"] == "YES"), None)
-        if chosen is None:
+        default = next((p for p in partitions.values() if p["Default"] == "YES"), None)
+        if default is None:
             raise Refused(f"no partition is the default; choose one of {', '.join(partitions)}")
-        return chosen
+        return default
     if name not in partitions:
         raise Refused(f"there is no partition {name}; choose one of {', '.join(partitions)}")
     return partitions[name]
@@ -83,19 +89,19 @@ def gpus(partition: str | None) -> bool:
     Raises:
         Unreachable: SLURM does not answer.
     """
-    name = _partition(partition)["PartitionName"]
+    name = chosen(partition)["PartitionName"]
     return "gpu" in scheduler.call("sinfo", "--noheader", f"--partition={name}", "--format=%G")
 
 
 @cache
-def _preemption(partition: str | None, qos: str | None) -> str:
+def preemption(partition: str | None, qos: str | None) -> str:
     """Return OFF, REQUEUE, CANCEL or whatever else SLURM does to a job that is preempted."""
     settings = scheduler.config()
     mode = settings["PreemptMode"]
     if settings["PreemptType"] == "preempt/none":
         return "OFF"
     if settings["PreemptType"] == "preempt/partition_prio":
-        mode = _partition(partition)["PreemptMode"]
+        mode = chosen(partition)["PreemptMode"]
     elif qos:
         asked = ("sacctmgr", "--noheader", "--parsable2", "show", "qos", qos, "format=PreemptMode")
         own = scheduler.call(*asked).strip()
@@ -109,7 +115,7 @@ def cancels(resources: Resources) -> bool:
     Raises:
         Unreachable: SLURM does not answer.
     """
-    return "CANCEL" in _preemption(resources.partition, resources.qos).upper()
+    return "CANCEL" in preemption(resources.partition, resources.qos).upper()
 
 
 def shared(directory: Path) -> None:

@@ -103,7 +103,7 @@ def main(folder: str) -> int:
     from submitit.slurm.slurm import SlurmJobEnvironment
 
     paths = JobPaths(folder=Path(folder), job_id=SlurmJobEnvironment().job_id)
-    (job,) = DelayedSubmission.load(paths.submitted_pickle).args
+    job, _ = DelayedSubmission.load(paths.submitted_pickle).args
     return decide(job, Allocation.here())
 
 

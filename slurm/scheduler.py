@@ -85,6 +85,8 @@ def call(*command: str) -> str:
     if done.returncode == 0:
         return done.stdout
     words = said(done.stderr)
+    if "configuration source" in words or "slurm.conf" in words:
+        raise Refused("no SLURM configuration was found here; set SLURM_CONF to its slurm.conf")
     raise (Unreachable if any(away in words for away in AWAY) else Refused)(words)
 
 

@@ -120,7 +120,7 @@ def partition(cluster):
 
 
 def update(**facts):
-    preflight._preemption.cache_clear()  # a launch asks once
+    preflight.preemption.cache_clear()  # a launch asks once
     pairs = [f"{key}={value}" for key, value in facts.items()]
     call("scontrol", "update", "PartitionName=low", *pairs)
 

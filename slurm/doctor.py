@@ -1,0 +1,270 @@
+"""Whether jobs will come back by themselves on this cluster: reads its settings, then rehearses.
+
+The rehearsal is a real job, interrupted as a preemption would, that must save, requeue itself and
+go on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slurm import preflight, scheduler
+from slurm.job import EVENTS, PROGRESS, Job, Resources, rows
+from slurm.rehearsal import COUNT, LOCK, NODE, PAUSE, RESULT, read
+from slurm.scheduler import Refused, Unreachable
+from slurm.submit import Submission
+
+PATIENCE = 900.0  # seconds for the rehearsal, of which most is the queue
+SHORT = 60  # seconds of notice below which the end of a long step may not be reached
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: `well` is None where it is neither good nor bad."""
+
+    well: bool | None
+    what: str
+    cure: str = ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Examine the cluster; return 0 if jobs will come back, 1 if something is amiss."""
+    parser = argparse.ArgumentParser(
+        prog="python -m slurm.doctor",
+        description=__doc__,
+        epilog="Exit codes: 0 all well, 1 something is amiss (each with its cure), 2 bad input.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--partition", help="where jobs will run (default: the cluster's)")
+    parser.add_argument("--account", help="whom they are charged to")
+    parser.add_argument("--qos", help="their quality of service")
+    parser.add_argument("--gpus", type=int, default=0, help="of the rehearsal (default: none)")
+    parser.add_argument("--dir", type=Path, default=Path("outputs"),
+                        help="where runs will live (default: outputs)")  # fmt: skip
+    options = parser.parse_args(arguments)
+    resources = Resources(
+        time_limit=10,
+        signal_seconds=30,
+        gpus_per_node=options.gpus,
+        partition=options.partition,
+        account=options.account,
+        qos=options.qos,
+    )
+    bad = 0
+    try:
+        for finding in examine(resources, options.dir):
+            bad += finding.well is False
+            mark = {True: "ok  ", False: "BAD ", None: "    "}[finding.well]
+            print(f"{mark} {finding.what}", flush=True)
+            if finding.cure:
+                print(f"       → {finding.cure}", flush=True)
+    except (Refused, Unreachable) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    if bad:
+        print(f"{bad} of these will lose work; each says its cure")
+        return 1
+    print("interrupted jobs come back here; next: python -m pipeline.launch cluster=slurm")
+    return 0
+
+
+def examine(resources: Resources, directory: Path) -> Iterator[Finding]:
+    """Yield what is found, from the settings and from a rehearsal.
+
+    Raises:
+        Refused: SLURM is not there, or takes no such job.
+        Unreachable: it does not answer.
+    """
+    yield Finding(True, f"{scheduler.call('sinfo', '--version').strip()} answers")
+    settings = scheduler.config()
+    directory.mkdir(parents=True, exist_ok=True)
+    preflight.check(resources, directory)
+    partition = preflight.chosen(resources.partition)
+    yield from _limits(partition, settings)
+    yield from _preemption(partition, settings, resources)
+    yield from _requeue(settings)
+    yield from _accounting()
+    yield from _rehearse(resources, directory)
+
+
+def _limits(partition: dict[str, str], settings: dict[str, str]) -> Iterator[Finding]:
+    name, limit = partition["PartitionName"], partition["MaxTime"]
+    yield Finding(True, f"partition {name} takes jobs of up to {limit.lower()}")
+    yield Finding(None, f"arrays of up to {settings['MaxArraySize']} jobs: longer sweeps are split")
+
+
+def _preemption(
+    partition: dict[str, str], settings: dict[str, str], resources: Resources
+) -> Iterator[Finding]:
+    mode = preflight.preemption(resources.partition, resources.qos)
+    kill = int(settings["KillWait"].split()[0])
+    grace = int(partition["GraceTime"]) if partition["GraceTime"].isdigit() else 0
+    if mode.upper() in ("OFF", "NONE"):
+        yield Finding(None, "jobs here are not preempted; time limits and failures remain")
+        return
+    if "SUSPEND" in mode.upper() or "GANG" in mode.upper():
+        yield Finding(None, f"preempted jobs are suspended ({mode}) and go on in place")
+        return
+    what = "cancelled; a successor is queued with each" if "CANCEL" in mode else "requeued"
+    yield Finding(True, f"preempted jobs are {what}")
+    notice = grace + kill
+    yield Finding(
+        None if notice >= SHORT else True,
+        f"between the signal and the end there are {notice} s (grace {grace}, KillWait {kill})",
+        "" if notice >= SHORT else "a step and a save must fit in, or the save before it counts",
+    )
+
+
+def _requeue(settings: dict[str, str]) -> Iterator[Finding]:
+    expire = dict(
+        part.split("=", 1) for part in settings.get("AuthInfo", "").split(",") if "=" in part
+    ).get("cred_expire", "120")
+    yield Finding(None, f"a requeued job starts {int(expire) + 1} s later at the earliest")
+    if settings.get("JobRequeue") == "0":
+        yield Finding(None, "jobs are not requeued unless they ask to (JobRequeue=0); ours ask to")
+
+
+def _accounting() -> Iterator[Finding]:
+    try:
+        scheduler.call("sacct", "--noheader", "--allocations", "--jobs=1")
+        yield Finding(True, "accounting answers")
+    except (Refused, Unreachable) as error:
+        yield Finding(
+            None, f"no accounting ({error}): how a job ended is known as long as squeue shows it"
+        )
+
+
+def _rehearse(resources: Resources, directory: Path) -> Iterator[Finding]:
+    """Submit a job, interrupt it while it works, and see it come back."""
+    folder = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=directory)).resolve()
+    job = Job(
+        name="rehearsal",
+        command=(sys.executable, "-m", "slurm.rehearsal", str(folder)),
+        directory=folder,
+        finished=folder / RESULT,
+        resources=resources,
+    )
+    submission = Submission(folder / "slurm", Path(__file__).parent.parent, parallel=1, longest=1)
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            submission.submit([job], {folder: ["doctor"]})
+            yield from _interrupt(job, submission.ids[folder])
+        finally:
+            scheduler.cancel(submission.ids.values())
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _interrupt(job: Job, id: str) -> Iterator[Finding]:
+    print(f"     rehearsal: job {id}, in the queue", file=sys.stderr, flush=True)
+    until = time.monotonic() + PATIENCE
+    seen = Seen(job.directory / PROGRESS)
+    if not _wait(lambda: seen.look() >= 3 or _over(id), until) or _over(id):
+        yield Finding(False, f"job {id} did not begin to work", _advice(job, id, until))
+        return
+    node: dict[str, Any] = read(job.directory / NODE) or {}
+    yield from _node(node, job.resources)
+    yield Finding(
+        not seen.torn,
+        f"files that a node replaces are seen whole, {seen.lag:.1f} s later at most"
+        if not seen.torn
+        else "a file that a node replaced was seen half-written",
+        "use a file system whose rename is atomic for root" if seen.torn else "",
+    )
+    scheduler.call("scancel", f"--signal={signal.Signals(signal.SIGTERM).name[3:]}", id)
+    if not _wait(lambda: (job.directory / COUNT).exists(), until):
+        yield Finding(False, "the job did not save when it was signalled", _advice(job, id, until))
+        return
+    saved = (read(job.directory / COUNT) or {})["step"]
+    print(f"     rehearsal: interrupted and saved at step {saved}", file=sys.stderr, flush=True)
+    if not _wait(lambda: job.finished.exists() or _over(id), until) or not job.finished.exists():
+        yield Finding(False, f"job {id} did not come back", _advice(job, id, until))
+        return
+    attempts = (read(job.finished) or {})["attempts"]
+    begun = [attempt["from"] for attempt in attempts]
+    yield Finding(
+        begun == [0, saved],
+        f"an interrupted job saved at step {saved}, requeued itself, and went on at {begun[-1]}",
+    )
+
+
+class Seen:
+    """What this machine sees of a file that a node replaces again and again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.torn = False
+        self.lag = 0.0
+
+    def look(self) -> int:
+        """Return how far the job has saved; note files seen in part or late."""
+        try:
+            row = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError):
+            self.torn = True
+            return 0
+        self.lag = max(self.lag, time.time() - row["time"] - PAUSE)
+        return int(row["saved"])
+
+
+def _node(node: dict[str, Any], resources: Resources) -> Iterator[Finding]:
+    yield Finding(True, f"node {node['host']} sees the directory, with Python {node['python']}")
+    yield Finding(
+        True if node["locked"] else None,
+        "locks reach other nodes" if node["locked"] else "locks do not reach other nodes",
+        "" if node["locked"] else "do not launch one run from two machines at the same time",
+    )
+    well = node["torch"][:1].isdigit()
+    yield Finding(
+        well,
+        f"torch on the node: {node['torch']}",
+        "" if well else "install the environment where the nodes see it, or set cluster.setup",
+    )
+    if resources.gpus_per_node:
+        yield Finding(bool(node["gpus"]), f"GPUs on the node: {node['gpus'] or 'none'}")
+
+
+def _wait(condition: Callable[[], bool], until: float) -> bool:
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _over(id: str) -> bool:
+    try:
+        entry = scheduler.find(id)
+    except Unreachable:
+        return False
+    return entry is None or not entry.active
+
+
+def _advice(job: Job, id: str, until: float) -> str:
+    """Return what is known of a job that did not do what it should."""
+    entry = scheduler.find(id)
+    if entry and entry.state == "PENDING":
+        return f"it waits in the queue ({entry.reason}); try again, or another --partition"
+    last = list(rows(job.directory / EVENTS))[-1:]
+    log = job.directory / "slurm" / f"{id}_0_log.out"
+    lines = log.read_text().strip().splitlines()[-1:] if log.exists() else []
+    return f"last event: {last or 'none'}; its log ends: {' '.join(lines) or 'empty'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
