@@ -50,7 +50,7 @@ def check(config: Config) -> None:
     try:
         for stage in config.stage.run:
             _check(_resources(cluster, stage), stage)
-        slurm.preflight.shared(_existing(Path(config.root)))
+        _check_shared(config.root)
     except (Refused, Unreachable) as error:
         raise _explained(error) from None
 
@@ -78,8 +78,10 @@ def _explained(error: Exception) -> UserError:
     return UserError(f"cluster=slurm: {error}{cure}")
 
 
-def _existing(path: Path) -> Path:
-    return next(p for p in (path, *path.absolute().parents) if p.exists())
+@cache
+def _check_shared(root: str) -> None:
+    path = Path(root)
+    slurm.preflight.shared(next(p for p in (path, *path.absolute().parents) if p.exists()))
 
 
 def _resources(cluster: Slurm, stage: str) -> Resources:

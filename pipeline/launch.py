@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from pipeline import cluster, compose, executors, preflight, rundir, runs, summary
+from pipeline import cluster, compose, executors, preflight, rundir, runs, summary, sweep
 from pipeline.cluster import Launch
 from pipeline.errors import (
     BAD_INPUT,
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from pipeline.config import Config
 
 
-def launch(tree: DictConfig, waiting: list[Launch]) -> int:
+def launch(
+    tree: DictConfig, choices: dict[str, str], overrides: list[str], waiting: list[Launch]
+) -> int:
     """Do what one composed configuration asks for; return the exit code.
 
     What is to run on a cluster is added to `waiting`: a sweep is submitted as a whole.
     """
     try:
-        _launch(tree, waiting)
+        _launch(tree, choices, overrides, waiting)
     except UserError as error:
         return _say(error, BAD_INPUT)
     except StageFailed as error:
@@ -43,10 +45,9 @@ def launch(tree: DictConfig, waiting: list[Launch]) -> int:
     return DONE
 
 
-def _launch(tree: DictConfig, waiting: list[Launch]) -> None:
-    here = HydraConfig.get()
-    choices = {k: v for k, v in here.runtime.choices.items() if not k.startswith("hydra/")}
-    overrides = list(here.overrides.task)
+def _launch(
+    tree: DictConfig, choices: dict[str, str], overrides: list[str], waiting: list[Launch]
+) -> None:
     config = compose.to_config(tree, choices, overrides)
     config = runs.settle(config, choices, overrides)
     plan = make_plan(config)
@@ -112,16 +113,24 @@ def _say(error: Exception, code: int) -> int:
 def main() -> int:
     """Run the command; every way of ending has its exit code and its last line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of Hydra's exit code 1
+    arguments = sys.argv[1:]
+    settings = [word for word in arguments if word not in ("-m", "--multirun")]
+    sweeping = settings != arguments
     codes: list[int] = []
     waiting: list[Launch] = []
 
     @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-    def once(tree: DictConfig) -> None:  # Hydra calls it for each run of a sweep
-        codes.append(launch(tree, waiting))
+    def once(tree: DictConfig) -> None:
+        here = HydraConfig.get()
+        choices = {k: v for k, v in here.runtime.choices.items() if not k.startswith("hydra/")}
+        codes.append(launch(tree, choices, list(here.overrides.task), waiting))
 
     try:
-        compose.check_arguments(sys.argv[1:])
-        once()
+        compose.check_arguments(arguments)
+        if sweeping and not any(word.startswith("-") for word in settings):
+            codes += [launch(*run, waiting) for run in sweep.composed(settings)]
+        else:
+            once()
         if waiting and max(codes) == DONE:  # of a sweep all is submitted, or nothing
             codes.append(_submit(waiting))
     except UserError as error:

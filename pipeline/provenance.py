@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ def command_line() -> str:
     return shlex.join(["python", "-m", "pipeline.launch", *sys.argv[1:]])
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the versions of python and of the packages results depend on."""
     found = {"python": platform.python_version()}
@@ -29,6 +31,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def source_revision() -> dict[str, Any]:
     """Return the git revision of this checkout and whether it has uncommitted changes."""
     here = Path(__file__).resolve().parent

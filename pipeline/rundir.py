@@ -123,6 +123,14 @@ def read_json(path: Path) -> Any:
         raise damaged(path, error) from None
 
 
+def write_yaml(path: Path, value: Any) -> None:
+    """Write a YAML file, atomically, in the order of its keys."""
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # a sweep writes thousands
+    write_text(path, yaml.dump(value, Dumper=dumper, sort_keys=False))
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML file.
 

@@ -14,8 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline import rundir
 from pipeline.compose import check, parse
 from pipeline.config import STAGE_NAMES, WHERE, Config, flatten
@@ -104,8 +102,7 @@ def record(config: Config, choices: dict[str, str], plan: list[Step]) -> Path:
     directory = rundir.run_dir(Path(config.root), config.name)
     directory.mkdir(parents=True, exist_ok=True)
     if not (directory / CONFIG).exists():
-        dump = config.model_dump(mode="json")
-        rundir.write_text(directory / CONFIG, yaml.safe_dump(dump, sort_keys=False))
+        rundir.write_yaml(directory / CONFIG, config.model_dump(mode="json"))
     for step in plan:
         if step.wanted or step.state == "done":
             rundir.link(directory / step.stage.name, step.dir)
@@ -145,15 +142,12 @@ def write_question(step: Step) -> None:
     """Write `stage.yaml`, once: the question a stage directory answers."""
     path = step.dir / rundir.STAGE
     if not path.exists():
-        text = yaml.safe_dump(
-            {**json.loads(json.dumps(step.question)), "fingerprint": step.fingerprint},
-            sort_keys=False,
-        )
-        rundir.write_text(path, text)
+        question = json.loads(json.dumps(step.question))  # plain lists, no tuples
+        rundir.write_yaml(path, {**question, "fingerprint": step.fingerprint})
 
 
 def write_where(step: Step, config: Config) -> None:
     """Write `where.yaml`: how to run the stage here, of the newest launch."""
     where = config.model_dump(mode="json", include={"cluster", "checkpoint"})
     where["cluster"]["processes_per_node"] = config.cluster.processes(step.stage.name)
-    rundir.write_text(step.dir / rundir.WHERE, yaml.safe_dump(where, sort_keys=False))
+    rundir.write_yaml(step.dir / rundir.WHERE, where)

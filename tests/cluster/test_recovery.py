@@ -171,8 +171,7 @@ def test_a_preempted_job_that_is_cancelled_has_a_successor(chain, partition, tmp
     jobs = [row["job"].split(".")[0] for row in work.attempts()]
     assert len(set(jobs)) == 3
     assert [scheduler.end(job) for job in jobs] == ["PREEMPTED", "PREEMPTED", "COMPLETED"]
-    left = [entry for entry in scheduler.mine().values() if entry.active]
-    assert not left
+    wait_for(lambda: not [entry for entry in scheduler.mine().values() if entry.active])
 
 
 def test_a_successor_does_not_revive_what_was_cancelled(chain, partition):
@@ -270,40 +269,47 @@ def test_a_refusal_of_the_command_is_final(chain, tmp_path):
     assert not work.events("requeued")
 
 
-def test_a_lost_node_brings_the_job_back_elsewhere(chain, cluster):
-    work = chain(steps=1500).submit().working()
-    node = scheduler.find(work.id).nodes
-    slurmd = int((cluster.directory / "run" / f"{node}.pid").read_text())
-    os.kill(slurmd, signal.SIGKILL)
+@pytest.fixture
+def away(cluster):
+    """Return a way to take the controller away; it is back at the end."""
+    controller = cluster.directory / "run" / "slurmctld.pid"
+
+    def take():
+        pid = int(controller.read_text())
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not alive(pid))
+
+    yield take
+    if not alive(int(controller.read_text())):
+        start(cluster, "slurmctld")
+
+
+def alive(pid):
     try:
-        wait_for(lambda: len(work.attempts()) == 2, 90)
-        assert scheduler.find(work.id).nodes != node
-    finally:
-        for pid in commands(work.job.directory):
-            os.kill(pid, signal.SIGKILL)
-        call("scancel", work.id)
-        start(cluster, node)
-        wait_for(lambda: "idle" in call("sinfo", "-h", "-N", "-n", node, "-p", "low", "-o", "%t"))
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
-def test_a_controller_that_restarts_disturbs_nobody(chain, cluster):
+def test_a_controller_that_restarts_disturbs_nobody(chain, cluster, away):
     work = chain(steps=100).submit().working()
-    os.kill(int((cluster.directory / "run" / "slurmctld.pid").read_text()), signal.SIGKILL)
+    away()
     time.sleep(3)
     start(cluster, "slurmctld")
     work.finished()
     assert len(work.attempts()) == 1
 
 
-def test_a_controller_that_is_away_when_a_job_ends_is_waited_for(chain, cluster):
+def test_a_controller_that_is_away_when_a_job_ends_is_waited_for(chain, cluster, away):
     work = chain().submit().working()
-    os.kill(int((cluster.directory / "run" / "slurmctld.pid").read_text()), signal.SIGKILL)
+    away()
     (pid,) = commands(work.job.directory)
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: work.events("ended"))
     time.sleep(3)
     start(cluster, "slurmctld")
     work.finished()
+    assert [row["why"] for row in work.events("requeued")] == ["crashed"]
 
 
 def test_a_signal_during_start_up_loses_no_job(chain):
@@ -353,3 +359,19 @@ def test_alike_jobs_become_one_array_and_wait_one_for_one(cluster, tmp_path):
         work.id, work.next_id = (submission.ids[job.directory] for job in work.jobs)
         assert work.id.split("_")[1] == work.next_id.split("_")[1]
         work.finished()
+
+
+def test_a_lost_node_brings_the_job_back_elsewhere(chain, cluster):
+    work = chain(steps=1500).submit().working()
+    node = scheduler.find(work.id).nodes
+    slurmd = int((cluster.directory / "run" / f"{node}.pid").read_text())
+    os.kill(slurmd, signal.SIGKILL)
+    try:
+        wait_for(lambda: len(work.attempts()) == 2, 90)
+        assert scheduler.find(work.id).nodes != node
+    finally:
+        for pid in commands(work.job.directory):
+            os.kill(pid, signal.SIGKILL)
+        call("scancel", work.id)
+        start(cluster, node)
+        wait_for(lambda: "idle" in call("sinfo", "-h", "-N", "-n", node, "-p", "low", "-o", "%t"))
