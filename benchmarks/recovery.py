@@ -35,15 +35,15 @@ SETTINGS = (
     "cluster.cpus_per_process=1",
     "train.deterministic=true",
     "train.ema=0.9",
-    "train.epochs=60",
+    "train.epochs=30",
     "method.adjust_interval=4",
-    "method.last_adjust_epoch=24",
+    "method.last_adjust_epoch=12",
     "checkpoint.interval=10 steps",
     "latency.repeats=10",
     "latency.batch_sizes=[1]",
 )
-INTO = 12  # steps an attempt makes before it is disturbed
-PATIENCE = 180.0  # seconds for anything to come about
+INTO = 8  # steps an attempt makes before it is disturbed
+PATIENCE = 300.0  # seconds for anything to come about
 
 
 def main() -> int:
