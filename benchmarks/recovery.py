@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,8 @@ def main() -> int:
         up(cluster)
         os.environ.update(cluster.environment)
         try:
-            report = compare(cluster, Path(folder))
+            report = compare(cluster, Path(folder), CASES)
+            cancelled(cluster, Path(folder), report)
         finally:
             down(cluster.directory)
     show(report)
@@ -66,26 +67,28 @@ def main() -> int:
     return 1 if report["differences"] else 0
 
 
-def compare(cluster: Cluster, folder: Path) -> dict:
+def compare(cluster: Cluster, folder: Path, cases: Sequence["Case"]) -> dict:
     """Run both trainings; return what each disturbance did and what differs in the end."""
     calm = launch(folder / "calm", "stage.run=[prep,train]")
     wait_for((calm / "train" / rundir.RESULT).exists)
     night = Night(cluster, launch(folder / "night"))
-    rows = [night.through(number, case) for number, case in enumerate(CASES, start=1)]
+    rows = [night.through(number, case) for number, case in enumerate(cases, start=1)]
     wait_for((night.run / "report.html").exists)
-    partition(GraceTime=0, PreemptMode="CANCEL")
-    cancelled = Night(cluster, launch(folder / "cancelled", "stage.run=[prep,train]"))
-    rows.append(cancelled.through(1, Case("preempted by cancelling", Night.preempt)))
-    wait_for((cancelled.train / rundir.RESULT).exists)
-    reference = (calm / "train").resolve()
     return {
         "cases": rows,
-        "differences": [
-            *differences(reference, night.train),
-            *differences(reference, cancelled.train),
-        ],
+        "differences": differences((calm / "train").resolve(), night.train),
         "attempts": len(night.events("started")),
     }
+
+
+def cancelled(cluster: Cluster, folder: Path, report: dict) -> None:
+    """Add to a report how a training fares where preemption cancels jobs."""
+    partition(GraceTime=0, PreemptMode="CANCEL")
+    night = Night(cluster, launch(folder / "cancelled", "stage.run=[prep,train]"))
+    report["cases"].append(night.through(1, Case("preempted by cancelling", Night.preempt)))
+    wait_for((night.train / rundir.RESULT).exists)
+    calm = (folder / "calm" / "runs" / "run" / "train").resolve()
+    report["differences"] += differences(calm, night.train)
 
 
 def partition(**facts: object) -> None:

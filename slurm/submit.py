@@ -67,6 +67,8 @@ class Submission:
             for level in levels([job for job in jobs if job.directory not in self.ids]):
                 for batch in self.batches(level):
                     self._hand_over(batch, labels)
+                    if len(self._new) == 1:
+                        _check_requeue(self._new[0])
         except BaseException as error:
             self._take_back(error)
             raise
@@ -153,6 +155,15 @@ class Submission:
             scheduler.cancel(reversed(self._new))
         except Unreachable:
             error.add_note(f"not taken back: {' '.join(self._new)}")
+
+
+def _check_requeue(id: str) -> None:
+    """Make sure that a job may be requeued, whatever the cluster makes of what was asked for."""
+    if scheduler.facts("job", id).get("Requeue") == "0":
+        raise Refused(
+            "this cluster lets no job be requeued (its jobs have Requeue=0), so interrupted work "
+            "would not come back; ask its administrator, or choose another partition"
+        )
 
 
 def succeed(job: Job, first: str, folder: Path, cwd: Path) -> str:

@@ -1,0 +1,124 @@
+"""What a cluster would refuse is refused in one line, before anything is submitted."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from slurm import scheduler
+from tests.cluster.real import needs_slurm
+from tests.launcher import PROJECT
+
+pytestmark = [pytest.mark.cluster, needs_slurm]
+
+
+def launch(root, *settings, environment=None):
+    return subprocess.run(
+        [
+            sys.executable, "-m", "pipeline.launch", "cluster=slurm", "cluster.cpus_per_process=1",
+            f"root={root}", *settings,
+        ],
+        cwd=PROJECT, env=os.environ | (environment or {}), capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+
+
+def refused(done, *words):
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (["cluster.partition=nowhere"], ["nowhere", "low, high"]),
+        (["cluster.time_limit=2-00:00:00"], ["2880 minutes", "1440 minutes", "low"]),
+        (["cluster.gpus_per_node=3"], ["3 GPUs", "gpu:2"]),
+        (["cluster.nodes=5", "train.batch_size=50", "eval.batch_size=50"], ["5 nodes", "4 nodes"]),
+        (["cluster.memory=9000"], ["9000", "MB"]),
+        (["cluster.time_limit=3"], ["cluster.signal_seconds", "at least 5"]),
+        (["cluster.sbatch={nonsense: 1}"], ["nonsense"]),
+        (["-m", "seed=1,2", "cluster.partition=low,nowhere"], ["nowhere"]),
+    ],
+)
+def test_what_slurm_would_refuse_is_refused_in_one_line(cluster, tmp_path, settings, words):
+    before = len(scheduler.mine())
+    done = launch(tmp_path, *settings)
+    if "-m" in settings:  # each run of a sweep has its own line
+        done.stderr = done.stderr.splitlines()[0]
+    refused(done, *words)
+    assert len(scheduler.mine()) == before
+    assert not list(tmp_path.rglob("jobs.jsonl"))
+
+
+def test_without_slurm_it_says_where_to_launch(cluster, tmp_path):
+    done = launch(tmp_path, environment={"PATH": "/nowhere"})
+    refused(done, "there is no", "cluster=local")
+
+
+def test_a_controller_that_does_not_answer_is_said(cluster, tmp_path):
+    conf = tmp_path / "slurm.conf"
+    text = cluster.conf.read_text()
+    port = next(line for line in text.splitlines() if line.startswith("SlurmctldPort="))
+    conf.write_text(text.replace(port, "SlurmctldPort=1") + "MessageTimeout=2\n")
+    done = launch(tmp_path / "o", environment={"SLURM_CONF": str(conf)})
+    refused(done, "nothing is submitted")
+
+
+def test_a_root_that_nodes_cannot_see_is_refused(cluster, monkeypatch):
+    """The nodes of the dev cluster share one machine; a stand-in says that they do not."""
+    from slurm import preflight
+
+    monkeypatch.setattr(scheduler, "hosts", lambda: {"one", "two"})
+    with pytest.raises(scheduler.Refused, match="no other node sees"):
+        preflight.shared("/dev/shm")
+
+
+def test_a_cluster_that_requeues_nothing_is_refused(cluster, tmp_path):
+    """A stand-in for scontrol tells what a site's plugin would have made of the job."""
+    real = subprocess.run(["which", "scontrol"], capture_output=True, text=True).stdout.strip()
+    wrapper = tmp_path / "bin" / "scontrol"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\n{real} "$@" | sed s/Requeue=1/Requeue=0/\n')
+    wrapper.chmod(0o755)
+    before = {id for id, entry in scheduler.mine().items() if entry.active}
+    path = f"{wrapper.parent}:{os.environ['PATH']}"
+    done = launch(tmp_path / "o", environment={"PATH": path})
+    refused(done, "requeued", "administrator")
+    assert {id for id, entry in scheduler.mine().items() if entry.state == "RUNNING"} <= before
+
+
+def test_a_launch_from_inside_a_job_works(cluster, tmp_path):
+    settings = f"name=in stage=prep cluster=slurm cluster.cpus_per_process=1 root={tmp_path}"
+    command = f"{sys.executable} -m pipeline.launch {settings}"
+    done = subprocess.run(
+        ["srun", "--nodes=1", "bash", "-c", f"cd {PROJECT} && {command}"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "in the queue" in done.stdout
+    facts = json.loads((tmp_path / "runs" / "in" / "run.json").read_text())
+    scheduler.cancel(facts["job_ids"][-1].values())
+
+
+def test_a_dry_run_prints_the_batch_scripts_and_touches_nothing(cluster, tmp_path):
+    root = tmp_path / "a root with blanks"
+    done = launch(root, "dry_run=true", "cluster.setup=['module load cuda']", "cluster.nodes=2")
+    assert done.returncode == 0, done.stderr
+    for text in ("#SBATCH --requeue", "#SBATCH --signal=USR2@120", "module load cuda",
+                 "#SBATCH --nodes=2", "#SBATCH --exclusive", "afterok:JOB_ID_OF_TRAIN",
+                 "slurm.requeue"):  # fmt: skip
+        assert text in done.stdout
+    assert not root.exists()
+
+
+def test_a_root_with_blanks_works(cluster, tmp_path):
+    root = tmp_path / "a root with blanks"
+    done = launch(root, "name=odd", "stage=prep", "wait=true")
+    assert done.returncode == 0, done.stderr
+    assert (root / "runs" / "odd" / "prep" / "result.json").exists()
