@@ -17,6 +17,7 @@ import slurm.preflight
 from pipeline import rundir, runs
 from pipeline.config import Config, Slurm
 from pipeline.errors import Interrupted, StageFailed, UserError
+from pipeline.freeze import freeze, place
 from pipeline.plan import Step
 from pipeline.progress import Onlooker
 from slurm import scheduler
@@ -25,7 +26,6 @@ from slurm.sbatch import Executor
 from slurm.scheduler import Refused, Unreachable
 from slurm.submit import Submission, active, levels
 
-PROJECT = Path(__file__).resolve().parent.parent
 POLL = 5.0  # seconds between two questions to SLURM
 AGREE = 60.0  # seconds for a result to become visible on this machine after its job has ended
 
@@ -143,11 +143,11 @@ def _jobs(launches: Iterable[Launch]) -> tuple[list[Job], dict[Path, list[str]]]
 
 
 def _submission(launches: list[Launch]) -> Submission:
-    cluster = launches[0].config.cluster
+    cluster, root = launches[0].config.cluster, Path(launches[0].config.root)
     assert isinstance(cluster, Slurm)
     return Submission(
-        folder=(Path(launches[0].config.root) / "slurm").resolve(),
-        cwd=PROJECT,
+        folder=rundir.job_dir(root).resolve(),
+        cwd=place(root),
         parallel=cluster.max_parallel,
         longest=int(scheduler.config()["MaxArraySize"]),
     )
@@ -186,6 +186,7 @@ def submit(launches: list[Launch]) -> None:
                 runs.write_where(step, launch.config)
     try:
         submission = _submission(launches)
+        freeze(Path(launches[0].config.root))
         submission.submit(jobs, labels)
     except (Refused, Unreachable) as error:
         raise _explained(error) from None
@@ -211,9 +212,9 @@ def _tell(launches: list[Launch], submission: Submission) -> None:
     first = launches[0].config
     names = first.name if len(launches) == 1 else ""
     root = "" if first.root == "outputs" else f" --root {first.root}"
-    some = f"{len(submission.ids)} jobs of {len(launches)} runs"
-    print(f"{some} in the queue; next:")
-    print(f"  python -m pipeline.status {names}{root}".rstrip())
+    runs = "" if names else f" of {len(launches)} runs"
+    print(f"{len(submission.ids)} jobs{runs} in the queue; next:")
+    print(f"  python -m pipeline.status{names and f' {names}'}{root}")
     if names:
         print(f"  python -m pipeline.logs {names} -f{root}")
         print(f"  python -m pipeline.cancel {names}{root}")

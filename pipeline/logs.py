@@ -66,7 +66,7 @@ def files(root: Path, directory: Path) -> list[Path]:
         p for p in sorted((directory / "logs").glob("attempt-*.log")) if p.suffixes == [".log"]
     ]
     ids = [row["id"] for row in rows(directory / rundir.JOBS) if "id" in row]
-    jobs = [root / "slurm" / f"{id}_0_log.out" for id in dict.fromkeys(ids)]
+    jobs = [rundir.job_dir(root) / f"{id}_0_log.out" for id in dict.fromkeys(ids)]
     return [*(path for path in jobs if path.exists()), *attempts]
 
 

@@ -4,6 +4,7 @@
                                             progress.json logs/ result.json and what the stage makes
     <root>/runs/<name>/                     config.yaml run.json report.html, links to stages
     <root>/data/<fingerprint>/              manifest.json quarantine.jsonl shards
+    <root>/code/<hash>/  <root>/slurm/      what jobs run, and what submitit leaves of them
 
 Nobody else builds a path, so that a layout is changed here or nowhere.
 """
@@ -51,6 +52,16 @@ def run_dir(root: Path, name: str) -> Path:
 def data_dir(root: Path, fingerprint: str) -> Path:
     """Return the directory of prepared data."""
     return root / "data" / fingerprint
+
+
+def code_dir(root: Path, digest: str) -> Path:
+    """Return where code is kept for jobs that wait."""
+    return root / "code" / digest
+
+
+def job_dir(root: Path) -> Path:
+    """Return where submitit keeps its files."""
+    return root / "slurm"
 
 
 def log_file(directory: Path, attempt: int, rank: int = 0, node: int = 0) -> Path:
