@@ -201,7 +201,7 @@ def active(directory: Path, queue: dict[str, Entry]) -> Entry | None:
 
     Ids alone do not tell: a cluster that was set up anew counts from 1 again.
     """
-    records = list(rows(directory / JOBS))
+    records = [row for row in rows(directory / JOBS) if "event" in row]
     known = [(row["id"], row["token"]) for row in records if row["event"] == "submitted"]
     if records and records[-1]["event"] == "intent":  # the launcher died before it noted the id
         token, index = records[-1]["token"], records[-1]["index"]
