@@ -6,6 +6,7 @@ nothing is known, and nobody may conclude from it.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -78,6 +79,9 @@ def call(*command: str) -> str:
     """
     if shutil.which(command[0]) is None:
         raise Refused(f"there is no {command[0]} on this machine")
+    conf = os.environ.get("SLURM_CONF")
+    if conf and not os.path.exists(conf):  # SLURM itself would look for it for a minute
+        raise Refused(f"SLURM_CONF={conf} does not exist; set it to the cluster's slurm.conf")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:

@@ -37,6 +37,13 @@ REFUSED = [
     (["model=timm", "model.small_stem=true"], "a setting of model=mobilenet_v1 or resnet18"),
     (["-m", "name=x", "seed=1,2"], "one name for every run of a sweep"),
     (["-m", "method=plain,foo"], "method=foo is not a choice"),
+    (["cluster.partition=gpu"], "only a setting of cluster=slurm"),
+    (["cluster=slurm", "cluster.time_limit=soon"], "'soon' is no duration"),
+    (
+        ["cluster=slurm", "cluster.resources.eval.node=2"],
+        "did you mean 'cluster.resources.eval.nodes'",
+    ),
+    (["cluster=slurm", "cluster.resources.eval.nodes=3"], "cannot be split over 3 processes"),
 ]
 
 
