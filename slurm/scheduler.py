@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ def call(*command: str) -> str:
     if shutil.which(command[0]) is None:
         raise Refused(f"there is no {command[0]} on this machine")
     conf = os.environ.get("SLURM_CONF")
-    if conf and not os.path.exists(conf):  # SLURM itself would look for it for a minute
+    if conf and not Path(conf).exists():  # SLURM itself would look for it for a minute
         raise Refused(f"SLURM_CONF={conf} does not exist; set it to the cluster's slurm.conf")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
