@@ -6,9 +6,9 @@ neither finished nor in the queue has ended, and its last events tell how.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -80,7 +80,7 @@ def look(stage: str, directory: Path, queue: dict[str, Entry], names: dict[str, 
         state=state,
         why=why,
         job=entry.id if entry else None,
-        attempt=_attempt(directory),
+        attempt=_owner(directory).get("attempt", 0),
         done=progress["done"],
         total=progress["total"],
         text=progress["text"],
@@ -109,14 +109,12 @@ def _state(
         return "running", "", None
     if (directory / CANCELLED).exists():
         return "cancelled", "launch again to go on", None
-    if not events:
-        begun = (directory / rundir.JOBS).exists()
-        return (
-            ("failed", "its job ended before it began", None)
-            if begun
-            else ("not started", "", None)
-        )
-    return *_ended(directory, events, queue), None
+    job = _last_job(directory, queue)
+    if events:
+        return *_ended(events, job), None
+    if job and job.state == "CANCELLED":
+        return "cancelled", "what it waited for did not finish; launch again to go on", None
+    return ("stopped", "its job ended before it began", None) if job else ("not started", "", None)
 
 
 def _in_queue(entry: Entry, names: dict[str, str]) -> tuple[State, str]:
@@ -136,9 +134,13 @@ def _in_queue(entry: Entry, names: dict[str, str]) -> tuple[State, str]:
     return "queued", f"{entry.reason}{start}"
 
 
-def _ended(
-    directory: Path, events: list[dict[str, Any]], queue: dict[str, Entry]
-) -> tuple[State, str]:
+def _last_job(directory: Path, queue: dict[str, Entry]) -> Entry | None:
+    """Return the last job that was submitted for a stage, if SLURM still knows it."""
+    ids = [row["id"] for row in rows(directory / rundir.JOBS) if "id" in row]
+    return queue.get(ids[-1]) if ids else None
+
+
+def _ended(events: list[dict[str, Any]], job: Entry | None) -> tuple[State, str]:
     """Return how a stage ended that is neither finished nor under way."""
     last = events[-1]
     if last["event"] == "gave_up":
@@ -150,43 +152,42 @@ def _ended(
             return "failed", row["message"]
         if row["event"] in ("stopped", "resumed", "started"):
             break
-    ids = [row["id"] for row in rows(directory / rundir.JOBS) if "id" in row]
-    ended = queue.get(ids[-1]) if ids else None
-    if ended and ended.state in ENDED:
-        return "cancelled" if ended.state == "CANCELLED" else "failed", ENDED[ended.state]
+    if job and job.state in ENDED:
+        return "cancelled" if job.state == "CANCELLED" else "failed", ENDED[job.state]
     return "stopped", "launch again to go on"
 
 
 def _runs_here(directory: Path) -> bool:
-    """Whether a process holds the lock of the directory."""
-    try:
-        handle = os.open(directory / rundir.LOCK, os.O_RDWR)
-    except OSError:
+    """Whether an attempt that no job stands for is alive.
+
+    Asking for its lock would tell, too, but could turn away an attempt that begins just then.
+    """
+    owner = _owner(directory)
+    if not owner or owner.get("job"):
         return False
+    if owner.get("host") != socket.gethostname():
+        progress = read_progress(directory)
+        return progress is not None and time.time() - progress["time"] < OLD
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
+        command = Path(f"/proc/{owner['pid']}/cmdline").read_bytes()
+    except (OSError, KeyError):
         return False
-    finally:
-        os.close(handle)
-    return False
+    return os.fsencode(directory) in command
 
 
-def _attempt(directory: Path) -> int:
+def _owner(directory: Path) -> dict[str, Any]:
     try:
-        return int(json.loads((directory / rundir.ATTEMPT).read_text())["attempt"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        return dict(json.loads((directory / rundir.ATTEMPT).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _eta(events: list[dict[str, Any]], progress: dict[str, Any]) -> float | None:
     """Return the seconds to the end, at the pace of the present attempt."""
     begun = [row for row in events if row["event"] in ("first_step", "started")]
-    first = next((row for row in reversed(begun)), None)
-    if first is None or not progress["total"]:
+    if not begun or not progress["total"]:
         return None
+    first = begun[-1]
     seconds = progress["time"] - first["time"]
     steps = progress["done"] - first.get("step", 0)
     return (progress["total"] - progress["done"]) * seconds / steps if steps > 0 < seconds else None
