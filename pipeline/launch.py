@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 def launch(
-    tree: DictConfig, choices: dict[str, str], overrides: list[str], waiting: list[Launch]
+    config: Config, choices: dict[str, str], overrides: list[str], waiting: list[Launch]
 ) -> int:
-    """Do what one composed configuration asks for; return the exit code.
+    """Do what one configuration asks for; return the exit code.
 
     What is to run on a cluster is added to `waiting`: a sweep is submitted as a whole.
     """
     try:
-        _launch(tree, choices, overrides, waiting)
+        _launch(config, choices, overrides, waiting)
     except UserError as error:
         return _say(error, BAD_INPUT)
     except StageFailed as error:
@@ -46,9 +46,8 @@ def launch(
 
 
 def _launch(
-    tree: DictConfig, choices: dict[str, str], overrides: list[str], waiting: list[Launch]
+    config: Config, choices: dict[str, str], overrides: list[str], waiting: list[Launch]
 ) -> None:
-    config = compose.to_config(tree, choices, overrides)
     config = runs.settle(config, choices, overrides)
     plan = make_plan(config)
     preflight.check(config)
@@ -116,6 +115,7 @@ def main() -> int:
     arguments = sys.argv[1:]
     settings = [word for word in arguments if word not in ("-m", "--multirun")]
     sweeping = settings != arguments
+    composed: list[sweep.Composed] = []
     codes: list[int] = []
     waiting: list[Launch] = []
 
@@ -123,14 +123,17 @@ def main() -> int:
     def once(tree: DictConfig) -> None:
         here = HydraConfig.get()
         choices = {k: v for k, v in here.runtime.choices.items() if not k.startswith("hydra/")}
-        codes.append(launch(tree, choices, list(here.overrides.task), waiting))
+        composed.append((tree, choices, list(here.overrides.task)))
 
     try:
         compose.check_arguments(arguments)
         if sweeping and not any(word.startswith("-") for word in settings):
-            codes += [launch(*run, waiting) for run in sweep.composed(settings)]
+            composed.extend(sweep.composed(settings))
         else:
             once()
+        # the first begins when all of a sweep are in order
+        checked = [(compose.to_config(*run), *run[1:]) for run in composed]
+        codes.extend(launch(*run, waiting) for run in checked)
         if waiting and max(codes) == DONE:  # of a sweep all is submitted, or nothing
             codes.append(_submit(waiting))
     except UserError as error:

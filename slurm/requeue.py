@@ -19,6 +19,7 @@ from slurm.scheduler import Entry
 from slurm.supervise import Allocation
 
 EARLY = 65  # seconds by which SLURM may send the signal before a time limit too early
+SKEW = 60.0  # seconds that the nodes' clocks may differ
 END = 120.0  # seconds until SLURM must have ended a job that it has requeued
 
 INTERRUPTED, TIME_LIMIT, CRASHED = "interrupted", "time limit", "crashed"
@@ -30,13 +31,13 @@ def decide(job: Job, here: Allocation) -> int:
         return DONE
     if job.cancelled:
         return _end(f"{job.name} was cancelled")
-    own = [row for row in _events(job) if (row["job"], row["restart"]) == (here.id, here.restart)]
-    ended = next((row for row in own if row["event"] == "ended"), None)
-    if ended and ended["code"] == REFUSED:
-        return _end(f"{job.name} refused its input; its log says what", REFUSED)
     entry = scheduler.patient(lambda: scheduler.find(here.id))
     if entry is None or entry.state != "RUNNING" or entry.restarts != here.restart:
         return _end(f"SLURM has ended this attempt of {job.name}; it decides what comes next")
+    own = _own(job, here, entry)
+    ended = [row["code"] for row in own if row["event"] == "ended"]
+    if REFUSED in ended:
+        return _end(f"{job.name} refused its input; its log says what", REFUSED)
     why = _why(job, ended, own, entry)
     saved = job.saved()
     row = {"job": here.id, "restart": here.restart, "why": why, "saved": saved}
@@ -50,10 +51,23 @@ def decide(job: Job, here: Allocation) -> int:
     return _requeue(here.id)
 
 
-def _why(job: Job, ended: dict[str, Any] | None, own: list[dict[str, Any]], entry: Entry) -> str:
-    """Return what ended an attempt: a signal in time or at the time limit, or else a crash."""
+def _own(job: Job, here: Allocation, entry: Entry) -> list[dict[str, Any]]:
+    """Return what was noted of this attempt; an older cluster may have had a job of the same id."""
+    since = entry.start.timestamp() - SKEW if entry.start else 0.0
+    return [
+        row
+        for row in _events(job)
+        if (row["job"], row["restart"]) == (here.id, here.restart) and row["time"] >= since
+    ]
+
+
+def _why(job: Job, ended: list[int], own: list[dict[str, Any]], entry: Entry) -> str:
+    """Return what ended an attempt: a signal in time or at the time limit, or else a crash.
+
+    A crash on one node signals the others, where the command may still save and stop.
+    """
     signals = [row["time"] for row in own if row["event"] == "signal"]
-    if ended is None or ended["code"] != STOPPED or not signals:
+    if set(ended) != {STOPPED} or not signals:
         return CRASHED
     if entry.start is not None and entry.limit is not None:
         left = entry.start.timestamp() + 60 * entry.limit - signals[0]

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -101,9 +102,9 @@ def said(stderr: str) -> str:
     return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"
 
 
-# the comment last: it may hold anything
-_FIELDS = ("JobArrayID", "Name", "State", "Reason", "RestartCnt", "StartTime", "TimeLimit",
-           "NodeList", "Dependency", "Comment")  # fmt: skip
+# name and comment last: they may hold anything
+_FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "StartTime", "TimeLimit", "NodeList",
+           "Dependency", "Name", "Comment")  # fmt: skip
 _QUEUE = (
     "squeue", "--noheader", "--array", "--states=all",
     "--Format=" + ",".join(f"{field}:|" for field in _FIELDS),
@@ -116,8 +117,7 @@ def mine() -> dict[str, Entry]:
     Raises:
         Unreachable: it does not answer.
     """
-    entries = map(_entry, call(*_QUEUE, "--me").splitlines())
-    return {entry.id: entry for entry in entries}
+    return _entries(call(*_QUEUE, "--me"))
 
 
 def find(job: str) -> Entry | None:
@@ -127,20 +127,31 @@ def find(job: str) -> Entry | None:
         Unreachable: it does not answer.
     """
     try:
-        lines = call(*_QUEUE, f"--jobs={job}").splitlines()
-    except Refused:  # no such job
-        return None
-    return _entry(lines[0]) if lines else None
+        found = _entries(call(*_QUEUE, f"--jobs={job}"))
+    except Refused as error:
+        if "Invalid job id" in str(error):
+            return None
+        raise Unreachable(str(error)) from None  # it may exist: nothing follows
+    return found.get(job)
+
+
+def _entries(text: str) -> dict[str, Entry]:
+    """Return jobs by id; a line that is none (a comment may hold line breaks) is left out."""
+    found = {}
+    for line in text.splitlines():
+        with suppress(ValueError):
+            entry = _entry(line)
+            found[entry.id] = entry
+    return found
 
 
 def _entry(line: str) -> Entry:
-    job, name, state, reason, restarts, start, limit, nodes, dependency, comment = line.split(
-        "|", 9
-    )
+    job, state, reason, restarts, start, limit, nodes, dependency, free = line.split("|", 8)
+    name, _, comment = free.removesuffix("|").rpartition("|")
     index = f"_{job.partition('_')[2]}" if "_" in job else ""
     after = [
         id + (index if kind == "aftercorr" else "")
-        for kind, id in re.findall(r"(after\w+):([\d_]+)", dependency)
+        for kind, id in re.findall(r"(after\w+):(\d+(?:_\d+)?)", dependency)
     ]
     return Entry(
         id=job,
@@ -152,7 +163,7 @@ def _entry(line: str) -> Entry:
         limit=minutes(limit),
         nodes=nodes,
         after=tuple(dict.fromkeys(after)),
-        comment=comment.removesuffix("|"),
+        comment=comment,
     )
 
 

@@ -35,13 +35,15 @@ class Allocation:
     """Which attempt of which job this process is part of, and where.
 
     Args:
-        id: the job's own, also within an array.
+        id: the job's, as 12_3 within an array: its last element has the array's own number.
+        number: the job's own, different for each element.
         restart: how often the job was requeued before.
         node: number of this node in the job.
         names: of the job's nodes.
     """
 
     id: str
+    number: int
     restart: int
     node: int
     names: tuple[str, ...]
@@ -50,8 +52,11 @@ class Allocation:
     def here(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """Return what SLURM says in the environment of a task or of a batch script."""
         hosts = scheduler.call("scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"])
+        number = environment["SLURM_JOB_ID"]
+        array = environment.get("SLURM_ARRAY_JOB_ID")
         return cls(
-            id=environment["SLURM_JOB_ID"],
+            id=f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else number,
+            number=int(number),
             restart=int(environment.get("SLURM_RESTART_COUNT", "0")),
             node=int(environment.get("SLURM_NODEID", "0")),
             names=tuple(hosts.split()),
@@ -68,7 +73,7 @@ class Allocation:
         The port follows from job and restart: the same on each node without a word exchanged, and
         not the one that the attempt before may have left behind.
         """
-        number = int(self.id) * 7 + self.restart
+        number = self.number * 7 + self.restart
         return {
             "MASTER_ADDR": _address(self.names[0]),
             "MASTER_PORT": str(PORTS[number % len(PORTS)]),
@@ -112,8 +117,8 @@ def supervise(job: Job, first: str | None = None) -> None:
     else:
         print(f"{job.name}: {refusal}", flush=True)
         code = REFUSED
-    if here.node == 0:
-        _note(job, here, "ended", code=code, saved=job.saved())
+    if here.node == 0 or code not in (DONE, STOPPED):  # SLURM then ends the other nodes' parts
+        _note(job, here, "ended", node=here.node, code=code, saved=job.saved())
     sys.exit(0 if code in (DONE, STOPPED) else 1)
 
 
@@ -151,10 +156,10 @@ def _queue_successor(job: Job, here: Allocation) -> None:
     from slurm import preflight, submit
 
     with suppress(scheduler.Unreachable, scheduler.Refused):
+        if not preflight.cancels(job.resources):
+            return
         queue = scheduler.mine()
-        if not preflight.cancels(job.resources) or any(
-            here.id in entry.after and entry.name == job.name for entry in queue.values()
-        ):
+        if any(here.id in entry.after and entry.name == job.name for entry in queue.values()):
             return
         id = submit.succeed(job, here.id, Path(os.environ["SUBMITIT_FOLDER"]), Path.cwd())
         for entry in queue.values():

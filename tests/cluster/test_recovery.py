@@ -345,20 +345,63 @@ def test_a_launcher_that_died_before_it_noted_the_id_submits_nothing_twice(chain
     work.finished()
 
 
-def test_alike_jobs_become_one_array_and_wait_one_for_one(cluster, tmp_path):
-    chains = []
-    for number in range(3):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        chains.append(Chain(folder, steps=2 + number, seconds=0))
-    submission = Submission(tmp_path / "slurm", PROJECT, parallel=2, longest=1000)
-    jobs = [job for work in chains for job in work.jobs]
-    submission.submit(jobs, {job.directory: [] for job in jobs})
-    assert len({id.split("_")[0] for id in submission.ids.values()}) == 2
-    for work in chains:
-        work.id, work.next_id = (submission.ids[job.directory] for job in work.jobs)
-        assert work.id.split("_")[1] == work.next_id.split("_")[1]
+@pytest.fixture
+def array(cluster, tmp_path):
+    """Return the submission of several chains of the same kind as arrays."""
+
+    def submit(count, steps, seconds):
+        chains = []
+        for number in range(count):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            chains.append(Chain(folder, steps=steps, seconds=seconds))
+        submission = Submission(tmp_path / "slurm", PROJECT, parallel=count, longest=1000)
+        jobs = [job for work in chains for job in work.jobs]
+        submission.submit(jobs, {job.directory: [] for job in jobs})
+        assert len({id.split("_")[0] for id in submission.ids.values()}) == 2
+        for work in chains:
+            work.id, work.next_id = (submission.ids[job.directory] for job in work.jobs)
+            assert work.id.split("_")[1] == work.next_id.split("_")[1]
+        return chains
+
+    return submit
+
+
+def test_alike_jobs_become_one_array_and_wait_one_for_one(array):
+    for work in array(3, steps=3, seconds=0):
         work.finished()
+
+
+def test_one_of_an_array_is_repeated_alone(array):
+    """The last has the array's own number for its id."""
+    chains = array(3, steps=60, seconds=0.1)
+    for work in chains:
+        work.working(steps=7)
+    for work in (chains[0], chains[-1]):
+        (pid,) = commands(work.job.directory)
+        os.kill(pid, signal.SIGKILL)
+    for work in chains:
+        work.finished()
+    assert [len(work.attempts()) for work in chains] == [2, 1, 2]
+
+
+def test_names_and_comments_of_other_jobs_may_hold_anything(chain):
+    strange = ("--hold", "--job-name=a|b|c", "--comment=one\ntwo|three", "--wrap=true")
+    other = call("sbatch", "--parsable", "--output=/dev/null", *strange)
+    chain(steps=5).submit().finished()
+    call("scancel", other)
+
+
+def test_a_crash_beside_a_node_that_saves_is_counted(chain):
+    """SLURM signals the other nodes when one fails; that is no interruption to repeat for ever."""
+    work = chain(nodes=2)
+    script = f"[ $NODE_RANK = 0 ] || exit 1; exec {' '.join(work.job.command)}"
+    work.job = Job(**{**vars(work.job), "command": ("sh", "-c", script)})
+    work.jobs[0] = work.job
+    work.submit()
+    wait_for(lambda: len(work.events("requeued")) == 2)
+    call("scancel", work.id)
+    assert {row["why"] for row in work.events("requeued")} == {"crashed"}
 
 
 def test_a_lost_node_brings_the_job_back_elsewhere(chain, cluster):

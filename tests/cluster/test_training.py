@@ -50,7 +50,9 @@ def test_a_training_through_everything_equals_one_left_alone(cluster, tmp_path):
 
 
 def test_a_cancelled_run_stays_so_until_it_is_launched_again(cluster, tmp_path):
-    run("launch", f"root={tmp_path}", "name=day", "cluster=slurm", "train.epochs=400", "seed=4")
+    settings = ("cluster=slurm", "cluster.cpus_per_process=2", "train.epochs=400", "seed=4")
+    first = run("launch", f"root={tmp_path}", "name=day", *settings)
+    assert first.returncode == 0, first.stderr
     day = recovery.Night(cluster, tmp_path / "runs" / "day")
     wait_for(lambda: day.events("first_step"))
     assert "for train of day" in run("status", "day", f"--root={tmp_path}").stdout

@@ -37,6 +37,7 @@ REFUSED = [
     (["model=timm", "model.small_stem=true"], "a setting of model=mobilenet_v1 or resnet18"),
     (["-m", "name=x", "seed=1,2"], "one name for every run of a sweep"),
     (["-m", "method=plain,foo"], "method=foo is not a choice"),
+    (["-m", "train.epochs=1,many"], "train.epochs=many: input should be a valid integer"),
     (["cluster.partition=gpu"], "only a setting of cluster=slurm"),
     (["cluster=slurm", "cluster.time_limit=soon"], "'soon' is no duration"),
     (
