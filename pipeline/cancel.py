@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from pipeline import attempt, commands, rundir
@@ -14,7 +15,7 @@ from pipeline.errors import DONE, FAILED
 from pipeline.standing import look
 from slurm import scheduler
 from slurm.job import CANCELLED, rows
-from slurm.submit import active
+from slurm.submit import alone, queued, submitted
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,54 +31,62 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _cancel(root: Path, names: list[str]) -> int:
-    ids: list[str] = []
-    trouble = ""
+    folder = rundir.job_dir(root)
+    runs = commands.find(root, names)
+    # not while another launch submits what is to be cancelled
+    with alone(folder) if folder.exists() else nullcontext():
+        stopped, trouble = _stop(root, runs)
+    if trouble:
+        print(f"error: {trouble}; nothing will be requeued, but cancel again", file=sys.stderr)
+        return FAILED
+    if stopped:
+        print(f"cancelled; to go on later: python -m pipeline.launch name={names[0]}")
+    else:
+        print("nothing was stopped")
+    return DONE
+
+
+def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
+    """Stop the stages that nobody else needs; return how many, and what kept SLURM from it."""
     try:
-        queue = scheduler.mine()
-    except scheduler.Refused:  # no SLURM here: only what runs on this machine
-        queue = {}
-    except scheduler.Unreachable as error:
-        queue, trouble = {}, f"SLURM does not answer ({error})"
-    for run in commands.find(root, names):
+        queue, trouble = scheduler.mine(), ""
+    except (scheduler.Refused, scheduler.Unreachable) as error:
+        queue, trouble = None, str(error)
+    for run in runs:
+        rundir.write_text(run / CANCELLED, f"{time.strftime('%FT%T%z')}\n")
+    ids: list[str] = []
+    stopped, concerned = 0, False
+    for run in runs:
         for stage, directory in commands.stages(run).items():
             state = look(stage, directory, queue, {}).state
-            others = _others(root, directory, names)
             if state == "done":
                 continue
-            if others:
+            if others := _others(root, directory):
                 print(f"{stage} of {run.name} goes on: {', '.join(others)} needs it, too")
                 continue
             # first the mark, so that nobody requeues what is about to be cancelled
             rundir.write_text(directory / CANCELLED, f"{time.strftime('%FT%T%z')}\n")
-            entry = active(directory, queue)
-            if entry:
-                ids.append(entry.id)
-            elif state in ("running", "stalled?"):
+            jobs = queued(directory, queue or {})
+            ids += [entry.id for entry, _ in jobs]
+            if not jobs and state in ("running", "stalled?"):
                 _ask(directory)
+            stopped += 1
+            concerned |= bool(submitted(directory))
             print(f"{stage} of {run.name}: {state} → cancelled")
-    if ids:
-        try:
-            scheduler.cancel(reversed(ids))  # the last first: nothing starts in between
-        except scheduler.Unreachable as error:
-            trouble = f"SLURM does not answer ({error})"
-    if trouble:
-        print(f"error: {trouble}; nothing will be requeued, but cancel again", file=sys.stderr)
-        return FAILED
-    print(f"cancelled; to go on later: python -m pipeline.launch name={names[0]}")
-    return DONE
+    if queue is None:
+        return stopped, trouble if concerned else ""
+    try:
+        scheduler.cancel(reversed(ids))  # the last first: nothing starts in between
+    except (scheduler.Refused, scheduler.Unreachable) as error:
+        trouble = str(error)
+    return stopped, trouble
 
 
-def _others(root: Path, directory: Path, names: list[str]) -> list[str]:
-    """Return the other runs that asked for a stage and are not cancelled themselves."""
+def _others(root: Path, directory: Path) -> list[str]:
+    """Return the runs that asked for a stage and are neither removed nor cancelled."""
     asked = {run for row in rows(directory / rundir.JOBS) for run in row.get("runs", [])}
-    return [
-        name
-        for name in sorted(asked - set(names))
-        if not any(
-            (path / CANCELLED).exists()
-            for path in commands.stages(rundir.run_dir(root, name)).values()
-        )
-    ]
+    there = {name for name in asked if (rundir.run_dir(root, name) / "run.json").exists()}
+    return sorted(n for n in there if not (rundir.run_dir(root, n) / CANCELLED).exists())
 
 
 def _ask(directory: Path) -> None:

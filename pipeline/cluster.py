@@ -80,8 +80,7 @@ def _explained(error: Exception) -> UserError:
 
 @cache
 def _check_shared(root: str) -> None:
-    path = Path(root)
-    slurm.preflight.shared(next(p for p in (path, *path.absolute().parents) if p.exists()))
+    slurm.preflight.shared(Path(root).absolute())
 
 
 def _resources(cluster: Slurm, stage: str) -> Resources:
@@ -178,16 +177,18 @@ def submit(launches: list[Launch]) -> None:
         UserError: SLURM refused or did not answer; nothing is left in its queue.
     """
     jobs, labels = _jobs(launches)
-    for launch in launches:
-        for step in launch.plan:
-            if step.runs:
-                step.dir.mkdir(parents=True, exist_ok=True)
-                runs.write_question(step)
-                runs.write_where(step, launch.config)
+    steps = {step.dir.resolve(): (step, launch) for launch in launches for step in launch.plan}
+
+    def prepare(job: Job) -> None:
+        step, launch = steps[job.directory]
+        step.dir.mkdir(parents=True, exist_ok=True)
+        runs.write_question(step)
+        runs.write_where(step, launch.config)
+
     try:
         submission = _submission(launches)
         freeze(Path(launches[0].config.root))
-        submission.submit(jobs, labels)
+        submission.submit(jobs, labels, prepare)
     except (Refused, Unreachable) as error:
         raise _explained(error) from None
     for launch in launches:
@@ -209,6 +210,9 @@ def _tell(launches: list[Launch], submission: Submission) -> None:
                 after = [ids[p] for p in step.stage.parents if ids.get(p)]
                 table.add_row(step.stage.name, ids[step.stage.name], ", ".join(map(str, after)))
         console.print(table)
+    if submission.attached:
+        count = len(submission.attached)
+        print(f"{count} in the queue before, with the settings they were submitted with")
     first = launches[0].config
     names = first.name if len(launches) == 1 else ""
     root = "" if first.root == "outputs" else f" --root {first.root}"
@@ -249,7 +253,7 @@ def _wait(step: Step, onlooker: Onlooker) -> None:
             asked = time.monotonic()
             try:
                 entry = active(step.dir, scheduler.mine())
-            except Unreachable:
+            except (Refused, Unreachable):
                 continue
             gone = 0.0 if entry else gone or time.monotonic()
         if gone and time.monotonic() - gone > AGREE:

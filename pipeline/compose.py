@@ -25,6 +25,7 @@ from pipeline.errors import UserError, nearest
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MODELS = {"vgg", "mobilenet_v1", "torchvision", "timm"}
+FREE = ("cluster.sbatch",)  # may hold any key
 TAGS = MODELS | {"plain", "static", "dyrep", "disabled", "offline", "online", "local", "slurm"}
 
 
@@ -123,6 +124,8 @@ def _unknown(key: str) -> str:
     head, _, last = key.rpartition(".")
     if not head:
         return f"{key} is not a setting; {nearest(last, _top_level())}"
+    if head in FREE:
+        return f"{key} is not among the settings yet; add it: +{key}=VALUE"
     section = head.split(".")[0]
     owners = [f.stem for f in _files(section) if f.parent != CONF and last in _keys(f, head)]
     if owners:

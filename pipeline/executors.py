@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +22,9 @@ from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
 from pipeline.plan import Step, verify_outputs
 from pipeline.progress import Onlooker
 from pipeline.runs import write_question, write_where
+from slurm import scheduler
+from slurm.job import CANCELLED
+from slurm.submit import active, submitted
 
 PROJECT = Path(__file__).resolve().parent.parent
 TAIL = 20  # lines of a failed stage's log that are shown
@@ -45,7 +48,9 @@ def run_local(steps: list[Step], config: Config) -> None:
 
 
 def _run(step: Step, config: Config, onlooker: Onlooker) -> None:
+    _refuse_queued(step, config)
     step.dir.mkdir(parents=True, exist_ok=True)
+    (step.dir / CANCELLED).unlink(missing_ok=True)
     write_question(step)
     write_where(step, config)
     (step.dir / rundir.PROGRESS).unlink(missing_ok=True)
@@ -68,6 +73,19 @@ def _run(step: Step, config: Config, onlooker: Onlooker) -> None:
         _wait(process, step, onlooker, stops)
     if not (step.dir / rundir.RESULT).exists():
         _explain(step, log, process.returncode, bool(stops))
+
+
+def _refuse_queued(step: Step, config: Config) -> None:
+    """Refuse to run beside a job: it would find its directory taken, or other settings in it."""
+    if not submitted(step.dir):
+        return
+    with suppress(scheduler.Refused, scheduler.Unreachable):
+        entry = active(step.dir, scheduler.mine())
+        if entry:
+            raise UserError(
+                f"{step.stage.name} is job {entry.id} in SLURM's queue ({entry.state.lower()}); "
+                f"wait for it, or first: python -m pipeline.cancel {config.name}"
+            )
 
 
 @contextmanager

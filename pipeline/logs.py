@@ -97,11 +97,9 @@ class Reader:
 def _under_way(stage: str, directory: Path) -> bool:
     try:
         queue = scheduler.mine()
-    except scheduler.Refused:
-        queue = {}
-    except scheduler.Unreachable:
-        return True
-    states = ("running", "stalled?", "stopping", "queued", "waiting", "requeued")
+    except (scheduler.Refused, scheduler.Unreachable):
+        queue = None
+    states = ("running", "stalled?", "stopping", "queued", "waiting", "requeued", "unknown")
     return look(stage, directory, queue, {}).state in states
 
 

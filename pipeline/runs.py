@@ -20,6 +20,7 @@ from pipeline.config import STAGE_NAMES, WHERE, Config, flatten
 from pipeline.errors import UserError
 from pipeline.plan import Step
 from pipeline.provenance import command_line, source_revision, versions
+from slurm.job import CANCELLED
 
 RUN = "run.json"
 CONFIG = "config.yaml"
@@ -107,6 +108,7 @@ def record(config: Config, choices: dict[str, str], plan: list[Step]) -> Path:
         if step.wanted or step.state == "done":
             rundir.link(directory / step.stage.name, step.dir)
     rundir.write_json(directory / RUN, _facts(config, choices, directory))
+    (directory / CANCELLED).unlink(missing_ok=True)
     return directory
 
 

@@ -19,11 +19,11 @@ from pipeline import rundir
 from pipeline.progress import read_progress
 from slurm.job import CANCELLED, rows
 from slurm.scheduler import Entry
-from slurm.submit import active
+from slurm.submit import active, submitted
 
 State = Literal[
     "done", "running", "stalled?", "stopping", "queued", "waiting", "requeued",
-    "cancelled", "failed", "stopped", "not started",
+    "cancelled", "failed", "stopped", "not started", "unknown",
 ]  # fmt: skip
 OLD = 180.0  # seconds without a word after which a running stage may be stalled
 ENDED = {
@@ -63,13 +63,15 @@ class Standing:
     directory: str = field(default="", repr=False)
 
 
-def look(stage: str, directory: Path, queue: dict[str, Entry], names: dict[str, str]) -> Standing:
+def look(
+    stage: str, directory: Path, queue: dict[str, Entry] | None, names: dict[str, str]
+) -> Standing:
     """Return how a stage stands.
 
     Args:
         stage: its name.
         directory: of the stage.
-        queue: this user's jobs, by id; empty if there is no SLURM.
+        queue: this user's jobs, by id; None if SLURM does not tell.
         names: of jobs that others may wait for, by id.
     """
     events = list(rows(directory / rundir.EVENTS))
@@ -97,9 +99,12 @@ def look(stage: str, directory: Path, queue: dict[str, Entry], names: dict[str, 
 
 
 def _state(
-    directory: Path, events: list[dict[str, Any]], queue: dict[str, Entry], names: dict[str, str]
+    directory: Path,
+    events: list[dict[str, Any]],
+    queue: dict[str, Entry] | None,
+    names: dict[str, str],
 ) -> tuple[State, str, Entry | None]:
-    entry = active(directory, queue)
+    entry = active(directory, queue or {})
     if (directory / rundir.RESULT).exists():
         lingers = entry is not None and entry.state == "RUNNING"
         return "done", "SLURM still ends its job" if lingers else "", entry
@@ -109,7 +114,11 @@ def _state(
         return "running", "", None
     if (directory / CANCELLED).exists():
         return "cancelled", "launch again to go on", None
-    job = _last_job(directory, queue)
+    jobs = submitted(directory)
+    if jobs and queue is None:
+        word = f"; its last word: {events[-1]['event']}" if events else ""
+        return "unknown", f"SLURM does not tell of job {jobs[-1]['id']}{word}", None
+    job = _last_job(jobs, queue or {})
     if events:
         return *_ended(events, job), None
     if job and job.state == "CANCELLED":
@@ -134,10 +143,10 @@ def _in_queue(entry: Entry, names: dict[str, str]) -> tuple[State, str]:
     return "queued", f"{entry.reason}{start}"
 
 
-def _last_job(directory: Path, queue: dict[str, Entry]) -> Entry | None:
+def _last_job(jobs: list[dict[str, Any]], queue: dict[str, Entry]) -> Entry | None:
     """Return the last job that was submitted for a stage, if SLURM still knows it."""
-    ids = [row["id"] for row in rows(directory / rundir.JOBS) if "id" in row]
-    return queue.get(ids[-1]) if ids else None
+    entry = queue.get(jobs[-1]["id"]) if jobs else None
+    return entry if entry and entry.comment == jobs[-1]["token"] else None
 
 
 def _ended(events: list[dict[str, Any]], job: Entry | None) -> tuple[State, str]:
@@ -217,12 +226,14 @@ def _gpu_hours(events: list[dict[str, Any]]) -> float:
     return total + (began["gpus"] * (events[-1]["time"] - began["time"]) / 3600 if began else 0.0)
 
 
-def names_of(runs: Iterable[tuple[str, dict[str, Path]]]) -> dict[str, str]:
-    """Return which stage of which run each job is, by the job's id."""
+def names_of(
+    runs: Iterable[tuple[str, dict[str, Path]]], queue: dict[str, Entry]
+) -> dict[str, str]:
+    """Return which stage of which run each job in the queue is, by the job's id."""
     found = {}
     for run, stages in runs:
         for stage, directory in stages.items():
-            for row in rows(directory / rundir.JOBS):
-                if "id" in row:
+            for row in submitted(directory):
+                if row["id"] in queue and queue[row["id"]].comment == row["token"]:
                     found[row["id"]] = f"{stage} of {run}"
     return found

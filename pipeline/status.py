@@ -22,7 +22,8 @@ from slurm.scheduler import Entry
 SINGLY = 3  # so many runs are shown stage by stage, more in a line each
 MARKS = {
     "done": "[green]done[/]", "running": "[cyan]running[/]", "stalled?": "[yellow]stalled?[/]",
-    "failed": "[red]failed[/]", "cancelled": "[red]cancelled[/]", "stopped": "[yellow]stopped[/]",
+    "unknown": "[yellow]unknown[/]", "stopped": "[yellow]stopped[/]",
+    "failed": "[red]failed[/]", "cancelled": "[red]cancelled[/]",
 }  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _show(root: Path, names: list[str], as_json: bool) -> int:
     runs = {run.name: commands.stages(run) for run in commands.find(root, names)}
     queue, note = _queue()
-    waits = standing.names_of(runs.items())
+    waits = standing.names_of(runs.items(), queue or {})
     found = {
         name: [standing.look(stage, path, queue, waits) for stage, path in stages.items()]
         for name, stages in runs.items()
@@ -62,15 +63,15 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
     return DONE
 
 
-def _queue() -> tuple[dict[str, Entry], str]:
-    """Return this user's jobs, and a note if SLURM does not tell."""
+def _queue() -> tuple[dict[str, Entry] | None, str]:
+    """Return this user's jobs, or None and a note if SLURM does not tell."""
     try:
         return scheduler.mine(), ""
     except scheduler.Refused as error:
         here = "no squeue" not in str(error)
-        return {}, f"SLURM says: {error}" if here else ""
+        return None, f"SLURM says: {error}" if here else ""
     except scheduler.Unreachable as error:
-        return {}, f"SLURM does not answer ({error}); what is said of jobs comes from files alone"
+        return None, f"SLURM does not answer ({error}); what is said comes from files alone"
 
 
 def _row(name: str, stages: list[Standing]) -> dict[str, Any]:
@@ -86,7 +87,16 @@ def _row(name: str, stages: list[Standing]) -> dict[str, Any]:
 def _overall(stages: list[Standing]) -> str:
     """Return a run's state: that of the first stage that is not done."""
     states = [stage.state for stage in stages if stage.state != "done"]
-    for state in ("failed", "cancelled", "stalled?", "running", "stopping", "requeued", "queued"):
+    for state in (
+        "failed",
+        "cancelled",
+        "stalled?",
+        "unknown",
+        "running",
+        "stopping",
+        "requeued",
+        "queued",
+    ):
         if state in states:
             return state
     return states[0] if states else "done"

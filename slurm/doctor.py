@@ -109,7 +109,7 @@ def _limits(partition: dict[str, str], settings: dict[str, str]) -> Iterator[Fin
 def _preemption(
     partition: dict[str, str], settings: dict[str, str], resources: Resources
 ) -> Iterator[Finding]:
-    mode = preflight.preemption(resources.partition, resources.qos)
+    mode = preflight.preemption(resources.partition, resources.qos, resources.account)
     kill = int(settings["KillWait"].split()[0])
     grace = int(partition["GraceTime"]) if partition["GraceTime"].isdigit() else 0
     if mode.upper() in ("OFF", "NONE"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import re
 import subprocess
 import tempfile
 from functools import cache
@@ -9,7 +11,7 @@ from pathlib import Path
 
 from slurm import scheduler
 from slurm.job import Resources
-from slurm.sbatch import Executor
+from slurm.sbatch import FIELDS, OURS, Executor
 from slurm.scheduler import Refused
 
 NODE_LOCAL = ("tmpfs", "ramfs", "devtmpfs")  # file systems that no other node can see
@@ -23,6 +25,11 @@ def check(resources: Resources, folder: Path) -> None:
         Unreachable: it does not answer.
     """
     scheduler.call("sbatch", "--version")
+    for option in {name.replace("_", "-") for name in resources.sbatch}:
+        if option in OURS:
+            raise Refused(f"sbatch's --{option} is what recovery builds on; leave it out")
+        if option in FIELDS:
+            raise Refused(f"sbatch's --{option} has a setting of its own; use that instead")
     partition = chosen(resources.partition)
     name = partition["PartitionName"]
     most = scheduler.minutes(partition["MaxTime"])
@@ -36,6 +43,8 @@ def check(resources: Resources, folder: Path) -> None:
     try:
         _rehearse(resources, folder)
     except Refused as error:
+        if "not available" in str(error) and _later(resources, name):
+            return
         raise Refused(
             f"{error} (partition {name}; {_offer(partition)}; asked for {_say(resources)})"
         ) from None
@@ -67,6 +76,23 @@ def _rehearse(resources: Resources, folder: Path) -> None:
         scheduler.call("sbatch", "--test-only", script.name)
 
 
+def _later(resources: Resources, partition: str) -> bool:
+    """Return whether it is only for nodes that are out at present that a job cannot run."""
+    able, out = 0, 0
+    fields = "NodeHost:|,CPUs:|,Memory:|,Gres:|,StateCompact:|"
+    asked = ("--noheader", "--Node", f"--partition={partition}", f"--Format={fields}")
+    for line in scheduler.call("sinfo", *asked).splitlines():
+        _, cpus, memory, gres, state, *_ = (word.strip() for word in line.split("|"))
+        gpus = sum(map(int, re.findall(r"gpu(?::[^:,(]+)?:(\d+)", gres)))
+        able += (
+            int(cpus) >= resources.cpus_per_node
+            and int(memory) >= 1000 * (resources.memory or 0)
+            and gpus >= resources.gpus_per_node
+        )
+        out += state.startswith(("down", "drain", "drng", "fail", "maint"))
+    return out > 0 and able >= resources.nodes
+
+
 def _offer(partition: dict[str, str]) -> str:
     """Say what the nodes of a partition have."""
     text = scheduler.call(
@@ -94,7 +120,7 @@ def gpus(partition: str | None) -> bool:
 
 
 @cache
-def preemption(partition: str | None, qos: str | None) -> str:
+def preemption(partition: str | None, qos: str | None, account: str | None = None) -> str:
     """Return OFF, REQUEUE, CANCEL or whatever else SLURM does to a job that is preempted."""
     settings = scheduler.config()
     mode = settings["PreemptMode"]
@@ -102,11 +128,19 @@ def preemption(partition: str | None, qos: str | None) -> str:
         return "OFF"
     if settings["PreemptType"] == "preempt/partition_prio":
         mode = chosen(partition)["PreemptMode"]
-    elif qos:
-        asked = ("sacctmgr", "--noheader", "--parsable2", "show", "qos", qos, "format=PreemptMode")
-        own = scheduler.call(*asked).strip()
+    else:
+        asked = ("show", "qos", qos or _usual_qos(account), "format=PreemptMode")
+        own = scheduler.call("sacctmgr", "--noheader", "--parsable2", *asked).strip()
         mode = own if own and own != "cluster" else mode
     return mode
+
+
+def _usual_qos(account: str | None) -> str:
+    """Return the QOS of a job that asks for none."""
+    asked = ("show", "assoc", f"user={getpass.getuser()}", "format=Account,DefaultQOS")
+    lines = scheduler.call("sacctmgr", "--noheader", "--parsable2", *asked).splitlines()
+    usual = dict(line.split("|", 1) for line in lines)
+    return next(iter([usual[account]] if account in usual else usual.values()), "") or "normal"
 
 
 def cancels(resources: Resources) -> bool:
@@ -115,15 +149,20 @@ def cancels(resources: Resources) -> bool:
     Raises:
         Unreachable: SLURM does not answer.
     """
-    return "CANCEL" in preemption(resources.partition, resources.qos).upper()
+    mode = preemption(resources.partition, resources.qos, resources.account)
+    return "CANCEL" in mode.upper()
 
 
 def shared(directory: Path) -> None:
-    """Make sure that other nodes may see a directory.
+    """Make sure that other nodes may see a directory, which need not exist yet.
 
     Raises:
-        Refused: it lies in the memory of this machine, and the cluster has others.
+        Refused: it lies in the memory of this machine, and the cluster has others; or its name
+            holds what SLURM replaces in the names of files.
     """
+    if "%" in str(directory):
+        raise Refused(f"{directory} has a % in its name, which SLURM replaces; use another root")
+    directory = next(path for path in (directory, *directory.parents) if path.exists())
     kind = subprocess.run(
         ["stat", "--file-system", "--format=%T", directory], capture_output=True, text=True
     ).stdout.strip()

@@ -1,6 +1,6 @@
 """After a job's command ended: it is finished, goes back into the queue, or is given up.
 
-The last line of every batch script. It runs outside the step that SLURM signals first and that may
+The EXIT trap of every batch script. It runs outside the step that SLURM signals first and that may
 be killed, looks at files and at what SLURM says of the job, and never brings back what was
 cancelled: only a job that is still RUNNING is requeued, by nobody but its present attempt.
 """

@@ -19,6 +19,10 @@ from slurm.job import Job, Resources
 from slurm.scheduler import Refused, Unreachable
 from slurm.supervise import supervise
 
+OURS = {"array", "comment", "dependency", "error", "job-name", "kill-on-invalid-dep", "open-mode",
+        "output", "requeue", "signal", "wrap"}  # fmt: skip
+FIELDS = {"account", "constraint", "cpus-per-task", "exclusive", "gres", "mem", "nodes",
+          "ntasks-per-node", "partition", "qos", "time"}  # fmt: skip
 ATTEMPTS = 3
 PAUSE = 5.0  # seconds between two
 
@@ -33,6 +37,7 @@ class Executor(SlurmExecutor):
 
     def __init__(self, folder: Path, cwd: Path, resources: Resources) -> None:
         python = shlex.quote(sys.executable)
+        decide = f"{python} -m slurm.requeue {shlex.quote(str(folder))}"
         # a signal that arrives while Python starts would kill what has no handler yet
         super().__init__(folder, python=f"env --ignore-signal=TERM --ignore-signal=USR2 {python}")
         self.update_parameters(
@@ -56,8 +61,12 @@ class Executor(SlurmExecutor):
                 "--kill-on-bad-exit=1",
                 *resources.srun,
             ],
-            setup=[f"cd {shlex.quote(str(cwd))}", *resources.setup],
-            teardown=[f"{python} -m slurm.requeue {shlex.quote(str(folder))}"],
+            # first of all, so that it comes whatever ends the script, also a `set -e` in setup
+            setup=[
+                f"trap {shlex.quote(f'{decide}; exit $?')} EXIT",
+                f"cd {shlex.quote(str(cwd))}",
+                *resources.setup,
+            ],
         )
         self._more = {"requeue": True, "kill-on-invalid-dep": "yes", **resources.sbatch}
 
@@ -81,8 +90,8 @@ class Executor(SlurmExecutor):
     def hand_over(self, jobs: Sequence[Job], token: str, first: str | None = None) -> list[str]:
         """Submit a job, or several as one array; return their ids.
 
-        sbatch is called again if it did not answer, after what it may have done nevertheless is
-        withdrawn.
+        sbatch is called again if it did not answer, after what it may have done nevertheless was
+        withdrawn; so is that if the caller is interrupted.
 
         Args:
             jobs: what is to be supervised.
@@ -102,12 +111,17 @@ class Executor(SlurmExecutor):
                 words = scheduler.said(str(error))
                 if not any(away in words for away in scheduler.AWAY):
                     raise Refused(words) from None
-                with contextlib.suppress(Unreachable):
-                    scheduler.cancel(i for i, e in scheduler.mine().items() if e.comment == token)
-                if not left:
-                    raise Unreachable(words) from None
-                time.sleep(PAUSE)
-        raise AssertionError("unreachable")
+                if left:
+                    time.sleep(PAUSE)
+                _withdraw(token)
+            except KeyboardInterrupt:
+                _withdraw(token)
+                raise
+        raise Unreachable(words)
+
+
+def _withdraw(token: str) -> None:
+    scheduler.cancel(id for id, entry in scheduler.mine().items() if entry.comment == token)
 
 
 @contextlib.contextmanager

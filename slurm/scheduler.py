@@ -186,6 +186,9 @@ def minutes(text: str) -> float | None:
     return first + second / 60
 
 
+TAKEN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")  # how a job ends that SLURM took away
+
+
 def end(job: str) -> str | None:
     """Return how a job ended: COMPLETED, PREEMPTED, CANCELLED, …; None if nobody knows (any more).
 

@@ -8,17 +8,22 @@ in between leaves nothing behind that the next one would not find.
 
 from __future__ import annotations
 
+import fcntl
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slurm import scheduler
 from slurm.job import CANCELLED, JOBS, Job, append, rows
 from slurm.preflight import cancels
 from slurm.sbatch import Executor
 from slurm.scheduler import Entry, Refused, Unreachable
+
+LEAVE = 120.0  # seconds for a job that SLURM is ending to leave the queue
 
 
 @dataclass(kw_only=True)
@@ -46,32 +51,43 @@ class Submission:
         self.folder, self.cwd = folder, cwd
         self.parallel, self.longest = parallel, longest
         self.ids: dict[Path, str] = {}  # of each job's directory, attached ones included
+        self.attached: set[Path] = set()  # those that were in the queue before
         self._successors: dict[Path, str] = {}
         self._above: dict[Path, set[Path]] = {}  # all that a job waits for, directly or not
         self._new: list[str] = []  # what scancel needs to take it all back
 
-    def submit(self, jobs: Sequence[Job], labels: dict[Path, list[str]]) -> None:
-        """Submit jobs that are not in the queue yet.
+    def submit(
+        self,
+        jobs: Sequence[Job],
+        labels: dict[Path, list[str]],
+        prepare: Callable[[Job], None] = lambda job: None,
+    ) -> None:
+        """Submit jobs that are not in the queue yet, while no other launch submits.
 
         Args:
             jobs: in an order in which each comes after those it waits for.
             labels: for each directory, what asked for it; noted in its record.
+            prepare: called with each job that is not in the queue yet, before it is.
 
         Raises:
             Refused: SLURM says no; what was submitted before is taken back.
             Unreachable: it did not answer.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._attach(jobs, scheduler.mine(), labels)
-        try:
-            for level in levels([job for job in jobs if job.directory not in self.ids]):
-                for batch in self.batches(level):
-                    self._hand_over(batch, labels)
-                    if len(self._new) == 1:
-                        _check_requeue(self._new[0])
-        except BaseException as error:
-            self._take_back(error)
-            raise
+        with alone(self.folder):
+            self._attach(jobs, _settled(jobs), labels)
+            new = [job for job in jobs if job.directory not in self.ids]
+            for job in new:
+                prepare(job)
+            try:
+                for level in levels(new):
+                    for batch in self.batches(level):
+                        self._hand_over(batch, labels)
+                        if len(self._new) == 1:
+                            _check_requeue(self._new[0])
+            except BaseException as error:
+                self._take_back(error)
+                raise
 
     def batches(self, level: Sequence[Job]) -> list[Batch]:
         """Group jobs that do not wait for each other: as many as possible into each array."""
@@ -127,7 +143,12 @@ class Submission:
         for job in jobs:
             entry = active(job.directory, queue)
             if entry:
+                (job.directory / CANCELLED).unlink(missing_ok=True)
                 self.ids[job.directory] = entry.id
+                self.attached.add(job.directory)
+                for other, first in queued(job.directory, queue):
+                    if first == entry.id:
+                        self._successors[job.directory] = other.id
                 row = {"event": "attached", "id": entry.id, "runs": labels[job.directory]}
                 append(job.directory / JOBS, {"time": time.time(), **row})
 
@@ -196,16 +217,85 @@ def levels(jobs: Iterable[Job]) -> list[list[Job]]:
     return found
 
 
-def active(directory: Path, queue: dict[str, Entry]) -> Entry | None:
-    """Return the job in the queue that works on a directory, or the next that will.
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other launch submits or cancels, then keep others waiting."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _settled(jobs: Sequence[Job]) -> dict[str, Entry]:
+    """Return the queue once none of these jobs is about to leave it.
+
+    What comes to its end may yet go back into the queue, or still be saving; what waits for
+    something that will not come is cancelled.
+
+    Raises:
+        Refused: SLURM does not bring a job to its end.
+    """
+    until = time.monotonic() + LEAVE
+    said = False
+    while True:
+        queue = scheduler.mine()
+        vain = _in_vain(jobs, queue)
+        scheduler.cancel(vain)
+        found = [entry for job in jobs for entry, _ in queued(job.directory, queue)]
+        leaving = [e.id for e in found if e.state == "COMPLETING" or e.id in vain]
+        if not leaving:
+            return queue
+        if time.monotonic() > until:
+            raise Refused(f"SLURM does not bring job {leaving[0]} to its end; look at squeue")
+        if not said:
+            print(f"waiting for SLURM to end job {leaving[0]}")
+        said = True
+        time.sleep(1)
+
+
+def _in_vain(jobs: Sequence[Job], queue: dict[str, Entry]) -> list[str]:
+    """Return the jobs that wait to succeed one that needs no successor, or for one that is gone."""
+    found: list[str] = []
+    lost: set[Path] = set()
+    for job in jobs:
+        entries = queued(job.directory, queue)
+        for entry, first in entries:
+            useless = first is not None and _needs_no_successor(first, queue)
+            if entry.state == "PENDING" and (useless or lost.intersection(job.after)):
+                found.append(entry.id)
+        if not job.finished.exists() and all(entry.id in found for entry, _ in entries):
+            lost.add(job.directory)
+    return found
+
+
+def _needs_no_successor(first: str, queue: dict[str, Entry]) -> bool:
+    alive = first in queue and queue[first].active
+    return not alive and scheduler.end(first) not in scheduler.TAKEN
+
+
+def queued(directory: Path, queue: dict[str, Entry]) -> list[tuple[Entry, str | None]]:
+    """Return the jobs in the queue that work on a directory, each with the one it is to succeed.
 
     Ids alone do not tell: a cluster that was set up anew counts from 1 again.
     """
     records = [row for row in rows(directory / JOBS) if "event" in row]
-    known = [(row["id"], row["token"]) for row in records if row["event"] == "submitted"]
+    known = [(row["id"], row) for row in submitted(directory)]
     if records and records[-1]["event"] == "intent":  # the launcher died before it noted the id
-        token, index = records[-1]["token"], records[-1]["index"]
-        known += [(id, token) for id in queue if int(id.partition("_")[2] or 0) == index]
-    found = [queue[id] for id, token in known if id in queue and queue[id].comment == token]
-    alive = [entry for entry in found if entry.active]
-    return min(alive, key=lambda entry: entry.reason == "Dependency", default=None)
+        last = records[-1]
+        known += [(id, last) for id in queue if int(id.partition("_")[2] or 0) == last["index"]]
+    return [
+        (queue[id], row.get("successor_of"))
+        for id, row in known
+        if id in queue and queue[id].active and queue[id].comment == row["token"]
+    ]
+
+
+def submitted(directory: Path) -> list[dict[str, Any]]:
+    """Return the records of all jobs that were submitted for a directory, oldest first."""
+    return [row for row in rows(directory / JOBS) if row.get("event") == "submitted"]
+
+
+def active(directory: Path, queue: dict[str, Entry]) -> Entry | None:
+    """Return the job in the queue that works on a directory, or the next that will."""
+    found = queued(directory, queue)
+    ids = {entry.id for entry, _ in found}
+    return next((entry for entry, first in found if first not in ids), None)

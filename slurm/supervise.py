@@ -25,6 +25,7 @@ from slurm.job import DONE, EVENTS, REFUSED, STOPPED, Job, append
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 POLL = 0.2  # seconds
+AGREE = 60.0  # seconds for a file written on another node to become visible on this one
 AGAIN = 5.0  # seconds until a stop is asked for once more: the command may have been starting
 PORTS = range(20000, 32000)  # below those that the kernel gives to outgoing connections
 OWNER = "SUPERVISED_JOB"  # in the environment of the command: job and number of its restart
@@ -137,14 +138,18 @@ def _refusal(job: Job) -> str | None:
         return "finished already"
     if job.cancelled:
         return "was cancelled; it stays so until it is launched again"
-    missing = [path for path in job.needs if not path.exists()]
-    return f"{missing[0]} does not exist; what comes before is not finished" if missing else None
+    until = time.monotonic() + AGREE
+    while missing := [path for path in job.needs if not path.exists()]:
+        if time.monotonic() > until:
+            return f"{missing[0]} does not exist; what comes before is not finished"
+        time.sleep(1)
+    return None
 
 
 def _not_to_succeed(first: str) -> str | None:
     """Return why a successor has nothing to go on with, if so: its first was not taken away."""
     state = scheduler.patient(lambda: scheduler.end(first))
-    if state in ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL"):
+    if state in scheduler.TAKEN:
         return None
     return (
         f"job {first} ended as {state or 'nobody knows what'}, not preempted; launch again to go on"

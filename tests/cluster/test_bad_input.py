@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from slurm import scheduler
-from tests.cluster.real import needs_slurm
+from tests.cluster.real import needs_slurm, wait_for
 from tests.launcher import PROJECT
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
@@ -43,6 +44,8 @@ def refused(done, *words):
         (["cluster.memory=9000"], ["9000", "MB"]),
         (["cluster.time_limit=3"], ["cluster.signal_seconds", "at least 5"]),
         (["cluster.sbatch={nonsense: 1}"], ["nonsense"]),
+        (["+cluster.sbatch.comment=mine"], ["--comment", "leave it out"]),
+        (["+cluster.sbatch.partition=high"], ["--partition", "setting of its own"]),
         (["-m", "seed=1,2", "cluster.partition=low,nowhere"], ["nowhere"]),
     ],
 )
@@ -54,6 +57,20 @@ def test_what_slurm_would_refuse_is_refused_in_one_line(cluster, tmp_path, setti
     refused(done, *words)
     assert len(scheduler.mine()) == before
     assert not list(tmp_path.rglob("jobs.jsonl"))
+
+
+def test_a_root_that_slurm_would_rewrite_is_refused(cluster, tmp_path):
+    refused(launch(tmp_path / "100%"), "100%", "another root")
+
+
+def test_nodes_that_are_out_for_now_are_waited_for(cluster, tmp_path):
+    scheduler.call("scontrol", "update", "NodeName=ALL", "State=DRAIN", "Reason=test")
+    try:
+        done = launch(tmp_path, "name=later", "stage=prep")
+    finally:
+        scheduler.call("scontrol", "update", "NodeName=ALL", "State=RESUME")
+    assert done.returncode == 0, done.stderr
+    wait_for((tmp_path / "runs" / "later" / "prep" / "result.json").exists)
 
 
 def test_without_slurm_it_says_where_to_launch(cluster, tmp_path):
@@ -76,7 +93,7 @@ def test_a_root_that_nodes_cannot_see_is_refused(cluster, monkeypatch):
 
     monkeypatch.setattr(scheduler, "hosts", lambda: {"one", "two"})
     with pytest.raises(scheduler.Refused, match="no other node sees"):
-        preflight.shared("/dev/shm")
+        preflight.shared(Path("/dev/shm/new"))
 
 
 def test_a_cluster_that_requeues_nothing_is_refused(cluster, tmp_path):

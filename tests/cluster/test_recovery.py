@@ -7,16 +7,18 @@ real training goes through them one after the other in test_training.py.
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from slurm import preflight, scheduler
 from slurm.dev_cluster import start
-from slurm.job import EVENTS, Job, Resources, rows
+from slurm.job import CANCELLED, EVENTS, Job, Resources, rows
 from slurm.scheduler import Refused
 from slurm.submit import Submission
 from tests.cluster.real import call, needs_slurm, wait_for
@@ -50,7 +52,7 @@ class Chain:
         )  # fmt: skip
 
     def submit(self):
-        submission = Submission(self.folder / "slurm", PROJECT, parallel=64, longest=1000)
+        submission = Submission(self.folder / "slurm", PROJECT, 64, 1000)
         submission.submit(self.jobs, {job.directory: ["a run"] for job in self.jobs})
         self.ids = submission.ids
         self.id, self.next_id = (submission.ids[job.directory] for job in self.jobs)
@@ -180,6 +182,37 @@ def test_a_successor_does_not_revive_what_was_cancelled(chain, partition):
     call("scancel", work.id)
     wait_for(lambda: work.state(work.next_id) == "CANCELLED")
     assert len(work.attempts()) == 1
+
+
+def test_what_attaches_to_a_job_waits_for_its_successor_too(chain, partition, tmp_path):
+    partition(GraceTime=0, PreemptMode="CANCEL")
+    work = chain().submit().working()
+    scheduler.cancel([work.next_id])
+    again = work.submit()
+    assert again.id == work.ids[work.job.directory]
+    preempt(tmp_path)
+    work.finished().lost_nothing()
+
+
+def test_launched_again_where_only_a_useless_successor_is_left(chain, partition):
+    """The first was cancelled by hand while its successor was held back."""
+    partition(GraceTime=0, PreemptMode="CANCEL")
+    work = chain().submit().working()
+    (successor,) = [e for e in scheduler.mine().values() if e.active and work.id in e.after
+                    and e.name == "work"]  # fmt: skip
+    call("scontrol", "hold", successor.id)
+    call("scancel", work.id)
+    wait_for(lambda: work.state() == "CANCELLED")
+    first = work.id
+    work.submit()
+    assert work.id not in (first, successor.id)
+    work.finished()
+
+
+def test_launched_while_slurm_takes_away_what_waited_for_a_cancelled_job(chain):
+    work = chain().submit().working()
+    call("scancel", work.id)
+    work.submit().finished()
 
 
 def test_the_signal_a_site_may_send_before_preemption_is_understood(chain, cluster, tmp_path):
@@ -324,6 +357,62 @@ def test_nothing_is_submitted_twice(chain):
     before = work.ids
     assert work.submit().ids == before
     work.finished()
+
+
+def test_launched_at_the_same_moment_it_is_submitted_once(chain):
+    work = chain(steps=5)
+    with ThreadPoolExecutor() as pool:
+        submissions = [Submission(work.folder / "slurm", PROJECT, 64, 1000) for _ in range(3)]
+        labels = {job.directory: ["a run"] for job in work.jobs}
+        list(pool.map(lambda each: each.submit(work.jobs, labels), submissions))
+    assert len({tuple(each.ids.values()) for each in submissions}) == 1
+    work.id, work.next_id = submissions[0].ids.values()
+    work.finished()
+
+
+def test_launched_while_it_is_still_being_cancelled_it_comes_back(chain):
+    work = chain().submit().working()
+    (work.job.directory / CANCELLED).touch()
+    scheduler.cancel([work.next_id, work.id])
+    before = work.id
+    assert work.submit().id != before
+    work.finished()
+
+
+def test_cancelled_where_slurm_did_not_answer_and_launched_again_it_goes_on(chain):
+    work = chain().submit().working()
+    (work.job.directory / CANCELLED).touch()
+    assert work.submit().id == work.events("began")[0]["job"]
+    work.finished()
+
+
+def test_interrupted_while_it_submits_a_launcher_leaves_nothing(chain, tmp_path, monkeypatch):
+    """A stand-in for sbatch submits, and then does not come to its end."""
+    real = shutil.which("sbatch")
+    slow = tmp_path / "bin" / "sbatch"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\n{real} "$@"\nsleep 60\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    work = chain()
+    before = {id for id, entry in scheduler.mine().items() if entry.active}
+    alarm = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.alarm(3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work.submit()
+    finally:
+        signal.signal(signal.SIGALRM, alarm)
+    wait_for(lambda: {id for id, entry in scheduler.mine().items() if entry.active} <= before)
+    assert any(entry.name == "work" for id, entry in scheduler.mine().items() if id not in before)
+
+
+def test_a_failing_setup_line_is_not_the_silent_end(chain):
+    work = chain(setup=("set -e", "[ -e $SLURM_SUBMIT_DIR/no ]"))
+    work.submit()
+    wait_for(lambda: work.events("requeued"))
+    call("scancel", work.id)
+    assert [row["why"] for row in work.events("requeued")] == ["crashed"]
 
 
 def test_a_refusal_in_the_middle_takes_back_what_was_submitted(chain):

@@ -39,6 +39,7 @@ REFUSED = [
     (["-m", "method=plain,foo"], "method=foo is not a choice"),
     (["-m", "train.epochs=1,many"], "train.epochs=many: input should be a valid integer"),
     (["cluster.partition=gpu"], "only a setting of cluster=slurm"),
+    (["cluster=slurm", "cluster.sbatch.nice=1"], "add it: +cluster.sbatch.nice=VALUE"),
     (["cluster=slurm", "cluster.time_limit=soon"], "'soon' is no duration"),
     (
         ["cluster=slurm", "cluster.resources.eval.node=2"],
