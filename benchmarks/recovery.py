@@ -35,15 +35,15 @@ SETTINGS = (
     "cluster.cpus_per_process=1",
     "train.deterministic=true",
     "train.ema=0.9",
-    "train.epochs=30",
     "method.adjust_interval=4",
     "method.last_adjust_epoch=12",
     "checkpoint.interval=10 steps",
     "latency.repeats=10",
     "latency.batch_sizes=[1]",
 )
+EPOCHS = 150  # also while a node that is lost is not known to be: processes there go on
 INTO = 8  # steps an attempt makes before it is disturbed
-PATIENCE = 300.0  # seconds for anything to come about
+PATIENCE = 900.0  # seconds for anything to come about
 
 
 def main() -> int:
@@ -57,7 +57,7 @@ def main() -> int:
         up(cluster)
         os.environ.update(cluster.environment)
         try:
-            report = compare(cluster, Path(folder), CASES)
+            report = compare(cluster, Path(folder), CASES, EPOCHS)
             cancelled(cluster, Path(folder), report)
         finally:
             down(cluster.directory)
@@ -67,11 +67,12 @@ def main() -> int:
     return 1 if report["differences"] else 0
 
 
-def compare(cluster: Cluster, folder: Path, cases: Sequence["Case"]) -> dict:
+def compare(cluster: Cluster, folder: Path, cases: Sequence["Case"], epochs: int) -> dict:
     """Run both trainings; return what each disturbance did and what differs in the end."""
-    calm = launch(folder / "calm", "stage.run=[prep,train]")
+    length = f"train.epochs={epochs}"
+    calm = launch(folder / "calm", length, "stage.run=[prep,train]")
     wait_for((calm / "train" / rundir.RESULT).exists)
-    night = Night(cluster, launch(folder / "night"))
+    night = Night(cluster, launch(folder / "night", length))
     rows = [night.through(number, case) for number, case in enumerate(cases, start=1)]
     wait_for((night.run / "report.html").exists)
     return {
@@ -84,7 +85,9 @@ def compare(cluster: Cluster, folder: Path, cases: Sequence["Case"]) -> dict:
 def cancelled(cluster: Cluster, folder: Path, report: dict) -> None:
     """Add to a report how a training fares where preemption cancels jobs."""
     partition(GraceTime=0, PreemptMode="CANCEL")
-    night = Night(cluster, launch(folder / "cancelled", "stage.run=[prep,train]"))
+    night = Night(
+        cluster, launch(folder / "cancelled", f"train.epochs={EPOCHS}", "stage.run=[prep,train]")
+    )
     report["cases"].append(night.through(1, Case("preempted by cancelling", Night.preempt)))
     wait_for((night.train / rundir.RESULT).exists)
     calm = (folder / "calm" / "runs" / "run" / "train").resolve()

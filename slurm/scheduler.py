@@ -6,6 +6,7 @@ nothing is known, and nobody may conclude from it.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -265,14 +266,21 @@ def config() -> dict[str, str]:
     return dict(re.findall(r"^(\w+)\s*= (.*)$", call("scontrol", "show", "config"), re.MULTILINE))
 
 
-def patient(ask: Callable[[], T], say: Callable[[str], None] = print) -> T:
-    """Return what `ask` returns, waiting for as long as the controller does not answer."""
-    waited = 0
+def patient(ask: Callable[[], T], seconds: float = math.inf) -> T:
+    """Return what `ask` returns, waiting while SLURM does not answer.
+
+    Raises:
+        Unreachable: it did not within `seconds`.
+    """
+    begun, told = time.monotonic(), -math.inf
     while True:
         try:
             return ask()
         except Unreachable as error:
-            if waited % 12 == 0:
-                say(f"SLURM does not answer ({error}); asking again")
-            waited += 1
+            now = time.monotonic()
+            if now - begun > seconds:
+                raise
+            if now - told > 60:
+                told = now
+                print(f"SLURM does not answer ({error}); asking again", flush=True)
             time.sleep(5)

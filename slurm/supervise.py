@@ -148,7 +148,11 @@ def _refusal(job: Job) -> str | None:
 
 def _not_to_succeed(first: str) -> str | None:
     """Return why a successor has nothing to go on with, if so: its first was not taken away."""
-    state = scheduler.patient(lambda: scheduler.end(first))
+    try:
+        # not for ever: nodes are held meanwhile
+        state = scheduler.patient(lambda: scheduler.end(first), AGREE)
+    except scheduler.Unreachable:
+        state = None
     if state in scheduler.TAKEN:
         return None
     return (
