@@ -30,7 +30,7 @@ from torchvision.models import resnet18, resnet50
 
 from benchmarks.chaos import PROJECT, copy_question, launch, rows
 from pipeline import rundir
-from pipeline.config import Checkpoint
+from pipeline.config.train import Checkpoint
 from pipeline.models import vgg
 from pipeline.training.checkpoint import Facts
 from pipeline.training.saver import Saver

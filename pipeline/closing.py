@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import rundir, tracking
-from pipeline.config import STAGE_NAMES
+from pipeline.config.base import STAGE_NAMES
 from pipeline.report import write_report
 from slurm.job import rows
 

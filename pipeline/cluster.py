@@ -15,7 +15,8 @@ from rich.table import Table
 
 import slurm.preflight
 from pipeline import rundir, runs
-from pipeline.config import Config, Slurm
+from pipeline.config import Config
+from pipeline.config.cluster import Slurm
 from pipeline.errors import Interrupted, StageFailed, UserError
 from pipeline.freeze import freeze, place
 from pipeline.plan import Step

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import rundir
-from pipeline.config import STAGE_NAMES
+from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import BAD_INPUT, INTERRUPTED, UserError, nearest
 
 

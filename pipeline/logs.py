@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from pipeline import commands, rundir
-from pipeline.config import STAGE_NAMES
+from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import DONE, UserError
 from pipeline.standing import look
 from slurm import scheduler

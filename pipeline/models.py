@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from pipeline.config import MobileNetV1, Model, Timm, Vgg
+from pipeline.config.model import MobileNetV1, Model, Timm, Vgg
 from pipeline.errors import UserError, nearest
 
 SEPARABLE = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]

@@ -16,7 +16,8 @@ from typing import Any
 
 from pipeline import rundir
 from pipeline.compose import check, parse
-from pipeline.config import STAGE_NAMES, WHERE, Config, flatten
+from pipeline.config import WHERE, Config, flatten
+from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import UserError
 from pipeline.plan import Step
 from pipeline.provenance import command_line, source_revision, versions

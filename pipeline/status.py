@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import commands, rundir, standing
-from pipeline.config import STAGE_NAMES
+from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import DONE
 from pipeline.standing import Standing
 from pipeline.summary import describe

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import rundir
-from pipeline.config import STAGE_NAMES, Config
+from pipeline.config import Config
+from pipeline.config.base import STAGE_NAMES
 from pipeline.plan import Step
 
 ACTIONS = {"run": "run", "continue": "continue", "skip": "skip", "leave": "not asked"}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from pipeline import rundir
-from pipeline.config import STAGE_NAMES
+from pipeline.config.base import STAGE_NAMES
 
 if TYPE_CHECKING:
     from pipeline.config import Disabled, Wandb

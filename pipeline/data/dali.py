@@ -17,7 +17,7 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 from torch import Tensor
 
-from pipeline.config import Augment
+from pipeline.config.train import Augment
 from pipeline.data.shards import Manifest, damage
 from pipeline.errors import UserError
 

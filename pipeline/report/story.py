@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import rundir
-from pipeline.config import STAGE_NAMES
+from pipeline.config.base import STAGE_NAMES
 
 VARIANTS = ("fused", "unfused", "plain")
 

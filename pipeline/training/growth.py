@@ -10,7 +10,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 import dyrep
-from pipeline.config import DyRep, Plain, Static
+from pipeline.config.model import DyRep, Plain, Static
 from pipeline.training.history import Rows
 
 

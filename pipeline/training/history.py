@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline import rundir
-from pipeline.config import Train
+from pipeline.config.train import Train
 from pipeline.training.distributed import World
 from pipeline.training.nonfinite import NotFinite
 

@@ -9,7 +9,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline.config import Train
+from pipeline.config.train import Train
 
 
 def build(model: nn.Module, train: Train) -> SGD:

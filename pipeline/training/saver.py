@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Checkpoint
+from pipeline.config.train import Checkpoint
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Facts, Snapshot
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline import rundir
-from pipeline.config import Checkpoint
+from pipeline.config.train import Checkpoint
 from pipeline.training import checkpoint, generators
 from pipeline.training.checkpoint import Facts
 from pipeline.training.saver import Saver

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import attempt, models, rundir
-from pipeline.config import Augment, Vgg
+from pipeline.config.model import Vgg
+from pipeline.config.train import Augment
 from pipeline.data.dali import DaliLoader
 from tests.launcher import PROJECT, SMALL, Launcher
 

@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 
 from pipeline import compose, models
 from pipeline.compose import CONF
-from pipeline.config import Timm, Torchvision
+from pipeline.config.model import Timm, Torchvision
 from pipeline.errors import UserError
 
 CHOICES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))

@@ -1,0 +1,146 @@
+"""The schema of `conf/`: one class per section, one field per key, checked once when composed.
+
+Hydra composes the tree; these classes refuse what the tree cannot mean. The word of a folder in
+`conf/`, of a section and of a class is the same.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
+
+from pipeline.config.base import Section, StageName
+from pipeline.config.cluster import Cluster
+from pipeline.config.data import Data, Prep
+from pipeline.config.model import Method, Model
+from pipeline.config.train import Checkpoint, Train
+
+
+class Stages(Section):
+    """Which stages this launch is about."""
+
+    run: list[StageName] = Field(min_length=1)
+
+
+class Fuse(Section):
+    """When a fused network is accepted."""
+
+    tolerance: PositiveFloat
+    images: PositiveInt
+
+
+class Eval(Section):
+    """How the evaluation is run."""
+
+    batch_size: PositiveInt
+
+
+class Latency(Section):
+    """What is timed."""
+
+    batch_sizes: list[PositiveInt] = Field(min_length=1)
+    repeats: Annotated[int, Field(ge=10)]
+    threads: PositiveInt | None
+
+
+class Disabled(Section):
+    """Nothing is tracked outside the run directory."""
+
+    mode: Literal["disabled"]
+
+
+class Wandb(Section):
+    """Where the Weights & Biases run goes."""
+
+    mode: Literal["offline", "online"]
+    project: str
+    entity: str | None
+
+
+Tracking = Annotated[Disabled | Wandb, Field(discriminator="mode")]
+
+
+class Config(Section):
+    """Everything a launch means: what is studied, how, where, and who watches."""
+
+    stage: Stages
+    data: Data
+    model: Model
+    method: Method
+    prep: Prep
+    train: Train
+    checkpoint: Checkpoint
+    fuse: Fuse
+    eval: Eval
+    latency: Latency
+    cluster: Cluster
+    tracking: Tracking
+    name: str
+    group: str | None
+    seed: NonNegativeInt
+    root: str = Field(min_length=1)
+    dry_run: bool
+    wait: bool | None
+
+    @field_validator("name", "group")
+    @classmethod
+    def _plain_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}", value):
+            raise ValueError(
+                f"'{value}' cannot be a directory name; use letters, digits and . _ - + = "
+                "(no slashes, no blanks, at most 128 characters)"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        for section, size in (("train", self.train.batch_size), ("eval", self.eval.batch_size)):
+            processes = self.cluster.processes(section) * self.cluster.given(section, "nodes")
+            if size % processes:
+                raise ValueError(
+                    f"{section}.batch_size={size} cannot be split over {processes} processes; "
+                    f"use a multiple of {processes} or other cluster.processes_per_node"
+                )
+        if self.model.family == "vgg" and self.data.image_size < 2 ** len(self.model.widths):
+            raise ValueError(
+                f"data.image_size={self.data.image_size} vanishes in the {len(self.model.widths)} "
+                f"poolings of model={self.model.name}; use at least {2 ** len(self.model.widths)}"
+            )
+        return self
+
+
+WHERE = ("cluster", "checkpoint", "tracking", "stage", "root", "dry_run", "wait", "name", "group")
+"""Keys that say where, how safely and who watches: they decide no result, enter no fingerprint."""
+
+
+def sections(values: dict[str, Any]) -> Config:
+    """Return a `Config` that holds only the given sections, each checked.
+
+    A stage is handed no others: reading a section it did not declare is an AttributeError.
+    """
+    parts = {}
+    for name, value in values.items():
+        field = Config.model_fields[name]
+        kind: Any = field.annotation
+        annotation: Any = Annotated[kind, field] if field.discriminator else kind
+        parts[name] = TypeAdapter(annotation).validate_python(value)
+    return Config.model_construct(None, **parts)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, keyed by dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat |= flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat

@@ -1,0 +1,19 @@
+"""What every section shares."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+STAGE_NAMES = ("prep", "train", "fuse", "eval", "latency")
+StageName = Literal["prep", "train", "fuse", "eval", "latency"]
+Branch = Literal["kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity"]
+PARALLEL = ("train", "eval")  # stages that run in several processes
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: no unknown keys, no silent conversions, no changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -1,0 +1,96 @@
+"""The network, and what is grown on it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from pipeline.config.base import Branch, Section
+
+
+class Vgg(Section):
+    """A VGG-style network with batch norm."""
+
+    name: str
+    family: Literal["vgg"]
+    widths: list[list[PositiveInt]] = Field(min_length=1)
+
+
+class MobileNetV1(Section):
+    """MobileNet of 2017, whose convolutions are depthwise and 1x1."""
+
+    name: str
+    family: Literal["mobilenet_v1"]
+    width: PositiveFloat
+    small_stem: bool
+
+
+class Torchvision(Section):
+    """A classifier of torchvision, by its name there; `models.build` knows which there are."""
+
+    name: str
+    family: Literal["torchvision"]
+    small_stem: bool
+
+    @model_validator(mode="after")
+    def _stem_can_be_small(self) -> Self:
+        if self.small_stem and not re.match(r"(wide_)?res(net|next)", self.name):
+            raise ValueError(
+                f"small_stem is for ResNets and {self.name} is none; set model.small_stem=false"
+            )
+        return self
+
+
+class Timm(Section):
+    """A classifier of timm, by its name there; `models.build` knows which there are."""
+
+    name: str
+    family: Literal["timm"]
+
+
+Model = Annotated[Vgg | MobileNetV1 | Torchvision | Timm, Field(discriminator="family")]
+
+
+class Plain(Section):
+    """No extra branches."""
+
+    name: str
+    kind: Literal["plain"]
+
+
+class Static(Section):
+    """The same branches on every convolution from the first step."""
+
+    name: str
+    kind: Literal["static"]
+    branches: list[Branch] = Field(min_length=1)
+    absorb: bool
+
+
+class DyRep(Section):
+    """Branches grown and cut while training; see `dyrep.DyRep`."""
+
+    name: str
+    kind: Literal["dyrep"]
+    adjust_interval: PositiveInt
+    last_adjust_epoch: NonNegativeInt
+    saliency: Literal["gain", "gain_per_flop", "snip", "grad_norm", "synflow", "random"]
+    max_cost: Annotated[float, Field(ge=1)] | None
+    cost: Literal["flops", "seconds"]
+    branches: list[Branch] = Field(min_length=1)
+    grow: PositiveInt
+    cut_std: NonNegativeFloat
+    cut_ratio: NonNegativeFloat
+    calibration_batches: PositiveInt
+
+
+Method = Annotated[Plain | Static | DyRep, Field(discriminator="kind")]
