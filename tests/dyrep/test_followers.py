@@ -268,7 +268,7 @@ def test_what_torch_compile_returns_is_refused_with_the_cure():
 
 
 REWRAP = """
-import torch, torch.distributed as dist
+import os, torch, torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel as DDP
@@ -298,7 +298,7 @@ for epoch in range(3):
     ddp = dyrep.rewrap(ddp)
     assert ddp.gradient_as_bucket_view and not ddp.find_unused_parameters
 dist.barrier()  # a rank that leaves early breaks the connection of the other
-dist.destroy_process_group()
+os._exit(0)  # gloo's threads sometimes abort a process that takes its group down
 print("kept", flush=True)
 """
 
