@@ -94,8 +94,8 @@ class Submission:
         groups: dict[str, list[Job]] = {}
         for job in level:
             parents = [self.ids[path].split("_")[0] for path in self._parents(job)]
-            alone = job.directory if cancels(job.resources) else None
-            groups.setdefault(repr((job.resources, parents, alone)), []).append(job)
+            single = job.directory if cancels(job.resources) else None
+            groups.setdefault(repr((job.resources, parents, single)), []).append(job)
         found = []
         for group in groups.values():
             for some in (group[i : i + self.longest] for i in range(0, len(group), self.longest)):

@@ -199,8 +199,8 @@ assert all(torch.equal(v, parts[1][1][k]) for k, v in parts[0][1].items())
 stats = [v for k, v in model.named_buffers() if ".norm.running" in k]
 assert stats
 dist.barrier()  # a rank that leaves early breaks the connection of the other
-os._exit(0)  # gloo's threads sometimes abort a process that takes its group down
 print("same", flush=True)
+os._exit(0)  # gloo's threads sometimes abort a process that takes its group down
 """
 
 

@@ -298,8 +298,8 @@ for epoch in range(3):
     ddp = dyrep.rewrap(ddp)
     assert ddp.gradient_as_bucket_view and not ddp.find_unused_parameters
 dist.barrier()  # a rank that leaves early breaks the connection of the other
-os._exit(0)  # gloo's threads sometimes abort a process that takes its group down
 print("kept", flush=True)
+os._exit(0)  # gloo's threads sometimes abort a process that takes its group down
 """
 
 
