@@ -23,7 +23,6 @@ from pipeline.plan import Step
 from pipeline.progress import Onlooker
 from slurm import scheduler
 from slurm.job import Job, Resources
-from slurm.sbatch import Executor
 from slurm.scheduler import Refused, Unreachable
 from slurm.submit import Submission, active, levels
 
@@ -160,7 +159,7 @@ def show(launch: Launch) -> None:
         for level in levels(_jobs([launch])[0]):
             for batch in submission.batches(level):
                 job = batch.jobs[0]
-                executor = Executor(submission.folder, submission.cwd, job.resources)
+                executor = submission.executor(job.resources)
                 executor.prepare(job.name, "TOKEN", batch.dependency, submission.parallel)
                 stage = job.name.rpartition(".")[2]
                 submission.ids[job.directory] = f"JOB_ID_OF_{stage.upper()}"

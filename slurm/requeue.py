@@ -15,6 +15,7 @@ from typing import Any
 
 from slurm import scheduler
 from slurm.job import DONE, EVENTS, REFUSED, STOPPED, Job, append, rows
+from slurm.sbatch import submitted_with
 from slurm.scheduler import Entry
 from slurm.supervise import Allocation
 
@@ -111,15 +112,11 @@ def _end(why: str, code: int = 1) -> int:
     return code
 
 
-def main(folder: str) -> int:
+def main(folder: Path) -> int:
     """Find the job this batch script belongs to, and decide."""
-    from submitit.core.utils import DelayedSubmission, JobPaths
-    from submitit.slurm.slurm import SlurmJobEnvironment
-
-    paths = JobPaths(folder=Path(folder), job_id=SlurmJobEnvironment().job_id)
-    job, _ = DelayedSubmission.load(paths.submitted_pickle).args
+    job, _ = submitted_with(folder)
     return decide(job, Allocation.here())
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

@@ -12,7 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from submitit import SlurmExecutor, helpers
-from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.core.utils import (
+    DelayedSubmission,
+    FailedJobError,
+    FailedSubmissionError,
+    JobPaths,
+)
+from submitit.slurm.slurm import SlurmJobEnvironment
 
 from slurm import scheduler
 from slurm.job import Job, Resources
@@ -33,11 +39,16 @@ class Executor(SlurmExecutor):
     Args:
         folder: shared by all nodes; a folder for each job is made in it.
         cwd: where the command runs and is imported from.
+        succession: whether a job has to queue the next successor when it starts.
     """
 
-    def __init__(self, folder: Path, cwd: Path, resources: Resources) -> None:
+    def __init__(
+        self, folder: Path, cwd: Path, resources: Resources, succession: bool = False
+    ) -> None:
         python = shlex.quote(sys.executable)
-        decide = f"{python} -m slurm.requeue {shlex.quote(str(folder))}"
+        where = shlex.quote(str(folder))
+        decide = f"{python} -m slurm.requeue {where}"
+        succeed = [f"{python} -m slurm.successor {where} || true"] if succession else []
         # a signal that arrives while Python starts would kill what has no handler yet
         super().__init__(folder, python=f"env --ignore-signal=TERM --ignore-signal=USR2 {python}")
         self.update_parameters(
@@ -66,6 +77,7 @@ class Executor(SlurmExecutor):
                 f"trap {shlex.quote(f'{decide}; exit $?')} EXIT",
                 f"cd {shlex.quote(str(cwd))}",
                 *resources.setup,
+                *succeed,
             ],
         )
         self._more = {"requeue": True, "kill-on-invalid-dep": "yes", **resources.sbatch}
@@ -122,6 +134,13 @@ class Executor(SlurmExecutor):
 
 def _withdraw(token: str) -> None:
     scheduler.cancel(id for id, entry in scheduler.mine().items() if entry.comment == token)
+
+
+def submitted_with(folder: Path) -> tuple[Job, str | None]:
+    """Return the job that the batch script we are in belongs to, and whom it succeeds."""
+    paths = JobPaths(folder, SlurmJobEnvironment().job_id)
+    job, first = DelayedSubmission.load(paths.submitted_pickle).args
+    return job, first
 
 
 @contextlib.contextmanager

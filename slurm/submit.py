@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from slurm import scheduler
-from slurm.job import CANCELLED, JOBS, Job, append, rows
+from slurm.job import CANCELLED, JOBS, Job, Resources, append, rows
 from slurm.preflight import cancels
 from slurm.sbatch import Executor
 from slurm.scheduler import Entry, Refused, Unreachable
+from slurm.successor import either, succeed
 
 LEAVE = 120.0  # seconds for a job that SLURM is ending to leave the queue
 
@@ -89,6 +90,10 @@ class Submission:
                 self._take_back(error)
                 raise
 
+    def executor(self, resources: Resources) -> Executor:
+        """Return what submits jobs with these resources."""
+        return Executor(self.folder, self.cwd, resources, succession=cancels(resources))
+
     def batches(self, level: Sequence[Job]) -> list[Batch]:
         """Group jobs that do not wait for each other: as many as possible into each array."""
         groups: dict[str, list[Job]] = {}
@@ -154,7 +159,7 @@ class Submission:
 
     def _hand_over(self, batch: Batch, labels: dict[Path, list[str]]) -> None:
         token = secrets.token_hex(6)
-        executor = Executor(self.folder, self.cwd, batch.jobs[0].resources)
+        executor = self.executor(batch.jobs[0].resources)
         name = batch.jobs[0].name if len(batch.jobs) == 1 else f"{batch.jobs[0].name} …"
         executor.prepare(name, token, batch.dependency, self.parallel)
         for index, job in enumerate(batch.jobs):
@@ -185,25 +190,6 @@ def _check_requeue(id: str) -> None:
             "this cluster lets no job be requeued (its jobs have Requeue=0), so interrupted work "
             "would not come back; ask its administrator, or choose another partition"
         )
-
-
-def succeed(job: Job, first: str, folder: Path, cwd: Path) -> str:
-    """Queue a successor of job `first`, which runs if that ends before it is finished.
-
-    SLURM removes it when the first ends well.
-    """
-    token = secrets.token_hex(6)
-    executor = Executor(folder, cwd, job.resources)
-    executor.prepare(job.name, token, f"afternotok:{first}", 1)
-    (id,) = executor.hand_over([job], token, first)
-    row = {"event": "submitted", "id": id, "token": token, "successor_of": first}
-    append(job.directory / JOBS, {"time": time.time(), **row})
-    return id
-
-
-def either(first: str, successor: str) -> str:
-    """Return the dependency on a job that has a successor."""
-    return f"afterok:{first}?afterok:{successor}"
 
 
 def levels(jobs: Iterable[Job]) -> list[list[Job]]:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Self
 
@@ -108,15 +107,13 @@ def supervise(job: Job, first: str | None = None) -> None:
     if here.node == 0:
         gpus = len(here.names) * int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
         _note(job, here, "began", nodes=list(here.names), gpus=gpus)
-    refusal = _refusal(job) or (first and _not_to_succeed(first))
-    if refusal is None:
-        if here.node == 0:
-            _queue_successor(job, here)
+    why_not = refusal(job, first)
+    if why_not is None:
         code = _run(job, here, seen)
     elif job.finished.exists():
         code = DONE
     else:
-        print(f"{job.name}: {refusal}", flush=True)
+        print(f"{job.name}: {why_not}", flush=True)
         code = REFUSED
     if here.node == 0 or code not in (DONE, STOPPED):  # SLURM then ends the other nodes' parts
         _note(job, here, "ended", node=here.node, code=code, saved=job.saved())
@@ -132,8 +129,13 @@ def _listen(seen: list[int]) -> None:
     signal.signal(signal.SIGCONT, signal.SIG_IGN)
 
 
-def _refusal(job: Job) -> str | None:
-    """Return why the command is not started, if it is not."""
+def refusal(job: Job, first: str | None) -> str | None:
+    """Return why the command is not started, if it is not.
+
+    Args:
+        job: what would be run.
+        first: the job that this one is to succeed, if it is.
+    """
     if job.finished.exists():
         return "finished already"
     if job.cancelled:
@@ -143,7 +145,7 @@ def _refusal(job: Job) -> str | None:
         if time.monotonic() > until:
             return f"{missing[0]} does not exist; what comes before is not finished"
         time.sleep(1)
-    return None
+    return _not_to_succeed(first) if first else None
 
 
 def _not_to_succeed(first: str) -> str | None:
@@ -158,23 +160,6 @@ def _not_to_succeed(first: str) -> str | None:
     return (
         f"job {first} ended as {state or 'nobody knows what'}, not preempted; launch again to go on"
     )
-
-
-def _queue_successor(job: Job, here: Allocation) -> None:
-    """Where preemption cancels this job, have another follow that its dependents wait for, too."""
-    from slurm import preflight, submit
-
-    with suppress(scheduler.Unreachable, scheduler.Refused):
-        if not preflight.cancels(job.resources):
-            return
-        queue = scheduler.mine()
-        if any(here.id in entry.after and entry.name == job.name for entry in queue.values()):
-            return
-        id = submit.succeed(job, here.id, Path(os.environ["SUBMITIT_FOLDER"]), Path.cwd())
-        for entry in queue.values():
-            if here.id in entry.after and entry.name != job.name:
-                change = f"Dependency={submit.either(here.id, id)}"
-                scheduler.call("scontrol", "update", f"JobId={entry.id}", change)
 
 
 def _run(job: Job, here: Allocation, seen: list[int]) -> int:

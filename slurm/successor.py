@@ -1,0 +1,61 @@
+"""Where preemption cancels a job for good: another, queued beforehand, that goes on in its place.
+
+A launch queues one with each job. A job that starts and has none left, because it is a successor
+itself, queues the next: `python -m slurm.successor`, in its batch script.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from pathlib import Path
+
+from slurm import scheduler
+from slurm.job import JOBS, Job, append
+from slurm.sbatch import Executor, submitted_with
+from slurm.scheduler import Refused, Unreachable
+from slurm.supervise import Allocation, refusal
+
+
+def succeed(job: Job, first: str, folder: Path, cwd: Path) -> str:
+    """Queue a successor of job `first`, which runs if that ends before it is finished.
+
+    SLURM removes it when the first ends well.
+    """
+    token = secrets.token_hex(6)
+    executor = Executor(folder, cwd, job.resources, succession=True)
+    executor.prepare(job.name, token, f"afternotok:{first}", 1)
+    (id,) = executor.hand_over([job], token, first)
+    row = {"event": "submitted", "id": id, "token": token, "successor_of": first}
+    append(job.directory / JOBS, {"time": time.time(), **row})
+    return id
+
+
+def either(first: str, successor: str) -> str:
+    """Return the dependency on a job that has a successor."""
+    return f"afterok:{first}?afterok:{successor}"
+
+
+def main(folder: Path) -> int:
+    """Queue a successor of the job we are in, if it has none; what waits for it waits for both."""
+    (job, first), here = submitted_with(folder), Allocation.here()
+    if refusal(job, first):
+        return 0
+    try:
+        queue = scheduler.mine()
+        if any(here.id in entry.after and entry.name == job.name for entry in queue.values()):
+            return 0
+        id = succeed(job, here.id, folder, Path.cwd())
+        for entry in queue.values():
+            if here.id in entry.after:
+                change = f"Dependency={either(here.id, id)}"
+                scheduler.call("scontrol", "update", f"JobId={entry.id}", change)
+    except (Refused, Unreachable) as error:
+        print(f"no successor is queued: {error}", flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
