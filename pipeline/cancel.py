@@ -15,7 +15,7 @@ from pipeline.errors import DONE, FAILED
 from pipeline.standing import look
 from slurm import scheduler
 from slurm.job import CANCELLED, rows
-from slurm.submit import alone, queued, submitted
+from slurm.queue import alone, queued, submitted
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -23,8 +23,9 @@ from pipeline.plan import Step
 from pipeline.progress import Onlooker
 from slurm import scheduler
 from slurm.job import Job, Resources
+from slurm.queue import active
 from slurm.scheduler import Refused, Unreachable
-from slurm.submit import Submission, active, levels
+from slurm.submit import Submission, levels
 
 POLL = 5.0  # seconds between two questions to SLURM
 AGREE = 60.0  # seconds for a result to become visible on this machine after its job has ended

@@ -24,7 +24,7 @@ from pipeline.progress import Onlooker
 from pipeline.runs import write_question, write_where
 from slurm import scheduler
 from slurm.job import CANCELLED
-from slurm.submit import active, submitted
+from slurm.queue import active, submitted
 
 PROJECT = Path(__file__).resolve().parent.parent
 TAIL = 20  # lines of a failed stage's log that are shown

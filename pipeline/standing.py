@@ -18,8 +18,8 @@ from typing import Any, Literal
 from pipeline import rundir
 from pipeline.progress import read_progress
 from slurm.job import CANCELLED, rows
+from slurm.queue import active, submitted
 from slurm.scheduler import Entry
-from slurm.submit import active, submitted
 
 State = Literal[
     "done", "running", "stalled?", "stopping", "queued", "waiting", "requeued",

@@ -1,0 +1,103 @@
+"""Which jobs in the queue are ours, by what their directories have on record.
+
+Also keeps launches from each other's way, and tells which jobs are about to leave.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from slurm import scheduler
+from slurm.job import JOBS, Job, rows
+from slurm.scheduler import Entry, Refused
+
+LEAVE = 120.0  # seconds for a job that SLURM is ending to leave the queue
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other launch submits or cancels, then keep others waiting."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def settled(jobs: Sequence[Job]) -> dict[str, Entry]:
+    """Return the queue once none of these jobs is about to leave it.
+
+    What comes to its end may yet go back into the queue, or still be saving; what waits for
+    something that will not come is cancelled.
+
+    Raises:
+        Refused: SLURM does not bring a job to its end.
+    """
+    until = time.monotonic() + LEAVE
+    said = False
+    while True:
+        queue = scheduler.mine()
+        vain = _in_vain(jobs, queue)
+        scheduler.cancel(vain)
+        found = [entry for job in jobs for entry, _ in queued(job.directory, queue)]
+        leaving = [e.id for e in found if e.state == "COMPLETING" or e.id in vain]
+        if not leaving:
+            return queue
+        if time.monotonic() > until:
+            raise Refused(f"SLURM does not bring job {leaving[0]} to its end; look at squeue")
+        if not said:
+            print(f"waiting for SLURM to end job {leaving[0]}")
+        said = True
+        time.sleep(1)
+
+
+def _in_vain(jobs: Sequence[Job], queue: dict[str, Entry]) -> list[str]:
+    """Return the jobs that wait to succeed one that needs no successor, or for one that is gone."""
+    found: list[str] = []
+    lost: set[Path] = set()
+    for job in jobs:
+        entries = queued(job.directory, queue)
+        for entry, first in entries:
+            useless = first is not None and _needs_no_successor(first, queue)
+            if entry.state == "PENDING" and (useless or lost.intersection(job.after)):
+                found.append(entry.id)
+        if not job.finished.exists() and all(entry.id in found for entry, _ in entries):
+            lost.add(job.directory)
+    return found
+
+
+def _needs_no_successor(first: str, queue: dict[str, Entry]) -> bool:
+    alive = first in queue and queue[first].active
+    return not alive and scheduler.end(first) not in scheduler.TAKEN
+
+
+def queued(directory: Path, queue: dict[str, Entry]) -> list[tuple[Entry, str | None]]:
+    """Return the jobs in the queue that work on a directory, each with the one it is to succeed.
+
+    Ids alone do not tell: a cluster that was set up anew counts from 1 again.
+    """
+    records = [row for row in rows(directory / JOBS) if "event" in row]
+    known = [(row["id"], row) for row in submitted(directory)]
+    if records and records[-1]["event"] == "intent":  # the launcher died before it noted the id
+        last = records[-1]
+        known += [(id, last) for id in queue if int(id.partition("_")[2] or 0) == last["index"]]
+    return [
+        (queue[id], row.get("successor_of"))
+        for id, row in known
+        if id in queue and queue[id].active and queue[id].comment == row["token"]
+    ]
+
+
+def submitted(directory: Path) -> list[dict[str, Any]]:
+    """Return the records of all jobs that were submitted for a directory, oldest first."""
+    return [row for row in rows(directory / JOBS) if row.get("event") == "submitted"]
+
+
+def active(directory: Path, queue: dict[str, Entry]) -> Entry | None:
+    """Return the job in the queue that works on a directory, or the next that will."""
+    found = queued(directory, queue)
+    ids = {entry.id for entry, _ in found}
+    return next((entry for entry, first in found if first not in ids), None)
