@@ -71,12 +71,13 @@ def _check(resources: Resources, stage: str) -> None:
 
 
 def _explained(error: Exception) -> UserError:
-    cure = ""
+    cure, left = "", getattr(error, "__notes__", [])
     if "there is no" in str(error) and "on this machine" in str(error):
         cure = "; launch where SLURM is installed, or use cluster=local"
     if isinstance(error, Unreachable):
-        cure = "; nothing is submitted, launch again when it answers (`sinfo` tells)"
-    return UserError(f"cluster=slurm: {error}{cure}")
+        cure = "; launch again when it answers (`sinfo` tells)"
+        cure = cure if left else f"; nothing is submitted{cure}"
+    return UserError("; ".join([f"cluster=slurm: {error}{cure}", *left]))
 
 
 @cache

@@ -79,8 +79,9 @@ class Submission:
             try:
                 for level in levels(new):
                     for batch in self.batches(level):
+                        first = not self._new
                         self._hand_over(batch, labels)
-                        if len(self._new) == 1:
+                        if first:
                             _check_requeue(self._new[0])
             except BaseException as error:
                 self._take_back(error)
@@ -175,8 +176,8 @@ class Submission:
     def _take_back(self, error: BaseException) -> None:
         try:
             scheduler.cancel(reversed(self._new))
-        except Unreachable:
-            error.add_note(f"not taken back: {' '.join(self._new)}")
+        except (Refused, Unreachable):
+            error.add_note(f"take back what is in the queue: scancel {' '.join(self._new)}")
 
 
 def _check_requeue(id: str) -> None:
