@@ -1,26 +1,75 @@
-"""The images: where they come from, how they are prepared."""
+"""The images: where they come from, how they are prepared, how they are read."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from pipeline.config.base import Section, Share
 
 
-class Data(Section):
-    """The images and the split; the same for every stage."""
+class Images(Section):
+    """What every source of images has.
 
-    name: Literal["digits"]
+    `image_size` is the side of the square the network sees; evaluation takes it from the middle of
+    the image scaled to a short side of `resize`.
+    """
+
     root: str | None
     image_size: PositiveInt
-    val_fraction: Share
+    resize: PositiveInt
+    val_fraction: Share | None
     split_seed: NonNegativeInt
-    loader: Literal["dali"]
+    max_bad: Annotated[float, Field(ge=0, lt=1)]
+    loader: Literal["auto", "dali", "memory", "torch"]
+
+
+class Digits(Images):
+    """The handwritten digits of scikit-learn."""
+
+    name: Literal["digits"]
+    val_fraction: Share
+
+
+class Cifar(Images):
+    """CIFAR as distributed for Python."""
+
+    name: Literal["cifar10", "cifar100"]
+    root: str
+
+
+class ImageFolder(Images):
+    """A folder per class; with `val_fraction: null` below `train` and `val`."""
+
+    name: Literal["imagefolder"]
+    root: str
+
+
+class ImageNet(Images):
+    """ILSVRC 2012, as extracted."""
+
+    name: Literal["imagenet"]
+    root: str
+
+
+class Synthetic(Images):
+    """Generated images, for load tests."""
+
+    name: Literal["synthetic"]
+    val_fraction: Share
+    images: PositiveInt
+    classes: PositiveInt
+    height: PositiveInt
+    width: PositiveInt
+
+
+Data = Annotated[Digits | Cifar | ImageFolder | ImageNet | Synthetic, Field(discriminator="name")]
 
 
 class Prep(Section):
     """How prepared data is laid out."""
 
     shard_images: PositiveInt
+    shrink: PositiveInt | None
+    quality: Annotated[int, Field(ge=1, le=100)]

@@ -19,11 +19,42 @@ from pipeline.config.base import Section, Share
 
 
 class Augment(Section):
-    """Random changes of a training image."""
+    """Random changes of a training image, in this order; the last two mix images of a batch.
 
+    Args:
+        crop: `resized` takes a part of random area and shape, `pad` a square after padding by
+            `padding` pixels; `none` scales and cuts as evaluation does.
+        scale: smallest and largest share of the area, for `crop=resized`.
+        ratio: smallest and largest width / height, for `crop=resized`.
+        padding: pixels, for `crop=pad`.
+        rotate: degrees, either way.
+        translate: share of the side, either way.
+        jitter: how far brightness, contrast and saturation may be scaled from 1, and hue be
+            turned, in shares of the circle.
+        policy: a sequence of operations drawn for each image; torchvision's default strengths.
+        erase: probability that a rectangle is filled with noise (random erasing).
+        cutout: side of a square that is filled with the mean, pixels; 0: none.
+        mixup, cutmix: alpha of the Beta distribution that mixing is drawn from; 0: off.
+        repeats: how often an image is in an epoch's batches, differently each time; an epoch
+            stays as long as it is.
+        progressive: side of the image in the first epoch, growing to `data.image_size`; null: off.
+    """
+
+    crop: Literal["none", "pad", "resized"]
+    scale: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2)]
+    ratio: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)]
+    padding: NonNegativeInt
     rotate: NonNegativeFloat
     translate: Annotated[float, Field(ge=0, lt=1)]
     flip: bool
+    jitter: Annotated[list[NonNegativeFloat], Field(min_length=4, max_length=4)]
+    policy: Literal["randaugment", "autoaugment", "trivialaugment"] | None
+    erase: Annotated[float, Field(ge=0, le=1)]
+    cutout: NonNegativeInt
+    mixup: NonNegativeFloat
+    cutmix: NonNegativeFloat
+    repeats: PositiveInt
+    progressive: PositiveInt | None
 
 
 class Train(Section):
