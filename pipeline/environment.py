@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ from pipeline.provenance import versions
 
 def describe() -> dict[str, Any]:
     """Return versions and hardware as seen by this process."""
-    return {**versions(), "device": device(), "cores": len(os.sched_getaffinity(0))}
+    return {**versions(), "device": device(), "cores": cores()}
+
+
+def cores() -> int:
+    """Return how many cores this process may really use: its CPU set, and its share of time."""
+    allowed = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # the quota of a container, cgroup v2
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, max(1, round(int(quota) / int(period))))
+    return min(allowed, int(os.environ.get("SLURM_CPUS_PER_TASK", allowed)))
 
 
 def device() -> str:

@@ -56,7 +56,7 @@ def make_plan(config: Config) -> list[Step]:
     steps: dict[str, Step] = {}
     for stage in STAGES.values():
         question = _question(stage, config, steps)
-        fingerprint = _hash(question)
+        fingerprint = _hash(_decisive(question, stage.ignores))
         directory = rundir.stage_dir(root, stage.name, fingerprint)
         state = _state(directory)
         steps[stage.name] = Step(
@@ -80,6 +80,17 @@ def _question(stage: Stage, config: Config, steps: dict[str, Step]) -> dict[str,
         "config": {name: dump[name] for name in stage.reads},
         "parents": {name: steps[name].fingerprint for name in stage.parents},
     }
+
+
+def _decisive(question: dict[str, Any], ignores: tuple[str, ...]) -> dict[str, Any]:
+    """Return a question without the keys that do not decide its answer."""
+    kept = {
+        name: {k: v for k, v in section.items() if f"{name}.{k}" not in ignores}
+        if isinstance(section, dict)
+        else section
+        for name, section in question["config"].items()
+    }
+    return {**question, "config": kept}
 
 
 def _hash(question: dict[str, Any]) -> str:

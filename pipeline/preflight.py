@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.data.sources import SOURCES
+from pipeline.data.sources import source
 from pipeline.errors import UserError
 
 
@@ -56,8 +56,8 @@ def _read_only(path: Path) -> bool:
 
 
 def _check_data(config: Config) -> None:
-    images = SOURCES[config.data.name].images
-    held_out = math.ceil(images * config.data.val_fraction)
+    images = source(config.data).count()
+    held_out = math.ceil(images * (config.data.val_fraction or 0))
     if config.train.batch_size > images - held_out:
         raise UserError(
             f"train.batch_size={config.train.batch_size} is larger than the {images - held_out} "

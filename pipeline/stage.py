@@ -27,15 +27,16 @@ T = TypeVar("T")
 class Stage:
     """One row of the table in `pipeline.stages`.
 
-    `reads` are the sections of the configuration that decide the result; `outputs` are glob
-    patterns below the stage directory, each of which must match; `version` is raised by hand when
-    results of older code are wrong.
+    `reads` are the sections of the configuration that decide the result, but for the keys that it
+    `ignores`; `outputs` are glob patterns below the stage directory, each of which must match;
+    `version` is raised by hand when results of older code are wrong.
     """
 
     name: str
     does: str
     parents: tuple[str, ...] = ()
     reads: tuple[str, ...]
+    ignores: tuple[str, ...] = ()
     outputs: tuple[str, ...]
     torchrun: bool = False
     version: int = 1

@@ -37,6 +37,7 @@ class Cifar(Images):
 
     name: Literal["cifar10", "cifar100"]
     root: str
+    val_fraction: None
 
 
 class ImageFolder(Images):
@@ -51,6 +52,7 @@ class ImageNet(Images):
 
     name: Literal["imagenet"]
     root: str
+    val_fraction: None
 
 
 class Synthetic(Images):

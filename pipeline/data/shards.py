@@ -3,7 +3,8 @@
     <root>/data/<fingerprint>/
         manifest.json            classes, counts, mean and std, and per shard: images, bytes, sha256
         quarantine.jsonl         what was left out, and why
-        train-00000.tar .idx     members NNNNNNNN.png, .cls (label as text), .target
+        remarks.jsonl            what is odd about images that were kept
+        train-00000.tar .idx     members NNNNNNNN.png or .jpg, .cls (label as text), .target
         val-00000.tar   .idx
 
 `.target` holds label and image number as two little-endian int32, because DALI reads bytes, and
@@ -13,11 +14,10 @@ because an evaluation that counts each image once has to know which image it saw
 from __future__ import annotations
 
 import io
+import os
 import struct
-import subprocess
-import sysconfig
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,9 @@ from typing import Any
 from PIL import Image
 
 from pipeline import rundir
-from pipeline.data.sources import Sample
 from pipeline.errors import UserError
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -43,17 +42,26 @@ class Shard:
 
 @dataclass(frozen=True)
 class Split:
-    """The shards of train or val, in order."""
+    """The shards of train or val, in order; `counts` are the images of each class."""
 
     images: int
     shards: tuple[Shard, ...]
+    counts: tuple[int, ...]
+    pixels: int
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared folder holds; mean and std are per channel (RGB) on the scale 0 to 1."""
+    """What a prepared folder holds.
+
+    Args:
+        mean, std: per channel (RGB) on the scale 0 to 1.
+        size: (height, width) of all images, if they have the same.
+        parameters: what decided the rest: the settings, and how it was counted.
+    """
 
     classes: tuple[str, ...]
+    size: tuple[int, int] | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     splits: dict[str, Split]
@@ -74,10 +82,16 @@ class Manifest:
         try:
             raw = rundir.read_json(folder / rundir.MANIFEST)
             splits = {
-                name: Split(split["images"], tuple(Shard(**shard) for shard in split["shards"]))
+                name: Split(
+                    images=split["images"],
+                    shards=tuple(Shard(**shard) for shard in split["shards"]),
+                    counts=tuple(split["counts"]),
+                    pixels=split["pixels"],
+                )
                 for name, split in raw["splits"].items()
             }
-            return cls(**{**raw, "splits": splits, "classes": tuple(raw["classes"])})
+            size = tuple(raw["size"]) if raw["size"] else None
+            return cls(**{**raw, "splits": splits, "classes": tuple(raw["classes"]), "size": size})
         except (OSError, KeyError, TypeError) as error:
             raise UserError(
                 f"{folder} holds no readable {rundir.MANIFEST} ({error}); launch stage=prep anew"
@@ -112,40 +126,53 @@ def _undecodable(path: Path) -> Iterator[str]:
         yield "the rest of the file"
 
 
-def write_split(
-    folder: Path, split: str, samples: Iterator[tuple[int, Sample]], images: int, per_shard: int
-) -> Split:
-    """Write numbered samples of one split as shards of at most `per_shard` images."""
-    shards = []
-    for number in range(-(-images // per_shard)):
-        path = folder / f"{split}-{number:05d}.tar"
-        count = min(per_shard, images - number * per_shard)
-        _write_shard(path, [next(samples) for _ in range(count)])
-        shards.append(Shard(path.name, count, path.stat().st_size, rundir.sha256(path)))
-    return Split(images, tuple(shards))
+class Writer:
+    """Writes one shard; it and its index get their names when they are complete."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}")
+        self._tar = tarfile.TarFile(self._part, "w", format=tarfile.USTAR_FORMAT)
+        self._index: list[str] = []
+
+    def add(self, number: int, data: bytes, extension: str, label: int) -> None:
+        """Append an image: the encoded picture, its label as text, and `.target`."""
+        parts = {
+            extension: data,
+            "cls": str(label).encode(),
+            "target": struct.pack("<ii", label, number),
+        }
+        line = []
+        for kind, content in parts.items():
+            member = tarfile.TarInfo(f"{number:08d}.{kind}")  # no time, no owner: always the same
+            member.size = len(content)
+            self._tar.addfile(member, io.BytesIO(content))
+            padded = -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            line.append(f"{kind} {self._tar.offset - padded} {len(content)} {member.name}")
+        self._index.append(" ".join(line))
+
+    def close(self) -> Shard | None:
+        """Finish the shard; None if it holds no image."""
+        self._tar.close()
+        if not self._index:
+            self._part.unlink()
+            return None
+        text = "\n".join([f"v1.2 {len(self._index)}", *self._index])
+        rundir.write_text(self._path.with_suffix(".idx"), text + "\n")
+        rundir.sync(self._part)
+        self._part.rename(self._path)
+        size = self._path.stat().st_size
+        return Shard(self._path.name, len(self._index), size, rundir.sha256(self._path))
 
 
-def _write_shard(path: Path, samples: Sequence[tuple[int, Sample]]) -> None:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for index, sample in samples:
-            _add(tar, f"{index:08d}.{sample.extension}", sample.data)
-            _add(tar, f"{index:08d}.cls", str(sample.label).encode())
-            _add(tar, f"{index:08d}.target", struct.pack("<ii", sample.label, index))
-    rundir.sync(path)
-    _write_index(path)
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)  # no time, no owner: the same images make the same bytes
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
-
-
-def _write_index(path: Path) -> None:
-    """Write the index beside a shard with DALI's own tool."""
-    tool = Path(sysconfig.get_path("scripts")) / "wds2idx"
-    index = path.with_suffix(".idx")
-    done = subprocess.run([tool, path, index], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"wds2idx failed on {path}: {done.stderr.strip()}")
-    rundir.sync(index)
+def images_in(path: Path) -> Iterator[tuple[int, bytes, str, int]]:
+    """Yield number, encoded picture, its extension and label of the images in a shard."""
+    with tarfile.open(path) as tar:
+        found: dict[str, bytes] = {}
+        for member in tar:
+            kind = member.name.rpartition(".")[2]
+            found[kind] = tar.extractfile(member).read()  # type: ignore[union-attr]
+            if kind == "target":
+                extension = "png" if "png" in found else "jpg"
+                label, number = struct.unpack("<ii", found["target"])
+                yield number, found[extension], extension, label
+                found = {}

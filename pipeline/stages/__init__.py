@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pipeline.stage import Stage
 
+ELSEWHERE = ("data.root", "data.max_bad")  # what became of them is in the prepared data
+
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
@@ -14,13 +16,16 @@ STAGES: dict[str, Stage] = {
             name="prep",
             does="check the images and write them into shards",
             reads=("data", "prep"),
-            outputs=("data/manifest.json", "data/*.tar", "data/*.idx"),
+            outputs=("data/manifest.json", "data/*.tar", "data/*.idx", "data.html"),
+            ignores=("data.image_size", "data.resize", "data.loader"),
+            version=2,
         ),
         Stage(
             name="train",
             does="train, growing and cutting branches on the way",
             parents=("prep",),
             reads=("data", "model", "method", "train", "seed"),
+            ignores=ELSEWHERE,
             outputs=("model.safetensors", "structure.json", "history.jsonl"),
             torchrun=True,
         ),
@@ -29,6 +34,7 @@ STAGES: dict[str, Stage] = {
             does="fold all branches into the plain network and prove it equal",
             parents=("prep", "train"),
             reads=("data", "model", "fuse"),
+            ignores=ELSEWHERE,
             outputs=("model.safetensors", "fusion.json"),
         ),
         Stage(
@@ -36,6 +42,7 @@ STAGES: dict[str, Stage] = {
             does="evaluate the unfused and the fused network",
             parents=("prep", "train", "fuse"),
             reads=("data", "model", "eval"),
+            ignores=ELSEWHERE,
             outputs=("predictions.safetensors",),
             torchrun=True,
         ),
@@ -44,6 +51,7 @@ STAGES: dict[str, Stage] = {
             does="time the fused, the unfused and the plain network",
             parents=("prep", "train", "fuse"),
             reads=("data", "model", "latency"),
+            ignores=ELSEWHERE,
             outputs=("latency.json",),
         ),
     )

@@ -1,118 +1,211 @@
 """prep: check every image, split train from val, write shuffled shards.
 
-Reads the source named by `data`. Writes `<root>/data/<fingerprint>/` (see `pipeline.data.shards`)
-and links it as `data`. Fails when a split would be empty. Killed at any moment it leaves no
-half-written folder: the folder gets its name when it is complete.
+Reads the source named by `data`. Writes `<root>/data/<fingerprint>/` (see `pipeline.data.shards`),
+links it as `data`, and shows it in data.html. Fails when more than `data.max_bad` of the images are
+bad; quarantine.jsonl then lists them. Killed at any moment and started again it goes on, and ends
+with the same shards: the folder gets its name when it is complete.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pipeline import rundir
-from pipeline.data import shards
-from pipeline.data.sources import SOURCES, Sample
+from pipeline.data import build, duplicates, page
+from pipeline.data.duplicates import Duplicates
+from pipeline.data.shards import Manifest, Shard, Split
+from pipeline.data.sources import Item, Listing, source
+from pipeline.environment import cores
 from pipeline.errors import UserError
 from pipeline.stage import Context
+
+QUARANTINE, REMARKS, LISTING = "quarantine.jsonl", "remarks.jsonl", "listing"
+Record = dict[str, Any]
 
 
 def run(context: Context) -> dict[str, float]:
     """Prepare the data; return counts."""
     final = rundir.data_dir(context.root, context.fingerprint)
-    building = final.with_name(f".{final.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    metrics = _prepare(context, building)
-    shutil.rmtree(final, ignore_errors=True)
-    building.rename(final)
-    rundir.sync(final.parent)
+    data, settings = context.config.data, context.config.prep
+    context.progress(0, 1, "listing images")
+    listing = source(data).listing()
+    items = build.numbered(listing)
+    if not final.exists():
+        building = _begin(final, listing)
+        work = build.tasks(listing, data, settings, building)
+
+        def report(done: int) -> None:
+            context.check_stop()
+            context.progress(done, len(items), "checking images")
+
+        records = build.build(work, cores(), report)
+        _refuse_bad(context, work, records, len(items))
+        _finish(context, listing, work, records)
+        building.rename(final)
+        rundir.sync(final.parent)
     rundir.link(context.dir / "data", final)
+    metrics = _metrics(final, listing)
+    rundir.write_text(context.dir / "data.html", page.render(final, metrics))
     return metrics
 
 
-def _prepare(context: Context, folder: Path) -> dict[str, float]:
-    data, source = context.config.data, SOURCES[context.config.data.name]
-    samples, bad = [], 0
-    for sample in context.track(source.samples(), source.images, "checking images"):
-        reason = defect(sample, len(source.classes))
-        if reason is None:
-            samples.append(sample)
-        else:
-            bad += 1
-            row = {"name": sample.name, "reason": reason}
-            rundir.append_line(folder / "quarantine.jsonl", row)
-    (folder / "quarantine.jsonl").touch()
-    train, val = split(samples, data.val_fraction, data.split_seed)
-    mean, std = statistics([samples[i] for i in train])
-    parts = {
-        name: shards.write_split(
-            folder, name, ((i, samples[i]) for i in chosen), len(chosen),
-            context.config.prep.shard_images,
+def _begin(final: Path, listing: Listing) -> Path:
+    """Return the folder that is built in; what is in it of another listing is removed."""
+    building = final.with_name(f".{final.name}.building")
+    words = json.dumps([listing.classes, listing.splits])
+    digest = hashlib.sha256(words.encode()).hexdigest()
+    stamp = building / LISTING
+    if building.exists() and (not stamp.exists() or stamp.read_text() != digest):
+        shutil.rmtree(building)
+    building.mkdir(parents=True, exist_ok=True)
+    for part in building.glob(".*.tar.*"):  # of a process that was killed
+        part.unlink()
+    rundir.write_text(stamp, digest)
+    return building
+
+
+def _refuse_bad(
+    context: Context, work: list[build.Task], records: list[Record], images: int
+) -> None:
+    """Fail if too many images are bad; those are looked at anew next time, the others are not."""
+    bad = [row for record in records for row in record["bad"]]
+    allowed = context.config.data.max_bad
+    path = context.dir / QUARANTINE
+    rundir.write_text(path, _lines(bad))
+    if len(bad) > allowed * images:
+        for task, record in zip(work, records, strict=True):
+            if record["bad"]:
+                task.record.unlink()
+        first = "; ".join(f"{row['name']}: {row['reason']}" for row in bad[:3])
+        raise UserError(
+            f"{len(bad)} of {images} images are bad, data.max_bad={allowed} allows "
+            f"{int(allowed * images)} ({first}); {path} lists all: mend or remove them, or raise "
+            "data.max_bad"
         )
-        for name, chosen in (("train", train), ("val", val))
-    }  # fmt: skip
-    parameters = {"data": data.model_dump(), "prep": context.config.prep.model_dump()}
-    shards.Manifest(source.classes, mean, std, parts, parameters).save(folder)
-    return {
-        "images": len(samples),
-        "train_images": len(train),
-        "val_images": len(val),
-        "classes": len(source.classes),
-        "quarantined": bad,
+
+
+def _finish(
+    context: Context, listing: Listing, work: list[build.Task], records: list[Record]
+) -> None:
+    """Take leaks out of the training images, and write what describes the shards."""
+    building = work[0].path.parent
+    items = build.numbered(listing)
+    of_split = {
+        split: [place for place, task in enumerate(work) if task.path.name.startswith(split)]
+        for split in build.SPLITS
     }
+    train, val = ([records[place] for place in of_split[split]] for split in build.SPLITS)
+    twice = duplicates.find(train, val)
+    for place in of_split["train"]:
+        numbers = {row[0] for row in records[place]["kept"]} & twice.leaks.keys()
+        if numbers:
+            records[place] = build.drop(work[place], records[place], numbers)
+    parts = {
+        split: _split([records[place] for place in of_split[split]], len(listing.classes))
+        for split in build.SPLITS
+    }
+    for split, part in parts.items():
+        if not part.images:
+            raise UserError(f"no {split} image is left; {context.dir / QUARANTINE} says why")
+    mean, std = statistics(np.sum([record["histogram"] for record in train], axis=0))
+    sizes = {tuple(row[2:4]) for record in records for row in record["kept"]}
+    Manifest(
+        classes=listing.classes,
+        mean=mean,
+        std=std,
+        size=next(iter(sizes)) if len(sizes) == 1 else None,
+        splits=parts,
+        parameters={
+            "data": context.config.data.model_dump(),
+            "prep": context.config.prep.model_dump(),
+        },
+    ).save(building)
+    bad = [row for record in records for row in record["bad"]]
+    bad += [
+        {"name": items[n].name, "reason": f"is also a validation image: {items[other].name}"}
+        for n, other in twice.leaks.items()
+    ]
+    rundir.write_text(building / QUARANTINE, _lines(bad))
+    rundir.write_text(building / REMARKS, _lines(_remarks(records, items, twice)))
+    for task in work:
+        task.record.unlink(missing_ok=True)
+    (building / LISTING).unlink()
 
 
-def defect(sample: Sample, classes: int) -> str | None:
-    """Return why an image cannot be used, or None: it is decoded in full, not only its header."""
-    if not 0 <= sample.label < classes:
-        return f"label {sample.label} outside 0..{classes - 1}"
-    try:
-        with Image.open(io.BytesIO(sample.data)) as image:
-            image.load()
-    except Exception as error:  # Pillow raises many kinds for damaged data
-        return f"cannot be decoded: {error}"
-    return None
+def _split(records: list[Record], classes: int) -> Split:
+    rows = [row for record in records for row in record["kept"]]
+    counts = np.bincount([row[1] for row in rows], minlength=classes)
+    return Split(
+        images=len(rows),
+        shards=tuple(Shard(**record["shard"]) for record in records if record["shard"]),
+        counts=tuple(counts.tolist()),
+        pixels=sum(row[2] * row[3] for row in rows),
+    )
 
 
-def split(samples: list[Sample], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Return the indices of train (shuffled) and val, the same share of every class in each.
+def _remarks(records: list[Record], items: list[Item], twice: Duplicates) -> list[Record]:
+    found = [
+        {"kind": "file", "name": items[row[0]].name, "remark": row[6]}
+        for record in records
+        for row in record["kept"]
+        if row[6]
+    ]
+    kinds = {
+        "copy": (twice.copies, "the same picture as"),
+        "contradiction": (twice.contradictions, "of another class than its copy"),
+        "alike": (twice.alike, "looks like the validation image"),
+    }
+    for kind, (pairs, words) in kinds.items():
+        found += [
+            {"kind": kind, "name": items[n].name, "remark": f"{words} {items[other].name}"}
+            for n, other in pairs
+        ]
+    return found
 
-    Raises:
-        UserError: a class has too few images to be in both.
-    """
-    from sklearn.model_selection import train_test_split
 
-    labels = [sample.label for sample in samples]
-    try:
-        train, val = train_test_split(
-            np.arange(len(samples)), test_size=share, stratify=labels, random_state=seed
-        )
-    except ValueError as error:
-        raise UserError(f"data.val_fraction={share} cannot split these images: {error}") from None
-    return train.tolist(), sorted(val.tolist())
+def _lines(rows: list[Record]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _metrics(folder: Path, listing: Listing) -> dict[str, float]:
+    manifest = Manifest.load(folder)
+    train, val = (manifest.splits[split] for split in build.SPLITS)
+    remarks = [row["kind"] for row in rundir.read_lines(folder / REMARKS)]
+    return {
+        "images": train.images + val.images,
+        "train_images": train.images,
+        "val_images": val.images,
+        "classes": len(manifest.classes),
+        "smallest_class": min(train.counts),
+        "largest_class": max(train.counts),
+        "quarantined": len(list(rundir.read_lines(folder / QUARANTINE))),
+        "copies": remarks.count("copy"),
+        "contradictions": remarks.count("contradiction"),
+        "alike": remarks.count("alike"),
+        "odd_files": remarks.count("file"),
+        "ignored_files": listing.ignored,
+    }
 
 
 Triple = tuple[float, float, float]
 
 
-def statistics(samples: list[Sample]) -> tuple[Triple, Triple]:
-    """Return mean and standard deviation of the pixels per RGB channel, on the scale 0 to 1."""
-    total, squares, count = np.zeros(3), np.zeros(3), 0
-    for sample in samples:
-        with Image.open(io.BytesIO(sample.data)) as image:
-            pixels = np.asarray(image.convert("RGB"), dtype=np.float64).reshape(-1, 3) / 255
-        total, squares, count = (
-            total + pixels.sum(0),
-            squares + (pixels**2).sum(0),
-            count + len(pixels),
-        )
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
+def statistics(histogram: np.ndarray) -> tuple[Triple, Triple]:
+    """Return mean and standard deviation of the pixels per channel, on the scale 0 to 1.
+
+    Args:
+        histogram: (3, 256) counts of the values of each channel.
+    """
+    values = np.arange(256) / 255
+    count = histogram.sum(1)
+    mean = histogram @ values / count
+    std = np.sqrt(np.maximum(histogram @ values**2 / count - mean**2, 1e-12))
     return _triple(mean), _triple(std)
 
 

@@ -1,0 +1,185 @@
+"""One image: whether it is sound, and the bytes it is stored as.
+
+Two decoders look at each, for each lets some damage pass: Pillow refuses broken data streams that
+nvImageCodec, which DALI decodes with, decodes to garbage, and DALI stops a training at what only
+Pillow can read. What is stored needs no further care: 8 bits, grey or RGB, upright, no animation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipeline.config.data import Prep
+
+MAX_PIXELS = 100_000_000  # a small file may claim more than fits into memory
+MAX_ASPECT = 50  # beyond it, scaling the short side up makes the long one enormous
+KEPT = {"JPEG": "jpg", "PNG": "png"}
+ORIENTATION = 0x0112
+Image.MAX_IMAGE_PIXELS = None  # we look ourselves, before decoding
+
+
+class Bad(Exception):
+    """An image cannot be used; says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Good:
+    """A sound image.
+
+    Args:
+        data: as it is stored.
+        extension: of what is stored, `jpg` or `png`.
+        size: (height, width) of what is stored, pixels.
+        pixels: hash of what is seen, equal for copies in whatever format.
+        looks: 64 bits that change little when the picture does (dHash); None for small ones.
+        histogram: (3, 256) counts of values per channel, RGB.
+        remark: what is odd about the file, or what was done to it; empty if nothing.
+    """
+
+    data: bytes
+    extension: str
+    size: tuple[int, int]
+    pixels: str
+    looks: int | None
+    histogram: np.ndarray
+    remark: str
+
+
+def examine(name: str, data: bytes, prep: Prep) -> Good:
+    """Decode an image in full and return what to store.
+
+    Raises:
+        Bad: it cannot be used.
+    """
+    if not data:
+        raise Bad("empty file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of is either harmless or refused here
+        image, kind = _decoded(data)
+        upright = _upright(image)
+        rgb = _rgb(upright)
+        changed = upright is not image or image.mode not in ("L", "RGB") or kind not in KEPT
+    shrunk = _shrunk(rgb, prep.shrink)
+    stored, extension = data, KEPT.get(kind, "png")
+    if shrunk is not rgb:
+        stored, extension = _encoded(shrunk, "JPEG", quality=prep.quality, subsampling=0), "jpg"
+    elif changed:
+        stored, extension = _encoded(rgb, "PNG"), "png"
+    if stored is data:
+        _check_other_decoder(data)
+    return Good(
+        data=stored,
+        extension=extension,
+        size=(shrunk.height, shrunk.width),
+        pixels=_fingerprint(rgb),
+        looks=_looks(rgb),
+        histogram=np.array(shrunk.histogram()).reshape(3, 256),
+        remark=_remark(name, kind, changed),
+    )
+
+
+def _decoded(data: bytes) -> tuple[Image.Image, str]:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Exception as error:
+        raise Bad("no image that Pillow knows") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise Bad(f"{width}x{height} pixels are more than {MAX_PIXELS // 10**6} million")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise Bad(f"{width}x{height} is thinner than 1:{MAX_ASPECT}")
+    if getattr(image, "n_frames", 1) > 1:
+        raise Bad(f"animated, {image.n_frames} frames")  # type: ignore[attr-defined]
+    try:
+        image.load()
+    except Exception as error:  # Pillow raises many kinds for damaged data
+        raise Bad(f"cannot be decoded: {error}") from error
+    return image, str(image.format)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the image as a viewer would turn it; itself, if that is how it is stored."""
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # broken EXIF data says nothing
+        return image
+    if orientation not in range(2, 9):
+        return image
+    image.info.pop("exif", None)  # what else it holds may be broken
+    turned = ImageOps.exif_transpose(image)
+    return turned if turned is not None else image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Return 8-bit RGB; transparency is dropped as torchvision drops it, 16 bits are scaled."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        values = np.asarray(image).astype(np.float64)
+        image = Image.fromarray(np.rint(values / 257).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _shrunk(image: Image.Image, side: int | None) -> Image.Image:
+    short = min(image.size)
+    if side is None or short <= side:
+        return image
+    size = (image.width * side // short, image.height * side // short)
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def _fingerprint(image: Image.Image) -> str:
+    shape = f"{image.width}x{image.height}"
+    return hashlib.sha256(shape.encode() + image.tobytes()).hexdigest()[:24]
+
+
+def _looks(image: Image.Image) -> int | None:
+    """Return for 8x8 places whether it gets brighter to the right."""
+    if min(image.size) < 64:
+        return None
+    grey = image.reduce(max(1, min(image.size) // 32)).convert("L").resize((9, 8))
+    values = np.asarray(grey)
+    return int.from_bytes(np.packbits(values[:, 1:] > values[:, :-1]).tobytes(), "big")
+
+
+def _remark(name: str, kind: str, changed: bool) -> str:
+    extension = name.rpartition(".")[2].lower() if "." in name else ""
+    names = {"JPEG": {"jpg", "jpeg", "jpe", "jfif"}, "PNG": {"png"}, "TIFF": {"tif", "tiff"}}
+    parts = []
+    if extension and extension not in names.get(kind, {extension}):
+        parts.append(f"is {kind}, not {extension}")
+    if changed:
+        parts.append("stored anew as upright 8-bit RGB")
+    return ", ".join(parts)
+
+
+@cache
+def _other() -> Any:
+    """Return a decoder of nvImageCodec, or None where it is not installed."""
+    try:
+        from nvidia import nvimgcodec
+    except ImportError:
+        return None
+    return nvimgcodec.Decoder(
+        device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
+        max_num_cpu_threads=1,
+        backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)],
+    )
+
+
+def _check_other_decoder(data: bytes) -> None:
+    decoder = _other()
+    if decoder and decoder.decode(data) is None:
+        raise Bad("Pillow can decode it, nvImageCodec cannot")

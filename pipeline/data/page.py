@@ -1,0 +1,76 @@
+"""data.html: what was prepared, to look at: a picture of each class, and what was left out."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from pipeline import rundir
+from pipeline.data.shards import Manifest, images_in
+
+CLASSES = 100  # shown with a picture
+ROWS = 200  # of a list
+SIDE = 96  # of a picture, pixels
+
+
+def render(folder: Path, metrics: dict[str, float]) -> str:
+    """Return the page of a prepared folder; it needs nothing beside itself."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    manifest = Manifest.load(folder)
+    environment = Environment(
+        loader=PackageLoader("pipeline.data", "."), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("page.html").render(
+        classes=_classes(folder, manifest),
+        hidden=max(0, len(manifest.classes) - CLASSES),
+        manifest=manifest,
+        metrics=metrics,
+        quarantine=_rows(folder / "quarantine.jsonl", "reason"),
+        remarks=_rows(folder / "remarks.jsonl", "remark"),
+        rows=ROWS,
+    )
+
+
+def _classes(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
+    train, val = manifest.splits["train"], manifest.splits["val"]
+    pictures: dict[int, str] = {}
+    wanted = min(CLASSES, len(manifest.classes))
+    for shard in train.shards:
+        if len(pictures) == wanted:
+            break
+        for _, data, _, label in images_in(folder / shard.name):
+            if label < CLASSES and label not in pictures:
+                pictures[label] = _thumbnail(data)
+    return [
+        {
+            "name": _shown(name),
+            "train": train.counts[label],
+            "val": val.counts[label],
+            "picture": pictures.get(label, ""),
+        }
+        for label, name in enumerate(manifest.classes[:CLASSES])
+    ]
+
+
+def _thumbnail(data: bytes) -> str:
+    """Return a small picture as a data URL."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image.thumbnail((SIDE, SIDE))
+    stream = io.BytesIO()
+    image.save(stream, "PNG" if min(image.size) < 64 else "JPEG")
+    kind = "png" if min(image.size) < 64 else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _rows(path: Path, key: str) -> list[tuple[str, str]]:
+    return [(_shown(row["name"]), _shown(row[key])) for row in rundir.read_lines(path)]
+
+
+def _shown(name: str) -> str:
+    """Return a name in which bytes that are no UTF-8 can be read."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,193 @@
+"""Sources that are arrays or made on the spot: digits, CIFAR, synthetic images; encoded as PNG."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import tarfile
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data.sources import Item, Listing
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.config.data import Cifar as CifarSettings
+    from pipeline.config.data import Images
+    from pipeline.config.data import Synthetic as SyntheticSettings
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Encode grey (H, W) or RGB (H, W, 3) pixels, uint8."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+class Digits:
+    """The handwritten digits of scikit-learn, 8x8 and grey (UCI ML repository)."""
+
+    def __init__(self, data: Images) -> None:
+        pass
+
+    @cached_property
+    def _bunch(self) -> Any:
+        from sklearn.datasets import load_digits
+
+        return load_digits()
+
+    def count(self) -> int:
+        return 1797
+
+    def listing(self) -> Listing:
+        items = [Item(f"digits-{n:04d}", int(label)) for n, label in enumerate(self._bunch.target)]
+        return Listing(classes=tuple("0123456789"), splits={"all": items})
+
+    def read(self, name: str) -> bytes:
+        import numpy as np
+
+        image = self._bunch.images[int(name.removeprefix("digits-"))]
+        return png(np.rint(image * (255 / 16)).astype(np.uint8))
+
+
+class Cifar:
+    """CIFAR-10 and CIFAR-100 as distributed for Python: the archive, or what is in it."""
+
+    def __init__(self, data: CifarSettings) -> None:
+        self.root, self.name = Path(data.root), data.name
+
+    @property
+    def _known(self) -> Any:
+        """The record of torchvision: names and MD5 sums."""
+        from torchvision import datasets
+
+        return datasets.CIFAR10 if self.name == "cifar10" else datasets.CIFAR100
+
+    def count(self) -> int:
+        archive = {"cifar10": "cifar-10", "cifar100": "cifar-100"}[self.name]
+        folder = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[self.name]
+        if not any((self.root / name).exists() for name in (f"{archive}-python.tar.gz", folder)):
+            raise UserError(
+                f"{self.root} holds neither {archive}-python.tar.gz nor {folder}/; get the archive "
+                "from https://www.cs.toronto.edu/~kriz/cifar.html and point data.root at its folder"
+            )
+        return 60_000
+
+    def listing(self) -> Listing:
+        self.count()
+        meta = self._files[self._known.meta["filename"]]
+        splits = {
+            split: [Item(f"{split}-{n:05d}", label) for n, label in enumerate(labels)]
+            for split, (_, labels) in self._arrays.items()
+        }
+        return Listing(classes=tuple(meta[self._known.meta["key"]]), splits=splits)
+
+    def read(self, name: str) -> bytes:
+        split, _, number = name.partition("-")
+        pixels = self._arrays[split][0][int(number)]
+        return png(pixels.reshape(3, 32, 32).transpose(1, 2, 0))
+
+    @cached_property
+    def _arrays(self) -> dict[str, tuple[np.ndarray, list[int]]]:
+        """Return pixels (N, 3072) uint8 and labels of both splits."""
+        import numpy as np
+
+        found = {}
+        for split, batches in (("train", self._known.train_list), ("val", self._known.test_list)):
+            parts = [self._files[name] for name, _ in batches]
+            labels = [n for part in parts for n in part.get("labels", part.get("fine_labels"))]
+            found[split] = np.concatenate([part["data"] for part in parts]), labels
+        return found
+
+    @cached_property
+    def _files(self) -> dict[str, Any]:
+        """Return the content of the batches, by name, once their MD5 sums were seen to be right.
+
+        Raises:
+            UserError: a file is missing or was changed.
+        """
+        known = self._known
+        sums = dict([*known.train_list, *known.test_list])
+        sums[known.meta["filename"]] = known.meta["md5"]
+        folder = self.root / known.base_folder
+        if folder.is_dir():
+            read = {name: (folder / name) for name in sums}
+            missing = [path for path in read.values() if not path.exists()]
+            if missing:
+                raise UserError(f"{missing[0]} is missing; extract {known.filename} anew")
+            raw = {name: path.read_bytes() for name, path in read.items()}
+        else:
+            archive = self.root / known.filename
+            check_sum(archive, archive.read_bytes(), known.tgz_md5)
+            with tarfile.open(archive) as tar:
+                members = {name: tar.extractfile(f"{known.base_folder}/{name}") for name in sums}
+                raw = {name: member.read() for name, member in members.items() if member}
+        for name, content in raw.items():
+            check_sum(folder / name, content, sums[name])
+        # safe: pickles whose sums are those of the authors'
+        return {name: pickle.loads(content, encoding="latin1") for name, content in raw.items()}
+
+
+def check_sum(path: Path, content: bytes, md5: str) -> None:
+    """Make sure that a file is what its authors distributed.
+
+    Raises:
+        UserError: it is not.
+    """
+    found = hashlib.md5(content).hexdigest()
+    if found != md5:
+        raise UserError(
+            f"{path} was changed or cut off (MD5 {found} instead of {md5}); get it anew"
+        )
+
+
+class Synthetic:
+    """Noise with a wave in it whose direction tells the class: learnable, and of any size."""
+
+    def __init__(self, data: SyntheticSettings) -> None:
+        self._data = data
+
+    def count(self) -> int:
+        return self._data.images
+
+    def listing(self) -> Listing:
+        count, classes = self._data.images, self._data.classes
+        items = [Item(f"synthetic-{n:08d}", n % classes) for n in range(count)]
+        names = tuple(f"wave-{label:03d}" for label in range(classes))
+        return Listing(classes=names, splits={"all": items})
+
+    def read(self, name: str) -> bytes:
+        """Return a JPEG of natural size: its spectrum falls off as that of photographs does."""
+        import numpy as np
+        from PIL import Image
+
+        number = int(name.removeprefix("synthetic-"))
+        height, width = self._data.height, self._data.width
+        random = np.random.default_rng(number)
+        angle = np.pi * (number % self._data.classes) / self._data.classes
+        y, x = np.mgrid[:height, :width] / max(height, width)
+        wave = np.sin(16 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) + random.uniform(0, 6))
+        pixels = 128 + 40 * wave[..., None] + 40 * _pink(random, height, width)
+        stream = io.BytesIO()
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        image.save(stream, "JPEG", quality=92)
+        return stream.getvalue()
+
+
+def _pink(random: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Return noise (H, W, 3) of mean 0 and deviation 1 whose amplitude falls with frequency."""
+    import numpy as np
+
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1
+    spectrum = np.fft.rfft2(random.standard_normal((3, height, width))) / frequency
+    spectrum[:, 0, 0] = 0
+    noise = np.fft.irfft2(spectrum, s=(height, width)).transpose(1, 2, 0)
+    scaled: np.ndarray = noise / noise.std()
+    return scaled
