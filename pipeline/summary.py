@@ -58,9 +58,15 @@ def describe(stage: str, metrics: dict[str, Any]) -> str:
 
 
 def _prep(m: dict[str, Any]) -> str:
-    return (
-        f"{m['train_images']:.0f} training and {m['val_images']:.0f} validation images, "
-        f"{m['quarantined']:.0f} quarantined"
+    told = {"copies": "copies", "contradictions": "contradictions", "alike": "alike in both",
+            "odd_files": "odd", "ignored_files": "no images by their name"}  # fmt: skip
+    more = [f"{m[key]:,.0f} {words}" for key, words in told.items() if m[key]]
+    return ", ".join(
+        [
+            f"{m['train_images']:,.0f} training and {m['val_images']:,.0f} validation images",
+            f"{m['quarantined']:,.0f} quarantined",
+            *more,
+        ]
     )
 
 

@@ -64,7 +64,7 @@ def _begin(final: Path, listing: Listing) -> Path:
     if building.exists() and (not stamp.exists() or stamp.read_text() != digest):
         shutil.rmtree(building)
     building.mkdir(parents=True, exist_ok=True)
-    for part in building.glob(".*.tar.*"):  # of a process that was killed
+    for part in building.glob(".*"):  # of a process that was killed
         part.unlink()
     rundir.write_text(stamp, digest)
     return building

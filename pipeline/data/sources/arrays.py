@@ -142,9 +142,7 @@ def check_sum(path: Path, content: bytes, md5: str) -> None:
     """
     found = hashlib.md5(content).hexdigest()
     if found != md5:
-        raise UserError(
-            f"{path} was changed or cut off (MD5 {found} instead of {md5}); get it anew"
-        )
+        raise UserError(f"{path} is damaged (MD5 {found} instead of {md5}); get it anew")
 
 
 class Synthetic:

@@ -80,8 +80,11 @@ class ImageNet(ImageFolder):
 
     def _kit(self, labels: dict[str, int]) -> Iterator[tuple[str, int]]:
         """Read the development kit, whose own numbers are neither sorted nor zero-based."""
-        from torchvision.datasets.imagenet import _parse_meta_mat, _parse_val_groundtruth_txt
+        from scipy.io import loadmat
 
-        names, _ = _parse_meta_mat(str(self.root / KIT))
-        for number, own in enumerate(_parse_val_groundtruth_txt(str(self.root / KIT)), start=1):
-            yield f"ILSVRC2012_val_{number:08d}", labels[names[own]]
+        data = self.root / KIT / "data"
+        synsets = loadmat(str(data / "meta.mat"), squeeze_me=True)["synsets"]
+        names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+        truth = (data / "ILSVRC2012_validation_ground_truth.txt").read_text().split()
+        for number, own in enumerate(truth, start=1):
+            yield f"ILSVRC2012_val_{number:08d}", labels[names[int(own)]]
