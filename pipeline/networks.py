@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import dyrep
 from pipeline import models, rundir
-from pipeline.data.dali import DaliLoader
+from pipeline.data.loader import Part, make
 from pipeline.data.shards import Manifest
 from pipeline.stage import Context
 
@@ -49,12 +49,13 @@ def fused(context: Context) -> nn.Module:
 
 def validation_images(context: Context, count: int) -> Tensor:
     """Return the first validation images (N ≤ count, 3, H, W), prepared as for evaluation."""
-    loader = DaliLoader(
-        prepared(context),
-        "val",
+    data = context.config.data
+    part = Part(
+        folder=prepared(context),
+        split="val",
         batch_size=count,
-        image_size=context.config.data.image_size,
+        image_size=data.image_size,
+        resize=data.resize,
         augment=None,
-        device=torch.device("cpu"),
     )
-    return next(iter(loader)).images
+    return next(iter(make(data.loader, part))).images

@@ -37,7 +37,7 @@ class Augment(Section):
         mixup, cutmix: alpha of the Beta distribution that mixing is drawn from; 0: off.
         repeats: how often an image is in an epoch's batches, differently each time; an epoch
             stays as long as it is.
-        progressive: side of the image in the first epoch, growing to `data.image_size`; null: off.
+        progressive: side of the images in the first epoch, growing to `data.image_size`; null: off.
     """
 
     crop: Literal["none", "pad", "resized"]

@@ -19,6 +19,7 @@ import struct
 import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,47 @@ class Writer:
         self._part.rename(self._path)
         size = self._path.stat().st_size
         return Shard(self._path.name, len(self._index), size, rundir.sha256(self._path))
+
+
+class Pictures:
+    """The images of a split, by their place in its shards."""
+
+    def __init__(self, folder: Path, split: Split) -> None:
+        self._entries = [
+            (str(folder / shard.name), *entry)
+            for shard in split.shards
+            for entry in _index((folder / shard.name).with_suffix(".idx"))
+        ]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def read(self, place: int) -> bytes:
+        """Return an encoded picture."""
+        path, offset, size, _ = self._entries[place]
+        return os.pread(_file(path), size, offset)
+
+    def target(self, place: int) -> tuple[int, int]:
+        """Return label and image number."""
+        path, _, _, offset = self._entries[place]
+        label, number = struct.unpack("<ii", os.pread(_file(path), 8, offset))
+        return label, number
+
+
+def _index(path: Path) -> list[tuple[int, int, int]]:
+    """Return offset and size of each picture in a shard, and the offset of its target."""
+    found = []
+    for line in path.read_text().splitlines()[1:]:
+        words = line.split()
+        parts = {words[n]: (int(words[n + 1]), int(words[n + 2])) for n in range(0, 12, 4)}
+        found.append((*(parts.get("png") or parts["jpg"]), parts["target"][0]))
+    return found
+
+
+@cache
+def _file(path: str) -> int:
+    """Open a shard once per process; thousands of images are in it."""
+    return os.open(path, os.O_RDONLY)
 
 
 def images_in(path: Path) -> Iterator[tuple[int, bytes, str, int]]:

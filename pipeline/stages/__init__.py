@@ -28,6 +28,7 @@ STAGES: dict[str, Stage] = {
             ignores=ELSEWHERE,
             outputs=("model.safetensors", "structure.json", "history.jsonl"),
             torchrun=True,
+            version=2,
         ),
         Stage(
             name="fuse",

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline import networks, rundir
-from pipeline.data.dali import DaliLoader
+from pipeline.data.loader import Part, make
 from pipeline.data.shards import Manifest
 from pipeline.errors import Interrupted
 from pipeline.stage import Context
@@ -50,16 +50,19 @@ def _predictions(context: Context, processes: World) -> Iterator[Tensor]:
     models = [networks.trained(context), networks.fused(context)]
     for model in models:
         model.to(processes.device)
-    loader = DaliLoader(
-        networks.prepared(context),
-        "val",
+    data = context.config.data
+    part = Part(
+        folder=networks.prepared(context),
+        split="val",
         batch_size=context.config.eval.batch_size // processes.world_size,
-        image_size=context.config.data.image_size,
+        image_size=data.image_size,
+        resize=data.resize,
         augment=None,
         rank=processes.rank,
         world_size=processes.world_size,
         device=processes.device,
     )
+    loader = make(data.loader, part)
     for done, (images, labels, numbers) in enumerate(loader):
         if processes.any(context.stop_requested())[0]:
             raise Interrupted

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 import dyrep
 from pipeline import models
 from pipeline.config import Config
-from pipeline.data.dali import Batch
+from pipeline.data.loader import Batch
 from pipeline.training import generators, nonfinite, optim
 from pipeline.training.distributed import World
 from pipeline.training.growth import prepare

@@ -15,7 +15,8 @@ from torch import Tensor
 
 import dyrep
 from pipeline import attempt, rundir
-from pipeline.data.dali import Batch, DaliLoader
+from pipeline.data import loader
+from pipeline.data.loader import Batch, Loader, Part
 from pipeline.data.shards import Manifest
 from pipeline.errors import Interrupted
 from pipeline.stage import Context
@@ -25,6 +26,7 @@ from pipeline.training.distributed import World
 from pipeline.training.growth import Growth
 from pipeline.training.history import History, Rows
 from pipeline.training.learner import Learner
+from pipeline.training.mixing import Mixing
 from pipeline.training.nonfinite import Diverged
 from pipeline.training.saver import Saver
 from pipeline.training.validation import validate
@@ -86,7 +88,7 @@ class Training:
         self.learner.train()
         self.history.start_clock()
         for batch in self.loader:
-            self._step(batch, self.history.since_mark())
+            self._step(self.mixing(batch, self.epoch), self.history.since_mark())
             self._report()
             if self.steps_to_go:
                 stop, due = self.world.any(
@@ -113,9 +115,9 @@ class Training:
         The last epoch never adjusts: nothing would train what it grew.
         """
         self._report("validating")
-        learner, loader = self.learner, self._loader("val", evaluate=True)
+        learner, images = self.learner, self._loader("val", evaluate=True)
         self.metrics = validate(
-            learner.shipped, loader, self.world, learner.autocast(), self._leave_if_asked
+            learner.shipped, images, self.world, learner.autocast(), self._leave_if_asked
         )
         parameters = sum(p.numel() for p in learner.model.parameters())
         step_seconds = self.history.epoch(
@@ -141,10 +143,10 @@ class Training:
     def _calibration_batches(self) -> list[Tensor]:
         """Return training images from a loader of their own: the training order is untouched."""
         assert self.config.method.kind == "dyrep"
-        loader = self._loader("train", seed=self._seed() + self.epoch)
+        images = self._loader("train", seed=self._seed() + self.epoch)
         count = self.config.method.calibration_batches
         batches = []
-        for _, batch in zip(range(count), loader, strict=False):
+        for _, batch in zip(range(count), images, strict=False):
             self._leave_if_asked()
             batches.append(batch.images)
         return batches
@@ -206,6 +208,7 @@ class Training:
         )
         self.steps_per_epoch = len(self.loader)
         classes = len(Manifest.load(self.folder).classes)
+        self.mixing = Mixing(self.recipe, classes, self.config.data.image_size)
         self.learner = Learner(self.config, self.world, classes, self.steps_per_epoch, saved)
         generators.seed(self._seed() + self.world.rank)  # equal weights, then own dropout
         rows = saved.get("growth", {"rows": 0})["rows"]
@@ -263,8 +266,9 @@ class Training:
         model = self.learner.model
         last = f"the last checkpoint is from step {self.step}"
         with nonfinite.watching(model) as layers:
-            for batch in self.loader:
+            for unmixed in self.loader:
                 self._leave_if_asked()
+                batch = self.mixing(unmixed, self.epoch)
                 loss = self.learner.update(batch, self.growth.accumulate)
                 self.step += 1
                 seen = None
@@ -286,6 +290,8 @@ class Training:
     def _tell_start_up(self) -> None:
         """Say how long it took from the start of the attempt to its first step, and on what."""
         if self.world.main:
+            kind, why = loader.choose(self.config.data.loader, self._part("train"))
+            self._say(f"data.loader: {kind.kind} ({why})")
             begun = attempt.last(self.context.dir)["time"]
             marks = {
                 "processes": self.context.started - begun,
@@ -304,18 +310,21 @@ class Training:
 
     def _loader(
         self, split: str, seed: int = 0, state: Tensor | None = None, evaluate: bool = False
-    ) -> DaliLoader:
-        return DaliLoader(
-            self.folder,
-            split,
+    ) -> Loader:
+        return loader.make(self.config.data.loader, self._part(split, seed, evaluate), state)
+
+    def _part(self, split: str, seed: int = 0, evaluate: bool = False) -> Part:
+        return Part(
+            folder=self.folder,
+            split=split,
             batch_size=self.recipe.batch_size // self.world.world_size,
             image_size=self.config.data.image_size,
+            resize=self.config.data.resize,
             augment=None if evaluate else self.recipe.augment,
             rank=self.world.rank,
             world_size=self.world.world_size,
             device=self.world.device,
             seed=seed,
-            state=state,
         )
 
     def _report(self, doing: str = "") -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.data.dali import Batch
+from pipeline.data.loader import Batch
 from pipeline.training.distributed import World
 
 

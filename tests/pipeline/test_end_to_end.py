@@ -19,8 +19,6 @@ from safetensors.torch import load_file
 
 from pipeline import attempt, models, rundir
 from pipeline.config.model import Vgg
-from pipeline.config.train import Augment
-from pipeline.data.dali import DaliLoader
 from tests.launcher import PROJECT, SMALL, Launcher
 
 
@@ -143,15 +141,6 @@ def test_another_question_shares_what_it_can(finished):
     assert (shared / "eval").resolve() != (own / "eval").resolve()
     assert metrics(shared, "eval") == metrics(own, "eval")  # one process says the same as two
     assert not (shared / "wandb").exists()
-
-
-def test_augmentation_can_be_none(finished):
-    folder = next((finished.root / "data").iterdir())
-    none = Augment(rotate=0.0, translate=0.0, flip=False)
-    loader = DaliLoader(
-        folder, "train", batch_size=8, image_size=16, augment=none, device=torch.device("cpu")
-    )
-    assert next(iter(loader)).images.shape == (8, 3, 16, 16)
 
 
 @pytest.fixture

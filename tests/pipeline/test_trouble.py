@@ -274,17 +274,17 @@ def test_an_image_that_cannot_be_decoded_any_more_is_named(stage):
 POISON = """
 import sys
 from pipeline import run
-from pipeline.data.dali import DaliLoader
+from pipeline.data.loader import Loader
 
-batches = DaliLoader.__iter__
+batches = Loader.__iter__
 
 def poisoned(self):
     for batch in batches(self):
-        if self._split == "train" and (batch.numbers == int(sys.argv[2])).any():
+        if self.part.split == "train" and (batch.numbers == int(sys.argv[2])).any():
             batch.images.fill_(float("nan"))
         yield batch
 
-DaliLoader.__iter__ = poisoned
+Loader.__iter__ = poisoned
 sys.exit(run.main([sys.argv[1]]))
 """
 

@@ -1,0 +1,48 @@
+"""What is done to a whole training batch, on the device: smaller images at first, mixed images."""
+
+from __future__ import annotations
+
+from torch.nn.functional import interpolate
+from torchvision.transforms import v2
+
+from pipeline.config.train import Train
+from pipeline.data.loader import Batch
+
+STEP = 8  # the side of images that grow is a multiple of it, pixels
+
+
+class Mixing:
+    """Changes batches as `train.augment` asks: mixup, cutmix, progressive.
+
+    Mixing draws from torch's generator, whose state is part of every checkpoint.
+    """
+
+    def __init__(self, recipe: Train, classes: int, image_size: int) -> None:
+        self._recipe, self._size = recipe, image_size
+        augment = recipe.augment
+        kinds: list[v2.Transform] = []
+        if augment.mixup:
+            kinds.append(v2.MixUp(alpha=augment.mixup, num_classes=classes))
+        if augment.cutmix:
+            kinds.append(v2.CutMix(alpha=augment.cutmix, num_classes=classes))
+        self._mix = v2.RandomChoice(kinds) if kinds else None
+
+    def __call__(self, batch: Batch, epoch: int) -> Batch:
+        """Return the batch to train on; its labels are probabilities if images were mixed."""
+        images, labels, numbers = batch
+        side = self.side(epoch)
+        if side != self._size:
+            images = interpolate(
+                images, size=(side, side), mode="bilinear", antialias=True, align_corners=False
+            )
+        if self._mix:
+            images, labels = self._mix(images, labels)
+        return Batch(images, labels, numbers)
+
+    def side(self, epoch: int) -> int:
+        """Return the side of the images in an epoch (from 0): growing evenly, full at the end."""
+        first = self._recipe.augment.progressive
+        if first is None or self._recipe.epochs == 1:
+            return self._size
+        side = first + (self._size - first) * epoch / (self._recipe.epochs - 1)
+        return self._size if side >= self._size else max(STEP, round(side / STEP) * STEP)

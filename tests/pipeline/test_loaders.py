@@ -1,0 +1,345 @@
+"""Every loader: each image as often as it must come, exactly resumable, and seen as torchvision sees it."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from pipeline.config.train import Augment
+from pipeline.data import loader as loaders
+from pipeline.data.loader import Batch, Part, choose, make
+from pipeline.errors import UserError
+from pipeline.training.mixing import Mixing
+from tests.pipeline.preparing import Prepared, encoded, picture
+
+NONE = {
+    "crop": "none", "scale": [0.08, 1.0], "ratio": [0.75, 1.333], "padding": 0, "rotate": 0.0,
+    "translate": 0.0, "flip": False, "jitter": [0.0] * 4, "policy": None, "erase": 0.0, "cutout": 0,
+    "mixup": 0.0, "cutmix": 0.0, "repeats": 1, "progressive": None,
+}  # fmt: skip
+KINDS = ("dali", "memory", "torch")
+MUCH = {
+    "dali": {"crop": "resized", "flip": True, "rotate": 10.0, "jitter": [0.2, 0.2, 0.2, 0.1]},
+    "memory": {"crop": "pad", "padding": 3, "flip": True, "rotate": 10.0, "translate": 0.1,
+               "erase": 0.5, "cutout": 5},
+    "torch": {"crop": "resized", "flip": True, "policy": "randaugment", "erase": 0.5, "cutout": 5,
+              "repeats": 2},
+}  # fmt: skip
+
+
+def augment(**changes):
+    return Augment(**{**NONE, **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_cores():
+    """Two workers per loader, wherever this runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loaders, "cores", lambda: 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Return 103 training and 20 validation images of one size, in shards of 25."""
+    root = tmp_path_factory.mktemp("data")
+    images = root / "images"
+    for split, count in (("train", 103), ("val", 20)):
+        for number in range(count):
+            folder = images / split / "abc"[number % 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            seed = number if split == "train" else 1000 + number
+            path = folder / f"{number:03d}.png"
+            path.write_bytes(encoded(picture(seed, 28, 36), "PNG"))
+    made = Prepared(
+        root / "o", name="imagefolder", root=str(images), val_fraction=None, shard_images=25
+    )
+    return made.run().folder
+
+
+def part(data, split="train", **changes):
+    plain = {"batch_size": 8, "image_size": 24, "resize": 24, "augment": augment(), "seed": 5}
+    if split == "val":
+        plain["augment"] = None
+    return Part(folder=data, split=split, **{**plain, **changes})
+
+
+def same(one, two):
+    return all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+# -- each image as often as it must come ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("world_size", range(1, 6))
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_sees_each_image_at_most_once_and_validation_each_once(data, kind, world_size):
+    ranks = [
+        make(kind, part(data, batch_size=4, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    orders = []
+    for _ in range(5):
+        batches = [list(one) for one in ranks]
+        assert len({len(own) for own in batches}) == 1
+        assert len(batches[0]) == len(ranks[0]) == 103 // (4 * world_size)
+        numbers = torch.cat([batch.numbers for own in batches for batch in own])
+        assert len(numbers) == len(numbers.unique()) == len(ranks[0]) * 4 * world_size
+        orders.append(numbers.tolist())
+    assert len({tuple(order) for order in orders}) == 5
+    evaluated = [
+        [
+            batch.numbers
+            for batch in make(
+                kind, part(data, "val", rank=rank, world_size=world_size, batch_size=3)
+            )
+        ]
+        for rank in range(world_size)
+    ]
+    assert len({len(own) for own in evaluated}) == 1  # collectives need as many everywhere
+    numbers = torch.cat([numbers for own in evaluated for numbers in own])
+    assert sorted(numbers.tolist()) == list(range(103, 123))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_belong_to_their_images(data, kind):
+    for batch in make(kind, part(data)):
+        # images are listed class by class: 35 of a, 34 of b, 34 of c
+        expected = (batch.numbers >= 35).long() + (batch.numbers >= 69).long()
+        assert torch.equal(batch.labels, expected)
+
+
+# -- exact positions ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_goes_on_exactly_from_anywhere(data, kind, world_size):
+    def opened(rank, state=None):
+        own = part(data, rank=rank, world_size=world_size, augment=augment(**MUCH[kind]))
+        return make(kind, own, state)
+
+    for rank in range(world_size):
+        whole, states, batches = opened(rank), [], []
+        for _ in range(2):
+            for batch in whole:
+                batches.append(batch)
+                states.append(whole.state())
+        steps = len(whole)
+        for taken in (1, steps // 2, steps - 1, steps, steps + 2):
+            again = opened(rank, states[taken - 1])
+            rest = [*again] if taken % steps else []
+            rest += [*again] if taken < steps else [*again] if not rest else []
+            assert len(rest) == 2 * steps - taken
+            pairs = zip(rest, batches[taken:], strict=True)
+            assert all(same(one, two) for one, two in pairs)
+        assert not same(batches[0], batches[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_position_of_anything_else_is_refused(data, tmp_path, kind):
+    own = part(data)
+    opened = make(kind, own)
+    next(iter(opened))
+    state = opened.state()
+    others = {
+        "batch": replace(own, batch_size=4),
+        "rank": replace(own, rank=1, world_size=2),
+        "changes": replace(own, augment=augment(flip=True)),
+        "size": replace(own, image_size=16),
+    }
+    for other in others.values():
+        with pytest.raises(UserError, match="the position to go on from is not one of these"):
+            make(kind, other, state)
+    with pytest.raises(UserError, match="is not one of these"):
+        make("torch" if kind != "torch" else "memory", own, state)
+    with pytest.raises(UserError, match="is not one of these"):
+        make(kind, own, state[:20] * 0)
+
+
+@pytest.mark.parametrize("kind", ["memory", "torch"])
+def test_changes_depend_on_seed_epoch_and_place_alone(data, kind, monkeypatch):
+    """Not on the number of processes or workers."""
+
+    def images(world_size, cores, seed=5):
+        monkeypatch.setattr(loaders, "cores", lambda: cores)
+        found = {}
+        for rank in range(world_size):
+            own = part(
+                data, rank=rank, world_size=world_size, batch_size=24 // world_size, seed=seed,
+                augment=augment(**{**MUCH[kind], "repeats": 1, "erase": 0.0}),
+            )  # fmt: skip
+            for batch in make(kind, own):
+                found |= dict(zip(batch.numbers.tolist(), batch.images, strict=True))
+        return found
+
+    alone, several, other = images(1, 1), images(3, 4), images(1, 1, seed=6)
+    assert alone.keys() == several.keys()
+    assert all(torch.equal(alone[number], several[number]) for number in alone)
+    shared = alone.keys() & other.keys()
+    assert shared and not any(torch.equal(alone[number], other[number]) for number in shared)
+
+
+def test_repeated_images_differ_each_time(data):
+    own = part(data, augment=augment(crop="resized", repeats=3))
+    numbers, images = [], []
+    for batch in make("torch", own):
+        numbers += batch.numbers.tolist()
+        images += list(batch.images)
+    assert len(numbers) == 96
+    assert numbers[0] == numbers[1] == numbers[2] != numbers[3]
+    assert not torch.equal(images[0], images[1])
+
+
+# -- what is seen ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """Return validation images of odd sizes and modes, and as Pillow shows them."""
+    root = tmp_path_factory.mktemp("odd")
+    random = np.random.default_rng(0)
+    modes = ["RGB", "L", "P", "CMYK", "RGBA"]
+    for number in range(60):
+        height, width = random.integers(20, 120, 2)
+        image = picture(number, int(height), int(width), modes[number % 5])
+        kind = "PNG" if modes[number % 5] in ("P", "RGBA") else "JPEG"
+        for split in ("train", "val"):
+            folder = root / "images" / split / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            if split == "val" or number < 2:
+                shown = image if split == "val" else picture(5000 + number)
+                data = encoded(shown, kind)
+                (folder / f"{number:03d}.{kind.lower()}").write_bytes(data)
+    made = Prepared(
+        root / "o", name="imagefolder", root=str(root / "images"), val_fraction=None
+    ).run()
+    stored = {
+        n: Image.open(io.BytesIO(d)).convert("RGB") for n, (d, _, _) in made.stored("val").items()
+    }
+    return made.folder, stored
+
+
+@pytest.mark.parametrize("kind", ["dali", "torch"])
+@pytest.mark.parametrize(("resize", "size"), [(64, 56), (41, 32), (33, 33)])
+def test_an_evaluation_sees_what_torchvision_shows(odd, kind, resize, size):
+    folder, stored = odd
+    theirs = v2.Compose([v2.Resize(resize), v2.CenterCrop(size)])
+    own = part(folder, "val", resize=resize, image_size=size)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (own.manifest.mean, own.manifest.std))
+    differences = []
+    for batch in make(kind, own):
+        for image, number in zip(batch.images, batch.numbers.tolist(), strict=True):
+            expected = torch.from_numpy(np.array(theirs(stored[number]))).movedim(2, 0)
+            pixels = (image * std + mean) * 255
+            difference = (pixels - expected).abs()
+            if kind == "dali" and resize == size:  # at the border its filter repeats pixels
+                assert difference.max() <= 4
+                difference = difference[:, 1:-1, 1:-1]
+            differences.append(difference)
+    assert len(differences) == 60
+    assert max(d.max() for d in differences) <= 1.01
+    assert torch.stack([d.mean() for d in differences]).mean() <= 0.2
+
+
+def test_the_memory_loader_sees_the_same(data):
+    ours, theirs = (
+        torch.cat([batch.images for batch in make(kind, part(data, "val", resize=30))])
+        for kind in ("memory", "torch")
+    )
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flip_mirrors_and_padding_shifts(data, kind):
+    plain = {}
+    for batch in make(kind, part(data)):
+        plain |= dict(zip(batch.numbers.tolist(), batch.images, strict=True))
+    mirrored = 0
+    for batch in make(kind, part(data, augment=augment(flip=True))):
+        for number, image in zip(batch.numbers.tolist(), batch.images, strict=True):
+            if number in plain:
+                is_plain = torch.allclose(image, plain[number], atol=1e-4)
+                is_mirrored = torch.allclose(image, plain[number].flip(2), atol=1e-4)
+                assert is_plain or is_mirrored
+                mirrored += is_mirrored
+    assert 20 < mirrored < 80
+    moved = 0
+    for batch in make(kind, part(data, augment=augment(crop="pad", padding=2))):
+        for number, image in zip(batch.numbers.tolist(), batch.images, strict=True):
+            if number in plain:
+                found = [
+                    (dy, dx)
+                    for dy in range(-2, 3)
+                    for dx in range(-2, 3)
+                    if torch.allclose(
+                        image[:, 2 - dy : 22 - dy, 2 - dx : 22 - dx],
+                        plain[number][:, 2:22, 2:22],
+                        atol=1e-4,
+                    )
+                ]
+                assert found
+                moved += found[0] != (0, 0)
+    assert moved > 60
+
+
+# -- the choice -----------------------------------------------------------------------------------
+
+
+def test_auto_takes_what_suits_and_says_why(data, odd, monkeypatch):
+    def chosen(own):
+        kind, why = choose("auto", own)
+        return kind.kind, why
+
+    assert chosen(part(data))[0] == "memory"
+    kind, why = chosen(part(odd[0], "val"))
+    assert kind == "dali" and "memory needs images of one size" in why
+    kind, why = chosen(part(data, augment=augment(policy="randaugment")))
+    assert kind == "torch" and "dali has no policy=randaugment" in why
+    monkeypatch.setattr(loaders, "IN_MEMORY", 1000)
+    assert "memory would need" in chosen(part(data))[1]
+    monkeypatch.setattr(loaders, "find_spec", lambda name: None)
+    assert chosen(part(data))[0] == "torch"
+    with pytest.raises(UserError, match=r"data.loader=dali is not installed"):
+        choose("dali", part(data))
+
+
+def test_what_a_loader_cannot_do_is_refused_with_one_that_can(data):
+    with pytest.raises(UserError, match=r"data.loader=dali has no policy=autoaugment; .*=torch"):
+        make("dali", part(data, augment=augment(policy="autoaugment")))
+    with pytest.raises(
+        UserError, match=r"memory has no crop=resized; use data.loader=dali or torch"
+    ):
+        make("memory", part(data, augment=augment(crop="resized")))
+
+
+# -- whole batches --------------------------------------------------------------------------------
+
+
+class Recipe:
+    def __init__(self, epochs=5, **changes):
+        self.epochs, self.augment = epochs, augment(**changes)
+
+
+def test_mixed_labels_say_how_much_of_each():
+    batch = Batch(
+        torch.arange(4.0)[:, None, None, None].expand(4, 3, 16, 16), torch.arange(4), None
+    )
+    for kind in ("mixup", "cutmix"):
+        torch.manual_seed(0)
+        images, labels, _ = Mixing(Recipe(**{kind: 1.0}), 4, 16)(batch, 0)
+        assert torch.allclose(labels.sum(1), torch.ones(4))
+        assert torch.allclose(images.mean((1, 2, 3)), labels @ torch.arange(4.0), atol=1e-5)
+
+
+def test_sides_grow_to_full_size():
+    mixing = Mixing(Recipe(progressive=16), 4, 32)
+    sides = [mixing.side(epoch) for epoch in range(5)]
+    assert sides == [16, 24, 24, 32, 32] or sides == sorted(sides)
+    assert sides[0] == 16 and sides[-1] == 32
+    images, labels, _ = mixing(Batch(torch.rand(2, 3, 32, 32), torch.arange(2), None), 0)
+    assert images.shape == (2, 3, 16, 16) and labels.dtype == torch.int64
