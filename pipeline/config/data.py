@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.config.base import Section, Share
 
@@ -23,6 +23,15 @@ class Images(Section):
     split_seed: NonNegativeInt
     max_bad: Annotated[float, Field(ge=0, lt=1)]
     loader: Literal["auto", "dali", "memory", "torch"]
+
+    @model_validator(mode="after")
+    def _middle_is_there(self) -> Self:
+        if self.image_size > self.resize:
+            raise ValueError(
+                f"a square of image_size={self.image_size} cannot be cut out of an image scaled to "
+                f"a short side of {self.resize}; set data.resize to {self.image_size} or more"
+            )
+        return self
 
 
 class Digits(Images):

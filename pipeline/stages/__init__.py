@@ -36,7 +36,8 @@ STAGES: dict[str, Stage] = {
             parents=("prep", "train"),
             reads=("data", "model", "fuse"),
             ignores=ELSEWHERE,
-            outputs=("model.safetensors", "fusion.json"),
+            outputs=("model.safetensors", "fusion.json", "preprocess.json"),
+            version=2,
         ),
         Stage(
             name="eval",

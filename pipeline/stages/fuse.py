@@ -1,8 +1,8 @@
 """fuse: fold every branch into the plain network, and prove on real images that it is the same.
 
 Reads the trained network and validation images. Writes model.safetensors (the plain architecture's
-own keys, float32) and fusion.json (errors). Fails with `dyrep.FusionError`, naming the layer, above
-`fuse.tolerance`.
+own keys, float32), fusion.json (errors) and preprocess.json (what an image goes through before it).
+Fails with `dyrep.FusionError`, naming the layer, above `fuse.tolerance`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 import dyrep
 from pipeline import networks, rundir
+from pipeline.data import preprocess
+from pipeline.data.shards import Manifest
 from pipeline.stage import Context
 
 
@@ -25,6 +27,9 @@ def run(context: Context) -> dict[str, float]:
     context.progress(1, 2, "comparing")
     metrics = compare(unfused, fused, images)
     rundir.write_json(context.dir / "fusion.json", {**metrics, "images": len(images)})
+    manifest = Manifest.load(networks.prepared(context))
+    told = preprocess.describe(context.config.data, manifest)
+    rundir.write_json(context.dir / preprocess.FILE, told)
     with rundir.replacing(context.dir / "model.safetensors") as temporary:
         state = fused.float().state_dict()
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)

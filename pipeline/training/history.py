@@ -57,6 +57,8 @@ class History:
         self._rows = Rows(path, saved.get("rows", 0), world.main)
         self._epoch_losses: list[float] = saved.get("epoch_losses", [])
         self._epoch_seconds: list[float] = saved.get("epoch_seconds", [])
+        self._data_seconds: float = saved.get("data_seconds", 0.0)
+        self.waiting = 0.0  # share of the last epoch in which there was no batch to work on
         self._waiting: list[dict[str, Any]] = []
         self._losses: list[Tensor] = []
         self.start_clock()
@@ -79,6 +81,7 @@ class History:
         seconds = self.since_mark()
         self.start_clock()
         self._epoch_seconds.append(seconds)
+        self._data_seconds += data_seconds
         self._losses.append(loss)
         times = {"step_seconds": round(seconds, 6), "data_seconds": round(data_seconds, 6)}
         counters = {"step": step, "epoch": epoch, "samples": step * self._recipe.batch_size}
@@ -113,6 +116,7 @@ class History:
         """Write the row of an epoch of `images` images per step; return its median step seconds."""
         self.flush()
         seconds = sum(self._epoch_seconds)
+        self.waiting = self._data_seconds / seconds
         row = {
             "kind": "epoch",
             "step": step,
@@ -121,12 +125,13 @@ class History:
             "loss": statistics.fmean(self._epoch_losses) if self._epoch_losses else None,
             **metrics,
             "seconds": round(seconds, 6),
+            "data_seconds": round(self._data_seconds, 6),
             "images_per_s": len(self._epoch_seconds) * images / seconds,
             "parameters": parameters,
         }
         self._rows.write([row])
         median = statistics.median(self._epoch_seconds)
-        self._epoch_losses, self._epoch_seconds = [], []
+        self._epoch_losses, self._epoch_seconds, self._data_seconds = [], [], 0.0
         return median
 
     def state(self) -> dict[str, Any]:
@@ -135,4 +140,5 @@ class History:
             "rows": self._rows.count,
             "epoch_losses": self._epoch_losses,
             "epoch_seconds": self._epoch_seconds,
+            "data_seconds": self._data_seconds,
         }

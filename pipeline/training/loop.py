@@ -31,6 +31,8 @@ from pipeline.training.nonfinite import Diverged
 from pipeline.training.saver import Saver
 from pipeline.training.validation import validate
 
+MUCH_WAITING = 0.1  # share of an epoch
+
 
 class Training:
     """One training in one of its processes, begun anew or where its newest checkpoint left off."""
@@ -127,6 +129,7 @@ class Training:
         self.epoch += 1
         self._mark_best()
         self._say(f"epoch {self.epoch}: top-1 {self.metrics['top1']:.2f} %")
+        self._tell_waiting()
         if self.epoch < self.recipe.epochs and self.growth.due(self.epoch):
             self._adjust(step_seconds)
             self._save()
@@ -224,6 +227,7 @@ class Training:
             self.context.dir / rundir.HISTORY, self.world, self.recipe, saved.get("history", {})
         )
         self.resumed_at: int = saved.get("step", 0)
+        self._told_waiting = False
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.learner.load_state(saved)
@@ -303,6 +307,16 @@ class Training:
             self.context.event("first_step", step=self.step, seconds=seconds)
             parts = ", ".join(f"{name} {value}" for name, value in seconds.items())
             self._say(f"first step after {sum(marks.values()):.1f} s ({parts})")
+
+    def _tell_waiting(self) -> None:
+        """Say once if the images are the bottleneck."""
+        share = self.history.waiting
+        if share > MUCH_WAITING and not self._told_waiting:
+            self._told_waiting = True
+            self._say(
+                f"waiting for data {100 * share:.0f} % of the time: give it more cores "
+                "(cluster.cpus_per_process), smaller images (prep.shrink), or another data.loader"
+            )
 
     def _seed(self) -> int:
         """Return the seed of this training's loaders, apart from those of its neighbours."""

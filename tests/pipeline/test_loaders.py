@@ -1,7 +1,9 @@
 """Every loader: each image as often as it must come, exactly resumable, and seen as torchvision sees it."""
 
 import io
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torchvision.transforms import v2
 
 from pipeline.config.train import Augment
 from pipeline.data import loader as loaders
+from pipeline.data import preprocess
 from pipeline.data.loader import Batch, Part, choose, make
 from pipeline.errors import UserError
 from pipeline.training.mixing import Mixing
@@ -252,6 +255,19 @@ def test_the_memory_loader_sees_the_same(data):
         for kind in ("memory", "torch")
     )
     assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_what_travels_with_the_network_prepares_an_image_as_the_evaluation_did(odd, tmp_path):
+    folder, stored = odd
+    own = part(folder, "val", resize=41, image_size=32)
+    told = preprocess.describe(SimpleNamespace(resize=41, image_size=32), own.manifest)
+    (tmp_path / "preprocess.json").write_text(json.dumps(told))
+    transform = preprocess.load(tmp_path / "preprocess.json")
+    for batch in make("torch", own):
+        for image, number in zip(batch.images, batch.numbers.tolist(), strict=True):
+            assert torch.allclose(
+                transform(stored[number]), image, atol=1.5 / 255 / min(own.manifest.std)
+            )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -32,6 +32,9 @@ def fingerprints(tmp_path, *overrides):
         ("eval.batch_size=64", {"eval"}),
         ("latency.batch_sizes=[2]", {"latency"}),
         ("prep.shard_images=100", {"prep", "train", "fuse", "eval", "latency"}),
+        ("data.image_size=8", {"train", "fuse", "eval", "latency"}),
+        ("data.loader=torch", {"train", "fuse", "eval", "latency"}),
+        ("data.max_bad=0.1", {"prep", "train", "fuse", "eval", "latency"}),
         ("cluster.processes_per_node=2", set()),
         ("tracking=disabled", set()),
         ("group=g", set()),
@@ -99,8 +102,10 @@ def test_what_a_finished_stage_left_is_checked(tmp_path, harm, said):
 def test_every_choice_composes(tmp_path):
     for group in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"):
         for file in sorted(group.glob("*.yaml")):
-            name = ["model.name=any"] if "name: ???" in file.read_text() else []
-            config(tmp_path, f"{group.name}={file.stem}", "data.image_size=32", *name)
+            more = ["data.image_size=32", "data.resize=32"]
+            more += ["model.name=any"] if "name: ???" in file.read_text() else []
+            more += ["data.root=any"] if "root: ???" in file.read_text() else []
+            config(tmp_path, f"{group.name}={file.stem}", *more)
 
 
 def test_every_experiment_promises_source_result_cost_and_command():

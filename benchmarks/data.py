@@ -1,0 +1,246 @@
+"""Loaders: how fast each is, on the same images, and how close to torchvision's evaluation.
+
+Decoding: 224-pixel random crops from generated photographs of 500x375, in images per second of CPU
+time (all processes counted), in turns; 1.0 is what most people have, torchvision's transforms
+on images that Pillow decodes, one by one in a DataLoader. Small images: 32x32 from memory against
+the same per-sample DataLoader. Parity: largest and mean difference from torchvision's evaluation
+transform, in units of 1/255, over images of odd sizes.
+
+    python -m benchmarks.data --json benchmarks/results/data.json
+"""
+
+import argparse
+import io
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from pipeline import rundir
+from pipeline.config.data import Data, Prep
+from pipeline.config.train import Augment
+from pipeline.data.loader import Part, make
+from pipeline.data.shards import images_in
+from pipeline.stage import Context
+from pipeline.stages import STAGES, prep
+
+PLAIN = {
+    "crop": "none", "scale": [0.08, 1.0], "ratio": [0.75, 1.333], "padding": 0, "rotate": 0.0,
+    "translate": 0.0, "flip": True, "jitter": [0.0] * 4, "policy": None, "erase": 0.0, "cutout": 0,
+    "mixup": 0.0, "cutmix": 0.0, "repeats": 1, "progressive": None,
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=640, help="photographs (default: 640)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="data-") as folder:
+        report = {
+            "cores": os.cpu_count(),
+            "decoding": decoding(Path(folder) / "large", options.images, options.rounds),
+            "small": small(Path(folder) / "small", options.rounds),
+            "parity": parity(Path(folder) / "odd", 200),
+        }
+    show(report)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2))
+    return 0
+
+
+def prepared(root: Path, **data: object) -> Path:
+    """Prepare generated images; return their folder."""
+    common = {"root": None, "image_size": 224, "resize": 256, "val_fraction": 0.1, "split_seed": 0,
+              "max_bad": 0.0, "loader": "auto"}  # fmt: skip
+    directory = rundir.stage_dir(root, "prep", "abc")
+    directory.mkdir(parents=True)
+    context = Context(
+        stage=STAGES["prep"], dir=directory, root=root, fingerprint="abc", parents={}, attempt=1,
+        config=SimpleNamespace(
+            data=TypeAdapter(Data).validate_python({**common, **data}),
+            prep=Prep(shard_images=256, shrink=None, quality=92),
+        ),
+    )  # fmt: skip
+    prep.run(context)
+    return rundir.data_dir(root, "abc")
+
+
+class Samples(Dataset):
+    """Images decoded one by one with Pillow, as torchvision's ImageFolder does."""
+
+    def __init__(self, folder: Path, transform: v2.Transform) -> None:
+        self.data = [
+            data for tar in sorted(folder.glob("train-*.tar")) for _, data, *_ in images_in(tar)
+        ]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.transform(Image.open(io.BytesIO(self.data[index])).convert("RGB"))
+
+
+def per_sample(folder: Path, batch: int, *changes: v2.Transform) -> DataLoader:
+    """Return what most people have."""
+    transform = v2.Compose(
+        [
+            *changes, v2.RandomHorizontalFlip(), v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3),
+        ]
+    )  # fmt: skip
+    return DataLoader(
+        Samples(folder, transform), batch, shuffle=True, num_workers=2, drop_last=True
+    )
+
+
+def ours(kind: str, folder: Path, batch: int, size: int, resize: int, **augment: object):
+    """Return a loader of the pipeline for training."""
+    part = Part(
+        folder=folder, split="train", batch_size=batch, image_size=size, resize=resize,
+        augment=Augment(**{**PLAIN, **augment}),
+    )  # fmt: skip
+    return make(kind, part)
+
+
+def decoding(root: Path, images: int, rounds: int) -> dict:
+    """Measure 224-pixel crops of photographs."""
+    folder = prepared(root, name="synthetic", classes=10, images=images, height=375, width=500)
+    crop = {"crop": "resized", "size": 224, "resize": 256}
+    return in_turns(
+        {
+            "torchvision, Pillow, DataLoader": per_sample(folder, 64, v2.RandomResizedCrop(224)),
+            "data.loader=torch": ours("torch", folder, 64, **crop),
+            "data.loader=dali": ours("dali", folder, 64, **crop),
+        },
+        rounds,
+    )
+
+
+def small(root: Path, rounds: int) -> dict:
+    """Measure 32x32 images, padded and cropped."""
+    square = {"height": 32, "width": 32, "image_size": 32, "resize": 32}
+    folder = prepared(root, name="synthetic", classes=10, images=4000, **square)
+    crop = {"crop": "pad", "padding": 4, "size": 32, "resize": 32}
+    return in_turns(
+        {
+            "torchvision, Pillow, DataLoader": per_sample(folder, 128, v2.RandomCrop(32, 4)),
+            "data.loader=torch": ours("torch", folder, 128, **crop),
+            "data.loader=dali": ours("dali", folder, 128, **crop),
+            "data.loader=memory": ours("memory", folder, 128, **crop),
+        },
+        rounds,
+    )
+
+
+def in_turns(loaders: dict[str, object], rounds: int) -> dict:
+    """Return images per CPU-second of each, and the ratio to the first in the same round."""
+    for loader in loaders.values():
+        epoch(loader)  # starts what is to be started
+    speeds: dict[str, list[float]] = {name: [] for name in loaders}
+    for _ in track(range(rounds), description="rounds"):
+        for name, loader in loaders.items():
+            images, seconds = epoch(loader)
+            speeds[name].append(images / seconds)
+    first = next(iter(speeds.values()))
+    return {
+        name: {
+            "images_per_cpu_second": round(statistics.median(own), 1),
+            "ratio": round(statistics.median(a / b for a, b in zip(own, first, strict=True)), 2),
+            "spread": [round(min(own), 1), round(max(own), 1)],
+        }
+        for name, own in speeds.items()
+    }
+
+
+def epoch(loader: object) -> tuple[int, float]:
+    """Go through an epoch; return images and CPU seconds, those of workers included."""
+    begun, images = cpu_seconds(), 0
+    for batch in loader:
+        images += len(batch if isinstance(batch, torch.Tensor) else batch.images)
+    return images, cpu_seconds() - begun
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and of its workers that have ended."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, kinds))
+
+
+def parity(root: Path, images: int) -> dict:
+    """Compare evaluations with torchvision's on Pillow images."""
+    source = root / "images"
+    random = np.random.default_rng(0)
+    for number in range(images):
+        height, width = (int(side) for side in random.integers(180, 640, 2))
+        coarse = random.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        picture = picture.convert(("RGB", "L", "CMYK", "P")[number % 4])
+        kind = ("JPEG", "JPEG", "JPEG", "PNG")[number % 4]
+        folder = source / "ab"[number // 4 % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / f"{number:03d}.{kind.lower()}", kind)
+    folder = prepared(root / "o", name="imagefolder", root=str(source), val_fraction=0.9)
+    theirs = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])
+    shown = {
+        number: torch.from_numpy(np.array(theirs(Image.open(io.BytesIO(data)).convert("RGB"))))
+        for tar in sorted(folder.glob("val-*.tar"))
+        for number, data, *_ in images_in(tar)
+    }
+    return {kind: differences(kind, folder, shown) for kind in ("dali", "torch")}
+
+
+def differences(kind: str, folder: Path, shown: dict[int, torch.Tensor]) -> dict:
+    """Return how far a loader's pixels are from what torchvision shows."""
+    part = Part(folder=folder, split="val", batch_size=16, image_size=224, resize=256, augment=None)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (part.manifest.mean, part.manifest.std))
+    found = [
+        ((image * std + mean) * 255 - shown[number].movedim(2, 0)).abs()
+        for batch in make(kind, part)
+        for image, number in zip(batch.images, batch.numbers.tolist(), strict=True)
+    ]
+    return {
+        "images": len(found),
+        "max": round(max(float(d.max()) for d in found), 2),
+        "mean": round(statistics.fmean(float(d.mean()) for d in found), 4),
+    }
+
+
+def show(report: dict) -> None:
+    """Print the tables."""
+    console = Console()
+    titles = {"decoding": "224-pixel crops of 500x375 photographs", "small": "32x32 images"}
+    for key, title in titles.items():
+        table = Table("", "images per CPU-second", "ratio", "lowest to highest", title=title)
+        for name, row in report[key].items():
+            low, high = row["spread"]
+            speed = f"{row['images_per_cpu_second']:,.0f}"
+            table.add_row(name, speed, f"{row['ratio']:.2f}", f"{low:,.0f} – {high:,.0f}")
+        console.print(table)
+    table = Table("data.loader", "images", "largest difference", "mean", title="evaluation")
+    for name, row in report["parity"].items():
+        table.add_row(name, str(row["images"]), f"{row['max']:.2f}", f"{row['mean']:.4f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

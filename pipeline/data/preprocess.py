@@ -1,0 +1,49 @@
+"""preprocess.json: what an image has to go through before the network, beside the fused network.
+
+So whoever deploys it need not know how it was trained: `load` gives a transform of torchvision.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
+
+    from pipeline.config.data import Images
+    from pipeline.data.shards import Manifest
+
+FILE = "preprocess.json"
+
+
+def describe(data: Images, manifest: Manifest) -> dict[str, Any]:
+    """Return how evaluation prepares images: geometry, colours, and the names of the classes."""
+    return {
+        "colour": "RGB",
+        "resize": data.resize,
+        "interpolation": "bilinear",
+        "antialias": True,
+        "image_size": data.image_size,
+        "mean": manifest.mean,
+        "std": manifest.std,
+        "classes": manifest.classes,
+    }
+
+
+def load(path: Path) -> v2.Transform:
+    """Return the transform from an image of Pillow, upright and RGB, to (3, H, W) float32."""
+    import torch
+    from torchvision.transforms import v2
+
+    told = json.loads(path.read_text())
+    return v2.Compose(
+        [
+            v2.Resize(told["resize"], v2.InterpolationMode(told["interpolation"]), antialias=True),
+            v2.CenterCrop(told["image_size"]),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(told["mean"], told["std"]),
+        ]
+    )
