@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.cluster, needs_slurm]
 
 # the others take their turns in test_recovery.py, and all of them in the benchmark
 HARDEST = {
-    "preempted, 2 s of grace", "kill -9 of a worker", "kill -9 of the supervisor",
+    "preempted, 2 s of grace", "kill -9 of the supervisor",
 }  # fmt: skip
 
 
