@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,7 @@ class Group:
         top1: fused, percent on the validation images.
         cost: hours of training, in the unit the answer names.
         pareto: no other group reaches more for the same or less.
-        latency_ms: median of the fused network, by batch size.
+        latency_ms: of the fused network, by batch size: the median of the runs' medians.
         layers: how many of the runs grew branches on each layer.
         versus: against the baseline, on common seeds; None for the baseline itself.
     """
@@ -190,8 +191,9 @@ def _group(label: str, runs: list[Run], cost: Callable[[Run], float | None]) -> 
         loss=over("train/loss"),
         cost=mean([hours for run in runs if (hours := cost(run)) is not None]),
         sizes={name: told.mean for name, told in sizes.items() if told},
-        latency_ms={
-            _batch(key): told.mean for key in sorted(timed, key=_batch) if (told := over(key))
+        latency_ms={  # a median: one run that was timed beside a busy neighbour moves no mean
+            _batch(key): statistics.median(r.metrics[key] for r in runs if key in r.metrics)
+            for key in sorted(timed, key=_batch)
         },
         layers={
             layer: sum(layer in run.layers for run in runs)

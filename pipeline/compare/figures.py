@@ -17,7 +17,7 @@ from pipeline.report.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, canva
 ROWS = 24  # groups with an interval, at most
 LINES = 6  # groups with a curve, at most: more cannot be told apart
 POINTS = 300  # epochs of a curve, at most
-NAMED = 8  # points with a name beside them, at most
+NAMED = 8  # more points than that have no room for names: only the ends of the front get theirs
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", INK)
 EPOCH = '"kind": "epoch"'
 
@@ -65,7 +65,8 @@ def cost(answer: Answer) -> Markup:
     axes.plot([x for x, _, _ in others], [y for _, y, _ in others], "o", ms=5, color=GREY)
     axes.plot([x for x, _, _ in front], [y for _, y, _ in front], "*--", ms=10, lw=1, color=BLUE)
     middle = sum(axes.get_xlim()) / 2
-    for x, y, group in [*front, *others][:NAMED]:
+    named = [*front, *others] if len(points) <= NAMED else [front[0], *front[1:][-1:]]
+    for x, y, group in named:
         side = (6, "left") if x <= middle else (-6, "right")  # names stay inside the axes
         axes.annotate(_short(group.label), (x, y), xytext=(side[0], 6), ha=side[1], fontsize=8,
                       textcoords="offset points")  # fmt: skip

@@ -14,10 +14,11 @@ from pipeline.compare import table
 from pipeline.compare.answer import Answer
 from pipeline.compare.collect import ACCURACY, Run, finite
 from pipeline.config import WHERE, Config, flatten
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError
 
 ASKED = Config.model_fields.keys() - {"seed", *WHERE}
 PATIENCE = 30  # seconds for an answer
+CURE = "was it sent there, and is this the project (WANDB_PROJECT, WANDB_ENTITY)?"
 
 
 def read(names: list[str], group: str | None) -> list[Run]:
@@ -35,16 +36,12 @@ def read(names: list[str], group: str | None) -> list[Run]:
     except (wandb.Error, ValueError, OSError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"W&B: {why}; `wandb login`, set WANDB_ENTITY or WANDB_PROJECT") from None
-    there = [run.name for run in runs]
+    there = {run.name for run in runs}
     for name in names:
         if name not in there:
-            raise UserError(
-                f"there is no run '{name}' in W&B's {_project()}; {nearest(name, there)}"
-            )
+            raise UserError(f"W&B's {_project()} has no run '{name}'; {CURE}")
     if not runs:
-        raise UserError(
-            f"no run in W&B's {_project()} has group '{group}'; has it been sent there?"
-        )
+        raise UserError(f"W&B's {_project()} has no run of group '{group}'; {CURE}")
     return runs
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from pipeline.compare.answer import Answer, Group
 from pipeline.compare.settings import shown
-from pipeline.compare.statistics import Mean
+from pipeline.compare.statistics import Mean, Pairs
 from pipeline.report.story import short
 
 SHOWN = 40  # groups at most; all are in --json and --html
@@ -40,6 +40,8 @@ def headline(answer: Answer) -> str:
     """Return what was compared, in one line."""
     count = sum(len(group.runs) for group in answer.groups)
     parts = [answer.data, f"{count} runs counted in {len(answer.groups)} groups"]
+    costs = [group.cost for group in answer.groups if group.cost]
+    parts += [f"{sum(c.mean * c.n for c in costs):.3g} {answer.cost_unit}"] if costs else []
     parts += [f"{len(answer.left_out)} left out"] if answer.left_out else []
     return " · ".join(filter(None, parts))
 
@@ -50,6 +52,14 @@ def interval(told: Mean | None, digits: int = 2) -> str:
         return "–"
     half = "" if told.half is None else f" ± {told.half:.{digits}f}"
     return f"{told.mean:.{digits}f}{half}"
+
+
+def difference(pairs: Pairs) -> str:
+    """Return a difference with half the width of its interval."""
+    if pairs.difference is None:
+        return "–"
+    half = "" if pairs.high is None else f" ± {pairs.high - pairs.difference:.2f}"
+    return f"{pairs.difference:+.2f}{half}"
 
 
 def hours(told: Mean | None) -> str:
@@ -80,8 +90,8 @@ def growth(group: Group) -> str:
     grown, cut = group.sizes.get("grown"), group.sizes.get("cut")
     if not grown and not cut:
         return "–"
-    layers = f" on {len(group.layers)} layers" if group.layers else ""
-    return f"{grown or 0:.3g} grown, {cut or 0:.3g} cut{layers}"
+    layers = f" on {len(group.layers)}" if group.layers else ""
+    return f"{grown or 0:.3g} / {cut or 0:.3g}{layers}"
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -113,16 +123,14 @@ def _accuracy(groups: list[Group]) -> Table:
 
 def _tests(groups: list[Group], baseline: str) -> Table:
     table = _table(
-        f"Is it real: paired by seed, against {escape(baseline)}",
-        "group", ">pairs", ">difference", ">95 % interval", ">p", ">p (Holm)", "verdict",
+        f"Is it real: paired by seed (± 95 %), against {escape(baseline)}",
+        "group", ">pairs", ">difference", ">p", ">p (Holm)", "verdict",
     )  # fmt: skip
     for group in groups:
         if not (pairs := group.versus):
             continue
-        span = "–" if pairs.low is None else f"{pairs.low:+.2f} to {pairs.high:+.2f}"
-        difference = "–" if pairs.difference is None else f"{pairs.difference:+.2f}"
         table.add_row(
-            escape(group.label), str(len(pairs.seeds)), difference, span,
+            escape(group.label), str(len(pairs.seeds)), difference(pairs),
             probability(pairs.p), probability(pairs.p_holm), _coloured(pairs.verdict),
         )  # fmt: skip
     return table
@@ -136,7 +144,7 @@ def _coloured(verdict: str) -> str:
 def _costs(groups: list[Group], unit: str) -> Table:
     table = _table(
         "What it costs: ★ none is better for less; (unfused)",
-        "group", f">{unit}", "", ">parameters", ">FLOPs", "ms fused", "growth",
+        "group", f">{unit}", "", ">parameters", ">FLOPs", "ms fused", "grown / cut",
     )  # fmt: skip
     for group in groups:
         table.add_row(
