@@ -54,21 +54,13 @@ def select(root: Path, names: list[str], group: str | None) -> list[Path]:
     """
     if group is None:
         return commands.find(root, list(dict.fromkeys(names)))
-    groups = {run: _group(run) for run in commands.find(root, [])}
-    found = sorted(run for run, its in groups.items() if its == group)
+    groups = commands.groups(root)
+    found = [run for run, its in groups.items() if its == group]
     if not found:
         known = sorted({its for its in groups.values() if its})
-        cure = nearest(group, known) if known else "none has a group; name runs instead"
+        cure = nearest(group, known) if known else "no run there has one"
         raise UserError(f"no run in {root} has group '{group}'; {cure}")
     return found
-
-
-def _group(run: Path) -> str | None:
-    try:
-        group: str | None = rundir.read_json(run / "run.json").get("group")
-    except (UserError, AttributeError):
-        return None  # whose it was cannot be told; `status` names it
-    return group
 
 
 def read(directories: list[Path]) -> list[Run]:
