@@ -107,6 +107,8 @@ def _trial(run: sweep.Composed, codes: list[int]) -> float | None:
     codes.append(launch(config, *run[1:], waiting))
     if waiting:
         codes.append(_submit(waiting))
+    if config.dry_run:
+        return 0.0  # every trial is shown, none is better
     result = rundir.run_dir(Path(config.root), config.name) / "eval" / rundir.RESULT
     return rundir.read_json(result)["metrics"]["fused/top1"] if result.exists() else None
 
