@@ -43,6 +43,17 @@ def find(root: Path, names: list[str]) -> list[Path]:
     return sorted(there.values(), key=lambda run: (run / "run.json").stat().st_mtime, reverse=True)
 
 
+def groups(root: Path) -> dict[Path, str | None]:
+    """Return the group of each run that is there; of a damaged one it cannot be told."""
+    found: dict[Path, str | None] = {}
+    for path in sorted(rundir.run_dir(root, "").glob("*/run.json")):
+        try:
+            found[path.parent] = rundir.read_json(path).get("group")
+        except (UserError, AttributeError):
+            found[path.parent] = None
+    return found
+
+
 def stages(run: Path) -> dict[str, Path]:
     """Return the directories of a run's stages, by name, in their order."""
     return {name: (run / name).resolve() for name in STAGE_NAMES if (run / name).is_symlink()}

@@ -139,7 +139,8 @@ def _unknown(key: str) -> str:
 
 
 def _top_level() -> list[str]:
-    folders = {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"}
+    others = ("hydra", "sweeps")  # the second is read by W&B
+    folders = {path.name for path in CONF.iterdir() if path.is_dir() and path.name not in others}
     return sorted(folders | Config.model_fields.keys())
 
 

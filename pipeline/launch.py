@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from pipeline import cluster, compose, executors, preflight, rundir, runs, summary, sweep
+from pipeline import cluster, commands, compose, executors, preflight, rundir, runs, summary, sweep
 from pipeline.cluster import Launch
 from pipeline.errors import (
     BAD_INPUT,
@@ -99,6 +100,28 @@ def _submit(waiting: list[Launch]) -> int:
     return DONE
 
 
+def _trial(run: sweep.Composed, codes: list[int]) -> float | None:
+    """Do what one trial of a search asks for, to its end; return fused top-1, None if it failed."""
+    config = compose.to_config(*run).model_copy(update={"wait": True})
+    waiting: list[Launch] = []
+    codes.append(launch(config, *run[1:], waiting))
+    if waiting:
+        codes.append(_submit(waiting))
+    if config.dry_run:
+        return 0.0  # every trial is shown, none is better
+    result = rundir.run_dir(Path(config.root), config.name) / "eval" / rundir.RESULT
+    return rundir.read_json(result)["metrics"]["fused/top1"] if result.exists() else None
+
+
+def _note_joined(configs: list[Config]) -> None:
+    """Say of a sweep that its group is not its own: a comparison takes the group as a whole."""
+    names = {config.name for config in configs}
+    for root, group in sorted({(config.root, config.group) for config in configs if config.group}):
+        others = [run for run, its in commands.groups(Path(root)).items() if its == group]
+        if count := sum(run.name not in names for run in others):
+            print(f"note: group '{group}' has {count} other runs; these join it")
+
+
 def _again(config: Config) -> str:
     root = "" if config.root == "outputs" else f" root={config.root}"
     return f"python -m pipeline.launch name={config.name}{root}"
@@ -115,24 +138,33 @@ def main() -> int:
     arguments = sys.argv[1:]
     settings = [word for word in arguments if word not in ("-m", "--multirun")]
     sweeping = settings != arguments
+    searching = sweeping and any(word.startswith("hydra/sweeper=") for word in settings)
     composed: list[sweep.Composed] = []
     codes: list[int] = []
     waiting: list[Launch] = []
 
     @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-    def once(tree: DictConfig) -> None:
+    def once(tree: DictConfig) -> float | None:
         here = HydraConfig.get()
         choices = {k: v for k, v in here.runtime.choices.items() if not k.startswith("hydra/")}
-        composed.append((tree, choices, list(here.overrides.task)))
+        run = (tree, choices, list(here.overrides.task))
+        if searching:  # what comes next depends on how this one ends
+            return _trial(run, codes)
+        composed.append(run)
+        return None
 
     try:
         compose.check_arguments(arguments)
-        if sweeping and not any(word.startswith("-") for word in settings):
+        if searching and find_spec("optuna") is None:
+            raise UserError("a search needs Optuna: pip install hydra-optuna-sweeper")
+        if sweeping and not searching and not any(word.startswith("-") for word in settings):
             composed.extend(sweep.composed(settings))
         else:
             once()
         # the first begins when all of a sweep are in order
         checked = [(compose.to_config(*run), *run[1:]) for run in composed]
+        if sweeping:
+            _note_joined([config for config, *_ in checked])
         codes.extend(launch(*run, waiting) for run in checked)
         if waiting and max(codes) == DONE:  # of a sweep all is submitted, or nothing
             codes.append(_submit(waiting))
@@ -142,6 +174,9 @@ def main() -> int:
         return _say(UserError(compose.explain_hydra(error)), BAD_INPUT)
     except OSError as error:
         return _say(UserError(f"{error.filename}: {error.strerror}"), BAD_INPUT)
+    except ValueError:
+        if not searching or max(codes, default=DONE) == DONE:
+            raise  # else it is Optuna's word for a search none of whose trials ended well
     except KeyboardInterrupt as error:
         return _say(Exception(str(error) or "interrupted"), INTERRUPTED)
     return max(codes, default=DONE)

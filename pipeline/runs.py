@@ -137,7 +137,12 @@ def note_jobs(directory: Path, ids: dict[str, str]) -> None:
 
 
 def wandb_id(directory: Path) -> str:
-    """Return an id that belongs to the run and its place, never to a job or an attempt."""
+    """Return an id that belongs to the run and its place, never to a job or an attempt.
+
+    An agent of a W&B sweep has one for it already.
+    """
+    if "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ:
+        return os.environ["WANDB_RUN_ID"]
     return hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:12]
 
 

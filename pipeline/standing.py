@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pipeline import rundir
 from pipeline.progress import read_progress
+from slurm import scheduler
 from slurm.job import CANCELLED, rows
 from slurm.queue import active, submitted
 from slurm.scheduler import Entry
@@ -87,7 +88,7 @@ def look(
         total=progress["total"],
         text=progress["text"],
         lost=_lost(events),
-        gpu_hours=_gpu_hours(events),
+        gpu_hours=gpu_hours(events),
         directory=str(directory),
     )
     if state == "running":
@@ -215,7 +216,8 @@ def _lost(events: list[dict[str, Any]]) -> float:
     return total
 
 
-def _gpu_hours(events: list[dict[str, Any]]) -> float:
+def gpu_hours(events: list[dict[str, Any]]) -> float:
+    """Return what a supervisor saw of all attempts; nothing where none watched."""
     total, began = 0.0, None
     for row in events:
         if row["event"] == "began":
@@ -237,3 +239,25 @@ def names_of(
                 if row["id"] in queue and queue[row["id"]].comment == row["token"]:
                     found[row["id"]] = f"{stage} of {run}"
     return found
+
+
+def queued() -> tuple[dict[str, Entry] | None, str]:
+    """Return this user's jobs, or None and a note if SLURM does not tell."""
+    try:
+        return scheduler.mine(), ""
+    except scheduler.Refused as error:
+        here = "no squeue" not in str(error)
+        return None, f"SLURM says: {error}" if here else ""
+    except scheduler.Unreachable as error:
+        return None, f"SLURM does not answer ({error}); what is said comes from files alone"
+
+
+def overall(stages: list[Standing]) -> str:
+    """Return a run's state: that of the first stage that is not done."""
+    states = [stage.state for stage in stages if stage.state != "done"]
+    for state in (
+        "failed", "cancelled", "stalled?", "unknown", "running", "stopping", "requeued", "queued",
+    ):  # fmt: skip
+        if state in states:
+            return state
+    return states[0] if states else "done"

@@ -16,8 +16,6 @@ from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import DONE
 from pipeline.standing import Standing
 from pipeline.summary import describe
-from slurm import scheduler
-from slurm.scheduler import Entry
 
 SINGLY = 3  # so many runs are shown stage by stage, more in a line each
 MARKS = {
@@ -42,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _show(root: Path, names: list[str], as_json: bool) -> int:
     runs = {run.name: commands.stages(run) for run in commands.find(root, names)}
-    queue, note = _queue()
+    queue, note = standing.queued()
     waits = standing.names_of(runs.items(), queue or {})
     found = {
         name: [standing.look(stage, path, queue, waits) for stage, path in stages.items()]
@@ -63,43 +61,14 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
     return DONE
 
 
-def _queue() -> tuple[dict[str, Entry] | None, str]:
-    """Return this user's jobs, or None and a note if SLURM does not tell."""
-    try:
-        return scheduler.mine(), ""
-    except scheduler.Refused as error:
-        here = "no squeue" not in str(error)
-        return None, f"SLURM says: {error}" if here else ""
-    except scheduler.Unreachable as error:
-        return None, f"SLURM does not answer ({error}); what is said comes from files alone"
-
-
 def _row(name: str, stages: list[Standing]) -> dict[str, Any]:
     return {
         "name": name,
-        "state": _overall(stages),
+        "state": standing.overall(stages),
         "lost_seconds": round(sum(stage.lost for stage in stages), 1),
         "gpu_hours": round(sum(stage.gpu_hours for stage in stages), 3),
         "stages": [dataclasses.asdict(stage) for stage in stages],
     }
-
-
-def _overall(stages: list[Standing]) -> str:
-    """Return a run's state: that of the first stage that is not done."""
-    states = [stage.state for stage in stages if stage.state != "done"]
-    for state in (
-        "failed",
-        "cancelled",
-        "stalled?",
-        "unknown",
-        "running",
-        "stopping",
-        "requeued",
-        "queued",
-    ):
-        if state in states:
-            return state
-    return states[0] if states else "done"
 
 
 def _one(console: Console, name: str, stages: list[Standing]) -> None:
@@ -140,7 +109,7 @@ def _many(console: Console, found: dict[str, list[Standing]]) -> None:
         table.add_column(column)
     for name, stages in found.items():
         cells = {stage.stage: _cell(stage) for stage in stages}
-        state = _overall(stages)
+        state = standing.overall(stages)
         lost = sum(stage.lost for stage in stages)
         table.add_row(
             name,
@@ -160,7 +129,7 @@ def _cell(stage: Standing) -> str:
 def _last_line(found: dict[str, list[Standing]], root: Path) -> str:
     counts: dict[str, int] = {}
     for stages in found.values():
-        state = _overall(stages)
+        state = standing.overall(stages)
         counts[state] = counts.get(state, 0) + 1
     text = ", ".join(f"{count} {state}" for state, count in counts.items())
     where = "" if root == Path("outputs") else f" --root {root}"

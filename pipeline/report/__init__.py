@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 def write_report(run: Path) -> Path:
     """Write `report.html` of a run directory from whatever its stages have left so far."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     from pipeline import rundir
     from pipeline.report import figures, story
 
     told = story.read(run)
+    path = run / "report.html"
+    page = render("report/template.html", story=told, figures=figures.all_of(told))
+    rundir.write_text(path, page)
+    return path
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a page from a template below `pipeline/`; whatever is put into it is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
-        loader=PackageLoader("pipeline.report", "."),
+        loader=PackageLoader("pipeline", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("template.html").render(
-        story=told, figures=figures.all_of(told)
-    )
-    path = run / "report.html"
-    rundir.write_text(path, page)
-    return path
+    return environment.get_template(template).render(**values)

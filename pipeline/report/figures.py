@@ -24,6 +24,7 @@ COLOURS = {"fused": GREEN, "unfused": ORANGE, "plain": GREY}
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
+    "text.parse_math": False,  # a name may hold dollars
     "font.family": "sans-serif",
     "font.size": 9.5,
     "axes.spines.top": False,
@@ -61,18 +62,18 @@ def all_of(story: Story) -> dict[str, Markup]:
 
 def accuracy(story: Story) -> Markup:
     """Draw validation accuracy by epoch, with the adjustments."""
-    figure, axes = _canvas("Validation accuracy (%)")
+    figure, axes = canvas("Validation accuracy (%)")
     epochs = [row["epoch"] for row in story.epochs]
     axes.plot(epochs, [row["top1"] for row in story.epochs], "o-", ms=3.5, color=BLUE)
     best = max(row["top1"] for row in story.epochs)
     axes.annotate(f"best {best:.2f}", (0.99, 0.06), xycoords="axes fraction", ha="right")
     _mark_events(axes, story)
-    return _svg(figure, "Validation top-1 accuracy by epoch; growing and cutting are marked")
+    return svg(figure, "Validation top-1 accuracy by epoch; growing and cutting are marked")
 
 
 def loss(story: Story) -> Markup:
     """Draw training loss by step and validation loss by epoch."""
-    figure, axes = _canvas("Loss")
+    figure, axes = canvas("Loss")
     per_epoch = story.epochs[0]["step"]
     steps = [row["step"] / per_epoch for row in story.steps]
     axes.plot(steps, [row["loss"] for row in story.steps], color=GREY, lw=0.7, label="train, step")
@@ -84,12 +85,12 @@ def loss(story: Story) -> Markup:
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper right")
     _mark_events(axes, story)
-    return _svg(figure, "Training and validation loss by epoch; growing and cutting are marked")
+    return svg(figure, "Training and validation loss by epoch; growing and cutting are marked")
 
 
 def growth(story: Story) -> Markup:
     """Draw the branches of each layer over time: layers are rows, thickness counts branches."""
-    figure, axes = _canvas("Branches by layer", height=0.9 + 0.32 * len(story.layers))
+    figure, axes = canvas("Branches by layer", height=0.9 + 0.32 * len(story.layers))
     last = story.epochs[-1]["epoch"] if story.epochs else story.growth[-1]["epoch"]
     for row, layer in enumerate(story.layers):
         axes.plot([0, last], [row, row], color="#d5d9de", lw=2, solid_capstyle="round")
@@ -109,7 +110,7 @@ def growth(story: Story) -> Markup:
     axes.set_ylim(len(story.layers) - 0.4, -0.6)
     axes.set_xlim(0, last + 0.3)
     axes.grid(axis="y", visible=False)
-    return _svg(figure, "Which layers grew branches, and when")
+    return svg(figure, "Which layers grew branches, and when")
 
 
 def saliency(story: Story) -> Markup:
@@ -117,7 +118,7 @@ def saliency(story: Story) -> Markup:
     events = [event for event in story.growth if event["saliency"]]
     height = 0.9 + 0.32 * len(story.layers)
     title = "Saliency at each growth (share of the highest)"
-    figure, axes = _canvas(title, xlabel="growth after epoch", height=height)
+    figure, axes = canvas(title, xlabel="growth after epoch", height=height)
     grid = [[_share(dict(event["saliency"]), layer) for event in events] for layer in story.layers]
     axes.imshow(grid, aspect="auto", cmap="Blues", vmin=0, vmax=1.15)
     for row, layer in enumerate(story.layers):
@@ -131,12 +132,12 @@ def saliency(story: Story) -> Markup:
     axes.set_xticks(range(len(events)), [str(event["epoch"]) for event in events])
     axes.set_yticks(range(len(story.layers)), [_shortened(layer) for layer in story.layers])
     axes.grid(visible=False)
-    return _svg(figure, "Saliency of each layer when one was chosen to grow")
+    return svg(figure, "Saliency of each layer when one was chosen to grow")
 
 
 def latency(story: Story) -> Markup:
     """Draw median latency per image by batch size, with whiskers to p90 and p99."""
-    figure, axes = _canvas("Latency per image (ms)", xlabel="batch size")
+    figure, axes = canvas("Latency per image (ms)", xlabel="batch size")
     width = 0.26
     for offset, variant in enumerate(VARIANTS):
         places = [index + (offset - 1) * width for index in range(len(story.batches))]
@@ -151,7 +152,7 @@ def latency(story: Story) -> Markup:
     axes.set_xticks(range(len(story.batches)), [str(batch) for batch in story.batches])
     axes.grid(axis="x", visible=False)
     axes.legend(ncols=3, loc="upper right", bbox_to_anchor=(1, 1.16))
-    return _svg(figure, "Latency per image of the fused, unfused and plain network by batch size")
+    return svg(figure, "Latency per image of the fused, unfused and plain network by batch size")
 
 
 def _times(story: Story, variant: str, batch: int) -> dict[str, float]:
@@ -180,7 +181,8 @@ def _mark_events(axes: Axes, story: Story) -> None:
         axes.text(epoch, 1.015, text, transform=top, fontsize=7.5, ha="center", va="bottom")
 
 
-def _canvas(title: str, xlabel: str = "epoch", height: float = 2.9) -> tuple[Figure, Any]:
+def canvas(title: str, xlabel: str = "epoch", height: float = 2.9) -> tuple[Figure, Any]:
+    """Return a figure of the width of a column, and its axes."""
     figure = Figure(figsize=(5.4, height), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title)
@@ -189,7 +191,8 @@ def _canvas(title: str, xlabel: str = "epoch", height: float = 2.9) -> tuple[Fig
     return figure, axes
 
 
-def _svg(figure: Figure, label: str) -> Markup:
+def svg(figure: Figure, label: str) -> Markup:
+    """Return a figure as SVG that scales with its column; `label` tells those who cannot see it."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()

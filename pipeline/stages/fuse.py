@@ -44,9 +44,12 @@ def compare(
     """Return the largest differences of the scores, relative to the largest score, and sizes."""
     expected, actual = unfused(images), fused(images)
     difference = (expected - actual).abs().max()
+    before, after = dyrep.cost(unfused, images), dyrep.cost(fused, images)
     return {
         "max_abs_error": difference.item(),
         "max_rel_error": (difference / expected.abs().max()).item(),
-        "parameters": sum(p.numel() for p in fused.parameters()),
-        "parameters_unfused": sum(p.numel() for p in unfused.parameters()),
+        "parameters": after.parameters,
+        "parameters_unfused": before.parameters,
+        "flops": after.flops,
+        "flops_unfused": before.flops,
     }

@@ -41,6 +41,8 @@ def test_commands_in_the_documents_are_accepted(launch, arguments):
         pytest.skip("tested with the commands")
     if "cluster=slurm" in words:
         pytest.skip("needs a SLURM with a partition of that name; see tests/cluster")
+    if "hydra/sweeper=search" in words:
+        pytest.importorskip("optuna")
     if any(word.startswith(("stage=", "stage.run=")) for word in words):
         words.append("stage=all")  # the stages before it would have to be finished
     done = launch(*words, "dry_run=true")

@@ -1,0 +1,73 @@
+"""Which setting is better, is it real, what did it cost: `python -m pipeline.compare --group G`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipeline import commands, rundir
+from pipeline.errors import DONE, UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare runs."""
+    parser = commands.parser(
+        "compare",
+        "Compare runs: seeds averaged, the best first, a paired test against a baseline, accuracy\n"
+        "against cost. Only finished runs count; the others are listed with the reason.",
+        "Exit codes: 0 done; 2 bad input, e.g. a group without runs, or of different datasets.",
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="names of runs")
+    parser.add_argument("--group", metavar="G", help="all runs of a group instead")
+    parser.add_argument(
+        "--baseline", action="append", default=[], metavar="KEY=VALUE",
+        help="the group to test against (default: method=plain if there is one such group); "
+        "several must all hold",
+    )  # fmt: skip
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all facts as JSON")
+    parser.add_argument("--force", action="store_true", help="compare across datasets all the same")
+    parser.add_argument(
+        "--online", action="store_true", help="read from W&B, and make a report there"
+    )
+    options = parser.parse_args(arguments)
+    return commands.ending(lambda: _compare(options))
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from pipeline.compare import collect, table
+    from pipeline.compare.answer import answer
+
+    if bool(options.runs) == (options.group is not None):
+        raise UserError("name runs, or a group with --group G; `pipeline.status` lists the runs")
+    if options.online:
+        from pipeline.compare import online
+
+        runs = online.read(options.runs, options.group)
+    else:
+        runs = collect.read(collect.select(options.root, options.runs, options.group))
+    title = options.group or f"{len(runs)} runs"
+    told = answer(title, runs, options.baseline, options.force)
+    table.show(told)
+    if options.json:
+        _write(options.json, told.to_json() + "\n")
+    if options.html:
+        from pipeline.compare.page import render
+
+        _write(options.html, render(told, runs))
+        print(f"page: {options.html}")
+    if options.online:
+        print(online.publish(told, options.group, options.runs))
+    return DONE
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        rundir.write_text(path, text)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; name another file") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""The answer of a comparison: groups of runs that differ only in their seed, judged.
+
+Whatever is shown or written, in a terminal, as JSON or as a page, is in `Answer`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.compare import settings
+from pipeline.compare.collect import ACCURACY, Run
+from pipeline.compare.settings import differing, group_by, identity
+from pipeline.compare.statistics import Mean, Pairs, holm, mean, paired, pareto
+from pipeline.errors import UserError
+
+SAME_IMAGES = {"data.loader"}  # settings of data that do not change which images are seen
+PARTS = {"parameters": "fuse/parameters", "parameters_unfused": "fuse/parameters_unfused",
+         "flops": "fuse/flops", "flops_unfused": "fuse/flops_unfused",
+         "grown": "train/grown", "cut": "train/cut"}  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class Group:
+    """Runs that differ only in their seed.
+
+    Args:
+        top1: fused, percent on the validation images.
+        cost: hours of training, in the unit the answer names.
+        pareto: no other group reaches more for the same or less.
+        latency_ms: of the fused network, by batch size: the median of the runs' medians.
+        layers: how many of the runs grew branches on each layer.
+        versus: against the baseline, on common seeds; None for the baseline itself.
+    """
+
+    label: str
+    settings: settings.Settings
+    runs: list[str]
+    top1_by_seed: dict[int, float]
+    top1: Mean
+    unfused_top1: Mean | None
+    loss: Mean | None
+    cost: Mean | None
+    pareto: bool = False
+    sizes: dict[str, float] = field(default_factory=dict)
+    latency_ms: dict[int, float] = field(default_factory=dict)
+    layers: dict[str, int] = field(default_factory=dict)
+    versus: Pairs | None = None
+
+
+@dataclass(kw_only=True)
+class Answer:
+    """Which is better, is it real, and what did it cost; the best group first."""
+
+    title: str
+    data: str
+    cost_unit: str
+    baseline: str | None
+    groups: list[Group]
+    left_out: list[dict[str, str]]
+    differ: dict[str, dict[str, Any]]
+    notes: list[str]
+
+    def to_json(self) -> str:
+        """Return all facts as JSON, with the verdicts in words."""
+        tree = dataclasses.asdict(self)
+        for group, told in zip(self.groups, tree["groups"], strict=True):
+            if group.versus:
+                told["versus"] |= {"n": len(group.versus.seeds), "verdict": group.versus.verdict}
+        return json.dumps(tree, indent=2, allow_nan=False)
+
+
+def answer(title: str, runs: list[Run], baselines: list[str], force: bool) -> Answer:
+    """Group runs, compare the groups, and say what was left out and why.
+
+    Raises:
+        UserError: the runs saw different images, or no one group is the asked-for baseline.
+    """
+    notes: list[str] = []
+    data = _data(runs, force, notes)
+    counted, left_out = _sorted_out(runs)
+    unit, cost = _cost(counted, notes)
+    buckets = _buckets(counted)
+    differ = differing([bucket[0].settings for bucket in buckets])
+    labels = settings.labels([bucket[0].settings for bucket in buckets], differ)
+    groups = [_group(*pair, cost) for pair in zip(labels, buckets, strict=True)]
+    groups.sort(key=lambda group: -group.top1.mean)
+    _mark_front(groups)
+    baseline = _baseline(groups, baselines, notes)
+    for group in groups:
+        if baseline and group is not baseline:
+            group.versus = paired(group.top1_by_seed, baseline.top1_by_seed)
+    holm([group.versus for group in groups if group.versus])
+    _note_places(counted, notes)
+    return Answer(
+        title=title,
+        data=data,
+        cost_unit=unit,
+        baseline=baseline.label if baseline else None,
+        groups=groups,
+        left_out=left_out,
+        differ={
+            key: {g.label: g.settings[key] for g in groups if key in g.settings} for key in differ
+        },
+        notes=notes,
+    )
+
+
+def _data(runs: list[Run], force: bool, notes: list[str]) -> str:
+    """Return what the runs were trained on.
+
+    Raises:
+        UserError: not all on the same images, and that is not forced.
+    """
+    known = [(run, _images(run)) for run in runs if run.settings]
+    seen = group_by(known, lambda pair: identity(pair[1]))
+    if len(seen) == 1:  # one dataset by its settings; has it changed in between?
+        known = [(run, {"validation images": run.metrics.get("eval/images")}) for run, _ in known]
+        seen = group_by((p for p in known if p[0].state == "done"), lambda p: identity(p[1]))
+    if len(seen) > 1:
+        keys = differing([images for ((_, images), *_) in seen])
+        examples = [
+            f"{'/'.join(str(images.get(key, '–')) for key in keys)} ({run.name})"
+            for ((run, images), *_) in seen[:3]
+        ]
+        what = f"these runs saw different images: {', '.join(keys)} is {', '.join(examples)}"
+        if not force:
+            raise UserError(f"{what}; choose runs of one dataset, or add --force")
+        notes.append(f"{what}; their accuracies do not compare")
+    return " and ".join(sorted({str(run.settings.get("data.name")) for run, _ in known}))
+
+
+def _images(run: Run) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in run.settings.items()
+        if key.startswith("data.") and key not in SAME_IMAGES
+    }
+
+
+def _sorted_out(runs: list[Run]) -> tuple[list[Run], list[dict[str, str]]]:
+    """Return the runs that count, and the others with what keeps them out."""
+    counted: dict[tuple[str, int], Run] = {}
+    left_out = []
+    for run in runs:
+        key = (identity(run.settings), run.seed)
+        if run.state != "done":
+            left_out.append({"run": run.name, "state": run.state, "why": run.why})
+        elif key in counted:
+            why = f"settings and seed are those of {counted[key].name}, which is counted"
+            left_out.append({"run": run.name, "state": "duplicate", "why": why})
+        else:
+            counted[key] = run
+    return list(counted.values()), left_out
+
+
+def _cost(runs: list[Run], notes: list[str]) -> tuple[str, Callable[[Run], float | None]]:
+    """Return the unit of cost and how to ask a run for it; one unit for all."""
+    measured = [run.gpu_hours is not None for run in runs]
+    if runs and all(measured):
+        return "GPU-hours", lambda run: run.gpu_hours
+    if runs:
+        who = "not all runs" if any(measured) else "no run"
+        notes.append(f"GPU-hours are known of {who}: cost is wall-clock hours of training")
+    return "hours", lambda run: run.wall_hours
+
+
+def _buckets(runs: list[Run]) -> list[list[Run]]:
+    return group_by(runs, lambda run: identity(run.settings))
+
+
+def _group(label: str, runs: list[Run], cost: Callable[[Run], float | None]) -> Group:
+    def over(metric: str) -> Mean | None:
+        return mean([run.metrics[metric] for run in runs if metric in run.metrics])
+
+    top1 = over(ACCURACY)
+    assert top1 is not None  # a run without it does not count
+    sizes = {name: over(metric) for name, metric in PARTS.items()}
+    timed = {key for run in runs for key in run.metrics if _batch(key)}
+    return Group(
+        label=label,
+        settings=runs[0].settings,
+        runs=[run.name for run in runs],
+        top1_by_seed={run.seed: run.metrics[ACCURACY] for run in runs},
+        top1=top1,
+        unfused_top1=over("eval/unfused/top1"),
+        loss=over("train/loss"),
+        cost=mean([hours for run in runs if (hours := cost(run)) is not None]),
+        sizes={name: told.mean for name, told in sizes.items() if told},
+        latency_ms={  # a median: one run that was timed beside a busy neighbour moves no mean
+            _batch(key): statistics.median(r.metrics[key] for r in runs if key in r.metrics)
+            for key in sorted(timed, key=_batch)
+        },
+        layers={
+            layer: sum(layer in run.layers for run in runs)
+            for layer in sorted({layer for run in runs for layer in run.layers})
+        },
+    )
+
+
+def _batch(metric: str) -> int:
+    """Return the batch size a metric is the fused latency of; 0 if it is something else."""
+    head, _, tail = metric.partition("latency/fused/b")
+    size = tail.removesuffix("/p50_ms")
+    return int(size) if not head and tail != size and size.isdigit() else 0
+
+
+def _mark_front(groups: list[Group]) -> None:
+    priced = [(group, group.cost.mean) for group in groups if group.cost]
+    front = pareto([cost for _, cost in priced], [group.top1.mean for group, _ in priced])
+    for (group, _), stands in zip(priced, front, strict=True):
+        group.pareto = stands
+
+
+def _baseline(groups: list[Group], asked: list[str], notes: list[str]) -> Group | None:
+    """Return the group the others are tested against.
+
+    Raises:
+        UserError: none fits what was asked for, or several do.
+    """
+    if not groups or (len(groups) == 1 and not asked):
+        return None
+    found = groups
+    for condition in asked or ["method=plain"]:
+        key, equals, value = condition.partition("=")
+        if not equals:
+            raise UserError(f"--baseline {condition} is not KEY=VALUE, e.g. method=plain")
+        found = [group for group in found if settings.fits(group.settings, key, value)]
+        if not found and asked:
+            meant = settings.valid([group.settings for group in groups], key, value)
+            raise UserError(f"no group has {condition}; {meant}")
+    if len(found) == 1:
+        return found[0]
+    if asked:
+        labels = " | ".join(group.label for group in found[:4])
+        raise UserError(f"{len(found)} groups have {' '.join(asked)} ({labels}); add --baseline …")
+    notes.append("no --baseline was named: the others are tested against the best, chosen after")
+    return groups[0]
+
+
+def _note_places(runs: list[Run], notes: list[str]) -> None:
+    """Say where numbers were made in different places."""
+    for stage, what in (("latency", "latencies were measured"), ("train", "runs were trained")):
+        places = sorted({run.device[stage] for run in runs if run.device.get(stage)})
+        if len(places) > 1:
+            notes.append(f"{what} on different devices ({', '.join(places)}): times do not compare")
+    sources = {run.source for run in runs if run.source}
+    if len(sources) > 1:
+        notes.append(f"the runs come from {len(sources)} source revisions")
+    launches = {run.command for run in runs if run.command}
+    if len(launches) > 1:
+        notes.append(f"the runs come from {len(launches)} launches")

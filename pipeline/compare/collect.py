@@ -1,0 +1,139 @@
+"""The runs of a comparison as their directories tell them: settings, results, cost.
+
+Only small files are read, so that a thousand runs take seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import commands, rundir, standing
+from pipeline.config import WHERE, flatten
+from pipeline.errors import UserError, nearest
+
+ACCURACY = "eval/fused/top1"
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One run, wherever it was read from.
+
+    Args:
+        state: `done` if its numbers count; otherwise what keeps them out, with `why`.
+        settings: what decides its result, except the seed, by dotted key.
+        metrics: the finite results of finished stages as `stage/metric`.
+        wall_hours, gpu_hours: of training, all attempts; None where nobody measured.
+        layers: those that grew branches.
+        device: by stage, what it ran on.
+    """
+
+    name: str
+    state: str = "done"
+    why: str = ""
+    seed: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    wall_hours: float | None = None
+    gpu_hours: float | None = None
+    layers: list[str] = field(default_factory=list)
+    device: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+    command: str = ""
+    history: Path | None = None
+
+
+def select(root: Path, names: list[str], group: str | None) -> list[Path]:
+    """Return the directories of named runs, or of all runs of a group.
+
+    Raises:
+        UserError: there is no such run or group.
+    """
+    if group is None:
+        return commands.find(root, list(dict.fromkeys(names)))
+    groups = commands.groups(root)
+    found = [run for run, its in groups.items() if its == group]
+    if not found:
+        known = sorted({its for its in groups.values() if its})
+        cure = nearest(group, known) if known else "no run there has one"
+        raise UserError(f"no run in {root} has group '{group}'; {cure}")
+    return found
+
+
+def read(directories: list[Path]) -> list[Run]:
+    """Read runs; the queue is asked only if one of them is not finished."""
+    runs = [_read(directory) for directory in directories]
+    pending = [pair for pair in zip(runs, directories, strict=True) if pair[0].state == ""]
+    if pending:
+        queue, _ = standing.queued()
+        for run, directory in pending:
+            stages = commands.stages(directory).items()
+            looks = [standing.look(name, path, queue, {}) for name, path in stages]
+            run.state = standing.overall(looks) if looks else "not started"
+            late = [look for look in looks if look.state != "done"]
+            run.why = "; ".join(f"{look.stage} {look.state}" for look in late[:1])
+            run.why += f": {late[0].why}" if late and late[0].why else ""
+    return runs
+
+
+def _read(directory: Path) -> Run:
+    """Read one run; the state of an unfinished one is left empty."""
+    run = Run(name=directory.name)
+    try:
+        _fill(run, directory)
+    except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
+        run.state = "damaged"
+        run.why = str(error) if isinstance(error, UserError | OSError) else f"lacks {error}"
+    return run
+
+
+def _fill(run: Run, directory: Path) -> None:
+    config = flatten(rundir.read_yaml(directory / "config.yaml"))
+    run.seed = config.pop("seed")
+    run.settings = {k: v for k, v in config.items() if k.split(".")[0] not in WHERE}
+    facts = rundir.read_json(directory / "run.json")
+    run.command, run.source = facts["command"], facts["source"]["revision"] or ""
+    stages = commands.stages(directory)
+    results = {name: rundir.read_json(path / rundir.RESULT) for name, path in _finished(stages)}
+    for name, result in results.items():
+        run.metrics |= {f"{name}/{k}": v for k, v in finite(result["metrics"])}
+        run.device[name] = result["environment"].get("device", "")
+    if "train" in results:
+        run.history = stages["train"] / rundir.HISTORY
+        run.wall_hours = results["train"]["seconds"] / 3600
+        hours = standing.gpu_hours(list(rundir.read_lines(stages["train"] / rundir.EVENTS)))
+        run.gpu_hours = hours or None
+        if run.metrics.get("train/grown"):
+            rows = rundir.read_lines(stages["train"] / rundir.GROWTH)
+            run.layers = sorted({row["layer"] for row in rows if row["action"] == "grow"})
+    run.state, run.why = _judged(stages, results, run.metrics)
+
+
+def finite(metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield what can be averaged."""
+    for name, value in metrics.items():
+        if isinstance(value, int | float) and math.isfinite(value):
+            yield name, value
+
+
+def _finished(stages: dict[str, Path]) -> list[tuple[str, Path]]:
+    return [(name, path) for name, path in stages.items() if (path / rundir.RESULT).exists()]
+
+
+def _judged(
+    stages: dict[str, Path], results: dict[str, dict[str, Any]], metrics: dict[str, float]
+) -> tuple[str, str]:
+    if not stages or results.keys() != stages.keys():
+        return "", ""
+    if "eval" not in results:
+        return "not evaluated", "it was launched without the stage eval"
+    if ACCURACY not in metrics:
+        return "damaged", f"the result of eval holds no {ACCURACY.removeprefix('eval/')}"
+    for name, result in results.items():
+        for parent, directory in result["parents"].items():
+            if parent in stages and stages[parent].name != directory:
+                return "mismatched", f"{name} answers for {directory}, not for the run's {parent}"
+    return "done", ""

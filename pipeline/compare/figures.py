@@ -1,0 +1,113 @@
+"""The figures of a comparison, in the style of the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.compare.answer import Answer, Group
+from pipeline.compare.collect import Run
+from pipeline.report.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, canvas, svg
+
+ROWS = 24  # groups with an interval, at most
+LINES = 6  # groups with a curve, at most: more cannot be told apart
+POINTS = 300  # epochs of a curve, at most
+NAMED = 8  # more points than that have no room for names: only the ends of the front get theirs
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", INK)
+EPOCH = '"kind": "epoch"'
+
+
+def all_of(answer: Answer, runs: list[Run]) -> dict[str, Markup]:
+    """Return the figures there is data for."""
+    found = {}
+    with matplotlib.rc_context(STYLE):
+        if answer.groups:
+            found["accuracy"] = accuracy(answer)
+        if any(group.cost for group in answer.groups):
+            found["cost"] = cost(answer)
+        histories = {run.name: run.history for run in runs if run.history}
+        drawn = [(g, _curves(g, histories)) for g in answer.groups[:LINES]]
+        if any(curves for _, curves in drawn):
+            found["curves"] = curves_of(drawn)
+    return found
+
+
+def accuracy(answer: Answer) -> Markup:
+    """Draw each group's mean with its interval, and its seeds."""
+    groups = answer.groups[:ROWS]
+    figure, axes = canvas("Fused top-1 (%)", xlabel="", height=0.9 + 0.3 * len(groups))
+    for row, group in enumerate(groups):
+        colour = ORANGE if group.label == answer.baseline else BLUE
+        seeds = list(group.top1_by_seed.values())
+        axes.plot(seeds, [row] * len(seeds), "|", ms=9, color=GREY, zorder=1)
+        if group.top1.half is not None:
+            axes.errorbar(group.top1.mean, row, xerr=group.top1.half, color=colour, capsize=3)
+        axes.plot(group.top1.mean, row, "o", ms=5, color=colour, zorder=3)
+    axes.set_yticks(range(len(groups)), [_short(group.label) for group in groups])
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(axis="y", visible=False)
+    return svg(figure, "Fused top-1 accuracy of each group with its 95 percent interval")
+
+
+def cost(answer: Answer) -> Markup:
+    """Draw accuracy against cost, and the groups that none beats for less."""
+    xlabel = f"{answer.cost_unit} of training, mean of a run"
+    figure, axes = canvas("Fused top-1 (%) against cost", xlabel=xlabel)
+    points = [(g.cost.mean, g.top1.mean, g) for g in answer.groups if g.cost]
+    others = [point for point in points if not point[2].pareto]
+    front = sorted((point for point in points if point[2].pareto), key=lambda point: point[0])
+    axes.plot([x for x, _, _ in others], [y for _, y, _ in others], "o", ms=5, color=GREY)
+    axes.plot([x for x, _, _ in front], [y for _, y, _ in front], "*--", ms=10, lw=1, color=BLUE)
+    middle = sum(axes.get_xlim()) / 2
+    named = [*front, *others] if len(points) <= NAMED else [front[0], *front[1:][-1:]]
+    for x, y, group in named:
+        side = (6, "left") if x <= middle else (-6, "right")  # names stay inside the axes
+        axes.annotate(_short(group.label), (x, y), xytext=(side[0], 6), ha=side[1], fontsize=8,
+                      textcoords="offset points")  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.margins(y=0.15)
+    return svg(figure, f"Accuracy against {answer.cost_unit} of training; the front is marked")
+
+
+def curves_of(drawn: list[tuple[Group, list[dict[int, float]]]]) -> Markup:
+    """Draw validation accuracy by epoch: mean and range of the seeds."""
+    figure, axes = canvas("Validation top-1 (%) by epoch", height=3.4)
+    for (group, curves), colour in zip(drawn, COLOURS, strict=False):
+        if not curves:
+            continue
+        common = sorted(set.intersection(*(set(curve) for curve in curves)))
+        epochs = common[:: max(1, len(common) // POINTS)]
+        values = [[curve[epoch] for curve in curves] for epoch in epochs]
+        axes.plot(
+            epochs, [sum(v) / len(v) for v in values], color=colour, label=_short(group.label)
+        )
+        axes.fill_between(epochs, [min(v) for v in values], [max(v) for v in values],
+                          color=colour, alpha=0.15, lw=0)  # fmt: skip
+    axes.legend(loc="lower right", fontsize=8)
+    return svg(figure, "Validation accuracy by epoch, mean and range over seeds")
+
+
+def _curves(group: Group, histories: dict[str, Path]) -> list[dict[int, float]]:
+    read = [_epochs(histories[name]) for name in group.runs if name in histories]
+    return [curve for curve in read if curve]
+
+
+def _epochs(history: Path) -> dict[int, float]:
+    """Return accuracy by epoch; the rows of steps, nearly all of the file, are not parsed."""
+    if not history.exists():
+        return {}
+    with history.open(encoding="utf-8") as lines:
+        rows: list[dict[str, Any]] = [
+            json.loads(line) for line in lines if EPOCH in line and line.endswith("\n")
+        ]
+    return {row["epoch"]: row["top1"] for row in rows if row.get("top1") is not None}
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 44 else f"{label[:43]}…"

@@ -1,0 +1,47 @@
+"""The answer as one HTML file that opens offline: plots, and tables sorted by a click."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.compare import figures, table
+from pipeline.compare.answer import Answer
+from pipeline.compare.collect import ACCURACY, Run
+from pipeline.compare.settings import shown
+from pipeline.report import render as fill
+
+
+def render(answer: Answer, runs: list[Run]) -> str:
+    """Return the page."""
+    return fill(
+        "compare/template.html",
+        answer=answer,
+        headline=table.headline(answer),
+        figures=figures.all_of(answer, runs),
+        lines=figures.LINES,
+        show=table,
+        shown=shown,
+        runs=_rows(answer, runs),
+    )
+
+
+def _rows(answer: Answer, runs: list[Run]) -> list[dict[str, Any]]:
+    """Return one row per run, whether it counts or not."""
+    groups = {name: group.label for group in answer.groups for name in group.runs}
+    left_out = {row["run"]: row for row in answer.left_out}
+    return [
+        {
+            "name": run.name,
+            "group": groups.get(run.name, "–"),
+            "seed": run.seed if run.settings else "–",
+            "state": left_out[run.name]["state"] if run.name in left_out else "counted",
+            "why": left_out[run.name]["why"] if run.name in left_out else "",
+            "numbers": [
+                run.metrics.get(ACCURACY),
+                run.metrics.get("eval/unfused/top1"),
+                run.metrics.get("train/loss"),
+                run.gpu_hours if answer.cost_unit == "GPU-hours" else run.wall_hours,
+            ],
+        }
+        for run in runs
+    ]

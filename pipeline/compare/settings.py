@@ -1,0 +1,76 @@
+"""How groups of runs are told apart: which of their settings differ, and what that names them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import yaml
+
+from pipeline.errors import nearest
+
+T = TypeVar("T")
+Settings = dict[str, Any]  # by dotted key
+
+
+def group_by(items: Iterable[T], key: Callable[[T], str]) -> list[list[T]]:
+    """Return items with the same key together, in the order they came."""
+    found: dict[str, list[T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return list(found.values())
+
+
+def identity(value: Any) -> str:
+    """Return a text that is the same for equal settings."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def differing(trees: list[Settings]) -> list[str]:
+    """Return the keys whose values are not the same everywhere; missing is a value, too."""
+    keys = dict.fromkeys(key for tree in trees for key in tree)
+    return [key for key in keys if len({identity(tree.get(key, "–")) for tree in trees}) > 1]
+
+
+def labels(trees: list[Settings], differ: list[str]) -> list[str]:
+    """Name each group by the choices that differ, and by settings that differ within a choice."""
+    if len(trees) == 1:
+        tree = trees[0]
+        return [" · ".join(str(tree.get(f"{part}.name")) for part in ("data", "model", "method"))]
+    choices = [key for key in differ if key.endswith(".name")]
+    within = [key for key in differ if key not in choices and _within_choice(trees, key, choices)]
+    names = {key: key.removesuffix(".name") for key in choices + within}
+    return [" ".join(f"{n}={shown(t[key])}" for key, n in names.items() if key in t) for t in trees]
+
+
+def _within_choice(trees: list[Settings], key: str, choices: list[str]) -> bool:
+    """Whether a setting differs among groups that made the same choice for its section."""
+    choice = f"{key.split('.')[0]}.name"
+    alike = group_by(trees, lambda tree: identity(tree.get(choice) if choice in choices else ""))
+    return any(key in differing(some) for some in alike)
+
+
+def shown(value: Any) -> str:
+    """Return a value in one word."""
+    return json.dumps(value).replace(" ", "") if isinstance(value, list) else str(value)
+
+
+def fits(tree: Settings, key: str, value: str) -> bool:
+    """Whether a setting, or a choice such as `method`, has the value a user wrote."""
+    actual = tree.get(_full(tree, key), "–")
+    return shown(actual) == value or bool(actual == yaml.safe_load(value))
+
+
+def valid(trees: list[Settings], key: str, value: str) -> str:
+    """Say what a user may have meant where nothing fits."""
+    keys = {k for tree in trees for k in tree}
+    names = sorted(keys | {k.removesuffix(".name") for k in keys if k.endswith(".name")})
+    if key not in names:
+        return f"{key} is not a setting of theirs; {nearest(key, names)}"
+    values = {shown(t[k]) for t in trees if (k := _full(t, key)) in t}
+    return nearest(value, sorted(values), f"{key}=")
+
+
+def _full(tree: Settings, key: str) -> str:
+    return key if key in tree else f"{key}.name"

@@ -1,0 +1,111 @@
+"""Means over seeds with their uncertainty, paired tests, and who is not beaten at its price."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over `n` runs, and its 95 % interval by Student's t; one run has none."""
+
+    n: int
+    mean: float
+    std: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def half(self) -> float | None:
+        """Half the width of the interval."""
+        return None if self.high is None else self.high - self.mean
+
+
+def mean(values: Sequence[float]) -> Mean | None:
+    """Return mean, standard deviation and interval; None of nothing."""
+    if len(values) < 2:
+        return Mean(1, values[0]) if values else None
+    middle, std = statistics.fmean(values), statistics.stdev(values)
+    half = _quantile(len(values) - 1) * std / math.sqrt(len(values))
+    return Mean(len(values), middle, std, middle - half, middle + half)
+
+
+@dataclass
+class Pairs:
+    """Ours minus theirs, seed by seed.
+
+    Args:
+        seeds: those both have.
+        p: of a paired t-test, two-sided; None where none can be made.
+        p_holm: the same, raised for the number of tests made beside it.
+    """
+
+    seeds: list[int]
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What may be said."""
+        if len(self.seeds) < 2:
+            return f"{len(self.seeds)} common seed{'s' * (len(self.seeds) != 1)}: no test"
+        if self.p_holm is None:
+            return "the same in every pair" if not self.difference else "no spread: no test"
+        if self.p_holm >= LEVEL:
+            return "no difference shown"
+        return "better" if (self.difference or 0.0) > 0 else "worse"
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Pairs:
+    """Compare two groups on the seeds they have in common.
+
+    Differences that do not vary at all would give any p one likes: they get none.
+    """
+    seeds = sorted(ours.keys() & theirs.keys())
+    differences = [ours[seed] - theirs[seed] for seed in seeds]
+    told = mean(differences)
+    if told is None:
+        return Pairs(seeds)
+    pairs = Pairs(seeds, told.mean, told.low, told.high)
+    if told.std is not None and told.std > 1e-9:
+        from scipy.special import stdtr
+
+        score = told.mean / (told.std / math.sqrt(told.n))
+        pairs.p = 2 * float(stdtr(told.n - 1, -abs(score)))
+    return pairs
+
+
+def holm(tests: list[Pairs]) -> None:
+    """Fill in `p_holm`: among many tests some are significant by chance (Holm, 1979)."""
+    made = sorted((test for test in tests if test.p is not None), key=lambda test: test.p or 0.0)
+    highest = 0.0
+    for rank, test in enumerate(made):
+        highest = max(highest, min(1.0, (len(made) - rank) * (test.p or 0.0)))
+        test.p_holm = highest
+
+
+def pareto(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
+    """Return for each point whether no other costs less, or the same, and is worth more."""
+    front = [False] * len(costs)
+    best = -math.inf
+    for index in sorted(range(len(costs)), key=lambda i: (costs[i], -values[i])):
+        if values[index] > best:
+            front[index], best = True, values[index]
+    return front
+
+
+@functools.cache
+def _quantile(freedom: int) -> float:
+    """Return how many standard errors the 95 % interval reaches to each side."""
+    from scipy.special import stdtrit  # scipy.stats would take a second to import
+
+    return float(stdtrit(freedom, 1 - LEVEL / 2))

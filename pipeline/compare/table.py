@@ -1,0 +1,169 @@
+"""The answer in a terminal: three narrow tables instead of a wide one, legible in 80 columns."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.compare.answer import Answer, Group
+from pipeline.compare.settings import shown
+from pipeline.compare.statistics import Mean, Pairs
+from pipeline.report.story import short
+
+SHOWN = 40  # groups at most; all are in --json and --html
+
+
+def show(answer: Answer) -> None:
+    """Print an answer."""
+    console = Console()
+    groups = answer.groups[:SHOWN]
+    console.print(f"[bold]{escape(answer.title)}[/]  {escape(headline(answer))}", highlight=False)
+    if groups:
+        console.print(_accuracy(groups))
+        if answer.baseline:
+            console.print(_tests(groups, answer.baseline))
+        console.print(_costs(groups, answer.cost_unit))
+    if len(answer.groups) > SHOWN:
+        console.print(f"… and {len(answer.groups) - SHOWN} more groups: --json FILE, --html FILE")
+    if answer.left_out:
+        console.print(_left_out(answer.left_out[:SHOWN]))
+        if len(answer.left_out) > SHOWN:
+            console.print(f"… and {len(answer.left_out) - SHOWN} more")
+    if answer.differ:
+        console.print(_differ(answer, groups))
+    for note in answer.notes:
+        console.print(f"note: {escape(note)}", style="yellow", highlight=False)
+
+
+def headline(answer: Answer) -> str:
+    """Return what was compared, in one line."""
+    count = sum(len(group.runs) for group in answer.groups)
+    parts = [answer.data, f"{count} runs counted in {len(answer.groups)} groups"]
+    costs = [group.cost for group in answer.groups if group.cost]
+    parts += [f"{sum(c.mean * c.n for c in costs):.3g} {answer.cost_unit}"] if costs else []
+    parts += [f"{len(answer.left_out)} left out"] if answer.left_out else []
+    return " · ".join(filter(None, parts))
+
+
+def interval(told: Mean | None, digits: int = 2) -> str:
+    """Return a mean with half the width of its interval."""
+    if told is None:
+        return "–"
+    half = "" if told.half is None else f" ± {told.half:.{digits}f}"
+    return f"{told.mean:.{digits}f}{half}"
+
+
+def difference(pairs: Pairs) -> str:
+    """Return a difference with half the width of its interval."""
+    if pairs.difference is None:
+        return "–"
+    half = "" if pairs.high is None else f" ± {pairs.high - pairs.difference:.2f}"
+    return f"{pairs.difference:+.2f}{half}"
+
+
+def hours(told: Mean | None) -> str:
+    """Return a cost in three digits."""
+    return "–" if told is None else f"{told.mean:.3g}"
+
+
+def probability(p: float | None) -> str:
+    """Return a p as it may be read."""
+    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def ratio(group: Group, part: str) -> str:
+    """Return a size fused, and unfused where that differs."""
+    after, before = group.sizes.get(part), group.sizes.get(f"{part}_unfused")
+    if after is None:
+        return "–"
+    return short(after) + (f" ({short(before)})" if before and before != after else "")
+
+
+def latencies(group: Group) -> str:
+    """Return the fused medians, by batch size."""
+    return ", ".join(f"{ms:.3g} at {batch}" for batch, ms in group.latency_ms.items()) or "–"
+
+
+def growth(group: Group) -> str:
+    """Return how many branches came and went, per run, and on how many layers in all."""
+    grown, cut = group.sizes.get("grown"), group.sizes.get("cut")
+    if not grown and not cut:
+        return "–"
+    layers = f" on {len(group.layers)}" if group.layers else ""
+    return f"{grown or 0:.3g} / {cut or 0:.3g}{layers}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), title=f"\n[bold]{title}[/]", title_justify="left")
+    for number, column in enumerate(columns):
+        right = column.startswith(">")
+        table.add_column(
+            column.removeprefix(">"),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=right,
+            min_width=12 if number == 0 else None,
+        )
+    return table
+
+
+def _accuracy(groups: list[Group]) -> Table:
+    table = _table(
+        "Which is better: mean ± 95 % interval over seeds",
+        "group", ">n", ">top-1 fused", ">top-1 unfused", ">loss",
+    )  # fmt: skip
+    for group in groups:
+        table.add_row(
+            escape(group.label), str(group.top1.n), interval(group.top1),
+            interval(group.unfused_top1), interval(group.loss, 3),
+        )  # fmt: skip
+    return table
+
+
+def _tests(groups: list[Group], baseline: str) -> Table:
+    table = _table(
+        f"Is it real: paired by seed (± 95 %), against {escape(baseline)}",
+        "group", ">pairs", ">difference", ">p", ">p (Holm)", "verdict",
+    )  # fmt: skip
+    for group in groups:
+        if not (pairs := group.versus):
+            continue
+        table.add_row(
+            escape(group.label), str(len(pairs.seeds)), difference(pairs),
+            probability(pairs.p), probability(pairs.p_holm), _coloured(pairs.verdict),
+        )  # fmt: skip
+    return table
+
+
+def _coloured(verdict: str) -> str:
+    colour = {"better": "green", "worse": "red"}.get(verdict)
+    return f"[{colour}]{verdict}[/]" if colour else verdict
+
+
+def _costs(groups: list[Group], unit: str) -> Table:
+    table = _table(
+        "What it costs: ★ none is better for less; (unfused)",
+        "group", f">{unit}", "", ">parameters", ">FLOPs", "ms fused", "grown / cut",
+    )  # fmt: skip
+    for group in groups:
+        table.add_row(
+            escape(group.label), hours(group.cost), "★" if group.pareto else "",
+            ratio(group, "parameters"), ratio(group, "flops"), latencies(group), growth(group),
+        )  # fmt: skip
+    return table
+
+
+def _left_out(rows: list[dict[str, str]]) -> Table:
+    table = _table("Left out of every mean", "run", "state", "why")
+    for row in rows:
+        table.add_row(escape(row["run"]), escape(row["state"]), escape(row["why"]))
+    return table
+
+
+def _differ(answer: Answer, groups: list[Group]) -> Table:
+    table = _table("Which settings differ", "setting", "values (– where there is no such setting)")
+    for key, values in answer.differ.items():
+        distinct = dict.fromkeys(shown(values.get(group.label, "–")) for group in groups)
+        table.add_row(escape(key), escape(" | ".join(distinct)))
+    return table

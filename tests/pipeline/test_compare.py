@@ -1,0 +1,409 @@
+"""compare: the right numbers, from the right runs, said in the same way everywhere."""
+
+import html.parser
+import json
+import re
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+from scipy import stats
+
+from pipeline.compare import answer, collect, online, page
+from pipeline.compare.__main__ import main
+from pipeline.compare.statistics import holm, mean, paired, pareto
+from pipeline.errors import BAD_INPUT, DONE
+from tests.launcher import PROJECT
+from tests.runs import make_run
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Return a root with two methods of three seeds, the second better in each pair."""
+    for seed, plain, dyrep in ((1, 90.0, 91.0), (2, 92.0, 93.5), (3, 91.0, 91.5)):
+        make_run(tmp_path, f"plain-{seed}", "method=plain", seed=seed, top1=plain)
+        make_run(tmp_path, f"dyrep-{seed}", "method=dyrep", seed=seed, top1=dyrep, seconds=7200)
+    return tmp_path
+
+
+@pytest.fixture
+def compare(sweep, tmp_path, monkeypatch):
+    """Return a function that runs the command on the sweep and returns its JSON."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments):
+        file = tmp_path / "answer.json"
+        assert main(["--group", "g", "--root", str(sweep), "--json", str(file), *arguments]) == DONE
+        return json.loads(file.read_text())
+
+    return run
+
+
+def refused(capsys, *arguments):
+    assert main([*map(str, arguments)]) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    return said
+
+
+# statistics, against values worked out by hand
+
+
+def test_a_mean_has_students_interval():
+    told = mean([1.0, 2.0, 3.0])
+    assert (told.n, told.mean, told.std) == (3, 2.0, 1.0)
+    assert told.half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)  # t(0.975, 2 degrees)
+
+
+def test_one_run_has_no_interval_and_none_no_mean():
+    assert mean([5.0]).half is None
+    assert mean([]) is None
+
+
+def test_a_paired_test_is_that_of_scipy():
+    ours, theirs = {1: 91.0, 2: 93.5, 3: 91.5, 9: 0.0}, {1: 90.0, 2: 92.0, 3: 91.0, 4: 0.0}
+    pairs = paired(ours, theirs)
+    expected = stats.ttest_rel([91.0, 93.5, 91.5], [90.0, 92.0, 91.0])
+    assert pairs.seeds == [1, 2, 3]  # a seed that one of them lacks is left out
+    assert pairs.difference == pytest.approx(1.0)
+    assert pairs.p == pytest.approx(expected.pvalue)
+    assert (pairs.low, pairs.high) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, verdict",
+    [
+        ({1: 9.0}, {1: 1.0}, "1 common seed: no test"),
+        ({1: 9.0}, {2: 1.0}, "0 common seeds: no test"),
+        ({1: 9.0, 2: 8.0}, {1: 9.0, 2: 8.0}, "the same in every pair"),
+        ({1: 9.0, 2: 8.0}, {1: 8.0, 2: 7.0}, "no spread: no test"),
+        ({1: 9.0, 2: 9.5, 3: 9.2}, {1: 8.0, 2: 8.4, 3: 8.1}, "better"),
+        ({1: 8.0, 2: 8.4, 3: 8.1}, {1: 9.0, 2: 9.5, 3: 9.2}, "worse"),
+        ({1: 9.0, 2: 8.0}, {1: 8.5, 2: 8.4}, "no difference shown"),
+    ],
+)
+def test_what_may_be_said(ours, theirs, verdict):
+    pairs = paired(ours, theirs)
+    holm([pairs])
+    assert pairs.verdict == verdict
+
+
+def test_many_tests_raise_the_bar():
+    tests = [SimpleNamespace(p=p, p_holm=None) for p in (0.03, 0.01, None, 0.04)]
+    holm(tests)
+    assert [test.p_holm for test in tests] == [
+        pytest.approx(v) if v else None for v in (0.06, 0.03, None, 0.06)
+    ]
+
+
+def test_the_front_is_what_nothing_beats_for_less():
+    assert pareto([1.0, 2.0, 2.0, 3.0], [5.0, 4.0, 6.0, 6.0]) == [True, False, True, False]
+
+
+# which runs count
+
+
+def test_seeds_are_averaged_the_best_first_and_tested_in_pairs(compare):
+    told = compare()
+    best, plain = told["groups"]
+    assert [best["label"], plain["label"]] == ["method=dyrep", "method=plain"]
+    assert (best["top1"]["n"], best["top1"]["mean"]) == (3, pytest.approx(92.0))
+    assert told["baseline"] == "method=plain"
+    assert best["versus"]["difference"] == pytest.approx(1.0)
+    assert best["versus"]["n"] == 3
+    assert best["layers"] == {"features.3": 3}
+    assert (told["cost_unit"], best["cost"]["mean"], plain["cost"]["mean"]) == ("hours", 2.0, 1.0)
+    assert best["pareto"] and plain["pareto"]
+    assert best["latency_ms"] == {"1": 0.5, "64": 20.0}
+    assert (
+        "train.lr" not in told["differ"]
+        and told["differ"]["method.name"]["method=plain"] == "plain"
+    )
+
+
+def test_gpu_hours_are_taken_from_what_the_supervisor_saw(tmp_path):
+    runs = [make_run(tmp_path, "a", gpus=8, seconds=1800.0)]
+    assert collect.read(runs)[0].gpu_hours == pytest.approx(4.0)
+
+
+def test_what_is_not_finished_is_listed_and_not_averaged(sweep, compare):
+    make_run(sweep, "unfinished", "method=plain", seed=4, top1=1.0, finished=("prep", "train"))
+    make_run(sweep, "cancelled", "method=plain", seed=5, top1=1.0, finished=())
+    (sweep / "runs" / "cancelled" / "train" / "CANCELLED").touch()
+    failed = make_run(sweep, "failed", "method=plain", seed=6, finished=("prep",))
+    event = {"time": 1.0, "event": "failed", "attempt": 1, "message": "boom"}
+    (failed / "train" / "events.jsonl").write_text(json.dumps(event) + "\n")
+    make_run(
+        sweep,
+        "no-eval",
+        "method=plain",
+        seed=7,
+        asked=("prep", "train"),
+        finished=("prep", "train"),
+    )
+    damaged = make_run(sweep, "damaged", "method=plain", seed=8)
+    (damaged / "eval" / "result.json").write_text("{")
+    stale = make_run(sweep, "stale", "method=plain", seed=9)
+    (stale / "train").unlink()
+    (stale / "train").symlink_to((sweep / "runs" / "plain-1" / "train").readlink())
+    make_run(sweep, "twice", "method=plain", seed=1, top1=1.0)
+    told = compare()
+    states = {row["run"]: row["state"] for row in told["left_out"]}
+    assert states == {
+        "unfinished": "not started", "cancelled": "cancelled", "failed": "failed", "stale": "mismatched",
+        "no-eval": "not evaluated", "damaged": "damaged", "twice": "duplicate",
+    }  # fmt: skip
+    assert [group["top1"]["n"] for group in told["groups"]] == [3, 3]
+    assert "boom" in next(row["why"] for row in told["left_out"] if row["run"] == "failed")
+
+
+def test_nothing_finished_is_no_error(tmp_path, capsys):
+    make_run(tmp_path, "a", finished=())
+    assert main(["a", "--root", str(tmp_path), "--html", str(tmp_path / "a.html")]) == DONE
+    assert "not started" in capsys.readouterr().out
+
+
+def test_other_datasets_are_refused_unless_forced(sweep, compare, capsys):
+    make_run(sweep, "large", "method=plain", seed=1, changed={"data.image_size": 32})
+    said = refused(capsys, "--group", "g", "--root", sweep)
+    assert "data.image_size is 16 (dyrep-1), 32 (large)" in said and "--force" in said
+    assert len(compare("--force")["groups"]) == 3
+
+
+def test_a_changed_folder_of_images_is_another_dataset(sweep, capsys):
+    make_run(sweep, "grown", "method=plain", seed=4, metrics={"eval/images": 361})
+    assert "validation images is 360 (dyrep-1), 361 (grown)" in refused(
+        capsys, "--group", "g", "--root", sweep
+    )
+
+
+def test_a_baseline_is_chosen_by_setting_or_choice(compare, sweep, capsys):
+    assert compare("--baseline", "method=dyrep")["baseline"] == "method=dyrep"
+    assert compare("--baseline", "method.kind=plain")["baseline"] == "method=plain"
+    arguments = ("--group", "g", "--root", sweep, "--baseline")
+    assert "did you mean 'method=plain'" in refused(capsys, *arguments, "method=plian")
+    assert "did you mean 'method'" in refused(capsys, *arguments, "methd=plain")
+    assert "2 groups have data=digits" in refused(capsys, *arguments, "data=digits")
+    assert "is not KEY=VALUE" in refused(capsys, *arguments, "plain")
+
+
+def test_settings_within_a_choice_name_the_groups(tmp_path):
+    for number, (method, lr) in enumerate((("plain", 0.1), ("plain", 0.2), ("dyrep", 0.1))):
+        make_run(
+            tmp_path, f"r{number}", f"method={method}", top1=90 - number, changed={"train.lr": lr}
+        )
+    told = answer.answer("t", collect.read(collect.select(tmp_path, [], "g")), [], force=False)
+    assert [group.label for group in told.groups] == [
+        "method=plain train.lr=0.1", "method=plain train.lr=0.2", "method=dyrep train.lr=0.1",
+    ]  # fmt: skip
+    assert "chosen after" in " ".join(told.notes)  # two groups are plain: neither is the baseline
+
+
+def test_sweeps_that_share_a_group_are_said_to(sweep, compare):
+    make_run(sweep, "later", "method=dbb", seed=1, command="another launch")
+    assert "the runs come from 2 launches" in compare()["notes"]
+
+
+# what is asked for wrongly
+
+
+def test_unknown_names_are_answered_with_the_nearest(sweep, capsys):
+    assert "did you mean 'plain-1'?" in refused(capsys, "plain1", "--root", sweep)
+    assert "valid are: g" in refused(capsys, "--group", "first", "--root", sweep)
+    assert "name runs, or a group" in refused(capsys, "--root", sweep)
+    assert "name runs, or a group" in refused(capsys, "plain-1", "--group", "g", "--root", sweep)
+    assert "name another file" in refused(capsys, "plain-1", "--root", sweep, "--json", sweep)
+
+
+def test_help_comes_at_once_and_without_torch():
+    begun = time.monotonic()
+    code = "import sys; from pipeline.compare.__main__ import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - begun < 2
+
+
+# how it is shown
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_table_says_what_the_json_says(compare, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    told = compare()
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= width
+    for group in told["groups"]:
+        (row, *_) = [line for line in shown.splitlines() if line.startswith(group["label"])]
+        half = group["top1"]["high"] - group["top1"]["mean"]
+        assert f"{group['top1']['mean']:.2f} ± {half:.2f}" in row
+    assert f"{told['groups'][0]['versus']['p']:.3f}" in shown
+    assert told["groups"][0]["versus"]["verdict"] in shown
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects tags and complains of what is not closed."""
+
+    VOID = frozenset(("meta", "link", "br"))
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_else(sweep):
+    runs = collect.read(collect.select(sweep, [], "g"))
+    told = answer.answer("<script>alert(1)</script>", runs, [], force=False)
+    told.groups[0].label = "$\\frac</svg><b>"
+    text = page.render(told, runs)
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    assert text.count("<svg") == 3
+    assert "<script>alert" not in text and "</svg><b>" not in text
+    for tag, attributes in reader.seen:
+        assert tag not in ("link", "img", "iframe"), tag
+        for name in ("src", "href", "xlink:href"):
+            assert attributes.get(name, "#").startswith("#")
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert "plain-1" in text and "no difference shown" in text
+
+
+def test_a_real_run_is_read(finished, tmp_path):
+    file = tmp_path / "a.json"
+    code = main(
+        [
+            "small",
+            "--root",
+            str(finished.root),
+            "--json",
+            str(file),
+            "--html",
+            str(tmp_path / "a.html"),
+        ]
+    )
+    assert code == DONE
+    (group,) = json.loads(file.read_text())["groups"]
+    told = json.loads((finished.root / "runs" / "small" / "eval" / "result.json").read_text())[
+        "metrics"
+    ]
+    assert group["label"] == "digits · vgg_small · dyrep"
+    assert (group["top1"]["n"], group["top1"]["mean"]) == (1, told["fused/top1"])
+    assert group["sizes"]["flops_unfused"] >= group["sizes"]["flops"] > 0
+    assert sum(group["layers"].values()) >= 1
+    assert set(group["latency_ms"]) == {"1", "8"}
+
+
+# W&B, by a stand-in: the service itself is not there to be tested
+
+
+class StandInApi:
+    """Answers as `wandb.Api` does for the little that is asked of it."""
+
+    def __init__(self, runs):
+        self._runs = runs
+
+    def __call__(self, timeout):
+        return self
+
+    def runs(self, path, filters, lazy):
+        assert path == "dyrep"
+        return [
+            run
+            for run in self._runs
+            if filters in ({"group": run.group}, {"display_name": {"$in": [run.name]}})
+        ]
+
+
+@pytest.fixture
+def stand_in(sweep, monkeypatch):
+    """Put the runs of the sweep behind the stand-in, as the mirror would send them."""
+    import wandb
+    import yaml
+
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    monkeypatch.delenv("WANDB_ENTITY", raising=False)
+    runs = []
+    for run in collect.read(collect.select(sweep, [], "g")):
+        config = yaml.safe_load((sweep / "runs" / run.name / "config.yaml").read_text()) | {
+            "source": {"revision": "x"}
+        }
+        summary = {
+            **run.metrics,
+            "train/seconds": run.wall_hours * 3600,
+            "growth": {"_type": "table"},
+        }
+        runs.append(
+            SimpleNamespace(
+                name=run.name, group="g", state="finished", config=config, summary=summary
+            )
+        )
+    runs.append(
+        SimpleNamespace(
+            name="crashed", group="g", state="crashed", config=runs[0].config, summary={}
+        )
+    )
+    monkeypatch.setattr(wandb, "Api", StandInApi(runs))
+
+
+def test_the_answer_online_is_that_of_the_files(stand_in, sweep):
+    there = answer.answer("g", online.read([], "g"), [], force=False)
+    here = answer.answer("g", collect.read(collect.select(sweep, [], "g")), [], force=False)
+    for one, other in zip(there.groups, here.groups, strict=True):
+        assert (one.label, one.top1, one.versus, one.cost) == (
+            other.label,
+            other.top1,
+            other.versus,
+            other.cost,
+        )
+        assert (one.sizes, one.latency_ms) == (other.sizes, other.latency_ms)
+    assert [row["state"] for row in there.left_out] == ["crashed"]
+
+
+def test_what_is_not_online_is_refused(stand_in, capsys):
+    assert "no run of group 'h'" in refused(capsys, "--group", "h", "--online")
+    assert "no run 'x'" in refused(capsys, "x", "--online")
+
+
+def test_a_report_is_made_where_it_can_be(stand_in, monkeypatch):
+    made = {}
+
+    class StandInReport:
+        """Keeps what `wandb_workspaces.reports.v2.Report` would send."""
+
+        url = "somewhere"
+
+        def __init__(self, **given):
+            made.update(given)
+
+        def save(self):
+            made["saved"] = True
+
+    block = lambda **given: given  # noqa: E731
+    reports = SimpleNamespace(
+        Report=StandInReport, MarkdownBlock=block, PanelGrid=block, Runset=block, LinePlot=block,
+        ScatterPlot=block, RunComparer=block,
+    )  # fmt: skip
+    package = SimpleNamespace(v2=reports)
+    for name, module in (
+        ("", SimpleNamespace(reports=package)),
+        (".reports", package),
+        (".reports.v2", reports),
+    ):
+        monkeypatch.setitem(sys.modules, f"wandb_workspaces{name}", module)
+    told = answer.answer("g", online.read([], "g"), [], force=False)
+    assert online.publish(told, "g", []) == "report: somewhere"
+    assert made["saved"] and "| method=dyrep | 3 | 92.00" in made["blocks"][0]["text"]
+    assert made["blocks"][1]["runsets"][0]["filters"] == "Group == 'g'"
