@@ -55,7 +55,7 @@ def validation_images(context: Context, count: int) -> Tensor:
         split="val",
         batch_size=count,
         image_size=data.image_size,
-        resize=data.resize,
+        resize=data.short_side,
         augment=None,
     )
     return next(iter(make(data.loader, part))).images

@@ -13,20 +13,25 @@ class Images(Section):
     """What every source of images has.
 
     `image_size` is the side of the square the network sees; evaluation takes it from the middle of
-    the image scaled to a short side of `resize`.
+    the image scaled to a short side of `resize`, or of `image_size` if that is null.
     """
 
     root: str | None
     image_size: PositiveInt
-    resize: PositiveInt
+    resize: PositiveInt | None
     val_fraction: Share | None
     split_seed: NonNegativeInt
     max_bad: Annotated[float, Field(ge=0, lt=1)]
     loader: Literal["auto", "dali", "memory", "torch"]
 
+    @property
+    def short_side(self) -> int:
+        """To what an image is scaled before its middle is cut out, pixels."""
+        return self.resize or self.image_size
+
     @model_validator(mode="after")
     def _middle_is_there(self) -> Self:
-        if self.image_size > self.resize:
+        if self.image_size > self.short_side:
             raise ValueError(
                 f"a square of image_size={self.image_size} cannot be cut out of an image scaled to "
                 f"a short side of {self.resize}; set data.resize to {self.image_size} or more"

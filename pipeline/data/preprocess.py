@@ -22,7 +22,7 @@ def describe(data: Images, manifest: Manifest) -> dict[str, Any]:
     """Return how evaluation prepares images: geometry, colours, and the names of the classes."""
     return {
         "colour": "RGB",
-        "resize": data.resize,
+        "resize": data.short_side,
         "interpolation": "bilinear",
         "antialias": True,
         "image_size": data.image_size,

@@ -56,7 +56,7 @@ def _predictions(context: Context, processes: World) -> Iterator[Tensor]:
         split="val",
         batch_size=context.config.eval.batch_size // processes.world_size,
         image_size=data.image_size,
-        resize=data.resize,
+        resize=data.short_side,
         augment=None,
         rank=processes.rank,
         world_size=processes.world_size,

@@ -333,7 +333,7 @@ class Training:
             split=split,
             batch_size=self.recipe.batch_size // self.world.world_size,
             image_size=self.config.data.image_size,
-            resize=self.config.data.resize,
+            resize=self.config.data.short_side,
             augment=None if evaluate else self.recipe.augment,
             rank=self.world.rank,
             world_size=self.world.world_size,

@@ -23,7 +23,7 @@ REFUSED = [
     (["train.batch_size=5000"], "larger than the 1437 training images"),
     (["cluster.processes_per_node=3"], "cannot be split over 3 processes"),
     (["data.image_size=4"], "use at least 8"),
-    (["data.image_size=32"], "set data.resize to 32 or more"),
+    (["data.image_size=32", "data.resize=16"], "set data.resize to 32 or more"),
     (["data=imagefolder"], "data.root is missing; give data.root=VALUE"),
     (["data=imagefolder", "data.root=/nowhere"], "/nowhere/train is no folder"),
     (["data=cifar10", "data.root=/nowhere"], "cifar-10-python.tar.gz"),

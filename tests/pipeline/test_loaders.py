@@ -260,7 +260,7 @@ def test_the_memory_loader_sees_the_same(data):
 def test_what_travels_with_the_network_prepares_an_image_as_the_evaluation_did(odd, tmp_path):
     folder, stored = odd
     own = part(folder, "val", resize=41, image_size=32)
-    told = preprocess.describe(SimpleNamespace(resize=41, image_size=32), own.manifest)
+    told = preprocess.describe(SimpleNamespace(short_side=41, image_size=32), own.manifest)
     (tmp_path / "preprocess.json").write_text(json.dumps(told))
     transform = preprocess.load(tmp_path / "preprocess.json")
     for batch in make("torch", own):
