@@ -84,7 +84,7 @@ def answer(title: str, runs: list[Run], baselines: list[str], force: bool) -> An
     data = _data(runs, force, notes)
     counted, left_out = _sorted_out(runs)
     unit, cost = _cost(counted, notes)
-    buckets = _buckets(counted)
+    buckets = group_by(counted, lambda run: identity(run.settings))
     differ = differing([bucket[0].settings for bucket in buckets])
     labels = settings.labels([bucket[0].settings for bucket in buckets], differ)
     groups = [_group(*pair, cost) for pair in zip(labels, buckets, strict=True)]
@@ -131,6 +131,8 @@ def _data(runs: list[Run], force: bool, notes: list[str]) -> str:
         if not force:
             raise UserError(f"{what}; choose runs of one dataset, or add --force")
         notes.append(f"{what}; their accuracies do not compare")
+        for run, images in known:  # never in one mean, forced or not
+            run.settings = run.settings | images
     return " and ".join(sorted({str(run.settings.get("data.name")) for run, _ in known}))
 
 
@@ -167,10 +169,6 @@ def _cost(runs: list[Run], notes: list[str]) -> tuple[str, Callable[[Run], float
         who = "not all runs" if any(measured) else "no run"
         notes.append(f"GPU-hours are known of {who}: cost is wall-clock hours of training")
     return "hours", lambda run: run.wall_hours
-
-
-def _buckets(runs: list[Run]) -> list[list[Run]]:
-    return group_by(runs, lambda run: identity(run.settings))
 
 
 def _group(label: str, runs: list[Run], cost: Callable[[Run], float | None]) -> Group:

@@ -17,7 +17,7 @@ from pipeline.config import WHERE, Config, flatten
 from pipeline.errors import UserError
 
 ASKED = Config.model_fields.keys() - {"seed", *WHERE}
-PATIENCE = 30  # seconds for an answer
+PATIENCE = 15  # seconds for an answer
 CURE = "was it sent there, and is this the project (WANDB_PROJECT, WANDB_ENTITY)?"
 
 
@@ -35,7 +35,7 @@ def read(names: list[str], group: str | None) -> list[Run]:
         runs = [_run(found) for found in api.runs(_project(), filters=filters, lazy=False)]
     except (wandb.Error, ValueError, OSError) as error:
         why = " ".join(str(error).split())
-        raise UserError(f"W&B: {why}; `wandb login`, set WANDB_ENTITY or WANDB_PROJECT") from None
+        raise UserError(f"W&B: {why} Without --online the run directories are read") from None
     there = {run.name for run in runs}
     for name in names:
         if name not in there:
@@ -69,6 +69,15 @@ def publish(answer: Answer, group: str | None, names: list[str]) -> str:
         import wandb_workspaces.reports.v2 as reports
     except ImportError:
         return "note: `pip install wandb-workspaces` to have a report made in W&B, too"
+    try:
+        report = _report(reports, answer, group, names)
+        report.save()
+    except Exception as error:  # whatever the service objects to, the answer has been given
+        return f"note: W&B made no report: {error}"
+    return f"report: {report.url}"
+
+
+def _report(reports: Any, answer: Answer, group: str | None, names: list[str]) -> Any:
     entity, _, project = _project().rpartition("/")
     where = {"project": project} | ({"entity": entity} if entity else {})
     runs = reports.Runset(
@@ -79,7 +88,7 @@ def publish(answer: Answer, group: str | None, names: list[str]) -> str:
         reports.ScatterPlot(x="train/seconds", y=ACCURACY),
         reports.RunComparer(diff_only="split"),
     ]
-    report = reports.Report(
+    return reports.Report(
         **where,
         title=f"Comparison of {answer.title}"[:128],
         description=table.headline(answer),
@@ -88,11 +97,6 @@ def publish(answer: Answer, group: str | None, names: list[str]) -> str:
             reports.PanelGrid(runsets=[runs], panels=panels),
         ],
     )
-    try:
-        report.save()
-    except Exception as error:  # whatever the service objects to, the answer has been given
-        return f"note: W&B made no report: {error}"
-    return f"report: {report.url}"
 
 
 def _markdown(answer: Answer) -> str:

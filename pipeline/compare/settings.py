@@ -59,7 +59,11 @@ def shown(value: Any) -> str:
 def fits(tree: Settings, key: str, value: str) -> bool:
     """Whether a setting, or a choice such as `method`, has the value a user wrote."""
     actual = tree.get(_full(tree, key), "–")
-    return shown(actual) == value or bool(actual == yaml.safe_load(value))
+    try:
+        meant = yaml.safe_load(value)
+    except yaml.YAMLError:
+        meant = value
+    return shown(actual) == value or bool(actual == meant)
 
 
 def valid(trees: list[Settings], key: str, value: str) -> str:

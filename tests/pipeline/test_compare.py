@@ -172,8 +172,10 @@ def test_other_datasets_are_refused_unless_forced(sweep, compare, capsys):
     assert len(compare("--force")["groups"]) == 3
 
 
-def test_a_changed_folder_of_images_is_another_dataset(sweep, capsys):
+def test_a_changed_folder_of_images_is_another_dataset(sweep, compare, capsys):
     make_run(sweep, "grown", "method=plain", seed=4, metrics={"eval/images": 361})
+    assert sorted(len(group["runs"]) for group in compare("--force")["groups"]) == [1, 3, 3]
+    capsys.readouterr()
     assert "validation images is 360 (dyrep-1), 361 (grown)" in refused(
         capsys, "--group", "g", "--root", sweep
     )
@@ -187,6 +189,7 @@ def test_a_baseline_is_chosen_by_setting_or_choice(compare, sweep, capsys):
     assert "did you mean 'method'" in refused(capsys, *arguments, "methd=plain")
     assert "2 groups have data=digits" in refused(capsys, *arguments, "data=digits")
     assert "is not KEY=VALUE" in refused(capsys, *arguments, "plain")
+    assert "no group has method=[" in refused(capsys, *arguments, "method=[")
 
 
 def test_settings_within_a_choice_name_the_groups(tmp_path):
