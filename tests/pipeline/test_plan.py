@@ -100,7 +100,8 @@ def test_what_a_finished_stage_left_is_checked(tmp_path, harm, said):
 
 
 def test_every_choice_composes(tmp_path):
-    for group in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"):
+    others = {"hydra", "sweeps"}  # the latter are W&B's
+    for group in sorted(p for p in CONF.iterdir() if p.is_dir() and p.name not in others):
         for file in sorted(group.glob("*.yaml")):
             more = ["data.image_size=32"]
             more += ["model.name=any"] if "name: ???" in file.read_text() else []
