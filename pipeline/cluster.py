@@ -167,7 +167,13 @@ def show(launch: Launch) -> None:
                 submission.ids[job.directory] = f"JOB_ID_OF_{stage.upper()}"
                 console = Console()
                 console.rule(stage)
-                console.print(Syntax(executor.text(), "bash", background_color="default"))
+                script = executor.text()
+                if console.is_terminal:
+                    console.print(
+                        Syntax(script, "bash", background_color="default", word_wrap=True)
+                    )
+                else:  # whole lines, as they would be submitted
+                    print(script)
     except (Refused, Unreachable) as error:
         raise _explained(error) from None
 

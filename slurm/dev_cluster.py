@@ -372,7 +372,8 @@ def _up(arguments: argparse.Namespace) -> None:
         f"partition low (default) is preempted by partition high {grace}\n"
         f"  use it    export SLURM_CONF={cluster.conf}\n"
         f"  try it    srun --nodes={cluster.nodes} --label printenv SLURMD_NODENAME\n"
-        "            sbatch --partition=high --output=/dev/null --wrap='sleep 60'\n"
+        f"            sbatch --partition=high --nodes={cluster.nodes} --exclusive "
+        "--output=/dev/null --wrap='sleep 10'   # preempts what runs\n"
         f"  look      {_typed('status', cluster.directory)}\n"
         f"  end it    {_typed('down', cluster.directory)}"
     )

@@ -18,7 +18,10 @@ from pipeline.compare.settings import differing, group_by, identity
 from pipeline.compare.statistics import Mean, Pairs, holm, mean, paired, pareto
 from pipeline.errors import UserError
 
-SAME_IMAGES = {"data.loader"}  # settings of data that do not change which images are seen
+SAME_IMAGES = {
+    "data.loader",
+    "data.max_bad",
+}  # settings of data that do not change which images are seen
 PARTS = {"parameters": "fuse/parameters", "parameters_unfused": "fuse/parameters_unfused",
          "flops": "fuse/flops", "flops_unfused": "fuse/flops_unfused",
          "grown": "train/grown", "cut": "train/cut"}  # fmt: skip
