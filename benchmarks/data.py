@@ -59,7 +59,7 @@ def main() -> int:
             "cores": os.cpu_count(),
             "decoding": decoding(Path(folder) / "large", options.images, options.rounds),
             "small": small(Path(folder) / "small", options.rounds),
-            "parity": parity(Path(folder) / "odd", 200),
+            "parity": parity(Path(folder) / "odd", 230),
         }
     show(report)
     if options.json:
@@ -67,21 +67,21 @@ def main() -> int:
     return 0
 
 
-def prepared(root: Path, **data: object) -> Path:
+def prepared(where: Path, **data: object) -> Path:
     """Prepare generated images; return their folder."""
     common = {"root": None, "image_size": 224, "resize": 256, "val_fraction": 0.1, "split_seed": 0,
               "max_bad": 0.0, "loader": "auto"}  # fmt: skip
-    directory = rundir.stage_dir(root, "prep", "abc")
+    directory = rundir.stage_dir(where, "prep", "abc")
     directory.mkdir(parents=True)
     context = Context(
-        stage=STAGES["prep"], dir=directory, root=root, fingerprint="abc", parents={}, attempt=1,
+        stage=STAGES["prep"], dir=directory, root=where, fingerprint="abc", parents={}, attempt=1,
         config=SimpleNamespace(
             data=TypeAdapter(Data).validate_python({**common, **data}),
             prep=Prep(shard_images=256, shrink=None, quality=92),
         ),
     )  # fmt: skip
     prep.run(context)
-    return rundir.data_dir(root, "abc")
+    return rundir.data_dir(where, "abc")
 
 
 class Samples(Dataset):
