@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from tests.cluster.real import needs_slurm, wait_for
 from tests.launcher import PROJECT
 
 pytestmark = pytest.mark.cluster
-WAIT = '[ -n "$SLURM_RESTART_COUNT" ] || sleep 300'  # ends only after it was requeued
 
 
 @pytest.fixture(scope="module")
@@ -91,20 +89,6 @@ def test_two_jobs_share_a_node(cluster):
     wait_for(lambda: all(state(cluster, job) == "RUNNING" for job in jobs))
     call(cluster, "scancel", *jobs)
     wait_for(lambda: all(state(cluster, job) == "CANCELLED" for job in jobs))
-
-
-@needs_slurm
-def test_low_is_preempted_by_high_requeued_and_ends_well(cluster):
-    low = call(
-        cluster, "sbatch", "--parsable", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", WAIT
-    )
-    wait_for(lambda: state(cluster, low) == "RUNNING")
-    call(cluster, "srun", "-p", "high", "-N4", "--exclusive", "true")
-    wait_for(lambda: state(cluster, low) == "COMPLETED")
-    shown = call(cluster, "scontrol", "show", "job", low)
-    assert re.search(r"Restarts=1\b", shown)
-    rows = "sacct", "-X", "-n", "-P", "-D", "-j", low, "-o", "state"
-    wait_for(lambda: call(cluster, *rows).split() == ["PREEMPTED", "COMPLETED"])
 
 
 @needs_slurm

@@ -16,9 +16,7 @@ pytestmark = [pytest.mark.cluster, needs_slurm]
 
 
 # the others take their turns in test_recovery.py, and all of them in the benchmark
-HARDEST = {
-    "preempted, 2 s of grace", "kill -9 of the supervisor",
-}  # fmt: skip
+HARDEST = {"preempted, 2 s of grace", "kill -9 of the supervisor"}
 
 
 def run(command, *arguments):
@@ -35,7 +33,7 @@ def active():
 @pytest.mark.timeout(600)
 def test_a_training_through_everything_equals_one_left_alone(cluster, tmp_path):
     cases = [case for case in recovery.CASES if case.name in HARDEST]
-    report = recovery.compare(cluster, tmp_path, cases, epochs=12)
+    report = recovery.compare(cluster, tmp_path, cases, epochs=8)
     assert not report["differences"]
     rows = {row["case"]: row for row in report["cases"]}
     assert rows.keys() == HARDEST
