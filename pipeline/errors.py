@@ -5,6 +5,8 @@ A `UserError` is bad input: one line that says what, where and how to mend it.
 
 from __future__ import annotations
 
+import errno
+
 DONE = 0
 FAILED = 1
 BAD_INPUT = 2
@@ -15,6 +17,17 @@ LISTED = 40  # names at most in one line
 
 class UserError(Exception):
     """Bad input, in one line: what is wrong, where, and the cure. Exit code 2."""
+
+
+REFUSALS = {errno.ENOSPC: "make room", errno.EDQUOT: "make room"} | dict.fromkeys(
+    (errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"
+)
+
+
+def surroundings(error: OSError, where: object) -> UserError:
+    """Return what the machine refused as one line; `where`, if the error does not say."""
+    cure = REFUSALS.get(error.errno or 0, "mend that")
+    return UserError(f"{error.filename or where}: {error.strerror}; {cure} and launch again")
 
 
 class StageFailed(Exception):

@@ -21,6 +21,7 @@ from pipeline.errors import (
     Interrupted,
     StageFailed,
     UserError,
+    surroundings,
 )
 from pipeline.plan import make_plan, verify
 
@@ -173,7 +174,7 @@ def main() -> int:
     except compose.HYDRA_ERRORS as error:
         return _say(UserError(compose.explain_hydra(error)), BAD_INPUT)
     except OSError as error:
-        return _say(UserError(f"{error.filename}: {error.strerror}"), BAD_INPUT)
+        return _say(surroundings(error, "the root"), BAD_INPUT)
     except ValueError:
         if not searching or max(codes, default=DONE) == DONE:
             raise  # else it is Optuna's word for a search none of whose trials ended well

@@ -8,7 +8,6 @@ be repeated or debugged by its directory alone. Train and eval run under torchru
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import signal
 import sys
@@ -19,14 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import attempt, interrupt, rundir, torchrun
-from pipeline.errors import BAD_INPUT, DONE, FAILED, STOPPED, Interrupted, UserError
+from pipeline.errors import (
+    BAD_INPUT,
+    DONE,
+    FAILED,
+    REFUSALS,
+    STOPPED,
+    Interrupted,
+    UserError,
+    surroundings,
+)
 from pipeline.stage import Context, Stage
 from pipeline.stages import STAGES
 from slurm.supervise import OWNER
 
-SURROUNDINGS = {errno.ENOSPC: "make room", errno.EDQUOT: "make room"} | dict.fromkeys(
-    (errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"
-)
 HUNG = (
     b"Timeout ("  # begins the stack dump of a process that made no step; see training.distributed
 )
@@ -48,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
-        print(f"error: {_surroundings(error, directory)}", file=sys.stderr)
+        print(f"error: {surroundings(error, directory)}", file=sys.stderr)
         return BAD_INPUT
     return _run(stage, directory, question)
 
@@ -212,8 +217,8 @@ def _failed(context: Context, error: Exception) -> int:
     if not context.dir.exists():
         print(_vanished(context.dir), file=sys.stderr)
         return BAD_INPUT
-    if isinstance(error, OSError) and error.errno in SURROUNDINGS:
-        error = _surroundings(error, context.dir)
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        error = surroundings(error, context.dir)
     if isinstance(error, UserError):
         context.event("failed", kind="input", message=str(error))
         print(f"error: {error}", file=sys.stderr)
@@ -221,12 +226,6 @@ def _failed(context: Context, error: Exception) -> int:
     context.event("failed", kind="error", message=f"{type(error).__name__}: {error}")
     traceback.print_exception(error)
     return FAILED
-
-
-def _surroundings(error: OSError, directory: Path) -> UserError:
-    """Return what the machine refused as one line."""
-    cure = SURROUNDINGS.get(error.errno or 0, "mend that")
-    return UserError(f"{error.filename or directory}: {error.strerror}; {cure} and launch again")
 
 
 def _finish(context: Context, metrics: dict[str, float]) -> None:

@@ -8,6 +8,7 @@ which pictures are there twice; the few shards that lose one are written anew.
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from pipeline import rundir
 from pipeline.data import shards
@@ -173,6 +175,30 @@ def carry_out(task: Task) -> int:
     }
     rundir.write_json(task.record, record)
     return len(task.items)
+
+
+class Stored:
+    """The pictures that are in the shards, by their number."""
+
+    def __init__(self, work: list[Task], records: list[Record]) -> None:
+        self._work, self._records = work, records
+        self._task = np.empty(1 + max(n for task in work for n, _ in task.items), dtype=np.int32)
+        for place, record in enumerate(records):
+            self._task[[row[0] for row in record["kept"]]] = place
+
+    def read(self, number: int) -> bytes:
+        """Return an encoded picture."""
+        place = self._task[number]
+        numbers = [row[0] for row in self._records[place]["kept"]]
+        return shards.picture(self._work[place].path, numbers.index(number))
+
+    def same(self, number: int, other: int) -> bool:
+        """Return whether two pictures are equal in every pixel."""
+        one, two = self.read(number), self.read(other)
+        if one == two:
+            return True
+        pixels = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in (one, two)]
+        return np.array_equal(*pixels)
 
 
 def drop(task: Task, record: Record, numbers: set[int]) -> Record:

@@ -21,6 +21,7 @@ from pipeline.config.data import Prep
 
 MAX_PIXELS = 100_000_000  # a small file may claim more than fits into memory
 MAX_ASPECT = 50  # beyond it, scaling the short side up makes the long one enormous
+GRID = (72, 64)  # pixels, across and down, that are looked at once an image is decoded
 KEPT = {"JPEG": "jpg", "PNG": "png"}
 ORIENTATION = 0x0112
 Image.MAX_IMAGE_PIXELS = None  # we look ourselves, before decoding
@@ -38,9 +39,10 @@ class Good:
         data: as it is stored.
         extension: of what is stored, `jpg` or `png`.
         size: (height, width) of what is stored, pixels.
-        pixels: hash of what is seen, equal for copies in whatever format.
+        pixels: hash of the size and of a grid of pixels, equal for copies in whatever format;
+            `build.Stored.same` compares all pixels of two whose hashes are equal.
         looks: 64 bits that change little when the picture does (dHash); None for small ones.
-        histogram: (3, 256) counts of values per channel, RGB.
+        histogram: (3, 256) counts of values per channel on that grid, RGB.
         remark: what is odd about the file, or what was done to it; empty if nothing.
     """
 
@@ -75,13 +77,14 @@ def examine(name: str, data: bytes, prep: Prep) -> Good:
         stored, extension = _encoded(rgb, "PNG"), "png"
     if stored is data:
         _check_other_decoder(data)
+    grid = _grid(shrunk)
     return Good(
         data=stored,
         extension=extension,
         size=(shrunk.height, shrunk.width),
-        pixels=_fingerprint(rgb),
-        looks=_looks(rgb),
-        histogram=np.array(shrunk.histogram()).reshape(3, 256),
+        pixels=_fingerprint(shrunk.size, grid),
+        looks=_looks(grid),
+        histogram=np.array(grid.histogram()).reshape(3, 256),
         remark=_remark(name, kind, changed),
     )
 
@@ -123,7 +126,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         values = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.rint(values / 257).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _shrunk(image: Image.Image, side: int | None) -> Image.Image:
@@ -140,17 +143,21 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def _fingerprint(image: Image.Image) -> str:
-    shape = f"{image.width}x{image.height}"
-    return hashlib.sha256(shape.encode() + image.tobytes()).hexdigest()[:24]
+def _grid(image: Image.Image) -> Image.Image:
+    """Return an even grid of the pixels of a large image; it tells as much as all of them."""
+    large = image.width > GRID[0] and image.height > GRID[1]
+    return image.resize(GRID, Image.Resampling.NEAREST) if large else image
 
 
-def _looks(image: Image.Image) -> int | None:
+def _fingerprint(size: tuple[int, int], grid: Image.Image) -> str:
+    return hashlib.sha256(f"{size[0]}x{size[1]}".encode() + grid.tobytes()).hexdigest()[:16]
+
+
+def _looks(grid: Image.Image) -> int | None:
     """Return for 8x8 places whether it gets brighter to the right."""
-    if min(image.size) < 64:
+    if grid.size != GRID:
         return None
-    grey = image.reduce(max(1, min(image.size) // 32)).convert("L").resize((9, 8))
-    values = np.asarray(grey)
+    values = np.asarray(grid.convert("L").resize((9, 8), Image.Resampling.BOX))
     return int.from_bytes(np.packbits(values[:, 1:] > values[:, :-1]).tobytes(), "big")
 
 

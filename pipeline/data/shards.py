@@ -132,7 +132,7 @@ class Writer:
 
     def __init__(self, path: Path) -> None:
         self._path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}")
-        self._tar = tarfile.TarFile(self._part, "w", format=tarfile.USTAR_FORMAT)
+        self._file = self._part.open("wb")
         self._index: list[str] = []
 
     def add(self, number: int, data: bytes, extension: str, label: int) -> None:
@@ -146,14 +146,17 @@ class Writer:
         for kind, content in parts.items():
             member = tarfile.TarInfo(f"{number:08d}.{kind}")  # no time, no owner: always the same
             member.size = len(content)
-            self._tar.addfile(member, io.BytesIO(content))
-            padded = -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            line.append(f"{kind} {self._tar.offset - padded} {len(content)} {member.name}")
+            self._file.write(member.tobuf(tarfile.USTAR_FORMAT))
+            line.append(f"{kind} {self._file.tell()} {len(content)} {member.name}")
+            self._file.write(content)
+            self._file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
         self._index.append(" ".join(line))
 
     def close(self) -> Shard | None:
         """Finish the shard; None if it holds no image."""
-        self._tar.close()
+        self._file.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar file
+        self._file.write(bytes(-self._file.tell() % tarfile.RECORDSIZE))
+        self._file.close()
         if not self._index:
             self._part.unlink()
             return None
@@ -188,6 +191,14 @@ class Pictures:
         path, _, _, offset = self._entries[place]
         label, number = struct.unpack("<ii", os.pread(_file(path), 8, offset))
         return label, number
+
+
+def picture(path: Path, place: int) -> bytes:
+    """Return the encoded picture at a place of a shard."""
+    offset, size, _ = _index(path.with_suffix(".idx"))[place]
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
 
 
 def _index(path: Path) -> list[tuple[int, int, int]]:

@@ -101,7 +101,7 @@ def _finish(
         for split in build.SPLITS
     }
     train, val = ([records[place] for place in of_split[split]] for split in build.SPLITS)
-    twice = duplicates.find(train, val)
+    twice = duplicates.find(train, val, build.Stored(work, records).same)
     for place in of_split["train"]:
         numbers = {row[0] for row in records[place]["kept"]} & twice.leaks.keys()
         if numbers:

@@ -309,13 +309,13 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_a_full_disk_is_named_and_training_continues_once_there_is_room(small_disk):
+def fill(small_disk, *arguments, once):
+    """Launch and fill the disk under it, which it says; return what is in the way."""
     ballast = small_disk.root.parent / "ballast"
-    run = small_disk.root / "runs" / "x"
-    process = start(small_disk, "name=x", *TINY)
-    wait_for(lambda: len(rows(run)) > 5, process)
+    process = start(small_disk, *arguments)
+    wait_for(once, process)
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
-        while shutil.disk_usage(ballast.parent).free > 2**20:  # the training writes meanwhile
+        while shutil.disk_usage(ballast.parent).free > 2**20:  # the run writes meanwhile
             file.write(bytes(2**20))
     _, said = process.communicate(timeout=120)
     assert process.returncode == 2
@@ -324,11 +324,35 @@ def test_a_full_disk_is_named_and_training_continues_once_there_is_room(small_di
     assert last.startswith("error: ") and last.endswith(
         "No space left on device; make room and launch again"
     )
+    return ballast
+
+
+def test_a_full_disk_is_named_and_training_continues_once_there_is_room(small_disk):
+    run = small_disk.root / "runs" / "x"
+    ballast = fill(small_disk, "name=x", *TINY, once=lambda: len(rows(run)) > 5)
     ballast.unlink()
     done = small_disk("name=x", "stage.run=[prep,train]")
     assert done.returncode == 0, done.stderr
     steps = [row["step"] for row in rows(run) if row["kind"] == "step"]
     assert steps == list(range(1, 6 * 22 + 1))
+
+
+def test_a_full_disk_leaves_no_half_shard_and_prep_goes_on(small_disk, tmp_path):
+    what = ("name=x", "stage=prep", "data=synthetic", "data.images=1500", "data.height=128",
+            "data.width=128", "prep.shard_images=64", "tracking=disabled")  # fmt: skip
+    root = small_disk.root
+    ballast = fill(small_disk, *what, once=lambda: list(root.glob("data/.*/train-*.json")))
+    ballast.unlink()
+    assert small_disk(*what).returncode == 0
+    elsewhere = Launcher(tmp_path / "elsewhere")
+    assert elsewhere(*what).returncode == 0
+    made = [
+        {path.name: path.read_bytes() for path in root.glob("data/*/*") if path.suffix != ".html"}
+        for root in (root, elsewhere.root)
+    ]
+    assert made[0].keys() == made[1].keys()
+    assert [name for name in made[0] if made[0][name] != made[1][name]] == []
+    assert len(made[0]) > 20
 
 
 def test_a_disk_that_became_read_only_is_named(small_disk):

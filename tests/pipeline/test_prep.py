@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import build, shards
+from pipeline.data import build, check, duplicates, shards
 from pipeline.data.sources import source
 from pipeline.errors import UserError
 from tests.launcher import PROJECT
@@ -98,6 +98,40 @@ def test_pictures_that_only_look_alike_are_told(tmp_path):
     made = prepared(tmp_path, root, val_fraction=None).run()
     assert made.metrics["alike"] == 2
     assert made.metrics["train_images"] == 2
+
+
+def kept(looks, pixels="00", first=0):
+    return [{"kept": [[first + n, 0, 9, 9, pixels, int(bits), ""] for n, bits in enumerate(looks)]}]
+
+
+def test_up_to_three_bits_of_looks_may_differ():
+    chance = np.random.default_rng(0)
+    train, val = chance.integers(1, 1 << 63, 600), chance.integers(1, 1 << 63, 50)
+    for place in range(400):
+        flipped = chance.choice(63, place % 8, replace=False)
+        train[place] = val[place % 50] ^ np.bitwise_or.reduce(1 << flipped, initial=0)
+    found = duplicates.find(kept(train), kept(val, "01", first=1000), lambda a, b: False)
+    near = np.bitwise_count(train[:, None] ^ val[None]) <= 3
+    assert dict(found.alike).keys() == set(np.flatnonzero(near.any(1)))
+    assert all(near[one, other - 1000] for one, other in found.alike)
+    assert 150 < len(found.alike) <= 200
+
+
+def test_equal_hashes_are_not_enough_to_be_taken_out(tmp_path):
+    root = tmp_path / "images"
+    image = picture(1, 200, 300)
+    other = image.copy()
+    other.putpixel((1, 1), (1, 2, 3))  # between the pixels that the hash looks at
+    for split, pixels in (("train", image), ("val", other)):
+        for label, shown in (("a", pixels), ("b", picture(2 + (split == "val"), 24, 30))):
+            (root / split / label).mkdir(parents=True)
+            (root / split / label / "x.png").write_bytes(encoded(shown, "PNG"))
+    made = prepared(tmp_path, root, val_fraction=None).run()
+    assert not made.quarantine()
+    assert made.metrics["alike"] == 1
+    hashes = {check.examine("x", encoded(shown, "PNG"), made.context.config.prep).pixels
+              for shown in (image, other)}  # fmt: skip
+    assert len(hashes) == 1
 
 
 def test_shrinking_keeps_shape_and_never_enlarges(tmp_path):
