@@ -4,7 +4,7 @@ Decoding: 224-pixel random crops from generated photographs of 500x375, in image
 time (all processes counted), in turns; 1.0 is what most people have, torchvision's transforms
 on images that Pillow decodes, one by one in a DataLoader. Small images: 32x32 from memory against
 the same per-sample DataLoader. Parity: largest and mean difference from torchvision's evaluation
-transform, in units of 1/255, over images of odd sizes.
+transform, in units of 1/255, over images of odd sizes. Coverage and resume: see `exactness`.
 
     python -m benchmarks.data --json benchmarks/results/data.json
 """
@@ -28,8 +28,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
+from torchvision.io import decode_image
 from torchvision.transforms import v2
 
+from benchmarks import exactness
+from benchmarks.exactness import PLAIN
 from pipeline import rundir
 from pipeline.config.data import Data, Prep
 from pipeline.config.train import Augment
@@ -37,12 +40,6 @@ from pipeline.data.loader import Part, make
 from pipeline.data.shards import images_in
 from pipeline.stage import Context
 from pipeline.stages import STAGES, prep
-
-PLAIN = {
-    "crop": "none", "scale": [0.08, 1.0], "ratio": [0.75, 1.333], "padding": 0, "rotate": 0.0,
-    "translate": 0.0, "flip": True, "jitter": [0.0] * 4, "policy": None, "erase": 0.0, "cutout": 0,
-    "mixup": 0.0, "cutmix": 0.0, "repeats": 1, "progressive": None,
-}  # fmt: skip
 
 
 def main() -> int:
@@ -60,6 +57,8 @@ def main() -> int:
             "decoding": decoding(Path(folder) / "large", options.images, options.rounds),
             "small": small(Path(folder) / "small", options.rounds),
             "parity": parity(Path(folder) / "odd", 230),
+            "coverage": exactness.coverage(halves(Path(folder) / "103")),
+            "resume": exactness.resume(sources(Path(folder))),
         }
     show(report)
     if options.json:
@@ -84,8 +83,26 @@ def prepared(where: Path, **data: object) -> Path:
     return rundir.data_dir(where, "abc")
 
 
+def halves(root: Path) -> Path:
+    """Prepare 103 training and 103 validation images."""
+    size = {"height": 32, "width": 32, "image_size": 24, "resize": 24}
+    count = 2 * exactness.COUNT
+    return prepared(root, name="synthetic", classes=2, images=count, val_fraction=0.5, **size)
+
+
+def sources(root: Path) -> dict[str, Path]:
+    """Prepare one folder of each kind of source: of one size, of many sizes, embedded."""
+    size = {"height": 32, "width": 32, "image_size": 24, "resize": 24}
+    photographs = pictures(root / "photographs", 120)
+    return {
+        "digits": prepared(root / "digits", name="digits"),
+        "synthetic": prepared(root / "alike", name="synthetic", classes=2, images=120, **size),
+        "imagefolder": prepared(root / "folder", name="imagefolder", root=str(photographs)),
+    }
+
+
 class Samples(Dataset):
-    """Images decoded one by one with Pillow, as torchvision's ImageFolder does."""
+    """Images decoded one by one, as torchvision's ImageFolder does."""
 
     def __init__(self, folder: Path, transform: v2.Transform) -> None:
         self.data = [
@@ -97,10 +114,22 @@ class Samples(Dataset):
         return len(self.data)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return self.transform(Image.open(io.BytesIO(self.data[index])).convert("RGB"))
+        return self.transform(self.decoded(self.data[index]))
+
+    def decoded(self, data: bytes) -> Image.Image | torch.Tensor:
+        return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def per_sample(folder: Path, batch: int, *changes: v2.Transform) -> DataLoader:
+class DecodedByTorchvision(Samples):
+    """The same through torchvision.io, and tensors from there on."""
+
+    def decoded(self, data: bytes) -> torch.Tensor:
+        return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), "RGB")
+
+
+def per_sample(
+    folder: Path, batch: int, *changes: v2.Transform, samples: type[Samples] = Samples
+) -> DataLoader:
     """Return what most people have."""
     transform = v2.Compose(
         [
@@ -109,7 +138,7 @@ def per_sample(folder: Path, batch: int, *changes: v2.Transform) -> DataLoader:
         ]
     )  # fmt: skip
     return DataLoader(
-        Samples(folder, transform), batch, shuffle=True, num_workers=2, drop_last=True
+        samples(folder, transform), batch, shuffle=True, num_workers=2, drop_last=True
     )
 
 
@@ -129,6 +158,9 @@ def decoding(root: Path, images: int, rounds: int) -> dict:
     return in_turns(
         {
             "torchvision, Pillow, DataLoader": per_sample(folder, 64, v2.RandomResizedCrop(224)),
+            "torchvision.io, DataLoader": per_sample(
+                folder, 64, v2.RandomResizedCrop(224), samples=DecodedByTorchvision
+            ),
             "data.loader=torch": ours("torch", folder, 64, **crop),
             "data.loader=dali": ours("dali", folder, 64, **crop),
         },
@@ -188,7 +220,19 @@ def cpu_seconds() -> float:
 
 def parity(root: Path, images: int) -> dict:
     """Compare evaluations with torchvision's on Pillow images."""
-    source = root / "images"
+    source = pictures(root / "images", images)
+    folder = prepared(root / "o", name="imagefolder", root=str(source), val_fraction=0.9)
+    theirs = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])
+    shown = {
+        number: torch.from_numpy(np.array(theirs(Image.open(io.BytesIO(data)).convert("RGB"))))
+        for tar in sorted(folder.glob("val-*.tar"))
+        for number, data, *_ in images_in(tar)
+    }
+    return {kind: differences(kind, folder, shown) for kind in ("dali", "torch")}
+
+
+def pictures(source: Path, images: int) -> Path:
+    """Write images of odd sizes and modes, in two classes."""
     random = np.random.default_rng(0)
     for number in range(images):
         height, width = (int(side) for side in random.integers(180, 640, 2))
@@ -199,14 +243,7 @@ def parity(root: Path, images: int) -> dict:
         folder = source / "ab"[number // 4 % 2]
         folder.mkdir(parents=True, exist_ok=True)
         picture.save(folder / f"{number:03d}.{kind.lower()}", kind)
-    folder = prepared(root / "o", name="imagefolder", root=str(source), val_fraction=0.9)
-    theirs = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])
-    shown = {
-        number: torch.from_numpy(np.array(theirs(Image.open(io.BytesIO(data)).convert("RGB"))))
-        for tar in sorted(folder.glob("val-*.tar"))
-        for number, data, *_ in images_in(tar)
-    }
-    return {kind: differences(kind, folder, shown) for kind in ("dali", "torch")}
+    return source
 
 
 def differences(kind: str, folder: Path, shown: dict[int, torch.Tensor]) -> dict:
@@ -240,6 +277,12 @@ def show(report: dict) -> None:
     for name, row in report["parity"].items():
         table.add_row(name, str(row["images"]), f"{row['max']:.2f}", f"{row['mean']:.4f}")
     console.print(table)
+    titles = {"coverage": "103 images, 5 epochs", "resume": "going on from random points"}
+    for key, title in titles.items():
+        table = Table(*(name.replace("_", " ") for name in report[key][0]), title=title)
+        for row in report[key]:
+            table.add_row(*(str(value) for value in row.values()))
+        console.print(table)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""What a loader must not get wrong: who sees which image, and how it goes on. Part of `data`.
+
+Coverage: 103 images, 1 to 5 processes, 5 epochs. Resume: hashes of all batches of two epochs, then
+a new loader from a saved position at random points, for every loader that can read a source.
+"""
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.config.train import Augment
+from pipeline.data.loader import Batch, Loader, Part, kinds, make
+
+COUNT, EPOCHS, POINTS = 103, 5, 8
+PLAIN = {
+    "crop": "none", "scale": [0.08, 1.0], "ratio": [0.75, 1.333], "padding": 0, "rotate": 0.0,
+    "translate": 0.0, "flip": True, "jitter": [0.0] * 4, "policy": None, "erase": 0.0, "cutout": 0,
+    "mixup": 0.0, "cutmix": 0.0, "repeats": 1, "progressive": None,
+}  # fmt: skip
+CHANGES = {"dali": {"rotate": 10.0}, "memory": {"rotate": 10.0, "erase": 0.5},
+           "torch": {"policy": "randaugment"}}  # fmt: skip
+
+
+def part(folder: Path, split: str, **facts: object) -> Part:
+    """Return a part of small squares; a training part flips."""
+    augment = Augment(**PLAIN) if split == "train" else None
+    defaults = {"batch_size": 4, "image_size": 24, "resize": 24, "augment": augment}
+    return Part(folder=folder, split=split, **{**defaults, **facts})
+
+
+def ranks(kind: str, world_size: int, folder: Path, split: str) -> list[Loader]:
+    """Return the loaders of all processes."""
+    return [
+        make(kind, part(folder, split, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+
+
+def coverage(folder: Path) -> list[dict]:
+    """Count, for a set of 103 training and 103 validation images, how often each is seen."""
+    rows = []
+    for kind in kinds():
+        for world_size in range(1, 6):
+            loaders = ranks(kind, world_size, folder, "train")
+            epochs = [seen(loaders) for _ in range(EPOCHS)]
+            validation = seen(ranks(kind, world_size, folder, "val"))
+            rows.append(
+                {
+                    "loader": kind,
+                    "processes": world_size,
+                    "owed": COUNT // (4 * world_size) * 4 * world_size,
+                    "seen": sorted({epoch.total() for epoch in epochs}),
+                    "most_often": max(max(epoch.values()) for epoch in epochs),
+                    "validation": validation.total(),
+                    "validation_different": len(validation),
+                }
+            )
+    return rows
+
+
+def seen(loaders: list[Loader]) -> Counter[int]:
+    """Return how often each image comes in an epoch of all processes."""
+    return Counter(n for loader in loaders for batch in loader for n in batch.numbers.tolist())
+
+
+def resume(folders: dict[str, Path]) -> list[dict]:
+    """Go on from random points of two epochs; count those after which every batch was equal."""
+    rows, chance = [], random.Random(0)
+    for source, folder in folders.items():
+        for kind, loader in kinds().items():
+            augment = Augment(**{**PLAIN, **CHANGES[kind]})
+            if loader.cannot(part(folder, "train", augment=augment)):
+                continue
+            for world_size in (1, 2):
+                own = [
+                    part(folder, "train", augment=augment, rank=rank, world_size=world_size)
+                    for rank in range(world_size)
+                ]
+                exact = [goes_on(kind, one, chance) for one in own for _ in range(POINTS)]
+                rows.append(
+                    {
+                        "source": source, "loader": kind, "processes": world_size,
+                        "points": len(exact), "exact": sum(exact),
+                    }
+                )  # fmt: skip
+    return rows
+
+
+def goes_on(kind: str, own: Part, chance: random.Random) -> bool:
+    """Return whether a loader that begins at a random point gives what the first one gave."""
+    first = make(kind, own)
+    stop = chance.randrange(2 * len(first))
+    batches = endless(first)
+    for _ in range(stop):
+        next(batches)
+    state = first.state()
+    rest = 2 * len(first) - stop
+    return hashes(batches, rest) == hashes(endless(make(kind, own, state)), rest)
+
+
+def endless(loader: Loader) -> Iterator[Batch]:
+    """Yield batches of epoch after epoch."""
+    while True:
+        yield from loader
+
+
+def hashes(batches: Iterator[Batch], count: int) -> list[str]:
+    """Return what identifies pixels, labels and numbers of the next batches."""
+    return [
+        hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in next(batches))).hexdigest()
+        for _ in range(count)
+    ]
