@@ -1,7 +1,8 @@
-"""prep against the work it cannot avoid: decoding every image with two decoders, and encoding.
+"""prep against the work it cannot avoid: decoding every image with two decoders, encoding, writing.
 
-Both in turns on the same generated photographs, on all cores; the ratio is prep's images per second
-over those of decoding (and encoding, with `prep.shrink`) alone. The peak of memory is that of all
+Both in turns on the same generated photographs, on all cores; the ratio is prep's images per
+second over those of decoding with both decoders and writing the bytes, or, with `prep.shrink`, of
+decoding, scaling, encoding and writing. The peak of memory is that of all
 processes of prep together, at two sizes of the set.
 
     python -m benchmarks.prep --json benchmarks/results/prep.json
@@ -30,14 +31,14 @@ from pipeline.data import build, check
 from pipeline.data.sources import Item, Listing, source
 from pipeline.environment import cores
 
-SHARD = 128
+SHARD = 256
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=3000, help="of the set (default: 3000)")
+    parser.add_argument("--images", type=int, default=12000, help="of the set (default: 12000)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
@@ -110,7 +111,7 @@ def timed(work) -> float:
 
 
 def alone(images: Path, listing: Listing, shrink: int | None) -> None:
-    """Decode every image with both decoders, and encode it if it is shrunk; keep nothing."""
+    """Decode every image with both decoders, encode it if it is shrunk, write what is kept."""
     items = listing.splits["all"]
     parts = [(images, items[n : n + SHARD], shrink) for n in range(0, len(items), SHARD)]
     context = multiprocessing.get_context("spawn")
@@ -120,14 +121,17 @@ def alone(images: Path, listing: Listing, shrink: int | None) -> None:
 
 def decode_all(part: tuple[Path, list[Item], int | None]) -> None:
     images, items, shrink = part
-    for item in items:
-        data = (images / item.name).read_bytes()
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
-        if shrink is None:
-            check._check_other_decoder(data)
-        else:
-            check._encoded(check._shrunk(picture, shrink), "JPEG", quality=92, subsampling=0)
+    with tempfile.TemporaryFile(dir=images) as file:
+        for item in items:
+            data = (images / item.name).read_bytes()
+            picture = Image.open(io.BytesIO(data))
+            picture.load()
+            if shrink is None:
+                check._other().decode(data)
+            else:
+                small = check._shrunk(picture, shrink)
+                data = check._encoded(small, "JPEG", quality=92, subsampling=0)
+            file.write(data)
 
 
 class Peak:

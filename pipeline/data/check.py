@@ -187,6 +187,17 @@ def _other() -> Any:
 
 
 def _check_other_decoder(data: bytes) -> None:
+    """Decode once more; of the pixels only the last are made, for which the whole is read."""
     decoder = _other()
-    if decoder and decoder.decode(data) is None:
+    if decoder is None:
+        return
+    from nvidia.nvimgcodec import CodeStream, Region
+
+    try:
+        stream = CodeStream(data)
+        last = Region(stream.height - 1, stream.width - 1, stream.height, stream.width)
+        decoded = decoder.decode(stream.get_sub_code_stream(region=last))
+    except RuntimeError:  # it cannot read the header
+        decoded = None
+    if decoded is None:
         raise Bad("Pillow can decode it, nvImageCodec cannot")

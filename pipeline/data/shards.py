@@ -13,6 +13,7 @@ because an evaluation that counts each image once has to know which image it saw
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import struct
@@ -133,6 +134,7 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self._path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}")
         self._file = self._part.open("wb")
+        self._size, self._digest = 0, hashlib.sha256()
         self._index: list[str] = []
 
     def add(self, number: int, data: bytes, extension: str, label: int) -> None:
@@ -142,20 +144,19 @@ class Writer:
             "cls": str(label).encode(),
             "target": struct.pack("<ii", label, number),
         }
-        line = []
+        line, pieces, end = [], [], self._size
         for kind, content in parts.items():
-            member = tarfile.TarInfo(f"{number:08d}.{kind}")  # no time, no owner: always the same
-            member.size = len(content)
-            self._file.write(member.tobuf(tarfile.USTAR_FORMAT))
-            line.append(f"{kind} {self._file.tell()} {len(content)} {member.name}")
-            self._file.write(content)
-            self._file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+            padding = bytes(-len(content) % tarfile.BLOCKSIZE)
+            pieces += [_header(number, kind, len(content)), content, padding]
+            line.append(f"{kind} {end + tarfile.BLOCKSIZE} {len(content)} {number:08d}.{kind}")
+            end += tarfile.BLOCKSIZE + len(content) + len(padding)
         self._index.append(" ".join(line))
+        self._write(b"".join(pieces))
 
     def close(self) -> Shard | None:
         """Finish the shard; None if it holds no image."""
-        self._file.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar file
-        self._file.write(bytes(-self._file.tell() % tarfile.RECORDSIZE))
+        self._write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar file
+        self._write(bytes(-self._size % tarfile.RECORDSIZE))
         self._file.close()
         if not self._index:
             self._part.unlink()
@@ -164,8 +165,31 @@ class Writer:
         rundir.write_text(self._path.with_suffix(".idx"), text + "\n")
         rundir.sync(self._part)
         self._part.rename(self._path)
-        size = self._path.stat().st_size
-        return Shard(self._path.name, len(self._index), size, rundir.sha256(self._path))
+        return Shard(self._path.name, len(self._index), self._size, self._digest.hexdigest())
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._digest.update(content)
+        self._size += len(content)
+
+
+def _header(number: int, kind: str, size: int) -> bytes:
+    """Return the header of a member; tarfile's own, in which name, size and sum are put in.
+
+    It would take tarfile a fiftieth of the time that the image took to be decoded.
+    """
+    header = bytearray(_blank(kind))
+    header[:8] = b"%08d" % number
+    header[124:135] = b"%011o" % size
+    header[148:156] = b" " * 8  # so the sum counts itself
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@cache
+def _blank(kind: str) -> bytes:
+    """Return the header of an empty member; no time, no owner: always the same."""
+    return tarfile.TarInfo(f"{0:08d}.{kind}").tobuf(tarfile.USTAR_FORMAT)
 
 
 class Pictures:

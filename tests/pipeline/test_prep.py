@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import numpy as np
@@ -54,6 +55,13 @@ def test_the_index_is_what_dali_would_write(tmp_path, images):
         with tool.IndexCreator(str(tar), str(tmp_path / "idx")) as creator:
             creator.create_index()
         assert tar.with_suffix(".idx").read_text() == (tmp_path / "idx").read_text()
+
+
+def test_members_are_as_tarfile_would_write_them():
+    for number, kind, size in ((0, "jpg", 0), (99_999_999, "target", 8), (7, "png", 123_456_789)):
+        member = tarfile.TarInfo(f"{number:08d}.{kind}")
+        member.size = size
+        assert shards._header(number, kind, size) == member.tobuf(tarfile.USTAR_FORMAT)
 
 
 def test_mean_and_deviation_are_those_of_the_training_pixels(tmp_path, images):
