@@ -13,16 +13,16 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from pipeline import rundir
 from pipeline.data import shards
 from pipeline.data.check import Bad, examine
+from pipeline.data.record import KEPT, Record
 from pipeline.data.sources import Item, Listing, Source, source
 from pipeline.errors import UserError
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 ALONE = 4000  # so few images are not worth the start of other processes
 SPLITS = ("train", "val")
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +111,7 @@ def build(work: list[Task], cores: int, report: Callable[[int], None]) -> list[R
     for count in _carry_out(open_, cores):
         done += count
         report(done)
-    return [rundir.read_json(task.record) for task in work]
+    return [Record.load(task.record) for task in work]
 
 
 def _carry_out(open_: list[Task], cores: int) -> Iterator[int]:
@@ -151,8 +150,9 @@ def carry_out(task: Task) -> int:
     if key not in _opened:
         _opened[key] = source(task.data)
     writer = shards.Writer(task.path)
-    kept: list[list[Any]] = []
-    bad: list[Record] = []
+    kept: list[tuple[int, ...]] = []
+    remarks: dict[int, str] = {}
+    bad: list[dict[str, str]] = []
     histogram = np.zeros((3, 256), dtype=np.int64)
     for number, item in task.items:
         try:
@@ -164,16 +164,17 @@ def carry_out(task: Task) -> int:
             bad.append({"name": item.name, "reason": str(error)})
             continue
         writer.add(number, good.data, good.extension, item.label)
-        kept.append([number, item.label, *good.size, good.pixels, good.looks, good.remark])
+        kept.append((number, item.label, *good.size, good.pixels, good.looks))
         histogram += good.histogram
-    shard = writer.close()
-    record = {
-        "shard": shard and vars(shard),
-        "kept": kept,
-        "bad": bad,
-        "histogram": histogram.tolist(),
-    }
-    rundir.write_json(task.record, record)
+        if good.remark:
+            remarks[number] = good.remark
+    Record(
+        shard=writer.close(),
+        kept=np.array(kept, dtype=KEPT),
+        remarks=remarks,
+        bad=bad,
+        histogram=histogram,
+    ).save(task.record)
     return len(task.items)
 
 
@@ -181,24 +182,18 @@ class Stored:
     """The pictures that are in the shards, by their number."""
 
     def __init__(self, work: list[Task], records: list[Record]) -> None:
-        self._work, self._records = work, records
+        self._work = work
         self._task = np.empty(1 + max(n for task in work for n, _ in task.items), dtype=np.int32)
         for place, record in enumerate(records):
-            self._task[[row[0] for row in record["kept"]]] = place
-
-    def read(self, number: int) -> bytes:
-        """Return an encoded picture."""
-        place = self._task[number]
-        numbers = [row[0] for row in self._records[place]["kept"]]
-        return shards.picture(self._work[place].path, numbers.index(number))
+            self._task[record.kept["number"]] = place
 
     def same(self, number: int, other: int) -> bool:
-        """Return whether two pictures are equal in every pixel."""
-        one, two = self.read(number), self.read(other)
-        if one == two:
+        """Return whether two pictures, whose hashes are equal, are so in every pixel."""
+        one, two = (shards.picture(self._work[self._task[n]].path, n) for n in (number, other))
+        if one == two or one is None or two is None:  # it was taken out before prep was killed
             return True
-        pixels = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in (one, two)]
-        return np.array_equal(*pixels)
+        first, second = (Image.open(io.BytesIO(data)).convert("RGB") for data in (one, two))
+        return np.array_equal(np.asarray(first), np.asarray(second))
 
 
 def drop(task: Task, record: Record, numbers: set[int]) -> Record:
@@ -211,5 +206,5 @@ def drop(task: Task, record: Record, numbers: set[int]) -> Record:
     if shard is None:
         task.path.unlink()
         task.path.with_suffix(".idx").unlink()
-    kept = [row for row in record["kept"] if row[0] not in numbers]
-    return {**record, "shard": shard and vars(shard), "kept": kept}
+    left = ~np.isin(record.kept["number"], list(numbers))
+    return replace(record, shard=shard, kept=record.kept[left])

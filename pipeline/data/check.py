@@ -39,9 +39,9 @@ class Good:
         data: as it is stored.
         extension: of what is stored, `jpg` or `png`.
         size: (height, width) of what is stored, pixels.
-        pixels: hash of the size and of a grid of pixels, equal for copies in whatever format;
+        pixels: 64-bit hash of the size and of a grid of pixels, equal for copies in any format;
             `build.Stored.same` compares all pixels of two whose hashes are equal.
-        looks: 64 bits that change little when the picture does (dHash); None for small ones.
+        looks: 64 bits that change little when the picture does (dHash); 0 for small ones.
         histogram: (3, 256) counts of values per channel on that grid, RGB.
         remark: what is odd about the file, or what was done to it; empty if nothing.
     """
@@ -49,8 +49,8 @@ class Good:
     data: bytes
     extension: str
     size: tuple[int, int]
-    pixels: str
-    looks: int | None
+    pixels: int
+    looks: int
     histogram: np.ndarray
     remark: str
 
@@ -149,14 +149,15 @@ def _grid(image: Image.Image) -> Image.Image:
     return image.resize(GRID, Image.Resampling.NEAREST) if large else image
 
 
-def _fingerprint(size: tuple[int, int], grid: Image.Image) -> str:
-    return hashlib.sha256(f"{size[0]}x{size[1]}".encode() + grid.tobytes()).hexdigest()[:16]
+def _fingerprint(size: tuple[int, int], grid: Image.Image) -> int:
+    digest = hashlib.sha256(f"{size[0]}x{size[1]}".encode() + grid.tobytes()).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
-def _looks(grid: Image.Image) -> int | None:
+def _looks(grid: Image.Image) -> int:
     """Return for 8x8 places whether it gets brighter to the right."""
     if grid.size != GRID:
-        return None
+        return 0
     values = np.asarray(grid.convert("L").resize((9, 8), Image.Resampling.BOX))
     return int.from_bytes(np.packbits(values[:, 1:] > values[:, :-1]).tobytes(), "big")
 

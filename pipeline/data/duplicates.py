@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 SOME = 256  # are compared at a time: all validation images may look like each
 NEAR = 3  # of 64 bits that may differ between two that look alike
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,59 +32,48 @@ class Duplicates:
     alike: list[tuple[int, int]]
 
 
-def find(train: list[Record], val: list[Record], same: Callable[[int, int], bool]) -> Duplicates:
-    """Compare what was kept of both splits; `same` decides of two numbers with equal hashes."""
-    parts = [_columns(records) for records in (train, val)]
-    (numbers, _, pixels, looks), (val_numbers, _, val_pixels, val_looks) = parts
-    leaks = {n: m for n, m in _pairs(numbers, pixels, val_numbers, val_pixels) if same(n, m)}
-    alike = list(_alike(numbers, looks, val_numbers, val_looks))
+def find(train: np.ndarray, val: np.ndarray, same: Callable[[int, int], bool]) -> Duplicates:
+    """Compare what was kept of both splits.
+
+    Args:
+        train: table of images; see `record.KEPT`.
+        val: the same of the validation.
+        same: decides of two numbers whose pixels have the same hash.
+    """
+    leaks = {n: m for n, m in _pairs(train, val) if same(n, m)}
     copies, contradictions = [], []
-    for numbers, labels, pixels, _ in parts:
-        _, first, which = np.unique(pixels, return_index=True, return_inverse=True)
-        for place in np.flatnonzero(first[which] != np.arange(len(pixels))):
-            pair = int(numbers[place]), int(numbers[first[which[place]]])
+    for table in (train, val):
+        _, first, which = np.unique(table["pixels"], return_index=True, return_inverse=True)
+        for place in np.flatnonzero(first[which] != np.arange(len(table))):
+            one, original = table[place], table[first[which[place]]]
+            pair = int(one["number"]), int(original["number"])
             if not same(*pair):
                 continue
             copies.append(pair)
-            if labels[place] != labels[first[which[place]]]:
+            if one["label"] != original["label"]:
                 contradictions.append(pair)
     return Duplicates(
         leaks=leaks,
         copies=[pair for pair in copies if pair[0] not in leaks],
         contradictions=contradictions,
-        alike=[pair for pair in alike if pair[0] not in leaks],
+        alike=[pair for pair in _alike(train, val) if pair[0] not in leaks],
     )
 
 
-def _columns(records: list[Record]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return numbers, labels and hashes (64 bits) of pixels and of looks; 0: no looks."""
-    rows = [row for record in records for row in record["kept"]]
-    return (
-        np.array([row[0] for row in rows], dtype=np.int64),
-        np.array([row[1] for row in rows], dtype=np.int64),
-        np.array([int(row[4], 16) for row in rows], dtype=np.uint64),
-        np.array([row[5] or 0 for row in rows], dtype=np.uint64),
-    )
+def _pairs(train: np.ndarray, val: np.ndarray) -> list[tuple[int, int]]:
+    """Return (training, validation) numbers wherever the hash of the pixels is the same."""
+    known = dict(zip(val["pixels"].tolist(), val["number"].tolist(), strict=True))
+    found = train[np.isin(train["pixels"], val["pixels"])]
+    return [(int(row["number"]), known[int(row["pixels"])]) for row in found]
 
 
-def _pairs(
-    numbers: np.ndarray, hashes: np.ndarray, others: np.ndarray, other_hashes: np.ndarray
-) -> list[tuple[int, int]]:
-    """Return (number, other) wherever a hash is among the others."""
-    known = dict(zip(other_hashes.tolist(), others.tolist(), strict=True))
-    found = np.flatnonzero(np.isin(hashes, other_hashes))
-    return [(int(numbers[place]), known[int(hashes[place])]) for place in found]
-
-
-def _alike(
-    numbers: np.ndarray, looks: np.ndarray, others: np.ndarray, other_looks: np.ndarray
-) -> Iterator[tuple[int, int]]:
-    """Yield for each number that has one a look-alike among the others.
+def _alike(train: np.ndarray, val: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield for each training image that has one a look-alike of the validation.
 
     Where at most three bits differ, one of four 16-bit parts is equal: only those are compared.
     """
-    numbers, looks = numbers[looks > 0], looks[looks > 0]
-    others, other_looks = others[other_looks > 0], other_looks[other_looks > 0]
+    train, val = train[train["looks"] > 0], val[val["looks"] > 0]
+    looks, other_looks = train["looks"], val["looks"]
     parts = [_part(other_looks, place) for place in range(NEAR + 1)]
     orders = [part.argsort(kind="stable") for part in parts]
     for begin in range(0, len(looks), SOME):
@@ -102,7 +89,7 @@ def _alike(
             near = np.bitwise_count(some[one] ^ other_looks[other]) <= NEAR
             found |= dict(zip(one[near].tolist(), other[near].tolist(), strict=True))
         for one_, other_ in sorted(found.items()):
-            yield int(numbers[begin + one_]), int(others[other_])
+            yield int(train["number"][begin + one_]), int(val["number"][other_])
 
 
 def _part(looks: np.ndarray, place: int) -> np.ndarray:

@@ -217,12 +217,15 @@ class Pictures:
         return label, number
 
 
-def picture(path: Path, place: int) -> bytes:
-    """Return the encoded picture at a place of a shard."""
-    offset, size, _ = _index(path.with_suffix(".idx"))[place]
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
+def picture(path: Path, number: int) -> bytes | None:
+    """Return the encoded picture of a number in a shard; None if it is not in it."""
+    for line in path.with_suffix(".idx").read_text().splitlines()[1:]:
+        _, offset, size, name, *_ = line.split()
+        if name.startswith(f"{number:08d}."):
+            with path.open("rb") as file:
+                file.seek(int(offset))
+                return file.read(int(size))
+    return None
 
 
 def _index(path: Path) -> list[tuple[int, int, int]]:

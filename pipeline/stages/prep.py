@@ -12,21 +12,21 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline import rundir
 from pipeline.data import build, duplicates, page
 from pipeline.data.duplicates import Duplicates
-from pipeline.data.shards import Manifest, Shard, Split
+from pipeline.data.record import Record, images
+from pipeline.data.shards import Manifest, Split
 from pipeline.data.sources import Item, Listing, source
 from pipeline.environment import cores
 from pipeline.errors import UserError
 from pipeline.stage import Context
 
 QUARANTINE, REMARKS, LISTING = "quarantine.jsonl", "remarks.jsonl", "listing"
-Record = dict[str, Any]
+Row = dict[str, str]
 
 
 def run(context: Context) -> dict[str, float]:
@@ -58,8 +58,10 @@ def run(context: Context) -> dict[str, float]:
 def _begin(final: Path, listing: Listing) -> Path:
     """Return the folder that is built in; what is in it of another listing is removed."""
     building = final.with_name(f".{final.name}.building")
-    words = json.dumps([listing.classes, listing.splits])
-    digest = hashlib.sha256(words.encode()).hexdigest()
+    hasher = hashlib.sha256(json.dumps(listing.classes).encode())
+    for item in build.numbered(listing):  # piece by piece: there may be millions
+        hasher.update(json.dumps(item).encode())
+    digest = hasher.hexdigest()
     stamp = building / LISTING
     if building.exists() and (not stamp.exists() or stamp.read_text() != digest):
         shutil.rmtree(building)
@@ -74,13 +76,13 @@ def _refuse_bad(
     context: Context, work: list[build.Task], records: list[Record], images: int
 ) -> None:
     """Fail if too many images are bad; those are looked at anew next time, the others are not."""
-    bad = [row for record in records for row in record["bad"]]
+    bad = [row for record in records for row in record.bad]
     allowed = context.config.data.max_bad
     path = context.dir / QUARANTINE
     rundir.write_text(path, _lines(bad))
     if len(bad) > allowed * images:
         for task, record in zip(work, records, strict=True):
-            if record["bad"]:
+            if record.bad:
                 task.record.unlink()
         first = "; ".join(f"{row['name']}: {row['reason']}" for row in bad[:3])
         raise UserError(
@@ -100,10 +102,10 @@ def _finish(
         split: [place for place, task in enumerate(work) if task.path.name.startswith(split)]
         for split in build.SPLITS
     }
-    train, val = ([records[place] for place in of_split[split]] for split in build.SPLITS)
+    train, val = (images([records[n] for n in of_split[split]]) for split in build.SPLITS)
     twice = duplicates.find(train, val, build.Stored(work, records).same)
     for place in of_split["train"]:
-        numbers = {row[0] for row in records[place]["kept"]} & twice.leaks.keys()
+        numbers = twice.leaks.keys() & set(records[place].kept["number"].tolist())
         if numbers:
             records[place] = build.drop(work[place], records[place], numbers)
     parts = {
@@ -113,20 +115,20 @@ def _finish(
     for split, part in parts.items():
         if not part.images:
             raise UserError(f"no {split} image is left; {context.dir / QUARANTINE} says why")
-    mean, std = statistics(np.sum([record["histogram"] for record in train], axis=0))
-    sizes = {tuple(row[2:4]) for record in records for row in record["kept"]}
+    mean, std = statistics(np.sum([records[n].histogram for n in of_split["train"]], axis=0))
+    sizes = np.unique(images(records)[["height", "width"]])
     Manifest(
         classes=listing.classes,
         mean=mean,
         std=std,
-        size=next(iter(sizes)) if len(sizes) == 1 else None,
+        size=sizes[0].item() if len(sizes) == 1 else None,
         splits=parts,
         parameters={
             "data": context.config.data.model_dump(),
             "prep": context.config.prep.model_dump(),
         },
     ).save(building)
-    bad = [row for record in records for row in record["bad"]]
+    bad = [row for record in records for row in record.bad]
     bad += [
         {"name": items[n].name, "reason": f"is also a validation image: {items[other].name}"}
         for n, other in twice.leaks.items()
@@ -139,22 +141,20 @@ def _finish(
 
 
 def _split(records: list[Record], classes: int) -> Split:
-    rows = [row for record in records for row in record["kept"]]
-    counts = np.bincount([row[1] for row in rows], minlength=classes)
+    table = images(records)
     return Split(
-        images=len(rows),
-        shards=tuple(Shard(**record["shard"]) for record in records if record["shard"]),
-        counts=tuple(counts.tolist()),
-        pixels=sum(row[2] * row[3] for row in rows),
+        images=len(table),
+        shards=tuple(record.shard for record in records if record.shard),
+        counts=tuple(np.bincount(table["label"], minlength=classes).tolist()),
+        pixels=int((table["height"].astype(np.int64) * table["width"]).sum()),
     )
 
 
-def _remarks(records: list[Record], items: list[Item], twice: Duplicates) -> list[Record]:
+def _remarks(records: list[Record], items: list[Item], twice: Duplicates) -> list[Row]:
     found = [
-        {"kind": "file", "name": items[row[0]].name, "remark": row[6]}
+        {"kind": "file", "name": items[number].name, "remark": remark}
         for record in records
-        for row in record["kept"]
-        if row[6]
+        for number, remark in record.remarks.items()
     ]
     kinds = {
         "copy": (twice.copies, "the same picture as"),
@@ -169,7 +169,7 @@ def _remarks(records: list[Record], items: list[Item], twice: Duplicates) -> lis
     return found
 
 
-def _lines(rows: list[Record]) -> str:
+def _lines(rows: list[Row]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 

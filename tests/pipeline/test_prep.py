@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data import build, check, duplicates, shards
+from pipeline.data.record import KEPT
 from pipeline.data.sources import source
 from pipeline.errors import UserError
 from tests.launcher import PROJECT
@@ -96,6 +97,29 @@ def test_a_training_image_that_is_a_validation_image_is_taken_out(tmp_path):
     assert "same picture" in str(made.remarks())
 
 
+def test_killed_while_it_takes_out_leaks_it_ends_with_the_same_bytes(tmp_path, monkeypatch):
+    root = tmp_path / "images"
+    folder(root / "train")
+    folder(root / "val", images=3)
+    (root / "val" / "dog" / "x.jpg").write_bytes(encoded(picture(77)))
+    settings = {"val_fraction": None, "shard_images": 2}
+    whole = prepared(tmp_path, root, "whole", **settings).run()
+    killed, real, dropped = prepared(tmp_path, root, "killed", **settings), build.drop, []
+
+    def dies(*arguments):
+        if dropped:
+            raise KeyboardInterrupt
+        dropped.append(real(*arguments))
+        return dropped[0]
+
+    monkeypatch.setattr(build, "drop", dies)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    monkeypatch.undo()
+    assert killed.run().files() == whole.files()
+    assert killed.metrics == whole.metrics and len(killed.quarantine()) == 6
+
+
 def test_pictures_that_only_look_alike_are_told(tmp_path):
     root = tmp_path / "images"
     for split, quality in (("train", 95), ("val", 60)):
@@ -108,8 +132,9 @@ def test_pictures_that_only_look_alike_are_told(tmp_path):
     assert made.metrics["train_images"] == 2
 
 
-def kept(looks, pixels="00", first=0):
-    return [{"kept": [[first + n, 0, 9, 9, pixels, int(bits), ""] for n, bits in enumerate(looks)]}]
+def kept(looks, pixels=0, first=0):
+    rows = [(first + n, 0, 9, 9, pixels, bits) for n, bits in enumerate(looks)]
+    return np.array(rows, dtype=KEPT)
 
 
 def test_up_to_three_bits_of_looks_may_differ():
@@ -118,7 +143,7 @@ def test_up_to_three_bits_of_looks_may_differ():
     for place in range(400):
         flipped = chance.choice(63, place % 8, replace=False)
         train[place] = val[place % 50] ^ np.bitwise_or.reduce(1 << flipped, initial=0)
-    found = duplicates.find(kept(train), kept(val, "01", first=1000), lambda a, b: False)
+    found = duplicates.find(kept(train), kept(val, 1, first=1000), lambda a, b: False)
     near = np.bitwise_count(train[:, None] ^ val[None]) <= 3
     assert dict(found.alike).keys() == set(np.flatnonzero(near.any(1)))
     assert all(near[one, other - 1000] for one, other in found.alike)
