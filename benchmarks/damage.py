@@ -59,15 +59,16 @@ def main() -> int:
 
 
 def write(images: Path, count: int) -> list[Path]:
-    """Write JPEGs of 160x120: noise and a wave whose direction is the class; a tenth is val."""
+    """Write JPEGs of 160x120, shades and a wave whose direction is the class; a tenth is val."""
     paths = []
     for number in track(range(count), description="photographs"):
         chance = np.random.default_rng(number)
         label = number % len(CLASSES)
         y, x = np.mgrid[:120, :160] / chance.uniform(4, 8) + chance.uniform(0, 6)
         wave = np.sin((y, (x + y) / 1.4, x, np.hypot(x - 12, y - 9))[label])
-        noise = chance.normal(0, 30, (120, 160, 3))
-        pixels = (128 + 50 * wave[..., None] + noise).clip(0, 255).astype(np.uint8)
+        shades = chance.integers(40, 216, (6, 8, 3), dtype=np.uint8)
+        shades = Image.fromarray(shades).resize((160, 120), Image.Resampling.BICUBIC)
+        pixels = (np.asarray(shades) + 40 * wave[..., None]).clip(0, 255).astype(np.uint8)
         split = "val" if number // len(CLASSES) % 10 == 0 else "train"
         path = images / split / CLASSES[label] / f"{number:05d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +105,7 @@ def thin(data: bytes) -> bytes:
 
 WAYS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda data: b"", "empty file"),
-    "header only": (lambda data: data[: data.index(b"\xff\xda") + 2], "cannot be decoded"),
+    "header only": (lambda data: data[: data.index(b"\xff\xda") + 20], "cannot be decoded"),
     "truncated": (lambda data: data[: len(data) * 2 // 3], "cannot be decoded"),
     "a broken bit": (broken_bit, "cannot be decoded"),
     "a web page": (lambda data: b"<!doctype html><title>404</title>", "no image"),

@@ -175,14 +175,11 @@ def _turned(images: Any, augment: Augment, size: int) -> Any:
 
 def _jittered(images: Any, jitter: list[float]) -> Any:
     """Scale brightness, contrast and saturation, and turn the hue."""
-
-    def factor(far: float) -> Any:
-        return fn.random.uniform(range=(max(0.0, 1 - far), 1 + far))
-
-    return fn.color_twist(
-        images,
-        brightness=factor(jitter[0]),
-        contrast=factor(jitter[1]),
-        saturation=factor(jitter[2]),
-        hue=360 * fn.random.uniform(range=(-jitter[3], jitter[3])),
-    )
+    factors = {
+        name: fn.random.uniform(range=(max(0.0, 1 - far), 1 + far))
+        for name, far in zip(("brightness", "contrast", "saturation"), jitter, strict=False)
+        if far
+    }
+    if jitter[3]:
+        factors["hue"] = 360 * fn.random.uniform(range=(-jitter[3], jitter[3]))
+    return fn.color_twist(images, **factors)

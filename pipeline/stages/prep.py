@@ -170,7 +170,7 @@ def _remarks(records: list[Record], items: list[Item], twice: Duplicates) -> lis
 
 
 def _lines(rows: list[Row]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    return "".join(json.dumps(row) + "\n" for row in sorted(rows, key=lambda row: row["name"]))
 
 
 def _metrics(folder: Path, listing: Listing) -> dict[str, float]:

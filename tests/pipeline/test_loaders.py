@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -17,6 +18,7 @@ from pipeline.data import preprocess
 from pipeline.data.loader import Batch, Part, choose, make
 from pipeline.errors import UserError
 from pipeline.training.mixing import Mixing
+from tests.launcher import PROJECT
 from tests.pipeline.preparing import Prepared, encoded, picture
 
 NONE = {
@@ -301,6 +303,18 @@ def test_a_flip_mirrors_and_padding_shifts(data, kind):
                 assert found
                 moved += found[0] != (0, 0)
     assert moved > 60
+
+
+@pytest.mark.parametrize("recipe", sorted((PROJECT / "conf" / "train").glob("*.yaml")))
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_recipe_can_be_read_or_is_refused(data, kind, recipe):
+    asked = Augment(**yaml.safe_load(recipe.read_text())["augment"])
+    own = part(data, augment=asked)
+    if loaders.kinds()[kind].cannot(own) is None:
+        for batch in make(kind, own):
+            assert batch.images.shape == (8, 3, 24, 24) and batch.images.isfinite().all()
+    else:
+        assert choose("auto", own)[0].kind != kind
 
 
 # -- the choice -----------------------------------------------------------------------------------
