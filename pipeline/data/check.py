@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ MAX_ASPECT = 50  # beyond it, scaling the short side up makes the long one enorm
 GRID = (72, 64)  # pixels, across and down, that are looked at once an image is decoded
 KEPT = {"JPEG": "jpg", "PNG": "png"}
 ORIENTATION = 0x0112
+GPU = Path("/dev/nvidia0")
 Image.MAX_IMAGE_PIXELS = None  # we look ourselves, before decoding
 
 
@@ -175,11 +178,14 @@ def _remark(name: str, kind: str, changed: bool) -> str:
 
 @cache
 def _other() -> Any:
-    """Return a decoder of nvImageCodec, or None where it is not installed."""
+    """Return a decoder of nvImageCodec, on the GPU if there is one; None if it is not installed."""
     try:
         from nvidia import nvimgcodec
     except ImportError:
         return None
+    if GPU.exists():
+        with suppress(RuntimeError):  # no driver for it in here
+            return nvimgcodec.Decoder(device_id=0, max_num_cpu_threads=1)
     return nvimgcodec.Decoder(
         device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
         max_num_cpu_threads=1,
