@@ -1,0 +1,36 @@
+"""Checking and loading images on a CUDA device; skipped without one."""
+
+import pytest
+import torch
+
+from pipeline.data import check
+from pipeline.data.loader import make
+from tests.pipeline.preparing import Prepared, encoded, folder, picture
+from tests.pipeline.test_loaders import part
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def test_the_second_decoder_is_on_the_device_and_knows_good_from_bad():
+    pytest.importorskip("nvidia.nvimgcodec")
+    check._check_other_decoder(encoded(picture(1, 375, 500)))
+    with pytest.raises(check.Bad):
+        check._check_other_decoder(encoded(picture(1, 375, 500))[:700])
+
+
+@pytest.mark.parametrize("kind", ["dali", "memory", "torch"])
+def test_an_evaluation_on_the_device_shows_what_it_shows_on_the_cpu(tmp_path, kind):
+    made = Prepared(
+        tmp_path / "o", name="imagefolder", root=str(folder(tmp_path / "images")), val_fraction=0.5
+    ).run()
+    shown = [
+        torch.cat(
+            [batch.images.cpu() for batch in make(kind, part(made.folder, "val", device=device))]
+        )
+        for device in (torch.device("cpu"), torch.device("cuda"))
+    ]
+    # decoders on the GPU round in their own way
+    assert (shown[0] - shown[1]).abs().max() <= 3 / 255 / min(made.manifest.std)
