@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import rundir, tracking
 from pipeline.config.base import STAGE_NAMES
+from pipeline.errors import UserError
 from pipeline.report import write_report
 from slurm.job import rows
 
@@ -14,10 +18,40 @@ if TYPE_CHECKING:
     from pipeline.config import Disabled, Wandb
 
 
+PATIENCE = 30.0  # seconds for the last curves of a training that has ended
+
+
 def close(run: Path, tracked: Wandb | Disabled) -> None:
     """Bring the report and the W&B run of a run up to date."""
     write_report(run)
     tracking.mirror(run, tracked)
+
+
+def askers(stage: Path) -> list[Path]:
+    """Return the directories of the runs that asked for a stage."""
+    asked = {
+        name
+        for row in rows(stage / rundir.JOBS)
+        for name in row.get("runs", [row["run"]] if "run" in row else [])
+    }
+    runs = [rundir.run_dir(stage.parent.parent, name) for name in sorted(asked)]
+    return [run for run in runs if run.exists()]
+
+
+@contextmanager
+def followed(stage: Path) -> Iterator[None]:
+    """Show a training in W&B while it goes on, for the runs that are watched online."""
+    from pipeline.runs import frozen
+
+    followers = []
+    for run in askers(stage):
+        with suppress(OSError, UserError):  # it is sent at the end, which says what is amiss
+            followers.append(tracking.follow(run, frozen(run).tracking))
+    yield
+    if (stage / rundir.RESULT).exists():  # whoever was interrupted has no time to wait
+        for follower in filter(None, followers):
+            with suppress(subprocess.TimeoutExpired):
+                follower.wait(timeout=PATIENCE)
 
 
 def close_complete(stage: Path) -> None:
@@ -27,9 +61,7 @@ def close_complete(stage: Path) -> None:
     """
     from pipeline.runs import frozen
 
-    asked = {run for row in rows(stage / rundir.JOBS) for run in row.get("runs", [])}
-    for name in sorted(asked):
-        run = rundir.run_dir(stage.parent.parent, name)
+    for run in askers(stage):
         links = [run / part for part in STAGE_NAMES if (run / part).is_symlink()]
         if all((link / rundir.RESULT).exists() for link in links):
             close(run, frozen(run).tracking)

@@ -26,6 +26,14 @@ class Timing:
         """Return a percentile in seconds, interpolated linearly."""
         return torch.tensor(self.seconds, dtype=torch.float64).quantile(percent / 100).item()
 
+    @property
+    def drift(self) -> float:
+        """How far the medians of the first and the second half are apart, relative to the lower."""
+        middle = len(self.seconds) // 2
+        first, second = Timing(self.seconds[:middle]), Timing(self.seconds[middle:])
+        medians = first.percentile(50), second.percentile(50)
+        return max(medians) / min(medians) - 1
+
 
 def interleaved(
     variants: Mapping[str, Callable[[], object]], repeats: int, device: torch.device

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import attempt, interrupt, rundir, torchrun
+from pipeline.closing import close_complete, followed
 from pipeline.errors import (
     BAD_INPUT,
     DONE,
@@ -74,13 +75,14 @@ def _own(stage: Stage, directory: Path, question: dict[str, Any]) -> int:
     number = attempt.claim(directory, job)
     if job:
         _redirect(rundir.log_file(directory, number))
-    if stage.torchrun:
+    if stage.name == "train":
+        with followed(directory):
+            code = _in_processes(directory, number, processes)
+    elif stage.torchrun:
         code = _in_processes(directory, number, processes)
     else:
         code = _run(stage, directory, question)
     if job and code == DONE:
-        from pipeline.closing import close_complete
-
         close_complete(directory)
     return code
 

@@ -92,9 +92,10 @@ def _eval(m: dict[str, Any]) -> str:
 
 
 def _latency(m: dict[str, Any]) -> str:
-    batch = min(int(key.split("/b")[1].split("/")[0]) for key in m)
+    batch = min(int(key.split("/b")[1].split("/")[0]) for key in m if "/b" in key)
     times = [f"{v} {m[f'{v}/b{batch}/p50_ms']:.2f}" for v in ("fused", "unfused", "plain")]
-    return f"{', '.join(times)} ms at batch {batch} (median)"
+    noisy = "; noisy, see the report" if m.get("noisy") else ""
+    return f"{', '.join(times)} ms at batch {batch} (median){noisy}"
 
 
 LINES = {"prep": _prep, "train": _train, "fuse": _fuse, "eval": _eval, "latency": _latency}

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,13 +32,14 @@ def run(module: str, argument: str, processes: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     command = [sys.executable, "-m", "torch.distributed.run", *_rendezvous()]
     command += [f"--nproc-per-node={processes}", "--signals-to-handle=SIGHUP"]
+    others = _children(os.getpid())  # who follows the training is none of its workers
     torchrun = subprocess.Popen([*command, "-m", module, argument], preexec_fn=_shield)
     while torchrun.poll() is None:
         if interrupt.requested():
             _ask(_children(torchrun.pid))
         with suppress(subprocess.TimeoutExpired):
             torchrun.wait(POLL)
-    _wait_for_orphans()
+    _wait_for_orphans(others)
     return torchrun.returncode
 
 
@@ -56,10 +58,10 @@ def _shield() -> None:
     ctypes.CDLL(None).prctl(interrupt.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _wait_for_orphans() -> None:
+def _wait_for_orphans(others: list[int]) -> None:
     """Wait until the workers of a torchrun that died are gone, too."""
     until = time.monotonic() + PATIENCE
-    while orphans := _children(os.getpid()):
+    while orphans := set(_children(os.getpid())).difference(others):
         _ask(orphans, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
         for pid in orphans:
             with suppress(ChildProcessError):
@@ -67,7 +69,7 @@ def _wait_for_orphans() -> None:
         time.sleep(POLL)
 
 
-def _ask(pids: list[int], number: int = signal.SIGTERM) -> None:
+def _ask(pids: Iterable[int], number: int = signal.SIGTERM) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)

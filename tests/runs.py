@@ -42,7 +42,12 @@ def make_run(
     run = rundir.run_dir(root, name)
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(yaml.dump(config, Dumper=yaml.CSafeDumper, sort_keys=False))
-    facts = {"name": name, "group": group, "command": command, "source": {"revision": "abc"}}
+    facts = {
+        "name": name, "group": group, "command": command, "source": {"revision": "abc"},
+        "versions": {"torch": "2"}, "job_ids": [{"train": "7"}],
+        "choices": {"data": "digits", "model": "vgg_small", "method": "dyrep"},
+        "wandb": {"id": hashlib.sha256(name.encode()).hexdigest()[:12]},
+    }  # fmt: skip
     (run / "run.json").write_text(json.dumps(facts))
     numbers = {
         "prep": {"val_images": 360},
@@ -109,6 +114,9 @@ def _curves(train, epochs, steps):
     (train / "history.jsonl").write_text(_lines(rows))
     grown = {
         "epoch": 1,
+        "step": steps,
+        "parameters": 450_000,
+        "flops": 3e7,
         "action": "grow",
         "layer": "features.3",
         "branches": ["kxk"],

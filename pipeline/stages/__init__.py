@@ -55,6 +55,7 @@ STAGES: dict[str, Stage] = {
             reads=("data", "model", "latency"),
             ignores=ELSEWHERE,
             outputs=("latency.json",),
+            version=2,
         ),
     )
 }

@@ -46,7 +46,7 @@ def test_every_stage_ends_with_its_promised_numbers(run):
     names = {"p50_ms", "p90_ms", "p99_ms", "images_per_s"}
     wanted = {f"{v}/b{b}/{n}" for v in ("fused", "unfused", "plain") for b in (1, 8) for n in names}
     latency = metrics(run, "latency")
-    assert set(latency) == wanted
+    assert set(latency) == wanted | {"noisy"}
     assert latency["fused/b1/p50_ms"] <= latency["fused/b1/p90_ms"] <= latency["fused/b1/p99_ms"]
 
 

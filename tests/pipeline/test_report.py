@@ -5,6 +5,7 @@ import pytest
 from pipeline import rundir, tracking
 from pipeline.config import Disabled, Wandb
 from pipeline.report import story, write_report
+from pipeline.tracking.rows import Steps
 
 
 @pytest.fixture
@@ -57,12 +58,15 @@ def test_disabled_tracking_starts_nothing(run, monkeypatch):
     assert not (run / "wandb.log").exists()
 
 
-def test_an_epoch_stands_beside_its_last_step(run):
+def test_an_epoch_stands_beside_its_last_step(tmp_path):
     row = {"kind": "epoch", "step": 3, "epoch": 2, "top1": 50.0}
-    history = run / "whole.jsonl"
+    history = tmp_path / "history.jsonl"
     for step in (1, 2, 3):
         rundir.append_line(history, {"kind": "step", "step": step, "epoch": 2, "loss": 1.0})
+    steps = Steps(tmp_path)
+    assert [row["step"] for row in steps.new(complete=False)] == [1, 2]
     rundir.append_line(history, row)
-    sent = list(tracking.rows(history))
-    assert [step for step, _ in sent] == [1, 2, 3]
-    assert sent[-1][1] == {"train/loss": 1.0, "epoch/top1": 50.0, "step": 3, "epoch": 2}
+    assert list(steps.new(complete=False)) == []  # the next step shows that all of it is there
+    (last,) = steps.new(complete=True)
+    assert last == {"train/loss": 1.0, "epoch/top1": 50.0, "step": 3, "epoch": 2}
+    assert list(steps.new(complete=True)) == []

@@ -1,0 +1,59 @@
+"""Who else used the cores while something was timed, from the kernel's own counters."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+IDLE, IOWAIT, STEAL = 3, 4, 7  # columns of /proc/stat
+COUNTED = 8  # what follows is counted in the columns before
+
+
+@dataclass
+class Neighbours:
+    """Shares of the time of the cores that this process may use, between 0 and 1.
+
+    Args:
+        others: used by other processes.
+        stolen: taken by the host of a virtual machine.
+    """
+
+    others: float = 0.0
+    stolen: float = 0.0
+
+
+@contextmanager
+def watched() -> Iterator[Neighbours]:
+    """Count from the beginning to the end of a block; the result is filled in at its end."""
+    found = Neighbours()
+    before, own, begun = _ticks(), _own_seconds(), time.monotonic()
+    yield found
+    after = _ticks()
+    if not before or not after:  # no Linux, or not allowed to look
+        return
+    spent = [b - a for a, b in zip(before, after, strict=True)]
+    second = os.sysconf("SC_CLK_TCK")
+    whole = len(os.sched_getaffinity(0)) * (time.monotonic() - begun)
+    busy = sum(spent) - spent[IDLE] - spent[IOWAIT] - spent[STEAL]
+    found.others = max(0.0, (busy / second - (_own_seconds() - own)) / whole)
+    found.stolen = spent[STEAL] / second / whole
+
+
+def _ticks() -> list[int]:
+    """Return what the cores of this process did so far, by column, in clock ticks."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+    except OSError:
+        return []
+    names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    rows = [line.split()[1 : 1 + COUNTED] for line in lines if line.split()[0] in names]
+    return [sum(int(value) for value in column) for column in zip(*rows, strict=True)]
+
+
+def _own_seconds() -> float:
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system

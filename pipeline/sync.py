@@ -1,0 +1,133 @@
+"""Send runs to Weights & Biases from their files: `python -m pipeline.sync [RUN…]`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from pipeline import commands, rundir
+from pipeline.compare.collect import select
+from pipeline.config import Wandb
+from pipeline.config.base import STAGE_NAMES
+from pipeline.errors import DONE, FAILED, UserError
+from pipeline.runs import frozen
+from pipeline.tracking import PROJECT, command
+from pipeline.tracking.reach import server, unreachable
+
+SENT = ".wandb.sent"  # what the files were like when all of them was there
+PATIENCE = 600.0  # seconds for one run
+EXPECTED = (rundir.HISTORY, rundir.GROWTH, rundir.RESULT)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Send runs."""
+    parser = commands.parser(
+        "sync",
+        "Send runs to Weights & Biases from their files, whether finished or still going.\n"
+        "What is there already is not sent twice; run it as often as you like.",
+        "`wandb login` first; WANDB_BASE_URL names a server of your own. Projects and entities are "
+        "those\nof each run's tracking settings (tracking=disabled: project dyrep).",
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="names of runs (default: all)")
+    parser.add_argument("--group", help="the runs of this group")
+    parser.add_argument("--jobs", type=int, default=4, help="how many at a time (default: 4)")
+    options = parser.parse_args(arguments)
+    return commands.ending(lambda: _sync(options))
+
+
+def _sync(options: argparse.Namespace) -> int:
+    runs = select(options.root, options.runs, options.group)
+    if reason := unreachable(server()):
+        raise UserError(f"{reason}; nothing is lost: try again from a machine that reaches it")
+    _check_key()
+    todo = [run for run in runs if _digest(run) != _sent(run)]
+    failed = dict(_all(todo, options.jobs))
+    for run, why in failed.items():
+        print(f"{run.name}: {why}", file=sys.stderr)
+    told = Counter(sent=len(todo) - len(failed), unchanged=len(runs) - len(todo))
+    words = f"{told['sent']} sent to {server()}, {told['unchanged']} unchanged since they were"
+    if failed:
+        again = f"python -m pipeline.sync --root {options.root}"
+        print(f"error: {words}, {len(failed)} failed; again: {again}", file=sys.stderr)
+        return FAILED
+    print(words)
+    return DONE
+
+
+def _check_key() -> None:
+    import wandb
+
+    try:
+        there = wandb.login(prompt=False)
+    except wandb.Error as error:
+        raise UserError(f"W&B: {error}; run `wandb login --relogin`, then again") from None
+    if not there:
+        raise UserError(f"there is no API key for {server()}; run `wandb login`, then again")
+
+
+def _all(runs: list[Path], jobs: int) -> Iterator[tuple[Path, str]]:
+    """Send runs, some at a time; yield those that could not be sent, and why."""
+    from rich.progress import track
+
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(_send, run): run for run in runs}
+        try:
+            silent = not sys.stdout.isatty()
+            for done in track(as_completed(waiting), "sending", len(runs), disable=silent):
+                if why := done.result():
+                    yield waiting[done], why
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _send(run: Path) -> str | None:
+    """Send one run in a process of its own; return what went wrong."""
+    before = _digest(run)  # what is added meanwhile is for the next time
+    try:
+        done = subprocess.run(
+            command(run, _wanted(run), "--mode", "online"),
+            capture_output=True, text=True, timeout=PATIENCE, cwd=PROJECT,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"not done after {PATIENCE:.0f} s"
+    except UserError as error:
+        return str(error)
+    if done.returncode:
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        return lines[-1].removeprefix("error: ") if lines else f"exit code {done.returncode}"
+    rundir.write_text(run / SENT, before)
+    return None
+
+
+def _wanted(run: Path) -> Wandb:
+    """Return where a run is to go."""
+    tracked = frozen(run).tracking
+    if isinstance(tracked, Wandb):
+        return tracked
+    return Wandb(mode="online", project="dyrep", entity=None)
+
+
+def _sent(run: Path) -> str | None:
+    return (run / SENT).read_text() if (run / SENT).exists() else None
+
+
+def _digest(run: Path) -> str:
+    """Return what changes whenever there is something new to send, and with the server."""
+    facts: list[object] = [server()]
+    for path in (run / stage / name for stage in STAGE_NAMES for name in EXPECTED):
+        if path.exists():
+            known = path.stat()
+            facts.append((str(path.relative_to(run)), known.st_size, known.st_mtime_ns))
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""The process that writes a mirror: `python -m pipeline.tracking RUN_DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from pipeline.errors import BAD_INPUT, DONE, FAILED, UserError
+from pipeline.tracking import session
+from pipeline.tracking.reach import server, unreachable
+
+TRIES = "PIPELINE_FOLLOWER_TRIES"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the W&B run of a run directory from its files."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.tracking", description=main.__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--mode", choices=["offline", "online"], default="offline")
+    parser.add_argument("--follow", type=int, metavar="PID", help="go on while a process lives")
+    parser.add_argument("--project", default="dyrep")
+    parser.add_argument("--entity")
+    options = parser.parse_args(arguments)
+    if options.follow:
+        return _follow(options)
+    import wandb
+
+    try:
+        sent = session.replay(options.run, options.mode, options.project, options.entity)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except wandb.Error as error:
+        print(f"error: W&B: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    print(f"{sent} new steps written {options.mode}")
+    return DONE
+
+
+def _follow(options: argparse.Namespace) -> int:
+    """Follow a training; begin anew if wandb's own process was killed by a signal meant for all."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # SLURM sends them to every process of a job
+    environment = dict(os.environ)
+    if reason := unreachable(server()):
+        print(f"note: {reason}; the run is sent when it ends, or by pipeline.sync")
+        return DONE
+    try:
+        session.follow(options.run, options.project, options.entity, options.follow)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except Exception:
+        tries = int(os.environ.get(TRIES, "3"))
+        if not tries or session.over(options.run, options.follow):
+            raise
+        fresh = {**environment, TRIES: str(tries - 1)}  # not that of wandb's dead process
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], fresh)
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

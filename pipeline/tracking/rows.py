@@ -1,0 +1,157 @@
+"""What Weights & Biases is told of a run, read from its files; nothing here knows wandb.
+
+A row is what belongs to one training step: the numbers of the step, those of the epoch that ended
+with it, and what was grown or cut after it. Each step is yielded once, in order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import rundir, standing
+from pipeline.config.base import STAGE_NAMES
+from slurm.job import rows as lines
+
+AXES = ("step", "epoch", "samples")
+Row = dict[str, Any]
+
+
+class Steps:
+    """The rows of a training, as far as its files have got; ask again for what was added."""
+
+    def __init__(self, train: Path) -> None:
+        self._history, self._growth = train / rundir.HISTORY, train / rundir.GROWTH
+        self._place, self._last = 0, 0
+        self._pending: Row | None = None
+        self.damaged: list[str] = []  # lines that could not be read
+
+    def new(self, complete: bool) -> Iterator[Row]:
+        """Yield what was not yielded before.
+
+        The last step is held back until the next one shows that all of it is there, or the
+        training is `complete`.
+        """
+        grown = _by_step(self._growth)
+        for line in self._lines():
+            step = line["step"]
+            if step < self._last or (step == self._last and not self._pending):
+                continue  # done again after a kill, with the same numbers
+            prefix = "train" if line["kind"] == "step" else "epoch"
+            values = {f"{prefix}/{k}": v for k, v in line.items() if k not in (*AXES, "kind")}
+            values |= {axis: line[axis] for axis in AXES if axis in line}
+            if self._pending and self._pending["step"] == step:
+                self._pending |= values
+                continue
+            yield from self._finished(grown)
+            self._pending, self._last = values, step
+        if complete:
+            yield from self._finished(grown)
+
+    def _finished(self, grown: dict[int, Row]) -> Iterator[Row]:
+        if self._pending:
+            yield self._pending | grown.get(self._pending["step"], {})
+            self._pending = None
+
+    def _lines(self) -> Iterator[Row]:
+        """Yield whole lines from where the last call ended; from the start of a shortened file."""
+        if not self._history.exists():
+            return
+        with self._history.open("rb") as file:
+            if self._history.stat().st_size < self._place:
+                self._place = 0  # what was not saved when it was killed was taken back
+            file.seek(self._place)
+            for line in file:
+                if line.endswith(b"\n"):
+                    self._place += len(line)
+                    try:
+                        yield json.loads(line)
+                    except ValueError:
+                        self.damaged.append(f"{self._history} before byte {self._place}")
+
+
+def _by_step(growth: Path) -> dict[int, Row]:
+    """Return what was grown and cut, by the step it happened after."""
+    found: dict[int, Row] = {}
+    for event in rundir.read_lines(growth):
+        row = found.setdefault(event["step"], {"growth/grown": 0, "growth/cut": 0})
+        row["growth/parameters"], row["growth/flops"] = event["parameters"], event["flops"]
+        if event["action"] in ("grow", "cut"):
+            row["growth/grown" if event["action"] == "grow" else "growth/cut"] += 1
+        row |= {f"saliency/{layer}": value for layer, value in event["saliency"] or []}
+    return found
+
+
+def growth_table(train: Path) -> tuple[list[str], list[list[Any]]]:
+    """Return columns and rows of all events."""
+    columns = ["epoch", "step", "action", "layer", "branches", "parameters", "flops"]
+    events = rundir.read_lines(train / rundir.GROWTH)
+    return columns, [
+        [", ".join(map(str, e[c] or [])) if c == "branches" else e[c] for c in columns]
+        for e in events
+    ]
+
+
+def latency_table(metrics: Row) -> tuple[list[str], list[list[Any]]]:
+    """Return columns and rows of what was timed, from the metrics of the latency stage."""
+    columns = ["p50_ms", "p90_ms", "p99_ms", "images_per_s"]
+    found: dict[tuple[str, int], Row] = {}
+    for key, value in metrics.items():
+        variant, _, rest = key.partition("/b")
+        batch, _, name = rest.partition("/")
+        if batch.isdigit() and name in columns:
+            found.setdefault((variant, int(batch)), {})[name] = value
+    rows = [[*key, *(row.get(name) for name in columns)] for key, row in sorted(found.items())]
+    return ["variant", "batch", *columns], rows
+
+
+def results(run: Path) -> Row:
+    """Return the headline numbers of every finished stage as `stage/metric`, and what it took."""
+    found: Row = {}
+    for stage, result in finished(run).items():
+        found |= {f"{stage}/{name}": value for name, value in result["metrics"].items()}
+        found[f"{stage}/seconds"] = result["seconds"]
+    if "train/seconds" in found:
+        events = list(rundir.read_lines(run / "train" / rundir.EVENTS))
+        found["train/gpu_hours"] = standing.gpu_hours(events)
+    return found
+
+
+def finished(run: Path) -> dict[str, Row]:
+    """Return the results of the stages that have one."""
+    paths = {stage: run / stage / rundir.RESULT for stage in STAGE_NAMES}
+    return {stage: rundir.read_json(path) for stage, path in paths.items() if path.exists()}
+
+
+def settings(run: Path) -> Row:
+    """Return the configuration, nested as in `config.yaml`, and where the run comes from."""
+    facts = rundir.read_json(run / "run.json")
+    events = rundir.events((run / "train").resolve())
+    return {
+        **yaml.safe_load((run / "config.yaml").read_text()),
+        "source": facts["source"],
+        "versions": facts["versions"],
+        "command": facts["command"],
+        "job_ids": sorted({str(job) for ids in facts["job_ids"] for job in ids.values()}),
+        "attempts": max((event["attempt"] for event in events), default=0),
+        "inputs": {
+            stage: (run / stage).resolve().name for stage in STAGE_NAMES if (run / stage).exists()
+        },
+    }
+
+
+def state(run: Path) -> str:
+    """Return `finished`, `failed`, or `preempted`: it is not at its end and may come back."""
+    wanted = [run / stage for stage in STAGE_NAMES if (run / stage).is_symlink()]
+    if all((stage / rundir.RESULT).exists() for stage in wanted):
+        return "finished"
+    for stage in wanted:
+        ends = [event["event"] for event in rundir.events(stage.resolve())]
+        gave_up = any(row["event"] == "gave_up" for row in lines(stage / rundir.EVENTS))
+        if gave_up or (ends and ends[-1] == "failed"):
+            return "failed"
+    return "preempted"

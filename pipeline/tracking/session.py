@@ -1,0 +1,178 @@
+"""One W&B run, written from the files of a run directory by one writer at a time.
+
+Steps are sent with their own number: a server that has a step already drops it, so sending may be
+repeated and broken off anywhere. Whatever fails here is for the caller to report; it never reaches
+a training, for this is a process of its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline import rundir
+from pipeline.errors import UserError
+from pipeline.tracking import rows
+from pipeline.tracking.rows import Steps
+
+LOCK = ".wandb.lock"
+PAUSE = 5.0  # seconds between two looks at the files of a training
+PATIENCE = 20.0  # seconds for the last rows when it ends
+EXIT = {"finished": 0, "failed": 1, "preempted": 75}
+Mode = Literal["offline", "online"]
+
+
+def replay(run: Path, mode: Mode, project: str, entity: str | None) -> int:
+    """Bring the W&B run of a run directory up to date; return how many steps were new to it.
+
+    Raises:
+        UserError: a line of the history is damaged; all else was sent.
+        wandb.Error: W&B does not take it.
+    """
+    with _only_writer(run):
+        if mode == "offline":  # written from the same files: one run, one directory
+            for old in (run / "wandb").glob(f"offline-run-*-{_facts(run)['wandb']['id']}"):
+                shutil.rmtree(old)
+        session = _opened(run, mode, project, entity)
+        steps = Steps(run / "train")
+        sent = _send(session, steps, complete=True)
+        _close(session, run, mode)
+    if steps.damaged:
+        raise UserError(f"cannot be read: {', '.join(steps.damaged)}; all else was written")
+    return sent
+
+
+def follow(run: Path, project: str, entity: str | None, parent: int) -> None:
+    """Send what a training writes while it writes it, until it ends or its process does."""
+    train = run / "train"
+    with _only_writer(run):
+        session = _opened(run, "online", project, entity)
+        steps = Steps(train)
+        while not over(run, parent):
+            _send(session, steps, complete=False)
+            time.sleep(PAUSE)
+        _send(session, steps, complete=(train / rundir.RESULT).exists())
+        _close(session, run, "online")
+
+
+def over(run: Path, parent: int) -> bool:
+    """Return whether a training has ended, or the process that it belongs to."""
+    return (run / "train" / rundir.RESULT).exists() or not Path(f"/proc/{parent}").exists()
+
+
+def _facts(run: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = rundir.read_json(run / "run.json")
+    return facts
+
+
+def _opened(run: Path, mode: Mode, project: str, entity: str | None) -> Any:
+    import wandb
+
+    facts = _facts(run)
+    session = wandb.init(
+        id=facts["wandb"]["id"],
+        name=facts["name"],
+        group=facts["group"],
+        tags=[facts["choices"][name] for name in ("data", "model", "method")],
+        project=project,
+        entity=entity,
+        dir=run,
+        mode=mode,
+        resume="allow" if mode == "online" else None,
+        config=rows.settings(run),
+        settings=wandb.Settings(
+            disable_git=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+            console="off",
+            silent=True,
+            init_timeout=15,
+            finish_timeout=PATIENCE,
+        ),
+    )
+    for axis in rows.AXES:
+        session.define_metric(axis, hidden=True)
+    session.define_metric("*", step_metric="step")
+    session.define_metric("epoch/*", step_metric="epoch")
+    session.define_metric("epoch/top1", step_metric="epoch", summary="max")
+    return session
+
+
+def _send(session: Any, steps: Steps, complete: bool) -> int:
+    """Send the rows that are new to the server; return how many."""
+    sent = 0
+    for row in steps.new(complete):
+        if row["step"] >= session.starting_step:  # what comes before is there already
+            session.log(row, step=row["step"], commit=True)
+            sent += 1
+    return sent
+
+
+def _close(session: Any, run: Path, mode: Mode) -> None:
+    """Send what belongs to the run as a whole, and say how it ended."""
+    import wandb
+
+    tables = {
+        "growth": rows.growth_table(run / "train"),
+        "latency": rows.latency_table(
+            rows.finished(run).get("latency", {"metrics": {}})["metrics"]
+        ),
+    }
+    for name, (columns, content) in tables.items():
+        if content:
+            session.summary[name] = wandb.Table(columns=columns, data=content)
+    session.summary.update(rows.results(run))
+    try:
+        _artifacts(session, run, mode)
+    except Exception as error:  # curves and numbers count for more
+        print(f"note: not all artifacts could be logged: {error}")
+    end = rows.state(run)
+    if end == "preempted":
+        session.mark_preempting()
+    session.finish(exit_code=EXIT[end])
+
+
+def _artifacts(session: Any, run: Path, mode: Mode) -> None:
+    """Log what went in and what came out, by reference: nothing is copied but the report."""
+    import wandb
+
+    run_id = _facts(run)["wandb"]["id"]
+    manifest = run / "prep" / "data" / rundir.MANIFEST
+    if manifest.exists():
+        fingerprint = manifest.resolve().parent.name
+        data = wandb.Artifact(f"data-{fingerprint}", type="dataset")
+        data.add_reference(manifest.resolve().as_uri())
+        # without a server there is nothing to use; the same edge is in the configuration
+        (session.use_artifact if mode == "online" else session.log_artifact)(data)
+    for kind, files in {
+        "trained": ("train/model.safetensors", "train/structure.json"),
+        "fused": ("fuse/model.safetensors", "fuse/preprocess.json", "fuse/fusion.json"),
+    }.items():
+        there = [run / file for file in files if (run / file).exists()]
+        if there:
+            model = wandb.Artifact(f"{run_id}-{kind}", type="model")
+            for path in there:
+                model.add_reference(path.resolve().as_uri())
+            session.log_artifact(model)
+    report = run / "report.html"
+    if report.exists():
+        page = wandb.Artifact(f"{run_id}-report", type="report")
+        page.add_file(str(report), policy="immutable")
+        session.log_artifact(page)
+
+
+@contextmanager
+def _only_writer(run: Path) -> Iterator[None]:
+    """Hold the run's lock; two writers of one W&B run would overwrite each other's rows."""
+    handle = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
