@@ -1,15 +1,19 @@
 """What W&B costs a training, and how long many runs take to be sent, against a server on loopback.
 
-The same small training is launched in turns with tracking=online and tracking=disabled; the ratio
-is that of the medians of a step's seconds, over all but the first epoch. Start-up is what the
-training waits for before its follower is on its way. Then 200 run directories are sent by
-pipeline.sync, twice.
+One small training runs with tracking=online on all cores, and its follower, with wandb's own
+process, is stopped and let go on in turns of some seconds. The ratio is that of the mean seconds of
+a step in two neighbouring turns; its median over all pairs is told, with a 95 % interval by
+bootstrap, and the cores its processes kept busy, which is the same question with less noise. Start-up is what the training waits for before its follower is on its way. Then 200 run
+directories are sent by pipeline.sync, twice.
 
     python -m benchmarks.tracking --json benchmarks/results/tracking.json
 """
 
 import argparse
 import json
+import os
+import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,14 +31,14 @@ from tests.launcher import PROJECT, Launcher
 from tests.runs import make_run
 from tests.tracking.recorder import Recorder
 
-EPOCHS = 12
+TURN = 6.0  # seconds; a follower looks at the files each 5 s
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--rounds", type=int, default=20, help="pairs of turns (default: 20)")
     parser.add_argument("--runs", type=int, default=200, help="that are sent (default: 200)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
@@ -51,27 +55,75 @@ def main() -> int:
 
 
 def step(root: Path, rounds: int) -> dict:
-    """Return the ratio of the seconds of a step with and without W&B."""
-    ratios = []
-    for turn in track(range(rounds), description="training"):
-        seconds = {}
-        for mode in ("online", "disabled") if turn % 2 else ("disabled", "online"):
-            with Recorder() as recorder:
-                launch = Launcher(root / f"{mode}{turn}")
-                done = launch(
-                    "stage.run=[prep,train]", f"tracking={mode}", f"train.epochs={EPOCHS}",
-                    "method=plain", "name=x", environment=recorder.environment(),
-                )  # fmt: skip
-                assert done.returncode == 0, done.stderr
-                arrived = [len(run.steps) for run in recorder.runs.values()]
-            rows = rundir.read_lines(launch.root / "runs" / "x" / "train" / rundir.HISTORY)
-            steps = [row for row in rows if row["kind"] == "step"]
-            assert arrived == ([len(steps)] if mode == "online" else [])
-            seconds[mode] = statistics.median(
-                row["step_seconds"] for row in steps if row["epoch"] > 1
-            )
-        ratios.append(seconds["online"] / seconds["disabled"])
-    return {"ratio": round(statistics.median(ratios), 3), "ratios": [round(r, 3) for r in ratios]}
+    """Return the ratio of the seconds of a step while a follower works and while it is stopped."""
+    launch = Launcher(root)
+    history = launch.root / "runs" / "x" / "train" / rundir.HISTORY
+    with Recorder() as recorder:
+        training = subprocess.Popen(
+            launch.command(
+                "stage.run=[prep,train]", "tracking=online", "train.epochs=100000",
+                "method=plain", "name=x", "checkpoint.interval=10 minutes",
+            ),
+            cwd=PROJECT, env=recorder.environment(), stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            while not any(run.steps for run in list(recorder.runs.values())):
+                assert training.poll() is None
+                time.sleep(0.1)
+            (follower,) = _pids("-f", f"pipeline.tracking {root}")
+            family = [follower, *_pids("-P", str(follower))]
+            begun, used = time.monotonic(), _cpu_seconds(family)
+            turns = list(_turns(history, family, rounds))
+            cores = (_cpu_seconds(family) - used) / (time.monotonic() - begun)
+            arrived = sum(len(run.steps) for run in recorder.runs.values())
+        finally:
+            training.send_signal(signal.SIGINT)
+            training.wait()
+    assert arrived > 100
+    ratios = [working / stopped for stopped, working in turns]
+    chance = random.Random(0)
+    medians = sorted(
+        statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(10_000)
+    )
+    return {
+        "ratio": round(statistics.median(ratios), 4),
+        "interval": [round(medians[250], 4), round(medians[-250], 4)],
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "cores_used": round(cores, 4),
+        "step_ms": round(1000 * statistics.median(stopped for stopped, _ in turns), 2),
+    }
+
+
+def _pids(*query: str) -> list[int]:
+    found = subprocess.run(["pgrep", *query], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def _cpu_seconds(pids: list[int]) -> float:
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _turns(history: Path, followers: list[int], rounds: int):
+    """Yield the mean seconds of a step, first with the followers stopped, then at work."""
+    for _ in track(range(rounds), description="training"):
+        pair = []
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in followers:
+                os.kill(pid, number)
+            time.sleep(0.5)  # rows of before are written
+            before = _steps(history)[-1]["step"]
+            time.sleep(TURN)
+            mine = [row["step_seconds"] for row in _steps(history) if row["step"] > before]
+            pair.append(statistics.fmean(mine))
+        yield pair
+
+
+def _steps(history: Path) -> list[dict]:
+    return [row for row in rundir.read_lines(history) if row["kind"] == "step"]
 
 
 def start(root: Path) -> float:
@@ -107,8 +159,11 @@ def sync(root: Path, count: int) -> dict:
 def show(report: dict) -> None:
     """Print the numbers."""
     table = Table("", "")
-    table.add_row("a step, online against disabled", f"{report['step']['ratio']:.3f}")
-    table.add_row("each turn", ", ".join(map(str, report["step"]["ratios"])))
+    low, high = report["step"]["interval"]
+    ratio = f"{report['step']['ratio']:.3f} (95 %: {low:.3f} to {high:.3f})"
+    table.add_row("a step, follower at work against stopped", ratio)
+    table.add_row("step, ms", str(report["step"]["step_ms"]))
+    table.add_row("cores the follower used", str(report["step"]["cores_used"]))
     table.add_row("start of the follower, s", f"{report['start_seconds']:.3f}")
     for name, value in report["sync"].items():
         table.add_row(f"sync: {name.replace('_', ' ')}", str(value))

@@ -19,7 +19,7 @@ from dyrep.events import Event
 from dyrep.evolution import DyRep
 from dyrep.expansion import ACB_BRANCHES, DBB_BRANCHES, REPVGG_BRANCHES, Expansion, expand
 from dyrep.fusion import FusionError, fuse
-from dyrep.pruning import cut
+from dyrep.pruning import branch_weights, cut
 from dyrep.structure import apply_structure, structure
 from dyrep.surgery import rewrap
 
@@ -34,6 +34,7 @@ __all__ = [
     "Expansion",
     "FusionError",
     "apply_structure",
+    "branch_weights",
     "cost",
     "cut",
     "expand",

@@ -14,23 +14,40 @@ from dyrep.block import RepBlock, blocks
 from dyrep.branches import WindowConv
 
 
+def branch_weights(model: nn.Module) -> dict[str, dict[str, float]]:
+    """Return what each branch weighs beside kxk, by block and branch.
+
+    The weight of a branch is the mean |gamma| of its last norm relative to that of kxk (Huang et
+    al., section 3.3): what the cutting rule looks at.
+    """
+    return {
+        path: dict(zip(_other_names(block), _ratios(block).tolist(), strict=True))
+        for path, block in blocks(model).items()
+    }
+
+
 def weak_branches(block: RepBlock, cut_std: float, cut_ratio: float) -> list[str]:
     """Return the branches the published rule cuts.
 
-    The weight of a branch is the mean |gamma| of its last norm relative to kxk. Where the weights
-    spread by more than `cut_std`, those below both their mean and `cut_ratio` go (Huang et al.,
-    section 3.3; the second threshold is the published code's).
+    Where the weights spread by more than `cut_std`, those below both their mean and `cut_ratio` go
+    (Huang et al., section 3.3; the second threshold is the published code's).
     """
-    reference = block.kxk.norm.weight.detach().abs().mean()
-    names = [name for name in block.names if name != "kxk"]
-    ratios = torch.stack(
-        [b.norm.weight.detach().abs().mean() for b in block.others()] or [reference]
-    )
-    ratios = ratios / reference
+    names, ratios = _other_names(block), _ratios(block)
     if len(names) < 2 or not ratios.std().item() > cut_std:
         return []
     limit = min(ratios.mean().item(), cut_ratio)
     return [name for name, ratio in zip(names, ratios.tolist(), strict=True) if ratio < limit]
+
+
+def _other_names(block: RepBlock) -> list[str]:
+    return [name for name in block.names if name != "kxk"]
+
+
+def _ratios(block: RepBlock) -> Tensor:
+    """Return the weights of the branches other than kxk, in the order of their names."""
+    reference = block.kxk.norm.weight.detach().abs().mean()
+    weights = [branch.norm.weight.detach().abs().mean() for branch in block.others()]
+    return torch.stack(weights) / reference if weights else reference.new_empty(0)
 
 
 @torch.no_grad()

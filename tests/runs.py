@@ -109,6 +109,7 @@ def _curves(train, epochs, steps):
                 "loss": 1.0,
                 "val_loss": 1.0,
                 "top1": top1,
+                "branch_weights": {"features.3": {"1x1": 0.5 / epoch}},
             }
         )
     (train / "history.jsonl").write_text(_lines(rows))

@@ -42,7 +42,9 @@ class Steps:
             if step < self._last or (step == self._last and not self._pending):
                 continue  # done again after a kill, with the same numbers
             prefix = "train" if line["kind"] == "step" else "epoch"
+            weights = line.pop("branch_weights", {})
             values = {f"{prefix}/{k}": v for k, v in line.items() if k not in (*AXES, "kind")}
+            values |= {f"branch/{at}/{n}": w for at, ws in weights.items() for n, w in ws.items()}
             values |= {axis: line[axis] for axis in AXES if axis in line}
             if self._pending and self._pending["step"] == step:
                 self._pending |= values
@@ -93,6 +95,17 @@ def growth_table(train: Path) -> tuple[list[str], list[list[Any]]]:
     return columns, [
         [", ".join(map(str, e[c] or [])) if c == "branches" else e[c] for c in columns]
         for e in events
+    ]
+
+
+def checkpoint_table(train: Path) -> tuple[list[str], list[list[Any]]]:
+    """Return columns and rows of the checkpoints that are kept."""
+    columns = ["step", "epoch", "attempt", "bytes"]
+    seals = sorted((train / "checkpoints").glob("step-*.json"))
+    return ["file", *columns], [
+        [seal.stem, *(facts[name] for name in columns)]
+        for seal in seals
+        if (facts := rundir.read_json(seal))
     ]
 
 

@@ -22,6 +22,7 @@ from pipeline.tracking import rows
 from pipeline.tracking.rows import Steps
 
 LOCK = ".wandb.lock"
+REPORT = "report.html"
 PAUSE = 5.0  # seconds between two looks at the files of a training
 PATIENCE = 20.0  # seconds for the last rows when it ends
 EXIT = {"finished": 0, "failed": 1, "preempted": 75}
@@ -120,6 +121,7 @@ def _close(session: Any, run: Path, mode: Mode) -> None:
 
     tables = {
         "growth": rows.growth_table(run / "train"),
+        "checkpoints": rows.checkpoint_table(run / "train"),
         "latency": rows.latency_table(
             rows.finished(run).get("latency", {"metrics": {}})["metrics"]
         ),
@@ -128,6 +130,8 @@ def _close(session: Any, run: Path, mode: Mode) -> None:
         if content:
             session.summary[name] = wandb.Table(columns=columns, data=content)
     session.summary.update(rows.results(run))
+    if (run / REPORT).exists():  # with its plots: what was grown when, latency by batch
+        session.summary["report"] = wandb.Html(str(run / REPORT), inject=False)
     try:
         _artifacts(session, run, mode)
     except Exception as error:  # curves and numbers count for more
@@ -160,10 +164,9 @@ def _artifacts(session: Any, run: Path, mode: Mode) -> None:
             for path in there:
                 model.add_reference(path.resolve().as_uri())
             session.log_artifact(model)
-    report = run / "report.html"
-    if report.exists():
+    if (run / REPORT).exists():
         page = wandb.Artifact(f"{run_id}-report", type="report")
-        page.add_file(str(report), policy="immutable")
+        page.add_file(str(run / REPORT), policy="immutable")
         session.log_artifact(page)
 
 

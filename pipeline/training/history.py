@@ -111,9 +111,12 @@ class History:
         self._waiting, self._losses = [], []
 
     def epoch(
-        self, step: int, epoch: int, metrics: dict[str, float], images: int, parameters: int
+        self, step: int, epoch: int, metrics: dict[str, float], images: int, facts: dict[str, Any]
     ) -> float:
-        """Write the row of an epoch of `images` images per step; return its median step seconds."""
+        """Write the row of an epoch of `images` images per step; return its median step seconds.
+
+        `facts`: of the network at its end, added to the row.
+        """
         self.flush()
         seconds = sum(self._epoch_seconds)
         self.waiting = self._data_seconds / seconds
@@ -127,7 +130,7 @@ class History:
             "seconds": round(seconds, 6),
             "data_seconds": round(self._data_seconds, 6),
             "images_per_s": len(self._epoch_seconds) * images / seconds,
-            "parameters": parameters,
+            **facts,
         }
         self._rows.write([row])
         median = statistics.median(self._epoch_seconds)

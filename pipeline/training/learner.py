@@ -100,6 +100,15 @@ class Learner:
         self._schedule.step()
         return loss.detach()
 
+    def facts(self) -> dict[str, Any]:
+        """Return what an epoch tells of the network: its size, and what its branches weigh."""
+        facts: dict[str, Any] = {"parameters": sum(p.numel() for p in self.model.parameters())}
+        if weights := dyrep.branch_weights(self.model):
+            facts["branch_weights"] = weights
+        if self._world.device.type == "cuda":
+            facts["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self._world.device) / 2**30
+        return facts
+
     def share_statistics(self) -> None:
         """Give every process the batch statistics of the first: each has gathered its own."""
         self._world.spread(list(self.model.buffers()))

@@ -121,9 +121,8 @@ class Training:
         self.metrics = validate(
             learner.shipped, images, self.world, learner.autocast(), self._leave_if_asked
         )
-        parameters = sum(p.numel() for p in learner.model.parameters())
         step_seconds = self.history.epoch(
-            self.step, self.epoch + 1, self.metrics, self.recipe.batch_size, parameters
+            self.step, self.epoch + 1, self.metrics, self.recipe.batch_size, learner.facts()
         )
         self.growth.settle(step_seconds)
         self.epoch += 1

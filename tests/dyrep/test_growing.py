@@ -203,6 +203,7 @@ def test_the_published_rule_cuts_the_weak_and_only_the_weak():
             block.branches[name].norm.weight.fill_(share * reference)
     assert pruning.weak_branches(block, 0.02, 0.1) == ["1x1_avg", "kx1"]
     assert pruning.weak_branches(block, 0.5, 0.1) == []
+    assert dyrep.branch_weights(model) == {"3": pytest.approx(shares)}
 
 
 def test_moments_are_pooled_with_the_spread_of_the_means():

@@ -37,6 +37,7 @@ def test_a_run_arrives_whole_and_once(recorder, run, python):
     assert [row["step"] for row in arrived.history if "step" in row] == arrived.steps
     assert arrived.history[2]["epoch/top1"] == 50.0 and arrived.history[2]["growth/grown"] == 1
     assert arrived.history[2]["saliency/features.3"] == 1.0
+    assert [row["branch/features.3/1x1"] for row in arrived.history[2::3]] == [0.5, 0.25]
     assert arrived.config["train"]["value"]["batch_size"] == 64
     assert arrived.config["job_ids"]["value"] == ["7"]
     assert arrived.state == "finished"
@@ -54,6 +55,10 @@ def test_artifacts_have_their_lineage_and_are_not_sent_twice(recorder, run, pyth
     (data / "manifest.json").write_text("{}")
     (run / "prep" / "data").symlink_to(data)
     (run / "report.html").write_text("<p>report")
+    checkpoints = run / "train" / "checkpoints"
+    checkpoints.mkdir()
+    seal = {"step": 6, "epoch": 2, "attempt": 1, "bytes": 100}
+    (checkpoints / "step-00000006-e002-a001.json").write_text(json.dumps(seal))
     for _ in range(2):
         done = python("tracking", run, "--mode", "online")
         assert done.returncode == 0, done.stderr
@@ -74,6 +79,11 @@ def test_artifacts_have_their_lineage_and_are_not_sent_twice(recorder, run, pyth
     )
     assert set(recorder.runs[mine].used) == {"data-abc"}
     assert not [name for name in recorder.files if "safetensors" in name]  # by reference
+    summary = recorder.runs[mine].summary
+    assert {n: summary[n]["nrows"] for n in ("growth", "latency", "checkpoints")} == {
+        "growth": 1, "latency": 3, "checkpoints": 1,
+    }  # fmt: skip
+    assert summary["report"]["_type"] == "html-file"
 
 
 def test_what_is_not_at_its_end_is_preempted_and_goes_on(recorder, run, python):
