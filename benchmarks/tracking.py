@@ -3,8 +3,9 @@
 One small training runs with tracking=online on all cores, and its follower, with wandb's own
 process, is stopped and let go on in turns of some seconds. The ratio is that of the mean seconds of
 a step in two neighbouring turns; its median over all pairs is told, with a 95 % interval by
-bootstrap, and the cores its processes kept busy, which is the same question with less noise. Start-up is what the training waits for before its follower is on its way. Then 200 run
-directories are sent by pipeline.sync, twice.
+bootstrap, and the cores its processes kept busy, which is the same question with less noise.
+Start-up is what the training waits for before its follower is on its way. Then 200 run directories
+are sent by pipeline.sync, twice.
 
     python -m benchmarks.tracking --json benchmarks/results/tracking.json
 """
