@@ -71,6 +71,7 @@ class Recorder(ThreadingHTTPServer):
         self.deleted: set[str] = set()  # names of runs that were there once
         self.artifacts: dict[str, dict] = {}
         self.files: dict[str, int] = {}
+        self.reports: list[dict] = []
         self.unknown: list = []
         self.trouble = None
         self.requests = 0
@@ -105,6 +106,65 @@ class Recorder(ThreadingHTTPServer):
         teams = {"edges": [{"node": {"name": ENTITY}}]}
         user = {"id": "VQ==", "entity": ENTITY, "username": ENTITY, "email": "r@x", "flags": "{}"}
         return {"viewer": user | {"teams": teams}}
+
+    def _GetDefaultEntity(self, variables, base):
+        return self._Viewer(variables, base)
+
+    def _Runs(self, variables, base):
+        """Answer as the public API asks: all runs that have what the filter says."""
+        asked = json.loads(variables["filters"])
+        group, names = asked.get("group"), asked.get("display_name", {}).get("$in")
+        found = [
+            run for run in self.runs.values()
+            if run.project == variables["project"] and run.group == (group or run.group)
+            and (names is None or run.display in names)
+        ]  # fmt: skip
+        return {
+            "project": {
+                "internalId": "1", "runCount": len(found), "readOnly": False,
+                "runs": {
+                    "edges": [{"node": self._seen(run), "cursor": run.name} for run in found],
+                    "pageInfo": {"endCursor": None, "hasNextPage": False},
+                },
+            }
+        }  # fmt: skip
+
+    def _ProjectInternalId(self, variables, base):
+        return {"project": {"id": "P", "internalId": "UHJvamVjdEludGVybmFsSWQ6MQ=="}}
+
+    def _GetProjects(self, variables, base):
+        page = {"endCursor": None, "hasNextPage": False}
+        names = {run.project for run in self.runs.values()}
+        nodes = [
+            {
+                "id": "P",
+                "name": n,
+                "entityName": ENTITY,
+                "createdAt": "2026",
+                "isBenchmark": False,
+                "user": None,
+            }
+            for n in names
+        ]
+        edges = [{"node": node, "cursor": node["name"]} for node in nodes]
+        return {"models": {"pageInfo": page, "edges": edges}}
+
+    def _upsertView(self, variables, base):
+        self.reports.append(variables)
+        project = {"id": "P", "name": variables["projectName"], "entityName": ENTITY}
+        view = {k: variables[k] for k in ("type", "name", "displayName", "description", "spec")}
+        more = {"id": "VmlldzoxMjM=", "project": project, "updatedAt": "2026-01-01T00:00:00"}
+        return {"upsertView": {"view": view | more, "inserted": True}}
+
+    def _seen(self, run):
+        """Return a run as a reader is told of it."""
+        return self._bucket(run) | {
+            "projectId": "1", "state": run.state, "group": run.group, "tags": run.tags,
+            "summaryMetrics": json.dumps(run.summary), "systemMetrics": "{}", "jobType": None,
+            "commit": None, "readOnly": False, "createdAt": "2026-01-01T00:00:00", "notes": None,
+            "heartbeatAt": "2026-01-01T00:00:00", "historyKeys": None,
+            "user": {"name": ENTITY, "username": ENTITY},
+        }  # fmt: skip
 
     def _ServerFeaturesQuery(self, variables, base):
         return {"serverInfo": {"features": []}}

@@ -1,0 +1,181 @@
+"""Three methods, three seeds, one night: a sweep on a real SLURM, preempted again and again.
+
+Brings up a cluster of its own (`slurm.dev_cluster`, needs root and SLURM's packages) and a server
+on loopback that the real wandb client takes for W&B. The sweep is watched there (`tracking=online`)
+while jobs of a higher priority take its nodes away. In the end each run must be one W&B run with
+each step once and the numbers of its files, and the comparison there that of the files.
+
+    python -m benchmarks.first_sweep --json benchmarks/results/first_sweep.json --page sweep.html
+
+`--page` keeps the page of the comparison; with Chromium, `--screenshot FILE` a picture of it.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.recovery import wait_for
+from pipeline import rundir
+from pipeline.tracking import rows
+from slurm import scheduler
+from slurm.dev_cluster import Cluster, down, up
+from tests.tracking.recorder import Recorder
+
+PROJECT = Path(__file__).resolve().parents[1]
+GROUP = "first-sweep"
+SETTINGS = (
+    "-m", "method=plain,dbb,dyrep", "seed=1,2,3", f"group={GROUP}", "cluster=slurm",
+    "tracking=online", "cluster.cpus_per_process=1", "train.epochs=8", "method.adjust_interval=2",
+    "latency.batch_sizes=[1,64]",
+)  # fmt: skip
+RUNS = 9
+PATIENCE = 3600.0  # seconds for the whole sweep
+BROWSER = "chromium"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preemptions", type=int, default=12, help="(default: 12)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments they come at")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--page", type=Path, metavar="FILE")
+    parser.add_argument("--screenshot", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sweep-") as folder, Recorder() as recorder:
+        cluster = Cluster(Path(folder) / "c", nodes=2, cpus_per_node=2, grace=5)
+        up(cluster)
+        os.environ.update({**recorder.environment(), **cluster.environment})
+        root = Path(folder) / "outputs"
+        try:
+            taken = night(root, options.preemptions, random.Random(options.seed))
+        finally:
+            down(cluster.directory)
+        page = (options.page or Path(folder) / "sweep.html").resolve()
+        report = {"preempting_jobs": taken, **verdict(root, recorder), **compared(root, page)}
+        if options.screenshot:
+            picture(page, options.screenshot.resolve())
+    show(report)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2))
+    return 0 if all(row["as_the_files_say"] for row in report["runs"]) else 1
+
+
+def night(root: Path, preemptions: int, chance: random.Random) -> int:
+    """Submit the sweep and preempt it until it is done; return how often that was tried."""
+    command = [sys.executable, "-m", "pipeline.launch", f"root={root}", *SETTINGS]
+    subprocess.run(command, cwd=PROJECT, check=True)
+    began, taken = time.monotonic(), 0
+    while not done(root):
+        if time.monotonic() - began > PATIENCE:
+            raise TimeoutError("the sweep has not ended")
+        if taken < preemptions and trains(root):
+            time.sleep(chance.uniform(0, 10))
+            taken += 1
+            job = scheduler.call(
+                "sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive",
+                "--output=/dev/null", "--wrap=sleep 3",
+            )  # fmt: skip
+            wait_for(lambda: scheduler.end(job.strip()))  # noqa: B023
+        time.sleep(2)
+    return taken
+
+
+def directories(root: Path) -> list[Path]:
+    return sorted(path for path in (root / "runs").glob("*") if (path / "run.json").exists())
+
+
+def done(root: Path) -> bool:
+    ended = [run for run in directories(root) if (run / "report.html").exists()]
+    states = [rows.state(run) for run in ended]
+    assert "failed" not in states
+    return states.count("finished") == RUNS and not scheduler.call("squeue", "--noheader").strip()
+
+
+def trains(root: Path) -> bool:
+    """Return whether a training makes steps."""
+    for run in directories(root):
+        events = [e["event"] for e in rundir.events((run / "train").resolve())]
+        if events and events[-1] in ("first_step", "saved") and not (
+            run / "train" / rundir.RESULT
+        ).exists():  # fmt: skip
+            return True
+    return False
+
+
+def verdict(root: Path, recorder: Recorder) -> dict:
+    """Return of each run what arrived, and whether it is what its files say."""
+    told = []
+    for run in directories(root):
+        arrived = recorder.runs[rundir.read_json(run / "run.json")["wandb"]["id"]]
+        history = rundir.read_lines(run / "train" / rundir.HISTORY)
+        steps = [row for row in history if row["kind"] == "step"]
+        here = [(row["step"], row["loss"]) for row in steps]
+        there = [(row["step"], row["train/loss"]) for row in arrived.history if "step" in row]
+        told.append({
+            "run": run.name,
+            "attempts": max(row["attempt"] for row in rundir.events((run / "train").resolve())),
+            "steps": len(arrived.steps),
+            "each_once": arrived.steps == list(range(1, len(steps) + 1)),
+            "as_the_files_say": here == there and arrived.state == "finished"
+            and rows.results(run).items() <= arrived.summary.items()
+            and arrived.group == GROUP,
+        })  # fmt: skip
+    return {"runs": told, "wandb_runs": len(recorder.runs), "not_understood": recorder.unknown}
+
+
+def compared(root: Path, page: Path) -> dict:
+    """Compare by files and by W&B; return whether both give the same, and the groups."""
+    answers = []
+    for where in ([], ["--online"]):
+        file = root / "answer.json"
+        command = [
+            sys.executable, "-m", "pipeline.compare", "--root", str(root), "--group", GROUP,
+            "--json", str(file), *where, *([] if where else ["--html", str(page)]),
+        ]  # fmt: skip
+        subprocess.run(command, cwd=PROJECT, check=True)
+        answers.append(json.loads(file.read_text())["groups"])
+    told = [[(g["label"], g["top1"], g["versus"], g["sizes"]) for g in a] for a in answers]
+    groups = [{"group": g["label"], "top1": g["top1"]} for g in answers[0]]
+    return {"online_is_offline": told[0] == told[1], "groups": groups}
+
+
+def picture(page: Path, file: Path) -> None:
+    """Photograph the page in a browser."""
+    if not shutil.which(BROWSER):
+        print(f"note: no {BROWSER}, no picture")
+        return
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--hide-scrollbars", f"--screenshot={file}",
+        "--window-size=1280,1500", page.as_uri(),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def show(report: dict) -> None:
+    """Print what arrived."""
+    table = Table("run", "attempts", "steps", "each once", "as the files say")
+    for row in report["runs"]:
+        signs = ["yes" if row[name] else "NO" for name in ("each_once", "as_the_files_say")]
+        table.add_row(row["run"], str(row["attempts"]), str(row["steps"]), *signs)
+    Console().print(table)
+    same = "the same" if report["online_is_offline"] else "NOT the same"
+    print(
+        f"{report['preempting_jobs']} preempting jobs; {report['wandb_runs']} W&B runs of "
+        f"{len(report['runs'])}; the comparison from W&B is {same}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""A comparison from what is at the server, with the real client, and the report made there."""
+
+import json
+
+import pytest
+
+from pipeline import rundir
+from tests.runs import make_run
+
+pytest.importorskip("wandb")
+
+
+@pytest.fixture
+def sweep(tmp_path, python):
+    """A group of six runs that was sent, and one that has not ended."""
+    for method, top1 in (("plain", 90.0), ("dyrep", 92.0)):
+        for seed in (1, 2, 3):
+            make_run(
+                tmp_path, f"{method}-{seed}", f"method={method}", seed=seed,
+                top1=top1 + [0.2, -0.1, 0.0][seed - 1], gpus=2,
+            )  # fmt: skip
+    make_run(tmp_path, "late", "method=dyrep", seed=4, finished=("prep",))
+    done = python("sync", "--root", tmp_path, "--group", "g")
+    assert done.returncode == 0, done.stderr
+    return tmp_path
+
+
+def test_the_answer_online_is_that_of_the_files(recorder, sweep, python):
+    told = {}
+    for where in ((), ("--online",)):
+        page = sweep / "told.json"
+        done = python("compare", "--root", sweep, "--group", "g", "--json", page, *where)
+        assert done.returncode == 0, done.stderr
+        told[where] = json.loads(page.read_text())
+    here, there = told.values()
+    for one, other in zip(here["groups"], there["groups"], strict=True):
+        for name in ("label", "top1", "versus", "cost", "sizes", "latency_ms", "pareto"):
+            assert one[name] == other[name], name
+    assert [row["run"] for row in there["left_out"]] == ["late"]
+    assert not recorder.unknown
+
+
+def test_a_report_is_made_there(recorder, sweep, python):
+    pytest.importorskip("wandb_workspaces")
+    done = python("compare", "--root", sweep, "--group", "g", "--online")
+    (made,) = recorder.reports
+    assert f"report: {recorder.url}" in done.stdout
+    assert made["displayName"] == "Comparison of g"
+    assert "| method=dyrep | 3 | 92.03" in made["spec"]
+
+
+def test_what_is_not_there_is_refused(recorder, sweep, python):
+    for words, said in ((["--group", "h"], "no run of group 'h'"), (["x"], "no run 'x'")):
+        done = python("compare", "--root", sweep, *words, "--online")
+        assert done.returncode == 2
+        assert said in done.stderr
+    done = python("compare", "--group", "g", "--online", WANDB_API_KEY="w" * 40)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_belongs_to_its_id_whatever_its_name(recorder, sweep, python):
+    identities = {rundir.read_json(path)["wandb"]["id"] for path in sweep.glob("runs/*/run.json")}
+    assert set(recorder.runs) == identities
