@@ -46,7 +46,7 @@ def read(names: list[str], group: str | None) -> list[Run]:
 
 
 def _run(found: Any) -> Run:
-    tree = {key: value for key, value in dict(found.config).items() if key in ASKED}
+    tree = {key: _section(value) for key, value in dict(found.config).items() if key in ASKED}
     metrics = dict(finite(dict(found.summary)))
     run = Run(
         name=found.name,
@@ -61,6 +61,11 @@ def _run(found: Any) -> Run:
     elif ACCURACY not in metrics:
         run.state, run.why = "not evaluated", f"its summary has no {ACCURACY}"
     return run
+
+
+def _section(value: Any) -> Any:
+    """Return a part of the configuration; W&B has `method: plain` where a sweep of its own chose."""
+    return {"name": value} if isinstance(value, str) else value
 
 
 def publish(answer: Answer, group: str | None, names: list[str]) -> str:

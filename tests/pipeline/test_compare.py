@@ -6,12 +6,11 @@ import re
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 from scipy import stats
 
-from pipeline.compare import answer, collect, online, page
+from pipeline.compare import answer, collect, page
 from pipeline.compare.__main__ import main
 from pipeline.compare.statistics import holm, mean, paired, pareto
 from pipeline.errors import BAD_INPUT, DONE
@@ -307,106 +306,3 @@ def test_a_real_run_is_read(finished, tmp_path):
     assert group["sizes"]["flops_unfused"] >= group["sizes"]["flops"] > 0
     assert sum(group["layers"].values()) >= 1
     assert set(group["latency_ms"]) == {"1", "8"}
-
-
-# W&B, by a stand-in: the service itself is not there to be tested
-
-
-class StandInApi:
-    """Answers as `wandb.Api` does for the little that is asked of it."""
-
-    def __init__(self, runs):
-        self._runs = runs
-
-    def __call__(self, timeout):
-        return self
-
-    def runs(self, path, filters, lazy):
-        assert path == "dyrep"
-        return [
-            run
-            for run in self._runs
-            if filters in ({"group": run.group}, {"display_name": {"$in": [run.name]}})
-        ]
-
-
-@pytest.fixture
-def stand_in(sweep, monkeypatch):
-    """Put the runs of the sweep behind the stand-in, as the mirror would send them."""
-    import wandb
-    import yaml
-
-    monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    monkeypatch.delenv("WANDB_ENTITY", raising=False)
-    runs = []
-    for run in collect.read(collect.select(sweep, [], "g")):
-        config = yaml.safe_load((sweep / "runs" / run.name / "config.yaml").read_text()) | {
-            "source": {"revision": "x"}
-        }
-        summary = {
-            **run.metrics,
-            "train/seconds": run.wall_hours * 3600,
-            "growth": {"_type": "table"},
-        }
-        runs.append(
-            SimpleNamespace(
-                name=run.name, group="g", state="finished", config=config, summary=summary
-            )
-        )
-    runs.append(
-        SimpleNamespace(
-            name="crashed", group="g", state="crashed", config=runs[0].config, summary={}
-        )
-    )
-    monkeypatch.setattr(wandb, "Api", StandInApi(runs))
-
-
-def test_the_answer_online_is_that_of_the_files(stand_in, sweep):
-    there = answer.answer("g", online.read([], "g"), [], force=False)
-    here = answer.answer("g", collect.read(collect.select(sweep, [], "g")), [], force=False)
-    for one, other in zip(there.groups, here.groups, strict=True):
-        assert (one.label, one.top1, one.versus, one.cost) == (
-            other.label,
-            other.top1,
-            other.versus,
-            other.cost,
-        )
-        assert (one.sizes, one.latency_ms) == (other.sizes, other.latency_ms)
-    assert [row["state"] for row in there.left_out] == ["crashed"]
-
-
-def test_what_is_not_online_is_refused(stand_in, capsys):
-    assert "no run of group 'h'" in refused(capsys, "--group", "h", "--online")
-    assert "no run 'x'" in refused(capsys, "x", "--online")
-
-
-def test_a_report_is_made_where_it_can_be(stand_in, monkeypatch):
-    made = {}
-
-    class StandInReport:
-        """Keeps what `wandb_workspaces.reports.v2.Report` would send."""
-
-        url = "somewhere"
-
-        def __init__(self, **given):
-            made.update(given)
-
-        def save(self):
-            made["saved"] = True
-
-    block = lambda **given: given  # noqa: E731
-    reports = SimpleNamespace(
-        Report=StandInReport, MarkdownBlock=block, PanelGrid=block, Runset=block, LinePlot=block,
-        ScatterPlot=block, RunComparer=block,
-    )  # fmt: skip
-    package = SimpleNamespace(v2=reports)
-    for name, module in (
-        ("", SimpleNamespace(reports=package)),
-        (".reports", package),
-        (".reports.v2", reports),
-    ):
-        monkeypatch.setitem(sys.modules, f"wandb_workspaces{name}", module)
-    told = answer.answer("g", online.read([], "g"), [], force=False)
-    assert online.publish(told, "g", []) == "report: somewhere"
-    assert made["saved"] and "| method=dyrep | 3 | 92.00" in made["blocks"][0]["text"]
-    assert made["blocks"][1]["runsets"][0]["filters"] == "Group == 'g'"

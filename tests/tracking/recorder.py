@@ -33,6 +33,7 @@ class Recorded:
     lines: dict[int, str] = field(default_factory=dict)  # of the history, by offset
     display: str | None = None
     group: str | None = None
+    sweep: str | None = None
     tags: list = field(default_factory=list)
     exits: list = field(default_factory=list)
     preempting: int = 0
@@ -72,6 +73,8 @@ class Recorder(ThreadingHTTPServer):
         self.artifacts: dict[str, dict] = {}
         self.files: dict[str, int] = {}
         self.reports: list[dict] = []
+        self.sweep = ""
+        self.trials: list = []  # what an agent is given: id of the run, its values
         self.unknown: list = []
         self.trouble = None
         self.requests = 0
@@ -156,6 +159,41 @@ class Recorder(ThreadingHTTPServer):
         more = {"id": "VmlldzoxMjM=", "project": project, "updatedAt": "2026-01-01T00:00:00"}
         return {"upsertView": {"view": view | more, "inserted": True}}
 
+    def _UpsertSweep(self, variables, base):
+        self.sweep = variables["config"]
+        project = {
+            "id": "P",
+            "name": variables["projectName"],
+            "entity": {"id": "E", "name": ENTITY},
+        }
+        return {
+            "upsertSweep": {
+                "sweep": {"name": "sweep1", "project": project}, "configValidationWarnings": [],
+            }
+        }  # fmt: skip
+
+    def _SweepWithRuns(self, variables, base):
+        sweep = {"id": "S", "name": "sweep1", "config": self.sweep, "runs": {"edges": []}}
+        return {"project": {"sweep": sweep | {"state": "RUNNING"}}}
+
+    def _GetSweepState(self, variables, base):
+        return {"project": {"sweep": {"state": "RUNNING"}}}
+
+    def _CreateAgent(self, variables, base):
+        return {"createAgent": {"agent": {"id": "A"}}}
+
+    def _Heartbeat(self, variables, base):
+        """Give an agent the next trial, or tell it to leave."""
+        if json.loads(variables["runState"]):
+            commands = []
+        elif self.trials:
+            name, values = self.trials.pop(0)
+            values = {key: {"value": value} for key, value in values.items()}
+            commands = [{"type": "run", "run_id": name, "args": values, "program": "launch"}]
+        else:
+            commands = [{"type": "exit"}]
+        return {"agentHeartbeat": {"agent": {"id": "A"}, "commands": json.dumps(commands)}}
+
     def _seen(self, run):
         """Return a run as a reader is told of it."""
         return self._bucket(run) | {
@@ -211,6 +249,7 @@ class Recorder(ThreadingHTTPServer):
             raise ValueError(f"run {name} was previously created and deleted; try a new run name")
         new = name not in self.runs
         run = self.runs.setdefault(name, Recorded(name, variables.get("project") or ""))
+        run.sweep = variables.get("sweep") or run.sweep
         if variables.get("config"):
             run.config.update(json.loads(variables["config"]))
         if variables.get("summaryMetrics"):
