@@ -35,7 +35,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 GROUP = "first-sweep"
 SETTINGS = (
     "-m", "method=plain,dbb,dyrep", "seed=1,2,3", f"group={GROUP}", "cluster=slurm",
-    "tracking=online", "cluster.cpus_per_process=1", "train.epochs=8", "method.adjust_interval=2",
+    "tracking=online", "cluster.cpus_per_process=1", "train.epochs=9",
     "latency.batch_sizes=[1,64]",
 )  # fmt: skip
 RUNS = 9
