@@ -5,7 +5,8 @@ process, is stopped and let go on in turns of some seconds. The ratio is that of
 a step in two neighbouring turns; its median over all pairs is told, with a 95 % interval by
 bootstrap, and the cores its processes kept busy, which is the same question with less noise.
 Start-up is what the training waits for before its follower is on its way. Then 200 run directories
-are sent by pipeline.sync, twice.
+are sent by pipeline.sync, twice, and a run is interrupted at random ten times, once watched online
+and once offline.
 
     python -m benchmarks.tracking --json benchmarks/results/tracking.json
 """
@@ -20,14 +21,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.chaos import children
 from pipeline import rundir, tracking
 from pipeline.config import Wandb
+from pipeline.tracking import rows
 from tests.launcher import PROJECT, Launcher
 from tests.runs import make_run
 from tests.tracking.recorder import Recorder
@@ -41,6 +45,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=20, help="pairs of turns (default: 20)")
     parser.add_argument("--runs", type=int, default=200, help="that are sent (default: 200)")
+    parser.add_argument("--kills", type=int, default=10, help="of a run (default: 10)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tracking-") as folder:
@@ -48,6 +53,10 @@ def main() -> int:
             "step": step(Path(folder) / "step", options.rounds),
             "start_seconds": round(start(Path(folder) / "start"), 4),
             "sync": sync(Path(folder) / "sync", options.runs),
+            "interrupted": {
+                mode: interrupted(Path(folder) / mode, mode, options.kills)
+                for mode in ("online", "offline")
+            },
         }
     show(report)
     if options.json:
@@ -157,6 +166,71 @@ def sync(root: Path, count: int) -> dict:
     }  # fmt: skip
 
 
+def interrupted(root: Path, mode: str, kills: int) -> dict:
+    """Interrupt a run at random until it is done; return what a reader of W&B sees of it.
+
+    Ctrl-C, a signal to end, or kill -9: of the launch, of everything below it, or of the follower.
+    """
+    chance = random.Random(mode)
+    words = ("name=x", f"tracking={mode}", "train.epochs=30", "checkpoint.interval=20 steps")
+    launch, log = Launcher(root), []
+    with Recorder() as recorder:
+        while True:
+            process = subprocess.Popen(
+                launch.command(*words), cwd=PROJECT, env=recorder.environment(),
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+            if len(log) == kills:
+                assert process.wait() == 0
+                break
+            time.sleep(chance.uniform(3, 14))
+            if process.poll() is not None:  # done before all kills were spent
+                break
+            log.append(_interrupt(process, root, chance))
+        run = launch.root / "runs" / "x"
+        if mode == "offline":
+            (directory,) = (run / "wandb").glob("offline-run-*")
+            client = str(Path(sys.executable).with_name("wandb"))
+            subprocess.run(
+                [client, "sync", directory], env=recorder.environment(), cwd=run, check=True
+            )
+    (arrived,) = recorder.runs.values()
+    steps = [row["step"] for row in _steps(run / "train" / rundir.HISTORY)]
+    return {
+        "interruptions": log,
+        "same_id": arrived.name == rundir.read_json(run / "run.json")["wandb"]["id"],
+        "steps": len(steps),
+        "each_step_once": arrived.steps == steps == list(range(1, len(steps) + 1)),
+        "summary_is_result": rows.results(run).items() <= arrived.summary.items(),
+        "state": arrived.state,
+    }
+
+
+def _interrupt(process: subprocess.Popen, root: Path, chance: random.Random) -> str:
+    """Interrupt a launch in one of five ways; return which."""
+    way = chance.choice(["Ctrl-C", "TERM", "kill -9 launch", "kill -9 all", "kill -9 follower"])
+    if way == "kill -9 follower":
+        found = subprocess.run(
+            ["pgrep", "-f", f"pipeline.tracking {root}"], capture_output=True, text=True
+        )
+        for pid in found.stdout.split():
+            os.kill(int(pid), signal.SIGKILL)
+        process.send_signal(signal.SIGINT)
+    elif way == "kill -9 all":
+        for pid in _below(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    else:
+        numbers = {"Ctrl-C": signal.SIGINT, "TERM": signal.SIGTERM}
+        process.send_signal(numbers.get(way, signal.SIGKILL))
+    process.wait()
+    return way
+
+
+def _below(pid: int) -> list[int]:
+    return [pid, *(deeper for child in children(pid) for deeper in _below(child))]
+
+
 def show(report: dict) -> None:
     """Print the numbers."""
     table = Table("", "")
@@ -168,6 +242,10 @@ def show(report: dict) -> None:
     table.add_row("start of the follower, s", f"{report['start_seconds']:.3f}")
     for name, value in report["sync"].items():
         table.add_row(f"sync: {name.replace('_', ' ')}", str(value))
+    for mode, seen in report["interrupted"].items():
+        right = seen["same_id"] and seen["each_step_once"] and seen["summary_is_result"]
+        verdict = "one run, each step once, summary as results" if right else str(seen)
+        table.add_row(f"{len(seen['interruptions'])} interruptions, {mode}", verdict)
     Console().print(table)
 
 

@@ -91,7 +91,7 @@ def answer(title: str, runs: list[Run], baselines: list[str], force: bool) -> An
     differ = differing([bucket[0].settings for bucket in buckets])
     labels = settings.labels([bucket[0].settings for bucket in buckets], differ)
     groups = [_group(*pair, cost) for pair in zip(labels, buckets, strict=True)]
-    groups.sort(key=lambda group: -group.top1.mean)
+    groups.sort(key=lambda group: (-group.top1.mean, group.label))
     _mark_front(groups)
     baseline = _baseline(groups, baselines, notes)
     for group in groups:

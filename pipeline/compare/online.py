@@ -53,7 +53,7 @@ def _run(found: Any) -> Run:
         seed=found.config.get("seed", 0),
         settings=flatten(tree),
         metrics=metrics,
-        gpu_hours=metrics.get("train/gpu_hours"),
+        gpu_hours=metrics.get("train/gpu_hours") or None,
         wall_hours=metrics["train/seconds"] / 3600 if "train/seconds" in metrics else None,
     )
     if found.state != "finished":
