@@ -64,16 +64,14 @@ def _run(found: Any) -> Run:
 
 
 def _section(value: Any) -> Any:
-    """Return a part of the configuration; W&B has `method: plain` where a sweep of its own chose."""
+    """Return a part of the configuration; one word where a sweep of W&B's own chose it."""
     return {"name": value} if isinstance(value, str) else value
 
 
 def publish(answer: Answer, group: str | None, names: list[str]) -> str:
     """Make a report of the answer in W&B; return the line that says where it is, or why not."""
-    try:
-        import wandb_workspaces.reports.v2 as reports
-    except ImportError:
-        return "note: `pip install wandb-workspaces` to have a report made in W&B, too"
+    import wandb_workspaces.reports.v2 as reports
+
     try:
         report = _report(reports, answer, group, names)
         report.save()

@@ -104,6 +104,19 @@ def test_offline_leaves_one_directory_that_wandb_sync_sends(recorder, run, monke
     assert rows.results(run).items() <= arrived.summary.items()
 
 
+def test_a_damaged_segment_is_written_anew_from_the_files(recorder, run, python):
+    """`.wandb` files are never read again: the run directory is the truth."""
+    tracking.mirror(run, Wandb(mode="offline", project="p", entity=None))
+    (segment,) = run.glob("wandb/offline-run-*/*.wandb")
+    segment.write_bytes(segment.read_bytes()[:50] + b"\0" * 99)
+    assert python("sync", "--root", run.parents[1]).returncode == 0
+    tracking.mirror(run, Wandb(mode="offline", project="p", entity=None))
+    (again,) = run.glob("wandb/offline-run-*/*.wandb")
+    assert b"\0" * 99 not in again.read_bytes()
+    (arrived,) = recorder.runs.values()
+    assert arrived.steps == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("trouble", ["refuses", "hang"])
 def test_online_without_a_server_becomes_offline_and_says_so_once(
     recorder, run, python, capsys, monkeypatch, trouble
