@@ -180,13 +180,14 @@ def interrupted(root: Path, mode: str, kills: int) -> dict:
                 launch.command(*words), cwd=PROJECT, env=recorder.environment(),
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
-            if len(log) == kills:
-                assert process.wait() == 0
+            if len(log) < kills:
+                time.sleep(chance.uniform(3, 14))
+                if process.poll() is None:
+                    log.append(_interrupt(process, root, chance))
+                    continue
+            if process.wait() == 0:
                 break
-            time.sleep(chance.uniform(3, 14))
-            if process.poll() is not None:  # done before all kills were spent
-                break
-            log.append(_interrupt(process, root, chance))
+            time.sleep(1)  # refused: what the kill left behind has not ended yet
         run = launch.root / "runs" / "x"
         if mode == "offline":
             (directory,) = (run / "wandb").glob("offline-run-*")
