@@ -100,6 +100,7 @@ def test_a_killed_controller_can_be_started_again(cluster):
     assert "not running: slurmctld" in told.stderr
     start(cluster, "slurmctld")
     assert call(cluster, "srun", "hostname")
+    call(cluster, "scancel", "--me")  # it had not saved yet that the jobs before are cancelled
 
 
 @needs_slurm
