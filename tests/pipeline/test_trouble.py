@@ -383,6 +383,7 @@ def test_a_process_that_hangs_ends_and_every_process_shows_its_stack(tmp_path):
 def test_half_precision_with_loss_scaling_resumes_exactly(stage, tmp_path):
     change(stage, rundir.STAGE, "train", precision="float16", ema=0.9, epochs=2)
     change(stage, rundir.STAGE, "method", adjust_interval=1)
+    change(stage, rundir.STAGE, "model", widths=[[8, 8], [16, 16]])  # float16 is slow on a CPU
     other = copy_question(stage, tmp_path / "other")
     assert to_end(other)[0] == 0
     stop_after_first_epoch(stage)
