@@ -61,7 +61,8 @@ def main() -> int:
     show(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2))
-    return 0
+    sent = report["sync"]["complete"] == report["sync"]["sent_once"] == options.runs
+    return 0 if sent and all(map(is_right, report["interrupted"].values())) else 1
 
 
 def step(root: Path, rounds: int) -> dict:
@@ -207,6 +208,14 @@ def interrupted(root: Path, mode: str, kills: int) -> dict:
     }
 
 
+def is_right(seen: dict) -> bool:
+    """Return whether an interrupted run is one run with each step once and the right numbers."""
+    return (
+        seen["same_id"] and seen["each_step_once"] and seen["summary_is_result"]
+        and seen["state"] == "finished"
+    )  # fmt: skip
+
+
 def _interrupt(process: subprocess.Popen, root: Path, chance: random.Random) -> str:
     """Interrupt a launch in one of five ways; return which."""
     way = chance.choice(["Ctrl-C", "TERM", "kill -9 launch", "kill -9 all", "kill -9 follower"])
@@ -244,8 +253,7 @@ def show(report: dict) -> None:
     for name, value in report["sync"].items():
         table.add_row(f"sync: {name.replace('_', ' ')}", str(value))
     for mode, seen in report["interrupted"].items():
-        right = seen["same_id"] and seen["each_step_once"] and seen["summary_is_result"]
-        verdict = "one run, each step once, summary as results" if right else str(seen)
+        verdict = "one run, each step once, summary as results" if is_right(seen) else str(seen)
         table.add_row(f"{len(seen['interruptions'])} interruptions, {mode}", verdict)
     Console().print(table)
 

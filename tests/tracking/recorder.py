@@ -138,17 +138,8 @@ class Recorder(ThreadingHTTPServer):
     def _GetProjects(self, variables, base):
         page = {"endCursor": None, "hasNextPage": False}
         names = {run.project for run in self.runs.values()}
-        nodes = [
-            {
-                "id": "P",
-                "name": n,
-                "entityName": ENTITY,
-                "createdAt": "2026",
-                "isBenchmark": False,
-                "user": None,
-            }
-            for n in names
-        ]
+        known = {"id": "P", "entityName": ENTITY, "createdAt": "2026", "isBenchmark": False}
+        nodes = [known | {"name": name, "user": None} for name in names]
         edges = [{"node": node, "cursor": node["name"]} for node in nodes]
         return {"models": {"pageInfo": page, "edges": edges}}
 

@@ -134,12 +134,13 @@ def test_a_signal_for_the_whole_job_kills_wandb_and_the_follower_begins_anew(
     assert arrived.steps == list(range(1, 20))  # of the last the epoch's numbers may follow
 
 
-def test_a_server_that_hangs_loses_nothing(recorder, run, training, python):
+@pytest.mark.parametrize("trouble", ["hang", 500])
+def test_a_server_in_trouble_loses_nothing(recorder, run, training, python, trouble):
     parent = subprocess.Popen(["sleep", "300"])
     process = follower(recorder, run, parent.pid)
     training(10)
     wait_for(lambda: len(steps(recorder)) >= 9)
-    recorder.trouble = "hang"
+    recorder.trouble = trouble
     training(20)
     training.finish()
     process.communicate(timeout=60)  # it gives up, whatever the server does
