@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ def fuse(
     dtype each layer had. Every block is compared with its conv on what it receives from `inputs`,
     or on noise without; with `inputs` the scores are compared too. Errors are relative to the
     largest value. The state loads strictly into the network as it was built, given a bias on the
-    convs that got one.
+    convs that got one; `plain_state` does without that.
 
     Args:
         model: A network with blocks, not wrapped.
@@ -40,15 +42,17 @@ def fuse(
             place; needs `inputs`.
 
     Raises:
-        FusionError: a block, or the network, is off by more than `tolerance`.
+        FusionError: a block, or the network, is off by more than `tolerance`, or holds values
+            that are not finite.
         ValueError: `fold_bn` without `inputs`.
     """
     surgery.refuse_wrapped(model)
     if fold_bn and inputs is None:
         raise ValueError("fold_bn needs inputs: a forward shows which norm follows which conv")
+    _refuse_not_finite(model)
     reference = copy.deepcopy(model).double().eval()
     exact = plain_copy(reference)
-    errors = block_errors(reference, exact, inputs)
+    errors, expected = compare_blocks(reference, exact, inputs)
     worst = max(errors, key=lambda path: _rank(errors[path]), default="")
     if errors and not errors[worst] <= tolerance:
         raise FusionError(f"{worst} differs by {errors[worst]:.1e} (allowed {tolerance:.1e})")
@@ -57,8 +61,8 @@ def fuse(
         inputs = inputs.double()
         if fold_bn:
             changed += fold_norms(exact, inputs)
-        outputs = zip(tree_leaves(reference(inputs)), tree_leaves(exact(inputs)), strict=True)
-        total = max(relative_error(expected, actual) for expected, actual in outputs)
+        outputs = zip(tree_leaves(expected), tree_leaves(exact(inputs)), strict=True)
+        total = max(relative_error(before, after) for before, after in outputs)
         if not total <= tolerance:
             raise FusionError(
                 f"the scores differ by {total:.1e} (allowed {tolerance:.1e}); worst block: {worst}"
@@ -74,9 +78,9 @@ def fuse(
 @torch.no_grad()
 def plain_copy(model: nn.Module) -> nn.Module:
     """Return a copy with each block folded into its conv, in eval mode; nothing is compared."""
-    plain = copy.deepcopy(model).eval()
-    for path, block in outer_blocks(plain).items():
-        surgery.replace(plain, path, block.fuse().eval())
+    # to deepcopy the blocks are copied already, as convs: it takes those and leaves the branches
+    memo: dict[int, object] = {id(block): block.fuse() for block in outer_blocks(model).values()}
+    plain = copy.deepcopy(model, memo).eval()
     for path, module in list(plain.named_modules()):
         if isinstance(module, AbsorbedNorm):
             surgery.replace(plain, path, nn.Identity().eval())
@@ -85,7 +89,12 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def fold_norms(plain: nn.Module, inputs: Tensor) -> list[str]:
-    """Fold each batch norm that follows a conv into it, in place; return the paths changed."""
+    """Fold each batch norm that follows a conv into it, in place; return the paths changed.
+
+    Args:
+        plain: A network without blocks, in eval mode.
+        inputs: A batch of it; only its shape matters.
+    """
     changed = []
     for path, norm_path in following_norms(plain, inputs).items():
         conv, norm = plain.get_submodule(path), plain.get_submodule(norm_path)
@@ -99,15 +108,92 @@ def fold_norms(plain: nn.Module, inputs: Tensor) -> list[str]:
     return changed
 
 
-def block_errors(reference: nn.Module, fused: nn.Module, inputs: Tensor | None) -> dict[str, float]:
-    """Return the relative error of the conv that took the place of each block."""
+@torch.no_grad()
+def plain_state(fused: nn.Module, plain: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """Return the state of a fused network under the very keys of the network as it was built.
+
+    A bias that folding gave to a conv moves into the running mean of the batch norm behind it. A
+    batch norm whose work the norms of a static block did comes back as one that adds that bias and
+    nothing else. Where no norm follows, as in DenseNet, the bias stays: a key more.
+
+    Args:
+        fused: From `fuse`, its batch norms not folded.
+        plain: The network as it was built; left as it was.
+        inputs: A batch of it; only its shape matters.
+    """
+    state, known = fused.state_dict(), plain.state_dict()
+    for path, norm_path in following_norms(plain, inputs).items():
+        conv, norm = fused.get_submodule(path), plain.get_submodule(norm_path)
+        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        bias = state.get(f"{path}.bias", torch.zeros(1).to(conv.weight))
+        mean = f"{norm_path}.running_mean"
+        if mean not in state:
+            state |= {f"{norm_path}.{name}": value for name, value in _doing_nothing(norm, conv)}
+        if f"{path}.bias" not in known:
+            state[mean] = state[mean] - bias
+            state.pop(f"{path}.bias", None)
+    return {key: state[key] for key in [*known, *(key for key in state if key not in known)]}
+
+
+def _doing_nothing(
+    norm: nn.modules.batchnorm._BatchNorm, conv: nn.Module
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the state of a norm like this one, beside this conv, that returns what it is given."""
+    values = {"weight": 1.0, "running_var": 1 - norm.eps}
+    for name, tensor in norm.state_dict().items():
+        value = torch.full_like(tensor, values.get(name, 0), device=conv.weight.device)
+        yield name, value.to(conv.weight.dtype) if value.is_floating_point() else value
+
+
+def suspicious_norms(model: nn.Module) -> dict[str, str]:
+    """Return the batch norms whose statistics cannot be right, with the reason.
+
+    Folding is exact with them all the same; that the network is what was meant is in doubt.
+    """
+    found = {}
+    for path, norm in model.named_modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_var is not None:
+            still = int((norm.running_var == 0).sum())
+            if still:
+                found[path] = f"{still} of {norm.num_features} channels have a variance of zero"
+            elif norm.num_batches_tracked is not None and not norm.num_batches_tracked:
+                found[path] = "it never saw a batch in training"
+    return found
+
+
+@torch.no_grad()
+def compare_blocks(
+    reference: nn.Module, fused: nn.Module, inputs: Tensor | None
+) -> tuple[dict[str, float], Any]:
+    """Return the relative error of the conv that took the place of each block, and the scores.
+
+    Each is compared while the reference runs, so what all of them receive need not be kept.
+
+    Args:
+        reference: A network with blocks, float64, in eval mode.
+        fused: The same without, its batch norms not folded.
+        inputs: A batch; None compares on noise and returns no scores.
+    """
     outer = outer_blocks(reference)
-    received = _received(reference, outer, inputs) if inputs is not None else {}
-    errors = {}
-    for path, block in outer.items():
-        x = received[path] if path in received else _noise(block)
-        errors[path] = relative_error(block(x), fused.get_submodule(path)(x))
-    return errors
+    errors: dict[str, float] = {}
+
+    def compare(path: str, x: Tensor, expected: Tensor) -> None:
+        error = relative_error(expected, fused.get_submodule(path)(x))
+        errors[path] = max(error, errors.get(path, error), key=_rank)
+
+    handles = [
+        block.register_forward_hook(lambda _, args, output, path=path: compare(path, *args, output))
+        for path, block in outer.items()
+    ]
+    try:
+        outputs = None if inputs is None else reference(inputs.double())
+        for path, block in outer.items():
+            if path not in errors:
+                block(_noise(block))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: errors[path] for path in outer}, outputs
 
 
 def relative_error(expected: Tensor, actual: Tensor) -> float:
@@ -116,18 +202,12 @@ def relative_error(expected: Tensor, actual: Tensor) -> float:
     return ((expected - actual).abs().max() / largest).item()
 
 
-def _received(model: nn.Module, outer: dict[str, RepBlock], inputs: Tensor) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    handles = [
-        block.register_forward_pre_hook(lambda _, args, path=path: found.update({path: args[0]}))
-        for path, block in outer.items()
-    ]
-    try:
-        model(inputs.double())
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+def _refuse_not_finite(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise FusionError(
+                f"{name} holds values that are not finite; go back to a checkpoint from before"
+            )
 
 
 def _noise(block: RepBlock) -> Tensor:

@@ -7,7 +7,7 @@ from torch import nn
 
 import dyrep
 from dyrep.following import following_norms
-from dyrep.fusion import relative_error
+from dyrep.fusion import fold_norms, plain_state, relative_error, suspicious_norms
 from tests.dyrep.drawn import randomise
 
 
@@ -60,8 +60,34 @@ def test_not_a_number_is_not_equal():
     model = grown()
     with torch.no_grad():
         model[3].kxk.conv.weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(dyrep.FusionError, match=r"^3 differs by nan"):
+    with pytest.raises(dyrep.FusionError, match=r"^3.branches.kxk.conv.weight holds values that"):
         dyrep.fuse(model)
+
+
+def test_a_norm_that_is_not_finite_is_named():
+    model = grown()
+    model[1].running_var[2] = float("inf")
+    with pytest.raises(dyrep.FusionError, match=r"^1.running_var holds values that are not finite"):
+        dyrep.fuse(model)
+
+
+def test_a_negative_variance_is_no_fused_network():
+    model = grown()
+    model[0].branches["1x1"].norm.running_var[2] = -1.0
+    with pytest.raises(dyrep.FusionError, match=r"^0 differs by nan"):
+        dyrep.fuse(model)
+
+
+def test_a_variance_of_zero_folds_exactly_and_is_told():
+    model, x = grown().double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    model[0].branches["1x1"].norm.running_var[2] = 0
+    model[1].num_batches_tracked.fill_(1)
+    fused = dyrep.fuse(model, inputs=x)
+    assert relative_error(model(x), fused(x)) < 1e-12
+    told = suspicious_norms(model)
+    assert told["0.branches.1x1.norm"] == "1 of 8 channels have a variance of zero"
+    assert told["0.branches.kxk.norm"] == "it never saw a batch in training"
+    assert "1" not in told
 
 
 NETWORKS = {
@@ -138,6 +164,34 @@ def test_a_static_block_may_take_the_place_of_conv_and_norm():
     assert relative_error(model(x), fused(x)) < 1e-9
     assert type(fused.bn1) is nn.Identity
     assert isinstance(fused.layer2[0].downsample[1], nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("absorb", [True, False])
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v2"])
+def test_the_plain_state_has_the_keys_of_torchvision(name, absorb):
+    """What folding added moves into the norm; a norm that a static block replaced comes back."""
+    torch.manual_seed(0)
+    build = getattr(torchvision.models, name)
+    model, x = build(weights=None).double(), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    dyrep.expand(model, branches=["kxk", "1x1", "1x1_avg"], absorb=x if absorb else None)
+    randomise(model)
+    model.eval()
+    plain = build(weights=None).double().eval()
+    state = plain_state(dyrep.fuse(model, inputs=x), plain, x)
+    assert list(state) == list(plain.state_dict())
+    plain.load_state_dict(state, strict=True)
+    assert relative_error(model(x), plain(x)) < 1e-9
+    assert fold_norms(plain, x)
+    assert relative_error(model(x), plain(x)) < 1e-9
+
+
+def test_a_bias_without_a_norm_behind_it_stays_in_the_plain_state():
+    model, x = grown().double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    plain = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False)
+    )
+    state = plain_state(dyrep.fuse(model, inputs=x), plain.double().eval(), x)
+    assert set(state) - set(plain.state_dict()) == {"3.bias"}
 
 
 def test_the_fused_network_has_the_dtype_of_each_layer():
