@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -124,11 +124,11 @@ def plain_state(fused: nn.Module, plain: nn.Module, inputs: Tensor) -> dict[str,
     state, known = fused.state_dict(), plain.state_dict()
     for path, norm_path in following_norms(plain, inputs).items():
         conv, norm = fused.get_submodule(path), plain.get_submodule(norm_path)
-        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-        bias = state.get(f"{path}.bias", torch.zeros(1).to(conv.weight))
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        bias = state.get(f"{path}.bias", torch.zeros_like(conv.weight[:1, 0, 0, 0]))
         mean = f"{norm_path}.running_mean"
         if mean not in state:
-            state |= {f"{norm_path}.{name}": value for name, value in _doing_nothing(norm, conv)}
+            state |= {f"{norm_path}.{name}": value for name, value in _doing_nothing(norm, bias)}
         if f"{path}.bias" not in known:
             state[mean] = state[mean] - bias
             state.pop(f"{path}.bias", None)
@@ -136,13 +136,13 @@ def plain_state(fused: nn.Module, plain: nn.Module, inputs: Tensor) -> dict[str,
 
 
 def _doing_nothing(
-    norm: nn.modules.batchnorm._BatchNorm, conv: nn.Module
+    norm: nn.modules.batchnorm._BatchNorm, like: Tensor
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the state of a norm like this one, beside this conv, that returns what it is given."""
+    """Yield the state of a norm like this one that returns what it is given."""
     values = {"weight": 1.0, "running_var": 1 - norm.eps}
     for name, tensor in norm.state_dict().items():
-        value = torch.full_like(tensor, values.get(name, 0), device=conv.weight.device)
-        yield name, value.to(conv.weight.dtype) if value.is_floating_point() else value
+        dtype = like.dtype if tensor.is_floating_point() else tensor.dtype
+        yield name, torch.full(tensor.shape, values.get(name, 0), dtype=dtype, device=like.device)
 
 
 def suspicious_norms(model: nn.Module) -> dict[str, str]:
@@ -177,14 +177,14 @@ def compare_blocks(
     outer = outer_blocks(reference)
     errors: dict[str, float] = {}
 
-    def compare(path: str, x: Tensor, expected: Tensor) -> None:
-        error = relative_error(expected, fused.get_submodule(path)(x))
-        errors[path] = max(error, errors.get(path, error), key=_rank)
+    def comparing(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def compare(_: nn.Module, arguments: tuple[Tensor, ...], expected: Tensor) -> None:
+            error = relative_error(expected, fused.get_submodule(path)(*arguments))
+            errors[path] = max(error, errors.get(path, error), key=_rank)
 
-    handles = [
-        block.register_forward_hook(lambda _, args, output, path=path: compare(path, *args, output))
-        for path, block in outer.items()
-    ]
+        return compare
+
+    handles = [block.register_forward_hook(comparing(path)) for path, block in outer.items()]
     try:
         outputs = None if inputs is None else reference(inputs.double())
         for path, block in outer.items():
