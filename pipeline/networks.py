@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import dyrep
+from dyrep.fusion import fold_norms
 from pipeline import models, rundir
 from pipeline.data.loader import Part, make
 from pipeline.data.shards import Manifest
@@ -35,24 +35,35 @@ def trained(context: Context) -> nn.Module:
 
 
 def fused(context: Context) -> nn.Module:
-    """Return the plain architecture with the folded weights, in eval mode."""
-    state = load_file(context.parents["fuse"] / "model.safetensors")
-    model = plain(context)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Conv2d) and f"{name}.bias" in state:
-            module.bias = nn.Parameter(torch.zeros(module.out_channels))  # folding left one
-        if isinstance(module, nn.BatchNorm2d) and f"{name}.running_mean" not in state:
-            model.set_submodule(name, nn.Identity())  # a static block had its place
-    model.load_state_dict(state, strict=True)
-    return model.eval()
+    """Return the network that is shipped, in eval mode."""
+    folder = context.parents["fuse"]
+    model = take(plain(context), load_file(folder / "model.safetensors"))
+    fold = rundir.read_json(folder / "fusion.json")["fold_bn"]
+    return folded(model, context.config.data.image_size) if fold else model
 
 
-def validation_images(context: Context, count: int) -> Tensor:
-    """Return the first validation images (N ≤ count, 3, H, W), prepared as for evaluation."""
+def take(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """Load what `dyrep.fusion.plain_state` gave into the plain architecture; return it."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and module.bias is None and f"{name}.bias" in state:
+            module.bias = nn.Parameter(module.weight.new_zeros(module.out_channels))
+    network.load_state_dict(state, strict=True)
+    return network.eval()
+
+
+def folded(network: nn.Module, image_size: int) -> nn.Module:
+    """Fold each batch norm behind a conv of a plain network into it; return the network."""
+    weight = next(network.parameters())
+    fold_norms(network.eval(), weight.new_zeros(1, 3, image_size, image_size))
+    return network
+
+
+def images(context: Context, split: str, count: int) -> Tensor:
+    """Return the first images of a split (N ≤ count, 3, H, W), prepared as for evaluation."""
     data = context.config.data
     part = Part(
         folder=prepared(context),
-        split="val",
+        split=split,
         batch_size=count,
         image_size=data.image_size,
         resize=data.short_side,

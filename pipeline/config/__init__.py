@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import Section, StageName
+from pipeline.config.base import ExportFormat, Section, StageName
 from pipeline.config.cluster import Cluster
 from pipeline.config.data import Data, Prep
 from pipeline.config.model import Method, Model
@@ -33,10 +33,14 @@ class Stages(Section):
 
 
 class Fuse(Section):
-    """When a fused network is accepted."""
+    """When a fused network is accepted, and what it is written as."""
 
     tolerance: PositiveFloat
     images: PositiveInt
+    fold_bn: bool
+    exports: list[ExportFormat]
+    opset: Annotated[int, Field(ge=18)]
+    licence: str | None
 
 
 class Eval(Section):

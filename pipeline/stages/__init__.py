@@ -32,12 +32,18 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="fuse",
-            does="fold all branches into the plain network and prove it equal",
+            does="fold all branches into the plain network, prove it equal and export it",
             parents=("prep", "train"),
             reads=("data", "model", "fuse"),
             ignores=ELSEWHERE,
-            outputs=("model.safetensors", "fusion.json", "preprocess.json"),
-            version=2,
+            outputs=(
+                "model.safetensors",
+                "model.*",
+                "MODEL_CARD.md",
+                "fusion.json",
+                "preprocess.json",
+            ),
+            version=3,
         ),
         Stage(
             name="eval",

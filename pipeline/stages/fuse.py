@@ -1,55 +1,205 @@
-"""fuse: fold every branch into the plain network, and prove on real images that it is the same.
+"""fuse: fold every branch into the plain network, prove it equal on real images, and export it.
 
-Reads the trained network and validation images. Writes model.safetensors (the plain architecture's
-own keys, float32), fusion.json (errors) and preprocess.json (what an image goes through before it).
-Fails with `dyrep.FusionError`, naming the layer, above `fuse.tolerance`.
+Reads the trained network and images. Writes model.safetensors (the plain architecture's own keys,
+float32), fusion.json (errors of each block, ranges of the weights), preprocess.json (what an image
+goes through before it), the exported files and MODEL_CARD.md. Fails with `dyrep.FusionError`,
+naming the layer, above `fuse.tolerance`.
 """
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 import dyrep
+from dyrep.fusion import compare_blocks, plain_state, suspicious_norms
 from pipeline import networks, rundir
 from pipeline.data import preprocess
 from pipeline.data.shards import Manifest
+from pipeline.export import card
+from pipeline.export.check import Difference
+from pipeline.export.formats import CARD, Source
+from pipeline.export.write import write
 from pipeline.stage import Context
+
+SCALED = 32  # images of each kind of scaled input
+WORST = 5  # blocks named for each kind of input
 
 
 def run(context: Context) -> dict[str, float]:
-    """Fuse and compare in float64; return errors and sizes."""
+    """Fuse, compare and export; return errors and sizes."""
     settings = context.config.fuse
-    unfused = networks.trained(context).double().eval()
-    images = networks.validation_images(context, settings.images).double()
-    context.progress(0, 2, "fusing in float64")
-    fused = dyrep.fuse(unfused, tolerance=settings.tolerance, inputs=images)
-    context.progress(1, 2, "comparing")
-    metrics = compare(unfused, fused, images)
-    rundir.write_json(context.dir / "fusion.json", {**metrics, "images": len(images)})
-    manifest = Manifest.load(networks.prepared(context))
-    told = preprocess.describe(context.config.data, manifest)
-    rundir.write_json(context.dir / preprocess.FILE, told)
-    with rundir.replacing(context.dir / "model.safetensors") as temporary:
-        state = fused.float().state_dict()
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
-    context.progress(2, 2)
-    return metrics
-
-
-@torch.no_grad()
-def compare(
-    unfused: torch.nn.Module, fused: torch.nn.Module, images: torch.Tensor
-) -> dict[str, float]:
-    """Return the largest differences of the scores, relative to the largest score, and sizes."""
-    expected, actual = unfused(images), fused(images)
-    difference = (expected - actual).abs().max()
-    before, after = dyrep.cost(unfused, images), dyrep.cost(fused, images)
-    return {
-        "max_abs_error": difference.item(),
-        "max_rel_error": (difference / expected.abs().max()).item(),
-        "parameters": after.parameters,
-        "parameters_unfused": before.parameters,
-        "flops": after.flops,
-        "flops_unfused": before.flops,
+    steps = 2 + len(settings.exports)
+    context.progress(0, steps, "fusing in float64")
+    images = networks.images(context, "val", settings.images)
+    unfused = networks.trained(context)
+    suspicious = suspicious_norms(unfused)
+    for path, reason in suspicious.items():
+        print(f"note: {path}: {reason}")
+    exact = _Pair(context, unfused.double(), images)
+    kinds = {kind: exact.compare(batch) for kind, batch in _inputs(images)}
+    metrics = {
+        "max_abs_error": kinds["real"]["max_abs_error"],
+        "max_rel_error": max(found["max_rel_error"] for found in kinds.values()),
+        "flips": kinds["real"]["flips"],
+        **exact.sizes(images),
     }
+    facts = {
+        **metrics,
+        "images": len(images),
+        "tolerance": settings.tolerance,
+        "fold_bn": settings.fold_bn,
+        "inputs": kinds,
+        "suspicious": suspicious,
+        "added_biases": exact.added_biases,
+        "weights": weight_ranges(exact.deployed),
+    }
+    rundir.write_json(context.dir / "fusion.json", facts)
+    _gate(kinds, settings.tolerance)
+    context.check_stop()
+
+    context.progress(1, steps, "comparing in float32")
+    deployed = exact.deployed.float()
+    rounded = Difference.between(_scores(unfused.float(), images), _scores(deployed, images))
+    metrics |= {f"float32/{name}": value for name, value in rounded.as_dict().items()}
+    told = card.describe(context, facts)
+    with rundir.replacing(context.dir / "model.safetensors") as temporary:
+        state = {name: _rounded(tensor) for name, tensor in exact.state.items()}
+        save_file(state, temporary, {"format": "pt", CARD: json.dumps(told)})
+    manifest = Manifest.load(networks.prepared(context))
+    rundir.write_json(
+        context.dir / preprocess.FILE, preprocess.describe(context.config.data, manifest)
+    )
+    outcomes = _export(context, deployed, images, json.dumps(told))
+    rundir.write_json(context.dir / "fusion.json", {**facts, **metrics, "exports": outcomes})
+    rundir.write_text(context.dir / "MODEL_CARD.md", card.markdown(told, outcomes))
+    return {**metrics, **_export_metrics(outcomes)}
+
+
+class _Pair:
+    """The network as trained, and as fused; both in float64."""
+
+    def __init__(self, context: Context, unfused: nn.Module, images: Tensor) -> None:
+        settings = context.config.fuse
+        self.unfused = unfused
+        self.fused = dyrep.fuse(unfused, math.inf)  # compared below, on more than noise
+        plain = networks.plain(context).double().eval()
+        own = set(plain.state_dict())
+        self.state = plain_state(self.fused, plain, images[:1].double())
+        self.added_biases = [name for name in self.state if name not in own]
+        self.deployed = networks.take(plain, self.state)
+        if settings.fold_bn:
+            networks.folded(self.deployed, context.config.data.image_size)
+
+    @torch.no_grad()
+    def compare(self, images: Tensor) -> dict[str, Any]:
+        """Return the errors of the scores, and of the worst blocks."""
+        images = images.double()
+        blocks, expected = compare_blocks(self.unfused, self.fused, images)
+        difference = Difference.between(expected, self.deployed(images))
+        worst = sorted(blocks.items(), key=lambda item: -_rank(item[1]))[:WORST]
+        return {**difference.as_dict(), "images": len(images), "worst": worst}
+
+    def sizes(self, images: Tensor) -> dict[str, float]:
+        """Return parameters and FLOPs per image, before and after."""
+        one = images[:1].double()
+        before, after = dyrep.cost(self.unfused, one), dyrep.cost(self.deployed, one)
+        return {
+            "parameters": after.parameters,
+            "parameters_unfused": before.parameters,
+            "flops": after.flops,
+            "flops_unfused": before.flops,
+        }
+
+
+def _inputs(images: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield real images, and some scaled so that small differences of large numbers show."""
+    yield "real", images
+    few = images[:SCALED]
+    yield "times 1000", few * 1000
+    yield "over 1000", few / 1000
+    yield "channels apart", few * few.new_tensor([1000, 1, 0.001])[:, None, None]
+
+
+def _gate(kinds: dict[str, dict[str, Any]], tolerance: float) -> None:
+    """Refuse a fused network that is another one.
+
+    Raises:
+        dyrep.FusionError: names the block, the input, and what can be done.
+    """
+    for kind, found in kinds.items():
+        path, error = found["worst"][0] if found["worst"] else ("the scores", 0.0)
+        if error <= tolerance:
+            path, error = "the scores", found["max_rel_error"]
+        if not error <= tolerance:
+            raise dyrep.FusionError(
+                f"{path}: fused and unfused differ by {error:.1e} on {kind} inputs (allowed "
+                f"{tolerance:.1e}); see fusion.json, or allow it with fuse.tolerance"
+            )
+
+
+def _rank(error: float) -> float:
+    return math.inf if math.isnan(error) else error
+
+
+def weight_ranges(network: nn.Module) -> list[dict[str, Any]]:
+    """Return for each conv the largest weight, and how far apart its output channels are.
+
+    `spread` is the largest over the median of the channels' largest weights: what int8 with one
+    scale for the whole kernel would lose in the median channel.
+    """
+    found = []
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            peaks = module.weight.detach().abs().amax(dim=(1, 2, 3))
+            median = peaks.median().clamp(min=torch.finfo(peaks.dtype).tiny)
+            largest = peaks.max()
+            found.append(
+                {"layer": path, "largest": largest.item(), "spread": (largest / median).item()}
+            )
+    return found
+
+
+@torch.inference_mode()
+def _scores(network: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([network(batch) for batch in images.split(64)])
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    return (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
+
+
+def _export(
+    context: Context, network: nn.Module, images: Tensor, told: str
+) -> dict[str, dict[str, Any]]:
+    """Write the formats asked for; say which there are not and why."""
+    settings = context.config.fuse
+    wanted = list(dict.fromkeys(settings.exports))
+    calibration = networks.images(context, "train", settings.images) if "int8" in wanted else None
+    source = Source(
+        network=network, images=images[:1], card=told, opset=settings.opset, calibration=calibration
+    )
+    outcomes: dict[str, dict[str, Any]] = {}
+    exporting = write(source, context.dir, wanted, images)
+    for number, name in enumerate(wanted):
+        context.check_stop()
+        context.progress(2 + number, 2 + len(wanted), f"exporting {name}")
+        _, outcomes[name] = next(exporting)
+        for trouble in ("skipped", "failed"):
+            if trouble in outcomes[name]:
+                print(f"{name} {trouble}: {outcomes[name][trouble]}")
+    context.progress(2 + len(wanted), 2 + len(wanted))
+    return outcomes
+
+
+def _export_metrics(outcomes: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Return the errors of each exported file, and how many there are."""
+    there = {name: found for name, found in outcomes.items() if "max_rel_error" in found}
+    found = {f"{name}/max_rel_error": value["max_rel_error"] for name, value in there.items()}
+    return {**found, "exports": len(there), "exports_missing": len(outcomes) - len(there)}

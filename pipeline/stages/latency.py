@@ -78,7 +78,7 @@ def _all_timings(
     total = settings.repeats * len(settings.batch_sizes)
     found: dict[str, measure.Timing] = {}
     for number, batch in enumerate(settings.batch_sizes):
-        images = networks.validation_images(context, batch).to(device)
+        images = networks.images(context, "val", batch).to(device)
         images = images[torch.arange(batch) % len(images)]
         calls = {name: partial(_infer, model, images) for name, model in variants.items()}
         rounds = measure.interleaved(calls, settings.repeats, device)

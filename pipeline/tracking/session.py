@@ -156,9 +156,9 @@ def _artifacts(session: Any, run: Path, mode: Mode) -> None:
         (session.use_artifact if mode == "online" else session.log_artifact)(data)
     for kind, files in {
         "trained": ("train/model.safetensors", "train/structure.json"),
-        "fused": ("fuse/model.safetensors", "fuse/preprocess.json", "fuse/fusion.json"),
+        "fused": ("fuse/model.*", "fuse/MODEL_CARD.md", "fuse/preprocess.json", "fuse/fusion.json"),
     }.items():
-        there = [run / file for file in files if (run / file).exists()]
+        there = [path for file in files for path in sorted(run.glob(file))]
         if there:
             model = wandb.Artifact(f"{run_id}-{kind}", type="model")
             for path in there:

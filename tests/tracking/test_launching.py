@@ -13,7 +13,14 @@ from tests.launcher import PROJECT, SMALL, Launcher
 pytest.importorskip("wandb")
 pytest.importorskip("nvidia.dali")
 
-WATCHED = ("name=seen", "group=g", "tracking=online", *SMALL, "stage.run=[prep,train,fuse]")
+WATCHED = (
+    "name=seen",
+    "group=g",
+    "tracking=online",
+    *SMALL,
+    "stage.run=[prep,train,fuse]",
+    "fuse.exports=[]",
+)
 
 
 def test_an_interrupted_launch_is_one_run_with_one_curve(recorder, tmp_path):

@@ -1,0 +1,108 @@
+"""Classify images with an exported file, and nothing else from this project.
+
+    python examples/deploy.py outputs/runs/demo/fuse/model.onnx picture.png
+
+A `.onnx` file needs onnxruntime and pillow; a `.pt2` or `.ts` file needs torch and pillow. What an
+image has to go through, and the names of the classes, are in the model card inside the file.
+"""
+
+import argparse
+import json
+import math
+import sys
+import zipfile
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+def main():
+    """Print the most likely classes of each image."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", type=Path, help="model.onnx, model.int8.onnx, model.pt2, model.ts")
+    parser.add_argument("images", type=Path, nargs="+", help="JPEG, PNG, … of any size")
+    parser.add_argument("--top", type=int, default=3, help="classes shown (default: 3)")
+    arguments = parser.parse_args()
+    try:
+        run, card = (load_onnx if arguments.model.suffix == ".onnx" else load_torch)(
+            arguments.model
+        )
+        classes = card["preprocess"]["classes"]
+        for path in arguments.images:
+            probabilities = softmax(run(prepare(path, card["preprocess"])))
+            best = sorted(range(len(classes)), key=lambda i: -probabilities[i])[: arguments.top]
+            told = ", ".join(f"{classes[i]} {100 * probabilities[i]:.1f} %" for i in best)
+            print(f"{path}: {told}")
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def prepare(path, told):
+    """Return an image as a flat list of 3 x size x size numbers, as in evaluation, and the size."""
+    with Image.open(path) as opened:
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    short, size = told["resize"], told["image_size"]
+    width, height = image.size
+    scale = short / min(width, height)
+    image = image.resize(
+        (short, int(height * scale)) if width <= height else (int(width * scale), short),
+        Image.Resampling[told["interpolation"].upper()],
+    )
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    image = image.crop((left, top, left + size, top + size))
+    return [
+        (value / 255 - mean) / std
+        for channel, mean, std in zip(image.split(), told["mean"], told["std"], strict=True)
+        for value in channel.tobytes()
+    ], size
+
+
+def load_onnx(path):
+    """Return a function from a prepared image to scores, and the model card."""
+    import numpy
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(path)
+    except Exception as error:  # onnxruntime has a class of its own for each reason
+        raise ValueError(f"{path} cannot be loaded: {error}") from None
+
+    def run(prepared):
+        values, size = prepared
+        images = numpy.array(values, dtype=numpy.float32).reshape(1, 3, size, size)
+        return session.run(None, {"images": images})[0][0].tolist()
+
+    return run, json.loads(session.get_modelmeta().custom_metadata_map["card.json"])
+
+
+def load_torch(path):
+    """Return a function from a prepared image to scores, and the model card."""
+    import torch
+
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no exported network, or damaged")
+    extra = {"card.json": ""}
+    if path.suffix == ".ts":
+        network = torch.jit.load(path, _extra_files=extra)
+    else:
+        network = torch.export.load(path, extra_files=extra).module()
+
+    def run(prepared):
+        values, size = prepared
+        with torch.inference_mode():
+            return network(torch.tensor(values).reshape(1, 3, size, size))[0].tolist()
+
+    return run, json.loads(extra["card.json"])
+
+
+def softmax(scores):
+    """Return probabilities."""
+    highest = max(scores)
+    exponentials = [math.exp(score - highest) for score in scores]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

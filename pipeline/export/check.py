@@ -1,0 +1,60 @@
+"""The proof that an exported file is the network: loaded elsewhere, compared on real images."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy
+import torch
+from torch import Tensor
+
+from dyrep.fusion import relative_error
+from pipeline.export import runtime
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far scores (N, classes) are from those expected.
+
+    Errors are the largest; `flips` are the images whose first class is another.
+    """
+
+    max_abs_error: float
+    max_rel_error: float
+    flips: int
+
+    @classmethod
+    def between(cls, expected: Tensor, actual: Tensor) -> Difference:
+        """Compare scores of the same images."""
+        return cls(
+            (expected - actual).abs().max().item(),
+            relative_error(expected, actual),
+            int((expected.argmax(1) != actual.argmax(1)).sum()),
+        )
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+
+def scores_elsewhere(path: Path, images: Tensor) -> Tensor:
+    """Return what a file says of images, run in a process that knows nothing of this project.
+
+    Raises:
+        RuntimeError: it cannot be loaded or run there.
+    """
+    with TemporaryDirectory() as folder:
+        given, found = Path(folder) / "images.npy", Path(folder) / "scores.npy"
+        numpy.save(given, images.numpy())
+        done = subprocess.run(
+            [sys.executable, "-I", runtime.__file__, path.resolve(), given, found],
+            cwd=folder, capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise RuntimeError(said[-1])
+        return torch.from_numpy(numpy.load(found))

@@ -1,0 +1,163 @@
+"""The formats a fused network can be exported to, as a table; each file carries its model card.
+
+Adding a format is adding a row here and a way to load it in `pipeline.export.runtime`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CARD = "card.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is exported: a network on the CPU in eval mode, images of its shape, and its card."""
+
+    network: nn.Module
+    images: Tensor
+    card: str
+    opset: int
+    calibration: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One format.
+
+    `file` is its name below the stage directory, `needs` are the modules it takes to write it,
+    `install` is what to type where they are missing, `exact` says whether the scores are those of
+    the network up to rounding.
+    """
+
+    file: str
+    write: Callable[[Source, Path], None]
+    needs: tuple[str, ...] = ()
+    install: str = "pip install 'dyrep[deploy]'"
+    exact: bool = True
+
+    def missing(self) -> str | None:
+        """Return what this machine lacks to write the format and how to get it, None if nothing."""
+        lacking = [name for name in self.needs if not _found(name)]
+        return f"{', '.join(lacking)} not found: {self.install}" if lacking else None
+
+
+def _found(name: str) -> bool:
+    """Whether a module, a compiler or a GPU is there."""
+    if name == "CUDA device":
+        return torch.cuda.is_available()
+    return find_spec(name) is not None or shutil.which(name) is not None
+
+
+def program(source: Source) -> torch.export.ExportedProgram:
+    """Return the network as a graph of ATen operators for any number of images."""
+    batch = torch.export.Dim("batch", min=1)
+    return torch.export.export(source.network, _example(source), dynamic_shapes=({0: batch},))
+
+
+def _example(source: Source) -> tuple[Tensor]:
+    """Return two images: of one, torch.export would conclude that there is always one."""
+    return (torch.cat([source.images[:1]] * 2),)
+
+
+def _pt2(source: Source, path: Path) -> None:
+    torch.export.save(program(source), path, extra_files={CARD: source.card})
+
+
+def _onnx(source: Source, path: Path) -> None:
+    import onnx
+
+    made = torch.onnx.export(
+        source.network, _example(source), dynamo=True, opset_version=source.opset,
+        dynamic_shapes=({0: "batch"},), input_names=["images"], output_names=["scores"],
+        external_data=False, verbose=False,
+    )  # fmt: skip
+    assert made is not None
+    proto = made.model_proto
+    onnx.helper.set_model_props(proto, {CARD: source.card})
+    onnx.save(proto, path)
+
+
+def _torchscript(source: Source, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # deprecated, and asked for all the same
+        traced = torch.jit.trace(source.network, _example(source))
+        torch.jit.save(traced, path, _extra_files={CARD: source.card})
+
+
+def _aotinductor(source: Source, path: Path) -> None:
+    metadata = {"aot_inductor.metadata": {CARD: source.card}}
+    torch._inductor.aoti_compile_and_package(
+        program(source), package_path=str(path), inductor_configs=metadata
+    )
+
+
+def _tensorrt(source: Source, path: Path) -> None:
+    import torch_tensorrt
+
+    example = tuple(images.cuda() for images in _example(source))
+    engine = torch_tensorrt.dynamo.compile(program(source), inputs=list(example))
+    torch_tensorrt.save(engine, str(path), output_format="exported_program", inputs=list(example))
+
+
+def _int8(source: Source, path: Path) -> None:
+    """Quantize weights per output channel, and activations by their range on training images.
+
+    One scale for a whole kernel is what makes networks collapse after fusing: the channels of a
+    fused kernel differ in size by orders of magnitude (the ranges are in `fusion.json`).
+    """
+    from onnxruntime import quantization
+
+    assert source.calibration is not None
+    plain = path.with_suffix(".float32")
+    ready = path.with_suffix(".ready")
+    try:
+        _onnx(source, plain)
+        quantization.shape_inference.quant_pre_process(str(plain), str(ready))
+        quantization.quantize_static(
+            str(ready), str(path), _reader(source.calibration.split(32)), per_channel=True
+        )
+    finally:
+        plain.unlink(missing_ok=True)
+        ready.unlink(missing_ok=True)
+
+
+def _reader(batches: Sequence[Tensor]) -> Any:
+    """Return calibration images as ONNX Runtime asks for them, one batch a call."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        left = iter(batches)
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.left, None)
+            return None if batch is None else {"images": batch.numpy()}
+
+    return Reader()
+
+
+FORMATS: dict[str, Format] = {
+    "pt2": Format(file="model.pt2", write=_pt2),
+    "onnx": Format(file="model.onnx", write=_onnx, needs=("onnx", "onnxscript", "onnxruntime")),
+    "int8": Format(
+        file="model.int8.onnx", write=_int8, needs=("onnx", "onnxscript", "onnxruntime"),
+        exact=False,
+    ),
+    "torchscript": Format(file="model.ts", write=_torchscript),
+    "aotinductor": Format(
+        file="model.aoti.pt2", write=_aotinductor, needs=("g++",), install="apt install g++"
+    ),
+    "tensorrt": Format(
+        file="model.trt.pt2", write=_tensorrt, needs=("CUDA device", "torch_tensorrt"),
+        install="pip install torch-tensorrt, on a machine with a GPU", exact=False,
+    ),
+}  # fmt: skip

@@ -1,0 +1,83 @@
+"""Export a fused network to every format asked for; what fails or is missing harms no other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from pipeline import rundir
+from pipeline.errors import Interrupted
+from pipeline.export.check import Difference, scores_elsewhere
+from pipeline.export.formats import FORMATS, Format, Source
+
+TOLERANCE = 1e-4  # largest relative error of a file that holds float32
+
+
+class ExportError(ArithmeticError):
+    """An exported file computes something else than the network."""
+
+
+def write(
+    source: Source, folder: Path, formats: Sequence[str], images: torch.Tensor
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the outcome of each format: its errors, or why there is no file.
+
+    Args:
+        source: What is exported.
+        folder: Where the files go; none that is not right ever stands there.
+        formats: Names in `FORMATS`.
+        images: Real ones (N, 3, H, W), on which the file is compared with the network.
+
+    Raises:
+        ExportError: a file computes something else.
+    """
+    with torch.inference_mode():
+        expected = torch.cat([source.network(batch) for batch in images.split(64)])
+    for name in formats:
+        chosen = FORMATS[name]
+        missing = chosen.missing()
+        if missing:
+            yield name, {"skipped": missing}
+            continue
+        try:
+            yield name, _one(name, chosen, source, folder, images, expected)
+        except (ExportError, OSError, Interrupted):
+            raise
+        except Exception as error:  # each exporter has its own; the other files are good without
+            yield name, {"failed": f"{type(error).__name__}: {_gist(error)}"}
+
+
+def _one(
+    name: str,
+    chosen: Format,
+    source: Source,
+    folder: Path,
+    images: torch.Tensor,
+    expected: torch.Tensor,
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    path = folder / chosen.file
+    # the exporters go by the ending of a name, so the file gets its own before it gets its place
+    with rundir.replacing(path) as temporary, TemporaryDirectory(dir=folder) as inside:
+        made = Path(inside) / chosen.file
+        chosen.write(source, made)
+        difference = Difference.between(expected, scores_elsewhere(made, images))
+        if chosen.exact and not difference.max_rel_error <= TOLERANCE:
+            raise ExportError(
+                f"{chosen.file} differs by {difference.max_rel_error:.1e} from the network "
+                f"(allowed {TOLERANCE:.0e}); leave {name} out of fuse.exports"
+            )
+        made.replace(temporary)
+    seconds = round(time.perf_counter() - start, 1)
+    return {"file": chosen.file, "seconds": seconds, **difference.as_dict()}
+
+
+def _gist(error: Exception) -> str:
+    """Return the first line that says something; exporters put the operator there."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line), "no reason given")

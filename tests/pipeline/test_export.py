@@ -1,0 +1,175 @@
+"""Exported files: each is the network, says what it is, and stands alone."""
+
+import json
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+import torch
+from torch import nn
+
+from pipeline.config.base import ExportFormat
+from pipeline.export import formats, runtime
+from pipeline.export.check import Difference
+from pipeline.export.formats import FORMATS, Format, Source
+from pipeline.export.write import ExportError, write
+from pipeline.stages.fuse import weight_ranges
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    ).eval()  # fmt: skip
+
+
+def source(model, images):
+    card = json.dumps({"classes": list("abcd")})
+    return Source(network=model, images=images, card=card, opset=18, calibration=images)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(70, 3, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, images):
+    """Return where every format that a CPU can write was written, and what came of each."""
+    folder = tmp_path_factory.mktemp("exported")
+    wanted = [name for name in FORMATS if name != "tensorrt"]
+    return folder, dict(write(source(network(), images), folder, wanted, images))
+
+
+def test_the_table_and_the_configuration_know_the_same_formats():
+    assert set(get_args(ExportFormat)) == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", ["pt2", "onnx", "torchscript", "aotinductor"])
+def test_a_file_loaded_elsewhere_is_the_network(files, images, name):
+    folder, outcomes = files
+    if "skipped" in outcomes[name]:
+        pytest.skip(outcomes[name]["skipped"])
+    assert outcomes[name]["max_rel_error"] <= 1e-4
+    assert outcomes[name]["flips"] == 0
+    run, card = runtime.load(folder / FORMATS[name].file)
+    assert json.loads(card)["classes"] == list("abcd")
+    with torch.inference_mode():
+        for count in (1, 2, 33):  # any number of images
+            torch.testing.assert_close(
+                run(images[:count]), network()(images[:count]), rtol=1e-4, atol=1e-5
+            )
+
+
+def test_int8_is_close_and_carries_the_card(files, images):
+    folder, outcomes = files
+    assert 0 < outcomes["int8"]["max_rel_error"] < 0.2
+    run, card = runtime.load(folder / "model.int8.onnx")
+    assert json.loads(card)["classes"] == list("abcd")
+    agree = (run(images).argmax(1) == network()(images).argmax(1)).double().mean()
+    assert agree > 0.9
+
+
+def test_int8_holds_where_channels_are_orders_of_magnitude_apart(tmp_path, images):
+    """What collapses after fusing: one scale for all would leave nothing of the small channels."""
+    model = network()
+    with torch.no_grad():
+        scale = torch.logspace(-2, 2, 8)
+        model[0].weight *= scale[:, None, None, None]
+        model[0].bias *= scale
+        model[3].weight /= scale[None, :, None, None]
+    spread = weight_ranges(model)[0]["spread"]
+    assert spread > 50
+    ((_, outcome),) = write(source(model, images), tmp_path, ["int8"], images)
+    assert outcome["flips"] <= 7
+
+
+def test_nothing_but_the_files_is_left(files):
+    folder, outcomes = files
+    assert {path.name for path in folder.iterdir()} == {
+        outcome["file"] for outcome in outcomes.values() if "file" in outcome
+    }
+
+
+def test_what_is_missing_is_skipped_with_the_line_that_installs_it(tmp_path, images, monkeypatch):
+    lacking = Format(file="model.x", write=lambda *_: None, needs=("no_such_runtime", "json"))
+    monkeypatch.setitem(FORMATS, "onnx", lacking)
+    (_, first), (_, second) = write(
+        source(network(), images), tmp_path, ["onnx", "torchscript"], images
+    )
+    assert first == {"skipped": "no_such_runtime not found: pip install 'dyrep[deploy]'"}
+    assert second["file"] == "model.ts"
+
+
+class Depends(nn.Module):
+    """Takes another way depending on what it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x):
+        return self.inner(x) if x.sum() > 0 else self.inner(-x)
+
+
+def test_what_cannot_be_exported_is_told_and_the_rest_is_written(tmp_path, images):
+    outcomes = dict(write(source(network(), images), tmp_path, ["torchscript"], images))
+    assert outcomes["torchscript"]["flips"] == 0
+    (_, failed), *_ = write(source(Depends().eval(), images), tmp_path, ["pt2"], images)
+    assert "data-dependent" in failed["failed"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ts"]
+
+
+def test_a_file_that_computes_something_else_is_refused(tmp_path, images, monkeypatch):
+    def wrong(given, path):
+        other = Source(
+            network=nn.Sequential(given.network, nn.Softmax(1)),
+            images=given.images, card=given.card, opset=18,
+        )  # fmt: skip
+        formats._pt2(other, path)
+
+    monkeypatch.setitem(FORMATS, "pt2", Format(file="model.pt2", write=wrong))
+    with pytest.raises(
+        ExportError, match=r"^model.pt2 differs by .* leave pt2 out of fuse.exports"
+    ):
+        list(write(source(network(), images), tmp_path, ["pt2"], images))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["pt2", "onnx", "torchscript", "aotinductor"])
+def test_a_damaged_file_is_named(files, tmp_path, name):
+    folder, outcomes = files
+    if "skipped" in outcomes[name]:
+        pytest.skip(outcomes[name]["skipped"])
+    cut = tmp_path / FORMATS[name].file
+    content = (folder / cut.name).read_bytes()
+    cut.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=rf"{cut.name} is damaged .* export it again"):
+        runtime.load(cut)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no exported network; known are .onnx"):
+        runtime.load(tmp_path / "model.h5")
+
+
+def test_scores_that_are_not_numbers_are_no_small_difference():
+    scores = torch.zeros(2, 3)
+    assert not Difference.between(scores, scores + float("nan")).max_rel_error <= 1
+
+
+def test_the_runtime_imports_nothing_of_this_project():
+    code = f"import sys; sys.argv = ['x']; import runpy; runpy.run_path({runtime.__file__!r})"
+    told = subprocess.run(
+        [sys.executable, "-I", "-X", "importtime", "-c", code], capture_output=True, text=True
+    ).stderr
+    assert "torch" in told
+    assert not [
+        line for line in told.splitlines() if line.split()[-1:] in (["dyrep"], ["pipeline"])
+    ]
