@@ -44,9 +44,12 @@ class Fuse(Section):
 
 
 class Eval(Section):
-    """How the evaluation is run."""
+    """What is evaluated, and how."""
 
     batch_size: PositiveInt
+    exports: bool
+    shifts: list[Literal["blur", "noise", "jpeg"]]
+    gallery: NonNegativeInt
 
 
 class Latency(Section):

@@ -26,9 +26,9 @@ def describe(data: Images, manifest: Manifest) -> dict[str, Any]:
         "interpolation": "bilinear",
         "antialias": True,
         "image_size": data.image_size,
-        "mean": manifest.mean,
-        "std": manifest.std,
-        "classes": manifest.classes,
+        "mean": list(manifest.mean),
+        "std": list(manifest.std),
+        "classes": list(manifest.classes),
     }
 
 

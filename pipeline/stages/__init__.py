@@ -47,12 +47,13 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="eval",
-            does="evaluate the unfused and the fused network",
+            does="evaluate the unfused, the fused and the exported networks",
             parents=("prep", "train", "fuse"),
             reads=("data", "model", "eval"),
             ignores=ELSEWHERE,
-            outputs=("predictions.safetensors",),
+            outputs=("predictions.safetensors", "eval.json"),
             torchrun=True,
+            version=2,
         ),
         Stage(
             name="latency",

@@ -1,55 +1,97 @@
-"""eval: accuracy of the unfused and of the fused network on the validation split.
+"""eval: how good the unfused, the fused and the exported networks are on the validation split.
 
-Reads the prepared data and both networks. Writes predictions.safetensors: per image its number,
-label and the classes both networks put first. Fails when an image was seen twice or not at all,
-with any number of processes.
+Reads the prepared data and the networks. Writes predictions.safetensors (per image its number,
+label, and of each network the five best classes and the probability of the first) and eval.json
+(accuracy per class, calibration, confusion, the surest mistakes). Fails when an image was seen
+twice or not at all, with any number of processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline import networks, rundir
 from pipeline.data.loader import Part, make
 from pipeline.data.shards import Manifest
 from pipeline.errors import Interrupted
+from pipeline.evaluation import scores
+from pipeline.evaluation.mistakes import Gallery, best
+from pipeline.evaluation.shifts import SHIFTS, Pixels, Shift
+from pipeline.export import runtime
+from pipeline.export.formats import FORMATS
 from pipeline.stage import Context
 from pipeline.training.distributed import World, world
 
-TOP = 5
+PAIRS = 20  # of classes most often confused
+SQUARE = 100  # classes up to which the whole confusion matrix is written
+
+Candidate = Callable[[Tensor, Tensor], Tensor]  # images and their numbers to scores
 
 
 def run(context: Context) -> dict[str, float]:
     """Evaluate; return percentages and the number of images."""
+    settings = context.config.eval
+    manifest = Manifest.load(networks.prepared(context))
+    pixels = Pixels(manifest.mean, manifest.std)
+    gallery = Gallery(settings.gallery)
     with world(context.config.cluster.hang_timeout) as processes:
-        part = torch.cat(list(_predictions(context, processes)))
+        candidates = _candidates(context, pixels, processes)
+        part = torch.cat(list(_rows(context, processes, candidates, pixels, gallery)))
         rows = torch.cat(processes.gather(part.cpu()))
+        mistakes = [one for kept in processes.gather(gallery.kept) for one in kept]
     rows = rows[rows[:, 0].argsort()]
-    images = Manifest.load(networks.prepared(context)).splits["val"].images
+    images = manifest.splits["val"].images
     _check_each_once(rows[:, 0], images)
-    number, label, unfused, fused = rows.split([1, 1, TOP, TOP], dim=1)
+    number, label = rows[:, 0].long(), rows[:, 1].long()
+    tables = dict(zip(candidates, rows[:, 2:].split(scores.WIDTH, dim=1), strict=True))
     if processes.main:
-        table = {"number": number, "label": label, "unfused": unfused, "fused": fused}
-        with rundir.replacing(context.dir / "predictions.safetensors") as temporary:
-            save_file({name: column.contiguous() for name, column in table.items()}, temporary)
-    return {
-        **accuracy("unfused", unfused, label),
-        **accuracy("fused", fused, label),
-        "agreement": 100 * (unfused[:, 0] == fused[:, 0]).double().mean().item(),
-        "images": images,
+        _write_predictions(context, number, label, tables)
+        facts = _facts(tables, label, manifest.classes)
+        facts["mistakes"] = [one.as_dict() for one in best(mistakes, settings.gallery)]
+        rundir.write_json(context.dir / "eval.json", facts)
+    return {**_metrics(tables, label), "images": images}
+
+
+def _candidates(context: Context, pixels: Pixels, processes: World) -> dict[str, Candidate]:
+    """Return the networks to be judged, by name, on the device of this process."""
+    settings = context.config.eval
+    fused = networks.fused(context).to(processes.device)
+    plain: dict[str, Callable[[Tensor], Tensor]] = {
+        "unfused": networks.trained(context).to(processes.device),
+        "fused": fused,
     }
+    for name, chosen in FORMATS.items() if settings.exports else ():
+        path = context.parents["fuse"] / chosen.file
+        if path.exists():
+            plain[name], _ = runtime.load(path)
+    found = {name: _unshifted(network) for name, network in plain.items()}
+    for shift in settings.shifts:
+        found[f"fused/{shift}"] = _shifted(fused, SHIFTS[shift], pixels)
+    return found
+
+
+def _unshifted(network: Callable[[Tensor], Tensor]) -> Candidate:
+    return lambda images, numbers: network(images)
+
+
+def _shifted(network: nn.Module, shift: Shift, pixels: Pixels) -> Candidate:
+    return lambda images, numbers: network(pixels.normalised(shift(pixels.of(images), numbers)))
 
 
 @torch.no_grad()
-def _predictions(context: Context, processes: World) -> Iterator[Tensor]:
-    """Yield per batch the rows (number, label, 5 x unfused, 5 x fused), int64."""
-    models = [networks.trained(context), networks.fused(context)]
-    for model in models:
-        model.to(processes.device)
+def _rows(
+    context: Context,
+    processes: World,
+    candidates: dict[str, Candidate],
+    pixels: Pixels,
+    gallery: Gallery,
+) -> Iterator[Tensor]:
+    """Yield per batch the rows (number, label, 6 x each candidate), float64."""
     data = context.config.data
     part = Part(
         folder=networks.prepared(context),
@@ -68,23 +110,49 @@ def _predictions(context: Context, processes: World) -> Iterator[Tensor]:
             raise Interrupted
         if processes.main:
             context.progress(done, len(loader), "evaluating")
-        best = [first_classes(model(images)) for model in models]
-        yield torch.cat([numbers[:, None], labels[:, None], *best], dim=1)
+        found = {name: scores.answers(judge(images, numbers)) for name, judge in candidates.items()}
+        gallery.show(pixels.of(images), labels, numbers, found["fused"])
+        yield torch.cat([numbers[:, None], labels[:, None], *found.values()], dim=1)
 
 
-def first_classes(scores: Tensor) -> Tensor:
-    """Return the five best classes (N, 5); -1 fills up where there are fewer classes."""
-    best = scores.topk(min(TOP, scores.shape[1]), dim=1).indices
-    return torch.nn.functional.pad(best, (0, TOP - best.shape[1]), value=-1)
+def _write_predictions(
+    context: Context, number: Tensor, label: Tensor, tables: dict[str, Tensor]
+) -> None:
+    columns = {"number": number[:, None], "label": label[:, None]}
+    for name, table in tables.items():
+        columns[name] = table[:, : scores.TOP].long()
+        columns[f"{name}/confidence"] = table[:, -1:].float()
+    with rundir.replacing(context.dir / "predictions.safetensors") as temporary:
+        save_file({name: column.contiguous() for name, column in columns.items()}, temporary)
 
 
-def accuracy(name: str, best: Tensor, label: Tensor) -> dict[str, float]:
-    """Return top-1 and top-5 accuracy in percent."""
-    hits = best == label
+def _facts(tables: dict[str, Tensor], label: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a person looks at."""
+    fused, count = tables["fused"], len(classes)
+    counts = scores.confusion(fused, label, count)
     return {
-        f"{name}/top1": 100 * hits[:, 0].double().mean().item(),
-        f"{name}/top5": 100 * hits.any(dim=1).double().mean().item(),
+        "classes": list(classes),
+        "per_class": {n: scores.per_class(t, label, count) for n, t in tables.items()},
+        "reliability": {n: scores.reliability(t, label) for n, t in tables.items()},
+        "confusion": counts.tolist() if count <= SQUARE else None,
+        "most_confused": scores.most_confused(counts, PAIRS),
     }
+
+
+def _metrics(tables: dict[str, Tensor], label: Tensor) -> dict[str, float]:
+    found = {
+        f"{name}/{key}": value
+        for name, table in tables.items()
+        for key, value in scores.accuracy(table, label).items()
+    }
+    first = tables["fused"][:, 0]
+    for name, table in tables.items():
+        same = 100 * (table[:, 0] == first).double().mean().item()
+        if name == "unfused":
+            found["agreement"] = same
+        elif name in FORMATS:
+            found[f"{name}/agreement"] = same
+    return found
 
 
 def _check_each_once(numbers: Tensor, images: int) -> None:

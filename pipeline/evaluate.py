@@ -1,0 +1,123 @@
+"""How good is this file on those images: `python -m pipeline.evaluate FILE --data DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import commands, rundir
+from pipeline.errors import DONE, UserError
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.files import Opened
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Evaluate one file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.evaluate",
+        description="Evaluate a network on the validation images of any prepared data: an exported"
+        "\nfile (.pt2, .onnx, .ts), the weights of a fuse or train stage, or a checkpoint.",
+        epilog="Exit codes: 0 done; 2 bad input, e.g. a damaged file, or data of other classes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="e.g. outputs/runs/NAME/fuse/model.onnx"
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR",
+                        help="prepared data, or a run that has some")  # fmt: skip
+    parser.add_argument(
+        "--batch-size", type=int, default=256, help="images at a time (default: 256)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
+    options = parser.parse_args(arguments)
+    return commands.ending(lambda: _evaluate(options))
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from pipeline.evaluation.files import open_file
+
+    folder = _prepared(options.data)
+    opened = open_file(options.file)
+    _check_classes(options, opened, folder)
+    table, label = _judge(opened, folder, options.batch_size)
+    found = _numbers(table, label, opened.preprocess["classes"])
+    print(
+        f"{options.file}: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, "
+        f"calibration error {found['ece']:.2f} %, {found['images']} images"
+    )
+    worst = sorted((value, name) for name, value in found["per_class"].items() if value is not None)
+    print("worst classes: " + ", ".join(f"{name} {value:.1f} %" for value, name in worst[:5]))
+    if options.json:
+        rundir.write_json(options.json, found)
+    return DONE
+
+
+def _prepared(folder: Path) -> Path:
+    """Return prepared data, given it or a run."""
+    for place in (folder, folder / "prep" / "data"):
+        if (place / rundir.MANIFEST).exists():
+            return place
+    raise UserError(
+        f"{folder} holds no prepared data; name a run, or a folder below `data/` in its root "
+        "(stage=prep makes them)"
+    )
+
+
+def _check_classes(options: argparse.Namespace, opened: Opened, folder: Path) -> None:
+    from pipeline.data.shards import Manifest
+
+    known, there = opened.preprocess["classes"], list(Manifest.load(folder).classes)
+    if known != there:
+        what = f"{len(known)} classes" if len(known) != len(there) else f"classes {known[:3]}…"
+        other = f"{len(there)}" if len(known) != len(there) else f"{there[:3]}…"
+        raise UserError(
+            f"{options.file} knows {what}, {folder} has {other}; evaluate it on data of its classes"
+        )
+
+
+def _judge(opened: Opened, folder: Path, batch_size: int) -> Any:
+    """Return the answers to all validation images, and their labels."""
+    import torch
+    from rich.progress import track
+
+    from pipeline.data.loader import Part, make
+    from pipeline.data.shards import Manifest
+    from pipeline.evaluation import scores
+    from pipeline.evaluation.shifts import Pixels
+
+    told, manifest = opened.preprocess, Manifest.load(folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(opened.network, torch.nn.Module):
+        opened.network.to(device)
+    part = Part(
+        folder=folder, split="val", batch_size=batch_size, image_size=told["image_size"],
+        resize=told["resize"], augment=None, device=device,
+    )  # fmt: skip
+    ours = tuple(manifest.mean), tuple(manifest.std)
+    its = tuple(told["mean"]), tuple(told["std"])
+    tables, labels = [], []
+    with torch.inference_mode():
+        for images, label, _ in track(make("auto", part), "evaluating", transient=True):
+            if ours != its:  # the loader normalises as this data was, the network wants its own
+                images = Pixels(*its).normalised(Pixels(*ours).of(images))
+            tables.append(scores.answers(opened.network(images)).cpu())
+            labels.append(label.cpu())
+    return torch.cat(tables), torch.cat(labels)
+
+
+def _numbers(table: Any, label: Any, classes: list[str]) -> dict[str, Any]:
+    from pipeline.evaluation import scores
+
+    return {
+        **scores.accuracy(table, label),
+        "images": len(label),
+        "per_class": dict(zip(classes, scores.per_class(table, label, len(classes)), strict=True)),
+        "reliability": scores.reliability(table, label),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

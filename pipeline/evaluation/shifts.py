@@ -1,0 +1,63 @@
+"""Images as a camera or a website spoils them, to see whether a network still knows them.
+
+Of the kind and about the strength of severity 2 to 3 of ImageNet-C (Hendrycks and Dietterich,
+2019). Noise is drawn from the number of the image: with any number of processes, each image is
+spoilt in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+NOISE = 0.1  # standard deviation, of pixels from 0 to 1
+QUALITY = 20  # of JPEG
+BLURRED = 1 / 75  # deviation of the blur, of the side of the image; 3 pixels of 224
+
+Shift = Callable[[Tensor, Tensor], Tensor]
+
+
+def blur(pixels: Tensor, numbers: Tensor) -> Tensor:
+    """Return images (N, 3, H, W) out of focus."""
+    sigma = max(0.5, BLURRED * pixels.shape[-1])
+    size = 2 * round(2 * sigma) + 1
+    blurred: Tensor = functional.gaussian_blur(pixels, [size, size], [sigma, sigma])
+    return blurred
+
+
+def noise(pixels: Tensor, numbers: Tensor) -> Tensor:
+    """Return images with Gaussian noise, that of an image drawn from its number."""
+    drawn = [
+        torch.randn(pixels.shape[1:], generator=torch.Generator().manual_seed(number))
+        for number in numbers.tolist()
+    ]
+    return (pixels + NOISE * torch.stack(drawn).to(pixels.device)).clamp(0, 1)
+
+
+def jpeg(pixels: Tensor, numbers: Tensor) -> Tensor:
+    """Return images after a strong compression."""
+    coded = functional.jpeg((255 * pixels).round().to(torch.uint8).cpu(), QUALITY)
+    return (coded / 255).to(pixels.device)
+
+
+SHIFTS: dict[Literal["blur", "noise", "jpeg"], Shift] = {"blur": blur, "noise": noise, "jpeg": jpeg}
+
+
+class Pixels:
+    """From normalised images to pixels from 0 to 1, and back."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.mean = torch.tensor(mean)[:, None, None]
+        self.std = torch.tensor(std)[:, None, None]
+
+    def of(self, images: Tensor) -> Tensor:
+        """Return pixels."""
+        return (images * self.std.to(images) + self.mean.to(images)).clamp(0, 1)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Return what a network is given."""
+        return (pixels - self.mean.to(pixels)) / self.std.to(pixels)
