@@ -12,6 +12,7 @@ SMALL = (
     "method.adjust_interval=2",
     "latency.batch_sizes=[1,8]",
     "latency.repeats=10",
+    "latency.also=[plain_folded,onnx,int8]",
 )
 
 

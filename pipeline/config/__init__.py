@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import ExportFormat, Section, StageName
+from pipeline.config.base import ExportFormat, Section, StageName, Variant
 from pipeline.config.cluster import Cluster
 from pipeline.config.data import Data, Prep
 from pipeline.config.model import Method, Model
@@ -58,6 +58,8 @@ class Latency(Section):
     batch_sizes: list[PositiveInt] = Field(min_length=1)
     repeats: Annotated[int, Field(ge=10)]
     threads: PositiveInt | None
+    also: list[Variant]
+    load: Annotated[float, Field(gt=0, lt=1)]
 
 
 class Disabled(Section):

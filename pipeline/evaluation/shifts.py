@@ -7,10 +7,12 @@ spoilt in the same way.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -40,8 +42,16 @@ def noise(pixels: Tensor, numbers: Tensor) -> Tensor:
 
 def jpeg(pixels: Tensor, numbers: Tensor) -> Tensor:
     """Return images after a strong compression."""
-    coded = functional.jpeg((255 * pixels).round().to(torch.uint8).cpu(), QUALITY)
-    return (coded / 255).to(pixels.device)
+    coded = [_coded(functional.to_pil_image(image)) for image in pixels.float().cpu()]
+    return torch.stack(coded).to(pixels)
+
+
+def _coded(image: Image.Image) -> Tensor:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=QUALITY)
+    with Image.open(stream) as spoilt:
+        pixels: Tensor = functional.pil_to_tensor(spoilt) / 255
+    return pixels
 
 
 SHIFTS: dict[Literal["blur", "noise", "jpeg"], Shift] = {"blur": blur, "noise": noise, "jpeg": jpeg}

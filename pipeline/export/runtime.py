@@ -55,6 +55,8 @@ def _onnx(path: Path, threads: int) -> tuple[Network, str]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # threads that spin between calls take the cores of whatever else runs in the process
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
         path, options, providers=onnxruntime.get_available_providers()
     )

@@ -57,12 +57,12 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="latency",
-            does="time the fused, the unfused and the plain network",
+            does="time the fused, the unfused, the plain and the exported networks",
             parents=("prep", "train", "fuse"),
             reads=("data", "model", "latency"),
             ignores=ELSEWHERE,
             outputs=("latency.json",),
-            version=2,
+            version=3,
         ),
     )
 }

@@ -1,25 +1,33 @@
-"""latency: seconds per batch of the fused, the unfused and the plain network, side by side.
+"""latency: seconds per batch of the fused network, run in several ways, and of what it came from.
 
-Reads the networks. Writes latency.json: every single time, the device, and what made the times
-worth less (`noise`): neighbours on the same cores, a host that took time away, drift, variation.
-Plain is the architecture as usually built, with fresh weights: fused should take the same time.
+Reads the networks. Writes latency.json: every single time, confidence intervals, memory, what could
+not be run and why, the machine, and what made the times worth less (`noise`). All variants are
+timed in turn in one process, so that a drift of the machine reaches all alike. Plain is the
+architecture as usually built, with fresh weights: fused should take the same time, or less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline import measure, networks, rundir
+from pipeline import networks, rundir
 from pipeline.environment import cores
 from pipeline.environment import device as device_name
-from pipeline.neighbours import Neighbours, watched
 from pipeline.stage import Context
+from pipeline.timing import machine, measure, memory
+from pipeline.timing.measure import Paced, Timing
+from pipeline.timing.neighbours import Neighbours, watched
+from pipeline.timing.variants import Unavailable, Variant, infer, make
 
-SHOWN = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}
+ALWAYS = ("fused", "unfused", "plain")
+SHOWN = (50, 90, 95, 99)  # percentiles
+COMPILED = ("compiled", "cuda_graphs")  # their first calls take the memory of a compiler
 # above these, a time is no property of the network any more
 OTHERS = 0.05  # share of the cores' time
 STOLEN = 0.02
@@ -32,32 +40,149 @@ def run(context: Context) -> dict[str, float]:
     settings = context.config.latency
     torch.set_num_threads(settings.threads or cores())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    variants = {
-        "fused": networks.fused(context),
-        "unfused": networks.trained(context),
-        "plain": networks.plain(context).eval(),
-    }
-    for network in variants.values():
-        network.to(device)
+    one = networks.images(context, "val", 1).to(device)
+    bench = _Bench(context, device, *_available(context, one))
+    before = machine.state()
     with watched() as neighbours:
-        timings = _all_timings(context, variants, device)
-    noise = list(_noise(neighbours, timings))
+        for batch in settings.batch_sizes:
+            bench.time(batch)
+        paced = bench.paced(one)
+    after = machine.state()
+    noise = list(_noise(neighbours, bench.timings))
+    if machine.throttled(before, after):
+        noise.append("the processor was slowed down by heat")
     facts = {
         "device": device_name(),
         "threads": torch.get_num_threads(),
+        "machine": {"before": before, "after": after},
         "others": neighbours.others,
         "stolen": neighbours.stolen,
         "noise": noise,
-        "seconds": {key: timing.seconds for key, timing in timings.items()},
+        "skipped": bench.skipped,
+        "largest_batch": bench.largest,
+        "first_ms": {name: 1000 * v.first_seconds for name, v in bench.variants.items()},
+        "peak_mib": bench.peaks,
+        "intervals_ms": {key: _intervals(timing) for key, timing in bench.timings.items()},
+        "open_loop": {"per_s": paced.rate, "seconds": paced.seconds},
+        "seconds": {key: timing.seconds for key, timing in bench.timings.items()},
     }
     rundir.write_json(context.dir / "latency.json", facts)
+    for name, reason in bench.skipped.items():
+        print(f"{name} skipped: {reason}")
     for reason in noise:
         print(f"noisy: {reason}")
-    numbers = {name: value for key, t in timings.items() for name, value in _numbers(key, t)}
-    return {**numbers, "noisy": float(bool(noise))}
+    numbers = {
+        name: v for key, timing in bench.timings.items() for name, v in _numbers(key, timing)
+    }
+    for percent in (50, 99):
+        numbers[f"fused/open_p{percent}_ms"] = 1000 * Timing(paced.seconds).percentile(percent)
+    return {**numbers, **bench.agreements(), "noisy": float(bool(noise))}
 
 
-def _noise(neighbours: Neighbours, timings: dict[str, measure.Timing]) -> Iterator[str]:
+def _available(context: Context, image: Tensor) -> tuple[dict[str, Variant], dict[str, str]]:
+    """Return the variants that run here, and of the others why not."""
+    variants: dict[str, Variant] = {}
+    skipped: dict[str, str] = {}
+    names = list(dict.fromkeys([*ALWAYS, *context.config.latency.also]))
+    for done, name in enumerate(names):
+        context.check_stop()
+        context.progress(done, len(names), f"building {name}")
+        try:
+            variants[name] = make(context, name, image)
+        except Unavailable as error:
+            skipped[name] = str(error)
+    return variants, skipped
+
+
+@dataclass
+class _Bench:
+    """The variants on a device, and what was found of them."""
+
+    context: Context
+    device: torch.device
+    variants: dict[str, Variant]
+    skipped: dict[str, str]
+    timings: dict[str, Timing] = field(default_factory=dict)
+    peaks: dict[str, float | None] = field(default_factory=dict)
+    largest: dict[str, int] = field(default_factory=dict)
+
+    def time(self, batch: int) -> None:
+        """Time those variants whose memory a batch fits into."""
+        settings = self.context.config.latency
+        calls = {}
+        for name in self.variants:
+            self.context.check_stop()
+            self.context.progress(0, 1, f"batch {batch}: {name}")
+            if self._fits(name, batch):
+                calls[name] = partial(infer, self.variants[name].network, self._images(batch))
+        rounds = measure.interleaved(calls, settings.repeats, self.device)
+        for done, timings in enumerate(rounds, start=1):
+            self.context.check_stop()
+            self.context.progress(done, settings.repeats, f"batch {batch}")
+            self.timings |= {f"{name}/b{batch}": timing for name, timing in timings.items()}
+
+    def paced(self, image: Tensor) -> Paced:
+        """Send the fused network one image at a time, at a share of what it can answer."""
+        settings = self.context.config.latency
+        call = partial(infer, self.variants["fused"].network, image)
+        measure.warm_up(call, self.device)
+        fastest = Timing([measure.seconds(call, self.device) for _ in range(settings.repeats)])
+        paced = Paced(settings.load / fastest.percentile(50))
+        for done, _ in enumerate(paced.run(call, settings.repeats, self.device), start=1):
+            self.context.check_stop()
+            self.context.progress(done, settings.repeats, "paced requests")
+        return paced
+
+    def agreements(self) -> dict[str, float]:
+        """Return on how many of the timed images a variant agrees with fused, in percent."""
+        images = self._images(max(self.context.config.latency.batch_sizes))
+        first = {
+            name: infer(variant.network, images).argmax(1)
+            for name, variant in self.variants.items()
+            if variant.same_weights and name not in self.largest
+        }
+        return {
+            f"{name}/agreement": 100 * (found == first["fused"]).double().mean().item()
+            for name, found in first.items()
+            if name != "fused" and "fused" in first
+        }
+
+    def _images(self, batch: int) -> Tensor:
+        images = networks.images(self.context, "val", batch).to(self.device)
+        return images[torch.arange(batch, device=self.device) % len(images)]
+
+    def _fits(self, name: str, batch: int) -> bool:
+        """Call once, note the memory; find what fits if that does not."""
+        if name in self.largest:
+            return batch <= self.largest[name]
+        network, images = self.variants[name].network, self._images(batch)
+        try:
+            call = partial(infer, network, images)
+            if name in COMPILED:
+                call()
+            self.peaks[f"{name}/b{batch}"] = memory.peak(call, self.device)
+        except Exception as error:
+            if not memory.exceeded(error):
+                raise
+            self.largest[name] = memory.largest_batch(partial(self._runs, name), 0, batch)
+            print(f"{name}: no memory for batch {batch}; {self.largest[name]} is the largest")
+            return False
+        return True
+
+    def _runs(self, name: str, batch: int) -> bool:
+        try:
+            infer(self.variants[name].network, self._images(batch))
+        except Exception as error:
+            if not memory.exceeded(error):
+                raise
+            return False
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return True
+
+
+def _noise(neighbours: Neighbours, timings: dict[str, Timing]) -> Iterator[str]:
     """Yield what speaks against the times."""
     if neighbours.others > OTHERS:
         yield f"other processes used {neighbours.others:.0%} of these cores"
@@ -69,33 +194,19 @@ def _noise(neighbours: Neighbours, timings: dict[str, measure.Timing]) -> Iterat
     vary, key = max((t.percentile(90) / t.percentile(50), key) for key, t in timings.items())
     if vary > VARY:
         yield f"times vary: one in ten took {vary:.1f} times the median ({key})"
+    cold = [key for key, timing in timings.items() if not timing.stable]
+    if cold:
+        yield f"warming up came to no end in {measure.PATIENCE:.0f} s ({', '.join(cold)})"
 
 
-def _all_timings(
-    context: Context, variants: dict[str, nn.Module], device: torch.device
-) -> dict[str, measure.Timing]:
-    settings = context.config.latency
-    total = settings.repeats * len(settings.batch_sizes)
-    found: dict[str, measure.Timing] = {}
-    for number, batch in enumerate(settings.batch_sizes):
-        images = networks.images(context, "val", batch).to(device)
-        images = images[torch.arange(batch) % len(images)]
-        calls = {name: partial(_infer, model, images) for name, model in variants.items()}
-        rounds = measure.interleaved(calls, settings.repeats, device)
-        for done, timings in enumerate(rounds, start=1):
-            context.check_stop()
-            context.progress(number * settings.repeats + done, total, f"batch {batch}")
-            found |= {f"{name}/b{batch}": timing for name, timing in timings.items()}
-    return found
-
-
-@torch.inference_mode()
-def _infer(model: nn.Module, images: Tensor) -> Tensor:
-    result: Tensor = model(images)
-    return result
-
-
-def _numbers(key: str, timing: measure.Timing) -> list[tuple[str, float]]:
+def _numbers(key: str, timing: Timing) -> list[tuple[str, float]]:
     batch = int(key.rpartition("/b")[2])
-    percentiles = [(f"{key}/{n}", 1000 * timing.percentile(p)) for n, p in SHOWN.items()]
+    percentiles = [(f"{key}/p{p}_ms", 1000 * timing.percentile(p)) for p in SHOWN]
     return [*percentiles, (f"{key}/images_per_s", batch / timing.percentile(50))]
+
+
+def _intervals(timing: Timing) -> dict[str, Any]:
+    """Return the 95 % confidence interval of each percentile, milliseconds."""
+    return {
+        f"p{p}": [None if end is None else 1000 * end for end in timing.interval(p)] for p in SHOWN
+    }

@@ -7,10 +7,12 @@ import time
 from contextlib import contextmanager
 
 import pytest
+import torch
 
-from pipeline.measure import Timing
-from pipeline.neighbours import Neighbours, watched
 from pipeline.stages import latency
+from pipeline.timing import measure, memory
+from pipeline.timing.measure import Paced, Timing
+from pipeline.timing.neighbours import Neighbours, watched
 
 CORES = len(os.sched_getaffinity(0))
 STEADY = {"fused/b1": Timing([1.0] * 20)}
@@ -62,3 +64,87 @@ def test_what_speaks_against_times_is_named(neighbours, seconds, words):
 
 def test_quiet_and_steady_is_not_noisy():
     assert not list(latency._noise(Neighbours(others=0.04, stolen=0.01), STEADY))
+
+
+CPU = torch.device("cpu")
+
+
+def test_a_warm_up_without_end_is_told(monkeypatch):
+    monkeypatch.setattr(measure, "PATIENCE", 1.0)
+    monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.01)
+    pause = [0.001]
+
+    def slower_and_slower():
+        pause[0] *= 1.2
+        time.sleep(pause[0])
+
+    assert not measure.warm_up(slower_and_slower, CPU)
+    timing = Timing([1.0] * 20, stable=False)
+    (reason,) = latency._noise(Neighbours(), {"fused/b1": timing})
+    assert "warming up came to no end" in reason and "fused/b1" in reason
+
+
+def test_what_warms_up_is_not_timed_cold(monkeypatch):
+    monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.05)
+    left = [4]
+
+    def cold_at_first():
+        left[0] -= 1
+        time.sleep(0.03 if left[0] >= 0 else 0.002)
+
+    *_, found = measure.interleaved({"x": cold_at_first}, 10, CPU)
+    assert found["x"].stable
+    assert max(found["x"].seconds) < 0.02
+
+
+def test_confidence_intervals_hold_what_they_promise():
+    """95 % of the intervals of the median of 40 exponential times hold the true median."""
+    draw = torch.Generator().manual_seed(0)
+    true, hits = torch.log(torch.tensor(2.0)).item(), 0
+    for _ in range(400):
+        times = torch.empty(40).exponential_(generator=draw).tolist()
+        low, high = Timing(times).interval(50)
+        hits += low <= true <= high
+    assert 0.93 <= hits / 400 <= 1
+
+
+def test_so_few_calls_cannot_tell_the_end_of_a_tail():
+    assert Timing([0.1 * i for i in range(60)]).interval(99)[1] is None
+    assert Timing([0.1 * i for i in range(400)]).interval(99)[1] is not None
+
+
+def test_an_open_loop_counts_the_time_in_the_queue():
+    paced = Paced(rate=100)
+    *_, timing = paced.run(lambda: time.sleep(0.02), 10, CPU)  # half as fast as they arrive
+    assert timing.seconds[-1] > 0.09 > timing.seconds[0]
+    idle = Paced(rate=50)
+    *_, timing = idle.run(lambda: None, 5, CPU)
+    assert timing.percentile(50) < 0.01
+
+
+@pytest.mark.parametrize("limit", [0, 1, 37, 99])
+def test_the_largest_batch_is_found_by_bisection(limit):
+    tried = []
+
+    def fits(batch):
+        tried.append(batch)
+        return batch <= limit
+
+    assert memory.largest_batch(fits, 0, 100) == limit
+    assert len(tried) <= 7
+
+
+def test_what_exceeds_the_memory_is_told_from_other_errors():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**62, dtype=torch.uint8)
+    assert memory.exceeded(caught.value)
+    assert not memory.exceeded(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_the_peak_of_a_call_is_its_own():
+    held = torch.ones(20 * 2**20, dtype=torch.uint8)
+    found = memory.peak(lambda: torch.ones(50 * 2**20, dtype=torch.uint8).max(), CPU)
+    if found is None:
+        pytest.skip("this kernel does not tell")
+    assert 45 < found < 60
+    assert len(held)

@@ -1,0 +1,1 @@
+"""Timing that refuses to lie: what is timed, how, and who disturbed it."""

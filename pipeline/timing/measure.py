@@ -1,0 +1,141 @@
+"""Honest timing: warmed up, synchronised, variants interleaved, percentiles instead of means.
+
+Interleaving lets a slow moment of the machine hit every variant alike, so that their ratios hold
+even where the times do not.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from scipy.stats import binom
+
+WINDOW_SECONDS = 0.2  # of a warm-up, compared with the one before
+WINDOW_CALLS = 3
+STABLE = 0.05  # largest change from window to window of something warm
+SETTLE_SECONDS = 0.003
+LONG = 0.1  # seconds of a call beside which that is nothing
+PATIENCE = 10.0  # seconds, then it is timed as it is
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call of one variant; `stable`: whether its warm-up came to an end."""
+
+    seconds: list[float]
+    stable: bool = True
+
+    def percentile(self, percent: float) -> float:
+        """Return a percentile in seconds, interpolated linearly."""
+        return torch.tensor(self.seconds, dtype=torch.float64).quantile(percent / 100).item()
+
+    def interval(self, percent: float) -> tuple[float | None, float | None]:
+        """Return the 95 % confidence interval of a percentile, in seconds, from order statistics.
+
+        It holds for any distribution. None is an end that so few calls cannot tell: the 99th
+        percentile has no upper end below 368 calls.
+        """
+        ordered, count = sorted(self.seconds), len(self.seconds)
+        tail = (1 - CONFIDENCE) / 2
+        low = int(binom.ppf(tail, count, percent / 100)) - 1
+        high = int(binom.ppf(1 - tail, count, percent / 100))
+        return (
+            ordered[low] if low >= 0 else None,
+            ordered[high] if high < count else None,
+        )
+
+    @property
+    def drift(self) -> float:
+        """How far the medians of the first and the second half are apart, relative to the lower."""
+        middle = len(self.seconds) // 2
+        first, second = Timing(self.seconds[:middle]), Timing(self.seconds[middle:])
+        medians = first.percentile(50), second.percentile(50)
+        return max(medians) / min(medians) - 1
+
+
+def interleaved(
+    variants: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
+) -> Iterator[dict[str, Timing]]:
+    """Time every variant `repeats` times in rounds of random order; yield after each round.
+
+    Each is called for some milliseconds before it is timed: until then threads of the one before
+    still spin on the cores, and its weights fill the caches.
+    """
+    order = random.Random(0)
+    stable = {name: warm_up(call, device) for name, call in variants.items()}
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats):
+        for name in order.sample(list(variants), len(variants)):
+            if not times[name] or times[name][-1] < LONG:
+                _settle(variants[name])
+            times[name].append(seconds(variants[name], device))
+        yield {name: Timing(found, stable[name]) for name, found in times.items()}
+
+
+def _settle(call: Callable[[], object]) -> None:
+    end = time.perf_counter() + SETTLE_SECONDS
+    while time.perf_counter() < end:
+        call()
+
+
+def warm_up(call: Callable[[], object], device: torch.device) -> bool:
+    """Call until the median no longer moves; return whether it came to that."""
+    until = time.perf_counter() + PATIENCE
+    before = _window(call, device)
+    while time.perf_counter() < until:
+        now = _window(call, device)
+        if abs(now / before - 1) <= STABLE:
+            return True
+        before = now
+    return False
+
+
+def _window(call: Callable[[], object], device: torch.device) -> float:
+    """Return the median of a window of calls."""
+    found: list[float] = []
+    end = time.perf_counter() + WINDOW_SECONDS
+    while time.perf_counter() < end or len(found) < WINDOW_CALLS:
+        found.append(seconds(call, device))
+    return Timing(found).percentile(50)
+
+
+@dataclass
+class Paced:
+    """Requests that arrive at a fixed rate, whether or not the last is answered (an open loop).
+
+    `seconds` are from the arrival that was due to the answer: what waits in a queue counts, and so
+    does what a processor loses by dozing off in between.
+    """
+
+    rate: float  # per second
+    seconds: list[float] = field(default_factory=list)
+
+    def run(self, call: Callable[[], object], count: int, device: torch.device) -> Iterator[Timing]:
+        """Make `count` requests; yield after each."""
+        start = time.perf_counter()
+        for number in range(count):
+            due = start + number / self.rate
+            time.sleep(max(0.0, due - time.perf_counter()))
+            call()
+            _synchronise(device)
+            self.seconds.append(time.perf_counter() - due)
+            yield Timing(self.seconds)
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Return how long one call takes, until the device has done it."""
+    _synchronise(device)
+    start = time.perf_counter()
+    call()
+    _synchronise(device)
+    return time.perf_counter() - start
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

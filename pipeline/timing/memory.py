@@ -1,0 +1,61 @@
+"""How much memory a call takes, and how large a batch fits into what there is."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+MIB = 2**20
+
+
+def peak(call: Callable[[], object], device: torch.device) -> float | None:
+    """Return MiB that a call takes at most, beyond what is there before it; None if untold.
+
+    On a GPU from torch's allocator, on Linux from the peak of the resident pages.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        return (torch.cuda.max_memory_allocated(device) - before) / MIB
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the call would find pages that were kept
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+        start = _resident("VmRSS")
+        call()
+        return (_resident("VmHWM") - start) / 1024
+    except (OSError, ValueError):
+        return None
+
+
+def _resident(field: str) -> float:
+    """Return a field of /proc/self/status, KiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return float(line.split()[1])
+    raise ValueError(f"no {field}")
+
+
+def exceeded(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    known = ("can't allocate memory", "out of memory", "Failed to allocate", "bad_alloc")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in str(error) for words in known
+    )
+
+
+def largest_batch(fits: Callable[[int], bool], below: int, above: int) -> int:
+    """Return the largest batch that fits, by bisection.
+
+    Args:
+        fits: Tries a batch.
+        below: Fits, or 0.
+        above: Does not.
+    """
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (middle, above) if fits(middle) else (below, middle)
+    return below

@@ -1,0 +1,111 @@
+"""What is timed: ways to run the fused network, and what they are compared with."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from pipeline import networks
+from pipeline.export import runtime
+from pipeline.export.formats import FORMATS
+from pipeline.stage import Context
+
+Network = Callable[[Tensor], Tensor]
+
+
+class Unavailable(Exception):
+    """A variant cannot be run on this machine; says why, and how it could."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network ready to be called; `first_seconds` from its file to its first scores."""
+
+    network: Network
+    first_seconds: float
+    same_weights: bool  # as the fused network: its predictions can be compared
+
+
+def make(context: Context, name: str, images: Tensor) -> Variant:
+    """Return a variant, after its first inference.
+
+    Args:
+        context: Of the stage.
+        name: One of `latency.variants`.
+        images: A batch on the device to run on.
+
+    Raises:
+        Unavailable: it cannot be run here.
+    """
+    start = time.perf_counter()
+    network = _network(context, name, images.device)
+    infer(network, images)
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    first = time.perf_counter() - start
+    return Variant(network, first, same_weights=not name.startswith("plain"))
+
+
+@torch.inference_mode()
+def infer(network: Network, images: Tensor) -> Tensor:
+    """Return the scores of images."""
+    return network(images)
+
+
+def _network(context: Context, name: str, device: torch.device) -> Network:
+    if name in FORMATS:
+        return _exported(context, name)
+    if name == "unfused":
+        return networks.trained(context).to(device)
+    if name == "plain":
+        return networks.plain(context).eval().to(device)
+    if name == "plain_folded":
+        plain = networks.folded(networks.plain(context), context.config.data.image_size)
+        return plain.to(device)
+    fused = networks.fused(context).to(device)
+    if name == "channels_last":
+        return partial(_channels_last, fused.to(memory_format=torch.channels_last))
+    if name == "bfloat16":
+        return partial(_bfloat16, fused.bfloat16())
+    if name == "compiled":
+        return _compiled(fused, device)
+    if name == "cuda_graphs":
+        if device.type != "cuda":
+            raise Unavailable("CUDA graphs need a GPU")
+        graphed: Network = torch.compile(fused, mode="reduce-overhead", dynamic=False)
+        return graphed
+    return fused
+
+
+def _exported(context: Context, name: str) -> Network:
+    path = context.parents["fuse"] / FORMATS[name].file
+    if not path.exists():
+        raise Unavailable(f"{path.name} was not exported; see fuse.exports")
+    try:
+        network, _ = runtime.load(path)
+    except (ValueError, ModuleNotFoundError) as error:
+        raise Unavailable(str(error)) from error
+    return network
+
+
+def _compiled(network: nn.Module, device: torch.device) -> Network:
+    if device.type == "cpu" and not shutil.which("g++"):
+        raise Unavailable("torch.compile on a CPU needs g++: apt install g++")
+    compiled: Network = torch.compile(network, dynamic=False)
+    return compiled
+
+
+def _channels_last(network: nn.Module, images: Tensor) -> Tensor:
+    scores: Tensor = network(images.contiguous(memory_format=torch.channels_last))
+    return scores
+
+
+def _bfloat16(network: nn.Module, images: Tensor) -> Tensor:
+    scores: Tensor = network(images.bfloat16())
+    return scores.float()
