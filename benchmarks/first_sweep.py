@@ -37,6 +37,8 @@ SETTINGS = (
     "-m", "method=plain,dbb,dyrep", "seed=1,2,3", f"group={GROUP}", "cluster=slurm",
     "tracking=online", "cluster.cpus_per_process=1", "train.epochs=9",
     "latency.batch_sizes=[1,64]",
+    "latency.also=[]",
+    "fuse.exports=[]",
 )  # fmt: skip
 RUNS = 9
 PATIENCE = 3600.0  # seconds for the whole sweep

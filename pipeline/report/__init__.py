@@ -9,11 +9,12 @@ from typing import Any
 def write_report(run: Path) -> Path:
     """Write `report.html` of a run directory from whatever its stages have left so far."""
     from pipeline import rundir
-    from pipeline.report import figures, story
+    from pipeline.report import figures, shipping, story
 
     told = story.read(run)
     path = run / "report.html"
-    page = render("report/template.html", story=told, figures=figures.all_of(told))
+    drawn = {**figures.training(told), **shipping.figures(told)}
+    page = render("report/template.html", story=told, figures=drawn)
     rundir.write_text(path, page)
     return path
 

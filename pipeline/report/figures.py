@@ -1,4 +1,4 @@
-"""The figures of the report, as inline SVG whose text stays text.
+"""How figures of a page look, and those of the training: inline SVG whose text stays text.
 
 Each is drawn for a column of about 520 pixels, so that it is legible in a narrow window and two
 stand side by side in a wide one. Colours are those of Okabe and Ito: the colour-blind tell them
@@ -17,10 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.report.story import VARIANTS, Story
+from pipeline.report.story import Story
 
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8a8f98", "#22262b"
-COLOURS = {"fused": GREEN, "unfused": ORANGE, "plain": GREY}
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
@@ -45,8 +44,8 @@ STYLE = {
 }
 
 
-def all_of(story: Story) -> dict[str, Markup]:
-    """Return the figures there is data for."""
+def training(story: Story) -> dict[str, Markup]:
+    """Return the figures of the training there is data for."""
     found = {}
     with matplotlib.rc_context(STYLE):
         if story.epochs:
@@ -55,8 +54,6 @@ def all_of(story: Story) -> dict[str, Markup]:
         if story.growth:
             found["growth"] = growth(story)
             found["saliency"] = saliency(story)
-        if story.batches:
-            found["latency"] = latency(story)
     return found
 
 
@@ -133,33 +130,6 @@ def saliency(story: Story) -> Markup:
     axes.set_yticks(range(len(story.layers)), [_shortened(layer) for layer in story.layers])
     axes.grid(visible=False)
     return svg(figure, "Saliency of each layer when one was chosen to grow")
-
-
-def latency(story: Story) -> Markup:
-    """Draw median latency per image by batch size, with whiskers to p90 and p99."""
-    figure, axes = canvas("Latency per image (ms)", xlabel="batch size")
-    width = 0.26
-    for offset, variant in enumerate(VARIANTS):
-        places = [index + (offset - 1) * width for index in range(len(story.batches))]
-        times = [_times(story, variant, batch) for batch in story.batches]
-        middle = [t["p50"] for t in times]
-        axes.bar(places, middle, width * 0.9, color=COLOURS[variant], label=variant)
-        for place, t in zip(places, times, strict=True):
-            axes.plot([place, place], [t["p50"], t["p99"]], color=INK, lw=0.8)
-            axes.plot(place, t["p90"], "_", color=INK, ms=6)
-            axes.annotate(f"{t['p50']:.2g}", (place, t["p99"]), xytext=(0, 3), fontsize=8,
-                          textcoords="offset points", ha="center")  # fmt: skip
-    axes.set_xticks(range(len(story.batches)), [str(batch) for batch in story.batches])
-    axes.grid(axis="x", visible=False)
-    axes.legend(ncols=3, loc="upper right", bbox_to_anchor=(1, 1.16))
-    return svg(figure, "Latency per image of the fused, unfused and plain network by batch size")
-
-
-def _times(story: Story, variant: str, batch: int) -> dict[str, float]:
-    """Return percentiles in milliseconds per image."""
-    names = ("p50", "p90", "p99")
-    values = [story.metric("latency", f"{variant}/b{batch}/{name}_ms") for name in names]
-    return {name: (v or 0.0) / batch for name, v in zip(names, values, strict=True)}
 
 
 def _share(scores: dict[str, float], layer: str) -> float:

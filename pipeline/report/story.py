@@ -9,7 +9,41 @@ from typing import Any
 from pipeline import rundir
 from pipeline.config.base import STAGE_NAMES
 
-VARIANTS = ("fused", "unfused", "plain")
+WHAT = {  # in the order of the tables
+    "unfused": "as trained, with its branches",
+    "fused": "plain convolutions",
+    "compiled": "fused, torch.compile",
+    "cuda_graphs": "fused, torch.compile with CUDA graphs",
+    "channels_last": "fused, channels last",
+    "bfloat16": "fused, bfloat16",
+    "pt2": "fused, torch.export",
+    "torchscript": "fused, TorchScript",
+    "onnx": "fused, ONNX Runtime",
+    "aotinductor": "fused, AOTInductor",
+    "tensorrt": "fused, TensorRT",
+    "int8": "fused, int8, ONNX Runtime",
+    "plain": "the architecture, untrained",
+    "plain_folded": "the same, batch norms folded",
+}
+
+
+@dataclass
+class Way:
+    """One way to run the network: how good, how fast.
+
+    `top1` and `agreement` (with fused) in percent, `ms` per batch by batch size (median).
+    """
+
+    name: str
+    top1: float | None
+    agreement: float | None
+    ms: dict[int, float]
+    speedup: dict[int, float]
+
+    @property
+    def what(self) -> str:
+        """What it is, in words."""
+        return WHAT.get(self.name, "")
 
 
 @dataclass
@@ -25,6 +59,9 @@ class Story:
     growth: list[dict[str, Any]] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
     noise: list[str] = field(default_factory=list)
+    fusion: dict[str, Any] = field(default_factory=dict)
+    judged: dict[str, Any] = field(default_factory=dict)
+    timed: dict[str, Any] = field(default_factory=dict)
 
     def metric(self, stage: str, name: str) -> float | None:
         """Return a number of a finished stage."""
@@ -36,6 +73,25 @@ class Story:
         """The batch sizes that were timed."""
         metrics = self.results.get("latency", {}).get("metrics", {})
         return sorted({int(key.split("/b")[1].split("/")[0]) for key in metrics if "/b" in key})
+
+    @property
+    def ways(self) -> list[Way]:
+        """The ways to run the network that were timed, from as trained to the smallest."""
+        return [self._way(name) for name in WHAT if self._ms(name)]
+
+    def _way(self, name: str) -> Way:
+        ms, slow = self._ms(name), self._ms("unfused")
+        top1, agreement = self.metric("eval", f"{name}/top1"), None
+        for stage in ("eval", "latency"):
+            agreement = self.metric(stage, f"{name}/agreement") if agreement is None else agreement
+        if top1 is None and agreement == 100:
+            top1 = self.metric("eval", "fused/top1")
+        speedup = {batch: slow[batch] / value for batch, value in ms.items() if batch in slow}
+        return Way(name, top1, agreement, ms, speedup)
+
+    def _ms(self, name: str) -> dict[int, float]:
+        found = {batch: self.metric("latency", f"{name}/b{batch}/p50_ms") for batch in self.batches}
+        return {batch: value for batch, value in found.items() if value is not None}
 
     @property
     def device(self) -> str:
@@ -88,10 +144,17 @@ def read(run: Path) -> Story:
     story.steps = [row for row in rows if row["kind"] == "step"]
     story.growth = list(rundir.read_lines(run / "train" / rundir.GROWTH))
     story.layers = _layers(story.growth)
-    if "latency" in story.results:
-        timed = run / "latency" / "latency.json"
-        story.noise = rundir.read_json(timed).get("noise", []) if timed.exists() else []
+    story.fusion = _facts(run, story, "fuse", "fusion.json")
+    story.judged = _facts(run, story, "eval", "eval.json")
+    story.timed = _facts(run, story, "latency", "latency.json")
+    story.noise = story.timed.get("noise", [])
     return story
+
+
+def _facts(run: Path, story: Story, stage: str, name: str) -> dict[str, Any]:
+    """Return what a finished stage wrote beside its numbers."""
+    path = run / stage / name
+    return rundir.read_json(path) if stage in story.results and path.exists() else {}
 
 
 def _layers(growth: list[dict[str, Any]]) -> list[str]:
