@@ -65,7 +65,7 @@ def _one(
     # the exporters go by the ending of a name, so the file gets its own before it gets its place
     with rundir.replacing(path) as temporary, TemporaryDirectory(dir=folder) as inside:
         made = Path(inside) / chosen.file
-        chosen.write(source, made)
+        note = chosen.write(source, made)
         difference = Difference.between(expected, scores_elsewhere(made, images))
         if chosen.exact and not difference.max_rel_error <= TOLERANCE:
             raise ExportError(
@@ -74,7 +74,8 @@ def _one(
             )
         made.replace(temporary)
     seconds = round(time.perf_counter() - start, 1)
-    return {"file": chosen.file, "seconds": seconds, **difference.as_dict()}
+    told = {"note": note} if note else {}
+    return {"file": chosen.file, "seconds": seconds, **difference.as_dict(), **told}
 
 
 def _gist(error: Exception) -> str:

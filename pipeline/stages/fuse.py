@@ -24,6 +24,7 @@ from pipeline.data import preprocess
 from pipeline.data.shards import Manifest
 from pipeline.export import card
 from pipeline.export.check import Difference
+from pipeline.export.equalize import weight_ranges
 from pipeline.export.formats import CARD, Source
 from pipeline.export.write import write
 from pipeline.stage import Context
@@ -148,24 +149,6 @@ def _rank(error: float) -> float:
     return math.inf if math.isnan(error) else error
 
 
-def weight_ranges(network: nn.Module) -> list[dict[str, Any]]:
-    """Return for each conv the largest weight, and how far apart its output channels are.
-
-    `spread` is the largest over the median of the channels' largest weights: what int8 with one
-    scale for the whole kernel would lose in the median channel.
-    """
-    found = []
-    for path, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
-            peaks = module.weight.detach().abs().amax(dim=(1, 2, 3))
-            median = peaks.median().clamp(min=torch.finfo(peaks.dtype).tiny)
-            largest = peaks.max()
-            found.append(
-                {"layer": path, "largest": largest.item(), "spread": (largest / median).item()}
-            )
-    return found
-
-
 @torch.inference_mode()
 def _scores(network: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([network(batch) for batch in images.split(64)])
@@ -191,7 +174,7 @@ def _export(
         context.check_stop()
         context.progress(2 + number, 2 + len(wanted), f"exporting {name}")
         _, outcomes[name] = next(exporting)
-        for trouble in ("skipped", "failed"):
+        for trouble in ("skipped", "failed", "note"):
             if trouble in outcomes[name]:
                 print(f"{name} {trouble}: {outcomes[name][trouble]}")
     context.progress(2 + len(wanted), 2 + len(wanted))
