@@ -80,7 +80,9 @@ def _train(m: dict[str, Any]) -> str:
 def _fuse(m: dict[str, Any]) -> str:
     return (
         f"{m['parameters_unfused']:,.0f} → {m['parameters']:,.0f} parameters, "
-        f"largest relative error {m['max_rel_error']:.1e}"
+        f"largest relative error {m['max_rel_error']:.1e}, "
+        f"{m['exports']:.0f} export{'s' * (m['exports'] != 1)}"
+        + (f", {m['exports_missing']:.0f} missing: see the report" if m["exports_missing"] else "")
     )
 
 

@@ -111,7 +111,7 @@ def checkpoint_table(train: Path) -> tuple[list[str], list[list[Any]]]:
 
 def latency_table(metrics: Row) -> tuple[list[str], list[list[Any]]]:
     """Return columns and rows of what was timed, from the metrics of the latency stage."""
-    columns = ["p50_ms", "p90_ms", "p99_ms", "images_per_s"]
+    columns = ["p50_ms", "p90_ms", "p95_ms", "p99_ms", "images_per_s"]
     found: dict[tuple[str, int], Row] = {}
     for key, value in metrics.items():
         variant, _, rest = key.partition("/b")

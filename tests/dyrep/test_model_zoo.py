@@ -112,7 +112,7 @@ def test_timm(name):
 
 
 def check(build, size, few=False):
-    """Expand, randomise, fuse and compare in float64; the classes and keys are those of before."""
+    """Expand, randomise, fuse and compare; the classes and keys are those of before."""
     torch.manual_seed(0)
     model = build().double().eval()
     classes = [type(module) for module in model.modules()]
@@ -127,5 +127,6 @@ def check(build, size, few=False):
     fused = dyrep.fuse(model, inputs=x)
     with torch.no_grad():
         assert relative_error(model(x), fused(x)) <= 1e-9
+        assert relative_error(model.float()(x.float()), fused.float()(x.float())) <= 1e-4
     assert [type(module) for module in fused.modules()] == classes
     assert set(fused.state_dict()) - keys <= {f"{path}.bias" for path in done.grown}

@@ -5,14 +5,19 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
+from pipeline import rundir
+from pipeline.config import sections
 from pipeline.stages import latency
 from pipeline.timing import measure, memory
 from pipeline.timing.measure import Paced, Timing
 from pipeline.timing.neighbours import Neighbours, watched
+from pipeline.timing.variants import Unavailable, Variant, infer, make
 
 CORES = len(os.sched_getaffinity(0))
 STEADY = {"fused/b1": Timing([1.0] * 20)}
@@ -139,6 +144,53 @@ def test_what_exceeds_the_memory_is_told_from_other_errors():
         torch.empty(2**62, dtype=torch.uint8)
     assert memory.exceeded(caught.value)
     assert not memory.exceeded(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_told(monkeypatch, capsys):
+    """The network stands for one whose activations do not fit; the errors are torch's own."""
+
+    def hungry(images):
+        if len(images) > 37:
+            torch.empty(2**62, dtype=torch.uint8)
+        return images.flatten(1)[:, :4]
+
+    monkeypatch.setattr(latency._Bench, "_images", lambda _, batch: torch.rand(batch, 3, 4, 4))
+    bench = latency._Bench(
+        SimpleNamespace(
+            config=SimpleNamespace(latency=SimpleNamespace(repeats=10, batch_sizes=[8, 64, 32])),
+            check_stop=lambda: None, progress=lambda *_: None,
+        ),
+        CPU,
+        {
+            "fused": Variant(lambda images: images.flatten(1)[:, :4], 0.1, same_weights=True),
+            "unfused": Variant(hungry, 0.1, same_weights=True),
+        },
+        skipped={},
+    )  # fmt: skip
+    for batch in (8, 64, 32):
+        bench.time(batch)
+    assert bench.largest == {"unfused": 37}
+    assert set(bench.timings) == {"fused/b8", "unfused/b8", "fused/b64", "fused/b32", "unfused/b32"}
+    assert "unfused: no memory for batch 64; 37 is the largest" in capsys.readouterr().out
+    assert bench.agreements() == {}
+
+
+def test_what_cannot_run_here_says_why(finished):
+    run = finished.root / "runs" / "small"
+    context = SimpleNamespace(
+        parents={"fuse": run / "fuse", "train": run / "train", "prep": run / "prep"},
+        config=sections(yaml.safe_load((run / "latency" / rundir.STAGE).read_text())["config"]),
+    )
+    image = torch.zeros(1, 3, 16, 16)
+    with pytest.raises(Unavailable, match=r"model.ts was not exported; see fuse.exports"):
+        make(context, "torchscript", image)
+    with pytest.raises(Unavailable, match="CUDA graphs need a GPU"):
+        make(context, "cuda_graphs", image)
+    fused = make(context, "fused", image)
+    half = make(context, "bfloat16", image)
+    scores = infer(half.network, image)
+    assert scores.dtype is torch.float32
+    torch.testing.assert_close(infer(fused.network, image), scores, rtol=0.05, atol=0.1)
 
 
 def test_the_peak_of_a_call_is_its_own():

@@ -1,0 +1,145 @@
+"""Whether the fused network is as fast as the plain one, and the latency stage gives it again.
+
+Trains a short run, then times it `--repeats` times, and once beside a neighbour that computes on
+every core. Ratios are of medians within one interleaved run: fused (batch norms folded) to the
+plain network with the same folding, to the plain network as it is trained, and unfused to fused.
+`spread` is the largest over the smallest median of the same variant over the repeats, less one.
+
+    python -m benchmarks.latency --json benchmarks/results/latency.json
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import environment, rundir
+from pipeline.report import write_report
+
+PROJECT = Path(__file__).resolve().parents[1]
+CALLS = 200  # timed calls per variant and batch size
+SPREAD, RATIO = 0.03, (0.97, 1.03)
+BATCHES = (1, 64)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--model", nargs="+", default=["vgg_small", "resnet18"])
+    parser.add_argument("--report", type=Path, metavar="FILE", help="copy the last report there")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [measure(model, options, Path(folder)) for model in options.model]
+    report = {"device": environment.device(), "cores": environment.cores(), "rows": rows}
+    show(report)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0 if all(holds(row) for row in rows) else 1
+
+
+def measure(model: str, options: argparse.Namespace, root: Path) -> dict:
+    """Time one network again and again, then beside a neighbour."""
+    quiet = [launch(root, model, CALLS + i) for i in range(options.repeats)]
+    if options.report:
+        run = rundir.run_dir(root, f"{model}-{CALLS + options.repeats - 1}")
+        options.report.write_text(write_report(run).read_text())
+    burn = [subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            for _ in range(environment.cores())]  # fmt: skip
+    try:
+        disturbed = launch(root, model, CALLS + options.repeats)
+    finally:
+        for process in burn:
+            process.kill()
+    median = {
+        name: [found["metrics"][name] for found in quiet]
+        for name in quiet[0]["metrics"]
+        if name.endswith("p50_ms") and "/b" in name
+    }
+    return {
+        "model": model,
+        "noise": [found["noise"] for found in quiet],
+        "beside_a_neighbour": disturbed["noise"],
+        "spread": {name: max(values) / min(values) - 1 for name, values in median.items()},
+        "ratios": {
+            f"b{batch}": {
+                "fused / plain_folded": ratios(quiet, "fused", "plain_folded", batch),
+                "fused / plain": ratios(quiet, "fused", "plain", batch),
+                "unfused / fused": ratios(quiet, "unfused", "fused", batch),
+                "fused / compiled": ratios(quiet, "fused", "compiled", batch),
+                "fused / int8": ratios(quiet, "fused", "int8", batch),
+            }
+            for batch in BATCHES
+        },
+    }
+
+
+def launch(root: Path, model: str, calls: int) -> dict:
+    """Time the network in a directory of its own; its training is shared."""
+    name = f"{model}-{calls}"
+    subprocess.run(
+        [
+            sys.executable, "-m", "pipeline.launch", f"name={name}", f"root={root}",
+            f"model={model}", "method=dbb", "train.epochs=2", "train.warmup_epochs=0",
+            f"latency.batch_sizes={list(BATCHES)}", f"latency.repeats={calls}",
+            "tracking=disabled",
+        ],
+        cwd=PROJECT, check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    folder = rundir.run_dir(root, name) / "latency"
+    return {
+        "metrics": rundir.read_json(folder / rundir.RESULT)["metrics"],
+        "noise": rundir.read_json(folder / "latency.json")["noise"],
+    }
+
+
+def ratios(found: list[dict], above: str, below: str, batch: int) -> list[float]:
+    """Return the ratio of the medians in each repeat."""
+    key = f"b{batch}/p50_ms"
+    return [
+        round(one["metrics"][f"{above}/{key}"] / one["metrics"][f"{below}/{key}"], 3)
+        for one in found
+    ]
+
+
+def holds(row: dict) -> bool:
+    """Whether what is said of the latency stage is true here."""
+    fused = {name: value for name, value in row["spread"].items() if name.startswith("fused/b")}
+    low, high = RATIO
+    return (
+        bool(row["beside_a_neighbour"])
+        and max(fused.values()) <= SPREAD
+        and all(
+            low <= sorted(r["fused / plain_folded"])[len(r["fused / plain_folded"]) // 2] <= high
+            and sorted(r["fused / plain"])[len(r["fused / plain"]) // 2] <= 1.0
+            for r in row["ratios"].values()
+        )
+    )
+
+
+def show(report: dict) -> None:
+    """Print ratios, spread, and whether the neighbour was noticed."""
+    table = Table("network", "batch", "ratio", "in each repeat", box=None)
+    for row in report["rows"]:
+        for batch, ratio in row["ratios"].items():
+            for name, values in ratio.items():
+                table.add_row(row["model"], batch[1:], name, ", ".join(f"{v:.2f}" for v in values))
+    Console(width=110).print(table)
+    for row in report["rows"]:
+        worst = max((v, name) for name, v in row["spread"].items() if name.startswith("fused/b"))
+        print(
+            f"{row['model']}: medians of fused within {worst[0]:.1%}; beside a neighbour: "
+            f"{'; '.join(row['beside_a_neighbour']) or 'NOTHING WAS NOTICED'}"
+            f"{'' if holds(row) else '; DOES NOT HOLD'}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
