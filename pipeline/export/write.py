@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.export.check import Difference, scores_elsewhere
 from pipeline.export.formats import FORMATS, Format, Source
 
 TOLERANCE = 1e-4  # largest relative error of a file that holds float32
+TRY = ".export-"
 
 
 class ExportError(ArithmeticError):
@@ -36,6 +38,8 @@ def write(
     Raises:
         ExportError: a file computes something else.
     """
+    for leftover in folder.glob(f"{TRY}*"):  # of an attempt that was killed
+        shutil.rmtree(leftover)
     with torch.inference_mode():
         expected = torch.cat([source.network(batch) for batch in images.split(64)])
     for name in formats:
@@ -63,7 +67,7 @@ def _one(
     start = time.perf_counter()
     path = folder / chosen.file
     # the exporters go by the ending of a name, so the file gets its own before it gets its place
-    with rundir.replacing(path) as temporary, TemporaryDirectory(dir=folder) as inside:
+    with rundir.replacing(path) as temporary, TemporaryDirectory(prefix=TRY, dir=folder) as inside:
         made = Path(inside) / chosen.file
         note = chosen.write(source, made)
         difference = Difference.between(expected, scores_elsewhere(made, images))
