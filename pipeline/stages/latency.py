@@ -40,13 +40,13 @@ def run(context: Context) -> dict[str, float]:
     settings = context.config.latency
     torch.set_num_threads(settings.threads or cores())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    one = networks.images(context, "val", 1).to(device)
-    bench = _Bench(context, device, *_available(context, one))
+    images = networks.images(context, "val", max(settings.batch_sizes)).to(device)
+    bench = _Bench(context, images, *_available(context, images[:1]))
     before = machine.state()
     with watched() as neighbours:
         for batch in settings.batch_sizes:
             bench.time(batch)
-        paced = bench.paced(one)
+        paced = bench.paced()
     after = machine.state()
     noise = list(_noise(neighbours, bench.timings))
     if machine.throttled(before, after):
@@ -96,15 +96,20 @@ def _available(context: Context, image: Tensor) -> tuple[dict[str, Variant], dic
 
 @dataclass
 class _Bench:
-    """The variants on a device, and what was found of them."""
+    """The variants, the images they are given, and what was found of them."""
 
     context: Context
-    device: torch.device
+    images: Tensor
     variants: dict[str, Variant]
     skipped: dict[str, str]
     timings: dict[str, Timing] = field(default_factory=dict)
     peaks: dict[str, float | None] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.images.device
 
     def time(self, batch: int) -> None:
         """Time those variants whose memory a batch fits into."""
@@ -121,10 +126,10 @@ class _Bench:
             self.context.progress(done, settings.repeats, f"batch {batch}")
             self.timings |= {f"{name}/b{batch}": timing for name, timing in timings.items()}
 
-    def paced(self, image: Tensor) -> Paced:
+    def paced(self) -> Paced:
         """Send the fused network one image at a time, at a share of what it can answer."""
         settings = self.context.config.latency
-        call = partial(infer, self.variants["fused"].network, image)
+        call = partial(infer, self.variants["fused"].network, self._images(1))
         measure.warm_up(call, self.device)
         fastest = Timing([measure.seconds(call, self.device) for _ in range(settings.repeats)])
         paced = Paced(settings.load / fastest.percentile(50))
@@ -148,8 +153,8 @@ class _Bench:
         }
 
     def _images(self, batch: int) -> Tensor:
-        images = networks.images(self.context, "val", batch).to(self.device)
-        return images[torch.arange(batch, device=self.device) % len(images)]
+        """Return a batch; images repeat where there are not so many."""
+        return self.images[torch.arange(batch, device=self.device) % len(self.images)]
 
     def _fits(self, name: str, batch: int) -> bool:
         """Call once, note the memory; find what fits if that does not."""

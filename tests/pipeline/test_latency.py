@@ -146,7 +146,7 @@ def test_what_exceeds_the_memory_is_told_from_other_errors():
     assert not memory.exceeded(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_told(monkeypatch, capsys):
+def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_told(capsys):
     """The network stands for one whose activations do not fit; the errors are torch's own."""
 
     def hungry(images):
@@ -154,13 +154,12 @@ def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_told(monkeypatch,
             torch.empty(2**62, dtype=torch.uint8)
         return images.flatten(1)[:, :4]
 
-    monkeypatch.setattr(latency._Bench, "_images", lambda _, batch: torch.rand(batch, 3, 4, 4))
     bench = latency._Bench(
         SimpleNamespace(
             config=SimpleNamespace(latency=SimpleNamespace(repeats=10, batch_sizes=[8, 64, 32])),
             check_stop=lambda: None, progress=lambda *_: None,
         ),
-        CPU,
+        torch.rand(8, 3, 4, 4),
         {
             "fused": Variant(lambda images: images.flatten(1)[:, :4], 0.1, same_weights=True),
             "unfused": Variant(hungry, 0.1, same_weights=True),
