@@ -111,7 +111,9 @@ def test_one_offline_run_waits_for_wandb_sync(run):
 def test_the_report_stands_alone(run):
     page = (run / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org/", "")
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 9
+    for word in ("fused, int8, ONNX Runtime", "model.onnx", "expected calibration error"):
+        assert word in page
     assert "python -m pipeline.launch" in page
 
 
@@ -189,7 +191,9 @@ def test_a_tolerance_that_is_not_met_fails_and_names_the_layer(copied):
     done = copied("name=strict", *SMALL, "fuse.tolerance=1e-19", "stage=fuse", "tracking=disabled")
     assert done.returncode == 1
     assert "FusionError: features." in done.stderr.splitlines()[-1]
-    assert not list((copied.root / "runs" / "strict" / "fuse").glob("*.safetensors"))
+    folder = copied.root / "runs" / "strict" / "fuse"
+    assert not list(folder.glob("model.*"))
+    assert rundir.read_json(folder / "fusion.json")["inputs"]["real"]["worst"]  # to see which
 
 
 TINY = ("stage.run=[prep,train]", "tracking=disabled", *SMALL, "train.epochs=6")
