@@ -51,11 +51,12 @@ def fuse(
         raise ValueError("fold_bn needs inputs: a forward shows which norm follows which conv")
     _refuse_not_finite(model)
     reference = copy.deepcopy(model).double().eval()
-    exact = plain_copy(reference)
+    exact = plain_copy(reference, share=True)  # all but the blocks need not be there twice
     errors, expected = compare_blocks(reference, exact, inputs)
     worst = max(errors, key=lambda path: _rank(errors[path]), default="")
     if errors and not errors[worst] <= tolerance:
         raise FusionError(f"{worst} differs by {errors[worst]:.1e} (allowed {tolerance:.1e})")
+    del reference  # its tensors are those of `exact`, which may change from here on
     changed = list(errors)
     if inputs is not None:
         inputs = inputs.double()
@@ -67,7 +68,6 @@ def fuse(
             raise FusionError(
                 f"the scores differ by {total:.1e} (allowed {tolerance:.1e}); worst block: {worst}"
             )
-    del reference  # a large network need not be there four times
     fused = plain_copy(model)
     for path in changed:
         dtype = _dtype(model.get_submodule(path))
@@ -76,10 +76,17 @@ def fuse(
 
 
 @torch.no_grad()
-def plain_copy(model: nn.Module) -> nn.Module:
-    """Return a copy with each block folded into its conv, in eval mode; nothing is compared."""
+def plain_copy(model: nn.Module, share: bool = False) -> nn.Module:
+    """Return a copy with each block folded into its conv, in eval mode; nothing is compared.
+
+    Args:
+        model: Left as it was.
+        share: Take the tensors outside of blocks themselves instead of copies of them.
+    """
     # to deepcopy the blocks are copied already, as convs: it takes those and leaves the branches
     memo: dict[int, object] = {id(block): block.fuse() for block in outer_blocks(model).values()}
+    if share:
+        memo |= {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     plain = copy.deepcopy(model, memo).eval()
     for path, module in list(plain.named_modules()):
         if isinstance(module, AbsorbedNorm):

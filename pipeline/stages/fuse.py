@@ -30,6 +30,7 @@ from pipeline.export.write import write
 from pipeline.stage import Context
 
 SCALED = 32  # images of each kind of scaled input
+TOGETHER = 32  # images whose activations are in memory at once
 WORST = 5  # blocks named for each kind of input
 
 
@@ -100,11 +101,16 @@ class _Pair:
 
     @torch.no_grad()
     def compare(self, images: Tensor) -> dict[str, Any]:
-        """Return the errors of the scores, and of the worst blocks."""
-        images = images.double()
-        blocks, expected = compare_blocks(self.unfused, self.fused, images)
-        difference = Difference.between(expected, self.deployed(images))
-        worst = sorted(blocks.items(), key=lambda item: -_rank(item[1]))[:WORST]
+        """Return the errors of the scores, and of the worst blocks; some images at a time."""
+        errors: dict[str, float] = {}
+        expected, actual = [], []
+        for batch in images.double().split(TOGETHER):
+            blocks, scores = compare_blocks(self.unfused, self.fused, batch)
+            errors = {path: max(blocks[path], errors.get(path, 0.0), key=_rank) for path in blocks}
+            expected.append(scores)
+            actual.append(self.deployed(batch))
+        difference = Difference.between(torch.cat(expected), torch.cat(actual))
+        worst = sorted(errors.items(), key=lambda item: -_rank(item[1]))[:WORST]
         return {**difference.as_dict(), "images": len(images), "worst": worst}
 
     def sizes(self, images: Tensor) -> dict[str, float]:
@@ -151,7 +157,7 @@ def _rank(error: float) -> float:
 
 @torch.inference_mode()
 def _scores(network: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([network(batch) for batch in images.split(64)])
+    return torch.cat([network(batch) for batch in images.split(TOGETHER)])
 
 
 def _rounded(tensor: Tensor) -> Tensor:
