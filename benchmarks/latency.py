@@ -22,7 +22,8 @@ from pipeline import environment, rundir
 from pipeline.report import write_report
 
 PROJECT = Path(__file__).resolve().parents[1]
-CALLS = 200  # timed calls per variant and batch size
+CALLS = 100  # timed calls per variant and batch size
+BESIDE = 10  # the same beside a neighbour: enough to be noticed
 SPREAD, RATIO = 0.03, (0.97, 1.03)
 BATCHES = (1, 64)
 
@@ -54,7 +55,7 @@ def measure(model: str, options: argparse.Namespace, root: Path) -> dict:
     burn = [subprocess.Popen([sys.executable, "-c", "while True: pass"])
             for _ in range(environment.cores())]  # fmt: skip
     try:
-        disturbed = launch(root, model, CALLS + options.repeats)
+        disturbed = launch(root, model, BESIDE)
     finally:
         for process in burn:
             process.kill()
