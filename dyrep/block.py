@@ -107,8 +107,12 @@ class RepBlock(nn.Module):
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
         """Return kernel and bias the block amounts to in eval mode, float64."""
-        kernels, biases = zip(*(b.equivalent() for b in self.branches.values()), strict=True)  # type: ignore[operator]
-        return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)
+        first, *rest = self.branches.values()
+        kernel, bias = first.equivalent()  # type: ignore[operator]
+        for branch in rest:
+            more, shift = branch.equivalent()  # type: ignore[operator]
+            kernel, bias = kernel + more, bias + shift
+        return kernel, bias
 
     def fuse(self) -> nn.Conv2d:
         """Return the plain conv that computes the same in eval mode.
