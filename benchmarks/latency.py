@@ -33,7 +33,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--model", nargs="+", default=["vgg_small", "resnet18"])
+    parser.add_argument("--model", nargs="+", default=["vgg_small"])
     parser.add_argument("--report", type=Path, metavar="FILE", help="copy the last report there")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
