@@ -42,6 +42,12 @@ class Interrupted(KeyboardInterrupt):
     """A stop was asked for and everything worth keeping is on disk; ends a whole sweep."""
 
 
+def gist(error: BaseException) -> str:
+    """Return kind and first line of an error; exporters and compilers write pages."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return f"{type(error).__name__}: {next((line for line in lines if line), 'no reason given')}"
+
+
 def nearest(word: str, valid: list[str], prefix: str = "") -> str:
     """Return `did you mean 'x'?` for a close valid name, else the list of the valid ones.
 

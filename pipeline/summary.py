@@ -89,13 +89,15 @@ def _fuse(m: dict[str, Any]) -> str:
 def _eval(m: dict[str, Any]) -> str:
     return (
         f"top-1 fused {m['fused/top1']:.2f} %, unfused {m['unfused/top1']:.2f} %, "
-        f"agreement {m['agreement']:.2f} % of {m['images']:.0f}"
+        + (f"int8 {m['int8/top1']:.2f} %, " if "int8/top1" in m else "")
+        + f"agreement {m['agreement']:.2f} % of {m['images']:.0f}"
     )
 
 
 def _latency(m: dict[str, Any]) -> str:
     batch = min(int(key.split("/b")[1].split("/")[0]) for key in m if "/b" in key)
-    times = [f"{v} {m[f'{v}/b{batch}/p50_ms']:.2f}" for v in ("fused", "unfused", "plain")]
+    keys = {v: f"{v}/b{batch}/p50_ms" for v in ("fused", "unfused", "plain")}
+    times = [f"{variant} {m[key]:.2f}" for variant, key in keys.items() if key in m]
     noisy = "; noisy, see the report" if m.get("noisy") else ""
     return f"{', '.join(times)} ms at batch {batch} (median){noisy}"
 

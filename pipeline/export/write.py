@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pipeline import rundir
-from pipeline.errors import Interrupted
+from pipeline.errors import Interrupted, gist
 from pipeline.export.check import Difference, scores_elsewhere
 from pipeline.export.formats import FORMATS, Format, Source
 
@@ -53,7 +53,7 @@ def write(
         except (ExportError, OSError, Interrupted):
             raise
         except Exception as error:  # each exporter has its own; the other files are good without
-            yield name, {"failed": f"{type(error).__name__}: {_gist(error)}"}
+            yield name, {"failed": f"{gist(error)}"}
 
 
 def _one(
@@ -80,9 +80,3 @@ def _one(
     seconds = round(time.perf_counter() - start, 1)
     told = {"note": note} if note else {}
     return {"file": chosen.file, "seconds": seconds, **difference.as_dict(), **told}
-
-
-def _gist(error: Exception) -> str:
-    """Return the first line that says something; exporters put the operator there."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if line), "no reason given")

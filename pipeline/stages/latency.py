@@ -19,15 +19,15 @@ from torch import Tensor
 from pipeline import networks, rundir
 from pipeline.environment import cores
 from pipeline.environment import device as device_name
+from pipeline.errors import UserError
 from pipeline.stage import Context
 from pipeline.timing import machine, measure, memory
 from pipeline.timing.measure import Paced, Timing
 from pipeline.timing.neighbours import Neighbours, watched
-from pipeline.timing.variants import Unavailable, Variant, infer, make
+from pipeline.timing.variants import COMPILED, Unavailable, Variant, infer, make
 
 ALWAYS = ("fused", "unfused", "plain")
 SHOWN = (50, 90, 95, 99)  # percentiles
-COMPILED = ("compiled", "cuda_graphs")  # their first calls take the memory of a compiler
 # above these, a time is no property of the network any more
 OTHERS = 0.05  # share of the cores' time
 STOLEN = 0.02
@@ -46,6 +46,7 @@ def run(context: Context) -> dict[str, float]:
     with watched() as neighbours:
         for batch in settings.batch_sizes:
             bench.time(batch)
+        bench.check()
         paced = bench.paced()
     after = machine.state()
     noise = list(_noise(neighbours, bench.timings))
@@ -126,6 +127,18 @@ class _Bench:
             self.context.progress(done, settings.repeats, f"batch {batch}")
             self.timings |= {f"{name}/b{batch}": timing for name, timing in timings.items()}
 
+    def check(self) -> None:
+        """Make sure that something was timed.
+
+        Raises:
+            UserError: no batch of the fused network fits into the memory.
+        """
+        if not any(key.startswith("fused/") for key in self.timings):
+            raise UserError(
+                f"latency.batch_sizes={self.context.config.latency.batch_sizes}: the memory holds "
+                f"no such batch; the largest that fits is {self.largest['fused']}"
+            )
+
     def paced(self) -> Paced:
         """Send the fused network one image at a time, at a share of what it can answer."""
         settings = self.context.config.latency
@@ -164,7 +177,7 @@ class _Bench:
         try:
             call = partial(infer, network, images)
             if name in COMPILED:
-                call()
+                call()  # the first call takes the memory of a compiler
             self.peaks[f"{name}/b{batch}"] = memory.peak(call, self.device)
         except Exception as error:
             if not memory.exceeded(error):

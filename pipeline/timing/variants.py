@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import networks
+from pipeline.errors import gist
 from pipeline.export import runtime
 from pipeline.export.formats import FORMATS
 from pipeline.stage import Context
 
+COMPILED = ("compiled", "cuda_graphs")
 Network = Callable[[Tensor], Tensor]
 
 
@@ -45,7 +47,13 @@ def make(context: Context, name: str, images: Tensor) -> Variant:
     """
     start = time.perf_counter()
     network = _network(context, name, images.device)
-    infer(network, images)
+    try:
+        infer(network, images)
+    except Exception as error:
+        if name not in COMPILED:
+            raise
+        # a compiler fails for reasons of its own, e.g. the headers of Python are not installed
+        raise Unavailable(f"it cannot be compiled: {gist(error)}") from error
     if images.is_cuda:
         torch.cuda.synchronize()
     first = time.perf_counter() - start

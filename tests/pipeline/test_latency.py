@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ import yaml
 
 from pipeline import rundir
 from pipeline.config import sections
+from pipeline.errors import UserError
 from pipeline.stages import latency
 from pipeline.timing import measure, memory
 from pipeline.timing.measure import Paced, Timing
@@ -172,9 +174,20 @@ def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_told(capsys):
     assert set(bench.timings) == {"fused/b8", "unfused/b8", "fused/b64", "fused/b32", "unfused/b32"}
     assert "unfused: no memory for batch 64; 37 is the largest" in capsys.readouterr().out
     assert bench.agreements() == {}
+    bench.check()
+    nothing = replace(bench, timings={}, largest={"fused": 3})
+    with pytest.raises(UserError, match="the largest that fits is 3"):
+        nothing.check()
 
 
-def test_what_cannot_run_here_says_why(finished):
+def raising(words):
+    def network(_):
+        raise RuntimeError(words)
+
+    return network
+
+
+def test_what_cannot_run_here_says_why(finished, monkeypatch):
     run = finished.root / "runs" / "small"
     context = SimpleNamespace(
         parents={"fuse": run / "fuse", "train": run / "train", "prep": run / "prep"},
@@ -185,6 +198,9 @@ def test_what_cannot_run_here_says_why(finished):
         make(context, "torchscript", image)
     with pytest.raises(Unavailable, match="CUDA graphs need a GPU"):
         make(context, "cuda_graphs", image)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: raising("no Python.h\nand a page more"))
+    with pytest.raises(Unavailable, match=r"it cannot be compiled: RuntimeError: no Python.h$"):
+        make(context, "compiled", image)
     fused = make(context, "fused", image)
     half = make(context, "bfloat16", image)
     scores = infer(half.network, image)
