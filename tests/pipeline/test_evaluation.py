@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from pipeline import rundir
 from pipeline.data.shards import Manifest, Pictures
 from pipeline.evaluate import main
-from pipeline.evaluation import scores
+from pipeline.evaluation import files, scores
 from pipeline.evaluation.mistakes import Gallery, best
 from pipeline.evaluation.shifts import SHIFTS, Pixels
 from tests.launcher import PROJECT
@@ -199,3 +199,16 @@ def test_a_checkpoint_of_another_architecture_is_refused(evaluate, run, tmp_path
     code, _, err = evaluate(copied / "model.safetensors", "--data", run)
     assert code == 2
     assert "is of another architecture" in err and err.count("\n") == 1
+
+
+def test_of_a_checkpoint_that_averages_the_average_is_judged(monkeypatch, tmp_path):
+    """As the training validates it."""
+    saved = {
+        "structure": {"blocks": []},
+        "model": {"w": torch.zeros(1)},
+        "ema": {"n_averaged": torch.tensor(3), "module.w": torch.ones(1)},
+    }
+    monkeypatch.setattr(files.checkpoint, "load", lambda _: saved)
+    state, structure = files._checkpoint(tmp_path)
+    assert list(state) == ["w"] and state["w"].item() == 1
+    assert structure == saved["structure"]
