@@ -293,15 +293,27 @@ def test_a_damaged_checkpoint_is_passed_over(copied):
 
 
 def test_a_sweep_makes_one_run_per_combination(finished):
-    sweep = ("method=plain,dbb", "group=first", "train.epochs=1", "train.warmup_epochs=0")
+    sweep = (
+        "method=plain,dbb",
+        "group=first",
+        "train.epochs=1",
+        "train.warmup_epochs=0",
+        "fuse.exports=[]",
+    )
     done = finished("-m", *sweep, "stage.run=[prep,train,fuse]", "tracking=disabled", timeout=600)
     assert done.returncode == 0, done.stderr
+    found = {}
     for method in ("plain", "dbb"):
-        run = finished.root / "runs" / f"digits-vgg_small-{method}-s0-epochs_1-warmup_epochs_0"
+        run = (
+            finished.root
+            / "runs"
+            / f"digits-vgg_small-{method}-s0-epochs_1-warmup_epochs_0-exports"
+        )
         assert json.loads((run / "run.json").read_text())["group"] == "first"
-        fused = metrics(run, "fuse")
-        assert (fused["parameters_unfused"] > fused["parameters"]) == (method == "dbb")
+        found[method] = metrics(run, "fuse")
         assert metrics(run, "train")["grown"] == 0
+    assert found["dbb"]["parameters_unfused"] > 2 * found["plain"]["parameters_unfused"]
+    assert found["dbb"]["parameters"] == found["plain"]["parameters"]
 
 
 @pytest.fixture
