@@ -53,10 +53,13 @@ def follow(run: Path, project: str, entity: str | None, parent: int) -> None:
     """Send what a training writes while it writes it, until it ends or its process does."""
     train = run / "train"
     with _only_writer(run):
+        before = _children()
         session = _opened(run, "online", project, entity)
+        core = _children() - before
         steps = Steps(train)
         while not over(run, parent):
             _send(session, steps, complete=False)
+            _check_alive(core)
             time.sleep(PAUSE)
         _send(session, steps, complete=(train / rundir.RESULT).exists())
         _close(session, run, "online")
@@ -65,6 +68,23 @@ def follow(run: Path, project: str, entity: str | None, parent: int) -> None:
 def over(run: Path, parent: int) -> bool:
     """Return whether a training has ended, or the process that it belongs to."""
     return (run / "train" / rundir.RESULT).exists() or not Path(f"/proc/{parent}").exists()
+
+
+def _children() -> set[int]:
+    """Return the processes that this one has started; none where the kernel does not tell."""
+    told = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for path in told for pid in path.read_text().split()}
+
+
+def _check_alive(core: set[int]) -> None:
+    """Make sure that wandb's own process lives: it dies with rows it had taken, and nobody is told.
+
+    Raises:
+        ConnectionError: it has ended.
+    """
+    for pid in core:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG):
+            raise ConnectionError("wandb's own process has ended")
 
 
 def _facts(run: Path) -> dict[str, Any]:

@@ -134,6 +134,23 @@ def test_a_signal_for_the_whole_job_kills_wandb_and_the_follower_begins_anew(
     assert arrived.steps == list(range(1, 20))  # of the last the epoch's numbers may follow
 
 
+def test_that_wandb_died_is_noticed_while_there_is_nothing_to_send(recorder, run, training):
+    """It may have taken rows and died with them: the next row could be an epoch away."""
+    parent = subprocess.Popen(["sleep", "300"])
+    process = follower(recorder, run, parent.pid)
+    training(10)
+    wait_for(lambda: len(steps(recorder)) >= 9)
+    (core,) = core_of(process)
+    os.kill(core, signal.SIGKILL)
+    wait_for(lambda: set(core_of(process)) - {core})
+    training(20)
+    training.finish()
+    process.communicate(timeout=60)
+    parent.kill()
+    (arrived,) = recorder.runs.values()
+    assert arrived.steps == list(range(1, 21))
+
+
 @pytest.mark.parametrize("trouble", ["hang", 500])
 def test_a_server_in_trouble_loses_nothing(recorder, run, training, python, trouble):
     parent = subprocess.Popen(["sleep", "300"])
