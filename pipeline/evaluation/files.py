@@ -22,7 +22,7 @@ from pipeline.data import preprocess
 from pipeline.data.shards import Manifest
 from pipeline.errors import UserError
 from pipeline.export import runtime
-from pipeline.export.formats import CARD
+from pipeline.export.runtime import CARD
 from pipeline.training import checkpoint
 
 
@@ -74,7 +74,7 @@ def _weights(path: Path) -> Opened:
 def _fused(path: Path, card: dict[str, Any]) -> Opened:
     model: Any = TypeAdapter(Model).validate_python(card["architecture"])
     network = models.build(model, len(card["preprocess"]["classes"]))
-    return Opened(_loaded(path, networks.take, network, load_file(path)), card["preprocess"])
+    return Opened(_loaded(path, network, load_file(path)), card["preprocess"])
 
 
 def _checkpoint(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -82,7 +82,7 @@ def _checkpoint(path: Path) -> tuple[dict[str, Tensor], Any]:
     if saved["ema"] is None:
         return saved["model"], saved["structure"]
     prefix = "module."  # averages are kept in a wrapper of torch
-    averaged = {k.removeprefix(prefix): v for k, v in saved["ema"].items() if prefix in k}
+    averaged = {k.removeprefix(prefix): v for k, v in saved["ema"].items() if k.startswith(prefix)}
     return averaged, saved["structure"]
 
 
@@ -94,19 +94,12 @@ def _trained(stage: Path, state: dict[str, Tensor], structure: Any) -> Opened:
     manifest = Manifest.load(prep / "data")
     network = models.build(config.model, len(manifest.classes))
     dyrep.apply_structure(network, structure)
-    return Opened(
-        _loaded(stage, networks.take, network, state), preprocess.describe(config.data, manifest)
-    )
+    return Opened(_loaded(stage, network, state), preprocess.describe(config.data, manifest))
 
 
-def _loaded(
-    path: Path,
-    load: Callable[[nn.Module, dict[str, Tensor]], nn.Module],
-    network: nn.Module,
-    state: dict[str, Tensor],
-) -> nn.Module:
+def _loaded(path: Path, network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     try:
-        return load(network, state)
+        return networks.take(network, state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} is of another architecture: {reason}") from None

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from pipeline.export import runtime
 from pipeline.export.equalize import equalized
+from pipeline.export.runtime import CARD
 
-CARD = "card.json"
 ENOUGH = 99.0  # percent of images that keep their class in int8: nothing to mend
 
 

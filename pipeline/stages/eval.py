@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline import networks, rundir
 from pipeline.data.loader import Part, make
 from pipeline.data.shards import Manifest
-from pipeline.errors import Interrupted
+from pipeline.errors import Interrupted, UserError
 from pipeline.evaluation import scores
 from pipeline.evaluation.mistakes import Gallery, best
 from pipeline.evaluation.shifts import SHIFTS, Pixels, Shift
@@ -68,7 +68,12 @@ def _candidates(context: Context, pixels: Pixels, processes: World) -> dict[str,
     for name, chosen in FORMATS.items() if settings.exports else ():
         path = context.parents["fuse"] / chosen.file
         if path.exists():
-            plain[name], _ = runtime.load(path)
+            try:
+                plain[name], _ = runtime.load(path)
+            except ModuleNotFoundError as error:
+                print(f"{name} skipped: {error}")
+            except ValueError as error:
+                raise UserError(str(error)) from error
     found = {name: _unshifted(network) for name, network in plain.items()}
     for shift in settings.shifts:
         found[f"fused/{shift}"] = _shifted(fused, SHIFTS[shift], pixels)

@@ -25,7 +25,8 @@ from pipeline.data.shards import Manifest
 from pipeline.export import card
 from pipeline.export.check import Difference
 from pipeline.export.equalize import weight_ranges
-from pipeline.export.formats import CARD, Source
+from pipeline.export.formats import Source
+from pipeline.export.runtime import CARD
 from pipeline.export.write import write
 from pipeline.stage import Context
 

@@ -39,7 +39,7 @@ def make(context: Context, name: str, images: Tensor) -> Variant:
 
     Args:
         context: Of the stage.
-        name: One of `latency.variants`.
+        name: `fused`, `unfused`, `plain`, or one of `latency.also`.
         images: A batch on the device to run on.
 
     Raises:

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+import numpy
 import torch
 import torchvision
 from torch import nn
@@ -235,3 +236,14 @@ def test_the_runtime_imports_nothing_of_this_project():
     assert not [
         line for line in told.splitlines() if line.split()[-1:] in (["dyrep"], ["pipeline"])
     ]
+
+
+def test_a_file_that_needs_this_project_does_not_stand_alone(files, images, tmp_path, monkeypatch):
+    """Here the project is imported already, as it would be by a file that needs it."""
+    folder, _ = files
+    numpy.save(tmp_path / "images.npy", images.numpy())
+    words = [str(folder / "model.ts"), str(tmp_path / "images.npy"), str(tmp_path / "scores.npy")]
+    monkeypatch.setattr(sys, "argv", ["runtime.py", *words])
+    with pytest.raises(RuntimeError, match="does not stand alone"):
+        runtime.main()
+    assert not (tmp_path / "scores.npy").exists()
