@@ -41,12 +41,13 @@ while state["step"] < steps:
     state = {"step": state["step"] + 1, "digest": digest}
     if state["step"] == crash_at:
         sys.exit(1)
-    if stopping or state["step"] % 5 == 0:
+    stop = bool(stopping)  # once: a signal between two looks would end it without its save
+    if stop or state["step"] % 5 == 0:
         write("state.json", state)
         durable = state["step"]
     row = {"done": state["step"], "total": steps, "text": "", "time": time.time(), "saved": durable}
     write("progress.json", row)
-    if stopping:
+    if stop:
         log(stopped=state["step"])
         sys.exit(75)
     time.sleep(seconds)
