@@ -31,7 +31,6 @@ PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (
     "cluster=slurm",
     "cluster.nodes=2",
-    "cluster.processes_per_node=2",
     "cluster.cpus_per_process=1",
     "train.deterministic=true",
     "train.ema=0.9",
@@ -41,6 +40,7 @@ SETTINGS = (
     "latency.repeats=10",
     "latency.batch_sizes=[1]",
 )
+PROCESSES = "cluster.processes_per_node=2"
 EPOCHS = 150  # also while a node that is lost is not known to be: processes there go on
 INTO = 8  # steps an attempt makes before it is disturbed
 PATIENCE = 900.0  # seconds for anything to come about
@@ -57,7 +57,7 @@ def main() -> int:
         up(cluster)
         os.environ.update(cluster.environment)
         try:
-            report = compare(cluster, Path(folder), CASES, EPOCHS)
+            report = compare(cluster, Path(folder), CASES, [f"train.epochs={EPOCHS}", PROCESSES])
             cancelled(cluster, Path(folder), report)
         finally:
             down(cluster.directory)
@@ -67,12 +67,13 @@ def main() -> int:
     return 1 if report["differences"] else 0
 
 
-def compare(cluster: Cluster, folder: Path, cases: Sequence["Case"], epochs: int) -> dict:
+def compare(
+    cluster: Cluster, folder: Path, cases: Sequence["Case"], settings: Sequence[str]
+) -> dict:
     """Run both trainings; return what each disturbance did and what differs in the end."""
-    length = f"train.epochs={epochs}"
-    calm = launch(folder / "calm", length, "stage.run=[prep,train]")
+    calm = launch(folder / "calm", *settings, "stage.run=[prep,train]")
     wait_for((calm / "train" / rundir.RESULT).exists)
-    night = Night(cluster, launch(folder / "night", length))
+    night = Night(cluster, launch(folder / "night", *settings))
     rows = [night.through(number, case) for number, case in enumerate(cases, start=1)]
     wait_for((night.run / "report.html").exists)
     return {
@@ -86,7 +87,8 @@ def cancelled(cluster: Cluster, folder: Path, report: dict) -> None:
     """Add to a report how a training fares where preemption cancels jobs."""
     partition(GraceTime=0, PreemptMode="CANCEL")
     night = Night(
-        cluster, launch(folder / "cancelled", f"train.epochs={EPOCHS}", "stage.run=[prep,train]")
+        cluster,
+        launch(folder / "cancelled", f"train.epochs={EPOCHS}", PROCESSES, "stage.run=[prep,train]"),
     )
     report["cases"].append(night.through(1, Case("preempted by cancelling", Night.preempt)))
     wait_for((night.train / rundir.RESULT).exists)

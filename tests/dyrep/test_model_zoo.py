@@ -126,7 +126,10 @@ def check(build, size, few=False):
     assert all(isinstance(model.get_submodule(path), RepBlock) for path in done.grown)
     fused = dyrep.fuse(model, inputs=x)
     with torch.no_grad():
-        assert relative_error(model(x), fused(x)) <= 1e-9
-        assert relative_error(model.float()(x.float()), fused.float()(x.float())) <= 1e-4
+        true = model(x)
+        assert relative_error(true, fused(x)) <= 1e-9
+        # some deep networks with fresh weights are so wild that float32 alone changes their scores
+        rounding = relative_error(true, model.float()(x.float()).double())
+        assert relative_error(true, fused.float()(x.float()).double()) <= max(1e-4, 2 * rounding)
     assert [type(module) for module in fused.modules()] == classes
     assert set(fused.state_dict()) - keys <= {f"{path}.bias" for path in done.grown}
