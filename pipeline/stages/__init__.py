@@ -62,7 +62,7 @@ STAGES: dict[str, Stage] = {
             reads=("data", "model", "latency"),
             ignores=ELSEWHERE,
             outputs=("latency.json",),
-            version=3,
+            version=4,
         ),
     )
 }

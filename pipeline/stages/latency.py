@@ -2,8 +2,9 @@
 
 Reads the networks. Writes latency.json: every single time, confidence intervals, memory, what could
 not be run and why, the machine, and what made the times worth less (`noise`). All variants are
-timed in turn in one process, so that a drift of the machine reaches all alike. Plain is the
-architecture as usually built, with fresh weights: fused should take the same time, or less.
+timed in turn at all batch sizes in one process, so that a drift of the machine reaches all alike,
+and a slow moment of some seconds is a small part of the calls of each. Plain is the architecture
+as usually built, with fresh weights: fused should take the same time, or less.
 """
 
 from __future__ import annotations
@@ -44,8 +45,7 @@ def run(context: Context) -> dict[str, float]:
     bench = _Bench(context, images, *_available(context, images[:1]))
     before = machine.state()
     with watched() as neighbours:
-        for batch in settings.batch_sizes:
-            bench.time(batch)
+        bench.time()
         bench.check()
         paced = bench.paced()
     after = machine.state()
@@ -55,7 +55,7 @@ def run(context: Context) -> dict[str, float]:
     facts = {
         "device": device_name(),
         "threads": torch.get_num_threads(),
-        "machine": {"before": before, "after": after},
+        "machine": {"before": before, "after": after, "tuning": machine.tuning()},
         "others": neighbours.others,
         "stolen": neighbours.stolen,
         "noise": noise,
@@ -112,20 +112,20 @@ class _Bench:
         """Where it is computed."""
         return self.images.device
 
-    def time(self, batch: int) -> None:
-        """Time those variants whose memory a batch fits into."""
+    def time(self) -> None:
+        """Time each variant at each batch size that the memory holds."""
         settings = self.context.config.latency
         calls = {}
-        for name in self.variants:
-            self.context.check_stop()
-            self.context.progress(0, 1, f"batch {batch}: {name}")
-            if self._fits(name, batch):
-                calls[name] = partial(infer, self.variants[name].network, self._images(batch))
+        for batch in settings.batch_sizes:
+            for name, variant in self.variants.items():
+                self.context.check_stop()
+                self.context.progress(0, settings.repeats, f"first calls of {name}, batch {batch}")
+                if self._fits(name, batch):
+                    calls[f"{name}/b{batch}"] = partial(infer, variant.network, self._images(batch))
         rounds = measure.interleaved(calls, settings.repeats, self.device)
-        for done, timings in enumerate(rounds, start=1):
+        for done, self.timings in enumerate(rounds, start=1):
             self.context.check_stop()
-            self.context.progress(done, settings.repeats, f"batch {batch}")
-            self.timings |= {f"{name}/b{batch}": timing for name, timing in timings.items()}
+            self.context.progress(done, settings.repeats, "rounds of timed calls")
 
     def check(self) -> None:
         """Make sure that something was timed.

@@ -1,7 +1,8 @@
-"""The machine while it was timed: clocks, governors, throttling."""
+"""The machine while it was timed: clocks, governors, throttling, and what was set from outside."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,14 @@ from typing import Any
 CPUS = Path("/sys/devices/system/cpu")
 GPU = ("name", "clocks.sm", "clocks.max.sm", "clocks_event_reasons.active", "temperature.gpu",
        "power.draw", "persistence_mode")  # fmt: skip
+# begin the names of variables that change how fast a network runs
+TUNING = ("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES", "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_",
+          "DNNL_", "CUDA_", "CUDNN_", "NVIDIA_TF32_OVERRIDE")  # fmt: skip
+
+
+def tuning() -> dict[str, str]:
+    """Return the variables of the environment that change how fast a network runs."""
+    return {name: value for name, value in os.environ.items() if name.startswith(TUNING)}
 
 
 def state() -> dict[str, Any]:

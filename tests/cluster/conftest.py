@@ -5,17 +5,25 @@ import os
 import pytest
 
 from slurm.dev_cluster import Cluster, down, up
+from tests.cluster.real import call, wait_for
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """Return a cluster of four nodes that everything in this process and below it talks to."""
+@pytest.fixture(scope="session")
+def daemons(tmp_path_factory):
     directory = tmp_path_factory.mktemp("cluster", numbered=True) / "c"
     made = Cluster(directory, nodes=4, gpus_per_node=2, cpus_per_node=2, grace=2)
     up(made)
-    before = os.environ.copy()
-    os.environ.update(made.environment)
     yield made
+    down(directory)
+
+
+@pytest.fixture(scope="module")
+def cluster(daemons):
+    """Return a cluster of four nodes that everything in this process and below it talks to."""
+    before = os.environ.copy()
+    os.environ.update(daemons.environment)
+    yield daemons
+    call("scancel", "--me")
+    wait_for(lambda: not call("squeue", "--me", "--noheader"))
     os.environ.clear()
     os.environ.update(before)
-    down(directory)
