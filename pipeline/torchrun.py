@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline import interrupt
+from pipeline.environment import cores
 
 POLL = 0.2  # seconds between two looks at the workers
 PATIENCE = 60.0  # seconds left-over workers get to save before they are killed
@@ -28,8 +29,7 @@ PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 def run(module: str, argument: str, processes: int) -> int:
     """Run `python -m module argument` in several processes; return what torchrun returned."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     command = [sys.executable, "-m", "torch.distributed.run", *_rendezvous()]
     command += [f"--nproc-per-node={processes}", "--signals-to-handle=SIGHUP"]
     others = _children(os.getpid())  # who follows the training is none of its workers
