@@ -33,6 +33,14 @@ class Launcher:
         return [sys.executable, "-m", "pipeline.launch", *arguments, f"root={self.root}"]
 
 
+def module(name, *arguments, environment, timeout=120):
+    """Run a module of the pipeline in an environment."""
+    return subprocess.run(
+        [sys.executable, "-m", f"pipeline.{name}", *map(str, arguments)],
+        cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+
+
 def torchrun(script, processes=2, arguments=()):
     """Run a script in several processes that can import this project."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -1,11 +1,8 @@
 """A recording server and runs to send there."""
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.launcher import PROJECT
+from tests.launcher import module
 from tests.runs import make_run
 from tests.tracking.recorder import Recorder
 
@@ -25,11 +22,8 @@ def run(tmp_path):
 def python(recorder):
     """Return a way to run a module of the pipeline as a client of the server."""
 
-    def call(module, *arguments, timeout=120, **environment):
-        return subprocess.run(
-            [sys.executable, "-m", f"pipeline.{module}", *map(str, arguments)],
-            cwd=PROJECT, env=recorder.environment(**environment), capture_output=True, text=True,
-            timeout=timeout,
-        )  # fmt: skip
+    def call(name, *arguments, timeout=120, **environment):
+        changed = recorder.environment(**environment)
+        return module(name, *arguments, environment=changed, timeout=timeout)
 
     return call

@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pipeline.tracking import rows
-from tests.launcher import PROJECT
+from tests.launcher import PROJECT, module
+from tests.runs import make_run
+from tests.tracking.recorder import Recorder
 
 pytest.importorskip("wandb")
 
@@ -52,7 +55,11 @@ def core_of(process):
 
 @pytest.fixture
 def training(run):
-    """A training that has begun; `write(n)` appends to its history up to step n, each once."""
+    return begin(run)
+
+
+def begin(run):
+    """Return a training that has begun: called with n, it appends its history up to step n."""
     history, result = run / "train" / "history.jsonl", run / "train" / "result.json"
     kept, written = result.read_text(), [0]
     history.write_text("")
@@ -151,23 +158,30 @@ def test_that_wandb_died_is_noticed_while_there_is_nothing_to_send(recorder, run
     assert arrived.steps == list(range(1, 21))
 
 
-@pytest.mark.parametrize("trouble", ["hang", 500])
-def test_a_server_in_trouble_loses_nothing(recorder, run, training, python, trouble):
-    parent = subprocess.Popen(["sleep", "300"])
-    process = follower(recorder, run, parent.pid)
-    training(10)
-    wait_for(lambda: len(steps(recorder)) >= 9)
-    recorder.trouble = trouble
-    training(20)
-    training.finish()
-    process.communicate(timeout=60)  # it gives up, whatever the server does
-    parent.kill()
-    recorder.trouble = None
-    done = python("tracking", run, "--mode", "online")
-    assert done.returncode == 0, done.stderr
-    (arrived,) = recorder.runs.values()
-    assert arrived.steps == list(range(1, 21))
-    assert arrived.state == "finished"
+def test_a_server_in_trouble_loses_nothing(tmp_path):
+    runs = [make_run(tmp_path / name, "one") for name in ("hangs", "refuses")]
+    with ThreadPoolExecutor() as both:  # the client is patient for 20 s
+        list(both.map(survive, ("hang", 500), runs))
+
+
+def survive(trouble, run):
+    training = begin(run)
+    with Recorder() as recorder:
+        parent = subprocess.Popen(["sleep", "300"])
+        process = follower(recorder, run, parent.pid)
+        training(10)
+        wait_for(lambda: len(steps(recorder)) >= 9)
+        recorder.trouble = trouble
+        training(20)
+        training.finish()
+        process.communicate(timeout=60)  # it gives up, whatever the server does
+        parent.kill()
+        recorder.trouble = None
+        done = module("tracking", run, "--mode", "online", environment=recorder.environment())
+        assert done.returncode == 0, done.stderr
+        (arrived,) = recorder.runs.values()
+        assert arrived.steps == list(range(1, 21))
+        assert arrived.state == "finished"
 
 
 def test_a_follower_without_a_server_leaves_at_once(recorder, run, training):
