@@ -6,8 +6,8 @@ medians within one interleaved run: fused (batch norms folded) to the plain netw
 folding, to the plain network as it is trained, and unfused to fused. `spread` is the largest over
 the smallest median of the same variant over the repeats, less one.
 
-On one thread: two that wait for each other take twice as long when the host of a virtual machine
-moves them to one core, which nothing in the machine can see or prevent. And with an allocator that
+On one thread: two that wait for each other took twice as long for seconds at a time on a virtual
+machine, most likely when its cores share a real one, which nothing inside can see. And with an allocator that
 keeps memory: by default glibc gives that of large activations back and takes it anew in the next
 call; `default / kept` is what that costs.
 
