@@ -7,9 +7,9 @@ folding, to the plain network as it is trained, and unfused to fused. `spread` i
 the smallest median of the same variant over the repeats, less one.
 
 On one thread: two that wait for each other took twice as long for seconds at a time on a virtual
-machine, most likely when its cores share a real one, which nothing inside can see. And with an allocator that
-keeps memory: by default glibc gives that of large activations back and takes it anew in the next
-call; `default / kept` is what that costs.
+machine, most likely when its cores share a real one, which nothing inside can see. And with an
+allocator that keeps memory: by default glibc gives that of large activations back and takes it anew
+in the next call; `default / kept` is what that costs.
 
     python -m benchmarks.latency --json benchmarks/results/latency.json
 """
