@@ -91,6 +91,8 @@ ALWAYS = {
 }  # fmt: skip
 
 HUGE = {"regnet_y_128gf", "vit_h_14"}  # 5 GB each in float64, there three times: a few layers only
+# with fresh weights so deep that rounding to float32 alone changes the scores by more than a tenth
+WILD = {"efficientnet_v2_s", "visformer_tiny"}
 
 
 def marked(names):
@@ -102,16 +104,18 @@ def test_torchvision(name):
     heads = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
     size = {"inception_v3": 96}.get(name, 224 if name.startswith(("vit", "maxvit")) else 64)
     build = torchvision.models.get_model
-    check(lambda: build(name, weights=None, **heads.get(name, {})), size, few=name in HUGE)
+    check(
+        lambda: build(name, weights=None, **heads.get(name, {})), size, name in HUGE, name in WILD
+    )
 
 
 @pytest.mark.parametrize("name", marked(TIMM))
 def test_timm(name):
     size = timm.get_pretrained_cfg(name).input_size[1]
-    check(lambda: timm.create_model(name, pretrained=False), size)
+    check(lambda: timm.create_model(name, pretrained=False), size, wild=name in WILD)
 
 
-def check(build, size, few=False):
+def check(build, size, few=False, wild=False):
     """Expand, randomise, fuse and compare; the classes and keys are those of before."""
     torch.manual_seed(0)
     model = build().double().eval()
@@ -128,8 +132,8 @@ def check(build, size, few=False):
     with torch.no_grad():
         true = model(x)
         assert relative_error(true, fused(x)) <= 1e-9
-        # some deep networks with fresh weights are so wild that float32 alone changes their scores
-        rounding = relative_error(true, model.float()(x.float()).double())
-        assert relative_error(true, fused.float()(x.float()).double()) <= max(1e-4, 2 * rounding)
+        single = model.float()(x.float())
+        allowed = 2 * relative_error(true, single.double()) if wild else 1e-4
+        assert relative_error(single, fused.float()(x.float())) <= allowed
     assert [type(module) for module in fused.modules()] == classes
     assert set(fused.state_dict()) - keys <= {f"{path}.bias" for path in done.grown}

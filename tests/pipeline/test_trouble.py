@@ -389,3 +389,14 @@ def test_half_precision_with_loss_scaling_resumes_exactly(stage, tmp_path):
     stop_after_first_epoch(stage)
     assert to_end(stage)[0] == 0
     assert differences(other, stage) == []
+
+
+def test_processes_share_the_cores_of_the_job_not_of_the_machine():
+    statement = "import os; assert os.environ['OMP_NUM_THREADS'] == '1', os.environ"
+    code = f"import sys; from pipeline import torchrun; sys.exit(torchrun.run('timeit', {statement!r}, 1))"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True,
+        env=environment | {"SLURM_CPUS_PER_TASK": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
