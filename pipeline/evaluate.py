@@ -88,6 +88,7 @@ def _judge(opened: Opened, folder: Path, batch_size: int) -> Any:
     from pipeline.evaluation import scores
     from pipeline.evaluation.shifts import Pixels
 
+    torch.backends.cudnn.allow_tf32 = False  # judged in float32, on a GPU too
     told, manifest = opened.preprocess, Manifest.load(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(opened.network, torch.nn.Module):

@@ -11,7 +11,7 @@ StageName = Literal["prep", "train", "fuse", "eval", "latency"]
 Branch = Literal["kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity"]
 ExportFormat = Literal["pt2", "onnx", "int8", "torchscript", "aotinductor", "tensorrt"]
 Variant = Literal[
-    "plain_folded", "compiled", "cuda_graphs", "channels_last", "bfloat16",
+    "plain_folded", "compiled", "cuda_graphs", "channels_last", "tf32", "bfloat16",
     "pt2", "onnx", "int8", "torchscript", "aotinductor", "tensorrt",
 ]  # fmt: skip
 PARALLEL = ("train", "eval")  # stages that run in several processes

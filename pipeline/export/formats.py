@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -101,8 +102,12 @@ def _torchscript(source: Source, path: Path) -> None:
 
 def _aotinductor(source: Source, path: Path) -> None:
     metadata = {"aot_inductor.metadata": {CARD: source.card}}
+    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    moved = replace(
+        source, network=deepcopy(source.network).to(here), images=source.images.to(here)
+    )
     torch._inductor.aoti_compile_and_package(
-        program(source), package_path=str(path), inductor_configs=metadata
+        program(moved), package_path=str(path), inductor_configs=metadata
     )
 
 

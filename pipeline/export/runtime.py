@@ -8,7 +8,6 @@ proof that a file stands alone.
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -58,9 +57,9 @@ def _onnx(path: Path, threads: int) -> tuple[Network, str]:
     options.intra_op_num_threads = threads
     # threads that spin between calls take the cores of whatever else runs in the process
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(
-        path, options, providers=onnxruntime.get_available_providers()
-    )
+    known = {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}
+    providers = [p for p in known.items() if p[0] in onnxruntime.get_available_providers()]
+    session = onnxruntime.InferenceSession(path, options, providers=providers)
 
     def run(images: Tensor) -> Tensor:
         (scores,) = session.run(None, {"images": images.cpu().numpy()})
@@ -78,12 +77,25 @@ def _pt2(path: Path, threads: int) -> tuple[Network, str]:
 def _tensorrt(path: Path, threads: int) -> tuple[Network, str]:
     import torch_tensorrt  # noqa: F401  (its operators are in the file)
 
-    return torch.export.load(path).module().cuda(), "{}"
+    module = torch.export.load(path).module().cuda()
+
+    def run(images: Tensor) -> Tensor:
+        scores: Tensor = module(images.cuda())
+        return scores.to(images.device)
+
+    return run, "{}"
 
 
 def _aotinductor(path: Path, threads: int) -> tuple[Network, str]:
     network: Any = torch._inductor.aoti_load_package(str(path))
-    return network, network.get_metadata().get(CARD, "{}")
+    told = network.get_metadata()
+    built_for = told["AOTI_DEVICE_KEY"]
+
+    def run(images: Tensor) -> Tensor:
+        scores: Tensor = network(images.to(built_for))
+        return scores.to(images.device)
+
+    return run, told.get(CARD, "{}")
 
 
 def _torchscript(path: Path, threads: int) -> tuple[Network, str]:
@@ -97,9 +109,14 @@ def _torchscript(path: Path, threads: int) -> tuple[Network, str]:
 
 def _on_its_device(module: torch.nn.Module) -> Network:
     """Return a network that goes where its images are."""
+    here = torch.device("cpu")
 
     def run(images: Tensor) -> Tensor:
-        scores: Tensor = module.to(images.device)(images)
+        nonlocal here
+        if images.device != here:
+            module.to(images.device)
+            here = images.device
+        scores: Tensor = module(images)
         return scores
 
     return run
@@ -119,6 +136,7 @@ def main() -> None:
     import numpy
 
     file, images, scores = map(Path, sys.argv[1:])
+    torch.backends.cudnn.allow_tf32 = False  # compiled for a GPU: the same in float32
     network, _ = load(file)
     batches = torch.from_numpy(numpy.load(images)).split(64)
     with torch.inference_mode():
@@ -129,5 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     main()

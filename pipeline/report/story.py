@@ -14,6 +14,7 @@ WHAT = {  # in the order of the tables
     "fused": "plain convolutions",
     "compiled": "fused, torch.compile",
     "cuda_graphs": "fused, torch.compile with CUDA graphs",
+    "tf32": "fused, TF32",
     "channels_last": "fused, channels last",
     "bfloat16": "fused, bfloat16",
     "pt2": "fused, torch.export",

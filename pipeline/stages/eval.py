@@ -36,6 +36,7 @@ Candidate = Callable[[Tensor, Tensor], Tensor]  # images and their numbers to sc
 def run(context: Context) -> dict[str, float]:
     """Evaluate; return percentages and the number of images."""
     settings = context.config.eval
+    torch.backends.cudnn.allow_tf32 = False  # judged in float32, on a GPU too
     manifest = Manifest.load(networks.prepared(context))
     pixels = Pixels(manifest.mean, manifest.std)
     gallery = Gallery(settings.gallery)

@@ -40,18 +40,17 @@ def run(context: Context) -> dict[str, float]:
     """Time all variants at all batch sizes; return percentiles, throughput and `noisy`, 0 or 1."""
     settings = context.config.latency
     torch.set_num_threads(settings.threads or cores())
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32; `tf32` is a variant
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = networks.images(context, "val", max(settings.batch_sizes)).to(device)
     bench = _Bench(context, images, *_available(context, images[:1]))
-    before = machine.state()
+    before = machine.state(device)
     with watched() as neighbours:
         bench.time()
         bench.check()
         paced = bench.paced()
-    after = machine.state()
-    noise = list(_noise(neighbours, bench.timings))
-    if machine.throttled(before, after):
-        noise.append("the processor was slowed down by heat")
+    after = machine.state(device)
+    noise = [*_noise(neighbours, bench.timings), *machine.disturbed(before, after)]
     facts = {
         "device": device_name(),
         "threads": torch.get_num_threads(),
@@ -182,7 +181,9 @@ class _Bench:
         except Exception as error:
             if not memory.exceeded(error):
                 raise
-            self.largest[name] = memory.largest_batch(partial(self._runs, name), 0, batch)
+            held = [size for size in range(batch) if f"{name}/b{size}" in self.peaks]
+            below = max(held, default=0)
+            self.largest[name] = memory.largest_batch(partial(self._runs, name), below, batch)
             print(f"{name}: no memory for batch {batch}; {self.largest[name]} is the largest")
             return False
         return True

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 CPUS = Path("/sys/devices/system/cpu")
-GPU = ("name", "clocks.sm", "clocks.max.sm", "clocks_event_reasons.active", "temperature.gpu",
-       "power.draw", "persistence_mode")  # fmt: skip
+GPU = ("name", "clocks.sm", "clocks.max.sm", "temperature.gpu", "power.draw", "persistence_mode",
+       "utilization.gpu")  # fmt: skip
+HELD_BACK = "clocks_event_reasons_counters."  # microseconds since the driver was loaded
+REASONS = ("sw_power_cap", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
+REST = 1.5  # seconds; the driver counts utilization over the last one
+BUSY = 0.05  # share of that second in which the GPU worked for others
+SLOWED = 0.01  # share of the time of the measurement
 # begin the names of variables that change how fast a network runs
 TUNING = ("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES", "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_",
           "DNNL_", "CUDA_", "CUDNN_", "NVIDIA_TF32_OVERRIDE")  # fmt: skip
@@ -20,9 +29,12 @@ def tuning() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(TUNING)}
 
 
-def state() -> dict[str, Any]:
-    """Return what the kernel and the driver tell; what they do not tell is left out."""
-    told: dict[str, Any] = {}
+def state(device: torch.device) -> dict[str, Any]:
+    """Return what the kernel and the driver tell; what they do not tell is left out.
+
+    A GPU is left alone for a moment before that: what it does then, it does for others.
+    """
+    told: dict[str, Any] = {"time": time.time()}
     clocks = [
         float(line.split(":")[1])
         for line in _read(Path("/proc/cpuinfo")).splitlines()
@@ -36,27 +48,48 @@ def state() -> dict[str, Any]:
     throttled = [_read(p).strip() for p in CPUS.glob("cpu*/thermal_throttle/core_throttle_count")]
     if throttled:
         told["throttled"] = sum(int(count or 0) for count in throttled)
-    told |= _gpu()
+    if device.type == "cuda":
+        time.sleep(REST)
+        # an older driver does not count how long it held the GPU back, and then tells nothing
+        reasons = [HELD_BACK + reason for reason in REASONS]
+        told["gpu"] = _gpu(device, [*GPU, *reasons]) or _gpu(device, GPU)
     return told
 
 
-def throttled(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Whether the processor was slowed down by heat in between."""
-    return bool(after.get("throttled", 0) > before.get("throttled", 0))
+def disturbed(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    """Yield what happened to the processor and the GPU between two states."""
+    if after.get("throttled", 0) > before.get("throttled", 0):
+        yield "the processor was slowed down by heat"
+    first, last = before.get("gpu", {}), after.get("gpu", {})
+    busy = max(_number(gpu, "utilization.gpu") / 100 for gpu in (first, last))
+    if busy > BUSY:
+        yield f"other processes used {busy:.0%} of the GPU"
+    for reason in REASONS:
+        spent = (_number(last, HELD_BACK + reason) - _number(first, HELD_BACK + reason)) / 1e6
+        share = spent / (after["time"] - before["time"])
+        if share > SLOWED:
+            yield f"the GPU was slowed down for {share:.0%} of the time ({reason})"
 
 
-def _gpu() -> dict[str, Any]:
+def _gpu(device: torch.device, fields: Sequence[str]) -> dict[str, str]:
+    uuid = torch.cuda.get_device_properties(device).uuid
+    command = ["nvidia-smi", f"--id=GPU-{uuid}", f"--query-gpu={','.join(fields)}"]
     try:
         done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={','.join(GPU)}", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=10,
-        )  # fmt: skip
+            [*command, "--format=csv,noheader"], capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    if done.returncode or not done.stdout.strip():
-        return {}
-    values = done.stdout.splitlines()[0].split(", ")
-    return {"gpu": dict(zip(GPU, values, strict=False))}
+    values = done.stdout.strip().split(", ")
+    return dict(zip(fields, values, strict=False)) if done.returncode == 0 else {}
+
+
+def _number(told: dict[str, str], field: str) -> float:
+    """Return what a driver told, without its unit; 0 for what it does not tell."""
+    try:
+        return float(told[field].split()[0])
+    except (KeyError, ValueError, IndexError):
+        return 0.0
 
 
 def _read(path: Path) -> str:

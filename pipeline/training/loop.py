@@ -7,6 +7,7 @@ written, and whoever resumes from it validates again.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -41,7 +42,9 @@ class Training:
         self.context, self.world, self.config = context, world, context.config
         self.recipe = self.config.train
         self.folder = context.parents["prep"] / "data"
-        torch.use_deterministic_algorithms(self.recipe.deterministic)
+        if self.recipe.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
+            torch.use_deterministic_algorithms(True)
         generators.seed(self.config.seed)
         self.saver = Saver(
             context.dir / "checkpoints", self.config.checkpoint, context.check_owner, self._saved

@@ -1,5 +1,10 @@
 """Exported files and timing on a CUDA device; skipped without one."""
 
+import subprocess
+import sys
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +12,9 @@ from torch import nn
 from pipeline.export import runtime
 from pipeline.export.formats import Source
 from pipeline.export.write import write
+from pipeline.stages import latency
 from pipeline.timing import machine, measure, memory
+from pipeline.timing.variants import Variant
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,16 +31,19 @@ def network():
     ).eval()  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["pt2", "torchscript"])
-def test_a_file_written_on_the_cpu_runs_where_its_images_are(tmp_path, name):
+@pytest.mark.parametrize("name", ["pt2", "torchscript", "aotinductor"])
+def test_a_file_runs_where_its_images_are(tmp_path, name):
     images = torch.randn(8, 3, 32, 32)
     source = Source(network=network(), images=images, card="{}", opset=18)
     ((_, outcome),) = write(source, tmp_path, [name], images)
-    run, _ = runtime.load(tmp_path / outcome["file"])
+    assert outcome.get("max_rel_error", 1) < 1e-4, outcome
+    run, card = runtime.load(tmp_path / outcome["file"])
+    assert card == "{}"
     with torch.inference_mode():
-        scores = run(images.cuda())
-        assert scores.is_cuda
-        torch.testing.assert_close(scores.cpu(), network()(images), rtol=1e-3, atol=1e-4)
+        for device in ("cuda", "cpu"):
+            scores = run(images.to(device))
+            assert scores.device.type == device
+            torch.testing.assert_close(scores.cpu(), network()(images), rtol=1e-3, atol=1e-3)
 
 
 def test_a_call_ends_when_the_device_has_done_it():
@@ -55,5 +65,52 @@ def test_a_batch_beyond_the_memory_is_told_from_other_errors():
     assert memory.exceeded(caught.value)
 
 
-def test_the_driver_tells_clocks():
-    assert "clocks.sm" in machine.state()["gpu"]
+def test_the_largest_batch_is_found_with_errors_of_the_allocator():
+    _, whole = torch.cuda.mem_get_info()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(2**30 / whole)
+    try:
+        wide = nn.Conv2d(3, 256, 3, padding=1, device=CUDA).eval()
+        bench = latency._Bench(
+            SimpleNamespace(
+                config=SimpleNamespace(latency=SimpleNamespace(repeats=3, batch_sizes=[8, 1024])),
+                check_stop=lambda: None, progress=lambda *_: None,
+            ),
+            torch.rand(8, 3, 64, 64, device=CUDA),
+            {"fused": Variant(wide, 0.1, same_weights=True)},
+            skipped={},
+        )  # fmt: skip
+        bench.time()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    # an image takes 4 MiB of scores, and 1 GiB holds 256
+    assert 100 < bench.largest["fused"] < 256
+    assert set(bench.timings) == {"fused/b8"}
+    assert bench.peaks["fused/b8"] >= 32
+
+
+def test_a_neighbour_on_the_gpu_is_noticed():
+    quiet = machine.state(CUDA)
+    assert "clocks.sm" in quiet["gpu"]
+    assert not list(machine.disturbed(quiet, quiet | {"time": quiet["time"] + 1}))
+    code = (
+        "import torch\nmatrix = torch.randn(4096, 4096, device='cuda')\nprint(flush=True)\n"
+        "while True:\n    (matrix @ matrix).sum().item()"
+    )
+    burn = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        burn.stdout.readline()
+        (reason, *_) = machine.disturbed(quiet, machine.state(CUDA))
+    finally:
+        burn.kill()
+        burn.communicate()
+    assert reason.startswith("other processes used") and reason.endswith("of the GPU")
+
+
+def test_calls_are_not_queued_while_a_variant_settles():
+    """A queue of 3 ms of calls would hold the device for seconds."""
+    matrix = torch.randn(8192, 8192, device=CUDA)
+    call = partial(torch.matmul, matrix, matrix)
+    one = min(measure.seconds(call, CUDA) for _ in range(3))
+    whole = measure.seconds(lambda: measure._settle(call, CUDA), CUDA)
+    assert whole < measure.SETTLE_SECONDS + 3 * one

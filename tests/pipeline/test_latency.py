@@ -203,7 +203,7 @@ def test_what_cannot_run_here_says_why(finished, monkeypatch):
     image = torch.zeros(1, 3, 16, 16)
     with pytest.raises(Unavailable, match=r"model.ts was not exported; see fuse.exports"):
         make(context, "torchscript", image)
-    with pytest.raises(Unavailable, match="CUDA graphs need a GPU"):
+    with pytest.raises(Unavailable, match="it needs an NVIDIA GPU"):
         make(context, "cuda_graphs", image)
     monkeypatch.setattr(torch, "compile", lambda *_, **__: raising("no Python.h\nand a page more"))
     with pytest.raises(Unavailable, match=r"it cannot be compiled: RuntimeError: no Python.h$"):
