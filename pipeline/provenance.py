@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "timm", "nvidia-dali-cuda130", "hydra-core", "wandb")
+DALI = "nvidia-dali-cuda130"
+PACKAGES = ("torch", "torchvision", "timm", DALI, "hydra-core", "wandb")
 
 
 def command_line() -> str:

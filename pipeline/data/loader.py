@@ -239,7 +239,7 @@ def kinds() -> dict[str, type[Loader]]:
     from pipeline.data.torchloader import TorchLoader
 
     found: dict[str, type[Loader]] = {"memory": MemoryLoader}
-    if find_spec("nvidia.dali"):
+    if find_spec("nvidia") and find_spec("nvidia.dali"):
         from pipeline.data.dali import DaliLoader
 
         found["dali"] = DaliLoader

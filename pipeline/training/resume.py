@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nvidia.dali
-
 from pipeline import rundir
 from pipeline.config import flatten
 from pipeline.errors import UserError
+from pipeline.provenance import DALI, versions
 from pipeline.stage import Context
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Facts
@@ -24,7 +23,7 @@ def identity(context: Context) -> dict[str, Any]:
     """Return what a checkpoint has to agree with: settings, data, and the version of DALI."""
     config = context.config.model_dump(mode="json", include=set(context.stage.reads))
     data = rundir.sha256(context.parents["prep"] / "data" / rundir.MANIFEST)
-    return {**flatten(config), "prepared data": data[:12], "DALI": nvidia.dali.__version__}
+    return {**flatten(config), "prepared data": data[:12], "DALI": versions().get(DALI)}
 
 
 def find(context: Context, world: World, own: dict[str, Any]) -> Path | None:

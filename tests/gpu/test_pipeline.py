@@ -11,6 +11,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
+DATA = "data.loader=memory"  # on the device; DALI is tested beside the other loaders
 VARIANTS = "compiled,cuda_graphs,channels_last,tf32,bfloat16,pt2,torchscript,aotinductor,onnx,int8"
 
 
@@ -22,7 +23,7 @@ def read(launch, stage, name):
 def test_a_training_grows_and_learns(launch, precision):
     done = launch(
         "name=gpu", "stage.run=[prep,train]", "tracking=disabled", f"train.precision={precision}",
-        "train.epochs=8", "method.adjust_interval=2",
+        DATA, "train.epochs=8", "method.adjust_interval=2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     found = read(launch, "train", "result.json")["metrics"]
@@ -32,7 +33,7 @@ def test_a_training_grows_and_learns(launch, precision):
 
 def test_all_stages_and_all_ways_to_run_the_network(launch):
     done = launch(
-        "name=gpu", "tracking=disabled", "train.epochs=4", "method.adjust_interval=2",
+        "name=gpu", "tracking=disabled", DATA, "train.epochs=4", "method.adjust_interval=2",
         "latency.batch_sizes=[1,8]", "latency.repeats=20", f"latency.also=[{VARIANTS}]",
         "fuse.exports=[pt2,onnx,int8,torchscript,aotinductor]", "eval.shifts=[blur,noise,jpeg]",
         timeout=500,
@@ -50,7 +51,6 @@ def test_all_stages_and_all_ways_to_run_the_network(launch):
 
 
 def test_two_kills_change_no_bit(tmp_path):
-    report = chaos.rounds(
-        tmp_path, kills=2, seed=52, settings=["cluster.processes_per_node=1", "train.epochs=6"]
-    )
+    settings = ["cluster.processes_per_node=1", "train.epochs=6", DATA]
+    report = chaos.rounds(tmp_path, kills=2, seed=52, settings=settings)
     assert report["equal"] == report["rounds"] >= 1, report["differences"]
