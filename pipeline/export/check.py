@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -41,6 +42,11 @@ class Difference:
         return asdict(self)
 
 
+def _ending(code: int) -> str:
+    """Say in words how a process ended that said nothing itself."""
+    return f"exit code {code}" if code > 0 else f"it was ended by {signal.Signals(-code).name}"
+
+
 def scores_elsewhere(path: Path, images: Tensor) -> Tensor:
     """Return what a file says of images, run in a process that knows nothing of this project.
 
@@ -55,6 +61,6 @@ def scores_elsewhere(path: Path, images: Tensor) -> Tensor:
             cwd=folder, capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            said = done.stderr.strip().splitlines() or [_ending(done.returncode)]
             raise RuntimeError(said[-1])
         return torch.from_numpy(numpy.load(found))

@@ -53,7 +53,7 @@ STAGES: dict[str, Stage] = {
             ignores=ELSEWHERE,
             outputs=("predictions.safetensors", "eval.json"),
             torchrun=True,
-            version=2,
+            version=3,
         ),
         Stage(
             name="latency",
@@ -62,7 +62,7 @@ STAGES: dict[str, Stage] = {
             reads=("data", "model", "latency"),
             ignores=ELSEWHERE,
             outputs=("latency.json",),
-            version=4,
+            version=5,
         ),
     )
 }

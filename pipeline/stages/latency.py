@@ -9,7 +9,7 @@ as usually built, with fresh weights: fused should take the same time, or less.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,10 +25,11 @@ from pipeline.stage import Context
 from pipeline.timing import machine, measure, memory
 from pipeline.timing.measure import Paced, Timing
 from pipeline.timing.neighbours import Neighbours, watched
-from pipeline.timing.variants import COMPILED, Unavailable, Variant, infer, make
+from pipeline.timing.variants import Unavailable, Variant, infer, make
 
 ALWAYS = ("fused", "unfused", "plain")
 SHOWN = (50, 90, 95, 99)  # percentiles
+PROBE = "probe"
 # above these, a time is no property of the network any more
 OTHERS = 0.05  # share of the cores' time
 STOLEN = 0.02
@@ -55,6 +56,7 @@ def run(context: Context) -> dict[str, float]:
         "device": device_name(),
         "threads": torch.get_num_threads(),
         "machine": {"before": before, "after": after, "tuning": machine.tuning()},
+        "probe": bench.probe,
         "others": neighbours.others,
         "stolen": neighbours.stolen,
         "noise": noise,
@@ -76,6 +78,7 @@ def run(context: Context) -> dict[str, float]:
     }
     for percent in (50, 99):
         numbers[f"fused/open_p{percent}_ms"] = 1000 * Timing(paced.seconds).percentile(percent)
+    numbers["probe_ms"] = 1000 * Timing(bench.probe).percentile(50)
     return {**numbers, **bench.agreements(), "noisy": float(bool(noise))}
 
 
@@ -103,6 +106,7 @@ class _Bench:
     variants: dict[str, Variant]
     skipped: dict[str, str]
     timings: dict[str, Timing] = field(default_factory=dict)
+    probe: list[float] = field(default_factory=list)  # seconds
     peaks: dict[str, float | None] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)
 
@@ -112,9 +116,9 @@ class _Bench:
         return self.images.device
 
     def time(self) -> None:
-        """Time each variant at each batch size that the memory holds."""
+        """Time each variant at each batch size that the memory holds, and the machine itself."""
         settings = self.context.config.latency
-        calls = {}
+        calls: dict[str, Callable[[], Tensor]] = {PROBE: machine.probe(self.device)}
         for batch in settings.batch_sizes:
             for name, variant in self.variants.items():
                 self.context.check_stop()
@@ -122,7 +126,9 @@ class _Bench:
                 if self._fits(name, batch):
                     calls[f"{name}/b{batch}"] = partial(infer, variant.network, self._images(batch))
         rounds = measure.interleaved(calls, settings.repeats, self.device)
-        for done, self.timings in enumerate(rounds, start=1):
+        for done, found in enumerate(rounds, start=1):
+            self.probe = found.pop(PROBE).seconds
+            self.timings = found
             self.context.check_stop()
             self.context.progress(done, settings.repeats, "rounds of timed calls")
 
@@ -175,9 +181,9 @@ class _Bench:
         network, images = self.variants[name].network, self._images(batch)
         try:
             call = partial(infer, network, images)
-            if name in COMPILED:
-                call()  # the first call takes the memory of a compiler
-            self.peaks[f"{name}/b{batch}"] = memory.peak(call, self.device)
+            call()  # the first one takes the memory of a compiler, or the workspace of a library
+            peak = None if name == "cuda_graphs" else memory.peak(call, self.device)
+            self.peaks[f"{name}/b{batch}"] = peak  # of a graph it is set aside when it is recorded
         except Exception as error:
             if not memory.exceeded(error):
                 raise

@@ -49,7 +49,7 @@ def test_every_stage_ends_with_its_promised_numbers(run):
     wanted = {f"{v}/b{b}/{n}" for v in variants for b in (1, 8) for n in names}
     wanted |= {f"{v}/agreement" for v in ("unfused", "onnx", "int8")}
     latency = metrics(run, "latency")
-    assert set(latency) == wanted | {"noisy", "fused/open_p50_ms", "fused/open_p99_ms"}
+    assert set(latency) == wanted | {"noisy", "probe_ms", "fused/open_p50_ms", "fused/open_p99_ms"}
     assert latency["fused/b1/p50_ms"] <= latency["fused/b1/p90_ms"] <= latency["fused/b1/p99_ms"]
 
 

@@ -84,6 +84,37 @@ def test_what_was_tuned_from_outside_is_told_and_nothing_else(monkeypatch):
     assert "secret" not in told.values()
 
 
+HELD = "clocks_event_reasons_counters."
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ({"throttled": 3}, {"throttled": 4}, "the processor was slowed down by heat"),
+        ({"gpu": {"utilization.gpu": "34 %"}}, {}, "other processes used 34% of the GPU"),
+        ({}, {"gpu": {"utilization.gpu": "7 %"}}, "other processes used 7% of the GPU"),
+        (
+            {"gpu": {f"{HELD}sw_power_cap": "100 us"}},
+            {"gpu": {f"{HELD}sw_power_cap": "2000100 us"}},
+            "the GPU was slowed down for 20% of the time (sw_power_cap)",
+        ),
+    ],
+)
+def test_what_the_driver_and_the_kernel_say_against_times_is_named(before, after, words):
+    assert list(machine.disturbed({"time": 0.0} | before, {"time": 10.0} | after)) == [words]
+
+
+def test_a_driver_that_tells_nothing_speaks_against_nothing():
+    silent = {"time": 0.0, "gpu": {"utilization.gpu": "[N/A]", f"{HELD}sw_power_cap": ""}}
+    assert not list(machine.disturbed(silent, silent | {"time": 1.0}))
+
+
+def test_the_probe_computes_the_same_whenever_it_is_made():
+    first = machine.probe(CPU)()
+    torch.manual_seed(99)
+    assert torch.equal(first, machine.probe(CPU)())
+
+
 def test_a_warm_up_without_end_is_told(monkeypatch):
     monkeypatch.setattr(measure, "PATIENCE", 1.0)
     monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.01)
