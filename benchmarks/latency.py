@@ -5,9 +5,10 @@ every core. The host of a virtual machine gives it less for a minute at a time, 
 of the stage shows: a fixed computation. So it is timed until `--repeats` runs found the machine
 itself equally fast (probes within 2 %) and none of them was called noisy by the stage, `--tries`
 times at most. `spread` is the largest over the smallest median of the same variant over these
-repeats, less one; `spread_of_all` is that over all runs that were not called noisy, and `probes` has
-the probe of each. Ratios are of medians within one interleaved run: fused (batch norms folded) to
-the plain network with the same folding, to the plain network as it is trained, and unfused to fused.
+repeats, less one; `spread_of_all` is that over all runs that were not called noisy, and `probes`
+has the probe of each. Ratios are of medians within one interleaved run: fused (batch norms folded)
+to the plain network with the same folding, to the plain network as it is trained, and unfused to
+fused.
 
 On one thread: two that wait for each other took twice as long for seconds at a time on a virtual
 machine, most likely when its cores share a real one, which nothing inside can see. And with an

@@ -39,6 +39,8 @@ SETTINGS = (
     "checkpoint.interval=10 steps",
     "latency.repeats=10",
     "latency.batch_sizes=[1]",
+    "latency.also=[]",
+    "fuse.exports=[]",
 )
 PROCESSES = "cluster.processes_per_node=2"
 EPOCHS = 150  # also while a node that is lost is not known to be: processes there go on

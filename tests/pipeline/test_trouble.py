@@ -94,21 +94,17 @@ def stop_after_first_epoch(stage):
     assert 22 < events(stage, "saved")[-1]["step"] < 44
 
 
-def test_signals_lose_no_step_and_say_stopped(stage, undisturbed):
+def test_the_signal_of_a_cluster_loses_no_step_and_says_stopped(stage, undisturbed):
     change(stage, rundir.WHERE, "checkpoint", interval="1000 steps")
-    for number in (signal.SIGTERM, signal.SIGUSR2):  # SIGINT is in test_end_to_end.py
-        process = start(stage)
-        known = len(steps(stage))
-        wait_for(lambda known=known: len(steps(stage)) > known + 5, process)
-        process.send_signal(number)
-        process.communicate(timeout=60)
-        assert process.returncode == 75
-        assert events(stage, "saved")[-1]["step"] == steps(stage)[-1]
+    process = start(stage)
+    wait_for(lambda: len(steps(stage)) > 5, process)
+    process.send_signal(signal.SIGUSR2)  # INT is in test_end_to_end.py, TERM in test_chaos.py
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert events(stage, "saved")[-1]["step"] == steps(stage)[-1]
     assert to_end(stage)[0] == 0
-    assert [row["step"] for row in events(stage, "resumed")] == [
-        max(row["step"] for row in events(stage, "saved") if row["attempt"] == number)
-        for number in (1, 2)
-    ]
+    (resumed,) = events(stage, "resumed")
+    assert resumed["step"] == max(row["step"] for row in events(stage, "saved") if row["attempt"] == 1)
     assert differences(undisturbed, stage) == []
 
 
