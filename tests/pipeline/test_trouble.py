@@ -104,7 +104,9 @@ def test_the_signal_of_a_cluster_loses_no_step_and_says_stopped(stage, undisturb
     assert events(stage, "saved")[-1]["step"] == steps(stage)[-1]
     assert to_end(stage)[0] == 0
     (resumed,) = events(stage, "resumed")
-    assert resumed["step"] == max(row["step"] for row in events(stage, "saved") if row["attempt"] == 1)
+    assert resumed["step"] == max(
+        row["step"] for row in events(stage, "saved") if row["attempt"] == 1
+    )
     assert differences(undisturbed, stage) == []
 
 
