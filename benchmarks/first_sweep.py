@@ -28,7 +28,8 @@ from benchmarks.recovery import wait_for
 from pipeline import rundir
 from pipeline.tracking import rows
 from slurm import scheduler
-from slurm.dev_cluster import Cluster, down, up
+from slurm.dev_config import Cluster
+from slurm.dev_daemons import down, up
 from tests.tracking.recorder import Recorder
 
 PROJECT = Path(__file__).resolve().parents[1]

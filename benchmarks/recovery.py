@@ -25,7 +25,8 @@ from rich.table import Table
 from benchmarks.chaos import differences
 from pipeline import rundir
 from slurm import scheduler
-from slurm.dev_cluster import Cluster, down, start, up
+from slurm.dev_config import Cluster
+from slurm.dev_daemons import down, start, up
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 from slurm import scheduler
-from slurm.dev_cluster import Cluster, down, up
+from slurm.dev_config import Cluster
+from slurm.dev_daemons import down, up
 
 PROJECT = Path(__file__).resolve().parents[1]
 

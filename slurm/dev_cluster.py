@@ -24,326 +24,16 @@ them, processes are tracked by parentage and not by cgroups, and munge credentia
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from slurm.dev_config import Cluster, default_directory, write_files
-from slurm.dev_machine import (
-    Failed,
-    Refused,
-    call,
-    check_machine,
-    check_root,
-    install,
-    missing,
-    tail,
-)
-
-__all__ = [
-    "Cluster",
-    "Failed",
-    "Refused",
-    "daemons",
-    "default_directory",
-    "down",
-    "find",
-    "install",
-    "main",
-    "missing",
-    "pid",
-    "start",
-    "up",
-]
-
-MARK = "dev_cluster.json"
-OWNER = "SLURM_CLUSTER_NAME"  # SLURM gives it to jobs, we to daemons: tells whose a process is
-CLIENTS = {"srun", "salloc", "sbatch", "scontrol", "squeue", "sinfo", "sacct", "sacctmgr"}
-PATIENCE = 60.0  # seconds for each step of coming up
-POLL = 0.05  # seconds between two looks
-
-Say = Callable[[str], None]
-_children: list[subprocess.Popen[bytes]] = []  # daemons started by this process, to be reaped
-
-
-def up(cluster: Cluster, say: Say = lambda line: None) -> None:
-    """Start `cluster`; return when a job has run on all of its nodes.
-
-    Raises:
-        Refused: this machine or the directory will not do; nothing is left behind.
-        Failed: a daemon did not come up; everything was taken down again.
-    """
-    cluster.check()
-    check_machine(cluster.accounting)
-    _claim(cluster)
-    try:
-        write_files(cluster)
-        for what, names, ready in _steps(cluster):
-            _bring_up(cluster, what, names, ready, say)
-    except BaseException:
-        down(cluster.directory)
-        raise
-
-
-def down(directory: Path) -> bool:
-    """End every process of the cluster in `directory` and remove it; return whether there was one.
-
-    Raises:
-        Refused: the directory is not a cluster's.
-        Failed: a process cannot be ended.
-    """
-    cluster = Cluster(directory)
-    directory = cluster.directory
-    ours = (directory / MARK).exists()
-    if not ours and directory.exists() and any(directory.iterdir()):
-        raise Refused(f"{directory} holds no cluster, nothing was removed; name the right --dir")
-    if ours:
-        check_root()
-    ended = _end(cluster)
-    if ours:
-        _remove(directory)
-    return ours or ended
-
-
-def start(cluster: Cluster, name: str) -> subprocess.Popen[bytes]:
-    """Start one of the `daemons`, also after it was killed; it outlives us and the terminal."""
-    with (cluster.directory / "log" / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            _command(cluster, name),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=cluster.directory,
-            env=_environment(cluster) | {OWNER: cluster.name},
-            start_new_session=True,
-            umask=0o022,
-        )
-    _children.append(process)
-    return process
-
-
-def pid(cluster: Cluster, daemon: str) -> int | None:
-    """Return the process of a daemon, or None if it does not run."""
-    try:
-        number = int((cluster.directory / "run" / f"{daemon}.pid").read_text())
-    except (OSError, ValueError):
-        return None
-    return number if number in _processes(cluster) else None
-
-
-def daemons(cluster: Cluster) -> list[str]:
-    """Return the names of all daemons in the order in which they start."""
-    accounting = ["mariadbd", "slurmdbd"] if cluster.accounting else []
-    return ["munged", *accounting, "slurmctld", *cluster.node_names]
-
-
-def find(directory: Path) -> Cluster | None:
-    """Return the cluster in `directory`, whether or not it is healthy, or None.
-
-    Raises:
-        Failed: the file that describes it is damaged.
-    """
-    try:
-        row = json.loads((directory / MARK).read_text())
-        return Cluster(**row | {"directory": directory})
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError):
-        raise Failed(f"{directory / MARK} is damaged; {_typed('down', directory)}") from None
-
-
-def _claim(cluster: Cluster) -> None:
-    """Make the directory ours, or refuse."""
-    directory = cluster.directory
-    try:
-        directory.mkdir(exist_ok=True)
-        if (directory / MARK).exists():
-            end = _typed("down", directory)
-            raise Refused(f"a cluster is in {directory} already; `{end}`, or name another --dir")
-        if directory.stat().st_uid != os.geteuid():
-            raise Refused(f"{directory} belongs to another user; name another --dir")
-        if any(directory.iterdir()):
-            raise Refused(f"{directory} is not empty and not a cluster's; name another --dir")
-        row = dataclasses.asdict(cluster) | {"directory": str(directory)}
-        with (directory / MARK).open("x") as handle:
-            json.dump(row, handle, indent=2)
-    except OSError as error:
-        raise Refused(f"--dir {directory}: {error.strerror}; name another") from None
-
-
-def _steps(cluster: Cluster) -> Iterable[tuple[str, list[str], Callable[[], bool]]]:
-    """Yield what to wait for, the daemons to start for it, and how to see that it is there."""
-    directory, nodes = cluster.directory, cluster.node_names
-    run = directory / "run"
-
-    def succeeds(*command: str) -> Callable[[], bool]:
-        return lambda: _slurm(cluster, *command).returncode == 0
-
-    def idle() -> bool:
-        # Not patient: while sinfo tries again, nobody sees that slurmctld has ended.
-        told = _slurm(cluster, "sinfo", "-h", "-p", "low", "-N", "-o", "%T", timeout=2)
-        return told.stdout.split() == ["idle"] * len(nodes)
-
-    def recorded() -> bool:
-        return "COMPLETED" in _slurm(cluster, "sacct", "-X", "-n", "-o", "state").stdout
-
-    yield "munge", ["munged"], succeeds("munge", "-n", "-S", f"{run}/munge.sock")
-    if cluster.accounting:
-        yield "database files", [], lambda: _make_database(cluster)
-        options = f"--defaults-file={directory}/client.cnf"
-        yield "database", ["mariadbd"], succeeds("mariadb", options, "slurm", "-e", "select 1")
-        # The name must be known before slurmctld asks for it.
-        add = ("sacctmgr", "-i", "add", "cluster", cluster.name)
-        yield "accounting", ["slurmdbd"], succeeds(*add)
-    yield "nodes", ["slurmctld", *nodes], idle
-    job = ("srun", f"-N{len(nodes)}", "--mem=1", "--job-name=first", "true")
-    yield "a job on all nodes", [], succeeds(*job)
-    if cluster.accounting:
-        yield "its record", [], recorded
-
-
-def _make_database(cluster: Cluster) -> bool:
-    options = f"--defaults-file={cluster.directory}/database.cnf"
-    done = _slurm(cluster, "mariadb-install-db", options, "--skip-test-db")
-    if done.returncode:
-        raise Failed(f"mariadb-install-db failed:\n{tail(done.stdout + done.stderr)}")
-    return True
-
-
-def _bring_up(
-    cluster: Cluster, what: str, names: list[str], ready: Callable[[], bool], say: Say
-) -> None:
-    begun = time.monotonic()
-    say(f"waiting for {what}")
-    started = {name: start(cluster, name) for name in names}
-    while not ready():
-        for name, process in started.items():
-            if process.poll() is not None:
-                raise Failed(f"{name} ended; the end of its log:\n{_log(cluster, name)}")
-        if time.monotonic() > begun + PATIENCE:
-            name = (names or ["slurmctld"])[0]
-            raise Failed(
-                f"no {what} after {PATIENCE:.0f} s; the end of the log of {name}:\n"
-                f"{_log(cluster, name)}"
-            )
-        time.sleep(POLL)
-
-
-def _command(cluster: Cluster, name: str) -> list[str]:
-    directory = cluster.directory
-    if name == "munged":
-        return [
-            name,
-            "--foreground",
-            "--force",  # it would mind a directory above that only root may enter
-            f"--key-file={directory}/munge.key",
-            f"--socket={directory}/run/munge.sock",
-            f"--pid-file={directory}/run/munged.pid",
-            f"--seed-file={directory}/run/munge.seed",
-        ]
-    if name == "mariadbd":
-        return [name, f"--defaults-file={directory}/database.cnf"]
-    if name in cluster.node_names:
-        return ["slurmd", "-D", "-N", name]
-    return [name, "-D"]
-
-
-def _processes(cluster: Cluster) -> set[int]:
-    """Return the living processes of the cluster: daemons, jobs, all their descendants, clients.
-
-    A job may clear its environment, so descendants count whatever theirs says; only a process that
-    did so and has lost its parents is not found. Whoever asks is left out, with all its ancestors:
-    it may sit in a job of this very cluster.
-    """
-    mark, conf = f"{OWNER}={cluster.name}", f"SLURM_CONF={cluster.conf}"
-    parents: dict[int, int] = {}
-    found: set[int] = set()
-    for directory in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            name, state, parent = _stat(directory)
-            if state in "ZX":  # a zombie is not alive, though kill(2) can reach it
-                continue
-            number = int(directory.name)
-            parents[number] = parent
-            environment = (directory / "environ").read_bytes().decode(errors="replace").split("\0")
-            if mark in environment or (name in CLIENTS and conf in environment):
-                found.add(number)
-    found |= {number for number in parents if not found.isdisjoint(_ancestors(number, parents))}
-    return found - set(_ancestors(os.getpid(), parents))
-
-
-def _stat(directory: Path) -> tuple[str, str, int]:
-    """Return name, state and parent of a process, from its directory in /proc."""
-    name, rest = (directory / "stat").read_text().split("(", 1)[1].rsplit(")", 1)
-    state, parent = rest.split()[:2]
-    return name, state, int(parent)
-
-
-def _ancestors(number: int, parents: dict[int, int]) -> Iterable[int]:
-    """Yield a process and those above it."""
-    while number in parents:
-        yield number
-        number = parents[number]
-
-
-def _end(cluster: Cluster) -> bool:
-    """Kill until nothing is left; return whether there was anything."""
-    until = time.monotonic() + PATIENCE
-    some = False
-    while pids := _processes(cluster):
-        if time.monotonic() > until:
-            raise Failed(f"processes that do not end: {sorted(pids)}; {cluster.directory} is kept")
-        some = True
-        for number in pids:
-            with suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
-        time.sleep(POLL)
-        _reap()
-    return some
-
-
-def _remove(directory: Path) -> None:
-    """Remove a cluster's directory, the mark last: what was interrupted can be repeated."""
-    for path in sorted(directory.iterdir(), key=lambda path: path.name == MARK):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    directory.rmdir()
-
-
-def _reap() -> None:
-    """Take note of the end of daemons that are children of this process."""
-    _children[:] = [process for process in _children if process.poll() is None]
-
-
-def _environment(cluster: Cluster) -> dict[str, str]:
-    """Return this process's environment for `cluster`, without what another SLURM put there."""
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH"))
-    }
-    return kept | cluster.environment
-
-
-def _slurm(
-    cluster: Cluster, *command: str, timeout: float = PATIENCE
-) -> subprocess.CompletedProcess[str]:
-    return call(*command, environment=_environment(cluster), timeout=timeout)
-
-
-def _log(cluster: Cluster, name: str) -> str:
-    with suppress(OSError):
-        return tail((cluster.directory / "log" / f"{name}.log").read_text(errors="replace"))
-    return "    (none)"
+from slurm.dev_config import Cluster
+from slurm.dev_daemons import ask, daemons, down, find, pid, typed, up
+from slurm.dev_machine import Failed, Refused, check_root, install, missing
 
 
 def _up(arguments: argparse.Namespace) -> None:
@@ -374,8 +64,8 @@ def _up(arguments: argparse.Namespace) -> None:
         f"  try it    srun --nodes={cluster.nodes} --label printenv SLURMD_NODENAME\n"
         f"            sbatch --partition=high --nodes={cluster.nodes} --exclusive "
         "--output=/dev/null --wrap='sleep 10'   # preempts what runs\n"
-        f"  look      {_typed('status', cluster.directory)}\n"
-        f"  end it    {_typed('down', cluster.directory)}"
+        f"  look      {typed('status', cluster.directory)}\n"
+        f"  end it    {typed('down', cluster.directory)}"
     )
 
 
@@ -389,26 +79,18 @@ def _down(arguments: argparse.Namespace) -> None:
 def _status(arguments: argparse.Namespace) -> None:
     cluster = find(arguments.dir)
     if cluster is None:
-        raise Failed(f"no cluster in {arguments.dir}; start one: {_typed('up', arguments.dir)}")
+        raise Failed(f"no cluster in {arguments.dir}; start one: {typed('up', arguments.dir)}")
     check_root()
     print(f"cluster in {cluster.directory}; export SLURM_CONF={cluster.conf}")
     dead = [name for name in daemons(cluster) if pid(cluster, name) is None]
     if "slurmctld" not in dead and "munged" not in dead:
-        print(_slurm(cluster, "sinfo", "-o", "%.10P %.6a %.6D %.10T %N").stdout.rstrip())
-        print(
-            _slurm(cluster, "squeue", "-o", "%.10i %.10P %.20j %.12T %.10M %.6D %R").stdout.rstrip()
-        )
+        print(ask(cluster, "sinfo", "-o", "%.10P %.6a %.6D %.10T %N").stdout.rstrip())
+        print(ask(cluster, "squeue", "-o", "%.10i %.10P %.20j %.12T %.10M %.6D %R").stdout.rstrip())
     if dead:
         raise Failed(
             f"not running: {' '.join(dead)}; see {cluster.directory}/log, "
-            f"then: {_typed('down', cluster.directory)}"
+            f"then: {typed('down', cluster.directory)}"
         )
-
-
-def _typed(command: str, directory: Path) -> str:
-    """Return what a user types to do `command` with the cluster in `directory`."""
-    option = "" if directory == default_directory() else f" --dir {directory}"
-    return f"python -m slurm.dev_cluster {command}{option}"
 
 
 class _Parser(argparse.ArgumentParser):

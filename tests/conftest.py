@@ -1,5 +1,7 @@
 """What several tests need: the command line with a root of its own, and one finished run."""
 
+import shutil
+
 import pytest
 
 from tests.launcher import SMALL, Launcher
@@ -20,3 +22,10 @@ def finished(tmp_path_factory):
     assert done.returncode == 0, done.stderr + done.stdout
     launcher.output = done.stdout
     return launcher
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """Return a launcher on a copy of the finished run, free to damage."""
+    shutil.copytree(finished.root, tmp_path / "outputs", symlinks=True)
+    return Launcher(tmp_path / "outputs")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -29,8 +30,24 @@ class Launcher:
             env={**os.environ, "COLUMNS": "200", **(environment or {})},
         )  # fmt: skip
 
+    def start(self, *arguments):
+        """Launch without waiting for the end, in a session of its own."""
+        return subprocess.Popen(
+            self.command(*arguments), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+
     def command(self, *arguments):
         return [sys.executable, "-m", "pipeline.launch", *arguments, f"root={self.root}"]
+
+
+def wait_for(condition, process, seconds=120):
+    """Wait until a process that goes on has brought something about."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.02)
 
 
 def module(name, *arguments, environment, timeout=120):

@@ -22,6 +22,7 @@ from pipeline.export import runtime
 from pipeline.export.equalize import equalized
 from pipeline.export.runtime import CARD
 
+TRT_USUAL, TRT_MOST = 8, 256  # images per call that TensorRT tunes an engine for, and takes at most
 ENOUGH = 99.0  # percent of images that keep their class in int8: nothing to mend
 
 
@@ -64,9 +65,9 @@ def _found(name: str) -> bool:
     return find_spec(name) is not None or shutil.which(name) is not None
 
 
-def program(source: Source) -> torch.export.ExportedProgram:
-    """Return the network as a graph of ATen operators for any number of images."""
-    batch = torch.export.Dim("batch", min=1)
+def program(source: Source, most: int | None = None) -> torch.export.ExportedProgram:
+    """Return the network as a graph of ATen operators for any number of images, or up to `most`."""
+    batch = torch.export.Dim("batch", min=1, max=most)
     return torch.export.export(source.network, _example(source), dynamic_shapes=({0: batch},))
 
 
@@ -103,20 +104,28 @@ def _torchscript(source: Source, path: Path) -> None:
 def _aotinductor(source: Source, path: Path) -> None:
     metadata = {"aot_inductor.metadata": {CARD: source.card}}
     here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    moved = replace(
-        source, network=deepcopy(source.network).to(here), images=source.images.to(here)
-    )
     torch._inductor.aoti_compile_and_package(
-        program(moved), package_path=str(path), inductor_configs=metadata
+        program(_moved(source, here)), package_path=str(path), inductor_configs=metadata
     )
+
+
+def _moved(source: Source, device: torch.device) -> Source:
+    network = deepcopy(source.network).to(device)
+    return replace(source, network=network, images=source.images.to(device))
 
 
 def _tensorrt(source: Source, path: Path) -> None:
     import torch_tensorrt
 
-    example = tuple(images.cuda() for images in _example(source))
-    engine = torch_tensorrt.dynamo.compile(program(source), inputs=list(example))
-    torch_tensorrt.save(engine, str(path), output_format="exported_program", inputs=list(example))
+    image = source.images.shape[1:]
+    given = torch_tensorrt.Input(
+        min_shape=(1, *image), opt_shape=(TRT_USUAL, *image), max_shape=(TRT_MOST, *image),
+        dtype=torch.float32,
+    )  # fmt: skip
+    exported = program(_moved(source, torch.device("cuda")), TRT_MOST)
+    engine = torch_tensorrt.dynamo.compile(exported, inputs=[given])
+    extra = {CARD: source.card}
+    torch_tensorrt.save(engine, str(path), arg_inputs=[given], extra_files=extra)
 
 
 def _int8(source: Source, path: Path) -> str | None:

@@ -75,15 +75,16 @@ def _pt2(path: Path, threads: int) -> tuple[Network, str]:
 
 
 def _tensorrt(path: Path, threads: int) -> tuple[Network, str]:
-    import torch_tensorrt  # noqa: F401  (its operators are in the file)
+    import torch_tensorrt
 
-    module = torch.export.load(path).module().cuda()
+    found = {CARD: ""}
+    module = torch_tensorrt.load(str(path), extra_files=found).module().cuda()
 
     def run(images: Tensor) -> Tensor:
         scores: Tensor = module(images.cuda())
         return scores.to(images.device)
 
-    return run, "{}"
+    return run, found[CARD]
 
 
 def _aotinductor(path: Path, threads: int) -> tuple[Network, str]:

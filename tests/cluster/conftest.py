@@ -4,7 +4,9 @@ import os
 
 import pytest
 
-from slurm.dev_cluster import Cluster, down, up
+from slurm.dev_config import Cluster
+from slurm.dev_daemons import down, up
+from tests.cluster.chains import Chain, update
 from tests.cluster.real import call, wait_for
 
 
@@ -27,3 +29,15 @@ def cluster(daemons):
     wait_for(lambda: not call("squeue", "--me", "--noheader"))
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def chain(cluster, tmp_path):
+    return lambda **how: Chain(tmp_path, **how)
+
+
+@pytest.fixture
+def partition(cluster):
+    """Return a way to change the preemptible partition, which is restored afterwards."""
+    yield update
+    update(GraceTime=cluster.grace, PreemptMode="REQUEUE")

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from slurm import dev_cluster
-from slurm.dev_cluster import Cluster, Refused, daemons, down, find, pid, start, up
+from slurm import dev_daemons
+from slurm.dev_config import Cluster
+from slurm.dev_daemons import daemons, down, find, pid, start, up
+from slurm.dev_machine import Refused
 from tests.cluster.real import needs_slurm, wait_for
 from tests.launcher import PROJECT
 
@@ -158,7 +160,7 @@ def test_down_leaves_no_process_and_no_directory(small):
     assert not small.directory.exists()
     assert not alive("98765")
     assert not alive(str(small.directory))
-    dev_cluster._reap()
+    dev_daemons._reap()
     assert not [number for number in ids if Path(f"/proc/{number}").exists()]
 
 

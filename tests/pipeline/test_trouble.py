@@ -21,7 +21,7 @@ from pipeline import attempt, run, rundir
 from pipeline.errors import Superseded, UserError
 from pipeline.stages import STAGES
 from pipeline.training import resume
-from tests.launcher import PROJECT, torchrun
+from tests.launcher import PROJECT, torchrun, wait_for
 
 
 @pytest.fixture
@@ -71,14 +71,6 @@ def steps(stage):
     return [row["step"] for row in rows if row["kind"] == "step"]
 
 
-def wait_for(condition, process, seconds=90):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until, "did not happen in time"
-        time.sleep(0.01)
-
-
 def below(pid):
     return [pid, *(deeper for child in children(pid) for deeper in below(child))]
 
@@ -98,7 +90,7 @@ def test_the_signal_of_a_cluster_loses_no_step_and_says_stopped(stage, undisturb
     change(stage, rundir.WHERE, "checkpoint", interval="1000 steps")
     process = start(stage)
     wait_for(lambda: len(steps(stage)) > 5, process)
-    process.send_signal(signal.SIGUSR2)  # INT is in test_end_to_end.py, TERM in test_chaos.py
+    process.send_signal(signal.SIGUSR2)  # INT is in test_harm.py, TERM in test_chaos.py
     process.communicate(timeout=60)
     assert process.returncode == 75
     assert events(stage, "saved")[-1]["step"] == steps(stage)[-1]

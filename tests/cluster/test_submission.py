@@ -1,0 +1,170 @@
+"""Submitting again, twice at once, in arrays, or not to the end: each job is in the queue once."""
+
+import os
+import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from slurm import scheduler
+from slurm.job import CANCELLED, Job, Resources, rows
+from slurm.scheduler import Refused
+from slurm.submit import Submission
+from tests.cluster.chains import Chain, commands, preempt
+from tests.cluster.real import call, needs_slurm, wait_for
+from tests.launcher import PROJECT
+
+pytestmark = [pytest.mark.cluster, needs_slurm]
+
+
+def test_launched_again_where_only_a_useless_successor_is_left(chain, partition):
+    """The first was cancelled by hand while its successor was held back."""
+    partition(GraceTime=0, PreemptMode="CANCEL")
+    work = chain().submit().working()
+    (successor,) = [e for e in scheduler.mine().values() if e.active and work.id in e.after
+                    and e.name == "work"]  # fmt: skip
+    call("scontrol", "hold", successor.id)
+    call("scancel", work.id)
+    wait_for(lambda: work.state() == "CANCELLED")
+    first = work.id
+    work.submit()
+    assert work.id not in (first, successor.id)
+    work.finished()
+
+
+def test_launched_while_slurm_takes_away_what_waited_for_a_cancelled_job(chain):
+    work = chain().submit().working()
+    call("scancel", work.id)
+    work.submit().finished()
+
+
+def test_what_attaches_to_a_job_waits_for_its_successor_too(chain, partition, tmp_path):
+    partition(GraceTime=0, PreemptMode="CANCEL")
+    work = chain().submit().working()
+    scheduler.cancel([work.next_id])
+    again = work.submit()
+    assert again.id == work.ids[work.job.directory]
+    preempt(tmp_path)
+    work.finished().lost_nothing()
+
+
+def test_nothing_is_submitted_twice(chain):
+    work = chain().submit()
+    before = work.ids
+    assert work.submit().ids == before
+    work.finished()
+
+
+def test_launched_at_the_same_moment_it_is_submitted_once(chain):
+    work = chain(steps=5)
+    with ThreadPoolExecutor() as pool:
+        submissions = [Submission(work.folder / "slurm", PROJECT, 64, 1000) for _ in range(3)]
+        labels = {job.directory: ["a run"] for job in work.jobs}
+        list(pool.map(lambda each: each.submit(work.jobs, labels), submissions))
+    assert len({tuple(each.ids.values()) for each in submissions}) == 1
+    work.id, work.next_id = submissions[0].ids.values()
+    work.finished()
+
+
+def test_launched_while_it_is_still_being_cancelled_it_comes_back(chain):
+    work = chain().submit().working()
+    (work.job.directory / CANCELLED).touch()
+    scheduler.cancel([work.next_id, work.id])
+    before = work.id
+    assert work.submit().id != before
+    work.finished()
+
+
+def test_cancelled_where_slurm_did_not_answer_and_launched_again_it_goes_on(chain):
+    work = chain().submit().working()
+    (work.job.directory / CANCELLED).touch()
+    assert work.submit().id == work.events("began")[0]["job"]
+    work.finished()
+
+
+def test_interrupted_while_it_submits_a_launcher_leaves_nothing(chain, tmp_path, monkeypatch):
+    """A stand-in for sbatch submits, and then does not come to its end."""
+    real = shutil.which("sbatch")
+    slow = tmp_path / "bin" / "sbatch"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\n{real} "$@"\nsleep 60\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    work = chain()
+    before = {id for id, entry in scheduler.mine().items() if entry.active}
+    alarm = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.alarm(3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work.submit()
+    finally:
+        signal.signal(signal.SIGALRM, alarm)
+    wait_for(lambda: {id for id, entry in scheduler.mine().items() if entry.active} <= before)
+    assert any(entry.name == "work" for id, entry in scheduler.mine().items() if id not in before)
+
+
+def test_a_refusal_in_the_middle_takes_back_what_was_submitted(chain):
+    work = chain()
+    impossible = Resources(time_limit=5, partition="nowhere")
+    work.jobs[1] = Job(**{**vars(work.next), "resources": impossible})
+    with pytest.raises(Refused, match="partition"):
+        work.submit()
+    ids = [row["id"] for row in rows(work.job.directory / "jobs.jsonl") if "id" in row]
+    wait_for(lambda: work.state(ids[0]) == "CANCELLED")
+
+
+def test_a_launcher_that_died_before_it_noted_the_id_submits_nothing_twice(chain):
+    work = chain().submit()
+    path = work.job.directory / "jobs.jsonl"
+    path.write_text(path.read_text().splitlines()[0] + "\n")  # only the intent
+    assert work.submit().id == work.ids[work.job.directory]
+    assert len(scheduler.mine()) == len({*scheduler.mine()})
+    work.finished()
+
+
+@pytest.fixture
+def array(cluster, tmp_path):
+    """Return the submission of several chains of the same kind as arrays."""
+
+    def submit(count, steps, seconds):
+        chains = []
+        for number in range(count):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            chains.append(Chain(folder, steps=steps, seconds=seconds))
+        submission = Submission(tmp_path / "slurm", PROJECT, parallel=count, longest=1000)
+        jobs = [job for work in chains for job in work.jobs]
+        submission.submit(jobs, {job.directory: [] for job in jobs})
+        assert len({id.split("_")[0] for id in submission.ids.values()}) == 2
+        for work in chains:
+            work.id, work.next_id = (submission.ids[job.directory] for job in work.jobs)
+            assert work.id.split("_")[1] == work.next_id.split("_")[1]
+        return chains
+
+    return submit
+
+
+def test_alike_jobs_become_one_array_and_wait_one_for_one(array):
+    for work in array(3, steps=3, seconds=0):
+        work.finished()
+
+
+def test_one_of_an_array_is_repeated_alone(array):
+    """The last has the array's own number for its id."""
+    chains = array(3, steps=60, seconds=0.1)
+    for work in chains:
+        work.working(steps=7)
+    for work in (chains[0], chains[-1]):
+        (pid,) = commands(work.job.directory)
+        os.kill(pid, signal.SIGKILL)
+    for work in chains:
+        work.finished()
+    assert [len(work.attempts()) for work in chains] == [2, 1, 2]
+
+
+def test_names_and_comments_of_other_jobs_may_hold_anything(chain):
+    strange = ("--hold", "--job-name=a|b|c", "--comment=one\ntwo|three", "--wrap=true")
+    other = call("sbatch", "--parsable", "--output=/dev/null", *strange)
+    chain(steps=5).submit().finished()
+    call("scancel", other)
