@@ -27,6 +27,7 @@ from slurm.queue import active
 from slurm.scheduler import Refused, Unreachable
 from slurm.submit import Submission, levels
 
+FOR_GPUS = {"aotinductor", "tensorrt"}  # exports that are compiled for the GPU they are made on
 POLL = 5.0  # seconds between two questions to SLURM
 AGREE = 60.0  # seconds for a result to become visible on this machine after its job has ended
 
@@ -50,7 +51,7 @@ def check(config: Config) -> None:
     assert isinstance(cluster, Slurm)
     try:
         for stage in config.stage.run:
-            _check(_resources(cluster, stage), stage)
+            _check(_resources(config, cluster, stage), stage)
         _check_shared(config.root)
     except (Refused, Unreachable) as error:
         raise _explained(error) from None
@@ -85,12 +86,13 @@ def _check_shared(root: str) -> None:
     slurm.preflight.shared(Path(root).absolute())
 
 
-def _resources(cluster: Slurm, stage: str) -> Resources:
+def _resources(config: Config, cluster: Slurm, stage: str) -> Resources:
     processes = cluster.processes(stage)
     partition = cluster.given(stage, "partition")
     gpus = cluster.given(stage, "gpus_per_node")
     if gpus is None:
-        gpus = processes if stage != "fuse" and _has_gpus(partition) else 0
+        useless = stage == "fuse" and not FOR_GPUS.intersection(config.fuse.exports)
+        gpus = 0 if useless or not _has_gpus(partition) else processes
     return Resources(
         nodes=cluster.given(stage, "nodes"),
         gpus_per_node=gpus,
@@ -125,7 +127,7 @@ def _job(step: Step, config: Config, unfinished: dict[str, Step]) -> Job:
         finished=directory / rundir.RESULT,
         after=tuple(parent.dir.resolve() for parent in parents),
         needs=tuple(parent.dir.resolve() / rundir.RESULT for parent in parents),
-        resources=_resources(config.cluster, step.stage.name),
+        resources=_resources(config, config.cluster, step.stage.name),
         retries=config.cluster.retries,
     )
 

@@ -87,8 +87,9 @@ def _judge(opened: Opened, folder: Path, batch_size: int) -> Any:
     from pipeline.data.shards import Manifest
     from pipeline.evaluation import scores
     from pipeline.evaluation.shifts import Pixels
+    from pipeline.export.runtime import exact_float32
 
-    torch.backends.cudnn.allow_tf32 = False  # judged in float32, on a GPU too
+    exact_float32()
     told, manifest = opened.preprocess, Manifest.load(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(opened.network, torch.nn.Module):

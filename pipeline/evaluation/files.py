@@ -43,13 +43,13 @@ def open_file(path: Path) -> Opened:
     if path.suffix == ".safetensors":
         return _weights(path)
     try:
-        network, card = runtime.load(path)
-    except (ValueError, ModuleNotFoundError) as error:
+        loaded = runtime.load(path)
+    except (ValueError, ModuleNotFoundError, runtime.Elsewhere) as error:
         raise UserError(str(error)) from error
-    told = json.loads(card).get("preprocess")
+    told = json.loads(loaded.card).get("preprocess")
     if told is None:
         raise UserError(f"{path} has no model card; export it with stage=fuse")
-    return Opened(network, told)
+    return Opened(loaded.network, told)
 
 
 def _weights(path: Path) -> Opened:

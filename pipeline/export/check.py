@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -42,11 +41,6 @@ class Difference:
         return asdict(self)
 
 
-def _ending(code: int) -> str:
-    """Say in words how a process ended that said nothing itself."""
-    return f"exit code {code}" if code > 0 else f"it was ended by {signal.Signals(-code).name}"
-
-
 def scores_elsewhere(path: Path, images: Tensor) -> Tensor:
     """Return what a file says of images, run in a process that knows nothing of this project.
 
@@ -60,7 +54,9 @@ def scores_elsewhere(path: Path, images: Tensor) -> Tensor:
             [sys.executable, "-I", runtime.__file__, path.resolve(), given, found],
             cwd=folder, capture_output=True, text=True,
         )  # fmt: skip
+        if done.returncode < 0:
+            raise RuntimeError(f"it was ended by signal {-done.returncode}")
         if done.returncode:
-            said = done.stderr.strip().splitlines() or [_ending(done.returncode)]
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise RuntimeError(said[-1])
         return torch.from_numpy(numpy.load(found))

@@ -123,7 +123,7 @@ def _tensorrt(source: Source, path: Path) -> None:
         dtype=torch.float32,
     )  # fmt: skip
     exported = program(_moved(source, torch.device("cuda")), TRT_MOST)
-    engine = torch_tensorrt.dynamo.compile(exported, inputs=[given])
+    engine = torch_tensorrt.dynamo.compile(exported, inputs=[given], disable_tf32=True)
     extra = {CARD: source.card}
     torch_tensorrt.save(engine, str(path), arg_inputs=[given], extra_files=extra)
 
@@ -158,7 +158,7 @@ def _quantize(source: Source, network: nn.Module, path: Path) -> float:
         _onnx(replace(source, network=network), Path(plain))
         quantization.shape_inference.quant_pre_process(plain, ready)
         quantization.quantize_static(ready, str(path), _reader(batches), per_channel=True)
-    run, _ = runtime.load(path)
+    run = runtime.load(path).network
     with torch.inference_mode():
         same = [run(batch).argmax(1) == source.network(batch).argmax(1) for batch in batches]
     return 100 * torch.cat(same).double().mean().item()

@@ -8,11 +8,13 @@ proof that a file stands alone.
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor
@@ -22,8 +24,30 @@ OURS = {"dyrep", "pipeline"}
 Network = Callable[[Tensor], Tensor]
 
 
-def load(path: Path, threads: int | None = None) -> tuple[Network, str]:
-    """Return a network that maps images (N, 3, H, W) to scores (N, classes), and its model card.
+class Loaded(NamedTuple):
+    """What a file holds.
+
+    `network` maps images (N, 3, H, W) to scores (N, classes), which are where the images are;
+    `card` is JSON; `device` is the type of the one it computes on, None: where its images are.
+    """
+
+    network: Network
+    card: str
+    device: str | None
+
+
+class Elsewhere(Exception):
+    """A file was built for a device that is not here."""
+
+
+def exact_float32() -> None:
+    """Have a GPU compute float32 in float32; torch lets it round to 10 bits (TF32) in places."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def load(path: Path, threads: int | None = None) -> Loaded:
+    """Return the network in a file.
 
     Args:
         path: An exported file; its name tells the format.
@@ -32,6 +56,7 @@ def load(path: Path, threads: int | None = None) -> tuple[Network, str]:
     Raises:
         ValueError: the file is damaged, or of no format known here.
         ModuleNotFoundError: what runs the format is not installed; says how to get it.
+        Elsewhere: it was built for a GPU, and there is none.
     """
     loader = next((load for ending, load in LOADERS.items() if path.name.endswith(ending)), None)
     if loader is None:
@@ -44,13 +69,15 @@ def load(path: Path, threads: int | None = None) -> tuple[Network, str]:
         raise ModuleNotFoundError(
             f"{path} needs {error.name}: pip install {error.name}", name=error.name
         ) from None
+    except Elsewhere:
+        raise
     except Exception as error:  # each runtime has its own for a damaged file
         raise ValueError(
             f"{path} is damaged ({str(error).strip().splitlines()[0]}); export it again"
         ) from error
 
 
-def _onnx(path: Path, threads: int) -> tuple[Network, str]:
+def _onnx(path: Path, threads: int) -> Loaded:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -65,18 +92,21 @@ def _onnx(path: Path, threads: int) -> tuple[Network, str]:
         (scores,) = session.run(None, {"images": images.cpu().numpy()})
         return torch.from_numpy(scores).to(images.device)
 
-    return run, session.get_modelmeta().custom_metadata_map.get(CARD, "{}")
+    on_gpu = "CUDAExecutionProvider" in session.get_providers()
+    card = session.get_modelmeta().custom_metadata_map.get(CARD, "{}")
+    return Loaded(run, card, "cuda" if on_gpu else "cpu")
 
 
-def _pt2(path: Path, threads: int) -> tuple[Network, str]:
+def _pt2(path: Path, threads: int) -> Loaded:
     found = {CARD: ""}
     module = torch.export.load(path, extra_files=found).module()
-    return _on_its_device(module), found[CARD]
+    return Loaded(_following(module), found[CARD], None)
 
 
-def _tensorrt(path: Path, threads: int) -> tuple[Network, str]:
+def _tensorrt(path: Path, threads: int) -> Loaded:
     import torch_tensorrt
 
+    _check_device(path, "cuda")
     found = {CARD: ""}
     module = torch_tensorrt.load(str(path), extra_files=found).module().cuda()
 
@@ -84,31 +114,39 @@ def _tensorrt(path: Path, threads: int) -> tuple[Network, str]:
         scores: Tensor = module(images.cuda())
         return scores.to(images.device)
 
-    return run, found[CARD]
+    return Loaded(run, found[CARD], "cuda")
 
 
-def _aotinductor(path: Path, threads: int) -> tuple[Network, str]:
-    network: Any = torch._inductor.aoti_load_package(str(path))
-    told = network.get_metadata()
+def _aotinductor(path: Path, threads: int) -> Loaded:
+    with ZipFile(path) as archive:  # before it is loaded: on another device that is no mere error
+        (name, *_) = [name for name in archive.namelist() if name.endswith("_metadata.json")]
+        told = json.loads(archive.read(name))
     built_for = told["AOTI_DEVICE_KEY"]
+    _check_device(path, built_for)
+    network: Any = torch._inductor.aoti_load_package(str(path))
 
     def run(images: Tensor) -> Tensor:
         scores: Tensor = network(images.to(built_for))
         return scores.to(images.device)
 
-    return run, told.get(CARD, "{}")
+    return Loaded(run, told.get(CARD, "{}"), built_for)
 
 
-def _torchscript(path: Path, threads: int) -> tuple[Network, str]:
+def _check_device(path: Path, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Elsewhere(f"{path} was built for a GPU, and there is none here")
+
+
+def _torchscript(path: Path, threads: int) -> Loaded:
     found = {CARD: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         module = torch.jit.load(path, _extra_files=found)
     text: Any = found[CARD]
-    return _on_its_device(module), text.decode() if isinstance(text, bytes) else text
+    return Loaded(_following(module), text.decode() if isinstance(text, bytes) else text, None)
 
 
-def _on_its_device(module: torch.nn.Module) -> Network:
+def _following(module: torch.nn.Module) -> Network:
     """Return a network that goes where its images are."""
     here = torch.device("cpu")
 
@@ -123,7 +161,7 @@ def _on_its_device(module: torch.nn.Module) -> Network:
     return run
 
 
-LOADERS: dict[str, Callable[[Path, int], tuple[Network, str]]] = {
+LOADERS: dict[str, Callable[[Path, int], Loaded]] = {
     ".onnx": _onnx,
     ".aoti.pt2": _aotinductor,
     ".trt.pt2": _tensorrt,
@@ -137,8 +175,8 @@ def main() -> None:
     import numpy
 
     file, images, scores = map(Path, sys.argv[1:])
-    torch.backends.cudnn.allow_tf32 = False  # compiled for a GPU: the same in float32
-    network, _ = load(file)
+    exact_float32()
+    network = load(file).network
     batches = torch.from_numpy(numpy.load(images)).split(64)
     with torch.inference_mode():
         found = torch.cat([network(batch) for batch in batches])

@@ -40,11 +40,12 @@ class Way:
     agreement: float | None
     ms: dict[int, float]
     speedup: dict[int, float]
+    on_cpu: bool  # where the others ran on a GPU
 
     @property
     def what(self) -> str:
         """What it is, in words."""
-        return WHAT.get(self.name, "")
+        return WHAT.get(self.name, "") + (", on the CPU" if self.on_cpu else "")
 
 
 @dataclass
@@ -88,7 +89,9 @@ class Story:
         if top1 is None and agreement == 100:
             top1 = self.metric("eval", "fused/top1")
         speedup = {batch: slow[batch] / value for batch, value in ms.items() if batch in slow}
-        return Way(name, top1, agreement, ms, speedup)
+        where = self.timed.get("computed_on", {})
+        on_cpu = "cuda" in where.values() and where.get(name) == "cpu"
+        return Way(name, top1, agreement, ms, speedup, on_cpu)
 
     def _ms(self, name: str) -> dict[int, float]:
         found = {batch: self.metric("latency", f"{name}/b{batch}/p50_ms") for batch in self.batches}

@@ -43,7 +43,7 @@ STAGES: dict[str, Stage] = {
                 "fusion.json",
                 "preprocess.json",
             ),
-            version=3,
+            version=4,
         ),
         Stage(
             name="eval",

@@ -36,7 +36,7 @@ Candidate = Callable[[Tensor, Tensor], Tensor]  # images and their numbers to sc
 def run(context: Context) -> dict[str, float]:
     """Evaluate; return percentages and the number of images."""
     settings = context.config.eval
-    torch.backends.cudnn.allow_tf32 = False  # judged in float32, on a GPU too
+    runtime.exact_float32()
     manifest = Manifest.load(networks.prepared(context))
     pixels = Pixels(manifest.mean, manifest.std)
     gallery = Gallery(settings.gallery)
@@ -70,8 +70,8 @@ def _candidates(context: Context, pixels: Pixels, processes: World) -> dict[str,
         path = context.parents["fuse"] / chosen.file
         if path.exists():
             try:
-                plain[name], _ = runtime.load(path)
-            except ModuleNotFoundError as error:
+                plain[name] = runtime.load(path).network
+            except (ModuleNotFoundError, runtime.Elsewhere) as error:
                 print(f"{name} skipped: {error}")
             except ValueError as error:
                 raise UserError(str(error)) from error

@@ -21,6 +21,7 @@ from pipeline import networks, rundir
 from pipeline.environment import cores
 from pipeline.environment import device as device_name
 from pipeline.errors import UserError
+from pipeline.export.runtime import exact_float32
 from pipeline.stage import Context
 from pipeline.timing import machine, measure, memory
 from pipeline.timing.measure import Paced, Timing
@@ -41,7 +42,7 @@ def run(context: Context) -> dict[str, float]:
     """Time all variants at all batch sizes; return percentiles, throughput and `noisy`, 0 or 1."""
     settings = context.config.latency
     torch.set_num_threads(settings.threads or cores())
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32; `tf32` is a variant
+    exact_float32()  # `tf32` is a variant
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = networks.images(context, "val", max(settings.batch_sizes)).to(device)
     bench = _Bench(context, images, *_available(context, images[:1]))
@@ -61,6 +62,7 @@ def run(context: Context) -> dict[str, float]:
         "stolen": neighbours.stolen,
         "noise": noise,
         "skipped": bench.skipped,
+        "computed_on": {name: variant.device for name, variant in bench.variants.items()},
         "largest_batch": bench.largest,
         "first_ms": {name: 1000 * v.first_seconds for name, v in bench.variants.items()},
         "peak_mib": bench.peaks,
@@ -71,6 +73,11 @@ def run(context: Context) -> dict[str, float]:
     rundir.write_json(context.dir / "latency.json", facts)
     for name, reason in bench.skipped.items():
         print(f"{name} skipped: {reason}")
+    for name, variant in bench.variants.items():
+        if variant.device != device.type:
+            print(f"{name} ran on the {variant.device.upper()}")
+    if device.type == "cuda" and not machine.watched(before):
+        print("note: nvidia-smi tells nothing of this GPU; neighbours on it go unnoticed")
     for reason in noise:
         print(f"noisy: {reason}")
     numbers = {

@@ -16,17 +16,20 @@ CPUS = Path("/sys/devices/system/cpu")
 GPU = ("name", "clocks.sm", "clocks.max.sm", "temperature.gpu", "power.draw", "persistence_mode",
        "utilization.gpu")  # fmt: skip
 HELD_BACK = "clocks_event_reasons_counters."  # microseconds since the driver was loaded
-REASONS = ("sw_power_cap", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
+REASONS = ("sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
+POWER = "sw_power_cap"  # the work itself may be what reaches it: told, and no noise
 REST = 1.5  # seconds; the driver counts utilization over the last one
 BUSY = 0.05  # share of that second in which the GPU worked for others
 SLOWED = 0.01  # share of the time of the measurement
 # begin the names of variables that change how fast a network runs
 TUNING = ("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES", "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_",
-          "DNNL_", "CUDA_", "CUDNN_", "NVIDIA_TF32_OVERRIDE")  # fmt: skip
+          "DNNL_", "TORCH_", "CUBLAS_", "CUDA_", "CUDNN_", "NVIDIA_TF32_OVERRIDE")  # fmt: skip
 
 
 def probe(device: torch.device) -> Callable[[], Tensor]:
     """Return a fixed computation: four 3x3 convolutions of 64 channels on 56 x 56 pixels.
+
+    On a GPU of 64 images, or it would wait for the CPU to launch its kernels; on a CPU of one.
 
     Timed between the networks, it says how fast the machine was meanwhile. A host that gives a
     virtual machine less for minutes shows in nothing else; times compare where their probes do.
@@ -37,7 +40,8 @@ def probe(device: torch.device) -> Callable[[], Tensor]:
     with torch.no_grad():
         for weight in network.parameters():  # fixed, whatever the state of the global generator
             weight.copy_(0.01 * torch.randn(weight.shape, generator=draw))
-    images = torch.randn(1, 64, 56, 56, generator=draw).to(device)
+    count = 64 if device.type == "cuda" else 1
+    images = torch.randn(count, 64, 56, 56, generator=draw).to(device)
 
     @torch.inference_mode()
     def call() -> Tensor:
@@ -74,9 +78,15 @@ def state(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         time.sleep(REST)
         # an older driver does not count how long it held the GPU back, and then tells nothing
-        reasons = [HELD_BACK + reason for reason in REASONS]
-        told["gpu"] = _gpu(device, [*GPU, *reasons]) or _gpu(device, GPU)
+        reasons = [HELD_BACK + reason for reason in (*REASONS, POWER)]
+        if gpu := _gpu(device, [*GPU, *reasons]) or _gpu(device, GPU):
+            told["gpu"] = gpu
     return told
+
+
+def watched(told: dict[str, Any]) -> bool:
+    """Whether a state tells how busy the GPU is; for a part of one (MIG) no driver does."""
+    return told.get("gpu", {}).get("utilization.gpu", "")[:1].isdigit()
 
 
 def disturbed(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:

@@ -32,6 +32,7 @@ class Variant:
     network: Network
     first_seconds: float
     same_weights: bool  # as the fused network: its predictions can be compared
+    device: str  # type of the one it computes on
 
 
 def make(context: Context, name: str, images: Tensor) -> Variant:
@@ -46,7 +47,12 @@ def make(context: Context, name: str, images: Tensor) -> Variant:
         Unavailable: it cannot be run here.
     """
     start = time.perf_counter()
-    network = _network(context, name, images.device)
+    device = images.device.type
+    if name in FORMATS:
+        loaded = _exported(context, name)
+        network, device = loaded.network, loaded.device or device
+    else:
+        network = _network(context, name, images.device)
     try:
         infer(network, images)
     except Exception as error:
@@ -57,7 +63,7 @@ def make(context: Context, name: str, images: Tensor) -> Variant:
     if images.is_cuda:
         torch.cuda.synchronize()
     first = time.perf_counter() - start
-    return Variant(network, first, same_weights=not name.startswith("plain"))
+    return Variant(network, first, not name.startswith("plain"), device)
 
 
 @torch.inference_mode()
@@ -67,8 +73,6 @@ def infer(network: Network, images: Tensor) -> Tensor:
 
 
 def _network(context: Context, name: str, device: torch.device) -> Network:
-    if name in FORMATS:
-        return _exported(context, name)
     if name == "unfused":
         return networks.trained(context).to(device)
     if name == "plain":
@@ -93,15 +97,14 @@ def _network(context: Context, name: str, device: torch.device) -> Network:
     return fused
 
 
-def _exported(context: Context, name: str) -> Network:
+def _exported(context: Context, name: str) -> runtime.Loaded:
     path = context.parents["fuse"] / FORMATS[name].file
     if not path.exists():
         raise Unavailable(f"{path.name} was not exported; see fuse.exports")
     try:
-        network, _ = runtime.load(path)
-    except (ValueError, ModuleNotFoundError) as error:
+        return runtime.load(path)
+    except (ValueError, ModuleNotFoundError, runtime.Elsewhere) as error:
         raise Unavailable(str(error)) from error
-    return network
 
 
 def _compiled(network: nn.Module, device: torch.device) -> Network:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from typing import get_args
+from zipfile import ZipFile
 
 import pytest
 
@@ -18,7 +19,7 @@ from torch import nn
 from dyrep.fusion import fold_norms
 from pipeline.config.base import ExportFormat
 from pipeline.export import formats, runtime
-from pipeline.export.check import Difference
+from pipeline.export.check import Difference, scores_elsewhere
 from pipeline.export.equalize import equalized, weight_ranges
 from pipeline.export.formats import FORMATS, Format, Source
 from pipeline.export.write import ExportError, write
@@ -86,7 +87,7 @@ def test_a_compiled_file_loaded_elsewhere_is_the_network(tmp_path, images):
 def check(folder, outcomes, images, name):
     assert outcomes[name]["max_rel_error"] <= 1e-4
     assert outcomes[name]["flips"] == 0
-    run, card = runtime.load(folder / FORMATS[name].file)
+    run, card, _ = runtime.load(folder / FORMATS[name].file)
     assert json.loads(card)["classes"] == list("abcd")
     with torch.inference_mode():
         for count in (1, 2, 33):  # any number of images
@@ -98,7 +99,8 @@ def check(folder, outcomes, images, name):
 def test_int8_is_close_and_carries_the_card(files, images):
     folder, outcomes = files
     assert 0 < outcomes["int8"]["max_rel_error"] < 0.2
-    run, card = runtime.load(folder / "model.int8.onnx")
+    run, card, device = runtime.load(folder / "model.int8.onnx")
+    assert device == "cpu"
     assert json.loads(card)["classes"] == list("abcd")
     agree = (run(images).argmax(1) == network()(images).argmax(1)).double().mean()
     assert agree > 0.97
@@ -215,6 +217,24 @@ def test_a_damaged_file_is_named(files, tmp_path, name):
     cut.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=rf"{cut.name} is damaged .* export it again"):
         runtime.load(cut)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_file_that_was_built_for_a_gpu_is_not_called_damaged(tmp_path):
+    path = tmp_path / "model.aoti.pt2"
+    with ZipFile(path, "w") as archive:
+        archive.writestr("model/data/x.wrapper_metadata.json", '{"AOTI_DEVICE_KEY": "cuda"}')
+    with pytest.raises(runtime.Elsewhere, match="was built for a GPU, and there is none here"):
+        runtime.load(path)
+
+
+def test_a_process_that_dies_is_told_by_its_signal(tmp_path, images, monkeypatch):
+    """A stand-in for a runtime that crashes after it has said something else."""
+    script = tmp_path / "dies.py"
+    script.write_text("import os, sys\nprint('a warning', file=sys.stderr)\nos.kill(os.getpid(), 11)")
+    monkeypatch.setattr(runtime, "__file__", str(script))
+    with pytest.raises(RuntimeError, match=r"^it was ended by signal 11$"):
+        scores_elsewhere(tmp_path / "model.onnx", images)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ import yaml
 from pipeline import rundir
 from pipeline.config import sections
 from pipeline.errors import UserError
+from pipeline.stages import eval as evaluation
 from pipeline.stages import latency
 from pipeline.timing import machine, measure, memory
 from pipeline.timing.measure import Paced, Timing
@@ -94,9 +96,9 @@ HELD = "clocks_event_reasons_counters."
         ({"gpu": {"utilization.gpu": "34 %"}}, {}, "other processes used 34% of the GPU"),
         ({}, {"gpu": {"utilization.gpu": "7 %"}}, "other processes used 7% of the GPU"),
         (
-            {"gpu": {f"{HELD}sw_power_cap": "100 us"}},
-            {"gpu": {f"{HELD}sw_power_cap": "2000100 us"}},
-            "the GPU was slowed down for 20% of the time (sw_power_cap)",
+            {"gpu": {f"{HELD}sw_thermal_slowdown": "100 us"}},
+            {"gpu": {f"{HELD}sw_thermal_slowdown": "2000100 us"}},
+            "the GPU was slowed down for 20% of the time (sw_thermal_slowdown)",
         ),
     ],
 )
@@ -105,8 +107,24 @@ def test_what_the_driver_and_the_kernel_say_against_times_is_named(before, after
 
 
 def test_a_driver_that_tells_nothing_speaks_against_nothing():
-    silent = {"time": 0.0, "gpu": {"utilization.gpu": "[N/A]", f"{HELD}sw_power_cap": ""}}
+    silent = {"time": 0.0, "gpu": {"utilization.gpu": "[N/A]", f"{HELD}sw_thermal_slowdown": ""}}
     assert not list(machine.disturbed(silent, silent | {"time": 1.0}))
+    assert not machine.watched(silent) and not machine.watched({"time": 0.0})
+    assert machine.watched({"gpu": {"utilization.gpu": "0 %"}})
+
+
+@pytest.mark.parametrize("stage", [latency, evaluation])
+def test_float32_is_float32_in_what_is_judged_and_timed(stage):
+    """TF32, which convolutions on a GPU are computed in unless torch is told not to."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    settings = SimpleNamespace(
+        latency=SimpleNamespace(threads=torch.get_num_threads(), batch_sizes=[1]), eval=None,
+        data=SimpleNamespace(image_size=8, short_side=8, loader="memory"),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="nowhere"):  # there is no data, and it gets so far
+        stage.run(SimpleNamespace(config=settings, parents={"prep": Path("nowhere")}))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_the_probe_computes_the_same_whenever_it_is_made():
@@ -202,8 +220,8 @@ def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_told(capsys):
         ),
         torch.rand(8, 3, 4, 4),
         {
-            "fused": Variant(lambda images: images.flatten(1)[:, :4], 0.1, same_weights=True),
-            "unfused": Variant(hungry, 0.1, same_weights=True),
+            "fused": Variant(lambda images: images.flatten(1)[:, :4], 0.1, True, "cpu"),
+            "unfused": Variant(hungry, 0.1, True, "cpu"),
         },
         skipped={},
     )  # fmt: skip
