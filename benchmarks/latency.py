@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tries", type=int, default=12)
     parser.add_argument("--model", nargs="+", default=["vgg_small"])
-    parser.add_argument("--report", type=Path, metavar="FILE", help="copy the last report there")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="copy the report of one of them there")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +62,6 @@ def main() -> int:
 
 def measure(model: str, options: argparse.Namespace, root: Path) -> dict:
     """Time one network again and again, then beside a neighbour."""
-    default = launch(root, model, CALLS - 1)
     runs: list[dict] = []
     quiet: list[dict] = []
     while not quiet and len(runs) < options.tries:
@@ -73,8 +72,8 @@ def measure(model: str, options: argparse.Namespace, root: Path) -> dict:
             f"this machine is not steady: {[(probe(found), found['noise']) for found in runs]}"
         )
     if options.report:
-        run = rundir.run_dir(root, f"{model}-{CALLS}")
-        options.report.write_text(write_report(run).read_text())
+        options.report.write_text(write_report(quiet[-1]["run"]).read_text())
+    default = launch(root, model, CALLS - 1)
     burn = [subprocess.Popen([sys.executable, "-c", "while True: pass"])
             for _ in range(environment.cores())]  # fmt: skip
     try:
@@ -86,6 +85,7 @@ def measure(model: str, options: argparse.Namespace, root: Path) -> dict:
         "model": model,
         "noise": [found["noise"] for found in runs],
         "probes": [probe(found) for found in runs],
+        "default": {"probe": probe(default), "noise": default["noise"]},
         "beside_a_neighbour": disturbed["noise"],
         "spread": spread(quiet),
         "spread_of_all": spread([found for found in runs if not found["noise"]]),
@@ -118,6 +118,7 @@ def launch(root: Path, model: str, calls: int, **environment: str) -> dict:
     )  # fmt: skip
     folder = rundir.run_dir(root, name) / "latency"
     return {
+        "run": rundir.run_dir(root, name),
         "metrics": rundir.read_json(folder / rundir.RESULT)["metrics"],
         "noise": rundir.read_json(folder / "latency.json")["noise"],
     }

@@ -231,7 +231,9 @@ def test_a_file_that_was_built_for_a_gpu_is_not_called_damaged(tmp_path):
 def test_a_process_that_dies_is_told_by_its_signal(tmp_path, images, monkeypatch):
     """A stand-in for a runtime that crashes after it has said something else."""
     script = tmp_path / "dies.py"
-    script.write_text("import os, sys\nprint('a warning', file=sys.stderr)\nos.kill(os.getpid(), 11)")
+    script.write_text(
+        "import os, sys\nprint('a warning', file=sys.stderr)\nos.kill(os.getpid(), 11)"
+    )
     monkeypatch.setattr(runtime, "__file__", str(script))
     with pytest.raises(RuntimeError, match=r"^it was ended by signal 11$"):
         scores_elsewhere(tmp_path / "model.onnx", images)
