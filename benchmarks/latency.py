@@ -48,7 +48,9 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tries", type=int, default=12)
     parser.add_argument("--model", nargs="+", default=["vgg_small"])
-    parser.add_argument("--report", type=Path, metavar="FILE", help="copy the report of one of them there")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="copy the report of one of them there"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
