@@ -204,7 +204,11 @@ def test_a_failing_setup_line_is_not_the_silent_end(chain):
 def test_a_crash_beside_a_node_that_saves_is_counted(chain):
     """SLURM signals the other nodes when one fails; that is no interruption to repeat for ever."""
     work = chain(nodes=2)
-    script = f"[ $NODE_RANK = 0 ] || exit 1; exec {' '.join(work.job.command)}"
+    other = f"""
+        until [ $(grep -c begun {work.job.directory}/attempts.jsonl) -gt ${{SLURM_RESTART_COUNT:-0}} ]
+        do sleep 0.1; done
+        exit 1"""
+    script = f"[ $NODE_RANK = 0 ] || {{ {other}; }}; exec {' '.join(work.job.command)}"
     work.job = Job(**{**vars(work.job), "command": ("sh", "-c", script)})
     work.jobs[0] = work.job
     work.submit()
