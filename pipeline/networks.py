@@ -42,6 +42,18 @@ def fused(context: Context) -> nn.Module:
     return folded(model, context.config.data.image_size) if fold else model
 
 
+def usual(context: Context) -> nn.Module:
+    """Return the plain architecture as usually built, with the values of the shipped network.
+
+    Times depend on values: with fresh ones max pooling finds fewer zeros, and takes longer.
+    """
+    model = plain(context)
+    state = load_file(context.parents["fuse"] / "model.safetensors")
+    own = model.state_dict().keys()
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name in own})
+    return model.eval()
+
+
 def take(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     """Load what `dyrep.fusion.plain_state` gave into the plain architecture; return it."""
     for name, module in network.named_modules():

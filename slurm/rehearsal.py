@@ -35,6 +35,7 @@ def main(directory: Path) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
     write(directory / NODE, look_around(directory))
     count = read(directory / COUNT) or {"step": 0, "attempts": []}
+    interrupted = bool(count["attempts"])
     count["attempts"].append({"job": os.environ[OWNER], "from": count["step"]})
     while count["step"] < STEPS:
         count["step"] += 1
@@ -43,7 +44,8 @@ def main(directory: Path) -> int:
         if stops:
             write(directory / COUNT, count)
             return STOPPED
-        time.sleep(PAUSE)
+        if not interrupted:  # it waits for that, and for nothing afterwards
+            time.sleep(PAUSE)
     write(directory / RESULT, count)
     return DONE
 

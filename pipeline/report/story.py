@@ -23,7 +23,7 @@ WHAT = {  # in the order of the tables
     "aotinductor": "fused, AOTInductor",
     "tensorrt": "fused, TensorRT",
     "int8": "fused, int8, ONNX Runtime",
-    "plain": "the architecture, untrained",
+    "plain": "the architecture as usually built",
     "plain_folded": "the same, batch norms folded",
 }
 

@@ -4,7 +4,7 @@ Reads the networks. Writes latency.json: every single time, confidence intervals
 not be run and why, the machine, and what made the times worth less (`noise`). All variants are
 timed in turn at all batch sizes in one process, so that a drift of the machine reaches all alike,
 and a slow moment of some seconds is a small part of the calls of each. Plain is the architecture
-as usually built, with fresh weights: fused should take the same time, or less.
+as usually built, with the same values: fused should take the same time, or less.
 """
 
 from __future__ import annotations

@@ -76,10 +76,10 @@ def _network(context: Context, name: str, device: torch.device) -> Network:
     if name == "unfused":
         return networks.trained(context).to(device)
     if name == "plain":
-        return networks.plain(context).eval().to(device)
+        return networks.usual(context).to(device)
     if name == "plain_folded":
-        plain = networks.folded(networks.plain(context), context.config.data.image_size)
-        return plain.to(device)
+        usual = networks.folded(networks.usual(context), context.config.data.image_size)
+        return usual.to(device)
     fused = networks.fused(context).to(device)
     if name == "channels_last":
         return partial(_channels_last, fused.to(memory_format=torch.channels_last))

@@ -140,7 +140,7 @@ def test_a_dry_run_prints_the_batch_scripts_and_touches_nothing(cluster, tmp_pat
 def test_fuse_gets_a_gpu_only_for_what_is_compiled_for_one(cluster, tmp_path, exports, jobs):
     done = launch(tmp_path, "dry_run=true", f"fuse.exports={exports}")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("#SBATCH --gpus-per-node=1") == jobs
+    assert done.stdout.count("#SBATCH --gres=gpu:1") == jobs
 
 
 def test_a_root_with_blanks_works(cluster, tmp_path):

@@ -4,11 +4,12 @@ import os
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from slurm import scheduler
-from slurm.job import CANCELLED, Job, Resources, rows
+from slurm.job import CANCELLED, Resources, rows
 from slurm.scheduler import Refused
 from slurm.submit import Submission
 from tests.cluster.chains import Chain, commands, preempt
@@ -107,7 +108,7 @@ def test_interrupted_while_it_submits_a_launcher_leaves_nothing(chain, tmp_path,
 def test_a_refusal_in_the_middle_takes_back_what_was_submitted(chain):
     work = chain()
     impossible = Resources(time_limit=5, partition="nowhere")
-    work.jobs[1] = Job(**{**vars(work.next), "resources": impossible})
+    work.jobs[1] = replace(work.next, resources=impossible)
     with pytest.raises(Refused, match="partition"):
         work.submit()
     ids = [row["id"] for row in rows(work.job.directory / "jobs.jsonl") if "id" in row]

@@ -84,6 +84,9 @@ def running(launch):
 def test_a_run_under_way_is_seen_followed_and_cancelled(running):
     launch, process = running
     assert states(launch.root, "long") == ["done", "running", *3 * ["not started"]]
+    refused = launch("name=long")
+    assert refused.returncode == 2
+    assert "is already running" in refused.stderr
     follower = subprocess.Popen(
         [sys.executable, "-m", "pipeline.logs", "long", "-f", "--root", str(launch.root)],
         cwd=PROJECT, stdout=subprocess.PIPE, text=True,
