@@ -33,7 +33,7 @@ from pipeline import environment, rundir
 from pipeline.report import write_report
 
 PROJECT = Path(__file__).resolve().parents[1]
-CALLS = 100  # timed calls per variant and batch size
+CALLS = 200  # timed calls per variant and batch size
 BESIDE = 10  # the same beside a neighbour: enough to be noticed
 SPREAD, RATIO = 0.03, (0.97, 1.03)
 SAME = 0.02  # between the probes of runs on a machine that was equally fast
