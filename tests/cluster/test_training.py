@@ -33,7 +33,7 @@ def active():
 @pytest.mark.timeout(600)
 def test_a_training_through_everything_equals_one_left_alone(cluster, tmp_path):
     cases = [case for case in recovery.CASES if case.name in HARDEST]
-    report = recovery.compare(cluster, tmp_path, cases, ["train.epochs=8"])
+    report = recovery.compare(cluster, tmp_path, cases, ["train.epochs=6"])
     assert not report["differences"]
     rows = {row["case"]: row for row in report["cases"]}
     assert rows.keys() == HARDEST
