@@ -169,7 +169,7 @@ class _Bench:
         first = {
             name: infer(variant.network, images).argmax(1)
             for name, variant in self.variants.items()
-            if variant.same_weights and name not in self.largest
+            if variant.comparable and name not in self.largest
         }
         return {
             f"{name}/agreement": 100 * (found == first["fused"]).double().mean().item()

@@ -31,7 +31,7 @@ class Variant:
 
     network: Network
     first_seconds: float
-    same_weights: bool  # as the fused network: its predictions can be compared
+    comparable: bool  # is meant to predict what the fused network does
     device: str  # type of the one it computes on
 
 
