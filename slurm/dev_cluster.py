@@ -14,6 +14,9 @@ command; `down` ends them, and the jobs, and removes everything that was written
         run/NAME.pid        the same names; and the sockets
         database/ state/ spool/ devices/
 
+Only root can enter DIR, and so use the cluster. A DIR that another user has made, may write to, or
+could exchange is refused before anything in it is read: its files tell root what to run.
+
 Two partitions share the nodes: `low` (default) is preempted by `high`, after a grace, and its jobs
 are requeued. It differs from a production cluster: all nodes are this machine, all daemons run as
 root, CPUs and memory are counted but not enforced, GPUs are device files without a GPU behind
@@ -113,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         added.add_argument(
             "--dir",
-            type=lambda text: Path(text).resolve(),
+            type=lambda text: Cluster(Path(text)).directory,
             default=usual.directory,
             help="where everything of the cluster is (default: %(default)s)",
         )

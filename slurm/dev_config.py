@@ -40,7 +40,7 @@ class Cluster:
     """What a cluster is to be.
 
     Args:
-        directory: where everything is written; must not exist, or be empty.
+        directory: where everything is written; must not exist, or be empty; closed to others.
         nodes: how many, named n1, n2, ...
         gpus_per_node: device files that SLURM hands out as GPUs.
         cpus_per_node: may exceed this machine's; by default those, at least 4.
@@ -56,7 +56,8 @@ class Cluster:
     accounting: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "directory", Path(self.directory).resolve())
+        path = Path(self.directory).absolute()  # a link in the last place is refused
+        object.__setattr__(self, "directory", path.parent.resolve() / path.name)
 
     @property
     def conf(self) -> Path:
@@ -104,7 +105,6 @@ def write_files(cluster: Cluster) -> None:
         Failed: no free ports.
     """
     directory = cluster.directory
-    directory.chmod(0o755)  # munge refuses a directory that others may write to
     for name in ("log", "run", "database", "state", "spool", "devices"):
         (directory / name).mkdir(mode=0o755)
     for name in cluster.node_names:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from slurm import private
 from slurm.dev_config import Cluster, default_directory, write_files
 from slurm.dev_machine import Failed, Refused, call, check_machine, check_root, tail
 
@@ -49,12 +50,12 @@ def down(directory: Path) -> bool:
     """End every process of the cluster in `directory` and remove it; return whether there was one.
 
     Raises:
-        Refused: the directory is not a cluster's.
+        Refused: the directory is not a cluster's, or another user may have made it one.
         Failed: a process cannot be ended.
     """
     cluster = Cluster(directory)
     directory = cluster.directory
-    ours = (directory / MARK).exists()
+    ours = _is_marked(directory)
     if not ours and directory.exists() and any(directory.iterdir()):
         raise Refused(f"{directory} holds no cluster, nothing was removed; name the right --dir")
     if ours:
@@ -101,34 +102,66 @@ def find(directory: Path) -> Cluster | None:
     """Return the cluster in `directory`, whether or not it is healthy, or None.
 
     Raises:
+        Refused: another user may have written what is in it.
         Failed: the file that describes it is damaged.
     """
+    directory = Cluster(directory).directory
+    if not _is_marked(directory):
+        return None
     try:
         row = json.loads((directory / MARK).read_text())
         return Cluster(**row | {"directory": directory})
-    except FileNotFoundError:
-        return None
     except (ValueError, TypeError):
         raise Failed(f"{directory / MARK} is damaged; {typed('down', directory)}") from None
 
 
+def _is_marked(directory: Path) -> bool:
+    """Whether a directory says that it holds a cluster; root runs what its files tell.
+
+    Raises:
+        Refused: it says so, and another user may have written that.
+    """
+    try:
+        (directory / MARK).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    _refuse_foreign(directory)
+    return True
+
+
+def _refuse_foreign(directory: Path, closed: int = private.OTHERS) -> None:
+    wrong = private.flaw(directory, closed)
+    if above := private.exchangeable(directory):
+        wrong = wrong or f"can be replaced by {private.writers(above)} in {above}"
+    if wrong:
+        raise Refused(
+            f"{directory} {wrong}, and nothing in it was read: its files tell root what to run; "
+            f"name another --dir (or, if only you wrote there: chmod 700 {directory})"
+        )
+
+
 def _claim(cluster: Cluster) -> None:
-    """Make the directory ours, or refuse."""
+    """Make the directory ours, and closed to others, or refuse."""
     directory = cluster.directory
     try:
-        directory.mkdir(exist_ok=True)
-        if (directory / MARK).exists():
-            end = typed("down", directory)
-            raise Refused(f"a cluster is in {directory} already; `{end}`, or name another --dir")
-        if directory.stat().st_uid != os.geteuid():
-            raise Refused(f"{directory} belongs to another user; name another --dir")
-        if any(directory.iterdir()):
-            raise Refused(f"{directory} is not empty and not a cluster's; name another --dir")
+        directory.mkdir(mode=0o700, exist_ok=True)
+        _refuse_foreign(directory, closed=0)
+        _refuse_filled(directory)
+        directory.chmod(0o700)
+        _refuse_filled(directory)  # what others put in while they could
         row = dataclasses.asdict(cluster) | {"directory": str(directory)}
         with (directory / MARK).open("x") as handle:
             json.dump(row, handle, indent=2)
     except OSError as error:
         raise Refused(f"--dir {directory}: {error.strerror}; name another") from None
+
+
+def _refuse_filled(directory: Path) -> None:
+    if _is_marked(directory):
+        end = typed("down", directory)
+        raise Refused(f"a cluster is in {directory} already; `{end}`, or name another --dir")
+    if any(directory.iterdir()):
+        raise Refused(f"{directory} is not empty and not a cluster's; name another --dir")
 
 
 def _steps(cluster: Cluster) -> Iterable[tuple[str, list[str], Callable[[], bool]]]:
