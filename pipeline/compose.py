@@ -15,13 +15,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config import WHERE, Config
 from pipeline.errors import UserError, nearest
 
+INTERPOLATION = (InterpolationResolutionError, GrammarParseError)
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MODELS = {"vgg", "mobilenet_v1", "torchvision", "timm"}
@@ -82,16 +87,12 @@ def derived_name(choices: dict[str, Any], seed: Any, overrides: list[str]) -> st
 
 
 def check_arguments(arguments: list[str]) -> None:
-    """Refuse what Hydra would let pass or stumble over.
+    """Refuse one constant name for all runs of a sweep.
 
     Raises:
-        UserError: a choice set to null, or one constant name for all runs of a sweep.
+        UserError: says so.
     """
     overrides = parse([a for a in arguments if a[0] == "~" or ("=" in a and a[0] != "-")])
-    for override in overrides:
-        group = override.key_or_group
-        if (CONF / group).is_dir() and (override.value() is None or override.is_delete()):
-            raise UserError(f"{override.input_line}: {group} needs a choice; {_choices(group)}")
     varied = any(override.is_sweep_override() for override in overrides)
     fixed = [o for o in overrides if o.key_or_group == "name" and not o.is_sweep_override()]
     names = [str(override.value()) for override in fixed]
@@ -100,10 +101,6 @@ def check_arguments(arguments: list[str]) -> None:
             f"name={names[-1]} is one name for every run of a sweep; leave it out (names are made "
             "from what varies) and mark the sweep with group=NAME"
         )
-
-
-def _choices(group: str) -> str:
-    return f"valid are: {', '.join(file.stem for file in _files(group))}"
 
 
 def _explain(error: ErrorDetails) -> str:
@@ -163,5 +160,13 @@ def explain_hydra(error: Exception) -> str:
         return f"{group}={choice} is not a choice; {nearest(choice, list(error.options))}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form KEY=VALUE ({str(error).splitlines()[-2]})"
-    key = getattr(error.__cause__, "full_key", None)
-    return _unknown(key) if key else " ".join(str(error).split())
+    key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)
+    if isinstance(error, INTERPOLATION) or isinstance(error.__cause__, INTERPOLATION):
+        return f"{key}: {_line(error)}; for a $ that means no more, write \\$"
+    return _unknown(key) if key else _line(error)
+
+
+def _line(error: Exception) -> str:
+    """Return what an error says without OmegaConf's further lines, as one line."""
+    said = getattr(error, "msg", None) or str(error)
+    return " ".join(said.partition("full_key:")[0].split())

@@ -55,5 +55,9 @@ def nearest(word: str, valid: list[str], prefix: str = "") -> str:
     """
     from difflib import get_close_matches
 
-    close = get_close_matches(word, valid, n=1, cutoff=0.6 if len(valid) <= LISTED else 0.0)
-    return f"did you mean '{prefix}{close[0]}'?" if close else f"valid are: {', '.join(valid)}"
+    written = {name.lower(): name for name in valid}
+    cutoff = 0.6 if len(valid) <= LISTED else 0.0
+    close = get_close_matches(word.lower(), written, n=1, cutoff=cutoff)
+    if close:
+        return f"did you mean '{prefix}{written[close[0]]}'?"
+    return f"valid are: {', '.join(valid)}"

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from pipeline import cluster, commands, compose, executors, preflight, rundir, runs, summary, sweep
+from pipeline.arguments import readable
 from pipeline.cluster import Launch
 from pipeline.errors import (
     BAD_INPUT,
@@ -137,6 +139,10 @@ def main() -> int:
     """Run the command; every way of ending has its exit code and its last line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of Hydra's exit code 1
     arguments = sys.argv[1:]
+    try:
+        arguments = sys.argv[1:] = readable(arguments)
+    except UserError as error:
+        return _say(error, BAD_INPUT)
     settings = [word for word in arguments if word not in ("-m", "--multirun")]
     sweeping = settings != arguments
     searching = sweeping and any(word.startswith("hydra/sweeper=") for word in settings)
@@ -144,11 +150,13 @@ def main() -> int:
     codes: list[int] = []
     waiting: list[Launch] = []
 
-    @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+    @hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")
     def once(tree: DictConfig) -> float | None:
         here = HydraConfig.get()
         choices = {k: v for k, v in here.runtime.choices.items() if not k.startswith("hydra/")}
-        run = (tree, choices, list(here.overrides.task))
+        words = OmegaConf.to_container(here.overrides.task)  # with ${…} as it is written
+        assert isinstance(words, list)
+        run = (tree, choices, words)
         if searching:  # what comes next depends on how this one ends
             return _trial(run, codes)
         composed.append(run)

@@ -4,13 +4,19 @@ import shutil
 
 import pytest
 
-from tests.launcher import SMALL, Launcher
+from tests.launcher import SMALL, Inside, Launcher
 
 
 @pytest.fixture
 def launch(tmp_path):
     """Return a launcher that writes below a root of this test."""
     return Launcher(tmp_path / "outputs")
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch, capsys):
+    """Return a launcher within this process: for what ends before a stage begins."""
+    return Inside(tmp_path / "outputs", monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

@@ -55,13 +55,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), REFUSED, ids=[" ".join(a) for a, _ in REFUSED])
-def test_it_is_refused_in_one_line(launch, arguments, said):
-    done = launch(*arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert not launch.root.exists()
+def test_it_is_refused_in_one_line(inside, arguments, said):
+    code, _, told = inside(*arguments)
+    assert code == 2
+    assert said in told
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    assert not inside.root.exists()
 
 
 @pytest.mark.parametrize("place", ["/proc/outputs", "/dev/null/outputs"])

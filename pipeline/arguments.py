@@ -1,0 +1,156 @@
+"""What a shell hands over, made readable to Hydra, and refused where Hydra would let it pass.
+
+Hydra has a grammar of its own, in which `~`, `=`, `#` and a name like `1e3` mean something else
+than they say. A value that it cannot read is quoted here, a number given for a text stays text;
+the schema judges both afterwards.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_origin
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
+from hydra.errors import OverrideParseException
+from pydantic import BaseModel
+
+from pipeline.compose import CONF, parse
+from pipeline.config import Config
+from pipeline.errors import UserError, nearest
+
+
+def readable(arguments: list[str]) -> list[str]:
+    """Return the arguments as Hydra reads what they say.
+
+    Raises:
+        UserError: one of them says nothing, or chooses what is no choice.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    known = parser.parse_args(arguments)
+    settings = set(known.overrides)
+    elsewhere = known.config_dir or any("hydra.searchpath" in word for word in settings)
+    spelt = [_spelt(word, known.multirun) if word in settings else word for word in arguments]
+    for word, spelling in zip(arguments, spelt, strict=True):
+        if word in settings:
+            _check_choice(parse([spelling])[0], CONF if not elsewhere else None)
+    return spelt
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}; python -m pipeline.launch --help shows what there is")
+
+
+def _spelt(word: str, sweeping: bool) -> str:
+    """Return one argument so that Hydra reads it as it is meant."""
+    key, equals, value = word.partition("=")
+    if not key or not (equals or key.startswith("~")) or not _parsed(f"{key}=1"):
+        raise UserError(f"'{word}' is not of the form KEY=VALUE")
+    override = _parsed(word)
+    if override is None:
+        return _mended(key, value, sweeping)
+    if override.is_sweep_override():
+        if not sweeping:
+            _refuse_sweep(key, value)
+        return word
+    if override.is_delete() or not _takes_text(override.key_or_group):
+        return word
+    return word if isinstance(override.value(), str | None) else f"{key}={_quoted(value)}"
+
+
+def _mended(key: str, value: str, sweeping: bool) -> str:
+    """Return a value that Hydra cannot read as a text; several of them are asked for in quotes."""
+    takes = _takes(key)
+    if value.startswith("[") and value.endswith("]") and str not in takes:
+        spelling = f"[{_items(value[1:-1])}]"
+    elif sweeping and "," in value:
+        spelling = _items(value)
+    else:
+        return f"{key}={_quoted(value)}"
+    if _parsed(f"{key}={spelling}") is None:
+        raise UserError(f"{key}={value} cannot be read: put what has signs in it in quotes")
+    raise UserError(f"{key}={value} cannot be read; write {shlex.quote(f'{key}={spelling}')}")
+
+
+def _items(values: str) -> str:
+    """Return values between commas, in quotes where they cannot do without."""
+    items = [item.strip() for item in values.split(",")]
+    return ",".join(item if _parsed(f"x={item}") else _quoted(item) for item in items)
+
+
+def _parsed(word: str) -> Override | None:
+    try:
+        return parse([word])[0]
+    except OverrideParseException:
+        return None
+
+
+def _quoted(value: str) -> str:
+    return QuotedString(value, Quote.double).with_quotes()
+
+
+def _refuse_sweep(key: str, value: str) -> NoReturn:
+    cures = [f"for a run with each, -m {shlex.quote(f'{key}={value}')}"]
+    if key == "stage":
+        cures.append(f"for these stages, stage.run=[{value}]")
+    elif any(get_origin(kind) is list for kind in _takes(key)):
+        cures.append(f"for all in one run, {shlex.quote(f'{key}=[{value}]')}")
+    elif _takes_text(key) and key not in ("name", "group"):
+        cures.append(f"for one text, {shlex.quote(f'{key}={_quoted(value)}')}")
+    raise UserError(f"{key}={value} is more than one value; {'; '.join(cures)}")
+
+
+def _takes_text(key: str) -> bool:
+    """Whether a setting is a text, so that `007` and `1e3` are what they look like."""
+    kinds = _takes(key)
+    return str in kinds and int not in kinds
+
+
+def _takes(key: str) -> set[Any]:
+    """Return what the schema allows for a dotted key, by any of the choices of its section."""
+    kinds: set[Any] = {Config}
+    for part in key.lstrip("+~").split("."):
+        owners = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        fields = [owner.model_fields[part] for owner in owners if part in owner.model_fields]
+        kinds = {kind for field in fields for kind in _kinds(field.annotation)}
+    return kinds
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """Yield what an annotation allows: the parts of a union, without what is said about them."""
+    if get_origin(annotation) in (list, dict) or not get_args(annotation):
+        yield annotation
+        return
+    for part in get_args(annotation):
+        yield from _kinds(part)
+
+
+def _check_choice(override: Override, files: Path | None) -> None:
+    """Refuse a choice that is none: of a folder of `conf/` exactly one file is chosen by name."""
+    group, said = override.key_or_group, override.input_line
+    if group == "sweeps":
+        raise UserError(f"{said} is not for launch: `wandb sweep conf/sweeps/NAME.yaml` reads it")
+    if not (CONF / group).is_dir() or group.startswith("hydra"):
+        return
+    valid = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    if override.is_delete() or override.package or override.value() is None:
+        raise UserError(f"{said}: {group} needs a choice; valid are: {', '.join(valid)}")
+    for choice in _chosen(override):
+        if not isinstance(choice, str):
+            raise UserError(f"{said}: {group} needs one choice; valid are: {', '.join(valid)}")
+        if choice not in valid and (files or not choice.isidentifier()):
+            raise UserError(f"{group}={choice} is not a choice; {nearest(choice, valid)}")
+    if override.type is not OverrideType.CHANGE:
+        raise UserError(f"{said}: {group} is among the settings; write {group}={choice}")
+
+
+def _chosen(override: Override) -> list[Any]:
+    """Return the choices of a group that an override names; of a range or a glob Hydra knows."""
+    if not override.is_sweep_override():
+        return [override.value()]
+    if override.is_choice_sweep():
+        return [getattr(choice, "text", choice) for choice in override.sweep_iterator()]
+    return []
