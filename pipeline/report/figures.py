@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.report.story import Story
+from pipeline.thinning import shown
 
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8a8f98", "#22262b"
 STYLE = {
@@ -60,8 +61,9 @@ def training(story: Story) -> dict[str, Markup]:
 def accuracy(story: Story) -> Markup:
     """Draw validation accuracy by epoch, with the adjustments."""
     figure, axes = canvas("Validation accuracy (%)")
-    epochs = [row["epoch"] for row in story.epochs]
-    axes.plot(epochs, [row["top1"] for row in story.epochs], "o-", ms=3.5, color=BLUE)
+    rows = _drawn(story)
+    epochs = [row["epoch"] for row in rows]
+    axes.plot(epochs, [row["top1"] for row in rows], "o-", ms=3.5, color=BLUE)
     best = max(row["top1"] for row in story.epochs)
     axes.annotate(f"best {best:.2f}", (0.99, 0.06), xycoords="axes fraction", ha="right")
     _mark_events(axes, story)
@@ -74,15 +76,19 @@ def loss(story: Story) -> Markup:
     per_epoch = story.epochs[0]["step"]
     steps = [row["step"] / per_epoch for row in story.steps]
     axes.plot(steps, [row["loss"] for row in story.steps], color=GREY, lw=0.7, label="train, step")
-    epochs = [row["epoch"] for row in story.epochs]
-    axes.plot(epochs, [row["loss"] for row in story.epochs], color=BLUE, label="train, epoch")
-    axes.plot(
-        epochs, [row["val_loss"] for row in story.epochs], "--", color=ORANGE, label="validation"
-    )
+    rows = _drawn(story)
+    epochs = [row["epoch"] for row in rows]
+    axes.plot(epochs, [row["loss"] for row in rows], color=BLUE, label="train, epoch")
+    axes.plot(epochs, [row["val_loss"] for row in rows], "--", color=ORANGE, label="validation")
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper right")
     _mark_events(axes, story)
     return svg(figure, "Training and validation loss by epoch; growing and cutting are marked")
+
+
+def _drawn(story: Story) -> list[dict[str, Any]]:
+    """Return the epochs that a curve shows."""
+    return [row for row in story.epochs if shown(row["epoch"])]
 
 
 def growth(story: Story) -> Markup:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline import rundir
 from pipeline.config.base import STAGE_NAMES
+from pipeline.thinning import shown
 
 WHAT = {  # in the order of the tables
     "unfused": "as trained, with its branches",
@@ -143,9 +144,11 @@ def read(run: Path) -> Story:
             story.results[name] = rundir.read_json(path)
         else:
             story.missing.append(name)
-    rows = list(rundir.read_lines(run / "train" / rundir.HISTORY))
-    story.epochs = [row for row in rows if row["kind"] == "epoch"]
-    story.steps = [row for row in rows if row["kind"] == "step"]
+    for row in rundir.read_lines(run / "train" / rundir.HISTORY):
+        if row["kind"] == "epoch":
+            story.epochs.append(row)
+        elif shown(row["step"]):  # all of a short training
+            story.steps.append(row)
     story.growth = list(rundir.read_lines(run / "train" / rundir.GROWTH))
     story.layers = _layers(story.growth)
     story.fusion = _facts(run, story, "fuse", "fusion.json")

@@ -19,7 +19,6 @@ from pipeline.tracking.reach import server, unreachable
 if TYPE_CHECKING:
     from pipeline.config import Disabled, Wandb
 
-PATIENCE = 90.0  # seconds the mirror may take at the end of a run before it is given up
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -36,7 +35,7 @@ def mirror(run: Path, tracking: Wandb | Disabled) -> None:
         with log.open("ab") as output:
             subprocess.run(
                 command(run, tracking, "--mode", mode),
-                stdout=output, stderr=output, timeout=PATIENCE, check=True, cwd=PROJECT,
+                stdout=output, stderr=output, check=True, cwd=PROJECT,
             )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         print(

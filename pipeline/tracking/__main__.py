@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _follow(options)
     import wandb
 
+    session.expire()
     try:
         sent = session.replay(options.run, options.mode, options.project, options.entity)
     except UserError as error:
@@ -35,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_INPUT
     except wandb.Error as error:
         print(f"error: W&B: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    except TimeoutError:
+        print("error: the server did not take all of it; again goes on from there", file=sys.stderr)
         return FAILED
     print(f"{sent} new steps written {options.mode}")
     return DONE

@@ -1,7 +1,9 @@
 """What Weights & Biases is told of a run, read from its files; nothing here knows wandb.
 
 A row is what belongs to one training step: the numbers of the step, those of the epoch that ended
-with it, and what was grown or cut after it. Each step is yielded once, in order.
+with it, and what was grown or cut after it. Each step is yielded once, in order; of a long training
+those that `pipeline.thinning` shows, and those with the end of an epoch that it shows or with an
+event.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import yaml
 
 from pipeline import rundir, standing
 from pipeline.config.base import STAGE_NAMES
+from pipeline.thinning import shown
 from slurm.job import rows as lines
 
 AXES = ("step", "epoch", "samples")
@@ -27,7 +30,7 @@ class Steps:
     def __init__(self, train: Path) -> None:
         self._history, self._growth = train / rundir.HISTORY, train / rundir.GROWTH
         self._place, self._last = 0, 0
-        self._pending: Row | None = None
+        self._pending: list[Row] = []  # all lines of the last step
         self.damaged: list[str] = []  # lines that could not be read
 
     def new(self, complete: bool) -> Iterator[Row]:
@@ -41,23 +44,21 @@ class Steps:
             step = line["step"]
             if step < self._last or (step == self._last and not self._pending):
                 continue  # done again after a kill, with the same numbers
-            prefix = "train" if line["kind"] == "step" else "epoch"
-            weights = line.pop("branch_weights", {})
-            values = {f"{prefix}/{k}": v for k, v in line.items() if k not in (*AXES, "kind")}
-            values |= {f"branch/{at}/{n}": w for at, ws in weights.items() for n, w in ws.items()}
-            values |= {axis: line[axis] for axis in AXES if axis in line}
-            if self._pending and self._pending["step"] == step:
-                self._pending |= values
-                continue
-            yield from self._finished(grown)
-            self._pending, self._last = values, step
+            if step > self._last:
+                yield from self._finished(grown)
+                self._last = step
+            self._pending.append(line)
         if complete:
             yield from self._finished(grown)
 
     def _finished(self, grown: dict[int, Row]) -> Iterator[Row]:
-        if self._pending:
-            yield self._pending | grown.get(self._pending["step"], {})
-            self._pending = None
+        lines, self._pending = self._pending, []
+        if self._last in grown or any(map(_is_shown, lines)):
+            row: Row = {}
+            for line in lines:
+                row |= _values(line)
+            if row:
+                yield row | grown.get(self._last, {})
 
     def _lines(self) -> Iterator[Row]:
         """Yield whole lines from where the last call ended; from the start of a shortened file."""
@@ -70,10 +71,32 @@ class Steps:
             for line in file:
                 if line.endswith(b"\n"):
                     self._place += len(line)
-                    try:
-                        yield json.loads(line)
-                    except ValueError:
+                    if row := _row(line):
+                        yield row
+                    else:
                         self.damaged.append(f"{self._history} before byte {self._place}")
+
+
+def _row(line: bytes) -> Row | None:
+    """Return what a line of the history holds; None if that is not a row."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and {"kind", "step", "epoch"} <= row.keys() else None
+
+
+def _is_shown(line: Row) -> bool:
+    return shown(line["step"]) or (line["kind"] == "epoch" and shown(line["epoch"]))
+
+
+def _values(line: Row) -> Row:
+    """Return the numbers of a line of the history under their names in W&B."""
+    prefix = "train" if line["kind"] == "step" else "epoch"
+    weights = line.pop("branch_weights", {})
+    values = {f"{prefix}/{k}": v for k, v in line.items() if k not in (*AXES, "kind")}
+    values |= {f"branch/{at}/{n}": w for at, ws in weights.items() for n, w in ws.items()}
+    return values | {axis: line[axis] for axis in AXES if axis in line}
 
 
 def _by_step(growth: Path) -> dict[int, Row]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +19,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import rundir
-from pipeline.errors import UserError
+from pipeline.errors import FAILED, UserError
 from pipeline.tracking import rows
 from pipeline.tracking.rows import Steps
 
 LOCK = ".wandb.lock"
 REPORT = "report.html"
 PAUSE = 5.0  # seconds between two looks at the files of a training
-PATIENCE = 20.0  # seconds for the last rows when it ends
+PATIENCE = 20.0  # seconds a follower waits until the server has its last rows
+LIMIT = 90  # seconds without progress after which `expire` has its way
 EXIT = {"finished": 0, "failed": 1, "preempted": 75}
 Mode = Literal["offline", "online"]
 
@@ -35,15 +38,17 @@ def replay(run: Path, mode: Mode, project: str, entity: str | None) -> int:
     Raises:
         UserError: a line of the history is damaged; all else was sent.
         wandb.Error: W&B does not take it.
+        TimeoutError: the server did not take all of it; the next time goes on from there.
     """
     with _only_writer(run):
-        if mode == "offline":  # written from the same files: one run, one directory
-            for old in (run / "wandb").glob(f"offline-run-*-{_facts(run)['wandb']['id']}"):
-                shutil.rmtree(old)
-        session = _opened(run, mode, project, entity)
+        # a new directory is written from the same files before the old one goes
+        old = list((run / "wandb").glob(f"offline-run-*-{_facts(run)['wandb']['id']}"))
+        session = _opened(run, mode, project, entity, finish_timeout=LIMIT - 10)
         steps = Steps(run / "train")
-        sent = _send(session, steps, complete=True)
+        sent = _send(session, steps, complete=rows.state(run) != "preempted")
         _close(session, run, mode)
+        for directory in old if mode == "offline" else []:
+            shutil.rmtree(directory)
     if steps.damaged:
         raise UserError(f"cannot be read: {', '.join(steps.damaged)}; all else was written")
     return sent
@@ -54,7 +59,7 @@ def follow(run: Path, project: str, entity: str | None, parent: int) -> None:
     train = run / "train"
     with _only_writer(run):
         before = _children()
-        session = _opened(run, "online", project, entity)
+        session = _opened(run, "online", project, entity, finish_timeout=PATIENCE)
         core = _children() - before
         steps = Steps(train)
         while not over(run, parent):
@@ -92,9 +97,10 @@ def _facts(run: Path) -> dict[str, Any]:
     return facts
 
 
-def _opened(run: Path, mode: Mode, project: str, entity: str | None) -> Any:
+def _opened(run: Path, mode: Mode, project: str, entity: str | None, finish_timeout: float) -> Any:
     import wandb
 
+    _progress()
     facts = _facts(run)
     session = wandb.init(
         id=facts["wandb"]["id"],
@@ -114,7 +120,8 @@ def _opened(run: Path, mode: Mode, project: str, entity: str | None) -> Any:
             console="off",
             silent=True,
             init_timeout=15,
-            finish_timeout=PATIENCE,
+            finish_timeout=finish_timeout,
+            finish_timeout_raises=True,
         ),
     )
     for axis in rows.AXES:
@@ -132,6 +139,7 @@ def _send(session: Any, steps: Steps, complete: bool) -> int:
         if row["step"] >= session.starting_step:  # what comes before is there already
             session.log(row, step=row["step"], commit=True)
             sent += 1
+        _progress()
     return sent
 
 
@@ -139,6 +147,7 @@ def _close(session: Any, run: Path, mode: Mode) -> None:
     """Send what belongs to the run as a whole, and say how it ended."""
     import wandb
 
+    _progress()
     tables = {
         "growth": rows.growth_table(run / "train"),
         "checkpoints": rows.checkpoint_table(run / "train"),
@@ -159,6 +168,7 @@ def _close(session: Any, run: Path, mode: Mode) -> None:
     end = rows.state(run)
     if end == "preempted":
         session.mark_preempting()
+    _progress()
     session.finish(exit_code=EXIT[end])
 
 
@@ -188,6 +198,22 @@ def _artifacts(session: Any, run: Path, mode: Mode) -> None:
         page = wandb.Artifact(f"{run_id}-report", type="report")
         page.add_file(str(run / REPORT), policy="immutable")
         session.log_artifact(page)
+
+
+def expire(after: int = LIMIT) -> None:
+    """End this process with a word once there was no progress for so many seconds."""
+    signal.signal(signal.SIGALRM, _give_up)
+    signal.alarm(after)
+
+
+def _progress() -> None:
+    if signal.alarm(0):  # somebody asked for the limit
+        signal.alarm(LIMIT)
+
+
+def _give_up(*_: Any) -> None:
+    print(f"error: no progress for {LIMIT} s; what was sent is kept", file=sys.stderr, flush=True)
+    os._exit(FAILED)  # wandb would wait for its own process at the exit
 
 
 @contextmanager
