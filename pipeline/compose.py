@@ -23,7 +23,7 @@ from omegaconf.errors import (
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.config import WHERE, Config
+from pipeline.config import WHERE, Config, rules
 from pipeline.errors import UserError, nearest
 
 INTERPOLATION = (InterpolationResolutionError, GrammarParseError)
@@ -51,7 +51,7 @@ def to_config(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -
     assert isinstance(values, dict)
     if values.get("name") is None:
         values["name"] = derived_name(choices, values.get("seed"), overrides)
-    return check(values)
+    return check(rules.settle(values))
 
 
 def check(values: dict[Any, Any]) -> Config:

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from pipeline.config.base import Branch, Section
+from pipeline.config.rules import RESNETS
 
 
 class Vgg(Section):
@@ -26,7 +27,7 @@ class Vgg(Section):
 
 
 class MobileNetV1(Section):
-    """MobileNet of 2017, whose convolutions are depthwise and 1x1."""
+    """MobileNet of 2017, whose convolutions are depthwise and 1x1; `small_stem` as below."""
 
     name: str
     family: Literal["mobilenet_v1"]
@@ -35,7 +36,10 @@ class MobileNetV1(Section):
 
 
 class Torchvision(Section):
-    """A classifier of torchvision, by its name there; `models.build` knows which there are."""
+    """A classifier of torchvision, by its name there; `models.build` knows which there are.
+
+    `small_stem: auto` is settled by `pipeline.config.rules` before a value gets here.
+    """
 
     name: str
     family: Literal["torchvision"]
@@ -43,7 +47,7 @@ class Torchvision(Section):
 
     @model_validator(mode="after")
     def _stem_can_be_small(self) -> Self:
-        if self.small_stem and not re.match(r"(wide_)?res(net|next)", self.name):
+        if self.small_stem and not re.match(RESNETS, self.name):
             raise ValueError(
                 f"small_stem is for ResNets and {self.name} is none; set model.small_stem=false"
             )
@@ -77,7 +81,10 @@ class Static(Section):
 
 
 class DyRep(Section):
-    """Branches grown and cut while training; see `dyrep.DyRep`."""
+    """Branches grown and cut while training; see `dyrep.DyRep`.
+
+    A null of `adjust_interval` or `last_adjust_epoch` is settled by `pipeline.config.rules`.
+    """
 
     name: str
     kind: Literal["dyrep"]

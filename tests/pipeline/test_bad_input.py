@@ -38,7 +38,7 @@ REFUSED = [
     (["name='a b'"], "cannot be a directory name"),
     (["group=a/b"], "cannot be a directory name"),
     (["model=timm"], "model.name is missing; give model.name=VALUE"),
-    (["model=resnet18", "model.name=vgg11"], "set model.small_stem=false"),
+    (["model=resnet18", "model.name=vgg11", "model.small_stem=true"], "model.small_stem=false"),
     (["model=timm", "model.small_stem=true"], "a setting of model=mobilenet_v1 or resnet18"),
     (["-m", "name=x", "seed=1,2"], "one name for every run of a sweep"),
     (["-m", "method=plain,foo"], "method=foo is not a choice"),

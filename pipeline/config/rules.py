@@ -1,0 +1,83 @@
+"""What follows from the rest where nobody set it: the stem from the images, growth from the epochs.
+
+Settled once, when a configuration is composed: a `Config`, config.yaml and every stage see values.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+SMALL_IMAGE = 64  # pixels; up to here the 7x7 stem and its pool leave too little to look at
+INTERVALS = ((300, 15), (60, 5), (12, 3))  # from so many epochs on, epochs between adjustments
+GROWING = (5, 6)  # share of the epochs after which the structure stays
+RULED = (
+    ("model", "small_stem", "auto"),
+    ("method", "last_adjust_epoch", None),
+    ("method", "adjust_interval", None),
+)
+RESNETS = r"(wide_)?res(net|next)"
+
+
+def settle(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with a number in place of each `auto` and null that a rule decides."""
+    return _with(values, by_rule(values))
+
+
+def unsettle(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with those undone that a rule would give, so that it can give others."""
+    for section, key, free in RULED:
+        loose = _with(values, {section: {key: free}})
+        if key in values[section] and by_rule(loose)[section][key] == values[section][key]:
+            values = loose
+    return values
+
+
+def by_rule(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what the rules decide, by section; values of a wrong type are left to the schema."""
+    found: dict[str, dict[str, Any]] = {}
+    model, method = (_section(values, name) for name in ("model", "method"))
+    size, epochs = (
+        _section(values, "data").get("image_size"),
+        _section(values, "train").get("epochs"),
+    )
+    if model.get("small_stem") == "auto" and isinstance(size, int):
+        found["model"] = {"small_stem": size <= SMALL_IMAGE and has_small_stem(model)}
+    if method.get("kind") == "dyrep" and isinstance(epochs, int):
+        found["method"] = _window(method, epochs)
+    return found
+
+
+def has_small_stem(model: dict[str, Any]) -> bool:
+    """Whether a network of torchvision or of this project knows two stems."""
+    if model.get("family") != "torchvision":
+        return True
+    return bool(re.match(RESNETS, str(model.get("name"))))
+
+
+def _window(method: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """Return how often and how long a network grows, as far as neither is set.
+
+    The intervals are the published ones: 15 of 600 epochs, 5 of 120, 100, 90. The last adjustment
+    is at 5/6 of the epochs, as published for ResNets (100 of 120), at a whole number of intervals.
+    """
+    interval, last = method.get("adjust_interval"), method.get("last_adjust_epoch")
+    found = {}
+    if interval is None:
+        interval = next((n for least, n in INTERVALS if epochs >= least), max(1, epochs // 4))
+        if isinstance(last, int):
+            interval = min(interval, max(1, last))
+        found["adjust_interval"] = interval
+    if last is None and isinstance(interval, int) and interval > 0:
+        share, of = GROWING
+        found["last_adjust_epoch"] = interval * max(1, epochs * share // of // interval)
+    return found
+
+
+def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    section = values.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _with(values: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {**values, **{name: {**values[name], **keys} for name, keys in changes.items()}}
