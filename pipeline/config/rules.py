@@ -19,7 +19,7 @@ RULED = (
 RESNETS = r"(wide_)?res(net|next)"
 
 
-def settle(values: dict[str, Any]) -> dict[str, Any]:
+def settle(values: dict[Any, Any]) -> dict[str, Any]:
     """Return the values with a number in place of each `auto` and null that a rule decides."""
     return _with(values, by_rule(values))
 
