@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint format launch lock clean
+.PHONY: help demo test check lint format launch lock clean
 
 help: ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## /  make \1  /p' Makefile
@@ -15,7 +15,10 @@ demo: $(READY) ## the whole pipeline on embedded real images, then a report
 	@$(BIN)/python -m pipeline.launch name=demo
 
 test: $(READY) ## all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: lint ## style, types, imports, and the tests that start no stage and no SLURM
+	@$(BIN)/python -m pytest -n 2 -m 'not long'
 
 lint: $(READY) ## style, types and import directions
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports

@@ -1,10 +1,27 @@
-"""What several tests need: the command line with a root of its own, and one finished run."""
+"""What several tests need: the command line with a root of its own, and one finished run.
+
+`make test` runs the suite in two processes. Tests that share something expensive share a process: those
+on a real SLURM, which mostly wait, are one group, and those that look at the one finished run another.
+"""
 
 import shutil
 
 import pytest
 
 from tests.launcher import SMALL, Inside, Launcher
+
+STARTS = {"launch", "finished", "copied", "recorder"}  # fixtures that start stages or W&B's client
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark each test by what it uses: its group, and whether `make check` leaves it out."""
+    for item in items:
+        on_slurm, used = "cluster" in item.keywords, set(item.fixturenames)
+        if on_slurm or "finished" in used:
+            item.add_marker(pytest.mark.xdist_group("cluster" if on_slurm else "finished"))
+        if used & STARTS or {"cluster", "zoo", "slow", "gpu"} & set(item.keywords):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture

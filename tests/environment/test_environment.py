@@ -73,7 +73,7 @@ def test_pixi_has_an_environment_for_cuda_and_one_without():
     assert "cuda" not in environments["cpu"]["features"]
 
 
-@pytest.mark.parametrize("task", ["demo", "test", "lint", "format", "launch"])
+@pytest.mark.parametrize("task", ["demo", "test", "check", "lint", "format", "launch"])
 def test_pixi_and_make_run_the_same_commands(task):
     pixi = toml("pixi.toml")
     tasks = pixi["tasks"] | pixi["feature"]["dev"]["tasks"]
