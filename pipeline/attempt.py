@@ -37,6 +37,34 @@ def last(directory: Path) -> dict[str, Any]:
     return row
 
 
+def born(pid: int) -> int | None:
+    """Return when a process on this machine began, in ticks; None if it has ended.
+
+    Together with its number this names a process: numbers are given again.
+    """
+    try:
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else int(rest[18])
+
+
+def alive(directory: Path) -> bool:
+    """Whether the newest attempt still runs, on this machine.
+
+    Asking for its lock would tell, too, but could turn away an attempt that begins just then.
+    """
+    owner = last(directory)
+    if owner.get("host") != socket.gethostname() or not (now := born(owner["pid"])):
+        return False
+    if "born" in owner:
+        return bool(owner["born"] == now)
+    try:  # an attempt of an older version
+        return os.fsencode(directory.name) in Path(f"/proc/{owner['pid']}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def claim(directory: Path, job: str | None = None) -> int:
     """Become the owner of `directory`; return the number of this attempt.
 
@@ -63,7 +91,8 @@ def claim(directory: Path, job: str | None = None) -> int:
             ) from None
     number = int(last(directory)["attempt"]) + 1
     row = {"attempt": number, "pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
-    rundir.write_json(directory / rundir.ATTEMPT, {**row, "job": job})
+    row |= {"born": born(os.getpid()), "job": job}
+    rundir.write_json(directory / rundir.ATTEMPT, row)
     os.environ[NUMBER] = str(number)
     return number
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from pipeline import attempt, commands, rundir
@@ -16,6 +16,9 @@ from pipeline.standing import look
 from slurm import scheduler
 from slurm.job import CANCELLED, rows
 from slurm.queue import alone, queued, submitted
+
+RUNNING = ("running", "stalled?", "stopping")
+PATIENCE = 60.0  # seconds for a stage to save and leave
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,17 +40,17 @@ def _cancel(root: Path, names: list[str]) -> int:
     with alone(folder) if folder.exists() else nullcontext():
         stopped, trouble = _stop(root, runs)
     if trouble:
-        print(f"error: {trouble}; nothing will be requeued, but cancel again", file=sys.stderr)
+        print(f"error: {trouble}", file=sys.stderr)
         return FAILED
-    if stopped:
-        print(f"cancelled; to go on later: python -m pipeline.launch name={names[0]}")
-    else:
+    if not stopped:
         print("nothing was stopped")
+    for run in runs if stopped else []:
+        print(f"cancelled; to go on later: {commands.go_on(run)}")
     return DONE
 
 
 def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
-    """Stop the stages that nobody else needs; return how many, and what kept SLURM from it."""
+    """Stop the stages that nobody else needs; return how many, and what still goes on."""
     try:
         queue, trouble = scheduler.mine(), ""
     except (scheduler.Refused, scheduler.Unreachable) as error:
@@ -55,6 +58,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
     for run in runs:
         rundir.write_text(run / CANCELLED, f"{time.strftime('%FT%T%z')}\n")
     ids: list[str] = []
+    here: dict[str, Path] = {}  # what runs without a job, by what it is called
     stopped, concerned = 0, False
     for run in runs:
         for stage, directory in commands.stages(run).items():
@@ -68,18 +72,21 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             rundir.write_text(directory / CANCELLED, f"{time.strftime('%FT%T%z')}\n")
             jobs = queued(directory, queue or {})
             ids += [entry.id for entry, _ in jobs]
-            if not jobs and state in ("running", "stalled?"):
-                _ask(directory)
             stopped += 1
             concerned |= bool(submitted(directory))
-            print(f"{stage} of {run.name}: {state} → cancelled")
-    if queue is None:
-        return stopped, trouble if concerned else ""
-    try:
-        scheduler.cancel(reversed(ids))  # the last first: nothing starts in between
-    except (scheduler.Refused, scheduler.Unreachable) as error:
-        trouble = str(error)
-    return stopped, trouble
+            if not jobs and state in RUNNING:
+                here[f"{stage} of {run.name}"] = directory
+            else:
+                print(f"{stage} of {run.name}: {state} → cancelled")
+    for directory in here.values():
+        _ask(directory)
+    if queue is not None:
+        try:
+            scheduler.cancel(reversed(ids))  # the last first: nothing starts in between
+        except (scheduler.Refused, scheduler.Unreachable) as error:
+            trouble, concerned = str(error), True
+    doubt = [f"{trouble}; nothing will be requeued, but cancel again"] if trouble else []
+    return stopped, "; ".join([*(doubt if concerned else []), *_await(here)])
 
 
 def _others(root: Path, directory: Path) -> list[str]:
@@ -90,10 +97,27 @@ def _others(root: Path, directory: Path) -> list[str]:
 
 
 def _ask(directory: Path) -> None:
-    """Ask a stage that runs on this machine to save and leave."""
-    owner = attempt.last(directory)
-    if owner.get("host") == socket.gethostname():
-        os.kill(owner["pid"], signal.SIGTERM)
+    """Ask a stage that runs on this machine to save and leave; on another, its launcher does."""
+    with suppress(ProcessLookupError, PermissionError):
+        if attempt.alive(directory):
+            os.kill(attempt.last(directory)["pid"], signal.SIGTERM)
+
+
+def _await(stages: dict[str, Path]) -> Iterator[str]:
+    """Wait for stages that were asked to leave; yield what still runs, and how to end it."""
+    until = time.monotonic() + PATIENCE
+    for title, directory in stages.items():
+        while look(title, directory, None, {}).state in RUNNING and time.monotonic() < until:
+            time.sleep(0.1)
+        state = look(title, directory, None, {}).state
+        if state not in RUNNING:
+            print(f"{title}: running → {'done' if state == 'done' else 'cancelled'}")
+            continue
+        owner = attempt.last(directory)
+        yield (
+            f"{title} was asked to save and leave, but still runs (process {owner['pid']} on "
+            f"{owner['host']}); wait for it, or end it there: kill -9 {owner['pid']}"
+        )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 import slurm.preflight
-from pipeline import rundir, runs
+from pipeline import commands, rundir, runs
 from pipeline.config import Config
 from pipeline.config.cluster import Slurm
 from pipeline.errors import Interrupted, StageFailed, UserError
@@ -225,7 +225,7 @@ def _tell(launches: list[Launch], submission: Submission) -> None:
         print(f"{count} in the queue before, with the settings they were submitted with")
     first = launches[0].config
     names = first.name if len(launches) == 1 else ""
-    root = "" if first.root == "outputs" else f" --root {first.root}"
+    root = commands.elsewhere(Path(first.root))
     runs = "" if names else f" of {len(launches)} runs"
     print(f"{len(submission.ids)} jobs{runs} in the queue; next:")
     print(f"  python -m pipeline.status{names and f' {names}'}{root}")
@@ -248,10 +248,10 @@ def wait(launch: Launch) -> None:
                     onlooker.begin(step.stage.name)
                     _wait(step, onlooker)
     except KeyboardInterrupt:
-        name = launch.config.name
+        which = f"{launch.config.name}{commands.elsewhere(Path(launch.config.root))}"
         raise Interrupted(
-            f"the jobs go on without you; look: python -m pipeline.status {name}; "
-            f"stop them: python -m pipeline.cancel {name}"
+            f"the jobs go on without you; look: python -m pipeline.status {which}; "
+            f"stop them: python -m pipeline.cancel {which}"
         ) from None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 from pipeline import rundir
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import BAD_INPUT, INTERRUPTED, UserError, nearest
+
+OUTPUTS = "outputs"  # the default of `root`
 
 
 def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -21,9 +25,32 @@ def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentPa
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
-        "--root", type=Path, default=Path("outputs"), help="where runs live (default: outputs)"
+        "--root",
+        type=rundir.absolute,
+        default=rundir.absolute(OUTPUTS),
+        help=f"where runs live (default: {OUTPUTS})",
     )
     return made
+
+
+def elsewhere(root: Path) -> str:
+    """Return the option that leads a command to a root, if it is not the default."""
+    return "" if root == rundir.absolute(OUTPUTS) else f" --root {shlex.quote(str(root))}"
+
+
+def relaunch(root: Path, name: str, *settings: str) -> str:
+    """Return the command that continues a run, for where the user stands."""
+    plain = re.fullmatch(r"[\w/.+-]+", str(root), re.ASCII)
+    quoted = str(root) if plain else "'" + str(root).replace("'", "\\'") + "'"  # for Hydra
+    place = [] if root == rundir.absolute(OUTPUTS) else [f"root={quoted}"]
+    return shlex.join(["python", "-m", "pipeline.launch", f"name={name}", *settings, *place])
+
+
+def go_on(run: Path) -> str:
+    """Return the command that continues a run with the stages it was asked for."""
+    asked = list(stages(run))
+    some = [f"stage.run=[{','.join(asked)}]"] if asked and len(asked) < len(STAGE_NAMES) else []
+    return relaunch(run.parent.parent, run.name, *some)
 
 
 def find(root: Path, names: list[str]) -> list[Path]:

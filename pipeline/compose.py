@@ -23,6 +23,7 @@ from omegaconf.errors import (
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from pipeline import rundir
 from pipeline.config import WHERE, Config, rules
 from pipeline.errors import UserError, nearest
 
@@ -51,7 +52,15 @@ def to_config(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -
     assert isinstance(values, dict)
     if values.get("name") is None:
         values["name"] = derived_name(choices, values.get("seed"), overrides)
+    _settle_paths(values)
     return check(rules.settle(values))
+
+
+def _settle_paths(values: dict[Any, Any]) -> None:
+    """Make the paths absolute: stages work in another directory, and on other machines."""
+    for section in (values, values.get("data")):
+        if isinstance(section, dict) and isinstance(path := section.get("root"), str) and path:
+            section["root"] = str(rundir.absolute(path))
 
 
 def check(values: dict[Any, Any]) -> Config:

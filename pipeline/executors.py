@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from pipeline import attempt, rundir
+from pipeline import attempt, commands, rundir
 from pipeline.config import Config
 from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
 from pipeline.plan import Step, verify_outputs
@@ -39,18 +39,26 @@ def run_local(steps: list[Step], config: Config) -> None:
         StageFailed: a stage ended without a result.
         Interrupted: Ctrl-C or TERM; what was running has saved and stopped.
     """
+    wanted = [step for step in steps if step.runs]
+    for step in wanted:
+        _refuse_queued(step, config)
+    for step in wanted:  # a mark that comes from now on is meant for this launch
+        (step.dir / CANCELLED).unlink(missing_ok=True)
     with Onlooker() as onlooker:
-        for step in steps:
-            if step.runs:
-                onlooker.begin(step.stage.name)
-                _run(step, config, onlooker)
-                verify_outputs(step.dir)
+        for step in wanted:
+            if _cancelled(step):
+                raise StageFailed(f"{step.stage.name} was cancelled before it began")
+            onlooker.begin(step.stage.name)
+            _run(step, config, onlooker)
+            verify_outputs(step.dir)
+
+
+def _cancelled(step: Step) -> bool:
+    return (step.dir / CANCELLED).exists()
 
 
 def _run(step: Step, config: Config, onlooker: Onlooker) -> None:
-    _refuse_queued(step, config)
     step.dir.mkdir(parents=True, exist_ok=True)
-    (step.dir / CANCELLED).unlink(missing_ok=True)
     write_question(step)
     write_where(step, config)
     (step.dir / rundir.PROGRESS).unlink(missing_ok=True)
@@ -85,6 +93,7 @@ def _refuse_queued(step: Step, config: Config) -> None:
             raise UserError(
                 f"{step.stage.name} is job {entry.id} in SLURM's queue ({entry.state.lower()}); "
                 f"wait for it, or first: python -m pipeline.cancel {config.name}"
+                f"{commands.elsewhere(Path(config.root))}"
             )
 
 
@@ -107,10 +116,16 @@ def _stop_requests() -> Iterator[list[int]]:
 def _wait(
     process: subprocess.Popen[bytes], step: Step, onlooker: Onlooker, stops: list[int]
 ) -> None:
-    """Wait for a stage; the first stop request is passed on, a second one kills."""
-    passed_on = 0
+    """Wait for a stage; the first stop request is passed on, a second one kills.
+
+    `pipeline.cancel` asks a stage itself; one that was only about to begin did not hear it.
+    """
+    passed_on, cancelled = 0, False
     while process.poll() is None:
         onlooker.look(step.dir)
+        if not cancelled and _cancelled(step):
+            cancelled = True
+            process.send_signal(signal.SIGTERM)
         if len(stops) > passed_on:
             passed_on = len(stops)
             if passed_on == 1:
@@ -131,6 +146,8 @@ def _explain(step: Step, log: Path, code: int, asked_to_stop: bool) -> None:
     """Raise what a stage without a result means."""
     if asked_to_stop:
         raise Interrupted
+    if _cancelled(step):
+        raise StageFailed(f"{step.stage.name} was cancelled; what it had saved is kept")
     current = attempt.last(step.dir)["attempt"]
     events = rundir.events(step.dir)
     ends = [row for row in events if row["attempt"] == current and row["event"] in ENDS]
@@ -142,4 +159,5 @@ def _explain(step: Step, log: Path, code: int, asked_to_stop: bool) -> None:
         raise UserError(lines[-1].removeprefix("error: "))
     tail = "\n".join(f"  | {line}" for line in lines[-TAIL:])
     why = "was stopped from outside and saved" if end["event"] == "stopped" else end["message"]
-    raise StageFailed(f"{tail}\n{step.stage.name} did not finish: {why}; its log: {log}")
+    where = rundir.shown(log)
+    raise StageFailed(f"{tail}\n{step.stage.name} did not finish: {why}; its log: {where}")

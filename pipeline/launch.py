@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from pipeline import cluster, commands, compose, executors, preflight, rundir, runs, summary, sweep
 from pipeline.arguments import readable
 from pipeline.cluster import Launch
+from pipeline.config import WHERE
 from pipeline.errors import (
     BAD_INPUT,
     DONE,
@@ -71,7 +72,7 @@ def _launch(
     try:
         executors.run_local(plan, config)
     except Interrupted:
-        raise Interrupted(f"stopped; to continue: {_again(config)}") from None
+        raise Interrupted(f"stopped; to continue: {_again(config, overrides)}") from None
     except (UserError, StageFailed):
         _close(config, directory, worked)
         raise
@@ -125,9 +126,14 @@ def _note_joined(configs: list[Config]) -> None:
             print(f"note: group '{group}' has {count} other runs; these join it")
 
 
-def _again(config: Config) -> str:
-    root = "" if config.root == "outputs" else f" root={config.root}"
-    return f"python -m pipeline.launch name={config.name}{root}"
+def _again(config: Config, overrides: list[str]) -> str:
+    """Return the command that continues a run: with the settings that belong to a launch only."""
+    kept = [
+        override.input_line or ""
+        for override in compose.parse(overrides)
+        if (key := override.key_or_group.split(".")[0]) in WHERE and key not in ("name", "root")
+    ]
+    return commands.relaunch(Path(config.root), config.name, *kept)
 
 
 def _say(error: Exception, code: int) -> int:

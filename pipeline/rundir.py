@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,26 @@ GROWTH = "growth.jsonl"
 MANIFEST = "manifest.json"
 
 FULL = 2**20  # bytes left on a disk that counts as full
+
+
+def absolute(path: str | Path, start: Path | None = None) -> Path:
+    """Return one spelling of a path, the same from any directory; links in it stay.
+
+    Args:
+        path: with `~` for a home, if you like.
+        start: what a relative path is below; the present directory if None.
+    """
+    given = Path(path)
+    with suppress(RuntimeError):  # nobody of that name: then it is a name like others
+        given = given.expanduser()
+    whole = os.path.normpath((start or Path.cwd()) / given)
+    return Path("/" + whole.lstrip("/"))  # two slashes would stay two
+
+
+def shown(path: Path) -> Path:
+    """Return the shorter spelling of a path where the user stands."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) and path != here else path
 
 
 def stage_dir(root: Path, stage: str, fingerprint: str) -> Path:

@@ -25,6 +25,7 @@ from slurm.job import CANCELLED
 
 RUN = "run.json"
 CONFIG = "config.yaml"
+PROJECT = Path(__file__).resolve().parent.parent
 PER_LAUNCH = ("stage", "root", "dry_run", "wait")
 
 
@@ -38,8 +39,9 @@ def settle(config: Config, choices: dict[str, str], overrides: list[str]) -> Con
     if not (directory / CONFIG).exists():
         return config
     old, new = frozen(directory).model_dump(mode="json"), config.model_dump(mode="json")
+    before = settled(flatten(old))
     known = rundir.read_json(directory / RUN)["choices"]
-    changed, touched = _changes(overrides, choices, known, flatten(old), flatten(new))
+    changed, touched = _changes(overrides, choices, known, before, flatten(new))
     if changed:
         raise UserError(
             f"run '{config.name}' exists with other settings: {'; '.join(changed)}. "
@@ -49,6 +51,15 @@ def settle(config: Config, choices: dict[str, str], overrides: list[str]) -> Con
         if section in touched or section in PER_LAUNCH:
             old[section] = new[section]
     return check(old)
+
+
+def settled(flat: dict[str, Any]) -> dict[str, Any]:
+    """Return frozen settings, by dotted key, as they would be frozen today.
+
+    A relative `data.root` was once kept as written, and looked for below the checkout.
+    """
+    root = flat.get("data.root")
+    return flat | {"data.root": str(rundir.absolute(root, PROJECT))} if root else flat
 
 
 def _freed(directory: Path) -> str:

@@ -7,7 +7,6 @@ neither finished nor in the queue has ended, and its last events tell how.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import rundir
+from pipeline import attempt, rundir
 from pipeline.progress import read_progress
 from slurm import scheduler
 from slurm.job import CANCELLED, rows
@@ -112,6 +111,8 @@ def _state(
     if entry:
         return *_in_queue(entry, names), entry
     if _runs_here(directory):
+        if (directory / CANCELLED).exists():
+            return "stopping", "asked to save and leave", None
         return "running", "", None
     if (directory / CANCELLED).exists():
         return "cancelled", "launch again to go on", None
@@ -168,21 +169,14 @@ def _ended(events: list[dict[str, Any]], job: Entry | None) -> tuple[State, str]
 
 
 def _runs_here(directory: Path) -> bool:
-    """Whether an attempt that no job stands for is alive.
-
-    Asking for its lock would tell, too, but could turn away an attempt that begins just then.
-    """
+    """Whether an attempt that no job stands for is alive; elsewhere, its progress tells."""
     owner = _owner(directory)
     if not owner or owner.get("job"):
         return False
     if owner.get("host") != socket.gethostname():
         progress = read_progress(directory)
         return progress is not None and time.time() - progress["time"] < OLD
-    try:
-        command = Path(f"/proc/{owner['pid']}/cmdline").read_bytes()
-    except (OSError, KeyError):
-        return False
-    return os.fsencode(directory) in command
+    return attempt.alive(directory)
 
 
 def _owner(directory: Path) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _last_line(found: dict[str, list[Standing]], root: Path) -> str:
         state = standing.overall(stages)
         counts[state] = counts.get(state, 0) + 1
     text = ", ".join(f"{count} {state}" for state, count in counts.items())
-    where = "" if root == Path("outputs") else f" --root {root}"
+    where = commands.elsewhere(root)
     if len(found) > 1:
         return f"{len(found)} runs: {text}"
     ((name, stages),) = found.items()
@@ -140,10 +140,9 @@ def _last_line(found: dict[str, list[Standing]], root: Path) -> str:
     if bad:
         return f"its log: python -m pipeline.logs {name} {bad.stage}{where}"
     if counts.keys() & {"cancelled", "stopped", "not started"}:
-        more = "" if root == Path("outputs") else f" root={root}"
-        return f"to go on: python -m pipeline.launch name={name}{more}"
+        return f"to go on: {commands.go_on(rundir.run_dir(root, name))}"
     if counts.keys() == {"done"}:
-        return f"report: {rundir.run_dir(root, name) / 'report.html'}"
+        return f"report: {rundir.shown(rundir.run_dir(root, name) / 'report.html')}"
     return f"follow it: python -m pipeline.logs {name} -f{where}"
 
 

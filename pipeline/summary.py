@@ -29,9 +29,8 @@ def show_plan(config: Config, plan: list[Step]) -> None:
         table.add_row(step.stage.name, ACTIONS[step.action], step.why)
     console.print(table)
     if config.dry_run:
-        console.print(
-            f"dry run: nothing was touched; stages live in {Path(config.root) / 'stages'}"
-        )
+        stages = rundir.shown(Path(config.root) / "stages")
+        console.print(f"dry run: nothing was touched; stages live in {stages}", soft_wrap=True)
 
 
 def show_results(directory: Path, report: Path) -> None:
@@ -49,7 +48,7 @@ def show_results(directory: Path, report: Path) -> None:
         else:
             table.add_row(name, "not finished", "")
     console.print(table)
-    console.print(f"report: {report}", soft_wrap=True, highlight=False)
+    console.print(f"report: {rundir.shown(report)}", soft_wrap=True, highlight=False)
 
 
 def describe(stage: str, metrics: dict[str, Any]) -> str:

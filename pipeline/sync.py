@@ -53,7 +53,7 @@ def _sync(options: argparse.Namespace) -> int:
     told = Counter(sent=len(todo) - len(failed), unchanged=len(runs) - len(todo))
     words = f"{told['sent']} sent to {server()}, {told['unchanged']} unchanged since they were"
     if failed:
-        again = f"python -m pipeline.sync --root {options.root}"
+        again = f"python -m pipeline.sync{commands.elsewhere(options.root)}"
         print(f"error: {words}, {len(failed)} failed; again: {again}", file=sys.stderr)
         return FAILED
     print(words)

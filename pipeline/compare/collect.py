@@ -14,6 +14,7 @@ from typing import Any
 from pipeline import commands, rundir, standing
 from pipeline.config import WHERE, flatten
 from pipeline.errors import UserError, nearest
+from pipeline.runs import settled
 
 ACCURACY = "eval/fused/top1"
 
@@ -91,7 +92,7 @@ def _read(directory: Path) -> Run:
 
 
 def _fill(run: Run, directory: Path) -> None:
-    config = flatten(rundir.read_yaml(directory / "config.yaml"))
+    config = settled(flatten(rundir.read_yaml(directory / "config.yaml")))
     run.seed = config.pop("seed")
     run.settings = {k: v for k, v in config.items() if k.split(".")[0] not in WHERE}
     facts = rundir.read_json(directory / "run.json")

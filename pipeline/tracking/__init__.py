@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.commands import elsewhere
 from pipeline.tracking.reach import server, unreachable
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ def mirror(run: Path, tracking: Wandb | Disabled) -> None:
     if tracking.mode == "disabled":
         return
     mode = tracking.mode
+    later = f"python -m pipeline.sync {run.name}{elsewhere(run.parent.parent)}"
     if mode == "online" and (reason := unreachable(server())):
         mode = "offline"
-        print(f"note: {reason}; `python -m pipeline.sync {run.name}` sends the run later")
+        print(f"note: {reason}; `{later}` sends the run later")
     log = run / "wandb.log"
     try:
         with log.open("ab") as output:
@@ -40,7 +42,7 @@ def mirror(run: Path, tracking: Wandb | Disabled) -> None:
     except (OSError, subprocess.SubprocessError):
         print(
             f"note: the W&B run could not be written (see {log}); no result is affected, and "
-            f"`python -m pipeline.sync {run.name}` tries again"
+            f"`{later}` tries again"
         )
 
 

@@ -1,0 +1,179 @@
+"""Where things are, whatever directory the user stands in; and what is alive there."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hydra
+import pytest
+
+from pipeline import attempt, cancel, commands, compose, launch, rundir, runs, status
+from pipeline.config import flatten
+from pipeline.plan import make_plan
+from tests.launcher import PROJECT
+from tests.runs import make_run
+
+STAND_IN = """
+import pathlib, signal, sys, time
+from pipeline import attempt
+if sys.argv[2] == "leaves":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+else:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+attempt.claim(pathlib.Path(sys.argv[1]))
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+def config(*overrides):
+    with hydra.initialize_config_dir(str(compose.CONF), version_base="1.3"):
+        tree = hydra.compose("config", list(overrides), return_hydra_config=True)
+    choices = dict(tree.hydra.runtime.choices)
+    del tree.__dict__["_content"]["hydra"]
+    return compose.to_config(tree, choices, list(overrides))
+
+
+def test_a_folder_is_one_data_set_however_it_is_spelt(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    spellings = [
+        f"{tmp_path}/pets", "pets", "./pets", "pets/", "pets/../pets", "pets//.", "'~/pets'",
+        f"/{tmp_path}/pets/", f"../{tmp_path.name}/pets",
+    ]  # fmt: skip
+    made = [config("data=imagefolder", f"data.root={spelt}", "name=x") for spelt in spellings]
+    assert {one.data.root for one in made} == {f"{tmp_path}/pets"}
+    assert len({make_plan(one)[0].fingerprint for one in made}) == 1
+
+
+def test_a_root_is_the_same_for_the_launcher_and_its_stages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config("root=o/").root == config("root=./o").root == str(tmp_path / "o")
+    assert config().root == str(tmp_path / "outputs")
+
+
+def test_a_run_frozen_with_relative_paths_goes_on(tmp_path, monkeypatch):
+    """Such paths were looked for below the checkout, and their fingerprints stay."""
+    monkeypatch.chdir(PROJECT)
+    changed = {"root": "outputs", "data.root": "pets"}
+    make_run(tmp_path, "old", "data=imagefolder", "data.root=/x", changed=changed)
+    asked = ["name=old", "data=imagefolder", "data.root=pets", f"root={tmp_path}"]
+    choices = {"data": "imagefolder"}
+    (tmp_path / "runs" / "old" / "run.json").write_text(json.dumps({"choices": choices}))
+    kept = runs.settle(config(*asked), choices, asked)
+    assert (kept.root, kept.data.root) == (str(tmp_path), "pets")
+    assert runs.settled(flatten(kept.model_dump()))["data.root"] == str(PROJECT / "pets")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["name=x"], ["name=x"]),
+        (["seed=3", "train.epochs=9"], ["name=x"]),
+        (["stage.run=[prep,train]"], ["name=x", "stage.run=[prep,train]"]),
+        (["stage=fuse", "cluster.processes_per_node=2"],
+         ["name=x", "stage=fuse", "cluster.processes_per_node=2"]),
+        (["root=my runs"], ["name=x", "root='HERE/my runs'"]),
+    ],
+)  # fmt: skip
+def test_what_continues_a_run_is_told_in_full(overrides, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = launch._again(config("name=x", *overrides), overrides)
+    expected = [word.replace("HERE", str(tmp_path)) for word in words]
+    assert shlex.split(told) == ["python", "-m", "pipeline.launch", *expected]
+
+
+@pytest.fixture
+def live(tmp_path, monkeypatch):
+    """Return a function that begins the train stage of a run, in a process that only waits."""
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "outputs", "x", finished=("prep",))
+    begun = []
+
+    def begin(manner):
+        words = [sys.executable, "-c", STAND_IN, str((run / "train").resolve()), manner]
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        begun.append(subprocess.Popen(words, stdout=subprocess.PIPE, env=environment))
+        assert begun[0].stdout.readline() == b"begun\n"
+        return begun[0]
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def states(capsys, *root):
+    capsys.readouterr()
+    assert status.main(["x", "--json", *root]) == 0
+    return [stage["state"] for stage in json.loads(capsys.readouterr().out)["runs"][0]["stages"]]
+
+
+def test_a_live_stage_is_seen_from_anywhere_and_cancelled(live, capsys, monkeypatch, tmp_path):
+    process = live("leaves")
+    for root in ([], ["--root", "outputs"], ["--root", f"{tmp_path}/./outputs/"]):
+        assert states(capsys, *root)[:3] == ["done", "running", "not started"]
+    monkeypatch.chdir("/")
+    assert states(capsys, "--root", f"{tmp_path}/outputs")[1] == "running"
+    monkeypatch.setattr("pipeline.cancel.PATIENCE", 30.0)
+    waiting = subprocess.Popen(  # reaps the stage, as a launcher would
+        [sys.executable, "-m", "pipeline.cancel", "x", "--root", f"{tmp_path}/outputs"],
+        cwd=PROJECT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.wait(60)
+    told, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0
+    assert "train of x: running → cancelled" in told
+    assert f"pipeline.launch name=x root={tmp_path}/outputs" in told
+    assert states(capsys, "--root", f"{tmp_path}/outputs")[1:] == 4 * ["cancelled"]
+
+
+def test_what_does_not_leave_is_not_called_cancelled(live, capsys, monkeypatch):
+    process = live("stays")
+    monkeypatch.setattr("pipeline.cancel.PATIENCE", 0.3)
+    assert cancel.main(["x"]) == 1
+    told = capsys.readouterr()
+    assert "train of x: running → cancelled" not in told.out
+    assert f"kill -9 {process.pid}" in told.err
+    assert states(capsys)[1] == "stopping"
+    process.kill()  # nobody has reaped it yet
+    until = time.monotonic() + 20
+    while (state := states(capsys)[1]) == "stopping":
+        assert time.monotonic() < until
+    assert state == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "change", [{"born": 1}, {"born": None}, {"pid": 2**22 + 1}, {"host": "elsewhere"}]
+)
+def test_another_process_of_that_number_is_not_the_stage(live, capsys, change, tmp_path):
+    process = live("leaves")
+    train = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
+    assert attempt.alive(train)
+    owner = json.loads((train / rundir.ATTEMPT).read_text())
+    (train / rundir.ATTEMPT).write_text(json.dumps(owner | change))
+    assert not attempt.alive(train)
+    assert states(capsys)[1] != "running"
+    assert cancel.main(["x"]) == 0
+    assert process.poll() is None, "somebody else's process was ended"
+
+
+def test_an_attempt_of_an_older_version_is_known_by_its_command(live, tmp_path):
+    live("leaves")
+    train = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
+    owner = json.loads((train / rundir.ATTEMPT).read_text())
+    del owner["born"]
+    (train / rundir.ATTEMPT).write_text(json.dumps(owner))
+    assert attempt.alive(train)
+    (train / rundir.ATTEMPT).write_text(json.dumps(owner | {"pid": os.getpid()}))
+    assert not attempt.alive(train)
+
+
+def test_a_root_elsewhere_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert commands.elsewhere(Path(tmp_path, "outputs")) == ""
+    assert commands.elsewhere(Path("/a b")) == " --root '/a b'"
