@@ -57,7 +57,7 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
         _many(console, found)
     if note:
         console.print(f"note: {note}", style="yellow", highlight=False)
-    console.print(_last_line(found, root), highlight=False, soft_wrap=True)
+    console.print(_last_line(found, root), highlight=False, soft_wrap=True, markup=False)
     return DONE
 
 
