@@ -189,7 +189,7 @@ def _metrics(folder: Path, listing: Listing) -> dict[str, float]:
         "contradictions": remarks.count("contradiction"),
         "alike": remarks.count("alike"),
         "odd_files": remarks.count("file"),
-        "ignored_files": listing.ignored,
+        "ignored_files": len(listing.passed),
     }
 
 

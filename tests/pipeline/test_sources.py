@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import socket
 import tarfile
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from pipeline.data.sources import Item, folders, source
+from pipeline.data.sources import Item, source
 from pipeline.errors import UserError
 from tests.pipeline.preparing import encoded, folder, picture, settings
 
@@ -38,7 +39,7 @@ def test_a_folder_per_class_as_torchvision_reads_it(root):
     found = imagefolder(root)
     assert list(found.classes) == theirs.classes
     assert [(str(root / name), label) for name, label in found.splits["all"]] == theirs.samples
-    assert found.ignored == 1
+    assert [row["name"] for row in found.passed] == [".hidden/", "dog/README.txt"]
 
 
 def test_train_and_val_folders(tmp_path):
@@ -78,7 +79,7 @@ def test_an_unreadable_folder_is_named(root, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
 
-    monkeypatch.setattr(folders.os, "scandir", refuses)
+    monkeypatch.setattr(os, "scandir", refuses)
     with pytest.raises(UserError, match="dog: Permission denied; make it readable"):
         imagefolder(root)
 
@@ -86,8 +87,114 @@ def test_an_unreadable_folder_is_named(root, monkeypatch):
 def test_links_that_lead_in_circles_are_followed_once(root):
     (root / "dog" / "loop").symlink_to(root / "dog")
     (root / "dog" / "up").symlink_to(root)
-    names = [item.name for item in imagefolder(root).splits["all"]]
+    found = imagefolder(root)
+    names = [item.name for item in found.splits["all"]]
+    assert {row["name"] for row in found.passed} == {"dog/loop/", "dog/up/"}
     assert names == [f"{name}/00{n}.jpg" for name in ("cat", "dog") for n in range(3)]
+
+
+NO_FOLDERS = {
+    "train and test": (("train/cat", "test/cat"), 0.2, "`ln -s test {}/val`, then launch with data.val_fraction=null"),
+    "all three": (("train/cat", "val/cat", "test/cat"), 0.2, "splits and no classes; launch with data.val_fraction=null"),
+    "other case": (("Train/cat", "Val/cat"), 0.2, "`ln -s Train {}/train && ln -s Val {}/val`"),
+    "other case, as splits": (("Train/cat", "Val/cat"), None, "`ln -s Train {}/train && ln -s Val {}/val`"),
+    "valid": (("train/cat", "valid/cat"), None, "{}/val is no folder; `ln -s valid {}/val`"),
+    "valid before test": (("training/cat", "validation/cat", "test/cat"), None, "ln -s validation {}/val`"),
+    "no val": (("train/cat",), None, "{}/val is no folder; data.root needs"),
+    "images between": (("images/train/cat", "images/val/cat"), None, "data.root={}/images"),
+    "images between, to split": (("images/train/cat", "images/val/cat"), 0.2, "{}/images holds train/ and val/"),
+    "with labels beside": (("images/train/a", "images/val/a", "labels/train/a", "labels/val/a"), 0.2, "{}/images holds train/ and val/"),
+    "splits below classes": (("cat/train", "cat/test", "dog/train", "dog/test"), 0.2, "{}/cat holds test/ and train/"),
+    "a level more": (("flowers/rose", "flowers/tulip"), 0.2, "1 class folders.*{}/flowers holds folders"),
+    "one class": (("cat",), 0.2, "1 class folders; use at least 2"),
+    "none": ((), 0.2, "0 class folders; use at least 2"),
+    "an empty class": (("train/cat", "train/dog", "val/cat", "train/"), None, None),
+    "only in val": (("train/cat", "train/dog", "val/fox"), None, "class 'fox' is in {}/val but not in {}/train"),
+    "spelt otherwise in val": (("train/cat", "train/caf\u00e9", "val/cafe\u0301"), None, r"is spelt 'caf\\xe9' in"),
+    "not UTF-8": (("cat", b"caf\xe9"), 0.2, r"class folder b'caf\\xe9' of {} is no UTF-8; rename it.*convmv"),
+    "control character": (("cat", "do\ng"), 0.2, r"class folder 'do\\ng' of {} has a control character"),
+    "two forms": (("caf\u00e9", "cafe\u0301"), 0.2, r"'cafe\\u0301' and 'caf\\xe9' of {} are one name in two forms of Unicode"),
+    "a blank at the end": (("cat", "cat "), 0.2, "'cat' and 'cat ' of {} differ by case, spaces"),
+    "a space of no width": (("cat", "cat\u200b"), 0.2, "characters that cannot be seen only"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NO_FOLDERS)
+def test_a_folder_of_another_layout_is_refused_with_the_cure(tmp_path, kind):
+    made, val_fraction, words = NO_FOLDERS[kind]
+    for name in made:
+        path = os.fsencode(tmp_path) + b"/" + os.fsencode(name)
+        os.makedirs(path, exist_ok=True)  # noqa: PTH103 (bytes)
+        with open(path + b"/x.png", "wb") as file:  # noqa: PTH123
+            file.write(encoded(picture(1), "PNG"))
+    images = source(settings(name="imagefolder", root=str(tmp_path), val_fraction=val_fraction))
+    if words is None:
+        assert images.count() == 3
+        return
+    for asked in (images.count, images.listing):  # at launch, and in prep
+        with pytest.raises(UserError, match=words.replace("{}", str(tmp_path))) as error:
+            asked()
+        assert "\n" not in str(error.value)
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    folder(tmp_path, ("car", "train", "plane"), images=1)
+    assert imagefolder(tmp_path).classes == ("car", "plane", "train")
+
+
+PASSED = {
+    "@eaDir/000.jpg/SYNOPHOTO_THUMB_M.jpg": ("@eaDir/", "made by the system"),
+    "cat/@eaDir/000.jpg/SYNOPHOTO_THUMB_M.jpg": ("cat/@eaDir/", "made by the system"),
+    "__MACOSX/cat/._000.jpg": ("__MACOSX/", "made by the system"),
+    "lost+found/x.jpg": ("lost+found/", "made by the system"),
+    ".ipynb_checkpoints/000-checkpoint.jpg": (".ipynb_checkpoints/", "hidden"),
+    "cat/._000.jpg": ("cat/._000.jpg", "hidden"),
+    "cat/.nfs000000.jpg": ("cat/.nfs000000.jpg", "hidden"),
+    "cat/.DS_Store": ("cat/.DS_Store", "hidden"),
+    "cat/Thumbs.db": ("cat/Thumbs.db", "no image by its name"),
+    "dog/desktop.ini": ("dog/desktop.ini", "no image by its name"),
+    "dog/x.jpg.part": ("dog/x.jpg.part", "no image by its name"),
+    "dog/x.jpg.crdownload": ("dog/x.jpg.crdownload", "no image by its name"),
+    "loose.jpg": ("loose.jpg", "in no class folder"),
+}
+
+
+def test_what_is_passed_over_is_listed_with_its_reason(root):
+    for name in PASSED:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(encoded(picture(5)))
+    os.mkfifo(root / "dog" / "fifo.jpg")
+    (root / "dog" / "null.jpg").symlink_to("/dev/null")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(root / "dog" / "socket.png"))
+    (root / "cat" / "to_dog").symlink_to(root / "dog")
+    found = imagefolder(root)
+    assert [item.name for item in found.splits["all"]] == [
+        f"{name}/00{n}.jpg" for name in ("cat", "dog") for n in range(3)
+    ]
+    told = {row["name"]: row["reason"] for row in found.passed}
+    expected = dict(PASSED.values()) | {
+        "dog/fifo.jpg": "a FIFO, no file", "dog/null.jpg": "a device, no file",
+        "dog/socket.png": "a socket, no file", "cat/to_dog/": "the same folder as dog",
+    }  # fmt: skip
+    assert told.keys() == expected.keys()
+    assert all(told[name].startswith(why) for name, why in expected.items())
+
+
+def test_links_out_of_the_folder_are_images_like_others(root, tmp_path):
+    away = folder(tmp_path / "away", ("fox",), images=2)
+    (root / "fox").symlink_to(away / "fox")
+    (root / "cat" / "x.jpg").symlink_to(away / "fox" / "000.jpg")
+    found = imagefolder(root)
+    assert found.classes == ("cat", "dog", "fox") and not found.passed
+    assert len(found.splits["all"]) == 9
+
+
+def test_what_became_a_fifo_is_not_waited_for(root):
+    (root / "cat" / "000.jpg").unlink()
+    os.mkfifo(root / "cat" / "000.jpg")
+    with pytest.raises(OSError, match="no regular file"):
+        source(settings(name="imagefolder", root=str(root))).read("cat/000.jpg")
 
 
 @pytest.fixture
@@ -203,6 +310,105 @@ def test_imagenet_with_the_development_kit(imagenet):
     savemat(kit / "meta.mat", {"synsets": np.array(full, dtype=kind)})
     (kit / "ILSVRC2012_validation_ground_truth.txt").write_text("3\n1\n2\n")
     assert val_labels(imagenet) == [0, 1, 2]
+
+
+def rows(*classes, start=1, separator=" ", end=".JPEG"):
+    names = [f"ILSVRC2012_val_{n:08d}{end}" for n in range(start, start + len(classes))]
+    return "\n".join(f"{name}{separator}{what}" for name, what in zip(names, classes, strict=True))
+
+
+ZERO = rows(2, 0, 1)
+KAGGLE = "ImageId,PredictionString\n" + rows(
+    *(f"{WNIDS[n]} 1 2 3 4" for n in (2, 0, 1)), separator=",", end=""
+)
+READ = {
+    "numbers": ZERO, "names of classes": rows(WNIDS[2], WNIDS[0], WNIDS[1]),
+    "blank lines": f"\n{ZERO}\n\n \n", "CRLF": ZERO.replace("\n", "\r\n"), "tabs": ZERO.replace(" ", "\t"),
+    "commas": ZERO.replace(" ", ", "), "semicolons": ZERO.replace(" ", ";"), "two blanks": ZERO.replace(" ", "  "),
+    "quotes": rows('"2"', '"0"', '"1"', separator=","), "header": "image,label\n" + ZERO.replace(" ", ","),
+    "paths": ZERO.replace("ILSVRC", "val/ILSVRC"), "no extension": ZERO.replace(".JPEG", ""),
+    "mark": b"\xef\xbb\xbf" + ZERO.encode(), "UTF-16": ZERO.encode("utf-16"), "big-endian": b"\xfe\xff" + ZERO.encode("utf-16-be"),
+    "twice the same": ZERO + "\n" + ZERO, "names that are not there": ZERO + "\n" + rows(1, WNIDS[0], "n99999999", start=7),
+}  # fmt: skip
+UNREAD = {
+    "one-based": (rows(3, 1, 2), "its classes go from 1 to 3, but the 3 there are from 0 to 2; if it counts from 1"),
+    "one-based, the last not used": (rows(2, 1, 1), "go from 1 to 2, .* counts from 1"),
+    "too large": (rows(5, 0, 1), "line 1: '5' is none of the 3 classes, 0 to 2"),
+    "negative": (rows(-1, 0, 1), "line 1: '-1' is none of the 3 classes"),
+    "huge": (rows("9" * 5000, 0, 1), "line 1: '999.*no whole number"),
+    "float": (rows("2.0", 0, 1), "line 1: '2.0' is no folder of train/ and no whole number"),
+    "unknown class": (rows(WNIDS[2], "n99999999", 0), "line 2: 'n99999999' is no folder of train/"),
+    "twice": (ZERO + "\n" + rows(0), "line 4: ILSVRC2012_val_00000001 is there before, with another class"),
+    "missing": (rows(1, 0), "tells no class of ILSVRC2012_val_00000003 in .*/val; add"),
+    "other names": (rows(0, 1, 2, start=11), "tells no class of .* and 2 other images"),
+    "one column": ("ILSVRC2012_val_00000001.JPEG\n", "line 1: 'ILSVRC2012_val_00000001.JPEG' is not a name and a class"),
+    "three columns": ("0,ILSVRC2012_val_00000001.JPEG,2\n", "line 1: .* is not a name and a class"),
+    "empty": ("", "names no image"), "only a header": ("ImageId,PredictionString\n", "names no image"),
+    "UTF-16 without its mark": (ZERO.encode("utf-16-le"), "is no UTF-8 text; save it as UTF-8"),
+    "bytes": (b"\xff\x00\x80 1", "is no UTF-8 text"), "folder": (None, "is no file"),
+}  # fmt: skip
+
+
+def labelled(imagenet, content, name):
+    if content is None:
+        (imagenet / name).mkdir()
+    else:
+        (imagenet / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return source(settings(name="imagenet", root=str(imagenet), val_fraction=None))
+
+
+@pytest.mark.parametrize("name", ["val.txt", "LOC_val_solution.csv"])
+@pytest.mark.parametrize("kind", READ)
+def test_a_list_is_read_however_it_is_written(imagenet, kind, name):
+    images = labelled(imagenet, READ[kind], name)
+    assert images.count() > 0
+    assert [label for _, label in images.listing().splits["val"]] == [2, 0, 1]
+
+
+@pytest.mark.parametrize("coded", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_the_list_of_kaggle_is_read_however_it_is_saved(imagenet, coded, separator):
+    content = KAGGLE.replace(",", separator).replace("\n", "\r\n").encode(coded)
+    images = labelled(imagenet, content, "LOC_val_solution.csv")
+    assert [label for _, label in images.listing().splits["val"]] == [2, 0, 1]
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_a_list_that_is_wrong_is_refused_at_launch_in_one_line(imagenet, kind):
+    content, words = UNREAD[kind]
+    images = labelled(imagenet, content, "val.txt")
+    for asked in (images.count, images.listing):
+        with pytest.raises(UserError, match=words) as error:
+            asked()
+        assert str(imagenet / "val.txt") in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("truth", "words"),
+    [
+        ("3\n1\n7\n", "line 3: '7' is no class"),
+        ("1\nx\n2", "line 2: 'x' is no class"),
+        ("1\n2", "tells no class of"),
+    ],
+)
+def test_a_development_kit_that_is_wrong_is_refused(imagenet, truth, words):
+    from scipy.io import savemat
+
+    data = imagenet / "ILSVRC2012_devkit_t12" / "data"
+    data.mkdir(parents=True)
+    images = source(settings(name="imagenet", root=str(imagenet), val_fraction=None))
+    with pytest.raises(UserError, match=r"ground_truth.txt is no file"):
+        images.count()
+    (data / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+    with pytest.raises(
+        UserError, match=r"meta.mat cannot be read .*extract the development kit anew"
+    ):
+        images.count()
+    synsets = [(n, wnid) for n, wnid in enumerate(WNIDS, start=1)]
+    kind = [("ILSVRC2012_ID", "i4"), ("WNID", "O")]
+    savemat(data / "meta.mat", {"synsets": np.array(synsets, dtype=kind)})
+    with pytest.raises(UserError, match=words):
+        images.count()
 
 
 def test_imagenet_without_any_list_says_what_is_missing(imagenet):

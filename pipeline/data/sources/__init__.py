@@ -6,11 +6,15 @@ many images it promises.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from pipeline.config.data import Images
+    from pipeline.data.sources.tree import File
+
+Row = dict[str, str]
 
 
 class Item(NamedTuple):
@@ -27,12 +31,19 @@ class Listing:
     Args:
         classes: their names, by label.
         splits: `train` and `val` if the source has both, else `all`.
-        ignored: how many files are no images by their name, e.g. a README.
+        passed: name and reason of the files and folders that were passed over, e.g. a README.
+        facts: size (bytes) and time of change (ns) of each image in turn; empty if the images are
+            not in files of their own.
+        others: the files that the rest was read from: archives, lists of labels.
+        folders: when each folder with images was changed, ns, by its name within the source.
     """
 
     classes: tuple[str, ...]
     splits: dict[str, list[Item]]
-    ignored: int = 0
+    passed: list[Row] = field(default_factory=list)
+    facts: array[int] = field(default_factory=lambda: array("q"))
+    others: list[File] = field(default_factory=list)
+    folders: dict[str, int] = field(default_factory=dict)
 
 
 class Source(Protocol):

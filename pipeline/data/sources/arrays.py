@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.sources import Item, Listing
+from pipeline.data.sources.tree import File, fact
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,12 +87,22 @@ class Cifar:
             split: [Item(f"{split}-{n:05d}", label) for n, label in enumerate(labels)]
             for split, (_, labels) in self._arrays.items()
         }
-        return Listing(classes=tuple(meta[self._known.meta["key"]]), splits=splits)
+        return Listing(
+            classes=tuple(meta[self._known.meta["key"]]), splits=splits, others=self._there()
+        )
 
     def read(self, name: str) -> bytes:
         split, _, number = name.partition("-")
         pixels = self._arrays[split][0][int(number)]
         return png(pixels.reshape(3, 32, 32).transpose(1, 2, 0))
+
+    def _there(self) -> list[File]:
+        """Return the files that all is read from."""
+        names = [self._known.filename]
+        if (self.root / self._known.base_folder).is_dir():
+            parts = [*self._known.train_list, *self._known.test_list]
+            names = [f"{self._known.base_folder}/{name}" for name, _ in parts]
+        return [fact(self.root, name) for name in names]
 
     @cached_property
     def _arrays(self) -> dict[str, tuple[np.ndarray, list[int]]]:

@@ -7,13 +7,12 @@ Training: `ROOT/train/WNID/*.JPEG`. Validation: `ROOT/val/WNID/*.JPEG`, or all i
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.data.sources import Item, Listing
-from pipeline.data.sources.folders import ImageFolder, folders, image, walk
+from pipeline.data.sources import Item, Listing, truth
+from pipeline.data.sources.folders import ImageFolder, take
+from pipeline.data.sources.tree import fact, folders, tree
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 IMAGES = 1_281_167 + 50_000
 SOLUTION, KIT, LIST = "LOC_val_solution.csv", "ILSVRC2012_devkit_t12", "val.txt"
+TRUTH = f"{KIT}/data/ILSVRC2012_validation_ground_truth.txt"
 
 
 class ImageNet(ImageFolder):
@@ -30,27 +30,21 @@ class ImageNet(ImageFolder):
         super().__init__(data)
         self.splits = ("train", "val")
         self._flat = (self.root / "val").is_dir() and not folders(self.root / "val")
+        if self._flat:
+            self.splits = ("train",)
 
     def count(self) -> int:
         self._check_there()
+        classes = self._classes()
+        if self._flat:
+            self._validation(Listing(classes=classes, splits={}), facts=False)
         return IMAGES  # counting a million files takes minutes on a shared file system
 
-    def listing(self) -> Listing:
-        if not self._flat:
-            return super().listing()
-        self._check_there()
-        self.splits = ("train",)
-        train = super().listing()
-        labels = {name: label for label, name in enumerate(train.classes)}
-        known = dict(self._truth(labels))
-        items = []
-        for name in sorted(filter(image, walk(self.root / "val"))):
-            if Path(name).stem not in known:
-                raise UserError(
-                    f"no class of {self.root / 'val' / name} is on record; see docs/data.md"
-                )
-            items.append(Item(f"val/{name}", known[Path(name).stem]))
-        return Listing(classes=train.classes, splits={**train.splits, "val": items})
+    def _listing(self, facts: bool) -> Listing:
+        found = super()._listing(facts)
+        if self._flat:
+            self._validation(found, facts)
+        return found
 
     def _check_there(self) -> None:
         if not (self.root / "train").is_dir() or not (self.root / "val").is_dir():
@@ -60,31 +54,44 @@ class ImageNet(ImageFolder):
                 "them there (the archives within train, too), and point data.root at the folder"
             )
 
-    def _truth(self, labels: dict[str, int]) -> Iterator[tuple[str, int]]:
-        """Yield the label of each validation image, by its name without extension."""
-        if (self.root / SOLUTION).exists():
-            with (self.root / SOLUTION).open(newline="") as file:
-                for row in csv.DictReader(file):
-                    yield row["ImageId"], labels[row["PredictionString"].split()[0]]
-        elif (self.root / KIT).is_dir():
-            yield from self._kit(labels)
-        elif (self.root / LIST).exists():
-            for line in (self.root / LIST).read_text().splitlines():
-                name, what = line.split()
-                yield Path(name).stem, labels[what] if what in labels else int(what)
-        else:
+    def _validation(self, listing: Listing, facts: bool) -> None:
+        """Add the images of a flat folder to a listing, with the classes that a list tells.
+
+        Raises:
+            UserError: the list is damaged, or lacks an image.
+        """
+        found = tree(self.root / "val", facts)
+        if not found.images:
+            raise UserError(f"{self.root / 'val'} has no images")
+        images = {truth.stem(file.name) for file in found.images}
+        path, entries = self._entries()
+        labels = truth.labels(path, entries, listing.classes, images)
+        missing = sorted(images - labels.keys())
+        if missing:
             raise UserError(
-                f"{self.root / 'val'} holds images without class folders, and none of {SOLUTION}, "
-                f"{KIT}/ and {LIST} is in {self.root} to tell their classes"
+                f"{path} tells no class of {missing[0]}"
+                f"{f' and {len(missing) - 1} other images' if missing[1:] else ''} in "
+                f"{self.root / 'val'}; add them to it, or take them away; see docs/data.md"
             )
+        take(listing, found, found.images, "val")
+        listing.others.append(fact(self.root, str(path.relative_to(self.root))))
+        listing.splits["val"] = [
+            Item(f"val/{file.name}", labels[truth.stem(file.name)]) for file in found.images
+        ]
+        listing.passed.extend(
+            {"name": name, "reason": f"named in {path.name}, but not in val/"}
+            for name in sorted({entry.name for entry in entries} - images)
+        )
 
-    def _kit(self, labels: dict[str, int]) -> Iterator[tuple[str, int]]:
-        """Read the development kit, whose own numbers are neither sorted nor zero-based."""
-        from scipy.io import loadmat
-
-        data = self.root / KIT / "data"
-        synsets = loadmat(str(data / "meta.mat"), squeeze_me=True)["synsets"]
-        names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-        truth = (data / "ILSVRC2012_validation_ground_truth.txt").read_text().split()
-        for number, own in enumerate(truth, start=1):
-            yield f"ILSVRC2012_val_{number:08d}", labels[names[int(own)]]
+    def _entries(self) -> tuple[Path, list[truth.Entry]]:
+        """Return the list of classes that is there, and what it says."""
+        for name in (SOLUTION, KIT, LIST):
+            path = self.root / name
+            if path.exists() and name == KIT:
+                return self.root / TRUTH, list(truth.kit(path))
+            if path.exists():
+                return path, truth.entries(path)
+        raise UserError(
+            f"{self.root / 'val'} holds images without class folders, and none of {SOLUTION}, "
+            f"{KIT}/ and {LIST} is in {self.root} to tell their classes"
+        )

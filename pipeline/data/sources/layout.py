@@ -1,0 +1,102 @@
+"""Whether a folder is laid out as `train/CLASS/…` and `val/CLASS/…`, or as `CLASS/…`.
+
+A folder that is neither is refused with the command that makes it one, or that reads it: taken for
+classes, `train` and `test` would be learnt to be told apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+
+from pipeline.data.sources.tree import folders
+from pipeline.errors import UserError
+
+NAMES = {
+    "train": ("train", "training", "trn", "train_set", "trainset"),
+    "val": ("val", "valid", "validation", "dev", "eval", "test", "testing", "test_set", "testset",
+            "holdout"),
+}  # fmt: skip
+SPLITS = {name for names in NAMES.values() for name in names}
+
+
+def check(root: Path, split: bool) -> None:
+    """Refuse a folder that is laid out in another way than the settings say.
+
+    Args:
+        root: the folder.
+        split: whether prep is to split it (`data.val_fraction`), so that classes are expected.
+
+    Raises:
+        UserError: says what is there, and what to do.
+    """
+    if split:
+        _check_classes(root)
+    else:
+        _check_splits(root)
+
+
+def _check_splits(root: Path) -> None:
+    if (root / "train").is_dir() and (root / "val").is_dir():
+        return
+    names = folders(root) if root.is_dir() else set()
+    missing = root / "val" if (root / "train").is_dir() else root / "train"
+    cure = (
+        _commands(root, names)
+        or _further_down(root, names)
+        or "data.root needs train/CLASS/IMAGE and val/CLASS/… below it; "
+        "or set data.val_fraction to split one folder"
+    )
+    raise UserError(f"{missing} is no folder; {cure}")
+
+
+def _check_classes(root: Path) -> None:
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder; data.root needs CLASS/IMAGE below it")
+    names = folders(root)
+    splits = {name for name in names if name.lower() in SPLITS}
+    if len(splits) > 1:
+        told = " and ".join(f"{name}/" for name in sorted(splits))
+        cure = (
+            _commands(root, names) or f"point data.root at one of them, e.g. {root / min(splits)}"
+        )
+        raise UserError(f"{root} holds {told}, which are splits and no classes; {cure}")
+    for name in sorted(names):
+        below = {one for one in folders(root / name) if one.lower() in SPLITS}
+        if len(below) > 1 or (len(names) == 1 and below):
+            told = " and ".join(f"{one}/" for one in sorted(below))
+            raise UserError(
+                f"{root / name} holds {told}, which are splits: point data.root at it with "
+                "data.val_fraction=null if it is no class, or put its images into "
+                f"{root}/train/{name}/ and {root}/val/{name}/"
+            )
+
+
+def hint(path: Path) -> str:
+    """Return where the classes of a folder with too few of them seem to be; empty if nowhere."""
+    names = sorted(folders(path))
+    inner = path / names[0] if len(names) == 1 else None
+    return f"; {inner} holds folders: are these the classes?" if inner and folders(inner) else ""
+
+
+def _commands(root: Path, names: set[str]) -> str:
+    """Return what makes folders with other names those of the two splits; empty if nothing does."""
+    steps = []
+    for split, known in NAMES.items():
+        if split in names:
+            continue
+        lower = {name.lower(): name for name in names}
+        there = next((lower[name] for name in known if name in lower), None)
+        if there is None:
+            return ""
+        steps.append(f"ln -s {quote(there)} {quote(str(root / split))}")
+    commands = f"`{' && '.join(steps)}`, then " if steps else ""
+    return f"{commands}launch with data.val_fraction=null, which takes train/ and val/ as they are"
+
+
+def _further_down(root: Path, names: set[str]) -> str:
+    for name in sorted(names):
+        below = {one.lower() for one in folders(root / name)}
+        if below & set(NAMES["train"]) and below & set(NAMES["val"]):
+            return f"{root / name} holds {', '.join(sorted(below))}: data.root={root / name}"
+    return ""

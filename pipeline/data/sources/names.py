@@ -1,0 +1,76 @@
+"""Names of classes: which cannot be used, and which are one name spelt in two ways."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+UNSEEN = {"Cf"}  # categories of Unicode: format characters, e.g. a space of no width
+UNPRINTABLE = {"Cc", "Zl", "Zp"}  # control characters, and what ends a line
+
+
+def check(names: set[str], where: Path) -> None:
+    """Refuse the folders of a folder as classes if they cannot be told apart or written down.
+
+    Raises:
+        UserError: names the folder and the cure.
+    """
+    known: dict[str, str] = {}
+    for name in sorted(names):
+        _check_one(name, where)
+        other = known.setdefault(spelling(name), name)
+        if other != name:
+            raise UserError(
+                f"classes {_both(other, name)} of {where} {_difference(other, name)}; "
+                "merge or rename one"
+            )
+
+
+def check_known(names: set[str], first: set[str], where: Path, other: Path) -> None:
+    """Refuse classes of a split that the first one lacks.
+
+    Raises:
+        UserError: names one of them, and the class that it may be meant to be.
+    """
+    known = {spelling(name): name for name in first}
+    for name in sorted(names - first):
+        alike = known.get(spelling(name))
+        if alike:
+            raise UserError(f"class {name!a} of {where} is spelt {alike!a} in {other}; rename one")
+        raise UserError(f"class '{name}' is in {where} but not in {other}; add or remove it")
+
+
+def spelling(name: str) -> str:
+    """Return what is left of a name without case, form of Unicode, and what cannot be seen."""
+    seen = "".join(c for c in name if unicodedata.category(c) not in UNSEEN)
+    return " ".join(unicodedata.normalize("NFC", seen).casefold().split())
+
+
+def _check_one(name: str, where: Path) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"class folder {os.fsencode(name)!r} of {where} is no UTF-8; rename it, e.g. "
+            f"`convmv -r -f latin1 -t utf8 --notest {where}`"
+        ) from None
+    if any(unicodedata.category(c) in UNPRINTABLE for c in name):
+        raise UserError(
+            f"class folder {name!a} of {where} has a control character in its name; rename it"
+        )
+
+
+def _difference(one: str, other: str) -> str:
+    if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
+        return "are one name in two forms of Unicode (NFC and NFD)"
+    if one.casefold() == other.casefold():
+        return "differ by case only"
+    return "differ by case, spaces or characters that cannot be seen only"
+
+
+def _both(one: str, other: str) -> str:
+    shown = ascii if not (one + other).isascii() else repr
+    return f"{shown(one)} and {shown(other)}"

@@ -1,0 +1,174 @@
+"""The files below a folder: which may be images, and which are passed over, and why."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.data.sources import Row
+from pipeline.errors import UserError
+
+EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff",
+              ".ppm", ".pgm", ".pnm", ".jp2", ".avif"}  # fmt: skip
+SYSTEM = {"@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot",
+          "__macosx", "lost+found", "$recycle.bin", "recycler", "system volume information",
+          "found.000", "__pycache__"}  # fmt: skip
+KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device",
+         stat.S_IFBLK: "device"}  # fmt: skip
+
+
+class File(NamedTuple):
+    """A file by its name below the folder; size in bytes and time of change in ns, if asked for."""
+
+    name: str
+    size: int = 0
+    mtime: int = 0
+
+
+@dataclass
+class Tree:
+    """What is below a folder.
+
+    Args:
+        images: the files that may be images, in the order of their names.
+        folders: when each folder was changed, ns; by its name, the folder itself as ''.
+        passed: what is neither, and why; the name of a folder ends in a slash.
+    """
+
+    images: list[File] = field(default_factory=list)
+    folders: dict[str, int] = field(default_factory=dict)
+    passed: list[Row] = field(default_factory=list)
+
+
+def tree(top: Path, facts: bool = True) -> Tree:
+    """Read a folder with all below it; links are followed, but no folder is read twice.
+
+    Folders come before links to folders, so that a link never takes the place of what it leads to.
+
+    Args:
+        top: the folder.
+        facts: whether to ask for the size and time of each file, slow on a shared file system.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    found = Tree()
+    seen: dict[tuple[int, int], str] = {}
+    waiting, links = [""], list[str]()
+    while waiting or links:
+        below = waiting.pop() if waiting else links.pop(0)
+        status = _status(top / below)
+        here = (status.st_dev, status.st_ino)
+        if here in seen:
+            why = f"the same folder as {seen[here] or 'the one above all'}, by a link"
+            found.passed.append({"name": f"{below}/", "reason": why})
+            continue
+        seen[here] = below
+        found.folders[below] = status.st_mtime_ns
+        real, linked = _read(top, below, facts, found)
+        waiting += real
+        links += linked
+    found.images.sort()
+    return found
+
+
+def _read(top: Path, below: str, facts: bool, found: Tree) -> tuple[list[str], list[str]]:
+    """Note what is in one folder; return the folders in it, and the links to folders."""
+    real: list[str] = []
+    linked: list[str] = []
+    for entry in _entries(top / below):
+        name = f"{below}/{entry.name}" if below else entry.name
+        why = _why_not(entry)
+        if why:
+            found.passed.append({"name": name + "/" * _is_folder(entry), "reason": why})
+        elif _is_folder(entry):
+            (linked if entry.is_symlink() else real).append(name)
+        else:
+            found.images.append(fact(top, name) if facts else File(name))
+    return real, linked
+
+
+def _entries(path: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(error) from None
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(f"{error.filename}: {error.strerror}; make it readable, or remove it")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or where we may not look
+        return False
+
+
+def _why_not(entry: os.DirEntry[str]) -> str | None:
+    """Return why an entry is neither a folder to read nor an image; None if it is."""
+    if _is_folder(entry):
+        return skipped(entry.name)
+    if not image(entry.name):
+        return skipped(entry.name) or "no image by its name"
+    if entry.name.startswith("."):
+        return "hidden"
+    try:
+        if entry.is_file():
+            return None
+        kind = stat.S_IFMT(entry.stat().st_mode)
+    except OSError:  # a link to nothing: an image that is missing, which reading it will tell
+        return None
+    return f"a {KINDS.get(kind, 'special file')}, no file"
+
+
+def fact(top: Path, name: str) -> File:
+    """Return size and time of a file; zeros if it has vanished, or is a link to nothing."""
+    try:
+        status = (top / name).stat()
+    except OSError:
+        return File(name)
+    return File(name, status.st_size, status.st_mtime_ns)
+
+
+def image(name: str) -> bool:
+    """Whether a file may be an image by its name; what it is, prep finds out."""
+    return f".{name.rpartition('.')[2].lower()}" in EXTENSIONS
+
+
+def skipped(name: str) -> str | None:
+    """Return why a folder of this name holds no images of the set; None if it may."""
+    if name.startswith("."):
+        return "hidden"
+    return "made by the system, not by you" if name.lower() in SYSTEM else None
+
+
+def folders(path: Path) -> set[str]:
+    """Return the names of the folders in a folder that may hold images."""
+    return {entry.name for entry in _entries(path) if _is_folder(entry) and not skipped(entry.name)}
+
+
+def read(path: Path) -> bytes:
+    """Return the content of a file; a FIFO, for whose writer one would wait for ever, is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        return file.read()
