@@ -12,7 +12,18 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from pipeline import cluster, commands, compose, executors, preflight, rundir, runs, summary, sweep
+from pipeline import (
+    cluster,
+    commands,
+    compose,
+    executors,
+    freshness,
+    preflight,
+    rundir,
+    runs,
+    summary,
+    sweep,
+)
 from pipeline.arguments import readable
 from pipeline.cluster import Launch
 from pipeline.config import WHERE
@@ -55,9 +66,10 @@ def _launch(
 ) -> None:
     config = runs.settle(config, choices, overrides)
     plan = make_plan(config)
-    preflight.check(config)
+    preflight.check(config, plan[0])
     verify(plan)
     summary.show_plan(config, plan)
+    freshness.tell(config, plan[0], overrides)
     worked = any(step.runs for step in plan)
     remote = worked and config.cluster.name == "slurm"
     directory = rundir.run_dir(Path(config.root), config.name)

@@ -10,19 +10,25 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from pipeline import rundir
 from pipeline.config import Config
 from pipeline.data.sources import source
 from pipeline.errors import UserError
+from pipeline.plan import Step
 
 
-def check(config: Config) -> None:
+def check(config: Config, prep: Step) -> None:
     """Refuse what would fail later.
+
+    Args:
+        config: what is asked for.
+        prep: the stage as it is planned; what it has prepared is not looked for at its source.
 
     Raises:
         UserError: names the setting and the cure.
     """
     _check_root(Path(config.root))
-    _check_data(config)
+    _check_data(config, prep)
     if config.cluster.name == "slurm":
         from pipeline import cluster
 
@@ -55,11 +61,17 @@ def _read_only(path: Path) -> bool:
     return False
 
 
-def _check_data(config: Config) -> None:
-    images = source(config.data).count()
-    held_out = math.ceil(images * (config.data.val_fraction or 0))
-    if config.train.batch_size > images - held_out:
+def _check_data(config: Config, prep: Step) -> None:
+    images = _training_images(config, prep)
+    if config.train.batch_size > images:
         raise UserError(
-            f"train.batch_size={config.train.batch_size} is larger than the {images - held_out} "
+            f"train.batch_size={config.train.batch_size} is larger than the {images} "
             f"training images of data={config.data.name}; use a smaller one"
         )
+
+
+def _training_images(config: Config, prep: Step) -> int:
+    if prep.state == "done":
+        return int(rundir.read_json(prep.dir / rundir.RESULT)["metrics"]["train_images"])
+    images = source(config.data).count()
+    return images - math.ceil(images * (config.data.val_fraction or 0))

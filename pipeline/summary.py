@@ -58,7 +58,7 @@ def describe(stage: str, metrics: dict[str, Any]) -> str:
 
 def _prep(m: dict[str, Any]) -> str:
     told = {"copies": "copies", "contradictions": "contradictions", "alike": "alike in both",
-            "odd_files": "odd", "ignored_files": "no images by their name"}  # fmt: skip
+            "odd_files": "odd", "ignored_files": "passed over"}  # fmt: skip
     more = [f"{m[key]:,.0f} {words}" for key, words in told.items() if m[key]]
     return ", ".join(
         [

@@ -8,20 +8,26 @@ which pictures are there twice; the few shards that lose one are written anew.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import multiprocessing
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from pipeline import interrupt
 from pipeline.data import shards
 from pipeline.data.check import Bad, examine
+from pipeline.data.patience import BEAT, patiently
 from pipeline.data.record import KEPT, Record
 from pipeline.data.sources import Item, Listing, Source, source
 from pipeline.errors import UserError
@@ -35,17 +41,26 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One shard: where it goes, and the numbered images that are to be in it."""
+    """One shard: where it goes, and the numbered images that are to be in it.
+
+    `state` is a digest of size and time of their files: what was made of other files is not theirs.
+    """
 
     data: Images
     prep: Prep
     path: Path
     items: list[tuple[int, Item]]
+    state: str
 
     @property
     def record(self) -> Path:
         """What was seen; there if and only if the shard is complete."""
         return self.path.with_suffix(".json")
+
+    def forget(self) -> None:
+        """Remove what was made, the record first."""
+        for path in (self.record, self.path, self.path.with_suffix(".idx")):
+            path.unlink(missing_ok=True)
 
 
 def numbered(listing: Listing) -> list[Item]:
@@ -66,8 +81,16 @@ def tasks(listing: Listing, data: Images, prep: Prep, folder: Path) -> list[Task
         for place in range(0, len(numbers), prep.shard_images):
             some = [(n, items[n]) for n in numbers[place : place + prep.shard_images]]
             path = folder / f"{split}-{place // prep.shard_images:05d}.tar"
-            found.append(Task(data=data, prep=prep, path=path, items=some))
+            state = _state(listing, [n for n, _ in some])
+            found.append(Task(data=data, prep=prep, path=path, items=some, state=state))
     return found
+
+
+def _state(listing: Listing, numbers: list[int]) -> str:
+    if not listing.facts:
+        return ""
+    facts = np.frombuffer(listing.facts, dtype=np.int64).reshape(-1, 2)
+    return hashlib.sha256(facts[numbers].tobytes()).hexdigest()
 
 
 def _order(listing: Listing, data: Images) -> tuple[list[int], list[int]]:
@@ -99,46 +122,77 @@ def build(work: list[Task], cores: int, report: Callable[[int], None]) -> list[R
     Args:
         work: what to do.
         cores: how many processes may run.
-        report: called with the number of images that are done; may raise to stop.
+        report: called again and again with the number of images that are done; may raise to stop,
+            which leaves behind what is being read, for a dead file system never answers.
 
     Raises:
         OSError: a shard cannot be written.
         UserError: a process was killed.
     """
-    open_ = [task for task in work if not task.record.exists()]
+    open_ = [task for task in work if not _done(task)]
     done = sum(len(task.items) for task in work) - sum(len(task.items) for task in open_)
-    report(done)
-    for count in _carry_out(open_, cores):
-        done += count
+
+    def look(more: int = 0) -> None:
+        nonlocal done
+        done += more
         report(done)
+
+    look()
+    if cores == 1 or sum(len(task.items) for task in open_) <= ALONE:
+        _here(open_, look)
+    else:
+        _in_processes(open_, cores, look)
     return [Record.load(task.record) for task in work]
 
 
-def _carry_out(open_: list[Task], cores: int) -> Iterator[int]:
-    """Do tasks and yield the number of images of each that is done."""
-    if cores == 1 or sum(len(task.items) for task in open_) <= ALONE:
-        for task in open_:
-            yield carry_out(task)
-        return
+def _done(task: Task) -> bool:
+    """Return whether a task was done of the very files that are there now."""
+    if not task.record.exists():
+        return False
+    if Record.load(task.record).state == task.state:
+        return True
+    task.forget()
+    return False
+
+
+def _here(open_: list[Task], look: Callable[..., None]) -> None:
+    """Do tasks; `look` is told the number of images of each, and called now and then."""
+    for task in open_:
+        look(patiently(partial(carry_out, task), look))
+
+
+def _in_processes(open_: list[Task], cores: int, look: Callable[..., None]) -> None:
+    """Do the same on several cores."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(cores, mp_context=context)
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(cores, mp_context=context, initializer=_begin)
+    waiting: set[Future[int]] = set()
+    left = iter(open_)
     try:
-        waiting: set[Future[int]] = set()
-        for task in open_:
-            waiting.add(pool.submit(carry_out, task))
-            if len(waiting) > 2 * cores:  # a million tasks would lie in memory
-                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in finished)
-        while waiting:
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in finished)
+        while True:
+            # not all at once: a million tasks would lie in memory
+            waiting |= {
+                pool.submit(carry_out, task) for task in islice(left, 2 * cores - len(waiting))
+            }
+            if not waiting:
+                return
+            finished, waiting = wait(waiting, BEAT, return_when=FIRST_COMPLETED)
+            look(sum(future.result() for future in finished))
     except BrokenProcessPool:
         raise UserError(
             "a process of prep was killed, perhaps for want of memory; launch again to go on, with "
             "fewer cluster.cpus_per_process if it is"
         ) from None
     finally:
+        for process in set(multiprocessing.active_children()) - others if waiting else ():
+            process.kill()  # what it does may never end
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin() -> None:
+    """Leave it to our parent to hear that one is to stop, and do not outlive it."""
+    interrupt.ignore()
+    interrupt.die_with_parent(signal.SIGKILL)
 
 
 _opened: dict[str, Source] = {}
@@ -174,6 +228,7 @@ def carry_out(task: Task) -> int:
         remarks=remarks,
         bad=bad,
         histogram=histogram,
+        state=task.state,
     ).save(task.record)
     return len(task.items)
 

@@ -28,8 +28,11 @@ def render(folder: Path, metrics: dict[str, float]) -> str:
         hidden=max(0, len(manifest.classes) - CLASSES),
         manifest=manifest,
         metrics=metrics,
-        quarantine=_rows(folder / "quarantine.jsonl", "reason"),
-        remarks=_rows(folder / "remarks.jsonl", "remark"),
+        lists={
+            "Left out": _rows(folder / "quarantine.jsonl", "reason"),
+            "Kept, but odd": _rows(folder / "remarks.jsonl", "remark"),
+            "Passed over, as none of the images": _rows(folder / "passed_over.jsonl", "reason"),
+        },
         rows=ROWS,
     )
 

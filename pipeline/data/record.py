@@ -26,6 +26,7 @@ class Record:
         remarks: what is odd about some of them, by number.
         bad: name and reason of those that were left out.
         histogram: (3, 256) counts of values per channel, RGB.
+        state: of the files that were read; see `build.Task`.
     """
 
     shard: Shard | None
@@ -33,6 +34,7 @@ class Record:
     remarks: dict[int, str]
     bad: list[dict[str, str]]
     histogram: np.ndarray
+    state: str
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
@@ -44,6 +46,7 @@ class Record:
                 "remarks": self.remarks,
                 "bad": self.bad,
                 "histogram": self.histogram.tolist(),
+                "state": self.state,
             },
         )
 
@@ -57,6 +60,7 @@ class Record:
             remarks={int(number): text for number, text in raw["remarks"].items()},
             bad=raw["bad"],
             histogram=np.array(raw["histogram"]),
+            state=raw["state"],
         )
 
 

@@ -2,8 +2,10 @@
 
     <root>/data/<fingerprint>/
         manifest.json            classes, counts, mean and std, and per shard: images, bytes, sha256
-        quarantine.jsonl         what was left out, and why
+        quarantine.jsonl         images that were left out, and why
+        passed_over.jsonl        files and folders that are none of the images, and why
         remarks.jsonl            what is odd about images that were kept
+        source.gz                the files that were read, with size and time (see sources.changes)
         train-00000.tar .idx     members NNNNNNNN.png or .jpg, .cls (label as text), .target
         val-00000.tar   .idx
 
@@ -60,6 +62,8 @@ class Manifest:
         mean, std: per channel (RGB) on the scale 0 to 1.
         size: (height, width) of all images, if they have the same.
         parameters: what decided the rest: the settings, and how it was counted.
+        source: number, bytes and a digest of the files that were read; None in older folders.
+        passed_over: how many files and folders are none of the images.
     """
 
     classes: tuple[str, ...]
@@ -68,6 +72,8 @@ class Manifest:
     std: tuple[float, float, float]
     splits: dict[str, Split]
     parameters: dict[str, Any]
+    source: dict[str, Any] | None = None
+    passed_over: int = 0
     version: int = VERSION
 
     def save(self, folder: Path) -> None:

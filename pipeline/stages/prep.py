@@ -11,22 +11,26 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline import rundir
 from pipeline.data import build, duplicates, page
 from pipeline.data.duplicates import Duplicates
+from pipeline.data.patience import patiently
 from pipeline.data.record import Record, images
 from pipeline.data.shards import Manifest, Split
-from pipeline.data.sources import Item, Listing, source
+from pipeline.data.sources import Item, Listing, Row, changes, source
 from pipeline.environment import cores
 from pipeline.errors import UserError
 from pipeline.stage import Context
 
-QUARANTINE, REMARKS, LISTING = "quarantine.jsonl", "remarks.jsonl", "listing"
-Row = dict[str, str]
+QUARANTINE, PASSED, REMARKS = "quarantine.jsonl", "passed_over.jsonl", "remarks.jsonl"
+LISTING = "listing"
+RECORDS = 2  # raised when what is noted of a shard is noted in another way
 
 
 def run(context: Context) -> dict[str, float]:
@@ -34,9 +38,10 @@ def run(context: Context) -> dict[str, float]:
     final = rundir.data_dir(context.root, context.fingerprint)
     data, settings = context.config.data, context.config.prep
     context.progress(0, 1, "listing images")
-    listing = source(data).listing()
+    listing = patiently(source(data).listing, context.check_stop)
+    state = changes.summary(listing)
     items = build.numbered(listing)
-    if not final.exists():
+    if not _current(final, state):
         building = _begin(final, listing)
         work = build.tasks(listing, data, settings, building)
 
@@ -46,19 +51,33 @@ def run(context: Context) -> dict[str, float]:
 
         records = build.build(work, cores(), report)
         _refuse_bad(context, work, records, len(items))
-        _finish(context, listing, work, records)
+        _finish(context, listing, state, work, records)
+        _set_aside(final)
         building.rename(final)
         rundir.sync(final.parent)
     rundir.link(context.dir / "data", final)
-    metrics = _metrics(final, listing)
+    metrics = _metrics(final)
     rundir.write_text(context.dir / "data.html", page.render(final, metrics))
+    _tell(final, metrics)
     return metrics
+
+
+def _current(final: Path, state: dict[str, Any]) -> bool:
+    """Return whether a prepared folder is there and was made of the files that are there now."""
+    return final.exists() and Manifest.load(final).source == state
+
+
+def _set_aside(final: Path) -> None:
+    """Give what was prepared of other files another name; a training may still read it."""
+    if final.exists():
+        count = len(list(final.parent.glob(f"{final.name}.before-*")))
+        final.rename(final.with_name(f"{final.name}.before-{count + 1}"))
 
 
 def _begin(final: Path, listing: Listing) -> Path:
     """Return the folder that is built in; what is in it of another listing is removed."""
     building = final.with_name(f".{final.name}.building")
-    hasher = hashlib.sha256(json.dumps(listing.classes).encode())
+    hasher = hashlib.sha256(json.dumps([RECORDS, listing.classes]).encode())
     for item in build.numbered(listing):  # piece by piece: there may be millions
         hasher.update(json.dumps(item).encode())
     digest = hasher.hexdigest()
@@ -83,7 +102,7 @@ def _refuse_bad(
     if len(bad) > allowed * images:
         for task, record in zip(work, records, strict=True):
             if record.bad:
-                task.record.unlink()
+                task.forget()
         first = "; ".join(f"{row['name']}: {row['reason']}" for row in bad[:3])
         raise UserError(
             f"{len(bad)} of {images} images are bad, data.max_bad={allowed} allows "
@@ -93,7 +112,11 @@ def _refuse_bad(
 
 
 def _finish(
-    context: Context, listing: Listing, work: list[build.Task], records: list[Record]
+    context: Context,
+    listing: Listing,
+    state: dict[str, Any],
+    work: list[build.Task],
+    records: list[Record],
 ) -> None:
     """Take leaks out of the training images, and write what describes the shards."""
     building = work[0].path.parent
@@ -127,14 +150,23 @@ def _finish(
             "data": context.config.data.model_dump(),
             "prep": context.config.prep.model_dump(),
         },
+        source=state,
+        passed_over=len(listing.passed),
     ).save(building)
+    changes.save(listing, building / changes.FILE)
     bad = [row for record in records for row in record.bad]
     bad += [
         {"name": items[n].name, "reason": f"is also a validation image: {items[other].name}"}
         for n, other in twice.leaks.items()
     ]
     rundir.write_text(building / QUARANTINE, _lines(bad))
-    rundir.write_text(building / REMARKS, _lines(_remarks(records, items, twice)))
+    empty = [
+        {"kind": "class", "name": name, "remark": "has no validation image"}
+        for name, count in zip(listing.classes, parts["val"].counts, strict=True)
+        if not count
+    ]
+    rundir.write_text(building / REMARKS, _lines(empty + _remarks(records, items, twice)))
+    rundir.write_text(building / PASSED, _lines(listing.passed))
     for task in work:
         task.record.unlink(missing_ok=True)
     (building / LISTING).unlink()
@@ -173,7 +205,7 @@ def _lines(rows: list[Row]) -> str:
     return "".join(json.dumps(row) + "\n" for row in sorted(rows, key=lambda row: row["name"]))
 
 
-def _metrics(folder: Path, listing: Listing) -> dict[str, float]:
+def _metrics(folder: Path) -> dict[str, float]:
     manifest = Manifest.load(folder)
     train, val = (manifest.splits[split] for split in build.SPLITS)
     remarks = [row["kind"] for row in rundir.read_lines(folder / REMARKS)]
@@ -189,8 +221,25 @@ def _metrics(folder: Path, listing: Listing) -> dict[str, float]:
         "contradictions": remarks.count("contradiction"),
         "alike": remarks.count("alike"),
         "odd_files": remarks.count("file"),
-        "ignored_files": len(listing.passed),
+        "ignored_files": manifest.passed_over,
     }
+
+
+def _tell(folder: Path, metrics: dict[str, float]) -> None:
+    """Say in the log what is not among the images, and where it is written."""
+    for file, key, words in (
+        (QUARANTINE, "quarantined", "images were left out"),
+        (PASSED, "ignored_files", "files and folders were passed over"),
+        (REMARKS, "odd_files", "images were kept but are odd"),
+    ):
+        if metrics[key]:
+            rows = list(islice(rundir.read_lines(folder / file), 3))
+            some = "; ".join(f"{row['name']!a}: {_why(row)}" for row in rows)
+            print(f"{metrics[key]:,.0f} {words}, e.g. {some}; {folder / file} lists all")
+
+
+def _why(row: Row) -> str:
+    return row.get("reason") or row["remark"]
 
 
 Triple = tuple[float, float, float]

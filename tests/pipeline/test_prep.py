@@ -2,8 +2,10 @@
 
 import html.parser
 import io
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +18,9 @@ from PIL import Image
 
 from pipeline.data import build, check, duplicates, shards
 from pipeline.data.record import KEPT
-from pipeline.data.sources import source
+from pipeline.data.sources import changes, source
 from pipeline.errors import UserError
-from tests.launcher import PROJECT
+from tests.launcher import PROJECT, wait_for
 from tests.pipeline.preparing import Prepared, encoded, folder, picture
 
 
@@ -319,3 +321,97 @@ def test_a_shard_that_loses_all_its_images_is_no_shard(tmp_path):
     writer = shards.Writer(tmp_path / "train-00000.tar")
     assert writer.close() is None
     assert not list(tmp_path.iterdir())
+
+
+def test_files_replaced_under_the_same_names_are_read_again(tmp_path, images):
+    for number in (3, 4):
+        (images / "cat" / f"00{number}.jpg").write_bytes(b"")
+    made = prepared(tmp_path, images, shard_images=4)
+    with pytest.raises(UserError, match="2 of 16 images are bad"):
+        made.run()
+    for number in range(8):  # the bad ones, and good ones of shards that are done
+        (images / "cat" / f"00{number}.jpg").write_bytes(encoded(picture(50 + number)))
+    fresh = prepared(tmp_path, images, "fresh", shard_images=4).run()
+    assert made.run().files() == fresh.files()
+
+
+def test_prepared_data_of_other_files_is_set_aside(tmp_path, images):
+    made = prepared(tmp_path, images).run()
+    before = made.files()
+    assert made.run().files() == before and not list(made.folder.parent.glob("*.before-*"))
+    (images / "cat" / "000.jpg").write_bytes(encoded(picture(99)))
+    assert made.run().files() != before
+    assert (made.folder.parent / "abc.before-1" / "manifest.json").exists()
+
+
+def changes_of(made, images, seconds=60.0):
+    return changes.compare(images, made.folder / changes.FILE, seconds)
+
+
+def test_what_became_of_the_files_is_counted(tmp_path, images):
+    (images / "loose.jpg").write_bytes(b"")
+    made = prepared(tmp_path, images).run()
+    assert not str(changes_of(made, images))
+    (images / "cat" / "Thumbs.db").touch()
+    (images / "cat" / ".hidden.jpg").touch()
+    assert not str(changes_of(made, images))
+    for name in ("cat/new.jpg", "dog/deep/down.jpg"):
+        (images / name).parent.mkdir(exist_ok=True)
+        shutil.copy(images / "cat" / "000.jpg", images / name)
+    folder(images, ("fox",), images=3)
+    (images / "cat" / "001.jpg").unlink()
+    with (images / "dog" / "002.jpg").open("ab") as file:
+        file.write(b"more")
+    os.utime(images / "dog" / "003.jpg", (0, 1))
+    assert str(changes_of(made, images)) == "5 added, 1 removed, 2 changed"
+    in_no_time = changes_of(made, images, seconds=0.0)
+    assert (in_no_time.unseen, in_no_time.files) == (16, 16)
+    shutil.rmtree(images / "dog")
+    assert str(changes_of(made, images)) == "4 added, 9 removed"
+
+
+def test_the_manifest_tells_what_was_read_and_what_was_passed_over(tmp_path, images):
+    (images / "dog" / "notes.txt").touch()
+    (images / "@eaDir").mkdir()
+    made = prepared(tmp_path, images).run()
+    assert made.manifest.source.keys() == {"files", "bytes", "sha256"}
+    assert made.manifest.source["files"] == 16
+    assert made.manifest.passed_over == made.metrics["ignored_files"] == 2
+    rows = [json.loads(line) for line in (made.folder / "passed_over.jsonl").open()]
+    assert [row["name"] for row in rows] == ["@eaDir/", "dog/notes.txt"]
+    assert "no image by its name" in (made.dir / "data.html").read_text()
+
+
+HANGS = """
+import sys, time
+from pathlib import Path
+from pipeline import interrupt
+from pipeline.data import build
+from pipeline.data.sources import folders
+from tests.pipeline.preparing import Prepared
+if __name__ == "__main__" or sys.argv[3] == "processes":
+    def hangs(path):
+        Path(sys.argv[1], "reading").touch()
+        time.sleep(600)
+    folders.read = hangs
+if __name__ == "__main__":
+    interrupt.install()
+    build.ALONE = 0 if sys.argv[3] == "processes" else 4000
+    made = Prepared(Path(sys.argv[1]), shard_images=3, name="imagefolder", root=sys.argv[2])
+    made.context.stopping = interrupt.requested
+    made.run()
+"""
+
+
+@pytest.mark.parametrize("where", ["here", "processes"])
+def test_a_read_that_hangs_does_not_keep_it_from_stopping(tmp_path, images, where):
+    script, root = tmp_path / "script.py", tmp_path / "o"
+    script.write_text(HANGS)
+    process = subprocess.Popen(
+        [sys.executable, script, root, images, where],
+        cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for((root / "reading").exists, process)
+    process.terminate()
+    _, told = process.communicate(timeout=20)
+    assert process.returncode and "Interrupted" in told

@@ -80,22 +80,27 @@ def _read(top: Path, below: str, facts: bool, found: Tree) -> tuple[list[str], l
     """Note what is in one folder; return the folders in it, and the links to folders."""
     real: list[str] = []
     linked: list[str] = []
-    for entry in _entries(top / below):
+    for entry in entries(top / below):
         name = f"{below}/{entry.name}" if below else entry.name
-        why = _why_not(entry)
+        why = why_not(entry)
         if why:
-            found.passed.append({"name": name + "/" * _is_folder(entry), "reason": why})
-        elif _is_folder(entry):
+            found.passed.append({"name": name + "/" * is_folder(entry), "reason": why})
+        elif is_folder(entry):
             (linked if entry.is_symlink() else real).append(name)
         else:
             found.images.append(fact(top, name) if facts else File(name))
     return real, linked
 
 
-def _entries(path: Path) -> list[os.DirEntry[str]]:
+def entries(path: Path) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, in the order of names.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
-        with os.scandir(path) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+        with os.scandir(path) as found:
+            return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise _unreadable(error) from None
 
@@ -111,16 +116,17 @@ def _unreadable(error: OSError) -> UserError:
     return UserError(f"{error.filename}: {error.strerror}; make it readable, or remove it")
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link that leads to itself, or where we may not look
         return False
 
 
-def _why_not(entry: os.DirEntry[str]) -> str | None:
+def why_not(entry: os.DirEntry[str]) -> str | None:
     """Return why an entry is neither a folder to read nor an image; None if it is."""
-    if _is_folder(entry):
+    if is_folder(entry):
         return skipped(entry.name)
     if not image(entry.name):
         return skipped(entry.name) or "no image by its name"
@@ -158,7 +164,7 @@ def skipped(name: str) -> str | None:
 
 def folders(path: Path) -> set[str]:
     """Return the names of the folders in a folder that may hold images."""
-    return {entry.name for entry in _entries(path) if _is_folder(entry) and not skipped(entry.name)}
+    return {entry.name for entry in entries(path) if is_folder(entry) and not skipped(entry.name)}
 
 
 def read(path: Path) -> bytes:

@@ -1,0 +1,146 @@
+"""What became of the files of a source since they were prepared: added, removed, changed.
+
+`source.gz`, beside the shards, has one line per file: size, time of change, name. Before them stand
+the folders with their times: a folder whose time is the same has the same names in it, so what was
+added and removed is known after a look at each folder, and only what was changed in place takes a
+look at each file. That is slow where there are millions on a shared file system, so it has a limit,
+and what was not looked at is counted.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import rundir
+from pipeline.data.sources import Listing
+from pipeline.data.sources.tree import File, entries, fact, image, is_folder, tree, why_not
+
+FILE = "source.gz"
+
+
+@dataclass
+class Changes:
+    """How many files are other than they were; `unseen` were not looked at for want of time."""
+
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    unseen: int = 0
+    files: int = 0
+
+    def __str__(self) -> str:
+        counts = {name: getattr(self, name) for name in ("added", "removed", "changed")}
+        return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+
+
+def summary(listing: Listing) -> dict[str, Any]:
+    """Return what the manifest says of the source: how many files, their bytes, and a digest."""
+    digest = hashlib.sha256()
+    for line in _lines(listing):
+        digest.update(line.encode())
+    files = list(listing.facts[::2]) + [file.size for file in listing.others]
+    return {"files": len(files), "bytes": sum(files), "sha256": digest.hexdigest()}
+
+
+def save(listing: Listing, path: Path) -> None:
+    """Write down the files of a source, as `compare` reads them."""
+    names = [row["name"] for row in listing.passed]
+    known = [name for name in names if name.endswith("/") or image(name)]
+    header = json.dumps({"folders": listing.folders, "passed": known}) + "\n"
+    with (
+        rundir.replacing(path) as part,
+        part.open("wb") as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as file,
+    ):
+        file.write(header.encode())
+        for line in _lines(listing):
+            file.write(line.encode())
+
+
+def compare(root: Path, path: Path, seconds: float) -> Changes:
+    """Return how the files below a folder differ from those that were written down.
+
+    Args:
+        root: of the source.
+        path: what `save` wrote.
+        seconds: after which the rest is left unseen.
+    """
+    until = time.monotonic() + seconds
+    found = Changes()
+    header, _ = _open(path)
+    moved = {name for name, mtime in header["folders"].items() if _moved(until, root, name, mtime)}
+    known = set(header["passed"])
+    for first in (True, False):  # folders in which something happened come first
+        for file in _open(path)[1]:
+            if (_folder(file.name) in moved) is first:
+                found.files += 1
+                if first:
+                    known.add(file.name)
+                _look(root, file, found, time.monotonic() < until)
+    for folder in moved:
+        _count_added(root, folder, known, header["folders"], found)
+    return found
+
+
+def _moved(until: float, root: Path, name: str, mtime: int) -> bool:
+    """Return whether a folder was changed, as long as there is time to look."""
+    return time.monotonic() < until and fact(root, name).mtime != mtime
+
+
+def _look(root: Path, file: File, found: Changes, in_time: bool) -> None:
+    if not in_time:
+        found.unseen += 1
+        return
+    now = fact(root, file.name)
+    if now != file:
+        found.removed += now.mtime == 0
+        found.changed += now.mtime != 0
+
+
+def _count_added(
+    root: Path, folder: str, known: set[str], folders: dict[str, int], found: Changes
+) -> None:
+    """Count the images of a folder that are not known, with those in folders that are new."""
+    if not (root / folder).is_dir():
+        return
+    for entry in entries(root / folder):
+        name = f"{folder}/{entry.name}" if folder else entry.name
+        if why_not(entry):
+            continue
+        if not is_folder(entry):
+            found.added += name not in known
+        elif name not in folders and f"{name}/" not in known:
+            found.added += len(tree(root / name, facts=False).images)
+
+
+def _lines(listing: Listing) -> Iterator[str]:
+    names = (item.name for items in listing.splits.values() for item in items)
+    facts = iter(listing.facts)
+    if listing.facts:
+        for name, size, mtime in zip(names, facts, facts, strict=True):
+            yield f"{size} {mtime} {json.dumps(name)}\n"
+    for file in listing.others:
+        yield f"{file.size} {file.mtime} {json.dumps(file.name)}\n"
+
+
+def _open(path: Path) -> tuple[dict[str, Any], Iterator[File]]:
+    lines = gzip.open(path, "rt", encoding="utf-8")  # noqa: SIM115 (closed with the iterator)
+    return json.loads(next(lines)), _files(lines)
+
+
+def _files(lines: Any) -> Iterator[File]:
+    with lines:
+        for line in lines:
+            size, mtime, name = line.split(" ", 2)
+            yield File(json.loads(name), int(size), int(mtime))
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
