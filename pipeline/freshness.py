@@ -25,7 +25,8 @@ def tell(config: Config, prep: Step, overrides: list[str]) -> None:
         return
     folder = rundir.data_dir(Path(config.root), prep.fingerprint)
     for what in _notes(Path(root), folder):
-        again = shlex.join(["python", "-m", "pipeline.launch", *overrides, "again=[prep]"])
+        words = [word for word in overrides if not word.startswith("dry_run=")]
+        again = shlex.join(["python", "-m", "pipeline.launch", *words, "again=[prep]"])
         print(f"note: {what}; what is prepared is used as it is. To prepare anew: {again}")
 
 
