@@ -30,7 +30,7 @@ from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import load_file
 
-from pipeline import rundir
+from pipeline import outfile, rundir
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (
@@ -71,7 +71,9 @@ def main() -> int:
     report = {"precision": options.precision, "processes": options.processes, **report}
     show(report)
     if options.json:
-        options.json.write_text(json.dumps({"torch": torch.__version__, **report}, indent=2))
+        outfile.write(
+            options.json, json.dumps({"torch": torch.__version__, **report}, indent=2) + "\n"
+        )
     return 0 if report["equal"] == report["rounds"] else 1
 
 

@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18, resnet50
 
 from benchmarks.chaos import PROJECT, copy_question, launch, rows
-from pipeline import rundir
+from pipeline import outfile, rundir
 from pipeline.config.train import Checkpoint
 from pipeline.models import vgg
 from pipeline.training.checkpoint import Facts
@@ -109,7 +109,7 @@ def main() -> None:
     show(saving, resuming)
     if options.json:
         report = {"torch": torch.__version__, "saving": saving, "resuming": resuming}
-        options.json.write_text(json.dumps(report, indent=2))
+        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
 
 
 def measure(name: str, rounds: int) -> dict:

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from pipeline import outfile
 from tests.runs import make_run
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -46,7 +47,7 @@ def main() -> int:
         told = report[what]
         print(f"{what:6} {told['seconds']} s, {told['mebibytes']} MiB")
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
     return 0
 
 

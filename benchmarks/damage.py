@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pipeline import rundir
+from pipeline import outfile, rundir
 
 CLASSES = ("across", "diagonal", "down", "other")
 PROJECT = Path(__file__).resolve().parents[1]
@@ -54,7 +54,9 @@ def main() -> int:
     report = compare(planted, root / "runs" / "waves")
     show(report)
     if options.json:
-        options.json.write_text(json.dumps({"images": options.images, **report}, indent=2))
+        outfile.write(
+            options.json, json.dumps({"images": options.images, **report}, indent=2) + "\n"
+        )
     return 0 if not report["missed"] and not report["too_many"] else 1
 
 

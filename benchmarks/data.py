@@ -33,7 +33,7 @@ from torchvision.transforms import v2
 
 from benchmarks import exactness
 from benchmarks.exactness import PLAIN
-from pipeline import rundir
+from pipeline import outfile, rundir
 from pipeline.config.data import Data, Prep
 from pipeline.config.train import Augment
 from pipeline.data.loader import Part, make
@@ -62,7 +62,7 @@ def main() -> int:
         }
     show(report)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
     return 0
 
 

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.recovery import wait_for
-from pipeline import rundir
+from pipeline import outfile, rundir
 from pipeline.tracking import rows
 from slurm import scheduler
 from slurm.dev_config import Cluster
@@ -71,7 +71,7 @@ def main() -> int:
             picture(page, options.screenshot.resolve())
     show(report)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
     right = report["wandb_runs"] == len(report["runs"]) == RUNS and report["online_is_offline"]
     right &= all(row["each_once"] and row["as_the_files_say"] for row in report["runs"])
     return 0 if right else 1

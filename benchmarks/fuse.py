@@ -27,7 +27,7 @@ from torch import nn
 
 import dyrep
 from dyrep.fusion import fold_norms, plain_state, relative_error
-from pipeline import environment, networks
+from pipeline import environment, networks, outfile
 from pipeline.export.formats import Source
 from pipeline.export.write import write
 from pipeline.timing import memory
@@ -60,7 +60,7 @@ def main() -> int:
     ) and not any(row["flips"] for row in rows)
     show(report)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        outfile.write(options.json, json.dumps(report, indent=1) + "\n")
     return 0 if report["holds"] else 1
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import environment, rundir
+from pipeline import environment, outfile, rundir
 from pipeline.report import write_report
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -58,7 +58,7 @@ def main() -> int:
     report = {"device": environment.device(), "cores": environment.cores(), "rows": rows}
     show(report)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        outfile.write(options.json, json.dumps(report, indent=1) + "\n")
     return 0 if all(holds(row) for row in rows) else 1
 
 
@@ -74,7 +74,7 @@ def measure(model: str, options: argparse.Namespace, root: Path) -> dict:
             f"this machine is not steady: {[(probe(found), found['noise']) for found in runs]}"
         )
     if options.report:
-        options.report.write_text(write_report(quiet[-1]["run"]).read_text())
+        outfile.write(options.report, write_report(quiet[-1]["run"]).read_text())
     default = launch(root, model, CALLS - 1)
     burn = [subprocess.Popen([sys.executable, "-c", "while True: pass"])
             for _ in range(environment.cores())]  # fmt: skip

@@ -26,6 +26,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import outfile
 from pipeline.config.data import Prep
 from pipeline.data import build, check
 from pipeline.data.sources import Item, Listing, source
@@ -53,7 +54,7 @@ def main() -> int:
         }
     show(report)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
     return 0
 
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.chaos import differences
-from pipeline import rundir
+from pipeline import outfile, rundir
 from slurm import scheduler
 from slurm.dev_config import Cluster
 from slurm.dev_daemons import down, start, up
@@ -66,7 +66,7 @@ def main() -> int:
             down(cluster.directory)
     show(report)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
     return 1 if report["differences"] else 0
 
 

@@ -31,6 +31,7 @@ import dyrep
 from dyrep import expansion, surgery
 from dyrep.budget import extra_cost, input_shapes
 from dyrep.saliency import SCORES, Saliency
+from pipeline import outfile
 from pipeline.models import vgg
 
 WIDTHS = [[16] * 3, [32] * 3, [64] * 3]
@@ -51,7 +52,7 @@ def main() -> None:
     show(rows)
     if options.json:
         settings = {"torch": torch.__version__, "steps": options.steps, "widths": WIDTHS}
-        options.json.write_text(json.dumps({**settings, "seeds": rows}, indent=2))
+        outfile.write(options.json, json.dumps({**settings, "seeds": rows}, indent=2) + "\n")
 
 
 def measure(seed: int, steps: int) -> dict[str, object]:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from pipeline import outfile
 from slurm import scheduler
 from slurm.dev_config import Cluster
 from slurm.dev_daemons import down, up
@@ -42,7 +43,7 @@ def main() -> int:
         f"submitted in {report['seconds_to_submit']} s, status in {report['seconds_of_status']} s"
     )
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
     return 0
 
 

@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.chaos import children
-from pipeline import rundir, tracking
+from pipeline import outfile, rundir, tracking
 from pipeline.config import Wandb
 from pipeline.tracking import rows
 from tests.launcher import PROJECT, Launcher
@@ -60,7 +60,7 @@ def main() -> int:
         }
     show(report)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
     sent = report["sync"]["complete"] == report["sync"]["sent_once"] == options.runs
     return 0 if sent and all(map(is_right, report["interrupted"].values())) else 1
 

@@ -39,7 +39,7 @@ from torch.nn.functional import cross_entropy
 import dyrep
 from dyrep import expansion, surgery
 from dyrep.block import RepBlock, depth
-from pipeline import models
+from pipeline import models, outfile
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: models.from_torchvision("resnet18", small_stem=True, classes=10),
@@ -84,7 +84,9 @@ def main() -> None:
             "threads": torch.get_num_threads(),
         }
         settings = {"batch": options.batch, "rounds": options.rounds, "seed": options.seed}
-        options.json.write_text(json.dumps({**machine, **settings, "rows": rows}, indent=2))
+        outfile.write(
+            options.json, json.dumps({**machine, **settings, "rows": rows}, indent=2) + "\n"
+        )
 
 
 def measure(name: str, point: str, reference: ModuleType | None, options) -> dict[str, object]:

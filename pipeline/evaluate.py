@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import commands, rundir
+from pipeline import commands, outfile, rundir
 from pipeline.errors import DONE, UserError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     worst = sorted((value, name) for name, value in found["per_class"].items() if value is not None)
     print("worst classes: " + ", ".join(f"{name} {value:.1f} %" for value, name in worst[:5]))
     if options.json:
-        rundir.write_json(options.json, found)
+        outfile.write(options.json, json.dumps(found, indent=2) + "\n")
     return DONE
 
 

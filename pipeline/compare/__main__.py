@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import commands, rundir
+from pipeline import commands, outfile
 from pipeline.errors import DONE, UserError
 
 
@@ -51,22 +51,15 @@ def _compare(options: argparse.Namespace) -> int:
     told = answer(title, runs, options.baseline, options.force)
     table.show(told)
     if options.json:
-        _write(options.json, told.to_json() + "\n")
+        outfile.write(options.json, told.to_json() + "\n")
     if options.html:
         from pipeline.compare.page import render
 
-        _write(options.html, render(told, runs))
+        outfile.write(options.html, render(told, runs))
         print(f"page: {options.html}")
     if options.online:
         print(online.publish(told, options.group, options.runs))
     return DONE
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        rundir.write_text(path, text)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name another file") from None
 
 
 if __name__ == "__main__":
