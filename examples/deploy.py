@@ -2,8 +2,9 @@
 
     python examples/deploy.py outputs/runs/demo/fuse/model.onnx picture.png
 
-A `.onnx` file needs onnxruntime and pillow; a `.pt2` or `.ts` file needs torch and pillow. What an
-image has to go through, and the names of the classes, are in the model card inside the file.
+A `.onnx` file needs onnxruntime and pillow; a `.pt2` or `.ts` file needs torch and pillow, and
+`--trust`, for it can hold code, which runs as you. What an image has to go through, and the names
+of the classes, are in the model card inside the file.
 """
 
 import argparse
@@ -21,20 +22,26 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", type=Path, help="model.onnx, model.int8.onnx, model.pt2, model.ts")
     parser.add_argument("images", type=Path, nargs="+", help="JPEG, PNG, … of any size")
+    parser.add_argument("--trust", action="store_true", help="run the code of a .pt2 or .ts file")
     parser.add_argument("--top", type=int, default=3, help="classes shown (default: 3)")
     arguments = parser.parse_args()
     try:
-        run, card = (load_onnx if arguments.model.suffix == ".onnx" else load_torch)(
-            arguments.model
-        )
+        if arguments.model.suffix == ".onnx":
+            run, card = load_onnx(arguments.model)
+        else:
+            run, card = load_torch(arguments.model, arguments.trust)
         classes = card["preprocess"]["classes"]
         for path in arguments.images:
             probabilities = softmax(run(prepare(path, card["preprocess"])))
             best = sorted(range(len(classes)), key=lambda i: -probabilities[i])[: arguments.top]
             told = ", ".join(f"{classes[i]} {100 * probabilities[i]:.1f} %" for i in best)
-            print(f"{path}: {told}")
+            print(visible(f"{path}: {told}"))
+    except (LookupError, TypeError, AttributeError) as error:
+        print(visible(f"error: {arguments.model}: its model card is not one of ours ({error})"),
+              file=sys.stderr)  # fmt: skip
+        return 2
     except (OSError, UnidentifiedImageError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(visible(f"error: {error}"), file=sys.stderr)
         return 2
     return 0
 
@@ -77,24 +84,44 @@ def load_onnx(path):
     return run, json.loads(session.get_modelmeta().custom_metadata_map["card.json"])
 
 
-def load_torch(path):
+def load_torch(path, trust):
     """Return a function from a prepared image to scores, and the model card."""
+    card = read_card(path)
+    if not trust:
+        raise ValueError(
+            f"{path} is not opened: it may hold code, to run as you; add --trust if you know who "
+            "made it, or take the .onnx file, which holds none"
+        )
     import torch
 
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no exported network, or damaged")
-    extra = {"card.json": ""}
-    if path.suffix == ".ts":
-        network = torch.jit.load(path, _extra_files=extra)
-    else:
-        network = torch.export.load(path, extra_files=extra).module()
+    try:
+        script = path.suffix == ".ts"
+        network = torch.jit.load(path) if script else torch.export.load(path).module()
+    except Exception as error:  # torch has a class of its own for each reason, too
+        raise ValueError(f"{path} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
 
     def run(prepared):
         values, size = prepared
         with torch.inference_mode():
             return network(torch.tensor(values).reshape(1, 3, size, size))[0].tolist()
 
-    return run, json.loads(extra["card.json"])
+    return run, card
+
+
+def read_card(path):
+    """Return the model card in a `.pt2` or `.ts` file, a ZIP archive; nothing in it is run."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no exported network, or damaged")
+    with zipfile.ZipFile(path) as archive:
+        cards = [name for name in archive.namelist() if name.endswith("/extra/card.json")]
+        if not cards:
+            raise ValueError(f"{path} has no model card")
+        return json.loads(archive.read(cards[0]))
+
+
+def visible(text):
+    """Return text with control characters as escapes: the names of classes come from a file."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def softmax(scores):

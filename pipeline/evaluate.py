@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.evaluate",
         description="Evaluate a network on the validation images of any prepared data: an exported"
-        "\nfile (.pt2, .onnx, .ts), the weights of a fuse or train stage, or a checkpoint.",
+        "\nfile (.onnx, .pt2, .ts), the weights of a fuse or train stage, or a checkpoint.",
         epilog="Exit codes: 0 done; 2 bad input, e.g. a damaged file, or data of other classes.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--batch-size", type=int, default=256, help="images at a time (default: 256)"
     )
+    parser.add_argument("--trust", action="store_true",
+                        help="run the code that .pt2 and .ts files can hold, as you")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
     options = parser.parse_args(arguments)
     return commands.ending(lambda: _evaluate(options))
@@ -41,10 +43,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     from pipeline.evaluation.files import open_file
 
     folder = _prepared(options.data)
-    opened = open_file(options.file)
+    opened = open_file(options.file, options.trust)
     _check_classes(options, opened, folder)
     table, label = _judge(opened, folder, options.batch_size)
-    found = _numbers(table, label, opened.preprocess["classes"])
+    found = _numbers(table, label, opened.preprocess.classes)
     print(
         f"{options.file}: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, "
         f"calibration error {found['ece']:.2f} %, {found['images']} images"
@@ -70,7 +72,7 @@ def _prepared(folder: Path) -> Path:
 def _check_classes(options: argparse.Namespace, opened: Opened, folder: Path) -> None:
     from pipeline.data.shards import Manifest
 
-    known, there = opened.preprocess["classes"], list(Manifest.load(folder).classes)
+    known, there = opened.preprocess.classes, list(Manifest.load(folder).classes)
     if known != there:
         what = f"{len(known)} classes" if len(known) != len(there) else f"classes {known[:3]}…"
         other = f"{len(there)}" if len(known) != len(there) else f"{there[:3]}…"
@@ -96,11 +98,11 @@ def _judge(opened: Opened, folder: Path, batch_size: int) -> Any:
     if isinstance(opened.network, torch.nn.Module):
         opened.network.to(device)
     part = Part(
-        folder=folder, split="val", batch_size=batch_size, image_size=told["image_size"],
-        resize=told["resize"], augment=None, device=device,
+        folder=folder, split="val", batch_size=batch_size, image_size=told.image_size,
+        resize=told.resize, augment=None, device=device,
     )  # fmt: skip
     ours = tuple(manifest.mean), tuple(manifest.std)
-    its = tuple(told["mean"]), tuple(told["std"])
+    its = tuple(told.mean), tuple(told.std)
     tables, labels = [], []
     with torch.inference_mode():
         for images, label, _ in track(make("auto", part), "evaluating", transient=True):

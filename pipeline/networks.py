@@ -12,6 +12,9 @@ from dyrep.fusion import fold_norms
 from pipeline import models, rundir
 from pipeline.data.loader import Part, make
 from pipeline.data.shards import Manifest
+from pipeline.errors import UserError
+from pipeline.export import runtime
+from pipeline.export.formats import FORMATS
 from pipeline.stage import Context
 
 
@@ -40,6 +43,28 @@ def fused(context: Context) -> nn.Module:
     model = take(plain(context), load_file(folder / "model.safetensors"))
     fold = rundir.read_json(folder / "fusion.json")["fold_bn"]
     return folded(model, context.config.data.image_size) if fold else model
+
+
+def exported(context: Context, name: str) -> runtime.Loaded | None:
+    """Return the fused network as an exported file has it; None if fuse wrote none of that format.
+
+    Most formats hold code, so the file must have the content that fuse wrote.
+
+    Raises:
+        UserError: it has another.
+        ValueError, ModuleNotFoundError, runtime.Elsewhere: as `runtime.load`.
+    """
+    folder, file = context.parents["fuse"], FORMATS[name].file
+    path = folder / file
+    written = rundir.read_json(folder / rundir.RESULT)["outputs"].get(file, {})
+    if not written and not path.exists():
+        return None
+    if not path.is_file() or rundir.sha256(path) != written.get("sha256"):
+        raise UserError(
+            f"{path} is not as fuse wrote it and is not opened; `rm -r {folder}` and launch again "
+            "to make it anew"
+        )
+    return runtime.load(path, trust=True)
 
 
 def usual(context: Context) -> nn.Module:

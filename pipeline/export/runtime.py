@@ -3,7 +3,7 @@
     python -I runtime.py FILE IMAGES SCORES
 
 reads IMAGES (an .npy of (N, 3, H, W) float32) and writes the scores (N, classes) to SCORES: the
-proof that a file stands alone.
+proof that a file stands alone. FILE is trusted there: most formats can carry code, see `KINDS`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import ZipFile
@@ -20,24 +21,40 @@ import torch
 from torch import Tensor
 
 CARD = "card.json"
+LARGEST_CARD = 2**26  # bytes; a small archive may claim more than fits into memory
 OURS = {"dyrep", "pipeline"}
 Network = Callable[[Tensor], Tensor]
 
 
 class Loaded(NamedTuple):
-    """What a file holds.
+    """The network in a file.
 
     `network` maps images (N, 3, H, W) to scores (N, classes), which are where the images are;
-    `card` is JSON; `device` is the type of the one it computes on, None: where its images are.
+    `device` is the type of the one it computes on, None: where its images are.
     """
 
     network: Network
-    card: str
     device: str | None
+
+
+class Kind(NamedTuple):
+    """A format: how its card is read, which runs nothing in the file, and its network.
+
+    `load` is given a number of threads, for runtimes that have their own; `code` says what a file
+    may hold that runs when it is loaded, empty: nothing.
+    """
+
+    card: Callable[[Path], str]
+    load: Callable[[Path, int], Loaded]
+    code: str = ""
 
 
 class Elsewhere(Exception):
     """A file was built for a device that is not here."""
+
+
+class Untrusted(Exception):
+    """A file may hold code, and nobody said that it may run; tells the cure."""
 
 
 def exact_float32() -> None:
@@ -46,38 +63,69 @@ def exact_float32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def load(path: Path, threads: int | None = None) -> Loaded:
+def card(path: Path) -> str:
+    """Return the model card in a file, JSON, `{}` if it has none; nothing in the file is run.
+
+    Raises:
+        ValueError: the file is damaged, or of no format known here.
+        ModuleNotFoundError: what reads the format is not installed; says how to get it.
+    """
+    kind = _kind(path)
+    with _told(path):
+        return kind.card(path)
+
+
+def load(path: Path, *, trust: bool = False, threads: int | None = None) -> Loaded:
     """Return the network in a file.
 
     Args:
         path: An exported file; its name tells the format.
+        trust: Whether code in the file may run; without, formats that can hold some are refused.
         threads: Of ONNX Runtime, which has its own; None: as many as torch uses.
 
     Raises:
         ValueError: the file is damaged, or of no format known here.
+        Untrusted: it may hold code; none has run.
         ModuleNotFoundError: what runs the format is not installed; says how to get it.
         Elsewhere: it was built for a GPU, and there is none.
     """
-    loader = next((load for ending, load in LOADERS.items() if path.name.endswith(ending)), None)
-    if loader is None:
-        raise ValueError(f"{path}: no exported network; known are {', '.join(LOADERS)}")
-    if not path.exists():
+    kind = _kind(path)
+    with _told(path):
+        if kind.code and not trust:
+            kind.card(path)  # of a damaged file it is told that it is damaged
+            raise Untrusted(
+                f"{path} is not opened: it may hold {kind.code}, to run as you; add --trust if you "
+                "know who made it, or take the .onnx or .safetensors file, which hold no code"
+            )
+        return kind.load(path, threads or torch.get_num_threads())
+
+
+def _kind(path: Path) -> Kind:
+    kind = next((kind for ending, kind in KINDS.items() if path.name.endswith(ending)), None)
+    if kind is None:
+        raise ValueError(f"{path}: no exported network; known are {', '.join(KINDS)}")
+    if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    return kind
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Tell what is wrong with a file in one line; each runtime has its own words for damage."""
     try:
-        return loader(path, threads or torch.get_num_threads())
+        yield
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{path} needs {error.name}: pip install {error.name}", name=error.name
         ) from None
-    except Elsewhere:
+    except (Elsewhere, Untrusted):
         raise
-    except Exception as error:  # each runtime has its own for a damaged file
-        raise ValueError(
-            f"{path} is damaged ({str(error).strip().splitlines()[0]}); export it again"
-        ) from error
+    except Exception as error:
+        (reason, *_) = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{path} is damaged ({reason}); export it again") from error
 
 
-def _onnx(path: Path, threads: int) -> Loaded:
+def _onnx_session(path: Path, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -86,50 +134,77 @@ def _onnx(path: Path, threads: int) -> Loaded:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     known = {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}
     providers = [p for p in known.items() if p[0] in onnxruntime.get_available_providers()]
-    session = onnxruntime.InferenceSession(path, options, providers=providers)
+    return onnxruntime.InferenceSession(path, options, providers=providers)
+
+
+def _onnx_card(path: Path) -> str:
+    text: str = _onnx_session(path, 1).get_modelmeta().custom_metadata_map.get(CARD, "{}")
+    return text
+
+
+def _onnx(path: Path, threads: int) -> Loaded:
+    session = _onnx_session(path, threads)
 
     def run(images: Tensor) -> Tensor:
         (scores,) = session.run(None, {"images": images.cpu().numpy()})
         return torch.from_numpy(scores).to(images.device)
 
     on_gpu = "CUDAExecutionProvider" in session.get_providers()
-    card = session.get_modelmeta().custom_metadata_map.get(CARD, "{}")
-    return Loaded(run, card, "cuda" if on_gpu else "cpu")
+    return Loaded(run, "cuda" if on_gpu else "cpu")
+
+
+def _extra_card(path: Path) -> str:
+    """Return the card that torch writes as an extra file into its archives."""
+    return _member(path, f"/extra/{CARD}") or "{}"
+
+
+def _member(path: Path, ending: str) -> str:
+    """Return the text of the first member of an archive with that ending, empty if none has."""
+    with ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.filename.endswith(ending):
+                if info.file_size > LARGEST_CARD:
+                    raise ValueError(f"{info.filename} claims {info.file_size} bytes")
+                return archive.read(info).decode()
+    return ""
 
 
 def _pt2(path: Path, threads: int) -> Loaded:
-    found = {CARD: ""}
-    module = torch.export.load(path, extra_files=found).module()
-    return Loaded(_following(module), found[CARD], None)
+    return Loaded(_following(torch.export.load(path).module()), None)
 
 
 def _tensorrt(path: Path, threads: int) -> Loaded:
     import torch_tensorrt
 
     _check_device(path, "cuda")
-    found = {CARD: ""}
-    module = torch_tensorrt.load(str(path), extra_files=found).module().cuda()
+    module = torch_tensorrt.load(str(path)).module().cuda()
 
     def run(images: Tensor) -> Tensor:
         scores: Tensor = module(images.cuda())
         return scores.to(images.device)
 
-    return Loaded(run, found[CARD], "cuda")
+    return Loaded(run, "cuda")
+
+
+def _aotinductor_metadata(path: Path) -> dict[str, str]:
+    told: dict[str, str] = json.loads(_member(path, "_metadata.json"))
+    return told
+
+
+def _aotinductor_card(path: Path) -> str:
+    return _aotinductor_metadata(path).get(CARD, "{}")
 
 
 def _aotinductor(path: Path, threads: int) -> Loaded:
-    with ZipFile(path) as archive:  # before it is loaded: on another device that is no mere error
-        (name, *_) = [name for name in archive.namelist() if name.endswith("_metadata.json")]
-        told = json.loads(archive.read(name))
-    built_for = told["AOTI_DEVICE_KEY"]
-    _check_device(path, built_for)
+    built_for = _aotinductor_metadata(path)["AOTI_DEVICE_KEY"]
+    _check_device(path, built_for)  # before it is loaded: that would be no mere error
     network: Any = torch._inductor.aoti_load_package(str(path))
 
     def run(images: Tensor) -> Tensor:
         scores: Tensor = network(images.to(built_for))
         return scores.to(images.device)
 
-    return Loaded(run, told.get(CARD, "{}"), built_for)
+    return Loaded(run, built_for)
 
 
 def _check_device(path: Path, device: str) -> None:
@@ -138,12 +213,9 @@ def _check_device(path: Path, device: str) -> None:
 
 
 def _torchscript(path: Path, threads: int) -> Loaded:
-    found = {CARD: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        module = torch.jit.load(path, _extra_files=found)
-    text: Any = found[CARD]
-    return Loaded(_following(module), text.decode() if isinstance(text, bytes) else text, None)
+        return Loaded(_following(torch.jit.load(path)), None)
 
 
 def _following(module: torch.nn.Module) -> Network:
@@ -161,12 +233,14 @@ def _following(module: torch.nn.Module) -> Network:
     return run
 
 
-LOADERS: dict[str, Callable[[Path, int], Loaded]] = {
-    ".onnx": _onnx,
-    ".aoti.pt2": _aotinductor,
-    ".trt.pt2": _tensorrt,
-    ".pt2": _pt2,
-    ".ts": _torchscript,
+# torch.export.load un-pickles, evaluates expressions and loads libraries that are in the archive;
+# TorchScript has operators that read and write files, and may use them while it is loaded
+KINDS: dict[str, Kind] = {
+    ".onnx": Kind(_onnx_card, _onnx),
+    ".aoti.pt2": Kind(_aotinductor_card, _aotinductor, "machine code"),
+    ".trt.pt2": Kind(_extra_card, _tensorrt, "pickles and machine code"),
+    ".pt2": Kind(_extra_card, _pt2, "pickles, expressions and machine code"),
+    ".ts": Kind(_extra_card, _torchscript, "a program that reads and writes files"),
 }
 
 
@@ -176,7 +250,7 @@ def main() -> None:
 
     file, images, scores = map(Path, sys.argv[1:])
     exact_float32()
-    network = load(file).network
+    network = load(file, trust=True).network
     batches = torch.from_numpy(numpy.load(images)).split(64)
     with torch.inference_mode():
         found = torch.cat([network(batch) for batch in batches])

@@ -66,15 +66,14 @@ def _candidates(context: Context, pixels: Pixels, processes: World) -> dict[str,
         "unfused": networks.trained(context).to(processes.device),
         "fused": fused,
     }
-    for name, chosen in FORMATS.items() if settings.exports else ():
-        path = context.parents["fuse"] / chosen.file
-        if path.exists():
-            try:
-                plain[name] = runtime.load(path).network
-            except (ModuleNotFoundError, runtime.Elsewhere) as error:
-                print(f"{name} skipped: {error}")
-            except ValueError as error:
-                raise UserError(str(error)) from error
+    for name in FORMATS if settings.exports else ():
+        try:
+            if loaded := networks.exported(context, name):
+                plain[name] = loaded.network
+        except (ModuleNotFoundError, runtime.Elsewhere) as error:
+            print(f"{name} skipped: {error}")
+        except ValueError as error:
+            raise UserError(str(error)) from error
     found = {name: _unshifted(network) for name, network in plain.items()}
     for shift in settings.shifts:
         found[f"fused/{shift}"] = _shifted(fused, SHIFTS[shift], pixels)

@@ -98,13 +98,13 @@ def _network(context: Context, name: str, device: torch.device) -> Network:
 
 
 def _exported(context: Context, name: str) -> runtime.Loaded:
-    path = context.parents["fuse"] / FORMATS[name].file
-    if not path.exists():
-        raise Unavailable(f"{path.name} was not exported; see fuse.exports")
     try:
-        return runtime.load(path)
+        loaded = networks.exported(context, name)
     except (ValueError, ModuleNotFoundError, runtime.Elsewhere) as error:
         raise Unavailable(str(error)) from error
+    if loaded is None:
+        raise Unavailable(f"{FORMATS[name].file} was not exported; see fuse.exports")
+    return loaded
 
 
 def _compiled(network: nn.Module, device: torch.device) -> Network:

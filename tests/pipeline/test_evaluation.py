@@ -177,9 +177,10 @@ def test_an_image_is_classified_from_the_file_alone(run, tmp_path):
         expected.append(str(int(predictions["fused"][row, 0])))
         paths.append(tmp_path / f"{number}.png")
         paths[-1].write_bytes(pictures.read(place))
-    for file in ("model.onnx", "model.pt2", "model.int8.onnx"):
+    for file, *trust in (["model.onnx"], ["model.pt2", "--trust"], ["model.int8.onnx"]):
+        command = [sys.executable, "-I", PROJECT / "examples/deploy.py", *trust]
         done = subprocess.run(
-            [sys.executable, "-I", PROJECT / "examples/deploy.py", run / "fuse" / file, *paths],
+            [*command, run / "fuse" / file, *paths],
             cwd=tmp_path, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

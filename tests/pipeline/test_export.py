@@ -81,14 +81,14 @@ def test_a_compiled_file_loaded_elsewhere_is_the_network(tmp_path, images):
     cut = tmp_path / "cut.aoti.pt2"
     cut.write_bytes((tmp_path / "model.aoti.pt2").read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"cut.aoti.pt2 is damaged"):
-        runtime.load(cut)
+        runtime.load(cut, trust=True)
 
 
 def check(folder, outcomes, images, name):
     assert outcomes[name]["max_rel_error"] <= 1e-4
     assert outcomes[name]["flips"] == 0
-    run, card, _ = runtime.load(folder / FORMATS[name].file)
-    assert json.loads(card)["classes"] == list("abcd")
+    run, _ = runtime.load(folder / FORMATS[name].file, trust=True)
+    assert json.loads(runtime.card(folder / FORMATS[name].file))["classes"] == list("abcd")
     with torch.inference_mode():
         for count in (1, 2, 33):  # any number of images
             torch.testing.assert_close(
@@ -99,9 +99,9 @@ def check(folder, outcomes, images, name):
 def test_int8_is_close_and_carries_the_card(files, images):
     folder, outcomes = files
     assert 0 < outcomes["int8"]["max_rel_error"] < 0.2
-    run, card, device = runtime.load(folder / "model.int8.onnx")
+    run, device = runtime.load(folder / "model.int8.onnx")
     assert device == "cpu"
-    assert json.loads(card)["classes"] == list("abcd")
+    assert json.loads(runtime.card(folder / "model.int8.onnx"))["classes"] == list("abcd")
     agree = (run(images).argmax(1) == network()(images).argmax(1)).double().mean()
     assert agree > 0.97
     assert "note" not in outcomes["int8"]
@@ -216,7 +216,7 @@ def test_a_damaged_file_is_named(files, tmp_path, name):
     content = (folder / cut.name).read_bytes()
     cut.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=rf"{cut.name} is damaged .* export it again"):
-        runtime.load(cut)
+        runtime.load(cut, trust=True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
@@ -225,7 +225,7 @@ def test_a_file_that_was_built_for_a_gpu_is_not_called_damaged(tmp_path):
     with ZipFile(path, "w") as archive:
         archive.writestr("model/data/x.wrapper_metadata.json", '{"AOTI_DEVICE_KEY": "cuda"}')
     with pytest.raises(runtime.Elsewhere, match="was built for a GPU, and there is none here"):
-        runtime.load(path)
+        runtime.load(path, trust=True)
 
 
 def test_a_process_that_dies_is_told_by_its_signal(tmp_path, images, monkeypatch):

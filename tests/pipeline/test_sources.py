@@ -251,6 +251,27 @@ def test_a_damaged_archive_is_named(cifar):
         listing(name="cifar10", root=str(root), val_fraction=None)
 
 
+class Hostile:
+    """Makes a folder when it is un-pickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_a_batch_that_is_not_its_authors_is_not_unpickled(cifar, tmp_path):
+    root, _ = cifar
+    with tarfile.open(root / datasets.CIFAR10.filename) as tar:
+        tar.extractall(root, filter="data")
+    batch = root / datasets.CIFAR10.base_folder / "data_batch_1"
+    batch.write_bytes(pickle.dumps(Hostile(tmp_path / "mark")))
+    with pytest.raises(UserError, match=r"data_batch_1 is damaged \(MD5 .* get it anew"):
+        listing(name="cifar10", root=str(root), val_fraction=None)
+    assert not (tmp_path / "mark").exists()
+
+
 def test_a_missing_archive_says_where_to_get_it(tmp_path):
     with pytest.raises(UserError, match=r"cifar-100-python.tar.gz .*https://.*data.root"):
         source(settings(name="cifar100", root=str(tmp_path), val_fraction=None)).count()

@@ -1,0 +1,319 @@
+"""Files that carry code run none of it unless they are trusted; those that cannot need no trust."""
+
+import io
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from contextlib import suppress
+from types import SimpleNamespace
+from zipfile import ZipFile
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline import networks, rundir
+from pipeline.errors import UserError
+from pipeline.evaluate import main
+from pipeline.evaluation.files import open_file
+from pipeline.export import formats, runtime
+from pipeline.export.formats import Source
+from tests.launcher import PROJECT
+
+CARD = {
+    "preprocess": {
+        "resize": 8, "image_size": 8, "interpolation": "bilinear",
+        "mean": [0.0] * 3, "std": [1.0] * 3, "classes": ["a", "b"],
+    },
+    "architecture": {"name": "v", "family": "vgg", "widths": [[2]]},
+}  # fmt: skip
+IN_PT2 = ("weights", "inputs", "expression", "library")
+ATTACKS = (*[f"{name}.pt2" for name in IN_PT2], "library.aoti.pt2", "inputs.trt.pt2", "setstate.ts")
+
+
+class Pickled:
+    """Leaves a mark when it is un-pickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+def pickled(mark):
+    stream = io.BytesIO()
+    torch.save(Pickled(mark), stream)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """Return the members of a `.pt2` file as fuse writes them."""
+    path = tmp_path_factory.mktemp("sound") / "model.pt2"
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)).eval()
+    images = torch.zeros(2, 3, 8, 8)
+    source = Source(network=network, images=images, card=json.dumps(CARD), opset=18)
+    formats._pt2(source, path)
+    with ZipFile(path) as archive:
+        return {info.filename: archive.read(info) for info in archive.infolist()}
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """Return a function that makes a shared library which leaves a mark when it is loaded."""
+    if not shutil.which("gcc"):
+        pytest.skip("no gcc")
+
+    def build(mark):
+        folder = tmp_path_factory.mktemp("library")
+        (folder / "x.c").write_text(
+            "#include <sys/stat.h>\n"
+            f'__attribute__((constructor)) void f(void) {{ mkdir("{mark}", 0777); }}'
+        )
+        subprocess.run(
+            ["gcc", "-shared", "-fPIC", "-o", "x.so", "x.c"], cwd=folder, check=True
+        )  # fmt: skip
+        return (folder / "x.so").read_bytes()
+
+    return build
+
+
+class Script(nn.Module):
+    """Leaves a mark when it is loaded: TorchScript can write files."""
+
+    def __init__(self, mark):
+        super().__init__()
+        self.mark = str(mark)
+
+    def forward(self, x):
+        return x
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.mark, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]):
+        self.mark = state[0]
+        self.training = state[1]
+        torch.save(torch.ones(1), state[0])
+
+
+@pytest.fixture
+def hostile(sound, request, tmp_path):
+    """Return a function that writes a file which leaves a mark when its code runs, and the mark."""
+    mark = tmp_path / "mark"
+
+    def write(name):
+        path = tmp_path / name
+        attack, _, ending = name.partition(".")
+        if ending == "ts":
+            torch.jit.save(
+                torch.jit.script(Script(mark)), path, _extra_files={"card.json": json.dumps(CARD)}
+            )
+            return path
+        members = dict(sound)
+        if attack == "weights":
+            name = "model/data/weights/model_weights_config.json"
+            config = json.loads(members[name])
+            (weight, *_) = config["config"].values()
+            weight["use_pickle"] = True
+            members[name] = json.dumps(config)
+            members[f"model/data/weights/{weight['path_name']}"] = pickled(mark)
+        elif attack == "inputs":
+            members["model/data/sample_inputs/model.pt"] = pickled(mark)
+        elif attack == "expression":
+            graph = members["model/models/model.json"].decode()
+            evil = f"\"expr_str\": \"__import__('os').mkdir('{mark}')\""
+            members["model/models/model.json"] = re.sub(
+                r'"expr_str": ?"[^"]*"', evil, graph, count=1
+            )
+        else:
+            folder = "model/data/aotinductor/model/x.wrapper"
+            members[f"{folder}.so"] = request.getfixturevalue("library")(mark)
+            told = {"AOTI_DEVICE_KEY": "cpu", "card.json": json.dumps(CARD)}
+            members[f"{folder}_metadata.json"] = json.dumps(told)
+        with ZipFile(path, "w") as archive:
+            for member, content in members.items():
+                archive.writestr(member, content)
+        return path
+
+    return write, mark
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / rundir.MANIFEST).write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_code_in_a_file_runs_only_if_it_is_trusted(hostile, data, capsys, name):
+    write, mark = hostile
+    path = write(name)
+    mark.exists() and mark.unlink()  # TorchScript is saved by loading it
+    assert main([str(path), "--data", str(data)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {path} is not opened: it may hold ")
+    assert "add --trust if you know who made it" in told and told.count("\n") == 1
+    with pytest.raises(runtime.Untrusted):
+        runtime.load(path)
+    assert json.loads(runtime.card(path)) == CARD
+    assert not mark.exists()
+    if "trt" not in name:  # its runtime is not here
+        with suppress(Exception):
+            runtime.load(path, trust=True)
+        assert mark.exists(), "the attack is one"
+
+
+@pytest.mark.parametrize("name", ["inputs.pt2", "setstate.ts", "inputs.pth"])
+def test_the_example_runs_no_code_that_is_not_trusted(hostile, tmp_path, name):
+    write, mark = hostile
+    path = write(name)
+    mark.exists() and mark.unlink()
+    done = subprocess.run(
+        [sys.executable, "-I", PROJECT / "examples/deploy.py", path, tmp_path / "x.png"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "add --trust" in done.stderr
+    assert not mark.exists()
+
+
+def test_a_trusted_file_is_evaluated(sound, tmp_path):
+    path = tmp_path / "model.pt2"
+    with ZipFile(path, "w") as archive:
+        for member, content in sound.items():
+            archive.writestr(member, content)
+    opened = open_file(path, trust=True)
+    assert opened.preprocess.classes == ["a", "b"]
+    assert opened.network(torch.zeros(5, 3, 8, 8)).shape == (5, 2)
+
+
+@pytest.fixture
+def fused(hostile, tmp_path):
+    """Return the context of a stage after a fuse that wrote `model.pt2`, and that file."""
+    folder = tmp_path / "fuse-1"
+    folder.mkdir()
+    path = hostile[0]("weights.pt2").rename(folder / "model.pt2")
+    output = {"path": "model.pt2", "bytes": path.stat().st_size, "sha256": rundir.sha256(path)}
+    rundir.write_json(folder / rundir.RESULT, {"outputs": {"model.pt2": output}})
+    return SimpleNamespace(parents={"fuse": folder}), path
+
+
+def test_a_file_is_executed_by_a_later_stage_if_it_is_the_one_that_fuse_wrote(fused, hostile):
+    context, path = fused
+    written = path.stat()
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"\1")  # as long, and as old
+    os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
+    with pytest.raises(UserError, match=r"model.pt2 is not as fuse wrote it and is not opened"):
+        networks.exported(context, "pt2")
+    assert not hostile[1].exists()
+    path.write_bytes(content)
+    with suppress(ValueError):
+        networks.exported(context, "pt2")
+    assert hostile[1].exists()
+
+
+def test_a_file_that_fuse_did_not_write_is_not_executed(fused, hostile):
+    context, path = fused
+    assert networks.exported(context, "torchscript") is None
+    shutil.copy(path, path.with_name("model.ts"))
+    with pytest.raises(UserError, match=r"model.ts is not as fuse wrote it"):
+        networks.exported(context, "torchscript")
+    path.unlink()
+    with pytest.raises(UserError, match=r"model.pt2 is not as fuse wrote it"):
+        networks.exported(context, "pt2")
+    assert not hostile[1].exists()
+
+
+def deep(value):
+    return json.loads(json.dumps(CARD)) | value
+
+
+HEADERS = {
+    "no JSON": "{",
+    "no object": "[]",
+    "too deep": "[" * 100_000,
+    "no preprocess": "{}",
+    "classes are no names": json.dumps(deep({"preprocess": CARD["preprocess"] | {"classes": 7}})),
+    "an enormous image": json.dumps(deep({"preprocess": CARD["preprocess"] | {"resize": 10**9}})),
+    "std of 0": json.dumps(deep({"preprocess": CARD["preprocess"] | {"std": [0, 1, 1]}})),
+    "a family that is none": json.dumps(deep({"architecture": {"family": "os.system"}})),
+    "an address": json.dumps(deep({"architecture": {"family": "timm", "name": "hf-hub:x/y"}})),
+    "another network": json.dumps(CARD),
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_hostile_header_of_safetensors_is_one_line(tmp_path, data, capsys, case):
+    path = tmp_path / "model.safetensors"
+    text = HEADERS[case]
+    save_file({"w": torch.zeros(1)}, path, {"card.json": text} if text is not None else None)
+    assert main([str(path), "--data", str(data)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1 and len(told) < 2000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff" * 64, struct.pack("<Q", 2**62), struct.pack("<Q", 2) + b"{}", b"PK\3\4" * 9,
+     struct.pack("<Q", 40) + b'{"state":{"dtype":"F32","shape":[9999999'.ljust(40)],
+    ids=range(6),
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["model.safetensors", "model.onnx", "model.pt2", "model.ts"])
+def test_a_damaged_file_is_one_line(tmp_path, data, capsys, content, name):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert main([str(path), "--data", str(data)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: None])
+@pytest.mark.parametrize("name", ["x.safetensors", "x.onnx", "x.pt2"])
+def test_what_is_no_file_is_one_line(tmp_path, data, capsys, make, name):
+    make(tmp_path / name)
+    assert main([str(tmp_path / name), "--data", str(data)]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_torch_is_no_format_of_ours(tmp_path, data, capsys):
+    for name in ("model.pth", "model.pt", "model.pkl", "model.ckpt"):
+        path = tmp_path / name
+        path.write_bytes(pickled(tmp_path / "mark"))
+        assert main([str(path), "--data", str(data)]) == 2
+        assert "no exported network; known are" in capsys.readouterr().err
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", "../secret", "link", "sub/../../secret"])
+def test_onnx_reads_nothing_from_elsewhere(tmp_path, place):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / "given"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(b"secret" * 99)
+    (folder / "link").symlink_to("../secret")
+    weight = onnx.TensorProto(name="w", data_type=1, dims=[2], data_location=1)
+    for key, value in {"location": place, "offset": "0", "length": "8"}.items():
+        weight.external_data.add(key=key, value=value)
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [2]) for name in ("images", "scores")]
+    node = onnx.helper.make_node("Add", ["images", "w"], ["scores"])
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [weight])
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9
+    )
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match=r"model.onnx is damaged .*xternal data path"):
+        runtime.load(folder / "model.onnx")
