@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import (
     GrammarParseError,
     InterpolationResolutionError,
@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline import rundir
-from pipeline.config import WHERE, Config, rules
+from pipeline.config import WHERE, Config, flatten, rules
 from pipeline.errors import UserError, nearest
 
 INTERPOLATION = (InterpolationResolutionError, GrammarParseError)
@@ -41,25 +41,37 @@ def parse(overrides: list[str]) -> list[Override]:
 
 
 def to_config(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -> Config:
-    """Resolve and check a composed tree; a missing name is made from the choices.
+    """Resolve and check a composed tree; see `values` and `finish`."""
+    return finish(values(tree, choices, overrides))
+
+
+def values(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Return what a composed tree says; a missing name is made from the choices."""
+    said = OmegaConf.to_container(tree, resolve=True)
+    assert isinstance(said, dict)
+    if said.get("name") is None:
+        said["name"] = derived_name(choices, said.get("seed"), overrides)
+    _settle_paths(said)
+    return {str(key): value for key, value in said.items()}
+
+
+def finish(values: dict[str, Any]) -> Config:
+    """Settle by rule what nobody set, and check everything.
 
     Raises:
-        UserError: the tree does not fit the schema, or something the user has to give is not given.
+        UserError: a value does not fit the schema, or one that the user has to give is not given.
     """
-    for key in sorted(OmegaConf.missing_keys(tree)):
-        raise UserError(f"{key} is missing; give {key}=VALUE")
-    values = OmegaConf.to_container(tree, resolve=True)
-    assert isinstance(values, dict)
-    if values.get("name") is None:
-        values["name"] = derived_name(choices, values.get("seed"), overrides)
-    _settle_paths(values)
+    for key, value in sorted(flatten(values).items()):
+        if value == MISSING:
+            raise UserError(f"{key} is missing; give {key}=VALUE")
     return check(rules.settle(values))
 
 
 def _settle_paths(values: dict[Any, Any]) -> None:
     """Make the paths absolute: stages work in another directory, and on other machines."""
     for section in (values, values.get("data")):
-        if isinstance(section, dict) and isinstance(path := section.get("root"), str) and path:
+        path = section.get("root") if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(path, str) and path not in ("", MISSING):
             section["root"] = str(rundir.absolute(path))
 
 

@@ -64,7 +64,6 @@ def launch(
 def _launch(
     config: Config, choices: dict[str, str], overrides: list[str], waiting: list[Launch]
 ) -> None:
-    config = runs.settle(config, choices, overrides)
     plan = make_plan(config)
     preflight.check(config, plan[0])
     verify(plan)
@@ -118,9 +117,10 @@ def _submit(waiting: list[Launch]) -> int:
 
 def _trial(run: sweep.Composed, codes: list[int]) -> float | None:
     """Do what one trial of a search asks for, to its end; return fused top-1, None if it failed."""
-    config = compose.to_config(*run).model_copy(update={"wait": True})
+    config, choices, overrides = runs.settle(*run)
+    config = config.model_copy(update={"wait": True})
     waiting: list[Launch] = []
-    codes.append(launch(config, *run[1:], waiting))
+    codes.append(launch(config, choices, overrides, waiting))
     if waiting:
         codes.append(_submit(waiting))
     if config.dry_run:
@@ -189,7 +189,7 @@ def main() -> int:
         else:
             once()
         # the first begins when all of a sweep are in order
-        checked = [(compose.to_config(*run), *run[1:]) for run in composed]
+        checked = [runs.settle(*run) for run in composed]
         if sweeping:
             _note_joined([config for config, *_ in checked])
         codes.extend(launch(*run, waiting) for run in checked)

@@ -1,8 +1,8 @@
 """A run: a name for a configuration, frozen at its first launch.
 
 Launching an existing name takes up its frozen configuration, so that `name=X` alone continues it.
-Settings of where and who watches may differ from launch to launch; anything that decides a result
-may not.
+Settings of where and who watches may differ from launch to launch; what has decided a result, or is
+deciding one, may not.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline import rundir
-from pipeline.compose import check, parse
+from pipeline import compose, rundir, taking_up
 from pipeline.config import WHERE, Config, flatten
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import UserError
@@ -23,34 +22,44 @@ from pipeline.plan import Step
 from pipeline.provenance import command_line, source_revision, versions
 from slurm.job import CANCELLED
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 RUN = "run.json"
 CONFIG = "config.yaml"
 PROJECT = Path(__file__).resolve().parent.parent
 PER_LAUNCH = ("stage", "root", "dry_run", "wait")
 
 
-def settle(config: Config, choices: dict[str, str], overrides: list[str]) -> Config:
-    """Return the configuration to use: `config` for a new name, the frozen one for a known name.
+Settled = tuple[Config, dict[str, str], list[str]]
+
+
+def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> Settled:
+    """Return configuration and choices to use: as asked for a new name, else those of the run.
+
+    What no stage of the run has read yet is as this launch asks, where it asks for anything.
 
     Raises:
-        UserError: something that decides a result was asked to differ from the frozen run.
+        UserError: the tree does not fit the schema, or something decided was asked to differ.
     """
-    directory = rundir.run_dir(Path(config.root), config.name)
+    values = compose.values(tree, choices, overrides)
+    directory = rundir.run_dir(Path(str(values["root"])), str(values["name"]))
     if not (directory / CONFIG).exists():
-        return config
-    old, new = frozen(directory).model_dump(mode="json"), config.model_dump(mode="json")
-    before = settled(flatten(old))
+        return compose.finish(values), choices, overrides
     known = rundir.read_json(directory / RUN)["choices"]
-    changed, touched = _changes(overrides, choices, known, before, flatten(new))
+    old = frozen(directory).model_dump(mode="json")
+    read = taking_up.decided(directory)
+    before, after = {**settled(flatten(old)), **known}, {**flatten(values), **choices}
+    changed = taking_up.differences(overrides, before, after, read)
     if changed:
         raise UserError(
-            f"run '{config.name}' exists with other settings: {'; '.join(changed)}. "
+            f"run '{values['name']}' exists with other settings: {'; '.join(changed)}. "
             f"Leave them out to continue it, or choose another name={_freed(directory)}"
         )
-    for section in WHERE:
-        if section in touched or section in PER_LAUNCH:
-            old[section] = new[section]
-    return check(old)
+    merged, choices = taking_up.merged(overrides, (old, known), (values, choices), read)
+    where = taking_up.touched(overrides).union(PER_LAUNCH).intersection(WHERE)
+    merged |= {section: values[section] for section in where}
+    return compose.finish(merged), choices, overrides
 
 
 def settled(flat: dict[str, Any]) -> dict[str, Any]:
@@ -83,55 +92,45 @@ def frozen(directory: Path) -> Config:
     """
     content = rundir.read_yaml(directory / CONFIG)
     try:
-        return check(content)
+        return compose.check(content)
     except UserError as error:
         raise UserError(
             f"{directory / CONFIG} was written by another version ({error}); choose another name="
         ) from None
 
 
-def _changes(
-    overrides: list[str],
-    choices: dict[str, str],
-    known: dict[str, str],
-    old: dict[str, Any],
-    new: dict[str, Any],
-) -> tuple[list[str], set[str]]:
-    """Return what was explicitly asked to differ, and the sections that were touched at all."""
-    changed, touched = [], set()
-    for override in parse(overrides):
-        key = override.key_or_group
-        touched.add(key.split(".")[0])
-        if key.split(".")[0] in WHERE:
-            continue
-        before, after = (known, choices) if key in choices else (old, new)
-        if before.get(key) != after.get(key):
-            changed.append(f"{key} is {before.get(key)}, asked for {after.get(key)}")
-    return changed, touched
-
-
 def record(config: Config, choices: dict[str, str], plan: list[Step]) -> Path:
-    """Write `config.yaml` (once), `run.json` and the links of a run; return its directory."""
+    """Write `config.yaml`, `run.json` and the links of a run; return its directory."""
     directory = rundir.run_dir(Path(config.root), config.name)
     directory.mkdir(parents=True, exist_ok=True)
-    if not (directory / CONFIG).exists():
+    decides = _decides(config, directory)
+    if decides:
         rundir.write_yaml(directory / CONFIG, config.model_dump(mode="json"))
     for step in plan:
         if step.wanted or step.state == "done":
             rundir.link(directory / step.stage.name, step.dir)
-    rundir.write_json(directory / RUN, _facts(config, choices, directory))
+    rundir.write_json(directory / RUN, _facts(config, choices, directory, decides))
     (directory / CANCELLED).unlink(missing_ok=True)
     return directory
 
 
-def _facts(config: Config, choices: dict[str, str], directory: Path) -> dict[str, Any]:
+def _decides(config: Config, directory: Path) -> bool:
+    """Whether a configuration is new to a run, or changes what decides a result."""
+    if not (directory / CONFIG).exists():
+        return True
+    return frozen(directory).model_dump(exclude=set(WHERE)) != config.model_dump(exclude=set(WHERE))
+
+
+def _facts(
+    config: Config, choices: dict[str, str], directory: Path, decides: bool
+) -> dict[str, Any]:
     path = directory / RUN
     known = rundir.read_json(path) if path.exists() else {}
     return {
         "name": config.name,
         "group": config.group,
-        "command": known.get("command", command_line()),
-        "choices": known.get("choices", choices),
+        "command": command_line() if decides else known["command"],
+        "choices": choices,
         "created": known.get("created", time.strftime("%Y-%m-%dT%H:%M:%S%z")),
         "source": source_revision(),
         "versions": versions(),

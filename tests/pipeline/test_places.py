@@ -31,11 +31,15 @@ time.sleep(60)
 
 
 def config(*overrides):
+    return compose.to_config(*composed(*overrides))
+
+
+def composed(*overrides):
     with hydra.initialize_config_dir(str(compose.CONF), version_base="1.3"):
         tree = hydra.compose("config", list(overrides), return_hydra_config=True)
     choices = dict(tree.hydra.runtime.choices)
     del tree.__dict__["_content"]["hydra"]
-    return compose.to_config(tree, choices, list(overrides))
+    return tree, choices, list(overrides)
 
 
 def test_a_folder_is_one_data_set_however_it_is_spelt(tmp_path, monkeypatch):
@@ -64,7 +68,7 @@ def test_a_run_frozen_with_relative_paths_goes_on(tmp_path, monkeypatch):
     asked = ["name=old", "data=imagefolder", "data.root=pets", f"root={tmp_path}"]
     choices = {"data": "imagefolder"}
     (tmp_path / "runs" / "old" / "run.json").write_text(json.dumps({"choices": choices}))
-    kept = runs.settle(config(*asked), choices, asked)
+    kept, *_ = runs.settle(*composed(*asked))
     assert (kept.root, kept.data.root) == (str(tmp_path), "pets")
     assert runs.settled(flatten(kept.model_dump()))["data.root"] == str(PROJECT / "pets")
 
