@@ -14,7 +14,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 import slurm.preflight
-from pipeline import commands, rundir, runs
+from pipeline import again, commands, rundir, runs
 from pipeline.config import Config
 from pipeline.config.cluster import Slurm
 from pipeline.errors import Interrupted, StageFailed, UserError
@@ -198,6 +198,7 @@ def submit(launches: list[Launch]) -> None:
     try:
         submission = _submission(launches)
         freeze(Path(launches[0].config.root))
+        again.set_aside(step for launch in launches for step in launch.plan)
         submission.submit(jobs, labels, prepare)
     except (Refused, Unreachable) as error:
         raise _explained(error) from None

@@ -9,7 +9,6 @@ import shlex
 from functools import cache
 from pathlib import Path
 
-from pipeline import rundir
 from pipeline.config import Config
 from pipeline.data.sources import changes
 from pipeline.data.sources.changes import Changes
@@ -21,11 +20,12 @@ PATIENCE = 10.0  # seconds for a look at the files
 def tell(config: Config, prep: Step, overrides: list[str]) -> None:
     """Print a note if the images differ from what was prepared, or if that is not known."""
     root = config.data.root
-    if prep.state != "done" or root is None:
+    if prep.state != "done" or prep.repeats or root is None:
         return
-    folder = rundir.data_dir(Path(config.root), prep.fingerprint)
+    left_out = ("dry_run=", "again=", *(() if prep.wanted else ("stage=", "stage.run=")))
+    folder = (prep.dir / "data").resolve()
     for what in _notes(Path(root), folder):
-        words = [word for word in overrides if not word.startswith("dry_run=")]
+        words = [word for word in overrides if not word.startswith(left_out)]
         again = shlex.join(["python", "-m", "pipeline.launch", *words, "again=[prep]"])
         print(f"note: {what}; what is prepared is used as it is. To prepare anew: {again}")
 

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from pipeline import (
+    again,
     cluster,
     commands,
     compose,
@@ -46,14 +47,20 @@ if TYPE_CHECKING:
 
 
 def launch(
-    config: Config, choices: dict[str, str], overrides: list[str], waiting: list[Launch]
+    config: Config,
+    choices: dict[str, str],
+    overrides: list[str],
+    waiting: list[Launch],
+    repeated: set[Path],
 ) -> int:
     """Do what one configuration asks for; return the exit code.
 
-    What is to run on a cluster is added to `waiting`: a sweep is submitted as a whole.
+    What is to run on a cluster is added to `waiting`: a sweep is submitted as a whole. The stage
+    directories that are made anew are added to `repeated`: what runs of a sweep share is repeated
+    once.
     """
     try:
-        _launch(config, choices, overrides, waiting)
+        _launch(config, choices, overrides, waiting, repeated)
     except UserError as error:
         return _say(error, BAD_INPUT)
     except StageFailed as error:
@@ -62,11 +69,16 @@ def launch(
 
 
 def _launch(
-    config: Config, choices: dict[str, str], overrides: list[str], waiting: list[Launch]
+    config: Config,
+    choices: dict[str, str],
+    overrides: list[str],
+    waiting: list[Launch],
+    repeated: set[Path],
 ) -> None:
-    plan = make_plan(config)
+    plan = make_plan(config, repeated)
     preflight.check(config, plan[0])
     verify(plan)
+    again.check(plan)
     summary.show_plan(config, plan)
     freshness.tell(config, plan[0], overrides)
     worked = any(step.runs for step in plan)
@@ -80,6 +92,7 @@ def _launch(
     if remote:
         waiting.append(Launch(config=config, plan=plan, directory=directory))
         return
+    repeated.update(again.set_aside(plan))
     try:
         executors.run_local(plan, config)
     except Interrupted:
@@ -115,12 +128,12 @@ def _submit(waiting: list[Launch]) -> int:
     return DONE
 
 
-def _trial(run: sweep.Composed, codes: list[int]) -> float | None:
+def _trial(run: sweep.Composed, codes: list[int], repeated: set[Path]) -> float | None:
     """Do what one trial of a search asks for, to its end; return fused top-1, None if it failed."""
     config, choices, overrides = runs.settle(*run)
     config = config.model_copy(update={"wait": True})
     waiting: list[Launch] = []
-    codes.append(launch(config, choices, overrides, waiting))
+    codes.append(launch(config, choices, overrides, waiting, repeated))
     if waiting:
         codes.append(_submit(waiting))
     if config.dry_run:
@@ -143,7 +156,8 @@ def _again(config: Config, overrides: list[str]) -> str:
     kept = [
         override.input_line or ""
         for override in compose.parse(overrides)
-        if (key := override.key_or_group.split(".")[0]) in WHERE and key not in ("name", "root")
+        if (key := override.key_or_group.split(".")[0]) in WHERE
+        and key not in ("name", "root", "again")
     ]
     return commands.relaunch(Path(config.root), config.name, *kept)
 
@@ -167,6 +181,7 @@ def main() -> int:
     composed: list[sweep.Composed] = []
     codes: list[int] = []
     waiting: list[Launch] = []
+    repeated: set[Path] = set()
 
     @hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")
     def once(tree: DictConfig) -> float | None:
@@ -176,7 +191,7 @@ def main() -> int:
         assert isinstance(words, list)
         run = (tree, choices, words)
         if searching:  # what comes next depends on how this one ends
-            return _trial(run, codes)
+            return _trial(run, codes, repeated)
         composed.append(run)
         return None
 
@@ -192,7 +207,7 @@ def main() -> int:
         checked = [runs.settle(*run) for run in composed]
         if sweeping:
             _note_joined([config for config, *_ in checked])
-        codes.extend(launch(*run, waiting) for run in checked)
+        codes.extend(launch(*run, waiting, repeated) for run in checked)
         if waiting and max(codes) == DONE:  # of a sweep all is submitted, or nothing
             codes.append(_submit(waiting))
     except UserError as error:

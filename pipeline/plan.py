@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import rundir
+from pipeline import again, rundir
 from pipeline.config import Config, flatten
 from pipeline.errors import UserError
 from pipeline.stage import Stage
@@ -23,7 +24,10 @@ State = Literal["done", "unfinished", "new"]
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One stage of a plan: its directory, whether it was asked for, and what is known of it."""
+    """One stage of a plan: its directory, whether it was asked for, and what is known of it.
+
+    `anew` tells why what is there of it is not to be used, if so.
+    """
 
     stage: Stage
     fingerprint: str
@@ -32,26 +36,40 @@ class Step:
     state: State
     wanted: bool
     why: str
+    anew: str = ""
 
     @property
     def runs(self) -> bool:
         """Whether launching executes this stage."""
-        return self.wanted and self.state != "done"
+        return self.wanted and (self.state != "done" or bool(self.anew))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether launching keeps aside what is there and begins anew."""
+        return self.wanted and bool(self.anew)
 
     @property
     def action(self) -> str:
-        """What launching does: run, continue, skip (finished), or leave (not asked for)."""
+        """What launching does: run, continue, repeat, skip (finished), or leave (not asked for)."""
         if not self.wanted:
             return "leave"
+        if self.repeats:
+            return "repeat"
         return {"done": "skip", "unfinished": "continue", "new": "run"}[self.state]
 
 
-def make_plan(config: Config) -> list[Step]:
+def make_plan(config: Config, repeated: Container[Path] = ()) -> list[Step]:
     """Return all five stages with what to do about each.
 
+    Args:
+        config: what is asked for.
+        repeated: stage directories that this launch has made anew, for another of its runs.
+
     Raises:
-        UserError: a stage was asked for whose parent neither is finished nor will run.
+        UserError: a stage was asked for whose parent neither is finished nor will run, or one is
+            to be repeated that was not asked for.
     """
+    _check_again(config)
     root = Path(config.root)
     steps: dict[str, Step] = {}
     for stage in STAGES.values():
@@ -59,6 +77,9 @@ def make_plan(config: Config) -> list[Step]:
         fingerprint = _hash(_decisive(question, stage.ignores))
         directory = rundir.stage_dir(root, stage.name, fingerprint)
         state = _state(directory)
+        asked = stage.name in config.again and directory not in repeated
+        anew = _anew(asked, state, directory, [steps[name] for name in stage.parents])
+        why = _why(state, directory, rundir.run_dir(root, config.name) / stage.name, question)
         steps[stage.name] = Step(
             stage=stage,
             fingerprint=fingerprint,
@@ -66,10 +87,34 @@ def make_plan(config: Config) -> list[Step]:
             dir=directory,
             state=state,
             wanted=stage.name in config.stage.run,
-            why=_why(state, directory, rundir.run_dir(root, config.name) / stage.name, question),
+            why=f"{anew} ({why})" if anew else why,
+            anew=anew,
         )
     _check_parents(steps, config.name)
     return list(steps.values())
+
+
+def _check_again(config: Config) -> None:
+    run = config.stage.run
+    if missing := [name for name in config.again if name not in run]:
+        both = ",".join(name for name in STAGES if name in {*run, *missing})
+        raise UserError(
+            f"again=[{','.join(missing)}] is not among the stages of this launch "
+            f"({', '.join(run)}); launch with stage=all, or stage.run=[{both}]"
+        )
+
+
+def _anew(asked: bool, state: State, directory: Path, parents: list[Step]) -> str:
+    """Return why what is there of a stage is not to be used; nothing if it is."""
+    if state == "new":
+        return ""
+    if asked:
+        return "asked for with again="
+    for parent in parents:
+        if parent.repeats:
+            return f"its parent {parent.stage.name} is repeated"
+    older = again.behind(directory, [parent.dir for parent in parents])
+    return f"its parent {older} was repeated since" if older else ""
 
 
 def _question(stage: Stage, config: Config, steps: dict[str, Step]) -> dict[str, Any]:
@@ -124,7 +169,7 @@ def _difference(link: Path, question: dict[str, Any]) -> str:
         return f"{link.resolve().name} is gone"
     before, after = flatten(old), flatten(question)
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    changed = [key for key in keys if key != "fingerprint"]
+    changed = [key for key in keys if key.split(".")[0] not in ("fingerprint", again.NOTE)]
     return ", ".join(f"{k} {before.get(k)} → {after.get(k)}" for k in changed[:3]) or "unknown"
 
 
@@ -132,11 +177,16 @@ def _check_parents(steps: dict[str, Step], name: str) -> None:
     for step in steps.values():
         if not step.runs:
             continue
-        missing = [p for p in step.stage.parents if not (steps[p].runs or steps[p].state == "done")]
+        parents = [steps[parent] for parent in step.stage.parents]
+        missing = [p for p in parents if not p.runs and (p.state != "done" or p.anew)]
         if missing:
-            both = ",".join([*missing, step.stage.name])
+            both = ",".join([*(parent.stage.name for parent in missing), step.stage.name])
+            needed = " and ".join(
+                parent.stage.name + (f" anew ({parent.anew})" if parent.anew else "")
+                for parent in missing
+            )
             raise UserError(
-                f"stage={step.stage.name} needs {' and '.join(missing)}, not finished for run "
+                f"stage={step.stage.name} needs {needed}, not finished for run "
                 f"'{name}': launch with stage=all, or stage.run=[{both}]"
             )
 
@@ -150,7 +200,7 @@ def verify(steps: list[Step]) -> None:
         UserError: a file is gone, cut off or edited; names it and the cure.
     """
     for step in steps:
-        if step.state == "done":
+        if step.state == "done" and not step.anew:
             verify_outputs(step.dir)
 
 

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline import attempt, interrupt, rundir, torchrun
+from pipeline import again, attempt, interrupt, rundir, torchrun
 from pipeline.closing import close_complete, followed
 from pipeline.errors import (
     BAD_INPUT,
@@ -190,6 +190,7 @@ def _context(stage: Stage, directory: Path, question: dict[str, Any]) -> Context
         config=sections({**question["config"], **where}),
         parents=parents,
         attempt=attempt.own(),
+        repeat=question.get(again.NOTE, {}).get(stage.name, 0),
         stopping=interrupt.requested,
     )
 

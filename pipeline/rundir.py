@@ -69,9 +69,9 @@ def run_dir(root: Path, name: str) -> Path:
     return root / "runs" / name
 
 
-def data_dir(root: Path, fingerprint: str) -> Path:
-    """Return the directory of prepared data."""
-    return root / "data" / fingerprint
+def data_dir(root: Path, fingerprint: str, repeat: int = 0) -> Path:
+    """Return the directory of prepared data; of data that were prepared again, one of its own."""
+    return root / "data" / (f"{fingerprint}.{repeat}" if repeat else fingerprint)
 
 
 def code_dir(root: Path, digest: str) -> Path:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import compose, rundir, taking_up
+from pipeline import again, compose, rundir, taking_up
 from pipeline.config import WHERE, Config, flatten
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import UserError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RUN = "run.json"
 CONFIG = "config.yaml"
 PROJECT = Path(__file__).resolve().parent.parent
-PER_LAUNCH = ("stage", "root", "dry_run", "wait")
+PER_LAUNCH = ("stage", "again", "root", "dry_run", "wait")
 
 
 Settled = tuple[Config, dict[str, str], list[str]]
@@ -105,7 +105,7 @@ def record(config: Config, choices: dict[str, str], plan: list[Step]) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     decides = _decides(config, directory)
     if decides:
-        rundir.write_yaml(directory / CONFIG, config.model_dump(mode="json"))
+        rundir.write_yaml(directory / CONFIG, config.model_dump(mode="json", exclude={"again"}))
     for step in plan:
         if step.wanted or step.state == "done":
             rundir.link(directory / step.stage.name, step.dir)
@@ -157,11 +157,16 @@ def wandb_id(directory: Path) -> str:
 
 
 def write_question(step: Step) -> None:
-    """Write `stage.yaml`, once: the question a stage directory answers."""
+    """Write `stage.yaml`, the question a stage directory answers; once it is begun, it stays."""
     path = step.dir / rundir.STAGE
-    if not path.exists():
-        question = json.loads(json.dumps(step.question))  # plain lists, no tuples
-        rundir.write_yaml(path, {**question, "fingerprint": step.fingerprint})
+    if (step.dir / rundir.EVENTS).exists() and path.exists():
+        return
+    question = json.loads(json.dumps(step.question))  # plain lists, no tuples
+    parents = [path.parent.with_name(f"{n}-{f}") for n, f in question["parents"].items()]
+    note = {again.NOTE: counts} if (counts := again.note(step.dir, parents)) else {}
+    content = {**question, "fingerprint": step.fingerprint, **note}
+    if not path.exists() or rundir.read_yaml(path) != content:
+        rundir.write_yaml(path, content)
 
 
 def write_where(step: Step, config: Config) -> None:

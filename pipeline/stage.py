@@ -53,6 +53,7 @@ class Context:
     config: Config
     parents: dict[str, Path]
     attempt: int
+    repeat: int = 0  # how often this was done before; see pipeline.again
     stopping: Any = field(default=lambda: False)
     started: float = field(default_factory=time.time)
     saved: int = 0  # how far a repetition would begin; see slurm.job

@@ -13,7 +13,7 @@ from pipeline.config import Config
 from pipeline.config.base import STAGE_NAMES
 from pipeline.plan import Step
 
-ACTIONS = {"run": "run", "continue": "continue", "skip": "skip", "leave": "not asked"}
+ACTIONS = {name: name for name in ("run", "continue", "repeat", "skip")} | {"leave": "not asked"}
 
 
 def show_plan(config: Config, plan: list[Step]) -> None:

@@ -36,6 +36,7 @@ class Group:
         cost: hours of training, in the unit the answer names.
         pareto: no other group reaches more for the same or less.
         latency_ms: of the fused network, by batch size: the median of the runs' medians.
+        noisy: how many of the runs were timed on a machine that was not steady.
         layers: how many of the runs grew branches on each layer.
         versus: against the baseline, on common seeds; None for the baseline itself.
     """
@@ -51,6 +52,7 @@ class Group:
     pareto: bool = False
     sizes: dict[str, float] = field(default_factory=dict)
     latency_ms: dict[int, float] = field(default_factory=dict)
+    noisy: int = 0
     layers: dict[str, int] = field(default_factory=dict)
     versus: Pairs | None = None
 
@@ -196,6 +198,7 @@ def _group(label: str, runs: list[Run], cost: Callable[[Run], float | None]) -> 
             _batch(key): statistics.median(r.metrics[key] for r in runs if key in r.metrics)
             for key in sorted(timed, key=_batch)
         },
+        noisy=sum(bool(run.metrics.get("latency/noisy")) for run in runs),
         layers={
             layer: sum(layer in run.layers for run in runs)
             for layer in sorted({layer for run in runs for layer in run.layers})
@@ -252,6 +255,12 @@ def _note_places(runs: list[Run], notes: list[str]) -> None:
     sources = {run.source for run in runs if run.source}
     if len(sources) > 1:
         notes.append(f"the runs come from {len(sources)} source revisions")
+    if noisy := [run.name for run in runs if run.metrics.get("latency/noisy")]:
+        which = f"{noisy[0]}" if len(noisy) == 1 else f"{len(noisy)} runs ({noisy[0]}, …)"
+        notes.append(
+            f"latencies of {which} are noisy: time them again, name by name, with "
+            "python -m pipeline.launch name=NAME stage=latency 'again=[latency]'"
+        )
     launches = {run.command for run in runs if run.command}
     if len(launches) > 1:
         notes.append(f"the runs come from {len(launches)} launches")

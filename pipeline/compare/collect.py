@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import commands, rundir, standing
+from pipeline import again, commands, rundir, standing
 from pipeline.config import WHERE, flatten
 from pipeline.errors import UserError, nearest
 from pipeline.runs import settled
@@ -137,4 +137,7 @@ def _judged(
         for parent, directory in result["parents"].items():
             if parent in stages and stages[parent].name != directory:
                 return "mismatched", f"{name} answers for {directory}, not for the run's {parent}"
+        known = [stages[parent] for parent in result["parents"] if parent in stages]
+        if older := again.behind(stages[name], known):
+            return "mismatched", f"{name} is older than the run's {older}, which was repeated since"
     return "done", ""

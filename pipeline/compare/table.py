@@ -81,8 +81,14 @@ def ratio(group: Group, part: str) -> str:
 
 
 def latencies(group: Group) -> str:
-    """Return the fused medians, by batch size."""
-    return ", ".join(f"{ms:.3g} at {batch}" for batch, ms in group.latency_ms.items()) or "–"
+    """Return the fused medians, by batch size, and whether they are worth less."""
+    if not group.latency_ms:
+        return "–"
+    told = ", ".join(f"{ms:.3g} at {batch}" for batch, ms in group.latency_ms.items())
+    if not group.noisy:
+        return told
+    some = "" if group.noisy == len(group.runs) else f"{group.noisy} of {len(group.runs)} "
+    return f"{told} ({some}noisy)"
 
 
 def growth(group: Group) -> str:

@@ -19,11 +19,12 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import ExportFormat, Section, StageName, Variant
+from pipeline.config.base import STAGE_NAMES, ExportFormat, Section, StageName, Variant
 from pipeline.config.cluster import Cluster
 from pipeline.config.data import Data, Prep
 from pipeline.config.model import Method, Model
 from pipeline.config.train import Checkpoint, Train
+from pipeline.errors import nearest
 
 
 class Stages(Section):
@@ -83,6 +84,7 @@ class Config(Section):
     """Everything a launch means: what is studied, how, where, and who watches."""
 
     stage: Stages
+    again: list[StageName] = Field(default=[])
     data: Data
     model: Model
     method: Method
@@ -100,6 +102,18 @@ class Config(Section):
     root: str = Field(min_length=1)
     dry_run: bool
     wait: bool | None
+
+    @field_validator("again", mode="before")
+    @classmethod
+    def _stages(cls, value: Any) -> Any:
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list):
+            raise ValueError("name the stages to repeat, e.g. again=[latency]")
+        for name in names:
+            if name not in STAGE_NAMES:
+                cure = nearest(str(name), list(STAGE_NAMES))
+                raise ValueError(f"there is no stage '{name}'; {cure}")
+        return names
 
     @field_validator("name", "group")
     @classmethod
@@ -128,7 +142,10 @@ class Config(Section):
         return self
 
 
-WHERE = ("cluster", "checkpoint", "tracking", "stage", "root", "dry_run", "wait", "name", "group")
+WHERE = (
+    "cluster", "checkpoint", "tracking", "stage", "again", "root", "dry_run", "wait", "name",
+    "group",
+)  # fmt: skip
 """Keys that say where, how safely and who watches: they decide no result, enter no fingerprint."""
 
 

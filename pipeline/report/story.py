@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import rundir
+from pipeline.commands import relaunch
 from pipeline.config.base import STAGE_NAMES
 from pipeline.thinning import shown
 
@@ -55,6 +56,7 @@ class Story:
 
     run: dict[str, Any]
     config: str
+    root: Path = Path()
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -111,6 +113,11 @@ class Story:
         return slow / fast if slow and fast else None
 
     @property
+    def time_again(self) -> str:
+        """The command that repeats the latency stage."""
+        return relaunch(self.root, self.run["name"], "stage=latency", "again=[latency]")
+
+    @property
     def headlines(self) -> list[tuple[str, str, str]]:
         """Big numbers: value, what it is, how to read it."""
         found: list[tuple[str, str, str]] = []
@@ -124,7 +131,7 @@ class Story:
             found.append((f"{agreement:.2f} %", "agreement", "of predictions, fused with unfused"))
         ratios = [(batch, self.speedup(batch)) for batch in self.batches]
         if self.noise:
-            found.append(("noisy", "latency: time it again", "; ".join(self.noise)))
+            found.append(("noisy", "latency: time it again (below)", "; ".join(self.noise)))
         elif ratios and ratios[0][1]:
             others = ", ".join(f"{r:.1f}x at {b}" for b, r in ratios[1:] if r)
             first = f"at batch {ratios[0][0]}" + (f"; {others}" if others else "")
@@ -137,7 +144,8 @@ class Story:
 
 def read(run: Path) -> Story:
     """Read a run directory; a stage counts as finished if its result exists."""
-    story = Story(rundir.read_json(run / "run.json"), (run / "config.yaml").read_text())
+    config = (run / "config.yaml").read_text()
+    story = Story(rundir.read_json(run / "run.json"), config, rundir.absolute(run).parents[1])
     for name in STAGE_NAMES:
         path = run / name / rundir.RESULT
         if path.exists():

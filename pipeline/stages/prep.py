@@ -35,7 +35,7 @@ RECORDS = 2  # raised when what is noted of a shard is noted in another way
 
 def run(context: Context) -> dict[str, float]:
     """Prepare the data; return counts."""
-    final = rundir.data_dir(context.root, context.fingerprint)
+    final = rundir.data_dir(context.root, context.fingerprint, context.repeat)
     data, settings = context.config.data, context.config.prep
     context.progress(0, 1, "listing images")
     listing = patiently(source(data).listing, context.check_stop)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import rundir
+from pipeline import again, rundir
 from pipeline.errors import FAILED, UserError
 from pipeline.tracking import rows
 from pipeline.tracking.rows import Steps
@@ -42,7 +42,7 @@ def replay(run: Path, mode: Mode, project: str, entity: str | None) -> int:
     """
     with _only_writer(run):
         # a new directory is written from the same files before the old one goes
-        old = list((run / "wandb").glob(f"offline-run-*-{_facts(run)['wandb']['id']}"))
+        old = list((run / "wandb").glob(f"offline-run-*-{_facts(run)['wandb']['id']}*"))
         session = _opened(run, mode, project, entity, finish_timeout=LIMIT - 10)
         steps = Steps(run / "train")
         sent = _send(session, steps, complete=rows.state(run) != "preempted")
@@ -97,13 +97,23 @@ def _facts(run: Path) -> dict[str, Any]:
     return facts
 
 
+def _id(run: Path) -> str:
+    """Return the id of the W&B run; a training that was repeated has one of its own.
+
+    W&B keeps the rows of the steps it has: those of another training would be dropped.
+    """
+    own: str = _facts(run)["wandb"]["id"]
+    repeats = again.count((run / "train").resolve())
+    return f"{own}-{repeats}" if repeats else own
+
+
 def _opened(run: Path, mode: Mode, project: str, entity: str | None, finish_timeout: float) -> Any:
     import wandb
 
     _progress()
     facts = _facts(run)
     session = wandb.init(
-        id=facts["wandb"]["id"],
+        id=_id(run),
         name=facts["name"],
         group=facts["group"],
         tags=[facts["choices"][name] for name in ("data", "model", "method")],
@@ -176,7 +186,7 @@ def _artifacts(session: Any, run: Path, mode: Mode) -> None:
     """Log what went in and what came out, by reference: nothing is copied but the report."""
     import wandb
 
-    run_id = _facts(run)["wandb"]["id"]
+    run_id = _id(run)
     manifest = run / "prep" / "data" / rundir.MANIFEST
     if manifest.exists():
         fingerprint = manifest.resolve().parent.name
