@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from pipeline import (
     again,
+    caches,
     cluster,
     commands,
     compose,
@@ -75,6 +76,7 @@ def _launch(
     waiting: list[Launch],
     repeated: set[Path],
 ) -> None:
+    caches.settle(Path(config.root))
     plan = make_plan(config, repeated)
     preflight.check(config, plan[0])
     verify(plan)

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline import again, attempt, interrupt, rundir, torchrun
+from pipeline import again, attempt, caches, interrupt, rundir, torchrun
 from pipeline.closing import close_complete, followed
 from pipeline.errors import (
     BAD_INPUT,
@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     interrupt.die_with_parent(signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM)
     options = _parser().parse_args(arguments)
     directory: Path = options.directory.resolve()
+    caches.settle(directory.parent.parent)
     try:
         question = _read(directory, rundir.STAGE, "stage", "config", "parents", "fingerprint")
         stage = STAGES[question["stage"]]

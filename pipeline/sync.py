@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from pipeline import commands, rundir
+from pipeline import caches, commands, rundir
 from pipeline.compare.collect import select
 from pipeline.config import Wandb
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import DONE, FAILED, UserError
 from pipeline.runs import frozen
-from pipeline.tracking import PROJECT, command
+from pipeline.tracking import PROJECT, command, environment
 from pipeline.tracking.reach import server, unreachable
 
 SENT = ".wandb.sent"  # what the files were like when all of them was there
@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _sync(options: argparse.Namespace) -> int:
+    caches.settle(options.root)
     runs = select(options.root, options.runs, options.group)
     if reason := unreachable(server()):
         raise UserError(f"{reason}; nothing is lost: try again from a machine that reaches it")
@@ -93,7 +94,7 @@ def _send(run: Path) -> str | None:
     try:
         done = subprocess.run(
             command(run, _wanted(run), "--mode", "online"),
-            capture_output=True, text=True, cwd=PROJECT,
+            capture_output=True, text=True, cwd=PROJECT, env=environment(run),
         )  # fmt: skip
     except UserError as error:
         return str(error)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import commands, outfile
+from pipeline import caches, commands, outfile
 from pipeline.errors import DONE, UserError
 
 
@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    caches.settle(options.root)
     from pipeline.compare import collect, table
     from pipeline.compare.answer import answer
 

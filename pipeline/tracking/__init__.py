@@ -37,7 +37,7 @@ def mirror(run: Path, tracking: Wandb | Disabled) -> None:
         with log.open("ab") as output:
             subprocess.run(
                 command(run, tracking, "--mode", mode),
-                stdout=output, stderr=output, check=True, cwd=PROJECT,
+                stdout=output, stderr=output, check=True, cwd=PROJECT, env=environment(run),
             )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         print(
@@ -54,8 +54,15 @@ def follow(run: Path, tracking: Wandb | Disabled) -> subprocess.Popen[bytes] | N
         return subprocess.Popen(
             command(run, tracking, "--follow", str(os.getpid())),
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=PROJECT,
-            start_new_session=True,
+            env=environment(run), start_new_session=True,
         )  # fmt: skip
+
+
+def environment(run: Path) -> dict[str, str]:
+    """Return the environment of a mirror: what wandb keeps stays with the run, not in HOME."""
+    kept = run / "wandb"
+    own = {"WANDB_DIR": run, "WANDB_DATA_DIR": kept / "data", "WANDB_CACHE_DIR": kept / "cache"}
+    return {name: str(path) for name, path in own.items()} | os.environ
 
 
 def command(run: Path, tracking: Wandb, *more: str) -> list[str]:
