@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipeline.config.data import Prep
+from pipeline.data import jpeg, pixels
 
 MAX_PIXELS = 100_000_000  # a small file may claim more than fits into memory
 MAX_ASPECT = 50  # beyond it, scaling the short side up makes the long one enormous
 GRID = (72, 64)  # pixels, across and down, that are looked at once an image is decoded
 KEPT = {"JPEG": "jpg", "PNG": "png"}
-ORIENTATION = 0x0112
+MAX_LOST = 0.05  # share of the rows that a file that was cut off may lack
 GPU = Path("/dev/nvidia0")
 Image.MAX_IMAGE_PIXELS = None  # we look ourselves, before decoding
 
@@ -68,10 +69,16 @@ def examine(name: str, data: bytes, prep: Prep) -> Good:
         raise Bad("empty file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of is either harmless or refused here
-        image, kind = _decoded(data)
-        upright = _upright(image)
-        rgb = _rgb(upright)
-        changed = upright is not image or image.mode not in ("L", "RGB") or kind not in KEPT
+        image, kind, remarks = _decoded(data)
+        if kind == "MPO":
+            data, kind = jpeg.first_picture(data), "JPEG"
+        remarks += _losses(data, kind, image)
+        turned = pixels.upright(image)
+        rgb, what = _rgb(turned, kind)
+        icc = pixels.profile(image.info.get("icc_profile"))
+    if pixels.depth(data, kind) != 8:
+        what = what or f"{data[24]}-bit"
+    changed = turned is not image or bool(what) or kind not in KEPT
     shrunk = _shrunk(rgb, prep.shrink)
     stored, extension = data, KEPT.get(kind, "png")
     if shrunk is not rgb:
@@ -81,18 +88,27 @@ def examine(name: str, data: bytes, prep: Prep) -> Good:
     if stored is data:
         _check_other_decoder(data)
     grid = _grid(shrunk)
+    histogram = np.array(grid.histogram()).reshape(3, 256)
+    remarks = _misnamed(name, kind) + remarks
+    if changed:
+        remarks.append(f"{what}, stored anew as upright 8-bit RGB".removeprefix(", "))
+    if icc:
+        remarks.append(f"its colour profile, {icc}, is taken for sRGB")
+    if np.count_nonzero(histogram) == 3:
+        remarks.append("all of one colour")
     return Good(
         data=stored,
         extension=extension,
         size=(shrunk.height, shrunk.width),
         pixels=_fingerprint(shrunk.size, grid),
         looks=_looks(grid),
-        histogram=np.array(grid.histogram()).reshape(3, 256),
-        remark=_remark(name, kind, changed),
+        histogram=histogram,
+        remark=", ".join(remarks),
     )
 
 
-def _decoded(data: bytes) -> tuple[Image.Image, str]:
+def _decoded(data: bytes) -> tuple[Image.Image, str, list[str]]:
+    """Return the picture, its format, and what is to be remarked."""
     try:
         image = Image.open(io.BytesIO(data))
     except Exception as error:
@@ -102,34 +118,46 @@ def _decoded(data: bytes) -> tuple[Image.Image, str]:
         raise Bad(f"{width}x{height} pixels are more than {MAX_PIXELS // 10**6} million")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise Bad(f"{width}x{height} is thinner than 1:{MAX_ASPECT}")
-    if getattr(image, "n_frames", 1) > 1:
-        raise Bad(f"animated, {image.n_frames} frames")  # type: ignore[attr-defined]
     try:
+        frames = getattr(image, "n_frames", 1)
+        if not pixels.single(image):
+            kind = "pages" if image.format == "TIFF" else "frames"
+            raise Bad(f"{'animated, ' * (kind == 'frames')}{frames} {kind}")
         image.load()
+    except Bad:
+        raise
     except Exception as error:  # Pillow raises many kinds for damaged data
         raise Bad(f"cannot be decoded: {error}") from error
-    return image, str(image.format)
+    return image, str(image.format), [f"the first of {frames} pictures in it"] * (frames > 1)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Return the image as a viewer would turn it; itself, if that is how it is stored."""
+def _losses(data: bytes, kind: str, image: Image.Image) -> list[str]:
+    """Return what is missing of an image, to be remarked.
+
+    Raises:
+        Bad: too much of it.
+    """
+    if pixels.is_cut(data, kind, image):
+        raise Bad("cut off, and closed again")
+    if kind != "JPEG":
+        return []
+    if jpeg.restarts_are_broken(data):
+        raise Bad("restart markers are missing or out of order: a part of it is lost")
+    rows = jpeg.rows_lost(data, image)
+    told = f"cut off: {rows} of {image.height} rows are missing"
+    if rows > MAX_LOST * image.height:
+        raise Bad(told)
+    if rows:
+        return [told]
+    unfinished = "progressive" in image.info and jpeg.scans_missing(data)
+    return ["cut off: scans are missing, it is coarse"] * unfinished
+
+
+def _rgb(image: Image.Image, kind: str) -> tuple[Image.Image, str]:
     try:
-        orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # broken EXIF data says nothing
-        return image
-    if orientation not in range(2, 9):
-        return image
-    image.info.pop("exif", None)  # what else it holds may be broken
-    turned = ImageOps.exif_transpose(image)
-    return turned if turned is not None else image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Return 8-bit RGB; transparency is dropped as torchvision drops it, 16 bits are scaled."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.rint(values / 257).clip(0, 255).astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return pixels.rgb(image, kind)
+    except pixels.Unusable as error:
+        raise Bad(str(error)) from None
 
 
 def _shrunk(image: Image.Image, side: int | None) -> Image.Image:
@@ -141,6 +169,7 @@ def _shrunk(image: Image.Image, side: int | None) -> Image.Image:
 
 
 def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    image.info.clear()  # profiles and transparency are not those of what is written
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
@@ -165,15 +194,11 @@ def _looks(grid: Image.Image) -> int:
     return int.from_bytes(np.packbits(values[:, 1:] > values[:, :-1]).tobytes(), "big")
 
 
-def _remark(name: str, kind: str, changed: bool) -> str:
+def _misnamed(name: str, kind: str) -> list[str]:
     extension = name.rpartition(".")[2].lower() if "." in name else ""
     names = {"JPEG": {"jpg", "jpeg", "jpe", "jfif"}, "PNG": {"png"}, "TIFF": {"tif", "tiff"}}
-    parts = []
-    if extension and extension not in names.get(kind, {extension}):
-        parts.append(f"is {kind}, not {extension}")
-    if changed:
-        parts.append("stored anew as upright 8-bit RGB")
-    return ", ".join(parts)
+    wrong = extension and extension not in names.get(kind, {extension})
+    return [f"is {kind}, not {extension}"] if wrong else []
 
 
 @cache

@@ -1,0 +1,120 @@
+"""What only the bytes of a JPEG tell: where its first picture ends, and whether a part is lost.
+
+A decoder fills in what is missing and says nothing, or says it to a log that nobody reads. So files
+that were cut off and closed again pass; what is missing is made mid-grey.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+SOI, EOI, SOS, DRI, APP2 = 0xD8, 0xD9, 0xDA, 0xDD, 0xE2
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers that begin the description of a frame
+ALONE = {0x01, SOI, *range(0xD0, 0xD8)}  # markers that no length follows
+SCAN_END = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+RESTARTS = re.compile(rb"\xff([\xd0-\xd7])")
+SEVERAL = b"MPF\0"  # begins the segment that tells of more pictures in the file
+FILL = bytes(np.random.default_rng(0).integers(0, 255, 2048, dtype=np.uint8))  # no marker is in it
+
+
+class Segment(NamedTuple):
+    """A part of the file: its marker, and where it begins and ends; of a scan with its data."""
+
+    marker: int
+    begin: int
+    end: int
+
+
+def segments(data: bytes) -> Iterator[Segment]:
+    """Yield the parts of the first picture, to its end or to where no marker follows."""
+    place = 0
+    while data[place : place + 1] == b"\xff":
+        while data[place + 1 : place + 2] == b"\xff":  # may be repeated
+            place += 1
+        begin, place = place, place + 2
+        marker = data[place - 1] if place <= len(data) else EOI
+        if marker not in ALONE and marker != EOI:
+            place += int.from_bytes(data[place : place + 2])
+        if marker == SOS:
+            found = SCAN_END.search(data, place)
+            place = found.start() if found else len(data)
+        yield Segment(marker, begin, place)
+        if marker == EOI:
+            return
+
+
+def first_picture(data: bytes) -> bytes:
+    """Return a file that holds several pictures (MPO) with its first one only, bit for bit."""
+    kept = [
+        data[part.begin : part.end]
+        for part in segments(data)
+        if part.marker != APP2 or not data.startswith(SEVERAL, part.begin + 4)
+    ]
+    return b"".join(kept)
+
+
+def rows_lost(data: bytes, image: Image.Image) -> int:
+    """Return how many of the last rows are not in the file.
+
+    A decoder makes what is missing mid-grey. Where the last pixel is, more data is put before the
+    end: only if that changes the picture, the decoder had run out of it.
+    """
+    last = np.asarray(image.crop((image.width - 1, image.height - 1, image.width, image.height)))
+    if not np.isin(last, (127, 128)).all():
+        return 0
+    scans = [part for part in segments(data) if part.marker == SOS]
+    end = scans[-1].end if scans else len(data)
+    filled = Image.open(io.BytesIO(data[:end] + FILL + data[end:]))
+    filled.load()
+    different = np.asarray(filled) != np.asarray(image)
+    rows = np.flatnonzero(different.reshape(image.height, -1).any(1))
+    return image.height - int(rows[0]) if len(rows) else 0
+
+
+def restarts_are_broken(data: bytes) -> bool:
+    """Whether restart markers are missing or out of order, so that data between them is lost."""
+    if b"\xff\xdd\0\4" not in data:
+        return False
+    parts = list(segments(data))
+    scans = [part for part in parts if part.marker == SOS]
+    found = [RESTARTS.findall(data, part.begin, part.end) for part in scans]
+    for markers in found:
+        if any(marker[0] != 0xD0 + place % 8 for place, marker in enumerate(markers)):
+            return True
+    interval = next((_number(data, p.begin + 4) for p in parts if p.marker == DRI), 0)
+    frame = next((part for part in parts if part.marker in FRAMES), None)
+    if not interval or len(scans) != 1 or frame is None:
+        return False
+    return len(found[0]) < -(-_units(data, frame) // interval) - 1
+
+
+def _units(data: bytes, frame: Segment) -> int:
+    """Return how many units of blocks a scan of all components has."""
+    height, width = _number(data, frame.begin + 5), _number(data, frame.begin + 7)
+    factors = data[frame.begin + 11 : frame.end : 3]
+    across = 8 * max((f >> 4 for f in factors), default=1) if len(factors) > 1 else 8
+    down = 8 * max((f & 15 for f in factors), default=1) if len(factors) > 1 else 8
+    return -(-width // across) * -(-height // down)
+
+
+def scans_missing(data: bytes) -> bool:
+    """Whether a progressive file ends before the scans that give its pixels all their bits."""
+    bits: dict[tuple[int, int], int] = {}
+    for part in segments(data):
+        if part.marker == SOS:
+            count = data[part.begin + 4]
+            first, last, place = data[part.begin + 5 + 2 * count : part.begin + 8 + 2 * count]
+            for component in data[part.begin + 5 : part.begin + 5 + 2 * count : 2]:
+                bits |= {(component, n): place & 15 for n in range(first, last + 1)}
+    components = {component for component, _ in bits}
+    return any(bits.get((component, n), 1) for component in components for n in range(64))
+
+
+def _number(data: bytes, place: int) -> int:
+    return int.from_bytes(data[place : place + 2])
