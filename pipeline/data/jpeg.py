@@ -31,8 +31,11 @@ class Segment(NamedTuple):
     end: int
 
 
-def segments(data: bytes) -> Iterator[Segment]:
-    """Yield the parts of the first picture, to its end or to where no marker follows."""
+def segments(data: bytes, scans: bool = True) -> Iterator[Segment]:
+    """Yield the parts of the first picture, to its end or to where no marker follows.
+
+    Without its scans only what stands before them, which is short.
+    """
     place = 0
     while data[place : place + 1] == b"\xff":
         while data[place + 1 : place + 2] == b"\xff":  # may be repeated
@@ -41,6 +44,8 @@ def segments(data: bytes) -> Iterator[Segment]:
         marker = data[place - 1] if place <= len(data) else EOI
         if marker not in ALONE and marker != EOI:
             place += int.from_bytes(data[place : place + 2])
+        if marker == SOS and not scans:
+            return
         if marker == SOS:
             found = SCAN_END.search(data, place)
             place = found.start() if found else len(data)
@@ -65,8 +70,8 @@ def rows_lost(data: bytes, image: Image.Image) -> int:
     A decoder makes what is missing mid-grey. Where the last pixel is, more data is put before the
     end: only if that changes the picture, the decoder had run out of it.
     """
-    last = np.asarray(image.crop((image.width - 1, image.height - 1, image.width, image.height)))
-    if not np.isin(last, (127, 128)).all():
+    last = image.getpixel((image.width - 1, image.height - 1))
+    if not {*(last if isinstance(last, tuple) else [last])} <= {127, 128}:
         return 0
     scans = [part for part in segments(data) if part.marker == SOS]
     end = scans[-1].end if scans else len(data)
@@ -79,7 +84,7 @@ def rows_lost(data: bytes, image: Image.Image) -> int:
 
 def restarts_are_broken(data: bytes) -> bool:
     """Whether restart markers are missing or out of order, so that data between them is lost."""
-    if b"\xff\xdd\0\4" not in data:
+    if not any(part.marker == DRI for part in segments(data, scans=False)):
         return False
     parts = list(segments(data))
     scans = [part for part in parts if part.marker == SOS]

@@ -81,7 +81,8 @@ def is_cut(data: bytes, kind: str, image: Image.Image) -> bool:
     """Whether a PNG has fewer rows than it says; Pillow leaves the others at 0."""
     if kind != "PNG" or data[28]:  # interlaced: its last pass is all over the picture
         return False
-    if np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any():
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    if np.asarray(last).any():
         return False
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]
     row = 1 + -(-image.width * channels * data[24] // 8)
