@@ -19,6 +19,7 @@ from pipeline.config import Config
 from pipeline.config.cluster import Slurm
 from pipeline.errors import Interrupted, StageFailed, UserError
 from pipeline.freeze import freeze, place
+from pipeline.masking import mask
 from pipeline.plan import Step
 from pipeline.progress import Onlooker
 from slurm import scheduler
@@ -169,7 +170,7 @@ def show(launch: Launch) -> None:
                 submission.ids[job.directory] = f"JOB_ID_OF_{stage.upper()}"
                 console = Console()
                 console.rule(stage)
-                script = executor.text()
+                script = mask(executor.text())
                 if console.is_terminal:
                     console.print(
                         Syntax(script, "bash", background_color="default", word_wrap=True)

@@ -26,6 +26,7 @@ from pydantic_core import ErrorDetails
 from pipeline import rundir
 from pipeline.config import WHERE, Config, flatten, rules
 from pipeline.errors import UserError, nearest
+from pipeline.masking import mask
 
 INTERPOLATION = (InterpolationResolutionError, GrammarParseError)
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
@@ -99,7 +100,7 @@ def derived_name(choices: dict[str, Any], seed: Any, overrides: list[str]) -> st
         key = override.key_or_group
         if key in choices or key == "seed" or key.split(".")[0] in WHERE:
             continue
-        value = override.input_line.split("=", 1)[-1] if override.input_line else ""
+        value = mask(override.input_line or "").split("=", 1)[-1]
         parts.append(re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{key.split('.')[-1]}_{value}").strip("_"))
     name = "-".join(parts)
     if len(name) > 120:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 
+from pipeline.masking import mask
+
 DONE = 0
 FAILED = 1
 BAD_INPUT = 2
@@ -16,7 +18,13 @@ LISTED = 40  # names at most in one line
 
 
 class UserError(Exception):
-    """Bad input, in one line: what is wrong, where, and the cure. Exit code 2."""
+    """Bad input, in one line: what is wrong, where, and the cure. Exit code 2.
+
+    The line may quote what was given; a secret in it is masked.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(mask(message))
 
 
 REFUSALS = {errno.ENOSPC: "make room", errno.EDQUOT: "make room"} | dict.fromkeys(
@@ -32,6 +40,9 @@ def surroundings(error: OSError, where: object) -> UserError:
 
 class StageFailed(Exception):
     """A stage ended without its result. Exit code 1; the message names the log."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(mask(message))
 
 
 class Superseded(Exception):

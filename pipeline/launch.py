@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +26,7 @@ from pipeline import (
     preflight,
     rundir,
     runs,
+    safety,
     summary,
     sweep,
 )
@@ -39,12 +43,16 @@ from pipeline.errors import (
     UserError,
     surroundings,
 )
+from pipeline.masking import mask, mask_yaml
 from pipeline.plan import make_plan, verify
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from pipeline.config import Config
+
+
+SHOWING = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help")
 
 
 def launch(
@@ -76,6 +84,7 @@ def _launch(
     waiting: list[Launch],
     repeated: set[Path],
 ) -> None:
+    safety.tell(config)
     caches.settle(Path(config.root))
     plan = make_plan(config, repeated)
     preflight.check(config, plan[0])
@@ -165,8 +174,19 @@ def _again(config: Config, overrides: list[str]) -> str:
 
 
 def _say(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {mask(str(error))}", file=sys.stderr)
     return code
+
+
+@contextmanager
+def _masked() -> Iterator[None]:
+    """Mask secrets in what Hydra shows: `--cfg job` prints what was given."""
+    told = StringIO()
+    try:
+        with redirect_stdout(told):
+            yield
+    finally:
+        print(mask_yaml(told.getvalue()), end="")
 
 
 def main() -> int:
@@ -203,6 +223,9 @@ def main() -> int:
             raise UserError("a search needs Optuna: pip install hydra-optuna-sweeper")
         if sweeping and not searching and not any(word.startswith("-") for word in settings):
             composed.extend(sweep.composed(settings))
+        elif any(word.partition("=")[0] in SHOWING for word in settings):
+            with _masked():
+                once()
         else:
             once()
         # the first begins when all of a sweep are in order

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pipeline import again, rundir
 from pipeline.config import Config, flatten
 from pipeline.errors import UserError
+from pipeline.masking import masked
 from pipeline.stage import Stage
 from pipeline.stages import STAGES
 
@@ -164,13 +165,14 @@ def _why(state: State, directory: Path, link: Path, question: dict[str, Any]) ->
 def _difference(link: Path, question: dict[str, Any]) -> str:
     """Name what differs between the question a link answers and the present one."""
     try:
-        old = rundir.read_yaml(link / rundir.STAGE)
+        known = rundir.read_yaml(link / rundir.STAGE)
     except OSError:
         return f"{link.resolve().name} is gone"
-    before, after = flatten(old), flatten(question)
+    before, after = flatten(known), flatten(question)
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     changed = [key for key in keys if key.split(".")[0] not in ("fingerprint", again.NOTE)]
-    return ", ".join(f"{k} {before.get(k)} → {after.get(k)}" for k in changed[:3]) or "unknown"
+    old, new = masked(before), masked(after)
+    return ", ".join(f"{k} {old.get(k)} → {new.get(k)}" for k in changed[:3]) or "unknown"
 
 
 def _check_parents(steps: dict[str, Step], name: str) -> None:

@@ -11,13 +11,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.masking import mask
+
 DALI = "nvidia-dali-cuda130"
 PACKAGES = ("torch", "torchvision", "timm", DALI, "hydra-core", "wandb")
 
 
 def command_line() -> str:
-    """Return the command that made this run, ready to paste."""
-    return shlex.join(["python", "-m", "pipeline.launch", *sys.argv[1:]])
+    """Return the command that made this run, ready to paste but for secrets, which are masked."""
+    return shlex.join(["python", "-m", "pipeline.launch", *map(mask, sys.argv[1:])])
 
 
 @cache

@@ -29,6 +29,7 @@ from pipeline.errors import (
     UserError,
     surroundings,
 )
+from pipeline.masking import mask
 from pipeline.stage import Context, Stage
 from pipeline.stages import STAGES
 from slurm.supervise import OWNER
@@ -227,7 +228,7 @@ def _failed(context: Context, error: Exception) -> int:
         context.event("failed", kind="input", message=str(error))
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    context.event("failed", kind="error", message=f"{type(error).__name__}: {error}")
+    context.event("failed", kind="error", message=mask(f"{type(error).__name__}: {error}"))
     traceback.print_exception(error)
     return FAILED
 

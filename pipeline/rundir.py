@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline import masking
 from pipeline.errors import UserError
 
 RESULT = "result.json"
@@ -76,12 +77,21 @@ def data_dir(root: Path, fingerprint: str, repeat: int = 0) -> Path:
 
 def code_dir(root: Path, digest: str) -> Path:
     """Return where code is kept for jobs that wait."""
-    return root / "code" / digest
+    return _mine(root / "code" / digest)
 
 
 def job_dir(root: Path) -> Path:
-    """Return where submitit keeps its files."""
-    return root / "slurm"
+    """Return where submitit keeps its files, which jobs un-pickle."""
+    return _mine(root / "slurm")
+
+
+def _mine(path: Path) -> Path:
+    """Return a path, or one beside it if another user of a shared root has that."""
+    try:
+        taken = path.lstat().st_uid != os.geteuid()
+    except FileNotFoundError:
+        taken = False
+    return path.with_name(f"{path.name}-{os.geteuid()}") if taken else path
 
 
 def log_file(directory: Path, attempt: int, rank: int = 0, node: int = 0) -> Path:
@@ -94,15 +104,18 @@ def log_file(directory: Path, attempt: int, rank: int = 0, node: int = 0) -> Pat
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name; what is written there replaces `path`, whole or not at all."""
+def replacing(path: Path, private: bool = False) -> Iterator[Path]:
+    """Give a temporary name; what is written there replaces `path`, whole or not at all.
+
+    What is `private` only this user may read.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o600 if private else 0o666 & ~_umask())
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -131,9 +144,9 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, private: bool = False) -> None:
     """Write a whole file, atomically."""
-    with replacing(path) as temporary:
+    with replacing(path, private) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -155,11 +168,12 @@ def read_json(path: Path) -> Any:
 
 
 def write_yaml(path: Path, value: Any) -> None:
-    """Write a YAML file, atomically, in the order of its keys."""
+    """Write a YAML file, atomically, in the order of its keys; one with a secret, for us alone."""
     import yaml
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # a sweep writes thousands
-    write_text(path, yaml.dump(value, Dumper=dumper, sort_keys=False))
+    text = yaml.dump(value, Dumper=dumper, sort_keys=False)
+    write_text(path, text, private=any(masking.found(value)))
 
 
 def read_yaml(path: Path) -> Any:

@@ -11,6 +11,7 @@ from rich.table import Table
 from pipeline import rundir
 from pipeline.config import Config
 from pipeline.config.base import STAGE_NAMES
+from pipeline.masking import mask
 from pipeline.plan import Step
 
 ACTIONS = {name: name for name in ("run", "continue", "repeat", "skip")} | {"leave": "not asked"}
@@ -20,13 +21,13 @@ def show_plan(config: Config, plan: list[Step]) -> None:
     """Print which stages will run and why."""
     console = _console()
     console.print(
-        f"[bold]{config.name}[/]  {config.data.name} · {config.model.name} · "
+        f"[bold]{config.name}[/]  {config.data.name} · {mask(config.model.name)} · "
         f"{config.method.name} · seed {config.seed}",
         highlight=False,
     )
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for step in plan:
-        table.add_row(step.stage.name, ACTIONS[step.action], step.why)
+        table.add_row(step.stage.name, ACTIONS[step.action], mask(step.why))
     console.print(table)
     if config.dry_run:
         stages = rundir.shown(Path(config.root) / "stages")

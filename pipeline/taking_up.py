@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override
 from pipeline import rundir
 from pipeline.compose import parse
 from pipeline.config import WHERE, flatten, rules
+from pipeline.masking import masked
 from pipeline.stage import Stage
 from pipeline.stages import STAGES
 
@@ -62,7 +63,7 @@ def differences(
         was, asked = before.get(key), after.get(key)
         by_rule = (section, last, asked) in rules.RULED
         if was != asked and not by_rule and read("train" if key == "experiment" else key):
-            changed.append(f"{key} is {was}, asked for {asked}")
+            changed.append(f"{key} is {masked(was, key)}, asked for {masked(asked, key)}")
     return changed
 
 

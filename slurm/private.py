@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import stat
@@ -49,7 +50,18 @@ def writers(directory: Path) -> str | None:
         return None
     if facts.st_mode & stat.S_IWOTH:
         return "everybody"
-    return f"group {facts.st_gid}" if facts.st_mode & stat.S_IWGRP else None
+    return _group(facts.st_gid) if facts.st_mode & stat.S_IWGRP else None
+
+
+def _group(gid: int) -> str | None:
+    """Return a group in words; None if it is the one that a user has to himself by convention."""
+    try:
+        group = grp.getgrgid(gid)
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"group {gid}"
+    own = group.gr_name == name and set(group.gr_mem) <= {name}
+    return None if own else f"group {group.gr_name}"
 
 
 def owner(uid: int) -> str:

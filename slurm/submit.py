@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm import scheduler
+from slurm import private, scheduler
 from slurm.job import CANCELLED, JOBS, Job, Resources, append
 from slurm.preflight import cancels
 from slurm.queue import active, alone, queued, settled
@@ -38,7 +38,7 @@ class Submission:
     first is preempted; there, jobs are submitted one by one.
 
     Args:
-        folder: for submitit's files; shared by all nodes.
+        folder: for submitit's files; shared by all nodes, closed to other users.
         cwd: where commands run.
         parallel: how many elements of an array may run at a time.
         longest: how many elements an array may have; SLURM's MaxArraySize.
@@ -68,9 +68,10 @@ class Submission:
 
         Raises:
             Refused: SLURM says no; what was submitted before is taken back.
+            PermissionError: the folder is another user's.
             Unreachable: it did not answer.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private.own(self.folder)  # jobs un-pickle what is in it
         with alone(self.folder):
             self._attach(jobs, settled(jobs), labels)
             new = [job for job in jobs if job.directory not in self.ids]

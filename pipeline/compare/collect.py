@@ -14,6 +14,7 @@ from typing import Any
 from pipeline import again, commands, rundir, standing
 from pipeline.config import WHERE, flatten
 from pipeline.errors import UserError, nearest
+from pipeline.masking import mask, masked
 from pipeline.runs import settled
 
 ACCURACY = "eval/fused/top1"
@@ -92,11 +93,11 @@ def _read(directory: Path) -> Run:
 
 
 def _fill(run: Run, directory: Path) -> None:
-    config = settled(flatten(rundir.read_yaml(directory / "config.yaml")))
+    config = masked(settled(flatten(rundir.read_yaml(directory / "config.yaml"))))
     run.seed = config.pop("seed")
     run.settings = {k: v for k, v in config.items() if k.split(".")[0] not in WHERE}
     facts = rundir.read_json(directory / "run.json")
-    run.command, run.source = facts["command"], facts["source"]["revision"] or ""
+    run.command, run.source = mask(facts["command"]), facts["source"]["revision"] or ""
     stages = commands.stages(directory)
     results = {name: rundir.read_json(path / rundir.RESULT) for name, path in _finished(stages)}
     for name, result in results.items():

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import rundir
 from pipeline.commands import relaunch
 from pipeline.config.base import STAGE_NAMES
+from pipeline.masking import mask_yaml, masked
 from pipeline.thinning import shown
 
 WHAT = {  # in the order of the tables
@@ -144,8 +145,9 @@ class Story:
 
 def read(run: Path) -> Story:
     """Read a run directory; a stage counts as finished if its result exists."""
-    config = (run / "config.yaml").read_text()
-    story = Story(rundir.read_json(run / "run.json"), config, rundir.absolute(run).parents[1])
+    config = mask_yaml((run / "config.yaml").read_text())
+    facts = masked(rundir.read_json(run / "run.json"))
+    story = Story(facts, config, rundir.absolute(run).parents[1])
     for name in STAGE_NAMES:
         path = run / name / rundir.RESULT
         if path.exists():

@@ -17,6 +17,7 @@ import yaml
 
 from pipeline import rundir, standing
 from pipeline.config.base import STAGE_NAMES
+from pipeline.masking import mask, masked
 from pipeline.thinning import shown
 from slurm.job import rows as lines
 
@@ -164,14 +165,14 @@ def finished(run: Path) -> dict[str, Row]:
 
 
 def settings(run: Path) -> Row:
-    """Return the configuration, nested as in `config.yaml`, and where the run comes from."""
+    """Return the configuration, nested and without secrets, and where the run comes from."""
     facts = rundir.read_json(run / "run.json")
     events = rundir.events((run / "train").resolve())
     return {
-        **yaml.safe_load((run / "config.yaml").read_text()),
+        **masked(yaml.safe_load((run / "config.yaml").read_text())),
         "source": facts["source"],
         "versions": facts["versions"],
-        "command": facts["command"],
+        "command": mask(facts["command"]),
         "job_ids": sorted({str(job) for ids in facts["job_ids"] for job in ids.values()}),
         "attempts": max((event["attempt"] for event in events), default=0),
         "inputs": {

@@ -1,10 +1,16 @@
 """The code of waiting jobs is a copy that later edits do not reach."""
 
+import os
 import shutil
 import subprocess
 import sys
 
-from pipeline import freeze
+import pytest
+
+from pipeline import freeze, rundir, safety
+from pipeline.config import Config
+from pipeline.errors import UserError
+from slurm import private
 from tests.launcher import PROJECT
 
 
@@ -28,3 +34,62 @@ def test_the_same_code_is_kept_once_and_edited_code_apart(tmp_path, monkeypatch)
     assert second != first
     assert (second / "dyrep" / "fusion.py").read_text() == "edited"
     assert (first / "dyrep" / "fusion.py").read_text() == before
+
+
+def edit(kept):
+    (kept / "slurm" / "job.py").write_text("import os")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (edit, "holds other code"),
+        (lambda kept: kept.chmod(0o777), r"is open to other users \(mode 0777\)"),
+        (lambda kept: (kept / "dyrep").chmod(0o775), "holds dyrep, which is open"),
+        (lambda kept: (kept / "dyrep" / "cost.py").chmod(0o666), "which others may write to"),
+    ],
+)
+def test_a_copy_that_others_may_have_changed_is_not_executed(tmp_path, change, said):
+    kept = freeze.freeze(tmp_path)
+    change(kept)
+    with pytest.raises(UserError, match=said):
+        freeze.freeze(tmp_path)
+
+
+def test_users_of_a_shared_root_have_code_and_pickles_of_their_own(tmp_path, monkeypatch):
+    kept, jobs = freeze.freeze(tmp_path), rundir.job_dir(tmp_path)
+    private.own(jobs)
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    assert freeze.place(tmp_path).name == f"{kept.name}-{me + 1}"
+    assert rundir.job_dir(tmp_path).name == f"slurm-{me + 1}"
+    with pytest.raises(PermissionError, match="belongs to"):
+        private.own(jobs)
+
+
+def test_a_copy_is_closed_to_others_whatever_the_checkout_is(tmp_path, monkeypatch):
+    copy = tmp_path / "checkout"
+    for package in freeze.PACKAGES:
+        shutil.copytree(PROJECT / package, copy / package)
+    (copy / "slurm" / "job.py").chmod(0o666)
+    monkeypatch.setattr(freeze, "PROJECT", copy)
+    kept = freeze.freeze(tmp_path)
+    assert (kept / "slurm" / "job.py").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    ("mode", "who"), [(0o755, None), (0o777, "everybody"), (0o1777, None), (0o775, None)]
+)
+def test_who_may_write_to_a_root_is_told(tmp_path, mode, who):
+    tmp_path.chmod(mode)
+    assert private.writers(tmp_path) == who
+
+
+def test_a_root_that_others_may_write_to_is_warned_of(tmp_path, capsys):
+    config = Config.model_construct(root=str(tmp_path))
+    (tmp_path / "stages").mkdir()
+    safety.tell(config)
+    assert not capsys.readouterr().err
+    (tmp_path / "stages").chmod(0o777)
+    safety.tell(config)
+    assert f"warning: everybody may write to {tmp_path / 'stages'}" in capsys.readouterr().err

@@ -1,0 +1,139 @@
+"""Keys, tokens and passwords among the settings: found, and masked wherever they are shown.
+
+What looks like a secret is told by the name it is given (`HF_TOKEN=…`, `--password …`), by its form
+(`ghp_…`) or by its place (`https://user:…@host`). A reference such as `$TOKEN` is none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+MASK = "***"
+
+# by these names a value is secret; by names that only end so, if it looks drawn at random
+TELLING = re.compile(
+    r"(?:passw(?:or)?d|passphrase|secret|credentials?"
+    r"|(?:api|access|secret|private|account|encryption|auth)[_-]?key"
+    r"|(?:api|access|auth|bearer|bot|refresh|session|secret|hf|gh|github|gitlab|wandb)[_-]?token"
+    r"|(?-i:[A-Z0-9]_(?:TOKEN|PASS|PW|PWD))|--?token)$",
+    re.IGNORECASE,
+)
+NAME = (
+    r"(?P<name>[\w.-]{0,80}"
+    r"(?:passw(?:or)?d|passphrase|secret|credentials?|key|token|auth|pass|pw|pwd))"
+)
+# unquoted, as far as what may follow it in a shell, a list, a mapping or options of sbatch
+VALUE = r"""(?P<value>"[^"]*"|'[^']*'|(?:(?!,\s*[\w.+-]+=|[\]}]*(?:\s|$|,|['"]))[^\s'";])+)"""
+NAMED = [
+    re.compile(text, re.IGNORECASE)
+    for text in (
+        rf"(?<![\w.-]){NAME}\s*=\s*{VALUE}",
+        rf"(?<![\w.-])(?=-){NAME}\s+(?!-){VALUE}",
+        rf"[{{,]\s*[\"']?{NAME}[\"']?\s*:\s*{VALUE}",
+    )
+]
+PLACED = [
+    re.compile(text, re.IGNORECASE)
+    for text in (
+        r"[a-z][a-z0-9+.-]*://[^\s/@:'\"]*:(?P<value>[^\s/@]+)@",
+        rf"\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?{VALUE}",
+        rf"\bwandb\s+login\s+(?:--[\w-]+\s+)*(?!-){VALUE}",
+        rf"\b(?:sshpass|docker\s+login\b[^;|&]*?)\s-p\s*{VALUE}",
+        r"\bcurl\b[^;|&]*?\s(?:-u|--user)[\s=]*['\"]?[^\s:'\"]+:(?P<value>[^\s'\"]+)",
+        rf"\blogin\s+\S+\s+password\s+{VALUE}",
+    )
+]
+FORMS = re.compile(
+    r"(?<![A-Za-z0-9_-])(?P<value>gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
+    r"|hf_[A-Za-z0-9]{16,}|sk-(?:[a-z0-9]+-)*[A-Za-z0-9_]{16,}[\w-]*|(?:AKIA|ASIA)[0-9A-Z]{16}"
+    r"|xox[abeprs]-[\w-]{10,}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*|wandb_v1_\w{16,}"
+    r"|nvapi-[\w-]{16,}|(?:npm|dckr_pat)_\w{20,}|pypi-[\w-]{30,})"
+)
+BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?P<value>.*?)(?:-----END|\Z)", re.DOTALL)
+RANDOM = re.compile(r"[0-9a-fA-F-]{32,}|(?=.*\d)(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9_+/=.-]{20,}")
+HARMLESS = re.compile(
+    r"|\*+|true|false|null|none|yes|no|on|off|\$.*|`.*|<.*|[~.]*/[\w./-]*",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def mask(text: str) -> str:
+    """Return a text with `***` in the place of each secret."""
+    for pattern in NAMED:
+        text = pattern.sub(lambda found: _masked(found, _is_secret), text)
+    for pattern in (*PLACED, FORMS, BLOCK):
+        text = pattern.sub(lambda found: _masked(found, lambda _, value: _is_value(value)), text)
+    return text
+
+
+def mask_yaml(text: str) -> str:
+    """Return settings as YAML, with `***` in the place of each secret; any other text, too."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return mask(text)
+    shown = masked(tree)
+    return text if shown == tree else yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+
+
+def _masked(found: re.Match[str], secret: Any) -> str:
+    name, value = found.groupdict().get("name", ""), found["value"]
+    if not secret(name, value.strip("\"'")):
+        return found[0]
+    start, end = (at - found.start() for at in found.span("value"))
+    return f"{found[0][:start]}{MASK}{found[0][end:]}"
+
+
+def _is_secret(name: str, value: str) -> bool:
+    if RANDOM.fullmatch(value):
+        return True
+    if not _is_value(value) or not TELLING.search(name):
+        return False
+    return "pass" in name.lower() or not re.fullmatch(r"[\d.]+", value)
+
+
+def _is_value(value: str) -> bool:
+    return not HARMLESS.fullmatch(value)
+
+
+def masked(values: Any, name: str = "") -> Any:
+    """Return settings, nested or not, with `***` in the place of each secret."""
+    if isinstance(values, dict):
+        return {key: masked(value, str(key)) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_after(values[:at], masked(value, name)) for at, value in enumerate(values)]
+    if isinstance(values, bool) or not isinstance(values, str | int):
+        return values
+    if _is_named(name, str(values)):
+        return MASK
+    return mask(values) if isinstance(values, str) else values
+
+
+def _after(before: Any, value: Any) -> Any:
+    """Return a word, masked if the option before it says that it is a secret: [--password, x]."""
+    option = str(before[-1]) if before else ""
+    return MASK if option.startswith("-") and _is_named(option, str(value)) else value
+
+
+def _is_named(name: str, value: str) -> bool:
+    return bool(re.fullmatch(NAME, name, re.IGNORECASE)) and _is_secret(name, value)
+
+
+def found(values: dict[str, Any], key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted key of each setting that holds a secret, and what is there, masked."""
+    for name, value in values.items():
+        path = f"{key}.{name}" if key else name
+        if isinstance(value, dict):
+            yield from found(value, path)
+        elif (shown := masked(value, name)) != (list(value) if isinstance(value, tuple) else value):
+            yield path, ", ".join(_differing(shown, value))
+
+
+def _differing(shown: Any, value: Any) -> list[str]:
+    if not isinstance(shown, list):
+        return [shown]
+    return [str(new) for new, old in zip(shown, value, strict=True) if new != old]
