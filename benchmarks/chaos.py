@@ -2,8 +2,8 @@
 
 A small training (growing, cutting, averaged weights, DALI augmentation, several processes) runs as
 `python -m pipeline.run DIR`, the command of every job, and is killed at random: SIGKILL or SIGTERM,
-to rank 0, another rank, torchrun, the supervising process or all of them; while it starts, steps,
-saves, validates, or adjusts its structure. It is started again each time until it is done. Then its
+to rank 0, another rank, their parent or all of them; while it starts, steps, saves, validates, or
+adjusts its structure. It is started again each time until it is done. Then its
 weights, its history and its growth must be those of the undisturbed training, and it begins anew
 until all kills are spent.
 
@@ -46,7 +46,7 @@ SETTINGS = (
     "checkpoint.interval=5 steps",
 )
 MOMENTS = ("start", "step", "save", "validate", "adjust")
-VICTIMS = ("rank 0", "other rank", "torchrun", "supervisor", "all")
+VICTIMS = ("rank 0", "other rank", "parent", "all")
 EXACT = {"step_seconds", "data_seconds", "seconds", "images_per_s", "gpu_memory_gib"}  # may differ
 PATIENCE = 12.0  # seconds to wait for a moment before killing anyway
 ENDING = 120.0  # seconds in which a process that was told to stop must be gone
@@ -165,20 +165,17 @@ class Attempt:
         for pid in targets:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-        ignored = victim == "torchrun" and number == signal.SIGTERM  # it is shielded from it
-        code = None if ignored else self.process.wait(ENDING)
-        left_behind = 0 if ignored else alive_after(everyone, ENDING)
+        code = self.process.wait(ENDING)
+        left_behind = alive_after(everyone, ENDING)
         return {
             "moment": moment, "victim": victim, "signal": signal.Signals(number).name,
             "after_seconds": round(time.monotonic() - self.begun, 2), "step": step,
             "doing": doing, "exit_code": code, "left_behind": left_behind,
-            **self._repeated(number, ignored),
+            **self._repeated(),
         }  # fmt: skip
 
-    def _repeated(self, number: int, ignored: bool) -> dict:
+    def _repeated(self) -> dict:
         """Return how many of the steps of this attempt the next one has to do again."""
-        if ignored:
-            return {"repeated": 0, "stopped": False}
         events = rows(self.stage / rundir.EVENTS)
         stopped = bool(events) and events[-1]["event"] == "stopped"
         mine = [e for e in events if e["time"] > time.time() - time.monotonic() + self.begun]
@@ -222,15 +219,12 @@ class Attempt:
         return row["done"], row["text"]
 
     def _pids(self, victim: str) -> list[int]:
-        torchrun = [p for p in children(self.process.pid) if b"torch.distributed.run" in command(p)]
-        workers = [pid for parent in torchrun for pid in children(parent)]
-        ranks = {pid: rank(pid) for pid in workers}
+        ranks = {pid: rank(pid) for pid in children(self.process.pid)}
         return {
             "rank 0": [pid for pid, number in ranks.items() if number == 0],
             "other rank": [pid for pid, number in ranks.items() if number],
-            "torchrun": torchrun,
-            "supervisor": [self.process.pid],
-            "all": [self.process.pid, *torchrun, *workers],
+            "parent": [self.process.pid],
+            "all": [self.process.pid, *ranks],
         }[victim]
 
 

@@ -27,6 +27,7 @@ from pipeline import outfile, rundir
 from slurm import scheduler
 from slurm.dev_config import Cluster
 from slurm.dev_daemons import down, start, up
+from slurm.place import NODE
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (
@@ -214,12 +215,12 @@ class Night:
     def kill_worker(self) -> None:
         self._kill(lambda seen: seen.get("RANK") == "3")
 
-    def kill_torchrun(self) -> None:
-        self._kill(lambda seen: seen.get("NODE_RANK") == "0", "torch.distributed.run")
+    def kill_parent(self) -> None:
+        self._kill(lambda seen: seen.get(NODE) == "0" and "RANK" not in seen)
 
     def kill_supervisor(self) -> None:
         for pid, seen in self._processes("pipeline.run"):
-            if seen.get("NODE_RANK") == "0" and "RANK" not in seen:
+            if seen.get(NODE) == "0" and "RANK" not in seen:
                 parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
                 if b"submitit" in Path(f"/proc/{parent}/cmdline").read_bytes():
                     self._note_progress()
@@ -263,7 +264,7 @@ CASES = (
     Case("time limit again", Night.time_limit),
     Case("slurmctld restarted, requeue", Night.restart_controller),
     Case("kill -9 of a worker", Night.kill_worker),
-    Case("kill -9 of torchrun", Night.kill_torchrun),
+    Case("kill -9 of the workers' parent", Night.kill_parent),
     Case("kill -9 of the supervisor", Night.kill_supervisor),
     Case("kill -9 of slurmd", Night.lose_a_node),
 )

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline import rundir
-from pipeline.errors import Superseded, UserError
+from pipeline import interrupt, rundir
+from pipeline.errors import Interrupted, Superseded, UserError
 
 PATIENCE = 300.0  # seconds a node waits for the first one of its job
 NUMBER = "PIPELINE_ATTEMPT"  # tells workers whose they are, whatever the directory says by then
@@ -102,15 +102,31 @@ def join(directory: Path, job: str) -> int:
 
     Raises:
         UserError: it has not within `PATIENCE`.
+        Interrupted: a signal asked this process to leave.
     """
     until = time.monotonic() + PATIENCE
     while last(directory).get("job") != job:
+        if interrupt.requested():
+            raise Interrupted
         if time.monotonic() > until:
             raise UserError(f"the first node of job {job} did not start within {PATIENCE:.0f} s")
         time.sleep(0.5)
     number = int(last(directory)["attempt"])
     os.environ[NUMBER] = str(number)
     return number
+
+
+def ending(directory: Path, number: int) -> dict[str, Any] | None:
+    """Return the event that tells how attempt `number` ended: stopped, or why it failed.
+
+    Several processes may have failed in it. One that refused its input, or was killed, takes the
+    others along; of crashes the first counts.
+    """
+    rows = [row for row in rundir.events(directory) if row["attempt"] == number]
+    ends = [row for row in rows if row["event"] in ("stopped", "failed")]
+    known = ("stopped", "input", "killed")
+    kinds = {row.get("kind", row["event"]): row for row in reversed(ends)}
+    return next((kinds[kind] for kind in known if kind in kinds), ends[0] if ends else None)
 
 
 def own() -> int:

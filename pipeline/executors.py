@@ -24,11 +24,11 @@ from pipeline.progress import Onlooker
 from pipeline.runs import write_question, write_where
 from slurm import scheduler
 from slurm.job import CANCELLED
+from slurm.place import unsupervised
 from slurm.queue import active, submitted
 
 PROJECT = Path(__file__).resolve().parent.parent
 TAIL = 20  # lines of a failed stage's log that are shown
-ENDS = ("failed", "stopped")
 
 
 def run_local(steps: list[Step], config: Config) -> None:
@@ -72,6 +72,7 @@ def _run(step: Step, config: Config, onlooker: Onlooker) -> None:
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=PROJECT,
+            env=unsupervised(),  # also inside a job, whose word is for another directory
             start_new_session=True,
         )
         rundir.append_line(
@@ -148,10 +149,8 @@ def _explain(step: Step, log: Path, code: int, asked_to_stop: bool) -> None:
         raise Interrupted
     if _cancelled(step):
         raise StageFailed(f"{step.stage.name} was cancelled; what it had saved is kept")
-    current = attempt.last(step.dir)["attempt"]
-    events = rundir.events(step.dir)
-    ends = [row for row in events if row["attempt"] == current and row["event"] in ENDS]
-    end = ends[0] if ends else {"event": "failed", "kind": "", "message": f"exit code {code}"}
+    silent = {"event": "failed", "kind": "", "message": f"exit code {code}"}
+    end = attempt.ending(step.dir, attempt.last(step.dir)["attempt"]) or silent
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     if end.get("kind") == "input":
         raise UserError(end["message"])

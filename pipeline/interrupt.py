@@ -29,6 +29,12 @@ def requested() -> bool:
     return _requested
 
 
+def defaults() -> None:
+    """Let TERM, INT and USR2 end this process at once: it has nothing to save yet."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def ignore() -> None:
     """Hear no more stop requests: we are leaving, and Python would give up its handlers first."""
     for number in SIGNALS:

@@ -1,8 +1,8 @@
 """What every job executes: `python -m pipeline.run DIR` answers the question in DIR/stage.yaml.
 
 Reads only DIR and the directories of its parents; needs no launcher and no Hydra, so a stage can
-be repeated or debugged by its directory alone. Train and eval run under torchrun, below it.
-`result.json` is written last, after every promised output was seen.
+be repeated or debugged by its directory alone. Train and eval run in processes of their own, below
+it (`pipeline.worker`). `result.json` is written last, after every promised output was seen.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline import again, attempt, caches, interrupt, rundir, torchrun
+from pipeline import again, attempt, caches, interrupt, processes, rundir
 from pipeline.closing import close_complete, followed
 from pipeline.errors import (
     BAD_INPUT,
@@ -30,9 +31,10 @@ from pipeline.errors import (
     surroundings,
 )
 from pipeline.masking import mask
+from pipeline.processes import End
 from pipeline.stage import Context, Stage
 from pipeline.stages import STAGES
-from slurm.supervise import OWNER
+from slurm.place import Place
 
 HUNG = (
     b"Timeout ("  # begins the stack dump of a process that made no step; see training.distributed
@@ -42,49 +44,44 @@ HUNG = (
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage of a directory; return the exit code."""
     interrupt.install()
-    # a worker that waits for others to come up does so in C, deaf to TERM, with nothing to save
-    interrupt.die_with_parent(signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM)
+    interrupt.die_with_parent(signal.SIGTERM)
+    processes.forget_others()
     options = _parser().parse_args(arguments)
     directory: Path = options.directory.resolve()
     caches.settle(directory.parent.parent)
     try:
         question = _read(directory, rundir.STAGE, "stage", "config", "parents", "fingerprint")
-        stage = STAGES[question["stage"]]
-        if "RANK" not in os.environ:
-            return _own(stage, directory, question)
+        return _own(STAGES[question["stage"]], directory)
+    except Interrupted:
+        return STOPPED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
         print(f"error: {surroundings(error, directory)}", file=sys.stderr)
         return BAD_INPUT
-    return _run(stage, directory, question)
 
 
-def _own(stage: Stage, directory: Path, question: dict[str, Any]) -> int:
+def _own(stage: Stage, directory: Path) -> int:
     """Become the owner of the directory and run its stage, here or in processes of their own."""
     if (directory / rundir.RESULT).exists():
         print(f"{directory.name} is finished; nothing to do")
         return DONE
-    processes = _read(directory, rundir.WHERE, "cluster", "checkpoint")["cluster"][
-        "processes_per_node"
-    ]
-    job = os.environ.get(OWNER)
-    node = int(os.environ.get("NODE_RANK", "0"))
-    if job and node:  # the first node claims, tells how it ended, and closes
-        _redirect(rundir.log_file(directory, attempt.join(directory, job), node=node))
-        return torchrun.run("pipeline.run", str(directory), processes)
-    number = attempt.claim(directory, job)
-    if job:
+    count = _read(directory, rundir.WHERE, "cluster", "checkpoint")["cluster"]["processes_per_node"]
+    place = Place.told(directory)
+    if place and place.node:  # the first node claims, tells how it ended, and closes
+        number = attempt.join(directory, place.job)
+        _redirect(rundir.log_file(directory, number, node=place.node))
+        return _code(_in_processes(directory, number, count, place))
+    number = attempt.claim(directory, place.job if place else None)
+    if place:
         _redirect(rundir.log_file(directory, number))
-    if stage.name == "train":
-        with followed(directory):
-            code = _in_processes(directory, number, processes)
-    elif stage.torchrun:
-        code = _in_processes(directory, number, processes)
+    if not stage.processes:
+        code = work(directory)
     else:
-        code = _run(stage, directory, question)
-    if job and code == DONE:
+        with followed(directory) if stage.name == "train" else nullcontext():
+            code = _verdict(directory, number, _in_processes(directory, number, count, place))
+    if place and code == DONE:
         close_complete(directory)
     return code
 
@@ -113,48 +110,66 @@ def _read(directory: Path, name: str, *keys: str) -> dict[str, Any]:
     return content
 
 
-def _in_processes(directory: Path, number: int, processes: int) -> int:
-    """Run the stage under torchrun; return the exit code that its files tell.
+def work(directory: Path) -> int:
+    """Answer the question of a directory in this process; return the exit code."""
+    question = _read(directory, rundir.STAGE, "stage", "config", "parents", "fingerprint")
+    return _run(STAGES[question["stage"]], directory, question)
 
-    torchrun's own code says too little: it is 1 for a worker that refused its input and for one
-    that crashed, and it can be 1 although all workers saved and left as asked.
+
+def _in_processes(directory: Path, number: int, count: int, place: Place | None) -> End | None:
+    """Run the stage in processes of its own; note and return which of them ended first, and how."""
+    command = [sys.executable, "-u", "-m", "pipeline.worker", str(directory)]
+    end = processes.run(command, count, place)
+    if end and end.signal and end.signal not in interrupt.SIGNALS and directory.exists():
+        _note(directory, number, "failed", kind="killed", message=str(end))
+    return end
+
+
+def _code(end: End | None) -> int:
+    """Return the exit code of a node that has no say in how the stage ended."""
+    if end is None:
+        return DONE
+    return STOPPED if end.signal in interrupt.SIGNALS else FAILED
+
+
+def _verdict(directory: Path, number: int, end: End | None) -> int:
+    """Return the exit code that the files of a stage tell, whose processes have ended.
+
+    Their own codes say too little: one whose connection broke because another refused its input
+    has crashed as well.
     """
-    code = torchrun.run("pipeline.run", str(directory), processes)
     if not directory.exists():
         print(_vanished(directory), file=sys.stderr)
         return BAD_INPUT
     if (directory / rundir.RESULT).exists():
         return DONE
-    events = rundir.events(directory)
-    ends = {row["event"]: row for row in reversed(events) if row["attempt"] == number}
-    refused = [row for row in events if row["attempt"] == number and row.get("kind") == "input"]
-    if "stopped" in ends:
+    if end and end.signal in interrupt.SIGNALS:  # it had not begun, so there was nothing to save
+        _note(directory, number, "stopped")
+    verdict = attempt.ending(directory, number) or _without_a_word(directory, number, end)
+    if verdict["event"] == "stopped":
         return STOPPED
-    end = next(iter(refused), ends.get("failed")) or _without_a_word(directory, number, code)
-    print(f"error: {end['message']}", file=sys.stderr)  # below what torchrun says of it
-    return BAD_INPUT if end["kind"] == "input" else FAILED
+    print(f"error: {verdict['message']}", file=sys.stderr)  # below what the processes say
+    return BAD_INPUT if verdict["kind"] == "input" else FAILED
 
 
-def _without_a_word(directory: Path, number: int, code: int) -> dict[str, Any]:
+def _without_a_word(directory: Path, number: int, end: End | None) -> dict[str, Any]:
     """Note the end of an attempt whose processes could not."""
     logs = sorted((directory / "logs").glob(f"attempt-{number:03d}*"))
     if any(HUNG in log.read_bytes() for log in logs):
         message = f"no step within cluster.hang_timeout; {directory / 'logs'} tells where each hung"
     else:
-        message = _ending(code)
-    row = {"time": time.time(), "event": "failed", "attempt": number, "kind": "error"}
-    rundir.append_line(directory / rundir.EVENTS, {**row, "message": message})
-    return {**row, "message": message}
+        message = str(end or "the processes ended without a result")
+    return _note(directory, number, "failed", kind="error", message=message)
+
+
+def _note(directory: Path, number: int, event: str, **facts: str) -> dict[str, Any]:
+    row = {"time": time.time(), "event": event, "attempt": number, **facts}
+    rundir.append_line(directory / rundir.EVENTS, row)
+    return row
 
 
 def _vanished(directory: Path) -> str:
     return f"error: {directory} has vanished; restore it and launch again"
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        return f"torchrun was killed by {signal.Signals(-code).name}"
-    return f"torchrun ended with {code}"
 
 
 def _run(stage: Stage, directory: Path, question: dict[str, Any]) -> int:
@@ -214,8 +229,7 @@ def _stopped(context: Context, rank: int) -> int:
     if rank == 0:
         context.event("stopped")
         print(f"{context.stage.name}: stopped before the end, everything so far is saved")
-    # torchrun would take any other code for a failure and kill who is still leaving
-    return DONE if context.stage.torchrun else STOPPED
+    return STOPPED
 
 
 def _failed(context: Context, error: Exception) -> int:

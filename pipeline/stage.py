@@ -29,7 +29,8 @@ class Stage:
 
     `reads` are the sections of the configuration that decide the result, but for the keys that it
     `ignores`; `outputs` are glob patterns below the stage directory, each of which must match;
-    `version` is raised by hand when results of older code are wrong.
+    `processes` says that it runs in as many of its own as it is given; `version` is raised by hand
+    when results of older code are wrong.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Stage:
     reads: tuple[str, ...]
     ignores: tuple[str, ...] = ()
     outputs: tuple[str, ...]
-    torchrun: bool = False
+    processes: bool = False
     version: int = 1
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm.job import DONE, PROGRESS, STOPPED
-from slurm.supervise import OWNER
+from slurm.place import OWNER
 
 STEPS = 40
 PAUSE = 0.5  # seconds between two steps

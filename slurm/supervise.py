@@ -21,13 +21,13 @@ from typing import Self
 
 from slurm import scheduler
 from slurm.job import DONE, EVENTS, REFUSED, STOPPED, Job, append
+from slurm.place import Place
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 POLL = 0.2  # seconds
 AGREE = 60.0  # seconds for a file written on another node to become visible on this one
 AGAIN = 5.0  # seconds until a stop is asked for once more: the command may have been starting
 PORTS = range(20000, 32000)  # below those that the kernel gives to outgoing connections
-OWNER = "SUPERVISED_JOB"  # in the environment of the command: job and number of its restart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +67,20 @@ class Allocation:
         """Tell this attempt from every other, of this job or another."""
         return f"{self.id}.{self.restart}"
 
-    def rendezvous(self) -> dict[str, str]:
-        """Return how the nodes find each other, in the names that `torch.distributed` reads.
+    def place(self) -> Place:
+        """Return the part of this node, and how the nodes find each other.
 
         The port follows from job and restart: the same on each node without a word exchanged, and
         not the one that the attempt before may have left behind.
         """
         number = self.number * 7 + self.restart
-        return {
-            "MASTER_ADDR": _address(self.names[0]),
-            "MASTER_PORT": str(PORTS[number % len(PORTS)]),
-            "NNODES": str(len(self.names)),
-            "NODE_RANK": str(self.node),
-            OWNER: self.attempt,
-        }
+        return Place(
+            job=self.attempt,
+            node=self.node,
+            nodes=len(self.names),
+            address=_address(self.names[0]),
+            port=PORTS[number % len(PORTS)],
+        )
 
 
 def _address(node: str) -> str:
@@ -163,8 +163,9 @@ def _not_to_succeed(first: str) -> str | None:
 
 
 def _run(job: Job, here: Allocation, seen: list[int]) -> int:
+    environment = os.environ | here.place().words(job.directory)
     command = subprocess.Popen(
-        job.command, env=os.environ | here.rendezvous(), preexec_fn=_deaf, stdin=subprocess.DEVNULL
+        job.command, env=environment, preexec_fn=_deaf, stdin=subprocess.DEVNULL
     )
     told = -AGAIN
     noted = False

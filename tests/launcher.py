@@ -1,6 +1,7 @@
 """The command line as users call it."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -74,11 +75,33 @@ def module(name, *arguments, environment, timeout=120):
     )  # fmt: skip
 
 
-def torchrun(script, processes=2, arguments=()):
-    """Run a script in several processes that can import this project."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+def torchrun(script, processes=2):
+    """Run a script that uses the library in several processes, as its users would."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--master-addr=127.0.0.1"]
     return subprocess.run(
-        [*command, f"--nproc-per-node={processes}", str(script), *map(str, arguments)],
+        [*command, f"--master-port={port}", f"--nproc-per-node={processes}", str(script)],
         cwd=PROJECT, capture_output=True, text=True, timeout=180,
         env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+IN_PROCESSES = """
+import sys
+from pipeline import interrupt, processes
+interrupt.install()
+processes.forget_others()
+end = processes.run(sys.argv[2:], int(sys.argv[1]))
+print(end, file=sys.stderr)
+sys.exit(end is not None)
+"""
+
+
+def in_processes(*command, count=2, environment=None):
+    """Start a Python script in the processes of a stage; the last line of stderr tells the end."""
+    return subprocess.Popen(
+        [sys.executable, "-c", IN_PROCESSES, str(count), sys.executable, *map(str, command)],
+        cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", **(environment or {})},
     )  # fmt: skip

@@ -27,7 +27,7 @@ STAGES: dict[str, Stage] = {
             reads=("data", "model", "method", "train", "seed"),
             ignores=ELSEWHERE,
             outputs=("model.safetensors", "structure.json", "history.jsonl"),
-            torchrun=True,
+            processes=True,
             version=2,
         ),
         Stage(
@@ -52,7 +52,7 @@ STAGES: dict[str, Stage] = {
             reads=("data", "model", "eval"),
             ignores=ELSEWHERE,
             outputs=("predictions.safetensors", "eval.json"),
-            torchrun=True,
+            processes=True,
             version=3,
         ),
         Stage(

@@ -20,7 +20,7 @@ from pipeline.data.loader import Part, make
 from pipeline.data.shards import Manifest
 from pipeline.errors import Interrupted, UserError
 from pipeline.evaluation import scores
-from pipeline.evaluation.mistakes import Gallery, best
+from pipeline.evaluation.mistakes import Gallery, Mistake, best
 from pipeline.evaluation.shifts import SHIFTS, Pixels, Shift
 from pipeline.export import runtime
 from pipeline.export.formats import FORMATS
@@ -44,7 +44,8 @@ def run(context: Context) -> dict[str, float]:
         candidates = _candidates(context, pixels, processes)
         part = torch.cat(list(_rows(context, processes, candidates, pixels, gallery)))
         rows = torch.cat(processes.gather(part.cpu()))
-        mistakes = [one for kept in processes.gather(gallery.kept) for one in kept]
+        kept = [one.as_dict() for one in gallery.kept]
+        mistakes = [Mistake(**one) for part in processes.gather(kept) for one in part]
     rows = rows[rows[:, 0].argsort()]
     images = manifest.splits["val"].images
     _check_each_once(rows[:, 0], images)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pipeline import rundir
 from pipeline.errors import UserError
+from pipeline.training import packing
 
 SUFFIX = ".safetensors"
 BEST = "best.json"
@@ -67,8 +68,7 @@ def snapshot(state: Any) -> Snapshot:
     Raises:
         TypeError: it holds a value of another type; names the place.
     """
-    tensors: dict[str, Tensor] = {}
-    return Snapshot(_pack(state, "", tensors), tensors)
+    return Snapshot(*packing.pack(state))
 
 
 def save(folder: Path, facts: Facts, taken: Snapshot) -> Path:
@@ -85,7 +85,7 @@ def load(path: Path) -> Any:
     """Return the state in a file that `newest` found, on the CPU."""
     with safe_open(path, framework="pt") as file:
         tree = json.loads(file.metadata()["state"])
-        return _unpack(tree, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        return packing.unpack(tree, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
 
 
 def facts(path: Path) -> Facts:
@@ -208,32 +208,3 @@ def _damage(path: Path) -> str | None:
     except SafetensorError:
         ours = False
     return None if ours else "is no checkpoint of this program"
-
-
-def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """Return a value as JSON; containers are labelled, so that tuples and int keys come back."""
-    if isinstance(value, Tensor):
-        tensors[place] = value.detach().to("cpu", copy=True).contiguous()
-        return {"tensor": place}
-    inner = f"{place}." if place else ""
-    if isinstance(value, dict):
-        items = [[key, _pack(item, f"{inner}{key}", tensors)] for key, item in value.items()]
-        return {"dict": items}
-    if isinstance(value, (list, tuple)):
-        items = [_pack(item, f"{inner}{index}", tensors) for index, item in enumerate(value)]
-        return {type(value).__name__: items}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"{place} is a {type(value).__name__}, which no checkpoint can hold")
-
-
-def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return {key: _unpack(item, tensors) for key, item in content}
-    items = [_unpack(item, tensors) for item in content]
-    return tuple(items) if kind == "tuple" else items

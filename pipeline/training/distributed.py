@@ -1,4 +1,7 @@
-"""The processes of one stage: who they are, where they compute, and the few words they exchange."""
+"""The processes of one stage: who they are, where they compute, and the few words they exchange.
+
+No object collective of torch is used: those un-pickle, that is run, what comes over the network.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from pipeline import interrupt
+from pipeline.processes import RENDEZVOUS
+from pipeline.training import packing
 
 T = TypeVar("T")
 
@@ -40,9 +45,15 @@ class World:
         """Whether this process writes files and reports."""
         return self.rank == 0
 
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process, so that nothing has to be exchanged."""
+        return self.world_size == 1
+
     def total(self, values: Tensor) -> Tensor:
         """Return the sum of `values` over all processes."""
-        dist.all_reduce(values)
+        if not self.alone:
+            dist.all_reduce(values)
         return values
 
     def any(self, *flags: bool) -> list[bool]:
@@ -54,22 +65,34 @@ class World:
         answers = self.total(torch.tensor([float(flag) for flag in flags]))
         return [bool(answer) for answer in answers]
 
-    def gather(self, value: Any) -> list[Any]:
-        """Return the values of all processes, on every process."""
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, on every process; tensors in them on the CPU.
+
+        Values are what `packing` knows: plain ones and tensors, in dicts, lists and tuples.
+        """
+        if self.alone:
+            return [value]
+        own = torch.frombuffer(bytearray(packing.dumps(value)), dtype=torch.uint8)
+        sizes = self._all(torch.tensor([len(own)]))
+        padded = torch.zeros(int(max(sizes)), dtype=torch.uint8)
+        padded[: len(own)] = own
+        parts = zip(self._all(padded), sizes, strict=True)
+        return [packing.loads(part[: int(size)].numpy().tobytes()) for part, size in parts]
 
     def from_main(self, find: Callable[[], T]) -> T:
         """Return what the main process finds, on every process."""
-        found = [find() if self.main else None]
-        dist.broadcast_object_list(found)
-        return found[0]  # type: ignore[return-value]
+        found: T = self.gather(find() if self.main else None)[0]  # type: ignore[assignment]
+        return found
 
     def spread(self, tensors: list[Tensor]) -> None:
         """Give every process the tensors of the main one."""
-        for tensor in tensors:
+        for tensor in tensors if not self.alone else ():
             dist.broadcast(tensor, 0)
+
+    def _all(self, own: Tensor) -> list[Tensor]:
+        parts = [torch.empty_like(own) for _ in range(self.world_size)]
+        dist.all_gather(parts, own)
+        return parts
 
     def beat(self) -> None:
         """Say that this process is alive."""
@@ -81,7 +104,7 @@ class World:
 
 @contextmanager
 def world(hang_timeout: int) -> Iterator[World]:
-    """Join the process group torchrun prepared: NCCL between GPUs, gloo between CPUs.
+    """Meet the other processes, if there are any: NCCL between GPUs, gloo between CPUs.
 
     Args:
         hang_timeout: Seconds without a word after which a process ends; see `World`.
@@ -91,14 +114,33 @@ def world(hang_timeout: int) -> Iterator[World]:
     if torch.cuda.is_available():
         device, backend = torch.device("cuda", int(os.environ["LOCAL_RANK"])), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
-    patience = timedelta(seconds=hang_timeout + 60)  # who waits for one that hangs shows its stack
-    dist.init_process_group(backend, timeout=patience)
-    interrupt.die_with_parent(signal.SIGTERM)  # from here on there is something to save
     here = World(rank=rank, world_size=world_size, device=device, hang_timeout=hang_timeout)
-    here.beat()
+    with _group(here, backend):
+        interrupt.install()  # from here on there is something to save
+        interrupt.die_with_parent(signal.SIGTERM)
+        here.beat()
+        try:
+            yield here
+            if not here.alone:
+                dist.barrier()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+@contextmanager
+def _group(here: World, backend: str) -> Iterator[None]:
+    if here.alone:
+        yield
+        return
+    patience = timedelta(seconds=here.hang_timeout + 60)  # who waits for a hung one shows its stack
+    dist.init_process_group(
+        backend,
+        init_method=os.environ[RENDEZVOUS],
+        rank=here.rank,
+        world_size=here.world_size,
+        timeout=patience,
+    )
     try:
-        yield here
-        dist.barrier()
+        yield
     finally:
-        faulthandler.cancel_dump_traceback_later()
         dist.destroy_process_group()

@@ -78,7 +78,7 @@ class Learner:
         skipping = self._recipe.nonfinite == "skip"
         statistics = [(b, b.clone()) for b in self.model.buffers()] if skipping else []
         with self.autocast():
-            scores = self._ddp(batch.images)
+            scores = self._wrapped(batch.images)
             smoothing = self._recipe.label_smoothing
             loss = cross_entropy(scores, batch.labels, label_smoothing=smoothing)
         skip = skipping and self._world.any(not loss.isfinite())[0]
@@ -117,18 +117,20 @@ class Learner:
 
     def train(self) -> None:
         """Set the network to train."""
-        self._ddp.train()
+        self._wrapped.train()
 
     def wrap(self) -> None:
-        """Have DDP sum the gradients of the network as it is now."""
-        ids = [self._world.device.index] if self._world.device.type == "cuda" else None
-        self._ddp = DistributedDataParallel(self.model, device_ids=ids)
-        if self._recipe.deterministic:
-            self._settle_buckets()
+        """Have DDP sum the gradients of the network as it is now, over several processes."""
+        self._wrapped = self.model
+        if self._world.world_size > 1:
+            ids = [self._world.device.index] if self._world.device.type == "cuda" else None
+            self._wrapped = DistributedDataParallel(self.model, device_ids=ids)
+            if self._recipe.deterministic:
+                self._settle_buckets()
 
     def unwrap(self) -> None:
         """Free DDP's buckets, before the structure is changed."""
-        del self._ddp
+        del self._wrapped
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -169,9 +171,9 @@ class Learner:
         kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         drawn = generators.state()
         size = self._config.data.image_size
-        self._ddp.train()
+        self._wrapped.train()
         with self.autocast():
-            scores = self._ddp(torch.zeros(2, 3, size, size, device=self._world.device))
+            scores = self._wrapped(torch.zeros(2, 3, size, size, device=self._world.device))
         scores.float().sum().backward()
         self.optimizer.zero_grad()
         generators.restore(drawn)

@@ -35,12 +35,13 @@ def find(context: Context, world: World, own: dict[str, Any]) -> Path | None:
     Raises:
         UserError: the checkpoints belong to something else, or none of them is intact.
     """
-    return world.from_main(lambda: _choose(context, world.world_size, own))
-
-
-def _choose(context: Context, world_size: int, own: dict[str, Any]) -> Path | None:
-    context.check_owner()
     folder = context.dir / "checkpoints"
+    name = world.from_main(lambda: _choose(folder, context, world.world_size, own))
+    return folder / name if name else None
+
+
+def _choose(folder: Path, context: Context, world_size: int, own: dict[str, Any]) -> str | None:
+    context.check_owner()
     rows = {
         name: sum(1 for _ in rundir.read_lines(context.dir / name))
         for name in (rundir.HISTORY, rundir.GROWTH)
@@ -72,7 +73,7 @@ def _choose(context: Context, world_size: int, own: dict[str, Any]) -> Path | No
     checkpoint.unseal(passed_over)
     if path is not None:
         context.event("resumed", step=checkpoint.facts(path).step, file=path.name)
-    return path
+    return path.name if path else None
 
 
 def _check_identity(path: Path, written: dict[str, Any], own: dict[str, Any]) -> None:

@@ -210,7 +210,7 @@ def test_a_crash_beside_a_node_that_saves_is_counted(chain):
         until [ $(grep -c begun {work.job.directory}/attempts.jsonl) -gt ${{SLURM_RESTART_COUNT:-0}} ]
         do sleep 0.1; done
         exit 1"""
-    script = f"[ $NODE_RANK = 0 ] || {{ {other}; }}; exec {' '.join(work.job.command)}"
+    script = f"[ $SUPERVISED_NODE = 0 ] || {{ {other}; }}; exec {' '.join(work.job.command)}"
     work.job = work.jobs[0] = replace(work.job, command=("sh", "-c", script))
     work.submit()
     wait_for(lambda: len(work.events("requeued")) == 2)
