@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import threading
+from collections.abc import Callable
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -27,6 +29,21 @@ def install() -> None:
 def requested() -> bool:
     """Return whether a stop was asked for since `install`."""
     return _requested
+
+
+def at_request(do: Callable[[], None]) -> None:
+    """Call `do` at the first request, in a thread: the handler waits for what is stuck in C."""
+    hears, tells = os.pipe()
+    os.set_blocking(tells, False)
+    signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # who loads data
+
+    def listen() -> None:
+        while os.read(hears, 1)[0] not in SIGNALS:  # of a child that ended, for one
+            pass
+        do()
+
+    threading.Thread(target=listen, daemon=True).start()
 
 
 def defaults() -> None:

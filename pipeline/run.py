@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline import again, attempt, caches, interrupt, processes, rundir
+from pipeline import again, attempt, caches, ending, interrupt, processes, rundir
 from pipeline.closing import close_complete, followed
 from pipeline.errors import (
     BAD_INPUT,
@@ -35,10 +35,6 @@ from pipeline.processes import End
 from pipeline.stage import Context, Stage
 from pipeline.stages import STAGES
 from slurm.place import Place
-
-HUNG = (
-    b"Timeout ("  # begins the stack dump of a process that made no step; see training.distributed
-)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,7 +68,7 @@ def _own(stage: Stage, directory: Path) -> int:
     if place and place.node:  # the first node claims, tells how it ended, and closes
         number = attempt.join(directory, place.job)
         _redirect(rundir.log_file(directory, number, node=place.node))
-        return _code(_in_processes(directory, number, count, place))
+        return ending.of_other_node(_in_processes(directory, number, count, place))
     number = attempt.claim(directory, place.job if place else None)
     if place:
         _redirect(rundir.log_file(directory, number))
@@ -80,7 +76,7 @@ def _own(stage: Stage, directory: Path) -> int:
         code = work(directory)
     else:
         with followed(directory) if stage.name == "train" else nullcontext():
-            code = _verdict(directory, number, _in_processes(directory, number, count, place))
+            code = ending.verdict(directory, number, _in_processes(directory, number, count, place))
     if place and code == DONE:
         close_complete(directory)
     return code
@@ -120,56 +116,8 @@ def _in_processes(directory: Path, number: int, count: int, place: Place | None)
     """Run the stage in processes of its own; note and return which of them ended first, and how."""
     command = [sys.executable, "-u", "-m", "pipeline.worker", str(directory)]
     end = processes.run(command, count, place)
-    if end and end.signal and end.signal not in interrupt.SIGNALS and directory.exists():
-        _note(directory, number, "failed", kind="killed", message=str(end))
+    ending.note_killed(directory, number, end)
     return end
-
-
-def _code(end: End | None) -> int:
-    """Return the exit code of a node that has no say in how the stage ended."""
-    if end is None:
-        return DONE
-    return STOPPED if end.signal in interrupt.SIGNALS else FAILED
-
-
-def _verdict(directory: Path, number: int, end: End | None) -> int:
-    """Return the exit code that the files of a stage tell, whose processes have ended.
-
-    Their own codes say too little: one whose connection broke because another refused its input
-    has crashed as well.
-    """
-    if not directory.exists():
-        print(_vanished(directory), file=sys.stderr)
-        return BAD_INPUT
-    if (directory / rundir.RESULT).exists():
-        return DONE
-    if end and end.signal in interrupt.SIGNALS:  # it had not begun, so there was nothing to save
-        _note(directory, number, "stopped")
-    verdict = attempt.ending(directory, number) or _without_a_word(directory, number, end)
-    if verdict["event"] == "stopped":
-        return STOPPED
-    print(f"error: {verdict['message']}", file=sys.stderr)  # below what the processes say
-    return BAD_INPUT if verdict["kind"] == "input" else FAILED
-
-
-def _without_a_word(directory: Path, number: int, end: End | None) -> dict[str, Any]:
-    """Note the end of an attempt whose processes could not."""
-    logs = sorted((directory / "logs").glob(f"attempt-{number:03d}*"))
-    if any(HUNG in log.read_bytes() for log in logs):
-        message = f"no step within cluster.hang_timeout; {directory / 'logs'} tells where each hung"
-    else:
-        message = str(end or "the processes ended without a result")
-    return _note(directory, number, "failed", kind="error", message=message)
-
-
-def _note(directory: Path, number: int, event: str, **facts: str) -> dict[str, Any]:
-    row = {"time": time.time(), "event": event, "attempt": number, **facts}
-    rundir.append_line(directory / rundir.EVENTS, row)
-    return row
-
-
-def _vanished(directory: Path) -> str:
-    return f"error: {directory} has vanished; restore it and launch again"
 
 
 def _run(stage: Stage, directory: Path, question: dict[str, Any]) -> int:
@@ -234,7 +182,7 @@ def _stopped(context: Context, rank: int) -> int:
 
 def _failed(context: Context, error: Exception) -> int:
     if not context.dir.exists():
-        print(_vanished(context.dir), file=sys.stderr)
+        print(ending.vanished(context.dir), file=sys.stderr)
         return BAD_INPUT
     if isinstance(error, OSError) and error.errno in REFUSALS:
         error = surroundings(error, context.dir)
@@ -297,6 +245,6 @@ def _outputs(context: Context) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    ending = main()
+    code = main()
     interrupt.ignore()
-    sys.exit(ending)
+    sys.exit(code)

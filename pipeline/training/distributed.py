@@ -24,6 +24,7 @@ from pipeline.processes import RENDEZVOUS
 from pipeline.training import packing
 
 T = TypeVar("T")
+LEAVING = 30.0  # seconds that who was asked to stop has for a step
 
 
 @dataclass(kw_only=True)
@@ -32,13 +33,16 @@ class World:
 
     Who exchanges no word for `hang_timeout` seconds hangs: it writes the stack of each of its
     threads to stderr and ends. A thread of C does that, so it works whatever Python is stuck in.
+    Who was asked to stop is given less: three times the longest silence so far, at least `LEAVING`.
     """
 
     rank: int
     world_size: int
     device: torch.device
     hang_timeout: int
-    _beat: float = field(default=0.0, init=False)
+    _beat: float = field(default_factory=time.monotonic, init=False)
+    _longest: float = field(default=0.0, init=False)  # seconds between two words
+    _asked: bool = field(default=False, init=False)
 
     @property
     def main(self) -> bool:
@@ -98,8 +102,25 @@ class World:
         """Say that this process is alive."""
         now = time.monotonic()
         if now - self._beat >= 1:
+            self._longest = max(self._longest, now - self._beat)
             self._beat = now
-            faulthandler.dump_traceback_later(self.hang_timeout, exit=True)
+            self._watch(self._patience())
+
+    def hurry(self) -> None:
+        """Have this process end soon if it hangs: it was asked to stop."""
+        self._asked = True
+        self._watch(self._patience())
+
+    def saving(self) -> None:
+        """Give what is being written all the time it needs, also if we were asked to stop."""
+        self._watch(self.hang_timeout)
+
+    def _patience(self) -> float:
+        soon = max(LEAVING, 3 * self._longest) if self._asked else self.hang_timeout
+        return min(soon, self.hang_timeout)
+
+    def _watch(self, seconds: float) -> None:
+        faulthandler.dump_traceback_later(seconds, exit=True)
 
 
 @contextmanager
@@ -117,8 +138,9 @@ def world(hang_timeout: int) -> Iterator[World]:
     here = World(rank=rank, world_size=world_size, device=device, hang_timeout=hang_timeout)
     with _group(here, backend):
         interrupt.install()  # from here on there is something to save
+        interrupt.at_request(here.hurry)
         interrupt.die_with_parent(signal.SIGTERM)
-        here.beat()
+        here.saving()
         try:
             yield here
             if not here.alone:

@@ -79,6 +79,7 @@ class Training:
                 self._end_epoch()
             return self._finish()
         finally:
+            self.world.saving()
             self.saver.wait()
             self._report("saved")
 

@@ -197,6 +197,36 @@ def test_a_signal_ends_who_waits_for_others_at_once(tmp_path):
     assert "was killed by SIGTERM" in said
 
 
+STUCK = """
+import sys, time
+from pathlib import Path
+from pipeline.training import distributed
+
+distributed.LEAVING = 0.5
+with distributed.world(hang_timeout=100) as here:
+    time.sleep(0.05)
+    Path(sys.argv[1]).touch()
+    if sys.argv[2] == "stuck":
+        time.sleep(100)
+    while not here.any(distributed.interrupt.requested())[0]:
+        time.sleep(0.05)
+    here.saving()
+    time.sleep(1)
+    distributed.interrupt.ignore()
+"""
+
+
+@pytest.mark.parametrize(("does", "code"), [("stuck", 1), ("saves", 0)])
+def test_who_hangs_ends_soon_after_it_was_asked_to_stop(tmp_path, does, code):
+    (tmp_path / "stuck.py").write_text(STUCK)
+    process = in_processes(tmp_path / "stuck.py", tmp_path / "begun", does, count=1)
+    wait_for((tmp_path / "begun").exists, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == code, said
+    assert ("Timeout (0:00:00.500000)!" in said) == bool(code)
+
+
 def test_a_node_that_waits_for_the_first_of_its_job_leaves_when_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(interrupt, "requested", lambda: True)
     with pytest.raises(attempt.Interrupted):
