@@ -29,12 +29,7 @@ def last(directory: Path) -> dict[str, Any]:
         UserError: the file is damaged; numbers that begin anew would protect nothing.
     """
     path = directory / rundir.ATTEMPT
-    if not path.exists():
-        return {"attempt": 0}
-    row = rundir.read_json(path)
-    if not isinstance(row, dict) or not isinstance(row.get("attempt"), int):
-        raise rundir.damaged(path, ValueError("no number of an attempt"))
-    return row
+    return dict(rundir.read_json(path)) if rundir.there(path) else {"attempt": 0}
 
 
 def born(pid: int) -> int | None:
@@ -55,7 +50,7 @@ def alive(directory: Path) -> bool:
     Asking for its lock would tell, too, but could turn away an attempt that begins just then.
     """
     owner = last(directory)
-    if owner.get("host") != socket.gethostname() or not (now := born(owner["pid"])):
+    if owner.get("host") != socket.gethostname() or not (now := born(owner.get("pid", 0))):
         return False
     if "born" in owner:
         return bool(owner["born"] == now)

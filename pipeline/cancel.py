@@ -11,7 +11,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from pipeline import attempt, commands, rundir
-from pipeline.errors import DONE, FAILED
+from pipeline.errors import DONE, FAILED, UserError
 from pipeline.standing import look
 from slurm import scheduler
 from slurm.job import CANCELLED, rows
@@ -42,6 +42,8 @@ def _cancel(root: Path, names: list[str]) -> int:
     if trouble:
         print(f"error: {trouble}", file=sys.stderr)
         return FAILED
+    if damaged := _damaged(runs):
+        raise UserError(damaged)
     if not stopped:
         print("nothing was stopped")
     for run in runs if stopped else []:
@@ -65,7 +67,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             state = look(stage, directory, queue, {}).state
             if state == "done":
                 continue
-            if others := _others(root, directory):
+            if state != "damaged" and (others := _others(root, directory)):
                 print(f"{stage} of {run.name} goes on: {', '.join(others)} needs it, too")
                 continue
             # first the mark, so that nobody requeues what is about to be cancelled
@@ -74,9 +76,9 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             ids += [entry.id for entry, _ in jobs]
             stopped += 1
             concerned |= bool(submitted(directory))
-            if not jobs and state in RUNNING:
+            if not jobs and (state in RUNNING or _lives(directory)):
                 here[f"{stage} of {run.name}"] = directory
-            else:
+            elif state != "damaged":
                 print(f"{stage} of {run.name}: {state} → cancelled")
     for directory in here.values():
         _ask(directory)
@@ -89,6 +91,25 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
     return stopped, "; ".join([*(doubt if concerned else []), *_await(here)])
 
 
+def _damaged(runs: list[Path]) -> str:
+    """Return what is damaged about stages that were to be stopped, and how that is mended."""
+    looks = [
+        look(name, path, None, {}) for run in runs for name, path in commands.stages(run).items()
+    ]
+    return "; ".join(dict.fromkeys(look.why for look in looks if look.state == "damaged"))
+
+
+def _goes_on(directory: Path) -> bool:
+    return look("", directory, None, {}).state in RUNNING or _lives(directory)
+
+
+def _lives(directory: Path) -> bool:
+    """Whether a stage runs here, as far as that can be told."""
+    with suppress(UserError):
+        return attempt.alive(directory)
+    return False
+
+
 def _others(root: Path, directory: Path) -> list[str]:
     """Return the runs that asked for a stage and are neither removed nor cancelled."""
     asked = {run for row in rows(directory / rundir.JOBS) for run in row.get("runs", [])}
@@ -99,7 +120,7 @@ def _others(root: Path, directory: Path) -> list[str]:
 def _ask(directory: Path) -> None:
     """Ask a stage that runs on this machine to save and leave; on another, its launcher does."""
     with suppress(ProcessLookupError, PermissionError):
-        if attempt.alive(directory):
+        if _lives(directory):
             os.kill(attempt.last(directory)["pid"], signal.SIGTERM)
 
 
@@ -107,11 +128,11 @@ def _await(stages: dict[str, Path]) -> Iterator[str]:
     """Wait for stages that were asked to leave; yield what still runs, and how to end it."""
     until = time.monotonic() + PATIENCE
     for title, directory in stages.items():
-        while look(title, directory, None, {}).state in RUNNING and time.monotonic() < until:
+        while _goes_on(directory) and time.monotonic() < until:
             time.sleep(0.1)
-        state = look(title, directory, None, {}).state
-        if state not in RUNNING:
-            print(f"{title}: running → {'done' if state == 'done' else 'cancelled'}")
+        if not _goes_on(directory):
+            done = (directory / rundir.RESULT).exists()
+            print(f"{title}: running → {'done' if done else 'cancelled'}")
             continue
         owner = attempt.last(directory)
         yield (

@@ -12,7 +12,6 @@ from pipeline import rundir, tracking
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import UserError
 from pipeline.report import write_report
-from slurm.job import rows
 
 if TYPE_CHECKING:
     from pipeline.config import Disabled, Wandb
@@ -31,7 +30,7 @@ def askers(stage: Path) -> list[Path]:
     """Return the directories of the runs that asked for a stage."""
     asked = {
         name
-        for row in rows(stage / rundir.JOBS)
+        for row in rundir.read_lines(stage / rundir.JOBS)
         for name in row.get("runs", [row["run"]] if "run" in row else [])
     }
     runs = [rundir.run_dir(stage.parent.parent, name) for name in sorted(asked)]

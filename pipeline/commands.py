@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from pipeline import rundir
 from pipeline.config.base import STAGE_NAMES
-from pipeline.errors import BAD_INPUT, INTERRUPTED, UserError, nearest
+from pipeline.errors import BAD_INPUT, INTERRUPTED, UserError, nearest, surroundings
 
 OUTPUTS = "outputs"  # the default of `root`
 
@@ -59,7 +60,7 @@ def find(root: Path, names: list[str]) -> list[Path]:
     Raises:
         UserError: there is no such run.
     """
-    there = {path.parent.name: path.parent for path in rundir.run_dir(root, "").glob("*/run.json")}
+    there = {run.name: run for run in _runs(root)}
     if not there:
         raise UserError(f"there are no runs in {root}; launch one, or name another --root")
     for name in names:
@@ -67,23 +68,32 @@ def find(root: Path, names: list[str]) -> list[Path]:
             raise UserError(f"there is no run '{name}' in {root}; {nearest(name, sorted(there))}")
     if names:
         return [there[name] for name in names]
-    return sorted(there.values(), key=lambda run: (run / "run.json").stat().st_mtime, reverse=True)
+    return sorted(there.values(), key=lambda run: (run / "run.json").lstat().st_mtime, reverse=True)
 
 
-def groups(root: Path) -> dict[Path, str | None]:
-    """Return the group of each run that is there; of a damaged one it cannot be told."""
+def _runs(root: Path) -> list[Path]:
+    """Return the directories of all runs, with the damaged ones."""
+    return sorted(
+        run for run in rundir.run_dir(root, "").glob("*") if rundir.there(run / "run.json")
+    )
+
+
+def groups(root: Path) -> tuple[dict[Path, str | None], list[Path]]:
+    """Return the group of each run that is there, and the runs of which it cannot be told."""
     found: dict[Path, str | None] = {}
-    for path in sorted(rundir.run_dir(root, "").glob("*/run.json")):
+    damaged = []
+    for run in _runs(root):
         try:
-            found[path.parent] = rundir.read_json(path).get("group")
-        except (UserError, AttributeError):
-            found[path.parent] = None
-    return found
+            found[run] = rundir.read_json(run / "run.json").get("group")
+        except (UserError, OSError):
+            damaged.append(run)
+    return found, damaged
 
 
 def stages(run: Path) -> dict[str, Path]:
     """Return the directories of a run's stages, by name, in their order."""
-    return {name: (run / name).resolve() for name in STAGE_NAMES if (run / name).is_symlink()}
+    there = [name for name in STAGE_NAMES if rundir.there(run / name)]
+    return {name: Path(os.path.realpath(run / name)) for name in there}  # of a loop, too
 
 
 def ending(command: Callable[[], int]) -> int:
@@ -96,5 +106,8 @@ def ending(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # `| head`
         sys.stderr.close()
         return 0
+    except OSError as error:
+        print(f"error: {surroundings(error, 'the root')}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED

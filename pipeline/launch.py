@@ -157,7 +157,7 @@ def _note_joined(configs: list[Config]) -> None:
     """Say of a sweep that its group is not its own: a comparison takes the group as a whole."""
     names = {config.name for config in configs}
     for root, group in sorted({(config.root, config.group) for config in configs if config.group}):
-        others = [run for run, its in commands.groups(Path(root)).items() if its == group]
+        others = [run for run, its in commands.groups(Path(root))[0].items() if its == group]
         if count := sum(run.name not in names for run in others):
             print(f"note: group '{group}' has {count} other runs; these join it")
 

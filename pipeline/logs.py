@@ -11,7 +11,6 @@ from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import DONE, UserError
 from pipeline.standing import look
 from slurm import scheduler
-from slurm.job import rows
 
 POLL = 0.5  # seconds
 ASK = 10.0  # seconds between two questions to SLURM whether there is anything to wait for
@@ -37,9 +36,11 @@ def _show(root: Path, name: str, stage: str | None, follow: bool) -> int:
     stages = commands.stages(run)
     if stage is None:
         begun = [s for s, path in stages.items() if (path / rundir.EVENTS).exists()]
-        stage = begun[-1] if begun else next(iter(stages))
-    elif stage not in stages:
-        raise UserError(f"{stage} was not asked for in run '{name}'; it has {', '.join(stages)}")
+        stage = (begun or list(stages))[-1 if begun else 0] if stages else "prep"
+    if stage not in stages:
+        raise UserError(
+            f"{stage} was not asked for in run '{name}'; it has {', '.join(stages) or 'no stage'}"
+        )
     directory = stages[stage]
     reader = Reader(files(root, directory))
     print(f"== {stage} of {name}: {directory}")
@@ -65,7 +66,7 @@ def files(root: Path, directory: Path) -> list[Path]:
     attempts = [
         p for p in sorted((directory / "logs").glob("attempt-*.log")) if p.suffixes == [".log"]
     ]
-    ids = [row["id"] for row in rows(directory / rundir.JOBS) if "id" in row]
+    ids = [row["id"] for row in rundir.read_lines(directory / rundir.JOBS) if "id" in row]
     jobs = [rundir.job_dir(root) / f"{id}_0_log.out" for id in dict.fromkeys(ids)]
     return [*(path for path in jobs if path.exists()), *attempts]
 
@@ -81,7 +82,7 @@ class Reader:
     def read(self) -> None:
         """Print what has come since."""
         for path in self.paths:
-            with path.open("rb") as file:
+            with rundir.reading(path) as file:
                 file.seek(self.seen.get(path, 0))
                 new = file.read()
             if not new:

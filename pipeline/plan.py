@@ -145,9 +145,9 @@ def _hash(question: dict[str, Any]) -> str:
 
 
 def _state(directory: Path) -> State:
-    if (directory / rundir.RESULT).exists():
+    if rundir.there(directory / rundir.RESULT):
         return "done"
-    return "unfinished" if (directory / rundir.EVENTS).exists() else "new"
+    return "unfinished" if rundir.there(directory / rundir.EVENTS) else "new"
 
 
 def _why(state: State, directory: Path, link: Path, question: dict[str, Any]) -> str:
@@ -223,6 +223,8 @@ def verify_outputs(directory: Path) -> None:
 def _damage(path: Path, output: dict[str, Any], finished: float) -> str | None:
     if not path.exists():
         return "is gone"
+    if not path.is_file():
+        return "is no file"
     stat = path.stat()
     if stat.st_size != output["bytes"]:
         return f"has {stat.st_size} bytes instead of {output['bytes']}, it was changed"

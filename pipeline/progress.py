@@ -6,7 +6,6 @@ cluster, and a look from another machine.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline import rundir
+from pipeline.errors import UserError
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -89,6 +89,6 @@ class Onlooker:
 def read_progress(directory: Path) -> dict[str, Any] | None:
     """Return the last progress of a stage: done, total, text, time; None before the first."""
     try:
-        return dict(json.loads((directory / rundir.PROGRESS).read_text()))
-    except (OSError, ValueError):
+        return dict(rundir.read_json(directory / rundir.PROGRESS))
+    except (OSError, UserError):
         return None

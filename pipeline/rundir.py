@@ -19,11 +19,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from pipeline import masking
+from pipeline import masking, records
 from pipeline.errors import UserError
+from slurm import files
 
 RESULT = "result.json"
 STAGE = "stage.yaml"
@@ -161,10 +163,13 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: it is damaged.
     """
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(text)
+        records.check(path.name, value)
+    except (ValueError, RecursionError) as error:
         raise damaged(path, error) from None
+    return value
 
 
 def write_yaml(path: Path, value: Any) -> None:
@@ -185,24 +190,67 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a comparison reads thousands
+    text = read_text(path)
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except (ValueError, yaml.YAMLError) as error:
+        value = yaml.load(text, Loader=loader)
+        records.check(path.name, value)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise damaged(path, error) from None
+    return value
 
 
-def damaged(path: Path, error: Exception) -> UserError:
-    """Return the refusal of a file that is not what we wrote."""
+def damaged(path: Path, error: Exception, line: int = 0) -> UserError:
+    """Return the refusal of a file that is not what we wrote, or of one of its lines."""
     why = " ".join(str(error).split())
-    return UserError(
-        f"{path} is damaged ({why}); restore it, or remove {path.parent} to begin anew"
-    )
+    if line:
+        return UserError(f"{path} line {line} is damaged ({why}); restore or remove that line")
+    anew = path.name in (RESULT, STAGE)  # made again from what else there is
+    cure = f"{path} and launch again" if anew else f"{path.parent} to begin anew"
+    return UserError(f"{path} is damaged ({why}); restore it, or remove {cure}")
+
+
+def there(path: Path) -> bool:
+    """Whether something has this name, be it a link to nothing."""
+    return os.path.lexists(path)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UserError: it is damaged, may not be read, or something else has its name.
+    """
+    with reading(path) as file:
+        try:
+            return file.read().decode()
+        except UnicodeDecodeError as error:
+            raise damaged(path, error) from None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[BufferedReader]:
+    """Open a file to read its bytes.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UserError: it may not be read, or something else has its name.
+    """
+    try:
+        with files.opened(path) as file:
+            yield file
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); make it readable") from None
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) and not path.is_symlink():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+        raise damaged(path, ValueError(error.strerror)) from None
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON line in a single write, so that lines of two writers never mix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
     try:
         write_whole(handle, json.dumps(row) + "\n")
     except OSError as error:
@@ -230,15 +278,16 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: another line is damaged.
     """
-    if not path.exists():
+    if not there(path):
         return
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.endswith("\n"):
+    with reading(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.endswith(b"\n"):
                 try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise damaged(path, error) from None
+                    row = json.loads(line.decode())
+                    records.check(path.name, row)
+                except (ValueError, RecursionError) as error:
+                    raise damaged(path, error, number) from None
                 yield row
 
 
@@ -253,7 +302,7 @@ def events(directory: Path) -> list[dict[str, Any]]:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
+    with files.opened(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

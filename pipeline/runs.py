@@ -44,7 +44,7 @@ def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> S
     """
     values = compose.values(tree, choices, overrides)
     directory = rundir.run_dir(Path(str(values["root"])), str(values["name"]))
-    if not (directory / CONFIG).exists():
+    if not rundir.there(directory / CONFIG):
         return compose.finish(values), choices, overrides
     known = rundir.read_json(directory / RUN)["choices"]
     old = frozen(directory).model_dump(mode="json")
@@ -116,7 +116,7 @@ def record(config: Config, choices: dict[str, str], plan: list[Step]) -> Path:
 
 def _decides(config: Config, directory: Path) -> bool:
     """Whether a configuration is new to a run, or changes what decides a result."""
-    if not (directory / CONFIG).exists():
+    if not rundir.there(directory / CONFIG):
         return True
     return frozen(directory).model_dump(exclude=set(WHERE)) != config.model_dump(exclude=set(WHERE))
 
@@ -125,7 +125,7 @@ def _facts(
     config: Config, choices: dict[str, str], directory: Path, decides: bool
 ) -> dict[str, Any]:
     path = directory / RUN
-    known = rundir.read_json(path) if path.exists() else {}
+    known = rundir.read_json(path) if rundir.there(path) else {}
     return {
         "name": config.name,
         "group": config.group,

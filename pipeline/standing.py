@@ -6,7 +6,6 @@ neither finished nor in the queue has ended, and its last events tell how.
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Iterable
@@ -15,15 +14,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import attempt, rundir
+from pipeline.errors import UserError, surroundings
 from pipeline.progress import read_progress
 from slurm import scheduler
-from slurm.job import CANCELLED, rows
+from slurm.job import CANCELLED
 from slurm.queue import active, submitted
 from slurm.scheduler import Entry
 
 State = Literal[
     "done", "running", "stalled?", "stopping", "queued", "waiting", "requeued",
-    "cancelled", "failed", "stopped", "not started", "unknown",
+    "cancelled", "failed", "stopped", "not started", "unknown", "damaged",
 ]  # fmt: skip
 OLD = 180.0  # seconds without a word after which a running stage may be stalled
 ENDED = {
@@ -74,7 +74,19 @@ def look(
         queue: this user's jobs, by id; None if SLURM does not tell.
         names: of jobs that others may wait for, by id.
     """
-    events = list(rows(directory / rundir.EVENTS))
+    try:
+        return _look(stage, directory, queue, names)
+    except UserError as error:
+        why = str(error)
+    except OSError as error:
+        why = str(surroundings(error, directory))
+    return Standing(stage=stage, state="damaged", why=why, directory=str(directory))
+
+
+def _look(
+    stage: str, directory: Path, queue: dict[str, Entry] | None, names: dict[str, str]
+) -> Standing:
+    events = _checked(directory)
     state, why, entry = _state(directory, events, queue, names)
     progress = read_progress(directory) or {"done": 0, "total": 0, "text": "", "time": 0.0}
     standing = Standing(
@@ -82,7 +94,7 @@ def look(
         state=state,
         why=why,
         job=entry.id if entry else None,
-        attempt=_owner(directory).get("attempt", 0),
+        attempt=attempt.last(directory)["attempt"],
         done=progress["done"],
         total=progress["total"],
         text=progress["text"],
@@ -96,6 +108,19 @@ def look(
             standing.state, standing.why = "stalled?", f"no word for {age:.0f} s"
         standing.eta = _eta(events, progress)
     return standing
+
+
+def _checked(directory: Path) -> list[dict[str, Any]]:
+    """Return the events of a stage.
+
+    Raises:
+        UserError: they, its submissions, or its result are damaged.
+    """
+    if rundir.there(directory / rundir.RESULT):
+        rundir.read_json(directory / rundir.RESULT)
+    for _ in rundir.read_lines(directory / rundir.JOBS):
+        pass
+    return list(rundir.read_lines(directory / rundir.EVENTS))
 
 
 def _state(
@@ -155,12 +180,12 @@ def _ended(events: list[dict[str, Any]], job: Entry | None) -> tuple[State, str]
     """Return how a stage ended that is neither finished nor under way."""
     last = events[-1]
     if last["event"] == "gave_up":
-        failed = [row["message"] for row in events if row["event"] == "failed"]
+        failed = [row.get("message", "") for row in events if row["event"] == "failed"]
         more = f": {failed[-1]}" if failed else ""
-        return "failed", f"given up after attempts without progress ({last['why']}){more}"
+        return "failed", f"given up after attempts without progress ({last.get('why')}){more}"
     for row in reversed(events):
         if row["event"] == "failed":
-            return "failed", row["message"]
+            return "failed", row.get("message", "")
         if row["event"] in ("stopped", "resumed", "started"):
             break
     if job and job.state in ENDED:
@@ -170,20 +195,13 @@ def _ended(events: list[dict[str, Any]], job: Entry | None) -> tuple[State, str]
 
 def _runs_here(directory: Path) -> bool:
     """Whether an attempt that no job stands for is alive; elsewhere, its progress tells."""
-    owner = _owner(directory)
-    if not owner or owner.get("job"):
+    owner = attempt.last(directory)
+    if not owner["attempt"] or owner.get("job"):
         return False
     if owner.get("host") != socket.gethostname():
         progress = read_progress(directory)
         return progress is not None and time.time() - progress["time"] < OLD
     return attempt.alive(directory)
-
-
-def _owner(directory: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((directory / rundir.ATTEMPT).read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def _eta(events: list[dict[str, Any]], progress: dict[str, Any]) -> float | None:
@@ -217,9 +235,11 @@ def gpu_hours(events: list[dict[str, Any]]) -> float:
         if row["event"] == "began":
             began = row
         elif row["event"] == "ended" and began:
-            total += began["gpus"] * (row["time"] - began["time"]) / 3600
+            total += began.get("gpus", 0) * (row["time"] - began["time"]) / 3600
             began = None
-    return total + (began["gpus"] * (events[-1]["time"] - began["time"]) / 3600 if began else 0.0)
+    return total + (
+        began.get("gpus", 0) * (events[-1]["time"] - began["time"]) / 3600 if began else 0.0
+    )
 
 
 def names_of(
@@ -250,7 +270,8 @@ def overall(stages: list[Standing]) -> str:
     """Return a run's state: that of the first stage that is not done."""
     states = [stage.state for stage in stages if stage.state != "done"]
     for state in (
-        "failed", "cancelled", "stalled?", "unknown", "running", "stopping", "requeued", "queued",
+        "damaged", "failed", "cancelled", "stalled?", "unknown", "running", "stopping",
+        "requeued", "queued",
     ):  # fmt: skip
         if state in states:
             return state

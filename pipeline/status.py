@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pipeline import commands, rundir, standing
 from pipeline.config.base import STAGE_NAMES
-from pipeline.errors import DONE
+from pipeline.errors import DONE, UserError
 from pipeline.standing import Standing
 from pipeline.summary import describe
 
@@ -21,7 +21,7 @@ SINGLY = 3  # so many runs are shown stage by stage, more in a line each
 MARKS = {
     "done": "[green]done[/]", "running": "[cyan]running[/]", "stalled?": "[yellow]stalled?[/]",
     "unknown": "[yellow]unknown[/]", "stopped": "[yellow]stopped[/]",
-    "failed": "[red]failed[/]", "cancelled": "[red]cancelled[/]",
+    "failed": "[red]failed[/]", "cancelled": "[red]cancelled[/]", "damaged": "[red]damaged[/]",
 }  # fmt: skip
 
 
@@ -39,15 +39,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _show(root: Path, names: list[str], as_json: bool) -> int:
-    runs = {run.name: commands.stages(run) for run in commands.find(root, names)}
+    found_runs = commands.find(root, names)
+    runs = {run.name: commands.stages(run) for run in found_runs}
     queue, note = standing.queued()
     waits = standing.names_of(runs.items(), queue or {})
     found = {
         name: [standing.look(stage, path, queue, waits) for stage, path in stages.items()]
         for name, stages in runs.items()
     }
+    for run in found_runs:
+        found[run.name] += _record(run)
     if as_json:
-        print(json.dumps({"note": note, "runs": [_row(*item) for item in found.items()]}, indent=2))
+        rows = [_row(*item) for item in found.items()]
+        print(json.dumps({"note": note, "runs": rows}, indent=2, allow_nan=False))
         return DONE
     console = _console()
     if len(found) <= SINGLY:
@@ -55,10 +59,25 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
             _one(console, name, stages)
     else:
         _many(console, found)
-    if note:
-        console.print(f"note: {note}", style="yellow", highlight=False)
+    for told in filter(None, (note, *_damages(found))):
+        console.print(f"note: {told}", style="yellow", markup=False, soft_wrap=True)
     console.print(_last_line(found, root), highlight=False, soft_wrap=True, markup=False)
     return DONE
+
+
+def _damages(found: dict[str, list[Standing]]) -> list[str]:
+    """Return what is damaged and how it is mended; of stages that runs share once."""
+    stages = [stage for stages in found.values() for stage in stages if stage.state == "damaged"]
+    return list(dict.fromkeys(stage.why for stage in stages))
+
+
+def _record(run: Path) -> list[Standing]:
+    """Return what is damaged about a run itself."""
+    try:
+        rundir.read_json(run / "run.json")
+    except (UserError, OSError) as error:
+        return [Standing(stage="record", state="damaged", why=str(error))]
+    return []
 
 
 def _row(name: str, stages: list[Standing]) -> dict[str, Any]:
@@ -98,6 +117,8 @@ def _words(stage: Standing) -> str:
     if stage.state == "done":
         result = rundir.read_json(Path(stage.directory) / rundir.RESULT)
         return describe(stage.stage, result["metrics"]) + (f" ({stage.why})" if stage.why else "")
+    if stage.state == "damaged":
+        return "see the note"
     if stage.state in ("running", "stalled?"):
         return ", ".join(filter(None, (stage.text, stage.why)))
     return stage.why
@@ -139,6 +160,8 @@ def _last_line(found: dict[str, list[Standing]], root: Path) -> str:
     bad = next((s for s in stages if s.state in ("failed", "stalled?")), None)
     if bad:
         return f"its log: python -m pipeline.logs {name} {bad.stage}{where}"
+    if counts.keys() == {"damaged"}:
+        return f"mend it, then: {commands.go_on(rundir.run_dir(root, name))}"
     if counts.keys() & {"cancelled", "stopped", "not started"}:
         return f"to go on: {commands.go_on(rundir.run_dir(root, name))}"
     if counts.keys() == {"done"}:

@@ -54,7 +54,10 @@ def show_results(directory: Path, report: Path) -> None:
 
 def describe(stage: str, metrics: dict[str, Any]) -> str:
     """Return the result of a stage in a few words."""
-    return LINES[stage](metrics)
+    try:
+        return LINES[stage](metrics)
+    except (KeyError, ValueError) as error:
+        return f"it lacks {error}"
 
 
 def _prep(m: dict[str, Any]) -> str:

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slurm import files
+
 DONE, REFUSED, STOPPED = 0, 2, 75
 JOBS = "jobs.jsonl"
 EVENTS = "events.jsonl"
@@ -90,14 +92,14 @@ class Job:
     def saved(self) -> int:
         """Return from where a repetition would begin; 0 if nothing is saved."""
         try:
-            return int(json.loads((self.directory / PROGRESS).read_text())["saved"])
+            return int(json.loads(files.read(self.directory / PROGRESS))["saved"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 
 
 def append(path: Path, *rows: dict[str, Any]) -> None:
     """Append rows to a JSON-lines file, in one write that never mixes with another."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
     try:
         os.write(handle, "".join(json.dumps(row) + "\n" for row in rows).encode())
     finally:
@@ -107,10 +109,10 @@ def append(path: Path, *rows: dict[str, Any]) -> None:
 def rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a JSON-lines file; lines that are not whole are left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = files.read(path).decode(errors="replace")
     except FileNotFoundError:
         return
-    for line in lines:
+    for line in text.split("\n"):
         try:
             row = json.loads(line)
         except ValueError:

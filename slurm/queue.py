@@ -93,7 +93,8 @@ def queued(directory: Path, queue: dict[str, Entry]) -> list[tuple[Entry, str | 
 
 def submitted(directory: Path) -> list[dict[str, Any]]:
     """Return the records of all jobs that were submitted for a directory, oldest first."""
-    return [row for row in rows(directory / JOBS) if row.get("event") == "submitted"]
+    found = [row for row in rows(directory / JOBS) if row.get("event") == "submitted"]
+    return [row for row in found if all(isinstance(row.get(k), str) for k in ("id", "token"))]
 
 
 def active(directory: Path, queue: dict[str, Entry]) -> Entry | None:

@@ -47,7 +47,7 @@ def _compare(options: argparse.Namespace) -> int:
 
         runs = online.read(options.runs, options.group)
     else:
-        runs = collect.read(collect.select(options.root, options.runs, options.group))
+        runs = collect.read(collect.select(options.root, options.runs, options.group, damaged=True))
     title = options.group or f"{len(runs)} runs"
     told = answer(title, runs, options.baseline, options.force)
     table.show(told)

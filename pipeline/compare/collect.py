@@ -48,21 +48,27 @@ class Run:
     history: Path | None = None
 
 
-def select(root: Path, names: list[str], group: str | None) -> list[Path]:
+def select(root: Path, names: list[str], group: str | None, damaged: bool = False) -> list[Path]:
     """Return the directories of named runs, or of all runs of a group.
+
+    Args:
+        root: where runs live.
+        names: of runs.
+        group: or one of these.
+        damaged: with those whose group cannot be told.
 
     Raises:
         UserError: there is no such run or group.
     """
     if group is None:
         return commands.find(root, list(dict.fromkeys(names)))
-    groups = commands.groups(root)
+    groups, untold = commands.groups(root)
     found = [run for run, its in groups.items() if its == group]
     if not found:
         known = sorted({its for its in groups.values() if its})
         cure = nearest(group, known) if known else "no run there has one"
         raise UserError(f"no run in {root} has group '{group}'; {cure}")
-    return found
+    return found + (untold if damaged else [])
 
 
 def read(directories: list[Path]) -> list[Run]:
@@ -86,7 +92,7 @@ def _read(directory: Path) -> Run:
     run = Run(name=directory.name)
     try:
         _fill(run, directory)
-    except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         run.state = "damaged"
         run.why = str(error) if isinstance(error, UserError | OSError) else f"lacks {error}"
     return run
@@ -102,7 +108,7 @@ def _fill(run: Run, directory: Path) -> None:
     results = {name: rundir.read_json(path / rundir.RESULT) for name, path in _finished(stages)}
     for name, result in results.items():
         run.metrics |= {f"{name}/{k}": v for k, v in finite(result["metrics"])}
-        run.device[name] = result["environment"].get("device", "")
+        run.device[name] = str(result["environment"].get("device", ""))
     if "train" in results:
         run.history = stages["train"] / rundir.HISTORY
         run.wall_hours = results["train"]["seconds"] / 3600
@@ -122,7 +128,7 @@ def finite(metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _finished(stages: dict[str, Path]) -> list[tuple[str, Path]]:
-    return [(name, path) for name, path in stages.items() if (path / rundir.RESULT).exists()]
+    return [(name, path) for name, path in stages.items() if rundir.there(path / rundir.RESULT)]
 
 
 def _judged(

@@ -10,8 +10,10 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
+from pipeline import rundir
 from pipeline.compare.answer import Answer, Group
 from pipeline.compare.collect import Run
+from pipeline.errors import UserError
 from pipeline.report.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, canvas, svg
 
 ROWS = 24  # groups with an interval, at most
@@ -19,7 +21,7 @@ LINES = 6  # groups with a curve, at most: more cannot be told apart
 POINTS = 300  # epochs of a curve, at most
 NAMED = 8  # more points than that have no room for names: only the ends of the front get theirs
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", INK)
-EPOCH = '"kind": "epoch"'
+EPOCH = b'"kind": "epoch"'
 
 
 def all_of(answer: Answer, runs: list[Run]) -> dict[str, Markup]:
@@ -100,13 +102,17 @@ def _curves(group: Group, histories: dict[str, Path]) -> list[dict[int, float]]:
 
 def _epochs(history: Path) -> dict[int, float]:
     """Return accuracy by epoch; the rows of steps, nearly all of the file, are not parsed."""
-    if not history.exists():
+    try:
+        with rundir.reading(history) as lines:
+            rows: list[dict[str, Any]] = [
+                json.loads(line) for line in lines if EPOCH in line and line.endswith(b"\n")
+            ]
+        return {row["epoch"]: row["top1"] for row in rows if row.get("top1") is not None}
+    except FileNotFoundError:
         return {}
-    with history.open(encoding="utf-8") as lines:
-        rows: list[dict[str, Any]] = [
-            json.loads(line) for line in lines if EPOCH in line and line.endswith("\n")
-        ]
-    return {row["epoch"]: row["top1"] for row in rows if row.get("top1") is not None}
+    except (UserError, ValueError, KeyError, AttributeError) as error:
+        print(f"note: a curve is left out: {history}: {error}")
+        return {}
 
 
 def _short(label: str) -> str:

@@ -145,7 +145,7 @@ class Story:
 
 def read(run: Path) -> Story:
     """Read a run directory; a stage counts as finished if its result exists."""
-    config = mask_yaml((run / "config.yaml").read_text())
+    config = mask_yaml(rundir.read_text(run / "config.yaml"))
     facts = masked(rundir.read_json(run / "run.json"))
     story = Story(facts, config, rundir.absolute(run).parents[1])
     for name in STAGE_NAMES:

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline import rundir, standing
 from pipeline.config.base import STAGE_NAMES
 from pipeline.masking import mask, masked
@@ -169,7 +167,7 @@ def settings(run: Path) -> Row:
     facts = rundir.read_json(run / "run.json")
     events = rundir.events((run / "train").resolve())
     return {
-        **masked(yaml.safe_load((run / "config.yaml").read_text())),
+        **masked(rundir.read_yaml(run / "config.yaml")),
         "source": facts["source"],
         "versions": facts["versions"],
         "command": mask(facts["command"]),

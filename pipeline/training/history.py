@@ -35,7 +35,7 @@ class Rows:
         self.count = known
         self._file: int | None = None
         if writes:
-            kept = path.read_text().splitlines(keepends=True)[:known] if path.exists() else []
+            kept = rundir.read_text(path).splitlines(keepends=True)[:known] if path.exists() else []
             if len(kept) < known:
                 raise RuntimeError(f"{path} has {len(kept)} rows, the checkpoint knows {known}")
             rundir.write_text(path, "".join(kept))
