@@ -72,10 +72,10 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
                 continue
             # first the mark, so that nobody requeues what is about to be cancelled
             rundir.write_text(directory / CANCELLED, f"{time.strftime('%FT%T%z')}\n")
-            jobs = queued(directory, queue or {})
-            ids += [entry.id for entry, _ in jobs]
+            jobs = _queued(directory, queue or {})
+            ids += jobs
             stopped += 1
-            concerned |= bool(submitted(directory))
+            concerned |= state != "damaged" and bool(submitted(directory))
             if not jobs and (state in RUNNING or _lives(directory)):
                 here[f"{stage} of {run.name}"] = directory
             elif state != "damaged":
@@ -89,6 +89,13 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             trouble, concerned = str(error), True
     doubt = [f"{trouble}; nothing will be requeued, but cancel again"] if trouble else []
     return stopped, "; ".join([*(doubt if concerned else []), *_await(here)])
+
+
+def _queued(directory: Path, queue: dict[str, scheduler.Entry]) -> list[str]:
+    """Return the ids of a stage's jobs, as far as they can be told."""
+    with suppress(OSError):
+        return [entry.id for entry, _ in queued(directory, queue)]
+    return []
 
 
 def _damaged(runs: list[Path]) -> str:

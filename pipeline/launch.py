@@ -74,6 +74,8 @@ def launch(
         return _say(error, BAD_INPUT)
     except StageFailed as error:
         return _say(error, FAILED)
+    except OSError as error:
+        return _say(surroundings(error, config.root), BAD_INPUT)
     return DONE
 
 

@@ -39,6 +39,7 @@ HISTORY = "history.jsonl"
 GROWTH = "growth.jsonl"
 MANIFEST = "manifest.json"
 
+MOST_NESTED = 10_000  # openings in a YAML file; libyaml runs out of stack and takes Python along
 FULL = 2**20  # bytes left on a disk that counts as full
 
 
@@ -191,6 +192,8 @@ def read_yaml(path: Path) -> Any:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a comparison reads thousands
     text = read_text(path)
+    if sum(map(text.count, ("[", "{", "- "))) > MOST_NESTED:
+        raise damaged(path, ValueError("nested too deeply"))
     try:
         value = yaml.load(text, Loader=loader)
         records.check(path.name, value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -249,9 +250,10 @@ def names_of(
     found = {}
     for run, stages in runs:
         for stage, directory in stages.items():
-            for row in submitted(directory):
-                if row["id"] in queue and queue[row["id"]].comment == row["token"]:
-                    found[row["id"]] = f"{stage} of {run}"
+            with suppress(OSError):  # told where the stage is looked at
+                for row in submitted(directory):
+                    if row["id"] in queue and queue[row["id"]].comment == row["token"]:
+                        found[row["id"]] = f"{stage} of {run}"
     return found
 
 

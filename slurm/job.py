@@ -115,7 +115,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
     for line in text.split("\n"):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             yield row

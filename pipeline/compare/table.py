@@ -34,6 +34,10 @@ def show(answer: Answer) -> None:
         console.print(_differ(answer, groups))
     for note in answer.notes:
         console.print(f"note: {escape(note)}", style="yellow", highlight=False)
+    for row in answer.left_out:  # whole lines, with paths to copy
+        if row["state"] == "damaged":
+            told = f"note: {row['run']}: {row['why']}"
+            console.print(told, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def headline(answer: Answer) -> str:
@@ -163,7 +167,8 @@ def _costs(groups: list[Group], unit: str) -> Table:
 def _left_out(rows: list[dict[str, str]]) -> Table:
     table = _table("Left out of every mean", "run", "state", "why")
     for row in rows:
-        table.add_row(escape(row["run"]), escape(row["state"]), escape(row["why"]))
+        why = "see the note" if row["state"] == "damaged" else row["why"]
+        table.add_row(escape(row["run"]), escape(row["state"]), escape(why))
     return table
 
 

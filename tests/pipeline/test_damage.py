@@ -1,0 +1,245 @@
+"""One damaged file: it is named with the cure, whoever meets it, and the runs beside it are shown."""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+import types
+
+import hydra
+import pytest
+import yaml
+
+from pipeline import cancel, compose, executors, launch, logs, rundir, runs, status, sync
+from pipeline.compare import __main__ as compare
+from pipeline.errors import UserError
+from pipeline.plan import make_plan
+from pipeline.report import story
+from slurm import files
+from tests import runs as fabricated
+
+METRICS = {
+    "prep": {"train_images": 1437, "val_images": 360, "quarantined": 0, "copies": 0,
+             "contradictions": 0, "alike": 0, "odd_files": 0, "ignored_files": 0},
+    "train": {"top1": 90.0, "loss": 0.1, "epochs": 2, "steps": 6, "grown": 1, "cut": 0},
+    "fuse": {"parameters": 3e5, "parameters_unfused": 4e5, "max_rel_error": 1e-15, "exports": 1,
+             "exports_missing": 0},
+    "eval": {"fused/top1": 90.0, "unfused/top1": 90.0, "agreement": 100.0, "images": 360},
+}  # fmt: skip
+OUTPUT = {"outputs": {}, "environment": {"device": "CPU"}, "attempts": 1, "seconds": 1.0}
+WAITING = "latency"  # the stage that is not finished
+
+
+def wrong(value):
+    """Return a value of another type in each place, the place kept."""
+    if isinstance(value, dict):
+        return {key: wrong(inner) for key, inner in value.items()}
+    return "x" if isinstance(value, int | float | list) or value is None else 7
+
+
+def text(content):
+    return lambda path: path.write_bytes(content)
+
+
+def typed(path):
+    if path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(wrong(row)) + "\n" for row in rows))
+    else:
+        path.write_text(json.dumps(wrong(yaml.safe_load(path.read_text()))))
+
+
+def half(path):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def instead(make):
+    def damage(path):
+        path.unlink()
+        make(path)
+
+    return damage
+
+
+DAMAGES = {
+    "null": text(b"null\n"), "list": text(b"[]\n"), "mapping": text(b"{}\n"), "number": text(b"7\n"),
+    "no UTF-8": text(b'{"a": "\xff"}\n'), "zeros": text(b"\0" * 64 + b"\n"),
+    "huge": text(b'{"attempt": ' + b"1" * 5000 + b"}\n"), "deep": text(b"[" * 100_000 + b"\n"),
+    "no JSON": text(b'{"a": \n'), "empty": text(b""), "half": half, "types": typed,
+    "directory": instead(lambda path: path.mkdir()), "FIFO": instead(os.mkfifo),
+    "no target": instead(lambda path: path.symlink_to("nowhere")),
+    "loop": instead(lambda path: path.symlink_to(path.name)),
+    "device": instead(lambda path: path.symlink_to("/dev/zero")),
+    "socket": instead(lambda path: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path))),
+}  # fmt: skip
+FILES = (
+    "config.yaml", "run.json", "train/result.json", "fuse/result.json", "train/events.jsonl",
+    "train/history.jsonl", "train/growth.jsonl", f"{WAITING}/events.jsonl",
+    f"{WAITING}/jobs.jsonl", f"{WAITING}/attempt", f"{WAITING}/progress.json",
+)  # fmt: skip
+READ = {  # what each command relies on, so that it names what is damaged there
+    "status": {"run.json", "train/result.json", "fuse/result.json", "train/events.jsonl",
+               f"{WAITING}/events.jsonl", f"{WAITING}/jobs.jsonl", f"{WAITING}/attempt"},
+    "compare": {"run.json", "config.yaml", "train/result.json", "fuse/result.json",
+                f"{WAITING}/events.jsonl", f"{WAITING}/attempt"},
+    "launch": {"run.json", "config.yaml", "train/result.json", "fuse/result.json",
+               f"{WAITING}/events.jsonl"},
+    "cancel": {"train/result.json", "fuse/result.json", f"{WAITING}/events.jsonl",
+               f"{WAITING}/attempt"},
+}  # fmt: skip
+NO_DAMAGE = {("config.yaml", "half")} | {
+    (file, damage) for file in FILES if file.endswith(".jsonl") for damage in ("empty", "half")
+} | {(f"{WAITING}/jobs.jsonl", "mapping")}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    """Return a root with two runs whose latency is missing, and how each is launched."""
+    root = tmp_path_factory.mktemp("damage") / "o"
+    configs = {name: _fabricate(root, name, seed) for seed, name in enumerate(("good", "bad"))}
+    return root, configs
+
+
+def _fabricate(root, name, seed):
+    asked = [f"name={name}", f"seed={seed}", "group=g", "tracking=disabled", f"root={root}"]
+    with hydra.initialize_config_dir(str(compose.CONF), version_base="1.3"):
+        tree = hydra.compose("config", asked, return_hydra_config=True)
+    choices = {k: v for k, v in tree.hydra.runtime.choices.items() if not k.startswith("hydra/")}
+    del tree.__dict__["_content"]["hydra"]
+    config = compose.to_config(tree, choices, asked)
+    plan = make_plan(config)
+    run = runs.record(config, choices, plan)
+    (run / "report.html").touch()
+    for step in plan:
+        step.dir.mkdir(parents=True, exist_ok=True)
+        runs.write_question(step)
+        event = {"time": 1.0, "event": "started", "attempt": 1}
+        rundir.append_line(step.dir / rundir.EVENTS, event)
+        rundir.append_line(step.dir / rundir.JOBS, {"time": 1.0, "executor": "local", "run": name})
+        owner = {"attempt": 1, "pid": 1, "host": "gone", "time": 1.0, "job": None}
+        rundir.write_json(step.dir / rundir.ATTEMPT, owner)
+        if step.stage.name in METRICS:
+            parents = {p: f"{p}-{step.question['parents'][p]}" for p in step.stage.parents}
+            result = {**OUTPUT, "metrics": METRICS[step.stage.name], "parents": parents}
+            rundir.write_json(step.dir / rundir.RESULT, result)
+    progress = {"done": 1, "total": 2, "text": "", "time": 1.0, "saved": 0}
+    rundir.write_json(run / WAITING / rundir.PROGRESS, progress)
+    fabricated._curves((run / "train").resolve(), (50.0, 80.0), 3)
+    return config, choices, asked
+
+
+@pytest.fixture
+def world(pristine, tmp_path, monkeypatch):
+    """Return a copy of the root, with nothing outside it to be reached."""
+    root, configs = pristine
+    kept = root.with_name("kept")
+    if not kept.exists():
+        shutil.copytree(root, kept, symlinks=True)
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(executors.subprocess, "Popen", _began)
+    monkeypatch.setattr(launch.preflight, "check", lambda config: None)
+    monkeypatch.setattr("pipeline.runs.source_revision", lambda: {"revision": "abc"})
+    monkeypatch.setattr("pipeline.runs.versions", dict)
+    monkeypatch.setattr("pipeline.closing.close", lambda run, tracked: story.read(run))
+    monkeypatch.setattr(sync, "unreachable", lambda server: None)
+    monkeypatch.setattr(sync, "_check_key", lambda: None)
+    done = types.SimpleNamespace(returncode=0, stdout="", stderr="")
+    monkeypatch.setattr(sync.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr("pipeline.standing.queued", lambda: (None, ""))
+    monkeypatch.setattr("slurm.scheduler.mine", dict)
+    yield root, configs
+    shutil.rmtree(root)
+    shutil.copytree(kept, root, symlinks=True)
+
+
+def _began(*_, **__):
+    raise executors.StageFailed("began")
+
+
+@contextlib.contextmanager
+def no_longer_than(seconds):
+    def late(*_):
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(("file", "damage"), list(itertools.product(FILES, DAMAGES)))
+def test_a_damaged_file_is_named_and_the_others_are_shown(file, damage, world, capsys):
+    root, configs = world
+    path = (root / "runs" / "bad" / file).parent.resolve() / file.rpartition("/")[2]
+    os.chdir(path.parent)
+    DAMAGES[damage](path)
+    where = ["--root", str(root)]
+    commands = {
+        "status": lambda: status.main(where),
+        "status of it": lambda: status.main(["bad", "--json", *where]),
+        "compare": lambda: compare.main(["--group", "g", *where]),
+        "launch": lambda: launch.launch(*configs["bad"], []),
+        "launch of another": lambda: launch.launch(*configs["good"], []),
+        "logs": lambda: logs.main(["bad", WAITING, *where]),
+        "sync": lambda: sync.main(where),
+        "cancel": lambda: cancel.main(["bad", *where]),
+    }
+    codes = {"status": {0}, "status of it": {0}, "compare": {0}, "launch of another": {1},
+             "launch": {1, 2}, "cancel": {0, 2}, "logs": {0, 2}, "sync": {0, 1}}  # fmt: skip
+    for name, command in commands.items():
+        with no_longer_than(20):
+            code = command()
+        told = capsys.readouterr()
+        said = told.out + told.err
+        assert code in codes[name], (name, said)
+        assert "Traceback" not in said
+        assert "began" in said or name != "launch of another", said
+        if name in ("status", "compare"):
+            assert "good" in said
+        if file in READ.get(name, ()) and (file, damage) not in NO_DAMAGE:
+            lines = [line for line in said.splitlines() if path.name in line]
+            assert any("damaged" in line for line in lines), (name, said)
+            assert code == {"status": 0, "compare": 0}.get(name, 2)
+
+
+def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "opened", refuse)
+    (tmp_path / "run.json").touch()
+    with pytest.raises(UserError, match=r"run.json cannot be read \(Permission denied\); make it"):
+        rundir.read_json(tmp_path / "run.json")
+
+
+def test_a_cure_loses_nothing_that_can_be_kept(tmp_path):
+    for name, cure in {
+        "result.json": f"remove {tmp_path}/result.json and launch again",
+        "attempt": f"remove {tmp_path} to begin anew",
+    }.items():
+        (tmp_path / name).write_text("null")
+        with pytest.raises(UserError, match=cure):
+            rundir.read_json(tmp_path / name)
+    (tmp_path / "events.jsonl").write_text('{"event": "started", "time": 1.0}\nspoilt\n')
+    with pytest.raises(UserError, match=r"line 2 is damaged .* remove that line"):
+        list(rundir.read_lines(tmp_path / "events.jsonl"))
+
+
+def test_a_log_that_is_a_fifo_does_not_keep_anyone(world, capsys):
+    root, _ = world
+    log = rundir.log_file(root / "runs" / "bad" / WAITING, 1)
+    log.parent.mkdir()
+    os.mkfifo(log)
+    begun = time.monotonic()
+    with no_longer_than(20):
+        assert logs.main(["bad", WAITING, "--root", str(root)]) == 2
+    assert log.name in capsys.readouterr().err
+    assert time.monotonic() - begun < 10
