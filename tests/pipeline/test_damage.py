@@ -130,7 +130,14 @@ def _fabricate(root, name, seed):
     progress = {"done": 1, "total": 2, "text": "", "time": 1.0, "saved": 0}
     rundir.write_json(run / WAITING / rundir.PROGRESS, progress)
     fabricated._curves((run / "train").resolve(), (50.0, 80.0), 3)
-    return config, choices, asked
+    return tree, choices, asked
+
+
+def launched(run):
+    try:
+        return launch.launch(*runs.settle(*run), [], set())
+    except UserError as error:
+        return launch._say(error, 2)
 
 
 @pytest.fixture
@@ -142,7 +149,7 @@ def world(pristine, tmp_path, monkeypatch):
         shutil.copytree(root, kept, symlinks=True)
     monkeypatch.chdir(root)
     monkeypatch.setattr(executors.subprocess, "Popen", _began)
-    monkeypatch.setattr(launch.preflight, "check", lambda config: None)
+    monkeypatch.setattr(launch.preflight, "check", lambda *_: None)
     monkeypatch.setattr("pipeline.runs.source_revision", lambda: {"revision": "abc"})
     monkeypatch.setattr("pipeline.runs.versions", dict)
     monkeypatch.setattr("pipeline.closing.close", lambda run, tracked: story.read(run))
@@ -186,8 +193,8 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(file, damage, world, c
         "status": lambda: status.main(where),
         "status of it": lambda: status.main(["bad", "--json", *where]),
         "compare": lambda: compare.main(["--group", "g", *where]),
-        "launch": lambda: launch.launch(*configs["bad"], []),
-        "launch of another": lambda: launch.launch(*configs["good"], []),
+        "launch": lambda: launched(configs["bad"]),
+        "launch of another": lambda: launched(configs["good"]),
         "logs": lambda: logs.main(["bad", WAITING, *where]),
         "sync": lambda: sync.main(where),
         "cancel": lambda: cancel.main(["bad", *where]),
