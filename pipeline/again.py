@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import rundir, standing
 from pipeline.errors import UserError
+from pipeline.outside import say
 from slurm.queue import submitted
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def set_aside(steps: Iterable[Step]) -> list[Path]:
             aside = _aside(directory, count(directory) + 1)
             directory.rename(aside)
             rundir.sync(directory.parent)
-            print(f"{directory.name}: the old answer is kept as {aside}")
+            say(f"{directory.name}: the old answer is kept as {aside}")
     return list(moved)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline import attempt, commands, rundir
 from pipeline.errors import DONE, FAILED, UserError
+from pipeline.outside import say
 from pipeline.standing import look
 from slurm import scheduler
 from slurm.job import CANCELLED, rows
@@ -40,14 +41,14 @@ def _cancel(root: Path, names: list[str]) -> int:
     with alone(folder) if folder.exists() else nullcontext():
         stopped, trouble = _stop(root, runs)
     if trouble:
-        print(f"error: {trouble}", file=sys.stderr)
+        say(f"error: {trouble}", file=sys.stderr)
         return FAILED
     if damaged := _damaged(runs):
         raise UserError(damaged)
     if not stopped:
         print("nothing was stopped")
     for run in runs if stopped else []:
-        print(f"cancelled; to go on later: {commands.go_on(run)}")
+        say(f"cancelled; to go on later: {commands.go_on(run)}")
     return DONE
 
 
@@ -68,7 +69,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             if state == "done":
                 continue
             if state != "damaged" and (others := _others(root, directory)):
-                print(f"{stage} of {run.name} goes on: {', '.join(others)} needs it, too")
+                say(f"{stage} of {run.name} goes on: {', '.join(others)} needs it, too")
                 continue
             # first the mark, so that nobody requeues what is about to be cancelled
             rundir.write_text(directory / CANCELLED, f"{time.strftime('%FT%T%z')}\n")
@@ -79,7 +80,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             if not jobs and (state in RUNNING or _lives(directory)):
                 here[f"{stage} of {run.name}"] = directory
             elif state != "damaged":
-                print(f"{stage} of {run.name}: {state} → cancelled")
+                say(f"{stage} of {run.name}: {state} → cancelled")
     for directory in here.values():
         _ask(directory)
     if queue is not None:
@@ -139,7 +140,7 @@ def _await(stages: dict[str, Path]) -> Iterator[str]:
             time.sleep(0.1)
         if not _goes_on(directory):
             done = (directory / rundir.RESULT).exists()
-            print(f"{title}: running → {'done' if done else 'cancelled'}")
+            say(f"{title}: running → {'done' if done else 'cancelled'}")
             continue
         owner = attempt.last(directory)
         yield (

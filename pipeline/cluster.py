@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
@@ -20,8 +19,10 @@ from pipeline.config.cluster import Slurm
 from pipeline.errors import Interrupted, StageFailed, UserError
 from pipeline.freeze import freeze, place
 from pipeline.masking import mask
+from pipeline.outside import say, visible
 from pipeline.plan import Step
 from pipeline.progress import Onlooker
+from pipeline.terminal import Terminal
 from slurm import scheduler
 from slurm.job import Job, Resources
 from slurm.queue import active
@@ -168,7 +169,7 @@ def show(launch: Launch) -> None:
                 executor.prepare(job.name, "TOKEN", batch.dependency, submission.parallel)
                 stage = job.name.rpartition(".")[2]
                 submission.ids[job.directory] = f"JOB_ID_OF_{stage.upper()}"
-                console = Console()
+                console = Terminal()
                 console.rule(stage)
                 script = mask(executor.text())
                 if console.is_terminal:
@@ -176,7 +177,7 @@ def show(launch: Launch) -> None:
                         Syntax(script, "bash", background_color="default", word_wrap=True)
                     )
                 else:  # whole lines, as they would be submitted
-                    print(script)
+                    print(visible(script))
     except (Refused, Unreachable) as error:
         raise _explained(error) from None
 
@@ -210,7 +211,7 @@ def submit(launches: list[Launch]) -> None:
 
 
 def _tell(launches: list[Launch], submission: Submission) -> None:
-    console = Console()
+    console = Terminal()
     if len(launches) == 1:
         (launch,) = launches
         table = Table(box=None, padding=(0, 2, 0, 0))
@@ -224,16 +225,16 @@ def _tell(launches: list[Launch], submission: Submission) -> None:
         console.print(table)
     if submission.attached:
         count = len(submission.attached)
-        print(f"{count} in the queue before, with the settings they were submitted with")
+        say(f"{count} in the queue before, with the settings they were submitted with")
     first = launches[0].config
     names = first.name if len(launches) == 1 else ""
     root = commands.elsewhere(Path(first.root))
     runs = "" if names else f" of {len(launches)} runs"
-    print(f"{len(submission.ids)} jobs{runs} in the queue; next:")
-    print(f"  python -m pipeline.status{names and f' {names}'}{root}")
+    say(f"{len(submission.ids)} jobs{runs} in the queue; next:")
+    say(f"  python -m pipeline.status{names and f' {names}'}{root}")
     if names:
-        print(f"  python -m pipeline.logs {names} -f{root}")
-        print(f"  python -m pipeline.cancel {names}{root}")
+        say(f"  python -m pipeline.logs {names} -f{root}")
+        say(f"  python -m pipeline.cancel {names}{root}")
 
 
 def wait(launch: Launch) -> None:

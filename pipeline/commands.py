@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline import rundir
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import BAD_INPUT, INTERRUPTED, UserError, nearest, surroundings
+from pipeline.outside import say
 
 OUTPUTS = "outputs"  # the default of `root`
 
@@ -101,13 +102,13 @@ def ending(command: Callable[[], int]) -> int:
     try:
         return command()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:  # `| head`
         sys.stderr.close()
         return 0
     except OSError as error:
-        print(f"error: {surroundings(error, 'the root')}", file=sys.stderr)
+        say(f"error: {surroundings(error, 'the root')}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED

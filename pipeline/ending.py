@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline import attempt, interrupt, rundir
 from pipeline.errors import BAD_INPUT, DONE, FAILED, STOPPED
+from pipeline.outside import say
 from pipeline.processes import End
 
 HUNG = b"Timeout ("  # begins the stacks of a process that made no step; see training.distributed
@@ -34,7 +35,7 @@ def verdict(directory: Path, number: int, end: End | None) -> int:
     has crashed as well.
     """
     if not directory.exists():
-        print(vanished(directory), file=sys.stderr)
+        say(vanished(directory), file=sys.stderr)
         return BAD_INPUT
     if (directory / rundir.RESULT).exists():
         return DONE
@@ -45,7 +46,7 @@ def verdict(directory: Path, number: int, end: End | None) -> int:
     told = attempt.ending(directory, number) or _without_a_word(directory, number, end)
     if told["event"] == "stopped":
         return STOPPED
-    print(f"error: {told['message']}", file=sys.stderr)  # below what the processes say
+    say(f"error: {told['message']}", file=sys.stderr)  # below what the processes say
     return BAD_INPUT if told["kind"] == "input" else FAILED
 
 

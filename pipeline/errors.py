@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 
 from pipeline.masking import mask
+from pipeline.outside import line
 
 DONE = 0
 FAILED = 1
@@ -24,7 +25,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(mask(message))
+        super().__init__(line(mask(message)))
 
 
 REFUSALS = {errno.ENOSPC: "make room", errno.EDQUOT: "make room"} | dict.fromkeys(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import commands, outfile, rundir
 from pipeline.errors import DONE, UserError
+from pipeline.outside import say
 
 if TYPE_CHECKING:
     from pipeline.evaluation.files import Opened
@@ -47,12 +48,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     _check_classes(options, opened, folder)
     table, label = _judge(opened, folder, options.batch_size)
     found = _numbers(table, label, opened.preprocess.classes)
-    print(
-        f"{options.file}: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, "
+    numbers = (
+        f"top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, "
         f"calibration error {found['ece']:.2f} %, {found['images']} images"
     )
+    say(f"{options.file}: {numbers}")
     worst = sorted((value, name) for name, value in found["per_class"].items() if value is not None)
-    print("worst classes: " + ", ".join(f"{name} {value:.1f} %" for value, name in worst[:5]))
+    names = ", ".join(f"{name} {value:.1f} %" for value, name in worst[:5])
+    say(f"worst classes: {names}")
     if options.json:
         outfile.write(options.json, json.dumps(found, indent=2) + "\n")
     return DONE

@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.data.sources import changes
 from pipeline.data.sources.changes import Changes
+from pipeline.outside import say
 from pipeline.plan import Step
 
 PATIENCE = 10.0  # seconds for a look at the files
@@ -27,7 +28,7 @@ def tell(config: Config, prep: Step, overrides: list[str]) -> None:
     for what in _notes(Path(root), folder):
         words = [word for word in overrides if not word.startswith(left_out)]
         again = shlex.join(["python", "-m", "pipeline.launch", *words, "again=[prep]"])
-        print(f"note: {what}; what is prepared is used as it is. To prepare anew: {again}")
+        say(f"note: {what}; what is prepared is used as it is. To prepare anew: {again}")
 
 
 @cache  # a sweep asks for each of its runs

@@ -44,6 +44,7 @@ from pipeline.errors import (
     surroundings,
 )
 from pipeline.masking import mask, mask_yaml
+from pipeline.outside import say, visible
 from pipeline.plan import make_plan, verify
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _note_joined(configs: list[Config]) -> None:
     for root, group in sorted({(config.root, config.group) for config in configs if config.group}):
         others = [run for run, its in commands.groups(Path(root))[0].items() if its == group]
         if count := sum(run.name not in names for run in others):
-            print(f"note: group '{group}' has {count} other runs; these join it")
+            say(f"note: group '{group}' has {count} other runs; these join it")
 
 
 def _again(config: Config, overrides: list[str]) -> str:
@@ -176,7 +177,7 @@ def _again(config: Config, overrides: list[str]) -> str:
 
 
 def _say(error: Exception, code: int) -> int:
-    print(f"error: {mask(str(error))}", file=sys.stderr)
+    print(visible(f"error: {mask(str(error))}"), file=sys.stderr)
     return code
 
 
@@ -188,7 +189,7 @@ def _masked() -> Iterator[None]:
         with redirect_stdout(told):
             yield
     finally:
-        print(mask_yaml(told.getvalue()), end="")
+        print(visible(mask_yaml(told.getvalue())), end="")
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline import commands, rundir
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import DONE, UserError
+from pipeline.outside import say, visible
 from pipeline.standing import look
 from slurm import scheduler
 
@@ -21,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = commands.parser(
         "logs",
         "Print what a stage said, attempt after attempt, and what supervised it.",
-        "Without STAGE: the one that runs or ran last. Other ranks' logs lie beside, in logs/.",
+        "Without STAGE: the one that runs or ran last. Other ranks' logs lie beside, in logs/."
+        "\nWhat would steer a terminal is shown as escapes; the files have it as it was printed.",
     )
     parser.add_argument("run", metavar="RUN", help="name of a run")
     parser.add_argument("stage", nargs="?", choices=STAGE_NAMES, metavar="STAGE",
@@ -43,7 +45,7 @@ def _show(root: Path, name: str, stage: str | None, follow: bool) -> int:
         )
     directory = stages[stage]
     reader = Reader(files(root, directory))
-    print(f"== {stage} of {name}: {directory}")
+    say(f"== {stage} of {name}: {directory}")
     reader.read()
     asked = time.monotonic()
     while follow and not (directory / rundir.RESULT).exists():
@@ -88,10 +90,11 @@ class Reader:
             if not new:
                 continue
             if path != self._last:
-                print(f"-- {path}")
+                say(f"-- {path}")
                 self._last = path
             self.seen[path] = self.seen.get(path, 0) + len(new)
-            sys.stdout.write(new.decode(errors="replace"))
+            said = new.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+            sys.stdout.write(visible(said))
             sys.stdout.flush()
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline import rundir
 from pipeline.errors import UserError
+from pipeline.outside import line, say
+from pipeline.terminal import Terminal
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -28,8 +29,8 @@ class Onlooker:
         console: Where to draw; lines are printed instead of a bar if it is not a terminal.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+    def __init__(self, console: Terminal | None = None) -> None:
+        self.console = console or Terminal(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description:8}"),
             BarColumn(bar_width=30),
@@ -37,7 +38,7 @@ class Onlooker:
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=self.console,
             transient=True,
         )
@@ -83,12 +84,13 @@ class Onlooker:
     def note(self, text: str) -> None:
         """Print a line where there is no bar."""
         if not self.console.is_terminal:
-            print(text, file=sys.stderr, flush=True)
+            say(text, file=sys.stderr)
 
 
 def read_progress(directory: Path) -> dict[str, Any] | None:
     """Return the last progress of a stage: done, total, text, time; None before the first."""
     try:
-        return dict(rundir.read_json(directory / rundir.PROGRESS))
+        row = dict(rundir.read_json(directory / rundir.PROGRESS))
+        return {**row, "text": line(str(row.get("text", "")))}
     except (OSError, UserError):
         return None

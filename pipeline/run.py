@@ -31,6 +31,7 @@ from pipeline.errors import (
     surroundings,
 )
 from pipeline.masking import mask
+from pipeline.outside import say
 from pipeline.processes import End
 from pipeline.stage import Context, Stage
 from pipeline.stages import STAGES
@@ -51,17 +52,17 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted:
         return STOPPED
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
-        print(f"error: {surroundings(error, directory)}", file=sys.stderr)
+        say(f"error: {surroundings(error, directory)}", file=sys.stderr)
         return BAD_INPUT
 
 
 def _own(stage: Stage, directory: Path) -> int:
     """Become the owner of the directory and run its stage, here or in processes of their own."""
     if (directory / rundir.RESULT).exists():
-        print(f"{directory.name} is finished; nothing to do")
+        say(f"{directory.name} is finished; nothing to do")
         return DONE
     count = _read(directory, rundir.WHERE, "cluster", "checkpoint")["cluster"]["processes_per_node"]
     place = Place.told(directory)
@@ -176,19 +177,19 @@ def _redirect(log: Path) -> None:
 def _stopped(context: Context, rank: int) -> int:
     if rank == 0:
         context.event("stopped")
-        print(f"{context.stage.name}: stopped before the end, everything so far is saved")
+        say(f"{context.stage.name}: stopped before the end, everything so far is saved")
     return STOPPED
 
 
 def _failed(context: Context, error: Exception) -> int:
     if not context.dir.exists():
-        print(ending.vanished(context.dir), file=sys.stderr)
+        say(ending.vanished(context.dir), file=sys.stderr)
         return BAD_INPUT
     if isinstance(error, OSError) and error.errno in REFUSALS:
         error = surroundings(error, context.dir)
     if isinstance(error, UserError):
         context.event("failed", kind="input", message=str(error))
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     context.event("failed", kind="error", message=mask(f"{type(error).__name__}: {error}"))
     traceback.print_exception(error)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline import masking
 from pipeline.config import Config
+from pipeline.outside import say
 from slurm import private
 
 SHOWN = 60  # characters of a setting
@@ -38,4 +39,4 @@ def _tell_shared(root: Path) -> None:
 
 @cache
 def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr)
+    say(f"warning: {line}", file=sys.stderr)

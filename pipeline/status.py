@@ -8,20 +8,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import commands, rundir, standing
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import DONE, UserError
 from pipeline.standing import Standing
 from pipeline.summary import describe
+from pipeline.terminal import Terminal, bold
 
 SINGLY = 3  # so many runs are shown stage by stage, more in a line each
-MARKS = {
-    "done": "[green]done[/]", "running": "[cyan]running[/]", "stalled?": "[yellow]stalled?[/]",
-    "unknown": "[yellow]unknown[/]", "stopped": "[yellow]stopped[/]",
-    "failed": "[red]failed[/]", "cancelled": "[red]cancelled[/]", "damaged": "[red]damaged[/]",
+COLOURS = {
+    "done": "green", "running": "cyan", "stalled?": "yellow", "unknown": "yellow",
+    "stopped": "yellow", "failed": "red", "cancelled": "red", "damaged": "red",
 }  # fmt: skip
 
 
@@ -53,15 +53,15 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
         rows = [_row(*item) for item in found.items()]
         print(json.dumps({"note": note, "runs": rows}, indent=2, allow_nan=False))
         return DONE
-    console = _console()
+    console = Terminal(width=160)
     if len(found) <= SINGLY:
         for name, stages in found.items():
             _one(console, name, stages)
     else:
         _many(console, found)
     for told in filter(None, (note, *_damages(found))):
-        console.print(f"note: {told}", style="yellow", markup=False, soft_wrap=True)
-    console.print(_last_line(found, root), highlight=False, soft_wrap=True, markup=False)
+        console.print(f"note: {told}", style="yellow", soft_wrap=True)
+    console.print(_last_line(found, root), soft_wrap=True)
     return DONE
 
 
@@ -90,27 +90,27 @@ def _row(name: str, stages: list[Standing]) -> dict[str, Any]:
     }
 
 
-def _one(console: Console, name: str, stages: list[Standing]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), title=f"[bold]{name}[/]", title_justify="left")
+def _one(console: Terminal, name: str, stages: list[Standing]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), title=bold(name), title_justify="left")
     for column in ("stage", "state", "job", "attempt", "progress", "eta", ""):
         table.add_column(column, overflow="fold")
     for stage in stages:
         progress = f"{100 * stage.done / stage.total:.0f} %" if stage.total else ""
         table.add_row(
             stage.stage,
-            MARKS.get(stage.state, stage.state),
+            _mark(stage.state),
             stage.job or "",
             str(stage.attempt or ""),
             "" if stage.state == "done" else progress,
             duration(stage.eta) if stage.eta is not None else "",
             _words(stage),
         )
-    console.print(table, highlight=False)
+    console.print(table)
     lost, hours = sum(s.lost for s in stages), sum(s.gpu_hours for s in stages)
     parts = [f"lost to interruptions: {duration(lost)}"] if lost else []
     parts += [f"GPU-hours: {hours:.2f}"] if hours else []
     if parts:
-        console.print("; ".join(parts), highlight=False)
+        console.print("; ".join(parts))
 
 
 def _words(stage: Standing) -> str:
@@ -124,7 +124,7 @@ def _words(stage: Standing) -> str:
     return stage.why
 
 
-def _many(console: Console, found: dict[str, list[Standing]]) -> None:
+def _many(console: Terminal, found: dict[str, list[Standing]]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("run", "state", *STAGE_NAMES, "lost"):
         table.add_column(column)
@@ -134,17 +134,21 @@ def _many(console: Console, found: dict[str, list[Standing]]) -> None:
         lost = sum(stage.lost for stage in stages)
         table.add_row(
             name,
-            MARKS.get(state, state),
+            _mark(state),
             *(cells.get(stage, "") for stage in STAGE_NAMES),
             duration(lost) if lost else "",
         )
-    console.print(table, highlight=False)
+    console.print(table)
 
 
-def _cell(stage: Standing) -> str:
+def _cell(stage: Standing) -> str | Text:
     if stage.state in ("running", "stalled?", "requeued", "stopped") and stage.total:
         return f"{stage.state} {100 * stage.done / stage.total:.0f} %"
-    return MARKS.get(stage.state, stage.state)
+    return _mark(stage.state)
+
+
+def _mark(state: str) -> Text:
+    return Text(state, COLOURS.get(state, ""))
 
 
 def _last_line(found: dict[str, list[Standing]], root: Path) -> str:
@@ -179,11 +183,6 @@ def duration(seconds: float) -> str:
     if hours < 48:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{round(hours) // 24} d {round(hours) % 24} h"
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from pipeline import rundir
@@ -13,17 +12,19 @@ from pipeline.config import Config
 from pipeline.config.base import STAGE_NAMES
 from pipeline.masking import mask
 from pipeline.plan import Step
+from pipeline.terminal import Terminal, bold
 
+WIDTH = 110  # enough for a line of results, where the output is no terminal
 ACTIONS = {name: name for name in ("run", "continue", "repeat", "skip")} | {"leave": "not asked"}
 
 
 def show_plan(config: Config, plan: list[Step]) -> None:
     """Print which stages will run and why."""
-    console = _console()
+    console = Terminal(WIDTH)
     console.print(
-        f"[bold]{config.name}[/]  {config.data.name} · {mask(config.model.name)} · "
-        f"{config.method.name} · seed {config.seed}",
-        highlight=False,
+        bold(config.name),
+        f" {config.data.name} · {mask(config.model.name)} · {config.method.name} · "
+        f"seed {config.seed}",
     )
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for step in plan:
@@ -36,7 +37,7 @@ def show_plan(config: Config, plan: list[Step]) -> None:
 
 def show_results(directory: Path, report: Path) -> None:
     """Print one line per finished stage, and where the report is."""
-    console = _console()
+    console = Terminal(WIDTH)
     table = Table(title=None, header_style="bold")
     table.add_column("stage")
     table.add_column("result")
@@ -49,7 +50,7 @@ def show_results(directory: Path, report: Path) -> None:
         else:
             table.add_row(name, "not finished", "")
     console.print(table)
-    console.print(f"report: {rundir.shown(report)}", soft_wrap=True, highlight=False)
+    console.print(f"report: {rundir.shown(report)}", soft_wrap=True)
 
 
 def describe(stage: str, metrics: dict[str, Any]) -> str:
@@ -106,9 +107,3 @@ def _latency(m: dict[str, Any]) -> str:
 
 
 LINES = {"prep": _prep, "train": _train, "fuse": _fuse, "eval": _eval, "latency": _latency}
-
-
-def _console() -> Console:
-    """Return a console as wide as the terminal, or wide enough for a line of results."""
-    console = Console()
-    return console if console.is_terminal else Console(width=110)

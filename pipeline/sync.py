@@ -17,6 +17,7 @@ from pipeline.compare.collect import select
 from pipeline.config import Wandb
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import DONE, FAILED, UserError
+from pipeline.outside import say
 from pipeline.runs import frozen
 from pipeline.tracking import PROJECT, command, environment
 from pipeline.tracking.reach import server, unreachable
@@ -50,14 +51,14 @@ def _sync(options: argparse.Namespace) -> int:
     todo = [run for run in runs if _digest(run) != _sent(run)]
     failed = dict(_all(todo, options.jobs))
     for run, why in failed.items():
-        print(f"{run.name}: {why}", file=sys.stderr)
+        say(f"{run.name}: {why}", file=sys.stderr)
     told = Counter(sent=len(todo) - len(failed), unchanged=len(runs) - len(todo))
     words = f"{told['sent']} sent to {server()}, {told['unchanged']} unchanged since they were"
     if failed:
         again = f"python -m pipeline.sync{commands.elsewhere(options.root)}"
-        print(f"error: {words}, {len(failed)} failed; again: {again}", file=sys.stderr)
+        say(f"error: {words}, {len(failed)} failed; again: {again}", file=sys.stderr)
         return FAILED
-    print(words)
+    say(words)
     return DONE
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline import caches, commands, outfile
 from pipeline.errors import DONE, UserError
+from pipeline.outside import say
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,9 +58,9 @@ def _compare(options: argparse.Namespace) -> int:
         from pipeline.compare.page import render
 
         outfile.write(options.html, render(told, runs))
-        print(f"page: {options.html}")
+        say(f"page: {options.html}")
     if options.online:
-        print(online.publish(told, options.group, options.runs))
+        say(online.publish(told, options.group, options.runs))
     return DONE
 
 

@@ -14,6 +14,7 @@ from pipeline import rundir
 from pipeline.compare.answer import Answer, Group
 from pipeline.compare.collect import Run
 from pipeline.errors import UserError
+from pipeline.outside import line, say
 from pipeline.report.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, canvas, svg
 
 ROWS = 24  # groups with an interval, at most
@@ -111,9 +112,10 @@ def _epochs(history: Path) -> dict[int, float]:
     except FileNotFoundError:
         return {}
     except (UserError, ValueError, KeyError, AttributeError) as error:
-        print(f"note: a curve is left out: {history}: {error}")
+        say(f"note: a curve is left out: {history}: {error}")
         return {}
 
 
 def _short(label: str) -> str:
+    label = line(label)
     return label if len(label) <= 44 else f"{label[:43]}…"

@@ -15,6 +15,7 @@ from pipeline.compare.answer import Answer
 from pipeline.compare.collect import ACCURACY, Run, finite
 from pipeline.config import WHERE, Config, flatten
 from pipeline.errors import UserError
+from pipeline.outside import markdown
 
 ASKED = Config.model_fields.keys() - {"seed", *WHERE}
 PATIENCE = 15  # seconds for an answer
@@ -110,13 +111,16 @@ def _markdown(answer: Answer) -> str:
     for group in answer.groups:
         pairs = group.versus
         rows.append(
-            f"| {group.label} | {group.top1.n} | {table.interval(group.top1)} "
+            f"| {markdown(group.label)} | {group.top1.n} | {table.interval(group.top1)} "
             f"| {f'{pairs.difference:+.2f}' if pairs and pairs.difference is not None else '–'} "
             f"| {table.probability(pairs.p_holm if pairs else None)} "
             f"| {pairs.verdict if pairs else 'baseline'} "
             f"| {table.hours(group.cost)} {answer.cost_unit} |"
         )
-    out = [f"- {row['run']}: {row['state']} {row['why']}" for row in answer.left_out]
+    out = [
+        f"- {markdown(row['run'])}: {markdown(row['state'])} {markdown(row['why'])}"
+        for row in answer.left_out
+    ]
     return "\n".join([*rows, "", *(["Left out:", "", *out] if out else [])])
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.compare.answer import Answer, Group
 from pipeline.compare.settings import shown
 from pipeline.compare.statistics import Mean, Pairs
 from pipeline.report.story import short
+from pipeline.terminal import Terminal, bold
 
 SHOWN = 40  # groups at most; all are in --json and --html
 
 
 def show(answer: Answer) -> None:
     """Print an answer."""
-    console = Console()
+    console = Terminal()
     groups = answer.groups[:SHOWN]
-    console.print(f"[bold]{escape(answer.title)}[/]  {escape(headline(answer))}", highlight=False)
+    console.print(bold(answer.title), f" {headline(answer)}")
     if groups:
         console.print(_accuracy(groups))
         if answer.baseline:
@@ -33,11 +33,10 @@ def show(answer: Answer) -> None:
     if answer.differ:
         console.print(_differ(answer, groups))
     for note in answer.notes:
-        console.print(f"note: {escape(note)}", style="yellow", highlight=False)
+        console.print(f"note: {note}", style="yellow")
     for row in answer.left_out:  # whole lines, with paths to copy
         if row["state"] == "damaged":
-            told = f"note: {row['run']}: {row['why']}"
-            console.print(told, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"note: {row['run']}: {row['why']}", style="yellow", soft_wrap=True)
 
 
 def headline(answer: Answer) -> str:
@@ -105,7 +104,8 @@ def growth(group: Group) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), title=f"\n[bold]{title}[/]", title_justify="left")
+    above = Text.assemble("\n", bold(title))
+    table = Table(box=None, padding=(0, 2, 0, 0), title=above, title_justify="left")
     for number, column in enumerate(columns):
         right = column.startswith(">")
         table.add_column(
@@ -125,7 +125,7 @@ def _accuracy(groups: list[Group]) -> Table:
     )  # fmt: skip
     for group in groups:
         table.add_row(
-            escape(group.label), str(group.top1.n), interval(group.top1),
+            group.label, str(group.top1.n), interval(group.top1),
             interval(group.unfused_top1), interval(group.loss, 3),
         )  # fmt: skip
     return table
@@ -133,22 +133,21 @@ def _accuracy(groups: list[Group]) -> Table:
 
 def _tests(groups: list[Group], baseline: str) -> Table:
     table = _table(
-        f"Is it real: paired by seed (± 95 %), against {escape(baseline)}",
+        f"Is it real: paired by seed (± 95 %), against {baseline}",
         "group", ">pairs", ">difference", ">p", ">p (Holm)", "verdict",
     )  # fmt: skip
     for group in groups:
         if not (pairs := group.versus):
             continue
         table.add_row(
-            escape(group.label), str(len(pairs.seeds)), difference(pairs),
+            group.label, str(len(pairs.seeds)), difference(pairs),
             probability(pairs.p), probability(pairs.p_holm), _coloured(pairs.verdict),
         )  # fmt: skip
     return table
 
 
-def _coloured(verdict: str) -> str:
-    colour = {"better": "green", "worse": "red"}.get(verdict)
-    return f"[{colour}]{verdict}[/]" if colour else verdict
+def _coloured(verdict: str) -> Text:
+    return Text(verdict, {"better": "green", "worse": "red"}.get(verdict, ""))
 
 
 def _costs(groups: list[Group], unit: str) -> Table:
@@ -158,7 +157,7 @@ def _costs(groups: list[Group], unit: str) -> Table:
     )  # fmt: skip
     for group in groups:
         table.add_row(
-            escape(group.label), hours(group.cost), "★" if group.pareto else "",
+            group.label, hours(group.cost), "★" if group.pareto else "",
             ratio(group, "parameters"), ratio(group, "flops"), latencies(group), growth(group),
         )  # fmt: skip
     return table
@@ -168,7 +167,7 @@ def _left_out(rows: list[dict[str, str]]) -> Table:
     table = _table("Left out of every mean", "run", "state", "why")
     for row in rows:
         why = "see the note" if row["state"] == "damaged" else row["why"]
-        table.add_row(escape(row["run"]), escape(row["state"]), escape(why))
+        table.add_row(row["run"], row["state"], why)
     return table
 
 
@@ -176,5 +175,5 @@ def _differ(answer: Answer, groups: list[Group]) -> Table:
     table = _table("Which settings differ", "setting", "values (– where there is no such setting)")
     for key, values in answer.differ.items():
         distinct = dict.fromkeys(shown(values.get(group.label, "–")) for group in groups)
-        table.add_row(escape(key), escape(" | ".join(distinct)))
+        table.add_row(key, " | ".join(distinct))
     return table

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline import rundir
 from pipeline.data.shards import Manifest, images_in
+from pipeline.report import render as fill
 
 CLASSES = 100  # shown with a picture
 ROWS = 200  # of a list
@@ -17,13 +18,9 @@ SIDE = 96  # of a picture, pixels
 
 def render(folder: Path, metrics: dict[str, float]) -> str:
     """Return the page of a prepared folder; it needs nothing beside itself."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     manifest = Manifest.load(folder)
-    environment = Environment(
-        loader=PackageLoader("pipeline.data", "."), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("page.html").render(
+    return fill(
+        "data/page.html",
         classes=_classes(folder, manifest),
         hidden=max(0, len(manifest.classes) - CLASSES),
         manifest=manifest,
@@ -49,7 +46,7 @@ def _classes(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
                 pictures[label] = _thumbnail(data)
     return [
         {
-            "name": _shown(name),
+            "name": name,
             "train": train.counts[label],
             "val": val.counts[label],
             "picture": pictures.get(label, ""),
@@ -71,9 +68,4 @@ def _thumbnail(data: bytes) -> str:
 
 
 def _rows(path: Path, key: str) -> list[tuple[str, str]]:
-    return [(_shown(row["name"]), _shown(row[key])) for row in rundir.read_lines(path)]
-
-
-def _shown(name: str) -> str:
-    """Return a name in which bytes that are no UTF-8 can be read."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    return [(row["name"], row[key]) for row in rundir.read_lines(path)]

@@ -11,6 +11,8 @@ from typing import Any
 from pipeline import networks, provenance, rundir
 from pipeline.data import preprocess
 from pipeline.data.shards import Manifest
+from pipeline.outside import code
+from pipeline.outside import markdown as shown
 from pipeline.stage import Context
 
 
@@ -55,7 +57,7 @@ def markdown(card: dict[str, Any], exports: dict[str, dict[str, Any]]) -> str:
     ]
     return "\n".join(
         [
-            f"# {card['architecture']['name']} on {data['name']}",
+            f"# {shown(card['architecture']['name'])} on {shown(data['name'])}",
             "",
             f"- **Accuracy** top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} % on "
             f"{metrics['images']:,} validation images",
@@ -66,14 +68,14 @@ def markdown(card: dict[str, Any], exports: dict[str, dict[str, Any]]) -> str:
             f"{told['image_size']}, values 0 to 1, less {_numbers(told['mean'])}, over "
             f"{_numbers(told['std'])}",
             f"- **Out** `scores` {card['output']['shape']}, logits of: "
-            f"{', '.join(map(str, told['classes'][:20]))}"
+            f"{', '.join(shown(str(name)) for name in told['classes'][:20])}"
             f"{', …' if len(told['classes']) > 20 else ''}",
-            f"- **Data** {data['name']}, {data['train_images']:,} training images, prepared as "
-            f"`{data['fingerprint']}`",
-            f"- **Trained** by `{card['source']}`; fused with a relative error of "
+            f"- **Data** {shown(data['name'])}, {data['train_images']:,} training images, prepared "
+            f"as {code(data['fingerprint'])}",
+            f"- **Trained** by {code(card['source'])}; fused with a relative error of "
             f"{card['fusion']['max_rel_error']:.1e} in float64",
-            f"- **Licence** {card['licence'] or 'not stated'}",
-            f"- **Architecture** `{json.dumps(card['architecture'])}`",
+            f"- **Licence** {shown(card['licence'] or 'not stated')}",
+            f"- **Architecture** {code(json.dumps(card['architecture']))}",
             "",
             "| file | largest relative error | predictions that differ |",
             "|---|---|---|",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.outside import visible
+
 
 def write_report(run: Path) -> Path:
     """Write `report.html` of a run directory from whatever its stages have left so far."""
@@ -26,8 +28,16 @@ def render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("pipeline", "."),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(**values)
+
+
+def _shown(value: Any) -> Any:
+    """Return what a page shows of a value: of text, control characters as escapes."""
+    from markupsafe import Markup
+
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -12,11 +12,12 @@ import re
 from typing import Any
 
 import matplotlib
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.outside import line
 from pipeline.report.story import Story
 from pipeline.thinning import shown
 
@@ -144,7 +145,8 @@ def _share(scores: dict[str, float], layer: str) -> float:
 
 
 def _shortened(layer: str) -> str:
-    return layer.replace(".branches.", " › ").removesuffix(".conv")
+    name = line(layer).replace(".branches.", " › ").removesuffix(".conv")
+    return name if len(name) <= 44 else f"…{name[-43:]}"  # a long one leaves no room to draw in
 
 
 def _mark_events(axes: Axes, story: Story) -> None:
@@ -176,4 +178,4 @@ def svg(figure: Figure, label: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))

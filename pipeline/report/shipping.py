@@ -9,6 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator, FuncFormatter, NullFormatter, NullLocator
 
+from pipeline.outside import line
 from pipeline.report.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, canvas, svg
 from pipeline.report.story import Story
 
@@ -113,7 +114,7 @@ def confusion(story: Story) -> Markup:
                 axes.text(j, i, str(value), ha="center", va="center", fontsize=7.5,
                           color="white" if shares[i][j] > 0.6 else INK,
                           weight="normal" if i == j else "bold")  # fmt: skip
-    short = [str(name)[:14] for name in names]
+    short = [line(str(name))[:14] for name in names]
     axes.set_xticks(range(len(names)), short, rotation=0 if max(map(len, short)) < 3 else 90)
     axes.set_yticks(range(len(names)), short)
     axes.grid(visible=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands import elsewhere
+from pipeline.outside import say
 from pipeline.tracking.reach import server, unreachable
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def mirror(run: Path, tracking: Wandb | Disabled) -> None:
     later = f"python -m pipeline.sync {run.name}{elsewhere(run.parent.parent)}"
     if mode == "online" and (reason := unreachable(server())):
         mode = "offline"
-        print(f"note: {reason}; `{later}` sends the run later")
+        say(f"note: {reason}; `{later}` sends the run later")
     log = run / "wandb.log"
     try:
         with log.open("ab") as output:
@@ -40,7 +41,7 @@ def mirror(run: Path, tracking: Wandb | Disabled) -> None:
                 stdout=output, stderr=output, check=True, cwd=PROJECT, env=environment(run),
             )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        print(
+        say(
             f"note: the W&B run could not be written (see {log}); no result is affected, and "
             f"`{later}` tries again"
         )

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from pipeline.errors import BAD_INPUT, DONE, FAILED, UserError
+from pipeline.outside import say
 from pipeline.tracking import session
 from pipeline.tracking.reach import server, unreachable
 
@@ -32,15 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         sent = session.replay(options.run, options.mode, options.project, options.entity)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except wandb.Error as error:
-        print(f"error: W&B: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"error: W&B: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
     except TimeoutError:
         print("error: the server did not take all of it; again goes on from there", file=sys.stderr)
         return FAILED
-    print(f"{sent} new steps written {options.mode}")
+    say(f"{sent} new steps written {options.mode}")
     return DONE
 
 
@@ -50,12 +51,12 @@ def _follow(options: argparse.Namespace) -> int:
         signal.signal(number, signal.SIG_IGN)  # SLURM sends them to every process of a job
     environment = dict(os.environ)
     if reason := unreachable(server()):
-        print(f"note: {reason}; the run is sent when it ends, or by pipeline.sync")
+        say(f"note: {reason}; the run is sent when it ends, or by pipeline.sync")
         return DONE
     try:
         session.follow(options.run, options.project, options.entity, options.follow)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except Exception:
         tries = int(os.environ.get(TRIES, "3"))

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from pipeline import again, rundir
 from pipeline.errors import FAILED, UserError
+from pipeline.outside import say
 from pipeline.tracking import rows
 from pipeline.tracking.rows import Steps
 
@@ -174,7 +175,7 @@ def _close(session: Any, run: Path, mode: Mode) -> None:
     try:
         _artifacts(session, run, mode)
     except Exception as error:  # curves and numbers count for more
-        print(f"note: not all artifacts could be logged: {error}")
+        say(f"note: not all artifacts could be logged: {error}")
     end = rows.state(run)
     if end == "preempted":
         session.mark_preempting()
@@ -222,7 +223,7 @@ def _progress() -> None:
 
 
 def _give_up(*_: Any) -> None:
-    print(f"error: no progress for {LIMIT} s; what was sent is kept", file=sys.stderr, flush=True)
+    say(f"error: no progress for {LIMIT} s; what was sent is kept", file=sys.stderr)
     os._exit(FAILED)  # wandb would wait for its own process at the exit
 
 

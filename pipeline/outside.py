@@ -1,0 +1,45 @@
+"""Text from outside, as a medium can show it without obeying it.
+
+Names of files, classes, layers and runs, and messages of other programs, may hold what a terminal
+obeys, what turns the direction of reading, and what Markdown takes for HTML or a link. Pages are
+escaped by their templates (`report.render`), tables in a terminal by their console (`terminal`).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TextIO
+
+KEPT = "\n\t\xa0\u3000\u200c\u200d"  # blanks, and what joins letters in some scripts
+SYNTAX = re.compile(r"[\\`*_\[\]|~$#]")
+
+
+def visible(text: str) -> str:
+    """Return text in which control characters are escapes; line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in KEPT or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def line(text: str) -> str:
+    """Return text as one line; see `visible`."""
+    return visible(text.replace("\r\n", "\n")).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print one line, at once."""
+    print(line(text), file=file, flush=True)
+
+
+def markdown(text: str) -> str:
+    """Return text as one line of Markdown that shows it as it is."""
+    return SYNTAX.sub(r"\\\g<0>", html.escape(line(text), quote=False))
+
+
+def code(text: str) -> str:
+    """Return text as code in Markdown; not for a table, where a bar would end its cell."""
+    text = line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    blank = " " if "`" in text else ""
+    return f"{fence}{blank}{text}{blank}{fence}"
