@@ -46,6 +46,10 @@ class StageFailed(Exception):
         super().__init__(mask(message))
 
 
+class NoNumber(Exception):
+    """A stage came to its end with nan or infinity for a result."""
+
+
 class Superseded(Exception):
     """A newer attempt owns the stage directory; this one may not write any more."""
 

@@ -8,6 +8,7 @@ it (`pipeline.worker`). `result.json` is written last, after every promised outp
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ from pipeline.errors import (
     REFUSALS,
     STOPPED,
     Interrupted,
+    NoNumber,
     UserError,
     surroundings,
 )
@@ -130,6 +132,8 @@ def _run(stage: Stage, directory: Path, question: dict[str, Any]) -> int:
         context.event("started", pid=os.getpid())
     try:
         metrics = import_module(f"pipeline.stages.{stage.name}").run(context)
+        if rank == 0:
+            _check_numbers(stage, metrics)
     except Interrupted:
         return _stopped(context, rank)
     except Exception as error:
@@ -194,6 +198,18 @@ def _failed(context: Context, error: Exception) -> int:
     context.event("failed", kind="error", message=mask(f"{type(error).__name__}: {error}"))
     traceback.print_exception(error)
     return FAILED
+
+
+def _check_numbers(stage: Stage, metrics: dict[str, float]) -> None:
+    """Refuse to call a stage done whose numbers are none.
+
+    Raises:
+        NoNumber: names them.
+    """
+    bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if bad:
+        cure = "; lower train.lr, or see docs/recovery.md" if stage.name == "train" else ""
+        raise NoNumber(f"{stage.name} ended with what is no number: {', '.join(bad)}{cure}")
 
 
 def _finish(context: Context, metrics: dict[str, float]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -155,7 +156,24 @@ def write_text(path: Path, text: str, private: bool = False) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, atomically."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return JSON that every reader takes: nan and infinity, which it has not, are null."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_numbers(value), indent=indent, allow_nan=False)
+
+
+def _numbers(value: Any) -> Any:
+    """Return a copy in which what is no number is None."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_numbers(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> Any:
@@ -255,7 +273,7 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
     try:
-        write_whole(handle, json.dumps(row) + "\n")
+        write_whole(handle, to_json(row) + "\n")
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:

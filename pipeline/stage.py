@@ -7,7 +7,6 @@ every promised output exists and writes `result.json`.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -81,7 +80,7 @@ class Context:
         self._reported, self._said = now, text
         row = {"done": done, "total": total, "text": text, "time": time.time(), "saved": self.saved}
         temporary = self.dir / f".{rundir.PROGRESS}.{self.attempt}"
-        temporary.write_text(json.dumps(row))  # no fsync: only an onlooker reads it
+        temporary.write_text(rundir.to_json(row))  # no fsync: only an onlooker reads it
         temporary.replace(self.dir / rundir.PROGRESS)
 
     def stop_requested(self) -> bool:

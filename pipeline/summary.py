@@ -78,6 +78,7 @@ def _train(m: dict[str, Any]) -> str:
     return (
         f"top-1 {m['top1']:.2f} % after {m['epochs']:.0f} epoch{'s' * (m['epochs'] != 1)}, "
         f"{m['grown']:.0f} grown, {m['cut']:.0f} cut"
+        + (f", {m['skipped']:.0f} steps skipped" if m.get("skipped") else "")
     )
 
 

@@ -5,7 +5,6 @@ A checkpoint notes how many rows it knows; resuming from it cuts the file back t
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -45,7 +44,7 @@ class Rows:
         """Append rows and force them to disk."""
         self.count += len(rows)
         if self._file is not None and rows:
-            rundir.write_whole(self._file, "".join(json.dumps(row) + "\n" for row in rows))
+            rundir.write_whole(self._file, "".join(rundir.to_json(row) + "\n" for row in rows))
             os.fsync(self._file)
 
 
@@ -58,6 +57,7 @@ class History:
         self._epoch_losses: list[float] = saved.get("epoch_losses", [])
         self._epoch_seconds: list[float] = saved.get("epoch_seconds", [])
         self._data_seconds: float = saved.get("data_seconds", 0.0)
+        self.skipped: int = saved.get("skipped", 0)  # steps of all epochs that ended
         self.waiting = 0.0  # share of the last epoch in which there was no batch to work on
         self._waiting: list[dict[str, Any]] = []
         self._losses: list[Tensor] = []
@@ -110,6 +110,12 @@ class History:
         self._rows.write(rows)
         self._waiting, self._losses = [], []
 
+    def skipped_now(self) -> tuple[int, int]:
+        """Return how many steps of the present epoch were skipped, and how many there were."""
+        self.flush()
+        steps = len(self._epoch_seconds)
+        return steps - len(self._epoch_losses), steps
+
     def epoch(
         self, step: int, epoch: int, metrics: dict[str, float], images: int, facts: dict[str, Any]
     ) -> float:
@@ -117,7 +123,8 @@ class History:
 
         `facts`: of the network at its end, added to the row.
         """
-        self.flush()
+        skipped, _ = self.skipped_now()
+        self.skipped += skipped
         seconds = sum(self._epoch_seconds)
         self.waiting = self._data_seconds / seconds
         row = {
@@ -130,6 +137,7 @@ class History:
             "seconds": round(seconds, 6),
             "data_seconds": round(self._data_seconds, 6),
             "images_per_s": len(self._epoch_seconds) * images / seconds,
+            **({"skipped": skipped} if skipped else {}),
             **facts,
         }
         self._rows.write([row])
@@ -144,4 +152,5 @@ class History:
             "epoch_losses": self._epoch_losses,
             "epoch_seconds": self._epoch_seconds,
             "data_seconds": self._data_seconds,
+            "skipped": self.skipped,
         }

@@ -7,6 +7,7 @@ written, and whoever resumes from it validates again.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import Any
@@ -120,6 +121,8 @@ class Training:
 
         The last epoch never adjusts: nothing would train what it grew.
         """
+        if told := nonfinite.judge(*self.history.skipped_now(), self.epoch + 1):
+            self._say(told)
         self._report("validating")
         learner, images = self.learner, self._loader("val", evaluate=True)
         self.metrics = validate(
@@ -131,7 +134,8 @@ class Training:
         self.growth.settle(step_seconds)
         self.epoch += 1
         self._mark_best()
-        self._say(f"epoch {self.epoch}: top-1 {self.metrics['top1']:.2f} %")
+        lost = "" if math.isfinite(self.metrics["val_loss"]) else ", validation loss not finite"
+        self._say(f"epoch {self.epoch}: top-1 {self.metrics['top1']:.2f} %{lost}")
         self._tell_waiting()
         if self.epoch < self.recipe.epochs and self.growth.due(self.epoch):
             self._adjust(step_seconds)
@@ -259,6 +263,7 @@ class Training:
             "loss": self.metrics["val_loss"],
             "epochs": self.epoch,
             "steps": self.step,
+            **({"skipped": self.history.skipped} if self.history.skipped else {}),
             **self.growth.totals,
         }
 

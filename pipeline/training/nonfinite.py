@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 MOST_SKIPPED = 20  # steps in a row; more is no accident
+MOST_OF_EPOCH = 0.5  # share of an epoch's steps; more is no training
 
 
 class NotFinite(Exception):
@@ -29,6 +30,20 @@ class NotFinite(Exception):
 
 class Diverged(Exception):
     """Training cannot go on: the loss is not finite; names step, layer and cure."""
+
+
+def judge(skipped: int, steps: int, epoch: int) -> str:
+    """Return what to say of an epoch some of whose steps were skipped.
+
+    Raises:
+        Diverged: most of them were: such a training has not seen its data.
+    """
+    if skipped > MOST_OF_EPOCH * steps:
+        raise Diverged(
+            f"epoch {epoch}: {skipped} of {steps} steps were skipped because loss or gradients are "
+            "not finite; lower train.lr, or see where with train.nonfinite=stop"
+        )
+    return f"epoch {epoch}: {skipped} of {steps} steps skipped, not finite" if skipped else ""
 
 
 def finite_gradients(model: nn.Module, scaler: GradScaler) -> bool:

@@ -1,0 +1,96 @@
+"""What is no number: never written as JSON, never taken for a result, never skipped without a word."""
+
+import json
+import types
+
+import pytest
+import torch
+
+from pipeline import run, rundir, summary
+from pipeline.errors import NoNumber
+from pipeline.stages import STAGES
+from pipeline.training import nonfinite
+from pipeline.training.history import History, Rows
+
+NAN, INF = float("nan"), float("inf")
+
+
+def strictly(text):
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ({"a": 1.5, "b": [1, "NaN"]}, {"a": 1.5, "b": [1, "NaN"]}),
+        ({"a": NAN, "b": {"c": [INF, -INF, (1.0, NAN)]}}, {"a": None, "b": {"c": [None, None, [1.0, None]]}}),
+        ([NAN], [None]),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_null(value, written, tmp_path):
+    rundir.write_json(tmp_path / "a.json", value)
+    assert strictly((tmp_path / "a.json").read_text()) == written
+    rundir.append_line(tmp_path / "a.jsonl", {"row": value})
+    rows = Rows(tmp_path / "rows.jsonl", 0, True)
+    rows.write([{"row": value}])
+    for name in ("a.jsonl", "rows.jsonl"):
+        assert strictly((tmp_path / name).read_text()) == {"row": written}
+
+
+def test_files_of_older_versions_that_hold_nan_are_read(tmp_path):
+    (tmp_path / "result.json").write_text('{"seconds": 1.0, "metrics": {"loss": NaN, "top1": 5.0}}')
+    assert rundir.read_json(tmp_path / "result.json")["metrics"]["top1"] == 5.0
+    (tmp_path / "history.jsonl").write_text(
+        '{"kind": "step", "step": 1, "epoch": 1, "loss": NaN}\n'
+    )
+    assert len(list(rundir.read_lines(tmp_path / "history.jsonl"))) == 1
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_a_result_that_is_no_number_fails_its_stage(value):
+    run._check_numbers(STAGES["train"], {"loss": 0.5, "top1": 1})
+    with pytest.raises(NoNumber, match=r"train ended .* loss is (nan|inf|-inf); lower train.lr"):
+        run._check_numbers(STAGES["train"], {"loss": value, "top1": 1})
+
+
+@pytest.mark.parametrize(
+    ("skipped", "steps", "ends"),
+    [(0, 5, ""), (1, 5, "1 of 5 steps skipped"), (2, 4, "2 of 4"), (3, 5, None), (5, 5, None), (1, 1, None)],
+)  # fmt: skip
+def test_an_epoch_most_of_which_was_skipped_is_no_training(skipped, steps, ends):
+    if ends is None:
+        with pytest.raises(nonfinite.Diverged, match=f"{skipped} of {steps} steps were skipped"):
+            nonfinite.judge(skipped, steps, 1)
+    else:
+        assert ends in nonfinite.judge(skipped, steps, 1)
+
+
+def history(folder, saved):
+    world = types.SimpleNamespace(main=True, world_size=1, total=lambda losses: losses)
+    recipe = types.SimpleNamespace(nonfinite="skip", batch_size=8)
+    return History(folder / "history.jsonl", world, recipe, saved)
+
+
+def test_skipped_steps_are_counted_across_a_restart(tmp_path):
+    first = history(tmp_path, {})
+    for step, loss in enumerate((1.0, NAN, 2.0), start=1):
+        first.step(step, 1, torch.tensor(loss), 0.1, 0.0)
+    assert first.skipped_now() == (1, 3)
+    second = history(tmp_path, strictly(json.dumps(first.state())))
+    second.step(4, 1, torch.tensor(INF), 0.1, 0.0)
+    assert second.skipped_now() == (2, 4)
+    second.epoch(4, 1, {"val_loss": NAN, "top1": 10.0}, 8, {})
+    assert second.skipped_now() == (0, 0)
+    assert second.state()["skipped"] == 2
+    *steps, epoch = map(strictly, (tmp_path / "history.jsonl").read_text().splitlines())
+    assert [row["loss"] for row in steps] == [1.0, None, 2.0, None]
+    assert (epoch["skipped"], epoch["loss"], epoch["val_loss"]) == (2, 1.5, None)
+
+
+def test_skipped_steps_are_shown():
+    metrics = {"top1": 9.0, "epochs": 2, "grown": 0, "cut": 0}
+    assert "skipped" not in summary.describe("train", metrics)
+    assert "3 steps skipped" in summary.describe("train", metrics | {"skipped": 3})
