@@ -47,7 +47,15 @@ SETTINGS = (
 )
 MOMENTS = ("start", "step", "save", "validate", "adjust")
 VICTIMS = ("rank 0", "other rank", "parent", "all")
-EXACT = {"step_seconds", "data_seconds", "seconds", "images_per_s", "gpu_memory_gib"}  # may differ
+EXACT = {
+    "step_seconds",
+    "data_seconds",
+    "seconds",
+    "images_per_s",
+    "gpu_memory_gib",
+    "step_cost",
+    "plain_steps",
+}  # may differ
 PATIENCE = 12.0  # seconds to wait for a moment before killing anyway
 ENDING = 120.0  # seconds in which a process that was told to stop must be gone
 

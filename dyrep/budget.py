@@ -176,13 +176,14 @@ def _times_plain(model: nn.Module, path: str, names: Sequence[str], batch: Tenso
     plain = plain_copy(model)
     place_block(model, path, names)
     try:
-        rounds = [(_seconds(model, batch), _seconds(plain, batch)) for _ in range(1 + ROUNDS)][1:]
+        rounds = range(1 + ROUNDS)
+        ratios = [step_seconds(model, batch) / step_seconds(plain, batch) for _ in rounds]
     finally:
         surgery.replace(model, path, conv)
-    return statistics.median(grown / alone for grown, alone in rounds)
+    return statistics.median(ratios[1:])
 
 
-def _seconds(model: nn.Module, batch: Tensor) -> float:
+def step_seconds(model: nn.Module, batch: Tensor) -> float:
     """Time a forward and backward; neither gradients nor statistics are left behind."""
     weights = [p for p in model.parameters() if p.requires_grad]
     with batch_statistics(model), torch.enable_grad():

@@ -12,16 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.compare import settings
+from pipeline.compare import front, settings
 from pipeline.compare.collect import ACCURACY, Run
 from pipeline.compare.settings import differing, group_by, identity
-from pipeline.compare.statistics import Mean, Pairs, holm, mean, paired, pareto
+from pipeline.compare.statistics import Mean, Pairs, holm, mean, paired
 from pipeline.errors import UserError
 
 SAME_IMAGES = {
     "data.loader",
     "data.max_bad",
 }  # settings of data that do not change which images are seen
+WORK = "train/plain_steps"
 PARTS = {"parameters": "fuse/parameters", "parameters_unfused": "fuse/parameters_unfused",
          "flops": "fuse/flops", "flops_unfused": "fuse/flops_unfused",
          "grown": "train/grown", "cut": "train/cut"}  # fmt: skip
@@ -33,8 +34,9 @@ class Group:
 
     Args:
         top1: fused, percent on the validation images.
-        cost: hours of training, in the unit the answer names.
-        pareto: no other group reaches more for the same or less.
+        cost: work of a training, in steps of its plain network; None where no run tells.
+        hours: of training, in the unit the answer names.
+        pareto: it earns a star; see `pipeline.compare.front`.
         latency_ms: of the fused network, by batch size: the median of the runs' medians.
         noisy: how many of the runs were timed on a machine that was not steady.
         layers: how many of the runs grew branches on each layer.
@@ -49,6 +51,8 @@ class Group:
     unfused_top1: Mean | None
     loss: Mean | None
     cost: Mean | None
+    hours: Mean | None
+    cost_by_seed: dict[int, float] = field(default_factory=dict)
     pareto: bool = False
     sizes: dict[str, float] = field(default_factory=dict)
     latency_ms: dict[int, float] = field(default_factory=dict)
@@ -64,6 +68,7 @@ class Answer:
     title: str
     data: str
     cost_unit: str
+    time_unit: str
     baseline: str | None
     groups: list[Group]
     left_out: list[dict[str, str]]
@@ -88,23 +93,25 @@ def answer(title: str, runs: list[Run], baselines: list[str], force: bool) -> An
     notes: list[str] = []
     data = _data(runs, force, notes)
     counted, left_out = _sorted_out(runs)
-    unit, cost = _cost(counted, notes)
+    unit, hours = _hours(counted, notes)
     buckets = group_by(counted, lambda run: identity(run.settings))
     differ = differing([bucket[0].settings for bucket in buckets])
     labels = settings.labels([bucket[0].settings for bucket in buckets], differ)
-    groups = [_group(*pair, cost) for pair in zip(labels, buckets, strict=True)]
+    groups = [_group(*pair, hours) for pair in zip(labels, buckets, strict=True)]
     groups.sort(key=lambda group: (-group.top1.mean, group.label))
-    _mark_front(groups)
     baseline = _baseline(groups, baselines, notes)
     for group in groups:
         if baseline and group is not baseline:
             group.versus = paired(group.top1_by_seed, baseline.top1_by_seed)
     holm([group.versus for group in groups if group.versus])
+    front.mark(groups)
+    _note_work(counted, groups, notes)
     _note_places(counted, notes)
     return Answer(
         title=title,
         data=data,
-        cost_unit=unit,
+        cost_unit="plain steps",
+        time_unit=unit,
         baseline=baseline.label if baseline else None,
         groups=groups,
         left_out=left_out,
@@ -165,18 +172,34 @@ def _sorted_out(runs: list[Run]) -> tuple[list[Run], list[dict[str, str]]]:
     return list(counted.values()), left_out
 
 
-def _cost(runs: list[Run], notes: list[str]) -> tuple[str, Callable[[Run], float | None]]:
-    """Return the unit of cost and how to ask a run for it; one unit for all."""
+def _note_work(runs: list[Run], groups: list[Group], notes: list[str]) -> None:
+    """Say where cost is not known, or is counted in steps of different networks."""
+    unknown = [run.name for run in runs if WORK not in run.metrics]
+    if unknown:
+        which = unknown[0] if len(unknown) == 1 else f"{len(unknown)} runs ({unknown[0]}, …)"
+        notes.append(
+            f"what {which} cost in plain steps is not known (of an older version, or both networks "
+            "did not fit into memory); their groups get no ★ and stand in nobody's way"
+        )
+    units = {front.unit(group.settings) for group in groups if group.cost}
+    if len(units) > 1:
+        notes.append("plain steps are of different networks, image sizes or batches: ★ within each")
+    if len(groups) > 1 and not any(group.pareto for group in groups):
+        notes.append("no ★: no paired test shows that a group is worth what it costs")
+
+
+def _hours(runs: list[Run], notes: list[str]) -> tuple[str, Callable[[Run], float | None]]:
+    """Return the unit of time and how to ask a run for it; one unit for all."""
     measured = [run.gpu_hours is not None for run in runs]
     if runs and all(measured):
         return "GPU-hours", lambda run: run.gpu_hours
     if runs:
         who = "not all runs" if any(measured) else "no run"
-        notes.append(f"GPU-hours are known of {who}: cost is wall-clock hours of training")
+        notes.append(f"GPU-hours are known of {who}: times are wall-clock hours of training")
     return "hours", lambda run: run.wall_hours
 
 
-def _group(label: str, runs: list[Run], cost: Callable[[Run], float | None]) -> Group:
+def _group(label: str, runs: list[Run], hours: Callable[[Run], float | None]) -> Group:
     def over(metric: str) -> Mean | None:
         return mean([run.metrics[metric] for run in runs if metric in run.metrics])
 
@@ -192,7 +215,9 @@ def _group(label: str, runs: list[Run], cost: Callable[[Run], float | None]) -> 
         top1=top1,
         unfused_top1=over("eval/unfused/top1"),
         loss=over("train/loss"),
-        cost=mean([hours for run in runs if (hours := cost(run)) is not None]),
+        cost=over(WORK),
+        hours=mean([told for run in runs if (told := hours(run)) is not None]),
+        cost_by_seed={run.seed: run.metrics[WORK] for run in runs if WORK in run.metrics},
         sizes={name: told.mean for name, told in sizes.items() if told},
         latency_ms={  # a median: one run that was timed beside a busy neighbour moves no mean
             _batch(key): statistics.median(r.metrics[key] for r in runs if key in r.metrics)
@@ -211,13 +236,6 @@ def _batch(metric: str) -> int:
     head, _, tail = metric.partition("latency/fused/b")
     size = tail.removesuffix("/p50_ms")
     return int(size) if not head and tail != size and size.isdigit() else 0
-
-
-def _mark_front(groups: list[Group]) -> None:
-    priced = [(group, group.cost.mean) for group in groups if group.cost]
-    front = pareto([cost for _, cost in priced], [group.top1.mean for group, _ in priced])
-    for (group, _), stands in zip(priced, front, strict=True):
-        group.pareto = stands
 
 
 def _baseline(groups: list[Group], asked: list[str], notes: list[str]) -> Group | None:

@@ -59,7 +59,7 @@ def accuracy(answer: Answer) -> Markup:
 
 
 def cost(answer: Answer) -> Markup:
-    """Draw accuracy against cost, and the groups that none beats for less."""
+    """Draw accuracy against cost, and the groups that are worth theirs."""
     xlabel = f"{answer.cost_unit} of training, mean of a run"
     figure, axes = canvas("Fused top-1 (%) against cost", xlabel=xlabel)
     points = [(g.cost.mean, g.top1.mean, g) for g in answer.groups if g.cost]
@@ -68,14 +68,14 @@ def cost(answer: Answer) -> Markup:
     axes.plot([x for x, _, _ in others], [y for _, y, _ in others], "o", ms=5, color=GREY)
     axes.plot([x for x, _, _ in front], [y for _, y, _ in front], "*--", ms=10, lw=1, color=BLUE)
     middle = sum(axes.get_xlim()) / 2
-    named = [*front, *others] if len(points) <= NAMED else [front[0], *front[1:][-1:]]
+    named = [*front, *others] if len(points) <= NAMED else [*front[:1], *front[1:][-1:]]
     for x, y, group in named:
         side = (6, "left") if x <= middle else (-6, "right")  # names stay inside the axes
         axes.annotate(_short(group.label), (x, y), xytext=(side[0], 6), ha=side[1], fontsize=8,
                       textcoords="offset points")  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.margins(y=0.15)
-    return svg(figure, f"Accuracy against {answer.cost_unit} of training; the front is marked")
+    return svg(figure, f"Accuracy against {answer.cost_unit} of training, with stars")
 
 
 def curves_of(drawn: list[tuple[Group, list[dict[int, float]]]]) -> Markup:

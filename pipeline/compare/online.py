@@ -105,8 +105,8 @@ def _report(reports: Any, answer: Answer, group: str | None, names: list[str]) -
 
 def _markdown(answer: Answer) -> str:
     rows = [
-        "| group | n | top-1 fused | difference | p (Holm) | verdict | cost |",
-        "|---" * 7 + "|",
+        "| group | n | top-1 fused | difference | p (Holm) | verdict | plain steps | time |",
+        "|---" * 8 + "|",
     ]
     for group in answer.groups:
         pairs = group.versus
@@ -115,7 +115,7 @@ def _markdown(answer: Answer) -> str:
             f"| {f'{pairs.difference:+.2f}' if pairs and pairs.difference is not None else '–'} "
             f"| {table.probability(pairs.p_holm if pairs else None)} "
             f"| {pairs.verdict if pairs else 'baseline'} "
-            f"| {table.hours(group.cost)} {answer.cost_unit} |"
+            f"| {table.work(group.cost)} | {table.hours(group.hours)} {answer.time_unit} |"
         )
     out = [
         f"- {markdown(row['run'])}: {markdown(row['state'])} {markdown(row['why'])}"

@@ -40,7 +40,7 @@ def _rows(answer: Answer, runs: list[Run]) -> list[dict[str, Any]]:
                 run.metrics.get(ACCURACY),
                 run.metrics.get("eval/unfused/top1"),
                 run.metrics.get("train/loss"),
-                run.gpu_hours if answer.cost_unit == "GPU-hours" else run.wall_hours,
+                run.gpu_hours if answer.time_unit == "GPU-hours" else run.wall_hours,
             ],
         }
         for run in runs

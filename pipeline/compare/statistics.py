@@ -1,4 +1,4 @@
-"""Means over seeds with their uncertainty, paired tests, and who is not beaten at its price."""
+"""Means over seeds with their uncertainty, and paired tests."""
 
 from __future__ import annotations
 
@@ -91,16 +91,6 @@ def holm(tests: list[Pairs]) -> None:
     for rank, test in enumerate(made):
         highest = max(highest, min(1.0, (len(made) - rank) * (test.p or 0.0)))
         test.p_holm = highest
-
-
-def pareto(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
-    """Return for each point whether no other costs less, or the same, and is worth more."""
-    front = [False] * len(costs)
-    best = -math.inf
-    for index in sorted(range(len(costs)), key=lambda i: (costs[i], -values[i])):
-        if values[index] > best:
-            front[index], best = True, values[index]
-    return front
 
 
 @functools.cache

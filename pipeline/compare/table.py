@@ -23,7 +23,7 @@ def show(answer: Answer) -> None:
         console.print(_accuracy(groups))
         if answer.baseline:
             console.print(_tests(groups, answer.baseline))
-        console.print(_costs(groups, answer.cost_unit))
+        console.print(_costs(groups, answer))
     if len(answer.groups) > SHOWN:
         console.print(f"… and {len(answer.groups) - SHOWN} more groups: --json FILE, --html FILE")
     if answer.left_out:
@@ -43,8 +43,8 @@ def headline(answer: Answer) -> str:
     """Return what was compared, in one line."""
     count = sum(len(group.runs) for group in answer.groups)
     parts = [answer.data, f"{count} runs counted in {len(answer.groups)} groups"]
-    costs = [group.cost for group in answer.groups if group.cost]
-    parts += [f"{sum(c.mean * c.n for c in costs):.3g} {answer.cost_unit}"] if costs else []
+    times = [group.hours for group in answer.groups if group.hours]
+    parts += [f"{sum(t.mean * t.n for t in times):.3g} {answer.time_unit}"] if times else []
     parts += [f"{len(answer.left_out)} left out"] if answer.left_out else []
     return " · ".join(filter(None, parts))
 
@@ -66,8 +66,13 @@ def difference(pairs: Pairs) -> str:
 
 
 def hours(told: Mean | None) -> str:
-    """Return a cost in three digits."""
+    """Return a time in three digits."""
     return "–" if told is None else f"{told.mean:.3g}"
+
+
+def work(told: Mean | None) -> str:
+    """Return a cost in plain steps, in three digits."""
+    return "–" if told is None else short(told.mean)
 
 
 def probability(p: float | None) -> str:
@@ -150,14 +155,15 @@ def _coloured(verdict: str) -> Text:
     return Text(verdict, {"better": "green", "worse": "red"}.get(verdict, ""))
 
 
-def _costs(groups: list[Group], unit: str) -> Table:
+def _costs(groups: list[Group], answer: Answer) -> Table:
     table = _table(
-        "What it costs: ★ none is better for less; (unfused)",
-        "group", f">{unit}", "", ">parameters", ">FLOPs", "ms fused", "grown / cut",
+        "What it costs: ★ better, by a paired test, than all that cost no more; (unfused)",
+        "group", f">{answer.cost_unit}", "", f">{answer.time_unit}", ">parameters", ">FLOPs",
+        "ms fused", "grown / cut",
     )  # fmt: skip
     for group in groups:
         table.add_row(
-            group.label, hours(group.cost), "★" if group.pareto else "",
+            group.label, work(group.cost), "★" if group.pareto else "", hours(group.hours),
             ratio(group, "parameters"), ratio(group, "flops"), latencies(group), growth(group),
         )  # fmt: skip
     return table

@@ -71,6 +71,10 @@ class Growth:
             self.totals["grown" if event["action"] == "grow" else "cut"] += 1
         return [f"{e['action']} {e['layer']}: {', '.join(e['branches'])}" for e in events]
 
+    def price(self, step_cost: float | None) -> None:
+        """Note in the waiting rows what a step costs now, in steps of the plain network."""
+        self._waiting = [{**row, "step_cost": step_cost} for row in self._waiting]
+
     def settle(self, step_seconds: float) -> None:
         """Write the waiting rows, now that an epoch with the new structure has been timed."""
         self._rows.write([{**row, "step_seconds_after": step_seconds} for row in self._waiting])

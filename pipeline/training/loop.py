@@ -24,6 +24,7 @@ from pipeline.errors import Interrupted
 from pipeline.stage import Context
 from pipeline.training import checkpoint, generators, nonfinite, resume
 from pipeline.training.checkpoint import Facts
+from pipeline.training.cost import Cost
 from pipeline.training.distributed import World
 from pipeline.training.growth import Growth
 from pipeline.training.history import History, Rows
@@ -63,6 +64,8 @@ class Training:
         self.saver.begin(self.step, found.name if found else None)
         self.loaded = time.time()
         context.saved = self.step
+        if not saved:
+            self._price()
         self.learner.wrap()
 
     def run(self) -> dict[str, float]:
@@ -112,6 +115,7 @@ class Training:
         lr = self.learner.lr
         loss = self.learner.update(batch, self.growth.accumulate)
         self.step += 1
+        self.cost.count()
         self.history.step(self.step, self.epoch + 1, loss, lr, data_seconds)
         if self.step == self.resumed_at + 1:
             self._tell_start_up()
@@ -129,7 +133,11 @@ class Training:
             learner.shipped, images, self.world, learner.autocast(), self._leave_if_asked
         )
         step_seconds = self.history.epoch(
-            self.step, self.epoch + 1, self.metrics, self.recipe.batch_size, learner.facts()
+            self.step,
+            self.epoch + 1,
+            self.metrics,
+            self.recipe.batch_size,
+            {**learner.facts(), **self.cost.facts()},
         )
         self.growth.settle(step_seconds)
         self.epoch += 1
@@ -148,7 +156,21 @@ class Training:
         batches = self._calibration_batches()
         for line in self.growth.adjust(batches, self.epoch, self.step, step_seconds):
             self._say(line)
+        self._price()
         self.learner.wrap()
+
+    def _price(self) -> None:
+        """Measure what a step costs from here on, in steps of the plain network."""
+        size = self.config.data.image_size
+        images = self.recipe.batch_size // self.world.world_size
+        generator = torch.Generator(self.world.device).manual_seed(0)
+        shape, device = (images, 3, size, size), self.world.device
+        batch = torch.randn(shape, generator=generator, device=device)
+        to_come = self.recipe.epochs * self.steps_per_epoch - self.step
+        self.cost.per_step = self.world.from_main(
+            lambda: self.cost.measure(self.learner.model, batch, self.learner.autocast(), to_come)
+        )
+        self.growth.price(self.cost.per_step)
 
     def _calibration_batches(self) -> list[Tensor]:
         """Return training images from a loader of their own: the training order is untouched."""
@@ -172,6 +194,7 @@ class Training:
             "metrics": self.metrics,
             **self.learner.state(),
             "growth": self.growth.state(),
+            "cost": self.cost.state(),
             "history": self.history.state(),
             "ranks": self.world.gather(rank_state),
         }
@@ -221,6 +244,7 @@ class Training:
         self.mixing = Mixing(self.recipe, classes, self.config.data.image_size)
         self.learner = Learner(self.config, self.world, classes, self.steps_per_epoch, saved)
         generators.seed(self._seed() + self.world.rank)  # equal weights, then own dropout
+        self.cost = Cost(self.config, classes, saved.get("cost", {}) if saved else None)
         rows = saved.get("growth", {"rows": 0})["rows"]
         self.growth = Growth(
             self.learner.model,
@@ -265,6 +289,7 @@ class Training:
             "steps": self.step,
             **({"skipped": self.history.skipped} if self.history.skipped else {}),
             **self.growth.totals,
+            **self.cost.facts(),
         }
 
     # -- small parts --------------------------------------------------------------------------

@@ -1,0 +1,83 @@
+"""Who earns a star: better, by a paired test, than every group that costs the same or less.
+
+Costs and accuracies are compared over the seeds that two groups share, and only where both count
+their work in steps of the same plain network.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from pipeline.compare.settings import identity
+from pipeline.compare.statistics import LEVEL, Pairs, holm, paired
+
+if TYPE_CHECKING:
+    from pipeline.compare.answer import Group
+
+
+def unit(settings: dict[str, Any]) -> str:
+    """Return what a plain step is a step of: network, size of the images, batch."""
+    keys = ("data.image_size", "train.batch_size")
+    return identity({k: v for k, v in settings.items() if k in keys or k.startswith("model.")})
+
+
+def mark(groups: list[Group]) -> None:
+    """Set `pareto` of the groups that earn it."""
+    priced = [group for group in groups if group.cost_by_seed.keys() == group.top1_by_seed.keys()]
+    claims = {group.label: _claim(group, priced) for group in priced}
+    holm([claim for claim in claims.values() if claim])
+    for group in priced:
+        claim = claims[group.label]
+        group.pareto = claim is not None and _holds(claim) and _agrees(group, priced)
+
+
+def _claim(group: Group, others: list[Group]) -> Pairs | None:
+    """Return the weakest of the tests a star rests on, None where it has nothing to rest on.
+
+    The cheapest rests on its having been tested at all.
+    """
+    cheaper, tested = [], False
+    for other in others:
+        if other is group or unit(other.settings) != unit(group.settings):
+            continue
+        seeds = group.top1_by_seed.keys() & other.top1_by_seed.keys()
+        if _costs_more(other, group, seeds):
+            tested = tested or paired(group.top1_by_seed, other.top1_by_seed).p is not None
+            continue
+        if not _means(group, other, seeds):
+            return None
+        cheaper.append(other)
+    if not cheaper:
+        return Pairs([], 1.0, p=0.0) if tested else None
+    pairs = [paired(group.top1_by_seed, other.top1_by_seed) for other in cheaper]
+    if any(pair.p is None for pair in pairs):
+        return None
+    return max(pairs, key=lambda pair: pair.p or 0.0)
+
+
+def _costs_more(one: Group, other: Group, seeds: set[int]) -> bool:
+    """Whether `one` costs more than `other`, over the seeds they share; over all if none."""
+    if not seeds:
+        means = [statistics.fmean(group.cost_by_seed.values()) for group in (one, other)]
+        return means[0] > means[1]
+    return sum(one.cost_by_seed[s] for s in seeds) > sum(other.cost_by_seed[s] for s in seeds)
+
+
+def _means(one: Group, other: Group, seeds: set[int]) -> bool:
+    """Whether there are pairs, and `one` is better in their mean."""
+    return len(seeds) > 1 and sum(one.top1_by_seed[s] - other.top1_by_seed[s] for s in seeds) > 0
+
+
+def _holds(claim: Pairs) -> bool:
+    return claim.p_holm is not None and claim.p_holm < LEVEL and (claim.difference or 0.0) > 0
+
+
+def _agrees(group: Group, priced: list[Group]) -> bool:
+    """Whether the test against the baseline, where that costs no more, says the same."""
+    baseline = next((other for other in priced if other.versus is None), None)
+    if baseline is None or group.versus is None or unit(baseline.settings) != unit(group.settings):
+        return True
+    if _costs_more(baseline, group, set(group.versus.seeds)):
+        return True
+    return group.versus.verdict == "better"

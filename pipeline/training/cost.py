@@ -1,0 +1,98 @@
+"""What a training costs, as work: in steps of the plain network.
+
+Seconds tell as much of the machine and its neighbours as of the method. How many plain steps one
+step of the present network costs is therefore measured side by side, a step of each in turn, when
+the training begins and after each change of structure, and summed over the steps that are made.
+Checkpoints keep it: a training that is continued measures nothing twice.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyrep.block import blocks
+from dyrep.budget import step_seconds
+from pipeline import models
+from pipeline.config import Config
+from pipeline.training import generators
+
+FEWEST, MOST = 3, 9  # pairs of steps, after one to warm up
+LONGEST = 5.0  # seconds; one pair is timed however long it takes
+SHARE = 0.005  # of the steps to come: what is timed beyond the fewest pairs takes no more
+
+
+class Cost:
+    """The work of one training, counted step by step.
+
+    Args:
+        config: Its model is the plain network.
+        classes: Of the classifier.
+        saved: What `state` returned; None for a training that begins.
+    """
+
+    def __init__(self, config: Config, classes: int, saved: dict[str, Any] | None) -> None:
+        self._config, self._classes = config, classes
+        begun = {"per_step": 1.0, "plain_steps": 0.0} if saved is None else saved
+        self.per_step: float | None = begun.get("per_step")
+        self.plain_steps: float | None = begun.get("plain_steps")  # None: not known of all steps
+
+    def count(self) -> None:
+        """Add a step of the present network."""
+        if self.plain_steps is not None:
+            price = self.per_step
+            self.plain_steps = None if price is None else self.plain_steps + price
+
+    def measure(
+        self, model: nn.Module, batch: Tensor, autocast: AbstractContextManager[Any], steps: int
+    ) -> float | None:
+        """Return how many plain steps a step of `model` costs; None where that cannot be told.
+
+        The model is copied; its weights and statistics and all generators stay as they are.
+
+        Args:
+            model: With its branches.
+            batch: As large as in training.
+            autocast: The precision it is trained in.
+            steps: Those to come.
+        """
+        if not blocks(model):
+            return 1.0
+        drawn = generators.state()
+        try:
+            plain = models.build(self._config.model, self._classes).to(batch.device)
+            with autocast:
+                return _times_plain(copy.deepcopy(model), plain, batch, steps)
+        except torch.OutOfMemoryError:
+            return None  # both at once do not fit
+        finally:
+            generators.restore(drawn)
+
+    def facts(self) -> dict[str, float]:
+        """Return what an epoch tells: the work so far, and what a step costs now."""
+        told = {"plain_steps": self.plain_steps, "step_cost": self.per_step}
+        return {name: round(value, 4) for name, value in told.items() if value is not None}
+
+    def state(self) -> dict[str, float | None]:
+        """Return what a checkpoint keeps."""
+        return {"per_step": self.per_step, "plain_steps": self.plain_steps}
+
+
+def _times_plain(model: nn.Module, plain: nn.Module, batch: Tensor, steps: int) -> float:
+    """Return the seconds of a step over those of the plain network: the median over pairs."""
+    step_seconds(model, batch), step_seconds(plain, batch)  # warm-up
+    begun = time.perf_counter()
+    ratios: list[float] = []
+    while len(ratios) < MOST:
+        grown, alone = step_seconds(model, batch), step_seconds(plain, batch)
+        ratios.append(grown / alone)
+        spent = time.perf_counter() - begun
+        if spent > LONGEST or (len(ratios) >= FEWEST and spent > SHARE * steps * grown):
+            break
+    return statistics.median(ratios)
