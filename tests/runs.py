@@ -51,7 +51,13 @@ def make_run(
     (run / "run.json").write_text(json.dumps(facts))
     numbers = {
         "prep": {"val_images": 360},
-        "train": {"loss": (100 - top1) / 50, "top1": top1, "grown": 2, "cut": 1},
+        "train": {
+            "loss": (100 - top1) / 50,
+            "top1": top1,
+            "grown": 2,
+            "cut": 1,
+            "plain_steps": 600.0,
+        },
         "fuse": {
             "parameters": 300_000,
             "parameters_unfused": 450_000,

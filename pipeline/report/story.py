@@ -64,6 +64,7 @@ class Story:
     steps: list[dict[str, Any]] = field(default_factory=list)
     growth: list[dict[str, Any]] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
     noise: list[str] = field(default_factory=list)
     fusion: dict[str, Any] = field(default_factory=dict)
     judged: dict[str, Any] = field(default_factory=dict)
@@ -161,6 +162,7 @@ def read(run: Path) -> Story:
             story.steps.append(row)
     story.growth = list(rundir.read_lines(run / "train" / rundir.GROWTH))
     story.layers = _layers(story.growth)
+    story.left = _left(_facts(run, story, "train", "structure.json").get("left", {}))
     story.fusion = _facts(run, story, "fuse", "fusion.json")
     story.judged = _facts(run, story, "eval", "eval.json")
     story.timed = _facts(run, story, "latency", "latency.json")
@@ -172,6 +174,14 @@ def _facts(run: Path, story: Story, stage: str, name: str) -> dict[str, Any]:
     """Return what a finished stage wrote beside its numbers."""
     path = run / stage / name
     return rundir.read_json(path) if stage in story.results and path.exists() else {}
+
+
+def _left(left: dict[str, str]) -> list[str]:
+    """Return a line per reason for which convolutions got no branches, and which."""
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in left.items():
+        by_reason.setdefault(reason, []).append(path)
+    return [f"Left alone, {reason}: {', '.join(paths)}" for reason, paths in by_reason.items()]
 
 
 def _layers(growth: list[dict[str, Any]]) -> list[str]:

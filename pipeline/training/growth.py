@@ -11,16 +11,25 @@ from torch.optim import Optimizer
 
 import dyrep
 from pipeline.config.model import DyRep, Plain, Static
+from pipeline.training import growable
 from pipeline.training.history import Rows
 
 
-def prepare(model: nn.Module, method: Plain | Static | DyRep, seed: int, image_size: int) -> None:
-    """Give the network the branches it starts with."""
+def prepare(
+    model: nn.Module, method: Plain | Static | DyRep, seed: int, image_size: int
+) -> dict[str, str]:
+    """Give the network the branches it starts with; return what is left alone, and why.
+
+    Raises:
+        UserError: all of it, by a method that is to change something.
+    """
+    left = growable.left_alone(model, method)
     if isinstance(method, Static):
         torch.manual_seed(seed)
         example = torch.zeros(1, 3, image_size, image_size)
         absorb = example if method.absorb else None
         dyrep.expand(model, branches=tuple(method.branches), absorb=absorb)
+    return left
 
 
 class Growth:
@@ -38,8 +47,10 @@ class Growth:
         method: Plain | Static | DyRep,
         seed: int,
         rows: Rows,
+        left: dict[str, str],
     ) -> None:
         self._rows = rows
+        self.left = left
         self._waiting: list[dict[str, Any]] = []
         self.totals = {"grown": 0, "cut": 0}
         self._evolver = _evolver(model, optimizer, ema, method, seed)
@@ -69,7 +80,15 @@ class Growth:
         self._waiting = [{**facts, **event, **times} for event in events]
         for event in events:
             self.totals["grown" if event["action"] == "grow" else "cut"] += 1
-        return [f"{e['action']} {e['layer']}: {', '.join(e['branches'])}" for e in events]
+        lines = [f"{e['action']} {e['layer']}: {', '.join(e['branches'])}" for e in events]
+        return [*lines, *self._passed_over({e["layer"] for e in events})]
+
+    def _passed_over(self, changed: set[str]) -> list[str]:
+        """Take up what was passed over this time, and what is no more; return the new, told."""
+        assert self._evolver is not None
+        new = {k: v for k, v in self._evolver.left.items() if k not in self.left.keys() | changed}
+        self.left = {k: v for k, v in self.left.items() if k not in changed} | new
+        return growable.told(new)
 
     def price(self, step_cost: float | None) -> None:
         """Note in the waiting rows what a step costs now, in steps of the plain network."""
@@ -86,12 +105,14 @@ class Growth:
             "rows": self._rows.count,
             "waiting": self._waiting,
             "totals": self.totals,
+            "left": self.left,
             "evolver": self._evolver.state_dict() if self._evolver else None,
         }
 
     def load_state(self, saved: dict[str, Any]) -> None:
         """Take up what `state` returned."""
         self._waiting, self.totals = saved["waiting"], saved["totals"]
+        self.left = saved.get("left", {})
         if self._evolver:
             self._evolver.load_state_dict(saved["evolver"])
 

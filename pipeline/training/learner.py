@@ -40,10 +40,11 @@ class Learner:
     ) -> None:
         self._config, self._recipe, self._world = config, config.train, world
         self.model = models.build(config.model, classes)
+        self.left: dict[str, str] = {}  # why convolutions get no branches, by their path
         if saved:
             dyrep.apply_structure(self.model, saved["structure"])
         else:
-            prepare(self.model, config.method, config.seed, config.data.image_size)
+            self.left = prepare(self.model, config.method, config.seed, config.data.image_size)
         self.model.to(world.device)
         self.ema = optim.averaged(self.model, self._recipe)
         self.optimizer = optim.build(self.model, self._recipe)

@@ -22,7 +22,7 @@ from pipeline.data.loader import Batch, Loader, Part
 from pipeline.data.shards import Manifest
 from pipeline.errors import Interrupted
 from pipeline.stage import Context
-from pipeline.training import checkpoint, generators, nonfinite, resume
+from pipeline.training import checkpoint, generators, growable, nonfinite, resume
 from pipeline.training.checkpoint import Facts
 from pipeline.training.cost import Cost
 from pipeline.training.distributed import World
@@ -76,6 +76,8 @@ class Training:
             NotFinite: the loss is not finite; no such state was saved.
         """
         self._leave_if_asked()
+        for line in growable.told(self.growth.left):
+            self._say(line)
         try:
             while self.epoch < self.recipe.epochs:
                 if self.steps_to_go:
@@ -253,6 +255,7 @@ class Training:
             self.config.method,
             self.config.seed,
             Rows(self.context.dir / rundir.GROWTH, rows, self.world.main),
+            self.learner.left,
         )
         self.history = History(
             self.context.dir / rundir.HISTORY, self.world, self.recipe, saved.get("history", {})
@@ -277,7 +280,8 @@ class Training:
             from safetensors.torch import save_file
 
             self.context.check_owner()
-            rundir.write_json(self.context.dir / "structure.json", dyrep.structure(shipped))
+            structure = {**dyrep.structure(shipped), "left": self.growth.left}
+            rundir.write_json(self.context.dir / "structure.json", structure)
             with rundir.replacing(self.context.dir / "model.safetensors") as temporary:
                 tensors = {k: v.cpu().contiguous() for k, v in shipped.state_dict().items()}
                 save_file(tensors, temporary)
@@ -289,6 +293,7 @@ class Training:
             "steps": self.step,
             **({"skipped": self.history.skipped} if self.history.skipped else {}),
             **self.growth.totals,
+            "left": len(self.growth.left),
             **self.cost.facts(),
         }
 

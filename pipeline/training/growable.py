@@ -1,0 +1,49 @@
+"""Which convolutions of a plain network `method=` can give branches to, and why not to the others.
+
+Needs no weights and no data: a network on the meta device will do.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from dyrep.block import fitting
+from dyrep.expansion import convs, unfit_convs
+from pipeline.config.model import Method, Plain, Static
+from pipeline.errors import UserError
+
+NAMED = 3  # convolutions that are named for each reason
+
+
+def left_alone(model: nn.Module, method: Method) -> dict[str, str]:
+    """Return the convolutions that stay as they are, with the reason.
+
+    Raises:
+        UserError: all do, so the method would change nothing.
+    """
+    if isinstance(method, Plain):
+        return {}
+    left, known = unfit_convs(model), dict(convs(model))
+    for path, conv in known.items():
+        taken = set(fitting(conv, method.branches))
+        if path not in left and not (taken if isinstance(method, Static) else taken - {"kxk"}):
+            left[path] = "it can take none of these branches"
+    if not known.keys() - left.keys():
+        why = "; ".join(told(left)) or "it has no convolution larger than 1x1"
+        raise UserError(
+            f"method={method.name} would change nothing of this network: {why}. "
+            "Use method=plain, or another model="
+        )
+    return left
+
+
+def told(left: dict[str, str]) -> list[str]:
+    """Return a line per reason: how many convolutions, and the first of them."""
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in left.items():
+        by_reason.setdefault(reason, []).append(path)
+    return [
+        f"{len(paths)} convolution{'s' * (len(paths) != 1)} left alone: {reason} "
+        f"({', '.join(paths[:NAMED])}{', …' if len(paths) > NAMED else ''})"
+        for reason, paths in by_reason.items()
+    ]
