@@ -31,6 +31,7 @@ from slurm.place import Place
 
 POLL = 0.2  # seconds between two looks at the processes
 PATIENCE = 30.0  # seconds that processes have to leave when one of them has died
+LEFT = 5.0  # seconds that what they left behind has
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 RENDEZVOUS = "PIPELINE_RENDEZVOUS"  # the URL at which processes of a group meet
@@ -84,7 +85,6 @@ def run(command: Sequence[str], count: int, place: Place | None = None) -> End |
                 command,
                 env=_environment(rank, count, place) | meeting,
                 pass_fds=inherited,
-                stdin=subprocess.DEVNULL,
             )
             for rank in range(count)
         ]
@@ -149,7 +149,7 @@ def _wait(workers: list[subprocess.Popen[bytes]], first_rank: int) -> End | None
 
 def _wait_for_orphans(others: set[int]) -> None:
     """Wait until what the processes left behind is gone, too."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + LEFT
     while orphans := _children() - others:
         _ask(orphans, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
         for pid in orphans:

@@ -1,4 +1,4 @@
-"""The whole pipeline on real digits: real torchrun with two processes, real DALI, real wandb."""
+"""The whole pipeline on real digits: two real processes, real DALI, real wandb."""
 
 import json
 import time

@@ -164,6 +164,7 @@ def test_the_end_of_one_ends_the_others_and_is_told(does, told):
 
 def test_who_does_not_leave_is_killed_and_what_it_left_behind_too(monkeypatch):
     monkeypatch.setattr(processes, "PATIENCE", 0.5)
+    monkeypatch.setattr(processes, "LEFT", 0.5)
     deaf = "import signal; signal.signal(15, signal.SIG_IGN); "
     code = f"{deaf}{RANK_1}os.fork(); sys.exit(last) if last else time.sleep(100)"
     begun = time.monotonic()
