@@ -11,7 +11,7 @@ import io
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
@@ -59,6 +59,8 @@ class Part:
         device: where the batches end up.
         seed: order and augmentation.
         neighbours: processes that share this machine's cores.
+        waiting: called now and then while a batch does not come, with the seconds since the last;
+            may raise to wait no longer.
     """
 
     folder: Path
@@ -72,6 +74,7 @@ class Part:
     device: torch.device = CPU
     seed: int = 0
     neighbours: int = field(default_factory=lambda: int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    waiting: Callable[[float], None] = lambda seconds: None
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -86,6 +89,11 @@ class Part:
     def threads(self) -> int:
         """How many cores may decode for this process."""
         return max(1, cores() // self.neighbours)
+
+    @property
+    def batch_bytes(self) -> int:
+        """What a batch takes in memory."""
+        return self.batch_size * (3 * self.image_size**2 * 4 + 16)
 
     def digest(self, kind: str) -> bytes:
         """Identify everything that a position is worth nothing without."""

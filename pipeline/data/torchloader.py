@@ -27,6 +27,7 @@ from pipeline.data.loader import (
     order,
     steps,
 )
+from pipeline.data.workers import LOOK, affordable, batches
 
 POLICIES = {
     "randaugment": v2.RandAugment,
@@ -55,16 +56,18 @@ class TorchLoader(Loader):
     def _batches(self) -> Iterator[Batch]:
         part, place = self.part, self._place
         left = list(self._keys())[place.step :]
-        workers = part.threads if part.threads > 1 else 0
+        wanted = part.threads if part.threads > 1 else 0
+        workers = affordable(wanted, part.batch_bytes, part.neighbours) if wanted else 0
         loader = DataLoader(
             self._images,
             batch_sampler=left,
             num_workers=workers,
-            collate_fn=_collated,
+            collate_fn=_shared if workers else _collated,
+            timeout=LOOK if workers else 0,
             pin_memory=part.device.type == "cuda",
             multiprocessing_context="fork" if workers else None,  # at once; touches no GPU
         )
-        for step, batch in enumerate(loader, start=place.step):
+        for step, batch in enumerate(batches(loader, part.waiting), start=place.step):
             last = step + 1 == len(self)
             self._place = replace(place, epoch=place.epoch + last, step=0 if last else step + 1)
             yield Batch(*(tensor.to(part.device, non_blocking=True) for tensor in batch))
@@ -110,6 +113,11 @@ class Images(Dataset[Any]):
         with torch.random.fork_rng(devices=[]):  # transforms draw from the global generator
             torch.manual_seed(seed)
             return self._finish(self._change(image)), target
+
+
+def _shared(rows: list[tuple[Tensor, Tensor] | None]) -> list[Tensor]:
+    """Put a batch into shared memory here: of a thread of torch, which would, no error is heard."""
+    return [tensor.contiguous().share_memory_() for tensor in _collated(rows)]
 
 
 def _collated(rows: list[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor, Tensor]:

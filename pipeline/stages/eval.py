@@ -109,6 +109,7 @@ def _rows(
         rank=processes.rank,
         world_size=processes.world_size,
         device=processes.device,
+        waiting=lambda seconds: context.check_stop(),
     )
     loader = make(data.loader, part)
     for done, (images, labels, numbers) in enumerate(loader):

@@ -35,6 +35,7 @@ from pipeline.training.saver import Saver
 from pipeline.training.validation import validate
 
 MUCH_WAITING = 0.1  # share of an epoch
+GONE = 20.0  # seconds after which a batch is not to be expected any more
 
 
 class Training:
@@ -377,7 +378,21 @@ class Training:
             world_size=self.world.world_size,
             device=self.world.device,
             seed=seed,
+            waiting=self._while_waiting,
         )
+
+    def _while_waiting(self, seconds: float) -> None:
+        """Leave, if a stop was asked for and no batch comes.
+
+        Several processes leave together between two steps, so one that waits leaves alone only
+        when no batch is to be expected any more.
+        """
+        if not self.context.stop_requested() or (self.world.world_size > 1 and seconds < GONE):
+            return
+        self.saver.wait()
+        if self.world.world_size == 1 and self.step > self.context.saved:
+            self._save()
+        raise Interrupted
 
     def _report(self, doing: str = "") -> None:
         if self.world.main:

@@ -338,10 +338,15 @@ def test_files_replaced_under_the_same_names_are_read_again(tmp_path, images):
 def test_prepared_data_of_other_files_is_set_aside(tmp_path, images):
     made = prepared(tmp_path, images).run()
     before = made.files()
-    assert made.run().files() == before and not list(made.folder.parent.glob("*.before-*"))
+    old = made.dir.with_name(f"{made.dir.name}.again-1")
+    shutil.copytree(made.dir, old, symlinks=True)  # as again=[prep] leaves it
+    assert made.run().files() == before and not list(made.folder.parent.glob("*.again-*"))
     (images / "cat" / "000.jpg").write_bytes(encoded(picture(99)))
     assert made.run().files() != before
-    assert (made.folder.parent / "abc.before-1" / "manifest.json").exists()
+    kept = (old / "data").resolve()
+    assert (
+        kept != made.folder.resolve() and (kept / "manifest.json").read_bytes() in before.values()
+    )
 
 
 def changes_of(made, images, seconds=60.0):

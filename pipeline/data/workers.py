@@ -1,0 +1,88 @@
+"""Worker processes of a DataLoader on a machine as it is: little shared memory, killed processes.
+
+Batches go from the workers to the training through /dev/shm. What does not fit in is lost without
+a word in a thread of the worker, and the training waits for it for ever. So as many workers are
+started as there is room for, each puts its batch there itself, where an error is heard, and whoever
+waits looks up now and then.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from pipeline.errors import UserError
+
+SHARED = Path("/dev/shm")
+PREFETCH = 2  # batches that each worker may have ready
+HELD = 2  # batches that are worked on, or on their way
+SPARE = 0.9  # share of what is free that may be used
+LOOK = 1  # seconds
+CURE = "give it more (docker run --shm-size=8g), or use a smaller train.batch_size"
+
+
+def affordable(wanted: int, batch_bytes: int, neighbours: int) -> int:
+    """Return how many workers the shared memory has room for, and say so if those are fewer.
+
+    Args:
+        wanted: workers of this process.
+        batch_bytes: what a batch takes.
+        neighbours: processes on this machine that share the memory.
+    """
+    free = shutil.disk_usage(SHARED).free if SHARED.is_dir() else 0
+    room = int(SPARE * free / neighbours) // batch_bytes
+    workers = max(0, min(wanted, (room - HELD) // PREFETCH))
+    if workers < wanted:
+        need = neighbours * batch_bytes * (PREFETCH * wanted + HELD) / SPARE
+        _say(
+            f"data.loader=torch: {SHARED} has {free / 2**20:.0f} MiB free, {wanted} worker "
+            f"processes would need {need / 2**20:.0f}: {workers} are used, which is slower; {CURE}"
+        )
+    return workers
+
+
+@cache  # once, not in every epoch
+def _say(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+
+
+def batches(loader: DataLoader[Any], waiting: Callable[[float], None]) -> Iterator[Any]:
+    """Yield the batches of a loader made with `timeout=LOOK`; `waiting` is called meanwhile.
+
+    Raises:
+        UserError: a worker was killed, or the shared memory is full.
+    """
+    left = iter(loader)
+    since = time.monotonic()
+    while True:
+        try:
+            batch = next(left)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise _explained(error) from error
+            waiting(time.monotonic() - since)
+            continue
+        yield batch
+        since = time.monotonic()
+
+
+def _explained(error: RuntimeError) -> Exception:
+    text = " ".join(str(error.__cause__ or error).split())  # the signal is in the cause
+    if "shared memory" in text or "(shm)" in text:
+        return UserError(f"{SHARED} is full, a batch did not fit in; {CURE}, and launch again")
+    if "DataLoader worker" in text and ("killed by signal" in text or "exited" in text):
+        return UserError(
+            f"a worker process of data.loader=torch ended: {text.rstrip('. ')}. Perhaps memory ran "
+            "out; launch again, with a smaller train.batch_size or fewer cluster.cpus_per_process"
+        )
+    return error
