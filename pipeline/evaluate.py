@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import commands, outfile, rundir
-from pipeline.errors import DONE, UserError
+from pipeline.errors import DONE, UserError, gist
 from pipeline.outside import say
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     folder = _prepared(options.data)
     opened = open_file(options.file, options.trust)
     _check_classes(options, opened, folder)
-    table, label = _judge(opened, folder, options.batch_size)
+    table, label = _judge(options, opened, folder)
     found = _numbers(table, label, opened.preprocess.classes)
     numbers = (
         f"top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, "
@@ -84,7 +84,7 @@ def _check_classes(options: argparse.Namespace, opened: Opened, folder: Path) ->
         )
 
 
-def _judge(opened: Opened, folder: Path, batch_size: int) -> Any:
+def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
     """Return the answers to all validation images, and their labels."""
     import torch
     from rich.progress import track
@@ -101,7 +101,7 @@ def _judge(opened: Opened, folder: Path, batch_size: int) -> Any:
     if isinstance(opened.network, torch.nn.Module):
         opened.network.to(device)
     part = Part(
-        folder=folder, split="val", batch_size=batch_size, image_size=told.image_size,
+        folder=folder, split="val", batch_size=options.batch_size, image_size=told.image_size,
         resize=told.resize, augment=None, device=device,
     )  # fmt: skip
     ours = tuple(manifest.mean), tuple(manifest.std)
@@ -111,9 +111,21 @@ def _judge(opened: Opened, folder: Path, batch_size: int) -> Any:
         for images, label, _ in track(make("auto", part), "evaluating", transient=True):
             if ours != its:  # the loader normalises as this data was, the network wants its own
                 images = Pixels(*its).normalised(Pixels(*ours).of(images))
-            tables.append(scores.answers(opened.network(images)).cpu())
+            tables.append(scores.answers(_scores(options.file, opened, images)).cpu())
             labels.append(label.cpu())
     return torch.cat(tables), torch.cat(labels)
+
+
+def _scores(file: Path, opened: Opened, images: Any) -> Any:
+    """Return the scores of images (N, classes); a file need not do what its card says."""
+    try:
+        found = opened.network(images)
+    except Exception as error:  # each runtime has its own
+        raise UserError(f"{file} does not run on images of its card ({gist(error)})") from error
+    expected = len(images), len(opened.preprocess.classes)
+    if tuple(found.shape) != expected:
+        raise UserError(f"{file} gives scores {tuple(found.shape)}, its card says {expected}")
+    return found
 
 
 def _numbers(table: Any, label: Any, classes: list[str]) -> dict[str, Any]:

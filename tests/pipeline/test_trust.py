@@ -17,9 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline import networks, rundir
+from pipeline import evaluate, networks, rundir
 from pipeline.errors import UserError
-from pipeline.evaluate import main
 from pipeline.evaluation.files import open_file
 from pipeline.export import formats, runtime
 from pipeline.export.formats import Source
@@ -160,7 +159,7 @@ def test_code_in_a_file_runs_only_if_it_is_trusted(hostile, data, capsys, name):
     write, mark = hostile
     path = write(name)
     mark.exists() and mark.unlink()  # TorchScript is saved by loading it
-    assert main([str(path), "--data", str(data)]) == 2
+    assert evaluate.main([str(path), "--data", str(data)]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"error: {path} is not opened: it may hold ")
     assert "add --trust if you know who made it" in told and told.count("\n") == 1
@@ -205,7 +204,8 @@ def fused(hostile, tmp_path):
     folder.mkdir()
     path = hostile[0]("weights.pt2").rename(folder / "model.pt2")
     output = {"path": "model.pt2", "bytes": path.stat().st_size, "sha256": rundir.sha256(path)}
-    rundir.write_json(folder / rundir.RESULT, {"outputs": {"model.pt2": output}})
+    result = {"stage": "fuse", "seconds": 1.0, "metrics": {}, "outputs": {"model.pt2": output}}
+    rundir.write_json(folder / rundir.RESULT, result)
     return SimpleNamespace(parents={"fuse": folder}), path
 
 
@@ -260,7 +260,7 @@ def test_a_hostile_header_of_safetensors_is_one_line(tmp_path, data, capsys, cas
     path = tmp_path / "model.safetensors"
     text = HEADERS[case]
     save_file({"w": torch.zeros(1)}, path, {"card.json": text} if text is not None else None)
-    assert main([str(path), "--data", str(data)]) == 2
+    assert evaluate.main([str(path), "--data", str(data)]) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ") and told.count("\n") == 1 and len(told) < 2000
 
@@ -275,7 +275,7 @@ def test_a_hostile_header_of_safetensors_is_one_line(tmp_path, data, capsys, cas
 def test_a_damaged_file_is_one_line(tmp_path, data, capsys, content, name):
     path = tmp_path / name
     path.write_bytes(content)
-    assert main([str(path), "--data", str(data)]) == 2
+    assert evaluate.main([str(path), "--data", str(data)]) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ") and told.count("\n") == 1
 
@@ -284,7 +284,7 @@ def test_a_damaged_file_is_one_line(tmp_path, data, capsys, content, name):
 @pytest.mark.parametrize("name", ["x.safetensors", "x.onnx", "x.pt2"])
 def test_what_is_no_file_is_one_line(tmp_path, data, capsys, make, name):
     make(tmp_path / name)
-    assert main([str(tmp_path / name), "--data", str(data)]) == 2
+    assert evaluate.main([str(tmp_path / name), "--data", str(data)]) == 2
     assert "no such file" in capsys.readouterr().err
 
 
@@ -292,9 +292,20 @@ def test_a_checkpoint_of_torch_is_no_format_of_ours(tmp_path, data, capsys):
     for name in ("model.pth", "model.pt", "model.pkl", "model.ckpt"):
         path = tmp_path / name
         path.write_bytes(pickled(tmp_path / "mark"))
-        assert main([str(path), "--data", str(data)]) == 2
+        assert evaluate.main([str(path), "--data", str(data)]) == 2
         assert "no exported network; known are" in capsys.readouterr().err
     assert not (tmp_path / "mark").exists()
+
+
+def fails(images):
+    raise RuntimeError("invalid\nargument")
+
+
+@pytest.mark.parametrize("network", [fails, lambda images: images, lambda images: images[:, 0, 0]])
+def test_a_file_that_is_not_what_its_card_says_is_one_line(network):
+    opened = SimpleNamespace(network=network, preprocess=SimpleNamespace(classes=["a", "b"]))
+    with pytest.raises(UserError, match=r"^x.onnx (does not run|gives scores)"):
+        evaluate._scores("x.onnx", opened, torch.zeros(3, 3, 8, 8))
 
 
 @pytest.mark.parametrize("place", ["/etc/passwd", "../secret", "link", "sub/../../secret"])
