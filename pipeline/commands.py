@@ -14,12 +14,14 @@ from pipeline import rundir
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import BAD_INPUT, INTERRUPTED, UserError, nearest, surroundings
 from pipeline.outside import say
+from slurm import output
 
 OUTPUTS = "outputs"  # the default of `root`
 
 
 def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
     """Return the parser of `python -m pipeline.NAME`, with `--root`."""
+    output.settle()
     made = argparse.ArgumentParser(
         prog=f"python -m pipeline.{name}",
         description=description,
@@ -104,9 +106,6 @@ def ending(command: Callable[[], int]) -> int:
     except UserError as error:
         say(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except BrokenPipeError:  # `| head`
-        sys.stderr.close()
-        return 0
     except OSError as error:
         say(f"error: {surroundings(error, 'the root')}", file=sys.stderr)
         return BAD_INPUT

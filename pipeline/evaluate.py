@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import commands, outfile, rundir
 from pipeline.errors import DONE, UserError, gist
 from pipeline.outside import say
+from slurm import output
 
 if TYPE_CHECKING:
     from pipeline.evaluation.files import Opened
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate one file."""
+    output.settle()
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.evaluate",
         description="Evaluate a network on the validation images of any prepared data: an exported"

@@ -46,6 +46,7 @@ from pipeline.errors import (
 from pipeline.masking import mask, mask_yaml
 from pipeline.outside import say, visible
 from pipeline.plan import make_plan, verify
+from slurm import output
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -194,6 +195,7 @@ def _masked() -> Iterator[None]:
 
 def main() -> int:
     """Run the command; every way of ending has its exit code and its last line."""
+    output.settle()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of Hydra's exit code 1
     arguments = sys.argv[1:]
     try:

@@ -11,7 +11,7 @@ from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import DONE, UserError
 from pipeline.outside import say, visible
 from pipeline.standing import look
-from slurm import scheduler
+from slurm import output, scheduler
 
 POLL = 0.5  # seconds
 ASK = 10.0  # seconds between two questions to SLURM whether there is anything to wait for
@@ -48,7 +48,7 @@ def _show(root: Path, name: str, stage: str | None, follow: bool) -> int:
     say(f"== {stage} of {name}: {directory}")
     reader.read()
     asked = time.monotonic()
-    while follow and not (directory / rundir.RESULT).exists():
+    while follow and not (directory / rundir.RESULT).exists() and not output.gone():
         time.sleep(POLL)
         reader.paths = files(root, directory)
         reader.read()

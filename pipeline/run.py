@@ -37,11 +37,13 @@ from pipeline.outside import say
 from pipeline.processes import End
 from pipeline.stage import Context, Stage
 from pipeline.stages import STAGES
+from slurm import output
 from slurm.place import Place
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage of a directory; return the exit code."""
+    output.settle()
     interrupt.install()
     interrupt.die_with_parent(signal.SIGTERM)
     processes.forget_others()

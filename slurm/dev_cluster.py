@@ -34,6 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from slurm import output
 from slurm.dev_config import Cluster
 from slurm.dev_daemons import ask, daemons, down, find, pid, typed, up
 from slurm.dev_machine import Failed, Refused, check_root, install, missing
@@ -144,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    output.settle()
     parsed = _parser().parse_args(arguments)
     try:
         parsed.run(parsed)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slurm import preflight, scheduler
+from slurm import output, preflight, scheduler
 from slurm.job import EVENTS, PROGRESS, Job, Resources, rows
 from slurm.rehearsal import COUNT, LOCK, NODE, PAUSE, RESULT, read
 from slurm.scheduler import Refused, Unreachable
@@ -40,6 +40,7 @@ class Finding:
 
 def main(arguments: list[str] | None = None) -> int:
     """Examine the cluster; return 0 if jobs will come back, 1 if something is amiss."""
+    output.settle()
     parser = argparse.ArgumentParser(
         prog="python -m slurm.doctor",
         description=__doc__,

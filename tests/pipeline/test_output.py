@@ -1,0 +1,100 @@
+"""What commands print: to a terminal of few characters, and to a reader who leaves."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.launcher import PROJECT
+from tests.runs import make_run
+
+COMMANDS = {
+    "pipeline.status": [],
+    "pipeline.compare": ["--group", "g"],
+    "pipeline.logs": ["a"],
+    "pipeline.cancel": ["a"],
+    "pipeline.launch": ["dry_run=true", "name=new"],
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Return a root with some runs, the name of a class among them that is no ASCII."""
+    root = tmp_path_factory.mktemp("output") / "o"
+    for name in "abcd":
+        run = make_run(root, name, seed=ord(name), metrics={"prep/quarantined": 0})
+    (run / "train" / "result.json").write_text("null")
+    return root
+
+
+def call(module, root, encoding="utf-8", reader=True):
+    words = [sys.executable, "-m", module, *COMMANDS[module]]
+    words += [f"root={root}"] if module == "pipeline.launch" else ["--root", str(root)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "200"}
+    begun = subprocess.Popen(
+        words, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    if not reader:
+        begun.stdout.close()  # before a word was said, as `| true` does
+        begun.stdout = None
+    said, wrong = begun.communicate(timeout=120)
+    return begun.returncode, said or b"", wrong
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_characters_a_terminal_lacks_are_replaced(module, encoding, root):
+    code, said, wrong = call(module, root, encoding)
+    assert (code, wrong) == (0, b""), wrong.decode()
+    assert said.decode(encoding)
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_reader_who_leaves_harms_nothing(module, root):
+    code, _, wrong = call(module, root, reader=False)
+    assert (code, wrong) == (0, b""), wrong.decode()
+
+
+SOME = """
+import sys
+from slurm import output
+output.settle(); output.settle()
+for line in range(3000):
+    print(line, "→ \\udcff ü")
+print("finished", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["-u"]])
+def test_work_goes_on_when_nobody_reads(flags):
+    begun = subprocess.Popen(
+        [sys.executable, *flags, "-c", SOME], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert begun.stdout.readline() == b"0 -> \\udcff \\xfc\n"
+    begun.stdout.close()
+    begun.stdout = None
+    assert begun.communicate(timeout=60)[1] == b"finished\n"
+    assert begun.returncode == 0
+
+
+def test_a_command_without_any_output_works():
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"exec {sys.executable} -c 'from slurm import output; output.settle(); print(1)' >&-"],
+        cwd=PROJECT, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_following_a_log_ends_with_its_reader(tmp_path):
+    make_run(tmp_path / "o", "x", finished=("prep",))
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.logs", "x", "train", "-f", "--root", str(tmp_path / "o")],
+        cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert begun.stdout.read(2) == b"=="
+    begun.stdout.close()
+    begun.stdout = None
+    assert begun.communicate(timeout=60)[1] == b""
+    assert begun.returncode == 0
