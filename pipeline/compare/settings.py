@@ -30,7 +30,11 @@ def identity(value: Any) -> str:
 def differing(trees: list[Settings]) -> list[str]:
     """Return the keys whose values are not the same everywhere; missing is a value, too."""
     keys = dict.fromkeys(key for tree in trees for key in tree)
-    return [key for key in keys if len({identity(tree.get(key, "–")) for tree in trees}) > 1]
+    return [key for key in keys if _differs(trees, key)]
+
+
+def _differs(trees: list[Settings], key: str) -> bool:
+    return len({identity(tree.get(key, "–")) for tree in trees}) > 1
 
 
 def labels(trees: list[Settings], differ: list[str]) -> list[str]:
@@ -48,7 +52,7 @@ def _within_choice(trees: list[Settings], key: str, choices: list[str]) -> bool:
     """Whether a setting differs among groups that made the same choice for its section."""
     choice = f"{key.split('.')[0]}.name"
     alike = group_by(trees, lambda tree: identity(tree.get(choice) if choice in choices else ""))
-    return any(key in differing(some) for some in alike)
+    return any(_differs(some, key) for some in alike)
 
 
 def shown(value: Any) -> str:
