@@ -17,8 +17,8 @@ from dyrep.branches import WindowConv
 def branch_weights(model: nn.Module) -> dict[str, dict[str, float]]:
     """Return what each branch weighs beside kxk, by block and branch.
 
-    The weight of a branch is the mean |gamma| of its last norm relative to that of kxk (Huang et
-    al., section 3.3): what the cutting rule looks at.
+    The weight of a branch is the mean |gamma| of its last norm relative to that of kxk: what
+    the cutting rule looks at.
     """
     return {
         path: dict(zip(_other_names(block), _ratios(block).tolist(), strict=True))
@@ -30,7 +30,7 @@ def weak_branches(block: RepBlock, cut_std: float, cut_ratio: float) -> list[str
     """Return the branches the published rule cuts.
 
     Where the weights spread by more than `cut_std`, those below both their mean and `cut_ratio` go
-    (Huang et al., section 3.3; the second threshold is the published code's).
+    (after Huang et al.; the thresholds are those of the published code).
     """
     names, ratios = _other_names(block), _ratios(block)
     if len(names) < 2 or not ratios.std().item() > cut_std:

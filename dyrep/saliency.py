@@ -1,6 +1,6 @@
 """Scores that say which convolution deserves branches, summed while training.
 
-    gain        ||g||^2 / fan_in, the loss decrease that new branches promise (see below)
+    gain        ||g||^2 / fan_in, an estimate of how far new branches can lower the loss (see below)
     snip        sum |g * w|   (Lee et al., ICLR 2019)
     grad_norm   ||g||_2
     synflow     sum(g * w), signed, as published. Zero in exact arithmetic for a conv followed by
@@ -9,8 +9,9 @@
     random      noise, the baseline
 
 `gain` follows from what a branch is: kernel K times gamma, where K gives outputs of variance 1. A
-gradient step on gamma lowers the loss by lr * <g, K>^2 to first order; for a random K over inputs
-of variance 1 the entries have variance 1 / fan_in, so this is expected to be lr * ||g||^2 / fan_in.
+gradient step on gamma lowers the loss by lr * <g, K>^2 to first order; for a random K over
+independent inputs of second moment 1 the entries have variance 1 / fan_in, so this is expected to
+be lr * ||g||^2 / fan_in. What follows batch norm and ReLU has about half that: an estimate.
 `gain_per_flop` divides it by what the branches of the layer would cost.
 
 Scores are taken from `weight.grad` after backward, in float32 on the device; nothing is read by
@@ -56,6 +57,10 @@ NOTHING_SEEN = (
     "no gradient was seen since the last adjustment: call accumulate() at each step, after "
     "backward() and before the gradients are zeroed"
 )
+ALL_ZERO = (
+    "every gradient since the last adjustment was zero: the loss does not depend on these "
+    "convolutions (labels of one class only? images without content?)"
+)
 
 
 class Saliency:
@@ -70,6 +75,7 @@ class Saliency:
         self._weights: list[Tensor] = []
         self._sums: Tensor | None = None
         self._steps: Tensor | None = None
+        self._seen = False  # a gradient, be it zero
 
     def watch(self, convs: dict[str, nn.Conv2d]) -> None:
         """Start anew with these convs."""
@@ -85,6 +91,7 @@ class Saliency:
         """
         if not self._weights:
             return
+        self._seen = self._seen or any(weight.grad is not None for weight in self._weights)
         score, device = SCORES[self.name], self._weights[0].device
         scores = torch.stack(
             [
@@ -116,7 +123,7 @@ class Saliency:
             dist.all_reduce(packed)
         *sums, steps = packed.tolist()
         if self.name != "random" and steps and not any(sums):
-            raise RuntimeError(NOTHING_SEEN)
+            raise RuntimeError(ALL_ZERO if self._seen else NOTHING_SEEN)
         means = [value / max(steps, 1.0) for value in sums]
         if self.name == "random":
             means = torch.rand(len(means), generator=generator).tolist()
@@ -136,6 +143,7 @@ class Saliency:
         if state["paths"] != self._paths:
             raise ValueError("saliency was summed over other layers than this network has")
         device = self._weights[0].device if self._weights else None
+        self._seen = state["sums"] is not None
         self._sums, self._steps = (
             None if state[key] is None else state[key].to(device) for key in ("sums", "steps")
         )

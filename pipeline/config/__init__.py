@@ -134,6 +134,11 @@ class Config(Section):
                     f"{section}.batch_size={size} cannot be split over {processes} processes; "
                     f"use a multiple of {processes} or other cluster.processes_per_node"
                 )
+        if self.train.augment.cutout >= self.data.image_size:
+            raise ValueError(
+                f"train.augment.cutout={self.train.augment.cutout} covers whole images of "
+                f"data.image_size={self.data.image_size}: nothing is left to learn from; use less"
+            )
         if self.model.family == "vgg" and self.data.image_size < 2 ** len(self.model.widths):
             raise ValueError(
                 f"data.image_size={self.data.image_size} vanishes in the {len(self.model.widths)} "

@@ -41,6 +41,11 @@ def run(context: Context) -> dict[str, float]:
     listing = patiently(source(data).listing, context.check_stop)
     state = changes.summary(listing)
     items = build.numbered(listing)
+    if len(listing.classes) < 2:
+        raise UserError(
+            f"data={data.name} has one class only ({', '.join(map(repr, listing.classes))}): there "
+            "is nothing to tell apart; give each class a folder of its own"
+        )
     if not _current(final, state):
         building = _begin(final, listing)
         work = build.tasks(listing, data, settings, building)
@@ -142,7 +147,7 @@ def _finish(
     }
     for split, part in parts.items():
         if not part.images:
-            raise UserError(f"no {split} image is left; {context.dir / QUARANTINE} says why")
+            raise UserError(_nothing_left(context, split, records, len(twice.leaks)))
     mean, std = statistics(np.sum([records[n].histogram for n in of_split["train"]], axis=0))
     sizes = np.unique(images(records)[["height", "width"]])
     Manifest(
@@ -175,6 +180,13 @@ def _finish(
     for task in work:
         task.record.unlink(missing_ok=True)
     (building / LISTING).unlink()
+
+
+def _nothing_left(context: Context, split: str, records: list[Record], leaks: int) -> str:
+    bad = sum(len(record.bad) for record in records)
+    why = [f"{bad} cannot be used ({context.dir / QUARANTINE} lists them)"] if bad else []
+    why += [f"{leaks} training images are validation images, too, and left out"] if leaks else []
+    return f"no {split} image is left: {', '.join(why) or 'there was none to begin with'}"
 
 
 def _split(records: list[Record], classes: int) -> Split:

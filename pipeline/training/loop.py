@@ -397,7 +397,8 @@ class Training:
     def _report(self, doing: str = "") -> None:
         if self.world.main:
             accuracy = f", top-1 {self.metrics['top1']:.1f} %" if self.metrics else ""
-            text = f"epoch {self.epoch + 1}/{self.recipe.epochs}{accuracy}"
+            epoch = -(-self.step // self.steps_per_epoch) or 1  # of the last step that was made
+            text = f"epoch {epoch}/{self.recipe.epochs}{accuracy}"
             text += f", {doing}" if doing else ""
             self.context.progress(self.step, self.recipe.epochs * self.steps_per_epoch, text)
 
