@@ -49,6 +49,7 @@ class Question(Record):
     config: Facts
     parents: dict[str, str]
     fingerprint: str
+    again: dict[str, Count] = {}
 
 
 class Processes(Record):

@@ -18,6 +18,7 @@ from pipeline.report import story
 from pipeline.tracking import session
 from tests.runs import composed, make_run
 
+DONE = {"stage": "", "seconds": 1.0, "metrics": {}, "outputs": {}, "parents": {}}
 STAGES = ("prep", "train", "fuse", "eval", "latency")
 
 
@@ -35,9 +36,11 @@ def finish(root, *overrides, stages=STAGES, state="done"):
             continue
         step.dir.mkdir(parents=True, exist_ok=True)
         runs.write_question(step)
-        rundir.append_line(step.dir / rundir.EVENTS, {"event": "started", "attempt": 1})
+        rundir.append_line(
+            step.dir / rundir.EVENTS, {"event": "started", "attempt": 1, "time": 0.0}
+        )
         if state == "done":
-            rundir.write_json(step.dir / rundir.RESULT, {"seconds": 1.0, "outputs": {}})
+            rundir.write_json(step.dir / rundir.RESULT, DONE)
     return found
 
 
@@ -226,7 +229,10 @@ def test_a_comparison_carries_noise_and_what_is_out_of_date(tmp_path):
     assert any("again=[latency]" in note for note in told.notes)
     train = (named[0] / "train").resolve()
     shutil.copytree(train, train.with_name(f"{train.name}.again-1"))
-    rundir.write_yaml((named[0] / "fuse").resolve() / rundir.STAGE, {"parents": {}})
+    rundir.write_yaml(
+        (named[0] / "fuse").resolve() / rundir.STAGE,
+        {"stage": "fuse", "config": {}, "parents": {}, "fingerprint": "f"},
+    )
     assert collect.read(named)[0].state == "mismatched"
 
 
