@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
 from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+)
 from hydra.errors import OverrideParseException
 from pydantic import BaseModel
 
@@ -151,6 +157,6 @@ def _chosen(override: Override) -> list[Any]:
     """Return the choices of a group that an override names; of a range or a glob Hydra knows."""
     if not override.is_sweep_override():
         return [override.value()]
-    if override.is_choice_sweep():
+    if isinstance(override.value(), ChoiceSweep):
         return [getattr(choice, "text", choice) for choice in override.sweep_iterator()]
     return []

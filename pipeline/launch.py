@@ -41,6 +41,7 @@ from pipeline.errors import (
     Interrupted,
     StageFailed,
     UserError,
+    gist,
     surroundings,
 )
 from pipeline.masking import mask, mask_yaml
@@ -204,7 +205,9 @@ def main() -> int:
         return _say(error, BAD_INPUT)
     settings = [word for word in arguments if word not in ("-m", "--multirun")]
     sweeping = settings != arguments
-    searching = sweeping and any(word.startswith("hydra/sweeper=") for word in settings)
+    sweepers = [word for word in settings if word.startswith("hydra/sweeper=")]
+    searching = sweeping and bool(sweepers) and sweepers[-1] != "hydra/sweeper=basic"
+    begun = False  # to search
     composed: list[sweep.Composed] = []
     codes: list[int] = []
     waiting: list[Launch] = []
@@ -218,6 +221,8 @@ def main() -> int:
         assert isinstance(words, list)
         run = (tree, choices, words)
         if searching:  # what comes next depends on how this one ends
+            nonlocal begun
+            begun = True
             return _trial(run, codes, repeated)
         composed.append(run)
         return None
@@ -226,16 +231,23 @@ def main() -> int:
         compose.check_arguments(arguments)
         if searching and find_spec("optuna") is None:
             raise UserError("a search needs Optuna: pip install hydra-optuna-sweeper")
-        if sweeping and not searching and not any(word.startswith("-") for word in settings):
+        plain = not any(word.startswith("-") for word in settings)
+        if sweeping and plain:
+            sweep.check(settings, searching)
+        if sweeping and plain and not searching:
             composed.extend(sweep.composed(settings))
         elif any(word.partition("=")[0] in SHOWING for word in settings):
             with _masked():
+                once()
+        elif searching:
+            with sweep.noted(settings):
                 once()
         else:
             once()
         # the first begins when all of a sweep are in order
         checked = [runs.settle(*run) for run in composed]
         if sweeping:
+            sweep.check_different(checked)
             _note_joined([config for config, *_ in checked])
         codes.extend(launch(*run, waiting, repeated) for run in checked)
         if waiting and max(codes) == DONE:  # of a sweep all is submitted, or nothing
@@ -246,11 +258,13 @@ def main() -> int:
         return _say(UserError(compose.explain_hydra(error)), BAD_INPUT)
     except OSError as error:
         return _say(surroundings(error, "the root"), BAD_INPUT)
-    except ValueError:
-        if not searching or max(codes, default=DONE) == DONE:
-            raise  # else it is Optuna's word for a search none of whose trials ended well
     except KeyboardInterrupt as error:
         return _say(Exception(str(error) or "interrupted"), INTERRUPTED)
+    except Exception as error:
+        if searching and not begun:
+            return _say(UserError(f"Optuna refuses the search: {gist(error)}"), BAD_INPUT)
+        if not (isinstance(error, ValueError) and max(codes, default=DONE) != DONE):
+            raise  # else it is Optuna's word for a search none of whose trials ended well
     return max(codes, default=DONE)
 
 

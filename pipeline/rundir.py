@@ -5,6 +5,7 @@
     <root>/runs/<name>/                     config.yaml run.json report.html, links to stages
     <root>/data/<fingerprint>/              manifest.json quarantine.jsonl shards
     <root>/code/<hash>/  <root>/slurm/      what jobs run, and what submitit leaves of them
+    <root>/sweeps/<date>/                   what a search with Optuna found
 
 Nobody else builds a path, so that a layout is changed here or nowhere.
 """

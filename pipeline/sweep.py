@@ -7,18 +7,119 @@ minutes; what this yields is the same.
 from __future__ import annotations
 
 import copy
+import sys
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline import rundir
 from pipeline.compose import CONF, parse
+from pipeline.config import Config
+from pipeline.errors import UserError
 
 Composed = tuple[DictConfig, dict[str, str], list[str]]
+SPACES = ("hydra.sweeper.params", "hydra.sweeper.search_space")
+
+OmegaConf.register_new_resolver("absolute", lambda path: str(rundir.absolute(path)), replace=True)
+
+
+def check(arguments: list[str], searching: bool) -> None:
+    """Refuse what varies nothing, or the same value twice.
+
+    Raises:
+        UserError: names the setting and the cure.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
+        loader = GlobalHydra.instance().config_loader()
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+        for override in overrides:
+            if override.is_sweep_override():
+                _check_varied(override, searching)
+    if searching:
+        _check_search(overrides)
+
+
+def _check_varied(override: Override, searching: bool) -> None:
+    said = override.input_line
+    if not override.is_discrete_sweep():
+        _check_interval(override, searching)
+        return
+    values = list(override.sweep_string_iterator())
+    if not values:
+        raise UserError(f"{said} has no value, so there is nothing to run; give some")
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
+        raise UserError(f"{said} has {twice[0]} more than once; give each value once")
+
+
+def _check_interval(override: Override, searching: bool) -> None:
+    said, interval = override.input_line, override.value()
+    if not searching:
+        raise UserError(f"{said} is for a search: add hydra/sweeper=search, or give the values")
+    if not isinstance(interval, IntervalSweep):
+        return
+    start, end = interval.start, interval.end
+    if start is None or end is None or not start < end:
+        raise UserError(f"{said} holds nothing; give the smaller end first")
+    if "log" in interval.tags and start <= 0:
+        raise UserError(f"{said} has no logarithm at {start}; begin above 0")
+
+
+def _check_search(overrides: list[Override]) -> None:
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        counts = key in ("hydra.sweeper.n_trials", "hydra.sweeper.n_jobs")
+        if counts and not (isinstance(value, int) and value > 0):
+            raise UserError(f"{override.input_line}: must be a whole number above 0")
+    given = any(o.is_sweep_override() or o.key_or_group.startswith(SPACES) for o in overrides)
+    if not given:
+        raise UserError("a search needs something to vary, e.g. method=plain,dyrep")
+
+
+def check_different(runs: list[tuple[Config, dict[str, str], list[str]]]) -> None:
+    """Refuse a sweep in which one run comes twice, before the first begins.
+
+    Raises:
+        UserError: names both by what was varied.
+    """
+    seen: dict[str, list[str]] = {}
+    for config, _, overrides in runs:
+        named = any(override.startswith("name=") for override in overrides)
+        marks = [f"name {config.root} {config.name}"]
+        marks += [] if named else [config.model_dump_json(exclude={"name"})]
+        for mark in marks:
+            if mark in seen:
+                both = " and ".join(_apart(seen[mark], overrides))
+                raise UserError(f"{both} are one run, '{config.name}'; ask for it once")
+            seen[mark] = overrides
+
+
+def _apart(one: list[str], other: list[str]) -> list[str]:
+    """Return two lists of overrides in words, by what tells them apart if anything does."""
+    both = set(one) & set(other)
+    return [" ".join(o for o in words if o not in both) or "the same" for words in (one, other)]
+
+
+@contextmanager
+def noted(arguments: list[str]) -> Iterator[None]:
+    """Have the note that Optuna writes of each search vanish after a dry run."""
+    dry = [o.value() for o in parse([a for a in arguments if "=" in a and a[0] != "-"])
+           if o.key_or_group == "dry_run"]  # fmt: skip
+    if True not in dry:
+        yield
+        return
+    with TemporaryDirectory(prefix="dry-run-") as scratch:
+        at = next(i for i, word in enumerate(sys.argv) if word.startswith("hydra/sweeper="))
+        sys.argv.insert(at + 1, f"hydra.sweep.dir={scratch}")
+        yield
 
 
 def composed(arguments: list[str]) -> Iterator[Composed]:

@@ -1,6 +1,8 @@
 """The runs of a sweep are what Hydra itself would compose."""
 
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import hydra
 import pytest
@@ -10,12 +12,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from pipeline import rundir
+from pipeline import rundir, sweep
 from pipeline.compare.collect import ACCURACY
-from pipeline.compose import CONF
+from pipeline.compose import CONF, to_config
+from pipeline.errors import UserError
 from pipeline.runs import wandb_id
 from pipeline.sweep import composed
 from tests.runs import make_run
+
+SEARCH = "hydra/sweeper=search"
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,85 @@ def test_a_sweep_composes_what_hydra_composes(arguments, runs):
 def test_what_hydra_refuses_is_refused(arguments):
     with pytest.raises((HydraException, OmegaConfBaseException)):
         list(composed(arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["seed=range(0)"], "seed=range(0) has no value"),
+        (["seed=range(3,1)"], "has no value"),
+        (["model=glob(zzz*)"], "has no value"),
+        (["seed=1,2,1"], "seed=1,2,1 has 1 more than once"),
+        (["seed=choice(1,1)"], "has 1 more than once"),
+        (["train.lr=0.1,1e-1"], "has 0.1 more than once"),
+        (["method=plain,plain"], "has plain more than once"),
+        (["train.lr=interval(0.1,0.3)"], "is for a search"),
+        (["train.lr=interval(0.3,0.1)", SEARCH], "holds nothing"),
+        (["train.lr=tag(log,interval(0,1))", SEARCH], "no logarithm at 0"),
+        (["seed=range(0)", SEARCH], "has no value"),
+        (["train.epochs=1,1", SEARCH], "has 1 more than once"),
+        (["seed=1", SEARCH], "needs something to vary"),
+        (["seed=1,2", SEARCH, "hydra.sweeper.n_trials=0"], "n_trials=0: must be a whole number"),
+        (["seed=1,2", SEARCH, "hydra.sweeper.n_jobs=-1"], "n_jobs=-1: must be a whole number"),
+    ],
+)
+def test_what_varies_nothing_or_twice_is_refused(arguments, said):
+    with pytest.raises(UserError) as refused:
+        sweep.check(arguments, SEARCH in arguments)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["seed=1,2", "method=plain,dyrep", "model=glob(*18)", "group=g"],
+        ["train.lr=interval(0.1,0.3)", "train.epochs=range(1,3)", SEARCH],
+        ["train.lr=tag(log,interval(0.001,1))", SEARCH],
+        ["hydra.sweeper.params={train.lr: 'interval(0,1)'}", SEARCH],
+    ],
+)
+def test_what_varies_is_not_refused(arguments):
+    sweep.check(arguments, SEARCH in arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["method.branches=[kxk],['kxk']"], "are one run"),
+        (["name=r-${seed}", "seed=1,2", "train.lr=0.1,0.2"], "are one run, 'r-1'"),
+        (["name=a,b"], None),
+        (["seed=1,2", "train.lr=0.1,0.2"], None),
+    ],
+)
+def test_one_run_that_comes_twice_is_refused(arguments, said):
+    found = [(to_config(*run), *run[1:]) for run in composed(arguments)]
+    if said is None:
+        sweep.check_different(found)
+        return
+    with pytest.raises(UserError, match=said):
+        sweep.check_different(found)
+
+
+def test_a_refused_sweep_writes_nothing(launch):
+    done = launch("-m", "seed=1,1")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
+    assert not launch.root.exists()
+
+
+def test_the_note_of_a_search_is_below_the_root():
+    given = ['root="~/x"', "hydra.sweep.subdir=."]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        tree = hydra.compose("config", given, return_hydra_config=True)
+    assert tree.hydra.sweep.dir.startswith(str(Path("~/x/sweeps").expanduser()))
+
+
+def test_the_note_of_a_search_vanishes_after_a_dry_run(monkeypatch):
+    given = ["launch", "-m", SEARCH, "dry_run=true", "seed=1,2"]
+    monkeypatch.setattr(sys, "argv", list(given))
+    with sweep.noted(given[2:]):
+        folder = Path(sys.argv[3].removeprefix("hydra.sweep.dir="))
+        assert folder.is_dir()
+    assert not folder.exists()
 
 
 def test_a_sweep_says_whose_group_it_joins(launch):
