@@ -57,7 +57,7 @@ def run(context: Context) -> dict[str, float]:
         records = build.build(work, cores(), report)
         _refuse_bad(context, work, records, len(items))
         _finish(context, listing, state, work, records)
-        _set_aside(context, final)
+        _set_aside(final)
         building.rename(final)
         rundir.sync(final.parent)
     rundir.link(context.dir / "data", final)
@@ -72,16 +72,11 @@ def _current(final: Path, state: dict[str, Any]) -> bool:
     return final.exists() and Manifest.load(final).source == state
 
 
-def _set_aside(context: Context, final: Path) -> None:
-    """Give what was prepared of other files another name, by which the old answers find it."""
-    if not final.exists():
-        return
-    number = 1 + len(list(final.parent.glob(f"{final.name}.again-*")))
-    aside = final.with_name(f"{final.name}.again-{number}")
-    for old in context.dir.parent.glob(f"{context.dir.name}.again-*"):  # see pipeline.again
-        if (old / "data").resolve() == final.resolve():
-            rundir.link(old / "data", aside)
-    final.rename(aside)
+def _set_aside(final: Path) -> None:
+    """Give what was prepared of other files another name; something may still read it."""
+    if final.exists():
+        number = 1 + len(list(final.parent.glob(f"{final.name}.before-*")))
+        final.rename(final.with_name(f"{final.name}.before-{number}"))
 
 
 def _begin(final: Path, listing: Listing) -> Path:

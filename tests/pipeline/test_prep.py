@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tarfile
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import freshness
 from pipeline.data import build, check, duplicates, shards
 from pipeline.data.record import KEPT
 from pipeline.data.sources import changes, source
@@ -338,15 +340,11 @@ def test_files_replaced_under_the_same_names_are_read_again(tmp_path, images):
 def test_prepared_data_of_other_files_is_set_aside(tmp_path, images):
     made = prepared(tmp_path, images).run()
     before = made.files()
-    old = made.dir.with_name(f"{made.dir.name}.again-1")
-    shutil.copytree(made.dir, old, symlinks=True)  # as again=[prep] leaves it
-    assert made.run().files() == before and not list(made.folder.parent.glob("*.again-*"))
+    assert made.run().files() == before and not list(made.folder.parent.glob("*.before-*"))
     (images / "cat" / "000.jpg").write_bytes(encoded(picture(99)))
     assert made.run().files() != before
-    kept = (old / "data").resolve()
-    assert (
-        kept != made.folder.resolve() and (kept / "manifest.json").read_bytes() in before.values()
-    )
+    kept = made.folder.parent / "abc.before-1" / "manifest.json"
+    assert kept.read_bytes() == before["manifest.json"]
 
 
 def changes_of(made, images, seconds=60.0):
@@ -373,6 +371,32 @@ def test_what_became_of_the_files_is_counted(tmp_path, images):
     assert (in_no_time.unseen, in_no_time.files) == (16, 16)
     shutil.rmtree(images / "dog")
     assert str(changes_of(made, images)) == "4 added, 9 removed"
+
+
+@pytest.mark.parametrize("change", ["nothing", "a file more", "no time", "no record", "no root"])
+def test_a_launch_notes_what_changed_since(tmp_path, images, capsys, monkeypatch, change):
+    made = prepared(tmp_path, images).run()
+    words = {
+        "nothing": "", "a file more": f"data.root={images} has changed since it was prepared: 1 added; ",
+        "no time": "16 of 16 files below", "no record": "of an older version, so nobody knows",
+        "no root": "is not there, so nobody knows",
+    }[change]  # fmt: skip
+    if change == "a file more":
+        shutil.copy(images / "cat" / "000.jpg", images / "cat" / "new.jpg")
+    elif change == "no time":
+        monkeypatch.setattr(freshness, "PATIENCE", 0.0)
+    elif change == "no record":
+        (made.folder / changes.FILE).unlink()
+    elif change == "no root":
+        images.rename(tmp_path / "away")
+    step = SimpleNamespace(
+        state="done", repeats=False, wanted=True, dir=made.dir, fingerprint="abc"
+    )
+    capsys.readouterr()
+    freshness.tell(made.context.config, step, ["name=x", "dry_run=true"])
+    told = capsys.readouterr().out
+    assert words in told and told.count("\n") == bool(words)
+    assert not words or "python -m pipeline.launch name=x 'again=[prep]'" in told
 
 
 def test_the_manifest_tells_what_was_read_and_what_was_passed_over(tmp_path, images):

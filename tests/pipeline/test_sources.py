@@ -361,7 +361,7 @@ UNREAD = {
     "unknown class": (rows(WNIDS[2], "n99999999", 0), "line 2: 'n99999999' is no folder of train/"),
     "twice": (ZERO + "\n" + rows(0), "line 4: ILSVRC2012_val_00000001 is there before, with another class"),
     "missing": (rows(1, 0), "tells no class of ILSVRC2012_val_00000003 in .*/val; add"),
-    "other names": (rows(0, 1, 2, start=11), "tells no class of .* and 2 other images"),
+    "other names": (rows(0, 1, 2, start=11), "tells no class of .* and 2 more images"),
     "one column": ("ILSVRC2012_val_00000001.JPEG\n", "line 1: 'ILSVRC2012_val_00000001.JPEG' is not a name and a class"),
     "three columns": ("0,ILSVRC2012_val_00000001.JPEG,2\n", "line 1: .* is not a name and a class"),
     "empty": ("", "names no image"), "only a header": ("ImageId,PredictionString\n", "names no image"),

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def save(listing: Listing, path: Path) -> None:
     """Write down the files of a source, as `compare` reads them."""
     names = [row["name"] for row in listing.passed]
     known = [name for name in names if name.endswith("/") or image(name)]
-    header = json.dumps({"folders": listing.folders, "passed": known}) + "\n"
+    count = len(listing.facts) // 2 + len(listing.others)
+    header = json.dumps({"files": count, "folders": listing.folders, "passed": known}) + "\n"
     with (
         rundir.replacing(path) as part,
         part.open("wb") as raw,
@@ -73,20 +75,26 @@ def compare(root: Path, path: Path, seconds: float) -> Changes:
         seconds: after which the rest is left unseen.
     """
     until = time.monotonic() + seconds
-    found = Changes()
     header, _ = _open(path)
+    found = Changes(files=header["files"], unseen=header["files"])
     moved = {name for name, mtime in header["folders"].items() if _moved(until, root, name, mtime)}
     known = set(header["passed"])
-    for first in (True, False):  # folders in which something happened come first
-        for file in _open(path)[1]:
-            if (_folder(file.name) in moved) is first:
-                found.files += 1
-                if first:
-                    known.add(file.name)
-                _look(root, file, found, time.monotonic() < until)
-    for folder in moved:
-        _count_added(root, folder, known, header["folders"], found)
+    if moved:  # folders in which something happened come first
+        for file in _in_time(until, path):
+            if _folder(file.name) in moved:
+                known.add(file.name)
+                _look(root, file, found)
+    if time.monotonic() < until:
+        for folder in moved:
+            _count_added(root, folder, known, header["folders"], found)
+    for file in _in_time(until, path):
+        if _folder(file.name) not in moved:
+            _look(root, file, found)
     return found
+
+
+def _in_time(until: float, path: Path) -> Iterator[File]:
+    return takewhile(lambda _: time.monotonic() < until, _open(path)[1])
 
 
 def _moved(until: float, root: Path, name: str, mtime: int) -> bool:
@@ -94,10 +102,8 @@ def _moved(until: float, root: Path, name: str, mtime: int) -> bool:
     return time.monotonic() < until and fact(root, name).mtime != mtime
 
 
-def _look(root: Path, file: File, found: Changes, in_time: bool) -> None:
-    if not in_time:
-        found.unseen += 1
-        return
+def _look(root: Path, file: File, found: Changes) -> None:
+    found.unseen -= 1
     now = fact(root, file.name)
     if now != file:
         found.removed += now.mtime == 0

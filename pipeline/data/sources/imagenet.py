@@ -70,7 +70,7 @@ class ImageNet(ImageFolder):
         if missing:
             raise UserError(
                 f"{path} tells no class of {missing[0]}"
-                f"{f' and {len(missing) - 1} other images' if missing[1:] else ''} in "
+                f"{f' and {len(missing) - 1} more images' if missing[1:] else ''} in "
                 f"{self.root / 'val'}; add them to it, or take them away; see docs/data.md"
             )
         take(listing, found, found.images, "val")
