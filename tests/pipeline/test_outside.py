@@ -308,7 +308,7 @@ def test_what_can_be_read_stays():
     assert markdown("resnet18 (v1.5)") == "resnet18 (v1.5)"
 
 
-INSIDE = {"stages", "training"}  # what a stage prints is in its log, and shown by `logs`
+INSIDE = {"stages", "training", "data"}  # what a stage prints is in its log, and shown by `logs`
 
 
 def printed():
