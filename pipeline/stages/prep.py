@@ -41,11 +41,6 @@ def run(context: Context) -> dict[str, float]:
     listing = patiently(source(data).listing, context.check_stop)
     state = changes.summary(listing)
     items = build.numbered(listing)
-    if len(listing.classes) < 2:
-        raise UserError(
-            f"data={data.name} has one class only ({', '.join(map(repr, listing.classes))}): there "
-            "is nothing to tell apart; give each class a folder of its own"
-        )
     if not _current(final, state):
         building = _begin(final, listing)
         work = build.tasks(listing, data, settings, building)

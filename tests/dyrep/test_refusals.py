@@ -194,3 +194,16 @@ def test_random_needs_steps_but_no_scores():
     model(torch.randn(2, 3, 8, 8)).sum().backward()
     evolver.accumulate()
     assert [event.action for event in evolver.adjust([torch.randn(2, 3, 8, 8)])] == ["grow"]
+
+
+@pytest.mark.parametrize(("zero", "words"), [(True, "was zero"), (False, "call accumulate")])
+def test_gradients_of_zero_are_told_from_none(zero, words):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    evolver = dyrep.DyRep(model)
+    images = torch.randn(2, 3, 8, 8)
+    for _ in range(2):
+        if zero:
+            (0 * model(images)).sum().backward()
+        evolver.accumulate()
+    with pytest.raises(RuntimeError, match=words):
+        evolver.adjust(calibration=[images])

@@ -1,0 +1,60 @@
+"""What is said is so: progress of a training, and why nothing is left or learned."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline import compose
+from pipeline.errors import UserError
+from pipeline.stages.prep import _nothing_left
+from pipeline.training.loop import Training
+from tests.runs import composed
+
+
+@pytest.mark.parametrize(
+    ("step", "epoch", "told"),
+    [
+        (0, 0, "epoch 1/2"),
+        (1, 0, "epoch 1/2"),
+        (10, 0, "epoch 1/2"),  # its last step is made, it is being validated
+        (10, 1, "epoch 1/2"),  # adjusted after
+        (11, 1, "epoch 2/2"),
+        (20, 2, "epoch 2/2"),  # the end
+    ],
+)
+def test_progress_names_the_epoch_of_the_last_step(step, epoch, told):
+    said = []
+    training = SimpleNamespace(
+        world=SimpleNamespace(main=True), metrics={}, step=step, epoch=epoch, steps_per_epoch=10,
+        recipe=SimpleNamespace(epochs=2),
+        context=SimpleNamespace(progress=lambda *words: said.append(words)),
+    )  # fmt: skip
+    Training._report(training)
+    assert said == [(step, 20, told)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "leaks", "told", "untold"),
+    [
+        (0, 5, "5 training images are validation images", "quarantine"),
+        (3, 0, "3 cannot be used (", "validation images"),
+        (3, 5, "3 cannot be used (", "begin with"),
+        (0, 0, "there was none to begin with", "quarantine"),
+    ],
+)
+def test_why_no_image_is_left(tmp_path, bad, leaks, told, untold):
+    records = [SimpleNamespace(bad=[{}] * bad)]
+    said = _nothing_left(SimpleNamespace(dir=tmp_path), "train", records, leaks)
+    assert told in said and untold not in said.replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize(("side", "refused"), [(15, False), (16, True), (40, True)])
+def test_a_cutout_that_leaves_nothing_is_refused(side, refused):
+    settings = json.loads(composed("name=x"))  # images of 16 pixels
+    settings["train"]["augment"]["cutout"] = side
+    if refused:
+        with pytest.raises(UserError, match=f"train.augment.cutout={side} covers whole images"):
+            compose.check(settings)
+    else:
+        compose.check(settings)
