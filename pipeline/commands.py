@@ -71,14 +71,30 @@ def find(root: Path, names: list[str]) -> list[Path]:
             raise UserError(f"there is no run '{name}' in {root}; {nearest(name, sorted(there))}")
     if names:
         return [there[name] for name in names]
-    return sorted(there.values(), key=lambda run: (run / "run.json").lstat().st_mtime, reverse=True)
+    return sorted(there.values(), key=_launched, reverse=True)
+
+
+def _launched(run: Path) -> float:
+    """Return when a run was launched last; 0 if that may not be seen."""
+    try:
+        return (run / "run.json").lstat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _runs(root: Path) -> list[Path]:
-    """Return the directories of all runs, with the damaged ones."""
-    return sorted(
-        run for run in rundir.run_dir(root, "").glob("*") if rundir.there(run / "run.json")
-    )
+    """Return the directories of all runs, with the damaged ones.
+
+    Raises:
+        UserError: nobody may look there.
+    """
+    folder = rundir.run_dir(root, "")
+    try:
+        return sorted(run for run in folder.iterdir() if rundir.there(run / "run.json"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}); make it readable") from None
 
 
 def groups(root: Path) -> tuple[dict[Path, str | None], list[Path]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +58,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     names = ", ".join(f"{name} {value:.1f} %" for value, name in worst[:5])
     say(f"worst classes: {names}")
     if options.json:
-        outfile.write(options.json, json.dumps(found, indent=2) + "\n")
+        outfile.write(options.json, rundir.to_json(found, indent=2) + "\n")
     return DONE
 
 

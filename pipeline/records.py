@@ -183,4 +183,4 @@ def check(name: str, value: Any) -> None:
 
 
 def _kind(value: Any) -> str:
-    return f"it holds {'nothing' if value is None else f'a {type(value).__name__}'}, no mapping"
+    return f"{'null' if value is None else f'a {type(value).__name__}'} and no mapping"

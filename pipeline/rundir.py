@@ -232,8 +232,14 @@ def damaged(path: Path, error: Exception, line: int = 0) -> UserError:
 
 
 def there(path: Path) -> bool:
-    """Whether something has this name, be it a link to nothing."""
-    return os.path.lexists(path)
+    """Whether something has this name, be it a link to nothing or behind a closed door."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # who reads it is told
+    return True
 
 
 def read_text(path: Path) -> str:

@@ -79,6 +79,8 @@ def look(
         return _look(stage, directory, queue, names)
     except UserError as error:
         why = str(error)
+    except PermissionError as error:
+        why = f"{error.filename or directory} cannot be read ({error.strerror}); make it readable"
     except OSError as error:
         why = str(surroundings(error, directory))
     return Standing(stage=stage, state="damaged", why=why, directory=str(directory))

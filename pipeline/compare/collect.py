@@ -94,7 +94,9 @@ def _read(directory: Path) -> Run:
         _fill(run, directory)
     except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         run.state = "damaged"
-        run.why = str(error) if isinstance(error, UserError | OSError) else f"lacks {error}"
+        run.why = str(error) if isinstance(error, UserError) else f"lacks {error}"
+        if isinstance(error, OSError):
+            run.why = str(rundir.damaged(Path(error.filename), ValueError(error.strerror)))
     return run
 
 

@@ -240,6 +240,24 @@ def test_a_cure_loses_nothing_that_can_be_kept(tmp_path):
         list(rundir.read_lines(tmp_path / "events.jsonl"))
 
 
+def test_a_run_nobody_may_look_into_is_named(world, capsys, monkeypatch):
+    """Root may look everywhere; what is refused to others is refused here by hand."""
+    root, _ = world
+    closed, look, read = root / "runs" / "bad", type(root).lstat, files.opened
+
+    def refuse(path, call):
+        if closed in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return call(path)
+
+    monkeypatch.setattr(type(root), "lstat", lambda path: refuse(path, look))
+    monkeypatch.setattr(files, "opened", lambda path: refuse(path, read))
+    assert status.main(["--root", str(root)]) == 0
+    told = capsys.readouterr().out
+    assert f"{closed}/run.json cannot be read (Permission denied); make it readable" in told
+    assert "good" in told and "damaged" in told
+
+
 def test_a_log_that_is_a_fifo_does_not_keep_anyone(world, capsys):
     root, _ = world
     log = rundir.log_file(root / "runs" / "bad" / WAITING, 1)
