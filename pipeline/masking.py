@@ -37,7 +37,7 @@ NAMED = [
 PLACED = [
     re.compile(text, re.IGNORECASE)
     for text in (
-        r"[a-z][a-z0-9+.-]*://[^\s/@:'\"]*:(?P<value>[^\s/@]+)@",
+        r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,20}://[^\s/@:'\"]{0,200}:(?P<value>[^\s/@]+)@",
         rf"\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?{VALUE}",
         rf"\bwandb\s+login\s+(?:--[\w-]+\s+)*(?!-){VALUE}",
         rf"\b(?:sshpass|docker\s+login\b[^;|&]*?)\s-p\s*{VALUE}",

@@ -32,7 +32,7 @@ def _tell_shared(root: Path) -> None:
         if place.is_dir() and (who := private.writers(place)):
             _warn(
                 f"{who} may write to {place}, and so change what your runs read, execute and "
-                "report; close it (chmod go-w), or share it only with people you trust"
+                "report; close it (chmod go-w) or choose another root=, unless you trust them"
             )
             return
 

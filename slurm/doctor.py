@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slurm import output, preflight, scheduler
+from slurm import output, preflight, private, scheduler
 from slurm.job import EVENTS, PROGRESS, Job, Resources, rows
 from slurm.rehearsal import COUNT, LOCK, NODE, PAUSE, RESULT, read
 from slurm.scheduler import Refused, Unreachable
@@ -93,6 +93,9 @@ def examine(resources: Resources, directory: Path) -> Iterator[Finding]:
     settings = scheduler.config()
     directory.mkdir(parents=True, exist_ok=True)
     preflight.check(resources, directory)
+    if who := private.writers(directory):
+        cure = "close it (chmod go-w) or choose another, unless you trust them"
+        yield Finding(None, f"{who} may write to {directory}, and so change what jobs read", cure)
     partition = preflight.chosen(resources.partition)
     yield from _limits(partition, settings)
     yield from _preemption(partition, settings, resources)
