@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipeline import rundir
+
 PLACES = {
     "XDG_CACHE_HOME": ".cache",
     "XDG_CONFIG_HOME": ".config",
@@ -19,7 +21,7 @@ def settle(root: Path) -> None:
     What is compiled is kept there in any case: PyTorch would look for it, and run it, at a place
     in the common temporary directory that anybody can foresee.
     """
-    kept = root.absolute() / "cache"
+    kept = rundir.cache_dir(root.absolute())
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept / "torchinductor"))
     home = Path(os.path.expanduser("~"))  # noqa: PTH111 (Path raises for a user without an entry)
     for name, below in PLACES.items():

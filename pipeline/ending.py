@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline import attempt, interrupt, rundir
-from pipeline.errors import BAD_INPUT, DONE, FAILED, STOPPED
+from pipeline.errors import BAD_INPUT, DONE, FAILED, STOPPED, surroundings
 from pipeline.outside import say
 from pipeline.processes import End
 
@@ -52,11 +53,14 @@ def verdict(directory: Path, number: int, end: End | None) -> int:
 
 def _without_a_word(directory: Path, number: int, end: End | None) -> dict[str, Any]:
     """Note the end of an attempt whose processes could not."""
+    kind = "error"
     if _hung(directory, number):
         message = f"no step within cluster.hang_timeout; {directory / 'logs'} tells where each hung"
+    elif refused := rundir.refusal(directory):  # they could not write why
+        kind, message = "input", str(surroundings(refused, directory))
     else:
         message = str(end or "the processes ended without a result")
-    return _note(directory, number, "failed", kind="error", message=message)
+    return _note(directory, number, "failed", kind=kind, message=message)
 
 
 def _hung(directory: Path, number: int) -> bool:
@@ -67,7 +71,8 @@ def _hung(directory: Path, number: int) -> bool:
 
 def _note(directory: Path, number: int, event: str, **facts: str) -> dict[str, Any]:
     row = {"time": time.time(), "event": event, "attempt": number, **facts}
-    rundir.append_line(directory / rundir.EVENTS, row)
+    with suppress(OSError):  # a full disk; it is printed, too
+        rundir.append_line(directory / rundir.EVENTS, row)
     return row
 
 

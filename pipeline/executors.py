@@ -18,7 +18,7 @@ from types import FrameType
 
 from pipeline import attempt, commands, rundir
 from pipeline.config import Config
-from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
+from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError, surroundings
 from pipeline.plan import Step, verify_outputs
 from pipeline.progress import Onlooker
 from pipeline.runs import write_question, write_where
@@ -149,8 +149,10 @@ def _explain(step: Step, log: Path, code: int, asked_to_stop: bool) -> None:
         raise Interrupted
     if _cancelled(step):
         raise StageFailed(f"{step.stage.name} was cancelled; what it had saved is kept")
-    silent = {"event": "failed", "kind": "", "message": f"exit code {code}"}
-    end = attempt.ending(step.dir, attempt.last(step.dir)["attempt"]) or silent
+    end = attempt.ending(step.dir, attempt.last(step.dir)["attempt"])
+    if end is None and (refused := rundir.refusal(step.dir)):  # it could not say so itself
+        raise surroundings(refused, step.dir)
+    end = end or {"event": "failed", "kind": "", "message": f"exit code {code}"}
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     if end.get("kind") == "input":
         raise UserError(end["message"])

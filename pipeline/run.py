@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -136,12 +136,11 @@ def _run(stage: Stage, directory: Path, question: dict[str, Any]) -> int:
         metrics = import_module(f"pipeline.stages.{stage.name}").run(context)
         if rank == 0:
             _check_numbers(stage, metrics)
+            _finish(context, metrics)
     except Interrupted:
         return _stopped(context, rank)
     except Exception as error:
         return _failed(context, error)
-    if rank == 0:
-        _finish(context, metrics)
     return DONE
 
 
@@ -194,12 +193,18 @@ def _failed(context: Context, error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in REFUSALS:
         error = surroundings(error, context.dir)
     if isinstance(error, UserError):
-        context.event("failed", kind="input", message=str(error))
+        _note(context, kind="input", message=str(error))
         say(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    context.event("failed", kind="error", message=mask(f"{type(error).__name__}: {error}"))
+    _note(context, kind="error", message=mask(f"{type(error).__name__}: {error}"))
     traceback.print_exception(error)
     return FAILED
+
+
+def _note(context: Context, **facts: str) -> None:
+    """Note a failure; it is printed, too, and a full disk may have no room for it."""
+    with suppress(OSError):
+        context.event("failed", **facts)
 
 
 def _check_numbers(stage: Stage, metrics: dict[str, float]) -> None:
@@ -240,7 +245,8 @@ def _seconds(context: Context) -> float:
         spans[row["attempt"]] = (first, row["time"])
     first, _ = spans[context.attempt]
     spans[context.attempt] = (first, time.time())
-    return round(sum(end - start for start, end in spans.values()), 3)
+    # a clock that was set back meanwhile takes nothing away
+    return round(sum(max(0.0, end - start) for start, end in spans.values()), 3)
 
 
 def _outputs(context: Context) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@
                                             progress.json logs/ result.json and what the stage makes
     <root>/runs/<name>/                     config.yaml run.json report.html, links to stages
     <root>/data/<fingerprint>/              manifest.json quarantine.jsonl shards
+    <root>/cache/                           what libraries compile, or keep for want of a HOME
     <root>/code/<hash>/  <root>/slurm/      what jobs run, and what submitit leaves of them
     <root>/sweeps/<date>/                   what a search with Optuna found
 
@@ -90,6 +91,11 @@ def job_dir(root: Path) -> Path:
     return _mine(root / "slurm")
 
 
+def cache_dir(root: Path) -> Path:
+    """Return where libraries keep what they compile and download; compiled code is run."""
+    return _mine(root / "cache")
+
+
 def _mine(path: Path) -> Path:
     """Return a path, or one beside it if another user of a shared root has that."""
     try:
@@ -125,6 +131,8 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
         temporary.replace(path)
         sync(path.parent)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename in (None, name):
+            error.filename = str(path)  # what is known of it outside
         full = errno.ENOSPC  # safetensors wraps it, torch does not even say
         told = f"os error {full}" in str(error) or shutil.disk_usage(path.parent).free < FULL
         if not isinstance(error, OSError) and told:
@@ -132,6 +140,18 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refusal(directory: Path) -> OSError | None:
+    """Return what the machine says to a small file in a directory; None if it can be written."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(2**16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return OSError(error.errno, error.strerror, str(directory))
+    return None
 
 
 def _umask() -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline import attempt, rundir
-from pipeline.errors import Interrupted
+from pipeline.errors import REFUSALS, Interrupted
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -80,8 +81,14 @@ class Context:
         self._reported, self._said = now, text
         row = {"done": done, "total": total, "text": text, "time": time.time(), "saved": self.saved}
         temporary = self.dir / f".{rundir.PROGRESS}.{self.attempt}"
-        temporary.write_text(rundir.to_json(row))  # no fsync: only an onlooker reads it
-        temporary.replace(self.dir / rundir.PROGRESS)
+        try:
+            temporary.write_text(rundir.to_json(row))  # no fsync: only an onlooker reads it
+            temporary.replace(self.dir / rundir.PROGRESS)
+        except OSError as error:
+            if error.errno not in REFUSALS:  # a full disk may have room again when it matters
+                raise
+            with suppress(OSError):
+                temporary.unlink()
 
     def stop_requested(self) -> bool:
         """Return whether a signal asked this process to save and leave."""

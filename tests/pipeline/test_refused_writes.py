@@ -1,0 +1,97 @@
+"""A full disk, a file system that turned read-only, a clock set back: one line, nothing half written."""
+
+import errno
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline import ending, executors, run, rundir
+from pipeline.errors import BAD_INPUT, UserError
+from pipeline.stage import Context
+from pipeline.stages import STAGES
+
+
+def refusing(code):
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    return refuse
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context(
+        stage=STAGES["eval"], dir=tmp_path, root=tmp_path, fingerprint="f", config=None,
+        parents={}, attempt=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_what_could_not_be_written_is_named_and_not_left_half(tmp_path, code):
+    path = tmp_path / "result.json"
+    with (
+        pytest.raises(OSError, match=r"result\.json") as refused,
+        rundir.replacing(path) as temporary,
+    ):
+        temporary.write_text("half")
+        refusing(code)()
+    assert refused.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "cure"),
+    [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EROFS, "make it writable")],
+)
+def test_a_stage_ends_in_one_line_also_where_that_cannot_be_noted(
+    context, monkeypatch, capsys, code, cure
+):
+    monkeypatch.setattr(rundir, "append_line", refusing(code))
+    error = OSError(code, os.strerror(code), str(context.dir / "eval.json"))
+    assert run._failed(context, error) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "eval.json" in said and cure in said
+
+
+def test_processes_that_could_not_say_why_are_spoken_for(tmp_path, monkeypatch, capsys):
+    (tmp_path / "logs").mkdir()
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
+    monkeypatch.setattr(rundir, "refusal", lambda _: full)
+    monkeypatch.setattr(rundir, "append_line", refusing(errno.ENOSPC))
+    assert ending.verdict(tmp_path, 1, None) == BAD_INPUT
+    assert (
+        capsys.readouterr().err
+        == f"error: {tmp_path}: {full.strerror}; make room and launch again\n"
+    )
+
+
+def test_a_launcher_finds_out_what_its_stage_could_not_say(tmp_path, monkeypatch):
+    full = OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path))
+    monkeypatch.setattr(rundir, "refusal", lambda _: full)
+    step = SimpleNamespace(dir=tmp_path, stage=STAGES["eval"])
+    with pytest.raises(UserError, match="make it writable and launch again"):
+        executors._explain(step, tmp_path / "none.log", 1, asked_to_stop=False)
+
+
+def test_whether_a_directory_can_be_written_is_tried(tmp_path):
+    assert rundir.refusal(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    assert rundir.refusal(tmp_path / "gone").errno == errno.ENOENT
+
+
+def test_an_onlooker_who_is_not_told_stops_no_stage(context, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.write_text", refusing(errno.ENOSPC))
+    context.progress(1, 2)
+    monkeypatch.setattr("pathlib.Path.write_text", refusing(errno.ENOENT))
+    with pytest.raises(FileNotFoundError):
+        context.progress(2, 2)
+
+
+def test_a_clock_set_back_takes_no_time_away(context):
+    for moment, attempt in ((1000.0, 1), (900.0, 1), (4e9, 2)):
+        row = {"time": moment, "event": "saved", "attempt": attempt}
+        rundir.append_line(context.dir / rundir.EVENTS, row)
+    context.attempt = 2  # begun when the clock was far ahead
+    assert run._seconds(context) == 0.0
