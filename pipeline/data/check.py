@@ -72,7 +72,7 @@ def examine(name: str, data: bytes, prep: Prep) -> Good:
         image, kind, remarks = _decoded(data)
         if kind == "MPO":
             data, kind = jpeg.first_picture(data), "JPEG"
-        remarks += _losses(data, kind, image)
+        remarks += _checked(data, kind, image)
         turned = pixels.upright(image)
         rgb, what = _rgb(turned, kind)
         icc = pixels.profile(image.info.get("icc_profile"))
@@ -129,6 +129,15 @@ def _decoded(data: bytes) -> tuple[Image.Image, str, list[str]]:
     except Exception as error:  # Pillow raises many kinds for damaged data
         raise Bad(f"cannot be decoded: {error}") from error
     return image, str(image.format), [f"the first of {frames} pictures in it"] * (frames > 1)
+
+
+def _checked(data: bytes, kind: str, image: Image.Image) -> list[str]:
+    try:
+        return _losses(data, kind, image)
+    except Bad:
+        raise
+    except Exception as error:  # what stands in the file is not what Pillow passed over
+        raise Bad(f"cannot be decoded: {error}") from error
 
 
 def _losses(data: bytes, kind: str, image: Image.Image) -> list[str]:

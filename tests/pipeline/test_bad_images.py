@@ -1,7 +1,9 @@
 """What people's folders really hold: each kind is stored right, or left out with its reason."""
 
+import contextlib
 import io
 import os
+import random
 import re
 import struct
 import zlib
@@ -194,6 +196,20 @@ def test_a_page_of_tiff_with_a_smaller_copy_is_one_picture():
     good = examine("x.tif", data, KEEP)
     assert good.remark.startswith("the first of 2 pictures in it")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(good.data))), np.asarray(frames[0]))
+
+
+def test_whatever_is_in_a_file_it_is_good_or_bad(monkeypatch):
+    monkeypatch.setattr(check, "_check_other_decoder", lambda data: None)
+    chance = random.Random(0)
+    kinds = [cut(), cut(0.97), without_a_middle(), pages("MPO"), encoded(picture(1), progressive=True),
+             encoded(picture(1), restart_marker_blocks=3), encoded(picture(1), "PNG")]  # fmt: skip
+    for _ in range(600):
+        data = bytearray(chance.choice(kinds))
+        for _ in range(3):
+            data[chance.randrange(min(700, len(data)))] = chance.choice([0, 0xDA, 0xD9, 0xDD, 0xFF])
+        data = data[: chance.randrange(len(data))] + chance.choice([b"\xff\xd9", b"\xff\xda", b""])
+        with contextlib.suppress(Bad):
+            examine("x", bytes(data), KEEP)
 
 
 REMARKED = {
