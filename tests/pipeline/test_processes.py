@@ -203,7 +203,7 @@ import sys, time
 from pathlib import Path
 from pipeline.training import distributed
 
-distributed.LEAVING = 0.5
+distributed.LEAVING = 0.5 if sys.argv[2] == "stuck" else 3
 with distributed.world(hang_timeout=100) as here:
     time.sleep(0.05)
     Path(sys.argv[1]).touch()
@@ -212,7 +212,7 @@ with distributed.world(hang_timeout=100) as here:
     while not here.any(distributed.interrupt.requested())[0]:
         time.sleep(0.05)
     here.saving()
-    time.sleep(1)
+    time.sleep(3.5)
     distributed.interrupt.ignore()
 """
 
