@@ -268,8 +268,8 @@ def rows(directory, *events):
     ],
 )
 def test_of_several_ends_the_one_that_took_the_others_along_is_told(tmp_path, events, told):
-    rundir.append_line(tmp_path / rundir.EVENTS, {"attempt": 1, "event": "stopped"})
-    rundir.append_line(tmp_path / rundir.EVENTS, {"event": "requeued", "restart": 0})
+    rundir.append_line(tmp_path / rundir.EVENTS, {"time": 0, "attempt": 1, "event": "stopped"})
+    rundir.append_line(tmp_path / rundir.EVENTS, {"time": 0, "event": "requeued", "restart": 0})
     rows(tmp_path, *events)
     found = attempt.ending(tmp_path, 2)
     assert (found and found["time"]) == told
