@@ -109,7 +109,9 @@ class DyRep:
             raise ValueError("adjust() needs at least one calibration batch")
         if not all(isinstance(batch, Tensor) for batch in batches):
             raise TypeError("a calibration batch is the one tensor that the model is called with")
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.adjustments)
+        generator = torch.Generator().manual_seed(
+            (self.seed * 1_000_003 + self.adjustments) % 2**63
+        )
         self.left = expansion.unfit_convs(self.model)
         parameters = dict(self.model.named_parameters())
         try:

@@ -25,7 +25,14 @@ from pydantic import BaseModel
 
 from pipeline.compose import CONF, parse
 from pipeline.config import Config
+from pipeline.config.rules import SMALL_IMAGE
 from pipeline.errors import UserError, nearest
+
+RECIPES = {
+    "digits": ("digits",),
+    "cifar": ("cifar10", "cifar100"),
+    "imagenet": ("imagenet", "imagefolder", "synthetic"),
+}
 
 
 def readable(arguments: list[str]) -> list[str]:
@@ -74,8 +81,10 @@ def _mended(key: str, value: str, sweeping: bool) -> str:
         spelling = f"[{_items(value[1:-1])}]"
     elif sweeping and "," in value:
         spelling = _items(value)
-    else:
+    elif _parsed(f"{key}={_quoted(value)}"):
         return f"{key}={_quoted(value)}"
+    else:
+        raise UserError(f"{key}={value!r} has a sign in it that no setting can have; leave it out")
     if _parsed(f"{key}={spelling}") is None:
         raise UserError(f"{key}={value} cannot be read: put what has signs in it in quotes")
     raise UserError(f"{key}={value} cannot be read; write {shlex.quote(f'{key}={spelling}')}")
@@ -160,3 +169,22 @@ def _chosen(override: Override) -> list[Any]:
     if isinstance(override.value(), ChoiceSweep):
         return [getattr(choice, "text", choice) for choice in override.sweep_iterator()]
     return []
+
+
+def unchosen(config: Config, overrides: list[str]) -> list[str]:
+    """Return what a launch left to the defaults although its images ask for something else."""
+    named = {override.key_or_group for override in parse(overrides)}
+    if "experiment" in named:
+        return []
+    data, size = config.data.name, config.data.image_size
+    told = []
+    if "train" not in named and data not in RECIPES.get(config.train.name, [data]):
+        fitting = [recipe for recipe, images in RECIPES.items() if data in images]
+        cure = f"; for data={data}: train={fitting[0]}" if fitting else ""
+        told.append(f"train={config.train.name} is a recipe for other images{cure}")
+    if "model" not in named and config.model.family == "vgg" and size > SMALL_IMAGE:
+        told.append(
+            f"model={config.model.name} is for small images, not for {size} pixels; "
+            "for these: model=resnet18"
+        )
+    return told

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline import rundir
-from pipeline.config import WHERE, Config, flatten, rules
+from pipeline.config import WHERE, Config, flatten, rules, sense
 from pipeline.errors import UserError, nearest
 from pipeline.masking import mask
 
@@ -33,7 +33,8 @@ HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MODELS = {"vgg", "mobilenet_v1", "torchvision", "timm"}
 FREE = ("cluster.sbatch",)  # may hold any key
-TAGS = MODELS | {"plain", "static", "dyrep", "disabled", "offline", "online", "local", "slurm"}
+TAGS = {file.stem for file in (CONF / "data").glob("*.yaml")}
+TAGS |= MODELS | {"plain", "static", "dyrep", "disabled", "offline", "online", "local", "slurm"}
 
 
 def parse(overrides: list[str]) -> list[Override]:
@@ -60,12 +61,15 @@ def finish(values: dict[str, Any]) -> Config:
     """Settle by rule what nobody set, and check everything.
 
     Raises:
-        UserError: a value does not fit the schema, or one that the user has to give is not given.
+        UserError: a value does not fit, cannot be meant, or is not given although it has to be.
     """
     for key, value in sorted(flatten(values).items()):
         if value == MISSING:
             raise UserError(f"{key} is missing; give {key}=VALUE")
-    return check(rules.settle(values))
+    config = check(rules.settle(values))
+    if found := sense.wrong(flatten(config.model_dump())):
+        raise UserError(found)
+    return config
 
 
 def _settle_paths(values: dict[Any, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from pipeline import (
     compose,
     executors,
     freshness,
+    outline,
     preflight,
     rundir,
     runs,
@@ -30,7 +32,7 @@ from pipeline import (
     summary,
     sweep,
 )
-from pipeline.arguments import readable
+from pipeline.arguments import readable, unchosen
 from pipeline.cluster import Launch
 from pipeline.config import WHERE
 from pipeline.errors import (
@@ -42,6 +44,7 @@ from pipeline.errors import (
     StageFailed,
     UserError,
     gist,
+    nearest,
     surroundings,
 )
 from pipeline.masking import mask, mask_yaml
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 
 
 SHOWING = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help")
+MODELS = "--models"
 
 
 def launch(
@@ -95,11 +99,14 @@ def _launch(
     preflight.check(config, plan[0])
     verify(plan)
     again.check(plan)
-    summary.show_plan(config, plan)
+    training = any(step.runs for step in plan if step.stage.name == "train")
+    network = outline.look(config) if training else None
+    directory = rundir.run_dir(Path(config.root), config.name)
+    left_out = [] if directory.exists() else unchosen(config, overrides)
+    summary.show_plan(config, plan, network, left_out)
     freshness.tell(config, plan[0], overrides)
     worked = any(step.runs for step in plan)
     remote = worked and config.cluster.name == "slurm"
-    directory = rundir.run_dir(Path(config.root), config.name)
     if config.dry_run:
         if remote:
             cluster.show(Launch(config=config, plan=plan, directory=directory))
@@ -178,6 +185,25 @@ def _again(config: Config, overrides: list[str]) -> str:
     return commands.relaunch(Path(config.root), config.name, *kept)
 
 
+def _list_models(glob: str = "*", *more: str) -> int:
+    """Print the classifiers of timm and torchvision whose names match."""
+    if more:
+        raise UserError(f"one pattern, in quotes: python -m pipeline.launch {MODELS} '{glob}'")
+    answer = outline.ask(["--names"])
+    if isinstance(answer, outline.Unknown):
+        raise UserError(f"the models cannot be listed: {answer.why}; install the libraries")
+    found = [(lib, name) for lib, names in answer.items() for name in fnmatch.filter(names, glob)]
+    if not found:
+        everything = sorted({name for names in answer.values() for name in names})
+        raise UserError(f"no model is called '{glob}'; {nearest(glob, everything)}")
+    for library, name in found:
+        print(f"model={library} model.name={name}")
+    counts = {library: sum(lib == library for lib, _ in found) for library in answer}
+    told = ", ".join(f"{count:,} of {library}" for library, count in counts.items())
+    print(f"{len(found):,} models: {told}")
+    return DONE
+
+
 def _say(error: Exception, code: int) -> int:
     print(visible(f"error: {mask(str(error))}"), file=sys.stderr)
     return code
@@ -199,6 +225,8 @@ def main() -> int:
     output.settle()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of Hydra's exit code 1
     arguments = sys.argv[1:]
+    if arguments[:1] == [MODELS]:
+        return commands.ending(lambda: _list_models(*arguments[1:]))
     try:
         arguments = sys.argv[1:] = readable(arguments)
     except UserError as error:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from pipeline.config.model import MobileNetV1, Model, Timm, Vgg
+from pipeline.config.model import BLOCKS, MobileNetV1, Model, Timm, Vgg, channels
 from pipeline.errors import UserError, nearest
 
-SEPARABLE = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
-SEPARABLE += [(1024, 2), (1024, 1)]  # channels and stride of MobileNet's 13 blocks
 AUXILIARY = ("googlenet", "inception_v3")  # torchvision's networks with more than one output
 
 
@@ -48,18 +46,14 @@ def mobilenet_v1(width: float, small_stem: bool, classes: int) -> nn.Module:
     Every channel count is multiplied by `width`; the small stem has stride 1 instead of 2. timm's
     `mobilenetv1_100` has neither choice, and norms that hold the activation: they do not fold.
     """
-    inputs = _channels(32, width)
+    inputs = channels(32, width)
     layers = _conv_norm_relu(3, inputs, stride=1 if small_stem else 2)
-    for channels, stride in SEPARABLE:
-        outputs = _channels(channels, width)
+    for count, stride in BLOCKS:
+        outputs = channels(count, width)
         layers += _conv_norm_relu(inputs, inputs, stride=stride, groups=inputs)
         layers += _conv_norm_relu(inputs, outputs, kernel=1)
         inputs = outputs
     return _classifier(layers, inputs, classes)
-
-
-def _channels(count: int, width: float) -> int:
-    return max(8, int(count * width))
 
 
 def _conv_norm_relu(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import again, compose, rundir, taking_up
-from pipeline.config import WHERE, Config, flatten
+from pipeline.config import WHERE, Config, flatten, rules
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import UserError
 from pipeline.plan import Step
@@ -58,8 +58,9 @@ def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> S
         )
     merged, choices = taking_up.merged(overrides, (old, known), (values, choices), read)
     where = taking_up.touched(overrides).union(PER_LAUNCH).intersection(WHERE)
-    merged |= {section: values[section] for section in where}
-    return compose.finish(merged), choices, overrides
+    merged = rules.settle(merged | {section: values[section] for section in where})
+    as_it_is = all(merged[section] == old[section] for section in old if section not in WHERE)
+    return (compose.check if as_it_is else compose.finish)(merged), choices, overrides
 
 
 def settled(flat: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipeline import rundir
 from pipeline.config import Config
 from pipeline.config.base import STAGE_NAMES
 from pipeline.masking import mask
+from pipeline.outline import Outline, Unknown
 from pipeline.plan import Step
 from pipeline.terminal import Terminal, bold
 
@@ -18,14 +20,20 @@ WIDTH = 110  # enough for a line of results, where the output is no terminal
 ACTIONS = {name: name for name in ("run", "continue", "repeat", "skip")} | {"leave": "not asked"}
 
 
-def show_plan(config: Config, plan: list[Step]) -> None:
-    """Print which stages will run and why."""
+def show_plan(
+    config: Config, plan: list[Step], network: Outline | Unknown | None, notes: list[str]
+) -> None:
+    """Print what is trained, which stages will run and why, and what nobody chose."""
     console = Terminal(WIDTH)
     console.print(
         bold(config.name),
         f" {config.data.name} · {mask(config.model.name)} · {config.method.name} · "
         f"seed {config.seed}",
     )
+    for line in _training(config, network) if network else []:
+        console.print(f"  {line}", soft_wrap=True)
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for step in plan:
         table.add_row(step.stage.name, ACTIONS[step.action], mask(step.why))
@@ -33,6 +41,40 @@ def show_plan(config: Config, plan: list[Step]) -> None:
     if config.dry_run:
         stages = rundir.shown(Path(config.root) / "stages")
         console.print(f"dry run: nothing was touched; stages live in {stages}", soft_wrap=True)
+
+
+def _training(config: Config, network: Outline | Unknown) -> Iterator[str]:
+    """Say what follows from data and recipe: network, stem, growth."""
+    size, train = config.data.image_size, config.train
+    small = getattr(config.model, "small_stem", None)
+    stem = "" if small is None else "small stem, " if small else "published stem, "
+    if isinstance(network, Unknown):
+        yield f"network: {stem}{size} pixels; it was not looked at: {network.why}"
+    else:
+        yield (
+            f"network: {stem}{network.flops / 1e9:.3g} GFLOPs for {size} pixels, "
+            f"{network.parameters / 1e6:.3g} M parameters, "
+            f"{_count(network.growable, 'convolution')} can grow"
+        )
+    epochs = f"{_count(train.epochs, 'epoch')} of batch {train.batch_size}"
+    yield f"recipe: train={train.name}, {epochs}{_growth(config)}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _growth(config: Config) -> str:
+    if config.method.kind != "dyrep":
+        return ""
+    every, epochs = config.method.adjust_interval, config.train.epochs
+    times = min(config.method.last_adjust_epoch, epochs - 1) // every
+    if not times:
+        return "; too short to grow"
+    if times == 1:
+        return f"; grows once, after epoch {every}"
+    often = "after each epoch" if every == 1 else f"every {every} epochs"
+    return f"; grows {times} times, {often} up to epoch {times * every}"
 
 
 def show_results(directory: Path, report: Path) -> None:

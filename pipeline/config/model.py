@@ -17,6 +17,14 @@ from pydantic import (
 from pipeline.config.base import Branch, Section
 from pipeline.config.rules import RESNETS
 
+BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
+BLOCKS += [(1024, 2), (1024, 1)]  # channels and stride of MobileNet's 13 blocks
+
+
+def channels(count: int, width: float) -> int:
+    """Return how many channels a layer of MobileNet has whose channels `width` multiplies."""
+    return max(8, int(count * width))
+
 
 class Vgg(Section):
     """A VGG-style network with batch norm."""

@@ -34,17 +34,18 @@ def unsettle(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_rule(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what the rules decide, by section; values of a wrong type are left to the schema."""
+    """Return what the rules decide, by section; the schema judges what they follow from."""
     found: dict[str, dict[str, Any]] = {}
     model, method = (_section(values, name) for name in ("model", "method"))
     size, epochs = (
         _section(values, "data").get("image_size"),
         _section(values, "train").get("epochs"),
     )
-    if model.get("small_stem") == "auto" and isinstance(size, int):
-        found["model"] = {"small_stem": size <= SMALL_IMAGE and has_small_stem(model)}
-    if method.get("kind") == "dyrep" and isinstance(epochs, int):
-        found["method"] = _window(method, epochs)
+    if model.get("small_stem") == "auto":
+        small = isinstance(size, int) and size <= SMALL_IMAGE
+        found["model"] = {"small_stem": small and has_small_stem(model)}
+    if method.get("kind") == "dyrep":
+        found["method"] = _window(method, epochs if isinstance(epochs, int) else 1)
     return found
 
 

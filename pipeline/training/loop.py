@@ -359,7 +359,7 @@ class Training:
 
     def _seed(self) -> int:
         """Return the seed of this training's loaders, apart from those of its neighbours."""
-        return self.config.seed * 100_003
+        return self.config.seed * 100_003 % 2**62  # what is added stays within 64 bits
 
     def _loader(
         self, split: str, seed: int = 0, state: Tensor | None = None, evaluate: bool = False

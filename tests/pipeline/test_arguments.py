@@ -34,6 +34,8 @@ NO_CHOICE = [
     ("--nonsense", "unrecognized arguments: --nonsense"),
     ("foo", "is not of the form KEY=VALUE"),
     ("=5", "is not of the form KEY=VALUE"),
+    ("fuse.licence=a\nb", "control character"),
+    ("name=a\0b", "cannot be a directory name"),
     ("optional experiment=digits", "is not of the form KEY=VALUE"),
 ]
 

@@ -53,13 +53,13 @@ def finish(step, content=b"abc"):
     outputs = {
         "out": {"path": "out", "bytes": len(content), "sha256": rundir.sha256(step.dir / "out")}
     }
-    rundir.write_json(step.dir / rundir.RESULT, {"seconds": 1.0, "outputs": outputs})
+    rundir.write_json(step.dir / rundir.RESULT, {"seconds": 1.0, "metrics": {}, "outputs": outputs})
 
 
 def test_states_and_actions_follow_the_files(tmp_path):
     prep, train, *_ = make_plan(config(tmp_path))
     finish(prep)
-    rundir.append_line(train.dir / rundir.EVENTS, {"event": "stopped"})
+    rundir.append_line(train.dir / rundir.EVENTS, {"time": 1.0, "event": "stopped"})
     prep, train, fuse, *_ = make_plan(config(tmp_path, "stage.run=[prep,train]"))
     assert (prep.state, prep.action) == ("done", "skip")
     assert (train.state, train.action) == ("unfinished", "continue")

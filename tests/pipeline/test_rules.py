@@ -34,11 +34,14 @@ def test_the_stem_follows_the_images(tmp_path, overrides, stem):
     [
         ((), (3, 9)),
         (("train=imagenet",), (5, 100)),
-        (("train=cifar",), (15, 495)),  # of 500 published, the same 33 adjustments
+        (
+            ("train=cifar", "data=cifar10", "data.root=/x"),
+            (15, 495),
+        ),  # of 500 published, the same 33 adjustments
         (("train=imagenet", "train.epochs=90"), (5, 75)),
         (("train.epochs=4",), (1, 3)),
         (("train.epochs=1",), (1, 1)),
-        (("train=cifar", "method.last_adjust_epoch=500"), (15, 500)),
+        (("train=cifar", "train.augment.cutout=8", "method.last_adjust_epoch=500"), (15, 500)),
         (("train=imagenet", "method.last_adjust_epoch=3"), (3, 3)),
         (("train.epochs=4", "method.adjust_interval=2"), (2, 2)),
         (("train.epochs=10", "method.adjust_interval=9"), (9, 9)),

@@ -32,9 +32,16 @@ class Name:
         place = rundir.run_dir(self.root, "x") / stage
         place.resolve().mkdir(parents=True, exist_ok=True)
         for event in events:
-            rundir.append_line(place / rundir.EVENTS, {"event": event, "attempt": 1})
+            rundir.append_line(place / rundir.EVENTS, {"time": 1.0, "event": event, "attempt": 1})
         if finished:
-            rundir.write_json(place / rundir.RESULT, {"seconds": 1.0, "outputs": {}})
+            result = {
+                "stage": stage,
+                "fingerprint": place.resolve().name,
+                "parents": {},
+                "attempts": 1,
+            }
+            result |= {"seconds": 1.0, "metrics": {}, "outputs": {}, "environment": {}}
+            rundir.write_json(place / rundir.RESULT, result)
 
     @property
     def facts(self):

@@ -1,0 +1,144 @@
+"""What fits the schema and yet cannot be meant: refused when asked for, not when it is frozen.
+
+Each check yields what is wrong as one line with its cure. A run that was made before a check was
+stays readable, and can be continued.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.config.rules import RULED
+
+Flat = dict[str, Any]  # settings by dotted key
+
+LARGEST = 10**9  # of a number that counts something
+SEEDS = {"seed": 2**63 - 1, "data.split_seed": 2**32 - 1}  # scikit-learn splits with the second
+COUNTS = {"digits": (1797, 10)}  # images and classes
+RANGES = ("train.augment.scale", "train.augment.ratio")
+SETS = (
+    "method.branches",
+    "stage.run",
+    "again",
+    "fuse.exports",
+    "eval.shifts",
+    "latency.batch_sizes",
+    "latency.also",
+)
+OPSET = 23  # the newest that the exporter of torch 2.10 knows
+HUE = 0.5  # of the circle: all the way round
+
+
+def wrong(flat: Flat) -> str | None:
+    """Return the first thing that cannot be meant, or None."""
+    found = (line for check in CHECKS for line in check(flat))
+    return next(found, None)
+
+
+def _numbers(flat: Flat) -> Iterator[str]:
+    ruled = [f"{section}.{key}" for section, key, _ in RULED]  # follow from others: they come last
+    for key, value in sorted(_leaves(flat), key=lambda leaf: leaf[0] in ruled):
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{key}={value} is not a finite number; give one"
+        most = SEEDS.get(key, LARGEST)
+        if isinstance(value, int) and value > most:
+            yield f"{key}={value} is too large; use at most {most}"
+
+
+def _texts(flat: Flat) -> Iterator[str]:
+    for key, value in _leaves(flat):
+        if isinstance(value, str) and any(ord(sign) < 32 or ord(sign) == 127 for sign in value):
+            yield f"{key}={value!r} has a control character in it; leave that out"
+        if value == "":
+            yield f"{key}= is empty; give {key}=VALUE or leave it out"
+
+
+def _lists(flat: Flat) -> Iterator[str]:
+    for key in SETS:
+        twice = [item for item in flat.get(key) or [] if flat[key].count(item) > 1]
+        if twice:
+            yield f"{key} names {twice[0]} twice; name it once"
+    for key in RANGES:
+        least, most = flat[key]
+        if least > most:
+            yield f"{key}=[{least},{most}] begins above its end; write [{most},{least}]"
+    if not all(flat.get("model.widths", [[1]])):
+        yield "model.widths has a stage without convolutions; write e.g. [[32],[64]]"
+
+
+def _augmentation(flat: Flat) -> Iterator[str]:
+    size, prefix = flat["data.image_size"], "train.augment"
+    if (padding := flat[f"{prefix}.padding"]) >= size:
+        yield f"{prefix}.padding={padding} takes all of images of {size} pixels; use less"
+    if (first := flat[f"{prefix}.progressive"]) is not None and first > size:
+        yield (
+            f"{prefix}.progressive={first} is above data.image_size={size}, which images grow to; "
+            "use a smaller one, or null"
+        )
+    if flat[f"{prefix}.rotate"] > 180:
+        yield f"{prefix}.rotate={flat[f'{prefix}.rotate']} is over half a turn; use at most 180"
+    if flat[f"{prefix}.jitter"][3] > HUE:
+        yield f"{prefix}.jitter turns the hue by {flat[f'{prefix}.jitter'][3]}; use at most {HUE}"
+
+
+def _schedule(flat: Flat) -> Iterator[str]:
+    epochs, warmup = flat["train.epochs"], flat["train.warmup_epochs"]
+    if warmup > epochs:
+        yield (
+            f"train.warmup_epochs={warmup} is more than train.epochs={epochs}; "
+            "set train.warmup_epochs below train.epochs"
+        )
+    if flat["method.kind"] != "dyrep":
+        return
+    interval, last = flat["method.adjust_interval"], flat["method.last_adjust_epoch"]
+    most = min(last, epochs - 1)  # the last epoch adjusts nothing
+    if epochs > 1 and interval > most:  # a single one is for trying
+        until = f"method.last_adjust_epoch={last}" if last < epochs else f"train.epochs={epochs}"
+        cure = f"method.adjust_interval={most}" if most else "a later method.last_adjust_epoch"
+        yield (
+            f"method.adjust_interval={interval} never comes with {until}: nothing would grow; "
+            f"use {cure}, or method=plain"
+        )
+    if flat["method.branches"] == ["kxk"]:
+        yield "method.branches=[kxk] grows nothing beside what is there; name others, e.g. [1x1]"
+
+
+def _images(flat: Flat) -> Iterator[str]:
+    shrink, side = flat["prep.shrink"], flat["data.resize"] or flat["data.image_size"]
+    if shrink is not None and shrink < side:
+        yield (
+            f"prep.shrink={shrink} leaves less than the {side} pixels the network is shown "
+            f"(data.resize or data.image_size); use {side} or more"
+        )
+    if flat.get("data.classes") == 1:
+        yield "data.classes=1 leaves nothing to tell apart; use 2 or more"
+    images, classes = COUNTS.get(flat["data.name"], (flat.get("data.images"), None))
+    classes = classes or flat.get("data.classes")
+    share = flat["data.val_fraction"]
+    if images and classes and share and share * images < classes:
+        yield (
+            f"data.val_fraction={share} of {images} images cannot hold out some of each of the "
+            f"{classes} classes; use {math.ceil(100 * classes / images) / 100} or more"
+        )
+
+
+def _exports(flat: Flat) -> Iterator[str]:
+    if flat["fuse.opset"] > OPSET:
+        yield f"fuse.opset={flat['fuse.opset']} is newer than the exporter; use 18 to {OPSET}"
+
+
+CHECKS = (_exports, _numbers, _texts, _lists, _augmentation, _schedule, _images)
+
+
+def _leaves(flat: Flat) -> Iterator[tuple[str, Any]]:
+    """Yield every single value with the key of its list."""
+    for key, value in flat.items():
+        inside = [value]
+        while inside:
+            item = inside.pop()
+            if isinstance(item, list):
+                inside.extend(reversed(item))
+            elif key != "cluster.setup":  # lines of shell
+                yield key, item

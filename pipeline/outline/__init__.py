@@ -1,0 +1,119 @@
+"""A network before anything is trained: whether it can be built, what it costs, what can grow.
+
+This project's own networks are counted by arithmetic. Those of libraries are built without memory
+and given one image, by `python -m pipeline.outline` in a process of its own: a launch imports no
+torch, and where there is none, or no answer in time, the plan says so and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+
+PATIENCE = 120  # seconds; a large network takes ten
+STEP = 8  # the side of images that grow is a multiple of it, pixels
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """What is known of the plain network.
+
+    Args:
+        flops: of one image; a multiply-add counts 2.
+        growable: convolutions that can take branches of the method.
+        left: why others cannot, and how many.
+    """
+
+    parameters: int
+    flops: int
+    growable: int
+    left: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown:
+    """Why nothing is known of the network."""
+
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked: a network, the sides and number of its images, the branches it shall take."""
+
+    model: dict[str, Any]
+    sides: list[int]
+    batch: int
+    branches: list[str]
+
+    @classmethod
+    def of(cls, config: Config) -> Request:
+        """Return what a training asks of its network; the first side is that of evaluation."""
+        size, first = config.data.image_size, config.train.augment.progressive
+        smallest = size if first is None else min(size, max(STEP, round(first / STEP) * STEP))
+        processes = config.cluster.processes("train") * config.cluster.given("train", "nodes")
+        return cls(
+            model=config.model.model_dump(),
+            sides=[size, smallest],
+            batch=config.train.batch_size // processes,
+            branches=list(getattr(config.method, "branches", ["kxk"])),
+        )
+
+
+def look(config: Config) -> Outline | Unknown:
+    """Return what is known of the network of a configuration.
+
+    Raises:
+        UserError: it cannot be built, run on such images, or grow although the method grows.
+    """
+    request = Request.of(config)
+    if config.model.family in ("vgg", "mobilenet_v1"):
+        from pipeline.outline import own
+
+        found: Outline | Unknown = own.outline(request)
+    else:
+        found = _built(json.dumps(vars(request)))
+    if isinstance(found, Outline) and not found.growable and config.method.kind != "plain":
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in found.left.items())
+        raise UserError(
+            f"method={config.method.name} finds no convolution to grow in {config.model.name}: "
+            f"{reasons or 'it has none larger than 1x1'}; use method=plain or another model="
+        )
+    return found
+
+
+@cache
+def _built(request: str) -> Outline | Unknown:
+    """Return what the process that has torch says; of one network it is asked once."""
+    answer = ask(["--outline"], request)
+    if isinstance(answer, Unknown):
+        return answer
+    if "refused" in answer:
+        raise UserError(answer["refused"])
+    return Outline(**answer)
+
+
+def ask(arguments: list[str], request: str = "") -> Any:
+    """Return the answer of `python -m pipeline.outline`, or why there is none."""
+    if find_spec("torch") is None:
+        return Unknown(why="torch is not installed here")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.outline", *arguments],
+            input=request, capture_output=True, text=True, cwd=PROJECT, timeout=PATIENCE,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Unknown(why=f"it took longer than {PATIENCE} s")
+    if done.returncode:
+        return Unknown(why=(done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,133 @@
+"""The side that has torch: builds a network of a library on the meta device and looks at it.
+
+`--outline` reads a request from stdin, `--names` lists what can be built; both answer in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections import Counter
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from dyrep.block import fitting
+from dyrep.cost import cost
+from dyrep.expansion import convs, unfit_convs
+from pipeline import models
+from pipeline.config.model import Model
+from pipeline.errors import UserError, gist
+from pipeline.outline import Outline, Request
+from pipeline.outline.own import CLASSES
+
+
+def outline(request: Request) -> Outline:
+    """Return what a network is; one that needs values to run gets memory.
+
+    Raises:
+        UserError: it cannot be built or run.
+    """
+    with torch.device("meta"):
+        network = _build(request)
+    try:
+        _try(network, request, "meta")
+    except Exception as error:
+        if not _needs_values(error):
+            raise UserError(_refusal(network, request, error)) from None
+        network = _build(request)
+        try:
+            _try(network, request, "cpu")
+        except Exception as second:
+            raise UserError(_refusal(network, request, second)) from None
+    device = next(network.parameters()).device
+    spent = cost(network, torch.zeros(1, 3, *[request.sides[0]] * 2, device=device))
+    left = dict(unfit_convs(network))
+    for path, conv in convs(network):
+        if path not in left and not fitting(conv, request.branches):
+            left[path] = "it can take none of these branches"
+    growable = sum(path not in left for path, _ in convs(network))
+    return Outline(
+        parameters=spent.parameters,
+        flops=spent.flops,
+        growable=growable,
+        left=dict(Counter(left.values())),
+    )
+
+
+def _build(request: Request) -> nn.Module:
+    return models.build(TypeAdapter(Model).validate_python(request.model), CLASSES)
+
+
+def _try(network: nn.Module, request: Request, device: str) -> None:
+    """Run a network as training and evaluation will."""
+    for training, batch in ((False, 1), (True, min(request.batch, 2))):
+        network.train(training)
+        for side in dict.fromkeys(request.sides):
+            scores = network(torch.zeros(batch, 3, side, side, device=device))
+            if not isinstance(scores, torch.Tensor) or scores.shape != (batch, CLASSES):
+                raise ValueError("it does not return one score for each class")
+
+
+def _needs_values(error: Exception) -> bool:
+    """Whether a network was refused for having no memory, which says nothing about it."""
+    return isinstance(error, NotImplementedError) or "meta" in str(error).lower()
+
+
+def _refusal(network: nn.Module, request: Request, error: Exception) -> str:
+    """Say why a network cannot be trained so, and with which images it could be."""
+    name, size = request.model["name"], request.sides[0]
+    if "Expected more than 1 value per channel" in str(error):
+        return (
+            f"{name} makes one value of an image, and a batch norm needs two to train on; use at "
+            "least two images per process in train.batch_size, or a larger data.image_size"
+        )
+    images = " and ".join(str(side) for side in dict.fromkeys(request.sides))
+    usual = getattr(network, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
+    cure = "use another data.image_size or model.name"
+    if usual != size and _runs(network, usual):
+        cure = f"data.image_size={usual} works"
+    return f"{name} cannot be trained on images of {images} pixels ({gist(error)}); {cure}"
+
+
+def _runs(network: nn.Module, side: int) -> bool:
+    try:
+        with torch.no_grad():
+            device = next(network.parameters()).device
+            network.eval()(torch.zeros(1, 3, side, side, device=device))
+    except Exception:
+        return False
+    return True
+
+
+def names() -> dict[str, list[str]]:
+    """Return the classifiers of each library."""
+    import timm
+    from torchvision import models as torchvision_models
+
+    return {
+        "timm": sorted(timm.list_models()),
+        "torchvision": sorted(torchvision_models.list_models(module=torchvision_models)),
+    }
+
+
+def main() -> None:
+    """Answer in one line of JSON."""
+    warnings.simplefilter("ignore")
+    answer: dict[str, Any]
+    if sys.argv[1:] == ["--names"]:
+        answer = names()
+    else:
+        try:
+            with torch.no_grad():
+                answer = vars(outline(Request(**json.load(sys.stdin))))
+        except UserError as error:
+            answer = {"refused": str(error)}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

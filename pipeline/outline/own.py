@@ -1,0 +1,99 @@
+"""The outline of this project's own networks, by arithmetic; `pipeline.models` builds the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.config.model import BLOCKS, channels
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.outline import Outline, Request
+
+CLASSES = 1000  # how many there are is known after prep; it changes little
+LARGEST = 10**11  # parameters: 400 GB of weights alone
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with a batch norm behind it, and the side of what it makes."""
+
+    inputs: int
+    outputs: int
+    kernel: int
+    stride: int
+    groups: int
+    side: int
+    bias: bool
+
+    @property
+    def weights(self) -> int:
+        """The number of its weights."""
+        return self.kernel**2 * self.outputs * self.inputs // self.groups
+
+    def takes(self, branches: list[str]) -> bool:
+        """Whether it can take one of the branches, as `dyrep.branches.unfit` has it."""
+        alike = self.inputs == self.outputs and self.stride == 1
+        return self.kernel > 1 and (alike or any(name != "identity" for name in branches))
+
+
+def outline(request: Request) -> Outline:
+    """Return what a network is.
+
+    Raises:
+        UserError: its images vanish in it, or leave a batch norm a single value.
+    """
+    from pipeline.outline import Outline
+
+    name = request.model["name"]
+    for side in request.sides:
+        smallest = min(conv.side for conv in convs(request.model, side))
+        if smallest < 1:
+            raise UserError(f"images of {side} pixels vanish in model={name}; use larger ones")
+        if smallest == request.batch == 1:
+            raise UserError(
+                f"model={name} makes one value of an image of {side} pixels, and a batch norm "
+                "needs two; use at least two images per process in train.batch_size"
+            )
+    layers = list(convs(request.model, request.sides[0]))
+    last = layers[-1].outputs
+    parameters = sum(c.weights + c.outputs * (3 if c.bias else 2) for c in layers)
+    parameters += (last + 1) * CLASSES
+    if parameters > LARGEST:
+        raise UserError(f"model={name} would have {parameters:.1e} parameters; make it narrower")
+    flops = sum(2 * c.weights * c.side**2 for c in layers) + 2 * last * CLASSES
+    growable = sum(c.takes(request.branches) for c in layers)
+    large = sum(c.kernel > 1 for c in layers)
+    left = {"it can take none of these branches": large - growable} if large > growable else {}
+    return Outline(parameters=parameters, flops=flops, growable=growable, left=left)
+
+
+def convs(model: dict[str, object], side: int) -> Iterator[Conv]:
+    """Yield the convolutions of a network for images of a side."""
+    if model["family"] == "vgg":
+        return _vgg(model["widths"], side)  # type: ignore[arg-type]
+    return _mobilenet(model["width"], bool(model["small_stem"]), side)  # type: ignore[arg-type]
+
+
+def _vgg(widths: list[list[int]], side: int) -> Iterator[Conv]:
+    inputs = 3
+    for stage in widths:
+        for width in stage:
+            yield Conv(inputs, width, 3, 1, 1, side, bias=True)
+            inputs = width
+        side //= 2
+    if side < 1:
+        yield Conv(inputs, inputs, 1, 1, 1, 0, bias=False)  # for the caller to refuse
+
+
+def _mobilenet(width: float, small_stem: bool, side: int) -> Iterator[Conv]:
+    inputs, stride = channels(32, width), 1 if small_stem else 2
+    side = (side - 1) // stride + 1
+    yield Conv(3, inputs, 3, stride, 1, side, bias=False)
+    for count, stride in BLOCKS:
+        side, outputs = (side - 1) // stride + 1, channels(count, width)
+        yield Conv(inputs, inputs, 3, stride, inputs, side, bias=False)
+        yield Conv(inputs, outputs, 1, 1, 1, side, bias=False)
+        inputs = outputs
