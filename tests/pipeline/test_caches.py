@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipeline import caches
+from pipeline import caches, tracking
 
 
 @pytest.fixture
@@ -51,3 +51,12 @@ def test_what_is_set_counts_if_it_can_be_used(settled, tmp_path):
 def test_compiled_code_is_not_looked_for_in_the_common_temporary_directory(settled, tmp_path):
     settled(tmp_path)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == f"{tmp_path}/root/cache/torchinductor"
+
+
+def test_what_wandb_keeps_stays_with_the_run(monkeypatch, tmp_path):
+    names = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    assert all(tracking.environment(tmp_path)[name].startswith(str(tmp_path)) for name in names)
+    monkeypatch.setenv("WANDB_CACHE_DIR", "/scratch")
+    assert tracking.environment(tmp_path)["WANDB_CACHE_DIR"] == "/scratch"
