@@ -14,6 +14,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 SMALL = (
     "train.epochs=4",
     "method.adjust_interval=2",
+    "method.last_adjust_epoch=9",
     "latency.batch_sizes=[1,8]",
     "latency.repeats=10",
     "latency.also=[plain_folded,onnx,int8]",
