@@ -197,10 +197,10 @@ def _list_models(glob: str = "*", *more: str) -> int:
         everything = sorted({name for names in answer.values() for name in names})
         raise UserError(f"no model is called '{glob}'; {nearest(glob, everything)}")
     for library, name in found:
-        print(f"model={library} model.name={name}")
+        say(f"model={library} model.name={name}")
     counts = {library: sum(lib == library for lib, _ in found) for library in answer}
     told = ", ".join(f"{count:,} of {library}" for library, count in counts.items())
-    print(f"{len(found):,} models: {told}")
+    say(f"{len(found):,} models: {told}")
     return DONE
 
 
