@@ -94,9 +94,9 @@ def _launch(
     repeated: set[Path],
 ) -> None:
     safety.tell(config)
-    caches.settle(Path(config.root))
     plan = make_plan(config, repeated)
     preflight.check(config, plan[0])
+    caches.settle(Path(config.root))
     verify(plan)
     again.check(plan)
     training = any(step.runs for step in plan if step.stage.name == "train")
