@@ -8,12 +8,14 @@ torch, and where there is none, or no answer in time, the plan says so and goes 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.config import Config
@@ -108,10 +110,12 @@ def ask(arguments: list[str], request: str = "") -> Any:
     if find_spec("torch") is None:
         return Unknown(why="torch is not installed here")
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.outline", *arguments],
-            input=request, capture_output=True, text=True, cwd=PROJECT, timeout=PATIENCE,
-        )  # fmt: skip
+        with TemporaryDirectory() as scratch:  # torch makes its cache; a dry run leaves none
+            done = subprocess.run(
+                [sys.executable, "-m", "pipeline.outline", *arguments],
+                input=request, capture_output=True, text=True, cwd=PROJECT, timeout=PATIENCE,
+                env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": scratch},
+            )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Unknown(why=f"it took longer than {PATIENCE} s")
     if done.returncode:

@@ -115,6 +115,6 @@ def test_only_resnets_of_torchvision_have_a_small_stem():
 
 def test_a_library_alone_is_no_network():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        tree = hydra_compose("config", ["model=timm"])
+        tree = hydra_compose("config", ["model=timm", "name=x"])
     with pytest.raises(UserError, match="name is missing; give"):
         compose.to_config(tree, {}, [])
