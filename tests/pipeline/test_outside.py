@@ -287,7 +287,7 @@ def test_the_plan(name, tmp_path, capsys):
         stage=SimpleNamespace(name="train"), fingerprint="", question={}, dir=tmp_path,
         state="new", wanted=True, why=name,
     )  # fmt: skip
-    summary.show_plan(config, [step])
+    summary.show_plan(config, [step], None, [name])
     out = capsys.readouterr().out
     assert inert(out) and "stage" in out
 
