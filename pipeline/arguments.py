@@ -8,7 +8,9 @@ the schema judges both afterwards.
 from __future__ import annotations
 
 import shlex
+from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -35,8 +37,33 @@ RECIPES = {
 }
 
 
-def readable(arguments: list[str]) -> list[str]:
-    """Return the arguments as Hydra reads what they say.
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a command line asks for.
+
+    Args:
+        words: all of it, as Hydra reads what it says.
+        settings: the words that choose or set something.
+        sweeps: whether a run is to be made of each combination of what varies.
+        shows: whether Hydra is to show something, and nothing is to run.
+        plain: whether there is no other option of Hydra's.
+    """
+
+    words: list[str]
+    settings: list[str]
+    sweeps: bool
+    shows: bool
+    plain: bool
+
+    @property
+    def searches(self) -> bool:
+        """Whether what runs next depends on how the runs before ended."""
+        sweepers = [word for word in self.settings if word.startswith("hydra/sweeper=")]
+        return self.sweeps and bool(sweepers) and sweepers[-1] != "hydra/sweeper=basic"
+
+
+def read(arguments: list[str]) -> Asked:
+    """Return what the arguments ask for.
 
     Raises:
         UserError: one of them says nothing, or chooses what is no choice.
@@ -44,6 +71,20 @@ def readable(arguments: list[str]) -> list[str]:
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     known = parser.parse_args(arguments)
+    words = _readable(arguments, known)
+    given = set(known.overrides)
+    others = [word for word in arguments if word not in given]
+    return Asked(
+        words=words,
+        settings=[spelt for word, spelt in zip(arguments, words, strict=True) if word in given],
+        sweeps=known.multirun,
+        shows=bool(known.help or known.hydra_help or known.cfg or known.info),
+        plain=len(others) == known.multirun,
+    )
+
+
+def _readable(arguments: list[str], known: Namespace) -> list[str]:
+    """Return the arguments as Hydra reads what they say."""
     settings = set(known.overrides)
     elsewhere = known.config_dir or any("hydra.searchpath" in word for word in settings)
     spelt = [_spelt(word, known.multirun) if word in settings else word for word in arguments]

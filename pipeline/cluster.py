@@ -40,7 +40,21 @@ class Launch:
 
     config: Config
     plan: list[Step]
-    directory: Path
+
+    @property
+    def directory(self) -> Path:
+        """Where users see it."""
+        return rundir.run_dir(Path(self.config.root), self.config.name)
+
+    @property
+    def works(self) -> bool:
+        """Whether anything is to be executed."""
+        return any(step.runs for step in self.plan)
+
+    @property
+    def report(self) -> Path:
+        """Where its report is."""
+        return self.directory / "report.html"
 
 
 def check(config: Config) -> None:
@@ -182,8 +196,11 @@ def show(launch: Launch) -> None:
         raise _explained(error) from None
 
 
-def submit(launches: list[Launch]) -> None:
+def submit(launches: list[Launch]) -> list[Path]:
     """Submit what is not finished of all runs, and say what to do next.
+
+    Returns:
+        The stage directories that are made anew.
 
     Raises:
         UserError: SLURM refused or did not answer; nothing is left in its queue.
@@ -200,7 +217,7 @@ def submit(launches: list[Launch]) -> None:
     try:
         submission = _submission(launches)
         freeze(Path(launches[0].config.root))
-        again.set_aside(step for launch in launches for step in launch.plan)
+        repeated = again.set_aside(step for launch in launches for step in launch.plan)
         submission.submit(jobs, labels, prepare)
     except (Refused, Unreachable) as error:
         raise _explained(error) from None
@@ -208,6 +225,7 @@ def submit(launches: list[Launch]) -> None:
         ids = {s.stage.name: submission.ids.get(s.dir.resolve(), "") for s in launch.plan}
         runs.note_jobs(launch.directory, {stage: job for stage, job in ids.items() if job})
     _tell(launches, submission)
+    return repeated
 
 
 def _tell(launches: list[Launch], submission: Submission) -> None:

@@ -12,8 +12,16 @@ from pathlib import Path
 
 from pipeline import rundir
 from pipeline.config.base import STAGE_NAMES
-from pipeline.errors import BAD_INPUT, INTERRUPTED, UserError, nearest, surroundings
-from pipeline.outside import say
+from pipeline.errors import (
+    BAD_INPUT,
+    FAILED,
+    INTERRUPTED,
+    StageFailed,
+    UserError,
+    nearest,
+    surroundings,
+)
+from pipeline.outside import say, visible
 from slurm import output
 
 OUTPUTS = "outputs"  # the default of `root`
@@ -115,15 +123,35 @@ def stages(run: Path) -> dict[str, Path]:
     return {name: Path(os.path.realpath(run / name)) for name in there}  # of a loop, too
 
 
-def ending(command: Callable[[], int]) -> int:
-    """Run a command; bad input and Ctrl-C end in one line and their exit codes."""
+def ending(command: Callable[[], int], at_interrupt: str = "") -> int:
+    """Run a command to its exit code, however it ends.
+
+    Args:
+        command: returns its exit code.
+        at_interrupt: what to say of a Ctrl-C that nobody has said anything about.
+    """
     try:
-        return command()
-    except UserError as error:
-        say(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except OSError as error:
-        say(f"error: {surroundings(error, 'the root')}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
+        return told(command, "the root")
+    except KeyboardInterrupt as error:
+        if said := str(error) or at_interrupt:
+            say(f"error: {said}", file=sys.stderr)
         return INTERRUPTED
+
+
+def told(work: Callable[[], int], where: object) -> int:
+    """Do some work; say in a last line what it refused or failed at, and return the exit code.
+
+    Args:
+        work: returns its exit code.
+        where: it is done, should the machine refuse something without saying where.
+    """
+    try:
+        return work()
+    except UserError as error:
+        code, said = BAD_INPUT, str(error)
+    except StageFailed as error:
+        code, said = FAILED, str(error)
+    except OSError as error:
+        code, said = BAD_INPUT, str(surroundings(error, where))
+    print(visible(f"error: {said}"), file=sys.stderr, flush=True)  # may begin with lines of a log
+    return code

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -28,6 +32,8 @@ from pipeline.config import WHERE, Config, flatten, rules, sense
 from pipeline.errors import UserError, nearest
 from pipeline.masking import mask
 
+Composed = tuple[DictConfig, dict[str, str], list[str]]  # settings, choices, overrides
+
 INTERPOLATION = (InterpolationResolutionError, GrammarParseError)
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -40,6 +46,25 @@ TAGS |= MODELS | {"plain", "static", "dyrep", "disabled", "offline", "online", "
 def parse(overrides: list[str]) -> list[Override]:
     """Parse command-line overrides."""
     return OverridesParser.create().parse_overrides(overrides)
+
+
+def by_hydra(each: Callable[[Composed], float | None]) -> None:
+    """Have Hydra read the command line: do `each` of the runs it means, or show what it asks."""
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def once(tree: DictConfig) -> float | None:
+        here = HydraConfig.get()
+        overrides = OmegaConf.to_container(here.overrides.task)  # with ${…} as it is written
+        assert isinstance(overrides, list)
+        return each((tree, choices_of(here), overrides))
+
+    once()
+
+
+def choices_of(composition: Any) -> dict[str, str]:
+    """Return the choices behind a composed tree, from what Hydra notes of it."""
+    made = composition.runtime.choices
+    return {group: choice for group, choice in made.items() if not group.startswith("hydra/")}
 
 
 def to_config(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -> Config:
@@ -112,23 +137,6 @@ def derived_name(choices: dict[str, Any], seed: Any, overrides: list[str]) -> st
     return name
 
 
-def check_arguments(arguments: list[str]) -> None:
-    """Refuse one constant name for all runs of a sweep.
-
-    Raises:
-        UserError: says so.
-    """
-    overrides = parse([a for a in arguments if a[0] == "~" or ("=" in a and a[0] != "-")])
-    varied = any(override.is_sweep_override() for override in overrides)
-    fixed = [o for o in overrides if o.key_or_group == "name" and not o.is_sweep_override()]
-    names = [str(override.value()) for override in fixed]
-    if varied and names and "${" not in names[-1] and {"-m", "--multirun"} & set(arguments):
-        raise UserError(
-            f"name={names[-1]} is one name for every run of a sweep; leave it out (names are made "
-            "from what varies) and mark the sweep with group=NAME"
-        )
-
-
 def _explain(error: ErrorDetails) -> str:
     path = [str(part) for part in error["loc"] if str(part) not in TAGS]
     key = ".".join(path)
@@ -177,6 +185,15 @@ def _keys(file: Path, head: str) -> set[str]:
     tree = OmegaConf.load(file)
     below = OmegaConf.select(tree, inside) if inside else tree
     return {str(key) for key in below} if isinstance(below, DictConfig) else set()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Have what Hydra refuses end as the bad input it is."""
+    try:
+        yield
+    except HYDRA_ERRORS as error:
+        raise UserError(explain_hydra(error)) from None
 
 
 def explain_hydra(error: Exception) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.data.sources import changes
 from pipeline.data.sources.changes import Changes
+from pipeline.masking import mask
 from pipeline.outside import say
 from pipeline.plan import Step
 
@@ -27,7 +28,7 @@ def tell(config: Config, prep: Step, overrides: list[str]) -> None:
     folder = (prep.dir / "data").resolve()
     for what in _notes(Path(root), folder):
         words = [word for word in overrides if not word.startswith(left_out)]
-        again = shlex.join(["python", "-m", "pipeline.launch", *words, "again=[prep]"])
+        again = shlex.join(["python", "-m", "pipeline.launch", *map(mask, words), "again=[prep]"])
         say(f"note: {what}; what is prepared is used as it is. To prepare anew: {again}")
 
 

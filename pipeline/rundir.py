@@ -255,7 +255,7 @@ def there(path: Path) -> bool:
     """Whether something has this name, be it a link to nothing or behind a closed door."""
     try:
         path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # nothing can have such a name
         return False
     except OSError:
         return True  # who reads it is told

@@ -1,17 +1,13 @@
 """The runs of a sweep: choices composed by Hydra once per combination, values set on top.
 
 Hydra's own sweeper composes each run twice and from the files, which for a thousand runs takes
-minutes; what this yields is the same.
+minutes; what this returns is the same.
 """
 
 from __future__ import annotations
 
 import copy
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from tempfile import TemporaryDirectory
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -22,11 +18,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import rundir
-from pipeline.compose import CONF, parse
+from pipeline.compose import CONF, Composed, choices_of, parse
 from pipeline.config import Config
 from pipeline.errors import UserError
 
-Composed = tuple[DictConfig, dict[str, str], list[str]]
 SPACES = ("hydra.sweeper.params", "hydra.sweeper.search_space")
 
 OmegaConf.register_new_resolver("absolute", lambda path: str(rundir.absolute(path)), replace=True)
@@ -46,6 +41,23 @@ def check(arguments: list[str], searching: bool) -> None:
                 _check_varied(override, searching)
     if searching:
         _check_search(overrides)
+
+
+def check_name(settings: list[str]) -> None:
+    """Refuse one constant name for all runs of a sweep.
+
+    Raises:
+        UserError: says so.
+    """
+    overrides = parse(settings)
+    varied = any(override.is_sweep_override() for override in overrides)
+    fixed = [o for o in overrides if o.key_or_group == "name" and not o.is_sweep_override()]
+    names = [str(override.value()) for override in fixed]
+    if varied and names and "${" not in names[-1]:
+        raise UserError(
+            f"name={names[-1]} is one name for every run of a sweep; leave it out (names are made "
+            "from what varies) and mark the sweep with group=NAME"
+        )
 
 
 def _check_varied(override: Override, searching: bool) -> None:
@@ -108,22 +120,8 @@ def _apart(one: list[str], other: list[str]) -> list[str]:
     return [" ".join(o for o in words if o not in both) or "the same" for words in (one, other)]
 
 
-@contextmanager
-def noted(arguments: list[str]) -> Iterator[None]:
-    """Have the note that Optuna writes of each search vanish after a dry run."""
-    dry = [o.value() for o in parse([a for a in arguments if "=" in a and a[0] != "-"])
-           if o.key_or_group == "dry_run"]  # fmt: skip
-    if True not in dry:
-        yield
-        return
-    with TemporaryDirectory(prefix="dry-run-") as scratch:
-        at = next(i for i, word in enumerate(sys.argv) if word.startswith("hydra/sweeper="))
-        sys.argv.insert(at + 1, f"hydra.sweep.dir={scratch}")
-        yield
-
-
-def composed(arguments: list[str]) -> Iterator[Composed]:
-    """Yield tree, choices and overrides of each run of a sweep.
+def composed(arguments: list[str]) -> list[Composed]:
+    """Return tree, choices and overrides of each run of a sweep.
 
     Raises:
         HydraException: as Hydra would.
@@ -132,8 +130,7 @@ def composed(arguments: list[str]) -> Iterator[Composed]:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
         loader = GlobalHydra.instance().config_loader()
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-        for combination in BasicSweeper.split_arguments(overrides, None)[0]:
-            yield _one(combination, known)
+        return [_one(each, known) for each in BasicSweeper.split_arguments(overrides, None)[0]]
 
 
 def _one(
@@ -159,7 +156,7 @@ def _one(
 
 def _from_files(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     tree = hydra.compose("config", overrides, return_hydra_config=True)
-    choices = {k: v for k, v in tree.hydra.runtime.choices.items() if not k.startswith("hydra/")}
+    choices = choices_of(tree.hydra)
     with open_dict(tree):
         del tree["hydra"]
     return tree, choices

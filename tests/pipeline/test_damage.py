@@ -14,7 +14,7 @@ import hydra
 import pytest
 import yaml
 
-from pipeline import cancel, compose, executors, launch, logs, rundir, runs, status, sync
+from pipeline import cancel, commands, compose, executors, launch, logs, rundir, runs, status, sync
 from pipeline.compare import __main__ as compare
 from pipeline.errors import UserError
 from pipeline.plan import make_plan
@@ -134,10 +134,7 @@ def _fabricate(root, name, seed):
 
 
 def launched(run):
-    try:
-        return launch.launch(*runs.settle(*run), [], set())
-    except UserError as error:
-        return launch._say(error, 2)
+    return commands.told(lambda: launch.launch(runs.settle(*run), launch.Common()), "")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.table import Table
 
-from pipeline import launch, logs, progress, rundir, status, summary
+from pipeline import commands, logs, progress, rundir, status, summary
 from pipeline.compare import answer, collect, online, page, table
 from pipeline.data import page as data_page
 from pipeline.data.shards import Manifest, Split
@@ -292,11 +292,20 @@ def test_the_plan(name, tmp_path, capsys):
     assert inert(out) and "stage" in out
 
 
+def refusing(error):
+    """Return a command that ends with an error."""
+
+    def command():
+        raise error
+
+    return command
+
+
 def test_an_error_is_one_line(name, capsys):
     assert str(UserError(name)) == line(name) == str(UserError(str(UserError(name))))
-    launch._say(UserError(name), BAD_INPUT)
+    assert commands.told(refusing(UserError(name)), "") == BAD_INPUT
     assert capsys.readouterr().err == f"error: {line(name)}\n"
-    launch._say(StageFailed(f"tail\n{name}"), FAILED)
+    assert commands.told(refusing(StageFailed(f"tail\n{name}")), "") == FAILED
     assert inert(capsys.readouterr().err)
 
 

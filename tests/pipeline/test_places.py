@@ -86,9 +86,15 @@ def test_a_run_frozen_with_relative_paths_goes_on(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_what_continues_a_run_is_told_in_full(overrides, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = launch._again(config("name=x", *overrides), overrides)
+    told = launch._to_continue(config("name=x", *overrides), overrides)
     expected = [word.replace("HERE", str(tmp_path)) for word in words]
     assert shlex.split(told) == ["python", "-m", "pipeline.launch", *expected]
+
+
+def test_a_secret_is_not_repeated_in_what_continues_a_run():
+    overrides = ["cluster=slurm", "cluster.setup=[export HF_TOKEN=hf_0123456789abcdefghij]"]
+    told = launch._to_continue(config("name=x", *overrides), overrides)
+    assert "HF_TOKEN=***" in told and "hf_0123" not in told
 
 
 @pytest.fixture
