@@ -92,7 +92,7 @@ def test_what_continues_a_run_is_told_in_full(overrides, words, tmp_path, monkey
 
 
 def test_a_secret_is_not_repeated_in_what_continues_a_run():
-    overrides = ["cluster=slurm", "cluster.setup=[export HF_TOKEN=hf_0123456789abcdefghij]"]
+    overrides = ["cluster=slurm", "cluster.setup=['export HF_TOKEN=hf_0123456789abcdefghij']"]
     told = launch._to_continue(config("name=x", *overrides), overrides)
     assert "HF_TOKEN=***" in told and "hf_0123" not in told
 
