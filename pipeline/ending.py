@@ -11,9 +11,12 @@ from typing import Any
 from pipeline import attempt, interrupt, rundir
 from pipeline.errors import BAD_INPUT, DONE, FAILED, STOPPED, surroundings
 from pipeline.outside import say
-from pipeline.processes import End
+from pipeline.processes import HUNG, End
 
-HUNG = b"Timeout ("  # begins the stacks of a process that made no step; see training.distributed
+SIGNS = (
+    HUNG.encode(),
+    b"Timeout (",
+)  # of a process that was ended, or ended itself, without a step
 
 
 def note_killed(directory: Path, number: int, end: End | None) -> None:
@@ -64,9 +67,9 @@ def _without_a_word(directory: Path, number: int, end: End | None) -> dict[str, 
 
 
 def _hung(directory: Path, number: int) -> bool:
-    """Whether a process ended itself because it made no step."""
+    """Whether a process ended because it made no step."""
     logs = (directory / "logs").glob(f"attempt-{number:03d}*")
-    return any(HUNG in log.read_bytes() for log in logs)
+    return any(sign in content for log in logs for content in [log.read_bytes()] for sign in SIGNS)
 
 
 def _note(directory: Path, number: int, event: str, **facts: str) -> dict[str, Any]:

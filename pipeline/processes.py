@@ -18,6 +18,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,18 +27,22 @@ from pathlib import Path
 
 from pipeline import interrupt
 from pipeline.environment import cores
-from pipeline.errors import DONE, STOPPED
+from pipeline.errors import DONE, FAILED, STOPPED
+from pipeline.outside import say
+from pipeline.pulse import PULSE, SHOW, Watch
 from slurm.place import Place
 
 POLL = 0.2  # seconds between two looks at the processes
 PATIENCE = 30.0  # seconds that processes have to leave when one of them has died
 LEFT = 5.0  # seconds that what they left behind has
+SHOWING = 1.0  # seconds to write where each of them is
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
+HUNG = "made no step for"
 RENDEZVOUS = "PIPELINE_RENDEZVOUS"  # the URL at which processes of a group meet
 INHERITED = re.compile(
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|NODE_RANK|NNODES|MASTER_(ADDR|PORT)"
-    rf"|TORCHELASTIC_.*|PET_.*|{RENDEZVOUS}"
+    rf"|TORCHELASTIC_.*|PET_.*|{RENDEZVOUS}|{PULSE}"
 )
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
 
@@ -48,6 +53,7 @@ class End:
 
     rank: int
     code: int
+    silent: float = 0.0  # seconds, of one that made no step and was ended for it
 
     @property
     def signal(self) -> signal.Signals | None:
@@ -55,6 +61,8 @@ class End:
         return signal.Signals(-self.code) if self.code < 0 else None
 
     def __str__(self) -> str:
+        if self.silent:
+            return f"rank {self.rank} {HUNG} {self.silent:.0f} s"
         if self.signal is None:
             return f"rank {self.rank} ended with exit code {self.code}"
         memory = self.signal == signal.SIGKILL
@@ -79,16 +87,17 @@ def run(command: Sequence[str], count: int, place: Place | None = None) -> End |
     """
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     others = _children()  # who follows the training is none of its processes
+    watch = Watch(count)
     with _meeting(count, place) as (meeting, inherited):
         workers = [
             subprocess.Popen(
                 command,
-                env=_environment(rank, count, place) | meeting,
-                pass_fds=inherited,
+                env=_environment(rank, count, place) | meeting | {PULSE: str(watch.file)},
+                pass_fds=[*inherited, watch.file],
             )
             for rank in range(count)
         ]
-    first = _wait(workers, count * (place.node if place else 0))
+    first = _wait(workers, count * (place.node if place else 0), watch)
     _wait_for_orphans(others)
     return first
 
@@ -125,8 +134,8 @@ def _environment(local: int, count: int, place: Place | None) -> dict[str, str]:
     return threads | os.environ | {name: str(value) for name, value in own.items()}
 
 
-def _wait(workers: list[subprocess.Popen[bytes]], first_rank: int) -> End | None:
-    """Wait for all; ask them to leave when we are asked, or when one of them fails."""
+def _wait(workers: list[subprocess.Popen[bytes]], first_rank: int, watch: Watch) -> End | None:
+    """Wait for all; ask them to leave when we are asked, or when one of them fails or hangs."""
     running = dict(enumerate(workers, start=first_rank))
     first: End | None = None
     until = float("inf")
@@ -138,6 +147,11 @@ def _wait(workers: list[subprocess.Popen[bytes]], first_rank: int) -> End | None
             # one that is killed takes the others along, whose connections break: it was the first
             first = min(failed, key=lambda end: end.code)
             until = time.monotonic() + PATIENCE
+        pids = {rank - first_rank: worker.pid for rank, worker in running.items()}
+        if first is None and (hanging := watch.hanging(pids)):
+            number, silent = next(iter(hanging.items()))
+            first = End(first_rank + number, FAILED, silent)
+            until = _show(first, pids.values())
         if first or interrupt.requested():
             number = signal.SIGTERM if time.monotonic() < until else signal.SIGKILL
             _ask((worker.pid for worker in running.values()), number)
@@ -156,6 +170,14 @@ def _wait_for_orphans(others: set[int]) -> None:
             with suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
         time.sleep(POLL)
+
+
+def _show(hangs: End, pids: Iterable[int]) -> float:
+    """Have all processes write where they are; return the time at which that is done."""
+    say(f"{hangs}; every process shows where it is", file=sys.stderr)
+    _ask(pids, SHOW)
+    time.sleep(SHOWING)
+    return time.monotonic()
 
 
 def _ask(pids: Iterable[int], number: signal.Signals) -> None:

@@ -19,21 +19,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline import interrupt
+from pipeline import interrupt, pulse
 from pipeline.processes import RENDEZVOUS
 from pipeline.training import packing
 
 T = TypeVar("T")
 LEAVING = 30.0  # seconds that who was asked to stop has for a step
+MEETING = 60.0  # seconds that processes have to meet, beyond those of a step
+FOR_EVER = timedelta(days=7)  # the parent ends what hangs, and knows of processes that were stopped
 
 
 @dataclass(kw_only=True)
 class World:
     """One process among `world_size`, and its device.
 
-    Who exchanges no word for `hang_timeout` seconds hangs: it writes the stack of each of its
-    threads to stderr and ends. A thread of C does that, so it works whatever Python is stuck in.
-    Who was asked to stop is given less: three times the longest silence so far, at least `LEAVING`.
+    Who exchanges no word for `hang_timeout` seconds hangs: its parent has it write the stack of
+    each of its threads to stderr, and ends it. Who was asked to stop is given less, three times
+    the longest silence so far, at least `LEAVING`, and ends itself, as the parent may be gone: a
+    thread of C does that, so it works whatever Python is stuck in.
     """
 
     rank: int
@@ -120,7 +123,9 @@ class World:
         return min(soon, self.hang_timeout)
 
     def _watch(self, seconds: float) -> None:
-        faulthandler.dump_traceback_later(seconds, exit=True)
+        pulse.beat(self.hang_timeout)
+        if self._asked:
+            faulthandler.dump_traceback_later(seconds, exit=True)
 
 
 @contextmanager
@@ -136,6 +141,8 @@ def world(hang_timeout: int) -> Iterator[World]:
         device, backend = torch.device("cuda", int(os.environ["LOCAL_RANK"])), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
     here = World(rank=rank, world_size=world_size, device=device, hang_timeout=hang_timeout)
+    faulthandler.register(pulse.SHOW)
+    pulse.beat(hang_timeout + MEETING)
     with _group(here, backend):
         interrupt.install()  # from here on there is something to save
         interrupt.at_request(here.hurry)
@@ -147,6 +154,7 @@ def world(hang_timeout: int) -> Iterator[World]:
                 dist.barrier()
         finally:
             faulthandler.cancel_dump_traceback_later()
+            pulse.beat(0)
 
 
 @contextmanager
@@ -154,13 +162,12 @@ def _group(here: World, backend: str) -> Iterator[None]:
     if here.alone:
         yield
         return
-    patience = timedelta(seconds=here.hang_timeout + 60)  # who waits for a hung one shows its stack
     dist.init_process_group(
         backend,
         init_method=os.environ[RENDEZVOUS],
         rank=here.rank,
         world_size=here.world_size,
-        timeout=patience,
+        timeout=FOR_EVER,
     )
     try:
         yield
