@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import rundir, standing
+from pipeline import disk, rundir, standing
 from pipeline.errors import UserError
 from pipeline.outside import say
 from slurm.queue import submitted
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pipeline.plan import Step
 
 NOTE = "again"  # key of stage.yaml: how often the stage and its parents had been repeated
-BUSY = {"running", "stalled?", "stopping", "queued", "waiting", "requeued", "unknown"}
 
 
 def count(directory: Path) -> int:
@@ -76,7 +75,7 @@ def check(steps: list[Step]) -> None:
     queue = standing.queued()[0] if asks else None
     for path in dict.fromkeys(concerned):
         found = standing.look(path.name.partition("-")[0], path, queue, {})
-        if found.job or found.state in BUSY:
+        if found.job or found.state in standing.UNDER_WAY:
             _refuse(path, f"is {found.state}" + (f" (job {found.job})" if found.job else ""))
 
 
@@ -117,7 +116,7 @@ def set_aside(steps: Iterable[Step]) -> list[Path]:
         for directory in reversed(moved):
             aside = _aside(directory, count(directory) + 1)
             directory.rename(aside)
-            rundir.sync(directory.parent)
+            disk.sync(directory.parent)
             say(f"{directory.name}: the old answer is kept as {aside}")
     return list(moved)
 

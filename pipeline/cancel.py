@@ -13,12 +13,11 @@ from pathlib import Path
 from pipeline import attempt, commands, rundir
 from pipeline.errors import DONE, FAILED, UserError
 from pipeline.outside import say
-from pipeline.standing import look
+from pipeline.standing import AT_WORK, look
 from slurm import scheduler
 from slurm.job import CANCELLED, rows
 from slurm.queue import alone, queued, submitted
 
-RUNNING = ("running", "stalled?", "stopping")
 PATIENCE = 60.0  # seconds for a stage to save and leave
 
 
@@ -77,7 +76,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             ids += jobs
             stopped += 1
             concerned |= state != "damaged" and bool(submitted(directory))
-            if not jobs and (state in RUNNING or _lives(directory)):
+            if not jobs and (state in AT_WORK or _lives(directory)):
                 here[f"{stage} of {run.name}"] = directory
             elif state != "damaged":
                 say(f"{stage} of {run.name}: {state} → cancelled")
@@ -108,7 +107,7 @@ def _damaged(runs: list[Path]) -> str:
 
 
 def _goes_on(directory: Path) -> bool:
-    return look("", directory, None, {}).state in RUNNING or _lives(directory)
+    return look("", directory, None, {}).state in AT_WORK or _lives(directory)
 
 
 def _lives(directory: Path) -> bool:

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import attempt, interrupt, rundir
-from pipeline.errors import BAD_INPUT, DONE, FAILED, STOPPED, surroundings
+from pipeline import attempt, disk, interrupt, rundir
+from pipeline.errors import BAD_INPUT, DONE, FAILED, STOPPED
 from pipeline.outside import say
 from pipeline.processes import HUNG, End
 
@@ -59,8 +59,8 @@ def _without_a_word(directory: Path, number: int, end: End | None) -> dict[str, 
     kind = "error"
     if _hung(directory, number):
         message = f"no step within cluster.hang_timeout; {directory / 'logs'} tells where each hung"
-    elif refused := rundir.refusal(directory):  # they could not write why
-        kind, message = "input", str(surroundings(refused, directory))
+    elif refused := disk.refusal(directory):  # they could not write why
+        kind, message = "input", str(refused)
     else:
         message = str(end or "the processes ended without a result")
     return _note(directory, number, "failed", kind=kind, message=message)

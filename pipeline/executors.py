@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from pipeline import attempt, commands, rundir
+from pipeline import attempt, commands, disk, rundir
 from pipeline.config import Config
-from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError, surroundings
+from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
 from pipeline.plan import Step, verify_outputs
 from pipeline.progress import Onlooker
 from pipeline.runs import write_question, write_where
@@ -150,8 +150,8 @@ def _explain(step: Step, log: Path, code: int, asked_to_stop: bool) -> None:
     if _cancelled(step):
         raise StageFailed(f"{step.stage.name} was cancelled; what it had saved is kept")
     end = attempt.ending(step.dir, attempt.last(step.dir)["attempt"])
-    if end is None and (refused := rundir.refusal(step.dir)):  # it could not say so itself
-        raise surroundings(refused, step.dir)
+    if end is None and (refused := disk.refusal(step.dir)):  # it could not say so itself
+        raise refused
     end = end or {"event": "failed", "kind": "", "message": f"exit code {code}"}
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     if end.get("kind") == "input":

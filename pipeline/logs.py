@@ -10,7 +10,7 @@ from pipeline import commands, rundir
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import DONE, UserError
 from pipeline.outside import say, visible
-from pipeline.standing import look
+from pipeline.standing import UNDER_WAY, look
 from slurm import output, scheduler
 
 POLL = 0.5  # seconds
@@ -103,8 +103,7 @@ def _under_way(stage: str, directory: Path) -> bool:
         queue = scheduler.mine()
     except (scheduler.Refused, scheduler.Unreachable):
         queue = None
-    states = ("running", "stalled?", "stopping", "queued", "waiting", "requeued", "unknown")
-    return look(stage, directory, queue, {}).state in states
+    return look(stage, directory, queue, {}).state in UNDER_WAY
 
 
 if __name__ == "__main__":

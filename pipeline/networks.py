@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import dyrep
 from dyrep.fusion import fold_norms
-from pipeline import models, rundir
+from pipeline import disk, models, rundir
 from pipeline.data.loader import Part, make
 from pipeline.data.shards import Manifest
 from pipeline.errors import UserError
@@ -59,7 +59,7 @@ def exported(context: Context, name: str) -> runtime.Loaded | None:
     written = rundir.read_json(folder / rundir.RESULT)["outputs"].get(file, {})
     if not written and not path.exists():
         return None
-    if not path.is_file() or rundir.sha256(path) != written.get("sha256"):
+    if not path.is_file() or disk.sha256(path) != written.get("sha256"):
         raise UserError(
             f"{path} is not as fuse wrote it and is not opened; `rm -r {folder}` and launch again "
             "to make it anew"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import again, rundir
+from pipeline import again, disk, rundir
 from pipeline.config import Config, flatten
 from pipeline.errors import UserError
 from pipeline.masking import masked
@@ -210,7 +210,7 @@ def verify_outputs(directory: Path) -> None:
     """Check the outputs of one finished stage; see `verify`."""
     result = directory / rundir.RESULT
     finished = result.stat().st_mtime
-    for output in rundir.read_json(result)["outputs"].values():
+    for output in rundir.read_json(result).get("outputs", {}).values():
         path = directory / output["path"]
         wrong = _damage(path, output, finished)
         if wrong:
@@ -228,6 +228,6 @@ def _damage(path: Path, output: dict[str, Any], finished: float) -> str | None:
     stat = path.stat()
     if stat.st_size != output["bytes"]:
         return f"has {stat.st_size} bytes instead of {output['bytes']}, it was changed"
-    if stat.st_mtime > finished and rundir.sha256(path) != output["sha256"]:
+    if stat.st_mtime > finished and disk.sha256(path) != output["sha256"]:
         return "has other content, it was edited"
     return None

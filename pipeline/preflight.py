@@ -5,12 +5,11 @@ cannot be written, a tracker that is not installed.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline import rundir
+from pipeline import disk, rundir
 from pipeline.config import Config
 from pipeline.data.sources import source
 from pipeline.errors import UserError
@@ -44,21 +43,10 @@ def _check_root(root: Path) -> None:
     above = next(path for path in (root, *root.absolute().parents) if path.exists())
     if not above.is_dir():
         raise UserError(f"root={root}: {above} is not a directory; choose another root=")
-    if not os.access(above, os.W_OK | os.X_OK) or _read_only(above):
-        raise UserError(f"root={root} cannot be written ({above} refuses); choose another root=")
+    if refused := disk.refusal(above):
+        raise UserError(f"root={root} cannot be written: {refused}, or choose another root=")
     if shutil.disk_usage(above).free < 50 * 2**20:
         raise UserError(f"root={root}: less than 50 MiB free on the disk; make room or move root=")
-
-
-def _read_only(path: Path) -> bool:
-    """Whether nothing can be created there, which permissions alone do not tell (root, /proc)."""
-    probe = path / f".writable-{os.getpid()}"
-    try:
-        probe.touch()
-    except OSError:
-        return True
-    probe.unlink()
-    return False
 
 
 def _check_data(config: Config, prep: Step) -> None:

@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline import again, attempt, caches, ending, interrupt, processes, rundir
+from pipeline import again, attempt, caches, disk, ending, interrupt, processes, rundir
 from pipeline.closing import close_complete, followed
 from pipeline.errors import (
     BAD_INPUT,
@@ -264,7 +264,7 @@ def _outputs(context: Context) -> dict[str, dict[str, Any]]:
             found[path.name] = {
                 "path": str(path.relative_to(context.dir)),
                 "bytes": path.stat().st_size,
-                "sha256": rundir.sha256(path),
+                "sha256": disk.sha256(path),
             }
     return found
 

@@ -1,4 +1,4 @@
-"""Every path and file name, and the only ways a file is written.
+"""Every path and file name, and how our records are written and read.
 
     <root>/stages/<stage>-<fingerprint>/    stage.yaml where.yaml jobs.jsonl attempt events.jsonl
                                             progress.json logs/ result.json and what the stage makes
@@ -14,19 +14,16 @@ Nobody else builds a path, so that a layout is changed here or nowhere.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from pipeline import masking, records
+from pipeline import disk, masking, records
 from pipeline.errors import UserError
 from slurm import files
 
@@ -43,7 +40,6 @@ GROWTH = "growth.jsonl"
 MANIFEST = "manifest.json"
 
 MOST_NESTED = 10_000  # openings in a YAML file; libyaml runs out of stack and takes Python along
-FULL = 2**20  # bytes left on a disk that counts as full
 
 
 def absolute(path: str | Path, start: Path | None = None) -> Path:
@@ -114,64 +110,9 @@ def log_file(directory: Path, attempt: int, rank: int = 0, node: int = 0) -> Pat
     return directory / "logs" / f"attempt-{attempt:03d}{suffix}.log"
 
 
-@contextmanager
-def replacing(path: Path, private: bool = False) -> Iterator[Path]:
-    """Give a temporary name; what is written there replaces `path`, whole or not at all.
-
-    What is `private` only this user may read.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o600 if private else 0o666 & ~_umask())
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    except Exception as error:
-        if isinstance(error, OSError) and error.filename in (None, name):
-            error.filename = str(path)  # what is known of it outside
-        full = errno.ENOSPC  # safetensors wraps it, torch does not even say
-        told = f"os error {full}" in str(error) or shutil.disk_usage(path.parent).free < FULL
-        if not isinstance(error, OSError) and told:
-            raise OSError(full, os.strerror(full), str(path)) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def refusal(directory: Path) -> OSError | None:
-    """Return what the machine says to a small file in a directory; None if it can be written."""
-    try:
-        with tempfile.TemporaryFile(dir=directory) as file:
-            file.write(bytes(2**16))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return OSError(error.errno, error.strerror, str(directory))
-    return None
-
-
-def _umask() -> int:
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
-
-
-def sync(path: Path) -> None:
-    """Force a file or a directory entry to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write_text(path: Path, text: str, private: bool = False) -> None:
     """Write a whole file, atomically."""
-    with replacing(path, private) as temporary:
+    with disk.replacing(path, private) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -298,26 +239,7 @@ def reading(path: Path) -> Iterator[BufferedReader]:
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON line in a single write, so that lines of two writers never mix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
-    try:
-        write_whole(handle, to_json(row) + "\n")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        os.close(handle)
-
-
-def write_whole(handle: int, text: str) -> None:
-    """Append to an open file in one piece, or not at all.
-
-    Raises:
-        OSError: the disk is full; half a line, which would spoil the next one, was taken back.
-    """
-    content = text.encode()
-    written = os.write(handle, content)
-    if written < len(content):
-        os.ftruncate(handle, os.fstat(handle).st_size - written)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    files.append(path, to_json(row) + "\n")
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -346,18 +268,3 @@ def events(directory: Path) -> list[dict[str, Any]]:
         UserError: a line is damaged.
     """
     return [row for row in read_lines(directory / EVENTS) if "attempt" in row]
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with files.opened(path) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def link(path: Path, target: Path) -> None:
-    """Make `path` a relative link to `target`, replacing an older link."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target, path.parent))
-    temporary.replace(path)

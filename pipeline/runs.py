@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import again, compose, rundir, taking_up
+from pipeline import again, compose, disk, rundir, taking_up
 from pipeline.config import WHERE, Config, flatten, rules
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import UserError
@@ -109,7 +109,7 @@ def record(config: Config, choices: dict[str, str], plan: list[Step]) -> Path:
         rundir.write_yaml(directory / CONFIG, config.model_dump(mode="json", exclude={"again"}))
     for step in plan:
         if step.wanted or step.state == "done":
-            rundir.link(directory / step.stage.name, step.dir)
+            disk.link(directory / step.stage.name, step.dir)
     rundir.write_json(directory / RUN, _facts(config, choices, directory, decides))
     (directory / CANCELLED).unlink(missing_ok=True)
     return directory
@@ -130,7 +130,7 @@ def _facts(
     return {
         "name": config.name,
         "group": config.group,
-        "command": command_line() if decides else known["command"],
+        "command": command_line() if decides else known.get("command", ""),
         "choices": choices,
         "created": known.get("created", time.strftime("%Y-%m-%dT%H:%M:%S%z")),
         "source": source_revision(),
@@ -143,7 +143,7 @@ def _facts(
 def note_jobs(directory: Path, ids: dict[str, str]) -> None:
     """Add the ids of jobs, by stage, to what `run.json` lists."""
     facts = rundir.read_json(directory / RUN)
-    facts["job_ids"] = [*facts["job_ids"], ids]
+    facts["job_ids"] = [*facts.get("job_ids", []), ids]
     rundir.write_json(directory / RUN, facts)
 
 

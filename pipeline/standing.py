@@ -26,6 +26,8 @@ State = Literal[
     "done", "running", "stalled?", "stopping", "queued", "waiting", "requeued",
     "cancelled", "failed", "stopped", "not started", "unknown", "damaged",
 ]  # fmt: skip
+AT_WORK: set[State] = {"running", "stalled?", "stopping"}
+UNDER_WAY: set[State] = AT_WORK | {"queued", "waiting", "requeued", "unknown"}
 OLD = 180.0  # seconds without a word after which a running stage may be stalled
 ENDED = {
     "CANCELLED": "its job was cancelled",

@@ -1,4 +1,4 @@
-"""Reading records that others may have put anything in the place of."""
+"""Reading and extending records that others may have put anything in the place of."""
 
 from __future__ import annotations
 
@@ -26,3 +26,31 @@ def read(path: Path) -> bytes:
     """Return the bytes of a regular file; see `opened`."""
     with opened(path) as file:
         return file.read()
+
+
+def append(path: Path, text: str) -> None:
+    """Append lines to a file in a single write, so that lines of two writers never mix.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full; the file is as it was.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
+    try:
+        append_to(handle, text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        os.close(handle)
+
+
+def append_to(handle: int, text: str) -> None:
+    """Append to an open file in one piece, or not at all.
+
+    Raises:
+        OSError: the disk is full; half a line, which would spoil the next one, was taken back.
+    """
+    content = text.encode()
+    written = os.write(handle, content)
+    if written < len(content):
+        os.ftruncate(handle, os.fstat(handle).st_size - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -16,7 +16,6 @@ Records in the job's directory:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,11 +98,7 @@ class Job:
 
 def append(path: Path, *rows: dict[str, Any]) -> None:
     """Append rows to a JSON-lines file, in one write that never mixes with another."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
-    try:
-        os.write(handle, "".join(json.dumps(row) + "\n" for row in rows).encode())
-    finally:
-        os.close(handle)
+    files.append(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -28,7 +28,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline import rundir
+from pipeline import disk, rundir
 from pipeline.errors import UserError
 
 VERSION = 2
@@ -115,7 +115,7 @@ def damage(folder: Path, split: str) -> str | None:
         path = folder / shard.name
         if not path.exists():
             return f"{path} is gone"
-        if rundir.sha256(path) != shard.sha256:
+        if disk.sha256(path) != shard.sha256:
             images = ", ".join(_undecodable(path)) or "no single image"
             return f"{path} was changed since it was written; not readable in it: {images}"
     return None
@@ -169,7 +169,7 @@ class Writer:
             return None
         text = "\n".join([f"v1.2 {len(self._index)}", *self._index])
         rundir.write_text(self._path.with_suffix(".idx"), text + "\n")
-        rundir.sync(self._part)
+        disk.sync(self._part)
         self._part.rename(self._path)
         return Shard(self._path.name, len(self._index), self._size, self._digest.hexdigest())
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline import rundir
+from pipeline import disk
 from pipeline.errors import Interrupted, gist
 from pipeline.export.check import Difference, scores_elsewhere
 from pipeline.export.formats import FORMATS, Format, Source
@@ -67,7 +67,7 @@ def _one(
     start = time.perf_counter()
     path = folder / chosen.file
     # the exporters go by the ending of a name, so the file gets its own before it gets its place
-    with rundir.replacing(path) as temporary, TemporaryDirectory(prefix=TRY, dir=folder) as inside:
+    with disk.replacing(path) as temporary, TemporaryDirectory(prefix=TRY, dir=folder) as inside:
         made = Path(inside) / chosen.file
         note = chosen.write(source, made)
         difference = Difference.between(expected, scores_elsewhere(made, images))

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline import networks, rundir
+from pipeline import disk, networks, rundir
 from pipeline.data.loader import Part, make
 from pipeline.data.shards import Manifest
 from pipeline.errors import Interrupted, UserError
@@ -129,7 +129,7 @@ def _write_predictions(
     for name, table in tables.items():
         columns[name] = table[:, : scores.TOP].long()
         columns[f"{name}/confidence"] = table[:, -1:].float()
-    with rundir.replacing(context.dir / "predictions.safetensors") as temporary:
+    with disk.replacing(context.dir / "predictions.safetensors") as temporary:
         save_file({name: column.contiguous() for name, column in columns.items()}, temporary)
 
 

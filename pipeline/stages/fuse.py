@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import dyrep
 from dyrep.fusion import compare_blocks, plain_state, suspicious_norms
-from pipeline import networks, rundir
+from pipeline import disk, networks, rundir
 from pipeline.data import preprocess
 from pipeline.data.shards import Manifest
 from pipeline.export import card
@@ -72,7 +72,7 @@ def run(context: Context) -> dict[str, float]:
     rounded = Difference.between(_scores(unfused.float(), images), _scores(deployed, images))
     metrics |= {f"float32/{name}": value for name, value in rounded.as_dict().items()}
     told = card.describe(context, facts)
-    with rundir.replacing(context.dir / "model.safetensors") as temporary:
+    with disk.replacing(context.dir / "model.safetensors") as temporary:
         state = {name: _rounded(tensor) for name, tensor in exact.state.items()}
         save_file(state, temporary, {"format": "pt", CARD: json.dumps(told)})
     manifest = Manifest.load(networks.prepared(context))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import rundir
+from pipeline import disk, rundir
 from pipeline.data import build, duplicates, page
 from pipeline.data.duplicates import Duplicates
 from pipeline.data.patience import patiently
@@ -54,8 +54,8 @@ def run(context: Context) -> dict[str, float]:
         _finish(context, listing, state, work, records)
         _set_aside(final)
         building.rename(final)
-        rundir.sync(final.parent)
-    rundir.link(context.dir / "data", final)
+        disk.sync(final.parent)
+    disk.link(context.dir / "data", final)
     metrics = _metrics(final)
     rundir.write_text(context.dir / "data.html", page.render(final, metrics))
     _tell(final, metrics)

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline import rundir
+from pipeline import disk, rundir
 from pipeline.errors import UserError
 from pipeline.training import packing
 
@@ -74,9 +74,9 @@ def snapshot(state: Any) -> Snapshot:
 def save(folder: Path, facts: Facts, taken: Snapshot) -> Path:
     """Write one checkpoint and seal it."""
     path = folder / facts.name
-    with rundir.replacing(path) as temporary:
+    with disk.replacing(path) as temporary:
         save_file(taken.tensors, temporary, {"state": json.dumps(taken.tree)})
-    content = {"bytes": path.stat().st_size, "sha256": rundir.sha256(path)}
+    content = {"bytes": path.stat().st_size, "sha256": disk.sha256(path)}
     rundir.write_json(path.with_suffix(".json"), {**asdict(facts), **content})
     return path
 
@@ -200,7 +200,7 @@ def _damage(path: Path) -> str | None:
         return "its seal cannot be read"
     if path.stat().st_size != seal["bytes"]:
         return f"has {path.stat().st_size} bytes instead of {seal['bytes']}"
-    if rundir.sha256(path) != seal["sha256"]:
+    if disk.sha256(path) != seal["sha256"]:
         return "its content differs from its seal"
     try:
         with safe_open(path, framework="pt") as file:

@@ -19,6 +19,7 @@ from pipeline import rundir
 from pipeline.config.train import Train
 from pipeline.training.distributed import World
 from pipeline.training.nonfinite import NotFinite
+from slurm import files
 
 STEPS_PER_WRITE = 20  # losses stay on the device until then: one synchronisation for many
 
@@ -44,7 +45,7 @@ class Rows:
         """Append rows and force them to disk."""
         self.count += len(rows)
         if self._file is not None and rows:
-            rundir.write_whole(self._file, "".join(rundir.to_json(row) + "\n" for row in rows))
+            files.append_to(self._file, "".join(rundir.to_json(row) + "\n" for row in rows))
             os.fsync(self._file)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import dyrep
-from pipeline import attempt, rundir
+from pipeline import attempt, disk, rundir
 from pipeline.data import loader
 from pipeline.data.loader import Batch, Loader, Part
 from pipeline.data.shards import Manifest
@@ -283,7 +283,7 @@ class Training:
             self.context.check_owner()
             structure = {**dyrep.structure(shipped), "left": self.growth.left}
             rundir.write_json(self.context.dir / "structure.json", structure)
-            with rundir.replacing(self.context.dir / "model.safetensors") as temporary:
+            with disk.replacing(self.context.dir / "model.safetensors") as temporary:
                 tensors = {k: v.cpu().contiguous() for k, v in shipped.state_dict().items()}
                 save_file(tensors, temporary)
         return {

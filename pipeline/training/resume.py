@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline import rundir
+from pipeline import disk, rundir
 from pipeline.config import flatten
 from pipeline.errors import UserError
 from pipeline.provenance import DALI, versions
@@ -22,7 +22,7 @@ from pipeline.training.distributed import World
 def identity(context: Context) -> dict[str, Any]:
     """Return what a checkpoint has to agree with: settings, data, and the version of DALI."""
     config = context.config.model_dump(mode="json", include=set(context.stage.reads))
-    data = rundir.sha256(context.parents["prep"] / "data" / rundir.MANIFEST)
+    data = disk.sha256(context.parents["prep"] / "data" / rundir.MANIFEST)
     return {**flatten(config), "prepared data": data[:12], "DALI": versions().get(DALI)}
 
 

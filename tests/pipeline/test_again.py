@@ -9,7 +9,7 @@ import hydra
 import pytest
 from hydra import initialize_config_dir
 
-from pipeline import again, compose, rundir, runs
+from pipeline import again, compose, disk, rundir, runs
 from pipeline.compare import collect, table
 from pipeline.compare.answer import answer
 from pipeline.errors import UserError
@@ -145,7 +145,7 @@ def test_runs_of_a_sweep_repeat_what_they_share_once(tmp_path):
 
 def test_killed_in_between_no_answer_follows_from_one_that_is_gone(tmp_path, monkeypatch):
     places = finish(tmp_path)
-    monkeypatch.setattr(rundir, "sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(disk, "sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
     for left in range(4, -1, -1):
         with pytest.raises(KeyboardInterrupt):
             again.set_aside(make_plan(config(tmp_path, "again=[prep]")))

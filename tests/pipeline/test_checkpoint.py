@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline import rundir
+from pipeline import disk, rundir
 from pipeline.config.train import Checkpoint
 from pipeline.training import checkpoint, generators
 from pipeline.training.checkpoint import Facts
@@ -103,7 +103,7 @@ def test_a_foreign_file_is_named(tmp_path):
     older, newer = write(tmp_path, 10), write(tmp_path, 20)
     save_file({"x": torch.ones(2)}, newer)
     seal = json.loads(newer.with_suffix(".json").read_text())
-    seal |= {"bytes": newer.stat().st_size, "sha256": rundir.sha256(newer)}
+    seal |= {"bytes": newer.stat().st_size, "sha256": disk.sha256(newer)}
     newer.with_suffix(".json").write_text(json.dumps(seal))
     path, damaged = newest(tmp_path)
     assert path == older

@@ -9,7 +9,7 @@ pytest.importorskip("nvidia.dali")
 
 from safetensors.torch import load_file
 
-from pipeline import models, rundir
+from pipeline import disk, models, rundir
 from pipeline.config.model import Vgg
 from tests.launcher import SMALL
 
@@ -89,7 +89,7 @@ def test_results_name_their_outputs_with_size_and_hash(run):
         for output in result["outputs"].values():
             path = run / stage / output["path"]
             assert path.stat().st_size == output["bytes"]
-            assert rundir.sha256(path) == output["sha256"]
+            assert disk.sha256(path) == output["sha256"]
 
 
 def test_one_offline_run_waits_for_wandb_sync(run):

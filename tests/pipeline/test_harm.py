@@ -15,7 +15,7 @@ pytest.importorskip("nvidia.dali")
 import torch
 from safetensors.torch import load_file
 
-from pipeline import attempt, rundir
+from pipeline import attempt, disk, rundir
 from tests.launcher import PROJECT, SMALL, Launcher, wait_for
 
 TINY = ("stage.run=[prep,train]", "tracking=disabled", *SMALL, "train.epochs=6")
@@ -108,7 +108,7 @@ def test_a_failing_stage_shows_its_log_and_where_it_is(copied):
     result = unfused.parent / rundir.RESULT
     content = rundir.read_json(result)
     entry = content["outputs"]["model.safetensors"]
-    entry |= {"bytes": unfused.stat().st_size, "sha256": rundir.sha256(unfused)}
+    entry |= {"bytes": unfused.stat().st_size, "sha256": disk.sha256(unfused)}
     rundir.write_json(result, content)
     shutil.rmtree(next((copied.root / "stages").glob("fuse-*")))
     done = copied("name=small", "stage=fuse", "tracking=disabled")

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from pipeline import compose, rundir
+from pipeline import compose, disk, rundir
 from pipeline.compose import CONF
 from pipeline.errors import UserError
 from pipeline.plan import make_plan, verify
@@ -51,7 +51,7 @@ def finish(step, content=b"abc"):
     step.dir.mkdir(parents=True)
     (step.dir / "out").write_bytes(content)
     outputs = {
-        "out": {"path": "out", "bytes": len(content), "sha256": rundir.sha256(step.dir / "out")}
+        "out": {"path": "out", "bytes": len(content), "sha256": disk.sha256(step.dir / "out")}
     }
     rundir.write_json(step.dir / rundir.RESULT, {"seconds": 1.0, "metrics": {}, "outputs": outputs})
 
@@ -77,7 +77,7 @@ def test_the_reason_names_what_changed_since_the_run_was_made(tmp_path):
     from pipeline.runs import write_question
 
     write_question(old)
-    rundir.link(rundir.run_dir(tmp_path, "x") / "prep", old.dir)
+    disk.link(rundir.run_dir(tmp_path, "x") / "prep", old.dir)
     new = make_plan(config(tmp_path, "prep.shard_images=7"))[0]
     assert "config.prep.shard_images 512 → 7" in new.why
 

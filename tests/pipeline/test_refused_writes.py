@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import ending, executors, run, rundir
+from pipeline import disk, ending, executors, run, rundir
 from pipeline.errors import BAD_INPUT, UserError
 from pipeline.stage import Context
 from pipeline.stages import STAGES
@@ -32,7 +32,7 @@ def test_what_could_not_be_written_is_named_and_not_left_half(tmp_path, code):
     path = tmp_path / "result.json"
     with (
         pytest.raises(OSError, match=r"result\.json") as refused,
-        rundir.replacing(path) as temporary,
+        disk.replacing(path) as temporary,
     ):
         temporary.write_text("half")
         refusing(code)()
@@ -57,28 +57,28 @@ def test_a_stage_ends_in_one_line_also_where_that_cannot_be_noted(
 
 def test_processes_that_could_not_say_why_are_spoken_for(tmp_path, monkeypatch, capsys):
     (tmp_path / "logs").mkdir()
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
-    monkeypatch.setattr(rundir, "refusal", lambda _: full)
+    full = UserError(f"{tmp_path}: no room")
+    monkeypatch.setattr(disk, "refusal", lambda _: full)
     monkeypatch.setattr(rundir, "append_line", refusing(errno.ENOSPC))
     assert ending.verdict(tmp_path, 1, None) == BAD_INPUT
-    assert (
-        capsys.readouterr().err
-        == f"error: {tmp_path}: {full.strerror}; make room and launch again\n"
-    )
+    assert capsys.readouterr().err == f"error: {tmp_path}: no room\n"
 
 
 def test_a_launcher_finds_out_what_its_stage_could_not_say(tmp_path, monkeypatch):
-    full = OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path))
-    monkeypatch.setattr(rundir, "refusal", lambda _: full)
+    full = UserError(f"{tmp_path}: no room")
+    monkeypatch.setattr(disk, "refusal", lambda _: full)
     step = SimpleNamespace(dir=tmp_path, stage=STAGES["eval"])
-    with pytest.raises(UserError, match="make it writable and launch again"):
+    with pytest.raises(UserError, match="no room"):
         executors._explain(step, tmp_path / "none.log", 1, asked_to_stop=False)
 
 
 def test_whether_a_directory_can_be_written_is_tried(tmp_path):
-    assert rundir.refusal(tmp_path) is None
+    assert disk.refusal(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
-    assert rundir.refusal(tmp_path / "gone").errno == errno.ENOENT
+    gone = tmp_path / "gone"
+    assert (
+        str(disk.refusal(gone)) == f"{gone}: No such file or directory; mend that and launch again"
+    )
 
 
 def test_an_onlooker_who_is_not_told_stops_no_stage(context, monkeypatch):

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline import evaluate, networks, rundir
+from pipeline import disk, evaluate, networks, rundir
 from pipeline.errors import UserError
 from pipeline.evaluation.files import open_file
 from pipeline.export import formats, runtime
@@ -203,7 +203,7 @@ def fused(hostile, tmp_path):
     folder = tmp_path / "fuse-1"
     folder.mkdir()
     path = hostile[0]("weights.pt2").rename(folder / "model.pt2")
-    output = {"path": "model.pt2", "bytes": path.stat().st_size, "sha256": rundir.sha256(path)}
+    output = {"path": "model.pt2", "bytes": path.stat().st_size, "sha256": disk.sha256(path)}
     result = {"stage": "fuse", "seconds": 1.0, "metrics": {}, "outputs": {"model.pt2": output}}
     rundir.write_json(folder / rundir.RESULT, result)
     return SimpleNamespace(parents={"fuse": folder}), path

@@ -19,7 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pipeline import rundir
+from pipeline import disk
 from pipeline.data.sources import Listing
 from pipeline.data.sources.tree import File, entries, fact, image, is_folder, tree, why_not
 
@@ -57,7 +57,7 @@ def save(listing: Listing, path: Path) -> None:
     count = len(listing.facts) // 2 + len(listing.others)
     header = json.dumps({"files": count, "folders": listing.folders, "passed": known}) + "\n"
     with (
-        rundir.replacing(path) as part,
+        disk.replacing(path) as part,
         part.open("wb") as raw,
         gzip.GzipFile("", "wb", 6, raw, mtime=0) as file,
     ):
