@@ -193,18 +193,23 @@ def _failed(context: Context, error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in REFUSALS:
         error = surroundings(error, context.dir)
     if isinstance(error, UserError):
-        _note(context, kind="input", message=str(error))
-        say(f"error: {error}", file=sys.stderr)
+        noted = _note(context, kind="input", message=str(error))
+        if not (
+            noted and context.stage.processes
+        ):  # else the parent says it, at the end of the log
+            say(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     _note(context, kind="error", message=mask(f"{type(error).__name__}: {error}"))
     traceback.print_exception(error)
     return FAILED
 
 
-def _note(context: Context, **facts: str) -> None:
-    """Note a failure; it is printed, too, and a full disk may have no room for it."""
+def _note(context: Context, **facts: str) -> bool:
+    """Note a failure; return whether that went well: a full disk may have no room for it."""
     with suppress(OSError):
         context.event("failed", **facts)
+        return True
+    return False
 
 
 def _check_numbers(stage: Stage, metrics: dict[str, float]) -> None:

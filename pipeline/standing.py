@@ -240,11 +240,14 @@ def gpu_hours(events: list[dict[str, Any]]) -> float:
         if row["event"] == "began":
             began = row
         elif row["event"] == "ended" and began:
-            total += began.get("gpus", 0) * (row["time"] - began["time"]) / 3600
+            total += _used(began, row)
             began = None
-    return total + (
-        began.get("gpus", 0) * (events[-1]["time"] - began["time"]) / 3600 if began else 0.0
-    )
+    return total + (_used(began, events[-1]) if began else 0.0)
+
+
+def _used(began: dict[str, Any], last: dict[str, Any]) -> float:
+    """Return the GPU-hours between two events; a clock that was set back takes nothing away."""
+    return float(began.get("gpus", 0) * max(0.0, last["time"] - began["time"]) / 3600)
 
 
 def names_of(

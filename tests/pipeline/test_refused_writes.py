@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import disk, ending, executors, run, rundir
+from pipeline import disk, ending, executors, run, rundir, standing
 from pipeline.errors import BAD_INPUT, UserError
 from pipeline.stage import Context
 from pipeline.stages import STAGES
@@ -55,6 +55,15 @@ def test_a_stage_ends_in_one_line_also_where_that_cannot_be_noted(
     assert "eval.json" in said and cure in said
 
 
+@pytest.mark.parametrize(("stage", "says"), [("eval", 0), ("fuse", 1)])
+def test_what_the_parent_will_say_is_not_said_twice(context, capsys, stage, says):
+    context.stage = STAGES[stage]
+    assert run._failed(context, UserError("eval.json is damaged")) == BAD_INPUT
+    assert capsys.readouterr().err.count("error: ") == says
+    assert run.ending.verdict(context.dir, 1, None) == BAD_INPUT
+    assert capsys.readouterr().err == "error: eval.json is damaged\n"
+
+
 def test_processes_that_could_not_say_why_are_spoken_for(tmp_path, monkeypatch, capsys):
     (tmp_path / "logs").mkdir()
     full = UserError(f"{tmp_path}: no room")
@@ -95,3 +104,10 @@ def test_a_clock_set_back_takes_no_time_away(context):
         rundir.append_line(context.dir / rundir.EVENTS, row)
     context.attempt = 2  # begun when the clock was far ahead
     assert run._seconds(context) == 0.0
+
+
+def test_a_clock_set_back_takes_no_gpu_time_away():
+    began, ended = {"event": "began", "gpus": 4, "time": 3600.0}, {"event": "ended", "time": 7200.0}
+    before = {"event": "ended", "time": 0.0}
+    assert standing.gpu_hours([began, ended]) == 4
+    assert standing.gpu_hours([began, before, began, ended, began, before]) == 4
