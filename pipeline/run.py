@@ -194,9 +194,7 @@ def _failed(context: Context, error: Exception) -> int:
         error = surroundings(error, context.dir)
     if isinstance(error, UserError):
         noted = _note(context, kind="input", message=str(error))
-        if not (
-            noted and context.stage.processes
-        ):  # else the parent says it, at the end of the log
+        if not (noted and context.stage.processes):  # else the parent says it, at the end
             say(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     _note(context, kind="error", message=mask(f"{type(error).__name__}: {error}"))
