@@ -35,7 +35,7 @@ REFUSALS = {errno.ENOSPC: "make room", errno.EDQUOT: "make room"} | dict.fromkey
 
 def surroundings(error: OSError, where: object) -> UserError:
     """Return what the machine refused as one line; `where`, if the error does not say."""
-    cure = REFUSALS.get(error.errno or 0, "mend that")
+    cure = (REFUSALS | {errno.ENOENT: "restore it"}).get(error.errno or 0, "mend that")
     return UserError(f"{error.filename or where}: {error.strerror}; {cure} and launch again")
 
 

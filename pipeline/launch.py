@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -172,8 +172,9 @@ def _run(this: Launch, overrides: list[str], common: Common) -> None:
     except Interrupted:
         how = _to_continue(this.config, overrides)
         raise Interrupted(f"stopped; to continue: {how}") from None
-    except (UserError, StageFailed):
-        _close(this)
+    except (UserError, StageFailed, OSError):
+        with suppress(OSError):  # what ended a stage may keep its report from being written
+            _close(this)
         raise
     _close(this)
 

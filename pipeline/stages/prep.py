@@ -49,7 +49,11 @@ def run(context: Context) -> dict[str, float]:
             context.check_stop()
             context.progress(done, len(items), "checking images")
 
-        records = build.build(work, cores(), report)
+        try:
+            records = build.build(work, cores(), report)
+        except OSError:
+            _tidy(building)
+            raise
         _refuse_bad(context, work, records, len(items))
         _finish(context, listing, state, work, records)
         _set_aside(final)
@@ -85,10 +89,15 @@ def _begin(final: Path, listing: Listing) -> Path:
     if building.exists() and (not stamp.exists() or stamp.read_text() != digest):
         shutil.rmtree(building)
     building.mkdir(parents=True, exist_ok=True)
-    for part in building.glob(".*"):  # of a process that was killed
-        part.unlink()
+    _tidy(building)
     rundir.write_text(stamp, digest)
     return building
+
+
+def _tidy(building: Path) -> None:
+    """Remove what is half written: by a process that was killed, or for want of room."""
+    for part in building.glob(".*"):
+        part.unlink(missing_ok=True)
 
 
 def _refuse_bad(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import disk, ending, executors, run, rundir, standing
+from pipeline import disk, ending, executors, launch, run, rundir, standing
 from pipeline.errors import BAD_INPUT, UserError
 from pipeline.stage import Context
 from pipeline.stages import STAGES
@@ -111,3 +111,22 @@ def test_a_clock_set_back_takes_no_gpu_time_away():
     before = {"event": "ended", "time": 0.0}
     assert standing.gpu_hours([began, ended]) == 4
     assert standing.gpu_hours([began, before, began, ended, began, before]) == 4
+
+
+def test_what_has_vanished_is_to_be_restored(tmp_path):
+    told = str(disk.refusal(tmp_path / "gone"))
+    assert told.endswith("gone: No such file or directory; restore it and launch again")
+
+
+@pytest.mark.parametrize("error", [UserError("the disk is full"), OSError(errno.ENOSPC, "full")])
+def test_the_first_reason_is_told_where_no_report_can_be_written(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(launch.executors, "run_local", fail)
+    monkeypatch.setattr(launch.again, "set_aside", lambda _: set())
+    monkeypatch.setattr(launch, "_close", refusing(errno.EROFS))
+    this = SimpleNamespace(plan=[], config=None)
+    with pytest.raises(type(error)) as told:
+        launch._run(this, [], SimpleNamespace(repeated=set()))
+    assert told.value is error
