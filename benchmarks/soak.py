@@ -84,7 +84,7 @@ def soak(root: Path, epochs: int) -> tuple[list[dict], list[dict]]:
 def sample(launcher: int, train: Path) -> dict:
     """Return what the processes below the launcher hold, and the files of the stage, in bytes."""
     found = {"memory": 0, "files": 0, "threads": 0}
-    for pid in _below(launcher)[1:]:
+    for pid in below(launcher)[1:]:
         with suppress(OSError):  # it has just ended
             status = Path(f"/proc/{pid}/status").read_text()
             facts = dict(line.split(":", 1) for line in status.splitlines())
@@ -99,8 +99,8 @@ def sample(launcher: int, train: Path) -> dict:
     return {**found, "rows": rows, "checkpoints": sum(sizes.values()) - rows}
 
 
-def _below(pid: int) -> list[int]:
-    return [pid, *(deeper for child in children(pid) for deeper in _below(child))]
+def below(pid: int) -> list[int]:
+    return [pid, *(deeper for child in children(pid) for deeper in below(child))]
 
 
 def trend(samples: list[dict]) -> dict[str, dict]:
