@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from pipeline import outfile
 from tests.runs import make_run
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -61,7 +62,8 @@ def main() -> int:
         }
     show(report, options.runs)
     if options.json:
-        options.json.write_text(json.dumps({"runs": options.runs, **report}, indent=2))
+        text = json.dumps({"runs": options.runs, **report}, indent=2) + "\n"
+        outfile.write(options.json, text)
     return 0 if all(is_fast(name, row) for name, row in report.items()) else 1
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.chaos import children
-from pipeline import rundir
+from pipeline import outfile, rundir
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (
@@ -58,7 +58,7 @@ def main() -> int:
     }
     show(report)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
     return 0 if all(row["flat"] for row in report["trend"].values()) else 1
 
 

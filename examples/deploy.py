@@ -16,6 +16,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+LARGEST_CARD = 2**26  # bytes; a small archive may claim more than fits into memory
+
 
 def main():
     """Print the most likely classes of each image."""
@@ -110,13 +112,15 @@ def load_torch(path, trust):
 
 def read_card(path):
     """Return the model card in a `.pt2` or `.ts` file, a ZIP archive; nothing in it is run."""
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no exported network, or damaged")
-    with zipfile.ZipFile(path) as archive:
-        cards = [name for name in archive.namelist() if name.endswith("/extra/card.json")]
-        if not cards:
-            raise ValueError(f"{path} has no model card")
-        return json.loads(archive.read(cards[0]))
+    with path.open("rb") as file:
+        try:
+            archive = zipfile.ZipFile(file)
+            ours = [m for m in archive.infolist() if m.filename.endswith("/extra/card.json")]
+            if not ours or ours[0].file_size > LARGEST_CARD:
+                raise ValueError("it has no model card")
+            return json.loads(archive.read(ours[0]))
+        except Exception as error:  # zipfile has a class for each kind of damage
+            raise ValueError(f"{path} is no exported network, or damaged: {error}") from None
 
 
 def visible(text):

@@ -102,7 +102,7 @@ class Manifest:
             return cls(**{**raw, "splits": splits, "classes": tuple(raw["classes"]), "size": size})
         except (OSError, KeyError, TypeError) as error:
             raise UserError(
-                f"{folder} holds no readable {rundir.MANIFEST} ({error}); launch stage=prep anew"
+                f"{folder} holds no readable {rundir.MANIFEST} ({error}); launch with again=[prep]"
             ) from None
 
 

@@ -26,6 +26,7 @@ from pipeline.data.shards import Manifest, Split
 from pipeline.data.sources import Item, Listing, Row, changes, source
 from pipeline.environment import cores
 from pipeline.errors import UserError
+from pipeline.outside import say
 from pipeline.stage import Context
 
 QUARANTINE, PASSED, REMARKS = "quarantine.jsonl", "passed_over.jsonl", "remarks.jsonl"
@@ -38,7 +39,7 @@ def run(context: Context) -> dict[str, float]:
     final = rundir.data_dir(context.root, context.fingerprint, context.repeat)
     data, settings = context.config.data, context.config.prep
     context.progress(0, 1, "listing images")
-    listing = patiently(source(data).listing, context.check_stop)
+    listing = patiently(lambda: source(data).listing(), context.check_stop)
     state = changes.summary(listing)
     items = build.numbered(listing)
     if not _current(final, state):
@@ -67,12 +68,15 @@ def run(context: Context) -> dict[str, float]:
 
 
 def _current(final: Path, state: dict[str, Any]) -> bool:
-    """Return whether a prepared folder is there and was made of the files that are there now."""
-    return final.exists() and Manifest.load(final).source == state
+    """Return whether a prepared folder is sound and was made of the files that are there now."""
+    try:
+        return final.exists() and Manifest.load(final).source == state
+    except UserError:  # damaged
+        return False
 
 
 def _set_aside(final: Path) -> None:
-    """Give what was prepared of other files another name; something may still read it."""
+    """Give what cannot be used here another name; something may still read it."""
     if final.exists():
         number = 1 + len(list(final.parent.glob(f"{final.name}.before-*")))
         final.rename(final.with_name(f"{final.name}.before-{number}"))
@@ -251,7 +255,7 @@ def _tell(folder: Path, metrics: dict[str, float]) -> None:
         if metrics[key]:
             rows = list(islice(rundir.read_lines(folder / file), 3))
             some = "; ".join(f"{row['name']!a}: {_why(row)}" for row in rows)
-            print(f"{metrics[key]:,.0f} {words}, e.g. {some}; {folder / file} lists all")
+            say(f"{metrics[key]:,.0f} {words}, e.g. {some}; {folder / file} lists all")
 
 
 def _why(row: Row) -> str:

@@ -43,7 +43,7 @@ def replay(run: Path, mode: Mode, project: str, entity: str | None) -> int:
     """
     with _only_writer(run):
         # a new directory is written from the same files before the old one goes
-        old = list((run / "wandb").glob(f"offline-run-*-{_facts(run)['wandb']['id']}*"))
+        old = list((run / "wandb").glob(f"offline-run-*-{_id(run)}"))
         session = _opened(run, mode, project, entity, finish_timeout=LIMIT - 10)
         steps = Steps(run / "train")
         sent = _send(session, steps, complete=rows.state(run) != "preempted")

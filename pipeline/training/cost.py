@@ -22,6 +22,7 @@ from dyrep.budget import step_seconds
 from pipeline import models
 from pipeline.config import Config
 from pipeline.training import generators
+from pipeline.training.distributed import World
 
 FEWEST, MOST = 3, 9  # pairs of steps, after one to warm up
 LONGEST = 5.0  # seconds; one pair is timed however long it takes
@@ -49,30 +50,54 @@ class Cost:
             price = self.per_step
             self.plain_steps = None if price is None else self.plain_steps + price
 
+    def renew(
+        self, world: World, model: nn.Module, autocast: AbstractContextManager[Any], steps: int
+    ) -> str:
+        """Have the main process measure a step of `model`; return what went wrong, if it did.
+
+        Args:
+            world: Of the processes, all of which are to call this.
+            model: With its branches.
+            autocast: The precision it is trained in.
+            steps: Those to come.
+        """
+        self.per_step = world.from_main(
+            lambda: self.measure(model, self._batch(world), autocast, steps)
+        )
+        if self.per_step is not None:
+            return ""
+        return (
+            "what a step costs is not known: GPU memory does not hold the plain network beside the "
+            "present one"
+        )
+
     def measure(
         self, model: nn.Module, batch: Tensor, autocast: AbstractContextManager[Any], steps: int
     ) -> float | None:
-        """Return how many plain steps a step of `model` costs; None where that cannot be told.
+        """Return how many plain steps a step of `model` costs; None where both do not fit.
 
-        The model is copied; its weights and statistics and all generators stay as they are.
-
-        Args:
-            model: With its branches.
-            batch: As large as in training.
-            autocast: The precision it is trained in.
-            steps: Those to come.
+        The model is copied; its weights and statistics and all generators stay as they are, and
+        what it took counts for no later look at the most memory that was used.
         """
         if not blocks(model):
             return 1.0
         drawn = generators.state()
         try:
             plain = models.build(self._config.model, self._classes).to(batch.device)
-            with autocast:
-                return _times_plain(copy.deepcopy(model), plain, batch, steps)
+            return _times_plain(copy.deepcopy(model), plain, batch, autocast, steps)
         except torch.OutOfMemoryError:
-            return None  # both at once do not fit
+            return None
         finally:
             generators.restore(drawn)
+            if batch.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(batch.device)
+
+    def _batch(self, world: World) -> Tensor:
+        """Return noise of the size that a process trains on."""
+        size = self._config.data.image_size
+        shape = (self._config.train.batch_size // world.world_size, 3, size, size)
+        generator = torch.Generator(world.device).manual_seed(0)
+        return torch.randn(shape, generator=generator, device=world.device)
 
     def facts(self) -> dict[str, float]:
         """Return what an epoch tells: the work so far, and what a step costs now."""
@@ -84,13 +109,24 @@ class Cost:
         return {"per_step": self.per_step, "plain_steps": self.plain_steps}
 
 
-def _times_plain(model: nn.Module, plain: nn.Module, batch: Tensor, steps: int) -> float:
+def _times_plain(
+    model: nn.Module,
+    plain: nn.Module,
+    batch: Tensor,
+    autocast: AbstractContextManager[Any],
+    steps: int,
+) -> float:
     """Return the seconds of a step over those of the plain network: the median over pairs."""
-    step_seconds(model, batch), step_seconds(plain, batch)  # warm-up
+
+    def seconds(network: nn.Module) -> float:
+        with autocast:  # anew for each step, as in training: what was cast is kept within
+            return step_seconds(network, batch)
+
+    seconds(model), seconds(plain)  # warm-up
     begun = time.perf_counter()
     ratios: list[float] = []
     while len(ratios) < MOST:
-        grown, alone = step_seconds(model, batch), step_seconds(plain, batch)
+        grown, alone = seconds(model), seconds(plain)
         ratios.append(grown / alone)
         spent = time.perf_counter() - begun
         if spent > LONGEST or (len(ratios) >= FEWEST and spent > SHARE * steps * grown):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import dyrep
-from pipeline import models
+from pipeline import disk, models, rundir
 from pipeline.config import Config
 from pipeline.data.loader import Batch
 from pipeline.training import generators, nonfinite, optim
@@ -152,6 +154,14 @@ class Learner:
         self.optimizer.load_state_dict(saved["optimizer"])
         self._schedule.load_state_dict(saved["schedule"])
         self._scaler.load_state_dict(saved["scaler"])
+
+    def hand_on(self, folder: Path, left: dict[str, str]) -> None:
+        """Write the network for the stages that follow, and why convolutions have no branches."""
+        structure = {**dyrep.structure(self.shipped), "left": left}
+        rundir.write_json(folder / "structure.json", structure)
+        tensors = {k: v.cpu().contiguous() for k, v in self.shipped.state_dict().items()}
+        with disk.replacing(folder / "model.safetensors") as temporary:
+            save_file(tensors, temporary)
 
     def _count_skipped(self, skipped: bool) -> None:
         self._skipped = self._skipped + 1 if skipped else 0

@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from typing import Any
 
 import torch
-from torch import Tensor
 
-import dyrep
-from pipeline import attempt, disk, rundir
-from pipeline.data import loader
-from pipeline.data.loader import Batch, Loader, Part
-from pipeline.data.shards import Manifest
+from pipeline import rundir
+from pipeline.data.loader import Batch
 from pipeline.errors import Interrupted
 from pipeline.stage import Context
 from pipeline.training import checkpoint, generators, growable, nonfinite, resume
@@ -28,13 +23,14 @@ from pipeline.training.cost import Cost
 from pipeline.training.distributed import World
 from pipeline.training.growth import Growth
 from pipeline.training.history import History, Rows
+from pipeline.training.images import Images
 from pipeline.training.learner import Learner
 from pipeline.training.mixing import Mixing
 from pipeline.training.nonfinite import Diverged
 from pipeline.training.saver import Saver
+from pipeline.training.telling import Telling
 from pipeline.training.validation import validate
 
-MUCH_WAITING = 0.1  # share of an epoch
 GONE = 20.0  # seconds after which a batch is not to be expected any more
 
 
@@ -44,7 +40,9 @@ class Training:
     def __init__(self, context: Context, world: World) -> None:
         self.context, self.world, self.config = context, world, context.config
         self.recipe = self.config.train
-        self.folder = context.parents["prep"] / "data"
+        folder = context.parents["prep"] / "data"
+        self.images = Images(self.config, folder, world, self._while_waiting)
+        self.telling = Telling(context, world, self.recipe.epochs)
         if self.recipe.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
             torch.use_deterministic_algorithms(True)
@@ -53,7 +51,7 @@ class Training:
             context.dir / "checkpoints", self.config.checkpoint, context.check_owner, self._saved
         )
         self.identity = resume.identity(context)
-        self.imported = time.time()
+        self.telling.mark()
         found = resume.find(context, world, self.identity)
         saved = checkpoint.load(found) if found else {}
         self._build(saved)
@@ -63,7 +61,7 @@ class Training:
         if saved:
             self._restore(saved)
         self.saver.begin(self.step, found.name if found else None)
-        self.loaded = time.time()
+        self.telling.mark()
         context.saved = self.step
         if not saved:
             self._price()
@@ -78,7 +76,7 @@ class Training:
         """
         self._leave_if_asked()
         for line in growable.told(self.growth.left):
-            self._say(line)
+            self.telling.say(line)
         try:
             while self.epoch < self.recipe.epochs:
                 if self.steps_to_go:
@@ -121,7 +119,7 @@ class Training:
         self.cost.count()
         self.history.step(self.step, self.epoch + 1, loss, lr, data_seconds)
         if self.step == self.resumed_at + 1:
-            self._tell_start_up()
+            self.telling.first_step(self.step, self.images.chosen())
 
     def _end_epoch(self) -> None:
         """Validate, record, and adjust the structure when it is time.
@@ -129,25 +127,22 @@ class Training:
         The last epoch never adjusts: nothing would train what it grew.
         """
         if told := nonfinite.judge(*self.history.skipped_now(), self.epoch + 1):
-            self._say(told)
+            self.telling.say(told)
         self._report("validating")
-        learner, images = self.learner, self._loader("val", evaluate=True)
+        learner, images = self.learner, self.images.validation()
         self.metrics = validate(
             learner.shipped, images, self.world, learner.autocast(), self._leave_if_asked
         )
+        facts = {**learner.facts(), **self.cost.facts()}
         step_seconds = self.history.epoch(
-            self.step,
-            self.epoch + 1,
-            self.metrics,
-            self.recipe.batch_size,
-            {**learner.facts(), **self.cost.facts()},
+            self.step, self.epoch + 1, self.metrics, self.recipe.batch_size, facts
         )
         self.growth.settle(step_seconds)
         self.epoch += 1
         self._mark_best()
         lost = "" if math.isfinite(self.metrics["val_loss"]) else ", validation loss not finite"
-        self._say(f"epoch {self.epoch}: top-1 {self.metrics['top1']:.2f} %{lost}")
-        self._tell_waiting()
+        self.telling.say(f"epoch {self.epoch}: top-1 {self.metrics['top1']:.2f} %{lost}")
+        self.telling.waiting(self.history.waiting)
         if self.epoch < self.recipe.epochs and self.growth.due(self.epoch):
             self._adjust(step_seconds)
             self._save()
@@ -156,35 +151,21 @@ class Training:
     def _adjust(self, step_seconds: float) -> None:
         self._report("adjusting")
         self.learner.unwrap()
-        batches = self._calibration_batches()
+        assert self.config.method.kind == "dyrep"
+        count = self.config.method.calibration_batches
+        batches = self.images.calibration(count, self.epoch, self._leave_if_asked)
         for line in self.growth.adjust(batches, self.epoch, self.step, step_seconds):
-            self._say(line)
+            self.telling.say(line)
         self._price()
         self.learner.wrap()
 
     def _price(self) -> None:
         """Measure what a step costs from here on, in steps of the plain network."""
-        size = self.config.data.image_size
-        images = self.recipe.batch_size // self.world.world_size
-        generator = torch.Generator(self.world.device).manual_seed(0)
-        shape, device = (images, 3, size, size), self.world.device
-        batch = torch.randn(shape, generator=generator, device=device)
         to_come = self.recipe.epochs * self.steps_per_epoch - self.step
-        self.cost.per_step = self.world.from_main(
-            lambda: self.cost.measure(self.learner.model, batch, self.learner.autocast(), to_come)
-        )
+        model, autocast = self.learner.model, self.learner.autocast()
+        if told := self.cost.renew(self.world, model, autocast, to_come):
+            self.telling.say(told)
         self.growth.price(self.cost.per_step)
-
-    def _calibration_batches(self) -> list[Tensor]:
-        """Return training images from a loader of their own: the training order is untouched."""
-        assert self.config.method.kind == "dyrep"
-        images = self._loader("train", seed=self._seed() + self.epoch)
-        count = self.config.method.calibration_batches
-        batches = []
-        for _, batch in zip(range(count), images, strict=False):
-            self._leave_if_asked()
-            batches.append(batch.images)
-        return batches
 
     # -- saving and resuming ------------------------------------------------------------------
 
@@ -237,16 +218,14 @@ class Training:
     def _build(self, saved: dict[str, Any]) -> None:
         """Build loader, network and records; with the position and structure of a checkpoint."""
         own = resume.own_part(saved, self.world)
-        self.loader = self._loader(
-            "train",
-            seed=self._seed() + (0 if own or not saved else saved["step"]),
-            state=own["loader"] if own else None,
+        self.loader = self.images.training(
+            since=0 if own else saved.get("step", 0), state=own["loader"] if own else None
         )
-        self.steps_per_epoch = len(self.loader)
-        classes = len(Manifest.load(self.folder).classes)
+        self.steps_per_epoch = self.telling.steps_per_epoch = len(self.loader)
+        classes = self.images.classes
         self.mixing = Mixing(self.recipe, classes, self.config.data.image_size)
         self.learner = Learner(self.config, self.world, classes, self.steps_per_epoch, saved)
-        generators.seed(self._seed() + self.world.rank)  # equal weights, then own dropout
+        generators.seed(self.images.seed + self.world.rank)  # equal weights, then own dropout
         self.cost = Cost(self.config, classes, saved.get("cost", {}) if saved else None)
         rows = saved.get("growth", {"rows": 0})["rows"]
         self.growth = Growth(
@@ -262,7 +241,6 @@ class Training:
             self.context.dir / rundir.HISTORY, self.world, self.recipe, saved.get("history", {})
         )
         self.resumed_at: int = saved.get("step", 0)
-        self._told_waiting = False
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.learner.load_state(saved)
@@ -276,16 +254,9 @@ class Training:
             raise Interrupted
 
     def _finish(self) -> dict[str, float]:
-        shipped = self.learner.shipped
         if self.world.main:
-            from safetensors.torch import save_file
-
             self.context.check_owner()
-            structure = {**dyrep.structure(shipped), "left": self.growth.left}
-            rundir.write_json(self.context.dir / "structure.json", structure)
-            with disk.replacing(self.context.dir / "model.safetensors") as temporary:
-                tensors = {k: v.cpu().contiguous() for k, v in shipped.state_dict().items()}
-                save_file(tensors, temporary)
+            self.learner.hand_on(self.context.dir, self.growth.left)
         return {
             "top1": self.metrics["top1"],
             "top5": self.metrics["top5"],
@@ -298,87 +269,20 @@ class Training:
             **self.cost.facts(),
         }
 
-    # -- small parts --------------------------------------------------------------------------
-
     def explain(self, step: int) -> Diverged:
         """Walk from the checkpoint into the step whose loss is not finite and say where it began.
 
         The checkpoint is from the epoch of that step or from the end of the one before.
         """
         self.learner.train()
-        model = self.learner.model
-        last = f"the last checkpoint is from step {self.step}"
-        with nonfinite.watching(model) as layers:
-            for unmixed in self.loader:
-                self._leave_if_asked()
-                batch = self.mixing(unmixed, self.epoch)
-                loss = self.learner.update(batch, self.growth.accumulate)
-                self.step += 1
-                seen = None
-                if not loss.isfinite() or layers:
-                    seen = nonfinite.source(model, layers, batch.images)
-                where = next(filter(None, self.world.gather(seen)), None)
-                if where:
-                    return Diverged(
-                        f"step {self.step}: the loss is not finite; {where}; {last}. Lower "
-                        "train.lr, or leave such steps out with train.nonfinite=skip"
-                    )
-                if self.step == step:
-                    break
-        return Diverged(
-            f"step {step}: the loss was not finite, and was when the step was repeated; {last}. "
-            "train.deterministic=true makes it repeatable"
-        )
-
-    def _tell_start_up(self) -> None:
-        """Say how long it took from the start of the attempt to its first step, and on what."""
-        if self.world.main:
-            kind, why = loader.choose(self.config.data.loader, self._part("train"))
-            self._say(f"data.loader: {kind.kind} ({why})")
-            begun = attempt.last(self.context.dir)["time"]
-            marks = {
-                "processes": self.context.started - begun,
-                "imports": self.imported - self.context.started,
-                "checkpoint": self.loaded - self.imported,
-                "first_step": time.time() - self.loaded,
-            }
-            seconds = {name: round(value, 2) for name, value in marks.items()}
-            self.context.event("first_step", step=self.step, seconds=seconds)
-            parts = ", ".join(f"{name} {value}" for name, value in seconds.items())
-            self._say(f"first step after {sum(marks.values()):.1f} s ({parts})")
-
-    def _tell_waiting(self) -> None:
-        """Say once if the images are the bottleneck."""
-        share = self.history.waiting
-        if share > MUCH_WAITING and not self._told_waiting:
-            self._told_waiting = True
-            self._say(
-                f"waiting for data {100 * share:.0f} % of the time: give it more cores "
-                "(cluster.cpus_per_process), smaller images (prep.shrink), or another data.loader"
-            )
-
-    def _seed(self) -> int:
-        """Return the seed of this training's loaders, apart from those of its neighbours."""
-        return self.config.seed * 100_003 % 2**62  # what is added stays within 64 bits
-
-    def _loader(
-        self, split: str, seed: int = 0, state: Tensor | None = None, evaluate: bool = False
-    ) -> Loader:
-        return loader.make(self.config.data.loader, self._part(split, seed, evaluate), state)
-
-    def _part(self, split: str, seed: int = 0, evaluate: bool = False) -> Part:
-        return Part(
-            folder=self.folder,
-            split=split,
-            batch_size=self.recipe.batch_size // self.world.world_size,
-            image_size=self.config.data.image_size,
-            resize=self.config.data.short_side,
-            augment=None if evaluate else self.recipe.augment,
-            rank=self.world.rank,
-            world_size=self.world.world_size,
-            device=self.world.device,
-            seed=seed,
-            waiting=self._while_waiting,
+        batches = (self.mixing(batch, self.epoch) for batch in self.loader)
+        return nonfinite.explain(
+            self.learner.model,
+            batches,
+            lambda batch: self.learner.update(batch, self.growth.accumulate),
+            self.world,
+            self._leave_if_asked,
+            range(self.step + 1, step + 1),
         )
 
     def _while_waiting(self, seconds: float) -> None:
@@ -387,21 +291,12 @@ class Training:
         Several processes leave together between two steps, so one that waits leaves alone only
         when no batch is to be expected any more.
         """
-        if not self.context.stop_requested() or (self.world.world_size > 1 and seconds < GONE):
+        if not self.context.stop_requested() or (not self.world.alone and seconds < GONE):
             return
         self.saver.wait()
-        if self.world.world_size == 1 and self.step > self.context.saved:
+        if self.world.alone and self.step > self.context.saved:
             self._save()
         raise Interrupted
 
     def _report(self, doing: str = "") -> None:
-        if self.world.main:
-            accuracy = f", top-1 {self.metrics['top1']:.1f} %" if self.metrics else ""
-            epoch = -(-self.step // self.steps_per_epoch) or 1  # of the last step that was made
-            text = f"epoch {epoch}/{self.recipe.epochs}{accuracy}"
-            text += f", {doing}" if doing else ""
-            self.context.progress(self.step, self.recipe.epochs * self.steps_per_epoch, text)
-
-    def _say(self, text: str) -> None:
-        if self.world.main:
-            print(text, flush=True)
+        self.telling.progress(self.step, self.metrics, doing)

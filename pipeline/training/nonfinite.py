@@ -8,13 +8,16 @@ on every layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
+
+from pipeline.data.loader import Batch
+from pipeline.training.distributed import World
 
 MOST_SKIPPED = 20  # steps in a row; more is no accident
 MOST_OF_EPOCH = 0.5  # share of an epoch's steps; more is no training
@@ -55,6 +58,44 @@ def finite_gradients(model: nn.Module, scaler: GradScaler) -> bool:
         return True
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+
+
+def explain(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    update: Callable[[Batch], Tensor],
+    world: World,
+    check_stop: Callable[[], None],
+    steps: range,
+) -> Diverged:
+    """Walk from a checkpoint into the step whose loss is not finite and say where it began.
+
+    Args:
+        model: As it was at the checkpoint.
+        batches: That follow it.
+        update: Trains on one and returns its loss.
+        world: Where the first process that sees something tells it to all.
+        check_stop: Called before each step, may raise.
+        steps: From the one after the checkpoint to the one whose loss was not finite.
+    """
+    last = f"the last checkpoint is from step {steps.start - 1}"
+    with watching(model) as layers:
+        for step, batch in zip(steps, batches, strict=False):
+            check_stop()
+            loss = update(batch)
+            seen = None
+            if not loss.isfinite() or layers:
+                seen = source(model, layers, batch.images)
+            where = next(filter(None, world.gather(seen)), None)
+            if where:
+                return Diverged(
+                    f"step {step}: the loss is not finite; {where}; {last}. Lower train.lr, or "
+                    "leave such steps out with train.nonfinite=skip"
+                )
+    return Diverged(
+        f"step {steps[-1]}: the loss was not finite, and was when the step was repeated; {last}. "
+        "train.deterministic=true makes it repeatable"
+    )
 
 
 @contextmanager

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import dyrep
+from dyrep.block import blocks
 from pipeline import compose, models
 from pipeline.training import cost, generators
 from pipeline.training.cost import Cost
+from pipeline.training.distributed import World
 from tests.runs import composed
 
 
@@ -78,5 +80,30 @@ def test_timing_is_bounded(monkeypatch, seconds, steps, pairs):
 
     monkeypatch.setattr(cost, "step_seconds", timed)
     monkeypatch.setattr(cost.time, "perf_counter", lambda: clock[0])
-    assert cost._times_plain("grown", "plain", None, steps) == pytest.approx(3.0)
+    assert cost._times_plain("grown", "plain", None, nullcontext(), steps) == pytest.approx(3.0)
     assert calls.count("plain") == pairs + 1
+
+
+def test_what_does_not_fit_is_told_and_each_step_casts_anew(config, monkeypatch):
+    world = World(rank=0, world_size=1, device=torch.device("cpu"), hang_timeout=60)
+    model = models.build(config.model, 10)
+    dyrep.expand(model)
+    entered, counted = [], Cost(config, 10, None)
+
+    class Precision:
+        def __enter__(self):
+            entered.append(True)
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(cost, "step_seconds", lambda model, batch: 2.0 if blocks(model) else 1.0)
+    assert counted.renew(world, model, Precision(), 0) == ""
+    assert (counted.per_step, len(entered)) == (2.0, 2 * (1 + cost.FEWEST))
+
+    def does_not_fit(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(cost, "step_seconds", does_not_fit)
+    assert "what a step costs is not known" in counted.renew(world, model, Precision(), 0)
+    assert counted.per_step is None

@@ -345,6 +345,9 @@ def test_prepared_data_of_other_files_is_set_aside(tmp_path, images):
     assert made.run().files() != before
     kept = made.folder.parent / "abc.before-1" / "manifest.json"
     assert kept.read_bytes() == before["manifest.json"]
+    (made.folder / "manifest.json").write_text("{")  # damaged: nothing can be made of it
+    assert made.run().files()["manifest.json"] != before["manifest.json"]
+    assert (made.folder.parent / "abc.before-2").is_dir()
 
 
 def changes_of(made, images, seconds=60.0):

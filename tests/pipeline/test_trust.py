@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import runpy
 import shutil
 import struct
 import subprocess
@@ -185,6 +186,26 @@ def test_the_example_runs_no_code_that_is_not_trusted(hostile, tmp_path, name):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "add --trust" in done.stderr
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "said"),
+    [
+        (None, "no archive", "File is not a zip file"),
+        ("x/other", "{}", "it has no model card"),
+        ("x/extra/card.json", "{", "Expecting property name"),
+        ("x/extra/card.json", "[" * 10**5, "maximum recursion depth"),
+    ],
+)
+def test_the_example_says_what_is_wrong_with_a_card(tmp_path, member, content, said):
+    path = tmp_path / "model.pt2"
+    path.write_text(content)
+    if member:
+        with ZipFile(path, "w") as archive:
+            archive.writestr(member, content)
+    example = runpy.run_path(str(PROJECT / "examples/deploy.py"))
+    with pytest.raises(ValueError, match=f"model.pt2 is no exported network, or damaged: {said}"):
+        example["read_card"](path)
 
 
 def test_a_trusted_file_is_evaluated(sound, tmp_path):

@@ -8,29 +8,26 @@ import pytest
 from pipeline import compose
 from pipeline.errors import UserError
 from pipeline.stages.prep import _nothing_left
-from pipeline.training.loop import Training
+from pipeline.training.telling import Telling
 from tests.runs import composed
 
 
 @pytest.mark.parametrize(
-    ("step", "epoch", "told"),
+    ("step", "told"),
     [
-        (0, 0, "epoch 1/2"),
-        (1, 0, "epoch 1/2"),
-        (10, 0, "epoch 1/2"),  # its last step is made, it is being validated
-        (10, 1, "epoch 1/2"),  # adjusted after
-        (11, 1, "epoch 2/2"),
-        (20, 2, "epoch 2/2"),  # the end
+        (0, "epoch 1/2"),
+        (1, "epoch 1/2"),
+        (10, "epoch 1/2"),  # its last step is made; it is being validated, or adjusted after
+        (11, "epoch 2/2"),
+        (20, "epoch 2/2"),  # the end
     ],
 )
-def test_progress_names_the_epoch_of_the_last_step(step, epoch, told):
+def test_progress_names_the_epoch_of_the_last_step(step, told):
     said = []
-    training = SimpleNamespace(
-        world=SimpleNamespace(main=True), metrics={}, step=step, epoch=epoch, steps_per_epoch=10,
-        recipe=SimpleNamespace(epochs=2),
-        context=SimpleNamespace(progress=lambda *words: said.append(words)),
-    )  # fmt: skip
-    Training._report(training)
+    context = SimpleNamespace(started=0.0, progress=lambda *words: said.append(words))
+    telling = Telling(context, SimpleNamespace(main=True), epochs=2)
+    telling.steps_per_epoch = 10
+    telling.progress(step, {})
     assert said == [(step, 20, told)]
 
 

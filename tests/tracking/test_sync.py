@@ -102,6 +102,11 @@ def test_offline_leaves_one_directory_that_wandb_sync_sends(recorder, run, monke
     assert arrived.steps == [1, 2, 3, 4, 5, 6]
     assert arrived.state == "finished"
     assert rows.results(run).items() <= arrived.summary.items()
+    train = (run / "train").resolve()  # it is repeated: the first training has no other mirror
+    train.with_name(f"{train.name}.again-1").mkdir()
+    for _ in range(2):
+        tracking.mirror(run, watched)
+    assert directory.is_dir() and len(list((run / "wandb").glob("offline-run-*"))) == 2
 
 
 def test_a_damaged_segment_is_written_anew_from_the_files(recorder, run, python):

@@ -1,0 +1,62 @@
+"""What a training says while it goes on; its main process only."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+
+from pipeline import attempt
+from pipeline.stage import Context
+from pipeline.training.distributed import World
+
+PHASES = ("processes", "imports", "checkpoint", "first_step")  # from the attempt to its first step
+MUCH_WAITING = 0.1  # share of an epoch
+
+
+class Telling:
+    """The words of one training: progress, lines in its log, and how long it took to start."""
+
+    steps_per_epoch: int  # set as soon as it is known, before the first `progress`
+
+    def __init__(self, context: Context, world: World, epochs: int) -> None:
+        self._context, self._main, self._epochs = context, world.main, epochs
+        self._marks = [context.started]
+        self._told_waiting = False
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if self._main:
+            print(text, flush=True)
+
+    def progress(self, step: int, metrics: dict[str, float], doing: str = "") -> None:
+        """Report where the training is: after `step`, in the epoch of that step."""
+        if self._main:
+            accuracy = f", top-1 {metrics['top1']:.1f} %" if metrics else ""
+            text = f"epoch {-(-step // self.steps_per_epoch) or 1}/{self._epochs}{accuracy}"
+            text += f", {doing}" if doing else ""
+            self._context.progress(step, self._epochs * self.steps_per_epoch, text)
+
+    def mark(self) -> None:
+        """Note that one of the `PHASES` has ended, but for the first and the last."""
+        self._marks.append(time.time())
+
+    def first_step(self, step: int, loader: str) -> None:
+        """Say how long it took from the start of the attempt to its first step, and on what."""
+        if not self._main:
+            return
+        self.say(loader)
+        times = [attempt.last(self._context.dir)["time"], *self._marks, time.time()]
+        took = [end - begin for begin, end in pairwise(times)]
+        seconds = {name: round(value, 2) for name, value in zip(PHASES, took, strict=True)}
+        self._context.event("first_step", step=step, seconds=seconds)
+        parts = ", ".join(f"{name} {value}" for name, value in seconds.items())
+        self.say(f"first step after {sum(took):.1f} s ({parts})")
+
+    def waiting(self, share: float) -> None:
+        """Say once if the images are the bottleneck: the share of an epoch spent without any."""
+        if share > MUCH_WAITING and not self._told_waiting:
+            self._told_waiting = True
+            self.say(
+                f"waiting for data {100 * share:.0f} % of the time: give it more cores "
+                "(cluster.cpus_per_process), smaller images (prep.shrink), or another data.loader"
+            )
