@@ -47,7 +47,7 @@ SETTINGS = (
 )
 MOMENTS = ("start", "step", "save", "validate", "adjust")
 VICTIMS = ("rank 0", "other rank", "parent", "all")
-EXACT = {
+MEASURED = {
     "step_seconds",
     "data_seconds",
     "seconds",
@@ -285,7 +285,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def exact(row: dict) -> dict:
-    return {k: v for k, v in row.items() if k not in EXACT and not k.startswith("step_seconds")}
+    return {k: v for k, v in row.items() if k not in MEASURED and not k.startswith("step_seconds")}
 
 
 def show(report: dict) -> None:

@@ -68,15 +68,17 @@ def batches(loader: DataLoader[Any], waiting: Callable[[float], None]) -> Iterat
         except StopIteration:
             return
         except RuntimeError as error:
+            if known := _explained(error):
+                raise known from error
             if "timed out" not in str(error):
-                raise _explained(error) from error
+                raise
             waiting(time.monotonic() - since)
             continue
         yield batch
         since = time.monotonic()
 
 
-def _explained(error: RuntimeError) -> Exception:
+def _explained(error: RuntimeError) -> UserError | None:
     text = " ".join(str(error.__cause__ or error).split())  # the signal is in the cause
     if "shared memory" in text or "(shm)" in text:
         return UserError(f"{SHARED} is full, a batch did not fit in; {CURE}, and launch again")
@@ -85,4 +87,4 @@ def _explained(error: RuntimeError) -> Exception:
             f"a worker process of data.loader=torch ended: {text.rstrip('. ')}. Perhaps memory ran "
             "out; launch again, with a smaller train.batch_size or fewer cluster.cpus_per_process"
         )
-    return error
+    return None

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import rundir, standing
+from pipeline import records, rundir, standing
 from pipeline.config.base import STAGE_NAMES
 from pipeline.masking import mask, masked
 from pipeline.thinning import shown
@@ -79,10 +79,11 @@ class Steps:
 def _row(line: bytes) -> Row | None:
     """Return what a line of the history holds; None if that is not a row."""
     try:
-        row = json.loads(line)
-    except ValueError:
+        row: Row = json.loads(line)
+        records.check(rundir.HISTORY, row)
+    except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and {"kind", "step", "epoch"} <= row.keys() else None
+    return row
 
 
 def _is_shown(line: Row) -> bool:

@@ -82,7 +82,12 @@ def test_the_report_draws_as_many(tmp_path, lines):
     assert len(told.steps) == 8_500
 
 
-@pytest.mark.parametrize("line", ["null", "[1]", '"text"', "{}", '{"kind": "step"}', "\\xff"])
+NO_STEP = '{"kind": "step", "step": "7", "epoch": 1}'
+
+
+@pytest.mark.parametrize(
+    "line", ["null", "[1]", '"text"', "{}", '{"kind": "step"}', "\\xff", NO_STEP]
+)
 def test_a_line_that_is_no_row_is_named(tmp_path, line):
     good = '{"kind": "step", "step": 1, "epoch": 1}\n'
     (tmp_path / "history.jsonl").write_bytes(line.encode("latin-1") + b"\n" + good.encode())
