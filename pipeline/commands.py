@@ -45,6 +45,13 @@ def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentPa
     return made
 
 
+def count(text: str) -> int:
+    """Return the number that an option gives, of at least one."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def elsewhere(root: Path) -> str:
     """Return the option that leads a command to a root, if it is not the default."""
     return "" if root == rundir.absolute(OUTPUTS) else f" --root {shlex.quote(str(root))}"

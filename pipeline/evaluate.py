@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR",
                         help="prepared data, or a run that has some")  # fmt: skip
     parser.add_argument(
-        "--batch-size", type=int, default=256, help="images at a time (default: 256)"
+        "--batch-size", type=commands.count, default=256, help="images at a time (default: 256)"
     )
     parser.add_argument("--trust", action="store_true",
                         help="run the code that .pt2 and .ts files can hold, as you")  # fmt: skip

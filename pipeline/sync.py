@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", help="names of runs (default: all)")
     parser.add_argument("--group", help="the runs of this group")
-    parser.add_argument("--jobs", type=int, default=4, help="how many at a time (default: 4)")
+    parser.add_argument(
+        "--jobs", type=commands.count, default=4, help="how many at a time (default: 4)"
+    )
     options = parser.parse_args(arguments)
     return commands.ending(lambda: _sync(options))
 

@@ -1,9 +1,12 @@
 """The commands answer fast, help, and do not import what they do not use."""
 
+import argparse
 import subprocess
 import sys
 
 import pytest
+
+from pipeline import commands
 
 
 @pytest.mark.parametrize("module", ["pipeline.launch", "pipeline.run"])
@@ -32,3 +35,10 @@ def test_run_without_a_stage_says_what_it_wants(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "holds no stage.yaml" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", ""])
+def test_a_count_is_one_or_more(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="no whole number from 1 on"):
+        commands.count(text)
+    assert commands.count("12") == 12
