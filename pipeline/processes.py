@@ -187,5 +187,9 @@ def _ask(pids: Iterable[int], number: signal.Signals) -> None:
 
 
 def _children() -> set[int]:
+    """Return the processes that we are the parent of; none where the kernel does not tell."""
     pid = os.getpid()
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    with suppress(FileNotFoundError):  # built without CONFIG_PROC_CHILDREN
+        told = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return {int(child) for child in told.split()}
+    return set()

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import again, commands, rundir, standing
 from pipeline.config import WHERE, flatten
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, nearest, surroundings
 from pipeline.masking import mask, masked
 from pipeline.runs import settled
 
@@ -94,10 +94,17 @@ def _read(directory: Path) -> Run:
         _fill(run, directory)
     except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         run.state = "damaged"
-        run.why = str(error) if isinstance(error, UserError) else f"lacks {error}"
-        if isinstance(error, OSError):
-            run.why = str(rundir.damaged(Path(error.filename), ValueError(error.strerror)))
+        run.why = _why(error, directory)
     return run
+
+
+def _why(error: Exception, directory: Path) -> str:
+    """Return what is wrong with a run whose files say this to being read."""
+    if not isinstance(error, OSError):
+        return str(error) if isinstance(error, UserError) else f"lacks {error}"
+    if error.filename is None:  # a disk that fails names no file
+        return str(surroundings(error, directory))
+    return str(rundir.damaged(Path(error.filename), ValueError(error.strerror)))
 
 
 def _fill(run: Run, directory: Path) -> None:

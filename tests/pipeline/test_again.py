@@ -9,7 +9,7 @@ import hydra
 import pytest
 from hydra import initialize_config_dir
 
-from pipeline import again, compose, disk, rundir, runs
+from pipeline import again, cluster, compose, disk, launch, rundir, runs
 from pipeline.compare import collect, table
 from pipeline.compare.answer import answer
 from pipeline.errors import UserError
@@ -241,3 +241,11 @@ def test_a_repeated_training_is_another_run_in_wandb(tmp_path):
     before = session._id(run)
     (train := (run / "train").resolve()).with_name(f"{train.name}.again-1").mkdir()
     assert session._id(run) == f"{before}-1"
+
+
+def test_what_a_cluster_has_made_anew_is_made_anew_once(tmp_path, monkeypatch):
+    directory = tmp_path / "prep-0"
+    monkeypatch.setattr(cluster, "submit", lambda _: [directory])
+    common = launch.Common(waiting=[cluster.Launch(config=config(tmp_path), plan=[])])
+    assert launch._submit(common) == 0
+    assert common.repeated == {directory}

@@ -1,6 +1,7 @@
 """One damaged file: it is named with the cure, whoever meets it, and the runs beside it are shown."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ import yaml
 
 from pipeline import cancel, commands, compose, executors, launch, logs, rundir, runs, status, sync
 from pipeline.compare import __main__ as compare
+from pipeline.compare import collect
 from pipeline.errors import UserError
 from pipeline.plan import make_plan
 from pipeline.report import story
@@ -265,3 +267,13 @@ def test_a_log_that_is_a_fifo_does_not_keep_anyone(world, capsys):
         assert logs.main(["bad", WAITING, "--root", str(root)]) == 2
     assert log.name in capsys.readouterr().err
     assert time.monotonic() - begun < 10
+
+
+def test_a_run_on_a_disk_that_fails_is_damaged(tmp_path, monkeypatch):
+    def failing(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(rundir, "read_yaml", failing)
+    run = collect._read(tmp_path)
+    assert run.state == "damaged"
+    assert run.why.startswith(f"{tmp_path}: {os.strerror(errno.EIO)}; ")

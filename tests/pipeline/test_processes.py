@@ -349,3 +349,8 @@ def test_nothing_else_is_unpickled():
         if bad := set(filter(UNPICKLES.search, names)):
             found[str(path.relative_to(PROJECT))] = bad
     assert found == KNOWN
+
+
+def test_a_kernel_that_tells_of_no_children_is_no_failure(monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 2**30)
+    assert processes._children() == set()
