@@ -153,7 +153,9 @@ def told(work: Callable[[], int], where: object) -> int:
         where: it is done, should the machine refuse something without saying where.
     """
     try:
-        return work()
+        code = work()
+        output.deliver()
+        return code
     except UserError as error:
         code, said = BAD_INPUT, str(error)
     except StageFailed as error:

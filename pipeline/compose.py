@@ -147,6 +147,8 @@ def _explain(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{key}: {message}" if key else message
+    if error["type"] == "list_type":
+        return f"{key}={error['input']} is no list; write [{error['input']}] in its place"
     return f"{key}={error['input']}: {message[0].lower()}{message[1:]}"
 
 

@@ -144,7 +144,7 @@ def _plan(config: Config, common: Common) -> list[Step]:
     """Return what is to be done, once all is checked that can be without building the network."""
     safety.tell(config)
     plan = make_plan(config, common.repeated)
-    preflight.check(config, plan[0])
+    preflight.check(config, plan)
     caches.settle(Path(config.root))
     verify(plan)
     again.check(plan)

@@ -16,18 +16,18 @@ from pipeline.errors import UserError
 from pipeline.plan import Step
 
 
-def check(config: Config, prep: Step) -> None:
+def check(config: Config, plan: list[Step]) -> None:
     """Refuse what would fail later.
 
     Args:
         config: what is asked for.
-        prep: the stage as it is planned; what it has prepared is not looked for at its source.
+        plan: the stages; what prep has prepared is not looked for at its source.
 
     Raises:
         UserError: names the setting and the cure.
     """
     _check_root(Path(config.root))
-    _check_data(config, prep)
+    _check_data(config, plan)
     if config.cluster.name == "slurm":
         from pipeline import cluster
 
@@ -49,9 +49,11 @@ def _check_root(root: Path) -> None:
         raise UserError(f"root={root}: less than 50 MiB free on the disk; make room or move root=")
 
 
-def _check_data(config: Config, prep: Step) -> None:
-    images = _training_images(config, prep)
-    if config.train.batch_size > images:
+def _check_data(config: Config, plan: list[Step]) -> None:
+    """Refuse data that are not there, and, if it is to train, too few of them."""
+    images = _training_images(config, plan[0])
+    trains = any(step.wanted for step in plan if step.stage.name == "train")
+    if trains and config.train.batch_size > images:
         raise UserError(
             f"train.batch_size={config.train.batch_size} is larger than the {images} "
             f"training images of data={config.data.name}; use a smaller one"

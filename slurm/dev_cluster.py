@@ -149,6 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         parsed.run(parsed)
+        output.deliver()
     except (Refused, Failed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, Refused) else 1

@@ -10,6 +10,7 @@ import select
 import sys
 from typing import Any
 
+STDERR = 2
 LEFT = (errno.EPIPE, errno.EIO)  # `| head` has seen enough; the terminal was closed
 PLAIN = {
     "→": "->", "⇄": "<->", "★": "*", "·": "-", "–": "-", "—": "-", "…": "...", "±": "+-", "×": "x",
@@ -18,15 +19,21 @@ PLAIN = {
 
 
 class Patient(io.FileIO):
-    """A file whose reader may leave: what he would have read is dropped, the work goes on."""
+    """A file whose reader may leave: what he would have read is dropped, the work goes on.
+
+    What cannot be written for another reason, a full disk, is an error once, and dropped after.
+    """
+
+    refused = False
 
     def write(self, data: Any, /) -> int:
         """Write, or act as if."""
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in LEFT:
-                raise
+            if error.errno not in LEFT and not self.refused and self.fileno() != STDERR:
+                self.refused = True
+                raise OSError(error.errno, error.strerror, "standard output") from None
             return len(data)
 
 
@@ -61,6 +68,15 @@ def _plainly(error: UnicodeError) -> tuple[str, int]:
     lost = error.object[error.start : error.end]
     told = (PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lost)
     return "".join(told), error.end
+
+
+def deliver() -> None:
+    """Have all that was printed written, while an error can still be told.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    sys.stdout.flush()
 
 
 def gone() -> bool:

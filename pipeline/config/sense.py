@@ -17,6 +17,7 @@ Flat = dict[str, Any]  # settings by dotted key
 LARGEST = 10**9  # of a number that counts something
 SEEDS = {"seed": 2**63 - 1, "data.split_seed": 2**32 - 1}  # scikit-learn splits with the second
 COUNTS = {"digits": (1797, 10)}  # images and classes
+PLACELESS = ("digits", "synthetic")
 RANGES = ("train.augment.scale", "train.augment.ratio")
 SETS = (
     "method.branches",
@@ -116,11 +117,30 @@ def _images(flat: Flat) -> Iterator[str]:
         yield "data.classes=1 leaves nothing to tell apart; use 2 or more"
     images, classes = COUNTS.get(flat["data.name"], (flat.get("data.images"), None))
     classes = classes or flat.get("data.classes")
-    share = flat["data.val_fraction"]
-    if images and classes and share and share * images < classes:
+    if images and classes and flat["data.val_fraction"]:
+        yield from _split(images, classes, flat["data.val_fraction"])
+
+
+def _split(images: int, classes: int, share: float) -> Iterator[str]:
+    """Each class is held out and trained on."""
+    held = math.ceil(share * images)  # as scikit-learn counts
+    wrong = f"data.val_fraction={share} of {images} images cannot"
+    each = f"some of each of the {classes} classes"
+    if images < 2 * classes:
+        yield f"data.images={images} cannot show {each} twice; use {2 * classes} or more"
+    elif held < classes:
+        yield f"{wrong} hold out {each}; use {math.ceil(100 * classes / images) / 100} or more"
+    elif images - held < classes:
+        most = math.floor(100 - 100 * classes / images) / 100
+        yield f"{wrong} leave {each} to train on; use {most} or less"
+
+
+def _place(flat: Flat) -> Iterator[str]:
+    name, root = flat["data.name"], flat["data.root"]
+    if root is not None and name in PLACELESS:
         yield (
-            f"data.val_fraction={share} of {images} images cannot hold out some of each of the "
-            f"{classes} classes; use {math.ceil(100 * classes / images) / 100} or more"
+            f"data.root={root} is not read by data={name}, which brings its images along; "
+            "for a folder of images: data=imagefolder; see docs/data.md for others"
         )
 
 
@@ -129,7 +149,7 @@ def _exports(flat: Flat) -> Iterator[str]:
         yield f"fuse.opset={flat['fuse.opset']} is newer than the exporter; use 18 to {OPSET}"
 
 
-CHECKS = (_exports, _numbers, _texts, _lists, _augmentation, _schedule, _images)
+CHECKS = (_exports, _numbers, _texts, _lists, _augmentation, _schedule, _place, _images)
 
 
 def _leaves(flat: Flat) -> Iterator[tuple[str, Any]]:

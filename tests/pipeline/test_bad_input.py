@@ -24,6 +24,8 @@ REFUSED = [
     (["cluster.processes_per_node=3"], "cannot be split over 3 processes"),
     (["data.image_size=4"], "use at least 8"),
     (["data.image_size=32", "data.resize=16"], "set data.resize to 32 or more"),
+    (["data.root=/my/pictures"], "not read by data=digits"),
+    (["model.widths=[8,8]"], "model.widths.0=8 is no list; write [8] in its place"),
     (["data=imagefolder"], "data.root is missing; give data.root=VALUE"),
     (["data=imagefolder", "data.root=/nowhere"], "/nowhere/train is no folder"),
     (["data=cifar10", "data.root=/nowhere"], "cifar-10-python.tar.gz"),
@@ -62,6 +64,12 @@ def test_it_is_refused_in_one_line(inside, arguments, said):
     assert told.startswith("error: ")
     assert told.count("\n") == 1
     assert not inside.root.exists()
+
+
+def test_a_recipe_that_is_not_used_refuses_nothing(inside):
+    code, said, told = inside("stage=prep", "train.batch_size=5000", "dry_run=true")
+    assert (code, told) == (0, "")
+    assert "dry run" in said
 
 
 @pytest.mark.parametrize("place", ["/proc/outputs", "/dev/null/outputs"])

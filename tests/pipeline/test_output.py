@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,19 @@ def test_characters_a_terminal_lacks_are_replaced(module, encoding, root):
 def test_a_reader_who_leaves_harms_nothing(module, root):
     code, _, wrong = call(module, root, reader=False)
     assert (code, wrong) == (0, b""), wrong.decode()
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_what_cannot_be_printed_is_one_line(module, root):
+    words = [sys.executable, "-m", module, *COMMANDS[module]]
+    words += [f"root={root}"] if module == "pipeline.launch" else ["--root", str(root)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            words, cwd=PROJECT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert done.stderr.splitlines()[-1].startswith("error: standard output: No space left"), done
+    assert "Traceback" not in done.stderr and "ignored" not in done.stderr
+    assert done.returncode == 2
 
 
 SOME = """

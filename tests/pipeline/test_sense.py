@@ -41,6 +41,11 @@ REFUSED = [
     ("fuse.opset=99", "use 18 to 23"),
     ("prep.shrink=8", "use 16 or more"),
     ("data.val_fraction=0.001", "use 0.01 or more"),
+    ("data.val_fraction=0.9999", "to train on; use 0.99 or less"),
+    ("data.val_fraction=0.9945", "to train on; use 0.99 or less"),
+    ("data=synthetic data.images=5", "use 20 or more"),
+    ("data.root=/my/pictures", "data=imagefolder"),
+    ("data=synthetic data.root=/pictures", "not read by data=synthetic"),
     ("data=synthetic data.classes=1", "use 2 or more"),
     ("data=synthetic data.classes=300", "each of the 300 classes"),
 ]
@@ -56,7 +61,8 @@ def test_what_cannot_be_meant_is_refused(tmp_path, asked, said):
 
 
 @pytest.mark.parametrize("asked", ["train.epochs=1", "train.epochs=2", "seed=9223372036854775807",
-                                   "train.augment.progressive=16", "method.adjust_interval=11"])  # fmt: skip
+                                   "train.augment.progressive=16", "method.adjust_interval=11",
+                                   "data.val_fraction=0.99", "data=synthetic data.images=20 data.val_fraction=0.5"])  # fmt: skip
 def test_what_can_be_meant_is_not(tmp_path, asked):
     config(tmp_path, *asked.split())
 
