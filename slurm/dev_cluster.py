@@ -36,7 +36,8 @@ from typing import NoReturn
 
 from slurm import output
 from slurm.dev_config import Cluster
-from slurm.dev_daemons import ask, daemons, down, find, pid, typed, up
+from slurm.dev_daemons import ask, daemons, down, pid, up
+from slurm.dev_directory import find, typed
 from slurm.dev_machine import Failed, Refused, check_root, install, missing
 
 

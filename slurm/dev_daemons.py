@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -13,11 +10,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from slurm import private
-from slurm.dev_config import Cluster, default_directory, write_files
+from slurm.dev_config import Cluster, write_files
+from slurm.dev_directory import claim, is_marked, remove
 from slurm.dev_machine import Failed, Refused, call, check_machine, check_root, tail
 
-MARK = "dev_cluster.json"
 OWNER = "SLURM_CLUSTER_NAME"  # SLURM gives it to jobs, we to daemons: tells whose a process is
 CLIENTS = {"srun", "salloc", "sbatch", "scontrol", "squeue", "sinfo", "sacct", "sacctmgr"}
 PATIENCE = 60.0  # seconds for each step of coming up
@@ -36,7 +32,7 @@ def up(cluster: Cluster, say: Say = lambda line: None) -> None:
     """
     cluster.check()
     check_machine(cluster.accounting)
-    _claim(cluster)
+    claim(cluster)
     try:
         write_files(cluster)
         for what, names, ready in _steps(cluster):
@@ -55,14 +51,14 @@ def down(directory: Path) -> bool:
     """
     cluster = Cluster(directory)
     directory = cluster.directory
-    ours = _is_marked(directory)
+    ours = is_marked(directory)
     if not ours and directory.exists() and any(directory.iterdir()):
         raise Refused(f"{directory} holds no cluster, nothing was removed; name the right --dir")
     if ours:
         check_root()
     ended = _end(cluster)
     if ours:
-        _remove(directory)
+        remove(directory)
     return ours or ended
 
 
@@ -96,72 +92,6 @@ def daemons(cluster: Cluster) -> list[str]:
     """Return the names of all daemons in the order in which they start."""
     accounting = ["mariadbd", "slurmdbd"] if cluster.accounting else []
     return ["munged", *accounting, "slurmctld", *cluster.node_names]
-
-
-def find(directory: Path) -> Cluster | None:
-    """Return the cluster in `directory`, whether or not it is healthy, or None.
-
-    Raises:
-        Refused: another user may have written what is in it.
-        Failed: the file that describes it is damaged.
-    """
-    directory = Cluster(directory).directory
-    if not _is_marked(directory):
-        return None
-    try:
-        row = json.loads((directory / MARK).read_text())
-        return Cluster(**row | {"directory": directory})
-    except (ValueError, TypeError):
-        raise Failed(f"{directory / MARK} is damaged; {typed('down', directory)}") from None
-
-
-def _is_marked(directory: Path) -> bool:
-    """Whether a directory says that it holds a cluster; root runs what its files tell.
-
-    Raises:
-        Refused: it says so, and another user may have written that.
-    """
-    try:
-        (directory / MARK).lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    _refuse_foreign(directory)
-    return True
-
-
-def _refuse_foreign(directory: Path, closed: int = private.OTHERS) -> None:
-    wrong = private.flaw(directory, closed)
-    if above := private.exchangeable(directory):
-        wrong = wrong or f"can be replaced by {private.writers(above)} in {above}"
-    if wrong:
-        raise Refused(
-            f"{directory} {wrong}, and nothing in it was read: its files tell root what to run; "
-            f"name another --dir (or, if only you wrote there: chmod 700 {directory})"
-        )
-
-
-def _claim(cluster: Cluster) -> None:
-    """Make the directory ours, and closed to others, or refuse."""
-    directory = cluster.directory
-    try:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        _refuse_foreign(directory, closed=0)
-        _refuse_filled(directory)
-        directory.chmod(0o700)
-        _refuse_filled(directory)  # what others put in while they could
-        row = dataclasses.asdict(cluster) | {"directory": str(directory)}
-        with (directory / MARK).open("x") as handle:
-            json.dump(row, handle, indent=2)
-    except OSError as error:
-        raise Refused(f"--dir {directory}: {error.strerror}; name another") from None
-
-
-def _refuse_filled(directory: Path) -> None:
-    if _is_marked(directory):
-        end = typed("down", directory)
-        raise Refused(f"a cluster is in {directory} already; `{end}`, or name another --dir")
-    if any(directory.iterdir()):
-        raise Refused(f"{directory} is not empty and not a cluster's; name another --dir")
 
 
 def _steps(cluster: Cluster) -> Iterable[tuple[str, list[str], Callable[[], bool]]]:
@@ -295,16 +225,6 @@ def _end(cluster: Cluster) -> bool:
     return some
 
 
-def _remove(directory: Path) -> None:
-    """Remove a cluster's directory, the mark last: what was interrupted can be repeated."""
-    for path in sorted(directory.iterdir(), key=lambda path: path.name == MARK):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    directory.rmdir()
-
-
 def _reap() -> None:
     """Take note of the end of daemons that are children of this process."""
     _children[:] = [process for process in _children if process.poll() is None]
@@ -329,9 +249,3 @@ def _log(cluster: Cluster, name: str) -> str:
     with suppress(OSError):
         return tail((cluster.directory / "log" / f"{name}.log").read_text(errors="replace"))
     return "    (none)"
-
-
-def typed(command: str, directory: Path) -> str:
-    """Return what a user types to do `command` with the cluster in `directory`."""
-    option = "" if directory == default_directory() else f" --dir {directory}"
-    return f"python -m slurm.dev_cluster {command}{option}"

@@ -13,7 +13,8 @@ import pytest
 from slurm import dev_daemons
 from slurm.dev_cluster import main
 from slurm.dev_config import Cluster
-from slurm.dev_daemons import _claim, daemons, down, find, pid, start, up
+from slurm.dev_daemons import daemons, down, pid, start, up
+from slurm.dev_directory import claim, find
 from slurm.dev_machine import Refused
 from tests.cluster.real import needs_slurm, wait_for
 from tests.launcher import PROJECT
@@ -289,7 +290,7 @@ def test_what_another_user_may_have_written_is_not_read(
 
 def test_an_empty_directory_is_closed_before_it_is_used(tmp_path):
     (tmp_path / "c").mkdir(mode=0o755)
-    _claim(Cluster(tmp_path / "c"))
+    claim(Cluster(tmp_path / "c"))
     assert (tmp_path / "c").stat().st_mode & 0o777 == 0o700
 
 
