@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.config.rules import RULED
+from pipeline.masking import mask
 
 Flat = dict[str, Any]  # settings by dotted key
 
@@ -54,6 +55,12 @@ def _texts(flat: Flat) -> Iterator[str]:
             yield f"{key}={value!r} has a control character in it; leave that out"
         if value == "":
             yield f"{key}= is empty; give {key}=VALUE or leave it out"
+
+
+def _names(flat: Flat) -> Iterator[str]:
+    for key in ("name", "group"):
+        if (value := flat.get(key)) and mask(value) != value:
+            yield f"{key}={value} looks like a secret, and names are shown; choose another"
 
 
 def _lists(flat: Flat) -> Iterator[str]:
@@ -149,7 +156,7 @@ def _exports(flat: Flat) -> Iterator[str]:
         yield f"fuse.opset={flat['fuse.opset']} is newer than the exporter; use 18 to {OPSET}"
 
 
-CHECKS = (_exports, _numbers, _texts, _lists, _augmentation, _schedule, _place, _images)
+CHECKS = (_exports, _numbers, _texts, _names, _lists, _augmentation, _schedule, _place, _images)
 
 
 def _leaves(flat: Flat) -> Iterator[tuple[str, Any]]:

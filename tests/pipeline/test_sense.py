@@ -44,6 +44,8 @@ REFUSED = [
     ("data.val_fraction=0.9999", "to train on; use 0.99 or less"),
     ("data.val_fraction=0.9945", "to train on; use 0.99 or less"),
     ("data=synthetic data.images=5", "use 20 or more"),
+    ("name=ghp_abcdefghijklmnop1234567890", "name=*** looks like a secret"),
+    ("group=hf_abcdefghijklmnop1234567890", "group=*** looks like a secret"),
     ("data.root=/my/pictures", "data=imagefolder"),
     ("data=synthetic data.root=/pictures", "not read by data=synthetic"),
     ("data=synthetic data.classes=1", "use 2 or more"),
