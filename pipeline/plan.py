@@ -98,11 +98,24 @@ def make_plan(config: Config, repeated: Container[Path] = ()) -> list[Step]:
 def _check_again(config: Config) -> None:
     run = config.stage.run
     if missing := [name for name in config.again if name not in run]:
-        both = ",".join(name for name in STAGES if name in {*run, *missing})
+        both = ",".join(_between({*run, *missing}))
         raise UserError(
             f"again=[{','.join(missing)}] is not among the stages of this launch "
             f"({', '.join(run)}); launch with stage=all, or stage.run=[{both}]"
         )
+
+
+def _between(names: set[str]) -> list[str]:
+    """Return stages and those on the way from one of them to another, in their order."""
+    above = {name: _above(name) for name in STAGES}
+    way = [name for name in STAGES if above[name] & names]
+    return [n for n in STAGES if n in names or (n in way and any(n in above[x] for x in names))]
+
+
+def _above(name: str) -> set[str]:
+    """Return the stages that one follows from."""
+    parents = STAGES[name].parents
+    return {*parents}.union(*map(_above, parents))
 
 
 def _anew(asked: bool, state: State, directory: Path, parents: list[Step]) -> str:
@@ -182,7 +195,7 @@ def _check_parents(steps: dict[str, Step], name: str) -> None:
         parents = [steps[parent] for parent in step.stage.parents]
         missing = [p for p in parents if not p.runs and (p.state != "done" or p.anew)]
         if missing:
-            both = ",".join([*(parent.stage.name for parent in missing), step.stage.name])
+            both = ",".join(_enough(steps))
             needed = " and ".join(
                 parent.stage.name + (f" anew ({parent.anew})" if parent.anew else "")
                 for parent in missing
@@ -191,6 +204,16 @@ def _check_parents(steps: dict[str, Step], name: str) -> None:
                 f"stage={step.stage.name} needs {needed}, not finished for run "
                 f"'{name}': launch with stage=all, or stage.run=[{both}]"
             )
+
+
+def _enough(steps: dict[str, Step]) -> list[str]:
+    """Return the stages that were asked for, and what they need besides, in their order."""
+    names: set[str] = set()
+    for name, step in reversed(steps.items()):
+        needed = any(name in steps[child].stage.parents for child in names)
+        if step.wanted or (needed and (step.state != "done" or step.anew)):
+            names.add(name)
+    return [name for name in steps if name in names]
 
 
 def verify(steps: list[Step]) -> None:

@@ -64,9 +64,7 @@ def open_file(path: Path, trust: bool = False) -> Opened:
         UserError: there is none, it is damaged or not trusted, or what runs it is not installed.
     """
     if not path.is_file():
-        raise UserError(
-            f"{path} is {'no regular file' if path.exists() else 'not there'}; name another"
-        )
+        raise UserError(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
     if path.suffix == ".safetensors":
         return _weights(path)
     try:

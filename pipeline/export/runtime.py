@@ -105,7 +105,7 @@ def _kind(path: Path) -> Kind:
     if kind is None:
         raise ValueError(f"{path}: no exported network; known are {', '.join(KINDS)}")
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
     return kind
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 
 import hydra
@@ -86,12 +87,32 @@ def test_an_unfinished_stage_is_begun_anew_and_one_never_begun_is_run(tmp_path):
         (["again=[all]"], "valid are: prep"),
         (["again=[3]"], "no stage '3'"),
         (["again=null"], "name the stages to repeat"),
-        (["again=[train]", "stage=latency"], r"stage.run=\[train,latency\]"),
+        (["again=[train]", "stage=latency"], r"stage.run=\[train,fuse,latency\]"),
     ],
 )
 def test_what_cannot_be_repeated_is_refused(tmp_path, overrides, words):
     with pytest.raises(UserError, match=words):
         make_plan(config(tmp_path, *overrides))
+
+
+@pytest.mark.parametrize("there", [[], ["prep"], ["prep", "train"], list(STAGES)])
+@pytest.mark.parametrize("again", ["", "prep", "train", "fuse"])
+@pytest.mark.parametrize("run", ["latency", "eval", "fuse", "prep,latency", "train,latency"])
+def test_the_stages_that_are_advised_are_enough(tmp_path, there, again, run):
+    finish(tmp_path, stages=there)
+    settings = [f"again=[{again}]"]
+    try:
+        make_plan(config(tmp_path, *settings, f"stage.run=[{run}]"))
+    except UserError as error:
+        advised = re.search(r"stage\.run=\[[\w,]+\]", str(error))[0]
+        assert set(run.split(",")) <= set(re.findall(r"\w+", advised))
+        for _ in range(2):  # of what is missing before, only the next is known
+            try:
+                make_plan(config(tmp_path, *settings, advised))
+                return
+            except UserError as error:
+                advised = re.search(r"stage\.run=\[[\w,]+\]", str(error))[0]
+        pytest.fail(advised)
 
 
 def repeat(root, *overrides):
