@@ -32,6 +32,12 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture
+def tmp_path(tmp_path_factory):
+    """Return a folder whose path is short enough for a cluster's sockets."""
+    return tmp_path_factory.mktemp("t")
+
+
+@pytest.fixture
 def small(tmp_path):
     """Return a second, smaller cluster, not yet up."""
     made = Cluster(tmp_path / "c", nodes=1, accounting=False)
