@@ -15,7 +15,7 @@ demo: $(READY) ## the whole pipeline on embedded real images, then a report
 	@$(BIN)/python -m pipeline.launch name=demo
 
 test: $(READY) ## all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2
 
 check: lint ## style, types, imports, and the tests that start no stage and no SLURM
 	@$(BIN)/python -m pytest -n 2 -m 'not long'

@@ -89,7 +89,7 @@ def replay(clone: Path, kinds: dict[str, list[str]], user: str, name: str | None
     environment = {**os.environ, "TMPDIR": str(place), "HOME": str(home), "USER": user}
     files = [f"tests/pipeline/{file}.py" for some in kinds.values() for file in some]
     pytest = [
-        sys.executable, "-B", "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup",
+        sys.executable, "-B", "-m", "pytest", "-q", "-n", "2",
         "-p", "no:cacheprovider", f"--junitxml={place / 'junit.xml'}", *files,
     ]  # fmt: skip
     become = [] if not facts.pw_uid else [

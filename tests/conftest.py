@@ -1,7 +1,7 @@
 """What several tests need: the command line with a root of its own, and one finished run.
 
-`make test` runs the suite in two processes. Tests that share something expensive share a process: those
-on a real SLURM, which mostly wait, are one group, and those that look at the one finished run another.
+`make test` runs the suite in two processes: what the tests on a real SLURM, which mostly wait, leave of
+the machine is for the others.
 """
 
 import shutil
@@ -15,13 +15,25 @@ STARTS = {"launch", "finished", "copied", "recorder"}  # fixtures that start sta
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark each test by what it uses: its group, and whether `make check` leaves it out."""
+    """Mark the tests that `make check` leaves out."""
     for item in items:
-        on_slurm, used = "cluster" in item.keywords, set(item.fixturenames)
-        if on_slurm or "finished" in used:
-            item.add_marker(pytest.mark.xdist_group("cluster" if on_slurm else "finished"))
-        if used & STARTS or {"cluster", "zoo", "slow", "gpu"} & set(item.keywords):
+        left_out = {"cluster", "zoo", "slow", "gpu"} & set(item.keywords)
+        if left_out or STARTS & set(item.fixturenames):
             item.add_marker(pytest.mark.long)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give one process all tests on SLURM, which share a cluster; else the tests of a file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return (
+                "cluster" if nodeid.startswith("tests/cluster/") else super()._split_scope(nodeid)
+            )
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture
