@@ -56,7 +56,7 @@ def test_a_limit_in_seconds_is_measured_beside_the_plain_network(monkeypatch):
         seen.append(len(batch))
         return float(sum(p.numel() for p in model.parameters()))
 
-    monkeypatch.setattr(budget, "_seconds", seconds)
+    monkeypatch.setattr(budget, "step_seconds", seconds)
     model, _evolver, events = grow_everything(max_cost=3.0, cost="seconds")
     count = [sum(p.numel() for p in m.parameters()) for m in (model, network())]
     assert len(events) == 1

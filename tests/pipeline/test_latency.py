@@ -51,11 +51,12 @@ def test_a_busy_neighbour_is_seen():
 
 
 def test_our_own_work_is_none_of_a_neighbour():
+    used, begun = time.process_time(), time.monotonic()
     with watched() as found:
-        until = time.monotonic() + 1
-        while time.monotonic() < until:
+        while time.monotonic() < begun + 1:
             pass
-    assert found.others < 1 - 0.8 / CORES
+    own = (time.process_time() - used) / (time.monotonic() - begun) / CORES
+    assert found.others < 1.1 - own  # whatever else this machine does
 
 
 @pytest.mark.parametrize(

@@ -168,11 +168,11 @@ def test_who_does_not_leave_is_killed_and_what_it_left_behind_too(monkeypatch):
     monkeypatch.setattr(processes, "LEFT", 0.5)
     deaf = "import signal; signal.signal(15, signal.SIG_IGN); "
     code = f"{deaf}{RANK_1}os.fork(); sys.exit(last) if last else time.sleep(100)"
-    begun = time.monotonic()
+    begun, others = time.monotonic(), processes._children()
     end = processes.run([sys.executable, "-c", code], 2)
     assert (end.rank, end.code) == (1, 1)
     assert time.monotonic() - begun < 20
-    assert not processes._children()
+    assert processes._children() <= others
 
 
 WAITING = """

@@ -68,7 +68,8 @@ def test_the_same_rows_come_however_the_file_grew(tmp_path, lines):
 
 def test_what_happened_to_the_network_is_never_left_out(tmp_path, lines):
     (tmp_path / "history.jsonl").write_text("".join(lines))
-    event = {"step": 19_001, "action": "grow", "parameters": 1, "flops": 1, "saliency": None}
+    event = {"epoch": 3, "step": 19_001, "action": "grow", "saliency": None}
+    event |= {"layer": "a", "branches": [], "parameters": 1, "flops": 1}
     (tmp_path / "growth.jsonl").write_text(json.dumps(event) + "\n")
     (row,) = [row for row in Steps(tmp_path).new(complete=True) if "growth/grown" in row]
     assert row["step"] == 19_001 and "train/loss" in row
