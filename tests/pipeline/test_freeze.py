@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,11 +78,18 @@ def test_a_copy_is_closed_to_others_whatever_the_checkout_is(tmp_path, monkeypat
     assert (kept / "slurm" / "job.py").stat().st_mode & 0o777 == 0o644
 
 
-@pytest.mark.parametrize(
-    ("mode", "who"), [(0o755, None), (0o777, "everybody"), (0o1777, None), (0o775, None)]
-)
+@pytest.mark.parametrize(("mode", "who"), [(0o755, None), (0o777, "everybody"), (0o1777, None)])
 def test_who_may_write_to_a_root_is_told(tmp_path, mode, who):
     tmp_path.chmod(mode)
+    assert private.writers(tmp_path) == who
+
+
+@pytest.mark.parametrize(("members", "who"), [([], None), (["ann"], "group own")])
+def test_a_group_of_ones_own_is_nobody_else(tmp_path, monkeypatch, members, who):
+    monkeypatch.setattr(private.pwd, "getpwuid", lambda uid: SimpleNamespace(pw_name="own"))
+    group = SimpleNamespace(gr_name="own", gr_mem=members)
+    monkeypatch.setattr(private.grp, "getgrgid", lambda gid: group)
+    tmp_path.chmod(0o775)
     assert private.writers(tmp_path) == who
 
 
