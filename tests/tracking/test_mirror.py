@@ -105,7 +105,8 @@ def test_what_is_not_at_its_end_is_preempted_and_goes_on(recorder, run, python):
 
 def test_a_failed_run_fails(recorder, run, python):
     (run / "eval" / "result.json").unlink()
-    rundir.append_line(run / "eval" / "events.jsonl", {"event": "failed", "attempt": 1})
+    failed = {"time": 1.0, "event": "failed", "attempt": 1, "message": "out of luck"}
+    rundir.append_line(run / "eval" / "events.jsonl", failed)
     python("tracking", run, "--mode", "online")
     (arrived,) = recorder.runs.values()
     assert arrived.state == "failed"
