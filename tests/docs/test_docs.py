@@ -55,6 +55,7 @@ def test_commands_in_the_documents_are_accepted(launch, arguments, tmp_path):
     assert not launch.root.exists()
 
 
+@pytest.mark.long
 def test_the_example_runs():
     """A plain loop, in a minute: it grows, keeps its accuracy, and fuses to the plain network."""
     done = subprocess.run(

@@ -10,6 +10,8 @@ from dyrep.following import following_norms
 from dyrep.fusion import fold_norms, plain_state, relative_error, suspicious_norms
 from tests.dyrep.drawn import randomise
 
+pytestmark = pytest.mark.long
+
 
 def grown():
     torch.manual_seed(0)

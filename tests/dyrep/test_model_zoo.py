@@ -16,6 +16,8 @@ from dyrep.block import RepBlock
 from dyrep.fusion import relative_error
 from tests.dyrep.drawn import randomise
 
+pytestmark = pytest.mark.long
+
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 TIMM = [
     "cait_xxs24_224",

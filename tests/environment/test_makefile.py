@@ -9,6 +9,8 @@ import pytest
 
 from tests.launcher import PROJECT
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def checkout(tmp_path):

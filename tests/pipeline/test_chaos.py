@@ -6,6 +6,8 @@ pytest.importorskip("nvidia.dali")
 
 from benchmarks import chaos
 
+pytestmark = pytest.mark.long
+
 
 def test_two_kills_change_nothing(tmp_path):
     report = chaos.rounds(

@@ -24,6 +24,8 @@ from pipeline.export.equalize import equalized, weight_ranges
 from pipeline.export.formats import FORMATS, Format, Source
 from pipeline.export.write import ExportError, write
 
+pytestmark = pytest.mark.long
+
 
 def pictures(count):
     """Return images that differ in more than noise, so that a network tells them apart."""

@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 from pipeline import attempt, disk, rundir
 from tests.launcher import PROJECT, SMALL, Launcher, wait_for
 
+pytestmark = pytest.mark.long
+
 TINY = ("stage.run=[prep,train]", "tracking=disabled", *SMALL, "train.epochs=6")
 
 

@@ -25,6 +25,8 @@ from pipeline.training.mixing import Mixing
 from tests.launcher import PROJECT
 from tests.pipeline.preparing import Prepared, encoded, picture
 
+pytestmark = pytest.mark.long
+
 NONE = {
     "crop": "none", "scale": [0.08, 1.0], "ratio": [0.75, 1.333], "padding": 0, "rotate": 0.0,
     "translate": 0.0, "flip": False, "jitter": [0.0] * 4, "policy": None, "erase": 0.0, "cutout": 0,

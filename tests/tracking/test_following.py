@@ -158,6 +158,7 @@ def test_that_wandb_died_is_noticed_while_there_is_nothing_to_send(recorder, run
     assert arrived.steps == list(range(1, 21))
 
 
+@pytest.mark.long
 def test_a_server_in_trouble_loses_nothing(tmp_path):
     runs = [make_run(tmp_path / name, "one") for name in ("hangs", "refuses")]
     with ThreadPoolExecutor() as both:  # the client is patient for 20 s
