@@ -21,7 +21,9 @@ def write(path: Path, text: str) -> None:
     """
     try:
         if not _is_there(path):
-            rundir.write_text(path.resolve(), text)
+            target = path.resolve()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            rundir.write_text(target, text)
         elif (descriptor := _descriptor(path)) is not None:
             sys.stdout.flush()  # what was said before comes before
             with open(descriptor, "w", encoding="utf-8", closefd=False) as stream:

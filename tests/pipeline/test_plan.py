@@ -59,6 +59,7 @@ def finish(step, content=b"abc"):
 def test_states_and_actions_follow_the_files(tmp_path):
     prep, train, *_ = make_plan(config(tmp_path))
     finish(prep)
+    train.dir.mkdir(parents=True)
     rundir.append_line(train.dir / rundir.EVENTS, {"time": 1.0, "event": "stopped"})
     prep, train, fuse, *_ = make_plan(config(tmp_path, "stage.run=[prep,train]"))
     assert (prep.state, prep.action) == ("done", "skip")
@@ -76,6 +77,7 @@ def test_the_reason_names_what_changed_since_the_run_was_made(tmp_path):
     old = make_plan(config(tmp_path))[0]
     from pipeline.runs import write_question
 
+    old.dir.mkdir(parents=True)
     write_question(old)
     disk.link(rundir.run_dir(tmp_path, "x") / "prep", old.dir)
     new = make_plan(config(tmp_path, "prep.shard_images=7"))[0]
