@@ -16,9 +16,11 @@ def write(path: Path, text: str) -> None:
     open descriptor (/dev/stdout, /dev/fd/3) is written to, and stays what it is.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or is `-`, which elsewhere means standard output.
         BrokenPipeError: who was to read it has gone.
     """
+    if str(path) == "-":
+        raise UserError("- is no file; /dev/stdout is standard output, ./- a file of that name")
     try:
         if not _is_there(path):
             target = path.resolve()
