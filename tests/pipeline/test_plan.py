@@ -8,6 +8,7 @@ from hydra import initialize_config_dir
 
 from pipeline import compose, disk, rundir
 from pipeline.compose import CONF
+from pipeline.config import ADDED, sections
 from pipeline.errors import UserError
 from pipeline.plan import make_plan, verify
 
@@ -35,6 +36,9 @@ def fingerprints(tmp_path, *overrides):
         ("data.image_size=8", {"train", "fuse", "eval", "latency"}),
         ("data.loader=torch", {"train", "fuse", "eval", "latency"}),
         ("data.max_bad=0.1", {"prep", "train", "fuse", "eval", "latency"}),
+        ("train.precision=tf32", {"train", "fuse", "eval", "latency"}),
+        ("train.compile=blocks", {"train", "fuse", "eval", "latency"}),
+        ("train.compile=off", set()),
         ("cluster.processes_per_node=2", set()),
         ("tracking=disabled", set()),
         ("group=g", set()),
@@ -45,6 +49,22 @@ def test_a_setting_moves_the_stages_that_read_it_and_what_follows(tmp_path, over
     overrides = [override] if moved is not None else ["stage.run=[prep,train]"]
     before, after = fingerprints(tmp_path), fingerprints(tmp_path, *overrides)
     assert {name for name in before if before[name] != after[name]} == (moved or set())
+
+
+@pytest.mark.parametrize(("key", "usual"), ADDED.items())
+def test_a_setting_that_came_later_is_no_part_of_a_question_that_was_there_before(
+    tmp_path, key, usual
+):
+    section, name = key.split(".")
+    asked = config(tmp_path)
+    assert getattr(asked, section).__class__.model_fields[name].default == usual
+    question = next(
+        step.question for step in make_plan(asked) if section in step.question["config"]
+    )
+    assert name not in question["config"][section]
+    assert getattr(sections({section: question["config"][section]}), section) == getattr(
+        asked, section
+    )
 
 
 def finish(step, content=b"abc"):
