@@ -60,6 +60,7 @@ def main() -> int:
     for name in options.only:
         print(f"{name}: {supervised(name, asked)}", flush=True)
         summary.write(asked.out)
+    summary.write(asked.out)
     summary.show(asked.out)
     return 0 if all("error" not in (read(asked.out, name) or {}) for name in options.only) else 1
 

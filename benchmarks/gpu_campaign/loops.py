@@ -263,7 +263,8 @@ class Ours:
             parents={"prep": folder}, attempt=attempt.claim(folder),
         )  # fmt: skip
         (folder / "data").mkdir()
-        (folder / "data" / rundir.MANIFEST).touch()
+        for name in (rundir.STAGE, f"data/{rundir.MANIFEST}"):  # a stage that runs looks for them
+            (folder / name).touch()
         loop.Images = type("Images", (OnDevice,), {"task": task})  # type: ignore[misc]
         try:
             self.training = loop.Training(context, _world())
