@@ -96,7 +96,7 @@ def measure(name: str, rounds: int) -> dict:
             flips += outcome.get("flips", 0)
     return {
         "network": name,
-        "blocks": sum(type(m).__name__ == "RepBlock" for m in model.modules()),
+        "blocks": len(dyrep.block.blocks(model)),
         "mib": size,
         "seconds": statistics.median(seconds),
         "peak_over_model": None if None in peaks else max(peaks) / size,

@@ -1,9 +1,10 @@
 """Time and memory of a training step with branches, against published code and the plain network.
 
 The same weights, the same growths, the same batch: ResNet-18 (CIFAR stem) and VGG-16, as they are,
-with DBB everywhere, and after 4, 8 and 16 growths drawn at random (nested ones among them). The
-published code is read from a checkout outside this repository; each of its blocks gets the weights
-of ours, and the losses of the first step must agree before anything is measured.
+with DBB everywhere, with all seven branches everywhere, and after 4, 8 and 16 growths drawn at
+random (nested ones among them). `linear` is the same branches as linear blocks. The published code
+is read from a checkout outside this repository; each of its blocks gets the weights of ours, and
+the losses of the first step must agree before anything is measured.
 
 Rounds are paired: in each, every implementation takes one step right after the other; a ratio is
 the median over rounds. Memory is the peak of what a step allocates (activations, gradients,
@@ -45,7 +46,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: models.from_torchvision("resnet18", small_stem=True, classes=10),
     "vgg16": lambda: models.vgg([[64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3], classes=10),
 }
-GROWTHS = (4, 8, 16)
+POINTS = ("plain", "dbb", "all", "4", "8", "16")  # branches everywhere, or a number of growths
 REFERENCE_NAMES = {
     "1x1": "dbb_1x1",
     "1x1_kxk": "dbb_1x1_kxk",
@@ -65,16 +66,18 @@ def main() -> None:
         "--reference", type=Path, metavar="DIR", help="checkout of the published code"
     )
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--points", nargs="+", choices=POINTS, default=POINTS)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0, help="of weights, images and growths")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     blocks = load_reference(options.reference) if options.reference else None
-    points = ["plain", "dbb", *map(str, GROWTHS)]
     rows = [
         measure(name, point, blocks, options)
-        for name, point in track([(n, p) for n in options.networks for p in points], "networks")
+        for name, point in track(
+            [(n, p) for n in options.networks for p in options.points], "networks"
+        )
     ]
     show(rows)
     if options.json:
@@ -98,6 +101,9 @@ def measure(name: str, point: str, reference: ModuleType | None, options) -> dic
     grown = copy.deepcopy(plain)
     layers = change(grown, point, options.seed)
     networks = {"plain": plain, "ours": grown}
+    if layers:
+        networks["linear"] = copy.deepcopy(plain)
+        change(networks["linear"], point, options.seed, "linear")
     if reference and layers:
         networks["reference"] = as_reference(grown, reference)
     steps = {which: Step(network, images, labels) for which, network in networks.items()}
@@ -119,10 +125,12 @@ def measure(name: str, point: str, reference: ModuleType | None, options) -> dic
         "seconds": {which: statistics.median(values) for which, values in times.items()},
         "time_to_reference": ratio(times, "ours", "reference"),
         "time_to_plain": ratio(times, "ours", "plain"),
+        "linear_time_to_plain": ratio(times, "linear", "plain"),
         "reference_time_to_plain": ratio(times, "reference", "plain"),
         "watching_share": ratio(times, "watching", "ours"),
         "memory_to_reference": share(memory, "ours", "reference"),
         "memory_to_plain": share(memory, "ours", "plain"),
+        "linear_memory_to_plain": share(memory, "linear", "plain"),
     }
 
 
@@ -184,18 +192,22 @@ def share(memory: dict[str, float], one: str, other: str) -> float | None:
     return memory[one] / memory[other] if one in memory and other in memory else None
 
 
-def change(model: nn.Module, point: str, seed: int) -> list[str]:
+def change(
+    model: nn.Module, point: str, seed: int, form: dyrep.base.Form = "batchnorm"
+) -> list[str]:
     """Give a network the branches of a point; return the layers that have them."""
     if point == "plain":
         return []
-    if point == "dbb":
-        return list(dyrep.expand(model).grown)
+    if point in ("dbb", "all"):
+        branches = dyrep.DBB_BRANCHES if point == "dbb" else dyrep.ALL_BRANCHES
+        return list(dyrep.expand(model, branches=branches, form=form).grown)
     generator = torch.Generator().manual_seed(seed)
     layers = []
     for _ in range(int(point)):
         paths = [p for p, _ in expansion.convs(model) if depth(model, p) < expansion.DEEPEST]
         layers.append(paths[int(torch.randint(len(paths), (), generator=generator))])
-        expansion.place_block(model, layers[-1], published_branches(model, layers[-1]))
+        names = published_branches(model, layers[-1])
+        expansion.place_block(model, layers[-1], names, form == "linear", form)
     return layers
 
 
@@ -273,12 +285,14 @@ def show(rows: Sequence[dict]) -> None:
     """Print the table."""
     table = Table()
     columns = ["network", "branches", "time / reference", "memory / reference", "time / plain"]
-    columns += ["reference time / plain", "memory / plain", "watching"]
+    columns += ["reference time / plain", "memory / plain", "linear time / plain"]
+    columns += ["linear memory / plain", "watching"]
     for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
         numbers = ["time_to_reference", "memory_to_reference", "time_to_plain"]
         numbers += ["reference_time_to_plain", "memory_to_plain"]
+        numbers += ["linear_time_to_plain", "linear_memory_to_plain"]
         point = row["point"] if not row["point"].isdigit() else f"{row['point']} growths"
         cells = ["—" if row[key] is None else f"{row[key]:.2f}" for key in numbers]
         table.add_row(row["network"], point, *cells, f"{100 * row['watching_share']:.1f} %")

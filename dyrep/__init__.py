@@ -19,6 +19,7 @@ from dyrep.events import Event
 from dyrep.evolution import DyRep
 from dyrep.expansion import ACB_BRANCHES, DBB_BRANCHES, REPVGG_BRANCHES, Expansion, expand
 from dyrep.fusion import FusionError, fuse
+from dyrep.linear import scales
 from dyrep.pruning import branch_weights, cut
 from dyrep.structure import apply_structure, structure
 from dyrep.surgery import rewrap
@@ -40,5 +41,6 @@ __all__ = [
     "expand",
     "fuse",
     "rewrap",
+    "scales",
     "structure",
 ]

@@ -6,7 +6,10 @@ folding is exact to about 1e-15; modules call these functions, tests check them 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -33,24 +36,38 @@ def chain(first: Tensor, second: Tensor, groups: int) -> Tensor:
 
     Neither has a bias, so both may be padded with zeros (Ding et al. 2021, eq. 3-5).
     """
-    middle, outputs = first.shape[0] // groups, second.shape[0]
-    a = first.reshape(groups, middle, -1)
-    b = second.reshape(groups, outputs // groups, middle, *second.shape[2:])
-    merged = torch.einsum("gomhw,gmi->goihw", b, a)
-    return merged.reshape(outputs, -1, *second.shape[2:])
+    merged = rows(second, groups) @ columns(first, groups)
+    return from_rows(merged, second.shape[2:])
+
+
+def rows(kernel: Tensor, groups: int) -> Tensor:
+    """Return a kernel as matrices (groups, out/groups * kh * kw, in/groups)."""
+    outputs, inputs, height, width = kernel.shape
+    last = kernel.permute(0, 2, 3, 1)
+    return last.reshape(groups, outputs // groups * height * width, inputs)
+
+
+def columns(kernel: Tensor, groups: int) -> Tensor:
+    """Return a 1x1 kernel as matrices (groups, out/groups, in/groups)."""
+    return kernel.reshape(groups, kernel.shape[0] // groups, -1)
+
+
+def from_rows(matrices: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the kernel (out, in/groups, *size) whose `rows` these are."""
+    return matrices.reshape(-1, *size, matrices.shape[-1]).permute(0, 3, 1, 2)
 
 
 def embed(kernel: Tensor, size: tuple[int, int], offset: tuple[int, int]) -> Tensor:
     """Return `kernel` placed at `offset` inside a kernel of zeros of `size`."""
-    whole = kernel.new_zeros(*kernel.shape[:2], *size)
     (top, left), (height, width) = offset, kernel.shape[2:]
-    whole[:, :, top : top + height, left : left + width] = kernel
-    return whole
+    if (height, width) == size:
+        return kernel
+    return F.pad(kernel, (left, size[1] - left - width, top, size[0] - top - height))
 
 
 def average(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     """Return a 1x1 conv followed by average pooling over `size`, as one conv."""
-    return kernel.expand(-1, -1, *size) / (size[0] * size[1])
+    return (kernel / (size[0] * size[1])).expand(-1, -1, *size)
 
 
 def identity(channels: int, groups: int, like: Tensor) -> Tensor:

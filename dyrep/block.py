@@ -1,17 +1,33 @@
-"""RepBlock: a sum of branches standing where a convolution stood."""
+"""Blocks in a network: those with batch norms, placing either form, finding them again."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyrep import branches, surgery
-from dyrep.branches import Branch, Norm, WindowConv
+from dyrep.base import Form, RepBlock, in_order
+from dyrep.branches import Norm, NormBranch, WindowConv
 from dyrep.geometry import Geometry
+from dyrep.linear import LinearBlock
+
+__all__ = [
+    "AbsorbedNorm",
+    "BatchNormBlock",
+    "FixedNorm",
+    "RepBlock",
+    "blocks",
+    "called",
+    "depth",
+    "fitting",
+    "outer_blocks",
+    "place_block",
+    "require_form",
+]
 
 
 class AbsorbedNorm(nn.Identity):
@@ -30,12 +46,10 @@ class FixedNorm(nn.BatchNorm2d):
         return super().train(False)
 
 
-class RepBlock(nn.Module):
-    """A sum of branches over one input.
+class BatchNormBlock(RepBlock):
+    """A sum of branches that each end in a batch norm, as published.
 
-    The kxk branch takes over weight and bias of the conv, the bias as that of its norm: the very
-    same `Parameter`s, so an optimizer keeps its momenta. The conv inside a branch may itself become
-    a block (recursive growth).
+    The bias of the conv becomes that of the norm of the kxk branch.
 
     Args:
         conv: The conv it replaces.
@@ -44,29 +58,21 @@ class RepBlock(nn.Module):
         fixed: The norm of kxk keeps its statistics; see `FixedNorm`.
     """
 
+    form = "batchnorm"
+
     def __init__(
         self, conv: nn.Conv2d, names: Sequence[str], norm: Norm, fixed: bool = False
     ) -> None:
-        super().__init__()
-        self.geometry = Geometry.of(conv)
-        self.had_bias = conv.bias is not None and not getattr(conv, "bias_was_added", False)
-        ordered = [name for name in branches.ALL_BRANCHES if name == "kxk" or name in names]
-        self.branches = nn.ModuleDict(
-            {name: branches.build(name, self.geometry, norm) for name in ordered}
-        )
-        for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"):
-            setattr(self, name, getattr(conv, name))  # for a network that asks its layers
-        self.fixed = fixed
+        geometry = Geometry.of(conv)
+        parts = {name: branches.build(name, geometry, norm) for name in in_order(names)}
         if fixed:
-            self.kxk.norm = FixedNorm(conv.out_channels)
-        self.to(conv.weight)  # dtype and device
-        self.requires_grad_(conv.weight.requires_grad)
+            parts["kxk"].norm = FixedNorm(conv.out_channels)
+        super().__init__(conv, parts, fixed)
         inner = self.kxk.conv
         assert isinstance(inner, nn.Conv2d)
         inner.weight = conv.weight
         if conv.bias is not None:
             self.kxk.norm.bias = conv.bias  # type: ignore[assignment]
-        self.train(conv.training)
 
     @property
     def kxk(self) -> WindowConv:
@@ -75,27 +81,8 @@ class RepBlock(nn.Module):
         assert isinstance(branch, WindowConv)
         return branch
 
-    @property
-    def kernel(self) -> nn.Parameter:
-        """The original kernel (out, in/groups, kh, kw), which the innermost kxk branch holds.
-
-        Not called `weight`: a network that uses the weight of a layer behind its back must fail.
-        """
-        conv: nn.Module = self.kxk.conv
-        kernel = conv.kernel if isinstance(conv, RepBlock) else conv.weight
-        assert isinstance(kernel, nn.Parameter)
-        return kernel
-
-    @property
-    def names(self) -> list[str]:
-        """The branches there are, in the order they are summed."""
-        return list(self.branches)
-
-    def others(self) -> list[Branch]:
-        """Return the branches beside kxk."""
-        found = [branch for name, branch in self.branches.items() if name != "kxk"]
-        assert all(isinstance(branch, Branch) for branch in found)
-        return found  # type: ignore[return-value]
+    def others(self) -> list[NormBranch]:
+        return [branch for branch in super().others() if isinstance(branch, NormBranch)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the sum of all branches."""
@@ -105,38 +92,28 @@ class RepBlock(nn.Module):
             total += branch(x)  # in place: no norm needs its output in backward
         return total
 
-    def equivalent(self) -> tuple[Tensor, Tensor]:
-        """Return kernel and bias the block amounts to in eval mode, float64."""
-        first, *rest = self.branches.values()
-        kernel, bias = first.equivalent()  # type: ignore[operator]
-        for branch in rest:
-            more, shift = branch.equivalent()  # type: ignore[operator]
-            kernel, bias = kernel + more, bias + shift
-        return kernel, bias
+    def chain(self) -> list[WindowConv]:
+        """Return the kxk branches from the block inwards."""
+        inner = self.inner
+        return [self.kxk, *(inner.chain() if isinstance(inner, BatchNormBlock) else [])]
 
-    def fuse(self) -> nn.Conv2d:
-        """Return the plain conv that computes the same in eval mode.
+    def absorb(self, kernel: Tensor, bias: Tensor) -> None:
+        """Add kernel and bias to what the kxk branch computes, through every norm on the way."""
+        total = torch.ones_like(bias)
+        for branch in self.chain():
+            scale, _ = branches.affine(branch.norm)
+            total = total * torch.where(scale.abs() < 1e-12, 1e-12, scale)
+        self.kernel.add_(kernel / total[:, None, None, None])
+        self.kxk.norm.bias.add_(bias)
 
-        It has a bias if the original had one or if the folded bias is not zero.
-        """
-        kernel, bias = self.equivalent()
-        return self.plain_conv(kernel, bias, nn.Parameter(torch.empty_like(self.kernel)))
-
-    def plain_conv(self, kernel: Tensor, bias: Tensor, weight: nn.Parameter) -> nn.Conv2d:
-        """Return a conv of this geometry that holds `kernel` in the given parameter."""
-        g = self.geometry
-        symmetric = all(begin == end for begin, end in g.padding)
-        conv = nn.Conv2d(
-            g.in_channels, g.out_channels, g.kernel_size, g.stride,
-            (g.padding[0][0], g.padding[1][0]) if symmetric else "same",
-            g.dilation, g.groups, self.had_bias or bool(bias.any()), g.padding_mode,
-        ).to(weight)  # fmt: skip
-        with torch.no_grad():
-            conv.weight = weight
-            conv.weight.copy_(kernel)
-            if conv.bias is not None:
-                conv.bias.copy_(bias)
-        return conv.train(self.training)
+    def back_to_conv(self, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
+        """Return a conv with the weight of kxk; it may have a bias that the original had not."""
+        conv = self.plain_conv(kernel, bias, self.kernel)
+        if conv.bias is not None:
+            self.kxk.norm.bias.copy_(conv.bias)
+            conv.bias = self.kxk.norm.bias
+        conv.bias_was_added = conv.bias is not None and not self.had_bias  # type: ignore[assignment]
+        return conv
 
 
 def fitting(conv: nn.Conv2d, names: Sequence[str]) -> list[str]:
@@ -151,16 +128,49 @@ def fitting(conv: nn.Conv2d, names: Sequence[str]) -> list[str]:
     return [name for name in names if branches.unfit(name, Geometry.of(conv)) is None]
 
 
-def place_block(model: nn.Module, path: str, names: Sequence[str], fixed: bool = False) -> RepBlock:
-    """Replace the conv at `path` by a block with those of the branches it can take."""
+def place_block(
+    model: nn.Module,
+    path: str,
+    names: Sequence[str],
+    fixed: bool = False,
+    form: Form = "batchnorm",
+) -> RepBlock:
+    """Replace the conv at `path` by a block with those of the branches it can take.
+
+    Raises:
+        ValueError: there is no branch or form of that name, or the model has blocks of another.
+    """
+    require_form(model, form)
     conv = model.get_submodule(path)
     assert isinstance(conv, nn.Conv2d)
-    block = RepBlock(conv, fitting(conv, names), norm_like(model), fixed)
-    weight = conv.weight  # that of a depthwise conv is contiguous either way
+    names = fitting(conv, names)
+    weight = conv.weight
+    block: RepBlock
+    if form == "linear":
+        block = LinearBlock(conv, names, fixed)
+    else:
+        block = BatchNormBlock(conv, names, norm_like(model), fixed)
+    # the weight of a depthwise conv is contiguous either way
     if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
         block.to(memory_format=torch.channels_last)
     surgery.replace(model, path, block)
     return block
+
+
+def require_form(model: nn.Module, form: str) -> None:
+    """Refuse to put blocks of another form beside those a network has.
+
+    Raises:
+        ValueError: names the form there is, or those to choose from.
+    """
+    if form not in get_args(Form):
+        raise ValueError(f"unknown form {form!r}; choose from {', '.join(get_args(Form))}")
+    for path, block in blocks(model).items():
+        if block.form != form:
+            raise ValueError(
+                f"form={form!r} is asked of a network whose blocks are {block.form!r} ({path}); "
+                f"write form={block.form!r}, or begin with a network without blocks"
+            )
 
 
 def norm_like(model: nn.Module) -> Norm:
@@ -187,3 +197,14 @@ def depth(model: nn.Module, path: str) -> int:
     parts = path.split(".")
     above = (".".join(parts[:end]) for end in range(len(parts)))
     return sum(isinstance(model.get_submodule(parent), RepBlock) for parent in above)
+
+
+def called(model: nn.Module, path: str) -> str:
+    """Return the path of the module whose forward computes what is at `path`.
+
+    A linear block calls nothing inside it: that is the outermost one around the module.
+    """
+    parts = path.split(".")
+    above = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    found = (parent for parent in above if isinstance(model.get_submodule(parent), LinearBlock))
+    return next(found, path)

@@ -37,16 +37,20 @@ class HasEquivalent(Protocol):
 
 
 class Branch(nn.Module):
-    """A path through a block; `norm` is the batch norm that ends it."""
-
-    norm: _BatchNorm
+    """A path through a block, of either form."""
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
         """Return kernel (out, in/groups, kh, kw) and bias (out,) in float64, for eval mode."""
         raise NotImplementedError
 
 
-class WindowConv(Branch):
+class NormBranch(Branch):
+    """A path that ends in a batch norm, `norm`."""
+
+    norm: _BatchNorm
+
+
+class WindowConv(NormBranch):
     """conv, BN: kxk, 1x1, 1xk and kx1, by the size of the window and its place in the kernel."""
 
     def __init__(self, geometry: Geometry, size: Pair, offset: Pair, norm: Norm) -> None:
@@ -69,7 +73,7 @@ class WindowConv(Branch):
         return algebra.then_affine(kernel, bias, *affine(self.norm))
 
 
-class OneByOneKxK(Branch):
+class OneByOneKxK(NormBranch):
     """conv 1x1, BN, conv kxk, BN."""
 
     def __init__(self, geometry: Geometry, norm: Norm) -> None:
@@ -98,7 +102,7 @@ class OneByOneKxK(Branch):
         return algebra.then_affine(kernel, bias, *affine(self.norm))
 
 
-class OneByOneAverage(Branch):
+class OneByOneAverage(NormBranch):
     """conv 1x1, BN, average pool, BN; average pool, BN where the conv is depthwise."""
 
     def __init__(self, geometry: Geometry, norm: Norm) -> None:
@@ -137,7 +141,7 @@ class OneByOneAverage(Branch):
         return algebra.then_affine(kernel, kernel.new_zeros(len(kernel)), *affine(self.norm))
 
 
-class Identity(Branch):
+class Identity(NormBranch):
     """BN of the input itself."""
 
     def __init__(self, geometry: Geometry, norm: Norm) -> None:
@@ -160,17 +164,22 @@ class Identity(Branch):
         return algebra.then_affine(kernel, torch.zeros_like(shift), scale, shift)
 
 
-def build(name: str, geometry: Geometry, norm: Norm) -> Branch:
-    """Return a fresh branch by its name."""
+def windows(geometry: Geometry) -> dict[str, tuple[Pair, Pair]]:
+    """Return size and offset of the windows of the kernel that branches look through."""
     (height, width), (row, column) = geometry.kernel_size, geometry.centre
-    windows: dict[str, tuple[Pair, Pair]] = {
+    return {
         "kxk": ((height, width), (0, 0)),
         "1x1": ((1, 1), (row, column)),
         "1xk": ((1, width), (row, 0)),
         "kx1": ((height, 1), (0, column)),
     }
-    if name in windows:
-        return WindowConv(geometry, *windows[name], norm)
+
+
+def build(name: str, geometry: Geometry, norm: Norm) -> NormBranch:
+    """Return a fresh branch by its name."""
+    places = windows(geometry)
+    if name in places:
+        return WindowConv(geometry, *places[name], norm)
     return {"1x1_kxk": OneByOneKxK, "1x1_avg": OneByOneAverage, "identity": Identity}[name](
         geometry, norm
     )
@@ -219,7 +228,7 @@ def inner_equivalent(conv: nn.Module, norm: _BatchNorm) -> Tensor:
     return algebra.then_affine(kernel, bias, scale, torch.zeros_like(scale))[0]
 
 
-def has_inner(branch: Branch) -> TypeGuard[OneByOneKxK | OneByOneAverage]:
+def has_inner(branch: NormBranch) -> TypeGuard[OneByOneKxK | OneByOneAverage]:
     """Return whether a branch begins with conv 1x1, BN."""
     return isinstance(branch, OneByOneKxK) or (
         isinstance(branch, OneByOneAverage) and branch.reduce is not None

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dyrep import surgery
-from dyrep.block import RepBlock, fitting, place_block
-from dyrep.branches import Branch, OneByOneAverage, OneByOneKxK, WindowConv
+from dyrep.base import Form, RepBlock
+from dyrep.block import BatchNormBlock, called, fitting, place_block
+from dyrep.branches import NormBranch, OneByOneAverage, OneByOneKxK, WindowConv
 from dyrep.calibration import batch_statistics
 from dyrep.cost import Cost, cost
 from dyrep.fusion import plain_copy
@@ -31,14 +32,15 @@ class Budget:
     Args:
         limit: For example 1.5; None allows everything that fits into memory.
         measure: `flops` of a forward, or `seconds` of forward and backward, timed side by side.
+        form: Of the blocks that convs would become.
     """
 
-    def __init__(self, limit: float | None, measure: Measure) -> None:
+    def __init__(self, limit: float | None, measure: Measure, form: Form = "batchnorm") -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"max_cost={limit} is less than the plain network; use 1 or more")
         if measure not in ("flops", "seconds"):
             raise ValueError(f"cost {measure!r} is unknown; choose flops or seconds")
-        self.limit, self.measure = limit, measure
+        self.limit, self.measure, self.form = limit, measure, form
         self._plain_flops: int | None = None
 
     def refusal(
@@ -46,16 +48,21 @@ class Budget:
         model: nn.Module,
         path: str,
         names: Sequence[str],
-        batch: Tensor,
+        batch: Tensor | None,
         optimizer: Optimizer | None,
     ) -> str | None:
-        """Return why the conv at `path` must not grow, or None; the same on every rank."""
-        shape = input_shapes(model, [path], batch).get(path)
-        if shape is None:
+        """Return why the conv at `path` must not grow, or None; the same on every rank.
+
+        Without a batch nothing is counted.
+        """
+        shape = None if batch is None else input_shapes(model, [path], batch).get(path)
+        if batch is not None and shape is None:
             return "the network does not use it outside of training"
         if not set(fitting(_conv(model, path), names)) - {"kxk"}:
             return "it can take none of these branches"
-        missing = _missing_bytes(model, path, names, shape, optimizer)
+        if batch is None or shape is None:
+            return None
+        missing = self._missing_bytes(model, path, names, shape, optimizer)
         if missing > 0:
             return f"out of memory: {missing / 2**20:.0f} MiB too few for a step"
         if self.limit is None:
@@ -63,7 +70,7 @@ class Budget:
         times = (
             self._flops(model, path, names, batch, shape)
             if self.measure == "flops"
-            else _slowest(_times_plain(model, path, names, batch))
+            else _slowest(_times_plain(model, path, names, batch, self.form))
         )
         if times > self.limit:
             return f"would cost {times:.2f} times the plain network (max_cost {self.limit:g})"
@@ -74,15 +81,41 @@ class Budget:
     ) -> float:
         if self._plain_flops is None:
             self._plain_flops = cost(plain_copy(model), batch).flops
-        added = extra_cost(model, path, names, shape).flops
+        added = extra_cost(model, path, names, shape, self.form).flops
         return (cost(model, batch).flops + added) / self._plain_flops
+
+    def _missing_bytes(
+        self,
+        model: nn.Module,
+        path: str,
+        names: Sequence[str],
+        shape: torch.Size,
+        optimizer: Optimizer | None,
+    ) -> float:
+        """Return how many bytes a step with the grown conv would be short of, on the worst rank."""
+        conv, block, example = _trial(model, path, names, shape, self.form)
+        room = headroom(conv.weight.device)
+        if room is None:
+            return 0.0
+        if isinstance(block, BatchNormBlock):
+            outputs = conv(example[:1]).shape[2:].numel()
+            values = shape[0] * activation_values(block, shape[2:].numel(), outputs)
+        else:
+            values = block.kernel.numel()  # the composed kernel
+        state = optimizer.state.get(_conv(model, path).weight, {}) if optimizer else {}
+        copies = 2 + sum(isinstance(v, Tensor) and v.ndim > 0 for v in state.values())
+        parameters = cost(block, example).parameters - cost(conv, example).parameters
+        return _slowest((values + copies * parameters) * conv.weight.element_size() - room)
 
 
 def input_shapes(model: nn.Module, paths: Iterable[str], batch: Tensor) -> dict[str, torch.Size]:
-    """Return the shape (N, C, H, W) of what each layer receives when the model sees `batch`."""
+    """Return the shape (N, C, H, W) of what each layer receives when the model sees `batch`.
+
+    What is inside a linear block receives what the block does.
+    """
     found: dict[str, torch.Size] = {}
     handles = [
-        model.get_submodule(path).register_forward_pre_hook(
+        model.get_submodule(called(model, path)).register_forward_pre_hook(
             lambda _, args, path=path: found.update({path: args[0].shape})
         )
         for path in paths
@@ -96,14 +129,20 @@ def input_shapes(model: nn.Module, paths: Iterable[str], batch: Tensor) -> dict[
     return {path: torch.Size([len(batch), *shape[1:]]) for path, shape in found.items()}
 
 
-def extra_cost(model: nn.Module, path: str, names: Sequence[str], shape: torch.Size) -> Cost:
+def extra_cost(
+    model: nn.Module,
+    path: str,
+    names: Sequence[str],
+    shape: torch.Size,
+    form: Form = "batchnorm",
+) -> Cost:
     """Return the parameters and FLOPs per image that growing a conv adds."""
-    conv, block, example = _trial(model, path, names, shape)
+    conv, block, example = _trial(model, path, names, shape, form)
     plain, grown = cost(conv, example), cost(block, example)
     return Cost(grown.parameters - plain.parameters, grown.flops - plain.flops)
 
 
-def activation_values(block: RepBlock, inputs: int, outputs: int) -> int:
+def activation_values(block: BatchNormBlock, inputs: int, outputs: int) -> int:
     """Return how many values per image a block keeps for backward beyond what its conv would.
 
     Args:
@@ -112,7 +151,7 @@ def activation_values(block: RepBlock, inputs: int, outputs: int) -> int:
         outputs: Positions after it.
     """
 
-    def kept(branch: Branch) -> int:
+    def kept(branch: NormBranch) -> int:
         at_output = outputs * block.geometry.out_channels
         if isinstance(branch, WindowConv):
             return 0 if is_cheap(branch.conv) else at_output
@@ -134,34 +173,14 @@ def headroom(device: torch.device) -> int | None:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.max_memory_allocated(device)
 
 
-def _missing_bytes(
-    model: nn.Module,
-    path: str,
-    names: Sequence[str],
-    shape: torch.Size,
-    optimizer: Optimizer | None,
-) -> float:
-    """Return how many bytes a step with the grown conv would be short of, on the worst rank."""
-    conv, block, example = _trial(model, path, names, shape)
-    room = headroom(conv.weight.device)
-    if room is None:
-        return 0.0
-    outputs = conv(example).shape[2:].numel()
-    values = shape[0] * activation_values(block, shape[2:].numel(), outputs)
-    state = optimizer.state.get(_conv(model, path).weight, {}) if optimizer else {}
-    copies = 2 + sum(isinstance(v, Tensor) and v.ndim > 0 for v in state.values())
-    parameters = cost(block, example).parameters - cost(conv, example).parameters
-    return _slowest((values + copies * parameters) * conv.weight.element_size() - room)
-
-
 def _trial(
-    model: nn.Module, path: str, names: Sequence[str], shape: torch.Size
+    model: nn.Module, path: str, names: Sequence[str], shape: torch.Size, form: Form
 ) -> tuple[nn.Conv2d, RepBlock, Tensor]:
-    """Return a copy of the conv, a block as it would become, and an input of one image."""
+    """Return a copy of the conv, a block as it would become, and an input that takes no memory."""
     conv = _conv(model, path)
     holder = nn.Sequential(copy.deepcopy(conv))
-    block = place_block(holder, "0", names)
-    return copy.deepcopy(conv), block, conv.weight.detach().new_zeros(1, *shape[1:])
+    block = place_block(holder, "0", names, fixed=form == "linear", form=form)
+    return copy.deepcopy(conv), block, conv.weight.detach().new_zeros(1).expand(shape)
 
 
 def _conv(model: nn.Module, path: str) -> nn.Conv2d:
@@ -170,11 +189,17 @@ def _conv(model: nn.Module, path: str) -> nn.Conv2d:
     return conv
 
 
-def _times_plain(model: nn.Module, path: str, names: Sequence[str], batch: Tensor) -> float:
+def _times_plain(
+    model: nn.Module,
+    path: str,
+    names: Sequence[str],
+    batch: Tensor,
+    form: Form = "batchnorm",
+) -> float:
     """Return the seconds of a step with the conv grown, over those of the plain network."""
     conv = model.get_submodule(path)
     plain = plain_copy(model)
-    place_block(model, path, names)
+    place_block(model, path, names, fixed=form == "linear", form=form)
     try:
         rounds = range(1 + ROUNDS)
         ratios = [step_seconds(model, batch) / step_seconds(plain, batch) for _ in rounds]

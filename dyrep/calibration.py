@@ -8,7 +8,7 @@ ranks differ in their mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -45,6 +45,33 @@ class Moments:
         return Moments(
             count, mean, (self.var * self.count + other.var * other.count + spread) / count
         )
+
+
+def checked(batches: Iterable[Tensor]) -> list[Tensor]:
+    """Return calibration batches as a list.
+
+    Raises:
+        TypeError: they are a tensor or a dict, or a batch is not a tensor.
+        ValueError: there is none, or one is empty or holds values that are not finite.
+    """
+    if isinstance(batches, Tensor):
+        raise TypeError("calibration is a list of batches; for a single one write [batch]")
+    if isinstance(batches, Mapping):
+        raise TypeError("calibration is a list of batches, not a dict: list(batches.values())")
+    found = list(batches)
+    if not found:
+        raise ValueError("calibration needs at least one batch")
+    for index, batch in enumerate(found):
+        if not isinstance(batch, Tensor):
+            raise TypeError(
+                f"calibration batch {index} is a {type(batch).__name__}; it has to be the one "
+                "tensor that the model is called with"
+            )
+        if not batch.numel():
+            raise ValueError(f"calibration batch {index} is empty: its shape is {[*batch.shape]}")
+        if not batch.isfinite().all():
+            raise ValueError(f"calibration batch {index} holds values that are not finite")
+    return found
 
 
 def moments(

@@ -11,7 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Cost:
-    """`parameters` of the network; `flops` of one forward per image (a multiply-add counts 2)."""
+    """`parameters` of the network; `flops` of one forward per image (a multiply-add counts 2).
+
+    What a forward does once, however many images it sees (linear blocks compose their kernels), is
+    shared by the images of the example.
+    """
 
     parameters: int
     flops: int
@@ -19,15 +23,21 @@ class Cost:
 
 @torch.no_grad()
 def cost(model: nn.Module, example: Tensor) -> Cost:
-    """Count on the first image of an example batch, in eval mode; the model is left as it was."""
+    """Count on an example batch, in eval mode; the model is left as it was."""
     flags = {module: module.training for module in model.modules()}
     model.eval()
-    counter = FlopCounterMode(display=False)
     try:
-        with counter:
-            model(example[:1])
+        one = _flops(model, example[:1])
+        once = 2 * one - _flops(model, example[:2]) if len(example) > 1 else 0
     finally:
         for module, flag in flags.items():
             module.training = flag
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(parameters, counter.get_total_flops())
+    return Cost(parameters, one - once + once // len(example))
+
+
+def _flops(model: nn.Module, images: Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(images)
+    return counter.get_total_flops()

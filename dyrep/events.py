@@ -13,7 +13,9 @@ class Event:
     `branches` are those present afterwards; `saliency` is the ranking that led to growing, best
     first; errors are the largest difference at the output of the layer relative to its largest
     value, on a calibration batch (in train mode most of it is mean and scale of that batch, which a
-    BN behind the layer takes out again); `parameters` and `flops` are the whole network's.
+    BN behind the layer takes out again); `parameters` and `flops` are the whole network's, the
+    flops None where no calibration batch was given. Of a conv inside a linear block the output is
+    that of the block.
     """
 
     action: Literal["grow", "cut"]
@@ -23,7 +25,7 @@ class Event:
     error_eval: float
     error_train: float
     parameters: int
-    flops: int
+    flops: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON-able data."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dyrep import calibration, expansion, pruning, surgery
-from dyrep.block import RepBlock, depth
+from dyrep.base import Form, RepBlock
+from dyrep.block import called, depth, require_form
 from dyrep.branches import ALL_BRANCHES
 from dyrep.budget import Budget, Measure, extra_cost, input_shapes
 from dyrep.cost import cost
 from dyrep.events import Event
-from dyrep.fusion import relative_error
+from dyrep.fusion import noise, relative_error
+from dyrep.linear import scales
 from dyrep.saliency import Saliency
 
 
@@ -29,6 +32,9 @@ class DyRep:
             or a network of the same names.
         saliency: How convs are ranked; see `dyrep.saliency`.
         branches: What a grown conv gets, as far as it can take it.
+        form: Of the blocks: `batchnorm`, as published, or `linear`, composed into one kernel, which
+            costs little and keeps the function exactly, in train mode too.
+        strength: Of a new branch; see `expansion.grow`. None is the default of the form.
         adjust_interval: Epochs between adjustments.
         last_adjust_epoch: Epochs after which the structure stays.
         grow: Convs grown per adjustment.
@@ -42,7 +48,8 @@ class DyRep:
 
     Raises:
         TypeError: the model is wrapped.
-        ValueError: unknown saliency, branch or cost, or an optimizer of another model.
+        ValueError: unknown saliency, branch, form or cost, a strength that is not above 0, a model
+            whose blocks are of another form, or an optimizer of another model.
     """
 
     def __init__(
@@ -53,6 +60,8 @@ class DyRep:
         ema: nn.Module | None = None,
         saliency: str = "gain",
         branches: Sequence[str] = ALL_BRANCHES,
+        form: Form = "batchnorm",
+        strength: float | None = None,
         adjust_interval: int = 5,
         last_adjust_epoch: int = 100,
         grow: int = 1,
@@ -63,6 +72,9 @@ class DyRep:
         seed: int = 0,
     ) -> None:
         surgery.refuse_wrapped(model)
+        require_form(model, form)
+        if strength is not None and not 0 < strength < math.inf:
+            raise ValueError(f"strength={strength}; use a number above 0")
         if adjust_interval < 1:
             raise ValueError(f"adjust_interval={adjust_interval}; use 1 or more epochs")
         unknown = set(branches) - set(ALL_BRANCHES)
@@ -76,7 +88,8 @@ class DyRep:
         self.ema = None if ema is None else surgery.bare(ema)
         self.adjust_interval, self.last_adjust_epoch = adjust_interval, last_adjust_epoch
         self.grow, self.cut_std, self.cut_ratio, self.seed = grow, cut_std, cut_ratio, seed
-        self.budget = Budget(max_cost, cost)
+        self.form, self.strength = form, strength
+        self.budget = Budget(max_cost, cost, form)
         self.adjustments = 0
         self.left: dict[str, str] = {}
         self._saliency = Saliency(saliency)
@@ -94,21 +107,20 @@ class DyRep:
         """Return whether to adjust after `epoch`, counted from 0."""
         return (epoch + 1) % self.adjust_interval == 0 and epoch < self.last_adjust_epoch
 
-    def adjust(self, calibration: Iterable[Tensor]) -> list[Event]:
+    def adjust(self, calibration: Iterable[Tensor] | None = None) -> list[Event]:
         """Grow, then cut, then start a new interval; return what was changed.
 
         Args:
             calibration: Input batches of the model, on its device; on several ranks each brings
                 its own, as many as the others. Wrap the model in DistributedDataParallel again
-                afterwards.
+                afterwards. Linear blocks need none: with None the errors in events are measured
+                on noise, and their `flops` are unknown.
+
+        Raises:
+            TypeError, ValueError: batches that are not tensors with finite values; none where
+                batch norms, `max_cost` or a saliency per FLOP need them.
         """
-        if isinstance(calibration, Tensor):
-            raise TypeError("adjust() takes a list of batches; for a single one write [batch]")
-        batches = list(calibration)
-        if not batches:
-            raise ValueError("adjust() needs at least one calibration batch")
-        if not all(isinstance(batch, Tensor) for batch in batches):
-            raise TypeError("a calibration batch is the one tensor that the model is called with")
+        batches = self._checked(calibration)
         generator = torch.Generator().manual_seed(
             (self.seed * 1_000_003 + self.adjustments) % 2**63
         )
@@ -119,10 +131,23 @@ class DyRep:
                 events = [*self._grow_best(batches, generator), *self._cut(batches)]
         finally:
             if self.optimizer is not None:
-                surgery.follow(self.optimizer, self.model, parameters)
+                strengths = scales(self.model).values()
+                surgery.follow(self.optimizer, self.model, parameters, strengths)
         self.adjustments += 1
         self._watch()
         return events
+
+    def _checked(self, batches: Iterable[Tensor] | None) -> list[Tensor]:
+        if batches is not None:
+            return calibration.checked(batches)
+        for needed, why in (
+            (self.form == "batchnorm", "batch norms need statistics"),
+            (self.budget.limit is not None, "max_cost is counted on one"),
+            (self._saliency.per_flop, f"saliency {self._saliency.name} counts FLOPs on one"),
+        ):
+            if needed:
+                raise ValueError(f"adjust() needs calibration batches: {why}")
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the model, its structure and the optimizer."""
@@ -144,7 +169,7 @@ class DyRep:
         )
 
     def _grow_best(self, batches: list[Tensor], generator: torch.Generator) -> Iterator[Event]:
-        ranking = self._ranking(batches[0], generator)
+        ranking = self._ranking(batches, generator)
         grown = 0
         for path, _ in ranking:
             if grown == self.grow:
@@ -152,23 +177,27 @@ class DyRep:
             if path in self.left:
                 continue
             reason = self.budget.refusal(
-                self.model, path, self.branches, batches[0], self.optimizer
+                self.model, path, self.branches, batches[0] if batches else None, self.optimizer
             )
             if reason:
                 self.left[path] = reason
                 continue
-            before = _outputs(self.model, path, batches[0])
-            block = expansion.grow(self.model, path, self.branches, batches, generator)
+            before = _outputs(self.model, path, batches)
+            block = expansion.grow(
+                self.model, path, self.branches, batches, generator, self.form, self.strength
+            )
             if self.ema is not None:
                 expansion.grow_alike(self.ema, path, block)
-            yield self._event("grow", path, block, before, ranking, batches[0])
+            yield self._event("grow", path, block, before, ranking, batches)
             grown += 1
 
-    def _ranking(self, batch: Tensor, generator: torch.Generator) -> list[tuple[str, float]]:
+    def _ranking(
+        self, batches: list[Tensor], generator: torch.Generator
+    ) -> list[tuple[str, float]]:
         ranking = self._saliency.ranking(generator)
         if not self._saliency.per_flop:
             return ranking
-        shapes = input_shapes(self.model, [path for path, _ in ranking], batch)
+        shapes = input_shapes(self.model, [path for path, _ in ranking], batches[0])
         worth = [
             (path, score / max(1, self._extra_flops(path, shapes[path])))
             for path, score in ranking
@@ -177,16 +206,16 @@ class DyRep:
         return sorted(worth, key=lambda pair: -pair[1])
 
     def _extra_flops(self, path: str, shape: torch.Size) -> int:
-        return extra_cost(self.model, path, self.branches, shape).flops
+        return extra_cost(self.model, path, self.branches, shape, self.form).flops
 
     def _cut(self, batches: list[Tensor]) -> Iterator[Event]:
         pruning.refresh(self.model, batches)
         for path, names in pruning.weak_in(self.model, self.cut_std, self.cut_ratio).items():
-            before = _outputs(self.model, path, batches[0])
+            before = _outputs(self.model, path, batches)
             module = pruning.cut(self.model, path, names, batches)
             if self.ema is not None:
                 pruning.cut_alike(self.ema, path, names, module)
-            yield self._event("cut", path, module, before, None, batches[0])
+            yield self._event("cut", path, module, before, None, batches)
 
     def _event(
         self,
@@ -195,10 +224,10 @@ class DyRep:
         module: nn.Module,
         before: tuple[Tensor, Tensor],
         ranking: list[tuple[str, float]] | None,
-        batch: Tensor,
+        batches: list[Tensor],
     ) -> Event:
-        after = _outputs(self.model, path, batch)
-        spent = cost(self.model, batch)
+        after = _outputs(self.model, path, batches)
+        spent = cost(self.model, batches[0]) if batches else None
         return Event(
             action=action,
             layer=path,
@@ -206,25 +235,31 @@ class DyRep:
             saliency=ranking,
             error_eval=relative_error(before[0], after[0]),
             error_train=relative_error(before[1], after[1]),
-            parameters=spent.parameters,
-            flops=spent.flops,
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            flops=spent.flops if spent else None,
         )
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, path: str, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what a layer gives in eval mode and with batch statistics; nothing changes."""
+def _outputs(model: nn.Module, path: str, batches: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return what a layer gives in eval mode and with batch statistics; nothing changes.
+
+    On the first batch, or on noise without any. Of what is inside a linear block: what that gives.
+    """
     found: list[Tensor] = []
-    target = model.get_submodule(path)
+    target = model.get_submodule(called(model, path))
+    if not batches:
+        given = target(noise(target))
+        return given, given
     handle = target.register_forward_hook(lambda _, __, output: found.append(output))
     flags = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        model(batch)
+        model(batches[0])
         for module, flag in flags.items():
             module.training = flag
         with calibration.batch_statistics(model):
-            model(batch)
+            model(batches[0])
     finally:
         for module, flag in flags.items():
             module.training = flag

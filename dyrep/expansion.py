@@ -5,6 +5,9 @@ statistics: the kxk kernel gives up what the new branches add (Huang et al., eq.
 norm gets the deviation and the mean of its own output as gamma and beta, so that normalising with
 a batch undoes itself. Where no batch norm follows that would hide it, even the fluctuation of kxk
 would show; there its norm keeps the calibrated statistics.
+
+Linear blocks have no statistics: W_0 gives up the kernels of the new branches, and the function is
+the same to rounding in either mode, with nothing calibrated.
 """
 
 from __future__ import annotations
@@ -16,16 +19,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor, nn
 
-from dyrep import calibration, surgery
-from dyrep.block import AbsorbedNorm, RepBlock, fitting, place_block
+from dyrep import calibration, linear, surgery
+from dyrep.base import Form, RepBlock
+from dyrep.block import AbsorbedNorm, BatchNormBlock, fitting, place_block, require_form
 from dyrep.branches import WindowConv, has_inner
 from dyrep.following import following_norms
+from dyrep.linear import LinearBlock, LinearWindow
 
 DBB_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg")
 ACB_BRANCHES = ("kxk", "1xk", "kx1")
 REPVGG_BRANCHES = ("kxk", "1x1", "identity")
 DEEPEST = 2  # blocks around a conv: one level of recursion, as published
-FAINT = 0.005  # strength of a new branch beside kxk; 0.01 as published; not compared with others
+# Of a new branch. With batch norms: of the deviation of the output of the layer; 0.01 of gamma = 1
+# as published; not compared with others. Linear: see `grow`.
+STRENGTHS: dict[Form, float] = {"batchnorm": 0.005, "linear": 0.5}
 
 
 @dataclass
@@ -45,8 +52,12 @@ def expand(
     names: Iterable[str] | None = None,
     branches: Sequence[str] = DBB_BRANCHES,
     absorb: Tensor | None = None,
+    form: Form = "batchnorm",
 ) -> Expansion:
     """Give convs the same branches, freshly initialised, before training starts (DBB, ACB, RepVGG).
+
+    Linear branches begin with the strengths of OREPA (Hu et al., CVPR 2022; see `linear.START`),
+    kxk among them.
 
     Args:
         model: Changed in place.
@@ -54,12 +65,21 @@ def expand(
         branches: Each conv takes those it can.
         absorb: A batch of the model. With it, the batch norm that follows a conv is taken away, as
             published for all three: each branch has its own.
+        form: `batchnorm`, each branch ends in a batch norm, or `linear`, the branches are composed
+            into one kernel.
 
     Raises:
         KeyError: a name is not a path of the model.
-        ValueError: there is no branch of that name.
+        ValueError: there is no branch or form of that name, the model has blocks of another form,
+            or `absorb` with linear blocks.
     """
     surgery.refuse_wrapped(model)
+    require_form(model, form)
+    if form == "linear" and absorb is not None:
+        raise ValueError(
+            "absorb takes away the batch norm behind a conv because each branch has its own; "
+            "linear branches have none: leave absorb out"
+        )
     done = Expansion(left=unfit_convs(model))
     known = dict(convs(model))
     followed = {} if absorb is None else following_norms(model, absorb)
@@ -70,7 +90,7 @@ def expand(
             done.left[path] = "it can take none of these branches"
         if path in done.left:
             continue
-        done.grown[path] = place_block(model, path, branches).names
+        done.grown[path] = place_block(model, path, branches, form=form).names
         if path in followed:
             surgery.replace(model, followed[path], AbsorbedNorm())
             done.absorbed.append(followed[path])
@@ -90,7 +110,9 @@ def convs(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
 
 def _is_part_of_kernel(parent: nn.Module) -> bool:
     """Whether a conv's parent is a 1xk or kx1 branch: those are leaves."""
-    return isinstance(parent, WindowConv) and parent.size != parent.geometry.kernel_size
+    if not isinstance(parent, (WindowConv, LinearWindow)):
+        return False
+    return parent.size != parent.geometry.kernel_size
 
 
 def unfit_convs(model: nn.Module) -> dict[str, str]:
@@ -130,6 +152,8 @@ def grow(
     names: Sequence[str],
     batches: Sequence[Tensor],
     generator: Generator,
+    form: Form = "batchnorm",
+    strength: float | None = None,
 ) -> RepBlock:
     """Turn the conv at `path` into a block that computes the same.
 
@@ -137,26 +161,60 @@ def grow(
         model: Changed in place; its other modules keep every bit of their state.
         path: Of the conv.
         names: Branches to add; those the conv cannot take are left out.
-        batches: Inputs of the model that set the statistics of the new branches.
+        batches: Inputs of the model that set the statistics of the new branches; a linear block
+            has none and needs no batches.
         generator: Draws the new weights; the same on every rank.
+        form: Of the block.
+        strength: Of each new branch; by default 0.005 (`batchnorm`) or 0.5 (`linear`). With batch
+            norms it is gamma in deviations of the output of the layer. In a linear block a step
+            of gradient descent moves what the branch can follow faster by strength^2 than the
+            conv alone did, from the first step on: by a quarter for 0.5. A branch whose own speed
+            is v, as the average's 1 / k^2, gets s = strength / sqrt(v) for that, and a kernel drawn
+            from N(0, 2 / fan_in) then has the same norm, strength * sqrt(2), in every branch but
+            the identity.
+
+    Raises:
+        ValueError: there is no branch or form of that name, or the model has blocks of another.
     """
+    strength = STRENGTHS[form] if strength is None else strength
+    if form == "linear":
+        return _grow_linear(model, path, names, generator, strength)
     bias = _bias(model.get_submodule(path))
     followed = path in following_norms(model, batches[0])
     block = place_block(model, path, names, fixed=not followed)
+    assert isinstance(block, BatchNormBlock)
     for branch in block.others():
         _draw(branch, generator)
     inner = [branch.inner_norm for branch in block.others() if has_inner(branch)]
     calibration.calibrate(model, inner, batches)  # first: the border follows from them
     last = [branch.norm for branch in block.others()]
     output = calibration.calibrate(model, [*last, block.kxk.norm], batches)[-1]
-    strength = FAINT * output.var.sqrt().mean()
+    gamma = strength * output.var.sqrt().mean()
     for branch in block.others():
-        branch.norm.weight.fill_(strength.item())
+        branch.norm.weight.fill_(gamma.item())
     kernel, left = _remainder(block, bias)
     block.kernel.sub_(kernel)
     calibration.calibrate(model, [block.kxk.norm], batches)
     keep_output(block, left)
     return block
+
+
+def _grow_linear(
+    model: nn.Module, path: str, names: Sequence[str], generator: Generator, strength: float
+) -> LinearBlock:
+    block = place_block(model, path, names, fixed=True, form="linear")
+    assert isinstance(block, LinearBlock)
+    for branch in block.others():
+        linear.draw(branch, generator)
+        linear.strengthen(branch, strength)
+    _give_up(block)
+    return block
+
+
+def _give_up(block: LinearBlock) -> None:
+    """Take from the kernel of the conv what the other branches add (eq. 6)."""
+    added = [branch.equivalent()[0] for branch in block.others()]
+    block.kernel.copy_(block.kernel.double() - sum(added))
 
 
 @torch.no_grad()
@@ -167,9 +225,12 @@ def grow_alike(average: nn.Module, path: str, block: RepBlock) -> None:
     kernel, so the averaged network keeps its eval function too.
     """
     bias = _bias(average.get_submodule(path))
-    copied = place_block(average, path, block.names, block.fixed)
+    copied = place_block(average, path, block.names, block.fixed, block.form)
     for ours, theirs in zip(copied.others(), block.others(), strict=True):
         ours.load_state_dict(theirs.state_dict())
+    if isinstance(copied, LinearBlock):
+        return _give_up(copied)
+    assert isinstance(copied, BatchNormBlock) and isinstance(block, BatchNormBlock)
     kernel, left = _remainder(copied, bias)
     copied.kernel.sub_(kernel)
     copied.kxk.norm.load_state_dict(block.kxk.norm.state_dict())
@@ -183,7 +244,7 @@ def _bias(conv: nn.Module) -> Tensor:
     return conv.bias.detach().double()
 
 
-def keep_output(block: RepBlock, bias: Tensor) -> None:
+def keep_output(block: BatchNormBlock, bias: Tensor) -> None:
     """Set gamma and beta of the kxk norm so that it hands its input on, plus `bias`."""
     norm = block.kxk.norm
     assert norm.running_mean is not None and norm.running_var is not None
@@ -191,7 +252,7 @@ def keep_output(block: RepBlock, bias: Tensor) -> None:
     norm.bias.copy_(norm.running_mean.double() + bias)
 
 
-def _remainder(block: RepBlock, bias: Tensor) -> tuple[Tensor, Tensor]:
+def _remainder(block: BatchNormBlock, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Return the kernel the new branches add, and the bias that is left for kxk (eq. 6)."""
     kernels, biases = zip(*(branch.equivalent() for branch in block.others()), strict=True)
     return torch.stack(kernels).sum(0), bias - torch.stack(biases).sum(0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves
 
-from dyrep.block import RepBlock
+from dyrep.base import RepBlock
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -48,7 +48,7 @@ def following_norms(model: nn.Module, inputs: Tensor) -> dict[str, str]:
 
     handles = []
     for path, module in model.named_modules():
-        if type(module) in (nn.Conv2d, RepBlock):
+        if type(module) is nn.Conv2d or isinstance(module, RepBlock):
             handles.append(module.register_forward_hook(note_conv(path)))
         elif type(module) in NORMS and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(note_norm(path)))

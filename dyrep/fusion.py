@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from dyrep import algebra, branches, surgery
-from dyrep.block import AbsorbedNorm, RepBlock, outer_blocks
+from dyrep.base import RepBlock
+from dyrep.block import AbsorbedNorm, outer_blocks
 from dyrep.following import following_norms
+from dyrep.geometry import Geometry
 
 
 class FusionError(ArithmeticError):
@@ -196,7 +198,7 @@ def compare_blocks(
         outputs = None if inputs is None else reference(inputs.double())
         for path, block in outer.items():
             if path not in errors:
-                block(_noise(block))
+                block(noise(block))
     finally:
         for handle in handles:
             handle.remove()
@@ -217,12 +219,17 @@ def _refuse_not_finite(model: nn.Module) -> None:
             )
 
 
-def _noise(block: RepBlock) -> Tensor:
-    g = block.geometry
+def noise(layer: nn.Module) -> Tensor:
+    """Return noise that a block or a conv can take, of its dtype and on its device."""
+    if isinstance(layer, RepBlock):
+        g, weight = layer.geometry, layer.kernel.detach()
+    else:
+        assert isinstance(layer, nn.Conv2d)
+        g, weight = Geometry.of(layer), layer.weight.detach()
     sides = [d * (k - 1) + 8 for k, d in zip(g.kernel_size, g.dilation, strict=True)]
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(2, g.in_channels, *sides, dtype=torch.float64, generator=generator)
-    return noise.to(block.kernel.device)
+    drawn = torch.randn(2, g.in_channels, *sides, dtype=torch.float64, generator=generator)
+    return drawn.to(weight)
 
 
 def _dtype(module: nn.Module) -> torch.dtype | None:

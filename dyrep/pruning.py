@@ -10,15 +10,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyrep import branches, calibration, surgery
-from dyrep.block import RepBlock, blocks
+from dyrep.base import RepBlock
+from dyrep.block import BatchNormBlock, blocks
 from dyrep.branches import WindowConv
+from dyrep.linear import LinearBlock
 
 
+@torch.no_grad()
 def branch_weights(model: nn.Module) -> dict[str, dict[str, float]]:
     """Return what each branch weighs beside kxk, by block and branch.
 
-    The weight of a branch is the mean |gamma| of its last norm relative to that of kxk: what
-    the cutting rule looks at.
+    What the cutting rule looks at: the mean |gamma| of the last norm of a branch relative to that
+    of kxk, or, in a linear block, the norm of its kernel relative to that of the whole kernel.
     """
     return {
         path: dict(zip(_other_names(block), _ratios(block).tolist(), strict=True))
@@ -26,6 +29,7 @@ def branch_weights(model: nn.Module) -> dict[str, dict[str, float]]:
     }
 
 
+@torch.no_grad()
 def weak_branches(block: RepBlock, cut_std: float, cut_ratio: float) -> list[str]:
     """Return the branches the published rule cuts.
 
@@ -45,6 +49,9 @@ def _other_names(block: RepBlock) -> list[str]:
 
 def _ratios(block: RepBlock) -> Tensor:
     """Return the weights of the branches other than kxk, in the order of their names."""
+    if isinstance(block, LinearBlock):
+        return block.shares()
+    assert isinstance(block, BatchNormBlock)
     reference = block.kxk.norm.weight.detach().abs().mean()
     weights = [branch.norm.weight.detach().abs().mean() for branch in block.others()]
     return torch.stack(weights) / reference if weights else reference.new_empty(0)
@@ -55,22 +62,22 @@ def cut(
     model: nn.Module,
     path: str,
     names: Sequence[str],
-    batches: Sequence[Tensor],
+    batches: Sequence[Tensor] = (),
 ) -> RepBlock | nn.Conv2d:
     """Remove branches of the block at `path`; return what stands there afterwards.
 
-    The function stays the same in eval mode exactly, in train mode up to the fluctuation of batch
-    statistics. A block inside the kxk branch keeps all it has learned. A block that is left with
-    kxk alone becomes a plain conv again.
+    The function stays the same in eval mode exactly; in train mode exactly if the block is linear,
+    which needs no batches, else up to the fluctuation of batch statistics. A block inside the kxk
+    branch keeps all it has learned. A block that is left with kxk alone becomes a plain conv again.
 
     Raises:
         ValueError: a name is not a branch of the block, or is kxk; no batches.
     """
-    if not batches:
-        raise ValueError("cut() needs at least one calibration batch")
+    if not isinstance(model.get_submodule(path), LinearBlock):
+        batches = calibration.checked(batches)
     left = _remove(model, path, names)
-    if isinstance(left, RepBlock):
-        for branch in reversed(_chain(left)):  # innermost first: the outer ones see what it gives
+    if isinstance(left, BatchNormBlock):
+        for branch in reversed(left.chain()):  # innermost first: the outer ones see what it gives
             (seen,) = calibration.moments(model, [branch.norm], batches)
             _renormalise(branch, partial(calibration.set_statistics, seen=seen))
     return left
@@ -87,9 +94,9 @@ def cut_alike(average: nn.Module, path: str, names: Sequence[str], block: nn.Mod
         block: What stands at `path` there now; its statistics are taken over.
     """
     left = _remove(average, path, names)
-    if isinstance(left, RepBlock):
-        assert isinstance(block, RepBlock)
-        for ours, theirs in zip(_chain(left), _chain(block), strict=True):
+    if isinstance(left, BatchNormBlock):
+        assert isinstance(block, BatchNormBlock)
+        for ours, theirs in zip(left.chain(), block.chain(), strict=True):
             _renormalise(ours, partial(_copy_statistics, other=theirs.norm))
 
 
@@ -106,45 +113,15 @@ def _remove(model: nn.Module, path: str, names: Sequence[str]) -> RepBlock | nn.
     removed = [block.branches[name].equivalent() for name in names]  # type: ignore[operator]
     for name in names:
         del block.branches[name]
-    if not block.others() and isinstance(block.kxk.conv, nn.Conv2d):
-        return _to_conv(model, path, block, removed)
+    if not block.others() and isinstance(block.inner, nn.Conv2d):
+        kernel, bias = block.equivalent()
+        kernel, bias = kernel + sum(k for k, _ in removed), bias + sum(b for _, b in removed)
+        conv = block.back_to_conv(kernel, bias)
+        surgery.replace(model, path, conv)
+        return conv
     for kernel, bias in removed:
-        _absorb(block, kernel, bias)
+        block.absorb(kernel, bias)
     return block
-
-
-def _to_conv(
-    model: nn.Module, path: str, block: RepBlock, removed: list[tuple[Tensor, Tensor]]
-) -> nn.Conv2d:
-    """Put a plain conv in the place of a block, in the very weight of its kxk branch."""
-    kernel, bias = block.equivalent()
-    kernel, bias = kernel + sum(k for k, _ in removed), bias + sum(b for _, b in removed)
-    conv = block.plain_conv(kernel, bias, block.kernel)
-    if conv.bias is not None:
-        block.kxk.norm.bias.copy_(conv.bias)
-        conv.bias = block.kxk.norm.bias
-    conv.bias_was_added = conv.bias is not None and not block.had_bias  # type: ignore[assignment]
-    surgery.replace(model, path, conv)
-    return conv
-
-
-def _chain(block: RepBlock) -> list[WindowConv]:
-    """Return the kxk branches from the block inwards."""
-    found, conv = [block.kxk], block.kxk.conv
-    while isinstance(conv, RepBlock):
-        found.append(conv.kxk)
-        conv = conv.kxk.conv
-    return found
-
-
-def _absorb(block: RepBlock, kernel: Tensor, bias: Tensor) -> None:
-    """Add kernel and bias to what the kxk branch computes, through every norm on the way."""
-    total = torch.ones_like(bias)
-    for branch in _chain(block):
-        scale, _ = branches.affine(branch.norm)
-        total = total * torch.where(scale.abs() < 1e-12, 1e-12, scale)
-    block.kernel.add_(kernel / total[:, None, None, None])
-    block.kxk.norm.bias.add_(bias)
 
 
 def _renormalise(branch: WindowConv, set_statistics: Callable[[_BatchNorm], None]) -> None:
@@ -168,7 +145,8 @@ def refresh(model: nn.Module, batches: Sequence[Tensor]) -> None:
 
     The kernel before it has been trained since, so the branches could not be compared with it.
     """
-    fixed = [block.kxk for block in blocks(model).values() if block.fixed]
+    normed = [block for block in blocks(model).values() if isinstance(block, BatchNormBlock)]
+    fixed = [block.kxk for block in normed if block.fixed]
     found = calibration.moments(model, [branch.norm for branch in fixed], batches)
     for branch, seen in zip(fixed, found, strict=True):
         _renormalise(branch, partial(calibration.set_statistics, seen=seen))

@@ -8,7 +8,8 @@ structure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -77,7 +78,12 @@ def optimizes(optimizer: Optimizer, model: nn.Module) -> bool:
     return not held.isdisjoint(model.parameters())
 
 
-def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[str, Tensor]) -> None:
+def follow(
+    optimizer: Optimizer,
+    model: nn.Module,
+    before: Mapping[str, Tensor],
+    undecayed: Collection[Tensor] = (),
+) -> None:
     """Make an optimizer that held parameters of a model hold those the model has now.
 
     A new parameter joins the group of the parameter of its kind (kernels and matrices, or vectors)
@@ -88,6 +94,9 @@ def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[str, Tensor])
         optimizer: With per-parameter state.
         model: After the change.
         before: `dict(model.named_parameters())` from before it.
+        undecayed: Parameters that must not decay. Where the group they would join has weight decay
+            they get one like it without; beside a schedule, which cannot take another group, they
+            join and a warning says so.
     """
     named = dict(model.named_parameters())
     known = set(before.values())
@@ -101,6 +110,8 @@ def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[str, Tensor])
         held = {n: p for n, p in before.items() if p in home}
         alike = {n: p for n, p in held.items() if (p.ndim > 1) == (parameter.ndim > 1)}
         group = home[_nearest(name, alike or held)]
+        if group.get("weight_decay") and any(parameter is p for p in undecayed):
+            group = _without_decay(optimizer, group)
         group["params"].append(parameter)
         if "param_names" in group:
             group["param_names"].append(name)
@@ -115,6 +126,26 @@ def follow(optimizer: Optimizer, model: nn.Module, before: Mapping[str, Tensor])
             group["param_names"] = [names.get(p, old[p]) for p in group["params"]]
     for old_parameter in gone:
         optimizer.state.pop(old_parameter, None)
+
+
+def _without_decay(optimizer: Optimizer, like: dict[str, Any]) -> dict[str, Any]:
+    """Return a group of the same options as `like` but without weight decay; add it if needed."""
+    aside = ("params", "param_names", "weight_decay")
+    options = {key: value for key, value in like.items() if key not in aside}
+    for group in optimizer.param_groups:
+        same = all(group.get(key) == value for key, value in options.items())
+        if same and not group["weight_decay"]:
+            return group
+    if "initial_lr" in like:  # a schedule counts the groups when it is made
+        warnings.warn(
+            "the strengths of linear branches decay with the group they joined; give the optimizer "
+            "a group with weight_decay=0 (for biases and norms) before its schedule is made",
+            stacklevel=2,
+        )
+        return like
+    names: dict[str, Any] = {"param_names": []} if "param_names" in like else {}
+    optimizer.param_groups.append({**like, "params": [], **names, "weight_decay": 0.0})
+    return optimizer.param_groups[-1]
 
 
 def _nearest(name: str, candidates: Mapping[str, Tensor]) -> Tensor:

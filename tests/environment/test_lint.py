@@ -7,8 +7,6 @@ import pytest
 
 from tests.launcher import PROJECT
 
-pytestmark = pytest.mark.long  # `make lint` does the same
-
 TOOLS = {
     "style": ["ruff", "check"],
     "format": ["ruff", "format", "--check"],
