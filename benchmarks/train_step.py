@@ -39,6 +39,7 @@ from torch.nn.functional import cross_entropy
 
 import dyrep
 from dyrep import expansion, surgery
+from dyrep.base import Form
 from dyrep.block import RepBlock, depth
 from pipeline import models, outfile
 
@@ -192,9 +193,7 @@ def share(memory: dict[str, float], one: str, other: str) -> float | None:
     return memory[one] / memory[other] if one in memory and other in memory else None
 
 
-def change(
-    model: nn.Module, point: str, seed: int, form: dyrep.base.Form = "batchnorm"
-) -> list[str]:
+def change(model: nn.Module, point: str, seed: int, form: Form = "batchnorm") -> list[str]:
     """Give a network the branches of a point; return the layers that have them."""
     if point == "plain":
         return []

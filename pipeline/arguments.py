@@ -30,6 +30,7 @@ from pipeline.config import Config
 from pipeline.config.rules import SMALL_IMAGE
 from pipeline.errors import UserError, nearest
 
+SWEEPER = "hydra/sweeper="
 RECIPES = {
     "digits": ("digits",),
     "cifar": ("cifar10", "cifar100"),
@@ -56,10 +57,15 @@ class Asked:
     plain: bool
 
     @property
+    def sweeper(self) -> str:
+        """What tells which settings are tried next."""
+        chosen = [word for word in self.settings if word.startswith(SWEEPER)]
+        return chosen[-1].removeprefix(SWEEPER) if chosen else "basic"
+
+    @property
     def searches(self) -> bool:
         """Whether what runs next depends on how the runs before ended."""
-        sweepers = [word for word in self.settings if word.startswith("hydra/sweeper=")]
-        return self.sweeps and bool(sweepers) and sweepers[-1] != "hydra/sweeper=basic"
+        return self.sweeps and self.sweeper != "basic"
 
 
 def read(arguments: list[str]) -> Asked:
@@ -70,10 +76,11 @@ def read(arguments: list[str]) -> Asked:
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    known = parser.parse_args(arguments)
-    words = _readable(arguments, known)
+    known = parser.parse_intermixed_args(arguments)
     given = set(known.overrides)
     others = [word for word in arguments if word not in given]
+    arguments = others + known.overrides  # Hydra takes no settings on both sides of an option
+    words = _readable(arguments, known)
     return Asked(
         words=words,
         settings=[spelt for word, spelt in zip(arguments, words, strict=True) if word in given],

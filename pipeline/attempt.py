@@ -8,6 +8,7 @@ sit on a node that lost contact. Whoever is no longer the newest attempt writes 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -129,6 +130,11 @@ def own() -> int:
     return int(os.environ[NUMBER])
 
 
+def vanished(directory: Path) -> bool:
+    """Whether the directory of a stage that runs is gone, or what has its name is no stage."""
+    return not rundir.there(directory / rundir.STAGE)
+
+
 def check(directory: Path, number: int) -> None:
     """Make sure that attempt `number` still owns `directory`.
 
@@ -136,7 +142,8 @@ def check(directory: Path, number: int) -> None:
         FileNotFoundError: the directory has vanished.
         Superseded: a newer attempt does.
     """
-    directory.stat()
+    if vanished(directory):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
     newest = last(directory)["attempt"]
     if newest != number:
         raise Superseded(

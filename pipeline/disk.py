@@ -21,9 +21,9 @@ FULL = 2**20  # bytes left on a disk that counts as full
 def replacing(path: Path, private: bool = False) -> Iterator[Path]:
     """Give a temporary name; what is written there replaces `path`, whole or not at all.
 
-    What is `private` only this user may read.
+    What is `private` only this user may read. The folder must be there: one that was removed while
+    a stage runs must not come back with only the newest of its files.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)

@@ -21,7 +21,8 @@ SIGNS = (
 
 def note_killed(directory: Path, number: int, end: End | None) -> None:
     """Note that a process was killed; it could not itself."""
-    if end and end.signal and end.signal not in interrupt.SIGNALS and directory.exists():
+    killed = end and end.signal and end.signal not in interrupt.SIGNALS
+    if killed and not attempt.vanished(directory):
         _note(directory, number, "failed", kind="killed", message=str(end))
 
 
@@ -38,7 +39,7 @@ def verdict(directory: Path, number: int, end: End | None) -> int:
     Their own codes say too little: one whose connection broke because another refused its input
     has crashed as well.
     """
-    if not directory.exists():
+    if attempt.vanished(directory):
         say(vanished(directory), file=sys.stderr)
         return BAD_INPUT
     if (directory / rundir.RESULT).exists():

@@ -6,6 +6,7 @@ until it has saved, and says how to continue.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from types import FrameType
 
 from pipeline import attempt, commands, disk, rundir
 from pipeline.config import Config
-from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
+from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError, surroundings
 from pipeline.plan import Step, verify_outputs
 from pipeline.progress import Onlooker
 from pipeline.runs import write_question, write_where
@@ -149,6 +150,8 @@ def _explain(step: Step, log: Path, code: int, asked_to_stop: bool) -> None:
         raise Interrupted
     if _cancelled(step):
         raise StageFailed(f"{step.stage.name} was cancelled; what it had saved is kept")
+    if attempt.vanished(step.dir):
+        raise surroundings(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), step.dir)
     end = attempt.ending(step.dir, attempt.last(step.dir)["attempt"])
     if end is None and (refused := disk.refusal(step.dir)):  # it could not say so itself
         raise refused

@@ -94,7 +94,7 @@ def _check(asked: Asked) -> None:
     if asked.sweeps:
         sweep.check_name(asked.settings)
     if asked.searches:
-        search.check()
+        search.check(asked.sweeper)
     if asked.sweeps and asked.plain:
         sweep.check(asked.settings, asked.searches)
 

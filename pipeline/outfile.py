@@ -16,12 +16,16 @@ def write(path: Path, text: str) -> None:
     open descriptor (/dev/stdout, /dev/fd/3) is written to, and stays what it is.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or is `-`, which elsewhere means standard output.
         BrokenPipeError: who was to read it has gone.
     """
+    if str(path) == "-":
+        raise UserError("- is no file; /dev/stdout is standard output, ./- a file of that name")
     try:
         if not _is_there(path):
-            rundir.write_text(path.resolve(), text)
+            target = path.resolve()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            rundir.write_text(target, text)
         elif (descriptor := _descriptor(path)) is not None:
             sys.stdout.flush()  # what was said before comes before
             with open(descriptor, "w", encoding="utf-8", closefd=False) as stream:

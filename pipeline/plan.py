@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import again, disk, rundir
-from pipeline.config import Config, flatten
+from pipeline.config import Config, flatten, values_of
 from pipeline.errors import UserError
 from pipeline.masking import masked
 from pipeline.stage import Stage
@@ -132,11 +132,11 @@ def _anew(asked: bool, state: State, directory: Path, parents: list[Step]) -> st
 
 
 def _question(stage: Stage, config: Config, steps: dict[str, Step]) -> dict[str, Any]:
-    dump = config.model_dump(mode="json", include=set(stage.reads))
+    values = values_of(config, stage.reads)
     return {
         "stage": stage.name,
         "version": stage.version,
-        "config": {name: dump[name] for name in stage.reads},
+        "config": {name: values[name] for name in stage.reads},
         "parents": {name: steps[name].fingerprint for name in stage.parents},
     }
 

@@ -187,7 +187,7 @@ def _stopped(context: Context, rank: int) -> int:
 
 
 def _failed(context: Context, error: Exception) -> int:
-    if not context.dir.exists():
+    if attempt.vanished(context.dir):
         say(ending.vanished(context.dir), file=sys.stderr)
         return BAD_INPUT
     if isinstance(error, OSError) and error.errno in REFUSALS:

@@ -238,7 +238,6 @@ def reading(path: Path) -> Iterator[BufferedReader]:
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON line in a single write, so that lines of two writers never mix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     files.append(path, to_json(row) + "\n")
 
 

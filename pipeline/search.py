@@ -9,17 +9,21 @@ from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 
 from pipeline.compose import HYDRA_ERRORS, Composed, by_hydra, parse
-from pipeline.errors import DONE, UserError, gist
+from pipeline.errors import DONE, UserError, gist, nearest
 
+SWEEPERS = ("search", "optuna")  # ours, which is the other with settings
 Trial = Callable[[Composed], tuple[int, float | None]]
 
 
-def check() -> None:
-    """Refuse a search without what proposes.
+def check(sweeper: str) -> None:
+    """Refuse a search by what is no sweeper, or is not installed.
 
     Raises:
-        UserError: says what to install.
+        UserError: names the sweepers there are, or says what to install.
     """
+    if sweeper not in SWEEPERS:
+        valid = nearest(sweeper, ["basic", *SWEEPERS])
+        raise UserError(f"there is no hydra/sweeper={sweeper}; {valid}")
     if find_spec("optuna") is None:
         raise UserError("a search needs Optuna: pip install hydra-optuna-sweeper")
 

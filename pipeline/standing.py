@@ -18,7 +18,7 @@ from pipeline import attempt, rundir
 from pipeline.errors import UserError, surroundings
 from pipeline.progress import read_progress
 from slurm import scheduler
-from slurm.job import CANCELLED
+from slurm.job import CANCELLED, JOBS, rows
 from slurm.queue import active, submitted
 from slurm.scheduler import Entry
 
@@ -273,6 +273,13 @@ def queued() -> tuple[dict[str, Entry] | None, str]:
         return None, f"SLURM says: {error}" if here else ""
     except scheduler.Unreachable as error:
         return None, f"SLURM does not answer ({error}); what is said comes from files alone"
+
+
+def by_slurm(directory: Path) -> bool:
+    """Whether a stage was ever submitted, so that what SLURM says matters to it."""
+    with suppress(OSError):  # told where the stage is looked at
+        return any("event" in row for row in rows(directory / JOBS))
+    return False
 
 
 def overall(stages: list[Standing]) -> str:

@@ -42,6 +42,8 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
     found_runs = commands.find(root, names)
     runs = {run.name: commands.stages(run) for run in found_runs}
     queue, note = standing.queued()
+    if not any(standing.by_slurm(path) for stages in runs.values() for path in stages.values()):
+        note = ""
     waits = standing.names_of(runs.items(), queue or {})
     found = {
         name: [standing.look(stage, path, queue, waits) for stage, path in stages.items()]

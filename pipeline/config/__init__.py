@@ -7,6 +7,7 @@ Hydra composes the tree; these classes refuse what the tree cannot mean. The wor
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -152,6 +153,20 @@ WHERE = (
     "group",
 )  # fmt: skip
 """Keys that say where, how safely and who watches: they decide no result, enter no fingerprint."""
+
+ADDED = {"train.compile": "off"}
+"""Settings that came later, with the value that means what was before: so set, they are no part of
+a question, and it keeps the fingerprint that it always had."""
+
+
+def values_of(config: Config, names: Iterable[str]) -> dict[str, Any]:
+    """Return what the sections of these names ask, as plain values."""
+    values = config.model_dump(mode="json", include=set(names))
+    for key, usual in ADDED.items():
+        section, _, name = key.partition(".")
+        if values.get(section, {}).get(name) == usual:
+            del values[section][name]
+    return values
 
 
 def sections(values: dict[str, Any]) -> Config:

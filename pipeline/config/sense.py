@@ -16,7 +16,14 @@ from pipeline.masking import mask
 Flat = dict[str, Any]  # settings by dotted key
 
 LARGEST = 10**9  # of a number that counts something
-SEEDS = {"seed": 2**63 - 1, "data.split_seed": 2**32 - 1}  # scikit-learn splits with the second
+MOST = {  # of what has a smaller one
+    "seed": 2**63 - 1,
+    "data.split_seed": 2**32 - 1,  # scikit-learn splits with it
+    "data.image_size": 2**14,
+    "data.resize": 2**14,
+    "train.augment.repeats": 1000,
+    "latency.threads": 2**12,
+}
 COUNTS = {"digits": (1797, 10)}  # images and classes
 PLACELESS = ("digits", "synthetic")
 RANGES = ("train.augment.scale", "train.augment.ratio")
@@ -44,7 +51,7 @@ def _numbers(flat: Flat) -> Iterator[str]:
     for key, value in sorted(_leaves(flat), key=lambda leaf: leaf[0] in ruled):
         if isinstance(value, float) and not math.isfinite(value):
             yield f"{key}={value} is not a finite number; give one"
-        most = SEEDS.get(key, LARGEST)
+        most = MOST.get(key, LARGEST)
         if isinstance(value, int) and value > most:
             yield f"{key}={value} is too large; use at most {most}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -58,7 +58,14 @@ class Augment(Section):
 
 
 class Train(Section):
-    """A training recipe."""
+    """A training recipe.
+
+    Args:
+        precision: `float32` in every bit; `tf32` lets a GPU round what it multiplies to 10 bits;
+            `bfloat16` and `float16` are autocast, the last with loss scaling.
+        compile: what torch.compile is given: nothing, each block (see `training.compiling`), or the
+            whole network.
+    """
 
     name: str
     epochs: PositiveInt
@@ -69,11 +76,17 @@ class Train(Section):
     weight_decay: NonNegativeFloat
     warmup_epochs: NonNegativeInt
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    precision: Literal["float32", "bfloat16", "float16"]
+    precision: Literal["float32", "tf32", "bfloat16", "float16"]
+    compile: Literal["off", "blocks", "model"] = "off"
     ema: Share | None
     nonfinite: Literal["stop", "skip"]
     deterministic: bool
     augment: Augment
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return "off" if value is False else value  # what YAML reads of an off without quotes
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:

@@ -67,6 +67,9 @@ def open_file(path: Path, trust: bool = False) -> Opened:
         raise UserError(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
     if path.suffix == ".safetensors":
         return _weights(path)
+    if not path.name.endswith(tuple(runtime.KINDS)):
+        known = ", ".join((".safetensors", *runtime.KINDS))
+        raise UserError(f"{path}: neither weights nor an exported network; known are {known}")
     try:
         card = _read_card(path, runtime.card(path))
         return Opened(runtime.load(path, trust=trust).network, card.preprocess)

@@ -74,6 +74,7 @@ def snapshot(state: Any) -> Snapshot:
 def save(folder: Path, facts: Facts, taken: Snapshot) -> Path:
     """Write one checkpoint and seal it."""
     path = folder / facts.name
+    folder.mkdir(exist_ok=True)
     with disk.replacing(path) as temporary:
         save_file(taken.tensors, temporary, {"state": json.dumps(taken.tree)})
     content = {"bytes": path.stat().st_size, "sha256": disk.sha256(path)}

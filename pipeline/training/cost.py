@@ -43,12 +43,17 @@ class Cost:
         begun = {"per_step": 1.0, "plain_steps": 0.0} if saved is None else saved
         self.per_step: float | None = begun.get("per_step")
         self.plain_steps: float | None = begun.get("plain_steps")  # None: not known of all steps
+        self.compile_seconds: float | None = begun.get("compile_seconds")  # None: nothing was
 
     def count(self) -> None:
         """Add a step of the present network."""
         if self.plain_steps is not None:
             price = self.per_step
             self.plain_steps = None if price is None else self.plain_steps + price
+
+    def compiled(self, seconds: float) -> None:
+        """Add what compiling took."""
+        self.compile_seconds = (self.compile_seconds or 0.0) + seconds
 
     def renew(
         self, world: World, model: nn.Module, autocast: AbstractContextManager[Any], steps: int
@@ -100,13 +105,23 @@ class Cost:
         return torch.randn(shape, generator=generator, device=world.device)
 
     def facts(self) -> dict[str, float]:
-        """Return what an epoch tells: the work so far, and what a step costs now."""
-        told = {"plain_steps": self.plain_steps, "step_cost": self.per_step}
+        """Return what an epoch tells: the work so far, and what a step costs
+        now; what compiling took, if anything was.
+        """
+        told = {
+            "plain_steps": self.plain_steps,
+            "step_cost": self.per_step,
+            "compile_seconds": self.compile_seconds,
+        }
         return {name: round(value, 4) for name, value in told.items() if value is not None}
 
     def state(self) -> dict[str, float | None]:
         """Return what a checkpoint keeps."""
-        return {"per_step": self.per_step, "plain_steps": self.plain_steps}
+        return {
+            "per_step": self.per_step,
+            "plain_steps": self.plain_steps,
+            "compile_seconds": self.compile_seconds,
+        }
 
 
 def _times_plain(

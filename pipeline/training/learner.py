@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import dyrep
 from pipeline import disk, models, rundir
 from pipeline.config import Config
 from pipeline.data.loader import Batch
-from pipeline.training import generators, nonfinite, optim
+from pipeline.training import device, generators, nonfinite, optim, validation
+from pipeline.training.compiling import Compiler
 from pipeline.training.distributed import World
 from pipeline.training.growth import prepare
 from pipeline.training.nonfinite import Diverged
@@ -47,13 +48,15 @@ class Learner:
             dyrep.apply_structure(self.model, saved["structure"])
         else:
             self.left = prepare(self.model, config.method, config.seed, config.data.image_size)
-        self.model.to(world.device)
+        self.layout = device.layout(world.device, self._recipe)
+        self.model.to(world.device).to(memory_format=self.layout)
         self.ema = optim.averaged(self.model, self._recipe)
         self.optimizer = optim.build(self.model, self._recipe)
         self._schedule = optim.schedule(self.optimizer, self._recipe, steps_per_epoch)
         half = self._recipe.precision == "float16"
         self._scaler = GradScaler(world.device.type, enabled=half)
         self._skipped = 0  # steps in a row
+        self.compiler = Compiler(self._recipe, world.device)
 
     @property
     def shipped(self) -> nn.Module:
@@ -80,14 +83,12 @@ class Learner:
         """
         skipping = self._recipe.nonfinite == "skip"
         statistics = [(b, b.clone()) for b in self.model.buffers()] if skipping else []
-        with self.autocast():
-            scores = self._wrapped(batch.images)
-            smoothing = self._recipe.label_smoothing
-            loss = cross_entropy(scores, batch.labels, label_smoothing=smoothing)
-        skip = skipping and self._world.any(not loss.isfinite())[0]
-        if not skip:
-            self._scaler.scale(loss).backward()
-            skip = skipping and not nonfinite.finite_gradients(self.model, self._scaler)
+        with self.compiler.explaining():
+            loss = self._loss(batch)
+            skip = skipping and self._world.any(not loss.isfinite())[0]
+            if not skip:
+                self._scaler.scale(loss).backward()
+                skip = skipping and not nonfinite.finite_gradients(self.model, self._scaler)
         if skip:
             loss = loss * math.nan  # told as no loss, also where only the gradients were bad
             for buffer, before in statistics:
@@ -102,6 +103,20 @@ class Learner:
         self.optimizer.zero_grad()
         self._schedule.step()
         return loss.detach()
+
+    def _loss(self, batch: Batch) -> Tensor:
+        images = batch.images.contiguous(memory_format=self.layout)
+        with self.autocast():
+            scores = self._wrapped(images)
+            smoothing = self._recipe.label_smoothing
+            return cross_entropy(scores, batch.labels, label_smoothing=smoothing)
+
+    def validate(self, images: Iterable[Batch], check_stop: Callable[[], None]) -> dict[str, float]:
+        """Return accuracy and loss of the network that is shipped; see `validation`."""
+        with self.compiler.aside():
+            return validation.validate(
+                self.shipped, images, self._world, self.autocast(), check_stop
+            )
 
     def facts(self) -> dict[str, Any]:
         """Return what an epoch tells of the network: its size, and what its branches weigh."""
@@ -123,17 +138,21 @@ class Learner:
         self._wrapped.train()
 
     def wrap(self) -> None:
-        """Have DDP sum the gradients of the network as it is now, over several processes."""
+        """Have the network as it is now compiled, and its gradients summed over processes."""
+        self.compiler.apply(self.model)
         self._wrapped = self.model
         if self._world.world_size > 1:
             ids = [self._world.device.index] if self._world.device.type == "cuda" else None
-            self._wrapped = DistributedDataParallel(self.model, device_ids=ids)
+            self._wrapped = DistributedDataParallel(
+                self.model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
             if self._recipe.deterministic:
                 self._settle_buckets()
 
     def unwrap(self) -> None:
-        """Free DDP's buckets, before the structure is changed."""
+        """Free DDP's buckets and what was compiled, before the structure is changed."""
         del self._wrapped
+        self.compiler.remove()
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -183,7 +202,7 @@ class Learner:
         drawn = generators.state()
         size = self._config.data.image_size
         self._wrapped.train()
-        with self.autocast():
+        with self.compiler.aside(), self.autocast():
             scores = self._wrapped(torch.zeros(2, 3, size, size, device=self._world.device))
         scores.float().sum().backward()
         self.optimizer.zero_grad()

@@ -8,16 +8,13 @@ written, and whoever resumes from it validates again.
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
-
-import torch
 
 from pipeline import rundir
 from pipeline.data.loader import Batch
 from pipeline.errors import Interrupted
 from pipeline.stage import Context
-from pipeline.training import checkpoint, generators, growable, nonfinite, resume
+from pipeline.training import checkpoint, device, generators, growable, nonfinite, resume
 from pipeline.training.checkpoint import Facts
 from pipeline.training.cost import Cost
 from pipeline.training.distributed import World
@@ -29,7 +26,6 @@ from pipeline.training.mixing import Mixing
 from pipeline.training.nonfinite import Diverged
 from pipeline.training.saver import Saver
 from pipeline.training.telling import Telling
-from pipeline.training.validation import validate
 
 GONE = 20.0  # seconds after which a batch is not to be expected any more
 
@@ -43,9 +39,8 @@ class Training:
         folder = context.parents["prep"] / "data"
         self.images = Images(self.config, folder, world, self._while_waiting)
         self.telling = Telling(context, world, self.recipe.epochs)
-        if self.recipe.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
-            torch.use_deterministic_algorithms(True)
+        if lacking := device.settle(world.device, self.recipe):
+            self.telling.say(lacking)
         generators.seed(self.config.seed)
         self.saver = Saver(
             context.dir / "checkpoints", self.config.checkpoint, context.check_owner, self._saved
@@ -77,6 +72,8 @@ class Training:
         self._leave_if_asked()
         for line in growable.told(self.growth.left):
             self.telling.say(line)
+        if lacking := self.learner.compiler.lacking():
+            self.telling.say(lacking)
         try:
             while self.epoch < self.recipe.epochs:
                 if self.steps_to_go:
@@ -118,6 +115,9 @@ class Training:
         self.step += 1
         self.cost.count()
         self.history.step(self.step, self.epoch + 1, loss, lr, data_seconds)
+        if seconds := self.learner.compiler.seconds():
+            self.cost.compiled(seconds)
+            self.telling.say(self.learner.compiler.told(seconds))
         if self.step == self.resumed_at + 1:
             self.telling.first_step(self.step, self.images.chosen())
 
@@ -129,11 +129,8 @@ class Training:
         if told := nonfinite.judge(*self.history.skipped_now(), self.epoch + 1):
             self.telling.say(told)
         self._report("validating")
-        learner, images = self.learner, self.images.validation()
-        self.metrics = validate(
-            learner.shipped, images, self.world, learner.autocast(), self._leave_if_asked
-        )
-        facts = {**learner.facts(), **self.cost.facts()}
+        self.metrics = self.learner.validate(self.images.validation(), self._leave_if_asked)
+        facts = {**self.learner.facts(), **self.cost.facts()}
         step_seconds = self.history.epoch(
             self.step, self.epoch + 1, self.metrics, self.recipe.batch_size, facts
         )
@@ -276,14 +273,15 @@ class Training:
         """
         self.learner.train()
         batches = (self.mixing(batch, self.epoch) for batch in self.loader)
-        return nonfinite.explain(
-            self.learner.model,
-            batches,
-            lambda batch: self.learner.update(batch, self.growth.accumulate),
-            self.world,
-            self._leave_if_asked,
-            range(self.step + 1, step + 1),
-        )
+        with self.learner.compiler.aside():
+            return nonfinite.explain(
+                self.learner.model,
+                batches,
+                lambda batch: self.learner.update(batch, self.growth.accumulate),
+                self.world,
+                self._leave_if_asked,
+                range(self.step + 1, step + 1),
+            )
 
     def _while_waiting(self, seconds: float) -> None:
         """Leave, if a stop was asked for and no batch comes.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import disk, rundir
-from pipeline.config import flatten
+from pipeline.config import flatten, values_of
 from pipeline.errors import UserError
 from pipeline.provenance import DALI, versions
 from pipeline.stage import Context
@@ -21,7 +21,7 @@ from pipeline.training.distributed import World
 
 def identity(context: Context) -> dict[str, Any]:
     """Return what a checkpoint has to agree with: settings, data, and the version of DALI."""
-    config = context.config.model_dump(mode="json", include=set(context.stage.reads))
+    config = values_of(context.config, context.stage.reads)
     data = disk.sha256(context.parents["prep"] / "data" / rundir.MANIFEST)
     return {**flatten(config), "prepared data": data[:12], "DALI": versions().get(DALI)}
 

@@ -24,6 +24,8 @@ from tests.dyrep.networks import (
 )
 from tests.launcher import torchrun
 
+pytestmark = pytest.mark.long
+
 OPTIMIZERS = {
     "sgd": lambda g: torch.optim.SGD(g, lr=0.1, momentum=0.9),
     "adamw": lambda g: torch.optim.AdamW(g, lr=1e-3),

@@ -13,6 +13,8 @@ from dyrep import calibration, expansion, pruning
 from dyrep.fusion import relative_error
 from tests.dyrep.drawn import convs
 
+pytestmark = pytest.mark.long
+
 
 def network(norm=True):
     """Return two convs, float64, with or without a batch norm behind each."""

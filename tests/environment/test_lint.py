@@ -7,6 +7,8 @@ import pytest
 
 from tests.launcher import PROJECT
 
+pytestmark = pytest.mark.long  # `make lint` does the same
+
 TOOLS = {
     "style": ["ruff", "check"],
     "format": ["ruff", "format", "--check"],

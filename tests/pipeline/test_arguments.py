@@ -4,6 +4,8 @@ import shlex
 
 import pytest
 
+from pipeline import arguments
+
 NO_CHOICE = [
     ("experiment=nonsense", "valid are: digits"),
     ("experiment=null", "needs a choice; valid are: digits"),
@@ -45,6 +47,19 @@ def test_what_is_no_choice_is_refused(inside, argument, said):
     code, _, told = inside(argument)
     assert (code, told.count("\n")) == (2, 1), told
     assert said in told
+
+
+@pytest.mark.parametrize("name", ["nonsense", "serach", "ax"])
+def test_a_sweeper_that_is_none_is_refused_before_one_is_looked_for(inside, name):
+    code, _, told = inside("-m", f"hydra/sweeper={name}", "seed=1,2")
+    assert (code, told.count("\n")) == (2, 1), told
+    assert f"there is no hydra/sweeper={name}; " in told and "search" in told
+
+
+def test_settings_may_stand_on_both_sides_of_an_option():
+    asked = arguments.read(["seed=1,2", "-m", "method=plain", "--config-dir", "/x", "name=a"])
+    assert asked.words == ["-m", "--config-dir", "/x", "seed=1,2", "method=plain", "name=a"]
+    assert asked.settings == ["seed=1,2", "method=plain", "name=a"]
 
 
 def test_of_a_sweep_too(inside):

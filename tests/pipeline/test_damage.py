@@ -24,6 +24,8 @@ from pipeline.report import story
 from slurm import files
 from tests import runs as fabricated
 
+pytestmark = pytest.mark.long
+
 METRICS = {
     "prep": {"train_images": 1437, "val_images": 360, "quarantined": 0, "copies": 0,
              "contradictions": 0, "alike": 0, "odd_files": 0, "ignored_files": 0},

@@ -8,6 +8,7 @@ from hydra import initialize_config_dir
 
 from pipeline import compose, disk, rundir
 from pipeline.compose import CONF
+from pipeline.config import ADDED, sections
 from pipeline.errors import UserError
 from pipeline.plan import make_plan, verify
 
@@ -35,6 +36,9 @@ def fingerprints(tmp_path, *overrides):
         ("data.image_size=8", {"train", "fuse", "eval", "latency"}),
         ("data.loader=torch", {"train", "fuse", "eval", "latency"}),
         ("data.max_bad=0.1", {"prep", "train", "fuse", "eval", "latency"}),
+        ("train.precision=tf32", {"train", "fuse", "eval", "latency"}),
+        ("train.compile=blocks", {"train", "fuse", "eval", "latency"}),
+        ("train.compile=off", set()),
         ("cluster.processes_per_node=2", set()),
         ("tracking=disabled", set()),
         ("group=g", set()),
@@ -45,6 +49,22 @@ def test_a_setting_moves_the_stages_that_read_it_and_what_follows(tmp_path, over
     overrides = [override] if moved is not None else ["stage.run=[prep,train]"]
     before, after = fingerprints(tmp_path), fingerprints(tmp_path, *overrides)
     assert {name for name in before if before[name] != after[name]} == (moved or set())
+
+
+@pytest.mark.parametrize(("key", "usual"), ADDED.items())
+def test_a_setting_that_came_later_is_no_part_of_a_question_that_was_there_before(
+    tmp_path, key, usual
+):
+    section, name = key.split(".")
+    asked = config(tmp_path)
+    assert getattr(asked, section).__class__.model_fields[name].default == usual
+    question = next(
+        step.question for step in make_plan(asked) if section in step.question["config"]
+    )
+    assert name not in question["config"][section]
+    assert getattr(sections({section: question["config"][section]}), section) == getattr(
+        asked, section
+    )
 
 
 def finish(step, content=b"abc"):
@@ -59,6 +79,7 @@ def finish(step, content=b"abc"):
 def test_states_and_actions_follow_the_files(tmp_path):
     prep, train, *_ = make_plan(config(tmp_path))
     finish(prep)
+    train.dir.mkdir(parents=True)
     rundir.append_line(train.dir / rundir.EVENTS, {"time": 1.0, "event": "stopped"})
     prep, train, fuse, *_ = make_plan(config(tmp_path, "stage.run=[prep,train]"))
     assert (prep.state, prep.action) == ("done", "skip")
@@ -76,6 +97,7 @@ def test_the_reason_names_what_changed_since_the_run_was_made(tmp_path):
     old = make_plan(config(tmp_path))[0]
     from pipeline.runs import write_question
 
+    old.dir.mkdir(parents=True)
     write_question(old)
     disk.link(rundir.run_dir(tmp_path, "x") / "prep", old.dir)
     new = make_plan(config(tmp_path, "prep.shard_images=7"))[0]

@@ -25,6 +25,8 @@ from pipeline.errors import UserError
 from tests.launcher import PROJECT, wait_for
 from tests.pipeline.preparing import Prepared, encoded, folder, picture
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def images(tmp_path):

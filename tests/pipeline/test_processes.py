@@ -16,6 +16,8 @@ from pipeline import attempt, interrupt, processes, pulse, rundir
 from slurm.place import Place, unsupervised
 from tests.launcher import PROJECT, in_processes, wait_for
 
+pytestmark = pytest.mark.long
+
 STALE = {
     "NNODES": "2",
     "NODE_RANK": "1",

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import disk, ending, executors, launch, run, rundir, standing
+from pipeline import attempt, disk, ending, executors, launch, run, rundir, standing
 from pipeline.errors import BAD_INPUT, UserError
+from pipeline.processes import End
 from pipeline.stage import Context
 from pipeline.stages import STAGES
 
@@ -20,9 +21,15 @@ def refusing(code):
 
 
 @pytest.fixture
-def context(tmp_path):
+def directory(tmp_path):
+    (tmp_path / rundir.STAGE).touch()
+    return tmp_path
+
+
+@pytest.fixture
+def context(directory):
     return Context(
-        stage=STAGES["eval"], dir=tmp_path, root=tmp_path, fingerprint="f", config=None,
+        stage=STAGES["eval"], dir=directory, root=directory, fingerprint="f", config=None,
         parents={}, attempt=1,
     )  # fmt: skip
 
@@ -64,21 +71,21 @@ def test_what_the_parent_will_say_is_not_said_twice(context, capsys, stage, says
     assert capsys.readouterr().err == "error: eval.json is damaged\n"
 
 
-def test_processes_that_could_not_say_why_are_spoken_for(tmp_path, monkeypatch, capsys):
-    (tmp_path / "logs").mkdir()
-    full = UserError(f"{tmp_path}: no room")
+def test_processes_that_could_not_say_why_are_spoken_for(directory, monkeypatch, capsys):
+    (directory / "logs").mkdir()
+    full = UserError(f"{directory}: no room")
     monkeypatch.setattr(disk, "refusal", lambda _: full)
     monkeypatch.setattr(rundir, "append_line", refusing(errno.ENOSPC))
-    assert ending.verdict(tmp_path, 1, None) == BAD_INPUT
-    assert capsys.readouterr().err == f"error: {tmp_path}: no room\n"
+    assert ending.verdict(directory, 1, None) == BAD_INPUT
+    assert capsys.readouterr().err == f"error: {directory}: no room\n"
 
 
-def test_a_launcher_finds_out_what_its_stage_could_not_say(tmp_path, monkeypatch):
-    full = UserError(f"{tmp_path}: no room")
+def test_a_launcher_finds_out_what_its_stage_could_not_say(directory, monkeypatch):
+    full = UserError(f"{directory}: no room")
     monkeypatch.setattr(disk, "refusal", lambda _: full)
-    step = SimpleNamespace(dir=tmp_path, stage=STAGES["eval"])
+    step = SimpleNamespace(dir=directory, stage=STAGES["eval"])
     with pytest.raises(UserError, match="no room"):
-        executors._explain(step, tmp_path / "none.log", 1, asked_to_stop=False)
+        executors._explain(step, directory / "none.log", 1, asked_to_stop=False)
 
 
 def test_whether_a_directory_can_be_written_is_tried(tmp_path):
@@ -95,8 +102,8 @@ def test_an_onlooker_who_is_not_told_stops_no_stage(context, monkeypatch):
 
 
 def test_a_clock_set_back_takes_no_time_away(context):
-    for moment, attempt in ((1000.0, 1), (900.0, 1), (4e9, 2)):
-        row = {"time": moment, "event": "saved", "attempt": attempt}
+    for moment, number in ((1000.0, 1), (900.0, 1), (4e9, 2)):
+        row = {"time": moment, "event": "saved", "attempt": number}
         rundir.append_line(context.dir / rundir.EVENTS, row)
     context.attempt = 2  # begun when the clock was far ahead
     assert run._seconds(context) == 0.0
@@ -112,6 +119,26 @@ def test_a_clock_set_back_takes_no_gpu_time_away():
 def test_what_has_vanished_is_to_be_restored(tmp_path):
     told = str(disk.refusal(tmp_path / "gone"))
     assert told.endswith("gone: No such file or directory; restore it and launch again")
+
+
+def test_a_directory_that_comes_back_with_the_newest_file_alone_has_vanished(tmp_path, capsys):
+    end = End(rank=0, code=1)
+    rundir.append_line(tmp_path / rundir.EVENTS, {"time": 1.0, "event": "saved", "attempt": 1})
+    assert ending.verdict(tmp_path, 1, end) == BAD_INPUT
+    assert capsys.readouterr().err.endswith("has vanished; restore it and launch again\n")
+    step = SimpleNamespace(dir=tmp_path, stage=STAGES["train"])
+    with pytest.raises(UserError, match="restore it and launch again"):
+        executors._explain(step, tmp_path / "none.log", 1, asked_to_stop=False)
+    with pytest.raises(FileNotFoundError):
+        attempt.check(tmp_path, 1)
+
+
+def test_no_writer_brings_a_folder_back(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        rundir.write_json(tmp_path / "gone" / "result.json", {})
+    with pytest.raises(FileNotFoundError):
+        rundir.append_line(tmp_path / "gone" / "events.jsonl", {})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [UserError("the disk is full"), OSError(errno.ENOSPC, "full")])

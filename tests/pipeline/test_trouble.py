@@ -145,6 +145,7 @@ def test_an_attempt_that_is_given_up_while_it_starts_cannot_begin(stage, undistu
 
 
 def test_only_the_newest_attempt_may_write(tmp_path):
+    (tmp_path / rundir.STAGE).touch()
     number = attempt.claim(tmp_path)
     attempt.check(tmp_path, number)
     rundir.write_json(tmp_path / rundir.ATTEMPT, {"attempt": number + 1})

@@ -315,7 +315,7 @@ def test_a_checkpoint_of_torch_is_no_format_of_ours(tmp_path, data, capsys):
         path = tmp_path / name
         path.write_bytes(pickled(tmp_path / "mark"))
         assert evaluate.main([str(path), "--data", str(data)]) == 2
-        assert "no exported network; known are" in capsys.readouterr().err
+        assert "nor an exported network; known are .safetensors, .onnx" in capsys.readouterr().err
     assert not (tmp_path / "mark").exists()
 
 

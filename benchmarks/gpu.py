@@ -1,0 +1,158 @@
+"""The GPU campaign: everything the project claims of a GPU, measured by one command.
+
+    python -m benchmarks.gpu OUT                                  # all sections, 12 minutes at most
+    python -m benchmarks.gpu OUT --only steps grown --minutes 9   # some of them, in less
+    python -m benchmarks.gpu OUT --small                          # in miniature, also on a CPU
+
+The sections, in the order of their worth; each is a file in `benchmarks/gpu_campaign/`:
+
+    steps      a training step of bare torch, ours and timm's: images/s, memory, waits for the GPU
+    grown      the same with branches on every convolution, beside plain, DBB, the published code
+    costs      what watching saliency, one growth and one checkpoint cost
+    resume     killed and resumed: the same bits; growth in bfloat16 and float16
+    whole      whole trainings on Fashion-MNIST: seconds to 93 %, methods at equal cost
+    inference  latency: fused, compiled, CUDA graphs, bfloat16
+    checks     tests/gpu
+
+Each runs in a process of its own, with a time limit, and writes OUT/SECTION.json anew after every
+number it has found; one that crashes, hangs or runs out of memory costs the others nothing. A
+section that no longer fits into the minutes is not begun, and that is told. OUT/summary.md holds
+each target and whether it was met; it is written after each section, from all files in OUT,
+whenever they were made: `--only` with no name writes nothing else.
+
+What is compared is timed in turn in one process (A B A B …); a ratio is the median over rounds.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.gpu_campaign import summary
+from benchmarks.gpu_campaign.report import Asked, Report, read
+
+PROJECT = Path(__file__).resolve().parents[1]
+# seconds: a section is not begun with less than the first, and ended after the second
+SECTIONS = {
+    "steps": (60, 300),
+    "grown": (40, 150),
+    "costs": (30, 90),
+    "resume": (60, 180),
+    "whole": (60, 240),
+    "inference": (30, 120),
+    "checks": (30, 300),
+}
+TAIL = 3000  # characters of what a section printed that are kept if it fails
+
+
+def main() -> int:
+    options = parser().parse_args()
+    asked = Asked(
+        out=options.out.resolve(), until=time.time() + 60 * options.minutes, small=options.small,
+        data=options.data, reference=options.reference, commit=options.commit,
+    )  # fmt: skip
+    if options.section:
+        return run(options.section, asked)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    for name in options.only:
+        print(f"{name}: {supervised(name, asked)}", flush=True)
+        summary.write(asked.out)
+    summary.write(asked.out)
+    summary.show(asked.out)
+    return 0 if all("error" not in (read(asked.out, name) or {}) for name in options.only) else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("out", type=Path, metavar="OUT", help="folder of the results")
+    made.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS))
+    made.add_argument("--minutes", type=float, default=12.0, help="that all of it may take")
+    made.add_argument("--small", action="store_true", help="tiny networks, two rounds: a rehearsal")
+    made.add_argument(
+        "--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"), metavar="DIR",
+        help="the four files of Fashion-MNIST, as in Debian's package dataset-fashion-mnist",
+    )  # fmt: skip
+    made.add_argument(
+        "--reference", type=Path, metavar="DIR", help="checkout of the published code, see grown"
+    )
+    made.add_argument("--commit", help="what is measured, where the checkout has no .git")
+    made.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
+    return made
+
+
+def supervised(name: str, asked: Asked) -> str:
+    """Run a section in a process of its own; return how it ended."""
+    fewest, most = SECTIONS[name]
+    left = asked.left()
+    report = Report(asked, name)
+    if left < fewest and not asked.small:
+        report.fail(f"not begun: it takes {fewest} s or more, and {left:.0f} s were left")
+        return report.facts["error"]
+    begun = time.monotonic()
+    with (asked.out / f".{name}.log").open("w+b") as log:
+        code = finished(command(name, asked), log, min(most, left))
+        printed = tail(log.fileno())
+    (asked.out / f".{name}.log").unlink()
+    seconds = time.monotonic() - begun
+    if code == 0:
+        return f"done in {seconds:.0f} s"
+    report.facts = read(asked.out, name) or report.facts
+    how = f"ended after {min(most, left):.0f} s" if code is None else ended(code)
+    report.fail(
+        f"{how}: {printed.strip().splitlines()[-1] if printed.strip() else 'no word'}", printed
+    )
+    return report.facts["error"]
+
+
+def command(name: str, asked: Asked) -> list[str]:
+    """Return the command line of a section."""
+    minutes = (asked.until - time.time()) / 60
+    words = [sys.executable, "-m", "benchmarks.gpu", str(asked.out), "--section", name]
+    words += ["--minutes", f"{minutes:.3f}", "--data", str(asked.data)]
+    words += ["--small"] if asked.small else []
+    words += ["--reference", str(asked.reference)] if asked.reference else []
+    return [*words, "--commit", asked.commit] if asked.commit else words
+
+
+def finished(words: list[str], log, seconds: float) -> int | None:
+    """Run a command with all it starts; return its exit code, None if it had to be ended."""
+    process = subprocess.Popen(
+        words, cwd=PROJECT, stdout=log, stderr=log, start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def tail(descriptor: int) -> str:
+    """Return the end of what was printed."""
+    size = os.fstat(descriptor).st_size
+    return os.pread(descriptor, TAIL, max(0, size - TAIL)).decode(errors="replace")
+
+
+def ended(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def run(name: str, asked: Asked) -> int:
+    """Do a section, in this process."""
+    from importlib import import_module
+
+    with Report(asked, name).watched() as report:
+        import_module(f"benchmarks.gpu_campaign.{name}").run(asked, report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

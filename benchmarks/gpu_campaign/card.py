@@ -1,0 +1,81 @@
+"""The GPU as its driver describes it: name, and what its clocks, power and heat did meanwhile."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+NAMED = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "clocks.max.mem")
+SAMPLED = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "utilization.gpu")
+EVERY = 1000  # milliseconds between two samples
+PACKAGES = (
+    "numpy", "nvidia-cudnn-cu13", "triton", "pydantic", "omegaconf", "safetensors", "submitit",
+    "scipy",
+)  # fmt: skip
+
+
+def packages() -> dict[str, str]:
+    """Return the versions of what decides speed, beside what every result of a stage names."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def named() -> dict[str, Any]:
+    """Return the card and its limits; nothing where no driver answers."""
+    try:
+        done = subprocess.run(_query(NAMED), capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    rows = done.stdout.strip().splitlines()
+    return {"card": dict(zip(NAMED, rows[0].split(", "), strict=False))} if rows else {}
+
+
+@contextmanager
+def sampled() -> Iterator[dict[str, Any]]:
+    """Yield a dictionary that holds lowest, median and highest of each value at the end."""
+    told: dict[str, Any] = {}
+    with tempfile.TemporaryFile("w+") as lines:
+        driver = _started([*_query(SAMPLED, "nounits"), f"--loop-ms={EVERY}"], lines)
+        try:
+            yield told
+        finally:
+            if driver:
+                driver.kill()
+                driver.wait()
+            lines.seek(0)
+            told |= _spread([line.split(", ") for line in lines.read().splitlines()])
+
+
+def _started(words: list[str], output: IO[str]) -> subprocess.Popen | None:
+    try:
+        return subprocess.Popen(words, stdout=output, stderr=subprocess.DEVNULL)
+    except OSError:
+        return None
+
+
+def _query(fields: tuple[str, ...], *also: str) -> list[str]:
+    form = ",".join(["csv", "noheader", *also])
+    return ["nvidia-smi", "--id=0", f"--query-gpu={','.join(fields)}", f"--format={form}"]
+
+
+def _spread(rows: list[list[str]]) -> dict[str, Any]:
+    found = {}
+    for place, field in enumerate(SAMPLED):
+        values = [float(row[place]) for row in rows if len(row) > place and _number(row[place])]
+        if values:
+            found[field] = [min(values), statistics.median(values), max(values)]
+    return found
+
+
+def _number(text: str) -> bool:
+    return text.strip().replace(".", "", 1).isdigit()

@@ -1,0 +1,106 @@
+"""What our loop costs beside its steps: watching saliency, one growth, one checkpoint.
+
+`watching`: `method=dyrep` before its first growth is the plain network and the watching; both loops
+take their steps in turn. `growth`: from the end of a step to the end of the next, with an
+adjustment between them as the loop makes it (calibration, growth, pricing, a new optimizer state,
+what torch.compile does again), and for comparison the steps before and after. `checkpoint`: how
+long the loop is held up, and how long until the file is sealed.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from benchmarks.gpu_campaign import measure
+from benchmarks.gpu_campaign.loops import DEVICE, Ours, Task, can_compile
+from benchmarks.gpu_campaign.report import Asked, Report
+from benchmarks.gpu_campaign.steps import STEPS, tasks
+from pipeline.config.model import DyRep
+from pipeline.timing.measure import seconds
+
+
+def run(asked: Asked, report: Report) -> None:
+    chosen = list(reversed(tasks(asked.small).items()))
+    for name, task in chosen:
+        if report.fits(f"{name}: watching", 10):
+            report.add(name, watching(name, last(task), 2 if asked.small else 15))
+    for name, task in chosen[-1:]:
+        if report.fits("checkpoint", 5):
+            report.add("checkpoint", {"of": name, **checkpoints(last(task))})
+    for name, task in chosen:
+        for settings in growing(asked.small):
+            key = " ".join([name, "growth", *settings])
+            if report.fits(key, 30 if "train.compile=model" in settings else 15):
+                report.add(key, growth(grows(last(task), *settings), 1 if asked.small else 3))
+
+
+def last(task: Task) -> Task:
+    return replace(task, channels_last=True)
+
+
+def grows(task: Task, *settings: str) -> Task:
+    """Return the task of a network that is watched, and grows when it is told to."""
+    return replace(task, settings=("method=dyrep", *settings))
+
+
+def growing(small: bool) -> list[tuple[str, ...]]:
+    """Return the settings under which a growth is timed: each form, and compiled."""
+    form = DyRep.model_fields.get("form")
+    forms = getattr(form.annotation, "__args__", ()) if form else ()
+    found = [(f"method.form={name}",) for name in forms] or [()]
+    return found + ([("train.compile=model",)] if can_compile() and not small else [])
+
+
+def watching(name: str, task: Task, rounds: int) -> dict:
+    """Return what watching adds to a step, percent."""
+    loops, _ = measure.built({"plain": partial(Ours, task), "watched": partial(Ours, grows(task))},
+                             _raise, STEPS[name])  # fmt: skip
+    times = measure.in_turn(loops, STEPS[name], rounds)
+    more = [100 * (w / p - 1) for w, p in zip(times["watched"], times["plain"], strict=True)]
+    return {"watching_percent": statistics.median(more), "rounds": [round(m, 3) for m in more],
+            "step_ms": 1000 * statistics.median(times["plain"])}  # fmt: skip
+
+
+def _raise(name: str, reason: str) -> None:
+    raise RuntimeError(f"{name}: {reason}")
+
+
+def growth(task: Task, times: int) -> dict:
+    """Return what adjustments cost, milliseconds."""
+    loop = Ours(task)
+    loop(3)
+    rows = []
+    for _ in range(times):
+        before = _step(loop)
+        adjust = seconds(partial(loop.training._adjust, before), DEVICE)
+        first = seconds(partial(loop, 1), DEVICE)
+        second = seconds(partial(loop, 1), DEVICE)
+        row = {"step_before": before, "adjust": adjust, "first_step": first, "second_step": second,
+               "step_after": _step(loop), "last_step_to_next": adjust + first}  # fmt: skip
+        rows.append({name: round(1000 * value, 2) for name, value in row.items()})
+    middle = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+    return {"milliseconds": middle, "each": rows}
+
+
+def _step(loop: Ours) -> float:
+    return statistics.median(seconds(partial(loop, 1), DEVICE) for _ in range(3))
+
+
+def checkpoints(task: Task) -> dict:
+    """Return what saving costs, milliseconds."""
+    loop = Ours(task)
+    loop(2)
+    training, held_up, sealed = loop.training, [], []
+    for _ in range(5):
+        loop(1)
+        held_up.append(seconds(training._save, DEVICE))
+        sealed.append(held_up[-1] + seconds(training.saver.wait, DEVICE))
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+    size = sum(p.numel() * p.element_size() for p in training.learner.model.state_dict().values())
+    return {"held_up_ms": 1000 * statistics.median(held_up),
+            "sealed_ms": 1000 * statistics.median(sealed), "weights_mb": size / 1e6}  # fmt: skip

@@ -1,0 +1,99 @@
+"""A training step of a network whose every convolution has branches, beside the plain network.
+
+`plain` as it is; `dbb` with DBB's branches, whose norms do the work of those behind the convs;
+`grown, FORM` with all the branches that DyRep can grow, in each form the library has; `published`
+the code of the paper with the branches of `grown, batchnorm` (`--reference`, a checkout of
+github.com/hunto/image_classification_sota). All run the bare loop, in channels_last.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import torch
+from torch import nn
+
+import dyrep
+from benchmarks.gpu_campaign import measure
+from benchmarks.gpu_campaign.loops import DEVICE, Bare, Task
+from benchmarks.gpu_campaign.report import Asked, Report
+from benchmarks.gpu_campaign.steps import STEPS, tasks
+from dyrep import surgery
+from dyrep.block import outer_blocks
+
+COMPILED = "resnet18"  # compiling a grown network takes long: one is enough
+
+
+def run(asked: Asked, report: Report) -> None:
+    rounds = 2 if asked.small else 5
+    for name, task in reversed(tasks(asked.small).items()):
+        if report.fits(name, 20):
+            measured(report, name, task, dict(changes(task, asked.reference)), rounds)
+    for name, task in tasks(asked.small).items():
+        if name == COMPILED and report.fits(f"{name} compiled", 60):
+            grown = {k: v for k, v in changes(task, None) if k != "dbb"}
+            measured(report, f"{name} compiled", replace(task, compile=True), grown, rounds)
+
+
+def forms() -> tuple[str, ...]:
+    """Return the forms of blocks that the library has."""
+    return get_args(get_type_hints(dyrep.expand).get("form")) or ("batchnorm",)
+
+
+def changes(task: Task, reference: Path | None) -> Iterator[tuple[str, Callable | None]]:
+    """Yield what is done to the plain network, by the name of what it becomes."""
+    yield "plain", None
+    example = torch.zeros(1, 3, task.size, task.size)
+    yield "dbb", partial(dyrep.expand, absorb=example)
+    for form in forms():
+        yield f"grown, {form}", partial(fully_grown, form=form)
+    if reference:
+        yield "published", partial(as_published, reference=reference)
+
+
+def fully_grown(model: nn.Module, form: str) -> None:
+    """Give every convolution all branches it can take."""
+    chosen = {"form": form} if len(forms()) > 1 else {}
+    dyrep.expand(model, branches=dyrep.ALL_BRANCHES, **chosen)
+
+
+def as_published(model: nn.Module, reference: Path) -> None:
+    """Give every convolution the block of the published code, with all its branches."""
+    from benchmarks import train_step
+
+    published = train_step.load_reference(reference)
+    fully_grown(model, "batchnorm")
+    for path, block in outer_blocks(model).items():
+        surgery.replace(model, path, train_step.published_block(block, published))
+
+
+def measured(
+    report: Report, key: str, task: Task, changed: dict[str, Callable | None], rounds: int
+) -> None:
+    """Measure one network with all kinds of branches and add the result."""
+    steps = STEPS[key.split()[0]]
+    makers = {
+        name: partial(Bare, replace(task, channels_last=True, changed=change))
+        for name, change in changed.items()
+    }
+    loops, facts = measure.built(makers, partial(report.skip_of, key), steps)
+    for name, loop in loops.items():
+        facts[name]["parameters"] = sum(p.numel() for p in loop.model.parameters())
+    times = measure.in_turn(loops, steps, rounds)
+    report.add(key, {
+        "task": {"model": task.model, "size": task.size, "batch": task.batch,
+                 "precision": task.precision, "compile": task.compile, "rounds": rounds},
+        "images_per_s": measure.rates(times, task.batch),
+        "faster": measure.ratios(times, [(name, "plain") for name in loops if name != "plain"]
+                                 + [(f"grown, {form}", "published") for form in forms()]),
+        "loops": facts,
+    })  # fmt: skip
+    del loops
+    gc.collect()
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()

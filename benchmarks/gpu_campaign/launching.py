@@ -1,0 +1,29 @@
+"""The pipeline as users launch it, in processes of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline import rundir
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def launched(root: Path, name: str, *settings: str) -> Path:
+    """Launch prep and train below a root and wait; return the directory of the training.
+
+    Raises:
+        RuntimeError: it failed; with what was said last.
+    """
+    words = [f"root={root}", f"name={name}", "stage.run=[prep,train]", "tracking=disabled"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.launch", *words, *settings],
+        cwd=PROJECT, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        said = (done.stderr or done.stdout or "no word").strip().splitlines()
+        print("\n".join(said), flush=True)
+        raise RuntimeError(f"launch of {name}: {said[-1]}")
+    return (rundir.run_dir(root, name) / "train").resolve()

@@ -1,0 +1,89 @@
+"""A training step, from bare torch to ours with everything on, beside timm's.
+
+Each network is measured twice: as it is executed op by op, and compiled. The networks, the images,
+the optimizer and the precision are the same for all loops; `+channels_last` and `+compile` say what
+is switched on. Our loop chooses the memory format by itself: `ours chooses` tells which.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from benchmarks.gpu_campaign import measure
+from benchmarks.gpu_campaign.loops import DEVICE, Bare, Ours, Task, Timm, can_compile
+from benchmarks.gpu_campaign.report import Asked, Report
+
+LAST = "+channels_last"
+ALL = "+channels_last+compile"
+LOOPS = {"bare": Bare, "ours": Ours, "timm": Timm}
+PAIRS = [
+    ("ours", "bare"), (f"ours{LAST}", "ours"), (f"ours{LAST}", f"bare{LAST}"),
+    (f"ours{LAST}", f"timm{LAST}"), (f"ours{ALL}", f"ours{LAST}"), (f"ours{ALL}", f"bare{ALL}"),
+    (f"ours{ALL}", f"timm{ALL}"),
+]  # fmt: skip
+COMPILING = 60  # seconds, at most, for the three loops of a network
+
+
+def tasks(small: bool) -> dict[str, Task]:
+    """Return what is trained, by the names of the results."""
+    if small:
+        return {"vgg_small": Task("vgg_small", size=16, batch=8, classes=10)}
+    return {
+        "resnet50": Task("resnet50", size=224, batch=256),
+        "resnet18": Task("resnet18", size=224, batch=256),
+        "vgg16": Task("vgg16", size=32, batch=1024, classes=10),
+    }
+
+
+STEPS = {"resnet50": 4, "resnet18": 10, "vgg16": 12, "vgg_small": 2}  # of one turn
+
+
+def run(asked: Asked, report: Report) -> None:
+    rounds = 2 if asked.small else 7
+    for name, task in tasks(asked.small).items():
+        if report.fits(name, 20):
+            measured(report, name, task, ["", LAST], rounds)
+    for name, task in tasks(asked.small).items():
+        if report.fits(f"{name} compiled", COMPILING):
+            measured(report, f"{name} compiled", task, [LAST, ALL], rounds, of=name)
+
+
+def measured(
+    report: Report, key: str, task: Task, switches: list[str], rounds: int, of: str = ""
+) -> None:
+    """Measure all loops on one network and add the result."""
+    steps = STEPS[of or key]
+    makers = {
+        f"{name}{on}": partial(made, name, task, on)
+        for on in switches
+        for name in LOOPS
+        if not (of and on == LAST and name != "ours") and not (name == "timm" and not on)
+    }
+    loops, facts = measure.built(makers, partial(report.skip_of, key), steps)
+    for name, loop in loops.items():
+        facts[name]["host_waits"] = measure.synchronisations(loop)
+    times = measure.in_turn(loops, steps, rounds)
+    report.add(key, {
+        "task": {"model": task.model, "size": task.size, "batch": task.batch,
+                 "precision": task.precision, "steps": steps, "rounds": rounds},
+        "images_per_s": measure.rates(times, task.batch),
+        "faster": measure.ratios(times, PAIRS),
+        "loops": facts,
+        "ours chooses": [str(o.chosen_form) for o in loops.values() if isinstance(o, Ours)],
+    })  # fmt: skip
+    del loops
+    gc.collect()
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def made(name: str, task: Task, on: str):
+    """Return a loop with what is switched on."""
+    if name == "ours" and on == ALL and not can_compile():
+        raise NotImplementedError("the pipeline has no setting train.compile")
+    task = replace(task, channels_last="channels_last" in on, compile="compile" in on)
+    return LOOPS[name](task)

@@ -1,0 +1,120 @@
+"""Whole trainings on Fashion-MNIST, through the real launcher: seconds to 93 %, methods compared.
+
+`plain` first; then `dbb` and `dyrep` with as many epochs as cost what those of `plain` do (a step
+of theirs costs more), as far as the minutes go. `plain_epochs` is what a training cost, in epochs
+of the plain network, as the pipeline itself counts it. One seed each: what the methods are worth
+takes more than this table.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.gpu_campaign.launching import launched
+from benchmarks.gpu_campaign.report import Asked, Report
+from pipeline import rundir
+from pipeline.compose import CONF
+
+GOAL = 93.0  # percent
+EPOCHS = 14
+RECIPE = [
+    "model=resnet18", "train=cifar", "train.batch_size=512", "train.lr=0.2", "train.nesterov=true",
+    "train.weight_decay=5e-4", "train.warmup_epochs=1", "train.precision=bfloat16",
+    "train.augment.padding=2", "train.augment.cutout=0", "data.loader=memory", "data.image_size=28",
+    "data.resize=28",
+]  # fmt: skip
+SMALL = ["data=digits", "data.loader=memory", "train.warmup_epochs=0"]
+
+
+def run(asked: Asked, report: Report) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root, epochs = Path(folder), 2 if asked.small else EPOCHS
+        settings = SMALL if asked.small else [*source(asked.data, root / "images"), *RECIPE]
+        plain = trained(root, "plain", epochs, settings)
+        report.add("plain", plain)
+        for method in ("dbb", "dyrep"):
+            if not report.fits(method, 1.5 * plain["stage_seconds"] + 15):
+                continue
+            first = trained(root, method, 1 if method == "dbb" else epochs, settings)
+            dearer = first["plain_epochs"] / first["epochs"]
+            fewer = max(2, round(epochs / dearer))
+            if fewer == first["epochs"]:
+                report.add(method, first)
+            elif report.fits(f"{method} at equal cost", 1.2 * plain["stage_seconds"] + 15):
+                report.add(method, trained(root, method, fewer, settings))
+
+
+def source(data: Path, folder: Path) -> list[str]:
+    """Return the settings that read Fashion-MNIST; from a folder of images if nothing else can."""
+    if (CONF / "data" / "fashion_mnist.yaml").exists():
+        return ["data=fashion_mnist", f"data.root={data}"]
+    for split, part in (("train", "train"), ("val", "t10k")):
+        pictures = idx(data / f"{part}-images-idx3-ubyte.gz")
+        labels = idx(data / f"{part}-labels-idx1-ubyte.gz")
+        for label in range(10):
+            (folder / split / str(label)).mkdir(parents=True)
+        paths = [folder / split / str(label) / f"{n:05d}.png" for n, label in enumerate(labels)]
+        with ThreadPoolExecutor() as pool:
+            list(
+                pool.map(
+                    lambda pair: Image.fromarray(pair[0]).save(pair[1]),
+                    zip(pictures, paths, strict=True),
+                )
+            )
+    return ["data=imagefolder", f"data.root={folder}"]
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    Image.fromarray(pixels).save(path)
+
+
+def idx(path: Path) -> np.ndarray:
+    """Return the array of a file in the format of MNIST (big-endian sizes, then bytes)."""
+    content = gzip.decompress(path.read_bytes())
+    sizes = struct.unpack(f">{content[3]}I", content[4 : 4 + 4 * content[3]])
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(sizes)
+
+
+def trained(root: Path, method: str, epochs: int, settings: list[str]) -> dict:
+    """Train to the end; return accuracy, cost and times."""
+    begun = time.monotonic()
+    asked = [f"method={method}", *settings, f"train.epochs={epochs}"]
+    stage = launched(root, f"{method}-{epochs}", *asked)
+    seconds_launched = time.monotonic() - begun
+    result = rundir.read_json(stage / rundir.RESULT)
+    rows = [row for row in rundir.read_lines(stage / rundir.HISTORY) if row["kind"] == "epoch"]
+    told, steps = result["metrics"], result["metrics"]["steps"] / epochs
+    seconds = sum(row["seconds"] for row in rows)
+    return {
+        "epochs": epochs,
+        "top1": told["top1"],
+        "best_top1": max(row["top1"] for row in rows),
+        "plain_epochs": told["plain_steps"] / steps,
+        "grown": told["grown"],
+        "seconds_to_goal": to_goal(rows),
+        "goal": GOAL,
+        "each_top1": [row["top1"] for row in rows],
+        "epoch_seconds": [row["seconds"] for row in rows],
+        "images_per_s": max(row["images_per_s"] for row in rows),
+        "waiting_percent": 100 * sum(row["data_seconds"] for row in rows) / seconds,
+        "stage_seconds": result["seconds"],
+        "launch_seconds": seconds_launched,
+    }
+
+
+def to_goal(rows: list[dict]) -> float | None:
+    """Return the seconds of training until an epoch ended with the accuracy that is asked for."""
+    spent = 0.0
+    for row in rows:
+        spent += row["seconds"]
+        if row["top1"] >= GOAL:
+            return spent
+    return None

@@ -1,0 +1,47 @@
+"""What the processor is asked for: number formats, kernels, and how images lie in memory.
+
+On a GPU each follows from `train.precision` and `train.deterministic`; on a CPU torch's own choices
+stay.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from pipeline.config.train import Train
+
+TF32 = (8, 0)  # compute capability from which GPUs have it
+
+
+def settle(device: torch.device, recipe: Train) -> str:
+    """Set torch up for a training, before its network is built; return what cannot be had.
+
+    The older names of the TF32 settings are used: torch.compile of torch 2.10 to 2.15 asks for
+    them, and what was set by the new ones is an error then.
+    """
+    tf32 = recipe.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
+        torch.use_deterministic_algorithms(True)
+    elif device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    if tf32 and not _has_tf32(device):
+        return f"train.precision=tf32: {device.type} has no TF32, all is computed in float32"
+    return ""
+
+
+def _has_tf32(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= TF32
+
+
+def layout(device: torch.device, recipe: Train) -> torch.memory_format:
+    """Return how images (N, C, H, W) and kernels lie in memory.
+
+    Channels last is what a GPU's tensor cores work on; where they are not used, in float32, and on
+    a CPU it is not known to help.
+    """
+    tensor_cores = device.type == "cuda" and recipe.precision != "float32"
+    return torch.channels_last if tensor_cores else torch.contiguous_format

@@ -1,0 +1,115 @@
+"""The GPU campaign: in miniature on a CPU, and what becomes of a section that fails."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import gpu
+from benchmarks.gpu_campaign import summary
+from benchmarks.gpu_campaign.report import Asked, Report, read
+from tests.launcher import PROJECT
+
+MINIATURE = """
+import sys, time
+from pathlib import Path
+from benchmarks import gpu
+from benchmarks.gpu_campaign.report import Asked
+out = Path(sys.argv[1])
+asked = Asked(out=out, until=time.time() + 600, small=True, data=out, reference=None, commit="abc")
+for name in ("steps", "grown", "costs"):
+    gpu.run(name, asked)
+"""
+QUICK = {"TORCH_COMPILE_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def asked(out, minutes=12.0):
+    return Asked(
+        out=out, until=gpu.time.time() + 60 * minutes, small=False, data=out, reference=None,
+        commit=None,
+    )  # fmt: skip
+
+
+@pytest.mark.long
+def test_the_loops_run_in_miniature(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", MINIATURE, str(tmp_path)], cwd=PROJECT, capture_output=True,
+        text=True, timeout=300, env={**gpu.os.environ, **QUICK},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    steps, grown, costs = (read(tmp_path, name) for name in ("steps", "grown", "costs"))
+    assert steps["commit"] == "abc" and steps["small"]
+    assert "torch" in steps["machine"]
+    assert not steps["skipped"] and not grown["skipped"] and not costs["skipped"]
+    ours = steps["results"]["vgg_small compiled"]["faster"]
+    assert ours.keys() >= {
+        "ours+channels_last+compile / bare+channels_last+compile",
+        "ours+channels_last+compile / timm+channels_last+compile",
+    }
+    branches = grown["results"]["vgg_small"]["loops"]
+    assert branches["grown, batchnorm"]["parameters"] > branches["dbb"]["parameters"]
+    assert branches["dbb"]["parameters"] > branches["plain"]["parameters"]
+    assert (
+        costs["results"]["checkpoint"]["sealed_ms"] > costs["results"]["checkpoint"]["held_up_ms"]
+    )
+    growths = [row for name, row in costs["results"].items() if "growth" in name]
+    assert all(row["milliseconds"]["adjust"] > 0 for row in growths)
+
+
+@pytest.mark.parametrize(
+    ("code", "limit", "told"),
+    [
+        ("raise RuntimeError('no kernel')", 60, "exit code 1: RuntimeError: no kernel"),
+        ("import os; os.abort()", 60, "killed by SIGABRT"),
+        ("print('step 3', flush=True); import time; time.sleep(60)", 1, "ended after 1 s: step 3"),
+    ],
+)
+def test_a_section_that_fails_is_told_and_keeps_what_it_found(
+    tmp_path, monkeypatch, code, limit, told
+):
+    Report(asked(tmp_path), "steps").add("resnet18", {"images_per_s": 1})
+    monkeypatch.setattr(gpu, "SECTIONS", {"steps": (0, limit)})
+    monkeypatch.setattr(gpu, "command", lambda *_: [sys.executable, "-c", code])
+    assert told in gpu.supervised("steps", asked(tmp_path))
+    found = read(tmp_path, "steps")
+    assert told in found["error"]
+    assert found["results"] == {"resnet18": {"images_per_s": 1}}
+
+
+def test_a_section_that_does_not_fit_is_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "command", lambda *_: pytest.fail("begun"))
+    assert gpu.supervised("steps", asked(tmp_path, minutes=0.1)).startswith("not begun: it takes")
+    assert "not begun" in read(tmp_path, "steps")["error"]
+
+
+def test_the_others_go_on_and_the_exit_code_tells(tmp_path, monkeypatch, capsys):
+    codes = {"grown": "raise SystemExit(3)", "costs": "pass"}
+    monkeypatch.setattr(gpu, "command", lambda name, _: [sys.executable, "-c", codes[name]])
+    monkeypatch.setattr(sys, "argv", ["gpu", str(tmp_path), "--only", "grown", "costs"])
+    assert gpu.main() == 1
+    assert "costs: done" in capsys.readouterr().out
+    assert "exit code 3" in (tmp_path / "summary.md").read_text()
+
+
+def result(out, section, results, small=False):
+    facts = {"date": "2026", "small": small, "results": results, "skipped": {}}
+    (out / f"{section}.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    ("watching", "small", "met"), [(0.4, False, True), (2.5, False, False), (0.4, True, None)]
+)
+def test_targets_are_judged_by_what_was_measured(tmp_path, watching, small, met):
+    result(tmp_path, "costs", {"resnet18": {"watching_percent": watching}, "growth": {}}, small)
+    rows = {row["section"]: row for row in summary.lines(tmp_path)}
+    assert (rows["costs"]["found"], rows["costs"]["met"]) == (watching, met)
+    assert rows["checks"]["found"] is None and rows["checks"]["met"] is None
+
+
+def test_our_fastest_loop_is_named(tmp_path):
+    speeds = {"bare+compile": 9e9, "ours": 2000.0, "ours+channels_last": 2900.0}
+    rates = {name: {"median": value} for name, value in speeds.items()}
+    result(tmp_path, "steps", {"resnet50": {"images_per_s": rates, "loops": {}}})
+    (row,) = [row for row in summary.lines(tmp_path) if row["of"].startswith("resnet50")]
+    assert (row["of"], row["found"], row["met"]) == ("resnet50: ours+channels_last", 2900.0, True)
