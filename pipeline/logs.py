@@ -23,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         "logs",
         "Print what a stage said, attempt after attempt, and what supervised it.",
         "Without STAGE: the one that runs or ran last. Other ranks' logs lie beside, in logs/."
-        "\nWhat would steer a terminal is shown as escapes; the files have it as it was printed.",
+        "\nWhat would steer a terminal is shown as escapes; the files have it as it was printed."
+        "\nExit codes: 0 printed; 2 bad input, e.g. a stage that has not begun; 130 interrupted.",
     )
     parser.add_argument("run", metavar="RUN", help="name of a run")
     parser.add_argument("stage", nargs="?", choices=STAGE_NAMES, metavar="STAGE",

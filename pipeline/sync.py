@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         "Send runs to Weights & Biases from their files, whether finished or still going.\n"
         "What is there already is not sent twice; run it as often as you like.",
         "`wandb login` first; WANDB_BASE_URL names a server of your own. Projects and entities are "
-        "those\nof each run's tracking settings (tracking=disabled: project dyrep).",
+        "those\nof each run's tracking settings (tracking=disabled: project dyrep).\n"
+        "Exit codes: 0 all is sent; 1 a run could not be, and is named; 2 bad input.",
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", help="names of runs (default: all)")
     parser.add_argument("--group", help="the runs of this group")

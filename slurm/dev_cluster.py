@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m slurm.dev_cluster",
         description=__doc__,
+        epilog="Exit codes: 0 done; 1 failed, or something is amiss; 2 bad input; 130 interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -8,9 +8,11 @@ import pytest
 
 from pipeline import commands
 
+NAMES = ["launch", "run", "status", "logs", "cancel", "compare", "sync", "evaluate"]
 
-@pytest.mark.parametrize("module", ["pipeline.launch", "pipeline.run"])
-def test_help_helps_without_torch(module):
+
+@pytest.mark.parametrize("module", [*(f"pipeline.{name}" for name in NAMES), "slurm.dev_cluster"])
+def test_help_helps_at_once_and_without_torch(module):
     code = (
         f"import runpy, sys; sys.argv = ['{module}', '--help']\n"
         f"try: runpy.run_module('{module}', run_name='__main__')\n"

@@ -1,6 +1,7 @@
 """Timing that says when it is worth nothing."""
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -65,7 +66,8 @@ def test_our_own_work_is_none_of_a_neighbour():
             pool.submit(work)
         pool.shutdown()
     own = (time.process_time() - used) / (time.monotonic() - begun) / CORES
-    assert own > 0.2
+    if own < 0.5:
+        pytest.skip("a busy machine leaves this process less than half of its cores")
     assert found.others < 1.1 - own
 
 
@@ -145,15 +147,11 @@ def test_the_probe_computes_the_same_whenever_it_is_made():
 
 
 def test_a_warm_up_without_end_is_told(monkeypatch):
-    monkeypatch.setattr(measure, "PATIENCE", 1.0)
-    monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.01)
-    pause = [0.001]
-
-    def slower_and_slower():
-        pause[0] *= 1.2
-        time.sleep(pause[0])
-
-    assert not measure.warm_up(slower_and_slower, CPU)
+    monkeypatch.setattr(measure, "PATIENCE", 0.01)
+    monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.0)
+    times = itertools.cycle([1.0] * measure.WINDOW_CALLS + [2.0] * measure.WINDOW_CALLS)
+    monkeypatch.setattr(measure, "seconds", lambda *_: next(times))
+    assert not measure.warm_up(lambda: None, CPU)
     timing = Timing([1.0] * 20, stable=False)
     (reason,) = latency._noise(Neighbours(), {"fused/b1": timing})
     assert "warming up came to no end" in reason and "fused/b1" in reason

@@ -58,13 +58,6 @@ def test_without_any_run_it_says_so(tmp_path):
     assert "launch one" in done.stderr
 
 
-def test_help_comes_at_once():
-    for name in ("status", "logs", "cancel"):
-        begun = time.monotonic()
-        assert command(name, "--help").returncode == 0
-        assert time.monotonic() - begun < 2
-
-
 @pytest.fixture
 def running(launch):
     """Return the launcher of a run whose training is under way, and its process."""
