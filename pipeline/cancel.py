@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         "cancel",
         "Stop runs. What was running saves and leaves; nothing comes back until it is launched.",
         "A stage that another run needs, too, goes on.\n"
-        "Exit codes: 0 stopped, or nothing to stop; 1 something may go on, and is named; 2 bad input.",
+        "Exit codes: 0 stopped, or nothing to stop; 1 something may go on, named; 2 bad input.",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="names of runs")
     options = parser.parse_args(arguments)
