@@ -12,9 +12,10 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Adagrad, Optimizer
+from torch.optim import SGD, Adagrad, Optimizer
 
 
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:
@@ -162,8 +163,13 @@ def _nearest(name: str, candidates: Mapping[str, Tensor]) -> Tensor:
 def _initial_state(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> None:
     """Give a new parameter the state of one that was there from the start.
 
-    Only Adagrad makes it when it is built; the others make it at the first step.
+    Adagrad makes it when it is built. The others make it at the first step, but a fused SGD only
+    for all parameters of a group or for none; a momentum of zero becomes the gradient there.
     """
+    if isinstance(optimizer, SGD) and group["fused"] and group["momentum"]:
+        states = [optimizer.state.get(p, {}) for p in group["params"]]
+        if any(state.get("momentum_buffer") is not None for state in states):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     if isinstance(optimizer, Adagrad):
         options = {key: value for key, value in group.items() if key in optimizer.defaults}
         optimizer.state[parameter] = Adagrad([parameter], **options).state[parameter]

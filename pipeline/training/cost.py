@@ -21,7 +21,7 @@ from dyrep.block import blocks
 from dyrep.budget import step_seconds
 from pipeline import models
 from pipeline.config import Config
-from pipeline.training import generators
+from pipeline.training import device, generators
 from pipeline.training.distributed import World
 
 FEWEST, MOST = 3, 9  # pairs of steps, after one to warm up
@@ -88,7 +88,10 @@ class Cost:
             return 1.0
         drawn = generators.state()
         try:
+            layout = device.layout(batch.device, self._config.train)
             plain = models.build(self._config.model, self._classes).to(batch.device)
+            plain.to(memory_format=layout)
+            batch = batch.contiguous(memory_format=layout)
             return _times_plain(copy.deepcopy(model), plain, batch, autocast, steps)
         except torch.OutOfMemoryError:
             return None

@@ -64,13 +64,19 @@ class World:
         return values
 
     def any(self, *flags: bool) -> list[bool]:
-        """Return of each flag whether it is set in any process; every process gets the same.
+        """Return of each flag whether it is set in any process; every process gets the same."""
+        return [bool(answer) for answer in self.sums(*flags)]
+
+    def sums(self, *values: float) -> list[float]:
+        """Return each of some small numbers summed over all processes.
 
         The words go between CPUs, also where the training is on GPUs: those need not be waited for.
         """
         self.beat()
-        answers = self.total(torch.tensor([float(flag) for flag in flags]))
-        return [bool(answer) for answer in answers]
+        if self.alone:
+            return list(values)
+        sums: list[float] = self.total(torch.tensor(values, dtype=torch.float64)).tolist()
+        return sums
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, on every process; tensors in them on the CPU.

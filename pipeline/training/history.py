@@ -8,20 +8,21 @@ from __future__ import annotations
 import math
 import os
 import statistics
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipeline import rundir
 from pipeline.config.train import Train
+from pipeline.training import clock
+from pipeline.training.clock import Mark, OnItsWay
 from pipeline.training.distributed import World
 from pipeline.training.nonfinite import NotFinite
 from slurm import files
 
-STEPS_PER_WRITE = 20  # losses stay on the device until then: one synchronisation for many
+STEPS_PER_WRITE = 20  # losses stay on the device until then
 
 
 class Rows:
@@ -49,6 +50,14 @@ class Rows:
             os.fsync(self._file)
 
 
+class _Sent(NamedTuple):
+    """Steps whose losses are on their way."""
+
+    losses: OnItsWay
+    rows: list[dict[str, Any]]
+    marks: list[tuple[Mark, Mark, Mark]]
+
+
 class History:
     """The numbers of each step and epoch, on their way into `history.jsonl`."""
 
@@ -62,6 +71,8 @@ class History:
         self.waiting = 0.0  # share of the last epoch in which there was no batch to work on
         self._waiting: list[dict[str, Any]] = []
         self._losses: list[Tensor] = []
+        self._marks: list[tuple[Mark, Mark, Mark]] = []  # a step's begin, its batch, its end
+        self._sent: _Sent | None = None
         self.start_clock()
 
     @property
@@ -71,45 +82,64 @@ class History:
 
     def start_clock(self) -> None:
         """Begin timing the next step; call when something other than a step went before it."""
-        self._mark = time.perf_counter()
+        self._begin = self._came = clock.mark(self.world.device)
 
-    def since_mark(self) -> float:
-        """Return the seconds since the last step ended."""
-        return time.perf_counter() - self._mark
+    def batch_came(self) -> None:
+        """Note that from here on there is something to work on."""
+        self._came = clock.mark(self.world.device)
 
-    def step(self, step: int, epoch: int, loss: Tensor, lr: float, data_seconds: float) -> None:
-        """Note a step; `loss` is a scalar tensor and is not read before the rows are written."""
-        seconds = self.since_mark()
-        self.start_clock()
-        self._epoch_seconds.append(seconds)
-        self._data_seconds += data_seconds
+    def step(self, step: int, epoch: int, loss: Tensor, lr: float) -> None:
+        """Note a step; `loss` is a scalar tensor and is not read before the rows are written.
+
+        Rows are sent for together and written when the next are sent for: a GPU has them by then.
+        """
+        end = clock.mark(self.world.device)
+        self._marks.append((self._begin, self._came, end))
+        self._begin = end
         self._losses.append(loss)
-        times = {"step_seconds": round(seconds, 6), "data_seconds": round(data_seconds, 6)}
         counters = {"step": step, "epoch": epoch, "samples": step * self._recipe.batch_size}
-        self._waiting.append({"kind": "step", **counters, "lr": lr, **times})
+        self._waiting.append({"kind": "step", **counters, "lr": lr})
         if len(self._waiting) >= STEPS_PER_WRITE:
-            self.flush()
+            self._receive()
+            self._send()
+        if self.world.device.type == "cpu":
+            self._receive()
 
     def flush(self) -> None:
-        """Write the waiting steps, the loss averaged over all processes (collective).
+        """Write all steps, the loss averaged over all processes (collective).
 
         A step that was skipped has no loss.
 
         Raises:
             NotFinite: a loss is not finite, and such steps are not to be skipped.
         """
-        if not self._waiting:
-            return
+        self._receive()
+        if self._waiting:
+            self._send()
+        self._receive()
+
+    def _send(self) -> None:
         losses = self.world.total(torch.stack(self._losses).double()) / self.world.world_size
+        self._sent = _Sent(OnItsWay(losses), self._waiting, self._marks)
+        self._waiting, self._losses, self._marks = [], [], []
+
+    def _receive(self) -> None:
+        if self._sent is None:
+            return
+        sent, self._sent = self._sent, None
         rows = []
-        for row, loss in zip(self._waiting, losses.tolist(), strict=True):
+        for loss, row, marks in zip(sent.losses.get(), sent.rows, sent.marks, strict=True):
+            begin, came, end = marks
+            seconds, waited = clock.seconds(begin, end), clock.seconds(begin, came)
+            self._epoch_seconds.append(seconds)
+            self._data_seconds += waited
             if math.isfinite(loss):
                 self._epoch_losses.append(loss)
             elif self._recipe.nonfinite == "stop":
                 raise NotFinite(row["step"])
-            rows.append({**row, "loss": loss if math.isfinite(loss) else None})
+            times = {"step_seconds": round(seconds, 6), "data_seconds": round(waited, 6)}
+            rows.append({**row, **times, "loss": loss if math.isfinite(loss) else None})
         self._rows.write(rows)
-        self._waiting, self._losses = [], []
 
     def skipped_now(self) -> tuple[int, int]:
         """Return how many steps of the present epoch were skipped, and how many there were."""

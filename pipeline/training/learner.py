@@ -51,7 +51,7 @@ class Learner:
         self.layout = device.layout(world.device, self._recipe)
         self.model.to(world.device).to(memory_format=self.layout)
         self.ema = optim.averaged(self.model, self._recipe)
-        self.optimizer = optim.build(self.model, self._recipe)
+        self.optimizer = optim.build(self.model, self._recipe, world.device)
         self._schedule = optim.schedule(self.optimizer, self._recipe, steps_per_epoch)
         half = self._recipe.precision == "float16"
         self._scaler = GradScaler(world.device.type, enabled=half)
@@ -139,6 +139,7 @@ class Learner:
 
     def wrap(self) -> None:
         """Have the network as it is now compiled, and its gradients summed over processes."""
+        optim.arrange(self.optimizer)
         self.compiler.apply(self.model)
         self._wrapped = self.model
         if self._world.world_size > 1:
@@ -170,7 +171,7 @@ class Learner:
         self.model.load_state_dict(saved["model"], strict=True)
         if self.ema:
             self.ema.load_state_dict(saved["ema"], strict=True)
-        self.optimizer.load_state_dict(saved["optimizer"])
+        optim.load(self.optimizer, saved["optimizer"])
         self._schedule.load_state_dict(saved["schedule"])
         self._scaler.load_state_dict(saved["scaler"])
 

@@ -15,6 +15,7 @@ from pipeline.data.loader import Batch
 from pipeline.errors import Interrupted
 from pipeline.stage import Context
 from pipeline.training import checkpoint, device, generators, growable, nonfinite, resume
+from pipeline.training.agreement import Agreement
 from pipeline.training.checkpoint import Facts
 from pipeline.training.cost import Cost
 from pipeline.training.distributed import World
@@ -56,6 +57,7 @@ class Training:
         if saved:
             self._restore(saved)
         self.saver.begin(self.step, found.name if found else None)
+        self.agreement = Agreement(world, self.saver, context.stop_requested)
         self.telling.mark()
         context.saved = self.step
         if not saved:
@@ -96,12 +98,11 @@ class Training:
         self.learner.train()
         self.history.start_clock()
         for batch in self.loader:
-            self._step(self.mixing(batch, self.epoch), self.history.since_mark())
+            self.history.batch_came()
+            self._step(self.mixing(batch, self.epoch))
             self._report()
             if self.steps_to_go:
-                stop, due = self.world.any(
-                    self.context.stop_requested(), self.world.main and self.saver.due(self.step)
-                )
+                stop, due = self.agreement.after(self.step)
                 if stop or due:
                     self._save()
                 if stop:
@@ -109,12 +110,12 @@ class Training:
         self.learner.share_statistics()
         self._save()
 
-    def _step(self, batch: Batch, data_seconds: float) -> None:
+    def _step(self, batch: Batch) -> None:
         lr = self.learner.lr
         loss = self.learner.update(batch, self.growth.accumulate)
         self.step += 1
         self.cost.count()
-        self.history.step(self.step, self.epoch + 1, loss, lr, data_seconds)
+        self.history.step(self.step, self.epoch + 1, loss, lr)
         if seconds := self.learner.compiler.seconds():
             self.cost.compiled(seconds)
             self.telling.say(self.learner.compiler.told(seconds))

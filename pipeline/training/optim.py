@@ -1,9 +1,13 @@
-"""Optimizer and learning rate of a recipe."""
+"""Optimizer, learning rate and averaged weights of a recipe; none makes the host wait for a GPU."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -12,21 +16,76 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pipeline.config.train import Train
 
 
-def build(model: nn.Module, train: Train) -> SGD:
-    """Return SGD with weight decay on matrices and kernels, none on biases and norms."""
+def build(model: nn.Module, train: Train, device: torch.device) -> SGD:
+    """Return SGD with weight decay on matrices and kernels, none on biases and norms.
+
+    On a GPU one kernel does it all, the loss scaler's part too.
+    """
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov)
+    fused = True if device.type == "cuda" else None
+    return SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, fused=fused)
 
 
-def averaged(model: nn.Module, train: Train) -> AveragedModel | None:
-    """Return the exponential moving average of weights and running statistics, if asked for."""
-    if train.ema is None:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.ema), use_buffers=True)
+def load(optimizer: SGD, state: dict[str, Any]) -> None:
+    """Take up a state, also one that was saved on another kind of device."""
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        group["fused"] = optimizer.defaults["fused"]
+
+
+def arrange(optimizer: SGD) -> None:
+    """Give each parameter a momentum that lies in memory as it does: a fused kernel asks for both.
+
+    One that is not there yet is zero, of which the first step makes the gradient. Torch would begin
+    with what is in memory by chance if the loss scaler skips the very first step.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["fused"] and group["momentum"] else ():
+            state = optimizer.state[parameter]
+            there = state.get("momentum_buffer")
+            if there is None or there.stride() != parameter.stride():
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+                if there is not None:
+                    state["momentum_buffer"].copy_(there)
+
+
+class Averaged(AveragedModel):
+    """The exponential moving average of the weights and running statistics of a network.
+
+    Computes what torch's does, which looks at its counter, a tensor, in every step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._blend: Callable[..., None] = get_ema_multi_avg_fn(decay)
+        super().__init__(model, multi_avg_fn=self._blend, use_buffers=True)
+        self._begun = False
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take up the present weights; the first ones are copied."""
+        if not self._begun:
+            self._begun = bool(self.n_averaged > 0)  # a checkpoint may have been loaded
+            super().update_parameters(model)
+            return
+        for floating in (True, False):
+            own, new = (_tensors(network, floating) for network in (self.module, model))
+            if own:
+                self._blend(own, new, self.n_averaged)
+        self.n_averaged += 1
+
+
+def _tensors(model: nn.Module, floating: bool) -> list[torch.Tensor]:
+    found = chain(model.parameters(), model.buffers())
+    return [tensor for tensor in found if tensor.is_floating_point() == floating]
+
+
+def averaged(model: nn.Module, train: Train) -> Averaged | None:
+    """Return the average of the weights, if it was asked for."""
+    return None if train.ema is None else Averaged(model, train.ema)
 
 
 def schedule(optimizer: SGD, train: Train, steps_per_epoch: int) -> LambdaLR:

@@ -58,6 +58,11 @@ class Saver:
             return step - self._last_step >= int(count)
         return time.monotonic() - self._last_time >= 60 * int(count)
 
+    def steps_left(self, step: int) -> int:
+        """Return how many steps there are to the one after which a save is due, if known."""
+        count, _, unit = self._settings.interval.partition(" ")
+        return self._last_step + int(count) - step if unit.startswith("step") else 2**31
+
     def begin(self, step: int, file: str | None) -> None:
         """Count the interval from here, where the newest state is in `file`."""
         self._last_step, self._last_time, self.newest = step, time.monotonic(), file

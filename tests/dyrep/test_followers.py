@@ -28,6 +28,7 @@ pytestmark = pytest.mark.long
 
 OPTIMIZERS = {
     "sgd": lambda g: torch.optim.SGD(g, lr=0.1, momentum=0.9),
+    "fused sgd": lambda g: torch.optim.SGD(g, lr=0.1, momentum=0.9, fused=True),
     "adamw": lambda g: torch.optim.AdamW(g, lr=1e-3),
     "amsgrad": lambda g: torch.optim.Adam(g, lr=1e-3, amsgrad=True),
     "rmsprop": lambda g: torch.optim.RMSprop(g, lr=1e-3, momentum=0.9, centered=True),
