@@ -145,7 +145,7 @@ class Learner:
         if self._world.world_size > 1:
             ids = [self._world.device.index] if self._world.device.type == "cuda" else None
             self._wrapped = DistributedDataParallel(
-                self.model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+                self.model, device_ids=ids, gradient_as_bucket_view=True
             )
             if self._recipe.deterministic:
                 self._settle_buckets()
