@@ -1,0 +1,100 @@
+"""Does growing branches pay? Arms at equal cost over paired seeds, on Fashion-MNIST.
+
+    python -m benchmarks.growth_study                  # hours; go on with it whenever you like
+    python -m benchmarks.growth_study --minutes 30
+    python -m benchmarks.growth_study --dry-run        # what is missing, and how long it takes
+    python -m benchmarks.growth_study --report         # what the finished runs say
+
+A training may cost as much as 8 epochs of the plain network, counted in its steps, and its learning
+rate is zero when that is spent: an arm whose step costs 1.5 makes fewer. Finished runs are lines of
+`runs.jsonl` in the results folder and are not run again; a run that was interrupted is begun
+anew. Start the command once per core to run several side by side. Each uses one thread.
+Code that changes under a study spoils it: run it from a clone.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.growth_study import data, plan, report
+from benchmarks.growth_study.shelf import Run, Shelf
+from benchmarks.growth_study.training import Size, Training
+from pipeline import commands
+from pipeline.errors import DONE
+
+RESULTS = Path(__file__).parents[1] / "results" / "growth_study"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--data", type=Path, default=data.DEBIAN, metavar="DIR")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), metavar="N",
+        help="begin no run that would end later",
+    )  # fmt: skip
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="list the runs and their hours")
+    instead.add_argument("--report", action="store_true", help="print tables, draw the figure")
+    options = parser.parse_args(arguments)
+    shelf = Shelf(options.results)
+    if options.report:
+        return commands.ending(lambda: report.show(shelf))
+    if options.dry_run:
+        return commands.ending(lambda: listed(shelf))
+    end = time.monotonic() + 60 * options.minutes
+    return commands.ending(lambda: work(shelf, options.data, end, Size()))
+
+
+def work(shelf: Shelf, folder: Path, end: float, size: Size) -> int:
+    """Make one run after the other until all are made or `end` would be passed."""
+    torch.set_num_threads(1)
+    images = data.read(folder, size.train, size.test)
+    while one_more(shelf, images, end, size):
+        pass
+    return DONE
+
+
+def one_more(shelf: Shelf, images: data.Images, end: float, size: Size) -> bool:
+    """Make the first run that nobody else makes and for which there is time, if there is one."""
+    rows = shelf.rows()
+    for run in plan.wanted(rows):
+        if time.monotonic() + plan.seconds(rows, run) > end:
+            continue
+        with shelf.claim(run) as mine:
+            if mine:
+                made(run, images, size, shelf)
+                return True
+    return False
+
+
+def made(run: Run, images: data.Images, size: Size, shelf: Shelf) -> None:
+    """Make a run and keep its result."""
+    rows = shelf.rows()
+    like = plan.model_run(rows, run)
+    training = Training(run, images, size, shelf, rows[like]["structure"] if like else None)
+    result = training()
+    shelf.add(run, result)
+    told = f"{result['accuracy']:.2f} % at cost {result['cost']:.0f}, {result['seconds']:.0f} s"
+    print(f"{run.network} {run.arm} rate {run.rate:g} seed {run.seed}: {told}", flush=True)
+
+
+def listed(shelf: Shelf) -> int:
+    """Print the runs that can be made now, and what the whole study lacks."""
+    rows = shelf.rows()
+    runs = list(plan.wanted(rows))
+    for run in runs:
+        print(f"{run.network} {run.arm} rate {run.rate:g} seed {run.seed}")
+    hours = sum(plan.seconds(rows, run) for run in runs) / 3600
+    print(f"{len(runs)} runs, about {hours:.1f} hours on one core")
+    print(f"{plan.missing(rows)} are missing, with those that follow from them; {len(rows)} made")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""What is compared: how each arm changes the plain network, at the start and while it trains."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+import dyrep
+
+FIRST_HALF = tuple(n / 20 for n in range(1, 11))  # shares of the budget
+AS_PUBLISHED = tuple(n / 12 for n in range(1, 11))  # up to 5/6, where the published runs end it
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Args:
+        what: In words, for the table.
+        branches: Of every conv from the start; none if empty.
+        form: Of those.
+        evolves: Settings of `dyrep.DyRep`, which changes the network while it trains.
+        at: Shares of the budget after which it does.
+        budget: What the training costs, over that of plain.
+        by_steps: As many steps as plain makes instead, whatever they cost.
+        like: The arm whose final structure, of the same seed, it has from the start.
+    """
+
+    what: str
+    branches: tuple[str, ...] = ()
+    form: str = "batchnorm"
+    evolves: Mapping[str, Any] | None = None
+    at: tuple[float, ...] = field(default=())
+    budget: float = 1.0
+    by_steps: bool = False
+    like: str | None = None
+
+
+LINEAR = {"form": "linear", "branches": dyrep.ALL_BRANCHES}
+DYREP = {"saliency": "synflow"}  # and the library's defaults, which are the published ones
+ARMS = {
+    "plain": Arm("plain"),
+    "dbb": Arm("DBB", branches=dyrep.DBB_BRANCHES),
+    "linear": Arm("linear, all branches from the start", **LINEAR),
+    "grow": Arm("ours: linear, grown one conv at a time",
+                evolves={**LINEAR, "saliency": "gain"}, at=FIRST_HALF),
+    "plain_x2": Arm("plain, twice the cost", budget=2),
+    "orepa": Arm("OREPA's branches, linear", branches=dyrep.DBB_BRANCHES, form="linear"),
+    "linear_cut": Arm("linear from the start, then cut", **LINEAR,
+                      evolves={**LINEAR, "grow": 0}, at=FIRST_HALF),
+    "grow_random": Arm("ours with random choice",
+                       evolves={**LINEAR, "saliency": "random"}, at=FIRST_HALF),
+    "grown": Arm("our final structure from the start", like="grow"),
+    "repvgg": Arm("RepVGG", branches=dyrep.REPVGG_BRANCHES),
+    "dyrep": Arm("DyRep as published", evolves=DYREP, at=AS_PUBLISHED),
+    "dyrep_budget": Arm("DyRep as published, at most 1.5 times the FLOPs",
+                        evolves={**DYREP, "max_cost": 1.5}, at=AS_PUBLISHED),
+    "plain_x3": Arm("plain, three times the cost", budget=3),
+    "linear_steps": Arm("linear, all branches, as many steps", **LINEAR, by_steps=True),
+    "dbb_steps": Arm("DBB, as many steps", branches=dyrep.DBB_BRANCHES, by_steps=True),
+}  # fmt: skip
+FIRST = ("plain", "dbb", "linear", "grow")  # these say something before the others are there
+
+
+def prepare(model: nn.Module, arm: Arm, seed: int, structure: dict | None) -> None:
+    """Give a fresh plain network what the arm has from the start; its kernels stay.
+
+    Args:
+        model: As its network is built.
+        arm: What to give it.
+        seed: Of the weights of branches.
+        structure: The final one of the arm it is like.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if structure is not None:
+            _build_alike(model, structure)
+        elif arm.branches:
+            # the norm behind a conv goes where each branch brings one, as published
+            absorb = torch.zeros(2, 1, 28, 28) if arm.form == "batchnorm" else None
+            dyrep.expand(model, None, arm.branches, absorb, arm.form)
+
+
+def _build_alike(model: nn.Module, structure: dict) -> None:
+    """Give a network a structure with the strengths of blocks that are there from the start."""
+    blocks = [{**block, "fixed": False} for block in structure["blocks"]]
+    dyrep.apply_structure(model, {**structure, "blocks": blocks})
+
+
+def evolver(model: nn.Module, optimizer: Optimizer | None, arm: Arm, seed: int) -> dyrep.DyRep:
+    """Return what grows and cuts the network of an arm that evolves."""
+    assert arm.evolves is not None
+    return dyrep.DyRep(model, optimizer, seed=seed, **arm.evolves)

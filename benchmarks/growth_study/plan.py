@@ -1,0 +1,111 @@
+"""Which runs, in which order: what says most comes first, so that a part of the study tells too.
+
+The first seeds choose the learning rate of an arm; if the best is the smallest or the largest that
+was tried, another is tried beyond it. The other seeds are then run at that rate alone.
+"""
+
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from benchmarks.growth_study.arms import ARMS, FIRST
+from benchmarks.growth_study.networks import NETWORKS
+from benchmarks.growth_study.shelf import Run
+
+RATES = (0.05, 0.1, 0.2)
+SLOWEST, FASTEST = 0.00625, 1.6
+CHOOSING = (0, 1, 2)  # seeds
+JUDGING = tuple(range(3, 12))
+SECONDS = 120.0  # of a run of plain, until one is known
+
+Rows = Mapping[Run, dict[str, Any]]
+
+
+def wanted(rows: Rows) -> Iterator[Run]:
+    """Return the runs that are missing and can be made, most telling first."""
+    for network in NETWORKS:
+        for arms in (FIRST, [arm for arm in ARMS if arm not in FIRST]):
+            for run in [*_choosing(rows, network, arms), *_judging(rows, network, arms)]:
+                if run not in rows and (ARMS[run.arm].like is None or model_run(rows, run) in rows):
+                    yield run
+
+
+def missing(rows: Rows) -> int:
+    """Return how many runs the whole study lacks, at least: those that must wait are counted."""
+    per_arm = len(RATES) * len(CHOOSING) + len(JUDGING)
+    lacking = 0
+    for network in NETWORKS:
+        for arm in ARMS:
+            there = [run for run in rows if (run.network, run.arm) == (network, arm)]
+            asked = [*_choosing(rows, network, [arm]), *_judging(rows, network, [arm])]
+            lacking += max(per_arm - len(there), sum(run not in rows for run in asked))
+    return lacking
+
+
+def _choosing(rows: Rows, network: str, arms) -> list[Run]:
+    return [
+        Run(network, arm, rate, seed)
+        for seed in CHOOSING
+        for place in range(max(len(rates(rows, network, arm)) for arm in arms))
+        for arm in arms
+        for rate in rates(rows, network, arm)[place : place + 1]
+    ]
+
+
+def _judging(rows: Rows, network: str, arms) -> list[Run]:
+    best = {arm: best_rate(rows, network, arm) for arm in arms}
+    return [
+        Run(network, arm, rate, seed)
+        for seed in JUDGING
+        for arm, rate in best.items()
+        if rate is not None
+    ]
+
+
+def rates(rows: Rows, network: str, arm: str) -> list[float]:
+    """Return those to try: the best gets a neighbour on each side."""
+    tried = list(RATES)
+    while (best := _best(rows, network, arm, tried)) in (tried[0], tried[-1]):
+        beyond = best / 2 if best == tried[0] else best * 2
+        if not SLOWEST <= beyond <= FASTEST:
+            break
+        tried = sorted([*tried, beyond])
+    return tried
+
+
+def best_rate(rows: Rows, network: str, arm: str) -> float | None:
+    """Return the rate of the highest mean over the choosing seeds; None while runs are missing."""
+    return _best(rows, network, arm, rates(rows, network, arm))
+
+
+def _best(rows: Rows, network: str, arm: str, tried: list[float]) -> float | None:
+    means = {rate: choosing_mean(rows, network, arm, rate) for rate in tried}
+    known = {rate: mean for rate, mean in means.items() if mean is not None}
+    return max(known, key=known.__getitem__) if len(known) == len(tried) else None
+
+
+def choosing_mean(rows: Rows, network: str, arm: str, rate: float) -> float | None:
+    """Return the accuracy at a rate, over the choosing seeds; None while one is missing."""
+    runs = [Run(network, arm, rate, seed) for seed in CHOOSING]
+    if not all(run in rows for run in runs):
+        return None
+    return statistics.fmean(rows[run]["accuracy"] for run in runs)
+
+
+def model_run(rows: Rows, run: Run) -> Run | None:
+    """Return the run whose final structure this one begins with."""
+    like = ARMS[run.arm].like
+    rate = best_rate(rows, run.network, like) if like else None
+    return Run(run.network, like, rate, run.seed) if like and rate else None
+
+
+def seconds(rows: Rows, run: Run) -> float:
+    """Estimate how long a run takes: as those of its arm did, or as plain would."""
+
+    def known(arm: str) -> list[float]:
+        same = (run.network, arm)
+        return [row["seconds"] for r, row in rows.items() if (r.network, r.arm) == same]
+
+    if own := known(run.arm):
+        return statistics.median(own)
+    return ARMS[run.arm].budget * (statistics.median(known("plain")) if known("plain") else SECONDS)

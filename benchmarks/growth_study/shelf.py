@@ -1,0 +1,106 @@
+"""The folder of results: finished runs and measured prices, a line each, and who runs what now."""
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.provenance import source_revision
+
+# Raise it when the study or the library changes so that rows no longer compare: older rows stay in
+# the file, with their commit, and count no more.
+PROTOCOL = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of the study."""
+
+    network: str
+    arm: str
+    rate: float
+    seed: int
+
+
+class Shelf:
+    """Keeps rows in a folder that several workers may share on one machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs, self.prices = folder / "runs.jsonl", folder / "prices.jsonl"
+
+    def rows(self) -> dict[Run, dict[str, Any]]:
+        """Return the finished runs of the present protocol."""
+        return {Run(**row["run"]): row for row in _read(self.runs)}
+
+    def add(self, run: Run, result: dict[str, Any]) -> None:
+        """Keep a finished run."""
+        _append(self.runs, {"run": asdict(run), **result, **_origin()})
+
+    def price(self, form: str) -> dict[str, float] | None:
+        """Return the price of a form, if it was measured here."""
+        found = [row["price"] for row in _read(self.prices) if row["form"] == form]
+        return found[0] if found else None
+
+    def add_price(self, form: str, price: dict[str, float]) -> None:
+        """Keep a price."""
+        _append(self.prices, {"form": form, "price": price, **_origin()})
+
+    @contextmanager
+    def claim(self, run: Run) -> Iterator[bool]:
+        """Hold a run; False if another worker does. A worker that dies holds nothing."""
+        claims = self.folder / ".claims"
+        claims.mkdir(parents=True, exist_ok=True)
+        file = claims / f"{run.network}-{run.arm}-{run.rate:g}-{run.seed}"
+        with file.open("w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            try:
+                yield run not in self.rows()  # it may have ended since the caller looked
+            finally:
+                file.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file; a last line that was cut off is no row."""
+    if not file.exists():
+        return []
+    whole = file.read_text().rpartition("\n")[0]
+    rows = [json.loads(line) for line in whole.splitlines() if line]
+    return [row for row in rows if row["protocol"] == PROTOCOL]
+
+
+def _append(file: Path, row: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)  # a line that was cut off goes
+        stream.write(json.dumps(row).encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _origin() -> dict[str, Any]:
+    """Return when, by what and on what a row was made."""
+    source = source_revision()
+    return {
+        "protocol": PROTOCOL,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": source["revision"],
+        "dirty": source["dirty"],
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }

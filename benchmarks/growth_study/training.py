@@ -1,0 +1,183 @@
+"""One run: a training that ends, its learning rate at zero, when it has cost what it may.
+
+Cost is counted in steps of the plain network: every step at the price of the network as it is
+then, and what growing and cutting took. Measuring prices and testing are not counted.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import dyrep
+from benchmarks.growth_study.arms import ARMS, evolver, prepare
+from benchmarks.growth_study.data import Images, augment
+from benchmarks.growth_study.networks import NETWORKS
+from benchmarks.growth_study.prices import Price, Prices, sgd
+from benchmarks.growth_study.shelf import Run, Shelf
+
+WARM_UP = 0.15  # of the budget: until then the learning rate rises
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the study is; a test makes it small.
+
+    Args:
+        train, test: Images.
+        watch: Of the test images: those of the curve.
+        epochs: Of plain, which set the budget.
+        batch: Images of a step.
+        points: Of the curve.
+        calibration: Batches on which new batch norms get their statistics; 20 as published, in
+            trainings a hundred times as long.
+        pairs: Steps timed for a price.
+    """
+
+    train: int = 10_000
+    test: int = 10_000
+    watch: int = 2_000
+    epochs: int = 8
+    batch: int = 128
+    points: int = 8
+    calibration: int = 4
+    pairs: int = 9
+
+    @property
+    def steps(self) -> int:
+        """Those of plain."""
+        return self.epochs * (self.train // self.batch)
+
+
+class Training:
+    """A network, what it has cost, and how it did.
+
+    Args:
+        structure: Of the arm this one is like, if it is like one.
+    """
+
+    def __init__(
+        self, run: Run, images: Images, size: Size, shelf: Shelf, structure: dict | None = None
+    ) -> None:
+        self.run, self.images, self.size, self.arm = run, images, size, ARMS[run.arm]
+        torch.manual_seed(run.seed)
+        self.model = NETWORKS[run.network]()
+        prepare(self.model, self.arm, run.seed, structure)
+        self.optimizer = sgd(self.model, run.rate)
+        self.moments = list(self.arm.at)
+        self.evolver = self._evolver()
+        self.prices = Prices(shelf, run.network, size.batch, size.pairs)
+        self.order = torch.Generator().manual_seed(run.seed)
+        self.cost, self.steps, self.finite = 0.0, 0, True
+        self.curve: list[dict[str, float]] = []
+        self.changes: list[dict[str, Any]] = []
+        self.price = self._price()
+
+    def __call__(self) -> dict[str, Any]:
+        """Train to the end and return what a row tells."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        for batch, labels in batches(self.images, self.size.batch, self.order):
+            if self.progress >= 1 or not self.finite:
+                break
+            self._step(batch, labels)
+            if self.progress * self.size.points >= len(self.curve) + 1:
+                self._look()
+            if self.moments and self.progress >= self.moments[0]:
+                self._change()
+        accuracy, loss = test(self.model, self.images.test, self.images.test_labels)
+        return {
+            "accuracy": accuracy,
+            "loss": loss if math.isfinite(loss) else None,
+            "diverged": not self.finite,
+            "steps": self.steps,
+            "cost": self.cost,
+            "plain_steps": self.size.steps,
+            "price": self.price.__dict__,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "curve": self.curve,
+            "changes": self.changes,
+            "structure": dyrep.structure(self.model),
+            "size": self.size.__dict__,
+            "cpu_seconds": time.process_time() - cpu,
+            "seconds": time.perf_counter() - wall,
+        }
+
+    @property
+    def progress(self) -> float:
+        """What is spent of the budget; the last step is the one that comes nearest to it."""
+        if self.arm.by_steps:
+            return self.steps / self.size.steps
+        budget = self.arm.budget * self.size.steps
+        return self.cost / budget if self.cost + self.price.ratio / 2 <= budget else 1.0
+
+    def _step(self, images: Tensor, labels: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.run.rate * schedule(self.progress)
+        self.model.train()
+        loss = cross_entropy(self.model(augment(images, self.order)), labels)
+        loss.backward()
+        if self.evolver:
+            self.evolver.accumulate()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.finite = math.isfinite(loss.item())
+        self.cost += self.price.ratio
+        self.steps += 1
+
+    def _change(self) -> None:
+        """Grow and cut, and pay for it."""
+        assert self.evolver is not None
+        share = self.moments.pop(0)
+        count = self.size.batch * self.size.calibration
+        batches = list(self.images.train[:count].split(self.size.batch))
+        begun = time.process_time()
+        events = self.evolver.adjust(None if self.evolver.form == "linear" else batches)
+        paid = (time.process_time() - begun) / self.price.plain_seconds
+        self.cost += paid
+        if not self.moments:
+            self.evolver = None
+        self.price = self._price()
+        done = [[event.action, event.layer, event.branches] for event in events]
+        self.changes.append({"share": share, "done": done, "paid": paid, **self.price.__dict__})
+
+    def _look(self) -> None:
+        watch = slice(self.size.watch)
+        accuracy, _ = test(self.model, self.images.test[watch], self.images.test_labels[watch])
+        self.curve.append({"cost": self.cost, "steps": self.steps, "accuracy": accuracy})
+
+    def _evolver(self) -> dyrep.DyRep | None:
+        if not self.moments:
+            return None
+        return evolver(self.model, self.optimizer, self.arm, self.run.seed)
+
+    def _price(self) -> Price:
+        return self.prices.of(self.model, self.arm, watched=self.evolver is not None)
+
+
+def schedule(progress: float) -> float:
+    """Return the share of the learning rate: up in a line, then down along a cosine to zero."""
+    if progress < WARM_UP:
+        return 0.1 + 0.9 * progress / WARM_UP
+    return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+def batches(images: Images, size: int, order: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return whole batches, epoch after epoch, each in an order of its own."""
+    while True:
+        for chosen in torch.randperm(len(images.train), generator=order).split(size):
+            if len(chosen) == size:
+                yield images.train[chosen], images.train_labels[chosen]
+
+
+@torch.no_grad()
+def test(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return accuracy in percent and mean loss in eval mode."""
+    model.eval()
+    logits = torch.cat([model(batch) for batch in images.split(500)])
+    accuracy = logits.argmax(1).eq(labels).float().mean().item()
+    return 100 * accuracy, cross_entropy(logits, labels).item()
