@@ -105,7 +105,7 @@ class Saliency:
         finite = scores.isfinite().all()
         if self._sums is None or self._steps is None:
             self._sums, self._steps = torch.zeros_like(scores), torch.zeros_like(scores[0])
-        self._sums += torch.where(finite, scores, 0.0)
+        self._sums += scores.masked_fill(~finite, 0.0)
         self._steps += finite
 
     def ranking(self, generator: torch.Generator) -> list[tuple[str, float]]:

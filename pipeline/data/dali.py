@@ -66,7 +66,8 @@ class DaliLoader(Loader):
         for (batch,) in self._iterator:
             labels, numbers = batch["targets"].to(device, torch.int64).unbind(1)
             there = numbers != NOTHING if len(numbers) == 1 else slice(None)
-            yield Batch(batch["images"].to(device)[there], labels[there], numbers[there])
+            images = batch["images"].to(device)[there]
+            yield self.part.placed(Batch(images, labels[there], numbers[there]))
 
     def _position(self) -> bytes:
         checkpoint: bytes = self._iterator.checkpoints()[0]

@@ -57,6 +57,7 @@ class Part:
         augment: random changes; None evaluates: fixed order, each image once.
         rank, world_size: which part of the split this process reads.
         device: where the batches end up.
+        layout: how images lie in memory there.
         seed: order and augmentation.
         neighbours: processes that share this machine's cores.
         waiting: called now and then while a batch does not come, with the seconds since the last;
@@ -72,6 +73,7 @@ class Part:
     rank: int = 0
     world_size: int = 1
     device: torch.device = CPU
+    layout: torch.memory_format = torch.contiguous_format
     seed: int = 0
     neighbours: int = field(default_factory=lambda: int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     waiting: Callable[[float], None] = lambda seconds: None
@@ -94,6 +96,11 @@ class Part:
     def batch_bytes(self) -> int:
         """What a batch takes in memory."""
         return self.batch_size * (3 * self.image_size**2 * 4 + 16)
+
+    def placed(self, batch: Batch) -> Batch:
+        """Return a batch on the device, in the layout; pinned memory is not waited for."""
+        images, labels, numbers = (t.to(self.device, non_blocking=True) for t in batch)
+        return Batch(images.contiguous(memory_format=self.layout), labels, numbers)
 
     def digest(self, kind: str) -> bytes:
         """Identify everything that a position is worth nothing without."""
@@ -289,6 +296,15 @@ def choose(name: str, part: Part) -> tuple[type[Loader], str]:
 
 
 def make(name: str, part: Part, state: Tensor | None = None) -> Loader:
-    """Return the loader `name` of a part, or the one that suits if it is `auto`."""
-    kind, _ = choose(name, part)
+    """Return the loader `name` of a part, or the one that suits if it is `auto`.
+
+    With `auto`, who goes on from a state goes on with the loader that it is of.
+    """
+    kind, _ = choose(_of(state, part) or name if name == "auto" else name, part)
     return kind(part, state)
+
+
+def _of(state: Tensor | None, part: Part) -> str | None:
+    """Return the name of the loader that a state is of, if there is one."""
+    own = None if state is None else bytes(state[:DIGEST].tolist())
+    return next((name for name in kinds() if part.digest(name) == own), None)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
 
+from pipeline.data import parts
 from pipeline.data.loader import (
     Batch,
     Loader,
@@ -25,12 +28,15 @@ from pipeline.data.loader import (
     order,
     steps,
 )
+from pipeline.data.shards import Manifest, Pictures
 
 DRAWS = 12  # random numbers per image
+TRIES = 10  # of a part's area and shape, as torchvision's; then the middle
+MORE = 2 * TRIES + 2 + 4  # what crop=resized and jitter take besides
 
 
 class MemoryLoader(Loader):
-    """Holds a split as uint8 (N, 3, H, W) on its device."""
+    """Holds a split as uint8 (N, 3, H, W) on its device; in an epoch the host sends nothing."""
 
     kind = "memory"
 
@@ -38,24 +44,15 @@ class MemoryLoader(Loader):
     def cannot(cls, part: Part) -> str | None:
         if part.manifest.size is None:
             return "needs images of one size"
-        augment = part.augment
-        if augment and augment.crop == "resized":
-            return "has no crop=resized"
-        if augment and (augment.policy or any(augment.jitter)):
-            return "changes no colours (policy, jitter)"
+        if part.augment and part.augment.policy:
+            return f"has no policy={part.augment.policy}"
         return None
 
     def _open(self, position: bytes | None) -> None:
         part = self.part
         self._place = Place.of(part, position)
-        pictures = part.pictures()
-        places = range(len(pictures))
-        labels, numbers = zip(*map(pictures.target, places), strict=True)
-        pixels = [decoded(pictures.read(place)) for place in places]
-        middle = evaluation(part.resize, part.image_size)
-        self._images = middle(torch.stack(pixels)).to(part.device)
-        self._numbers = torch.tensor(numbers, device=part.device)
-        self._labels = torch.tensor(labels, device=part.device)
+        self._resized = part.augment is not None and part.augment.crop == "resized"
+        self._images, self._labels, self._numbers = held(part, whole=self._resized)
         self._mean, self._std = (
             torch.tensor(values, device=part.device)[:, None, None]
             for values in (part.manifest.mean, part.manifest.std)
@@ -66,35 +63,48 @@ class MemoryLoader(Loader):
 
     def _batches(self) -> Iterator[Batch]:
         part, place = self.part, self._place
-        positions = order(len(self._numbers), place, part)
-        random = torch.Generator().manual_seed(mixed(place.seed, place.epoch, 1))
-        draws = torch.rand(len(positions), DRAWS, generator=random)
+        positions = order(len(self._numbers), place, part).to(part.device)
+        draws = self._draws(len(positions), DRAWS, purpose=1)
+        more = self._draws(len(positions), MORE if self._needs_more() else 0, purpose=3)
         for step in range(place.step, len(self)):
             here = mine(step, part)
-            chosen = positions[here].to(part.device)
+            chosen = positions[here]
             images = self._images[chosen]
             if part.augment:
-                images = self._changed(images, draws[here].to(part.device))
+                images = self._changed(images, draws[here], more[here])
             images = (images.float() / 255 - self._mean) / self._std
             if part.augment:
-                images = self._erased(images, draws[here].to(part.device), step)
+                images = self._erased(images, draws[here], step)
             last = step + 1 == len(self)
             self._place = replace(place, epoch=place.epoch + last, step=0 if last else step + 1)
-            yield Batch(images, self._labels[chosen], self._numbers[chosen])
+            yield part.placed(Batch(images, self._labels[chosen], self._numbers[chosen]))
+
+    def _needs_more(self) -> bool:
+        return self._resized or (self.part.augment is not None and any(self.part.augment.jitter))
+
+    def _draws(self, count: int, columns: int, purpose: int) -> Tensor:
+        """Return the random numbers of an epoch, in [0, 1), a row per image."""
+        place = self._place
+        random = torch.Generator().manual_seed(mixed(place.seed, place.epoch, purpose))
+        return torch.rand(count, columns, generator=random).to(self.part.device)
 
     def _position(self) -> bytes:
         return self._place.to_bytes()
 
-    def _changed(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Crop, rotate, shift and flip uint8 images by their rows of random numbers in [0, 1)."""
+    def _changed(self, images: Tensor, draws: Tensor, more: Tensor) -> Tensor:
+        """Crop, move and colour uint8 images by their rows of random numbers in [0, 1)."""
         augment = self.part.augment
         assert augment
+        if self._resized:
+            images = parts.resized(images, more[:, :-4], augment, self.part.image_size)
         if augment.crop == "pad":
             images = _shifted(images, draws[:, 0:2], augment.padding)
         if augment.rotate or augment.translate:
             images = _turned(images, draws[:, 2:5], augment.rotate, augment.translate)
         if augment.flip:
             images = torch.where((draws[:, 5] < 0.5)[:, None, None, None], images.flip(3), images)
+        if any(augment.jitter):
+            images = parts.jittered(images, more[:, -4:], augment.jitter)
         return images
 
     def _erased(self, images: Tensor, draws: Tensor, step: int) -> Tensor:
@@ -107,16 +117,42 @@ class MemoryLoader(Loader):
             ratio = torch.exp(math.log(0.3) + (math.log(3.3) - math.log(0.3)) * draws[:, 7])
             size = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).clamp(max=side)
             seed = mixed(self._place.seed, self._place.epoch, step, self.part.rank, 2)
-            noise = torch.empty_like(images, device="cpu")
-            noise.normal_(generator=torch.Generator().manual_seed(seed))
+            random = torch.Generator(images.device).manual_seed(seed)
+            noise = torch.empty_like(images).normal_(generator=random)
             inside = _rectangle(side, draws[:, 8:10], size)
             chosen = (draws[:, 10] < augment.erase)[:, None, None] & inside
-            images = torch.where(chosen[:, None], noise.to(images.device), images)
+            images = torch.where(chosen[:, None], noise, images)
         if augment.cutout:
             size = torch.full((len(images), 2), float(augment.cutout), device=images.device)
-            centre = draws[:, [11, 9]]
+            centre = torch.stack([draws[:, 11], draws[:, 9]], 1)  # a list would be copied there
             images = images.masked_fill(_rectangle(side, centre, size)[:, None], 0.0)
         return images
+
+
+def held(part: Part, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return all images of a split, uint8 (N, 3, H, W), their labels and numbers, on the device.
+
+    They stay there for the loaders to come: each validation and each growth has one of its own.
+
+    Args:
+        part: Which split.
+        whole: As they are stored, not as an evaluation scales and cuts them.
+    """
+    geometry = () if whole else (part.resize, part.image_size)
+    return _held(part.folder, part.split, part.digest("pixels"), geometry, part.device)
+
+
+@lru_cache(maxsize=2)  # a split to train with and one to validate
+def _held(
+    folder: Path, split: str, digest: bytes, geometry: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    pictures = Pictures(folder, Manifest.load(folder).splits[split])
+    places = range(len(pictures))
+    labels, numbers = zip(*map(pictures.target, places), strict=True)
+    images = torch.stack([decoded(pictures.read(place)) for place in places])
+    if geometry:
+        images = evaluation(*geometry)(images)
+    return images.to(device), torch.tensor(labels).to(device), torch.tensor(numbers).to(device)
 
 
 def _shifted(images: Tensor, draws: Tensor, padding: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from pipeline.config.train import Augment
+from pipeline.data.ahead import copied
 from pipeline.data.loader import (
     Batch,
     Loader,
@@ -67,10 +68,10 @@ class TorchLoader(Loader):
             pin_memory=part.device.type == "cuda",
             multiprocessing_context="fork" if workers else None,  # at once; touches no GPU
         )
-        for step, batch in enumerate(batches(loader, part.waiting), start=place.step):
+        for step, batch in enumerate(copied(batches(loader, part.waiting), part), place.step):
             last = step + 1 == len(self)
             self._place = replace(place, epoch=place.epoch + last, step=0 if last else step + 1)
-            yield Batch(*(tensor.to(part.device, non_blocking=True) for tensor in batch))
+            yield batch
 
     def _keys(self) -> Iterator[list[Key]]:
         """Yield the images of each batch of the epoch, with the seed of their changes."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.data import loader
 from pipeline.data.loader import Loader, Part
+from pipeline.training import device
 from pipeline.training.distributed import World
 
 
@@ -58,10 +59,10 @@ class Images:
             batches.append(batch.images)
         return batches
 
-    def chosen(self) -> str:
+    def chosen(self, used: Loader) -> str:
         """Return which loader is used, and why."""
         kind, why = loader.choose(self._config.data.loader, self._part("train"))
-        return f"data.loader: {kind.kind} ({why})"
+        return f"data.loader: {used.kind} ({why if kind.kind == used.kind else 'as it began'})"
 
     def _part(self, split: str, since: int = 0) -> Part:
         config, world = self._config, self._world
@@ -75,6 +76,7 @@ class Images:
             rank=world.rank,
             world_size=world.world_size,
             device=world.device,
+            layout=device.layout(world.device, config.train),
             seed=self.seed + since if split == "train" else 0,
             waiting=self._waiting,
         )

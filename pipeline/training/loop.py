@@ -120,7 +120,7 @@ class Training:
             self.cost.compiled(seconds)
             self.telling.say(self.learner.compiler.told(seconds))
         if self.step == self.resumed_at + 1:
-            self.telling.first_step(self.step, self.images.chosen())
+            self.telling.first_step(self.step, self.images.chosen(self.loader))
 
     def _end_epoch(self) -> None:
         """Validate, record, and adjust the structure when it is time.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import signal
 import time
@@ -18,12 +19,13 @@ from torchvision.transforms import v2
 
 from pipeline.config.train import Augment
 from pipeline.data import loader as loaders
-from pipeline.data import preprocess, workers
+from pipeline.data import memory, parts, preprocess, workers
 from pipeline.data.loader import Batch, Part, choose, make
 from pipeline.errors import Interrupted, UserError
 from pipeline.training.mixing import Mixing
 from tests.launcher import PROJECT
 from tests.pipeline.preparing import Prepared, encoded, picture
+from tests.pipeline.test_steps import Reads
 
 pytestmark = pytest.mark.long
 
@@ -35,7 +37,7 @@ NONE = {
 KINDS = ("dali", "memory", "torch")
 MUCH = {
     "dali": {"crop": "resized", "flip": True, "rotate": 10.0, "jitter": [0.2, 0.2, 0.2, 0.1]},
-    "memory": {"crop": "pad", "padding": 3, "flip": True, "rotate": 10.0, "translate": 0.1,
+    "memory": {"crop": "pad", "padding": 3, "jitter": [0.2, 0.2, 0.2, 0.1], "flip": True, "rotate": 10.0, "translate": 0.1,
                "erase": 0.5, "cutout": 5},
     "torch": {"crop": "resized", "flip": True, "policy": "randaugment", "erase": 0.5, "cutout": 5,
               "repeats": 2},
@@ -323,6 +325,84 @@ def test_every_recipe_can_be_read_or_is_refused(data, kind, recipe):
         assert choose("auto", own)[0].kind != kind
 
 
+@pytest.mark.parametrize(("size", "scale"), [(24, (0.08, 1.0)), (8, (0.5, 1.0)), (40, (1.0, 1.0))])
+def test_parts_of_a_batch_are_those_torchvision_would_cut_out(size, scale):
+    """The same draws, image by image: of ten areas and shapes the first that fits."""
+    torch.manual_seed(0)
+    height, width = 28, 36
+    images = torch.randint(0, 256, (50, 3, height, width), dtype=torch.uint8)
+    draws, asked = torch.rand(50, 22), augment(crop="resized", scale=list(scale))
+    ours = parts.resized(images, draws, asked, size)
+    low, high = (math.log(r) for r in asked.ratio)
+    for image, draw, got in zip(images, draws.tolist(), ours, strict=True):
+        for area, shape in zip(draw[:10], draw[10:20], strict=True):
+            area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+            ratio = math.exp(low + (high - low) * shape)
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                top, left = int(draw[20] * (height - h + 1)), int(draw[21] * (width - w + 1))
+                break
+        else:
+            h, w = height, min(width, round(height * asked.ratio[1]))
+            top, left = 0, (width - w) // 2
+        theirs = v2.functional.resized_crop(
+            image.float(), top, left, h, w, [size, size], antialias=True
+        )
+        assert (got - theirs).abs().max() <= 0.51
+
+
+def test_colours_of_a_batch_are_changed_as_dali_changes_them():
+    dali = pytest.importorskip("nvidia.dali")
+    fn, pipeline_def = dali.fn, dali.pipeline_def
+    images = torch.randint(0, 256, (5, 3, 6, 6), dtype=torch.uint8)
+    factors = [torch.tensor(values) for values in (
+        [1.0, 1.2, 0.8, 1.1, 1.0], [1.0, 0.7, 1.3, 0.9, 1.0], [1.0, 1.4, 0.0, 1.1, 1.0],
+        [0.0, 0.3, 1.0, -0.5, 2.0],
+    )]  # fmt: skip
+
+    @pipeline_def(batch_size=5, num_threads=1, device_id=None)
+    def graph():
+        image, *scales = fn.external_source(
+            source=lambda: [list(images.permute(0, 2, 3, 1).contiguous().numpy()),
+                            *(list(f.numpy()) for f in factors)],
+            num_outputs=5, batch=True,
+        )  # fmt: skip
+        names = ("brightness", "contrast", "saturation", "hue")
+        turned = [*scales[:3], scales[3] * 180 / math.pi]
+        return fn.color_twist(image, **dict(zip(names, turned, strict=True)))
+
+    (theirs,) = graph().run()
+    theirs = torch.from_numpy(theirs.as_array()).permute(0, 3, 1, 2)
+    ours = parts.twisted(images, *factors)
+    assert (ours.int() - theirs.int()).abs().max() <= 2
+    assert torch.equal(ours[0], images[0])
+
+
+def test_jitter_stays_in_its_range_and_differs_between_images():
+    images = torch.full((64, 3, 2, 2), 100, dtype=torch.uint8)
+    changed = parts.jittered(images, torch.rand(64, 4), [0.2, 0.0, 0.0, 0.0])
+    assert changed.min() >= 80 and changed.max() <= 120 and len(changed.unique()) > 20
+
+
+def test_pixels_are_decoded_once_for_all_loaders_of_a_split(data, monkeypatch):
+    memory._held.cache_clear()
+    count = []
+    monkeypatch.setattr(memory, "decoded", lambda raw: count.append(1) or loaders.decoded(raw))
+    for seed in (1, 2, 3):
+        list(make("memory", part(data, augment=augment(), seed=seed)))
+        list(make("memory", part(data, "val")))
+    assert len(count) == 103 + 20
+
+
+def test_a_batch_from_memory_reads_nothing_from_the_device(data):
+    everything = {**MUCH["memory"], "crop": "resized"}
+    batches = iter(make("memory", part(data, augment=augment(**everything))))
+    next(batches)
+    with Reads() as counter:
+        next(batches)
+    assert counter.count == 0
+
+
 # -- the choice -----------------------------------------------------------------------------------
 
 
@@ -347,10 +427,17 @@ def test_auto_takes_what_suits_and_says_why(data, odd, monkeypatch):
 def test_what_a_loader_cannot_do_is_refused_with_one_that_can(data):
     with pytest.raises(UserError, match=r"data.loader=dali has no policy=autoaugment; .*=torch"):
         make("dali", part(data, augment=augment(policy="autoaugment")))
-    with pytest.raises(
-        UserError, match=r"memory has no crop=resized; use data.loader=dali or torch"
-    ):
-        make("memory", part(data, augment=augment(crop="resized")))
+    with pytest.raises(UserError, match=r"memory has no policy=randaugment; use data.loader=torch"):
+        make("memory", part(data, augment=augment(policy="randaugment")))
+
+
+def test_auto_goes_on_with_the_loader_that_a_state_is_of(data):
+    own = part(data, augment=augment(crop="resized"))
+    assert make("auto", own).kind == "memory"
+    for kind in KINDS:
+        assert make("auto", own, make(kind, own).state()).kind == kind
+    with pytest.raises(UserError, match="position to go on from is not one of these"):
+        make("auto", own, make("torch", replace(own, batch_size=4)).state())
 
 
 # -- worker processes on a machine as it is --------------------------------------------------------

@@ -1,0 +1,126 @@
+"""Parts and colours of whole batches at once, each image by random numbers of its own.
+
+For the memory loader, on a device; by matrices, so that what is drawn for an image need not be
+known to the host.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from pipeline.config.train import Augment
+
+HALF = 128.0  # what contrast is scaled about, as DALI does
+YIQ = ((0.299, 0.587, 0.114), (0.595879, -0.274133, -0.321746), (0.211205, -0.523083, 0.311878))
+
+
+def resized(images: Tensor, draws: Tensor, augment: Augment, size: int) -> Tensor:
+    """Return a part of each image, of random area and shape, as a square of `size` pixels.
+
+    As torchvision's RandomResizedCrop: of ten areas and shapes the first that fits, else the middle
+    in the nearest shape; scaled with antialiasing.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        draws: (N, 2 * tries + 2) in [0, 1): areas, shapes, and the place.
+        augment: `scale` and `ratio`.
+        size: pixels.
+    """
+    whole = images.shape[2:]
+    tries = (draws.shape[1] - 2) // 2
+    height, width = _sides(draws[:, : 2 * tries], augment, *whole)
+    fits = (height >= 1) & (height <= whole[0]) & (width >= 1) & (width <= whole[1])
+    first = fits.to(torch.uint8).argmax(1, keepdim=True)  # of those that fit
+    found = fits.any(1)
+    middle = _largest(*whole, *augment.ratio)
+    weights = []
+    for axis, sides in enumerate((height, width)):
+        length = sides.gather(1, first)[:, 0].masked_fill(~found, middle[axis])
+        spare = whole[axis] - length
+        place = (draws[:, axis - 2] * (spare + 1)).floor()
+        start = torch.where(found, place, (spare / 2).floor())
+        weights.append(_weights(start, length, whole[axis], size)[:, None])
+    scaled = weights[0] @ images.float() @ weights[1].mT
+    return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
+def _sides(draws: Tensor, augment: Augment, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return heights and widths (N, tries) of parts, in pixels, that need not fit."""
+    areas, shapes = draws.chunk(2, 1)
+    (least, most), (narrow, wide) = augment.scale, map(math.log, augment.ratio)
+    area = height * width * (least + (most - least) * areas)
+    ratio = torch.exp(narrow + (wide - narrow) * shapes)
+    return (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
+
+
+def _largest(height: int, width: int, narrow: float, wide: float) -> tuple[float, float]:
+    """Return height and width of the largest part whose width / height is within a range."""
+    return min(height, round(width / narrow)), min(width, round(height * wide))
+
+
+def _weights(start: Tensor, length: Tensor, whole: int, size: int) -> Tensor:
+    """Return (N, size, whole): what each pixel of a side takes of the pixels of the whole image.
+
+    Bilinear with antialiasing, as torch's interpolate: a triangle as wide as a pixel of the larger
+    of both grids, cut off at the border of the part.
+
+    Args:
+        start: (N,) of the part.
+        length: (N,) of the part.
+        whole: pixels of the image along this side.
+        size: pixels of the result.
+    """
+    scale = (length / size)[:, None, None]
+    here = torch.arange(whole, device=start.device)
+    offset = here - start[:, None, None]  # pixel of the part
+    centre = (torch.arange(size, device=start.device) + 0.5)[None, :, None] * scale
+    weights = (1 - (offset + 0.5 - centre).abs() / scale.clamp(min=1)).clamp(min=0)
+    weights = weights * ((offset >= 0) & (offset < length[:, None, None]))
+    return weights / weights.sum(2, keepdim=True)
+
+
+def jittered(images: Tensor, draws: Tensor, jitter: list[float]) -> Tensor:
+    """Scale brightness, contrast and saturation of uint8 images, and turn their hue.
+
+    As DALI's color_twist: saturation and hue are a matrix in YIQ, contrast is about the half.
+
+    Args:
+        images: (N, 3, H, W).
+        draws: (N, 4) in [0, 1).
+        jitter: how far each, in the order above.
+    """
+    ranges = [(max(0.0, 1 - far), 1 + far) for far in jitter[:3]]
+    ranges.append((-2 * math.pi * jitter[3], 2 * math.pi * jitter[3]))
+    drawn = [
+        least + (most - least) * draw
+        for (least, most), draw in zip(ranges, draws.unbind(1), strict=True)
+    ]
+    return twisted(images, *drawn)
+
+
+def twisted(
+    images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, angle: Tensor
+) -> Tensor:
+    """Return uint8 images with colours changed by a factor each (N,), and by an angle, radians."""
+    yiq, rgb = _yiq(images.device)
+    none, one = torch.zeros_like(angle), torch.ones_like(angle)
+    cosine, sine = saturation * angle.cos(), saturation * angle.sin()
+    turn = torch.stack(
+        [one, none, none, none, cosine, sine, none, -sine, cosine], 1
+    ).view(-1, 3, 3)  # fmt: skip
+    factor = (brightness * contrast)[:, None, None]
+    matrix = factor * (rgb @ turn @ yiq)
+    offset = (HALF * (1 - contrast) * brightness)[:, None, None]
+    changed = matrix @ images.float().flatten(2) + offset
+    return changed.round().clamp(0, 255).to(torch.uint8).view_as(images)
+
+
+@cache  # not a copy to the device for each batch
+def _yiq(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the matrices from RGB to YIQ and back."""
+    matrix = torch.tensor(YIQ)
+    return matrix.to(device), torch.linalg.inv(matrix).to(device)
