@@ -88,32 +88,31 @@ def parser() -> argparse.ArgumentParser:
 def supervised(name: str, asked: Asked) -> str:
     """Run a section in a process of its own; return how it ended."""
     fewest, most = SECTIONS[name]
-    left = asked.left()
+    limit = min(most, asked.left())
     report = Report(asked, name)
-    if left < fewest and not asked.small:
-        report.fail(f"not begun: it takes {fewest} s or more, and {left:.0f} s were left")
+    if limit < fewest and not asked.small:
+        report.fail(f"not begun: it takes {fewest} s or more, and {limit:.0f} s were left")
         return report.facts["error"]
     begun = time.monotonic()
     with (asked.out / f".{name}.log").open("w+b") as log:
-        code = finished(command(name, asked), log, min(most, left))
+        code = finished(command(name, asked, limit), log, limit)
         printed = tail(log.fileno())
     (asked.out / f".{name}.log").unlink()
     seconds = time.monotonic() - begun
     if code == 0:
         return f"done in {seconds:.0f} s"
     report.facts = read(asked.out, name) or report.facts
-    how = f"ended after {min(most, left):.0f} s" if code is None else ended(code)
+    how = f"ended after {limit:.0f} s" if code is None else ended(code)
     report.fail(
         f"{how}: {printed.strip().splitlines()[-1] if printed.strip() else 'no word'}", printed
     )
     return report.facts["error"]
 
 
-def command(name: str, asked: Asked) -> list[str]:
-    """Return the command line of a section."""
-    minutes = (asked.until - time.time()) / 60
+def command(name: str, asked: Asked, seconds: float) -> list[str]:
+    """Return the command line of a section that has so many seconds."""
     words = [sys.executable, "-m", "benchmarks.gpu", str(asked.out), "--section", name]
-    words += ["--minutes", f"{minutes:.3f}", "--data", str(asked.data)]
+    words += ["--minutes", f"{seconds / 60:.3f}", "--data", str(asked.data)]
     words += ["--small"] if asked.small else []
     words += ["--reference", str(asked.reference)] if asked.reference else []
     return [*words, "--commit", asked.commit] if asked.commit else words

@@ -30,14 +30,23 @@ def packages() -> dict[str, str]:
     return found
 
 
-def named() -> dict[str, Any]:
+def named() -> dict[str, str]:
     """Return the card and its limits; nothing where no driver answers."""
+    return _asked(NAMED)
+
+
+def now() -> dict[str, str]:
+    """Return clocks, power and heat of this moment; nothing where no driver answers."""
+    return _asked(SAMPLED)
+
+
+def _asked(fields: tuple[str, ...]) -> dict[str, str]:
     try:
-        done = subprocess.run(_query(NAMED), capture_output=True, text=True, timeout=20)
+        done = subprocess.run(_query(fields), capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    rows = done.stdout.strip().splitlines()
-    return {"card": dict(zip(NAMED, rows[0].split(", "), strict=False))} if rows else {}
+    rows = done.stdout.strip().splitlines() if done.returncode == 0 else []
+    return dict(zip(fields, rows[0].split(", "), strict=False)) if rows else {}
 
 
 @contextmanager

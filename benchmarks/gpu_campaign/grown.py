@@ -37,7 +37,7 @@ def run(asked: Asked, report: Report) -> None:
     for name, task in tasks(asked.small).items():
         if name == COMPILED and report.fits(f"{name} compiled", 60):
             grown = {k: v for k, v in changes(task, None) if k != "dbb"}
-            measured(report, f"{name} compiled", replace(task, compile=True), grown, rounds)
+            measured(report, f"{name} compiled", replace(task, compile="model"), grown, rounds)
 
 
 def forms() -> tuple[str, ...]:

@@ -39,10 +39,11 @@ def run(asked: Asked, report: Report) -> None:
 
 def variants(plain: nn.Module, images: Tensor) -> Iterator[tuple[str, Callable[[], Network]]]:
     """Yield what makes each network, by its name."""
-    plain = plain.to(memory_format=torch.contiguous_format).eval()
     unfused = copy.deepcopy(plain)
     dyrep.expand(unfused, absorb=images[:1])
-    fused = dyrep.fuse(unfused.eval(), inputs=images[:2]).eval()
+    for network in (plain, unfused):
+        settle(network, images)
+    fused = dyrep.fuse(unfused, inputs=images[:2]).eval()
     half = copy.deepcopy(fused).to(torch.bfloat16, memory_format=torch.channels_last)
     yield "fused", lambda: fused
     yield "unfused", lambda: unfused
@@ -55,6 +56,15 @@ def variants(plain: nn.Module, images: Tensor) -> Iterator[tuple[str, Callable[[
             "cuda_graphs",
             lambda: torch.compile(copy.deepcopy(fused), mode="reduce-overhead", dynamic=False),
         )
+
+
+@torch.no_grad()
+def settle(network: nn.Module, images: Tensor) -> None:
+    """Give the norms the statistics of what they see: without, activations grow beyond bounds."""
+    shown = torch.randn(max(2, len(images)), *images.shape[1:], device=DEVICE)
+    for _ in range(30):
+        network.train()(shown)
+    network.eval()
 
 
 def in_bfloat16(network: Network, images: Tensor) -> Tensor:

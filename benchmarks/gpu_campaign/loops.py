@@ -46,7 +46,7 @@ class Task:
     classes: int = 1000
     precision: str = "bfloat16"
     channels_last: bool = False
-    compile: bool = False
+    compile: str = ""  # or model; our loop also knows blocks
     changed: Change | None = None
     settings: tuple[str, ...] = ("method=plain",)
 
@@ -62,7 +62,7 @@ class Task:
             f"data.classes={self.classes}", "data.images=2000000", "train=imagenet",
             f"train.batch_size={self.batch}", f"train.precision={self.precision}",
             "checkpoint.interval='1000000 steps'", *self.settings,
-            *(["train.compile=model"] if self.compile and can_compile() else []),
+            *([f"train.compile={self.compile}"] if self.compile else []),
         )  # fmt: skip
 
     def network(self) -> nn.Module:

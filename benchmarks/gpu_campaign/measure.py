@@ -19,7 +19,6 @@ from pipeline.timing import memory
 from pipeline.timing.measure import seconds
 
 PROJECT = Path(__file__).resolve().parents[2]
-SYNC_STEPS = 50
 Loop = Callable[[int], None]
 
 
@@ -95,7 +94,7 @@ def rates(times: Mapping[str, list[float]], batch: int) -> dict[str, Any]:
     return {name: spread([batch / value for value in values]) for name, values in times.items()}
 
 
-def synchronisations(loop: Loop, steps: int = SYNC_STEPS) -> dict[str, Any] | None:
+def synchronisations(loop: Loop, steps: int) -> dict[str, Any] | None:
     """Return how often the host waits for the GPU in some steps, and where; None on a CPU."""
     if DEVICE.type != "cuda":
         return None
@@ -107,7 +106,7 @@ def synchronisations(loop: Loop, steps: int = SYNC_STEPS) -> dict[str, Any] | No
             loop(steps)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    waits = [w for w in told if "synchronizing" in str(w.message)]
+    waits = [w for w in told if "called a synchronizing" in str(w.message)]
     places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in waits)
     return {"steps": steps, "waits": len(waits), "per_step": len(waits) / steps,
             "places": dict(places.most_common(5))}  # fmt: skip

@@ -44,12 +44,14 @@ class Report:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "small": asked.small,
             "results": {},
+            "just_after": {},
             "skipped": {},
         }
 
     def add(self, name: str, found: Any) -> None:
-        """Note what was found, and say so."""
+        """Note what was found and what the card is like just then, and say so."""
         self.facts["results"][name] = found
+        self.facts["just_after"][name] = card.now()
         self._write()
         print(f"{name}: {json.dumps(found)}", flush=True)
 
@@ -88,7 +90,7 @@ class Report:
         self.facts["commit"] = self._asked.commit or source["revision"]
         self.facts["machine"] = {
             **environment.describe(), "packages": card.packages(), "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(), **card.named(), "set": machine.tuning(),
+            "cudnn": torch.backends.cudnn.version(), "card": card.named(), "set": machine.tuning(),
         }  # fmt: skip
         self.facts["before"] = machine.state(device)
         self._write()

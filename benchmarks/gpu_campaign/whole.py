@@ -12,7 +12,6 @@ import gzip
 import struct
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -62,18 +61,13 @@ def source(data: Path, folder: Path) -> list[str]:
         for label in range(10):
             (folder / split / str(label)).mkdir(parents=True)
         paths = [folder / split / str(label) / f"{n:05d}.png" for n, label in enumerate(labels)]
-        with ThreadPoolExecutor() as pool:
-            list(
-                pool.map(
-                    lambda pair: Image.fromarray(pair[0]).save(pair[1]),
-                    zip(pictures, paths, strict=True),
-                )
-            )
+        with ProcessPoolExecutor() as pool:
+            list(pool.map(_save, pictures, paths, chunksize=500))
     return ["data=imagefolder", f"data.root={folder}"]
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
-    Image.fromarray(pixels).save(path)
+    Image.fromarray(pixels).save(path, compress_level=1)
 
 
 def idx(path: Path) -> np.ndarray:

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
+import torch
 
 from benchmarks import gpu
-from benchmarks.gpu_campaign import summary
+from benchmarks.gpu_campaign import card, summary
 from benchmarks.gpu_campaign.report import Asked, Report, read
 from tests.launcher import PROJECT
 
@@ -85,11 +87,65 @@ def test_a_section_that_does_not_fit_is_not_begun(tmp_path, monkeypatch):
 
 def test_the_others_go_on_and_the_exit_code_tells(tmp_path, monkeypatch, capsys):
     codes = {"grown": "raise SystemExit(3)", "costs": "pass"}
-    monkeypatch.setattr(gpu, "command", lambda name, _: [sys.executable, "-c", codes[name]])
+    monkeypatch.setattr(gpu, "command", lambda name, *_: [sys.executable, "-c", codes[name]])
     monkeypatch.setattr(sys, "argv", ["gpu", str(tmp_path), "--only", "grown", "costs"])
     assert gpu.main() == 1
     assert "costs: done" in capsys.readouterr().out
     assert "exit code 3" in (tmp_path / "summary.md").read_text()
+
+
+DRIVER = """#!/bin/sh
+case "$*" in *--loop-ms=*) while true; do echo "$ROW"; sleep 0.01; done;; *) echo "$ROW";; esac
+"""
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """Put an `nvidia-smi` on the PATH that tells the row it is given."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.write_text(DRIVER)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{gpu.os.environ['PATH']}")
+    return lambda row: monkeypatch.setenv("ROW", row)
+
+
+def test_what_the_card_does_meanwhile_is_noted(driver):
+    driver("1980, 3201, 512.25, 61, [N/A]")
+    with card.sampled() as told:
+        gpu.time.sleep(0.2)
+    assert told["clocks.sm"] == [1980.0] * 3
+    assert told["power.draw"] == [512.25] * 3
+    assert "utilization.gpu" not in told
+    driver("NVIDIA H200, 580.1, 143771 MiB, 700.00 W, 1980 MHz, 3201 MHz")
+    assert card.named()["driver_version"] == "580.1"
+
+
+def test_a_machine_without_driver_is_no_failure(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with card.sampled() as told:
+        pass
+    assert (told, card.named(), card.now()) == ({}, {}, {})
+
+
+def test_waits_for_the_gpu_are_counted_where_they_happen(monkeypatch):
+    from benchmarks.gpu_campaign import measure
+
+    modes = []
+    monkeypatch.setattr(measure, "DEVICE", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def loop(steps):
+        for step in range(steps):
+            if step % 2:
+                warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("does not yet detect all synchronizing operations", stacklevel=1)
+
+    found = measure.synchronisations(loop, 10)
+    assert (found["waits"], found["per_step"]) == (5, 0.5)
+    assert list(found["places"].values()) == [5]
+    assert modes == ["warn", "default"]
 
 
 def result(out, section, results, small=False):
