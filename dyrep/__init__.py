@@ -19,6 +19,7 @@ from dyrep.events import Event
 from dyrep.evolution import DyRep
 from dyrep.expansion import ACB_BRANCHES, DBB_BRANCHES, REPVGG_BRANCHES, Expansion, expand
 from dyrep.fusion import FusionError, fuse
+from dyrep.grower import Grower
 from dyrep.linear import scales
 from dyrep.pruning import branch_weights, cut
 from dyrep.structure import apply_structure, structure
@@ -34,6 +35,7 @@ __all__ = [
     "Event",
     "Expansion",
     "FusionError",
+    "Grower",
     "apply_structure",
     "branch_weights",
     "cost",

@@ -70,7 +70,7 @@ class Budget:
         times = (
             self._flops(model, path, names, batch, shape)
             if self.measure == "flops"
-            else _slowest(_times_plain(model, path, names, batch, self.form))
+            else slowest(_times_plain(model, path, names, batch, self.form))
         )
         if times > self.limit:
             return f"would cost {times:.2f} times the plain network (max_cost {self.limit:g})"
@@ -105,7 +105,7 @@ class Budget:
         state = optimizer.state.get(_conv(model, path).weight, {}) if optimizer else {}
         copies = 2 + sum(isinstance(v, Tensor) and v.ndim > 0 for v in state.values())
         parameters = cost(block, example).parameters - cost(conv, example).parameters
-        return _slowest((values + copies * parameters) * conv.weight.element_size() - room)
+        return slowest((values + copies * parameters) * conv.weight.element_size() - room)
 
 
 def input_shapes(model: nn.Module, paths: Iterable[str], batch: Tensor) -> dict[str, torch.Size]:
@@ -224,7 +224,7 @@ def _synchronise(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def _slowest(value: float) -> float:
+def slowest(value: float) -> float:
     """Return the largest value of all ranks."""
     if not (dist.is_available() and dist.is_initialized()):
         return value

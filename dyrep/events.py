@@ -15,7 +15,8 @@ class Event:
     value, on a calibration batch (in train mode most of it is mean and scale of that batch, which a
     BN behind the layer takes out again); `parameters` and `flops` are the whole network's, the
     flops None where no calibration batch was given. Of a conv inside a linear block the output is
-    that of the block.
+    that of the block. `price` is what a step costs more with what grew, in steps of the plain
+    network, where growing is priced.
     """
 
     action: Literal["grow", "cut"]
@@ -26,6 +27,7 @@ class Event:
     error_train: float
     parameters: int
     flops: int | None
+    price: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON-able data."""

@@ -182,7 +182,7 @@ class DyRep:
             if reason:
                 self.left[path] = reason
                 continue
-            before = _outputs(self.model, path, batches)
+            before = outputs(self.model, path, batches)
             block = expansion.grow(
                 self.model, path, self.branches, batches, generator, self.form, self.strength
             )
@@ -211,7 +211,7 @@ class DyRep:
     def _cut(self, batches: list[Tensor]) -> Iterator[Event]:
         pruning.refresh(self.model, batches)
         for path, names in pruning.weak_in(self.model, self.cut_std, self.cut_ratio).items():
-            before = _outputs(self.model, path, batches)
+            before = outputs(self.model, path, batches)
             module = pruning.cut(self.model, path, names, batches)
             if self.ema is not None:
                 pruning.cut_alike(self.ema, path, names, module)
@@ -226,7 +226,7 @@ class DyRep:
         ranking: list[tuple[str, float]] | None,
         batches: list[Tensor],
     ) -> Event:
-        after = _outputs(self.model, path, batches)
+        after = outputs(self.model, path, batches)
         spent = cost(self.model, batches[0]) if batches else None
         return Event(
             action=action,
@@ -241,7 +241,7 @@ class DyRep:
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, path: str, batches: list[Tensor]) -> tuple[Tensor, Tensor]:
+def outputs(model: nn.Module, path: str, batches: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Return what a layer gives in eval mode and with batch statistics; nothing changes.
 
     On the first batch, or on noise without any. Of what is inside a linear block: what that gives.

@@ -24,7 +24,7 @@ from dyrep.base import Form, RepBlock
 from dyrep.block import AbsorbedNorm, BatchNormBlock, fitting, place_block, require_form
 from dyrep.branches import WindowConv, has_inner
 from dyrep.following import following_norms
-from dyrep.linear import LinearBlock, LinearWindow
+from dyrep.linear import LinearBlock, LinearBranch, LinearWindow
 
 DBB_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg")
 ACB_BRANCHES = ("kxk", "1xk", "kx1")
@@ -207,14 +207,50 @@ def _grow_linear(
     for branch in block.others():
         linear.draw(branch, generator)
         linear.strengthen(branch, strength)
-    _give_up(block)
+    _give_up(block, block.others())
     return block
 
 
-def _give_up(block: LinearBlock) -> None:
-    """Take from the kernel of the conv what the other branches add (eq. 6)."""
-    added = [branch.equivalent()[0] for branch in block.others()]
-    block.kernel.copy_(block.kernel.double() - sum(added))
+@torch.no_grad()
+def add(
+    model: nn.Module, path: str, names: Sequence[str], generator: Generator, strength: float
+) -> LinearBlock:
+    """Give what is at `path`, a conv or a linear block, more branches; it computes the same.
+
+    Args:
+        model: Changed in place; its other modules keep every bit of their state.
+        path: Of the conv, or of the block it became.
+        names: Branches it has not and can take.
+        generator: Draws the new weights; the same on every rank.
+        strength: Of each new branch; see `grow`.
+    """
+    block = model.get_submodule(path)
+    if not isinstance(block, LinearBlock):
+        return _grow_linear(model, path, names, generator, strength)
+    new = block.add(names)
+    for branch in new:
+        linear.draw(branch, generator)
+        linear.strengthen(branch, strength)
+    _give_up(block, new)
+    return block
+
+
+@torch.no_grad()
+def add_alike(average: nn.Module, path: str, names: Sequence[str], block: LinearBlock) -> None:
+    """Give an averaged network the branches that `add` gave to the network itself."""
+    copied = average.get_submodule(path)
+    if not isinstance(copied, LinearBlock):
+        return grow_alike(average, path, block)
+    new = copied.add(names)
+    for name, branch in zip(names, new, strict=True):
+        branch.load_state_dict(block.branches[name].state_dict())
+    _give_up(copied, new)
+
+
+def _give_up(block: LinearBlock, new: Sequence[LinearBranch]) -> None:
+    """Take from the kernel of the conv what the new branches add (eq. 6)."""
+    added = [branch.equivalent()[0] for branch in new]
+    block.absorb(-torch.stack(added).sum(0), added[0].new_zeros(()))
 
 
 @torch.no_grad()
@@ -229,7 +265,7 @@ def grow_alike(average: nn.Module, path: str, block: RepBlock) -> None:
     for ours, theirs in zip(copied.others(), block.others(), strict=True):
         ours.load_state_dict(theirs.state_dict())
     if isinstance(copied, LinearBlock):
-        return _give_up(copied)
+        return _give_up(copied, copied.others())
     assert isinstance(copied, BatchNormBlock) and isinstance(block, BatchNormBlock)
     kernel, left = _remainder(copied, bias)
     copied.kernel.sub_(kernel)

@@ -189,6 +189,21 @@ class LinearBlock(RepBlock):
     def others(self) -> list[LinearBranch]:
         return [branch for branch in super().others() if isinstance(branch, LinearBranch)]
 
+    def add(self, names: Sequence[str]) -> list[LinearBranch]:
+        """Put fresh branches beside those there are; return them.
+
+        Raises:
+            ValueError: a branch is there already.
+        """
+        if double := sorted(set(names) & set(self.names)):
+            raise ValueError(f"the block has {', '.join(double)} already")
+        new = {name: build(name, self.geometry, self.fixed) for name in names}
+        for branch in new.values():
+            branch.to(self.kernel).train(self.training)
+        both = {**self.branches, **new}
+        self.branches = nn.ModuleDict({name: both[name] for name in in_order(list(both))})
+        return list(new.values())
+
     def composed(self, dtype: torch.dtype) -> Tensor:
         """Return the kernel (out, in/groups, kh, kw) the block amounts to."""
         total = self.kxk.kernel(dtype)

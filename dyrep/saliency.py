@@ -92,21 +92,26 @@ class Saliency:
         if not self._weights:
             return
         self._seen = self._seen or any(weight.grad is not None for weight in self._weights)
-        score, device = SCORES[self.name], self._weights[0].device
-        scores = torch.stack(
-            [
-                torch.zeros((), device=device) if w.grad is None
-                else score.of(w.grad.detach().float(), w.detach().float())
-                for w in self._weights
-            ]
-        )  # fmt: skip
+        scores = self.scores()
         if scaler is not None and scaler.is_enabled():
-            scores = scores / scaler.scale(torch.ones((), device=device)) ** score.degree
+            scale = scaler.scale(torch.ones((), device=scores.device))
+            scores = scores / scale ** SCORES[self.name].degree
         finite = scores.isfinite().all()
         if self._sums is None or self._steps is None:
             self._sums, self._steps = torch.zeros_like(scores), torch.zeros_like(scores[0])
         self._sums += scores.masked_fill(~finite, 0.0)
         self._steps += finite
+
+    def scores(self) -> Tensor:
+        """Return the scores of this step, zero where a conv has no gradient."""
+        of, device = SCORES[self.name].of, self._weights[0].device
+        return torch.stack(
+            [
+                torch.zeros((), device=device) if w.grad is None
+                else of(w.grad.detach().float(), w.detach().float())
+                for w in self._weights
+            ]
+        )  # fmt: skip
 
     def ranking(self, generator: torch.Generator) -> list[tuple[str, float]]:
         """Return (path, mean score per step), best first; collective, the same on every rank.

@@ -1,0 +1,132 @@
+"""Grower: linear branches one by one, where they promise most for what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dyrep import expansion, pricing
+from dyrep.branches import ALL_BRANCHES
+from dyrep.budget import Measure
+from dyrep.events import Event
+from dyrep.evolution import DyRep, outputs
+from dyrep.pricing import Candidate, Prices, Promise
+
+
+class Grower(DyRep):
+    """Grows single branches by predicted gain per cost, under a budget, and cuts weak ones.
+
+    Used like `DyRep`. Blocks are linear (`dyrep.linear`), so a step costs little more than a plain
+    one. A layer that grew rests for one adjustment, so that its new branches are seen at work
+    before it gets more.
+
+    Args:
+        model, optimizer, ema, adjust_interval, last_adjust_epoch, cut_std, cut_ratio, seed: As
+            for `DyRep`.
+        branches: Those a layer may get.
+        choose: `worth`, the most gain per price first (`dyrep.pricing`), or `random`, the baseline.
+        strength: Of a new branch; see `dyrep.expansion.grow`.
+        grow: Branches per adjustment.
+        max_cost: What a step may cost, in steps of the plain network.
+        cost: How prices are found: `seconds`, measured once per shape, or `flops`.
+
+    Raises:
+        TypeError, ValueError: As `DyRep`; or `choose` is unknown.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        *,
+        ema: nn.Module | None = None,
+        branches: Sequence[str] = ALL_BRANCHES,
+        choose: Literal["worth", "random"] = "worth",
+        strength: float = expansion.STRENGTHS["linear"],
+        adjust_interval: int = 1,
+        last_adjust_epoch: int = 100,
+        grow: int = 8,
+        cut_std: float = 0.02,
+        cut_ratio: float = 0.1,
+        max_cost: float = 1.5,
+        cost: Measure = "seconds",
+        seed: int = 0,
+    ) -> None:
+        if choose not in ("worth", "random"):
+            raise ValueError(f"choose={choose!r}; use worth or random")
+        self.choose = choose
+        self._prices = Prices(cost)
+        self._resting: set[str] = set()
+        super().__init__(
+            model, optimizer, ema=ema, branches=branches, form="linear", strength=strength,
+            adjust_interval=adjust_interval, last_adjust_epoch=last_adjust_epoch, grow=grow,
+            cut_std=cut_std, cut_ratio=cut_ratio, max_cost=max_cost, cost=cost, seed=seed,
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "resting": sorted(self._resting)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._resting = set(state["resting"])
+        super().load_state_dict(state)
+
+    def _watch(self) -> None:
+        assert self.strength is not None
+        promise = Promise(self.strength)
+        promise.watch_branches(pricing.open_branches(self.model, self.branches), self.model)
+        self._saliency = promise
+
+    def _grow_best(self, batches: list[Tensor], generator: torch.Generator) -> Iterator[Event]:
+        ranked = self._ranked(batches[0], generator)
+        chosen = self._affordable(ranked, pricing.spent(self.model, batches[0], self._prices))
+        self._resting = {candidate.path for candidate in chosen}
+        worth = [(f"{c.path} {c.branch}", c.worth) for c in ranked]
+        for path in dict.fromkeys(candidate.path for candidate in chosen):
+            here = [candidate for candidate in chosen if candidate.path == path]
+            event = self._add(path, [candidate.branch for candidate in here], batches, generator)
+            price = sum(candidate.price for candidate in here)
+            yield dataclasses.replace(event, saliency=worth, price=price)
+
+    def _ranked(self, batch: Tensor, generator: torch.Generator) -> list[Candidate]:
+        ranking = self._saliency.ranking(generator)
+        ranked = pricing.candidates(self.model, ranking, batch, self._prices)
+        if self.choose == "random":
+            order = torch.randperm(len(ranked), generator=generator).tolist()
+            ranked.sort(key=lambda c: (c.path, c.branch))
+            ranked = [ranked[index] for index in order]
+        return [candidate for candidate in ranked if candidate.path not in self._resting]
+
+    def _affordable(self, ranked: list[Candidate], spent: float) -> list[Candidate]:
+        """Return what fits into the budget, the best first; note in `left` what does not."""
+        limit = self.budget.limit
+        assert limit is not None
+        chosen: list[Candidate] = []
+        for candidate in ranked:
+            if len(chosen) == self.grow:
+                break
+            if spent + candidate.price <= limit:
+                chosen.append(candidate)
+                spent += candidate.price
+            else:
+                self.left[candidate.path] = (
+                    f"{candidate.branch} would make a step cost {spent + candidate.price:.2f} "
+                    f"plain ones (max_cost {limit:g})"
+                )
+        for candidate in chosen:
+            self.left.pop(candidate.path, None)
+        return chosen
+
+    def _add(
+        self, path: str, names: list[str], batches: list[Tensor], generator: torch.Generator
+    ) -> Event:
+        assert self.strength is not None
+        before = outputs(self.model, path, batches)
+        block = expansion.add(self.model, path, names, generator, self.strength)
+        if self.ema is not None:
+            expansion.add_alike(self.ema, path, names, block)
+        return self._event("grow", path, block, before, None, batches)
