@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 STAGE_NAMES = ("prep", "train", "fuse", "eval", "latency")
 StageName = Literal["prep", "train", "fuse", "eval", "latency"]
 Branch = Literal["kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity"]
+Form = Literal["batchnorm", "linear"]
 ExportFormat = Literal["pt2", "onnx", "int8", "torchscript", "aotinductor", "tensorrt"]
 Variant = Literal[
     "plain_folded", "compiled", "cuda_graphs", "channels_last", "tf32", "bfloat16",

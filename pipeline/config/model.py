@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import Branch, Section
+from pipeline.config.base import Branch, Form, Section
 from pipeline.config.rules import RESNETS
 
 BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
@@ -84,8 +84,18 @@ class Static(Section):
 
     name: str
     kind: Literal["static"]
+    form: Form = "batchnorm"
     branches: list[Branch] = Field(min_length=1)
     absorb: bool
+
+    @model_validator(mode="after")
+    def _norms_that_can_go(self) -> Self:
+        if self.absorb and self.form == "linear":
+            raise ValueError(
+                "absorb=true takes the batch norm behind a convolution away because each branch "
+                "has its own; with form=linear none has: set method.absorb=false"
+            )
+        return self
 
 
 class DyRep(Section):
@@ -96,6 +106,7 @@ class DyRep(Section):
 
     name: str
     kind: Literal["dyrep"]
+    form: Form = "batchnorm"
     adjust_interval: PositiveInt
     last_adjust_epoch: NonNegativeInt
     saliency: Literal["gain", "gain_per_flop", "snip", "grad_norm", "synflow", "random"]

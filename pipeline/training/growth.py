@@ -28,7 +28,7 @@ def prepare(
         torch.manual_seed(seed)
         example = torch.zeros(1, 3, image_size, image_size)
         absorb = example if method.absorb else None
-        dyrep.expand(model, branches=tuple(method.branches), absorb=absorb)
+        dyrep.expand(model, branches=tuple(method.branches), absorb=absorb, form=method.form)
     return left
 
 
@@ -132,6 +132,7 @@ def _evolver(
         ema=ema,
         saliency=method.saliency,
         branches=tuple(method.branches),
+        form=method.form,
         adjust_interval=method.adjust_interval,
         last_adjust_epoch=method.last_adjust_epoch,
         grow=method.grow,

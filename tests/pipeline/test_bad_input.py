@@ -11,6 +11,8 @@ REFUSED = [
     (["+invented.key=1"], "invented is not a setting"),
     (["+train.invented=1"], "train.invented is not a setting"),
     (["method=plain", "method.adjust_interval=2"], "only a setting of method=dyrep"),
+    (["method.form=diverse"], "'batchnorm' or 'linear'"),
+    (["method=dbb", "method.form=linear"], "set method.absorb=false"),
     (["train.epochs=many"], "train.epochs=many: input should be a valid integer"),
     (["train.epochs=2.5"], "train.epochs=2.5"),
     (["train.deterministic=1"], "valid boolean"),

@@ -39,6 +39,8 @@ def fingerprints(tmp_path, *overrides):
         ("train.precision=tf32", {"train", "fuse", "eval", "latency"}),
         ("train.compile=blocks", {"train", "fuse", "eval", "latency"}),
         ("train.compile=off", set()),
+        ("method.form=linear", {"train", "fuse", "eval", "latency"}),
+        ("method.form=batchnorm", set()),
         ("cluster.processes_per_node=2", set()),
         ("tracking=disabled", set()),
         ("group=g", set()),
