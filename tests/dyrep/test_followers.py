@@ -286,7 +286,7 @@ def hook(state, bucket):
     called.append(bucket.buffer().numel())
     return bf16_compress_hook(state, bucket)
 ddp.register_comm_hook(None, hook)
-evolver = dyrep.DyRep(model, optimizer)
+evolver = dyrep.DyRep(model, optimizer, form="FORM")
 for epoch in range(3):
     for seed in range(2):
         x, y = example(10 * epoch + seed + 100 * dist.get_rank())
@@ -300,15 +300,20 @@ for epoch in range(3):
     evolver.adjust(batches())
     ddp = dyrep.rewrap(ddp)
     assert ddp.gradient_as_bucket_view and not ddp.find_unused_parameters
+for parameter in model.parameters():
+    parts = [torch.empty_like(parameter) for _ in range(2)]
+    dist.all_gather(parts, parameter.detach())
+    assert torch.equal(*parts)
 dist.barrier()  # a rank that leaves early breaks the connection of the other
 print("kept", flush=True)
 os._exit(0)  # gloo's threads sometimes abort a process that takes its group down
 """
 
 
-def test_a_wrapper_is_made_again_with_its_hooks(tmp_path):
+@pytest.mark.parametrize("form", ["batchnorm", "linear"])
+def test_a_wrapper_is_made_again_with_its_hooks(form, tmp_path):
     """Every parameter is reduced once per step through the user's hook, before and after growing."""
-    (tmp_path / "worker.py").write_text(REWRAP)
+    (tmp_path / "worker.py").write_text(REWRAP.replace("FORM", form))
     done = torchrun(tmp_path / "worker.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("kept") == 2
