@@ -2,7 +2,7 @@
 
 Reads the prepared data. Writes history.jsonl, growth.jsonl, checkpoints/, and when it is done
 model.safetensors (all branches; averaged weights with train.ema) with structure.json (which
-branches). Asked to stop, it saves at the next step and leaves; started again, it goes on from the
+branches). Asked to stop, it saves and leaves soon; started again, it goes on from the
 newest intact checkpoint.
 """
 

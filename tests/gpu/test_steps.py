@@ -1,0 +1,59 @@
+"""Training steps on a CUDA device; skipped without one."""
+
+import pytest
+import torch
+
+import dyrep
+from pipeline.data.ahead import copied
+from pipeline.data.loader import Part
+from pipeline.training.distributed import World
+from pipeline.training.history import History
+from tests.pipeline import learning
+from tests.pipeline.learning import batch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """Return the one process of a training on the device."""
+    alone = World(rank=0, world_size=1, device=torch.device("cuda", 0), hang_timeout=60)
+    monkeypatch.setattr(learning, "ALONE", alone)
+    return alone
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
+def test_no_step_makes_the_host_wait_also_after_growth(tmp_path, world, precision):
+    made = learning.learner("method=dyrep", f"train.precision={precision}", "train.ema=0.9")
+    watched = dyrep.DyRep(made.model, made.optimizer, ema=made.ema)
+    history = History(tmp_path / "history.jsonl", world, made._recipe, {})
+    part = Part(
+        folder=tmp_path, split="train", batch_size=6, image_size=8, resize=8, augment=None,
+        device=world.device, layout=made.layout,
+    )  # fmt: skip
+    pinned = ([t.pin_memory() for t in batch(number)] for number in range(110))
+
+    def steps(first, last, batches):
+        for number in range(first, last):
+            one = next(batches)
+            history.batch_came()
+            history.step(number, 1, made.update(one, watched.accumulate), made.lr)
+
+    batches = copied(pinned, part)
+    for begin in (0, 55):
+        steps(begin, begin + 5, batches)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            steps(begin + 5, begin + 55, batches)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        made.unwrap()
+        watched.adjust([next(copied([batch()], part)).images])
+        made.wrap()
+        made.train()
+    history.flush()
+    assert history.rows == 110
+    assert made.model.training and dyrep.block.blocks(made.model)
