@@ -12,11 +12,12 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import torch
 
 from benchmarks.gpu_campaign import measure
-from benchmarks.gpu_campaign.loops import DEVICE, Ours, Task, can_compile
+from benchmarks.gpu_campaign.loops import DEVICE, Ours, Task
 from benchmarks.gpu_campaign.report import Asked, Report
 from benchmarks.gpu_campaign.steps import STEPS, tasks
 from pipeline.config.model import DyRep
@@ -53,11 +54,8 @@ def grows(task: Task, *settings: str) -> Task:
 
 def growing(small: bool) -> list[tuple[str, ...]]:
     """Return the settings under which a growth is timed: each form, and compiled."""
-    form = DyRep.model_fields.get("form")
-    forms = getattr(form.annotation, "__args__", ()) if form else ()
-    found = [(f"method.form={name}",) for name in forms] or [()]
-    compiled = [("train.compile=blocks",), ("train.compile=model",)] if can_compile() else []
-    return found if small else found + compiled
+    forms = [(f"method.form={name}",) for name in get_args(DyRep.model_fields["form"].annotation)]
+    return forms if small else [*forms, ("train.compile=blocks",), ("train.compile=model",)]
 
 
 def watching(name: str, task: Task, rounds: int) -> dict:

@@ -42,7 +42,7 @@ def run(asked: Asked, report: Report) -> None:
 
 def forms() -> tuple[str, ...]:
     """Return the forms of blocks that the library has."""
-    return get_args(get_type_hints(dyrep.expand).get("form")) or ("batchnorm",)
+    return get_args(get_type_hints(dyrep.expand)["form"])
 
 
 def changes(task: Task, reference: Path | None) -> Iterator[tuple[str, Callable | None]]:
@@ -58,8 +58,7 @@ def changes(task: Task, reference: Path | None) -> Iterator[tuple[str, Callable 
 
 def fully_grown(model: nn.Module, form: str) -> None:
     """Give every convolution all branches it can take."""
-    chosen = {"form": form} if len(forms()) > 1 else {}
-    dyrep.expand(model, branches=dyrep.ALL_BRANCHES, **chosen)
+    dyrep.expand(model, branches=dyrep.ALL_BRANCHES, form=form)
 
 
 def as_published(model: nn.Module, reference: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import hydra
 import torch
@@ -23,11 +24,10 @@ from torch.nn.functional import cross_entropy
 from pipeline import attempt, models, rundir
 from pipeline.compose import CONF, to_config
 from pipeline.config import Config
-from pipeline.config.train import Train
 from pipeline.data.loader import Batch
 from pipeline.stage import Context
 from pipeline.stages import STAGES
-from pipeline.training import distributed, images, learner, loop, optim
+from pipeline.training import device, distributed, images, learner, loop
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Change = Callable[[nn.Module], object]
@@ -146,11 +146,13 @@ class Bare:
         """For what looks at the gradients."""
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        recipe = self._task.config.train
-        groups = optim.build(self.model, recipe).param_groups
-        kept = [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in groups]
+        recipe, parameters = self._task.config.train, list(self.model.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
         return torch.optim.SGD(
-            kept, lr=recipe.lr, momentum=recipe.momentum, fused=DEVICE.type == "cuda"
+            groups, lr=recipe.lr, momentum=recipe.momentum, fused=DEVICE.type == "cuda"
         )
 
 
@@ -245,7 +247,7 @@ class OnDevice(images.Images):
     def calibration(self, count: int, epoch: int, check_stop: Callable[[], None]) -> list[Tensor]:
         return [self._endless.batch.images] * count
 
-    def chosen(self) -> str:
+    def chosen(self, used: Endless) -> str:
         return "random images on the device"
 
 
@@ -253,6 +255,7 @@ class Ours:
     """The training loop of the pipeline as it runs in a job, but for the images.
 
     It is stopped between two steps, by its loader, and goes on from there when it is called again.
+    Its memory format is that of the task, whatever it would choose (`chosen_form`).
     """
 
     def __init__(self, task: Task) -> None:
@@ -265,12 +268,13 @@ class Ours:
         (folder / "data").mkdir()
         for name in (rundir.STAGE, f"data/{rundir.MANIFEST}"):  # a stage that runs looks for them
             (folder / name).touch()
-        loop.Images = type("Images", (OnDevice,), {"task": task})  # type: ignore[misc]
-        try:
+        self.chosen_form = device.layout(DEVICE, task.config.train)
+        shown = type("Images", (OnDevice,), {"task": task})
+        with (
+            patch.object(loop, "Images", shown),
+            patch.object(device, "layout", lambda *_: task.form()),
+        ):
             self.training = loop.Training(context, _world())
-        finally:
-            loop.Images = images.Images  # type: ignore[misc]
-        self._lay_out(task)
         self._loader = self.training.loader
         self._flags = Flags()
 
@@ -279,13 +283,6 @@ class Ours:
         self._loader.steps = steps
         with suppress(Enough):
             self.training._train_epoch()
-
-    def _lay_out(self, task: Task) -> None:
-        """Have network and images in the memory format of the task, whatever the loop chose."""
-        learner = self.training.learner
-        self.chosen_form = getattr(learner, "layout", torch.contiguous_format)
-        learner.layout = task.form()
-        learner.model.to(memory_format=task.form())
 
 
 @cache
@@ -298,8 +295,3 @@ def _world() -> distributed.World:
     """Return the world of a training in one process; it lasts as long as we do."""
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     return _folders().enter_context(distributed.world(hang_timeout=900))
-
-
-def can_compile() -> bool:
-    """Whether the pipeline has the setting `train.compile`."""
-    return "compile" in Train.model_fields
