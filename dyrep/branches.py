@@ -23,7 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyrep import algebra
 from dyrep.geometry import Geometry, Pair
-from dyrep.recompute import again, normalise_again, rebuilt, refuse_changed, versions
+from dyrep.inner import Inner
+from dyrep.recompute import again, rebuilt
 
 ALL_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity")
 Norm = Callable[[int], _BatchNorm]
@@ -233,48 +234,3 @@ def has_inner(branch: NormBranch) -> TypeGuard[OneByOneKxK | OneByOneAverage]:
     return isinstance(branch, OneByOneKxK) or (
         isinstance(branch, OneByOneAverage) and branch.reduce is not None
     )
-
-
-class Inner:
-    """conv 1x1, BN, less its border: how two branches begin; what backward needs is built again.
-
-    The published code pads what comes out with what BN makes of zero, by its running statistics
-    (the border). Less that border, padding is padding with zeros, which a conv or a pooling does
-    itself, and the constant that is missing afterwards is one the next BN takes away in any case.
-    """
-
-    def __init__(self, conv: nn.Module, norm: _BatchNorm, x: Tensor) -> None:
-        self._conv, self._norm, self._x = conv, norm, x
-        self._z: Tensor | None = None
-
-    def output(self) -> Tensor:
-        """Return BN(conv(x)) - BN(0)."""
-        norm = self._norm
-        z: Tensor = self._conv(self._x)
-        self._reduced = again(self._conv, self._x, z)
-        del self._x
-        with rebuilt(z, self._take):
-            y: Tensor = norm(z)
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        border = (norm.bias - norm.running_mean * scale)[:, None, None].to(y.dtype)
-        if norm.training:
-            border = border.detach()  # as published
-        y = y.sub_(border)
-        self._border, self._before = border.detach(), versions(norm)
-        # All ranks would have to normalise again; and running statistics may have moved on.
-        keep = isinstance(norm, nn.SyncBatchNorm) or not norm.training
-        self._kept = y.detach() if keep else None
-        return y
-
-    def again(self) -> Tensor:
-        """Return the output once more, in backward; what BN will ask for next is kept."""
-        if self._kept is not None:
-            return self._kept
-        refuse_changed(self._norm, self._before)
-        self._z = self._reduced()
-        return normalise_again(self._norm, self._z).sub_(self._border)
-
-    def _take(self) -> Tensor:
-        z, self._z = self._z, None
-        return self._reduced() if z is None else z

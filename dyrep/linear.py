@@ -28,7 +28,7 @@ from dyrep import algebra
 from dyrep.base import RepBlock, in_order
 from dyrep.branches import Branch, conv_equivalent, windows
 from dyrep.geometry import Geometry, Pair
-from dyrep.recompute import rebuilt
+from dyrep.recompute import rebuilt, refuse_changed, versions
 
 # Of blocks from the start. kxk, 1x1, 1x1_kxk and 1x1_avg as in the code of OREPA; it has no strips
 # and no identity, which stand between its 1x1 and its average here.
@@ -67,9 +67,7 @@ class LinearBranch(Branch):
 
     def scaled(self, kernel: Tensor) -> Tensor:
         """Return a kernel times the strengths."""
-        if self.scale is None:
-            return kernel
-        return kernel * self.scale.to(kernel.dtype)[:, None, None, None]
+        return kernel if self.scale is None else scaled(kernel, self.scale)
 
     @torch.no_grad()
     def equivalent(self) -> tuple[Tensor, Tensor]:
@@ -105,9 +103,15 @@ class LinearOneByOneKxK(LinearBranch):
     def kernel(self, dtype: torch.dtype) -> Tensor:
         g, learned = self.geometry, weight(self.reduce, dtype)
         first = learned + algebra.identity(g.in_channels, g.groups, like=learned)
+        # the tensors of now: after `functional_call` the modules have others
+        inside, scale = self.conv, self.scale
+        kernel = inside.weight if isinstance(inside, nn.Conv2d) else weight(inside, dtype)
+        assert scale is not None
+        before = versions([kernel, scale])
 
         def second() -> Tensor:
-            return algebra.rows(self.scaled(weight(self.conv, dtype)), g.groups)
+            refuse_changed([kernel, scale], before)
+            return algebra.rows(scaled(kernel.to(dtype), scale), g.groups)
 
         matrices = second()
         with rebuilt(matrices, second):  # as large as the kernel: not kept for backward
@@ -278,6 +282,11 @@ def strengthen(branch: LinearBranch, strength: float) -> None:
     """Let gradient descent move what a branch can follow faster by strength^2."""
     if branch.scale is not None:
         branch.scale.fill_(strength / branch.speed**0.5)
+
+
+def scaled(kernel: Tensor, scale: Tensor) -> Tensor:
+    """Return a kernel times one strength per output channel."""
+    return kernel * scale.to(kernel.dtype)[:, None, None, None]
 
 
 def weight(conv: nn.Module, dtype: torch.dtype) -> Tensor:

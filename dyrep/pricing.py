@@ -122,11 +122,11 @@ class Promise(Saliency):
         self._paths = [f"{path} {name}" for path, names in open_branches.items() for name in names]
 
     def scores(self) -> Tensor:
-        device = self._weights[0].device
+        device, dtype = self._weights[0].device, self.dtype
         return torch.cat(
             [
-                torch.zeros(len(names), device=device) if w.grad is None
-                else gains(w.grad.detach().float(), geometry, names, self._strength)
+                torch.zeros(len(names), device=device, dtype=dtype) if w.grad is None
+                else gains(w.grad.detach().to(dtype), geometry, names, self._strength)
                 for w, (geometry, names) in zip(self._weights, self._open, strict=True)
             ]
         )  # fmt: skip

@@ -8,7 +8,7 @@ because the compiler decides itself what to keep.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -18,6 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Build = Callable[[], Tensor]
+Version = tuple[int, int]  # of a tensor: which it is, and how often it was written to
 CHEAP = 192  # multiply-adds per output value: below, moving the data costs more than computing it
 
 
@@ -32,9 +33,10 @@ def is_cheap(conv: nn.Module) -> bool:
 def rebuilt(value: Tensor, build: Build) -> AbstractContextManager[object]:
     """Where autograd would keep `value` for backward, let it call `build` then.
 
-    `build` must not hold `value`, or nothing is gained.
+    `build` must not hold `value`, or nothing is gained. Where nothing is kept, or where torch.func
+    decides what is, nothing is done.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _in_torch_func():
         return nullcontext()
     place, shape = value.data_ptr(), value.shape
 
@@ -60,35 +62,54 @@ def again(conv: nn.Module, x: Tensor, output: Tensor) -> Build:
         kept = output.detach()
         return lambda: kept
     assert isinstance(conv, nn.Conv2d)
-    before = versions(conv)
+    # the tensors of now: after `functional_call` the module has others
+    weight = conv.weight.detach()
+    before = versions([weight])
+    stride, padding, dilation, groups = conv.stride, conv.padding, conv.dilation, conv.groups
 
     def build() -> Tensor:
-        refuse_changed(conv, before)
+        refuse_changed([weight], before)
         with torch.autocast(x.device.type, enabled=False):
-            weight = conv.weight.to(dtype)
-            return F.conv2d(
-                x.to(dtype), weight, None, conv.stride, conv.padding, conv.dilation, conv.groups
-            )
+            return F.conv2d(x.to(dtype), weight.to(dtype), None, stride, padding, dilation, groups)
 
     return build
 
 
-def normalise_again(norm: _BatchNorm, z: Tensor) -> Tensor:
-    """Return z normalised by its own statistics, as in training, without updating running ones."""
-    with torch.autocast(z.device.type, enabled=False):
-        return F.batch_norm(z, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
+def normalised_again(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
+    """Return how to normalise by own statistics, as in training, without updating running ones."""
+    weight, bias, eps = norm.weight.detach(), norm.bias.detach(), norm.eps
+    before = versions([weight, bias])
+
+    def build(z: Tensor) -> Tensor:
+        refuse_changed([weight, bias], before)
+        with torch.autocast(z.device.type, enabled=False):
+            return F.batch_norm(z, None, None, weight, bias, True, 0.0, eps)
+
+    return build
 
 
-def versions(module: nn.Module) -> list[int]:
-    """Return a number per parameter that changes when its value does."""
-    return [parameter._version for parameter in module.parameters()]
+def versions(tensors: Iterable[Tensor]) -> list[Version]:
+    """Return numbers per tensor that change when its value does, or when another takes its place.
+
+    Tensors of `torch.inference_mode` are not counted: nothing is computed again for them.
+    """
+    return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]
 
 
-def refuse_changed(module: nn.Module, before: list[int]) -> None:
+def refuse_changed(tensors: Iterable[Tensor], before: list[Version]) -> None:
     """Refuse to compute again with other weights, as autograd does for what it keeps itself.
 
     Raises:
-        RuntimeError: the parameters are not those of the forward any more.
+        RuntimeError: the weights are not those of the forward any more.
     """
-    if versions(module) != before:
+    if versions(tensors) != before:
         raise RuntimeError("the weights of a block were changed between forward and backward")
+
+
+def in_backward() -> bool:
+    """Return whether autograd is running a backward, as while `torch.utils.checkpoint` repeats."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _in_torch_func() -> bool:
+    return torch._C._are_functorch_transforms_active()

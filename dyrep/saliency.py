@@ -14,15 +14,16 @@ independent inputs of second moment 1 the entries have variance 1 / fan_in, so t
 be lr * ||g||^2 / fan_in. What follows batch norm and ReLU has about half that: an estimate.
 `gain_per_flop` divides it by what the branches of the layer would cost.
 
-Scores are taken from `weight.grad` after backward, in float32 on the device; nothing is read by
-the host and no rank talks to another before `ranking`. Steps whose gradients overflowed are left
-out.
+Scores are taken from `weight.grad` after backward, on the device, in float32 or what the weights
+have beyond it; nothing is read by the host and no rank talks to another before `ranking`. Steps
+whose gradients overflowed are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -83,6 +84,11 @@ class Saliency:
         self._weights = [conv.weight for conv in convs.values()]
         self._sums = self._steps = None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What scores are computed and summed in."""
+        return reduce(torch.promote_types, (w.dtype for w in self._weights), torch.float32)
+
     @torch.no_grad()
     def accumulate(self, scaler: torch.amp.GradScaler | None = None) -> None:
         """Add the present gradients; a conv without gradient adds nothing.
@@ -104,11 +110,11 @@ class Saliency:
 
     def scores(self) -> Tensor:
         """Return the scores of this step, zero where a conv has no gradient."""
-        of, device = SCORES[self.name].of, self._weights[0].device
+        of, device, dtype = SCORES[self.name].of, self._weights[0].device, self.dtype
         return torch.stack(
             [
-                torch.zeros((), device=device) if w.grad is None
-                else of(w.grad.detach().float(), w.detach().float())
+                torch.zeros((), device=device, dtype=dtype) if w.grad is None
+                else of(w.grad.detach().to(dtype), w.detach().to(dtype))
                 for w in self._weights
             ]
         )  # fmt: skip
