@@ -71,7 +71,8 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             if state != "damaged" and (others := _others(root, directory)):
                 say(f"{stage} of {run.name} goes on: {', '.join(others)} needs it, too")
                 continue
-            # first the mark, so that nobody requeues what is about to be cancelled
+            # first the mark, so that nobody requeues what is about to be cancelled, or begins it
+            directory.mkdir(parents=True, exist_ok=True)
             rundir.write_text(directory / CANCELLED, f"{time.strftime('%FT%T%z')}\n")
             jobs = _queued(directory, queue or {})
             ids += jobs

@@ -50,15 +50,18 @@ def run_local(steps: list[Step], config: Config) -> None:
             if _cancelled(step):
                 raise StageFailed(f"{step.stage.name} was cancelled before it began")
             onlooker.begin(step.stage.name)
-            _run(step, config, onlooker)
+            asked_to_stop = _run(step, config, onlooker)
             verify_outputs(step.dir)
+            if asked_to_stop and step is not wanted[-1]:  # it came to its end all the same
+                raise Interrupted
 
 
 def _cancelled(step: Step) -> bool:
     return (step.dir / CANCELLED).exists()
 
 
-def _run(step: Step, config: Config, onlooker: Onlooker) -> None:
+def _run(step: Step, config: Config, onlooker: Onlooker) -> bool:
+    """Run a stage to its end; return whether it was asked to stop and finished before it did."""
     step.dir.mkdir(parents=True, exist_ok=True)
     write_question(step)
     write_where(step, config)
@@ -83,6 +86,7 @@ def _run(step: Step, config: Config, onlooker: Onlooker) -> None:
         _wait(process, step, onlooker, stops)
     if not (step.dir / rundir.RESULT).exists():
         _explain(step, log, process.returncode, bool(stops))
+    return bool(stops)
 
 
 def _refuse_queued(step: Step, config: Config) -> None:

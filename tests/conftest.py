@@ -4,9 +4,13 @@
 the machine is for the others.
 """
 
+import os
 import shutil
 
 import pytest
+
+# Two processes that each compute in as many threads as there are cores wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.launcher import SMALL, Inside, Launcher
 

@@ -2,12 +2,13 @@
 
 import errno
 import os
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline import attempt, disk, ending, executors, launch, run, rundir, standing
-from pipeline.errors import BAD_INPUT, UserError
+from pipeline.errors import BAD_INPUT, Interrupted, UserError
 from pipeline.processes import End
 from pipeline.stage import Context
 from pipeline.stages import STAGES
@@ -131,6 +132,21 @@ def test_a_directory_that_comes_back_with_the_newest_file_alone_has_vanished(tmp
         executors._explain(step, tmp_path / "none.log", 1, asked_to_stop=False)
     with pytest.raises(FileNotFoundError):
         attempt.check(tmp_path, 1)
+
+
+@pytest.mark.parametrize(("last", "begun"), [("eval", ["fuse"]), ("fuse", ["fuse"])])
+def test_who_is_asked_to_stop_and_finishes_is_followed_by_nothing(
+    directory, monkeypatch, last, begun
+):
+    names = ["fuse", "eval"][: ["fuse", "eval"].index(last) + 1]
+    steps = [SimpleNamespace(dir=directory, stage=STAGES[n], runs=True) for n in names]
+    ran = []
+    monkeypatch.setattr(executors, "_refuse_queued", lambda *_: None)
+    monkeypatch.setattr(executors, "verify_outputs", lambda _: None)
+    monkeypatch.setattr(executors, "_run", lambda step, *_: ran.append(step.stage.name) or True)
+    with pytest.raises(Interrupted) if last == "eval" else nullcontext():
+        executors.run_local(steps, None)
+    assert ran == begun
 
 
 def test_no_writer_brings_a_folder_back(tmp_path):
