@@ -6,6 +6,7 @@ is measured once per machine and results folder: all runs of it make the same nu
 """
 
 import copy
+import hashlib
 import json
 import statistics
 import time
@@ -47,7 +48,7 @@ class Prices:
     def of(self, model: nn.Module, arm: Arm, watched: bool) -> Price:
         """Return what a step of the network costs as it is now; it stays as it is."""
         watching = dict(arm.evolves or {}) if watched else None
-        form = json.dumps([self._network, self._batch, dyrep.structure(model), watching])
+        form = digest([self._network, self._batch, dyrep.structure(model), watching])
         known = self._shelf.price(form)
         if known is None:
             known = asdict(self._measure(model, arm if watched else None))
@@ -81,6 +82,11 @@ def _step(model: nn.Module, batch: int, watching: Arm | None) -> Callable[[], fl
         return time.process_time() - begun
 
     return run
+
+
+def digest(form: object) -> str:
+    """Return a short name of what was measured."""
+    return hashlib.sha256(json.dumps(form).encode()).hexdigest()[:16]
 
 
 def sgd(model: nn.Module, rate: float) -> torch.optim.SGD:
