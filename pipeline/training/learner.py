@@ -51,7 +51,7 @@ class Learner:
         self.layout = device.layout(world.device, self._recipe)
         self.model.to(world.device).to(memory_format=self.layout)
         self.ema = optim.averaged(self.model, self._recipe)
-        self.optimizer = optim.build(self.model, self._recipe, world.device)
+        self.optimizer = optim.build(self.model, self._recipe)
         self._schedule = optim.schedule(self.optimizer, self._recipe, steps_per_epoch)
         half = self._recipe.precision == "float16"
         self._scaler = GradScaler(world.device.type, enabled=half)

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pipeline.config.train import Train
 
 
-def build(model: nn.Module, train: Train, device: torch.device) -> SGD:
+def build(model: nn.Module, train: Train) -> SGD:
     """Return SGD with weight decay on matrices and kernels, none on biases and norms.
 
     On a GPU one kernel does it all, the loss scaler's part too.
@@ -26,7 +26,7 @@ def build(model: nn.Module, train: Train, device: torch.device) -> SGD:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    fused = True if device.type == "cuda" else None
+    fused = True if parameters[0].is_cuda else None
     return SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, fused=fused)
 
 

@@ -76,8 +76,8 @@ def test_a_kernel_for_all_looks_itself_whether_scaled_gradients_are_finite(tmp_p
     """As on a GPU; torch has fused kernels for CPUs too."""
     build = optim.build
 
-    def fused(model, train, device):
-        groups = [{**group, "fused": True} for group in build(model, train, device).param_groups]
+    def fused(model, train):
+        groups = [{**group, "fused": True} for group in build(model, train).param_groups]
         return torch.optim.SGD(groups, fused=True)
 
     monkeypatch.setattr(optim, "build", fused)
