@@ -54,6 +54,7 @@ MEASURED = {
     "images_per_s",
     "gpu_memory_gib",
     "step_cost",
+    "compile_seconds",
     "plain_steps",
 }  # may differ
 PATIENCE = 12.0  # seconds to wait for a moment before killing anyway
