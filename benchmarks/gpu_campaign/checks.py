@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -17,12 +19,13 @@ SPARE = 10.0  # seconds left for the report
 def run(asked: Asked, report: Report) -> None:
     command = [sys.executable, "-m", "pytest", "tests/gpu", "-v", "-p", "no:cacheprovider", "-rs"]
     process = subprocess.Popen(
-        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
     try:
         printed, _ = process.communicate(timeout=max(1.0, asked.left() - SPARE))
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         printed, _ = process.communicate()
     ends = re.findall(rf"^(tests/gpu/\S+::.+?) ({'|'.join(WORDS)})", printed, re.MULTILINE)
     if not ends:

@@ -37,7 +37,7 @@ def run(asked: Asked, report: Report) -> None:
     for settings in growing(asked.small):
         for name in GROWN if not asked.small else chosen:
             key = " ".join([name, "growth", *settings])
-            if report.fits(key, 15):
+            if report.fits(key, 60 if "train.compile=model" in settings else 20):
                 report.add(
                     key, growth(grows(last(chosen[name]), *settings), 1 if asked.small else 2)
                 )

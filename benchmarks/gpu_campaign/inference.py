@@ -30,7 +30,7 @@ def run(asked: Asked, report: Report) -> None:
     for name, task in tasks(asked.small).items():
         for batch in BATCHES[:1] if asked.small else BATCHES:
             key = f"{name} b{batch}"
-            if report.fits(key, 20):
+            if report.fits(key, 30):
                 images = torch.randn(batch, 3, task.size, task.size, device=DEVICE)
                 makers = dict(variants(task.network().float(), images))
                 ready = dict(working(makers, images, partial(report.skip_of, key)))
