@@ -12,7 +12,7 @@ from pipeline import rundir
 from pipeline.config import Config
 from pipeline.config.base import STAGE_NAMES
 from pipeline.masking import mask
-from pipeline.outline import Outline, Unknown
+from pipeline.outline import UNTOLD, Outline, Request, Unknown
 from pipeline.plan import Step
 from pipeline.terminal import Terminal, bold
 
@@ -53,11 +53,16 @@ def _training(config: Config, network: Outline | Unknown) -> Iterator[str]:
     else:
         yield (
             f"network: {stem}{network.flops / 1e9:.3g} GFLOPs for {size} pixels, "
-            f"{network.parameters / 1e6:.3g} M parameters, "
+            f"{network.parameters / 1e6:.3g} M parameters for {_classes(config)}, "
             f"{_count(network.growable, 'convolution')} can grow"
         )
     epochs = f"{_count(train.epochs, 'epoch')} of batch {train.batch_size}"
     yield f"recipe: train={train.name}, {epochs}{_growth(config)}"
+
+
+def _classes(config: Config) -> str:
+    known = Request.of(config).classes
+    return f"{known} classes" if known != UNTOLD else f"{known:,} classes (prep counts them)"
 
 
 def _count(number: int, what: str) -> str:

@@ -10,8 +10,10 @@ from typing import Any
 
 SMALL_IMAGE = 64  # pixels; up to here the 7x7 stem and its pool leave too little to look at
 INTERVALS = ((300, 15), (60, 5), (12, 3))  # from so many epochs on, epochs between adjustments
+SEEN = 256 / 224  # short side over the middle that is evaluated, as is usual for ImageNet
 GROWING = (5, 6)  # share of the epochs after which the structure stays
 RULED = (
+    ("data", "resize", "auto"),
     ("model", "small_stem", "auto"),
     ("method", "last_adjust_epoch", None),
     ("method", "adjust_interval", None),
@@ -41,6 +43,8 @@ def by_rule(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
         _section(values, "data").get("image_size"),
         _section(values, "train").get("epochs"),
     )
+    if _section(values, "data").get("resize") == "auto":
+        found["data"] = {"resize": round(size * SEEN) if isinstance(size, int) else None}
     if model.get("small_stem") == "auto":
         small = isinstance(size, int) and size <= SMALL_IMAGE
         found["model"] = {"small_stem": small and has_small_stem(model)}

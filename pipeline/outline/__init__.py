@@ -23,6 +23,8 @@ from pipeline.errors import UserError
 
 PATIENCE = 120  # seconds; a large network takes ten
 STEP = 8  # the side of images that grow is a multiple of it, pixels
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
+UNTOLD = 1000  # classes, where prep counts them: they change little but the last layer
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -51,12 +53,16 @@ class Unknown:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked: a network, the sides and number of its images, the branches it shall take."""
+    """What is asked: a network, the sides and number of its images, the branches it shall take.
+
+    `classes` are those of the data, `UNTOLD` where they are known after prep alone.
+    """
 
     model: dict[str, Any]
     sides: list[int]
     batch: int
     branches: list[str]
+    classes: int = UNTOLD
 
     @classmethod
     def of(cls, config: Config) -> Request:
@@ -69,6 +75,7 @@ class Request:
             sides=[size, smallest],
             batch=config.train.batch_size // processes,
             branches=list(getattr(config.method, "branches", ["kxk"])),
+            classes=getattr(config.data, "classes", CLASSES.get(config.data.name, UNTOLD)),
         )
 
 

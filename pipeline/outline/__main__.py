@@ -22,7 +22,6 @@ from pipeline import models
 from pipeline.config.model import Model
 from pipeline.errors import UserError, gist
 from pipeline.outline import Outline, Request
-from pipeline.outline.own import CLASSES
 
 
 def outline(request: Request) -> Outline:
@@ -59,7 +58,7 @@ def outline(request: Request) -> Outline:
 
 
 def _build(request: Request) -> nn.Module:
-    return models.build(TypeAdapter(Model).validate_python(request.model), CLASSES)
+    return models.build(TypeAdapter(Model).validate_python(request.model), request.classes)
 
 
 def _try(network: nn.Module, request: Request, device: str) -> None:
@@ -68,7 +67,7 @@ def _try(network: nn.Module, request: Request, device: str) -> None:
         network.train(training)
         for side in dict.fromkeys(request.sides):
             scores = network(torch.zeros(batch, 3, side, side, device=device))
-            if not isinstance(scores, torch.Tensor) or scores.shape != (batch, CLASSES):
+            if not isinstance(scores, torch.Tensor) or scores.shape != (batch, request.classes):
                 raise ValueError("it does not return one score for each class")
 
 

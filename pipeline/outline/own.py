@@ -12,7 +12,6 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from pipeline.outline import Outline, Request
 
-CLASSES = 1000  # how many there are is known after prep; it changes little
 LARGEST = 10**11  # parameters: 400 GB of weights alone
 
 
@@ -60,10 +59,10 @@ def outline(request: Request) -> Outline:
     layers = list(convs(request.model, request.sides[0]))
     last = layers[-1].outputs
     parameters = sum(c.weights + c.outputs * (3 if c.bias else 2) for c in layers)
-    parameters += (last + 1) * CLASSES
+    parameters += (last + 1) * request.classes
     if parameters > LARGEST:
         raise UserError(f"model={name} would have {parameters:.1e} parameters; make it narrower")
-    flops = sum(2 * c.weights * c.side**2 for c in layers) + 2 * last * CLASSES
+    flops = sum(2 * c.weights * c.side**2 for c in layers) + 2 * last * request.classes
     growable = sum(c.takes(request.branches) for c in layers)
     large = sum(c.kernel > 1 for c in layers)
     left = {"it can take none of these branches": large - growable} if large > growable else {}

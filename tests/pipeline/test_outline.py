@@ -30,8 +30,8 @@ def torchvision(name, small_stem=False):
     return {"name": name, "family": "torchvision", "small_stem": small_stem}
 
 
-def asked(model, *sides, batch=4, branches=ALL):
-    return Request(model=model, sides=list(sides), batch=batch, branches=branches)
+def asked(model, *sides, batch=4, branches=ALL, classes=10):
+    return Request(model=model, sides=list(sides), batch=batch, branches=branches, classes=classes)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_arithmetic_says_what_the_network_is(model, side, branches):
     request = asked(model.model_dump(), side, branches=branches)
     assert own.outline(request) == built(request)
     with torch.device("meta"):
-        spent = cost(models.build(model, own.CLASSES), torch.zeros(1, 3, side, side))
+        spent = cost(models.build(model, request.classes), torch.zeros(1, 3, side, side))
     assert (own.outline(request).flops, own.outline(request).parameters) == (
         spent.flops,
         spent.parameters,

@@ -30,6 +30,21 @@ def test_the_stem_follows_the_images(tmp_path, overrides, stem):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "resize"),
+    [
+        (FLOWERS, 256),
+        ((*FLOWERS, "data.image_size=32"), 37),
+        ((*FLOWERS, "data.image_size=288"), 329),
+        ((*FLOWERS, "data.image_size=32", "data.resize=256"), 256),
+        ((*FLOWERS, "data.image_size=32", "data.resize=null"), None),
+        ((), None),
+    ],
+)
+def test_how_much_of_an_image_is_evaluated_follows_its_size(tmp_path, overrides, resize):
+    assert config(tmp_path, *overrides).data.resize == resize
+
+
+@pytest.mark.parametrize(
     ("overrides", "window"),
     [
         ((), (3, 9)),
