@@ -91,8 +91,11 @@ def normalised_again(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
 def versions(tensors: Iterable[Tensor]) -> list[Version]:
     """Return numbers per tensor that change when its value does, or when another takes its place.
 
-    Tensors of `torch.inference_mode` are not counted: nothing is computed again for them.
+    Tensors of `torch.inference_mode` are not counted: nothing is computed again for them. Neither
+    are those of a compiler, which cannot read the numbers and decides itself what it keeps.
     """
+    if torch.compiler.is_compiling():
+        return []
     return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]
 
 
