@@ -1,7 +1,7 @@
 """What is compared: how each arm changes the plain network, at the start and while it trains."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 import dyrep
 
 FIRST_HALF = tuple(n / 20 for n in range(1, 11))  # shares of the budget
+CALIBRATION = 4  # batches for new norms; 20 as published, in trainings a hundred times as long
 AS_PUBLISHED = tuple(n / 12 for n in range(1, 11))  # up to 5/6, where the published runs end it
 
 
@@ -22,8 +23,10 @@ class Arm:
         what: In words, for the table.
         branches: Of every conv from the start; none if empty.
         form: Of those.
-        evolves: Settings of `dyrep.DyRep`, which changes the network while it trains.
-        at: Shares of the budget after which it does.
+        by: What changes the network while it trains.
+        evolves: Settings of that; None if the network stays as it is.
+        at: Shares of the budget after which it changes.
+        shown: Batches it is then shown.
         budget: What the training costs, over that of plain.
         by_steps: As many steps as plain makes instead, whatever they cost.
         like: The arm whose final structure, of the same seed, it has from the start.
@@ -32,32 +35,35 @@ class Arm:
     what: str
     branches: tuple[str, ...] = ()
     form: str = "batchnorm"
+    by: type[dyrep.DyRep] = dyrep.DyRep
     evolves: Mapping[str, Any] | None = None
-    at: tuple[float, ...] = field(default=())
+    at: tuple[float, ...] = ()
+    shown: int = 0
     budget: float = 1.0
     by_steps: bool = False
     like: str | None = None
 
 
 LINEAR = {"form": "linear", "branches": dyrep.ALL_BRANCHES}
+GROWER: dict[str, Any] = {"by": dyrep.Grower, "evolves": {}, "at": FIRST_HALF, "shown": 1}
 DYREP = {"saliency": "synflow"}  # and the library's defaults, which are the published ones
 ARMS = {
     "plain": Arm("plain"),
     "dbb": Arm("DBB", branches=dyrep.DBB_BRANCHES),
     "linear": Arm("linear, all branches from the start", **LINEAR),
-    "grow": Arm("ours: linear, grown one conv at a time",
-                evolves={**LINEAR, "saliency": "gain"}, at=FIRST_HALF),
+    "grow": Arm("ours: branches one by one, by gain per cost", **GROWER),
     "plain_x2": Arm("plain, twice the cost", budget=2),
     "orepa": Arm("OREPA's branches, linear", branches=dyrep.DBB_BRANCHES, form="linear"),
     "linear_cut": Arm("linear from the start, then cut", **LINEAR,
                       evolves={**LINEAR, "grow": 0}, at=FIRST_HALF),
-    "grow_random": Arm("ours with random choice",
-                       evolves={**LINEAR, "saliency": "random"}, at=FIRST_HALF),
+    "grow_random": Arm("ours with random choice", **{**GROWER, "evolves": {"choose": "random"}}),
     "grown": Arm("our final structure from the start", like="grow"),
     "repvgg": Arm("RepVGG", branches=dyrep.REPVGG_BRANCHES),
-    "dyrep": Arm("DyRep as published", evolves=DYREP, at=AS_PUBLISHED),
+    "dyrep_linear": Arm("DyRep with linear blocks, early",
+                        evolves={**LINEAR, "saliency": "gain"}, at=FIRST_HALF),
+    "dyrep": Arm("DyRep as published", evolves=DYREP, at=AS_PUBLISHED, shown=CALIBRATION),
     "dyrep_budget": Arm("DyRep as published, at most 1.5 times the FLOPs",
-                        evolves={**DYREP, "max_cost": 1.5}, at=AS_PUBLISHED),
+                        evolves={**DYREP, "max_cost": 1.5}, at=AS_PUBLISHED, shown=CALIBRATION),
     "plain_x3": Arm("plain, three times the cost", budget=3),
     "linear_steps": Arm("linear, all branches, as many steps", **LINEAR, by_steps=True),
     "dbb_steps": Arm("DBB, as many steps", branches=dyrep.DBB_BRANCHES, by_steps=True),
@@ -93,4 +99,4 @@ def _build_alike(model: nn.Module, structure: dict) -> None:
 def evolver(model: nn.Module, optimizer: Optimizer | None, arm: Arm, seed: int) -> dyrep.DyRep:
     """Return what grows and cuts the network of an arm that evolves."""
     assert arm.evolves is not None
-    return dyrep.DyRep(model, optimizer, seed=seed, **arm.evolves)
+    return arm.by(model, optimizer, seed=seed, **arm.evolves)

@@ -47,7 +47,7 @@ class Prices:
 
     def of(self, model: nn.Module, arm: Arm, watched: bool) -> Price:
         """Return what a step of the network costs as it is now; it stays as it is."""
-        watching = dict(arm.evolves or {}) if watched else None
+        watching = [arm.by.__name__, dict(arm.evolves or {})] if watched else None
         form = digest([self._network, self._batch, dyrep.structure(model), watching])
         known = self._shelf.price(form)
         if known is None:

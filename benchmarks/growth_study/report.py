@@ -127,7 +127,7 @@ def arms_table(found: list[Judged], title: str) -> Table:
     """Return the arms, the best first, each against plain for the same cost."""
     table = Table(title=title)
     columns = ("arm", "rate", "seeds", "% (95 %)", "against plain (95 %)", "p", "p, Holm",
-               "verdict", "steps", "cost", "last step", "parameters")  # fmt: skip
+               "verdict", "steps", "cost", "changing", "last step", "parameters")  # fmt: skip
     for column in columns:
         table.add_column(column, justify="left" if column in ("arm", "verdict") else "right")
     for judged in sorted(found, key=lambda judged: -judged.accuracy.mean):
@@ -137,9 +137,13 @@ def arms_table(found: list[Judged], title: str) -> Table:
             ARMS[judged.arm].what, f"{judged.rate:g}", str(judged.accuracy.n),
             _interval(judged.accuracy.mean, judged.accuracy.half), *_versus(judged.versus),
             f"{judged.over('steps') / plain_steps:.2f}", f"{judged.over('cost') / plain_steps:.2f}",
-            f"{last:.2f}", f"{judged.over('parameters'):,.0f}",
+            f"{judged.over('changing') / plain_steps:.2f}", f"{last:.2f}",
+            f"{judged.over('parameters'):,.0f}",
         )  # fmt: skip
-    table.caption = "steps and cost over those of plain; last step: its cost, a plain step is 1"
+    table.caption = (
+        "steps and cost over those of plain; changing: what growing and cutting took beside it, of "
+        "the same; last step: what it cost, a plain one is 1"
+    )
     return table
 
 

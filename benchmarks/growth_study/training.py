@@ -1,7 +1,8 @@
 """One run: a training that ends, its learning rate at zero, when it has cost what it may.
 
 Cost is counted in steps of the plain network: every step at the price of the network as it is
-then, and what growing and cutting took. Measuring prices and testing are not counted.
+then. What growing and cutting took is told beside it: it is as much in a training a hundred times
+as long, where it is nothing, and here it would hide the rest.
 """
 
 import math
@@ -34,8 +35,6 @@ class Size:
         epochs: Of plain, which set the budget.
         batch: Images of a step.
         points: Of the curve.
-        calibration: Batches on which new batch norms get their statistics; 20 as published, in
-            trainings a hundred times as long.
         pairs: Steps timed for a price.
     """
 
@@ -45,7 +44,6 @@ class Size:
     epochs: int = 8
     batch: int = 128
     points: int = 8
-    calibration: int = 4
     pairs: int = 9
 
     @property
@@ -56,6 +54,8 @@ class Size:
 
 class Training:
     """A network, what it has cost, and how it did.
+
+    `paid` is what its changes took, in steps of the plain network.
 
     Args:
         structure: Of the arm this one is like, if it is like one.
@@ -73,7 +73,7 @@ class Training:
         self.evolver = self._evolver()
         self.prices = Prices(shelf, run.network, size.batch, size.pairs)
         self.order = torch.Generator().manual_seed(run.seed)
-        self.cost, self.steps, self.finite = 0.0, 0, True
+        self.cost, self.paid, self.steps, self.finite = 0.0, 0.0, 0, True
         self.curve: list[dict[str, float]] = []
         self.changes: list[dict[str, Any]] = []
         self.price = self._price()
@@ -96,6 +96,7 @@ class Training:
             "diverged": not self.finite,
             "steps": self.steps,
             "cost": self.cost,
+            "changing": self.paid,
             "plain_steps": self.size.steps,
             "price": self.price.__dict__,
             "parameters": sum(p.numel() for p in self.model.parameters()),
@@ -130,15 +131,14 @@ class Training:
         self.steps += 1
 
     def _change(self) -> None:
-        """Grow and cut, and pay for it."""
+        """Grow and cut, and note what that took."""
         assert self.evolver is not None
         share = self.moments.pop(0)
-        count = self.size.batch * self.size.calibration
-        batches = list(self.images.train[:count].split(self.size.batch))
+        shown = self.images.train.split(self.size.batch)[: self.arm.shown]
         begun = time.process_time()
-        events = self.evolver.adjust(None if self.evolver.form == "linear" else batches)
+        events = self.evolver.adjust(list(shown) or None)
         paid = (time.process_time() - begun) / self.price.plain_seconds
-        self.cost += paid
+        self.paid += paid
         if not self.moments:
             self.evolver = None
         self.price = self._price()
