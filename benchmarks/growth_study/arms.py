@@ -52,6 +52,7 @@ ARMS = {
     "dbb": Arm("DBB", branches=dyrep.DBB_BRANCHES),
     "linear": Arm("linear, all branches from the start", **LINEAR),
     "grow": Arm("ours: branches one by one, by gain per cost", **GROWER),
+    "linear_steps": Arm("linear, all branches, as many steps", **LINEAR, by_steps=True),
     "plain_x2": Arm("plain, twice the cost", budget=2),
     "orepa": Arm("OREPA's branches, linear", branches=dyrep.DBB_BRANCHES, form="linear"),
     "linear_cut": Arm("linear from the start, then cut", **LINEAR,
@@ -65,7 +66,6 @@ ARMS = {
     "dyrep_budget": Arm("DyRep as published, at most 1.5 times the FLOPs",
                         evolves={**DYREP, "max_cost": 1.5}, at=AS_PUBLISHED, shown=CALIBRATION),
     "plain_x3": Arm("plain, three times the cost", budget=3),
-    "linear_steps": Arm("linear, all branches, as many steps", **LINEAR, by_steps=True),
     "dbb_steps": Arm("DBB, as many steps", branches=dyrep.DBB_BRANCHES, by_steps=True),
 }  # fmt: skip
 FIRST = ("plain", "dbb", "linear", "grow")  # these say something before the others are there

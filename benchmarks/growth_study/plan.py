@@ -78,6 +78,15 @@ def best_rate(rows: Rows, network: str, arm: str) -> float | None:
     return _best(rows, network, arm, rates(rows, network, arm))
 
 
+def best_so_far(rows: Rows, network: str, arm: str) -> float | None:
+    """Return the rate of the highest mean, of however many choosing seeds there are yet."""
+    found: dict[float, list[float]] = {}
+    for run, row in rows.items():
+        if (run.network, run.arm) == (network, arm) and run.seed in CHOOSING:
+            found.setdefault(run.rate, []).append(row["accuracy"])
+    return max(found, key=lambda rate: statistics.fmean(found[rate])) if found else None
+
+
 def _best(rows: Rows, network: str, arm: str, tried: list[float]) -> float | None:
     means = {rate: choosing_mean(rows, network, arm, rate) for rate in tried}
     known = {rate: mean for rate, mean in means.items() if mean is not None}

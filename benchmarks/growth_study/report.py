@@ -29,12 +29,14 @@ class Judged:
     """An arm at its best rate.
 
     Args:
+        settled: Whether all runs that choose the rate are made.
         rows: By seed.
         versus: Against plain for the same cost, on common seeds.
     """
 
     arm: str
     rate: float
+    settled: bool
     rows: dict[int, dict[str, Any]]
     accuracy: Mean
     versus: Pairs | None = None
@@ -69,17 +71,18 @@ def settled(rows: Rows, network: str) -> list[tuple[Sequence[int], str]]:
 
 
 def judge(rows: Rows, network: str, seeds: Iterable[int]) -> list[Judged]:
-    """Return the arms that have runs at their best rate, tested against plain."""
+    """Return the arms that have runs at their best rate so far, tested against plain."""
     found = []
     for arm in ARMS:
-        rate = plan.best_rate(rows, network, arm)
+        chosen = plan.best_rate(rows, network, arm)
+        rate = chosen or plan.best_so_far(rows, network, arm)
         if rate is None:
             continue
         runs = {seed: Run(network, arm, rate, seed) for seed in seeds}
         ours = {seed: rows[run] for seed, run in runs.items() if run in rows}
         accuracy = mean([row["accuracy"] for row in ours.values()])
         if accuracy:
-            found.append(Judged(arm, rate, ours, accuracy))
+            found.append(Judged(arm, rate, chosen is not None, ours, accuracy))
     plain = next((judged for judged in found if judged.arm == "plain"), None)
     for judged in found:
         if plain and judged is not plain:
@@ -134,7 +137,8 @@ def arms_table(found: list[Judged], title: str) -> Table:
         last = statistics.fmean(row["price"]["ratio"] for row in judged.rows.values())
         plain_steps = judged.over("plain_steps")
         table.add_row(
-            ARMS[judged.arm].what, f"{judged.rate:g}", str(judged.accuracy.n),
+            ARMS[judged.arm].what, f"{judged.rate:g}{'' if judged.settled else ' ?'}",
+            str(judged.accuracy.n),
             _interval(judged.accuracy.mean, judged.accuracy.half), *_versus(judged.versus),
             f"{judged.over('steps') / plain_steps:.2f}", f"{judged.over('cost') / plain_steps:.2f}",
             f"{judged.over('changing') / plain_steps:.2f}", f"{last:.2f}",
@@ -142,7 +146,7 @@ def arms_table(found: list[Judged], title: str) -> Table:
         )  # fmt: skip
     table.caption = (
         "steps and cost over those of plain; changing: what growing and cutting took beside it, of "
-        "the same; last step: what it cost, a plain one is 1"
+        "the same; last step: what it cost, a plain one is 1; ?: rates are still to be tried"
     )
     return table
 

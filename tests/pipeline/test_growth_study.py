@@ -200,7 +200,7 @@ def test_the_report_tests_against_plain_and_says_what_is_missing(tmp_path, capsy
     kept.add(Run("deep", "linear", 0.1, 0), row(81))
     assert study.main(["--report", "--results", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "82.10 ± 0.25" in out and "-10.00" in out and "81.00 (1)" in out
+    assert "82.10 ± 0.25" in out and "-10.00" in out and "81.00 (1)" in out and "0.1 ?" in out
     assert f"19 runs are made, {plan.missing(kept.rows())} are missing" in out
     assert (tmp_path / "accuracy.svg").exists()
 
