@@ -42,6 +42,7 @@ def run_local(steps: list[Step], config: Config) -> None:
     """
     wanted = [step for step in steps if step.runs]
     for step in wanted:
+        _refuse_running(step, config)
         _refuse_queued(step, config)
     for step in wanted:  # a mark that comes from now on is meant for this launch
         (step.dir / CANCELLED).unlink(missing_ok=True)
@@ -87,6 +88,17 @@ def _run(step: Step, config: Config, onlooker: Onlooker) -> bool:
     if not (step.dir / rundir.RESULT).exists():
         _explain(step, log, process.returncode, bool(stops))
     return bool(stops)
+
+
+def _refuse_running(step: Step, config: Config) -> None:
+    """Refuse to run beside another launch on this machine; `attempt.claim` has the last word."""
+    if attempt.alive(step.dir):
+        where, owner = commands.elsewhere(Path(config.root)), attempt.last(step.dir)
+        raise UserError(
+            f"{step.stage.name} is already running (pid {owner['pid']}); "
+            f"to follow it: python -m pipeline.logs {config.name} -f{where}; "
+            f"to stop it: python -m pipeline.cancel {config.name}{where}"
+        )
 
 
 def _refuse_queued(step: Step, config: Config) -> None:

@@ -185,7 +185,7 @@ def _close(this: Launch) -> None:
 
     if this.works or not this.report.exists():
         close(this.directory, this.config.tracking)
-    summary.show_results(this.directory, this.report)
+    summary.show_results(this.directory, this.report, this.config.stage.run)
 
 
 def _submit(common: Common) -> int:
@@ -196,7 +196,7 @@ def _submit(common: Common) -> int:
         for this in common.waiting:
             if this.config.wait:
                 cluster.wait(this)
-                summary.show_results(this.directory, this.report)
+                summary.show_results(this.directory, this.report, this.config.stage.run)
         return DONE
 
     return commands.told(submit, common.waiting[0].config.root)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pipeline import rundir
 from pipeline.config import Config
-from pipeline.config.base import STAGE_NAMES
+from pipeline.config.base import STAGE_NAMES, StageName
 from pipeline.masking import mask
 from pipeline.outline import UNTOLD, Outline, Request, Unknown
 from pipeline.plan import Step
@@ -82,8 +82,8 @@ def _growth(config: Config) -> str:
     return f"; grows {times} times, {often} up to epoch {times * every}"
 
 
-def show_results(directory: Path, report: Path) -> None:
-    """Print one line per finished stage, and where the report is."""
+def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:
+    """Print one line per stage that is finished or was asked for, and where to look."""
     console = Terminal(WIDTH)
     table = Table(title=None, header_style="bold")
     table.add_column("stage")
@@ -94,9 +94,11 @@ def show_results(directory: Path, report: Path) -> None:
         if path.exists():
             result = rundir.read_json(path)
             table.add_row(name, describe(name, result["metrics"]), f"{result['seconds']:.1f} s")
-        else:
+        elif name in asked:
             table.add_row(name, "not finished", "")
     console.print(table)
+    if (data := directory / "prep" / "data.html").exists():
+        console.print(f"data: {rundir.shown(data)}", soft_wrap=True)
     console.print(f"report: {rundir.shown(report)}", soft_wrap=True)
 
 

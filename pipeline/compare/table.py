@@ -42,7 +42,9 @@ def show(answer: Answer) -> None:
 def headline(answer: Answer) -> str:
     """Return what was compared, in one line."""
     count = sum(len(group.runs) for group in answer.groups)
-    parts = [answer.data, f"{count} runs counted in {len(answer.groups)} groups"]
+    runs = f"{count} run{'s' * (count != 1)}"
+    groups = f"{len(answer.groups)} group{'s' * (len(answer.groups) != 1)}"
+    parts = [answer.data, f"{runs} counted in {groups}"]
     times = [group.hours for group in answer.groups if group.hours]
     parts += [f"{sum(t.mean * t.n for t in times):.3g} {answer.time_unit}"] if times else []
     parts += [f"{len(answer.left_out)} left out"] if answer.left_out else []
