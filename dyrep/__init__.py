@@ -22,6 +22,7 @@ from dyrep.fusion import FusionError, fuse
 from dyrep.grower import Grower
 from dyrep.linear import scales
 from dyrep.pruning import branch_weights, cut
+from dyrep.published import load_published
 from dyrep.structure import apply_structure, structure
 from dyrep.surgery import rewrap
 
@@ -42,6 +43,7 @@ __all__ = [
     "cut",
     "expand",
     "fuse",
+    "load_published",
     "rewrap",
     "scales",
     "structure",

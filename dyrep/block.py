@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Self, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -13,7 +14,7 @@ from dyrep import branches, surgery
 from dyrep.base import Form, RepBlock, in_order
 from dyrep.branches import Norm, NormBranch, WindowConv
 from dyrep.geometry import Geometry
-from dyrep.linear import LinearBlock
+from dyrep.linear import TINY, LinearBlock
 
 __all__ = [
     "AbsorbedNorm",
@@ -34,16 +35,34 @@ class AbsorbedNorm(nn.Identity):
     """Stands where the batch norm was whose work the norms of a static block do."""
 
 
-class FixedNorm(nn.BatchNorm2d):
+class FixedNorm(nn.Module):
     """A batch norm that keeps its statistics in training too.
 
     That of kxk in a grown conv without batch norm behind it: such a network did not depend on the
-    other images of a batch, and its output would show it if it did.
+    other images of a batch, and its output would show it if it did. No subclass of a batch norm,
+    which `convert_sync_batchnorm` or `update_bn` would take for one that learns its statistics.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, like: _BatchNorm) -> None:
+        super().__init__()
+        self.eps = like.eps
+        self.weight, self.bias = like.weight, like.bias
+        for name, buffer in like.named_buffers():
+            self.register_buffer(name, buffer)
+        self.train(False)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode."""
         return super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x normalised by the statistics there are."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
 
 
 class BatchNormBlock(RepBlock):
@@ -66,7 +85,7 @@ class BatchNormBlock(RepBlock):
         geometry = Geometry.of(conv)
         parts = {name: branches.build(name, geometry, norm) for name in in_order(names)}
         if fixed:
-            parts["kxk"].norm = FixedNorm(conv.out_channels)
+            parts["kxk"].norm = FixedNorm(nn.BatchNorm2d(conv.out_channels))  # type: ignore[assignment]
         super().__init__(conv, parts, fixed)
         inner = self.kxk.conv
         assert isinstance(inner, nn.Conv2d)
@@ -98,13 +117,26 @@ class BatchNormBlock(RepBlock):
         return [self.kxk, *(inner.chain() if isinstance(inner, BatchNormBlock) else [])]
 
     def absorb(self, kernel: Tensor, bias: Tensor) -> None:
-        """Add kernel and bias to what the kxk branch computes, through every norm on the way."""
-        total = torch.ones_like(bias)
-        for branch in self.chain():
-            scale, _ = branches.affine(branch.norm)
-            total = total * torch.where(scale.abs() < 1e-12, 1e-12, scale)
-        self.kernel.add_(kernel / total[:, None, None, None])
-        self.kxk.norm.bias.add_(bias)
+        """Add kernel and bias to what the kxk branch computes, through every norm on the way.
+
+        Where a norm lets about nothing through, its gamma becomes 1 first, and what is before it
+        is what it gave.
+        """
+        norm, inner = self.kxk.norm, self.inner
+        old, _ = branches.affine(norm)
+        assert norm.running_mean is not None and norm.running_var is not None
+        deviation = (norm.running_var.double() + norm.eps).sqrt()
+        faint = (old * deviation).abs() < TINY
+        new = torch.where(faint, 1 / deviation, old)
+        inside, constant = branches.conv_equivalent(inner)
+        kernel = (kernel + (old - new)[:, None, None, None] * inside) / new[:, None, None, None]
+        norm.weight.copy_(torch.where(faint, 1.0, norm.weight))
+        held = torch.where(faint, (old - new) * (constant - norm.running_mean.double()), 0.0)
+        norm.bias.copy_(norm.bias.double() + held + bias)
+        if isinstance(inner, BatchNormBlock):
+            inner.absorb(kernel, torch.zeros_like(bias))
+        else:
+            self.kernel.copy_(self.kernel.double() + kernel)
 
     def back_to_conv(self, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
         """Return a conv with the weight of kxk; it may have a bias that the original had not."""

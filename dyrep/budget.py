@@ -17,7 +17,7 @@ from dyrep import surgery
 from dyrep.base import Form, RepBlock
 from dyrep.block import BatchNormBlock, called, fitting, place_block
 from dyrep.branches import NormBranch, OneByOneAverage, OneByOneKxK, WindowConv
-from dyrep.calibration import batch_statistics
+from dyrep.calibration import batch_statistics, run
 from dyrep.cost import Cost, cost
 from dyrep.fusion import plain_copy
 from dyrep.recompute import is_cheap
@@ -122,7 +122,7 @@ def input_shapes(model: nn.Module, paths: Iterable[str], batch: Tensor) -> dict[
     ]
     try:
         with batch_statistics(model), torch.no_grad():
-            model(batch[:2])
+            run(model, batch[:2])
     finally:
         for handle in handles:
             handle.remove()

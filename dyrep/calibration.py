@@ -81,6 +81,9 @@ def moments(
 
     Collective when torch.distributed is initialised: every rank brings its own batches, as many
     as the others, and gets the same result.
+
+    Raises:
+        ValueError: what a target receives is not finite, or has no variance.
     """
     found: dict[nn.Module, Moments] = {}
     calls = 0
@@ -102,12 +105,39 @@ def moments(
             for batch in batches:
                 calls = 0
                 with suppress(_Seen):
-                    model(batch)
+                    run(model, batch)
                 needed = calls  # the next batches need not go further than the last target
     finally:
         for handle in handles:
             handle.remove()
-    return [_over_ranks(found[target]) for target in targets]
+    return [_finite(model, target, _over_ranks(found[target])) for target in targets]
+
+
+def _finite(model: nn.Module, target: nn.Module, seen: Moments) -> Moments:
+    if not (seen.mean.isfinite().all() and seen.var.isfinite().all()):
+        path = next(path for path, module in model.named_modules() if module is target)
+        raise ValueError(
+            f"what {path} receives from the calibration batches is not finite: one of them is out "
+            "of range, or the weights are; the network is left as it was"
+        )
+    return seen
+
+
+def run(model: nn.Module, batch: Tensor) -> None:
+    """Let a model see a batch with batch statistics.
+
+    Raises:
+        ValueError: a batch norm gets one value per channel, which has no variance.
+    """
+    try:
+        model(batch)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"a calibration batch of shape {[*batch.shape]} gives a batch norm one value per "
+            "channel, of which there is no variance: use larger batches or images"
+        ) from error
 
 
 class _Seen(Exception):

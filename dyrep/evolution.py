@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dyrep import calibration, expansion, pruning, surgery
+from dyrep import calibration, expansion, pruning, surgery, wrappers
 from dyrep.base import Form, RepBlock
-from dyrep.block import called, depth, require_form
+from dyrep.block import blocks, called, depth, require_form
 from dyrep.branches import ALL_BRANCHES
 from dyrep.budget import Budget, Measure, extra_cost, input_shapes
 from dyrep.cost import cost
 from dyrep.events import Event
 from dyrep.fusion import noise, relative_error
 from dyrep.linear import scales
+from dyrep.optimizers import refuse_whole
 from dyrep.saliency import Saliency
+from dyrep.transaction import all_or_nothing
 
 
 class DyRep:
@@ -47,9 +49,9 @@ class DyRep:
     `left` tells why convs were left alone: what they are, or what they would cost.
 
     Raises:
-        TypeError: the model is wrapped.
+        TypeError: the model is wrapped, or the optimizer keeps parameters beside its groups.
         ValueError: unknown saliency, branch, form or cost, a strength that is not above 0, a model
-            whose blocks are of another form, or an optimizer of another model.
+            whose blocks are of another form, or an optimizer or average of another model.
     """
 
     def __init__(
@@ -80,12 +82,16 @@ class DyRep:
         unknown = set(branches) - set(ALL_BRANCHES)
         if unknown:
             raise ValueError(f"unknown branches {sorted(unknown)}; choose from {ALL_BRANCHES}")
+        if optimizer is not None:
+            refuse_whole(optimizer, model)
         if optimizer is not None and not surgery.optimizes(optimizer, model):
             raise ValueError(
                 "the optimizer holds no parameter of this model; build it on this model"
             )
         self.model, self.optimizer, self.branches = model, optimizer, tuple(branches)
         self.ema = None if ema is None else surgery.bare(ema)
+        if self.ema is not None and _names(self.ema) != _names(model):
+            raise ValueError("ema is not an average of this model: its parameters have other names")
         self.adjust_interval, self.last_adjust_epoch = adjust_interval, last_adjust_epoch
         self.grow, self.cut_std, self.cut_ratio, self.seed = grow, cut_std, cut_ratio, seed
         self.form, self.strength = form, strength
@@ -94,6 +100,9 @@ class DyRep:
         self.left: dict[str, str] = {}
         self._saliency = Saliency(saliency)
         self._watch()
+        left = expansion.unfit_convs(model)
+        if not blocks(model) and {path for path, _ in expansion.convs(model)} <= left.keys():
+            expansion.warn_of_nothing(left)
 
     def accumulate(self, scaler: torch.amp.GradScaler | None = None) -> None:
         """Note the gradients of this step: once per optimizer step, before it and after backward.
@@ -117,8 +126,9 @@ class DyRep:
                 on noise, and their `flops` are unknown.
 
         Raises:
-            TypeError, ValueError: batches that are not tensors with finite values; none where
-                batch norms, `max_cost` or a saliency per FLOP need them.
+            TypeError, ValueError: batches that are not tensors with finite values, or of which a
+                layer gets values that are not; none where batch norms, `max_cost` or a saliency
+                per FLOP need them. Whatever is raised, the networks are as they were.
         """
         batches = self._checked(calibration)
         generator = torch.Generator().manual_seed(
@@ -126,13 +136,17 @@ class DyRep:
         )
         self.left = expansion.unfit_convs(self.model)
         parameters = dict(self.model.named_parameters())
-        try:
-            with torch.random.fork_rng(devices=[]):  # building a branch draws from the global one
-                events = [*self._grow_best(batches, generator), *self._cut(batches)]
-        finally:
-            if self.optimizer is not None:
-                strengths = scales(self.model).values()
-                surgery.follow(self.optimizer, self.model, parameters, strengths)
+        networks = [self.model] if self.ema is None else [self.model, self.ema]
+        with (
+            torch.inference_mode(False),  # what is made there cannot be trained
+            all_or_nothing(*networks),
+            torch.random.fork_rng(devices=[]),  # building a branch draws from the global one
+        ):
+            events = [*self._grow_best(batches, generator), *self._cut(batches)]
+        if self.optimizer is not None:
+            strengths = scales(self.model).values()
+            surgery.follow(self.optimizer, self.model, parameters, strengths)
+        wrappers.outdate(self.model, parameters, self.ema)
         self.adjustments += 1
         self._watch()
         return events
@@ -212,7 +226,7 @@ class DyRep:
         pruning.refresh(self.model, batches)
         for path, names in pruning.weak_in(self.model, self.cut_std, self.cut_ratio).items():
             before = outputs(self.model, path, batches)
-            module = pruning.cut(self.model, path, names, batches)
+            module = pruning.without(self.model, path, names, batches)
             if self.ema is not None:
                 pruning.cut_alike(self.ema, path, names, module)
             yield self._event("cut", path, module, before, None, batches)
@@ -256,12 +270,15 @@ def outputs(model: nn.Module, path: str, batches: list[Tensor]) -> tuple[Tensor,
     try:
         model.eval()
         model(batches[0])
-        for module, flag in flags.items():
-            module.training = flag
+        half = len(found)  # a layer may be called more than once
         with calibration.batch_statistics(model):
-            model(batches[0])
+            calibration.run(model, batches[0])
     finally:
         for module, flag in flags.items():
             module.training = flag
         handle.remove()
-    return found[0], found[1]
+    return found[0], found[half]
+
+
+def _names(model: nn.Module) -> set[str]:
+    return {name for name, _ in model.named_parameters()}

@@ -12,23 +12,27 @@ the same to rounding in either mode, with nothing calibrated.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor, nn
 
-from dyrep import calibration, linear, surgery
+from dyrep import calibration, linear, surgery, wrappers
 from dyrep.base import Form, RepBlock
 from dyrep.block import AbsorbedNorm, BatchNormBlock, fitting, place_block, require_form
 from dyrep.branches import WindowConv, has_inner
+from dyrep.calling import Inputs
 from dyrep.following import following_norms
 from dyrep.linear import LinearBlock, LinearBranch, LinearWindow
+from dyrep.transaction import all_or_nothing
 
 DBB_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg")
 ACB_BRANCHES = ("kxk", "1xk", "kx1")
 REPVGG_BRANCHES = ("kxk", "1x1", "identity")
+OTHER_CONVS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 DEEPEST = 2  # blocks around a conv: one level of recursion, as published
 # Of a new branch. With batch norms: of the deviation of the output of the layer; 0.01 of gamma = 1
 # as published; not compared with others. Linear: see `grow`.
@@ -51,7 +55,7 @@ def expand(
     model: nn.Module,
     names: Iterable[str] | None = None,
     branches: Sequence[str] = DBB_BRANCHES,
-    absorb: Tensor | None = None,
+    absorb: Inputs | None = None,
     form: Form = "batchnorm",
 ) -> Expansion:
     """Give convs the same branches, freshly initialised, before training starts (DBB, ACB, RepVGG).
@@ -83,18 +87,33 @@ def expand(
     done = Expansion(left=unfit_convs(model))
     known = dict(convs(model))
     followed = {} if absorb is None else following_norms(model, absorb)
-    for path in known if names is None else names:
+    chosen = list(known if names is None else names)
+    for path in chosen:
         if path not in known:
             raise KeyError(f"{path} is not a convolution of this model")
         if path not in done.left and not fitting(known[path], branches):
             done.left[path] = "it can take none of these branches"
-        if path in done.left:
-            continue
-        done.grown[path] = place_block(model, path, branches, form=form).names
-        if path in followed:
-            surgery.replace(model, followed[path], AbsorbedNorm())
-            done.absorbed.append(followed[path])
+    before = dict(model.named_parameters())
+    with all_or_nothing(model, values=False):
+        for path in [path for path in chosen if path not in done.left]:
+            done.grown[path] = place_block(model, path, branches, form=form).names
+            if path in followed:
+                surgery.replace(model, followed[path], AbsorbedNorm())
+                done.absorbed.append(followed[path])
+    if names is None and not done.grown:
+        warn_of_nothing(done.left)
+    wrappers.outdate(model, before)
     return done
+
+
+def warn_of_nothing(left: Mapping[str, str]) -> None:
+    """Say that no conv of a network takes branches, and why."""
+    reasons = "; ".join(f"{path or 'the model'}: {reason}" for path, reason in left.items())
+    warnings.warn(
+        "there is nothing to do for dyrep here: "
+        + (reasons or "the network has no Conv2d larger than 1x1"),
+        stacklevel=3,
+    )
 
 
 def convs(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
@@ -120,8 +139,15 @@ def unfit_convs(model: nn.Module) -> dict[str, str]:
     everything = [m for _, m in model.named_modules(remove_duplicate=False)]
     paths = Counter(everything)
     owners = Counter(p for m in set(everything) for p in m._parameters.values())
-    found = {}
+    found: dict[str, str] = {}
+    scripted: set[str] = set()
     for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            if path.rpartition(".")[0] not in scripted:
+                found[path] = "a ScriptModule; branches go onto the network before torch.jit"
+            scripted.add(path)
+        if isinstance(module, OTHER_CONVS):
+            found[path] = f"a {type(module).__name__}: branches are for Conv2d alone"
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
             shared = paths[module] > 1 or any(
                 owners[p] > 1 for p in module._parameters.values() if p is not None
@@ -138,8 +164,8 @@ def unfit_convs(model: nn.Module) -> dict[str, str]:
 def _unfit(conv: nn.Conv2d) -> str | None:
     if type(conv) is not nn.Conv2d:
         return f"a subclass of Conv2d ({type(conv).__name__}) may compute something else"
-    if conv._forward_hooks or conv._forward_pre_hooks:
-        return "hooks on it may change what it computes"
+    if changed := surgery.replaced(conv):
+        return changed
     if not conv.weight.requires_grad:
         return "frozen"
     return None
@@ -249,6 +275,8 @@ def add_alike(average: nn.Module, path: str, names: Sequence[str], block: Linear
 
 def _give_up(block: LinearBlock, new: Sequence[LinearBranch]) -> None:
     """Take from the kernel of the conv what the new branches add (eq. 6)."""
+    if not new:
+        return
     added = [branch.equivalent()[0] for branch in new]
     block.absorb(-torch.stack(added).sum(0), added[0].new_zeros(()))
 

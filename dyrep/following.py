@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.utils._pytree import tree_leaves
 
 from dyrep.base import RepBlock
+from dyrep.calling import Inputs, call, mapped, tensors
+from dyrep.surgery import replaced
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
-def following_norms(model: nn.Module, inputs: Tensor) -> dict[str, str]:
+def following_norms(
+    model: nn.Module, inputs: Inputs, fits: Callable[[nn.Module], bool] | None = None
+) -> dict[str, str]:
     """Return the path of each conv or block whose output goes to one batch norm and nowhere else.
 
     The value is the path of that norm. Read from the autograd graph of one forward in eval mode, so
@@ -24,8 +28,10 @@ def following_norms(model: nn.Module, inputs: Tensor) -> dict[str, str]:
 
     Args:
         model: Any network; left as it was.
-        inputs: A batch of it, of which the first image is used.
+        inputs: A batch of it, of which the first image is used; a tuple or a dict is its arguments.
+        fits: Which norms count; by default batch norms that do nothing else, without hooks.
     """
+    fits = fits or only_normalises
     made: dict[Node, str] = {}
     taken: dict[Node, str] = {}
     calls: Counter[str] = Counter()
@@ -39,31 +45,42 @@ def following_norms(model: nn.Module, inputs: Tensor) -> dict[str, str]:
         return hook
 
     def note_norm(path: str) -> Any:
-        def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             calls[path] += 1
             if arguments[0].grad_fn is not None:
                 taken[arguments[0].grad_fn] = path
 
         return hook
 
-    handles = []
+    inside: list[Node] = []
+    sources, norms = [], []  # found before hooks of ours are on them
     for path, module in model.named_modules():
-        if type(module) is nn.Conv2d or isinstance(module, RepBlock):
-            handles.append(module.register_forward_hook(note_conv(path)))
-        elif type(module) in NORMS and module.running_mean is not None:
-            handles.append(module.register_forward_pre_hook(note_norm(path)))
+        if (type(module) is nn.Conv2d or isinstance(module, RepBlock)) and not replaced(module):
+            sources.append((path, module))
+        elif fits(module):
+            norms.append((path, module))
+    handles = [
+        *(module.register_forward_hook(note_conv(path)) for path, module in sources),
+        *(module.register_forward_pre_hook(note_norm(path)) for path, module in norms),
+        *(
+            m.register_forward_hook(lambda _, __, y: inside.extend(_nodes(y)))
+            for m in model.modules()
+        ),
+    ]
     flags = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.enable_grad():
-            first = inputs[:1].detach().clone()
-            output = model(first.requires_grad_(first.is_floating_point()))
+        with torch.inference_mode(False), torch.enable_grad():
+            first = inputs[:1] if isinstance(inputs, Tensor) else inputs
+            output = call(model, mapped(first, lambda t: t.detach().clone().requires_grad_()))
     finally:
         for handle in handles:
             handle.remove()
         for module, flag in flags.items():
             module.training = flag
-    readers = Counter(node for reader in _graph(output) for node, _ in reader.next_functions)
+    # a network that returns classes alone has no graph behind them, but its layers have
+    roots = _nodes(output) or inside
+    readers = Counter(node for reader in _graph(roots) for node, _ in reader.next_functions)
     return {
         path: taken[node]
         for node, path in made.items()
@@ -71,10 +88,46 @@ def following_norms(model: nn.Module, inputs: Tensor) -> dict[str, str]:
     }
 
 
-def _graph(output: Any) -> Iterator[Node]:
-    """Yield every node of the autograd graph behind an output, once."""
-    waiting = [t.grad_fn for t in tree_leaves(output) if isinstance(t, Tensor) and t.grad_fn]
-    seen = set(waiting)
+def only_normalises(module: nn.Module) -> bool:
+    """Return whether a module is a batch norm with running statistics and nothing else."""
+    plain = type(module) in NORMS and module.running_mean is not None
+    return plain and not replaced(module)
+
+
+@torch.no_grad()
+def takes_shift(module: nn.Module) -> bool:
+    """Return whether a constant added to what a norm receives can be added to its mean instead.
+
+    Tried out, because norms of other libraries hold an activation, or are frozen.
+    """
+    mean = getattr(module, "running_mean", None)
+    if only_normalises(module):
+        return True
+    if not isinstance(mean, Tensor) or mean.ndim != 1 or replaced(module):
+        return False
+    shifted = copy.deepcopy(module).eval().double()
+    plain = copy.deepcopy(shifted)
+    generator = torch.Generator().manual_seed(0)
+    x, shift = (
+        torch.randn(shape, dtype=torch.float64, generator=generator).to(mean.device)
+        for shape in ((2, len(mean), 3, 3), (len(mean),))
+    )
+    cast(Tensor, shifted.running_mean).add_(shift)
+    try:
+        difference = shifted(x + shift[:, None, None]) - plain(x)
+    except (RuntimeError, ValueError, TypeError):
+        return False
+    return bool(difference.abs().max() < 1e-9)
+
+
+def _nodes(output: Any) -> list[Node]:
+    return [tensor.grad_fn for tensor in tensors(output) if tensor.grad_fn]
+
+
+def _graph(roots: Sequence[Node]) -> Iterator[Node]:
+    """Yield every node of the autograd graph that leads to the roots, once."""
+    seen = set(roots)
+    waiting = list(seen)
     while waiting:
         node = waiting.pop()
         yield node

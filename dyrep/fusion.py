@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from dyrep import algebra, branches, surgery
 from dyrep.base import RepBlock
 from dyrep.block import AbsorbedNorm, outer_blocks
-from dyrep.following import following_norms
+from dyrep.calling import Inputs, call, mapped, tensors
+from dyrep.following import following_norms, takes_shift
 from dyrep.geometry import Geometry
 
 
@@ -25,7 +25,7 @@ class FusionError(ArithmeticError):
 def fuse(
     model: nn.Module,
     tolerance: float = 1e-9,
-    inputs: Tensor | None = None,
+    inputs: Inputs | None = None,
     fold_bn: bool = False,
 ) -> nn.Module:
     """Return the plain network: a new module of the original classes, in eval mode.
@@ -39,20 +39,28 @@ def fuse(
     Args:
         model: A network with blocks, not wrapped.
         tolerance: Largest relative error allowed.
-        inputs: A batch of the model.
+        inputs: A batch of the model; a tuple or a dict is its arguments. Of what it returns every
+            tensor of real numbers is compared, in containers and in attributes of objects; others
+            (classes, masks) only where there is none.
         fold_bn: Also fold each batch norm that follows a conv into it, and put `nn.Identity` in its
             place; needs `inputs`.
 
     Raises:
         FusionError: a block, or the network, is off by more than `tolerance`, or holds values
             that are not finite.
-        ValueError: `fold_bn` without `inputs`.
+        ValueError: `fold_bn` without `inputs`, or a network that cannot run on them in float64 or
+            returns no tensor.
     """
     surgery.refuse_wrapped(model)
     if fold_bn and inputs is None:
         raise ValueError("fold_bn needs inputs: a forward shows which norm follows which conv")
     _refuse_not_finite(model)
-    reference = copy.deepcopy(model).double().eval()
+    with torch.inference_mode(False):  # else the result could never be trained on
+        return _fused(model, tolerance, inputs, fold_bn)
+
+
+def _fused(model: nn.Module, tolerance: float, inputs: Inputs | None, fold_bn: bool) -> nn.Module:
+    reference = copied(model).double().eval()
     exact = plain_copy(reference, share=True)  # all but the blocks need not be there twice
     errors, expected = compare_blocks(reference, exact, inputs)
     worst = max(errors, key=lambda path: _rank(errors[path]), default="")
@@ -61,11 +69,10 @@ def fuse(
     del reference  # its tensors are those of `exact`, which may change from here on
     changed = list(errors)
     if inputs is not None:
-        inputs = inputs.double()
+        inputs = mapped(inputs, lambda t: t.double())
         if fold_bn:
             changed += fold_norms(exact, inputs)
-        outputs = zip(tree_leaves(expected), tree_leaves(exact(inputs)), strict=True)
-        total = max(relative_error(before, after) for before, after in outputs)
+        total = scores_error(expected, call(exact, inputs))
         if not total <= tolerance:
             raise FusionError(
                 f"the scores differ by {total:.1e} (allowed {tolerance:.1e}); worst block: {worst}"
@@ -77,6 +84,30 @@ def fuse(
     return fused
 
 
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return a deep copy, also of a network whose weights are computed (pruned ones, old norms).
+
+    Args:
+        model: Left as it was.
+        memo: Of `copy.deepcopy`: what is copied already, by `id`.
+    """
+    made = {} if memo is None else memo
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                made.setdefault(id(value), value.detach().clone())
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_inference() and id(tensor) not in made:
+            made[id(tensor)] = _ordinary(tensor)
+    return copy.deepcopy(model, made)
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """Return a copy that autograd can work with of a tensor made in `torch.inference_mode`."""
+    value = tensor.clone()
+    return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+
+
 @torch.no_grad()
 def plain_copy(model: nn.Module, share: bool = False) -> nn.Module:
     """Return a copy with each block folded into its conv, in eval mode; nothing is compared.
@@ -86,18 +117,24 @@ def plain_copy(model: nn.Module, share: bool = False) -> nn.Module:
         share: Take the tensors outside of blocks themselves instead of copies of them.
     """
     # to deepcopy the blocks are copied already, as convs: it takes those and leaves the branches
-    memo: dict[int, object] = {id(block): block.fuse() for block in outer_blocks(model).values()}
+    memo: dict[int, Any] = {id(block): _plain(block) for block in outer_blocks(model).values()}
     if share:
         memo |= {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    plain = copy.deepcopy(model, memo).eval()
+    plain = copied(model, memo).eval()
     for path, module in list(plain.named_modules()):
         if isinstance(module, AbsorbedNorm):
             surgery.replace(plain, path, nn.Identity().eval())
     return plain
 
 
+def _plain(block: RepBlock) -> nn.Conv2d:
+    conv = block.fuse()
+    surgery.hand_on_hooks(block, conv, copied=True)
+    return conv
+
+
 @torch.no_grad()
-def fold_norms(plain: nn.Module, inputs: Tensor) -> list[str]:
+def fold_norms(plain: nn.Module, inputs: Inputs) -> list[str]:
     """Fold each batch norm that follows a conv into it, in place; return the paths changed.
 
     Args:
@@ -118,10 +155,11 @@ def fold_norms(plain: nn.Module, inputs: Tensor) -> list[str]:
 
 
 @torch.no_grad()
-def plain_state(fused: nn.Module, plain: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+def plain_state(fused: nn.Module, plain: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     """Return the state of a fused network under the very keys of the network as it was built.
 
-    A bias that folding gave to a conv moves into the running mean of the batch norm behind it. A
+    A bias that folding gave to a conv moves into the running mean of the batch norm behind it, be
+    it one of another library, which may hold an activation. A
     batch norm whose work the norms of a static block did comes back as one that adds that bias and
     nothing else. Where no norm follows, as in DenseNet, the bias stays: a key more.
 
@@ -131,12 +169,13 @@ def plain_state(fused: nn.Module, plain: nn.Module, inputs: Tensor) -> dict[str,
         inputs: A batch of it; only its shape matters.
     """
     state, known = fused.state_dict(), plain.state_dict()
-    for path, norm_path in following_norms(plain, inputs).items():
+    for path, norm_path in following_norms(plain, inputs, takes_shift).items():
         conv, norm = fused.get_submodule(path), plain.get_submodule(norm_path)
-        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        assert isinstance(conv, nn.Conv2d)
         bias = state.get(f"{path}.bias", torch.zeros_like(conv.weight[:1, 0, 0, 0]))
         mean = f"{norm_path}.running_mean"
         if mean not in state:
+            assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
             state |= {f"{norm_path}.{name}": value for name, value in _doing_nothing(norm, bias)}
         if f"{path}.bias" not in known:
             state[mean] = state[mean] - bias
@@ -172,7 +211,7 @@ def suspicious_norms(model: nn.Module) -> dict[str, str]:
 
 @torch.no_grad()
 def compare_blocks(
-    reference: nn.Module, fused: nn.Module, inputs: Tensor | None
+    reference: nn.Module, fused: nn.Module, inputs: Inputs | None
 ) -> tuple[dict[str, float], Any]:
     """Return the relative error of the conv that took the place of each block, and the scores.
 
@@ -195,7 +234,7 @@ def compare_blocks(
 
     handles = [block.register_forward_hook(comparing(path)) for path, block in outer.items()]
     try:
-        outputs = None if inputs is None else reference(inputs.double())
+        outputs = None if inputs is None else _run_exactly(reference, inputs)
         for path, block in outer.items():
             if path not in errors:
                 block(noise(block))
@@ -205,10 +244,47 @@ def compare_blocks(
     return {path: errors[path] for path in outer}, outputs
 
 
+def _run_exactly(reference: nn.Module, inputs: Inputs) -> Any:
+    try:
+        return call(reference, mapped(inputs, lambda t: t.double()))
+    except FusionError:
+        raise
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"this network cannot run on these inputs in float64 ({error}); fuse without inputs "
+            "compares each block alone"
+        ) from error
+
+
+def scores_error(expected: Any, actual: Any) -> float:
+    """Return the largest relative error of the tensors that a network returned.
+
+    Of real or complex numbers; where it returned none, how many of the other values differ.
+
+    Raises:
+        ValueError: it returned no tensor.
+    """
+    pairs = list(zip(tensors(expected), tensors(actual), strict=True))
+    if not pairs:
+        kind = type(expected).__name__
+        raise ValueError(
+            f"this network returns no tensor that could be compared, but {kind}; leave inputs out"
+        )
+    numbers = [relative_error(e, a) for e, a in pairs if e.is_floating_point() or e.is_complex()]
+    others = [(e != a).double().mean().item() if e.numel() else 0.0 for e, a in pairs]
+    return max(numbers or others, key=_rank)
+
+
 def relative_error(expected: Tensor, actual: Tensor) -> float:
-    """Return max |expected - actual| / max |expected|."""
-    largest = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
-    return ((expected - actual).abs().max() / largest).item()
+    """Return max |expected - actual| / max |expected|; where both are infinite alike there is none.
+
+    Infinite values do not count as the largest: scores may be masked with them.
+    """
+    if not expected.numel():
+        return 0.0
+    off = torch.where(expected == actual, 0.0, (expected - actual).abs())
+    sizes = expected.abs().where(expected.isfinite(), 0.0)
+    return (off.max() / sizes.max().clamp(min=torch.finfo(expected.dtype).tiny)).item()
 
 
 def _refuse_not_finite(model: nn.Module) -> None:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dyrep import branches, calibration, surgery
+from dyrep import branches, calibration, surgery, wrappers
 from dyrep.base import RepBlock
 from dyrep.block import BatchNormBlock, blocks
 from dyrep.branches import WindowConv
 from dyrep.linear import LinearBlock
+from dyrep.transaction import all_or_nothing
 
 
 @torch.no_grad()
@@ -71,10 +72,24 @@ def cut(
     branch keeps all it has learned. A block that is left with kxk alone becomes a plain conv again.
 
     Raises:
-        ValueError: a name is not a branch of the block, or is kxk; no batches.
+        ValueError: a name is not a branch of the block, or is kxk; no batches, or such that what
+            is left receives values that are not finite; a conv inside is pruned or parametrized.
+            The model is as it was.
     """
     if not isinstance(model.get_submodule(path), LinearBlock):
         batches = calibration.checked(batches)
+    before = dict(model.named_parameters())
+    with all_or_nothing(model):
+        left = without(model, path, names, batches)
+    wrappers.outdate(model, before)
+    return left
+
+
+@torch.no_grad()
+def without(
+    model: nn.Module, path: str, names: Sequence[str], batches: Sequence[Tensor]
+) -> RepBlock | nn.Conv2d:
+    """Do what `cut` does, for one who puts everything back on an error himself."""
     left = _remove(model, path, names)
     if isinstance(left, BatchNormBlock):
         for branch in reversed(left.chain()):  # innermost first: the outer ones see what it gives
@@ -110,6 +125,12 @@ def _remove(model: nn.Module, path: str, names: Sequence[str]) -> RepBlock | nn.
         raise ValueError(
             f"{path} cannot lose {', '.join(unknown)}; it has {', '.join(block.names)}"
         )
+    for inner in block.modules():
+        if isinstance(inner, nn.Conv2d) and not isinstance(inner._parameters.get("weight"), Tensor):
+            raise ValueError(
+                f"a convolution inside {path} is pruned or parametrized; make that permanent first "
+                "(torch.nn.utils.prune.remove, parametrize.remove_parametrizations)"
+            )
     removed = [block.branches[name].equivalent() for name in names]  # type: ignore[operator]
     for name in names:
         del block.branches[name]
@@ -117,6 +138,7 @@ def _remove(model: nn.Module, path: str, names: Sequence[str]) -> RepBlock | nn.
         kernel, bias = block.equivalent()
         kernel, bias = kernel + sum(k for k, _ in removed), bias + sum(b for _, b in removed)
         conv = block.back_to_conv(kernel, bias)
+        surgery.hand_on_hooks(block, conv)
         surgery.replace(model, path, conv)
         return conv
     for kernel, bias in removed:

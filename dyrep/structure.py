@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from dyrep import surgery
-from dyrep.base import Form
+from dyrep import surgery, wrappers
+from dyrep.base import Form, in_order
 from dyrep.block import AbsorbedNorm, blocks, place_block
+from dyrep.transaction import all_or_nothing
 
 VERSION = 1
 
@@ -39,26 +42,47 @@ def structure(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def apply_structure(model: nn.Module, description: dict[str, Any]) -> None:
+def apply_structure(model: nn.Module, description: Mapping[str, Any]) -> None:
     """Give a network the blocks another one had; weights are loaded afterwards, strictly.
 
     Without loading weights it is a network of the final structure with fresh weights, to be trained
     from the start.
 
     Raises:
-        ValueError: the model has blocks already, or the description is of another version or
-            names a path, a branch or a form that there is not.
+        ValueError: the model has blocks already, or the description is none, of another version,
+            or names a path, a branch or a form that there is not. The model is as it was.
     """
     surgery.refuse_wrapped(model)
+    if not isinstance(description, Mapping):
+        raise ValueError(f"a structure is a dict, not a {type(description).__name__}")
     if description.get("version") != VERSION:
         raise ValueError(f"structure of version {description.get('version')}, not {VERSION}")
+    missing = [key for key in ("blocks", "absorbed", "biases") if key not in description]
+    if missing:
+        raise ValueError(f"this is no structure: it has no {' and no '.join(missing)}")
     if blocks(model):
         raise ValueError("this model has blocks already; a structure goes onto a fresh one")
+    before = dict(model.named_parameters())
+    with all_or_nothing(model, values=False):
+        _apply(model, description)
+    wrappers.outdate(model, before)
+
+
+def _apply(model: nn.Module, description: Mapping[str, Any]) -> None:
     form: Form = description.get("form") or "batchnorm"  # what there was before forms had names
     for entry in description["blocks"]:
-        _conv(model, entry["path"])
-        place_block(model, entry["path"], entry["branches"], entry["fixed"], form)
+        if not isinstance(entry, Mapping) or not {"path", "branches", "fixed"} <= entry.keys():
+            raise ValueError(f"a block of a structure has path, branches and fixed, not {entry}")
+        path, names = entry["path"], entry["branches"]
+        _conv(model, path)
+        block = place_block(model, path, names, entry["fixed"], form)
+        if block.names != in_order(names):
+            missing = ", ".join(sorted({*names} - {*block.names}))
+            raise ValueError(f"{path} cannot have {missing}: the structure is of another network")
     for path in description["absorbed"]:
+        norm = _module(model, path)
+        if not isinstance(norm, _BatchNorm):
+            raise ValueError(f"{path} is a {type(norm).__name__} here, not a batch norm")
         surgery.replace(model, path, AbsorbedNorm())
     for path in description["biases"]:
         conv = _conv(model, path)
@@ -67,10 +91,14 @@ def apply_structure(model: nn.Module, description: dict[str, Any]) -> None:
 
 
 def _conv(model: nn.Module, path: str) -> nn.Conv2d:
-    try:
-        conv = model.get_submodule(path)
-    except AttributeError:
-        raise ValueError(f"this model has no {path}: the structure is of another network") from None
+    conv = _module(model, path)
     if not isinstance(conv, nn.Conv2d):
         raise ValueError(f"{path} is a {type(conv).__name__} here, not a convolution")
     return conv
+
+
+def _module(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        raise ValueError(f"this model has no {path}: the structure is of another network") from None

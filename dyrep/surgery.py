@@ -12,10 +12,11 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD, Adagrad, Optimizer
+from torch.optim import Optimizer
+
+from dyrep.optimizers import initial_state, layers
 
 
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:
@@ -23,6 +24,33 @@ def replace(model: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     holder = model.get_submodule(parent)
     holder._modules[name] = module
+
+
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+def replaced(module: nn.Module) -> str | None:
+    """Return what was put onto a module that its class alone does not do, or None."""
+    if any(getattr(module, hooks) for hooks in HOOKS):
+        return "hooks on it may change what it computes"
+    methods = [
+        n for n, value in vars(module).items() if callable(value) and hasattr(type(module), n)
+    ]
+    return f"its {methods[0]} was replaced" if methods else None
+
+
+def hand_on_hooks(block: nn.Module, conv: nn.Module, copied: bool = False) -> None:
+    """Let the conv that takes the place of a block have its hooks.
+
+    Args:
+        block: What had them.
+        conv: What has them from here on.
+        copied: Both stay, so what is removed from one is not removed from the other.
+    """
+    for name, value in vars(block).items():
+        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) and value:
+            setattr(conv, name, value.copy() if copied else value)
+    conv._is_full_backward_hook = block._is_full_backward_hook
 
 
 def refuse_wrapped(model: nn.Module) -> None:
@@ -87,8 +115,9 @@ def follow(
 ) -> None:
     """Make an optimizer that held parameters of a model hold those the model has now.
 
-    A new parameter joins the group of the parameter of its kind (kernels and matrices, or vectors)
-    that shares the longest part of its path, if the kernel it stands beside is optimized here.
+    A new parameter joins the group of the kernel it stands beside, if that is optimized here. A
+    vector does so if norms are in that group too; else it joins the norm of the nearest kin:
+    in a group of the same options but weight decay, of the longest path shared, or else the next.
     Parameters of other models are left alone.
 
     Args:
@@ -104,19 +133,19 @@ def follow(
     gone = known - set(named.values())
     groups = optimizer.param_groups
     home = {p: group for group in groups for p in group["params"]}
-    kernels = {name: p for name, p in before.items() if p.ndim > 1}
+    kernels = [name for name, p in before.items() if p.ndim > 1]
     for name, parameter in named.items():
-        if parameter in known or _nearest(name, kernels) not in home:
+        beside = max(kernels, key=lambda kernel: _shared(name, kernel))
+        if parameter in known or before[beside] not in home:
             continue
-        held = {n: p for n, p in before.items() if p in home}
-        alike = {n: p for n, p in held.items() if (p.ndim > 1) == (parameter.ndim > 1)}
-        group = home[_nearest(name, alike or held)]
+        kin = beside if parameter.ndim > 1 else _kin(model, beside, before, home)
+        group = home[before[kin]]
         if group.get("weight_decay") and any(parameter is p for p in undecayed):
             group = _without_decay(optimizer, group)
         group["params"].append(parameter)
         if "param_names" in group:
             group["param_names"].append(name)
-        _initial_state(optimizer, group, parameter)
+        initial_state(optimizer, group, parameter)
     names = {parameter: name for name, parameter in named.items()}
     order = {parameter: index for index, parameter in enumerate(names)}
     for group in groups:
@@ -126,7 +155,8 @@ def follow(
         if old:
             group["param_names"] = [names.get(p, old[p]) for p in group["params"]]
     for old_parameter in gone:
-        optimizer.state.pop(old_parameter, None)
+        for layer in layers(optimizer):
+            layer.state.pop(old_parameter, None)
 
 
 def _without_decay(optimizer: Optimizer, like: dict[str, Any]) -> dict[str, Any]:
@@ -149,27 +179,36 @@ def _without_decay(optimizer: Optimizer, like: dict[str, Any]) -> dict[str, Any]
     return optimizer.param_groups[-1]
 
 
-def _nearest(name: str, candidates: Mapping[str, Tensor]) -> Tensor:
-    """Return the parameter that shares the longest part of the path."""
-    path = name.split(".")
+def _kin(
+    model: nn.Module,
+    beside: str,
+    before: Mapping[str, Tensor],
+    home: Mapping[Tensor, dict[str, Any]],
+) -> str:
+    """Return the name of the vector whose group a new one beside a kernel joins."""
+    gammas = {getattr(module, "weight", None) for module in model.modules()}
+    held = [name for name, p in before.items() if p in home]
+    vectors = [name for name in held if before[name].ndim <= 1]
+    kin = [name for name in vectors if before[name] in gammas] or vectors or held
+    own = home[before[beside]]
+    here = [name for name in kin if home[before[name]] is own]
+    place = {name: index for index, name in enumerate(before)}
 
-    def shared(other: str) -> int:
-        pairs = zip(path, other.split("."), strict=False)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), len(path))
+    def nearness(name: str) -> tuple[bool, int, int, bool]:
+        steps = place[name] - place[beside]
+        alike = _options(home[before[name]]) == _options(own)
+        return alike, _shared(name, beside), -abs(steps), steps > 0
 
-    return candidates[max(candidates, key=shared)]
+    return max(here or kin, key=nearness)
 
 
-def _initial_state(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> None:
-    """Give a new parameter the state of one that was there from the start.
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a group, without weight decay and what it is called."""
+    aside = ("params", "param_names", "weight_decay")
+    return {k: v for k, v in group.items() if k not in aside and not isinstance(v, str)}
 
-    Adagrad makes it when it is built. The others make it at the first step, but a fused SGD only
-    for all parameters of a group or for none; a momentum of zero becomes the gradient there.
-    """
-    if isinstance(optimizer, SGD) and group["fused"] and group["momentum"]:
-        states = [optimizer.state.get(p, {}) for p in group["params"]]
-        if any(state.get("momentum_buffer") is not None for state in states):
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    if isinstance(optimizer, Adagrad):
-        options = {key: value for key, value in group.items() if key in optimizer.defaults}
-        optimizer.state[parameter] = Adagrad([parameter], **options).state[parameter]
+
+def _shared(name: str, other: str) -> int:
+    """Return how many parts of two paths are the same from the start."""
+    pairs = zip(name.split("."), other.split("."), strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), len(name.split(".")))

@@ -1,0 +1,67 @@
+"""Which optimizers can follow a change of structure, and the state a new parameter begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, Optimizer
+
+OWN = ("param_groups", "state", "defaults")  # what every optimizer has
+
+
+def refuse_whole(optimizer: Optimizer, model: nn.Module) -> None:
+    """Refuse an optimizer that keeps parameters elsewhere than in its groups.
+
+    Raises:
+        TypeError: names it, and what to use.
+    """
+    parameters = set(model.parameters())
+    for layer in layers(optimizer):
+        for name, value in vars(layer).items():
+            if name not in OWN and _holds(value, parameters, optimizer):
+                raise TypeError(
+                    f"{type(layer).__name__} keeps parameters of its own ({name}) beside its "
+                    "groups, so it would not train what grows; use an optimizer with a state per "
+                    "parameter, such as SGD or AdamW"
+                )
+
+
+def layers(optimizer: Optimizer) -> Iterator[Optimizer]:
+    """Yield an optimizer and those it wraps that share its groups."""
+    yield optimizer
+    for value in vars(optimizer).values():
+        if isinstance(value, Optimizer) and value.param_groups is optimizer.param_groups:
+            yield from layers(value)
+
+
+def _holds(value: Any, parameters: Set[Tensor], optimizer: Optimizer) -> bool:
+    if isinstance(value, Tensor):
+        return value in parameters
+    if isinstance(value, nn.Module):
+        return not parameters.isdisjoint(value.parameters())
+    if isinstance(value, Optimizer):
+        return value.param_groups is not optimizer.param_groups
+    if isinstance(value, Mapping):
+        return any(_holds(v, parameters, optimizer) for v in (*value, *value.values()))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(_holds(v, parameters, optimizer) for v in value)
+    return False
+
+
+def initial_state(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> None:
+    """Give a new parameter the state of one that was there from the start.
+
+    Adagrad makes it when it is built, and the fused kernel of SGD needs momenta of all or of none;
+    the others make it at the first step.
+    """
+    for layer in layers(optimizer):
+        if isinstance(layer, Adagrad):
+            options = {key: value for key, value in group.items() if key in layer.defaults}
+            layer.state[parameter] = Adagrad([parameter], **options).state[parameter]
+        elif isinstance(layer, SGD) and group.get("fused"):
+            known = (layer.state.get(p, {}).get("momentum_buffer") for p in group["params"])
+            if any(momentum is not None for momentum in known):
+                layer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -1,0 +1,163 @@
+"""Weights of the published training-time networks: DBB, DyRep and RepVGG.
+
+    DBB      github.com/DingXiaoH/DiverseBranchBlock       P.dbb_origin.conv.weight, ...
+    DyRep    github.com/hunto/image_classification_sota    P.dbb_kxk.conv.weight, ..., nested in kxk
+    RepVGG   github.com/DingXiaoH/RepVGG                   P.rbr_dense.conv.weight, ...
+
+P is the path of the conv in a network of the same paths. The chained branches pad with what the
+inner norm makes of zero there; here that border is taken away everywhere (see `dyrep.inner`), so
+the running mean of the norm behind is less by what its branch makes of the border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dyrep import algebra, branches, surgery, wrappers
+from dyrep.base import in_order
+from dyrep.block import AbsorbedNorm, BatchNormBlock, blocks, place_block
+from dyrep.branches import NormBranch, OneByOneAverage, OneByOneKxK
+from dyrep.transaction import all_or_nothing
+
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+KXK = ("dbb_origin", "dbb_kxk", "rbr_dense")
+# published part of a block: where it is here; `norm` stands for all that a batch norm has
+PLACES = {
+    **{f"{name}.conv.weight": "kxk.conv.weight" for name in KXK},
+    **{f"{name}.bn.norm": "kxk.norm" for name in KXK},
+    **{f"{name}.conv.weight": "1x1.conv.weight" for name in ("dbb_1x1", "rbr_1x1")},
+    **{f"{name}.bn.norm": "1x1.norm" for name in ("dbb_1x1", "rbr_1x1")},
+    **{f"{name}.norm": "identity.norm" for name in ("dbb_id", "rbr_identity")},
+    **{f"dbb_{name}.conv.weight": f"{name}.conv.weight" for name in ("1xk", "kx1")},
+    **{f"dbb_{name}.bn.norm": f"{name}.norm" for name in ("1xk", "kx1")},
+    **{f"{name}.conv.weight": "1x1_avg.reduce.weight" for name in ("dbb_avg", "dbb_1x1_avg")},
+    **{f"{name}.bn.bn.norm": "1x1_avg.inner_norm" for name in ("dbb_avg", "dbb_1x1_avg")},
+    **{f"{name}.avgbn.norm": "1x1_avg.norm" for name in ("dbb_avg", "dbb_1x1_avg")},
+    "dbb_1x1_kxk.idconv1.weight": "1x1_kxk.reduce.weight",
+    "dbb_1x1_kxk.conv1.weight": "1x1_kxk.reduce.weight",
+    "dbb_1x1_kxk.bn1.bn.norm": "1x1_kxk.inner_norm",
+    "dbb_1x1_kxk.conv2.weight": "1x1_kxk.conv.weight",
+    "dbb_1x1_kxk.bn2.norm": "1x1_kxk.norm",
+}
+EXACT = {
+    f"{theirs.removesuffix('norm')}{name}" if theirs.endswith("norm") else theirs: (
+        f"{ours}.{name}" if theirs.endswith("norm") else ours
+    )
+    for theirs, ours in PLACES.items()
+    for name in NORM
+}
+
+
+@torch.no_grad()
+def load_published(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a plain network the blocks and weights of a published training-time checkpoint.
+
+    In eval mode it computes what the published network did. Batch norms that the checkpoint has
+    not, because each branch has its own, are taken away.
+
+    Args:
+        model: A network without blocks whose convs have the paths of the published blocks.
+        state: What `torch.load` gave, or its `state_dict`; a prefix `module.` is taken off.
+
+    Raises:
+        ValueError: the checkpoint has no such blocks, or they do not fit this network; the network
+            is as it was.
+    """
+    surgery.refuse_wrapped(model)
+    if blocks(model):
+        raise ValueError("this model has blocks already; a checkpoint goes onto a fresh one")
+    state = state.get("state_dict", state)  # type: ignore[assignment]
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    before = dict(model.named_parameters())
+    with all_or_nothing(model):
+        _place(model, state)
+        _load(model, state)
+    wrappers.outdate(model, before)
+
+
+def _place(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    found: dict[str, set[str]] = {}
+    for path, part in filter(None, map(_parted, state)):
+        found.setdefault(path, set()).add(EXACT[part].partition(".")[0])
+    if not found:
+        raise ValueError(
+            "this checkpoint has no blocks of DBB, DyRep or RepVGG as they are while training: its "
+            f"keys look like {next(iter(state), 'nothing')}"
+        )
+    for path in sorted(found, key=lambda path: path.count(".dbb_kxk.conv")):
+        here, names = _here(path), in_order([*found[path]])
+        try:
+            conv = model.get_submodule(here)
+        except AttributeError:
+            conv = None
+        if not isinstance(conv, nn.Conv2d):
+            raise ValueError(f"the checkpoint has a block at {path}, this network no convolution")
+        if place_block(model, here, names).names != names:
+            raise ValueError(f"the convolution {path} cannot have the branches {', '.join(names)}")
+    for path, norm in list(model.named_modules()):
+        inside = any(path.startswith(f"{_here(block)}.") for block in found)
+        if isinstance(norm, _BatchNorm) and not inside and f"{path}.running_mean" not in state:
+            surgery.replace(model, path, AbsorbedNorm())
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    translated = dict(_translated(model, state))
+    try:
+        model.load_state_dict(translated, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint does not fit this network: {error}") from error
+    for key, value in state.items():  # biases before the norm of kxk, as DyRep has them
+        path, _, name = key.rpartition(".dbb_kxk.conv.")
+        if path and name == "bias":
+            block = model.get_submodule(_here(path))
+            assert isinstance(block, BatchNormBlock)
+            block.kxk.norm.running_mean.sub_(value)  # type: ignore[union-attr]
+    for block in blocks(model).values():
+        for branch in block.others():
+            if isinstance(branch, NormBranch) and branches.has_inner(branch):
+                _take_border(branch)
+
+
+def _translated(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for key, value in state.items():
+        parted = _parted(key)
+        if parted is None:
+            if not key.endswith(".dbb_kxk.conv.bias"):
+                yield key, value
+            continue
+        path, part = parted
+        if part.endswith("idconv1.weight"):  # the published one adds the identity
+            conv = model.get_submodule(f"{_here(path)}.branches.1x1_kxk.reduce")
+            assert isinstance(conv, nn.Conv2d)
+            value = value + algebra.identity(conv.in_channels, conv.groups, like=value)
+        yield f"{_here(path)}.branches.{EXACT[part]}", value
+
+
+def _take_border(branch: OneByOneKxK | OneByOneAverage) -> None:
+    """Take from the mean of the last norm what the branch makes of the border."""
+    _, border = branches.affine(branch.inner_norm)
+    if isinstance(branch, OneByOneKxK):
+        kernel, _ = branches.conv_equivalent(branch.conv)
+        taps = kernel.sum((2, 3)).unflatten(0, (branch.geometry.groups, -1))
+        border = (taps @ border.view(branch.geometry.groups, -1, 1)).flatten()
+    assert branch.norm.running_mean is not None
+    branch.norm.running_mean.copy_(branch.norm.running_mean.double() - border)
+
+
+def _parted(key: str) -> tuple[str, str] | None:
+    """Return the path of the published block and the part of it a key names, or None."""
+    pieces = key.split(".")
+    for end in range(len(pieces) - 1, 0, -1):  # the innermost block
+        part = ".".join(pieces[end:])
+        if part in EXACT:
+            return ".".join(pieces[:end]), part
+    return None
+
+
+def _here(path: str) -> str:
+    """Return where a published block is here; those of DyRep may be nested in kxk."""
+    return path.replace(".dbb_kxk.conv", ".branches.kxk.conv")

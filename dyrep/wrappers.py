@@ -1,0 +1,73 @@
+"""What was made around a network before it changed, and would go on with what it was.
+
+A DistributedDataParallel reduces the parameters it was made with; an average of weights pairs its
+own with those of the network by their place. Either would go on without a word.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dyrep import surgery
+
+UPDATES = ("update_parameters", "update")  # of torch's averages, and of timm's
+
+
+def outdate(
+    model: nn.Module, before: Mapping[str, Tensor], average: nn.Module | None = None
+) -> None:
+    """Let wrappers and averages of a changed network refuse to go on.
+
+    The next forward of a DistributedDataParallel around it raises, and so does the next update of
+    an average that has not followed.
+
+    Args:
+        model: After the change.
+        before: `dict(model.named_parameters())` from before it.
+        average: The bare average that has followed.
+    """
+    if {id(p) for p in before.values()} == {id(p) for p in model.parameters()}:
+        return
+    for holder in _holders():
+        if isinstance(holder, DistributedDataParallel):
+            if any(module is model for module in holder.modules()):
+                holder.register_forward_pre_hook(_refuse_forward)
+        elif _names(holder) == set(before) and surgery.bare(holder) is not average:
+            for update in UPDATES:
+                if hasattr(type(holder), update):
+                    setattr(holder, update, partial(_update, holder, update))
+
+
+def _holders() -> Iterator[nn.Module]:
+    """Yield the modules alive that hold another as `module`."""
+    for thing in gc.get_objects():
+        if issubclass(type(thing), nn.Module):
+            modules = vars(thing).get("_modules")
+            if isinstance(modules, dict) and isinstance(modules.get("module"), nn.Module):
+                yield thing
+
+
+def _names(model: nn.Module) -> Collection[str]:
+    return {name for name, _ in surgery.bare(model).named_parameters()}
+
+
+def _refuse_forward(ddp: nn.Module, _: Any) -> None:
+    raise RuntimeError(
+        "the network inside this DistributedDataParallel has changed, and what is new would not be "
+        "reduced: write `ddp = dyrep.rewrap(ddp)` after each change"
+    )
+
+
+def _update(average: nn.Module, update: str, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    if _names(average) != _names(model):
+        raise RuntimeError(
+            "this average of weights has not followed a change of its network: give it to "
+            "dyrep.DyRep(ema=...), or make it again"
+        )
+    return getattr(type(average), update)(average, model, *args, **kwargs)

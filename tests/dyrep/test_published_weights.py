@@ -1,0 +1,143 @@
+"""Weights in the published layouts give the function of the published networks.
+
+The networks here are written after the layouts (names, and what each part computes), not copied.
+"""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import dyrep
+from dyrep.fusion import relative_error
+from tests.dyrep.drawn import randomise
+
+
+def conv_norm(inputs, outputs, size, bias=False, **options):
+    conv = nn.Conv2d(inputs, outputs, size, bias=bias, **options)
+    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(outputs)))
+
+
+class Bordered(nn.Module):
+    """A batch norm, then padding by what it makes of zero."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        padded = self.bn(x.new_zeros(n, c, h + 2, w + 2))
+        padded[:, :, 1:-1, 1:-1] = self.bn(x)
+        return padded
+
+
+class FromIdentity(nn.Conv2d):
+    """A 1x1 conv whose weight is what it adds to the identity."""
+
+    def forward(self, x):
+        channels, per_group = self.weight.shape[:2]
+        kernel = self.weight.clone()
+        for channel in range(channels):
+            kernel[channel, channel % per_group] += 1
+        return F.conv2d(x, kernel, groups=self.groups)
+
+
+class Block(nn.Module):
+    """The published block of one of three kinds, as it is while training."""
+
+    def __init__(self, kind, inputs, outputs, stride=1, groups=1, nested=False, bias=False):
+        super().__init__()
+        common = {"stride": stride, "groups": groups}
+        kxk, one, average = {
+            "dbb": ("dbb_origin", "dbb_1x1", "dbb_avg"),
+            "dyrep": ("dbb_kxk", "dbb_1x1", "dbb_1x1_avg"),
+            "repvgg": ("rbr_dense", "rbr_1x1", None),
+        }[kind]
+        parts = {
+            kxk: conv_norm(inputs, outputs, 3, kind == "dyrep" and not nested, padding=1, **common),
+            one: conv_norm(inputs, outputs, 1, **common),
+        }
+        if nested:
+            parts[kxk].conv = Block(kind, inputs, outputs, stride, groups)
+        if average:
+            first = FromIdentity if kind == "dbb" else nn.Conv2d
+            parts[average] = nn.Sequential()
+            parts[average].conv = nn.Conv2d(inputs, outputs, 1, groups=groups, bias=False)
+            parts[average].bn = Bordered(outputs)
+            parts[average].avg = nn.AvgPool2d(3, stride)
+            parts[average].avgbn = nn.BatchNorm2d(outputs)
+            chain = parts["dbb_1x1_kxk"] = nn.Sequential()
+            name = "idconv1" if kind == "dbb" else "conv1"
+            chain.add_module(name, first(inputs, inputs, 1, groups=groups, bias=False))
+            chain.bn1 = Bordered(inputs)
+            chain.conv2 = nn.Conv2d(inputs, outputs, 3, bias=False, **common)
+            chain.bn2 = nn.BatchNorm2d(outputs)
+        if kind == "dyrep":
+            parts["dbb_1xk"] = conv_norm(inputs, outputs, (1, 3), padding=(0, 1), **common)
+            parts["dbb_kx1"] = conv_norm(inputs, outputs, (3, 1), padding=(1, 0), **common)
+        if kind != "dbb" and inputs == outputs and stride == 1:
+            parts["dbb_id" if kind == "dyrep" else "rbr_identity"] = nn.BatchNorm2d(outputs)
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x):
+        return sum(part(x) for part in self.children())
+
+
+def pair(kind, norm, **options):
+    """Return a published network with drawn statistics, and the plain one of the same paths."""
+    torch.manual_seed(0)
+
+    def build(first, second):
+        return nn.Sequential(
+            first, *([nn.BatchNorm2d(8)] if norm == "own" else [nn.Identity()]), nn.ReLU(), second
+        )
+
+    published = build(Block(kind, 4, 8, 2, 2), Block(kind, 8, 8, **options))
+    randomise(published)
+    plain = build(
+        nn.Conv2d(4, 8, 3, 2, 1, groups=2, bias=False), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+    )
+    if norm == "absorbed":
+        plain[1] = nn.BatchNorm2d(8)
+    return published.double().eval(), plain.double().eval()
+
+
+@pytest.mark.parametrize("norm", ["own", "absorbed", "none"])
+@pytest.mark.parametrize("kind", ["dbb", "dyrep", "dyrep nested", "repvgg"])
+def test_the_function_is_that_of_the_published_network(kind, norm):
+    kind, _, nested = kind.partition(" ")
+    published, plain = pair(kind, norm, nested=bool(nested))
+    x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
+    state = {f"module.{key}": value for key, value in published.state_dict().items()}
+    dyrep.load_published(plain, {"state_dict": state, "epoch": 3})
+    assert relative_error(published(x), plain(x)) < 1e-12
+    assert relative_error(published(x), dyrep.fuse(plain, inputs=x)(x)) < 1e-12
+    assert len(dyrep.block.blocks(plain)) == 2 + bool(nested)
+
+
+WRONG = {
+    "fused": lambda s: {"0.dbb_reparam.weight": torch.zeros(8, 2, 3, 3)},
+    "orepa": lambda s: {"0.weight_orepa_origin": torch.zeros(8, 2, 3, 3)},
+    "empty": lambda s: {},
+    "no conv": lambda s: {**s, "2.dbb_origin.conv.weight": torch.zeros(8, 8, 3, 3)},
+    "unknown path": lambda s: {**s, "9.dbb_1x1.conv.weight": torch.zeros(8, 8, 1, 1)},
+    "another shape": lambda s: {**s, "3.dbb_1x1_kxk.conv2.weight": torch.zeros(8, 16, 3, 3)},
+    "a key more": lambda s: {**s, "head.weight": torch.zeros(8)},
+    "a key less": lambda s: {k: v for k, v in s.items() if k != "3.dbb_avg.conv.weight"},
+    "unfit": lambda s: {**s, "0.dbb_id.weight": torch.zeros(8)},
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_does_not_fit_is_refused_and_changes_nothing(kind):
+    published, plain = pair("dbb", "absorbed")
+    before = {key: value.clone() for key, value in plain.state_dict().items()}
+    with pytest.raises(ValueError, match=r"checkpoint|cannot have"):
+        dyrep.load_published(plain, WRONG[kind](published.state_dict()))
+    after = plain.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
