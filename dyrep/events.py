@@ -16,7 +16,7 @@ class Event:
     BN behind the layer takes out again); `parameters` and `flops` are the whole network's, the
     flops None where no calibration batch was given. Of a conv inside a linear block the output is
     that of the block. `price` is what a step costs more with what grew, in steps of the plain
-    network, where growing is priced.
+    network, and `worth` the predicted gain per price of each new branch, where growing is priced.
     """
 
     action: Literal["grow", "cut"]
@@ -28,6 +28,7 @@ class Event:
     parameters: int
     flops: int | None
     price: float | None = None
+    worth: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON-able data."""

@@ -85,12 +85,13 @@ class Grower(DyRep):
         ranked = self._ranked(batches[0], generator)
         chosen = self._affordable(ranked, pricing.spent(self.model, batches[0], self._prices))
         self._resting = {candidate.path for candidate in chosen}
-        worth = [(f"{c.path} {c.branch}", c.worth) for c in ranked]
+        best = {c.path: c.worth for c in reversed(ranked)}
+        ranking = sorted(best.items(), key=lambda pair: -pair[1])
         for path in dict.fromkeys(candidate.path for candidate in chosen):
             here = [candidate for candidate in chosen if candidate.path == path]
             event = self._add(path, [candidate.branch for candidate in here], batches, generator)
-            price = sum(candidate.price for candidate in here)
-            yield dataclasses.replace(event, saliency=worth, price=price)
+            price, worth = sum(c.price for c in here), {c.branch: c.worth for c in here}
+            yield dataclasses.replace(event, saliency=ranking, price=price, worth=worth)
 
     def _ranked(self, batch: Tensor, generator: torch.Generator) -> list[Candidate]:
         ranking = self._saliency.ranking(generator)

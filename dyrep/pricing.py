@@ -38,6 +38,9 @@ from dyrep.geometry import Geometry
 from dyrep.linear import LinearBlock
 from dyrep.saliency import Saliency
 
+TINY = 1e-12  # a price that no clock can tell from nothing
+ROUNDS = 15  # pairs of steps of a layer that are timed, after one to warm up
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -57,8 +60,8 @@ class Candidate:
 
     @property
     def worth(self) -> float:
-        """Gain per price; a price of zero is one that was too small to measure."""
-        return self.gain / max(self.price, 1e-9)
+        """Gain per price."""
+        return self.gain / max(self.price, TINY)
 
 
 def gains(gradient: Tensor, geometry: Geometry, names: Sequence[str], strength: float) -> Tensor:
@@ -168,12 +171,21 @@ class Prices:
         place_block(holder, "0", [name], fixed=True, form="linear")
         example = conv.weight.detach().new_zeros(shape)
         if self.measure == "flops":
-            return float((cost(holder, example).flops - cost(plain, example).flops) * len(example))
+            extra = (cost(holder, example).flops - cost(plain, example).flops) * len(example)
+            return float(max(extra, 2 * conv.weight.numel()))  # what is added is added somewhere
         pairs = [
-            step_seconds(holder, example) - step_seconds(plain, example)
-            for _ in range(1 + budget.ROUNDS)
+            step_seconds(holder, example) - step_seconds(plain, example) for _ in range(1 + ROUNDS)
         ]
-        return max(0.0, statistics.median(pairs[1:]))
+        return at_least(pairs[1:])
+
+
+def at_least(differences: list[float]) -> float:
+    """Return the median of timed differences, or how far they spread if that is more.
+
+    What is too small to be measured costs what the clock can tell, not nothing.
+    """
+    middle = statistics.median(differences)
+    return max(middle, statistics.median(abs(each - middle) for each in differences))
 
 
 def open_branches(model: nn.Module, branches: Sequence[str]) -> dict[str, list[str]]:

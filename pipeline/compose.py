@@ -40,7 +40,8 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 MODELS = {"vgg", "mobilenet_v1", "torchvision", "timm"}
 FREE = ("cluster.sbatch",)  # may hold any key
 TAGS = {file.stem for file in (CONF / "data").glob("*.yaml")}
-TAGS |= MODELS | {"plain", "static", "dyrep", "disabled", "offline", "online", "local", "slurm"}
+TAGS |= MODELS | {"plain", "static", "dyrep", "grow"}
+TAGS |= {"disabled", "offline", "online", "local", "slurm"}
 
 
 def parse(overrides: list[str]) -> list[Override]:

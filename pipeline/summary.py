@@ -11,6 +11,7 @@ from rich.table import Table
 from pipeline import rundir
 from pipeline.config import Config
 from pipeline.config.base import STAGE_NAMES, StageName
+from pipeline.config.model import DyRep, Grow
 from pipeline.masking import mask
 from pipeline.outline import UNTOLD, Outline, Request, Unknown
 from pipeline.plan import Step
@@ -70,7 +71,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _growth(config: Config) -> str:
-    if config.method.kind != "dyrep":
+    if not isinstance(config.method, DyRep | Grow):
         return ""
     every, epochs = config.method.adjust_interval, config.train.epochs
     times = min(config.method.last_adjust_epoch, epochs - 1) // every

@@ -119,4 +119,26 @@ class DyRep(Section):
     calibration_batches: PositiveInt
 
 
-Method = Annotated[Plain | Static | DyRep, Field(discriminator="kind")]
+class Grow(Section):
+    """Single branches grown where they promise most per cost, under a budget; see `dyrep.Grower`.
+
+    A null of `adjust_interval`, `last_adjust_epoch` or `cost` is settled by
+    `pipeline.config.rules`.
+    """
+
+    name: str
+    kind: Literal["grow"]
+    adjust_interval: PositiveInt
+    last_adjust_epoch: NonNegativeInt
+    choose: Literal["worth", "random"]
+    strength: PositiveFloat
+    max_cost: Annotated[float, Field(ge=1)]
+    cost: Literal["flops", "seconds"]
+    branches: list[Branch] = Field(min_length=1)
+    grow: PositiveInt
+    cut_std: NonNegativeFloat
+    cut_ratio: NonNegativeFloat
+    calibration_batches: PositiveInt
+
+
+Method = Annotated[Plain | Static | DyRep | Grow, Field(discriminator="kind")]

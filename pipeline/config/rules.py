@@ -11,12 +11,13 @@ from typing import Any
 SMALL_IMAGE = 64  # pixels; up to here the 7x7 stem and its pool leave too little to look at
 INTERVALS = ((300, 15), (60, 5), (12, 3))  # from so many epochs on, epochs between adjustments
 SEEN = 256 / 224  # short side over the middle that is evaluated, as is usual for ImageNet
-GROWING = (5, 6)  # share of the epochs after which the structure stays
+WINDOWS = {"dyrep": (5, 6), "grow": (1, 2)}  # share of the epochs after which the structure stays
 RULED = (
     ("data", "resize", "auto"),
     ("model", "small_stem", "auto"),
     ("method", "last_adjust_epoch", None),
     ("method", "adjust_interval", None),
+    ("method", "cost", None),
 )
 RESNETS = r"(wide_)?res(net|next)"
 
@@ -48,8 +49,11 @@ def by_rule(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if model.get("small_stem") == "auto":
         small = isinstance(size, int) and size <= SMALL_IMAGE
         found["model"] = {"small_stem": small and has_small_stem(model)}
-    if method.get("kind") == "dyrep":
+    if method.get("kind") in WINDOWS:
         found["method"] = _window(method, epochs if isinstance(epochs, int) else 1)
+        if method.get("cost", "") is None:
+            exact = bool(_section(values, "train").get("deterministic"))
+            found["method"]["cost"] = "flops" if exact else "seconds"
     return found
 
 
@@ -64,7 +68,8 @@ def _window(method: dict[str, Any], epochs: int) -> dict[str, Any]:
     """Return how often and how long a network grows, as far as neither is set.
 
     The intervals are the published ones: 15 of 600 epochs, 5 of 120, 100, 90. The last adjustment
-    is at 5/6 of the epochs, as published for ResNets (100 of 120), at a whole number of intervals.
+    is at 5/6 of the epochs, as published for ResNets (100 of 120), at a whole number of intervals;
+    with method=grow at half, as what grows late has no time to pay for itself.
     """
     interval, last = method.get("adjust_interval"), method.get("last_adjust_epoch")
     found = {}
@@ -74,7 +79,7 @@ def _window(method: dict[str, Any], epochs: int) -> dict[str, Any]:
             interval = min(interval, max(1, last))
         found["adjust_interval"] = interval
     if last is None and isinstance(interval, int) and interval > 0:
-        share, of = GROWING
+        share, of = WINDOWS[method["kind"]]
         found["last_adjust_epoch"] = interval * max(1, epochs * share // of // interval)
     return found
 

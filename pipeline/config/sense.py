@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.config.rules import RULED
+from pipeline.config.rules import RULED, WINDOWS
 from pipeline.masking import mask
 
 Flat = dict[str, Any]  # settings by dotted key
@@ -105,7 +105,7 @@ def _schedule(flat: Flat) -> Iterator[str]:
             f"train.warmup_epochs={warmup} is more than train.epochs={epochs}; "
             "set train.warmup_epochs below train.epochs"
         )
-    if flat["method.kind"] != "dyrep":
+    if flat["method.kind"] not in WINDOWS:
         return
     interval, last = flat["method.adjust_interval"], flat["method.last_adjust_epoch"]
     most = min(last, epochs - 1)  # the last epoch adjusts nothing

@@ -10,14 +10,12 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 import dyrep
-from pipeline.config.model import DyRep, Plain, Static
+from pipeline.config.model import DyRep, Grow, Method, Static
 from pipeline.training import growable
 from pipeline.training.history import Rows
 
 
-def prepare(
-    model: nn.Module, method: Plain | Static | DyRep, seed: int, image_size: int
-) -> dict[str, str]:
+def prepare(model: nn.Module, method: Method, seed: int, image_size: int) -> dict[str, str]:
     """Give the network the branches it starts with; return what is left alone, and why.
 
     Raises:
@@ -44,7 +42,7 @@ class Growth:
         model: nn.Module,
         optimizer: Optimizer,
         ema: nn.Module | None,
-        method: Plain | Static | DyRep,
+        method: Method,
         seed: int,
         rows: Rows,
         left: dict[str, str],
@@ -80,7 +78,7 @@ class Growth:
         self._waiting = [{**facts, **event, **times} for event in events]
         for event in events:
             self.totals["grown" if event["action"] == "grow" else "cut"] += 1
-        lines = [f"{e['action']} {e['layer']}: {', '.join(e['branches'])}" for e in events]
+        lines = [_told(event) for event in events]
         return [*lines, *self._passed_over({e["layer"] for e in events})]
 
     def _passed_over(self, changed: set[str]) -> list[str]:
@@ -121,9 +119,17 @@ def _evolver(
     model: nn.Module,
     optimizer: Optimizer,
     ema: nn.Module | None,
-    method: Plain | Static | DyRep,
+    method: Method,
     seed: int,
 ) -> dyrep.DyRep | None:
+    if isinstance(method, Grow):
+        return dyrep.Grower(
+            model,
+            optimizer,
+            ema=ema,
+            seed=seed,
+            **method.model_dump(exclude={"name", "kind", "calibration_batches"}),
+        )
     if not isinstance(method, DyRep):
         return None
     return dyrep.DyRep(
@@ -142,3 +148,8 @@ def _evolver(
         cost=method.cost,
         seed=seed,
     )
+
+
+def _told(event: dict[str, Any]) -> str:
+    price = "" if event["price"] is None else f" (for {event['price']:.3f} plain steps)"
+    return f"{event['action']} {event['layer']}: {', '.join(event['branches'])}{price}"

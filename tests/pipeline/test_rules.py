@@ -79,3 +79,20 @@ def test_settled_values_can_be_settled_anew(tmp_path):
     assert again["model"]["small_stem"] == "auto"
     assert again["method"]["adjust_interval"] == 4  # is no rule's
     assert rules.settle(again) == values
+
+
+@pytest.mark.parametrize(
+    ("overrides", "settled"),
+    [
+        ((), (3, 6, "seconds")),
+        (("train.deterministic=true",), (3, 6, "flops")),
+        (("method.cost=seconds", "train.deterministic=true"), (3, 6, "seconds")),
+        (("train=imagenet",), (5, 60, "seconds")),
+        (("method.last_adjust_epoch=9",), (3, 9, "seconds")),
+    ],
+)
+def test_single_branches_grow_early_and_at_prices_that_repeat_where_all_does(
+    tmp_path, overrides, settled
+):
+    method = config(tmp_path, "method=grow", *overrides).method
+    assert (method.adjust_interval, method.last_adjust_epoch, method.cost) == settled
