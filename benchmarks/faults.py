@@ -229,14 +229,14 @@ CASES = {
     "removed: stage": Case(begin="train", disturb=removed("stages/train-*"), mend=nothing),
     "removed: run": Case(begin="train", disturb=removed("runs/faults"), mend=nothing),
     "removed: root": Case(begin="train", disturb=removed("root"), mend=nothing),
-    "stopped: worker": Case(begin="train", disturb=stopped("worker"), code=0),
-    "stopped: launcher": Case(begin="train", disturb=stopped("launcher"), code=0),
-    "stopped: all": Case(begin="train", disturb=stopped("all"), code=0),
+    "stopped: worker": Case(begin="train", disturb=stopped("worker"), code=0, mend=nothing),
+    "stopped: launcher": Case(begin="train", disturb=stopped("launcher"), code=0, mend=nothing),
+    "stopped: all": Case(begin="train", disturb=stopped("all"), code=0, mend=nothing),
     "stopped: worker, hang_timeout 20 s": Case(
-        begin="train", disturb=stopped("worker"), code=0, words=("cluster.hang_timeout=20",)
+        begin="train", disturb=stopped("worker"), code=0, mend=nothing, words=("cluster.hang_timeout=20",)
     ),
     "stopped: all, two processes, hang_timeout 20 s": Case(
-        begin="train", disturb=stopped("all"), code=0,
+        begin="train", disturb=stopped("all"), code=0, mend=nothing,
         words=("cluster.hang_timeout=20",), count=2,
     ),
 }  # fmt: skip
