@@ -233,7 +233,8 @@ CASES = {
     "stopped: launcher": Case(begin="train", disturb=stopped("launcher"), code=0, mend=nothing),
     "stopped: all": Case(begin="train", disturb=stopped("all"), code=0, mend=nothing),
     "stopped: worker, hang_timeout 20 s": Case(
-        begin="train", disturb=stopped("worker"), code=0, mend=nothing, words=("cluster.hang_timeout=20",)
+        begin="train", disturb=stopped("worker"), code=0, mend=nothing,
+        words=("cluster.hang_timeout=20",),
     ),
     "stopped: all, two processes, hang_timeout 20 s": Case(
         begin="train", disturb=stopped("all"), code=0, mend=nothing,
