@@ -56,7 +56,8 @@ def _check_data(config: Config, plan: list[Step]) -> None:
     if trains and config.train.batch_size > images:
         raise UserError(
             f"train.batch_size={config.train.batch_size} is larger than the {images} "
-            f"training images of data={config.data.name}; use a smaller one"
+            f"training images of data={config.data.name}; use a smaller one, e.g. "
+            f"train.batch_size={2 ** (images.bit_length() - 1)}"
         )
 
 

@@ -29,7 +29,7 @@ REFUSED = [
     (["data.root=/my/pictures"], "not read by data=digits"),
     (["model.widths=[8,8]"], "model.widths.0=8 is no list; write [8] in its place"),
     (["data=imagefolder"], "data.root is missing; give data.root=VALUE"),
-    (["data=imagefolder", "data.root=/nowhere"], "/nowhere/train is no folder"),
+    (["data=imagefolder", "data.root=/nowhere"], "/nowhere is no folder"),
     (["data=cifar10", "data.root=/nowhere"], "cifar-10-python.tar.gz"),
     (["data.loader=fast"], "'auto', 'dali', 'memory' or 'torch'"),
     (["train.epochs=3", "train.warmup_epochs=3"], "train.warmup_epochs below train.epochs"),

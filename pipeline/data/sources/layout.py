@@ -39,15 +39,26 @@ def check(root: Path, split: bool) -> None:
 def _check_splits(root: Path) -> None:
     if (root / "train").is_dir() and (root / "val").is_dir():
         return
-    names = folders(root) if root.is_dir() else set()
+    if not root.is_dir():
+        raise UserError(
+            f"{root} is no folder; data.root needs train/CLASS/IMAGE and val/… below it"
+        )
+    names = folders(root)
     missing = root / "val" if (root / "train").is_dir() else root / "train"
     cure = (
         _commands(root, names)
         or _further_down(root, names)
-        or "data.root needs train/CLASS/IMAGE and val/CLASS/… below it; "
-        "or set data.val_fraction to split one folder"
+        or f"data.root needs train/CLASS/IMAGE and val/CLASS/… below it; or {_split(names)}"
     )
     raise UserError(f"{missing} is no folder; {cure}")
+
+
+def _split(names: set[str]) -> str:
+    """Return how the folders there are may be meant."""
+    if not names:
+        return "set data.val_fraction to split one folder"
+    some = ", ".join(f"{name}/" for name in sorted(names)[:3])
+    return f"data.val_fraction=0.1 takes {some}{', …' if len(names) > 3 else ''} for classes"
 
 
 def _check_classes(root: Path) -> None:
