@@ -48,13 +48,15 @@ def _check_splits(root: Path) -> None:
     cure = (
         _commands(root, names)
         or _further_down(root, names)
-        or f"data.root needs train/CLASS/IMAGE and val/CLASS/… below it; or {_split(names)}"
+        or f"data.root needs train/CLASS/IMAGE and val/CLASS/… below it; or {_split(root, names)}"
     )
     raise UserError(f"{missing} is no folder; {cure}")
 
 
-def _split(names: set[str]) -> str:
+def _split(root: Path, names: set[str]) -> str:
     """Return how the folders there are may be meant."""
+    if "train" in names:
+        return f"data.root={root / 'train'} data.val_fraction=0.1 splits train/"
     if not names:
         return "set data.val_fraction to split one folder"
     some = ", ".join(f"{name}/" for name in sorted(names)[:3])
