@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from pipeline import commands
+from tests.launcher import PROJECT
 
 NAMES = ["launch", "run", "status", "logs", "cancel", "compare", "sync", "evaluate"]
 
@@ -23,6 +24,14 @@ def test_help_helps_at_once_and_without_torch(module):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Exit codes" in done.stdout
+
+
+def test_a_forgotten_environment_is_told_in_one_line():
+    done = subprocess.run(  # -S: without site-packages
+        [sys.executable, "-S", "-m", "pipeline.status"], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "rich; activate the environment" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_composed_configuration_is_printed(launch):
