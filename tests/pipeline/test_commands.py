@@ -31,7 +31,7 @@ def test_a_forgotten_environment_is_told_in_one_line():
         [sys.executable, "-S", "-m", "pipeline.status"], cwd=PROJECT, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "rich; activate the environment" in done.stderr and done.stderr.count("\n") == 1
+    assert "rich, yaml; activate the environment" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_composed_configuration_is_printed(launch):
