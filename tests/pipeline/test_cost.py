@@ -1,6 +1,7 @@
 """The work of a training in steps of its plain network: measured aside, counted, kept."""
 
 import copy
+import itertools
 from contextlib import nullcontext
 
 import pytest
@@ -64,9 +65,9 @@ def test_measuring_disturbs_nothing(config, monkeypatch):
 @pytest.mark.parametrize(
     ("seconds", "steps", "pairs"),
     [
-        (0.01, 0, 3),  # a short training: the fewest
-        (0.01, 10**6, 9),  # a long one: as many as are of use
-        (0.01, 10, 3),
+        (0.01, 0, cost.FEWEST),  # a short training: the fewest
+        (0.01, 10**6, cost.MOST),  # a long one: as many as are of use
+        (0.01, 10, cost.FEWEST),
         (20.0, 10**6, 1),  # steps so long that one pair has to do
     ],
 )
@@ -82,6 +83,17 @@ def test_timing_is_bounded(monkeypatch, seconds, steps, pairs):
     monkeypatch.setattr(cost.time, "perf_counter", lambda: clock[0])
     assert cost._times_plain("grown", "plain", None, nullcontext(), steps) == pytest.approx(3.0)
     assert calls.count("plain") == pairs + 1
+
+
+def test_what_a_neighbour_takes_does_not_count(monkeypatch):
+    """It disturbs four of five steps, each by another time."""
+    disturbed = itertools.cycle([0.9, 0.0, 3.1, 0.4, 7.7, 0.0, 1.3])
+
+    def timed(model, batch):
+        return (3.0 if model == "grown" else 1.0) + next(disturbed)
+
+    monkeypatch.setattr(cost, "step_seconds", timed)
+    assert cost._times_plain("grown", "plain", None, nullcontext(), 10**6) == 3.0
 
 
 def test_what_does_not_fit_is_told_and_each_step_casts_anew(config, monkeypatch):
