@@ -31,6 +31,10 @@ from pipeline.config.rules import SMALL_IMAGE
 from pipeline.errors import UserError, nearest
 
 SWEEPER = "hydra/sweeper="
+LIBRARIES = (
+    " Networks of timm and torchvision: model=timm model.name={}; "
+    "python -m pipeline.launch --models lists them"
+)
 RECIPES = {
     "digits": ("digits",),
     "cifar": ("cifar10", "cifar100"),
@@ -205,7 +209,10 @@ def _check_choice(override: Override, files: Path | None) -> None:
         if not isinstance(choice, str):
             raise UserError(f"{said}: {group} needs one choice; valid are: {', '.join(valid)}")
         if choice not in valid and (files or not choice.isidentifier()):
-            raise UserError(f"{group}={choice} is not a choice; {nearest(choice, valid)}")
+            raise UserError(
+                f"{group}={choice} is not a choice; {nearest(choice, valid)}"
+                + (LIBRARIES.format(choice) if group == "model" else "")
+            )
     if override.type is not OverrideType.CHANGE:
         raise UserError(f"{said}: {group} is among the settings; write {group}={choice}")
 
