@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from dyrep import expansion, pricing
 from dyrep.branches import ALL_BRANCHES
 from dyrep.budget import Measure
+from dyrep.cost import cost as cost_of
 from dyrep.events import Event
 from dyrep.evolution import DyRep, outputs
 from dyrep.pricing import Candidate, Prices, Promise
@@ -125,9 +126,11 @@ class Grower(DyRep):
     def _add(
         self, path: str, names: list[str], batches: list[Tensor], generator: torch.Generator
     ) -> Event:
+        """Grow a layer; its errors are measured on noise, as forwards of the network cost steps."""
         assert self.strength is not None
-        before = outputs(self.model, path, batches)
+        before = outputs(self.model, path, [])
         block = expansion.add(self.model, path, names, generator, self.strength)
         if self.ema is not None:
             expansion.add_alike(self.ema, path, names, block)
-        return self._event("grow", path, block, before, None, batches)
+        event = self._event("grow", path, block, before, None, [])
+        return dataclasses.replace(event, flops=cost_of(self.model, batches[0]).flops)

@@ -39,7 +39,7 @@ from dyrep.linear import LinearBlock
 from dyrep.saliency import Saliency
 
 TINY = 1e-12  # a price that no clock can tell from nothing
-ROUNDS = 15  # pairs of steps of a layer that are timed, after one to warm up
+ROUNDS = 9  # pairs of steps of a layer that are timed, after one to warm up
 
 
 @dataclass(frozen=True)
