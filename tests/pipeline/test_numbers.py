@@ -69,7 +69,9 @@ def test_an_epoch_most_of_which_was_skipped_is_no_training(skipped, steps, ends)
 
 
 def history(folder, saved):
-    world = types.SimpleNamespace(main=True, world_size=1, total=lambda losses: losses)
+    world = types.SimpleNamespace(
+        main=True, world_size=1, device=torch.device("cpu"), total=lambda losses: losses
+    )
     recipe = types.SimpleNamespace(nonfinite="skip", batch_size=8)
     return History(folder / "history.jsonl", world, recipe, saved)
 
@@ -77,10 +79,10 @@ def history(folder, saved):
 def test_skipped_steps_are_counted_across_a_restart(tmp_path):
     first = history(tmp_path, {})
     for step, loss in enumerate((1.0, NAN, 2.0), start=1):
-        first.step(step, 1, torch.tensor(loss), 0.1, 0.0)
+        first.step(step, 1, torch.tensor(loss), 0.1)
     assert first.skipped_now() == (1, 3)
     second = history(tmp_path, strictly(json.dumps(first.state())))
-    second.step(4, 1, torch.tensor(INF), 0.1, 0.0)
+    second.step(4, 1, torch.tensor(INF), 0.1)
     assert second.skipped_now() == (2, 4)
     second.epoch(4, 1, {"val_loss": NAN, "top1": 10.0}, 8, {})
     assert second.skipped_now() == (0, 0)
