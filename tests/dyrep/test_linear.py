@@ -20,6 +20,8 @@ from tests.dyrep.drawn import convs
 from tests.dyrep.networks import batches, example, grow_at, network, optimizer_for, step
 from tests.dyrep.test_budget import held_values
 
+pytestmark = pytest.mark.long
+
 OTHERS = [name for name in dyrep.ALL_BRANCHES if name != "kxk"]
 
 

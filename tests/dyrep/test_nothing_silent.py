@@ -16,6 +16,8 @@ from dyrep.block import FixedNorm
 from dyrep.fusion import relative_error
 from tests.dyrep.networks import batches, example, grow_at, grown, network, step
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def alone():

@@ -15,6 +15,8 @@ from pipeline.training import compiling
 from pipeline.training.compiling import Compiler, blocks
 from tests.pipeline.learning import ALONE, batch, learner
 
+pytestmark = pytest.mark.long
+
 needs_compiler = pytest.mark.skipif(
     not shutil.which("g++"), reason="torch.compile on a CPU needs g++, which is not installed"
 )
