@@ -11,7 +11,7 @@ from rich.table import Table
 from pipeline import rundir
 from pipeline.config import Config
 from pipeline.config.base import STAGE_NAMES, StageName
-from pipeline.config.model import DyRep, Grow
+from pipeline.config.model import Growing
 from pipeline.masking import mask
 from pipeline.outline import UNTOLD, Outline, Request, Unknown
 from pipeline.plan import Step
@@ -71,7 +71,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _growth(config: Config) -> str:
-    if not isinstance(config.method, DyRep | Grow):
+    if not isinstance(config.method, Growing):
         return ""
     every, epochs = config.method.adjust_interval, config.train.epochs
     times = min(config.method.last_adjust_epoch, epochs - 1) // every

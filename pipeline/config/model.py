@@ -98,19 +98,15 @@ class Static(Section):
         return self
 
 
-class DyRep(Section):
-    """Branches grown and cut while training; see `dyrep.DyRep`.
+class Growing(Section):
+    """Branches grown and cut while training.
 
     A null of `adjust_interval` or `last_adjust_epoch` is settled by `pipeline.config.rules`.
     """
 
     name: str
-    kind: Literal["dyrep"]
-    form: Form = "batchnorm"
     adjust_interval: PositiveInt
     last_adjust_epoch: NonNegativeInt
-    saliency: Literal["gain", "gain_per_flop", "snip", "grad_norm", "synflow", "random"]
-    max_cost: Annotated[float, Field(ge=1)] | None
     cost: Literal["flops", "seconds"]
     branches: list[Branch] = Field(min_length=1)
     grow: PositiveInt
@@ -119,26 +115,25 @@ class DyRep(Section):
     calibration_batches: PositiveInt
 
 
-class Grow(Section):
-    """Single branches grown where they promise most per cost, under a budget; see `dyrep.Grower`.
+class DyRep(Growing):
+    """All branches of a layer at once, as published; see `dyrep.DyRep`."""
 
-    A null of `adjust_interval`, `last_adjust_epoch` or `cost` is settled by
-    `pipeline.config.rules`.
+    kind: Literal["dyrep"]
+    form: Form = "batchnorm"
+    saliency: Literal["gain", "gain_per_flop", "snip", "grad_norm", "synflow", "random"]
+    max_cost: Annotated[float, Field(ge=1)] | None
+
+
+class Grow(Growing):
+    """Single branches where they promise most per cost, under a budget; see `dyrep.Grower`.
+
+    A null of `cost` is settled by `pipeline.config.rules`.
     """
 
-    name: str
     kind: Literal["grow"]
-    adjust_interval: PositiveInt
-    last_adjust_epoch: NonNegativeInt
     choose: Literal["worth", "random"]
     strength: PositiveFloat
     max_cost: Annotated[float, Field(ge=1)]
-    cost: Literal["flops", "seconds"]
-    branches: list[Branch] = Field(min_length=1)
-    grow: PositiveInt
-    cut_std: NonNegativeFloat
-    cut_ratio: NonNegativeFloat
-    calibration_batches: PositiveInt
 
 
 Method = Annotated[Plain | Static | DyRep | Grow, Field(discriminator="kind")]

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from pipeline import rundir
-from pipeline.config.model import DyRep, Grow
+from pipeline.config.model import Growing
 from pipeline.data.loader import Batch
 from pipeline.errors import Interrupted
 from pipeline.stage import Context
@@ -150,7 +150,7 @@ class Training:
     def _adjust(self, step_seconds: float) -> None:
         self._report("adjusting")
         self.learner.unwrap()
-        assert isinstance(self.config.method, DyRep | Grow)
+        assert isinstance(self.config.method, Growing)
         count = self.config.method.calibration_batches
         batches = self.images.calibration(count, self.epoch, self._leave_if_asked)
         for line in self.growth.adjust(batches, self.epoch, self.step, step_seconds):
