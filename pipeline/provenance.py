@@ -23,10 +23,10 @@ def command_line() -> str:
 
 
 @cache
-def versions() -> dict[str, str]:
-    """Return the versions of python and of the packages results depend on."""
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Return the versions of python and of packages, those that results depend on unless named."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

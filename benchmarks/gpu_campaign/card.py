@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import statistics
 import subprocess
 import tempfile
@@ -13,21 +12,6 @@ from typing import IO, Any
 NAMED = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "clocks.max.mem")
 SAMPLED = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "utilization.gpu")
 EVERY = 1000  # milliseconds between two samples
-PACKAGES = (
-    "numpy", "nvidia-cudnn-cu13", "triton", "pydantic", "omegaconf", "safetensors", "submitit",
-    "scipy",
-)  # fmt: skip
-
-
-def packages() -> dict[str, str]:
-    """Return the versions of what decides speed, beside what every result of a stage names."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def named() -> dict[str, str]:

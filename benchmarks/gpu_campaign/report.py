@@ -17,6 +17,11 @@ from typing import Any
 from benchmarks.gpu_campaign import card
 from pipeline import disk
 
+PACKAGES = (  # that decide speed, beside those that every result of a stage names
+    "numpy", "nvidia-cudnn-cu13", "triton", "pydantic", "omegaconf", "safetensors", "submitit",
+    "scipy",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -89,7 +94,8 @@ class Report:
         source = provenance.source_revision()
         self.facts["commit"] = self._asked.commit or source["revision"]
         self.facts["machine"] = {
-            **environment.describe(), "packages": card.packages(), "cuda": torch.version.cuda,
+            **environment.describe(),
+            "packages": provenance.versions(PACKAGES), "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(), "card": card.named(), "set": machine.tuning(),
         }  # fmt: skip
         self.facts["before"] = machine.state(device)
