@@ -42,7 +42,8 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
     found_runs = commands.find(root, names)
     runs = {run.name: commands.stages(run) for run in found_runs}
     queue, note = standing.queued()
-    if not any(standing.by_slurm(path) for stages in runs.values() for path in stages.values()):
+    paths = (path for stages in runs.values() for path in stages.values())
+    if note and not any(map(standing.by_slurm, paths)):
         note = ""
     waits = standing.names_of(runs.items(), queue or {})
     found = {
