@@ -4,6 +4,7 @@
 the machine is for the others.
 """
 
+import gc
 import os
 import shutil
 
@@ -24,6 +25,12 @@ def pytest_collection_modifyitems(items):
         left_out = {"cluster", "zoo", "slow", "gpu"} & set(item.keywords)
         if left_out or STARTS & set(item.fixturenames):
             item.add_marker(pytest.mark.long)
+
+
+def pytest_collection_finish():
+    """Leave what the imports brought out of every later search for garbage and for wrappers."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
