@@ -111,8 +111,10 @@ def _show() -> int:
 
 
 def _composed(asked: Asked) -> list[Composed]:
-    if asked.sweeps and asked.plain:
+    if asked.plain and asked.sweeps:
         return sweep.composed(asked.settings)
+    if asked.plain and not any("hydra" in word for word in asked.settings):
+        return [sweep.single(asked.settings)]
     found: list[Composed] = []
     compose.by_hydra(found.append)
     return found

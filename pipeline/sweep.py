@@ -1,6 +1,6 @@
-"""The runs of a sweep: choices composed by Hydra once per combination, values set on top.
+"""The runs a command line means: of a sweep, choices composed once per combination, values on top.
 
-Hydra's own sweeper composes each run twice and from the files, which for a thousand runs takes
+Hydra's own command composes each run twice and from the files, which for a thousand runs takes
 minutes; what this returns is the same.
 """
 
@@ -118,6 +118,16 @@ def _apart(one: list[str], other: list[str]) -> list[str]:
     """Return two lists of overrides in words, by what tells them apart if anything does."""
     both = set(one) & set(other)
     return [" ".join(o for o in words if o not in both) or "the same" for words in (one, other)]
+
+
+def single(arguments: list[str]) -> Composed:
+    """Return tree, choices and overrides of the one run that is meant without `-m`.
+
+    Raises:
+        HydraException: as Hydra would.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
+        return *_from_files(arguments), arguments
 
 
 def composed(arguments: list[str]) -> list[Composed]:

@@ -33,6 +33,11 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    """Give it back, or triton calls it a leak at exit."""
+    gc.unfreeze()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Give one process all tests on SLURM, which share a cluster; else the tests of a file."""

@@ -76,15 +76,30 @@ def module(name, *arguments, environment, timeout=120):
     )  # fmt: skip
 
 
-def torchrun(script, processes=2):
-    """Run a script that uses the library in several processes, as its users would."""
+RANKS = """
+import os, runpy, sys
+import torch._dynamo, torch.distributed, dyrep  # the first is what an optimizer imports
+count = int(sys.argv[1])
+ranks = []
+for rank in range(count):
+    if not (child := os.fork()):
+        os.environ["RANK"] = str(rank)
+        runpy.run_path(sys.argv[2], run_name="__main__")
+        os._exit(0)
+    ranks.append(child)
+sys.exit(any([os.waitpid(child, 0)[1] for child in ranks]))
+"""
+
+
+def in_ranks(script, count=2):
+    """Run a script that uses the library in several processes, which import torch once."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--master-addr=127.0.0.1"]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     return subprocess.run(
-        [*command, f"--master-port={port}", f"--nproc-per-node={processes}", str(script)],
+        [sys.executable, "-c", RANKS, str(count), str(script)],
         cwd=PROJECT, capture_output=True, text=True, timeout=180,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **world, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 

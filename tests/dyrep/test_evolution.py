@@ -13,7 +13,7 @@ import dyrep
 from dyrep import surgery
 from dyrep.saliency import Saliency
 from tests.dyrep.networks import batches, example, network, optimizer_for, step
-from tests.launcher import torchrun
+from tests.launcher import in_ranks
 
 
 def test_due_counts_epochs_from_zero_as_published():
@@ -206,6 +206,6 @@ os._exit(0)  # gloo's threads sometimes abort a process that takes its group dow
 
 def test_two_ranks_grow_the_same_bits(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
-    done = torchrun(tmp_path / "worker.py")
+    done = in_ranks(tmp_path / "worker.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("same") == 2

@@ -22,7 +22,7 @@ from tests.dyrep.networks import (
     optimizer_for,
     step,
 )
-from tests.launcher import torchrun
+from tests.launcher import in_ranks
 
 pytestmark = pytest.mark.long
 
@@ -314,6 +314,6 @@ os._exit(0)  # gloo's threads sometimes abort a process that takes its group dow
 def test_a_wrapper_is_made_again_with_its_hooks(form, tmp_path):
     """Every parameter is reduced once per step through the user's hook, before and after growing."""
     (tmp_path / "worker.py").write_text(REWRAP.replace("FORM", form))
-    done = torchrun(tmp_path / "worker.py")
+    done = in_ranks(tmp_path / "worker.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("kept") == 2

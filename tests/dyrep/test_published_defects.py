@@ -17,7 +17,7 @@ from dyrep import expansion, pruning
 from dyrep.fusion import relative_error
 from dyrep.saliency import Saliency
 from tests.dyrep.networks import batches, example, grow_at, grown, network, optimizer_for, step
-from tests.launcher import torchrun
+from tests.launcher import in_ranks
 
 
 def test_the_published_score_is_nothing_but_the_epsilon_of_the_norm():
@@ -186,7 +186,7 @@ def test_statistics_of_two_ranks_are_those_of_all_images(tmp_path):
     text = POOLED.replace("STATE", str(tmp_path / "state"))
     text = text.replace("IMAGES", str(tmp_path / "images"))
     (tmp_path / "worker.py").write_text(text.replace("RESULT", str(tmp_path / "result")))
-    done = torchrun(tmp_path / "worker.py")
+    done = in_ranks(tmp_path / "worker.py")
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"result{r}", weights_only=True) for r in (0, 1))
     assert all(torch.equal(value, second[key]) for key, value in first.items())

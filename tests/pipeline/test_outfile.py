@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -60,17 +61,33 @@ def test_what_cannot_be_written_is_one_line(tmp_path, make, said):
         outfile.write(tmp_path / "it", "text")
 
 
-@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
-def test_what_is_said_before_and_after_stays_in_a_file_that_stdout_is(tmp_path, name):
+def test_what_is_said_before_and_after_stays_in_a_file_that_stdout_is(tmp_path):
     make_run(tmp_path, "one")
     with (tmp_path / "out").open("w") as out:
         out.write("before\n")
         out.flush()
         subprocess.run(
             [sys.executable, "-m", "pipeline.compare", "one", f"--root={tmp_path}",
-             f"--json={name}", f"--html={tmp_path / 'page'}"],
+             "--json=/dev/stdout", f"--html={tmp_path / 'page'}"],
             cwd=PROJECT, stdout=out, check=True,
         )  # fmt: skip
     told = (tmp_path / "out").read_text()
     places = [told.index(part) for part in ("before\n", "Which is better", "\n{\n", "\npage: ")]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/{}", "/proc/self/fd/{}", "link"])
+def test_an_open_file_is_written_on_from_where_it_is(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("/dev/stdout")
+    with Path("out").open("w") as out, redirect_stdout(out):
+        kept = os.dup(1)
+        os.dup2(out.fileno(), 1)
+        try:
+            print("before")
+            outfile.write(Path(name.format(out.fileno())), "text\n")
+            print("after")
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+    assert Path("out").read_text() == "before\ntext\nafter\n"

@@ -1,6 +1,7 @@
 """What is a new question and what is not: fingerprints, states and reasons."""
 
 import copy
+import functools
 
 import pytest
 from hydra import compose as hydra_compose
@@ -13,10 +14,15 @@ from pipeline.errors import UserError
 from pipeline.plan import make_plan, verify
 
 
-def config(tmp_path, *overrides):
+@functools.cache
+def tree(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        tree = hydra_compose("config", [f"root={tmp_path}", "name=x", *overrides])
-    return compose.to_config(tree, {}, [])
+        return hydra_compose("config", ["name=x", *overrides])
+
+
+def config(tmp_path, *overrides):
+    values = compose.values(tree(*overrides), {}, [])
+    return compose.finish(values | {"root": str(tmp_path)})
 
 
 def fingerprints(tmp_path, *overrides):

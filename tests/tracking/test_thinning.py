@@ -100,10 +100,10 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line):
 WAITING = """
 import time
 from pipeline.tracking import session
-session.LIMIT = 2
-session.expire(2)
+session.LIMIT = 1
+session.expire(1)
 for _ in range(5):
-    time.sleep(0.6)
+    time.sleep(0.3)
     session._progress()
 print("progress counts", flush=True)
 time.sleep(60)
@@ -117,4 +117,4 @@ def test_the_limit_counts_from_the_last_progress():
     )
     assert time.monotonic() - begun < 40
     assert (done.returncode, done.stdout) == (1, "progress counts\n")
-    assert done.stderr.startswith("error: no progress for 2 s")
+    assert done.stderr.startswith("error: no progress for 1 s")
