@@ -10,7 +10,6 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from pipeline import rundir, search, sweep
 from pipeline.compare.collect import ACCURACY
@@ -145,6 +144,8 @@ def test_a_sweep_says_whose_group_it_joins(launch):
 )
 def test_what_an_agent_of_wandb_starts_is_accepted(launch, file):
     """The command is put together by the agent's own code, with the first values of each choice."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
     asked = yaml.safe_load(file.read_text())
     values = {
         key: {"value": told["values"][0] if "values" in told else told["min"]}
