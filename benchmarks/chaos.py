@@ -30,7 +30,7 @@ from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import load_file
 
-from pipeline import outfile, rundir
+from pipeline.records import outfile, rundir
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (

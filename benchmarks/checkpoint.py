@@ -29,9 +29,9 @@ from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18, resnet50
 
 from benchmarks.chaos import PROJECT, copy_question, launch, rows
-from pipeline import outfile, rundir
 from pipeline.config.train import Checkpoint
-from pipeline.models import vgg
+from pipeline.networks.architectures import vgg
+from pipeline.records import outfile, rundir
 from pipeline.training.checkpoint import Facts
 from pipeline.training.saver import Saver
 

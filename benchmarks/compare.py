@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline import outfile
+from pipeline.records import outfile
 from tests.runs import make_run
 
 PROJECT = Path(__file__).resolve().parents[1]

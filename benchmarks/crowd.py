@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pipeline import outfile
+from pipeline.records import outfile
 from tests.runs import make_run
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pipeline import outfile, rundir
+from pipeline.records import outfile, rundir
 
 CLASSES = ("across", "diagonal", "down", "other")
 PROJECT = Path(__file__).resolve().parents[1]

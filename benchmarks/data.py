@@ -33,13 +33,14 @@ from torchvision.transforms import v2
 
 from benchmarks import exactness
 from benchmarks.exactness import PLAIN
-from pipeline import outfile, rundir
 from pipeline.config.data import Data, Prep
 from pipeline.config.train import Augment
-from pipeline.data.loader import Part, make
+from pipeline.contract.stage import Context
+from pipeline.contract.table import STAGES
+from pipeline.data.loaders.base import Part, make
 from pipeline.data.shards import images_in
-from pipeline.stage import Context
-from pipeline.stages import STAGES, prep
+from pipeline.records import outfile, rundir
+from pipeline.stages import prep
 
 
 def main() -> int:

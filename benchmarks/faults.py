@@ -32,8 +32,8 @@ from safetensors.torch import load_file
 
 from benchmarks.chaos import alive_after, differences
 from benchmarks.soak import below
-from pipeline import outfile, rundir
 from pipeline.config.base import STAGE_NAMES
+from pipeline.records import outfile, rundir
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (

@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.recovery import wait_for
-from pipeline import outfile, rundir
+from pipeline.records import outfile, rundir
 from pipeline.tracking import rows
 from slurm import scheduler
-from slurm.dev_config import Cluster
-from slurm.dev_daemons import down, up
-from tests.tracking.recorder import Recorder
+from slurm.dev_cluster.config import Cluster
+from slurm.dev_cluster.daemons import down, up
+from tests.pipeline.tracking.recorder import Recorder
 
 PROJECT = Path(__file__).resolve().parents[1]
 GROUP = "first-sweep"

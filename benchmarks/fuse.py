@@ -27,9 +27,10 @@ from torch import nn
 
 import dyrep
 from dyrep.fusion import fold_norms, plain_state, relative_error
-from pipeline import environment, networks, outfile
 from pipeline.export.formats import Source
 from pipeline.export.write import write
+from pipeline.networks import trained
+from pipeline.records import environment, outfile
 from pipeline.timing import memory
 
 NETWORKS = ("resnet18", "resnet50", "vgg11_bn", "mobilenet_v2", "densenet121", "regnet_y_400mf")
@@ -82,7 +83,7 @@ def measure(name: str, rounds: int) -> dict:
     plain = build(name, weights=None).eval()
     exact = dyrep.fuse(model.double(), inputs=images)
     state = plain_state(exact, plain.double(), images.double())
-    deployed = networks.take(plain, state)
+    deployed = trained.take(plain, state)
     fold_norms(deployed, images.double())
     errors = {"float64": relative_error(model(images.double()), deployed(images.double()))}
     model.float(), deployed.float()

@@ -29,7 +29,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import environment, outfile, rundir
+from pipeline.records import environment, outfile, rundir
 from pipeline.report import write_report
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -26,11 +26,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import outfile
 from pipeline.config.data import Prep
-from pipeline.data import build, check
-from pipeline.data.sources import Item, Listing, source
-from pipeline.environment import cores
+from pipeline.data.prepare import build, examine
+from pipeline.data.sources.base import Item, Listing, source
+from pipeline.records import outfile
+from pipeline.records.environment import cores
 
 SHARD = 256
 
@@ -128,10 +128,10 @@ def decode_all(part: tuple[Path, list[Item], int | None]) -> None:
             picture = Image.open(io.BytesIO(data))
             picture.load()
             if shrink is None:
-                check._other().decode(data)
+                examine._other().decode(data)
             else:
-                small = check._shrunk(picture, shrink)
-                data = check._encoded(small, "JPEG", quality=92, subsampling=0)
+                small = examine._shrunk(picture, shrink)
+                data = examine._encoded(small, "JPEG", quality=92, subsampling=0)
             file.write(data)
 
 

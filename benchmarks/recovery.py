@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.chaos import differences
-from pipeline import outfile, rundir
+from pipeline.records import outfile, rundir
 from slurm import scheduler
-from slurm.dev_config import Cluster
-from slurm.dev_daemons import down, start, up
+from slurm.dev_cluster.config import Cluster
+from slurm.dev_cluster.daemons import down, start, up
 from slurm.place import NODE
 
 PROJECT = Path(__file__).resolve().parents[1]

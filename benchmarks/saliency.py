@@ -31,8 +31,8 @@ import dyrep
 from dyrep import expansion, surgery
 from dyrep.budget import extra_cost, input_shapes
 from dyrep.saliency import SCORES, Saliency
-from pipeline import outfile
-from pipeline.models import vgg
+from pipeline.networks.architectures import vgg
+from pipeline.records import outfile
 
 WIDTHS = [[16] * 3, [32] * 3, [64] * 3]
 BATCH = 64

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.chaos import children
-from pipeline import outfile, rundir
+from pipeline.records import outfile, rundir
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (

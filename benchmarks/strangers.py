@@ -26,23 +26,27 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import outfile
+from pipeline.records import outfile
 
 PROJECT = Path(__file__).resolve().parents[1]
 KINDS = {
-    "other people: processes and ports": ["test_processes"],
+    "other people: processes and ports": ["execution/test_processes"],
     "other people: files that carry code": ["test_trust"],
-    "other people: names from outside": ["test_outside"],
+    "other people: names from outside": ["display/test_outside"],
     "other people: roots, caches, devices, secrets": [
-        "test_caches", "test_freeze", "test_masking", "test_outfile",
+        "execution/test_caches", "execution/test_code_snapshot", "display/test_masking",
+        "records/test_outfile",
     ],
     "commands: live runs, from anywhere": ["test_places", "test_looking"],
     "commands: damaged files": ["test_damage"],
     "commands: again, frozen settings, comparisons": [
-        "test_again", "test_compare", "test_taking_up",
+        "planning/test_again", "compare/test_compare", "planning/test_taking_up",
     ],
-    "data": ["test_bad_images", "test_prep", "test_sources"],
-    "settings": ["test_arguments", "test_bad_input", "test_models", "test_rules", "test_sweep"],
+    "data": ["data/test_bad_images", "stages/test_prep", "data/test_sources"],
+    "settings": [
+        "planning/test_arguments", "test_bad_input", "networks/test_architectures",
+        "config/test_rules", "planning/test_sweep",
+    ],
 }  # fmt: skip
 USERS = ("root", "nobody")
 NAMES = {"resolves": None, "does not": "nowhere"}

@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline import outfile
+from pipeline.records import outfile
 from slurm import scheduler
-from slurm.dev_config import Cluster
-from slurm.dev_daemons import down, up
+from slurm.dev_cluster.config import Cluster
+from slurm.dev_cluster.daemons import down, up
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -29,12 +29,13 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.chaos import children
-from pipeline import outfile, rundir, tracking
+from pipeline import tracking
 from pipeline.config import Wandb
+from pipeline.records import outfile, rundir
 from pipeline.tracking import rows
 from tests.launcher import PROJECT, Launcher
+from tests.pipeline.tracking.recorder import Recorder
 from tests.runs import make_run
-from tests.tracking.recorder import Recorder
 
 TURN = 6.0  # seconds; a follower looks at the files each 5 s
 

@@ -41,11 +41,14 @@ import dyrep
 from dyrep import expansion, surgery
 from dyrep.base import Form
 from dyrep.block import RepBlock, depth
-from pipeline import models, outfile
+from pipeline.networks import architectures
+from pipeline.records import outfile
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "resnet18": lambda: models.from_torchvision("resnet18", small_stem=True, classes=10),
-    "vgg16": lambda: models.vgg([[64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3], classes=10),
+    "resnet18": lambda: architectures.from_torchvision("resnet18", small_stem=True, classes=10),
+    "vgg16": lambda: architectures.vgg(
+        [[64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3], classes=10
+    ),
 }
 POINTS = ("plain", "dbb", "all", "4", "8", "16")  # branches everywhere, or a number of growths
 REFERENCE_NAMES = {

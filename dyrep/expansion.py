@@ -25,8 +25,8 @@ from dyrep.base import Form, RepBlock
 from dyrep.block import AbsorbedNorm, BatchNormBlock, fitting, place_block, require_form
 from dyrep.branches import WindowConv, has_inner
 from dyrep.calling import Inputs
-from dyrep.following import following_norms
 from dyrep.linear import LinearBlock, LinearBranch, LinearWindow
+from dyrep.norm_pairs import following_norms
 from dyrep.transaction import all_or_nothing
 
 DBB_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg")

@@ -13,8 +13,8 @@ from dyrep import algebra, branches, surgery
 from dyrep.base import RepBlock
 from dyrep.block import AbsorbedNorm, outer_blocks
 from dyrep.calling import Inputs, call, mapped, tensors
-from dyrep.following import following_norms, takes_shift
 from dyrep.geometry import Geometry
+from dyrep.norm_pairs import following_norms, takes_shift
 
 
 class FusionError(ArithmeticError):

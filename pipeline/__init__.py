@@ -10,7 +10,7 @@ from importlib.util import find_spec
 if sys.argv[:1] == ["-m"]:  # as a command: what is missing is told before it is imported
     missing = [name for name in ("pydantic", "rich", "yaml") if find_spec(name) is None]
     if missing:
-        from pipeline.outside import say
+        from pipeline.display.outside import say
 
         say(
             f"error: {sys.executable} has no {', '.join(missing)}; activate the environment of the "

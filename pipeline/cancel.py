@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from pipeline import attempt, commands, rundir
+from pipeline import commands
+from pipeline.display.outside import say
 from pipeline.errors import DONE, FAILED, UserError
-from pipeline.outside import say
-from pipeline.standing import AT_WORK, look
+from pipeline.records import attempt, rundir
+from pipeline.records.stage_status import AT_WORK, look
 from slurm import scheduler
 from slurm.job import CANCELLED, rows
 from slurm.queue import alone, queued, submitted

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import rundir
 from pipeline.config.base import STAGE_NAMES
+from pipeline.display.outside import say, visible
 from pipeline.errors import (
     BAD_INPUT,
     FAILED,
@@ -21,7 +21,7 @@ from pipeline.errors import (
     nearest,
     surroundings,
 )
-from pipeline.outside import say, visible
+from pipeline.records import rundir
 from slurm import output
 
 OUTPUTS = "outputs"  # the default of `root`

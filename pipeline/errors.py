@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import errno
 
-from pipeline.masking import mask
-from pipeline.outside import line
+from pipeline.display.masking import mask
+from pipeline.display.outside import line
 
 DONE = 0
 FAILED = 1

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import commands, outfile, rundir
+from pipeline import commands
+from pipeline.display.outside import say
 from pipeline.errors import DONE, UserError, gist
-from pipeline.outside import say
+from pipeline.records import outfile, rundir
 from slurm import output
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.files import Opened
+    from pipeline.metrics.files import Opened
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from pipeline.evaluation.files import open_file
+    from pipeline.metrics.files import open_file
 
     folder = _prepared(options.data)
     opened = open_file(options.file, options.trust)
@@ -90,11 +91,11 @@ def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
     import torch
     from rich.progress import track
 
-    from pipeline.data.loader import Part, make
+    from pipeline.data.loaders.base import Part, make
     from pipeline.data.shards import Manifest
-    from pipeline.evaluation import scores
-    from pipeline.evaluation.shifts import Pixels
     from pipeline.export.runtime import exact_float32
+    from pipeline.metrics import scores
+    from pipeline.metrics.shifts import Pixels
 
     exact_float32()
     told, manifest = opened.preprocess, Manifest.load(folder)
@@ -130,7 +131,7 @@ def _scores(file: Path, opened: Opened, images: Any) -> Any:
 
 
 def _numbers(table: Any, label: Any, classes: list[str]) -> dict[str, Any]:
-    from pipeline.evaluation import scores
+    from pipeline.metrics import scores
 
     return {
         **scores.accuracy(table, label),

@@ -10,38 +10,35 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import (
+from pipeline import commands, outline
+from pipeline.config import WHERE
+from pipeline.display.masking import mask, mask_yaml
+from pipeline.display.outside import say, visible
+from pipeline.errors import DONE, Interrupted, StageFailed, UserError
+from pipeline.execution import caches, local, slurm
+from pipeline.execution.slurm import Launch
+from pipeline.outline import catalogue
+from pipeline.planning import (
     again,
     arguments,
-    caches,
-    cluster,
-    commands,
     compose,
-    executors,
     freshness,
-    outline,
+    named_run,
     preflight,
-    rundir,
-    runs,
     safety,
     search,
     summary,
     sweep,
 )
-from pipeline.cluster import Launch
-from pipeline.config import WHERE
-from pipeline.errors import DONE, Interrupted, StageFailed, UserError
-from pipeline.masking import mask, mask_yaml
-from pipeline.outline import catalogue
-from pipeline.outside import say, visible
-from pipeline.plan import Step, make_plan, verify
+from pipeline.planning.plan import Step, make_plan, verify
+from pipeline.records import rundir
 from slurm import output
 
 if TYPE_CHECKING:
-    from pipeline.arguments import Asked
-    from pipeline.compose import Composed
     from pipeline.config import Config
-    from pipeline.runs import Settled
+    from pipeline.planning.arguments import Asked
+    from pipeline.planning.compose import Composed
+    from pipeline.planning.named_run import Settled
 
 MODELS = "--models"
 
@@ -79,7 +76,7 @@ def _all(words: list[str]) -> int:
         return _show()
     if asked.searches:
         return _search(asked)
-    settled = [runs.settle(*run) for run in _composed(asked)]
+    settled = [named_run.settle(*run) for run in _composed(asked)]
     if asked.sweeps:  # the first begins when all are in order
         sweep.check_different(settled)
         _note_joined([config for config, *_ in settled])
@@ -132,9 +129,9 @@ def _launch(run: Settled, common: Common) -> int:
     remote = this.works and config.cluster.name == "slurm"
     if config.dry_run:
         if remote:
-            cluster.show(this)
+            slurm.show(this)
         return DONE
-    runs.record(config, choices, this.plan)
+    named_run.record(config, choices, this.plan)
     if remote:
         common.waiting.append(this)
     else:
@@ -170,7 +167,7 @@ def _run(this: Launch, overrides: list[str], common: Common) -> None:
     """Run the stages on this machine and show what has come of it."""
     common.repeated.update(again.set_aside(this.plan))
     try:
-        executors.run_local(this.plan, this.config)
+        local.run_local(this.plan, this.config)
     except Interrupted:
         how = _to_continue(this.config, overrides)
         raise Interrupted(f"stopped; to continue: {how}") from None
@@ -183,7 +180,7 @@ def _run(this: Launch, overrides: list[str], common: Common) -> None:
 
 def _close(this: Launch) -> None:
     """Bring the report and W&B up to date and show the results."""
-    from pipeline.closing import close
+    from pipeline.execution.after_stage import close
 
     if this.works or not this.report.exists():
         close(this.directory, this.config.tracking)
@@ -194,10 +191,10 @@ def _submit(common: Common) -> int:
     """Hand the jobs of all runs to the cluster; wait for them if asked to."""
 
     def submit() -> int:
-        common.repeated.update(cluster.submit(common.waiting))
+        common.repeated.update(slurm.submit(common.waiting))
         for this in common.waiting:
             if this.config.wait:
-                cluster.wait(this)
+                slurm.wait(this)
                 summary.show_results(this.directory, this.report, this.config.stage.run)
         return DONE
 
@@ -211,7 +208,7 @@ def _search(asked: Asked) -> int:
 
 def _trial(run: Composed, common: Common) -> tuple[int, float | None]:
     """Launch one trial of a search to its end; return its exit code and fused top-1, if any."""
-    config, choices, overrides = runs.settle(*run)
+    config, choices, overrides = named_run.settle(*run)
     config = config.model_copy(update={"wait": True})
     code = launch((config, choices, overrides), common)
     if common.waiting:

@@ -6,11 +6,12 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline import commands, rundir
+from pipeline import commands
 from pipeline.config.base import STAGE_NAMES
+from pipeline.display.outside import say, visible
 from pipeline.errors import DONE, UserError
-from pipeline.outside import say, visible
-from pipeline.standing import UNDER_WAY, look
+from pipeline.records import rundir
+from pipeline.records.stage_status import UNDER_WAY, look
 from slurm import output, scheduler
 
 POLL = 0.5  # seconds

@@ -19,8 +19,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline import again, attempt, caches, disk, ending, interrupt, processes, rundir
-from pipeline.closing import close_complete, followed
+from pipeline.contract.stage import Context, Stage
+from pipeline.contract.table import STAGES
+from pipeline.display.masking import mask
+from pipeline.display.outside import say
 from pipeline.errors import (
     BAD_INPUT,
     DONE,
@@ -32,11 +34,12 @@ from pipeline.errors import (
     UserError,
     surroundings,
 )
-from pipeline.masking import mask
-from pipeline.outside import say
-from pipeline.processes import End
-from pipeline.stage import Context, Stage
-from pipeline.stages import STAGES
+from pipeline.execution import caches, ending, processes
+from pipeline.execution.after_stage import close_complete, followed
+from pipeline.execution.processes import End
+from pipeline.planning import again
+from pipeline.records import attempt, disk, rundir
+from pipeline.signals import interrupt
 from slurm import output
 from slurm.place import Place
 
@@ -223,7 +226,7 @@ def _check_numbers(stage: Stage, metrics: dict[str, float]) -> None:
 
 
 def _finish(context: Context, metrics: dict[str, float]) -> None:
-    from pipeline.environment import describe
+    from pipeline.records.environment import describe
 
     result = {
         "stage": context.stage.name,

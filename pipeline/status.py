@@ -11,12 +11,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import commands, rundir, standing
+from pipeline import commands
 from pipeline.config.base import STAGE_NAMES
+from pipeline.display.terminal import Terminal, bold
 from pipeline.errors import DONE, UserError
-from pipeline.standing import Standing
-from pipeline.summary import describe
-from pipeline.terminal import Terminal, bold
+from pipeline.planning.summary import describe
+from pipeline.records import rundir, stage_status
+from pipeline.records.stage_status import Standing
 
 SINGLY = 3  # so many runs are shown stage by stage, more in a line each
 COLOURS = {
@@ -41,13 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _show(root: Path, names: list[str], as_json: bool) -> int:
     found_runs = commands.find(root, names)
     runs = {run.name: commands.stages(run) for run in found_runs}
-    queue, note = standing.queued()
+    queue, note = stage_status.queued()
     paths = (path for stages in runs.values() for path in stages.values())
-    if note and not any(map(standing.by_slurm, paths)):
+    if note and not any(map(stage_status.by_slurm, paths)):
         note = ""
-    waits = standing.names_of(runs.items(), queue or {})
+    waits = stage_status.names_of(runs.items(), queue or {})
     found = {
-        name: [standing.look(stage, path, queue, waits) for stage, path in stages.items()]
+        name: [stage_status.look(stage, path, queue, waits) for stage, path in stages.items()]
         for name, stages in runs.items()
     }
     for run in found_runs:
@@ -86,7 +87,7 @@ def _record(run: Path) -> list[Standing]:
 def _row(name: str, stages: list[Standing]) -> dict[str, Any]:
     return {
         "name": name,
-        "state": standing.overall(stages),
+        "state": stage_status.overall(stages),
         "lost_seconds": round(sum(stage.lost for stage in stages), 1),
         "gpu_hours": round(sum(stage.gpu_hours for stage in stages), 3),
         "stages": [dataclasses.asdict(stage) for stage in stages],
@@ -133,7 +134,7 @@ def _many(console: Terminal, found: dict[str, list[Standing]]) -> None:
         table.add_column(column)
     for name, stages in found.items():
         cells = {stage.stage: _cell(stage) for stage in stages}
-        state = standing.overall(stages)
+        state = stage_status.overall(stages)
         lost = sum(stage.lost for stage in stages)
         table.add_row(
             name,
@@ -157,7 +158,7 @@ def _mark(state: str) -> Text:
 def _last_line(found: dict[str, list[Standing]], root: Path) -> str:
     counts: dict[str, int] = {}
     for stages in found.values():
-        state = standing.overall(stages)
+        state = stage_status.overall(stages)
         counts[state] = counts.get(state, 0) + 1
     text = ", ".join(f"{count} {state}" for state, count in counts.items())
     where = commands.elsewhere(root)

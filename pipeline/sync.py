@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from pipeline import caches, commands, rundir
+from pipeline import commands
 from pipeline.compare.collect import select
 from pipeline.config import Wandb
 from pipeline.config.base import STAGE_NAMES
+from pipeline.display.outside import say
 from pipeline.errors import DONE, FAILED, UserError
-from pipeline.outside import say
-from pipeline.runs import frozen
+from pipeline.execution import caches
+from pipeline.planning.named_run import frozen
+from pipeline.records import rundir
 from pipeline.tracking import PROJECT, command, environment
 from pipeline.tracking.reach import server, unreachable
 

@@ -1,4 +1,4 @@
-"""One of the processes of a stage; `pipeline.processes` starts it.
+"""One of the processes of a stage; `pipeline.execution.processes` starts it.
 
 Until it has met the others it has nothing to save, and waits in C, deaf to handlers: a signal ends
 it. From then on `training.distributed` listens.
@@ -10,7 +10,8 @@ import signal
 import sys
 from pathlib import Path
 
-from pipeline import interrupt, run
+from pipeline import run
+from pipeline.signals import interrupt
 
 
 def main(directory: Path) -> int:

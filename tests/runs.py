@@ -7,8 +7,8 @@ import json
 import hydra
 import yaml
 
-from pipeline import rundir
-from pipeline.compose import CONF, to_config
+from pipeline.planning.compose import CONF, to_config
+from pipeline.records import rundir
 
 STAGES = ("prep", "train", "fuse", "eval", "latency")
 PARENTS = {

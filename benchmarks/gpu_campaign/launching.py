@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline import rundir
+from pipeline.records import rundir
 
 PROJECT = Path(__file__).resolve().parents[2]
 

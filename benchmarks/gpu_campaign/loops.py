@@ -21,13 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline import attempt, models, rundir
-from pipeline.compose import CONF, to_config
 from pipeline.config import Config
-from pipeline.data.loader import Batch
-from pipeline.stage import Context
-from pipeline.stages import STAGES
-from pipeline.training import device, distributed, images, learner, loop
+from pipeline.contract.stage import Context
+from pipeline.contract.table import STAGES
+from pipeline.data.loaders.base import Batch
+from pipeline.execution import world
+from pipeline.networks import architectures
+from pipeline.planning.compose import CONF, to_config
+from pipeline.records import attempt, rundir
+from pipeline.training import device, images, learner, loop
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Change = Callable[[nn.Module], object]
@@ -68,7 +70,7 @@ class Task:
     def network(self) -> nn.Module:
         """Return the network on the device, with the branches it is to have."""
         torch.manual_seed(0)
-        model = models.build(self.config.model, self.classes)
+        model = architectures.build(self.config.model, self.classes)
         if self.changed:
             self.changed(model)
         return model.to(DEVICE, memory_format=self.form()).train()
@@ -291,7 +293,7 @@ def _folders() -> ExitStack:
 
 
 @cache
-def _world() -> distributed.World:
+def _world() -> world.World:
     """Return the world of a training in one process; it lasts as long as we do."""
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    return _folders().enter_context(distributed.world(hang_timeout=900))
+    return _folders().enter_context(world.world(hang_timeout=900))

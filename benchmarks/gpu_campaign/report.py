@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_campaign import card
-from pipeline import disk
+from pipeline.records import disk
 
 PACKAGES = (  # that decide speed, beside those that every result of a stage names
     "numpy", "nvidia-cudnn-cu13", "triton", "pydantic", "omegaconf", "safetensors", "submitit",
@@ -87,7 +87,7 @@ class Report:
         """Note the machine, and what its card did meanwhile."""
         import torch
 
-        from pipeline import environment, provenance
+        from pipeline.records import environment, provenance
         from pipeline.timing import machine
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -22,7 +22,7 @@ from benchmarks import chaos
 from benchmarks.gpu_campaign.launching import PROJECT, launched
 from benchmarks.gpu_campaign.measure import gist
 from benchmarks.gpu_campaign.report import Asked, Report
-from pipeline import rundir
+from pipeline.records import rundir
 
 SETTINGS = ["cluster.processes_per_node=1", "data.loader=memory", "train.epochs=8",
             "method.adjust_interval=2", "method.last_adjust_epoch=6"]  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_campaign.report import read
-from pipeline import disk
+from pipeline.records import disk
 
 NOT_YET = "not measured"
 ALL = "+channels_last+compile"

@@ -20,8 +20,8 @@ from PIL import Image
 
 from benchmarks.gpu_campaign.launching import launched
 from benchmarks.gpu_campaign.report import Asked, Report
-from pipeline import rundir
-from pipeline.compose import CONF
+from pipeline.planning.compose import CONF
+from pipeline.records import rundir
 
 GOAL = 93.0  # percent
 EPOCHS = 12

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pipeline.provenance import source_revision
+from pipeline.records.provenance import source_revision
 
 # Raise it when the study or the library changes so that rows no longer compare: older rows stay in
 # the file, with their commit, and count no more.

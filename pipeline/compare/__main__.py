@@ -6,9 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import caches, commands, outfile
+from pipeline import commands
+from pipeline.display.outside import say
 from pipeline.errors import DONE, UserError
-from pipeline.outside import say
+from pipeline.execution import caches
+from pipeline.records import outfile
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import again, commands, rundir, standing
+from pipeline import commands
 from pipeline.config import WHERE, flatten
+from pipeline.display.masking import mask, masked
 from pipeline.errors import UserError, nearest, surroundings
-from pipeline.masking import mask, masked
-from pipeline.runs import settled
+from pipeline.planning import again
+from pipeline.planning.named_run import settled
+from pipeline.records import rundir, stage_status
 
 ACCURACY = "eval/fused/top1"
 
@@ -76,11 +78,11 @@ def read(directories: list[Path]) -> list[Run]:
     runs = [_read(directory) for directory in directories]
     pending = [pair for pair in zip(runs, directories, strict=True) if pair[0].state == ""]
     if pending:
-        queue, _ = standing.queued()
+        queue, _ = stage_status.queued()
         for run, directory in pending:
             stages = commands.stages(directory).items()
-            looks = [standing.look(name, path, queue, {}) for name, path in stages]
-            run.state = standing.overall(looks) if looks else "not started"
+            looks = [stage_status.look(name, path, queue, {}) for name, path in stages]
+            run.state = stage_status.overall(looks) if looks else "not started"
             late = [look for look in looks if look.state != "done"]
             run.why = "; ".join(f"{look.stage} {look.state}" for look in late[:1])
             run.why += f": {late[0].why}" if late and late[0].why else ""
@@ -121,7 +123,7 @@ def _fill(run: Run, directory: Path) -> None:
     if "train" in results:
         run.history = stages["train"] / rundir.HISTORY
         run.wall_hours = results["train"]["seconds"] / 3600
-        hours = standing.gpu_hours(list(rundir.read_lines(stages["train"] / rundir.EVENTS)))
+        hours = stage_status.gpu_hours(list(rundir.read_lines(stages["train"] / rundir.EVENTS)))
         run.gpu_hours = hours or None
         if run.metrics.get("train/grown"):
             rows = rundir.read_lines(stages["train"] / rundir.GROWTH)

@@ -10,11 +10,11 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-from pipeline import rundir
 from pipeline.compare.answer import Answer, Group
 from pipeline.compare.collect import Run
+from pipeline.display.outside import line, say
 from pipeline.errors import UserError
-from pipeline.outside import line, say
+from pipeline.records import rundir
 from pipeline.report.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, canvas, svg
 
 ROWS = 24  # groups with an interval, at most

@@ -14,8 +14,8 @@ from pipeline.compare import table
 from pipeline.compare.answer import Answer
 from pipeline.compare.collect import ACCURACY, Run, finite
 from pipeline.config import WHERE, Config, flatten
+from pipeline.display.outside import markdown
 from pipeline.errors import UserError
-from pipeline.outside import markdown
 
 ASKED = Config.model_fields.keys() - {"seed", *WHERE}
 PATIENCE = 15  # seconds for an answer

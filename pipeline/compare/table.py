@@ -8,8 +8,8 @@ from rich.text import Text
 from pipeline.compare.answer import Answer, Group
 from pipeline.compare.settings import shown
 from pipeline.compare.statistics import Mean, Pairs
-from pipeline.report.story import short
-from pipeline.terminal import Terminal, bold
+from pipeline.display.terminal import Terminal, bold
+from pipeline.report.run_data import short
 
 SHOWN = 40  # groups at most; all are in --json and --html
 

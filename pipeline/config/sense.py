@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.config.rules import RULED, WINDOWS
-from pipeline.masking import mask
+from pipeline.display.masking import mask
 
 Flat = dict[str, Any]  # settings by dotted key
 

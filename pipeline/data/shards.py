@@ -28,8 +28,8 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline import disk, rundir
 from pipeline.errors import UserError
+from pipeline.records import disk, rundir
 
 VERSION = 2
 

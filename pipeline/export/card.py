@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipeline import networks, provenance, rundir
+from pipeline.contract.stage import Context
 from pipeline.data import preprocess
 from pipeline.data.shards import Manifest
-from pipeline.outside import code
-from pipeline.outside import markdown as shown
-from pipeline.stage import Context
+from pipeline.display.outside import code
+from pipeline.display.outside import markdown as shown
+from pipeline.networks import trained as networks
+from pipeline.records import provenance, rundir
 
 
 def describe(context: Context, fusion: dict[str, Any]) -> dict[str, Any]:

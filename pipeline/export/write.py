@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from pipeline import disk
 from pipeline.errors import Interrupted, gist
-from pipeline.export.check import Difference, scores_elsewhere
 from pipeline.export.formats import FORMATS, Format, Source
+from pipeline.export.verify import Difference, scores_elsewhere
+from pipeline.records import disk
 
 TOLERANCE = 1e-4  # largest relative error of a file that holds float32
 TRY = ".export-"

@@ -18,9 +18,9 @@ from torch import nn
 from dyrep.block import fitting
 from dyrep.cost import cost
 from dyrep.expansion import convs, unfit_convs
-from pipeline import models
 from pipeline.config.model import Model
 from pipeline.errors import UserError, gist
+from pipeline.networks import architectures
 from pipeline.outline import Outline, Request
 
 
@@ -58,7 +58,7 @@ def outline(request: Request) -> Outline:
 
 
 def _build(request: Request) -> nn.Module:
-    return models.build(TypeAdapter(Model).validate_python(request.model), request.classes)
+    return architectures.build(TypeAdapter(Model).validate_python(request.model), request.classes)
 
 
 def _try(network: nn.Module, request: Request, device: str) -> None:

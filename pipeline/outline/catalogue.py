@@ -5,8 +5,8 @@ from __future__ import annotations
 import fnmatch
 
 from pipeline import outline
+from pipeline.display.outside import say
 from pipeline.errors import DONE, UserError, nearest
-from pipeline.outside import say
 
 
 def show(glob: str = "*", *more: str) -> int:

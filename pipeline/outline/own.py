@@ -1,4 +1,4 @@
-"""The outline of this project's own networks, by arithmetic; `pipeline.models` builds the same."""
+"""The outline of this project's own networks, by arithmetic; `architectures` builds the same."""
 
 from __future__ import annotations
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.outside import visible
+from pipeline.display.outside import visible
 
 
 def write_report(run: Path) -> Path:
     """Write `report.html` of a run directory from whatever its stages have left so far."""
-    from pipeline import rundir
-    from pipeline.report import figures, shipping, story
+    from pipeline.records import rundir
+    from pipeline.report import figures, run_data, shipping
 
-    told = story.read(run)
+    told = run_data.read(run)
     path = run / "report.html"
     drawn = {**figures.training(told), **shipping.figures(told)}
     page = render("report/template.html", story=told, figures=drawn)

@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.outside import line
-from pipeline.report.story import Story
-from pipeline.thinning import shown
+from pipeline.display.outside import line
+from pipeline.display.thinning import shown
+from pipeline.report.run_data import Story
 
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8a8f98", "#22262b"
 STYLE = {

@@ -9,9 +9,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator, FuncFormatter, NullFormatter, NullLocator
 
-from pipeline.outside import line
+from pipeline.display.outside import line
 from pipeline.report.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, canvas, svg
-from pipeline.report.story import Story
+from pipeline.report.run_data import Story
 
 PINK, YELLOW, SKY = "#CC79A7", "#E69F00", "#56B4E9"
 COLOURS = {"fused": GREEN, "unfused": ORANGE, "compiled": BLUE, "onnx": PINK, "int8": YELLOW,

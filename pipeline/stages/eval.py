@@ -15,17 +15,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline import disk, networks, rundir
-from pipeline.data.loader import Part, make
+from pipeline.contract.stage import Context
+from pipeline.data.loaders.base import Part, make
 from pipeline.data.shards import Manifest
 from pipeline.errors import Interrupted, UserError
-from pipeline.evaluation import scores
-from pipeline.evaluation.mistakes import Gallery, Mistake, best
-from pipeline.evaluation.shifts import SHIFTS, Pixels, Shift
+from pipeline.execution.world import World, world
 from pipeline.export import runtime
 from pipeline.export.formats import FORMATS
-from pipeline.stage import Context
-from pipeline.training.distributed import World, world
+from pipeline.metrics import scores
+from pipeline.metrics.mistakes import Gallery, Mistake, best
+from pipeline.metrics.shifts import SHIFTS, Pixels, Shift
+from pipeline.networks import trained
+from pipeline.records import disk, rundir
 
 PAIRS = 20  # of classes most often confused
 SQUARE = 100  # classes up to which the whole confusion matrix is written
@@ -37,7 +38,7 @@ def run(context: Context) -> dict[str, float]:
     """Evaluate; return percentages and the number of images."""
     settings = context.config.eval
     runtime.exact_float32()
-    manifest = Manifest.load(networks.prepared(context))
+    manifest = Manifest.load(trained.prepared(context))
     pixels = Pixels(manifest.mean, manifest.std)
     gallery = Gallery(settings.gallery)
     with world(context.config.cluster.hang_timeout) as processes:
@@ -62,14 +63,14 @@ def run(context: Context) -> dict[str, float]:
 def _candidates(context: Context, pixels: Pixels, processes: World) -> dict[str, Candidate]:
     """Return the networks to be judged, by name, on the device of this process."""
     settings = context.config.eval
-    fused = networks.fused(context).to(processes.device)
+    fused = trained.fused(context).to(processes.device)
     plain: dict[str, Callable[[Tensor], Tensor]] = {
-        "unfused": networks.trained(context).to(processes.device),
+        "unfused": trained.trained(context).to(processes.device),
         "fused": fused,
     }
     for name in FORMATS if settings.exports else ():
         try:
-            if loaded := networks.exported(context, name):
+            if loaded := trained.exported(context, name):
                 plain[name] = loaded.network
         except (ModuleNotFoundError, runtime.Elsewhere) as error:
             print(f"{name} skipped: {error}")
@@ -100,7 +101,7 @@ def _rows(
     """Yield per batch the rows (number, label, 6 x each candidate), float64."""
     data = context.config.data
     part = Part(
-        folder=networks.prepared(context),
+        folder=trained.prepared(context),
         split="val",
         batch_size=context.config.eval.batch_size // processes.world_size,
         image_size=data.image_size,

@@ -19,16 +19,17 @@ from torch import Tensor, nn
 
 import dyrep
 from dyrep.fusion import compare_blocks, plain_state, suspicious_norms
-from pipeline import disk, networks, rundir
+from pipeline.contract.stage import Context
 from pipeline.data import preprocess
 from pipeline.data.shards import Manifest
 from pipeline.export import card
-from pipeline.export.check import Difference
 from pipeline.export.equalize import weight_ranges
 from pipeline.export.formats import Source
 from pipeline.export.runtime import CARD
+from pipeline.export.verify import Difference
 from pipeline.export.write import write
-from pipeline.stage import Context
+from pipeline.networks import trained
+from pipeline.records import disk, rundir
 
 SCALED = 32  # images of each kind of scaled input
 TOGETHER = 32  # images whose activations are in memory at once
@@ -40,8 +41,8 @@ def run(context: Context) -> dict[str, float]:
     settings = context.config.fuse
     steps = 2 + len(settings.exports)
     context.progress(0, steps, "fusing in float64")
-    images = networks.images(context, "val", settings.images)
-    unfused = networks.trained(context)
+    images = trained.images(context, "val", settings.images)
+    unfused = trained.trained(context)
     suspicious = suspicious_norms(unfused)
     for path, reason in suspicious.items():
         print(f"note: {path}: {reason}")
@@ -75,7 +76,7 @@ def run(context: Context) -> dict[str, float]:
     with disk.replacing(context.dir / "model.safetensors") as temporary:
         state = {name: _rounded(tensor) for name, tensor in exact.state.items()}
         save_file(state, temporary, {"format": "pt", CARD: json.dumps(told)})
-    manifest = Manifest.load(networks.prepared(context))
+    manifest = Manifest.load(trained.prepared(context))
     rundir.write_json(
         context.dir / preprocess.FILE, preprocess.describe(context.config.data, manifest)
     )
@@ -92,13 +93,13 @@ class _Pair:
         settings = context.config.fuse
         self.unfused = unfused
         self.fused = dyrep.fuse(unfused, math.inf)  # compared below, on more than noise
-        plain = networks.plain(context).double().eval()
+        plain = trained.plain(context).double().eval()
         own = set(plain.state_dict())
         self.state = plain_state(self.fused, plain, images[:1].double())
         self.added_biases = [name for name in self.state if name not in own]
-        self.deployed = networks.take(plain, self.state)
+        self.deployed = trained.take(plain, self.state)
         if settings.fold_bn:
-            networks.folded(self.deployed, context.config.data.image_size)
+            trained.folded(self.deployed, context.config.data.image_size)
 
     @torch.no_grad()
     def compare(self, images: Tensor) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def _export(
     """Write the formats asked for; say which there are not and why."""
     settings = context.config.fuse
     wanted = list(dict.fromkeys(settings.exports))
-    calibration = networks.images(context, "train", settings.images) if "int8" in wanted else None
+    calibration = trained.images(context, "train", settings.images) if "int8" in wanted else None
     source = Source(
         network=network, images=images[:1], card=told, opset=settings.opset, calibration=calibration
     )

@@ -17,15 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline import networks, rundir
-from pipeline.environment import cores
-from pipeline.environment import device as device_name
+from pipeline.contract.stage import Context
 from pipeline.errors import UserError
 from pipeline.export.runtime import exact_float32
-from pipeline.stage import Context
+from pipeline.networks import trained
+from pipeline.records import rundir
+from pipeline.records.environment import cores
+from pipeline.records.environment import device as device_name
 from pipeline.timing import machine, measure, memory
+from pipeline.timing.interference import Neighbours, watched
 from pipeline.timing.measure import Paced, Timing
-from pipeline.timing.neighbours import Neighbours, watched
 from pipeline.timing.variants import Unavailable, Variant, infer, make
 
 ALWAYS = ("fused", "unfused", "plain")
@@ -44,7 +45,7 @@ def run(context: Context) -> dict[str, float]:
     torch.set_num_threads(settings.threads or cores())
     exact_float32()  # `tf32` is a variant
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images = networks.images(context, "val", max(settings.batch_sizes)).to(device)
+    images = trained.images(context, "val", max(settings.batch_sizes)).to(device)
     bench = _Bench(context, images, *_available(context, images[:1]))
     before = machine.state(device)
     with watched() as neighbours:

@@ -17,17 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import disk, rundir
-from pipeline.data import build, duplicates, page
-from pipeline.data.duplicates import Duplicates
-from pipeline.data.patience import patiently
-from pipeline.data.record import Record, images
+from pipeline.contract.stage import Context
+from pipeline.data.prepare import build, duplicates, page
+from pipeline.data.prepare.duplicates import Duplicates
+from pipeline.data.prepare.patience import patiently
+from pipeline.data.prepare.shard_record import Record, images
 from pipeline.data.shards import Manifest, Split
-from pipeline.data.sources import Item, Listing, Row, changes, source
-from pipeline.environment import cores
+from pipeline.data.sources import changes
+from pipeline.data.sources.base import Item, Listing, Row, source
+from pipeline.display.outside import say
 from pipeline.errors import UserError
-from pipeline.outside import say
-from pipeline.stage import Context
+from pipeline.records import disk, rundir
+from pipeline.records.environment import cores
 
 QUARANTINE, PASSED, REMARKS = "quarantine.jsonl", "passed_over.jsonl", "remarks.jsonl"
 LISTING = "listing"

@@ -8,10 +8,10 @@ newest intact checkpoint.
 
 from __future__ import annotations
 
+from pipeline.contract.stage import Context
 from pipeline.data.shards import Manifest
 from pipeline.errors import UserError
-from pipeline.stage import Context
-from pipeline.training.distributed import world
+from pipeline.execution.world import world
 from pipeline.training.loop import Training
 from pipeline.training.nonfinite import NotFinite
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands import elsewhere
-from pipeline.outside import say
+from pipeline.display.outside import say
 from pipeline.tracking.reach import server, unreachable
 
 if TYPE_CHECKING:

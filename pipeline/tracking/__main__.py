@@ -8,8 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
+from pipeline.display.outside import say
 from pipeline.errors import BAD_INPUT, DONE, FAILED, UserError
-from pipeline.outside import say
 from pipeline.tracking import session
 from pipeline.tracking.reach import server, unreachable
 

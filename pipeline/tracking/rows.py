@@ -2,8 +2,8 @@
 
 A row is what belongs to one training step: the numbers of the step, those of the epoch that ended
 with it, and what was grown or cut after it. Each step is yielded once, in order; of a long training
-those that `pipeline.thinning` shows, and those with the end of an epoch that it shows or with an
-event.
+those that `display.thinning` shows, and those with the end of an epoch that it shows or with
+an event.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import records, rundir, standing
 from pipeline.config.base import STAGE_NAMES
-from pipeline.masking import mask, masked
-from pipeline.thinning import shown
+from pipeline.display.masking import mask, masked
+from pipeline.display.thinning import shown
+from pipeline.records import rundir, schemas, stage_status
 from slurm.job import rows as lines
 
 AXES = ("step", "epoch", "samples")
@@ -80,7 +80,7 @@ def _row(line: bytes) -> Row | None:
     """Return what a line of the history holds; None if that is not a row."""
     try:
         row: Row = json.loads(line)
-        records.check(rundir.HISTORY, row)
+        schemas.check(rundir.HISTORY, row)
     except (ValueError, RecursionError):
         return None
     return row
@@ -153,7 +153,7 @@ def results(run: Path) -> Row:
         found[f"{stage}/seconds"] = result["seconds"]
     if "train/seconds" in found:
         events = list(rundir.read_lines(run / "train" / rundir.EVENTS))
-        found["train/gpu_hours"] = standing.gpu_hours(events)
+        found["train/gpu_hours"] = stage_status.gpu_hours(events)
     return found
 
 

@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import again, rundir
+from pipeline.display.outside import say
 from pipeline.errors import FAILED, UserError
-from pipeline.outside import say
+from pipeline.planning import again
+from pipeline.records import rundir
 from pipeline.tracking import rows
 from pipeline.tracking.rows import Steps
 

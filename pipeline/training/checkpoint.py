@@ -23,9 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline import disk, rundir
 from pipeline.errors import UserError
-from pipeline.training import packing
+from pipeline.records import disk, packing, rundir
 
 SUFFIX = ".safetensors"
 BEST = "best.json"

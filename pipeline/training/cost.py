@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from dyrep.block import blocks
 from dyrep.budget import step_seconds
-from pipeline import models
 from pipeline.config import Config
+from pipeline.execution.world import World
+from pipeline.networks import architectures
 from pipeline.training import device, generators
-from pipeline.training.distributed import World
 
 FEWEST, MOST = 5, 15  # pairs of steps, after one to warm up
 LONGEST = 5.0  # seconds; one pair is timed however long it takes
@@ -88,7 +88,7 @@ class Cost:
         drawn = generators.state()
         try:
             layout = device.layout(batch.device, self._config.train)
-            plain = models.build(self._config.model, self._classes).to(batch.device)
+            plain = architectures.build(self._config.model, self._classes).to(batch.device)
             plain.to(memory_format=layout)
             batch = batch.contiguous(memory_format=layout)
             return _times_plain(copy.deepcopy(model), plain, batch, autocast, steps)

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline import rundir
 from pipeline.config.train import Train
+from pipeline.execution.world import World
+from pipeline.records import rundir
 from pipeline.training import clock
 from pipeline.training.clock import Mark, OnItsWay
-from pipeline.training.distributed import World
 from pipeline.training.nonfinite import NotFinite
 from slurm import files
 

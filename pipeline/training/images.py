@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.config import Config
-from pipeline.data import loader
-from pipeline.data.loader import Loader, Part
+from pipeline.data.loaders import base as loader
+from pipeline.data.loaders.base import Loader, Part
+from pipeline.execution.world import World
 from pipeline.training import device
-from pipeline.training.distributed import World
 
 
 class Images:

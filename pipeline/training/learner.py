@@ -15,12 +15,13 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import dyrep
-from pipeline import disk, models, rundir
 from pipeline.config import Config
-from pipeline.data.loader import Batch
+from pipeline.data.loaders.base import Batch
+from pipeline.execution.world import World
+from pipeline.networks import architectures
+from pipeline.records import disk, rundir
 from pipeline.training import device, generators, nonfinite, optim, validation
 from pipeline.training.compiling import Compiler
-from pipeline.training.distributed import World
 from pipeline.training.growth import prepare
 from pipeline.training.nonfinite import Diverged
 
@@ -42,7 +43,7 @@ class Learner:
         saved: dict[str, Any],
     ) -> None:
         self._config, self._recipe, self._world = config, config.train, world
-        self.model = models.build(config.model, classes)
+        self.model = architectures.build(config.model, classes)
         self.left: dict[str, str] = {}  # why convolutions get no branches, by their path
         if saved:
             dyrep.apply_structure(self.model, saved["structure"])

@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pipeline import rundir
 from pipeline.config.model import Growing
-from pipeline.data.loader import Batch
+from pipeline.contract.stage import Context
+from pipeline.data.loaders.base import Batch
 from pipeline.errors import Interrupted
-from pipeline.stage import Context
+from pipeline.execution.world import World
+from pipeline.records import rundir
 from pipeline.training import checkpoint, device, generators, growable, nonfinite, resume
 from pipeline.training.agreement import Agreement
 from pipeline.training.checkpoint import Facts
 from pipeline.training.cost import Cost
-from pipeline.training.distributed import World
 from pipeline.training.growth import Growth
 from pipeline.training.history import History, Rows
 from pipeline.training.images import Images

@@ -6,7 +6,7 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
 from pipeline.config.train import Train
-from pipeline.data.loader import Batch
+from pipeline.data.loaders.base import Batch
 
 STEP = 8  # the side of images that grow is a multiple of it, pixels
 

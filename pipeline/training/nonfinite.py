@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from pipeline.data.loader import Batch
-from pipeline.training.distributed import World
+from pipeline.data.loaders.base import Batch
+from pipeline.execution.world import World
 
 MOST_SKIPPED = 20  # steps in a row; more is no accident
 MOST_OF_EPOCH = 0.5  # share of an epoch's steps; more is no training

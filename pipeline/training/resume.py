@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline import disk, rundir
 from pipeline.config import flatten, values_of
+from pipeline.contract.stage import Context
 from pipeline.errors import UserError
-from pipeline.provenance import DALI, versions
-from pipeline.stage import Context
+from pipeline.execution.world import World
+from pipeline.records import disk, rundir
+from pipeline.records.provenance import DALI, versions
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Facts
-from pipeline.training.distributed import World
 
 
 def identity(context: Context) -> dict[str, Any]:

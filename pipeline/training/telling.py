@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from itertools import pairwise
 
-from pipeline import attempt
-from pipeline.stage import Context
-from pipeline.training.distributed import World
+from pipeline.contract.stage import Context
+from pipeline.execution.world import World
+from pipeline.records import attempt
 
 PHASES = ("processes", "imports", "checkpoint", "first_step")  # from the attempt to its first step
 MUCH_WAITING = 0.1  # share of an epoch

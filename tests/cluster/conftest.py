@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from slurm.dev_config import Cluster
-from slurm.dev_daemons import down, up
-from tests.cluster.chains import Chain, update
+from slurm.dev_cluster.config import Cluster
+from slurm.dev_cluster.daemons import down, up
+from tests.cluster.job_under_test import Chain, update
 from tests.cluster.real import call, wait_for
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from slurm import dev_machine
+from slurm.dev_cluster import machine as dev_machine
 
 ENABLE = "as root: python -m slurm.dev_cluster up --install && python -m slurm.dev_cluster down"
 needs_slurm = pytest.mark.skipif(

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from slurm import dev_daemons
-from slurm.dev_cluster import main
-from slurm.dev_config import Cluster
-from slurm.dev_daemons import daemons, down, pid, start, up
-from slurm.dev_directory import claim, find
-from slurm.dev_machine import Refused
+from slurm.dev_cluster import daemons as dev_daemons
+from slurm.dev_cluster.__main__ import main
+from slurm.dev_cluster.config import Cluster
+from slurm.dev_cluster.daemons import daemons, down, pid, start, up
+from slurm.dev_cluster.directory import claim, find
+from slurm.dev_cluster.machine import Refused
 from tests.cluster.real import needs_slurm, wait_for
 from tests.launcher import PROJECT
 
@@ -320,7 +320,7 @@ def test_who_is_not_root_is_told(monkeypatch, tmp_path):
 
 def test_missing_packages_come_with_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr("slurm.dev_machine.search_path", lambda: str(tmp_path))
+    monkeypatch.setattr("slurm.dev_cluster.machine.search_path", lambda: str(tmp_path))
     with pytest.raises(Refused, match=r"apt-get install .* munge slurm-wlm slurmdbd"):
         up(Cluster(tmp_path / "c"))
 

@@ -1,6 +1,6 @@
 """Whatever a cluster does to a job: it comes back, loses nothing, and what was cancelled stays so.
 
-One row of the failure tables each, on a command that is like a training but light (`chains.py`); a
+One row of the failure tables each, on a command that is like a training but light (`job_under_test.py`); a
 real training goes through them one after the other in test_training.py.
 """
 
@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from slurm import scheduler
-from slurm.dev_daemons import start
+from slurm.dev_cluster.daemons import start
 from slurm.job import Job
-from tests.cluster.chains import commands, preempt, update
+from tests.cluster.job_under_test import commands, preempt, update
 from tests.cluster.real import call, needs_slurm, wait_for
 
 pytestmark = [pytest.mark.cluster, needs_slurm]

@@ -12,7 +12,7 @@ from slurm import scheduler
 from slurm.job import CANCELLED, Resources, rows
 from slurm.scheduler import Refused
 from slurm.submit import Submission
-from tests.cluster.chains import Chain, commands, preempt
+from tests.cluster.job_under_test import Chain, commands, preempt
 from tests.cluster.real import call, needs_slurm, wait_for
 from tests.launcher import PROJECT
 

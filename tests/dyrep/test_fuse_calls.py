@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import dyrep
-from dyrep.following import following_norms, takes_shift
 from dyrep.fusion import plain_state, relative_error
+from dyrep.norm_pairs import following_norms, takes_shift
 from tests.dyrep.drawn import randomise
 from tests.dyrep.networks import example, network
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from pipeline.data import check
-from pipeline.data.loader import make
-from tests.pipeline.preparing import Prepared, encoded, folder, picture
-from tests.pipeline.test_loaders import part
+from pipeline.data.loaders.base import make
+from pipeline.data.prepare import examine
+from tests.pipeline.data.preparing import Prepared, encoded, folder, picture
+from tests.pipeline.data.test_loaders import part
 
 pytestmark = [
     pytest.mark.gpu,
@@ -16,9 +16,9 @@ pytestmark = [
 
 def test_the_second_decoder_is_on_the_device_and_knows_good_from_bad():
     pytest.importorskip("nvidia.nvimgcodec")
-    check._check_other_decoder(encoded(picture(1, 375, 500)))
-    with pytest.raises(check.Bad):
-        check._check_other_decoder(encoded(picture(1, 375, 500))[:700])
+    examine._check_other_decoder(encoded(picture(1, 375, 500)))
+    with pytest.raises(examine.Bad):
+        examine._check_other_decoder(encoded(picture(1, 375, 500))[:700])
 
 
 @pytest.mark.parametrize("kind", ["dali", "memory", "torch"])

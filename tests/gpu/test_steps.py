@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import dyrep
-from pipeline.data.ahead import copied
-from pipeline.data.loader import Part
-from pipeline.training.distributed import World
+from pipeline.data.loaders.ahead import copied
+from pipeline.data.loaders.base import Part
+from pipeline.execution.world import World
 from pipeline.training.history import History
-from tests.pipeline import learning
-from tests.pipeline.learning import batch
+from tests.pipeline.training import learning
+from tests.pipeline.training.learning import batch
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,12 +15,15 @@ import hydra
 import pytest
 import yaml
 
-from pipeline import cancel, commands, compose, executors, launch, logs, rundir, runs, status, sync
+from pipeline import cancel, commands, launch, logs, status, sync
 from pipeline.compare import __main__ as compare
 from pipeline.compare import collect
 from pipeline.errors import UserError
-from pipeline.plan import make_plan
-from pipeline.report import story
+from pipeline.execution import local
+from pipeline.planning import compose, named_run
+from pipeline.planning.plan import make_plan
+from pipeline.records import rundir
+from pipeline.report import run_data
 from slurm import files
 from tests import runs as fabricated
 
@@ -117,11 +120,11 @@ def _fabricate(root, name, seed):
     del tree.__dict__["_content"]["hydra"]
     config = compose.to_config(tree, choices, asked)
     plan = make_plan(config)
-    run = runs.record(config, choices, plan)
+    run = named_run.record(config, choices, plan)
     (run / "report.html").touch()
     for step in plan:
         step.dir.mkdir(parents=True, exist_ok=True)
-        runs.write_question(step)
+        named_run.write_question(step)
         event = {"time": 1.0, "event": "started", "attempt": 1}
         rundir.append_line(step.dir / rundir.EVENTS, event)
         rundir.append_line(step.dir / rundir.JOBS, {"time": 1.0, "executor": "local", "run": name})
@@ -138,7 +141,7 @@ def _fabricate(root, name, seed):
 
 
 def launched(run):
-    return commands.told(lambda: launch.launch(runs.settle(*run), launch.Common()), "")
+    return commands.told(lambda: launch.launch(named_run.settle(*run), launch.Common()), "")
 
 
 @pytest.fixture
@@ -149,16 +152,18 @@ def world(pristine, tmp_path, monkeypatch):
     if not kept.exists():
         shutil.copytree(root, kept, symlinks=True)
     monkeypatch.chdir(root)
-    monkeypatch.setattr(executors.subprocess, "Popen", _began)
+    monkeypatch.setattr(local.subprocess, "Popen", _began)
     monkeypatch.setattr(launch.preflight, "check", lambda *_: None)
-    monkeypatch.setattr("pipeline.runs.source_revision", lambda: {"revision": "abc"})
-    monkeypatch.setattr("pipeline.runs.versions", dict)
-    monkeypatch.setattr("pipeline.closing.close", lambda run, tracked: story.read(run))
+    monkeypatch.setattr("pipeline.planning.named_run.source_revision", lambda: {"revision": "abc"})
+    monkeypatch.setattr("pipeline.planning.named_run.versions", dict)
+    monkeypatch.setattr(
+        "pipeline.execution.after_stage.close", lambda run, tracked: run_data.read(run)
+    )
     monkeypatch.setattr(sync, "unreachable", lambda server: None)
     monkeypatch.setattr(sync, "_check_key", lambda: None)
     done = types.SimpleNamespace(returncode=0, stdout="", stderr="")
     monkeypatch.setattr(sync.subprocess, "run", lambda *_, **__: done)
-    monkeypatch.setattr("pipeline.standing.queued", lambda: (None, ""))
+    monkeypatch.setattr("pipeline.records.stage_status.queued", lambda: (None, ""))
     monkeypatch.setattr("slurm.scheduler.mine", dict)
     yield root, configs
     shutil.rmtree(root)
@@ -166,7 +171,7 @@ def world(pristine, tmp_path, monkeypatch):
 
 
 def _began(*_, **__):
-    raise executors.StageFailed("began")
+    raise local.StageFailed("began")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ pytest.importorskip("nvidia.dali")
 import torch
 from safetensors.torch import load_file
 
-from pipeline import attempt, disk, rundir
+from pipeline.records import attempt, disk, rundir
 from tests.launcher import PROJECT, SMALL, Launcher, wait_for
 
 pytestmark = pytest.mark.long

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("nvidia.dali")
 
-from pipeline import rundir
+from pipeline.records import rundir
 from tests.launcher import PROJECT, Launcher
 
 

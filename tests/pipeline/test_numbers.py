@@ -6,9 +6,11 @@ import types
 import pytest
 import torch
 
-from pipeline import run, rundir, summary
+from pipeline import run
+from pipeline.contract.table import STAGES
 from pipeline.errors import NoNumber
-from pipeline.stages import STAGES
+from pipeline.planning import summary
+from pipeline.records import rundir
 from pipeline.training import nonfinite
 from pipeline.training.history import History, Rows
 

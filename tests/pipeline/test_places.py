@@ -12,15 +12,17 @@ from pathlib import Path
 import hydra
 import pytest
 
-from pipeline import attempt, cancel, commands, compose, launch, rundir, runs, status
+from pipeline import cancel, commands, launch, status
 from pipeline.config import flatten
-from pipeline.plan import make_plan
+from pipeline.planning import compose, named_run
+from pipeline.planning.plan import make_plan
+from pipeline.records import attempt, rundir
 from tests.launcher import PROJECT
 from tests.runs import make_run
 
 STAND_IN = """
 import pathlib, signal, sys, time
-from pipeline import attempt
+from pipeline.records import attempt
 if sys.argv[2] == "leaves":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 else:
@@ -69,9 +71,9 @@ def test_a_run_frozen_with_relative_paths_goes_on(tmp_path, monkeypatch):
     asked = ["name=old", "data=imagefolder", "data.root=pets", f"root={tmp_path}"]
     choices = {"data": "imagefolder"}
     (tmp_path / "runs" / "old" / "run.json").write_text(json.dumps({"choices": choices}))
-    kept, *_ = runs.settle(*composed(*asked))
+    kept, *_ = named_run.settle(*composed(*asked))
     assert (kept.root, kept.data.root) == (str(tmp_path), "pets")
-    assert runs.settled(flatten(kept.model_dump()))["data.root"] == str(PROJECT / "pets")
+    assert named_run.settled(flatten(kept.model_dump()))["data.root"] == str(PROJECT / "pets")
 
 
 @pytest.mark.parametrize(

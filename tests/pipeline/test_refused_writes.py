@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import attempt, disk, ending, executors, launch, run, rundir, standing
+from pipeline import launch, run
+from pipeline.contract.stage import Context
+from pipeline.contract.table import STAGES
 from pipeline.errors import BAD_INPUT, Interrupted, UserError
-from pipeline.processes import End
-from pipeline.stage import Context
-from pipeline.stages import STAGES
+from pipeline.execution import ending, local
+from pipeline.execution.processes import End
+from pipeline.records import attempt, disk, rundir, stage_status
 
 
 def refusing(code):
@@ -86,7 +88,7 @@ def test_a_launcher_finds_out_what_its_stage_could_not_say(directory, monkeypatc
     monkeypatch.setattr(disk, "refusal", lambda _: full)
     step = SimpleNamespace(dir=directory, stage=STAGES["eval"])
     with pytest.raises(UserError, match="no room"):
-        executors._explain(step, directory / "none.log", 1, asked_to_stop=False)
+        local._explain(step, directory / "none.log", 1, asked_to_stop=False)
 
 
 def test_whether_a_directory_can_be_written_is_tried(tmp_path):
@@ -113,8 +115,8 @@ def test_a_clock_set_back_takes_no_time_away(context):
 def test_a_clock_set_back_takes_no_gpu_time_away():
     began, ended = {"event": "began", "gpus": 4, "time": 3600.0}, {"event": "ended", "time": 7200.0}
     before = {"event": "ended", "time": 0.0}
-    assert standing.gpu_hours([began, ended]) == 4
-    assert standing.gpu_hours([began, before, began, ended, began, before]) == 4
+    assert stage_status.gpu_hours([began, ended]) == 4
+    assert stage_status.gpu_hours([began, before, began, ended, began, before]) == 4
 
 
 def test_what_has_vanished_is_to_be_restored(tmp_path):
@@ -129,7 +131,7 @@ def test_a_directory_that_comes_back_with_the_newest_file_alone_has_vanished(tmp
     assert capsys.readouterr().err.endswith("has vanished; restore it and launch again\n")
     step = SimpleNamespace(dir=tmp_path, stage=STAGES["train"])
     with pytest.raises(UserError, match="restore it and launch again"):
-        executors._explain(step, tmp_path / "none.log", 1, asked_to_stop=False)
+        local._explain(step, tmp_path / "none.log", 1, asked_to_stop=False)
     with pytest.raises(FileNotFoundError):
         attempt.check(tmp_path, 1)
 
@@ -141,11 +143,11 @@ def test_who_is_asked_to_stop_and_finishes_is_followed_by_nothing(
     names = ["fuse", "eval"][: ["fuse", "eval"].index(last) + 1]
     steps = [SimpleNamespace(dir=directory, stage=STAGES[n], runs=True) for n in names]
     ran = []
-    monkeypatch.setattr(executors, "_refuse_queued", lambda *_: None)
-    monkeypatch.setattr(executors, "verify_outputs", lambda _: None)
-    monkeypatch.setattr(executors, "_run", lambda step, *_: ran.append(step.stage.name) or True)
+    monkeypatch.setattr(local, "_refuse_queued", lambda *_: None)
+    monkeypatch.setattr(local, "verify_outputs", lambda _: None)
+    monkeypatch.setattr(local, "_run", lambda step, *_: ran.append(step.stage.name) or True)
     with pytest.raises(Interrupted) if last == "eval" else nullcontext():
-        executors.run_local(steps, None)
+        local.run_local(steps, None)
     assert ran == begun
 
 
@@ -162,7 +164,7 @@ def test_the_first_reason_is_told_where_no_report_can_be_written(monkeypatch, er
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(launch.executors, "run_local", fail)
+    monkeypatch.setattr(launch.local, "run_local", fail)
     monkeypatch.setattr(launch.again, "set_aside", lambda _: set())
     monkeypatch.setattr(launch, "_close", refusing(errno.EROFS))
     this = SimpleNamespace(plan=[], config=None)

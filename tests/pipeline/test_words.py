@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import compose
 from pipeline.errors import UserError
+from pipeline.planning import compose
 from pipeline.stages.prep import _nothing_left
 from pipeline.training.telling import Telling
 from tests.runs import composed

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.sources import Item, Listing
+from pipeline.data.sources.base import Item, Listing
 from pipeline.data.sources.tree import File, fact
 from pipeline.errors import UserError
 

@@ -19,9 +19,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pipeline import disk
-from pipeline.data.sources import Listing
+from pipeline.data.sources.base import Listing
 from pipeline.data.sources.tree import File, entries, fact, image, is_folder, tree, why_not
+from pipeline.records import disk
 
 FILE = "source.gz"
 

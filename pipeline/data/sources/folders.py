@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.data.sources import Item, Listing, Row, layout, names
+from pipeline.data.sources import layout, names
+from pipeline.data.sources.base import Item, Listing, Row
 from pipeline.data.sources.tree import File, Tree, folders, read, tree
 from pipeline.errors import UserError
 

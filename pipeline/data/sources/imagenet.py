@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.data.sources import Item, Listing, truth
+from pipeline.data.sources import truth
+from pipeline.data.sources.base import Item, Listing
 from pipeline.data.sources.folders import ImageFolder, take
 from pipeline.data.sources.tree import fact, folders, tree
 from pipeline.errors import UserError

@@ -1,0 +1,108 @@
+"""The contract between a stage and everything around it.
+
+A stage reads its own directory and its parents', writes only its own, may be killed at any instant
+and started again, and returns only when it is done. `pipeline.run`, not the stage, checks that
+every promised output exists and writes `result.json`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.errors import REFUSALS, Interrupted
+from pipeline.records import attempt, rundir
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One row of the table in `pipeline.stages`.
+
+    `reads` are the sections of the configuration that decide the result, but for the keys that it
+    `ignores`; `outputs` are glob patterns below the stage directory, each of which must match;
+    `processes` says that it runs in as many of its own as it is given; `version` is raised by hand
+    when results of older code are wrong.
+    """
+
+    name: str
+    does: str
+    parents: tuple[str, ...] = ()
+    reads: tuple[str, ...]
+    ignores: tuple[str, ...] = ()
+    outputs: tuple[str, ...]
+    processes: bool = False
+    version: int = 1
+
+
+@dataclass(kw_only=True)
+class Context:
+    """What a stage body is given: its settings, its directory, its parents, and a way to report."""
+
+    stage: Stage
+    dir: Path
+    root: Path
+    fingerprint: str
+    config: Config
+    parents: dict[str, Path]
+    attempt: int
+    repeat: int = 0  # how often this was done before; see pipeline.planning.again
+    stopping: Any = field(default=lambda: False)
+    started: float = field(default_factory=time.time)
+    saved: int = 0  # how far a repetition would begin; see slurm.job
+    _reported: float = 0.0
+    _said: str = ""
+
+    def event(self, name: str, **facts: Any) -> None:
+        """Append what happened to `events.jsonl` (rank 0 only)."""
+        row = {"time": time.time(), "event": name, "attempt": self.attempt, **facts}
+        rundir.append_line(self.dir / rundir.EVENTS, row)
+
+    def check_owner(self) -> None:
+        """Make sure that no newer attempt owns the directory; see `attempt.check`."""
+        attempt.check(self.dir, self.attempt)
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        """Say how far the stage is (rank 0 only).
+
+        At most five times a second reach the disk, and whenever the text changes.
+        """
+        now = time.monotonic()
+        if done < total and now - self._reported < 0.2 and text == self._said:
+            return
+        self._reported, self._said = now, text
+        row = {"done": done, "total": total, "text": text, "time": time.time(), "saved": self.saved}
+        temporary = self.dir / f".{rundir.PROGRESS}.{self.attempt}"
+        try:
+            temporary.write_text(rundir.to_json(row))  # no fsync: only an onlooker reads it
+            temporary.replace(self.dir / rundir.PROGRESS)
+        except OSError as error:
+            if error.errno not in REFUSALS:  # a full disk may have room again when it matters
+                raise
+            with suppress(OSError):
+                temporary.unlink()
+
+    def stop_requested(self) -> bool:
+        """Return whether a signal asked this process to save and leave."""
+        return bool(self.stopping())
+
+    def check_stop(self) -> None:
+        """Leave with `Interrupted` if a signal asked for it; for stages with nothing to save."""
+        if self.stop_requested():
+            raise Interrupted
+
+    def track(self, items: Iterable[T], total: int, text: str = "") -> Iterator[T]:
+        """Yield `items` while reporting progress and honouring a stop request."""
+        for done, item in enumerate(items):
+            self.check_stop()
+            self.progress(done, total, text)
+            yield item
+        self.progress(total, total, text)

@@ -1,0 +1,68 @@
+"""The five stages, as a table; the body of each is the module of its name, imported by `run` alone.
+
+Adding a stage is adding a row here and a file beside this one.
+"""
+
+from __future__ import annotations
+
+from pipeline.contract.stage import Stage
+
+ELSEWHERE = ("data.root", "data.max_bad")  # what became of them is in the prepared data
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="prep",
+            does="check the images and write them into shards",
+            reads=("data", "prep"),
+            outputs=("data/manifest.json", "data/*.tar", "data/*.idx", "data.html"),
+            ignores=("data.image_size", "data.resize", "data.loader"),
+            version=2,
+        ),
+        Stage(
+            name="train",
+            does="train, growing and cutting branches on the way",
+            parents=("prep",),
+            reads=("data", "model", "method", "train", "seed"),
+            ignores=ELSEWHERE,
+            outputs=("model.safetensors", "structure.json", "history.jsonl"),
+            processes=True,
+            version=2,
+        ),
+        Stage(
+            name="fuse",
+            does="fold all branches into the plain network, prove it equal and export it",
+            parents=("prep", "train"),
+            reads=("data", "model", "fuse"),
+            ignores=ELSEWHERE,
+            outputs=(
+                "model.safetensors",
+                "model.*",
+                "MODEL_CARD.md",
+                "fusion.json",
+                "preprocess.json",
+            ),
+            version=4,
+        ),
+        Stage(
+            name="eval",
+            does="evaluate the unfused, the fused and the exported networks",
+            parents=("prep", "train", "fuse"),
+            reads=("data", "model", "eval"),
+            ignores=ELSEWHERE,
+            outputs=("predictions.safetensors", "eval.json"),
+            processes=True,
+            version=3,
+        ),
+        Stage(
+            name="latency",
+            does="time the fused, the unfused, the plain and the exported networks",
+            parents=("prep", "train", "fuse"),
+            reads=("data", "model", "latency"),
+            ignores=ELSEWHERE,
+            outputs=("latency.json",),
+            version=5,
+        ),
+    )
+}

@@ -1,0 +1,29 @@
+"""Batches on their way to a GPU while it still works on the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.data.loaders.base import Batch, Part
+
+
+def copied(batches: Iterable[Sequence[Tensor]], part: Part) -> Iterator[Batch]:
+    """Yield batches on the device of a part, in its layout.
+
+    Whoever trains asks for the next batch when a step is queued, not done. Copying, and the change
+    of layout, have a stream of their own: from pinned memory they go on beside that step.
+    """
+    if part.device.type != "cuda":
+        yield from (part.placed(Batch(*batch)) for batch in batches)
+        return
+    stream, steps = torch.cuda.Stream(part.device), torch.cuda.current_stream(part.device)
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            placed = part.placed(Batch(*batch))
+        steps.wait_stream(stream)
+        for tensor in placed:
+            tensor.record_stream(steps)  # its memory is free when the step is done
+        yield placed

@@ -1,0 +1,310 @@
+"""What every loader has: batches of one split for one process, and a position to go on from.
+
+`dali`, `memory` and `torch` give the same images to an evaluation, to within rounding; for training
+they differ in speed and in what they can do to an image. `choose` says which one suits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from pipeline.config.train import Augment
+from pipeline.data.shards import Manifest, Pictures, damage
+from pipeline.errors import UserError
+from pipeline.records.environment import cores
+
+IN_MEMORY = 2 * 2**30  # bytes of pixels up to which a set is held in memory
+DIGEST = 16  # bytes
+CPU = torch.device("cpu")
+
+
+class Batch(NamedTuple):
+    """Images (N, 3, H, W) normalised; labels (N,) int64; image numbers (N,) int64.
+
+    Labels are (N, classes) probabilities where images were mixed.
+    """
+
+    images: Tensor
+    labels: Tensor
+    numbers: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Which images, in what shape, for whom.
+
+    Args:
+        folder: prepared data.
+        split: `train` or `val`.
+        batch_size: images per process.
+        image_size: side of the square the network sees, pixels.
+        resize: short side the image is scaled to before that square is cut out of its middle.
+        augment: random changes; None evaluates: fixed order, each image once.
+        rank, world_size: which part of the split this process reads.
+        device: where the batches end up.
+        layout: how images lie in memory there.
+        seed: order and augmentation.
+        neighbours: processes that share this machine's cores.
+        waiting: called now and then while a batch does not come, with the seconds since the last;
+            may raise to wait no longer.
+    """
+
+    folder: Path
+    split: str
+    batch_size: int
+    image_size: int
+    resize: int
+    augment: Augment | None
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = CPU
+    layout: torch.memory_format = torch.contiguous_format
+    seed: int = 0
+    neighbours: int = field(default_factory=lambda: int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    waiting: Callable[[float], None] = lambda seconds: None
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What the prepared folder holds."""
+        return Manifest.load(self.folder)
+
+    def pictures(self) -> Pictures:
+        """Return the encoded images of the split."""
+        return Pictures(self.folder, self.manifest.splits[self.split])
+
+    @property
+    def threads(self) -> int:
+        """How many cores may decode for this process."""
+        return max(1, cores() // self.neighbours)
+
+    @property
+    def batch_bytes(self) -> int:
+        """What a batch takes in memory."""
+        return self.batch_size * (3 * self.image_size**2 * 4 + 16)
+
+    def placed(self, batch: Batch) -> Batch:
+        """Return a batch on the device, in the layout; pinned memory is not waited for."""
+        images, labels, numbers = (t.to(self.device, non_blocking=True) for t in batch)
+        return Batch(images.contiguous(memory_format=self.layout), labels, numbers)
+
+    def digest(self, kind: str) -> bytes:
+        """Identify everything that a position is worth nothing without."""
+        facts = {
+            "kind": kind,
+            "shards": [shard.sha256 for shard in self.manifest.splits[self.split].shards],
+            "augment": self.augment and self.augment.model_dump(),
+            **{
+                name: getattr(self, name)
+                for name in ("split", "batch_size", "image_size", "resize", "rank", "world_size")
+            },
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()[:DIGEST]
+
+
+class Loader(ABC):
+    """Batches of one part; iterating goes through one epoch, or what is left of it."""
+
+    kind: str
+
+    def __init__(self, part: Part, state: Tensor | None = None) -> None:
+        self.part = part
+        self._open(None if state is None else self._checked(state))
+
+    @classmethod
+    @abstractmethod
+    def cannot(cls, part: Part) -> str | None:
+        """Return why this loader cannot read a part; None if it can."""
+
+    @abstractmethod
+    def _open(self, position: bytes | None) -> None:
+        """Begin at the start, or at a position."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch, the same on every process."""
+
+    @abstractmethod
+    def _batches(self) -> Iterator[Batch]:
+        """Yield what is left of an epoch."""
+
+    @abstractmethod
+    def _position(self) -> bytes:
+        """Return the position after the last batch taken."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from self._batches()
+        except (RuntimeError, OSError) as error:
+            found = damage(self.part.folder, self.part.split)
+            if found is None:
+                raise
+            raise UserError(
+                f"{found}; `rm -r {self.part.folder.resolve()}` and launch again to make it anew"
+            ) from error
+
+    def state(self) -> Tensor:
+        """Return the position after the last batch taken, as bytes in a uint8 tensor."""
+        content = self.part.digest(self.kind) + self._position()
+        return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+    def _checked(self, state: Tensor) -> bytes:
+        """Return the position in a state.
+
+        Raises:
+            UserError: it is one of other data, another loader, or another part.
+        """
+        content = bytes(state.tolist())
+        if content[:DIGEST] != self.part.digest(self.kind):
+            raise UserError(
+                f"the position to go on from is not one of these {self.part.split} images in "
+                f"batches of {self.part.batch_size} through data.loader={self.kind}; go on with "
+                "the data and settings that it was saved with"
+            )
+        return content[DIGEST:]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A position of loaders that count themselves."""
+
+    seed: int
+    epoch: int = 0
+    step: int = 0
+
+    def to_bytes(self) -> bytes:
+        """Return it as it is saved."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def of(cls, part: Part, position: bytes | None) -> Place:
+        """Return the start of a part, or a saved position."""
+        return cls(part.seed) if position is None else cls(**json.loads(position))
+
+
+def order(count: int, place: Place, part: Part) -> Tensor:
+    """Return which image is where in an epoch, the same on every process.
+
+    Training: a fresh permutation of all images, without what would not fill a batch on every
+    process. With `repeats`, each of the first images comes so many times in a row, hence on
+    different processes (Hoffer et al., 2020; the epoch is as long as without).
+    """
+    if part.augment is None:
+        return torch.arange(count)
+    random = torch.Generator().manual_seed(mixed(place.seed, place.epoch))
+    shuffled = torch.randperm(count, generator=random)
+    repeated = shuffled.repeat_interleave(part.augment.repeats)
+    return repeated[: steps(count, part) * part.batch_size * part.world_size]
+
+
+def steps(count: int, part: Part) -> int:
+    """Return the number of batches per epoch: full ones to train on, all images to evaluate."""
+    whole = part.batch_size * part.world_size
+    return count // whole if part.augment else -(-count // whole)
+
+
+def mine(step: int, part: Part) -> slice:
+    """Return which places of the epoch's order are a process's batch in a step.
+
+    In an evaluation they alternate between processes, so that all have as many batches; the last
+    may be empty.
+    """
+    whole = part.batch_size * part.world_size
+    if part.augment is None:
+        return slice(step * whole + part.rank, (step + 1) * whole, part.world_size)
+    first = step * whole + part.rank * part.batch_size
+    return slice(first, first + part.batch_size)
+
+
+def evaluation(resize: int, image_size: int) -> v2.Transform:
+    """Return the geometry of an evaluation: scale the short side, cut out the middle."""
+    return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(image_size)])
+
+
+def decoded(data: bytes) -> Tensor:
+    """Return an encoded image as uint8 (3, H, W)."""
+    with Image.open(io.BytesIO(data)) as image:
+        pixels: Tensor = v2.functional.pil_to_tensor(image.convert("RGB"))
+    return pixels
+
+
+def mixed(*numbers: int) -> int:
+    """Return a seed in which all numbers count."""
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def kinds() -> dict[str, type[Loader]]:
+    """Return the loaders that are installed, best first."""
+    from pipeline.data.loaders.memory import MemoryLoader
+    from pipeline.data.loaders.torch import TorchLoader
+
+    found: dict[str, type[Loader]] = {"memory": MemoryLoader}
+    if find_spec("nvidia") and find_spec("nvidia.dali"):
+        from pipeline.data.loaders.dali import DaliLoader
+
+        found["dali"] = DaliLoader
+    return {**found, "torch": TorchLoader}
+
+
+def choose(name: str, part: Part) -> tuple[type[Loader], str]:
+    """Return the loader for a part, and why it.
+
+    Args:
+        name: `data.loader`.
+        part: what is to be read.
+
+    Raises:
+        UserError: the one asked for cannot do it, or is not installed.
+    """
+    there = kinds()
+    if name != "auto":
+        if name not in there:
+            raise UserError(
+                f"data.loader={name} is not installed: `pip install nvidia-dali-cuda130`, or use "
+                "data.loader=torch"
+            )
+        reason = there[name].cannot(part)
+        if reason:
+            able = [other for other, kind in there.items() if not kind.cannot(part)]
+            raise UserError(f"data.loader={name} {reason}; use data.loader={' or '.join(able)}")
+        return there[name], "as asked for"
+    size = sum(split.pixels for split in part.manifest.splits.values()) * 3
+    reasons: list[str] = []
+    for other, kind in there.items():
+        reason = kind.cannot(part)
+        if other == "memory" and size > IN_MEMORY:
+            reason = f"would need {size / 2**30:.1f} GiB"
+        if reason is None:
+            return kind, "; ".join(reasons) or f"{size / 2**20:.0f} MiB of pixels fit in"
+        reasons.append(f"{other} {reason}")
+    raise UserError(f"no loader can do it: {'; '.join(reasons)}")
+
+
+def make(name: str, part: Part, state: Tensor | None = None) -> Loader:
+    """Return the loader `name` of a part, or the one that suits if it is `auto`.
+
+    With `auto`, who goes on from a state goes on with the loader that it is of.
+    """
+    kind, _ = choose(_of(state, part) or name if name == "auto" else name, part)
+    return kind(part, state)
+
+
+def _of(state: Tensor | None, part: Part) -> str | None:
+    """Return the name of the loader that a state is of, if there is one."""
+    own = None if state is None else bytes(state[:DIGEST].tolist())
+    return next((name for name in kinds() if part.digest(name) == own), None)

@@ -1,0 +1,186 @@
+"""The DALI loader: one pipeline definition for CPU and GPU, for training and for evaluation.
+
+On a GPU the images are decoded there ("mixed"); every operation after the decoder follows its
+input, so the definition is the same. Which image comes when is our own order, not that of DALI's
+readers: theirs shuffle within a buffer, and with several processes give some images twice in an
+epoch and others not at all where sizes do not divide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import fn, math, pipeline_def, types
+from nvidia.dali.plugin.pytorch import DALIGenericIterator
+from torch import Tensor
+
+from pipeline.config.train import Augment
+from pipeline.data.loaders.base import Batch, Loader, Part, Place, mine, order, steps
+from pipeline.data.shards import Pictures
+
+NOTHING = -1  # number of an image that only fills up a batch that would be empty
+
+
+class DaliLoader(Loader):
+    """Decodes on the device that the batches are for, a GPU included."""
+
+    kind = "dali"
+
+    @classmethod
+    def cannot(cls, part: Part) -> str | None:
+        augment = part.augment
+        if augment and augment.policy:
+            return f"has no policy={augment.policy}"
+        if augment and (augment.erase or augment.cutout):
+            return "does not erase (erase, cutout)"
+        return None
+
+    def _open(self, position: bytes | None) -> None:
+        part = self.part
+        start, _, checkpoint = (position or b"").partition(b"\n")
+        self._seed = Place.of(part, start or None).seed
+        pictures = part.pictures()
+        self._steps = steps(len(pictures), part)
+        gpu = part.device.type == "cuda"
+        graph = _graph(
+            source=_Source(pictures, part, self._seed),
+            part=part,
+            gpu=gpu,
+            batch_size=part.batch_size,
+            num_threads=part.threads,
+            device_id=part.device.index or 0 if gpu else None,
+            seed=self._seed + part.rank,
+            enable_checkpointing=True,
+            checkpoint=checkpoint or None,
+        )
+        self._iterator = DALIGenericIterator(graph, ["images", "targets"], auto_reset=True)
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def _batches(self) -> Iterator[Batch]:
+        device = self.part.device
+        for (batch,) in self._iterator:
+            labels, numbers = batch["targets"].to(device, torch.int64).unbind(1)
+            there = numbers != NOTHING if len(numbers) == 1 else slice(None)
+            images = batch["images"].to(device)[there]
+            yield self.part.placed(Batch(images, labels[there], numbers[there]))
+
+    def _position(self) -> bytes:
+        checkpoint: bytes = self._iterator.checkpoints()[0]
+        return Place(self._seed).to_bytes() + b"\n" + checkpoint
+
+
+class _Source:
+    """The encoded images and targets of each batch, for DALI to ask for by its number.
+
+    DALI resumes exactly because the answer depends on nothing but the question.
+    """
+
+    def __init__(self, pictures: Pictures, part: Part, seed: int) -> None:
+        self._pictures, self._part, self._seed = pictures, part, seed
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))  # of the present epoch
+
+    def __call__(self, info: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        if info.iteration >= steps(len(self._pictures), self._part):
+            raise StopIteration
+        if self._order[0] != info.epoch_idx:
+            place = Place(self._seed, info.epoch_idx)
+            self._order = info.epoch_idx, order(len(self._pictures), place, self._part)
+        places = self._order[1][mine(info.iteration, self._part)].tolist()
+        targets = [np.array(self._pictures.target(place), dtype=np.int32) for place in places]
+        if not places:
+            places, targets = [0], [np.array([0, NOTHING], dtype=np.int32)]
+        images = [np.frombuffer(self._pictures.read(place), dtype=np.uint8) for place in places]
+        return images, targets
+
+
+@pipeline_def  # type: ignore[untyped-decorator]
+def _graph(source: Any, part: Part, gpu: bool) -> Any:
+    augment = part.augment
+    encoded, target = fn.external_source(
+        source=source, num_outputs=2, batch=True, batch_info=True,
+        dtype=[types.UINT8, types.INT32], ndim=[1, 1],
+    )  # fmt: skip
+    images = _cropped(encoded, part, "mixed" if gpu else "cpu")
+    if augment and (augment.rotate or augment.translate):
+        images = _turned(images, augment, part.image_size)
+    if augment and any(augment.jitter):
+        images = _jittered(images, augment.jitter)
+    images = fn.crop_mirror_normalize(
+        images,
+        dtype=types.FLOAT,
+        output_layout="CHW",
+        mean=[255 * m for m in part.manifest.mean],
+        std=[255 * s for s in part.manifest.std],
+        mirror=fn.random.coin_flip() if augment and augment.flip else 0,
+    )
+    return images, target
+
+
+def _cropped(encoded: Any, part: Part, device: str) -> Any:
+    """Decode, and cut out the square that the network sees."""
+    how = {"device": device, "output_type": types.RGB, "adjust_orientation": False}
+    augment, size = part.augment, part.image_size
+    if augment and augment.crop == "resized":  # decodes no more than it keeps
+        images = fn.decoders.image_random_crop(
+            encoded, random_area=augment.scale, random_aspect_ratio=augment.ratio,
+            num_attempts=10, **how,
+        )  # fmt: skip
+        return fn.resize(images, size=[size, size], antialias=True)
+    images = _middle(encoded, fn.decoders.image(encoded, **how), part.resize, size)
+    if augment and augment.crop == "pad":
+        whole = size + 2 * augment.padding
+        # cutting out more than there is, around the middle, pads
+        images = fn.crop(images, crop=[whole, whole], out_of_bounds_policy="pad", fill_values=0)
+        place = {f"crop_pos_{axis}": fn.random.uniform(range=(0.0, 1.0)) for axis in ("x", "y")}
+        images = fn.crop(images, crop=[size, size], **place)
+    return images
+
+
+def _middle(encoded: Any, images: Any, resize: int, size: int) -> Any:
+    """Scale the short side and cut out the middle, to the pixel as torchvision does.
+
+    It rounds the long side down, and half a pixel of the place to the even side.
+    """
+    shape = fn.cast(fn.peek_image_shape(encoded), dtype=types.INT32)
+    height, width = shape[0], shape[1]
+    short = math.min(height, width)
+    height, width = height * resize // short, width * resize // short
+    images = fn.resize(
+        images, size=fn.cast(fn.stack(height, width), dtype=types.FLOAT), antialias=True
+    )
+
+    def start(length: Any) -> Any:
+        spare = length - size
+        half = spare // 2
+        odd = spare - 2 * half
+        return half + odd * (half - 2 * (half // 2))
+
+    return fn.slice(
+        images, start=fn.stack(start(height), start(width)), shape=[size, size], axes=[0, 1]
+    )
+
+
+def _turned(images: Any, augment: Augment, size: int) -> Any:
+    """Rotate about the centre and shift, in one interpolation."""
+    angle = augment.rotate * fn.random.uniform(range=(-1.0, 1.0))
+    offset = augment.translate * size * fn.random.uniform(range=(-1.0, 1.0), shape=2)
+    matrix = fn.transforms.rotation(angle=angle, center=[size / 2] * 2)
+    matrix = fn.transforms.translation(matrix, offset=offset)
+    return fn.warp_affine(images, matrix=matrix, fill_value=0, inverse_map=False)
+
+
+def _jittered(images: Any, jitter: list[float]) -> Any:
+    """Scale brightness, contrast and saturation, and turn the hue."""
+    factors = {
+        name: fn.random.uniform(range=(max(0.0, 1 - far), 1 + far))
+        for name, far in zip(("brightness", "contrast", "saturation"), jitter, strict=False)
+        if far
+    }
+    if jitter[3]:
+        factors["hue"] = 360 * fn.random.uniform(range=(-jitter[3], jitter[3]))
+    return fn.color_twist(images, **factors)

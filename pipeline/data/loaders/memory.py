@@ -1,0 +1,191 @@
+"""The memory loader: all pixels on the device, whole batches changed at once.
+
+For sets of small images of one size, where decoding each image anew is most of the work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample, pad
+
+from pipeline.data.loaders import parts
+from pipeline.data.loaders.base import (
+    Batch,
+    Loader,
+    Part,
+    Place,
+    decoded,
+    evaluation,
+    mine,
+    mixed,
+    order,
+    steps,
+)
+from pipeline.data.shards import Manifest, Pictures
+
+DRAWS = 12  # random numbers per image
+TRIES = 10  # of a part's area and shape, as torchvision's; then the middle
+MORE = 2 * TRIES + 2 + 4  # what crop=resized and jitter take besides
+
+
+class MemoryLoader(Loader):
+    """Holds a split as uint8 (N, 3, H, W) on its device; in an epoch the host sends nothing."""
+
+    kind = "memory"
+
+    @classmethod
+    def cannot(cls, part: Part) -> str | None:
+        if part.manifest.size is None:
+            return "needs images of one size"
+        if part.augment and part.augment.policy:
+            return f"has no policy={part.augment.policy}"
+        return None
+
+    def _open(self, position: bytes | None) -> None:
+        part = self.part
+        self._place = Place.of(part, position)
+        self._resized = part.augment is not None and part.augment.crop == "resized"
+        self._images, self._labels, self._numbers = held(part, whole=self._resized)
+        self._mean, self._std = (
+            torch.tensor(values, device=part.device)[:, None, None]
+            for values in (part.manifest.mean, part.manifest.std)
+        )
+
+    def __len__(self) -> int:
+        return steps(len(self._numbers), self.part)
+
+    def _batches(self) -> Iterator[Batch]:
+        part, place = self.part, self._place
+        positions = order(len(self._numbers), place, part).to(part.device)
+        draws = self._draws(len(positions), DRAWS, purpose=1)
+        more = self._draws(len(positions), MORE if self._needs_more() else 0, purpose=3)
+        for step in range(place.step, len(self)):
+            here = mine(step, part)
+            chosen = positions[here]
+            images = self._images[chosen]
+            if part.augment:
+                images = self._changed(images, draws[here], more[here])
+            images = (images.float() / 255 - self._mean) / self._std
+            if part.augment:
+                images = self._erased(images, draws[here], step)
+            last = step + 1 == len(self)
+            self._place = replace(place, epoch=place.epoch + last, step=0 if last else step + 1)
+            yield part.placed(Batch(images, self._labels[chosen], self._numbers[chosen]))
+
+    def _needs_more(self) -> bool:
+        return self._resized or (self.part.augment is not None and any(self.part.augment.jitter))
+
+    def _draws(self, count: int, columns: int, purpose: int) -> Tensor:
+        """Return the random numbers of an epoch, in [0, 1), a row per image."""
+        place = self._place
+        random = torch.Generator().manual_seed(mixed(place.seed, place.epoch, purpose))
+        return torch.rand(count, columns, generator=random).to(self.part.device)
+
+    def _position(self) -> bytes:
+        return self._place.to_bytes()
+
+    def _changed(self, images: Tensor, draws: Tensor, more: Tensor) -> Tensor:
+        """Crop, move and colour uint8 images by their rows of random numbers in [0, 1)."""
+        augment = self.part.augment
+        assert augment
+        if self._resized:
+            images = parts.resized(images, more[:, :-4], augment, self.part.image_size)
+        if augment.crop == "pad":
+            images = _shifted(images, draws[:, 0:2], augment.padding)
+        if augment.rotate or augment.translate:
+            images = _turned(images, draws[:, 2:5], augment.rotate, augment.translate)
+        if augment.flip:
+            images = torch.where((draws[:, 5] < 0.5)[:, None, None, None], images.flip(3), images)
+        if any(augment.jitter):
+            images = parts.jittered(images, more[:, -4:], augment.jitter)
+        return images
+
+    def _erased(self, images: Tensor, draws: Tensor, step: int) -> Tensor:
+        """Fill a rectangle with noise (random erasing), or a square with the mean (cutout)."""
+        augment = self.part.augment
+        assert augment
+        side = images.shape[-1]
+        if augment.erase:  # torchvision's RandomErasing: 2 to 33 % of the area, ratio 0.3 to 3.3
+            area = side**2 * (0.02 + 0.31 * draws[:, 6])
+            ratio = torch.exp(math.log(0.3) + (math.log(3.3) - math.log(0.3)) * draws[:, 7])
+            size = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).clamp(max=side)
+            seed = mixed(self._place.seed, self._place.epoch, step, self.part.rank, 2)
+            random = torch.Generator(images.device).manual_seed(seed)
+            noise = torch.empty_like(images).normal_(generator=random)
+            inside = _rectangle(side, draws[:, 8:10], size)
+            chosen = (draws[:, 10] < augment.erase)[:, None, None] & inside
+            images = torch.where(chosen[:, None], noise, images)
+        if augment.cutout:
+            size = torch.full((len(images), 2), float(augment.cutout), device=images.device)
+            centre = torch.stack([draws[:, 11], draws[:, 9]], 1)  # a list would be copied there
+            images = images.masked_fill(_rectangle(side, centre, size)[:, None], 0.0)
+        return images
+
+
+def held(part: Part, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return all images of a split, uint8 (N, 3, H, W), their labels and numbers, on the device.
+
+    They stay there for the loaders to come: each validation and each growth has one of its own.
+
+    Args:
+        part: Which split.
+        whole: As they are stored, not as an evaluation scales and cuts them.
+    """
+    geometry = () if whole else (part.resize, part.image_size)
+    return _held(part.folder, part.split, part.digest("pixels"), geometry, part.device)
+
+
+@lru_cache(maxsize=2)  # a split to train with and one to validate
+def _held(
+    folder: Path, split: str, digest: bytes, geometry: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    pictures = Pictures(folder, Manifest.load(folder).splits[split])
+    places = range(len(pictures))
+    labels, numbers = zip(*map(pictures.target, places), strict=True)
+    images = torch.stack([decoded(pictures.read(place)) for place in places])
+    if geometry:
+        images = evaluation(*geometry)(images)
+    return images.to(device), torch.tensor(labels).to(device), torch.tensor(numbers).to(device)
+
+
+def _shifted(images: Tensor, draws: Tensor, padding: int) -> Tensor:
+    """Return squares of the old size from anywhere in the padded images."""
+    count, _, height, width = images.shape
+    padded = pad(images, [padding] * 4)
+    start = (draws * (2 * padding + 1)).long()
+    rows = start[:, 0, None] + torch.arange(height, device=images.device)
+    columns = start[:, 1, None] + torch.arange(width, device=images.device)
+    which = torch.arange(count, device=images.device)
+    return padded[which[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+
+
+def _turned(images: Tensor, draws: Tensor, degrees: float, share: float) -> Tensor:
+    """Rotate about the centre and shift, in one interpolation; what comes in is black."""
+    spread = 2 * draws - 1
+    angle = torch.deg2rad(degrees * spread[:, 0])
+    shift = 2 * share * spread[:, 1:3]
+    matrix = torch.stack(
+        [
+            torch.stack([angle.cos(), -angle.sin(), shift[:, 0]], 1),
+            torch.stack([angle.sin(), angle.cos(), shift[:, 1]], 1),
+        ],
+        1,
+    )
+    grid = affine_grid(matrix, list(images.shape), align_corners=False)
+    return grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
+
+
+def _rectangle(side: int, place: Tensor, size: Tensor) -> Tensor:
+    """Return masks (N, side, side) of rectangles of a size (N, 2), at a place in [0, 1)."""
+    start = (place * (side - size + 1).clamp(min=1)).floor()
+    axis = torch.arange(side, device=place.device)
+    rows, columns = ((axis >= s[:, None]) & (axis < (s + z.round())[:, None])
+                     for s, z in zip(start.T, size.T, strict=True))  # fmt: skip
+    return rows[:, :, None] & columns[:, None, :]

@@ -1,0 +1,180 @@
+"""The torch loader: torchvision's decoders and transforms in a DataLoader, from the shards.
+
+Needs nothing but torch and torchvision, and can do whatever they can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from pipeline.config.train import Augment
+from pipeline.data.loaders.ahead import copied
+from pipeline.data.loaders.base import (
+    Batch,
+    Loader,
+    Part,
+    Place,
+    decoded,
+    evaluation,
+    mine,
+    mixed,
+    order,
+    steps,
+)
+from pipeline.data.loaders.workers import LOOK, affordable, batches
+
+POLICIES = {
+    "randaugment": v2.RandAugment,
+    "autoaugment": v2.AutoAugment,
+    "trivialaugment": v2.TrivialAugmentWide,
+}
+Key = tuple[int, int]  # place of an image in the shards, and a seed
+
+
+class TorchLoader(Loader):
+    """Decodes in worker processes, one per core."""
+
+    kind = "torch"
+
+    @classmethod
+    def cannot(cls, part: Part) -> str | None:
+        return None
+
+    def _open(self, position: bytes | None) -> None:
+        self._place = Place.of(self.part, position)
+        self._images = Images(self.part)
+
+    def __len__(self) -> int:
+        return steps(len(self._images), self.part)
+
+    def _batches(self) -> Iterator[Batch]:
+        part, place = self.part, self._place
+        left = list(self._keys())[place.step :]
+        wanted = part.threads if part.threads > 1 else 0
+        workers = affordable(wanted, part.batch_bytes, part.neighbours) if wanted else 0
+        loader = DataLoader(
+            self._images,
+            batch_sampler=left,
+            num_workers=workers,
+            collate_fn=_shared if workers else _collated,
+            timeout=LOOK if workers else 0,
+            pin_memory=part.device.type == "cuda",
+            multiprocessing_context="fork" if workers else None,  # at once; touches no GPU
+        )
+        for step, batch in enumerate(copied(batches(loader, part.waiting), part), place.step):
+            last = step + 1 == len(self)
+            self._place = replace(place, epoch=place.epoch + last, step=0 if last else step + 1)
+            yield batch
+
+    def _keys(self) -> Iterator[list[Key]]:
+        """Yield the images of each batch of the epoch, with the seed of their changes."""
+        part, place = self.part, self._place
+        positions = order(len(self._images), place, part).tolist()
+        numbers = range(len(positions))
+        for step in range(len(self)):
+            here = numbers[mine(step, part)]
+            yield [(positions[n], mixed(place.seed, place.epoch, n)) for n in here] or [(-1, 0)]
+
+    def _position(self) -> bytes:
+        return self._place.to_bytes()
+
+
+class Images(Dataset[Any]):
+    """The images of a split, read from the shards by their place."""
+
+    def __init__(self, part: Part) -> None:
+        self._pictures = part.pictures()
+        self._change = training(part) if part.augment else evaluation(part.resize, part.image_size)
+        self._finish = v2.Compose(
+            [
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(list(part.manifest.mean), list(part.manifest.std)),
+                *(erasing(part) if part.augment else []),
+            ]
+        )
+        self._size = part.image_size
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor] | None:
+        """Return image and (label, number); None for a place that fills up."""
+        place, seed = key
+        if place < 0:
+            return None
+        image = decoded(self._pictures.read(place))
+        target = torch.tensor(self._pictures.target(place))
+        with torch.random.fork_rng(devices=[]):  # transforms draw from the global generator
+            torch.manual_seed(seed)
+            return self._finish(self._change(image)), target
+
+
+def _shared(rows: list[tuple[Tensor, Tensor] | None]) -> list[Tensor]:
+    """Put a batch into shared memory here: of a thread of torch, which would, no error is heard."""
+    return [tensor.contiguous().share_memory_() for tensor in _collated(rows)]
+
+
+def _collated(rows: list[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor, Tensor]:
+    kept = [row for row in rows if row]
+    if not kept:
+        return torch.zeros(0, 3, 1, 1), torch.zeros(0).long(), torch.zeros(0).long()
+    images, targets = (torch.stack(column) for column in zip(*kept, strict=True))
+    return images, targets[:, 0], targets[:, 1]
+
+
+def training(part: Part) -> v2.Transform:
+    """Return the random changes of a training image, uint8 (3, H, W)."""
+    augment = part.augment
+    assert augment
+    return v2.Compose(
+        [*_crop(augment, part), *_moves(augment), *_colours(augment)] or [v2.Identity()]
+    )
+
+
+def _crop(augment: Augment, part: Part) -> list[v2.Transform]:
+    size = part.image_size
+    if augment.crop == "resized":
+        scale, ratio = tuple(augment.scale), tuple(augment.ratio)
+        return [v2.RandomResizedCrop(size, scale=scale, ratio=ratio, antialias=True)]
+    middle = evaluation(part.resize, size)
+    return [middle, v2.RandomCrop(size, augment.padding)] if augment.crop == "pad" else [middle]
+
+
+def _moves(augment: Augment) -> list[v2.Transform]:
+    found: list[v2.Transform] = []
+    if augment.rotate or augment.translate:
+        shift = (augment.translate, augment.translate) if augment.translate else None
+        bilinear = v2.InterpolationMode.BILINEAR
+        found.append(v2.RandomAffine(augment.rotate, translate=shift, interpolation=bilinear))
+    if augment.flip:
+        found.append(v2.RandomHorizontalFlip())
+    return found
+
+
+def _colours(augment: Augment) -> list[v2.Transform]:
+    found: list[v2.Transform] = []
+    if any(augment.jitter):
+        found.append(v2.ColorJitter(*augment.jitter))
+    if augment.policy:
+        found.append(POLICIES[augment.policy]())
+    return found
+
+
+def erasing(part: Part) -> list[v2.Transform]:
+    """Return what is done to the normalised image."""
+    augment = part.augment
+    assert augment
+    found: list[v2.Transform] = []
+    if augment.erase:
+        found.append(v2.RandomErasing(p=augment.erase, value="random"))
+    if augment.cutout:
+        share = (augment.cutout / part.image_size) ** 2
+        found.append(v2.RandomErasing(p=1.0, scale=(share, share), ratio=(1.0, 1.0), value=0.0))
+    return found

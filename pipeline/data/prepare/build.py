@@ -1,0 +1,265 @@
+"""From a listing to shards: image by image, on all cores, and on from where it was stopped.
+
+The order is drawn before anything is looked at, and cut into one task per shard; so what a shard
+holds depends on nothing but the source and the settings, and a task that was done need not be done
+again. A task leaves its shard and, written last, a record of what it saw. Only then is it known
+which pictures are there twice; the few shards that lose one are written anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import multiprocessing
+import signal
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data import shards
+from pipeline.data.prepare.examine import Bad, examine
+from pipeline.data.prepare.patience import BEAT, patiently
+from pipeline.data.prepare.shard_record import KEPT, Record
+from pipeline.data.sources.base import Item, Listing, Source, source
+from pipeline.errors import UserError
+from pipeline.signals import interrupt
+
+if TYPE_CHECKING:
+    from pipeline.config.data import Images, Prep
+
+ALONE = 4000  # so few images are not worth the start of other processes
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One shard: where it goes, and the numbered images that are to be in it.
+
+    `state` is a digest of size and time of their files: what was made of other files is not theirs.
+    """
+
+    data: Images
+    prep: Prep
+    path: Path
+    items: list[tuple[int, Item]]
+    state: str
+
+    @property
+    def record(self) -> Path:
+        """What was seen; there if and only if the shard is complete."""
+        return self.path.with_suffix(".json")
+
+    def forget(self) -> None:
+        """Remove what was made, the record first."""
+        for path in (self.record, self.path, self.path.with_suffix(".idx")):
+            path.unlink(missing_ok=True)
+
+
+def numbered(listing: Listing) -> list[Item]:
+    """Return all images; the place of each is its number."""
+    return [item for items in listing.splits.values() for item in items]
+
+
+def tasks(listing: Listing, data: Images, prep: Prep, folder: Path) -> list[Task]:
+    """Return what is to be written, in order.
+
+    Raises:
+        UserError: a class has too few images to be in both splits.
+    """
+    items = numbered(listing)
+    train, val = _order(listing, data)
+    found = []
+    for split, numbers in zip(SPLITS, (train, val), strict=True):
+        for place in range(0, len(numbers), prep.shard_images):
+            some = [(n, items[n]) for n in numbers[place : place + prep.shard_images]]
+            path = folder / f"{split}-{place // prep.shard_images:05d}.tar"
+            state = _state(listing, [n for n, _ in some])
+            found.append(Task(data=data, prep=prep, path=path, items=some, state=state))
+    return found
+
+
+def _state(listing: Listing, numbers: list[int]) -> str:
+    if not listing.facts:
+        return ""
+    facts = np.frombuffer(listing.facts, dtype=np.int64).reshape(-1, 2)
+    return hashlib.sha256(facts[numbers].tobytes()).hexdigest()
+
+
+def _order(listing: Listing, data: Images) -> tuple[list[int], list[int]]:
+    """Return the numbers of train, shuffled, and of val, as listed."""
+    if "all" not in listing.splits:
+        count = len(listing.splits["train"])
+        shuffled = np.random.default_rng(data.split_seed).permutation(count)
+        return shuffled.tolist(), list(range(count, count + len(listing.splits["val"])))
+    from sklearn.model_selection import train_test_split
+
+    labels = [item.label for item in listing.splits["all"]]
+    try:
+        train, val = train_test_split(
+            np.arange(len(labels)),
+            test_size=data.val_fraction,
+            stratify=labels,
+            random_state=data.split_seed,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"data.val_fraction={data.val_fraction} cannot split these images: {error}"
+        ) from None
+    return train.tolist(), sorted(val.tolist())
+
+
+def build(work: list[Task], cores: int, report: Callable[[int], None]) -> list[Record]:
+    """Do all tasks that are not done yet; return the records of all, in order.
+
+    Args:
+        work: what to do.
+        cores: how many processes may run.
+        report: called again and again with the number of images that are done; may raise to stop,
+            which leaves behind what is being read, for a dead file system never answers.
+
+    Raises:
+        OSError: a shard cannot be written.
+        UserError: a process was killed.
+    """
+    open_ = [task for task in work if not _done(task)]
+    done = sum(len(task.items) for task in work) - sum(len(task.items) for task in open_)
+
+    def look(more: int = 0) -> None:
+        nonlocal done
+        done += more
+        report(done)
+
+    look()
+    if cores == 1 or sum(len(task.items) for task in open_) <= ALONE:
+        _here(open_, look)
+    else:
+        _in_processes(open_, cores, look)
+    return [Record.load(task.record) for task in work]
+
+
+def _done(task: Task) -> bool:
+    """Return whether a task was done of the very files that are there now."""
+    if not task.record.exists():
+        return False
+    if Record.load(task.record).state == task.state:
+        return True
+    task.forget()
+    return False
+
+
+def _here(open_: list[Task], look: Callable[..., None]) -> None:
+    """Do tasks; `look` is told the number of images of each, and called now and then."""
+    for task in open_:
+        look(patiently(partial(carry_out, task), look))
+
+
+def _in_processes(open_: list[Task], cores: int, look: Callable[..., None]) -> None:
+    """Do the same on several cores."""
+    context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(cores, mp_context=context, initializer=_begin)
+    waiting: set[Future[int]] = set()
+    left = iter(open_)
+    try:
+        while True:
+            # not all at once: a million tasks would lie in memory
+            waiting |= {
+                pool.submit(carry_out, task) for task in islice(left, 2 * cores - len(waiting))
+            }
+            if not waiting:
+                return
+            finished, waiting = wait(waiting, BEAT, return_when=FIRST_COMPLETED)
+            look(sum(future.result() for future in finished))
+    except BrokenProcessPool:
+        raise UserError(
+            "a process of prep was killed, perhaps for want of memory; launch again to go on, with "
+            "fewer cluster.cpus_per_process if it is"
+        ) from None
+    finally:
+        for process in set(multiprocessing.active_children()) - others if waiting else ():
+            process.kill()  # what it does may never end
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin() -> None:
+    """Leave it to our parent to hear that one is to stop, and do not outlive it."""
+    interrupt.ignore()
+    interrupt.die_with_parent(signal.SIGKILL)
+
+
+_opened: dict[str, Source] = {}
+
+
+def carry_out(task: Task) -> int:
+    """Write a shard and its record; return how many images were looked at."""
+    key = repr(task.data)
+    if key not in _opened:
+        _opened[key] = source(task.data)
+    writer = shards.Writer(task.path)
+    kept: list[tuple[int, ...]] = []
+    remarks: dict[int, str] = {}
+    bad: list[dict[str, str]] = []
+    histogram = np.zeros((3, 256), dtype=np.int64)
+    for number, item in task.items:
+        try:
+            good = examine(item.name, _opened[key].read(item.name), task.prep)
+        except OSError as error:
+            bad.append({"name": item.name, "reason": f"cannot be read: {error.strerror or error}"})
+            continue
+        except Bad as error:
+            bad.append({"name": item.name, "reason": str(error)})
+            continue
+        writer.add(number, good.data, good.extension, item.label)
+        kept.append((number, item.label, *good.size, good.pixels, good.looks))
+        histogram += good.histogram
+        if good.remark:
+            remarks[number] = good.remark
+    Record(
+        shard=writer.close(),
+        kept=np.array(kept, dtype=KEPT),
+        remarks=remarks,
+        bad=bad,
+        histogram=histogram,
+        state=task.state,
+    ).save(task.record)
+    return len(task.items)
+
+
+class Stored:
+    """The pictures that are in the shards, by their number."""
+
+    def __init__(self, work: list[Task], records: list[Record]) -> None:
+        self._work = work
+        self._task = np.empty(1 + max(n for task in work for n, _ in task.items), dtype=np.int32)
+        for place, record in enumerate(records):
+            self._task[record.kept["number"]] = place
+
+    def same(self, number: int, other: int) -> bool:
+        """Return whether two pictures, whose hashes are equal, are so in every pixel."""
+        one, two = (shards.picture(self._work[self._task[n]].path, n) for n in (number, other))
+        if one == two or one is None or two is None:  # it was taken out before prep was killed
+            return True
+        first, second = (Image.open(io.BytesIO(data)).convert("RGB") for data in (one, two))
+        return np.array_equal(np.asarray(first), np.asarray(second))
+
+
+def drop(task: Task, record: Record, numbers: set[int]) -> Record:
+    """Write a shard anew without some of its images; return its new record."""
+    writer = shards.Writer(task.path)
+    for number, data, extension, label in shards.images_in(task.path):
+        if number not in numbers:
+            writer.add(number, data, extension, label)
+    shard = writer.close()
+    if shard is None:
+        task.path.unlink()
+        task.path.with_suffix(".idx").unlink()
+    left = ~np.isin(record.kept["number"], list(numbers))
+    return replace(record, shard=shard, kept=record.kept[left])

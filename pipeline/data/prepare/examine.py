@@ -1,0 +1,244 @@
+"""One image: whether it is sound, and the bytes it is stored as.
+
+Two decoders look at each, for each lets some damage pass: Pillow refuses broken data streams that
+nvImageCodec, which DALI decodes with, decodes to garbage, and DALI stops a training at what only
+Pillow can read. What is stored needs no further care: 8 bits, grey or RGB, upright, no animation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.config.data import Prep
+from pipeline.data.prepare import jpeg, pixels
+
+MAX_PIXELS = 100_000_000  # a small file may claim more than fits into memory
+MAX_ASPECT = 50  # beyond it, scaling the short side up makes the long one enormous
+GRID = (72, 64)  # pixels, across and down, that are looked at once an image is decoded
+KEPT = {"JPEG": "jpg", "PNG": "png"}
+MAX_LOST = 0.05  # share of the rows that a file that was cut off may lack
+GPU = Path("/dev/nvidia0")
+Image.MAX_IMAGE_PIXELS = None  # we look ourselves, before decoding
+
+
+class Bad(Exception):
+    """An image cannot be used; says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Good:
+    """A sound image.
+
+    Args:
+        data: as it is stored.
+        extension: of what is stored, `jpg` or `png`.
+        size: (height, width) of what is stored, pixels.
+        pixels: 64-bit hash of the size and of a grid of pixels, equal for copies in any format;
+            `build.Stored.same` compares all pixels of two whose hashes are equal.
+        looks: 64 bits that change little when the picture does (dHash); 0 for small ones.
+        histogram: (3, 256) counts of values per channel on that grid, RGB.
+        remark: what is odd about the file, or what was done to it; empty if nothing.
+    """
+
+    data: bytes
+    extension: str
+    size: tuple[int, int]
+    pixels: int
+    looks: int
+    histogram: np.ndarray
+    remark: str
+
+
+def examine(name: str, data: bytes, prep: Prep) -> Good:
+    """Decode an image in full and return what to store.
+
+    Raises:
+        Bad: it cannot be used.
+    """
+    if not data:
+        raise Bad("empty file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of is either harmless or refused here
+        image, kind, remarks = _decoded(data)
+        if kind == "MPO":
+            data, kind = jpeg.first_picture(data), "JPEG"
+        remarks += _checked(data, kind, image)
+        turned = pixels.upright(image)
+        rgb, what = _rgb(turned, kind)
+        icc = pixels.profile(image.info.get("icc_profile"))
+    if pixels.depth(data, kind) != 8:
+        what = what or f"{data[24]}-bit"
+    changed = turned is not image or bool(what) or kind not in KEPT
+    shrunk = _shrunk(rgb, prep.shrink)
+    stored, extension = data, KEPT.get(kind, "png")
+    if shrunk is not rgb:
+        stored, extension = _encoded(shrunk, "JPEG", quality=prep.quality, subsampling=0), "jpg"
+    elif changed:
+        stored, extension = _encoded(rgb, "PNG"), "png"
+    if stored is data:
+        _check_other_decoder(data)
+    grid = _grid(shrunk)
+    histogram = np.array(grid.histogram()).reshape(3, 256)
+    remarks = _misnamed(name, kind) + remarks
+    if changed:
+        remarks.append(f"{what}, stored anew as upright 8-bit RGB".removeprefix(", "))
+    if icc:
+        remarks.append(f"its colour profile, {icc}, is taken for sRGB")
+    if np.count_nonzero(histogram) == 3:
+        remarks.append("all of one colour")
+    return Good(
+        data=stored,
+        extension=extension,
+        size=(shrunk.height, shrunk.width),
+        pixels=_fingerprint(shrunk.size, grid),
+        looks=_looks(grid),
+        histogram=histogram,
+        remark=", ".join(remarks),
+    )
+
+
+def _decoded(data: bytes) -> tuple[Image.Image, str, list[str]]:
+    """Return the picture, its format, and what is to be remarked."""
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Exception as error:
+        raise Bad("no image that Pillow knows") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise Bad(f"{width}x{height} pixels are more than {MAX_PIXELS // 10**6} million")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise Bad(f"{width}x{height} is thinner than 1:{MAX_ASPECT}")
+    try:
+        frames = getattr(image, "n_frames", 1)
+        if not pixels.single(image):
+            kind = "pages" if image.format == "TIFF" else "frames"
+            raise Bad(f"{'animated, ' * (kind == 'frames')}{frames} {kind}")
+        image.load()
+    except Bad:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged data
+        raise Bad(f"cannot be decoded: {error}") from error
+    return image, str(image.format), [f"the first of {frames} pictures in it"] * (frames > 1)
+
+
+def _checked(data: bytes, kind: str, image: Image.Image) -> list[str]:
+    try:
+        return _losses(data, kind, image)
+    except Bad:
+        raise
+    except Exception as error:  # what stands in the file is not what Pillow passed over
+        raise Bad(f"cannot be decoded: {error}") from error
+
+
+def _losses(data: bytes, kind: str, image: Image.Image) -> list[str]:
+    """Return what is missing of an image, to be remarked.
+
+    Raises:
+        Bad: too much of it.
+    """
+    if pixels.is_cut(data, kind, image):
+        raise Bad("cut off, and closed again")
+    if kind != "JPEG":
+        return []
+    if jpeg.restarts_are_broken(data):
+        raise Bad("restart markers are missing or out of order: a part of it is lost")
+    rows = jpeg.rows_lost(data, image)
+    told = f"cut off: {rows} of {image.height} rows are missing"
+    if rows > MAX_LOST * image.height:
+        raise Bad(told)
+    if rows:
+        return [told]
+    unfinished = "progressive" in image.info and jpeg.scans_missing(data)
+    return ["cut off: scans are missing, it is coarse"] * unfinished
+
+
+def _rgb(image: Image.Image, kind: str) -> tuple[Image.Image, str]:
+    try:
+        return pixels.rgb(image, kind)
+    except pixels.Unusable as error:
+        raise Bad(str(error)) from None
+
+
+def _shrunk(image: Image.Image, side: int | None) -> Image.Image:
+    short = min(image.size)
+    if side is None or short <= side:
+        return image
+    size = (image.width * side // short, image.height * side // short)
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    image.info.clear()  # profiles and transparency are not those of what is written
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def _grid(image: Image.Image) -> Image.Image:
+    """Return an even grid of the pixels of a large image; it tells as much as all of them."""
+    large = image.width > GRID[0] and image.height > GRID[1]
+    return image.resize(GRID, Image.Resampling.NEAREST) if large else image
+
+
+def _fingerprint(size: tuple[int, int], grid: Image.Image) -> int:
+    digest = hashlib.sha256(f"{size[0]}x{size[1]}".encode() + grid.tobytes()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def _looks(grid: Image.Image) -> int:
+    """Return for 8x8 places whether it gets brighter to the right."""
+    if grid.size != GRID:
+        return 0
+    values = np.asarray(grid.convert("L").resize((9, 8), Image.Resampling.BOX))
+    return int.from_bytes(np.packbits(values[:, 1:] > values[:, :-1]).tobytes(), "big")
+
+
+def _misnamed(name: str, kind: str) -> list[str]:
+    extension = name.rpartition(".")[2].lower() if "." in name else ""
+    names = {"JPEG": {"jpg", "jpeg", "jpe", "jfif"}, "PNG": {"png"}, "TIFF": {"tif", "tiff"}}
+    wrong = extension and extension not in names.get(kind, {extension})
+    return [f"is {kind}, not {extension}"] if wrong else []
+
+
+@cache
+def _other() -> Any:
+    """Return a decoder of nvImageCodec, on the GPU if there is one; None if it is not installed."""
+    try:
+        from nvidia import nvimgcodec
+    except ImportError:
+        return None
+    if GPU.exists():
+        with suppress(RuntimeError):  # no driver for it in here
+            return nvimgcodec.Decoder(device_id=0, max_num_cpu_threads=1)
+    return nvimgcodec.Decoder(
+        device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
+        max_num_cpu_threads=1,
+        backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)],
+    )
+
+
+def _check_other_decoder(data: bytes) -> None:
+    """Decode once more; of the pixels only the last are made, for which the whole is read."""
+    decoder = _other()
+    if decoder is None:
+        return
+    from nvidia.nvimgcodec import CodeStream, Region
+
+    try:
+        stream = CodeStream(data)
+        last = Region(stream.height - 1, stream.width - 1, stream.height, stream.width)
+        decoded = decoder.decode(stream.get_sub_code_stream(region=last))
+    except RuntimeError:  # it cannot read the header
+        decoded = None
+    if decoded is None:
+        raise Bad("Pillow can decode it, nvImageCodec cannot")

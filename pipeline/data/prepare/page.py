@@ -1,0 +1,71 @@
+"""data.html: what was prepared, to look at: a picture of each class, and what was left out."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.shards import Manifest, images_in
+from pipeline.records import rundir
+from pipeline.report import render as fill
+
+CLASSES = 100  # shown with a picture
+ROWS = 200  # of a list
+SIDE = 96  # of a picture, pixels
+
+
+def render(folder: Path, metrics: dict[str, float]) -> str:
+    """Return the page of a prepared folder; it needs nothing beside itself."""
+    manifest = Manifest.load(folder)
+    return fill(
+        "data/prepare/page.html",
+        classes=_classes(folder, manifest),
+        hidden=max(0, len(manifest.classes) - CLASSES),
+        manifest=manifest,
+        metrics=metrics,
+        lists={
+            "Left out": _rows(folder / "quarantine.jsonl", "reason"),
+            "Kept, but odd": _rows(folder / "remarks.jsonl", "remark"),
+            "Passed over, as none of the images": _rows(folder / "passed_over.jsonl", "reason"),
+        },
+        rows=ROWS,
+    )
+
+
+def _classes(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
+    train, val = manifest.splits["train"], manifest.splits["val"]
+    pictures: dict[int, str] = {}
+    wanted = min(CLASSES, len(manifest.classes))
+    for shard in train.shards:
+        if len(pictures) == wanted:
+            break
+        for _, data, _, label in images_in(folder / shard.name):
+            if label < CLASSES and label not in pictures:
+                pictures[label] = _thumbnail(data)
+    return [
+        {
+            "name": name,
+            "train": train.counts[label],
+            "val": val.counts[label],
+            "picture": pictures.get(label, ""),
+        }
+        for label, name in enumerate(manifest.classes[:CLASSES])
+    ]
+
+
+def _thumbnail(data: bytes) -> str:
+    """Return a small picture as a data URL."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image.thumbnail((SIDE, SIDE))
+    stream = io.BytesIO()
+    image.save(stream, "PNG" if min(image.size) < 64 else "JPEG")
+    kind = "png" if min(image.size) < 64 else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _rows(path: Path, key: str) -> list[tuple[str, str]]:
+    return [(row["name"], row[key]) for row in rundir.read_lines(path)]

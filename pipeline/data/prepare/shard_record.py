@@ -1,0 +1,69 @@
+"""What prep saw of the images of one shard; kept compact, for there may be millions of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.shards import Shard
+from pipeline.records import rundir
+
+KEPT = np.dtype(
+    [("number", "i8"), ("label", "i4"), ("height", "i4"), ("width", "i4"), ("pixels", "u8"),
+     ("looks", "u8")]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One shard.
+
+    Args:
+        shard: as it is on disk; None if no image is left.
+        kept: the images in it, in order, as `KEPT`; of `pixels` and `looks` see `check.Good`.
+        remarks: what is odd about some of them, by number.
+        bad: name and reason of those that were left out.
+        histogram: (3, 256) counts of values per channel, RGB.
+        state: of the files that were read; see `build.Task`.
+    """
+
+    shard: Shard | None
+    kept: np.ndarray
+    remarks: dict[int, str]
+    bad: list[dict[str, str]]
+    histogram: np.ndarray
+    state: str
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        rundir.write_json(
+            path,
+            {
+                "shard": self.shard and vars(self.shard),
+                "kept": self.kept.tolist(),
+                "remarks": self.remarks,
+                "bad": self.bad,
+                "histogram": self.histogram.tolist(),
+                "state": self.state,
+            },
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Record:
+        """Read what was saved."""
+        raw = rundir.read_json(path)
+        return cls(
+            shard=Shard(**raw["shard"]) if raw["shard"] else None,
+            kept=np.array([tuple(row) for row in raw["kept"]], dtype=KEPT),
+            remarks={int(number): text for number, text in raw["remarks"].items()},
+            bad=raw["bad"],
+            histogram=np.array(raw["histogram"]),
+            state=raw["state"],
+        )
+
+
+def images(records: list[Record]) -> np.ndarray:
+    """Return the images of several shards as one table."""
+    return np.concatenate([record.kept for record in records] or [np.empty(0, KEPT)])

@@ -1,0 +1,87 @@
+"""Where images come from. A source lists its images, says their classes, and reads them by name.
+
+Nothing is ever downloaded. Light to import: a launch asks only whether the source is there and how
+many images it promises.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from pipeline.config.data import Images
+    from pipeline.data.sources.tree import File
+
+Row = dict[str, str]
+
+
+class Item(NamedTuple):
+    """One image: its name within the source, and its class."""
+
+    name: str
+    label: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """All images of a source.
+
+    Args:
+        classes: their names, by label.
+        splits: `train` and `val` if the source has both, else `all`.
+        passed: name and reason of the files and folders that were passed over, e.g. a README.
+        facts: size (bytes) and time of change (ns) of each image in turn; empty if the images are
+            not in files of their own.
+        others: the files that the rest was read from: archives, lists of labels.
+        folders: when each folder with images was changed, ns, by its name within the source.
+    """
+
+    classes: tuple[str, ...]
+    splits: dict[str, list[Item]]
+    passed: list[Row] = field(default_factory=list)
+    facts: array[int] = field(default_factory=lambda: array("q"))
+    others: list[File] = field(default_factory=list)
+    folders: dict[str, int] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """What prep needs of a source."""
+
+    def count(self) -> int:
+        """Return how many images there are to train and validate on, quickly.
+
+        Raises:
+            UserError: the source is not there; says where to get it and where to put it.
+        """
+
+    def listing(self) -> Listing:
+        """Return all images, in the same order each time.
+
+        Raises:
+            UserError: its layout is none that can be trained on.
+        """
+
+    def read(self, name: str) -> bytes:
+        """Return an encoded image.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+
+
+def source(data: Images) -> Source:
+    """Return the source that `data` names."""
+    from pipeline.data.sources import arrays, folders, imagenet
+
+    kinds = {
+        "digits": arrays.Digits,
+        "cifar10": arrays.Cifar,
+        "cifar100": arrays.Cifar,
+        "synthetic": arrays.Synthetic,
+        "imagefolder": folders.ImageFolder,
+        "imagenet": imagenet.ImageNet,
+    }
+    made: Source = kinds[data.name](data)  # type: ignore[attr-defined]
+    return made

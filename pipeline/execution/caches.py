@@ -1,0 +1,38 @@
+"""Where libraries keep what they need only once, on a machine whose HOME cannot be written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.records import rundir
+
+PLACES = {
+    "XDG_CACHE_HOME": ".cache",
+    "XDG_CONFIG_HOME": ".config",
+    "XDG_DATA_HOME": ".local/share",
+    "WANDB_CONFIG_DIR": ".config/wandb",
+}
+
+
+def settle(root: Path) -> None:
+    """Name folders below `root` for this process and those it starts, wherever HOME has none.
+
+    What is compiled is kept there in any case: PyTorch would look for it, and run it, at a place
+    in the common temporary directory that anybody can foresee.
+    """
+    kept = rundir.cache_dir(root.absolute())
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept / "torchinductor"))
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 (Path raises for a user without an entry)
+    for name, below in PLACES.items():
+        chosen = os.environ.get(name)
+        if not (_writable(Path(chosen)) if chosen else home.is_dir() and _writable(home / below)):
+            os.environ[name] = str(kept / below)
+    if not (home.is_dir() and _writable(home)):
+        os.environ.setdefault("TRITON_HOME", str(kept))
+
+
+def _writable(folder: Path) -> bool:
+    """Return whether a folder can be written, or made."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return folder.is_absolute() and there.is_dir() and os.access(there, os.W_OK | os.X_OK)

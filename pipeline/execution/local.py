@@ -1,0 +1,184 @@
+"""From a plan to running stages. Local: one process after the other, each in its own session.
+
+A stage's own session keeps the terminal's Ctrl-C away from it: the launcher asks it to stop, waits
+until it has saved, and says how to continue.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from pipeline import commands
+from pipeline.config import Config
+from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError, surroundings
+from pipeline.planning.named_run import write_question, write_where
+from pipeline.planning.plan import Step, verify_outputs
+from pipeline.records import attempt, disk, rundir
+from pipeline.records.progress import Onlooker
+from slurm import scheduler
+from slurm.job import CANCELLED
+from slurm.place import unsupervised
+from slurm.queue import active, submitted
+
+PROJECT = Path(__file__).resolve().parents[2]
+TAIL = 20  # lines of a failed stage's log that are shown
+
+
+def run_local(steps: list[Step], config: Config) -> None:
+    """Run the stages that are not finished, in order.
+
+    Raises:
+        UserError: a stage refused its input.
+        StageFailed: a stage ended without a result.
+        Interrupted: Ctrl-C or TERM; what was running has saved and stopped.
+    """
+    wanted = [step for step in steps if step.runs]
+    for step in wanted:
+        _refuse_running(step, config)
+        _refuse_queued(step, config)
+    for step in wanted:  # a mark that comes from now on is meant for this launch
+        (step.dir / CANCELLED).unlink(missing_ok=True)
+    with Onlooker() as onlooker:
+        for step in wanted:
+            if _cancelled(step):
+                raise StageFailed(f"{step.stage.name} was cancelled before it began")
+            onlooker.begin(step.stage.name)
+            asked_to_stop = _run(step, config, onlooker)
+            verify_outputs(step.dir)
+            if asked_to_stop and step is not wanted[-1]:  # it came to its end all the same
+                raise Interrupted
+
+
+def _cancelled(step: Step) -> bool:
+    return (step.dir / CANCELLED).exists()
+
+
+def _run(step: Step, config: Config, onlooker: Onlooker) -> bool:
+    """Run a stage to its end; return whether it was asked to stop and finished before it did."""
+    step.dir.mkdir(parents=True, exist_ok=True)
+    write_question(step)
+    write_where(step, config)
+    (step.dir / rundir.PROGRESS).unlink(missing_ok=True)
+    number = attempt.last(step.dir)["attempt"] + 1
+    log = rundir.log_file(step.dir, number)
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab") as output, _stop_requests() as stops:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "pipeline.run", str(step.dir)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=PROJECT,
+            env=unsupervised(),  # also inside a job, whose word is for another directory
+            start_new_session=True,
+        )
+        rundir.append_line(
+            step.dir / rundir.JOBS,
+            {"time": time.time(), "executor": "local", "pid": process.pid, "run": config.name},
+        )
+        _wait(process, step, onlooker, stops)
+    if not (step.dir / rundir.RESULT).exists():
+        _explain(step, log, process.returncode, bool(stops))
+    return bool(stops)
+
+
+def _refuse_running(step: Step, config: Config) -> None:
+    """Refuse to run beside another launch on this machine; `attempt.claim` has the last word."""
+    if attempt.alive(step.dir):
+        where, owner = commands.elsewhere(Path(config.root)), attempt.last(step.dir)
+        raise UserError(
+            f"{step.stage.name} is already running (pid {owner['pid']}); "
+            f"to follow it: python -m pipeline.logs {config.name} -f{where}; "
+            f"to stop it: python -m pipeline.cancel {config.name}{where}"
+        )
+
+
+def _refuse_queued(step: Step, config: Config) -> None:
+    """Refuse to run beside a job: it would find its directory taken, or other settings in it."""
+    if not submitted(step.dir):
+        return
+    with suppress(scheduler.Refused, scheduler.Unreachable):
+        entry = active(step.dir, scheduler.mine())
+        if entry:
+            raise UserError(
+                f"{step.stage.name} is job {entry.id} in SLURM's queue ({entry.state.lower()}); "
+                f"wait for it, or first: python -m pipeline.cancel {config.name}"
+                f"{commands.elsewhere(Path(config.root))}"
+            )
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collect the signals that ask the launcher to stop, instead of dying of them."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(
+    process: subprocess.Popen[bytes], step: Step, onlooker: Onlooker, stops: list[int]
+) -> None:
+    """Wait for a stage; the first stop request is passed on, a second one kills.
+
+    `pipeline.cancel` asks a stage itself; one that was only about to begin did not hear it.
+    """
+    passed_on, cancelled = 0, False
+    while process.poll() is None:
+        onlooker.look(step.dir)
+        if not cancelled and _cancelled(step):
+            cancelled = True
+            process.send_signal(signal.SIGTERM)
+        if len(stops) > passed_on:
+            passed_on = len(stops)
+            if passed_on == 1:
+                onlooker.console.print(
+                    f"stopping {step.stage.name} after the current step; Ctrl-C again to kill it"
+                )
+                process.send_signal(signal.SIGTERM)
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+        try:
+            process.wait(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            continue
+    onlooker.look(step.dir)
+
+
+def _explain(step: Step, log: Path, code: int, asked_to_stop: bool) -> None:
+    """Raise what a stage without a result means."""
+    if asked_to_stop:
+        raise Interrupted
+    if _cancelled(step):
+        raise StageFailed(f"{step.stage.name} was cancelled; what it had saved is kept")
+    if attempt.vanished(step.dir):
+        raise surroundings(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), step.dir)
+    end = attempt.ending(step.dir, attempt.last(step.dir)["attempt"])
+    if end is None and (refused := disk.refusal(step.dir)):  # it could not say so itself
+        raise refused
+    end = end or {"event": "failed", "kind": "", "message": f"exit code {code}"}
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    if end.get("kind") == "input":
+        raise UserError(end["message"])
+    if code == BAD_INPUT and lines:
+        raise UserError(lines[-1].removeprefix("error: "))
+    tail = "\n".join(f"  | {line}" for line in lines[-TAIL:])
+    why = "was stopped from outside and saved" if end["event"] == "stopped" else end["message"]
+    where = rundir.shown(log)
+    raise StageFailed(f"{tail}\n{step.stage.name} did not finish: {why}; its log: {where}")

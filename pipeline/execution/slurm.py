@@ -1,0 +1,296 @@
+"""From plans to SLURM: one job per stage that is to run, however many runs ask for it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from rich.syntax import Syntax
+from rich.table import Table
+
+import slurm.preflight
+from pipeline import commands
+from pipeline.config import Config
+from pipeline.config.cluster import Slurm
+from pipeline.display.masking import mask
+from pipeline.display.outside import say, visible
+from pipeline.display.terminal import Terminal
+from pipeline.errors import Interrupted, StageFailed, UserError
+from pipeline.execution.code_snapshot import freeze, place
+from pipeline.planning import again, named_run
+from pipeline.planning.plan import Step
+from pipeline.records import rundir
+from pipeline.records.progress import Onlooker
+from slurm import scheduler
+from slurm.job import Job, Resources
+from slurm.queue import active
+from slurm.scheduler import Refused, Unreachable
+from slurm.submit import Submission, levels
+
+FOR_GPUS = {"aotinductor", "tensorrt"}  # exports that are compiled for the GPU they are made on
+POLL = 5.0  # seconds between two questions to SLURM
+AGREE = 60.0  # seconds for a result to become visible on this machine after its job has ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """One run of a launch: what it is, what is to be done, where its name leads."""
+
+    config: Config
+    plan: list[Step]
+
+    @property
+    def directory(self) -> Path:
+        """Where users see it."""
+        return rundir.run_dir(Path(self.config.root), self.config.name)
+
+    @property
+    def works(self) -> bool:
+        """Whether anything is to be executed."""
+        return any(step.runs for step in self.plan)
+
+    @property
+    def report(self) -> Path:
+        """Where its report is."""
+        return self.directory / "report.html"
+
+
+def check(config: Config) -> None:
+    """Refuse what SLURM would refuse, before anything is written.
+
+    Raises:
+        UserError: names the setting and what is possible.
+    """
+    cluster = config.cluster
+    assert isinstance(cluster, Slurm)
+    try:
+        for stage in config.stage.run:
+            _check(_resources(config, cluster, stage), stage)
+        _check_shared(config.root)
+    except (Refused, Unreachable) as error:
+        raise _explained(error) from None
+
+
+_checked: set[str] = set()
+
+
+def _check(resources: Resources, stage: str) -> None:
+    """Ask SLURM once for each kind of resources, however many runs of a sweep want them."""
+    if repr(resources) in _checked:
+        return
+    try:
+        slurm.preflight.check(resources, Path.cwd())
+    except Refused as error:
+        raise Refused(f"{stage}: {error}") from None
+    _checked.add(repr(resources))
+
+
+def _explained(error: Exception) -> UserError:
+    cure, left = "", getattr(error, "__notes__", [])
+    if "there is no" in str(error) and "on this machine" in str(error):
+        cure = "; launch where SLURM is installed, or use cluster=local"
+    if isinstance(error, Unreachable):
+        cure = "; launch again when it answers (`sinfo` tells)"
+        cure = cure if left else f"; nothing is submitted{cure}"
+    return UserError("; ".join([f"cluster=slurm: {error}{cure}", *left]))
+
+
+@cache
+def _check_shared(root: str) -> None:
+    slurm.preflight.shared(Path(root).absolute())
+
+
+def _resources(config: Config, cluster: Slurm, stage: str) -> Resources:
+    processes = cluster.processes(stage)
+    partition = cluster.given(stage, "partition")
+    gpus = cluster.given(stage, "gpus_per_node")
+    if gpus is None:
+        useless = stage == "fuse" and not FOR_GPUS.intersection(config.fuse.exports)
+        gpus = 0 if useless or not _has_gpus(partition) else processes
+    return Resources(
+        nodes=cluster.given(stage, "nodes"),
+        gpus_per_node=gpus,
+        cpus_per_node=processes * cluster.given(stage, "cpus_per_process"),
+        memory=cluster.given(stage, "memory"),
+        time_limit=cluster.given(stage, "time_limit"),
+        signal_seconds=cluster.signal_seconds,
+        partition=partition,
+        account=cluster.account,
+        qos=cluster.given(stage, "qos"),
+        constraint=cluster.given(stage, "constraint"),
+        exclusive=cluster.given(stage, "exclusive"),
+        sbatch=cluster.sbatch,
+        srun=tuple(cluster.srun),
+        setup=tuple(cluster.setup),
+    )
+
+
+@cache
+def _has_gpus(partition: str | None) -> bool:
+    return slurm.preflight.gpus(partition)
+
+
+def _job(step: Step, config: Config, unfinished: dict[str, Step]) -> Job:
+    assert isinstance(config.cluster, Slurm)
+    directory = step.dir.resolve()
+    parents = [unfinished[name] for name in step.stage.parents if name in unfinished]
+    return Job(
+        name=f"{config.name}.{step.stage.name}",
+        command=(sys.executable, "-u", "-m", "pipeline.run", str(directory)),
+        directory=directory,
+        finished=directory / rundir.RESULT,
+        after=tuple(parent.dir.resolve() for parent in parents),
+        needs=tuple(parent.dir.resolve() / rundir.RESULT for parent in parents),
+        resources=_resources(config, config.cluster, step.stage.name),
+        retries=config.cluster.retries,
+    )
+
+
+def _jobs(launches: Iterable[Launch]) -> tuple[list[Job], dict[Path, list[str]]]:
+    """Return the jobs of all runs, each once, and which runs asked for each."""
+    jobs: dict[Path, Job] = {}
+    labels: dict[Path, list[str]] = {}
+    for launch in launches:
+        unfinished = {step.stage.name: step for step in launch.plan if step.runs}
+        for step in unfinished.values():
+            job = _job(step, launch.config, unfinished)
+            jobs.setdefault(job.directory, job)
+            labels.setdefault(job.directory, []).append(launch.config.name)
+    return list(jobs.values()), labels
+
+
+def _submission(launches: list[Launch]) -> Submission:
+    cluster, root = launches[0].config.cluster, Path(launches[0].config.root)
+    assert isinstance(cluster, Slurm)
+    return Submission(
+        folder=rundir.job_dir(root).resolve(),
+        cwd=place(root),
+        parallel=cluster.max_parallel,
+        longest=int(scheduler.config()["MaxArraySize"]),
+    )
+
+
+def show(launch: Launch) -> None:
+    """Print the batch scripts that a launch would submit; touch nothing."""
+    try:
+        submission = _submission([launch])
+        for level in levels(_jobs([launch])[0]):
+            for batch in submission.batches(level):
+                job = batch.jobs[0]
+                executor = submission.executor(job.resources)
+                executor.prepare(job.name, "TOKEN", batch.dependency, submission.parallel)
+                stage = job.name.rpartition(".")[2]
+                submission.ids[job.directory] = f"JOB_ID_OF_{stage.upper()}"
+                console = Terminal()
+                console.rule(stage)
+                script = mask(executor.text())
+                if console.is_terminal:
+                    console.print(
+                        Syntax(script, "bash", background_color="default", word_wrap=True)
+                    )
+                else:  # whole lines, as they would be submitted
+                    print(visible(script))
+    except (Refused, Unreachable) as error:
+        raise _explained(error) from None
+
+
+def submit(launches: list[Launch]) -> list[Path]:
+    """Submit what is not finished of all runs, and say what to do next.
+
+    Returns:
+        The stage directories that are made anew.
+
+    Raises:
+        UserError: SLURM refused or did not answer; nothing is left in its queue.
+    """
+    jobs, labels = _jobs(launches)
+    steps = {step.dir.resolve(): (step, launch) for launch in launches for step in launch.plan}
+
+    def prepare(job: Job) -> None:
+        step, launch = steps[job.directory]
+        step.dir.mkdir(parents=True, exist_ok=True)
+        named_run.write_question(step)
+        named_run.write_where(step, launch.config)
+
+    try:
+        submission = _submission(launches)
+        freeze(Path(launches[0].config.root))
+        repeated = again.set_aside(step for launch in launches for step in launch.plan)
+        submission.submit(jobs, labels, prepare)
+    except (Refused, Unreachable) as error:
+        raise _explained(error) from None
+    for launch in launches:
+        ids = {s.stage.name: submission.ids.get(s.dir.resolve(), "") for s in launch.plan}
+        named_run.note_jobs(launch.directory, {stage: job for stage, job in ids.items() if job})
+    _tell(launches, submission)
+    return repeated
+
+
+def _tell(launches: list[Launch], submission: Submission) -> None:
+    console = Terminal()
+    if len(launches) == 1:
+        (launch,) = launches
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for column in ("stage", "job", "after"):
+            table.add_column(column)
+        ids = {s.stage.name: submission.ids.get(s.dir.resolve()) for s in launch.plan}
+        for step in launch.plan:
+            if ids[step.stage.name]:
+                after = [ids[p] for p in step.stage.parents if ids.get(p)]
+                table.add_row(step.stage.name, ids[step.stage.name], ", ".join(map(str, after)))
+        console.print(table)
+    if submission.attached:
+        count = len(submission.attached)
+        say(f"{count} in the queue before, with the settings they were submitted with")
+    first = launches[0].config
+    names = first.name if len(launches) == 1 else ""
+    root = commands.elsewhere(Path(first.root))
+    runs = "" if names else f" of {len(launches)} runs"
+    say(f"{len(submission.ids)} jobs{runs} in the queue; next:")
+    say(f"  python -m pipeline.status{names and f' {names}'}{root}")
+    if names:
+        say(f"  python -m pipeline.logs {names} -f{root}")
+        say(f"  python -m pipeline.cancel {names}{root}")
+
+
+def wait(launch: Launch) -> None:
+    """Show the stages of a run until all are finished.
+
+    Raises:
+        StageFailed: one of them ended without a result.
+        Interrupted: Ctrl-C; the jobs go on.
+    """
+    try:
+        with Onlooker() as onlooker:
+            for step in launch.plan:
+                if step.runs:
+                    onlooker.begin(step.stage.name)
+                    _wait(step, onlooker)
+    except KeyboardInterrupt:
+        which = f"{launch.config.name}{commands.elsewhere(Path(launch.config.root))}"
+        raise Interrupted(
+            f"the jobs go on without you; look: python -m pipeline.status {which}; "
+            f"stop them: python -m pipeline.cancel {which}"
+        ) from None
+
+
+def _wait(step: Step, onlooker: Onlooker) -> None:
+    asked, gone = 0.0, 0.0
+    while not (step.dir / rundir.RESULT).exists():
+        onlooker.look(step.dir)
+        if time.monotonic() - asked > POLL:
+            asked = time.monotonic()
+            try:
+                entry = active(step.dir, scheduler.mine())
+            except (Refused, Unreachable):
+                continue
+            gone = 0.0 if entry else gone or time.monotonic()
+        if gone and time.monotonic() - gone > AGREE:
+            raise StageFailed(
+                f"{step.stage.name} ended without a result; its logs: {step.dir / 'logs'}"
+            )
+        time.sleep(0.5)

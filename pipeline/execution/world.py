@@ -1,0 +1,181 @@
+"""The processes of one stage: who they are, where they compute, and the few words they exchange.
+
+No object collective of torch is used: those un-pickle, that is run, what comes over the network.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.execution.processes import RENDEZVOUS
+from pipeline.records import packing
+from pipeline.signals import interrupt, pulse
+
+T = TypeVar("T")
+LEAVING = 30.0  # seconds that who was asked to stop has for a step
+MEETING = 60.0  # seconds that processes have to meet, beyond those of a step
+FOR_EVER = timedelta(days=7)  # the parent ends what hangs, and knows of processes that were stopped
+
+
+@dataclass(kw_only=True)
+class World:
+    """One process among `world_size`, and its device.
+
+    Who exchanges no word for `hang_timeout` seconds hangs: its parent has it write the stack of
+    each of its threads to stderr, and ends it. Who was asked to stop is given less, three times
+    the longest silence so far, at least `LEAVING`, and ends itself, as the parent may be gone: a
+    thread of C does that, so it works whatever Python is stuck in.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    hang_timeout: int
+    _beat: float = field(default_factory=time.monotonic, init=False)
+    _longest: float = field(default=0.0, init=False)  # seconds between two words
+    _asked: bool = field(default=False, init=False)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and reports."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process, so that nothing has to be exchanged."""
+        return self.world_size == 1
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of `values` over all processes."""
+        if not self.alone:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Return of each flag whether it is set in any process; every process gets the same."""
+        return [bool(answer) for answer in self.sums(*flags)]
+
+    def sums(self, *values: float) -> list[float]:
+        """Return each of some small numbers summed over all processes.
+
+        The words go between CPUs, also where the training is on GPUs: those need not be waited for.
+        """
+        self.beat()
+        if self.alone:
+            return list(values)
+        sums: list[float] = self.total(torch.tensor(values, dtype=torch.float64)).tolist()
+        return sums
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, on every process; tensors in them on the CPU.
+
+        Values are what `packing` knows: plain ones and tensors, in dicts, lists and tuples.
+        """
+        if self.alone:
+            return [value]
+        own = torch.frombuffer(bytearray(packing.dumps(value)), dtype=torch.uint8)
+        sizes = self._all(torch.tensor([len(own)]))
+        padded = torch.zeros(int(max(sizes)), dtype=torch.uint8)
+        padded[: len(own)] = own
+        parts = zip(self._all(padded), sizes, strict=True)
+        return [packing.loads(part[: int(size)].numpy().tobytes()) for part, size in parts]
+
+    def from_main(self, find: Callable[[], T]) -> T:
+        """Return what the main process finds, on every process."""
+        found: T = self.gather(find() if self.main else None)[0]  # type: ignore[assignment]
+        return found
+
+    def spread(self, tensors: list[Tensor]) -> None:
+        """Give every process the tensors of the main one."""
+        for tensor in tensors if not self.alone else ():
+            dist.broadcast(tensor, 0)
+
+    def _all(self, own: Tensor) -> list[Tensor]:
+        parts = [torch.empty_like(own) for _ in range(self.world_size)]
+        dist.all_gather(parts, own)
+        return parts
+
+    def beat(self) -> None:
+        """Say that this process is alive."""
+        now = time.monotonic()
+        if now - self._beat >= 1:
+            self._longest = max(self._longest, now - self._beat)
+            self._beat = now
+            self._watch(self._patience())
+
+    def hurry(self) -> None:
+        """Have this process end soon if it hangs: it was asked to stop."""
+        self._asked = True
+        self._watch(self._patience())
+
+    def saving(self) -> None:
+        """Give what is being written all the time it needs, also if we were asked to stop."""
+        self._watch(self.hang_timeout)
+
+    def _patience(self) -> float:
+        soon = max(LEAVING, 3 * self._longest) if self._asked else self.hang_timeout
+        return min(soon, self.hang_timeout)
+
+    def _watch(self, seconds: float) -> None:
+        pulse.beat(self.hang_timeout)
+        if self._asked:
+            faulthandler.dump_traceback_later(seconds, exit=True)
+
+
+@contextmanager
+def world(hang_timeout: int) -> Iterator[World]:
+    """Meet the other processes, if there are any: NCCL between GPUs, gloo between CPUs.
+
+    Args:
+        hang_timeout: Seconds without a word after which a process ends; see `World`.
+    """
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    device, backend = torch.device("cpu"), "gloo"
+    if torch.cuda.is_available():
+        device, backend = torch.device("cuda", int(os.environ["LOCAL_RANK"])), "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(device)
+    here = World(rank=rank, world_size=world_size, device=device, hang_timeout=hang_timeout)
+    faulthandler.register(pulse.SHOW)
+    pulse.beat(hang_timeout + MEETING)
+    with _group(here, backend):
+        interrupt.install()  # from here on there is something to save
+        interrupt.at_request(here.hurry)
+        interrupt.die_with_parent(signal.SIGTERM)
+        here.saving()
+        try:
+            yield here
+            if not here.alone:
+                dist.barrier()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            pulse.beat(0)
+
+
+@contextmanager
+def _group(here: World, backend: str) -> Iterator[None]:
+    if here.alone:
+        yield
+        return
+    dist.init_process_group(
+        backend,
+        init_method=os.environ[RENDEZVOUS],
+        rank=here.rank,
+        world_size=here.world_size,
+        timeout=FOR_EVER,
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,150 @@
+"""Opening whatever holds a network: exported files, fused or trained weights, checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, PositiveFloat, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import dyrep
+from pipeline.config import Config, sections
+from pipeline.config.model import Model
+from pipeline.data import preprocess
+from pipeline.data.shards import Manifest
+from pipeline.errors import UserError
+from pipeline.export import runtime
+from pipeline.export.runtime import CARD
+from pipeline.networks import architectures, trained
+from pipeline.records import rundir
+from pipeline.training import checkpoint
+
+DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
+Size = Annotated[int, Field(ge=1, le=4096)]  # pixels
+
+
+class Preprocess(BaseModel):
+    """What is needed of `preprocess.describe`."""
+
+    resize: Size
+    image_size: Size
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
+    classes: Annotated[list[str], Field(min_length=1)]
+
+
+class Card(BaseModel):
+    """What is needed of a model card."""
+
+    preprocess: Preprocess
+    architecture: Model | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A network, and what its card tells of its images and classes."""
+
+    network: Callable[[Tensor], Tensor]
+    preprocess: Preprocess
+
+
+def open_file(path: Path, trust: bool = False) -> Opened:
+    """Return the network in a file; the card is read first, which runs nothing in it.
+
+    Args:
+        path: An exported file, weights, or a checkpoint.
+        trust: Whether code in the file may run.
+
+    Raises:
+        UserError: there is none, it is damaged or not trusted, or what runs it is not installed.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
+    if path.suffix == ".safetensors":
+        return _weights(path)
+    if not path.name.endswith(tuple(runtime.KINDS)):
+        known = ", ".join((".safetensors", *runtime.KINDS))
+        raise UserError(f"{path}: neither weights nor an exported network; known are {known}")
+    try:
+        card = _read_card(path, runtime.card(path))
+        return Opened(runtime.load(path, trust=trust).network, card.preprocess)
+    except (ValueError, ModuleNotFoundError, runtime.Elsewhere, runtime.Untrusted) as error:
+        raise UserError(str(error)) from error
+
+
+def _read_card(path: Path, text: str) -> Card:
+    try:
+        return Card.model_validate(json.loads(text))
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        where = ".".join(map(str, first["loc"]))
+        wrong = f"{where}: {first['msg']}" if where else first["msg"]
+    except (ValueError, RecursionError) as error:
+        wrong = str(error)
+    raise UserError(
+        f"{path} has no model card that can be used ({wrong}); export it with stage=fuse"
+    )
+
+
+def _weights(path: Path) -> Opened:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        if CARD in metadata:
+            return _fused(path, _read_card(path, metadata[CARD]))
+        if "state" in metadata:
+            return _trained(path.parents[1], *_checkpoint(path))
+        structure = rundir.read_json(path.parent / "structure.json")
+        return _trained(path.parent, load_file(path), structure)
+    except DAMAGE as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged ({why}); make it anew with its stage") from None
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename or path}: no such file; trained weights are read where their stage "
+            "left them"
+        ) from None
+
+
+def _fused(path: Path, card: Card) -> Opened:
+    if card.architecture is None:
+        raise UserError(
+            f"the model card of {path} names no architecture; export it with stage=fuse"
+        )
+    network = architectures.build(card.architecture, len(card.preprocess.classes))
+    return Opened(_loaded(path, network, load_file(path)), card.preprocess)
+
+
+def _checkpoint(path: Path) -> tuple[dict[str, Tensor], Any]:
+    saved = checkpoint.load(path)
+    if saved["ema"] is None:
+        return saved["model"], saved["structure"]
+    prefix = "module."  # averages are kept in a wrapper of torch
+    averaged = {k.removeprefix(prefix): v for k, v in saved["ema"].items() if k.startswith(prefix)}
+    return averaged, saved["structure"]
+
+
+def _trained(stage: Path, state: dict[str, Tensor], structure: Any) -> Opened:
+    """Build a network with its branches from the question its stage answers."""
+    question = rundir.read_yaml(stage / rundir.STAGE)
+    config: Config = sections({name: question["config"][name] for name in ("data", "model")})
+    prep = rundir.stage_dir(stage.resolve().parents[1], "prep", question["parents"]["prep"])
+    manifest = Manifest.load(prep / "data")
+    network = architectures.build(config.model, len(manifest.classes))
+    dyrep.apply_structure(network, structure)
+    told = Preprocess.model_validate(preprocess.describe(config.data, manifest))
+    return Opened(_loaded(stage, network, state), told)
+
+
+def _loaded(path: Path, network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    try:
+        return trained.take(network, state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path} is of another architecture: {reason}") from None

@@ -1,0 +1,1 @@
+"""The networks: built by their configuration, or as earlier stages left them."""

@@ -1,0 +1,110 @@
+"""The networks earlier stages left behind, and the images to try them on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import dyrep
+from dyrep.fusion import fold_norms
+from pipeline.contract.stage import Context
+from pipeline.data.loaders.base import Part, make
+from pipeline.data.shards import Manifest
+from pipeline.errors import UserError
+from pipeline.export import runtime
+from pipeline.export.formats import FORMATS
+from pipeline.networks import architectures
+from pipeline.records import disk, rundir
+
+
+def prepared(context: Context) -> Path:
+    """Return the folder of the prepared data."""
+    return context.parents["prep"] / "data"
+
+
+def plain(context: Context) -> nn.Module:
+    """Return the plain architecture with fresh weights."""
+    return architectures.build(context.config.model, len(Manifest.load(prepared(context)).classes))
+
+
+def trained(context: Context) -> nn.Module:
+    """Return the trained network with all its branches, in eval mode."""
+    folder = context.parents["train"]
+    model = plain(context)
+    dyrep.apply_structure(model, rundir.read_json(folder / "structure.json"))
+    model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    return model.eval()
+
+
+def fused(context: Context) -> nn.Module:
+    """Return the network that is shipped, in eval mode."""
+    folder = context.parents["fuse"]
+    model = take(plain(context), load_file(folder / "model.safetensors"))
+    fold = rundir.read_json(folder / "fusion.json")["fold_bn"]
+    return folded(model, context.config.data.image_size) if fold else model
+
+
+def exported(context: Context, name: str) -> runtime.Loaded | None:
+    """Return the fused network as an exported file has it; None if fuse wrote none of that format.
+
+    Most formats hold code, so the file must have the content that fuse wrote.
+
+    Raises:
+        UserError: it has another.
+        ValueError, ModuleNotFoundError, runtime.Elsewhere: as `runtime.load`.
+    """
+    folder, file = context.parents["fuse"], FORMATS[name].file
+    path = folder / file
+    written = rundir.read_json(folder / rundir.RESULT)["outputs"].get(file, {})
+    if not written and not path.exists():
+        return None
+    if not path.is_file() or disk.sha256(path) != written.get("sha256"):
+        raise UserError(
+            f"{path} is not as fuse wrote it and is not opened; `rm -r {folder}` and launch again "
+            "to make it anew"
+        )
+    return runtime.load(path, trust=True)
+
+
+def usual(context: Context) -> nn.Module:
+    """Return the plain architecture as usually built, with the values of the shipped network.
+
+    Times depend on values: with fresh ones max pooling finds fewer zeros, and takes longer.
+    """
+    model = plain(context)
+    state = load_file(context.parents["fuse"] / "model.safetensors")
+    own = model.state_dict().keys()
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name in own})
+    return model.eval()
+
+
+def take(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """Load what `dyrep.fusion.plain_state` gave into the plain architecture; return it."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and module.bias is None and f"{name}.bias" in state:
+            module.bias = nn.Parameter(module.weight.new_zeros(module.out_channels))
+    network.load_state_dict(state, strict=True)
+    return network.eval()
+
+
+def folded(network: nn.Module, image_size: int) -> nn.Module:
+    """Fold each batch norm behind a conv of a plain network into it; return the network."""
+    weight = next(network.parameters())
+    fold_norms(network.eval(), weight.new_zeros(1, 3, image_size, image_size))
+    return network
+
+
+def images(context: Context, split: str, count: int) -> Tensor:
+    """Return the first images of a split (N ≤ count, 3, H, W), prepared as for evaluation."""
+    data = context.config.data
+    part = Part(
+        folder=prepared(context),
+        split=split,
+        batch_size=count,
+        image_size=data.image_size,
+        resize=data.short_side,
+        augment=None,
+    )
+    return next(iter(make(data.loader, part))).images

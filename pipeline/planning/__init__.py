@@ -1,0 +1,1 @@
+"""What a launch would do: settings, runs and stages, checked before anything starts. No torch."""

@@ -1,0 +1,245 @@
+"""What a shell hands over, made readable to Hydra, and refused where Hydra would let it pass.
+
+Hydra has a grammar of its own, in which `~`, `=`, `#` and a name like `1e3` mean something else
+than they say. A value that it cannot read is quoted here, a number given for a text stays text;
+the schema judges both afterwards.
+"""
+
+from __future__ import annotations
+
+import shlex
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_origin
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+)
+from hydra.errors import OverrideParseException
+from pydantic import BaseModel
+
+from pipeline.config import Config
+from pipeline.config.rules import SMALL_IMAGE
+from pipeline.errors import UserError, nearest
+from pipeline.planning.compose import CONF, parse
+
+SWEEPER = "hydra/sweeper="
+LIBRARIES = (
+    " Networks of timm and torchvision: model=timm model.name={}; "
+    "python -m pipeline.launch --models lists them"
+)
+RECIPES = {
+    "digits": ("digits",),
+    "cifar": ("cifar10", "cifar100"),
+    "imagenet": ("imagenet", "imagefolder", "synthetic"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a command line asks for.
+
+    Args:
+        words: all of it, as Hydra reads what it says.
+        settings: the words that choose or set something.
+        sweeps: whether a run is to be made of each combination of what varies.
+        shows: whether Hydra is to show something, and nothing is to run.
+        plain: whether there is no other option of Hydra's.
+    """
+
+    words: list[str]
+    settings: list[str]
+    sweeps: bool
+    shows: bool
+    plain: bool
+
+    @property
+    def sweeper(self) -> str:
+        """What tells which settings are tried next."""
+        chosen = [word for word in self.settings if word.startswith(SWEEPER)]
+        return chosen[-1].removeprefix(SWEEPER) if chosen else "basic"
+
+    @property
+    def searches(self) -> bool:
+        """Whether what runs next depends on how the runs before ended."""
+        return self.sweeps and self.sweeper != "basic"
+
+
+def read(arguments: list[str]) -> Asked:
+    """Return what the arguments ask for.
+
+    Raises:
+        UserError: one of them says nothing, or chooses what is no choice.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    known = parser.parse_intermixed_args(arguments)
+    given = set(known.overrides)
+    others = [word for word in arguments if word not in given]
+    arguments = others + known.overrides  # Hydra takes no settings on both sides of an option
+    words = _readable(arguments, known)
+    return Asked(
+        words=words,
+        settings=[spelt for word, spelt in zip(arguments, words, strict=True) if word in given],
+        sweeps=known.multirun,
+        shows=bool(known.help or known.hydra_help or known.cfg or known.info),
+        plain=len(others) == known.multirun,
+    )
+
+
+def _readable(arguments: list[str], known: Namespace) -> list[str]:
+    """Return the arguments as Hydra reads what they say."""
+    settings = set(known.overrides)
+    elsewhere = known.config_dir or any("hydra.searchpath" in word for word in settings)
+    spelt = [_spelt(word, known.multirun) if word in settings else word for word in arguments]
+    for word, spelling in zip(arguments, spelt, strict=True):
+        if word in settings:
+            _check_choice(parse([spelling])[0], CONF if not elsewhere else None)
+    return spelt
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}; python -m pipeline.launch --help shows what there is")
+
+
+def _spelt(word: str, sweeping: bool) -> str:
+    """Return one argument so that Hydra reads it as it is meant."""
+    key, equals, value = word.partition("=")
+    if not key or not (equals or key.startswith("~")) or not _parsed(f"{key}=1"):
+        raise UserError(f"'{word}' is not of the form KEY=VALUE")
+    override = _parsed(word)
+    if override is None:
+        return _mended(key, value, sweeping)
+    if override.is_sweep_override():
+        if not sweeping:
+            _refuse_sweep(key, value)
+        return word
+    if override.is_delete() or not _takes_text(override.key_or_group):
+        return word
+    return word if isinstance(override.value(), str | None) else f"{key}={_quoted(value)}"
+
+
+def _mended(key: str, value: str, sweeping: bool) -> str:
+    """Return a value that Hydra cannot read as a text; several of them are asked for in quotes."""
+    takes = _takes(key)
+    if value.startswith("[") and value.endswith("]") and str not in takes:
+        spelling = f"[{_items(value[1:-1])}]"
+    elif sweeping and "," in value:
+        spelling = _items(value)
+    elif _parsed(f"{key}={_quoted(value)}"):
+        return f"{key}={_quoted(value)}"
+    else:
+        raise UserError(f"{key}={value!r} has a sign in it that no setting can have; leave it out")
+    if _parsed(f"{key}={spelling}") is None:
+        raise UserError(f"{key}={value} cannot be read: put what has signs in it in quotes")
+    raise UserError(f"{key}={value} cannot be read; write {shlex.quote(f'{key}={spelling}')}")
+
+
+def _items(values: str) -> str:
+    """Return values between commas, in quotes where they cannot do without."""
+    items = [item.strip() for item in values.split(",")]
+    return ",".join(item if _parsed(f"x={item}") else _quoted(item) for item in items)
+
+
+def _parsed(word: str) -> Override | None:
+    try:
+        return parse([word])[0]
+    except OverrideParseException:
+        return None
+
+
+def _quoted(value: str) -> str:
+    return QuotedString(value, Quote.double).with_quotes()
+
+
+def _refuse_sweep(key: str, value: str) -> NoReturn:
+    cures = [f"for a run with each, -m {shlex.quote(f'{key}={value}')}"]
+    if key == "stage":
+        cures.append(f"for these stages, stage.run=[{value}]")
+    elif any(get_origin(kind) is list for kind in _takes(key)):
+        cures.append(f"for all in one run, {shlex.quote(f'{key}=[{value}]')}")
+    elif _takes_text(key) and key not in ("name", "group"):
+        cures.append(f"for one text, {shlex.quote(f'{key}={_quoted(value)}')}")
+    raise UserError(f"{key}={value} is more than one value; {'; '.join(cures)}")
+
+
+def _takes_text(key: str) -> bool:
+    """Whether a setting is a text, so that `007` and `1e3` are what they look like."""
+    kinds = _takes(key)
+    return str in kinds and int not in kinds
+
+
+def _takes(key: str) -> set[Any]:
+    """Return what the schema allows for a dotted key, by any of the choices of its section."""
+    kinds: set[Any] = {Config}
+    for part in key.lstrip("+~").split("."):
+        owners = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        fields = [owner.model_fields[part] for owner in owners if part in owner.model_fields]
+        kinds = {kind for field in fields for kind in _kinds(field.annotation)}
+    return kinds
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """Yield what an annotation allows: the parts of a union, without what is said about them."""
+    if get_origin(annotation) in (list, dict) or not get_args(annotation):
+        yield annotation
+        return
+    for part in get_args(annotation):
+        yield from _kinds(part)
+
+
+def _check_choice(override: Override, files: Path | None) -> None:
+    """Refuse a choice that is none: of a folder of `conf/` exactly one file is chosen by name."""
+    group, said = override.key_or_group, override.input_line
+    if group == "sweeps":
+        raise UserError(f"{said} is not for launch: `wandb sweep conf/sweeps/NAME.yaml` reads it")
+    if not (CONF / group).is_dir() or group.startswith("hydra"):
+        return
+    valid = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    if override.is_delete() or override.package or override.value() is None:
+        raise UserError(f"{said}: {group} needs a choice; valid are: {', '.join(valid)}")
+    for choice in _chosen(override):
+        if not isinstance(choice, str):
+            raise UserError(f"{said}: {group} needs one choice; valid are: {', '.join(valid)}")
+        if choice not in valid and (files or not choice.isidentifier()):
+            raise UserError(
+                f"{group}={choice} is not a choice; {nearest(choice, valid)}"
+                + (LIBRARIES.format(choice) if group == "model" else "")
+            )
+    if override.type is not OverrideType.CHANGE:
+        raise UserError(f"{said}: {group} is among the settings; write {group}={choice}")
+
+
+def _chosen(override: Override) -> list[Any]:
+    """Return the choices of a group that an override names; of a range or a glob Hydra knows."""
+    if not override.is_sweep_override():
+        return [override.value()]
+    if isinstance(override.value(), ChoiceSweep):
+        return [getattr(choice, "text", choice) for choice in override.sweep_iterator()]
+    return []
+
+
+def unchosen(config: Config, overrides: list[str]) -> list[str]:
+    """Return what a launch left to the defaults although its images ask for something else."""
+    named = {override.key_or_group for override in parse(overrides)}
+    if "experiment" in named:
+        return []
+    data, size = config.data.name, config.data.image_size
+    told = []
+    if "train" not in named and data not in RECIPES.get(config.train.name, [data]):
+        fitting = [recipe for recipe, images in RECIPES.items() if data in images]
+        cure = f"; for data={data}: train={fitting[0]}" if fitting else ""
+        told.append(f"train={config.train.name} is a recipe for other images{cure}")
+    if "model" not in named and config.model.family == "vgg" and size > SMALL_IMAGE:
+        told.append(
+            f"model={config.model.name} is for small images, not for {size} pixels; "
+            "for these: model=resnet18"
+        )
+    return told

@@ -1,0 +1,218 @@
+"""From Hydra's composed tree to a checked `Config`, and from its errors to one line.
+
+Hydra stops a misspelt key or choice, the schema stops everything else; both end in a `UserError`
+that names the key, what is wrong with it and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.config import WHERE, Config, flatten, rules, sense
+from pipeline.display.masking import mask
+from pipeline.errors import UserError, nearest
+from pipeline.records import rundir
+
+Composed = tuple[DictConfig, dict[str, str], list[str]]  # settings, choices, overrides
+
+INTERPOLATION = (InterpolationResolutionError, GrammarParseError)
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
+CONF = Path(__file__).resolve().parents[2] / "conf"
+MODELS = {"vgg", "mobilenet_v1", "torchvision", "timm"}
+FREE = ("cluster.sbatch",)  # may hold any key
+TAGS = {file.stem for file in (CONF / "data").glob("*.yaml")}
+TAGS |= MODELS | {"plain", "static", "dyrep", "grow"}
+TAGS |= {"disabled", "offline", "online", "local", "slurm"}
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    """Parse command-line overrides."""
+    return OverridesParser.create().parse_overrides(overrides)
+
+
+def by_hydra(each: Callable[[Composed], float | None]) -> None:
+    """Have Hydra read the command line: do `each` of the runs it means, or show what it asks."""
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def once(tree: DictConfig) -> float | None:
+        here = HydraConfig.get()
+        overrides = OmegaConf.to_container(here.overrides.task)  # with ${…} as it is written
+        assert isinstance(overrides, list)
+        return each((tree, choices_of(here), overrides))
+
+    once()
+
+
+def choices_of(composition: Any) -> dict[str, str]:
+    """Return the choices behind a composed tree, from what Hydra notes of it."""
+    made = composition.runtime.choices
+    return {group: choice for group, choice in made.items() if not group.startswith("hydra/")}
+
+
+def to_config(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -> Config:
+    """Resolve and check a composed tree; see `values` and `finish`."""
+    return finish(values(tree, choices, overrides))
+
+
+def values(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Return what a composed tree says; a missing name is made from the choices."""
+    said = OmegaConf.to_container(tree, resolve=True)
+    assert isinstance(said, dict)
+    if said.get("name") is None:
+        said["name"] = derived_name(choices, said.get("seed"), overrides)
+    _settle_paths(said)
+    return {str(key): value for key, value in said.items()}
+
+
+def finish(values: dict[str, Any]) -> Config:
+    """Settle by rule what nobody set, and check everything.
+
+    Raises:
+        UserError: a value does not fit, cannot be meant, or is not given although it has to be.
+    """
+    for key, value in sorted(flatten(values).items()):
+        if value == MISSING:
+            raise UserError(f"{key} is missing; give {key}=VALUE")
+    config = check(rules.settle(values))
+    if found := sense.wrong(flatten(config.model_dump())):
+        raise UserError(found)
+    return config
+
+
+def _settle_paths(values: dict[Any, Any]) -> None:
+    """Make the paths absolute: stages work in another directory, and on other machines."""
+    for section in (values, values.get("data")):
+        path = section.get("root") if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(path, str) and path not in ("", MISSING):
+            section["root"] = str(rundir.absolute(path))
+
+
+def check(values: dict[Any, Any]) -> Config:
+    """Return `values` as a `Config`.
+
+    Raises:
+        UserError: names the first offending key and the cure.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error.errors()[0])) from None
+
+
+def derived_name(choices: dict[str, Any], seed: Any, overrides: list[str]) -> str:
+    """Name a run after its choices and whatever else was set, so that other settings differ."""
+    parts = [str(choices[group]) for group in ("data", "model", "method")]
+    if choices.get("experiment"):
+        parts.insert(0, str(choices["experiment"]))
+    if choices["train"] != choices["data"]:
+        parts.append(str(choices["train"]))
+    parts.append(f"s{seed}")
+    for override in parse(overrides):
+        key = override.key_or_group
+        if key in choices or key == "seed" or key.split(".")[0] in WHERE:
+            continue
+        value = mask(override.input_line or "").split("=", 1)[-1]
+        parts.append(re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{key.split('.')[-1]}_{value}").strip("_"))
+    name = "-".join(parts)
+    if len(name) > 120:
+        name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name
+
+
+def _explain(error: ErrorDetails) -> str:
+    path = [str(part) for part in error["loc"] if str(part) not in TAGS]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return _unknown(key)
+    if error["type"] == "missing":
+        return f"{key} is missing; give {key}=VALUE"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    if error["type"] == "list_type":
+        return f"{key}={error['input']} is no list; write [{error['input']}] in its place"
+    return f"{key}={error['input']}: {message[0].lower()}{message[1:]}"
+
+
+def _unknown(key: str) -> str:
+    """Say that there is no such key, and which one may be meant."""
+    head, _, last = key.rpartition(".")
+    if not head:
+        return f"{key} is not a setting; {nearest(last, _top_level())}"
+    if head in FREE:
+        return f"{key} is not among the settings yet; add it: +{key}=VALUE"
+    section = head.split(".")[0]
+    owners = [f.stem for f in _files(section) if f.parent != CONF and last in _keys(f, head)]
+    if owners:
+        return (
+            f"{key} is only a setting of {section}={' or '.join(owners)}; choose that or leave it"
+        )
+    valid = sorted(set().union(*(_keys(f, head) for f in _files(section))))
+    if valid:
+        return f"{key} is not a setting; {nearest(last, valid, f'{head}.')}"
+    return f"{key} is not a setting; {nearest(section, _top_level())}"
+
+
+def _top_level() -> list[str]:
+    others = ("hydra", "sweeps")  # the second is read by W&B
+    folders = {path.name for path in CONF.iterdir() if path.is_dir() and path.name not in others}
+    return sorted(folders | Config.model_fields.keys())
+
+
+def _files(section: str) -> list[Path]:
+    return sorted((CONF / section).glob("*.yaml")) or [CONF / "config.yaml"]
+
+
+def _keys(file: Path, head: str) -> set[str]:
+    """Return the keys a file of `conf/` has below the dotted path `head`."""
+    inside = head if file.parent == CONF else head.partition(".")[2]
+    tree = OmegaConf.load(file)
+    below = OmegaConf.select(tree, inside) if inside else tree
+    return {str(key) for key in below} if isinstance(below, DictConfig) else set()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Have what Hydra refuses end as the bad input it is."""
+    try:
+        yield
+    except HYDRA_ERRORS as error:
+        raise UserError(explain_hydra(error)) from None
+
+
+def explain_hydra(error: Exception) -> str:
+    """Return Hydra's complaint about the command line as one line with the nearest valid name."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice} is not a choice; {nearest(choice, list(error.options))}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form KEY=VALUE ({str(error).splitlines()[-2]})"
+    key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)
+    if isinstance(error, INTERPOLATION) or isinstance(error.__cause__, INTERPOLATION):
+        return f"{key}: {_line(error)}; for a $ that means no more, write \\$"
+    return _unknown(key) if key else _line(error)
+
+
+def _line(error: Exception) -> str:
+    """Return what an error says without OmegaConf's further lines, as one line."""
+    said = getattr(error, "msg", None) or str(error)
+    return " ".join(said.partition("full_key:")[0].split())

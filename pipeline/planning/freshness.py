@@ -1,0 +1,51 @@
+"""Whether the images are still those that were prepared; told at launch, before anything runs.
+
+What was trained on them is no worse for it, so nothing is refused.
+"""
+
+from __future__ import annotations
+
+import shlex
+from functools import cache
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.data.sources import changes
+from pipeline.data.sources.changes import Changes
+from pipeline.display.masking import mask
+from pipeline.display.outside import say
+from pipeline.planning.plan import Step
+
+PATIENCE = 10.0  # seconds for a look at the files
+
+
+def tell(config: Config, prep: Step, overrides: list[str]) -> None:
+    """Print a note if the images differ from what was prepared, or if that is not known."""
+    root = config.data.root
+    if prep.state != "done" or prep.repeats or root is None:
+        return
+    left_out = ("dry_run=", "again=", *(() if prep.wanted else ("stage=", "stage.run=")))
+    folder = (prep.dir / "data").resolve()
+    for what in _notes(Path(root), folder):
+        words = [word for word in overrides if not word.startswith(left_out)]
+        again = shlex.join(["python", "-m", "pipeline.launch", *map(mask, words), "again=[prep]"])
+        say(f"note: {what}; what is prepared is used as it is. To prepare anew: {again}")
+
+
+@cache  # a sweep asks for each of its runs
+def _notes(root: Path, folder: Path) -> list[str]:
+    if not root.is_dir():
+        return [f"data.root={root} is not there, so nobody knows whether it has changed"]
+    if not (folder / changes.FILE).exists():
+        return [f"{folder} is of an older version, so nobody knows whether {root} has changed"]
+    return _told(root, changes.compare(root, folder / changes.FILE, PATIENCE))
+
+
+def _told(root: Path, found: Changes) -> list[str]:
+    told = [f"data.root={root} has changed since it was prepared: {found}"] * bool(str(found))
+    if found.unseen:
+        told.append(
+            f"{found.unseen:,} of {found.files:,} files below {root} were not compared with what "
+            f"was prepared, for it took more than {PATIENCE:.0f} s"
+        )
+    return told

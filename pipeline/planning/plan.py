@@ -1,0 +1,257 @@
+"""Configuration in, plan out: which stages, where, finished or not, and why.
+
+A fingerprint is the hash of a question: the sections a stage reads, its parents' fingerprints and
+its version. The same question has the same directory, so runs that ask it share the answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.config import Config, flatten, values_of
+from pipeline.contract.stage import Stage
+from pipeline.contract.table import STAGES
+from pipeline.display.masking import masked
+from pipeline.errors import UserError
+from pipeline.planning import again
+from pipeline.records import disk, rundir
+
+State = Literal["done", "unfinished", "new"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage of a plan: its directory, whether it was asked for, and what is known of it.
+
+    `anew` tells why what is there of it is not to be used, if so.
+    """
+
+    stage: Stage
+    fingerprint: str
+    question: dict[str, Any]
+    dir: Path
+    state: State
+    wanted: bool
+    why: str
+    anew: str = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether launching executes this stage."""
+        return self.wanted and (self.state != "done" or bool(self.anew))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether launching keeps aside what is there and begins anew."""
+        return self.wanted and bool(self.anew)
+
+    @property
+    def action(self) -> str:
+        """What launching does: run, continue, repeat, skip (finished), or leave (not asked for)."""
+        if not self.wanted:
+            return "leave"
+        if self.repeats:
+            return "repeat"
+        return {"done": "skip", "unfinished": "continue", "new": "run"}[self.state]
+
+
+def make_plan(config: Config, repeated: Container[Path] = ()) -> list[Step]:
+    """Return all five stages with what to do about each.
+
+    Args:
+        config: what is asked for.
+        repeated: stage directories that this launch has made anew, for another of its runs.
+
+    Raises:
+        UserError: a stage was asked for whose parent neither is finished nor will run, or one is
+            to be repeated that was not asked for.
+    """
+    _check_again(config)
+    root = Path(config.root)
+    steps: dict[str, Step] = {}
+    for stage in STAGES.values():
+        question = _question(stage, config, steps)
+        fingerprint = _hash(_decisive(question, stage.ignores))
+        directory = rundir.stage_dir(root, stage.name, fingerprint)
+        state = _state(directory)
+        asked = stage.name in config.again and directory not in repeated
+        anew = _anew(asked, state, directory, [steps[name] for name in stage.parents])
+        why = _why(state, directory, rundir.run_dir(root, config.name) / stage.name, question)
+        steps[stage.name] = Step(
+            stage=stage,
+            fingerprint=fingerprint,
+            question=question,
+            dir=directory,
+            state=state,
+            wanted=stage.name in config.stage.run,
+            why=f"{anew} ({why})" if anew else why,
+            anew=anew,
+        )
+    _check_parents(steps, config.name)
+    return list(steps.values())
+
+
+def _check_again(config: Config) -> None:
+    run = config.stage.run
+    if missing := [name for name in config.again if name not in run]:
+        both = ",".join(_between({*run, *missing}))
+        raise UserError(
+            f"again=[{','.join(missing)}] is not among the stages of this launch "
+            f"({', '.join(run)}); launch with stage=all, or stage.run=[{both}]"
+        )
+
+
+def _between(names: set[str]) -> list[str]:
+    """Return stages and those on the way from one of them to another, in their order."""
+    above = {name: _above(name) for name in STAGES}
+    way = [name for name in STAGES if above[name] & names]
+    return [n for n in STAGES if n in names or (n in way and any(n in above[x] for x in names))]
+
+
+def _above(name: str) -> set[str]:
+    """Return the stages that one follows from."""
+    parents = STAGES[name].parents
+    return {*parents}.union(*map(_above, parents))
+
+
+def _anew(asked: bool, state: State, directory: Path, parents: list[Step]) -> str:
+    """Return why what is there of a stage is not to be used; nothing if it is."""
+    if state == "new":
+        return ""
+    if asked:
+        return "asked for with again="
+    for parent in parents:
+        if parent.repeats:
+            return f"its parent {parent.stage.name} is repeated"
+    older = again.behind(directory, [parent.dir for parent in parents])
+    return f"its parent {older} was repeated since" if older else ""
+
+
+def _question(stage: Stage, config: Config, steps: dict[str, Step]) -> dict[str, Any]:
+    values = values_of(config, stage.reads)
+    return {
+        "stage": stage.name,
+        "version": stage.version,
+        "config": {name: values[name] for name in stage.reads},
+        "parents": {name: steps[name].fingerprint for name in stage.parents},
+    }
+
+
+def _decisive(question: dict[str, Any], ignores: tuple[str, ...]) -> dict[str, Any]:
+    """Return a question without the keys that do not decide its answer."""
+    kept = {
+        name: {k: v for k, v in section.items() if f"{name}.{k}" not in ignores}
+        if isinstance(section, dict)
+        else section
+        for name, section in question["config"].items()
+    }
+    return {**question, "config": kept}
+
+
+def _hash(question: dict[str, Any]) -> str:
+    text = json.dumps(question, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _state(directory: Path) -> State:
+    if rundir.there(directory / rundir.RESULT):
+        return "done"
+    return "unfinished" if rundir.there(directory / rundir.EVENTS) else "new"
+
+
+def _why(state: State, directory: Path, link: Path, question: dict[str, Any]) -> str:
+    if state == "done":
+        result = rundir.read_json(directory / rundir.RESULT)
+        return f"finished before ({directory.name}, {result['seconds']:.0f} s)"
+    if state == "unfinished":
+        last = list(rundir.read_lines(directory / rundir.EVENTS))[-1:]
+        return f"begun before, last event: {last[0]['event'] if last else 'none'}"
+    if link.is_symlink() and link.resolve() != directory.resolve():
+        return f"the result of this run is out of date: {_difference(link, question)}"
+    return "not done before"
+
+
+def _difference(link: Path, question: dict[str, Any]) -> str:
+    """Name what differs between the question a link answers and the present one."""
+    try:
+        known = rundir.read_yaml(link / rundir.STAGE)
+    except OSError:
+        return f"{link.resolve().name} is gone"
+    before, after = flatten(known), flatten(question)
+    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    changed = [key for key in keys if key.split(".")[0] not in ("fingerprint", again.NOTE)]
+    old, new = masked(before), masked(after)
+    return ", ".join(f"{k} {old.get(k)} → {new.get(k)}" for k in changed[:3]) or "unknown"
+
+
+def _check_parents(steps: dict[str, Step], name: str) -> None:
+    for step in steps.values():
+        if not step.runs:
+            continue
+        parents = [steps[parent] for parent in step.stage.parents]
+        missing = [p for p in parents if not p.runs and (p.state != "done" or p.anew)]
+        if missing:
+            both = ",".join(_enough(steps))
+            needed = " and ".join(
+                parent.stage.name + (f" anew ({parent.anew})" if parent.anew else "")
+                for parent in missing
+            )
+            raise UserError(
+                f"stage={step.stage.name} needs {needed}, not finished for run "
+                f"'{name}': launch with stage=all, or stage.run=[{both}]"
+            )
+
+
+def _enough(steps: dict[str, Step]) -> list[str]:
+    """Return the stages that were asked for, and what they need besides, in their order."""
+    names: set[str] = set()
+    for name, step in reversed(steps.items()):
+        needed = any(name in steps[child].stage.parents for child in names)
+        if step.wanted or (needed and (step.state != "done" or step.anew)):
+            names.add(name)
+    return [name for name in steps if name in names]
+
+
+def verify(steps: list[Step]) -> None:
+    """Check that what finished stages left on disk is still what they wrote.
+
+    Sizes are always compared; contents where a file is newer than its result.
+
+    Raises:
+        UserError: a file is gone, cut off or edited; names it and the cure.
+    """
+    for step in steps:
+        if step.state == "done" and not step.anew:
+            verify_outputs(step.dir)
+
+
+def verify_outputs(directory: Path) -> None:
+    """Check the outputs of one finished stage; see `verify`."""
+    result = directory / rundir.RESULT
+    finished = result.stat().st_mtime
+    for output in rundir.read_json(result).get("outputs", {}).values():
+        path = directory / output["path"]
+        wrong = _damage(path, output, finished)
+        if wrong:
+            raise UserError(
+                f"{path}: {wrong} since the stage finished; "
+                f"`rm -r {directory}` and launch again to make it anew"
+            )
+
+
+def _damage(path: Path, output: dict[str, Any], finished: float) -> str | None:
+    if not path.exists():
+        return "is gone"
+    if not path.is_file():
+        return "is no file"
+    stat = path.stat()
+    if stat.st_size != output["bytes"]:
+        return f"has {stat.st_size} bytes instead of {output['bytes']}, it was changed"
+    if stat.st_mtime > finished and disk.sha256(path) != output["sha256"]:
+        return "has other content, it was edited"
+    return None

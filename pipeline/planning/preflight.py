@@ -1,0 +1,68 @@
+"""What can be refused before anything is written: data that cannot fill a batch, a root that
+cannot be written, a tracker that is not installed.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.data.sources.base import source
+from pipeline.errors import UserError
+from pipeline.planning.plan import Step
+from pipeline.records import disk, rundir
+
+
+def check(config: Config, plan: list[Step]) -> None:
+    """Refuse what would fail later.
+
+    Args:
+        config: what is asked for.
+        plan: the stages; what prep has prepared is not looked for at its source.
+
+    Raises:
+        UserError: names the setting and the cure.
+    """
+    _check_root(Path(config.root))
+    _check_data(config, plan)
+    if config.cluster.name == "slurm":
+        from pipeline.execution import slurm
+
+        slurm.check(config)
+    if config.tracking.mode == "online" and find_spec("wandb") is None:
+        raise UserError(
+            "tracking=online needs wandb, which is not installed; `pip install wandb`, or use "
+            "tracking=offline or disabled"
+        )
+
+
+def _check_root(root: Path) -> None:
+    above = next(path for path in (root, *root.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise UserError(f"root={root}: {above} is not a directory; choose another root=")
+    if refused := disk.refusal(above):
+        raise UserError(f"root={root} cannot be written: {refused}, or choose another root=")
+    if shutil.disk_usage(above).free < 50 * 2**20:
+        raise UserError(f"root={root}: less than 50 MiB free on the disk; make room or move root=")
+
+
+def _check_data(config: Config, plan: list[Step]) -> None:
+    """Refuse data that are not there, and, if it is to train, too few of them."""
+    images = _training_images(config, plan[0])
+    trains = any(step.wanted for step in plan if step.stage.name == "train")
+    if trains and config.train.batch_size > images:
+        raise UserError(
+            f"train.batch_size={config.train.batch_size} is larger than the {images} "
+            f"training images of data={config.data.name}; use a smaller one, e.g. "
+            f"train.batch_size={2 ** (images.bit_length() - 1)}"
+        )
+
+
+def _training_images(config: Config, prep: Step) -> int:
+    if prep.state == "done":
+        return int(rundir.read_json(prep.dir / rundir.RESULT)["metrics"]["train_images"])
+    images = source(config.data).count()
+    return images - math.ceil(images * (config.data.val_fraction or 0))

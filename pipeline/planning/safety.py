@@ -1,0 +1,42 @@
+"""What a launch warns of: secrets among the settings, and a root that others may write to."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.display import masking
+from pipeline.display.outside import say
+from slurm import private
+
+SHOWN = 60  # characters of a setting
+
+
+def tell(config: Config) -> None:
+    """Warn of each once, however many runs a sweep has."""
+    for key, what in masking.found(config.model_dump(mode="json")):
+        shown = what if len(what) <= SHOWN else f"{what[:SHOWN]}…"
+        _warn(
+            f"{key} looks as if it held a secret ({shown}); it is masked where shown, but kept "
+            f"below {config.root}, for you alone to read; better leave it out and export it in the "
+            f"shell that launches, or have cluster.setup source a file of mode 600"
+        )
+    _tell_shared(Path(config.root))
+
+
+def _tell_shared(root: Path) -> None:
+    places = [root, *(root / name for name in ("stages", "runs", "data", "cache"))]
+    for place in places:
+        if place.is_dir() and (who := private.writers(place)):
+            _warn(
+                f"{who} may write to {place}, and so change what your runs read, execute and "
+                "report; close it (chmod go-w) or choose another root=, unless you trust them"
+            )
+            return
+
+
+@cache
+def _warn(line: str) -> None:
+    say(f"warning: {line}", file=sys.stderr)

@@ -1,0 +1,74 @@
+"""A search with Optuna: Hydra's sweeper proposes settings, each is tried to its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from tempfile import TemporaryDirectory
+
+from pipeline.errors import DONE, UserError, gist, nearest
+from pipeline.planning.compose import HYDRA_ERRORS, Composed, by_hydra, parse
+
+SWEEPERS = ("search", "optuna")  # ours, which is the other with settings
+Trial = Callable[[Composed], tuple[int, float | None]]
+
+
+def check(sweeper: str) -> None:
+    """Refuse a search by what is no sweeper, or is not installed.
+
+    Raises:
+        UserError: names the sweepers there are, or says what to install.
+    """
+    if sweeper not in SWEEPERS:
+        valid = nearest(sweeper, ["basic", *SWEEPERS])
+        raise UserError(f"there is no hydra/sweeper={sweeper}; {valid}")
+    if find_spec("optuna") is None:
+        raise UserError("a search needs Optuna: pip install hydra-optuna-sweeper")
+
+
+def run(settings: list[str], trial: Trial) -> int:
+    """Try what Optuna proposes, one after the other; return the worst exit code.
+
+    Args:
+        settings: of the command line.
+        trial: tries one proposal; returns its exit code, and how good it is if it ended well.
+
+    Raises:
+        UserError: Optuna refuses the search.
+    """
+    codes: list[int] = []
+    begun = False
+
+    def one(proposal: Composed) -> float | None:
+        nonlocal begun
+        begun = True
+        code, worth = trial(proposal)
+        codes.append(code)
+        return worth
+
+    try:
+        with noted(settings):
+            by_hydra(one)
+    except (UserError, OSError, *HYDRA_ERRORS):
+        raise
+    except Exception as error:
+        if not begun:
+            raise UserError(f"Optuna refuses the search: {gist(error)}") from None
+        if not (isinstance(error, ValueError) and max(codes, default=DONE) != DONE):
+            raise  # else it is Optuna's word for a search none of whose trials ended well
+    return max(codes, default=DONE)
+
+
+@contextmanager
+def noted(settings: list[str]) -> Iterator[None]:
+    """Have the note that Optuna writes of each search vanish after a dry run."""
+    dry = [o.value() for o in parse(settings) if o.key_or_group == "dry_run"]
+    if True not in dry:
+        yield
+        return
+    with TemporaryDirectory(prefix="dry-run-") as scratch:
+        at = next(i for i, word in enumerate(sys.argv) if word.startswith("hydra/sweeper="))
+        sys.argv.insert(at + 1, f"hydra.sweep.dir={scratch}")
+        yield

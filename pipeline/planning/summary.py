@@ -1,0 +1,160 @@
+"""What a launch prints: the plan before, the results after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pipeline.config import Config
+from pipeline.config.base import STAGE_NAMES, StageName
+from pipeline.config.model import Growing
+from pipeline.display.masking import mask
+from pipeline.display.terminal import Terminal, bold
+from pipeline.outline import UNTOLD, Outline, Request, Unknown
+from pipeline.planning.plan import Step
+from pipeline.records import rundir
+
+WIDTH = 110  # enough for a line of results, where the output is no terminal
+ACTIONS = {name: name for name in ("run", "continue", "repeat", "skip")} | {"leave": "not asked"}
+
+
+def show_plan(
+    config: Config, plan: list[Step], network: Outline | Unknown | None, notes: list[str]
+) -> None:
+    """Print what is trained, which stages will run and why, and what nobody chose."""
+    console = Terminal(WIDTH)
+    console.print(
+        bold(config.name),
+        f" {config.data.name} · {mask(config.model.name)} · {config.method.name} · "
+        f"seed {config.seed}",
+    )
+    for line in _training(config, network) if network else []:
+        console.print(f"  {line}", soft_wrap=True)
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for step in plan:
+        table.add_row(step.stage.name, ACTIONS[step.action], mask(step.why))
+    console.print(table)
+    if config.dry_run:
+        stages = rundir.shown(Path(config.root) / "stages")
+        console.print(f"dry run: nothing was touched; stages live in {stages}", soft_wrap=True)
+
+
+def _training(config: Config, network: Outline | Unknown) -> Iterator[str]:
+    """Say what follows from data and recipe: network, stem, growth."""
+    size, train = config.data.image_size, config.train
+    small = getattr(config.model, "small_stem", None)
+    stem = "" if small is None else "small stem, " if small else "published stem, "
+    if isinstance(network, Unknown):
+        yield f"network: {stem}{size} pixels; it was not looked at: {network.why}"
+    else:
+        yield (
+            f"network: {stem}{network.flops / 1e9:.3g} GFLOPs for {size} pixels, "
+            f"{network.parameters / 1e6:.3g} M parameters for {_classes(config)}, "
+            f"{_count(network.growable, 'convolution')} can grow"
+        )
+    epochs = f"{_count(train.epochs, 'epoch')} of batch {train.batch_size}"
+    yield f"recipe: train={train.name}, {epochs}{_growth(config)}"
+
+
+def _classes(config: Config) -> str:
+    known = Request.of(config).classes
+    return f"{known} classes" if known != UNTOLD else f"{known:,} classes (prep counts them)"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _growth(config: Config) -> str:
+    if not isinstance(config.method, Growing):
+        return ""
+    every, epochs = config.method.adjust_interval, config.train.epochs
+    times = min(config.method.last_adjust_epoch, epochs - 1) // every
+    if not times:
+        return "; too short to grow"
+    if times == 1:
+        return f"; grows once, after epoch {every}"
+    often = "after each epoch" if every == 1 else f"every {every} epochs"
+    return f"; grows {times} times, {often} up to epoch {times * every}"
+
+
+def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:
+    """Print one line per stage that is finished or was asked for, and where to look."""
+    console = Terminal(WIDTH)
+    table = Table(title=None, header_style="bold")
+    table.add_column("stage")
+    table.add_column("result")
+    table.add_column("time", justify="right")
+    for name in STAGE_NAMES:
+        path = directory / name / rundir.RESULT
+        if path.exists():
+            result = rundir.read_json(path)
+            table.add_row(name, describe(name, result["metrics"]), f"{result['seconds']:.1f} s")
+        elif name in asked:
+            table.add_row(name, "not finished", "")
+    console.print(table)
+    if (data := directory / "prep" / "data.html").exists():
+        console.print(f"data: {rundir.shown(data)}", soft_wrap=True)
+    console.print(f"report: {rundir.shown(report)}", soft_wrap=True)
+
+
+def describe(stage: str, metrics: dict[str, Any]) -> str:
+    """Return the result of a stage in a few words."""
+    try:
+        return LINES[stage](metrics)
+    except (KeyError, ValueError) as error:
+        return f"it lacks {error}"
+
+
+def _prep(m: dict[str, Any]) -> str:
+    told = {"copies": "copies", "contradictions": "contradictions", "alike": "alike in both",
+            "odd_files": "odd", "ignored_files": "passed over"}  # fmt: skip
+    more = [f"{m[key]:,.0f} {words}" for key, words in told.items() if m[key]]
+    return ", ".join(
+        [
+            f"{m['train_images']:,.0f} training and {m['val_images']:,.0f} validation images",
+            f"{m['quarantined']:,.0f} quarantined",
+            *more,
+        ]
+    )
+
+
+def _train(m: dict[str, Any]) -> str:
+    return (
+        f"top-1 {m['top1']:.2f} % after {m['epochs']:.0f} epoch{'s' * (m['epochs'] != 1)}, "
+        f"{m['grown']:.0f} grown, {m['cut']:.0f} cut"
+        + (f", {m['skipped']:.0f} steps skipped" if m.get("skipped") else "")
+    )
+
+
+def _fuse(m: dict[str, Any]) -> str:
+    return (
+        f"{m['parameters_unfused']:,.0f} → {m['parameters']:,.0f} parameters, "
+        f"largest relative error {m['max_rel_error']:.1e}, "
+        f"{m['exports']:.0f} export{'s' * (m['exports'] != 1)}"
+        + (f", {m['exports_missing']:.0f} missing: see the report" if m["exports_missing"] else "")
+    )
+
+
+def _eval(m: dict[str, Any]) -> str:
+    return (
+        f"top-1 fused {m['fused/top1']:.2f} %, unfused {m['unfused/top1']:.2f} %, "
+        + (f"int8 {m['int8/top1']:.2f} %, " if "int8/top1" in m else "")
+        + f"agreement {m['agreement']:.2f} % of {m['images']:.0f}"
+    )
+
+
+def _latency(m: dict[str, Any]) -> str:
+    batch = min(int(key.split("/b")[1].split("/")[0]) for key in m if "/b" in key)
+    keys = {v: f"{v}/b{batch}/p50_ms" for v in ("fused", "unfused", "plain")}
+    times = [f"{variant} {m[key]:.2f}" for variant, key in keys.items() if key in m]
+    noisy = "; noisy, see the report" if m.get("noisy") else ""
+    return f"{', '.join(times)} ms at batch {batch} (median){noisy}"
+
+
+LINES = {"prep": _prep, "train": _train, "fuse": _fuse, "eval": _eval, "latency": _latency}

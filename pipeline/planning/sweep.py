@@ -1,0 +1,172 @@
+"""The runs a command line means: of a sweep, choices composed once per combination, values on top.
+
+Hydra's own command composes each run twice and from the files, which for a thousand runs takes
+minutes; what this returns is the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.planning.compose import CONF, Composed, choices_of, parse
+from pipeline.records import rundir
+
+SPACES = ("hydra.sweeper.params", "hydra.sweeper.search_space")
+
+OmegaConf.register_new_resolver("absolute", lambda path: str(rundir.absolute(path)), replace=True)
+
+
+def check(arguments: list[str], searching: bool) -> None:
+    """Refuse what varies nothing, or the same value twice.
+
+    Raises:
+        UserError: names the setting and the cure.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
+        loader = GlobalHydra.instance().config_loader()
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+        for override in overrides:
+            if override.is_sweep_override():
+                _check_varied(override, searching)
+    if searching:
+        _check_search(overrides)
+
+
+def check_name(settings: list[str]) -> None:
+    """Refuse one constant name for all runs of a sweep.
+
+    Raises:
+        UserError: says so.
+    """
+    overrides = parse(settings)
+    varied = any(override.is_sweep_override() for override in overrides)
+    fixed = [o for o in overrides if o.key_or_group == "name" and not o.is_sweep_override()]
+    names = [str(override.value()) for override in fixed]
+    if varied and names and "${" not in names[-1]:
+        raise UserError(
+            f"name={names[-1]} is one name for every run of a sweep; leave it out (names are made "
+            "from what varies) and mark the sweep with group=NAME"
+        )
+
+
+def _check_varied(override: Override, searching: bool) -> None:
+    said = override.input_line
+    if not override.is_discrete_sweep():
+        _check_interval(override, searching)
+        return
+    values = list(override.sweep_string_iterator())
+    if not values:
+        raise UserError(f"{said} has no value, so there is nothing to run; give some")
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
+        raise UserError(f"{said} has {twice[0]} more than once; give each value once")
+
+
+def _check_interval(override: Override, searching: bool) -> None:
+    said, interval = override.input_line, override.value()
+    if not searching:
+        raise UserError(f"{said} is for a search: add hydra/sweeper=search, or give the values")
+    if not isinstance(interval, IntervalSweep):
+        return
+    start, end = interval.start, interval.end
+    if start is None or end is None or not start < end:
+        raise UserError(f"{said} holds nothing; give the smaller end first")
+    if "log" in interval.tags and start <= 0:
+        raise UserError(f"{said} has no logarithm at {start}; begin above 0")
+
+
+def _check_search(overrides: list[Override]) -> None:
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        counts = key in ("hydra.sweeper.n_trials", "hydra.sweeper.n_jobs")
+        if counts and not (isinstance(value, int) and value > 0):
+            raise UserError(f"{override.input_line}: must be a whole number above 0")
+    given = any(o.is_sweep_override() or o.key_or_group.startswith(SPACES) for o in overrides)
+    if not given:
+        raise UserError("a search needs something to vary, e.g. method=plain,dyrep")
+
+
+def check_different(runs: list[tuple[Config, dict[str, str], list[str]]]) -> None:
+    """Refuse a sweep in which one run comes twice, before the first begins.
+
+    Raises:
+        UserError: names both by what was varied.
+    """
+    seen: dict[str, list[str]] = {}
+    for config, _, overrides in runs:
+        named = any(override.startswith("name=") for override in overrides)
+        marks = [f"name {config.root} {config.name}"]
+        marks += [] if named else [config.model_dump_json(exclude={"name"})]
+        for mark in marks:
+            if mark in seen:
+                both = " and ".join(_apart(seen[mark], overrides))
+                raise UserError(f"{both} are one run, '{config.name}'; ask for it once")
+            seen[mark] = overrides
+
+
+def _apart(one: list[str], other: list[str]) -> list[str]:
+    """Return two lists of overrides in words, by what tells them apart if anything does."""
+    both = set(one) & set(other)
+    return [" ".join(o for o in words if o not in both) or "the same" for words in (one, other)]
+
+
+def single(arguments: list[str]) -> Composed:
+    """Return tree, choices and overrides of the one run that is meant without `-m`.
+
+    Raises:
+        HydraException: as Hydra would.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
+        return *_from_files(arguments), arguments
+
+
+def composed(arguments: list[str]) -> list[Composed]:
+    """Return tree, choices and overrides of each run of a sweep.
+
+    Raises:
+        HydraException: as Hydra would.
+    """
+    known: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
+        loader = GlobalHydra.instance().config_loader()
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+        return [_one(each, known) for each in BasicSweeper.split_arguments(overrides, None)[0]]
+
+
+def _one(
+    overrides: list[str], known: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]]
+) -> Composed:
+    parsed = parse(overrides)
+    values = [o for o in parsed if not (CONF / o.key_or_group).is_dir()]
+    files = tuple(o.input_line or "" for o in parsed if o not in values)
+    if any(o.is_add() or o.is_delete() for o in values):
+        return *_from_files(overrides), overrides
+    if files not in known:
+        known[files] = _from_files(list(files))
+    base, choices = known[files]
+    tree = copy.deepcopy(base)
+    try:
+        for override in values:
+            OmegaConf.update(tree, override.key_or_group, override.value(), merge=True)
+    except OmegaConfBaseException:
+        _from_files(overrides)  # says what is wrong in Hydra's words
+        raise
+    return tree, choices, overrides
+
+
+def _from_files(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    tree = hydra.compose("config", overrides, return_hydra_config=True)
+    choices = choices_of(tree.hydra)
+    with open_dict(tree):
+        del tree["hydra"]
+    return tree, choices

@@ -1,0 +1,113 @@
+"""A run that is there and a new launch of it: what is decided already, and what may still change.
+
+Decided is what a stage has read that has begun. The rest was only composed along: a launch that
+names another value for it gets it, and what follows from that by rule follows again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+
+from pipeline.config import WHERE, flatten, rules
+from pipeline.contract.stage import Stage
+from pipeline.contract.table import STAGES
+from pipeline.display.masking import masked
+from pipeline.planning.compose import parse
+from pipeline.records import rundir
+
+Values = dict[str, Any]
+Side = tuple[Values, dict[str, str]]  # settings and choices
+
+
+def decided(run: Path) -> Callable[[str], bool]:
+    """Return whether a setting, by dotted key or section, was read by a stage of a run."""
+    stages = [stage for stage in STAGES.values() if _has_read(run, stage)]
+
+    def read(key: str) -> bool:
+        section = key.split(".")[0]
+        return any(section in s.reads and key not in s.ignores for s in stages)
+
+    return read
+
+
+def _has_read(run: Path, stage: Stage) -> bool:
+    """Whether a stage has begun, or will when one that is at work before it has ended."""
+    asked = (run / stage.name).is_symlink()
+    return asked and (
+        _begun(run / stage.name) or any(_at_work(run / parent) for parent in stage.parents)
+    )
+
+
+def _begun(stage: Path) -> bool:
+    return any((stage / n).exists() for n in (rundir.RESULT, rundir.EVENTS, rundir.JOBS))
+
+
+def _at_work(stage: Path) -> bool:
+    if not _begun(stage) or (stage / rundir.RESULT).exists():
+        return False
+    last = rundir.events(stage)[-1:]
+    return not (last and last[0]["event"] in ("failed", "stopped"))
+
+
+def differences(
+    overrides: list[str], before: Values, after: Values, read: Callable[[str], bool]
+) -> list[str]:
+    """Return what was asked to differ although it is decided, of choices and settings."""
+    changed = []
+    for key in _named(overrides):
+        section, _, last = key.rpartition(".")
+        was, asked = before.get(key), after.get(key)
+        by_rule = (section, last, asked) in rules.RULED
+        if was != asked and not by_rule and read("train" if key == "experiment" else key):
+            changed.append(f"{key} is {masked(was, key)}, asked for {masked(asked, key)}")
+    return changed
+
+
+def merged(overrides: list[str], old: Side, new: Side, read: Callable[[str], bool]) -> Side:
+    """Return the values of a run with what this launch sets where nothing is decided, and choices.
+
+    Another choice brings its whole section; an experiment all sections. Rules are still to settle.
+    """
+    (old_values, known), (new_values, choices) = old, new
+    values = rules.unsettle(old_values)
+    chosen: dict[str, str] = {}
+    for key in _named(overrides):
+        if read(key):
+            continue
+        if key not in choices:
+            values = _put(values, key.split("."), new_values)
+        elif choices[key] != known.get(key):
+            groups = [key] if key in values else [g for g in choices if g in values]
+            groups = [group for group in groups if group not in WHERE and not read(group)]
+            values |= {group: new_values[group] for group in groups}
+            chosen |= {group: choices[group] for group in [key, *groups]}
+    return values, {**known, **chosen}
+
+
+def touched(overrides: list[str]) -> set[str]:
+    """Return the sections that a launch names."""
+    return {override.key_or_group.split(".")[0] for override in parse(overrides)}
+
+
+def _named(overrides: list[str]) -> Iterable[str]:
+    """Yield the choices and settings a launch names that decide a result."""
+    for override in parse(overrides):
+        if override.key_or_group.split(".")[0] not in WHERE:
+            yield from _leaves(override)
+
+
+def _leaves(override: Override) -> list[str]:
+    value = None if override.is_delete() else override.value()
+    key = override.key_or_group
+    return list(flatten(value, f"{key}.")) if isinstance(value, dict) else [key]
+
+
+def _put(values: Values, path: list[str], source: Values) -> Values:
+    """Return `values` with the one value at `path` taken from `source`."""
+    head, *rest = path
+    below = _put(values.get(head, {}), rest, source[head]) if rest else source[head]
+    return {**values, head: below}

@@ -1,0 +1,42 @@
+"""What a result was made on: versions, device, cores; enough to judge whether two compare."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.records.provenance import versions
+
+
+def describe() -> dict[str, Any]:
+    """Return versions and hardware as seen by this process."""
+    return {**versions(), "device": device(), "cores": cores()}
+
+
+def cores() -> int:
+    """Return how many cores this process may really use: its CPU set, and its share of time."""
+    allowed = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # the quota of a container, cgroup v2
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, max(1, round(int(quota) / int(period))))
+    return min(allowed, int(os.environ.get("SLURM_CPUS_PER_TASK", allowed)))
+
+
+def device() -> str:
+    """Name the accelerator, or the processor where there is none."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return processor()
+
+
+def processor() -> str:
+    """Return the model name of the processor."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

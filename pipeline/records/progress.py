@@ -1,0 +1,96 @@
+"""How far a running stage is, for whoever looks on: a bar on a terminal, sparse lines elsewhere.
+
+The stage writes `progress.json`, this reads it: the same file serves a local launch, a job on a
+cluster, and a look from another machine.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipeline.display.outside import line, say
+from pipeline.display.terminal import Terminal
+from pipeline.errors import UserError
+from pipeline.records import rundir
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Onlooker:
+    """Shows the progress of one stage after the other.
+
+    Args:
+        console: Where to draw; lines are printed instead of a bar if it is not a terminal.
+    """
+
+    def __init__(self, console: Terminal | None = None) -> None:
+        self.console = console or Terminal(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description:8}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=self.console,
+            transient=True,
+        )
+        self._printed = 0.0
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, stage: str) -> None:
+        """Start showing a stage."""
+        for task in self._bar.task_ids:
+            self._bar.remove_task(task)
+        self._task = self._bar.add_task(stage, total=None, text="starting")
+        self._stage = stage
+        self._printed = time.monotonic()
+        self.note(f"{stage}: started")
+
+    def look(self, directory: Path) -> None:
+        """Show what the stage last said of itself."""
+        row = read_progress(directory)
+        if row is None:
+            return
+        self._bar.update(self._task, completed=row["done"], total=row["total"], text=row["text"])
+        if time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
+            self.note(f"{self._stage}: {self._line(row)}")
+
+    def _line(self, row: dict[str, Any]) -> str:
+        remaining = self._bar.tasks[-1].time_remaining
+        eta = f", eta {remaining:.0f} s" if remaining else ""
+        return f"{100 * row['done'] / max(1, row['total']):.0f} % {row['text']}{eta}"
+
+    def note(self, text: str) -> None:
+        """Print a line where there is no bar."""
+        if not self.console.is_terminal:
+            say(text, file=sys.stderr)
+
+
+def read_progress(directory: Path) -> dict[str, Any] | None:
+    """Return the last progress of a stage: done, total, text, time; None before the first."""
+    try:
+        row = dict(rundir.read_json(directory / rundir.PROGRESS))
+        return {**row, "text": line(str(row.get("text", "")))}
+    except (OSError, UserError):
+        return None

@@ -1,0 +1,51 @@
+"""Where a result comes from: the command, the source and the versions behind it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.display.masking import mask
+
+DALI = "nvidia-dali-cuda130"
+PACKAGES = ("torch", "torchvision", "timm", DALI, "hydra-core", "wandb")
+
+
+def command_line() -> str:
+    """Return the command that made this run, ready to paste but for secrets, which are masked."""
+    return shlex.join(["python", "-m", "pipeline.launch", *map(mask, sys.argv[1:])])
+
+
+@cache
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Return the versions of python and of packages, those that results depend on unless named."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def source_revision() -> dict[str, Any]:
+    """Return the git revision of this checkout and whether it has uncommitted changes."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

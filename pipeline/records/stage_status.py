@@ -1,0 +1,294 @@
+"""How a stage stands, derived from its files and the queue each time somebody asks; stored nowhere.
+
+Files come first: a result is a result whatever SLURM says of its job. Then the queue. What is
+neither finished nor in the queue has ended, and its last events tell how.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.errors import UserError, surroundings
+from pipeline.records import attempt, rundir
+from pipeline.records.progress import read_progress
+from slurm import scheduler
+from slurm.job import CANCELLED, JOBS, rows
+from slurm.queue import active, submitted
+from slurm.scheduler import Entry
+
+State = Literal[
+    "done", "running", "stalled?", "stopping", "queued", "waiting", "requeued",
+    "cancelled", "failed", "stopped", "not started", "unknown", "damaged",
+]  # fmt: skip
+AT_WORK: set[State] = {"running", "stalled?", "stopping"}
+UNDER_WAY: set[State] = AT_WORK | {"queued", "waiting", "requeued", "unknown"}
+OLD = 180.0  # seconds without a word after which a running stage may be stalled
+ENDED = {
+    "CANCELLED": "its job was cancelled",
+    "TIMEOUT": "its job met the time limit before it could save",
+    "OUT_OF_MEMORY": "its job ran out of memory; ask for more with cluster.memory",
+    "NODE_FAIL": "its node failed and the job was not requeued",
+    "PREEMPTED": "its job was preempted and not requeued",
+}
+
+
+@dataclass(kw_only=True)
+class Standing:
+    """One stage of one run at this moment.
+
+    Args:
+        why: what it waits for, how it ended, or what it found.
+        job: id of its job, if it has one in the queue.
+        attempt: the newest; 0 before the first.
+        done, total: how far it is, in its own unit.
+        eta: seconds to its end, if that can be told.
+        lost: seconds between the end of an attempt and the first step of the next, queue included.
+        gpu_hours: of all attempts; only on a cluster.
+    """
+
+    stage: str
+    state: State
+    why: str = ""
+    job: str | None = None
+    attempt: int = 0
+    done: int = 0
+    total: int = 0
+    text: str = ""
+    eta: float | None = None
+    lost: float = 0.0
+    gpu_hours: float = 0.0
+    directory: str = field(default="", repr=False)
+
+
+def look(
+    stage: str, directory: Path, queue: dict[str, Entry] | None, names: dict[str, str]
+) -> Standing:
+    """Return how a stage stands.
+
+    Args:
+        stage: its name.
+        directory: of the stage.
+        queue: this user's jobs, by id; None if SLURM does not tell.
+        names: of jobs that others may wait for, by id.
+    """
+    try:
+        return _look(stage, directory, queue, names)
+    except UserError as error:
+        why = str(error)
+    except PermissionError as error:
+        why = f"{error.filename or directory} cannot be read ({error.strerror}); make it readable"
+    except OSError as error:
+        why = str(surroundings(error, directory))
+    return Standing(stage=stage, state="damaged", why=why, directory=str(directory))
+
+
+def _look(
+    stage: str, directory: Path, queue: dict[str, Entry] | None, names: dict[str, str]
+) -> Standing:
+    events = _checked(directory)
+    state, why, entry = _state(directory, events, queue, names)
+    progress = read_progress(directory) or {"done": 0, "total": 0, "text": "", "time": 0.0}
+    standing = Standing(
+        stage=stage,
+        state=state,
+        why=why,
+        job=entry.id if entry else None,
+        attempt=attempt.last(directory)["attempt"],
+        done=progress["done"],
+        total=progress["total"],
+        text=progress["text"],
+        lost=_lost(events),
+        gpu_hours=gpu_hours(events),
+        directory=str(directory),
+    )
+    if state == "running":
+        age = time.time() - progress["time"]
+        if progress["time"] and age > OLD:
+            standing.state, standing.why = "stalled?", f"no word for {age:.0f} s"
+        standing.eta = _eta(events, progress)
+    return standing
+
+
+def _checked(directory: Path) -> list[dict[str, Any]]:
+    """Return the events of a stage.
+
+    Raises:
+        UserError: they, its submissions, or its result are damaged.
+    """
+    if rundir.there(directory / rundir.RESULT):
+        rundir.read_json(directory / rundir.RESULT)
+    for _ in rundir.read_lines(directory / rundir.JOBS):
+        pass
+    return list(rundir.read_lines(directory / rundir.EVENTS))
+
+
+def _state(
+    directory: Path,
+    events: list[dict[str, Any]],
+    queue: dict[str, Entry] | None,
+    names: dict[str, str],
+) -> tuple[State, str, Entry | None]:
+    entry = active(directory, queue or {})
+    if (directory / rundir.RESULT).exists():
+        lingers = entry is not None and entry.state == "RUNNING"
+        return "done", "SLURM still ends its job" if lingers else "", entry
+    if entry:
+        return *_in_queue(entry, names), entry
+    if _runs_here(directory):
+        if (directory / CANCELLED).exists():
+            return "stopping", "asked to save and leave", None
+        return "running", "", None
+    if (directory / CANCELLED).exists():
+        return "cancelled", "launch again to go on", None
+    jobs = submitted(directory)
+    if jobs and queue is None:
+        word = f"; its last word: {events[-1]['event']}" if events else ""
+        return "unknown", f"SLURM does not tell of job {jobs[-1]['id']}{word}", None
+    job = _last_job(jobs, queue or {})
+    if events:
+        return *_ended(events, job), None
+    if job and job.state == "CANCELLED":
+        return "cancelled", "what it waited for did not finish; launch again to go on", None
+    return ("stopped", "its job ended before it began", None) if job else ("not started", "", None)
+
+
+def _in_queue(entry: Entry, names: dict[str, str]) -> tuple[State, str]:
+    if entry.state == "RUNNING":
+        return "running", f"on {entry.nodes}"
+    if entry.state == "COMPLETING":
+        return "stopping", "SLURM ends its job"
+    start = f", expected {entry.start:%d %b %H:%M}" if entry.start else ""
+    if entry.reason == "Dependency":
+        before = [names.get(id, f"job {id}") for id in entry.after]
+        return "waiting", f"for {', '.join(before)}" if before else "for what comes before"
+    if entry.reason == "BeginTime":
+        at = f" at {entry.start:%H:%M:%S}" if entry.start else ""
+        return "requeued", f"may start again{at}"
+    if entry.restarts:
+        return "requeued", f"{entry.reason}{start}"
+    return "queued", f"{entry.reason}{start}"
+
+
+def _last_job(jobs: list[dict[str, Any]], queue: dict[str, Entry]) -> Entry | None:
+    """Return the last job that was submitted for a stage, if SLURM still knows it."""
+    entry = queue.get(jobs[-1]["id"]) if jobs else None
+    return entry if entry and entry.comment == jobs[-1]["token"] else None
+
+
+def _ended(events: list[dict[str, Any]], job: Entry | None) -> tuple[State, str]:
+    """Return how a stage ended that is neither finished nor under way."""
+    last = events[-1]
+    if last["event"] == "gave_up":
+        failed = [row.get("message", "") for row in events if row["event"] == "failed"]
+        more = f": {failed[-1]}" if failed else ""
+        return "failed", f"given up after attempts without progress ({last.get('why')}){more}"
+    for row in reversed(events):
+        if row["event"] == "failed":
+            return "failed", row.get("message", "")
+        if row["event"] in ("stopped", "resumed", "started"):
+            break
+    if job and job.state in ENDED:
+        return "cancelled" if job.state == "CANCELLED" else "failed", ENDED[job.state]
+    return "stopped", "launch again to go on"
+
+
+def _runs_here(directory: Path) -> bool:
+    """Whether an attempt that no job stands for is alive; elsewhere, its progress tells."""
+    owner = attempt.last(directory)
+    if not owner["attempt"] or owner.get("job"):
+        return False
+    if owner.get("host") != socket.gethostname():
+        progress = read_progress(directory)
+        return progress is not None and time.time() - progress["time"] < OLD
+    return attempt.alive(directory)
+
+
+def _eta(events: list[dict[str, Any]], progress: dict[str, Any]) -> float | None:
+    """Return the seconds to the end, at the pace of the present attempt."""
+    begun = [row for row in events if row["event"] in ("first_step", "started")]
+    if not begun or not progress["total"]:
+        return None
+    first = begun[-1]
+    seconds = progress["time"] - first["time"]
+    steps = progress["done"] - first.get("step", 0)
+    return (progress["total"] - progress["done"]) * seconds / steps if steps > 0 < seconds else None
+
+
+def _lost(events: list[dict[str, Any]]) -> float:
+    """Return the time between the end of each attempt and the first step of the next."""
+    own = [row for row in events if "attempt" in row]
+    total = 0.0
+    for number in {row["attempt"] for row in own} - {1}:
+        before = [row["time"] for row in own if row["attempt"] < number]
+        after = [row for row in own if row["attempt"] == number]
+        steps = [row["time"] for row in after if row["event"] == "first_step"]
+        if before:
+            total += max(0.0, (steps or [after[0]["time"]])[0] - max(before))
+    return total
+
+
+def gpu_hours(events: list[dict[str, Any]]) -> float:
+    """Return what a supervisor saw of all attempts; nothing where none watched."""
+    total, began = 0.0, None
+    for row in events:
+        if row["event"] == "began":
+            began = row
+        elif row["event"] == "ended" and began:
+            total += _used(began, row)
+            began = None
+    return total + (_used(began, events[-1]) if began else 0.0)
+
+
+def _used(began: dict[str, Any], last: dict[str, Any]) -> float:
+    """Return the GPU-hours between two events; a clock that was set back takes nothing away."""
+    return float(began.get("gpus", 0) * max(0.0, last["time"] - began["time"]) / 3600)
+
+
+def names_of(
+    runs: Iterable[tuple[str, dict[str, Path]]], queue: dict[str, Entry]
+) -> dict[str, str]:
+    """Return which stage of which run each job in the queue is, by the job's id."""
+    found = {}
+    for run, stages in runs:
+        for stage, directory in stages.items():
+            with suppress(OSError):  # told where the stage is looked at
+                for row in submitted(directory):
+                    if row["id"] in queue and queue[row["id"]].comment == row["token"]:
+                        found[row["id"]] = f"{stage} of {run}"
+    return found
+
+
+def queued() -> tuple[dict[str, Entry] | None, str]:
+    """Return this user's jobs, or None and a note if SLURM does not tell."""
+    try:
+        return scheduler.mine(), ""
+    except scheduler.Refused as error:
+        here = "no squeue" not in str(error)
+        return None, f"SLURM says: {error}" if here else ""
+    except scheduler.Unreachable as error:
+        return None, f"SLURM does not answer ({error}); what is said comes from files alone"
+
+
+def by_slurm(directory: Path) -> bool:
+    """Whether a stage was ever submitted, so that what SLURM says matters to it."""
+    with suppress(OSError):  # told where the stage is looked at
+        return any("event" in row for row in rows(directory / JOBS))
+    return False
+
+
+def overall(stages: list[Standing]) -> str:
+    """Return a run's state: that of the first stage that is not done."""
+    states = [stage.state for stage in stages if stage.state != "done"]
+    for state in (
+        "damaged", "failed", "cancelled", "stalled?", "unknown", "running", "stopping",
+        "requeued", "queued",
+    ):  # fmt: skip
+        if state in states:
+            return state
+    return states[0] if states else "done"

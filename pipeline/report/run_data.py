@@ -1,0 +1,203 @@
+"""What a run has to tell, read from its directory; what does not exist yet is None or empty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.commands import relaunch
+from pipeline.config.base import STAGE_NAMES
+from pipeline.display.masking import mask_yaml, masked
+from pipeline.display.thinning import shown
+from pipeline.records import rundir
+
+WHAT = {  # in the order of the tables
+    "unfused": "as trained, with its branches",
+    "fused": "plain convolutions",
+    "compiled": "fused, torch.compile",
+    "cuda_graphs": "fused, torch.compile with CUDA graphs",
+    "tf32": "fused, TF32",
+    "channels_last": "fused, channels last",
+    "bfloat16": "fused, bfloat16",
+    "pt2": "fused, torch.export",
+    "torchscript": "fused, TorchScript",
+    "onnx": "fused, ONNX Runtime",
+    "aotinductor": "fused, AOTInductor",
+    "tensorrt": "fused, TensorRT",
+    "int8": "fused, int8, ONNX Runtime",
+    "plain": "the architecture as usually built",
+    "plain_folded": "the same, batch norms folded",
+}
+
+
+@dataclass
+class Way:
+    """One way to run the network: how good, how fast.
+
+    `top1` and `agreement` (with fused) in percent, `ms` per batch by batch size (median).
+    """
+
+    name: str
+    top1: float | None
+    agreement: float | None
+    ms: dict[int, float]
+    speedup: dict[int, float]
+    on_cpu: bool  # where the others ran on a GPU
+
+    @property
+    def what(self) -> str:
+        """What it is, in words."""
+        return WHAT.get(self.name, "") + (", on the CPU" if self.on_cpu else "")
+
+
+@dataclass
+class Story:
+    """Everything the report shows of one run."""
+
+    run: dict[str, Any]
+    config: str
+    root: Path = Path()
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    growth: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    noise: list[str] = field(default_factory=list)
+    fusion: dict[str, Any] = field(default_factory=dict)
+    judged: dict[str, Any] = field(default_factory=dict)
+    timed: dict[str, Any] = field(default_factory=dict)
+
+    def metric(self, stage: str, name: str) -> float | None:
+        """Return a number of a finished stage."""
+        value = self.results.get(stage, {}).get("metrics", {}).get(name)
+        return None if value is None else float(value)
+
+    @property
+    def batches(self) -> list[int]:
+        """The batch sizes that were timed."""
+        metrics = self.results.get("latency", {}).get("metrics", {})
+        return sorted({int(key.split("/b")[1].split("/")[0]) for key in metrics if "/b" in key})
+
+    @property
+    def ways(self) -> list[Way]:
+        """The ways to run the network that were timed, from as trained to the smallest."""
+        return [self._way(name) for name in WHAT if self._ms(name)]
+
+    def _way(self, name: str) -> Way:
+        ms, slow = self._ms(name), self._ms("unfused")
+        top1, agreement = self.metric("eval", f"{name}/top1"), None
+        for stage in ("eval", "latency"):
+            agreement = self.metric(stage, f"{name}/agreement") if agreement is None else agreement
+        if top1 is None and agreement == 100:
+            top1 = self.metric("eval", "fused/top1")
+        speedup = {batch: slow[batch] / value for batch, value in ms.items() if batch in slow}
+        where = self.timed.get("computed_on", {})
+        on_cpu = "cuda" in where.values() and where.get(name) == "cpu"
+        return Way(name, top1, agreement, ms, speedup, on_cpu)
+
+    def _ms(self, name: str) -> dict[int, float]:
+        found = {batch: self.metric("latency", f"{name}/b{batch}/p50_ms") for batch in self.batches}
+        return {batch: value for batch, value in found.items() if value is not None}
+
+    @property
+    def device(self) -> str:
+        """Where the latencies were measured."""
+        environment = self.results.get("latency", {}).get("environment", {})
+        return str(environment.get("device", "unknown device"))
+
+    def speedup(self, batch: int) -> float | None:
+        """Return how many times faster fused is than unfused, by the medians."""
+        slow = self.metric("latency", f"unfused/b{batch}/p50_ms")
+        fast = self.metric("latency", f"fused/b{batch}/p50_ms")
+        return slow / fast if slow and fast else None
+
+    @property
+    def time_again(self) -> str:
+        """The command that repeats the latency stage."""
+        return relaunch(self.root, self.run["name"], "stage=latency", "again=[latency]")
+
+    @property
+    def headlines(self) -> list[tuple[str, str, str]]:
+        """Big numbers: value, what it is, how to read it."""
+        found: list[tuple[str, str, str]] = []
+        top1, unfused = self.metric("eval", "fused/top1"), self.metric("eval", "unfused/top1")
+        if top1 is not None and unfused is not None:
+            images = self.metric("eval", "images") or 0
+            found.append(
+                (f"{top1:.2f} %", "top-1, fused", f"unfused {unfused:.2f} %, {images:.0f} images")
+            )
+            agreement = self.metric("eval", "agreement") or 0.0
+            found.append((f"{agreement:.2f} %", "agreement", "of predictions, fused with unfused"))
+        ratios = [(batch, self.speedup(batch)) for batch in self.batches]
+        if self.noise:
+            found.append(("noisy", "latency: time it again (below)", "; ".join(self.noise)))
+        elif ratios and ratios[0][1]:
+            others = ", ".join(f"{r:.1f}x at {b}" for b, r in ratios[1:] if r)
+            first = f"at batch {ratios[0][0]}" + (f"; {others}" if others else "")
+            found.append((f"{ratios[0][1]:.1f}x", "faster once fused", first))
+        before, after = (self.metric("fuse", n) for n in ("parameters_unfused", "parameters"))
+        if before and after:
+            found.append((short(after), "parameters, fused", f"{short(before)} while training"))
+        return found
+
+
+def read(run: Path) -> Story:
+    """Read a run directory; a stage counts as finished if its result exists."""
+    config = mask_yaml(rundir.read_text(run / "config.yaml"))
+    facts = masked(rundir.read_json(run / "run.json"))
+    story = Story(facts, config, rundir.absolute(run).parents[1])
+    for name in STAGE_NAMES:
+        path = run / name / rundir.RESULT
+        if path.exists():
+            story.results[name] = rundir.read_json(path)
+        else:
+            story.missing.append(name)
+    for row in rundir.read_lines(run / "train" / rundir.HISTORY):
+        if row["kind"] == "epoch":
+            story.epochs.append(row)
+        elif shown(row["step"]):  # all of a short training
+            story.steps.append(row)
+    story.growth = list(rundir.read_lines(run / "train" / rundir.GROWTH))
+    story.layers = _layers(story.growth)
+    story.left = _left(_facts(run, story, "train", "structure.json").get("left", {}))
+    story.fusion = _facts(run, story, "fuse", "fusion.json")
+    story.judged = _facts(run, story, "eval", "eval.json")
+    story.timed = _facts(run, story, "latency", "latency.json")
+    story.noise = story.timed.get("noise", [])
+    return story
+
+
+def _facts(run: Path, story: Story, stage: str, name: str) -> dict[str, Any]:
+    """Return what a finished stage wrote beside its numbers."""
+    path = run / stage / name
+    return rundir.read_json(path) if stage in story.results and path.exists() else {}
+
+
+def _left(left: dict[str, str]) -> list[str]:
+    """Return a line per reason for which convolutions got no branches, and which."""
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in left.items():
+        by_reason.setdefault(reason, []).append(path)
+    return [f"Left alone, {reason}: {', '.join(paths)}" for reason, paths in by_reason.items()]
+
+
+def _layers(growth: list[dict[str, Any]]) -> list[str]:
+    """Return the layers that were ranked or changed, in the order of the network."""
+    names = {name for row in growth for name, _ in row["saliency"] or []}
+    return sorted(names | {row["layer"] for row in growth}, key=_natural)
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in name.split(".")]
+
+
+def short(number: float) -> str:
+    """Return a count in three digits: 289k, 1.03M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            value = number / size
+            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}{unit}"
+    return f"{number:.0f}"

@@ -1,0 +1,98 @@
+"""What nobody set follows from data and recipe; what somebody set stays."""
+
+import pytest
+
+from pipeline.config import rules
+from tests.pipeline.planning.test_plan import config, fingerprints
+
+FLOWERS = ("data=imagefolder", "data.root=/x")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stem"),
+    [
+        (("model=resnet18",), True),
+        (("model=resnet18", *FLOWERS), False),
+        (("model=resnet50", "data=cifar10", "data.root=/x"), True),
+        (("model=resnet34", "data.image_size=64"), True),
+        (("model=resnet34", "data.image_size=65"), False),
+        (("model=mobilenet_v1", "data=synthetic"), False),
+        (("model=mobilenet_v1",), True),
+        (("model=torchvision", "model.name=wide_resnet50_2"), True),
+        (("model=torchvision", "model.name=wide_resnet50_2", *FLOWERS), False),
+        (("model=torchvision", "model.name=mobilenet_v2"), False),
+        (("model=resnet18", *FLOWERS, "model.small_stem=true"), True),
+        (("model=resnet18", "model.small_stem=false"), False),
+    ],
+)
+def test_the_stem_follows_the_images(tmp_path, overrides, stem):
+    assert config(tmp_path, *overrides).model.small_stem is stem
+
+
+@pytest.mark.parametrize(
+    ("overrides", "resize"),
+    [
+        (FLOWERS, 256),
+        ((*FLOWERS, "data.image_size=32"), 37),
+        ((*FLOWERS, "data.image_size=288"), 329),
+        ((*FLOWERS, "data.image_size=32", "data.resize=256"), 256),
+        ((*FLOWERS, "data.image_size=32", "data.resize=null"), None),
+        ((), None),
+    ],
+)
+def test_how_much_of_an_image_is_evaluated_follows_its_size(tmp_path, overrides, resize):
+    assert config(tmp_path, *overrides).data.resize == resize
+
+
+@pytest.mark.parametrize(
+    ("overrides", "window"),
+    [
+        ((), (3, 9)),
+        (("train=imagenet",), (5, 100)),
+        (
+            ("train=cifar", "data=cifar10", "data.root=/x"),
+            (15, 495),
+        ),  # of 500 published, the same 33 adjustments
+        (("train=imagenet", "train.epochs=90"), (5, 75)),
+        (("train.epochs=4",), (1, 3)),
+        (("train.epochs=1",), (1, 1)),
+        (("train=cifar", "train.augment.cutout=8", "method.last_adjust_epoch=500"), (15, 500)),
+        (("train=imagenet", "method.last_adjust_epoch=3"), (3, 3)),
+        (("train.epochs=4", "method.adjust_interval=2"), (2, 2)),
+        (("train.epochs=10", "method.adjust_interval=9"), (9, 9)),
+        (("method.adjust_interval=2", "method.last_adjust_epoch=4"), (2, 4)),
+    ],
+)
+def test_growth_follows_the_epochs(tmp_path, overrides, window):
+    method = config(tmp_path, *overrides).method
+    assert (method.adjust_interval, method.last_adjust_epoch) == window
+
+
+def test_saying_what_the_rule_says_is_the_same_question(tmp_path):
+    said = ("method.adjust_interval=3", "method.last_adjust_epoch=9")
+    assert fingerprints(tmp_path, *said) == fingerprints(tmp_path)
+
+
+def test_settled_values_can_be_settled_anew(tmp_path):
+    values = config(tmp_path, "model=resnet18", "method.adjust_interval=4").model_dump()
+    again = rules.unsettle(values)
+    assert again["model"]["small_stem"] == "auto"
+    assert again["method"]["adjust_interval"] == 4  # is no rule's
+    assert rules.settle(again) == values
+
+
+@pytest.mark.parametrize(
+    ("overrides", "settled"),
+    [
+        ((), (3, 6, "seconds")),
+        (("train.deterministic=true",), (3, 6, "flops")),
+        (("method.cost=seconds", "train.deterministic=true"), (3, 6, "seconds")),
+        (("train=imagenet",), (5, 60, "seconds")),
+        (("method.last_adjust_epoch=9",), (3, 9, "seconds")),
+    ],
+)
+def test_single_branches_grow_early_and_at_prices_that_repeat_where_all_does(
+    tmp_path, overrides, settled
+):
+    method = config(tmp_path, "method=grow", *overrides).method
+    assert (method.adjust_interval, method.last_adjust_epoch, method.cost) == settled

@@ -1,0 +1,85 @@
+"""What fits the schema and yet cannot be meant is refused when it is asked for, in one line."""
+
+import pytest
+
+from pipeline.config import flatten, sense
+from pipeline.errors import UserError
+from pipeline.planning import compose
+from tests.pipeline.planning.test_plan import config
+
+REFUSED = [
+    ("train.lr=inf", "train.lr=inf is not a finite number"),
+    ("train.lr=nan", "train.lr=nan"),
+    ("method.max_cost=inf", "not a finite number"),
+    ("fuse.tolerance=inf", "not a finite number"),
+    ("train.augment.scale=[1.0,0.08]", "write [0.08,1.0]"),
+    ("train.augment.ratio=[2.0,0.5]", "write [0.5,2.0]"),
+    ("train.augment.jitter=[0.0,0.0,0.0,0.7]", "use at most 0.5"),
+    ("train.augment.rotate=181.0", "use at most 180"),
+    ("train.augment.cutout=16", "covers whole images"),
+    ("train.augment.padding=16", "takes all of images"),
+    ("train.augment.progressive=17", "above data.image_size=16"),
+    ("method.branches=[1x1,1x1]", "names 1x1 twice"),
+    ("method.branches=[kxk]", "grows nothing"),
+    ("model.widths=[[32],[]]", "a stage without convolutions"),
+    ("latency.batch_sizes=[1,8,1]", "names 1 twice"),
+    ("latency.also=[onnx,onnx]", "names onnx twice"),
+    ("fuse.exports=[pt2,pt2]", "names pt2 twice"),
+    ("eval.shifts=[blur,blur]", "names blur twice"),
+    ("stage.run=[prep,prep]", "names prep twice"),
+    ("method.adjust_interval=12", "use method.adjust_interval=11, or method=plain"),
+    ("method.adjust_interval=5 method.last_adjust_epoch=4", "with method.last_adjust_epoch=4"),
+    ("method.last_adjust_epoch=0", "a later method.last_adjust_epoch"),
+    ("method.adjust_interval=3 train.epochs=2", "with train.epochs=2"),
+    ("train.epochs=1 train.warmup_epochs=5", "more than train.epochs=1"),
+    ("train.epochs=9999999999999999", "train.epochs=9999999999999999 is too large"),
+    ("model.widths=[[99999999999]]", "too large"),
+    ("data.image_size=100000", "data.image_size=100000 is too large; use at most 16384"),
+    ("latency.threads=100000", "latency.threads=100000 is too large"),
+    ("train.augment.repeats=1000000", "train.augment.repeats=1000000 is too large"),
+    ("seed=9223372036854775808", "use at most 9223372036854775807"),
+    ("data.split_seed=4294967296", "use at most 4294967295"),
+    ("fuse.licence='a\tb'", "control character"),
+    ("fuse.licence=", "fuse.licence= is empty"),
+    ("fuse.opset=99", "use 18 to 23"),
+    ("prep.shrink=8", "use 16 or more"),
+    ("data.val_fraction=0.001", "use 0.01 or more"),
+    ("data.val_fraction=0.9999", "to train on; use 0.99 or less"),
+    ("data.val_fraction=0.9945", "to train on; use 0.99 or less"),
+    ("data=synthetic data.images=5", "use 20 or more"),
+    ("name=ghp_abcdefghijklmnop1234567890", "name=*** looks like a secret"),
+    ("group=hf_abcdefghijklmnop1234567890", "group=*** looks like a secret"),
+    ("data.root=/my/pictures", "data=imagefolder"),
+    ("data=synthetic data.root=/pictures", "not read by data=synthetic"),
+    ("data=synthetic data.classes=1", "use 2 or more"),
+    ("data=synthetic data.classes=300", "each of the 300 classes"),
+]
+
+
+@pytest.mark.parametrize(("asked", "said"), REFUSED)
+def test_what_cannot_be_meant_is_refused(tmp_path, asked, said):
+    overrides = [asked] if "\t" in asked else asked.split()
+    with pytest.raises(UserError) as refused:
+        config(tmp_path, *overrides)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("asked", ["train.epochs=1", "train.epochs=2", "seed=9223372036854775807",
+                                   "train.augment.progressive=16", "method.adjust_interval=11",
+                                   "data.val_fraction=0.99", "data=synthetic data.images=20 data.val_fraction=0.5"])  # fmt: skip
+def test_what_can_be_meant_is_not(tmp_path, asked):
+    config(tmp_path, *asked.split())
+
+
+def test_every_choice_makes_sense(tmp_path):
+    for recipe in ("digits", "cifar", "imagenet"):
+        config(tmp_path, f"train={recipe}", "data=synthetic")
+
+
+def test_what_is_frozen_stays_readable(tmp_path):
+    """A run from before a check was can be continued: the schema alone judges it."""
+    values = config(tmp_path).model_dump(mode="json")
+    values["method"]["adjust_interval"] = 99
+    old = compose.check(values)
+    assert sense.wrong(flatten(old.model_dump()))

@@ -1,0 +1,349 @@
+"""What people's folders really hold: each kind is stored right, or left out with its reason."""
+
+import contextlib
+import io
+import os
+import random
+import re
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from torchvision.io import decode_image
+
+from pipeline.config.data import Prep
+from pipeline.data.prepare import examine as check
+from pipeline.data.prepare import pixels
+from pipeline.data.prepare.examine import Bad, examine
+from tests.pipeline.data.preparing import Prepared, encoded, folder, picture
+
+KEEP = Prep(shard_images=16, shrink=None, quality=92)
+JPEG = encoded(picture(1, 200, 300), quality=92)
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+
+
+def flipped():
+    """Return a JPEG whose stream is broken by one bit."""
+    for place in range(len(JPEG) // 2, len(JPEG)):
+        data = bytearray(JPEG)
+        data[place] ^= 0x40
+        try:
+            Image.open(io.BytesIO(data)).load()
+        except OSError:
+            return bytes(data)
+    raise AssertionError("no bit of it breaks the stream")
+
+
+def bomb(width, height):
+    """Return a small PNG that claims to be huge."""
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    packer = zlib.compressobj(9)
+    row = bytes(1 + -(-width // 8))
+    pixels = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+def animated():
+    frames = [picture(seed).convert("P") for seed in range(3)]
+    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+def chunk(kind, data):
+    body = kind + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def png(depth, colour, pixels, *extra, height=None):
+    """Return a PNG of raw rows, which may be fewer than its height says."""
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", 30, height or len(pixels), depth, colour, 0, 0, 0)
+    parts = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def cut(share=0.4, **options):
+    """Return a JPEG that was cut off and closed again."""
+    data = encoded(picture(1, 200, 300, options.pop("mode", "RGB")), quality=92, **options)
+    start = data.index(b"\xff\xda")
+    return data[: start + int(share * (len(data) - start))].removesuffix(b"\xff") + b"\xff\xd9"
+
+
+def without_a_middle():
+    data = encoded(picture(1, 200, 300), quality=92, restart_marker_blocks=8)
+    return data[: len(data) // 2] + data[len(data) // 2 + 900 :]
+
+
+def zeros_in_the_middle():
+    data = bytearray(encoded(picture(1, 200, 300), quality=92, restart_marker_blocks=8))
+    data[len(data) // 2 : len(data) // 2 + 900] = bytes(900)
+    return bytes(data)
+
+
+def pages(kind, **options):
+    return encoded(
+        picture(1), kind, save_all=True, append_images=[picture(2), picture(3)], **options
+    )
+
+
+def values(kind):
+    return np.linspace(0, 1, 600).reshape(20, 30).astype(kind)
+
+
+REFUSED = {
+    "cut off, closed": (cut, "cut off: .* of 200 rows are missing"),
+    "most of it cut off": (lambda: cut(0.05), "cut off: .* of 200 rows"),
+    "cut off, grey": (lambda: cut(mode="L"), "cut off: .* of 200 rows"),
+    "cut off, CMYK": (lambda: cut(mode="CMYK"), "cut off: .* of 200 rows"),
+    "cut off, full chroma": (lambda: cut(subsampling=0), "cut off: .* of 200 rows"),
+    "cut off, restarts": (lambda: cut(restart_marker_blocks=8), "restart markers"),
+    "its middle gone": (without_a_middle, "restart markers are missing or out of order"),
+    "zeros in its middle": (zeros_in_the_middle, "restart markers are missing or out of order"),
+    "PNG cut off, closed": (
+        lambda: png(8, 0, np.full((9, 30), 7, np.uint8), height=20),
+        "cut off, and closed",
+    ),
+    "GIF cut off, closed": (
+        lambda: encoded(picture(1).convert("P"), "GIF")[:900] + b"\0;",
+        "truncated",
+    ),
+    "float TIFF": (lambda: encoded(Image.fromarray(values(np.float32)), "TIFF"), "float pixels"),
+    "32-bit TIFF": (
+        lambda: encoded(Image.fromarray((values(float) * 2**30).astype(np.int32)), "TIFF"),
+        "32-bit or signed",
+    ),
+    "LAB": (
+        lambda: encoded(Image.merge("LAB", picture(1).split()), "TIFF"),
+        "LAB pixels; store it as RGB",
+    ),
+    "APNG": (lambda: pages("PNG"), "animated, 3 frames"),
+    "animated WebP": (lambda: pages("WEBP"), "animated, 3 frames"),
+    "pages of TIFF": (lambda: pages("TIFF"), "3 pages"),
+    "zero-byte": (lambda: b"", "empty file"),
+    "truncated": (lambda: JPEG[: len(JPEG) // 2], "truncated"),
+    "without its last two bytes": (lambda: JPEG[:-2], "truncated"),
+    "header only": (lambda: JPEG[:160], "no image|truncated|cannot be decoded"),
+    "flipped bit": (flipped, "cannot be decoded"),
+    "text": (lambda: b"these are no pixels\n" * 40, "no image"),
+    "HTML": (lambda: b"<!doctype html><title>404</title>", "no image"),
+    "random bytes": (lambda: np.random.default_rng(0).bytes(3000), "no image"),
+    "1x5000": (lambda: encoded(picture(1, 1, 5000)), "thinner than 1:50"),
+    "bomb": (lambda: bomb(30_000, 30_000), "30000x30000 pixels"),
+    "animated GIF": (animated, "animated, 3 frames"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_it_is_refused_with_its_reason(kind):
+    make, reason = REFUSED[kind]
+    with pytest.raises(Bad, match=reason):
+        examine("x.jpg", make(), KEEP)
+
+
+def alpha():
+    image = picture(2).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+STORED = {
+    "JPEG": (lambda: JPEG, None),
+    "grey JPEG": (lambda: encoded(picture(2, mode="L")), None),
+    "progressive JPEG": (lambda: encoded(picture(2), progressive=True), None),
+    "PNG": (lambda: encoded(picture(2), "PNG"), None),
+    "1x1": (lambda: encoded(picture(2, 1, 1), "PNG"), None),
+    "PNG with alpha": (lambda: encoded(alpha(), "PNG"), "png"),
+    "PNG with a palette": (lambda: encoded(picture(2).convert("P"), "PNG"), "png"),
+    "CMYK JPEG": (lambda: encoded(picture(2, mode="CMYK")), "png"),
+    "one frame of GIF": (lambda: encoded(picture(2).convert("P"), "GIF"), "png"),
+    "WebP": (lambda: encoded(picture(2), "WEBP", lossless=True), "png"),
+    "BMP": (lambda: encoded(picture(2), "BMP"), "png"),
+    "AVIF": (lambda: encoded(picture(2), "AVIF"), "png"),
+    "16-bit RGB": (lambda: png(16, 2, np.arange(1800).reshape(20, 90).astype(">u2") * 36), "png"),
+    "16-bit grey and alpha": (lambda: png(16, 4, np.arange(1200).reshape(20, 60).astype(">u2") * 54), "png"),
+    "4-bit grey": (lambda: png(4, 0, np.arange(300).reshape(20, 15).astype(np.uint8)), "png"),
+    "1-bit": (lambda: encoded(picture(2).convert("1"), "PNG"), "png"),
+    "a transparent colour": (lambda: png(8, 2, np.arange(1800).reshape(20, 90).astype(np.uint8), (b"tRNS", bytes(6))), "png"),
+    "a transparent grey": (lambda: png(8, 0, np.arange(600).reshape(20, 30).astype(np.uint8), (b"tRNS", bytes(2))), "png"),
+    "a transparent entry of a palette": (lambda: encoded(picture(2).convert("P"), "PNG", transparency=3), "png"),
+    "CMYK TIFF": (lambda: encoded(picture(2, mode="CMYK"), "TIFF"), "png"),
+    "all rows black": (lambda: png(8, 0, np.zeros((20, 30), np.uint8)), None),
+    "a grey end": (lambda: encoded(Image.new("RGB", (300, 200), (128, 128, 128))), None),
+}  # fmt: skip
+
+
+def test_of_a_photograph_with_more_pictures_in_it_the_first_is_taken_bit_for_bit():
+    for options in ({}, {"progressive": True}, {"restart_marker_blocks": 2}):
+        data = pages("MPO", quality=90, **options)
+        good = examine("x.jpg", data, KEEP)
+        assert good.extension == "jpg" and good.remark == "the first of 3 pictures in it"
+        stored, first = Image.open(io.BytesIO(good.data)), Image.open(io.BytesIO(data))
+        assert stored.format == "JPEG" and len(good.data) < len(data)
+        assert np.array_equal(np.asarray(stored), np.asarray(first))
+        theirs = decode_image(torch.frombuffer(bytearray(good.data), dtype=torch.uint8))
+        assert np.array_equal(theirs.movedim(0, 2).numpy(), np.asarray(first))
+        if check._other():
+            assert np.array_equal(np.array(check._other().decode(good.data)), np.asarray(first))
+
+
+def test_a_page_of_tiff_with_a_smaller_copy_is_one_picture():
+    frames = [picture(1), picture(1, 12, 15)]
+    frames[1].encoderinfo = {"tiffinfo": {pixels.REDUCED: 1}}
+    data = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    good = examine("x.tif", data, KEEP)
+    assert good.remark.startswith("the first of 2 pictures in it")
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(good.data))), np.asarray(frames[0]))
+
+
+def test_whatever_is_in_a_file_it_is_good_or_bad(monkeypatch):
+    monkeypatch.setattr(check, "_check_other_decoder", lambda data: None)
+    chance = random.Random(0)
+    kinds = [cut(), cut(0.97), without_a_middle(), pages("MPO"), encoded(picture(1), progressive=True),
+             encoded(picture(1), restart_marker_blocks=3), encoded(picture(1), "PNG")]  # fmt: skip
+    for _ in range(600):
+        data = bytearray(chance.choice(kinds))
+        for _ in range(3):
+            data[chance.randrange(min(700, len(data)))] = chance.choice([0, 0xDA, 0xD9, 0xDD, 0xFF])
+        data = data[: chance.randrange(len(data))] + chance.choice([b"\xff\xd9", b"\xff\xda", b""])
+        with contextlib.suppress(Bad):
+            examine("x", bytes(data), KEEP)
+
+
+REMARKED = {
+    "the last rows cut off": (lambda: cut(0.97), r"cut off: \d+ of 200 rows are missing"),
+    "progressive, cut off": (lambda: cut(0.7, progressive=True), "cut off: scans are missing, it is coarse"),
+    "12 of 16 bits": (lambda: encoded(Image.fromarray((values(float) * 4095).astype(np.uint16)), "PNG"), "16-bit, largest value 4095: nearly black"),
+    "a colour profile": (lambda: encoded(picture(1), icc_profile=PROFILE), "its colour profile, .*XYZ.*, is taken for sRGB"),
+    "one colour": (lambda: encoded(Image.new("RGB", (30, 20), "white"), "PNG"), "all of one colour"),
+    "CMYK": (lambda: encoded(picture(2, mode="CMYK")), "CMYK, stored anew"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REMARKED)
+def test_it_is_kept_with_a_remark(kind):
+    make, remark = REMARKED[kind]
+    assert re.search(remark, examine("x", make(), KEEP).remark)
+
+
+def test_what_srgb_says_of_itself_is_no_remark():
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for options in ({}, {"progressive": True}, {"restart_marker_blocks": 3}, {"subsampling": 0}):
+        for size in ((24, 30), (65, 129), (200, 300)):
+            assert (
+                examine(
+                    "x.jpg", encoded(picture(1, *size), icc_profile=icc, **options), KEEP
+                ).remark
+                == ""
+            )
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_it_is_stored_so_that_every_decoder_sees_the_same(kind):
+    make, anew = STORED[kind]
+    data = make()
+    good = examine("x", data, KEEP)
+    assert (good.data == data) == (anew is None)
+    if anew:
+        assert good.extension == anew
+        assert "stored anew" in good.remark
+    stored = Image.open(io.BytesIO(good.data))
+    assert stored.mode in ("L", "RGB") and stored.getexif().get(pixels.ORIENTATION, 1) == 1
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.array_equal(np.asarray(stored.convert("RGB")), expected)
+    assert good.size == expected.shape[:2]
+    decoder = check._other()
+    if decoder:
+        other = np.array(decoder.decode(good.data))
+        assert np.array_equal(np.broadcast_to(other, expected.shape), expected)
+
+
+def test_sixteen_bits_are_scaled_not_cut():
+    values = np.linspace(0, 65535, 600).astype(np.uint16).reshape(20, 30)
+    good = examine("x.png", encoded(Image.fromarray(values), "PNG"), KEEP)
+    stored = np.asarray(Image.open(io.BytesIO(good.data)))[..., 0]
+    assert np.abs(stored - values / 257).max() <= 0.5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_it_is_stored_upright(orientation):
+    image = picture(3, 24, 30)
+    exif = Image.Exif()
+    exif[pixels.ORIENTATION] = orientation
+    data = encoded(image, "PNG", exif=exif.tobytes())
+    good = examine("x.png", data, KEEP)
+    stored = Image.open(io.BytesIO(good.data))
+    turns = {
+        1: lambda p: p, 2: np.fliplr, 3: lambda p: np.rot90(p, 2), 4: np.flipud,
+        5: lambda p: p.transpose(1, 0, 2), 6: lambda p: np.rot90(p, -1),
+        7: lambda p: np.rot90(p, 2).transpose(1, 0, 2), 8: np.rot90,
+    }  # fmt: skip
+    assert np.array_equal(np.asarray(stored), turns[orientation](np.asarray(image)))
+    assert stored.getexif().get(pixels.ORIENTATION, 1) == 1
+
+
+def test_broken_exif_data_harm_nothing():
+    data = encoded(picture(3), exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
+    assert examine("x.jpg", data, KEEP).size == (24, 30)
+
+
+def test_a_name_that_lies_is_remarked():
+    assert examine("x.jpg", encoded(picture(3), "PNG"), KEEP).remark == "is PNG, not jpg"
+
+
+def test_copies_in_different_formats_are_the_same_picture():
+    png = examine("x.png", encoded(picture(4), "PNG"), KEEP)
+    bmp = examine("x.bmp", encoded(picture(4), "BMP"), KEEP)
+    other = examine("x.png", encoded(picture(5), "PNG"), KEEP)
+    assert png.pixels == bmp.pixels != other.pixels
+
+
+@pytest.fixture
+def images(tmp_path):
+    return folder(tmp_path / "images")
+
+
+def prepared(tmp_path, images, **changes):
+    return Prepared(tmp_path / "o", name="imagefolder", root=str(images), max_bad=0.5, **changes)
+
+
+def test_planted_damage_is_found_completely_and_nothing_else(tmp_path):
+    images = folder(tmp_path / "images", images=40)
+    planted = {}
+    for number, (kind, (make, _)) in enumerate(REFUSED.items()):
+        name = f"{'cat' if number % 2 else 'dog'}/{number:03d}.jpg"
+        (images / name).write_bytes(make())
+        planted[name] = kind
+    made = prepared(tmp_path, images).run()
+    assert made.quarantine().keys() == planted.keys()
+    assert made.metrics["images"] == 80 - len(planted)
+
+
+def test_a_file_that_disappears_meanwhile_is_left_out(tmp_path, images, monkeypatch):
+    from pipeline.data.sources.folders import ImageFolder
+
+    read = ImageFolder.read
+
+    def vanishing(self, name):
+        if name == "dog/002.jpg":
+            (self.root / name).unlink(missing_ok=True)
+        return read(self, name)
+
+    monkeypatch.setattr(ImageFolder, "read", vanishing)
+    made = prepared(tmp_path, images).run()
+    assert made.quarantine() == {"dog/002.jpg": "cannot be read: No such file or directory"}
+
+
+def test_names_that_are_long_or_no_utf8_are_no_trouble(tmp_path, images):
+    odd = os.fsencode(images / "cat") + b"/\xff\xfe.jpg"
+    with open(odd, "wb") as file:  # noqa: PTH123 (a Path cannot hold it)
+        file.write(b"no image")
+    (images / "cat" / f"{'n' * 240}.jpg").write_bytes(encoded(picture(9)))
+    made = prepared(tmp_path, images).run()
+    assert made.metrics["images"] == 17
+    (name,) = made.quarantine()
+    assert os.fsencode(name) == b"cat/\xff\xfe.jpg"
+    assert "\\udcff" in (made.dir / "data.html").read_text()

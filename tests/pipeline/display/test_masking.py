@@ -1,0 +1,113 @@
+"""Secrets in settings are told of and masked; what is none is left as it is."""
+
+import os
+import time
+
+import pytest
+import yaml
+
+from pipeline.display.masking import found, mask, mask_yaml, masked
+from pipeline.errors import UserError
+from pipeline.planning.compose import derived_name
+from pipeline.records import rundir
+from pipeline.report import run_data
+from pipeline.tracking import rows
+from tests.runs import make_run
+
+HEX = "0123456789abcdef0123456789abcdef01234567"
+
+SECRET = [
+    (f"export WANDB_API_KEY={HEX}", "export WANDB_API_KEY=***"),
+    ("export WANDB_API_KEY=hunter2", "export WANDB_API_KEY=***"),
+    ("HF_TOKEN=hunter2", "HF_TOKEN=***"),
+    ("AWS_SECRET_ACCESS_KEY=a/b+c", "AWS_SECRET_ACCESS_KEY=***"),
+    ("password=hunter2", "password=***"),
+    ("DB_PASSWORD=1234", "DB_PASSWORD=***"),
+    ("PASSWORD='a b;c' run", "PASSWORD=*** run"),
+    ("--password hunter2", "--password ***"),
+    ("--token=hunter2", "--token=***"),
+    ("ALL,WANDB_API_KEY=hunter2,X=1", "ALL,WANDB_API_KEY=***,X=1"),
+    ("cluster.sbatch={password: hunter2}", "cluster.sbatch={password: ***}"),
+    ("cluster.setup=[\"export A_TOKEN='a b'\"]", 'cluster.setup=["export A_TOKEN=***"]'),
+    (f"MY_KEY={HEX}", "MY_KEY=***"),
+    (f"wandb login {HEX}", "wandb login ***"),
+    ("curl -u me:hunter2 https://x", "curl -u me:*** https://x"),
+    ("curl -H 'Authorization: Bearer hunter2'", "curl -H 'Authorization: Bearer ***'"),
+    ("sshpass -p hunter2 ssh x", "sshpass -p *** ssh x"),
+    ("https://user:hunter2@host/x", "https://user:***@host/x"),
+    ("s3://key:hunter2@bucket", "s3://key:***@bucket"),
+    ("ghp_abcdefghijklmnopqrstuvwxyz0123456789", "***"),
+    ("echo sk-proj-abcdef0123456789abcdef", "echo ***"),
+    ("hf_abcdefghijklmnopqrstuvwxyz", "***"),
+    ("-----BEGIN RSA PRIVATE KEY-----\nMII\n", "-----BEGIN RSA PRIVATE KEY-----***"),
+]
+HARMLESS = [
+    "data.root=/a/b", "cluster.setup=['module load cuda']", f"name={HEX}", f"git checkout {HEX}",
+    "tokenizer=bpe", "TOKENIZERS_PARALLELISM=false", "export HF_TOKEN=$(cat ~/.hf)", "KEY=value",
+    "export WANDB_API_KEY=$WANDB_API_KEY", 'export A_TOKEN="$X"', "source ~/.secrets", "monkey=1",
+    "HF_TOKEN_PATH=/a/b", "HF_TOKEN=/run/secrets/hf", "sort_key=name", "max_tokens=100",
+    "cls_token=true", "bypass=1", "num_pass=3", "author=me", "ssh-add ~/.ssh/id_rsa", "sk-learn",
+    "method.branches=[kxk,1x1_kxk]", "model.name=hf_hub:timm/resnet50", "--key value",
+    "secret=false", "password=null", "data.password: input should be a string", "PKEY=0x8001",
+    "model.global_pool=token", "http://host:8080/x", "https://github.com/a/b@main", "--mem=10G",
+    "rsync me@host:/x .", "name=sk-resnet18-s0", "experiment=hf_finetune_resnet50", "password=***",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "shown"), SECRET, ids=[text for text, _ in SECRET])
+def test_a_secret_is_masked(text, shown):
+    assert mask(text) == shown
+    assert mask(shown) == shown
+    assert list(found({"cluster": {"setup": ["module load cuda", text]}})) == [
+        ("cluster.setup", shown)
+    ]
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_is_no_secret_is_left_alone(text):
+    assert mask(text) == text
+    assert not list(found({"setup": [text]}))
+
+
+def test_settings_are_masked_by_their_key_too():
+    tree = {
+        "data": {"api_key": "a b", "password": 1234, "size": 32, "key": "class"},
+        "srun": ["--password", "it's", "--key", "v"],
+    }
+    assert masked(tree) == {
+        "data": {"api_key": "***", "password": "***", "size": 32, "key": "class"},
+        "srun": ["--password", "***", "--key", "v"],
+    }
+    assert yaml.safe_load(mask_yaml(yaml.safe_dump(tree))) == masked(tree)
+
+
+def test_no_message_name_or_page_holds_one(tmp_path):
+    assert "hunter2" not in str(UserError("train.x=password=hunter2: no"))
+    choices = {"data": "d", "model": "m", "method": "p", "train": "d"}
+    assert derived_name(choices, 0, ["+train.api_key=hunter2"]) == "d-m-p-s0-api_key_"[:-1]
+    changed = {"model.name": "https://me:hunter2@host"}
+    run = make_run(tmp_path, "r", command="launch X_TOKEN=hunter2", changed=changed, finished=())
+    told = run_data.read(run)
+    assert "hunter2" not in f"{told.run} {told.config} {rows.settings(run)}"
+    assert "https://me:***@host" in told.config
+
+
+def test_a_file_that_must_keep_one_is_for_its_owner(tmp_path):
+    for value, mode in (("HF_TOKEN=hunter2", 0o600), ("module load cuda", 0o644)):
+        rundir.write_yaml(tmp_path / "config.yaml", {"cluster": {"setup": [value]}})
+        assert (tmp_path / "config.yaml").stat().st_mode & 0o777 & ~os.umask(0o022) == mode
+
+
+def test_launch_warns_and_shows_none(launch):
+    given = ("model=vgg_small", "model.name=https://me:hunter2@host", "dry_run=true")
+    shown, planned = launch("--cfg", "job", *given), launch(*given)
+    for done in (shown, planned):
+        assert "https://me:***@host" in done.stdout
+        assert "hunter2" not in done.stdout + done.stderr
+    assert planned.stderr.startswith("warning: model.name looks as if it held a secret")
+
+
+def test_a_long_text_takes_no_time():
+    begun = time.monotonic()
+    mask("x" * 200_000 + "a-" * 50_000 + "a_key " * 20_000)
+    assert time.monotonic() - begun < 10

@@ -1,0 +1,63 @@
+"""Where libraries keep their caches: never in a HOME that cannot be written."""
+
+import os
+
+import pytest
+
+from pipeline import tracking
+from pipeline.execution import caches
+
+
+@pytest.fixture
+def settled(monkeypatch, tmp_path):
+    """Return what is set for a HOME (None: there is none, and no entry of the user)."""
+
+    def call(home, **more):
+        for name in ("HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_HOME", *caches.PLACES):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in more.items() | ({("HOME", str(home))} if home else set()):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("os.getuid", lambda: 54321)
+        caches.settle(tmp_path / "root")
+        return {name: os.environ[name] for name in caches.PLACES if name in os.environ}
+
+    return call
+
+
+def test_a_home_is_left_alone(settled, tmp_path):
+    assert settled(tmp_path) == {}
+    assert "TRITON_HOME" not in os.environ
+
+
+@pytest.mark.parametrize("home", ["/nonexistent", "/dev/null", None])
+def test_without_a_home_all_is_below_the_root(settled, tmp_path, home):
+    found = settled(home)
+    assert found.keys() == caches.PLACES.keys()
+    for value in (*found.values(), os.environ["TRITON_HOME"]):
+        assert value.startswith(f"{tmp_path}/root/cache")
+
+
+def test_a_part_of_home_can_be_out_of_reach(settled, tmp_path):
+    (tmp_path / ".cache").write_text("in the way")
+    assert settled(tmp_path) == {"XDG_CACHE_HOME": f"{tmp_path}/root/cache/.cache"}
+
+
+def test_what_is_set_counts_if_it_can_be_used(settled, tmp_path):
+    mine = str(tmp_path / "mine")
+    found = settled("/nonexistent", XDG_CACHE_HOME=mine, XDG_DATA_HOME="/dev/null/no")
+    assert found["XDG_CACHE_HOME"] == mine
+    assert found["XDG_DATA_HOME"].startswith(f"{tmp_path}/root")
+
+
+def test_compiled_code_is_not_looked_for_in_the_common_temporary_directory(settled, tmp_path):
+    settled(tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == f"{tmp_path}/root/cache/torchinductor"
+
+
+def test_what_wandb_keeps_stays_with_the_run(monkeypatch, tmp_path):
+    names = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    assert all(tracking.environment(tmp_path)[name].startswith(str(tmp_path)) for name in names)
+    monkeypatch.setenv("WANDB_CACHE_DIR", "/scratch")
+    assert tracking.environment(tmp_path)["WANDB_CACHE_DIR"] == "/scratch"

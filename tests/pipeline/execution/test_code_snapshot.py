@@ -1,0 +1,105 @@
+"""The code of waiting jobs is a copy that later edits do not reach."""
+
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.execution import code_snapshot
+from pipeline.planning import safety
+from pipeline.records import rundir
+from slurm import private
+from tests.launcher import PROJECT
+
+
+def test_the_copy_runs_by_itself(tmp_path):
+    kept = code_snapshot.freeze(tmp_path)
+    command = [sys.executable, "-c", "import pipeline.run, dyrep, slurm; print(pipeline.__file__)"]
+    done = subprocess.run(command, cwd=kept, capture_output=True, text=True)
+    assert done.stdout.strip() == str(kept / "pipeline" / "__init__.py"), done.stderr
+
+
+def test_the_same_code_is_kept_once_and_edited_code_apart(tmp_path, monkeypatch):
+    copy = tmp_path / "checkout"
+    for package in code_snapshot.PACKAGES:
+        shutil.copytree(PROJECT / package, copy / package)
+    monkeypatch.setattr(code_snapshot, "PROJECT", copy)
+    first = code_snapshot.freeze(tmp_path)
+    assert code_snapshot.freeze(tmp_path) == first
+    before = (first / "dyrep" / "fusion.py").read_text()
+    (copy / "dyrep" / "fusion.py").write_text("edited")
+    second = code_snapshot.freeze(tmp_path)
+    assert second != first
+    assert (second / "dyrep" / "fusion.py").read_text() == "edited"
+    assert (first / "dyrep" / "fusion.py").read_text() == before
+
+
+def edit(kept):
+    (kept / "slurm" / "job.py").write_text("import os")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (edit, "holds other code"),
+        (lambda kept: kept.chmod(0o777), r"is open to other users \(mode 0777\)"),
+        (lambda kept: (kept / "dyrep").chmod(0o775), "holds dyrep, which is open"),
+        (lambda kept: (kept / "dyrep" / "cost.py").chmod(0o666), "which others may write to"),
+    ],
+)
+def test_a_copy_that_others_may_have_changed_is_not_executed(tmp_path, change, said):
+    kept = code_snapshot.freeze(tmp_path)
+    change(kept)
+    with pytest.raises(UserError, match=said):
+        code_snapshot.freeze(tmp_path)
+
+
+def test_users_of_a_shared_root_have_code_and_pickles_of_their_own(tmp_path, monkeypatch):
+    kept, jobs = code_snapshot.freeze(tmp_path), rundir.job_dir(tmp_path)
+    private.own(jobs)
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    assert code_snapshot.place(tmp_path).name == f"{kept.name}-{me + 1}"
+    assert rundir.job_dir(tmp_path).name == f"slurm-{me + 1}"
+    with pytest.raises(PermissionError, match="belongs to"):
+        private.own(jobs)
+
+
+def test_a_copy_is_closed_to_others_whatever_the_checkout_is(tmp_path, monkeypatch):
+    copy = tmp_path / "checkout"
+    for package in code_snapshot.PACKAGES:
+        shutil.copytree(PROJECT / package, copy / package)
+    (copy / "slurm" / "job.py").chmod(0o666)
+    monkeypatch.setattr(code_snapshot, "PROJECT", copy)
+    kept = code_snapshot.freeze(tmp_path)
+    assert (kept / "slurm" / "job.py").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("mode", "who"), [(0o755, None), (0o777, "everybody"), (0o1777, None)])
+def test_who_may_write_to_a_root_is_told(tmp_path, mode, who):
+    tmp_path.chmod(mode)
+    assert private.writers(tmp_path) == who
+
+
+@pytest.mark.parametrize(("members", "who"), [([], None), (["ann"], "group own")])
+def test_a_group_of_ones_own_is_nobody_else(tmp_path, monkeypatch, members, who):
+    monkeypatch.setattr(private.pwd, "getpwuid", lambda uid: SimpleNamespace(pw_name="own"))
+    group = SimpleNamespace(gr_name="own", gr_mem=members)
+    monkeypatch.setattr(private.grp, "getgrgid", lambda gid: group)
+    tmp_path.chmod(0o775)
+    assert private.writers(tmp_path) == who
+
+
+def test_a_root_that_others_may_write_to_is_warned_of(tmp_path, capsys):
+    config = Config.model_construct(root=str(tmp_path))
+    (tmp_path / "stages").mkdir()
+    safety.tell(config)
+    assert not capsys.readouterr().err
+    (tmp_path / "stages").chmod(0o777)
+    safety.tell(config)
+    assert f"warning: everybody may write to {tmp_path / 'stages'}" in capsys.readouterr().err

@@ -1,0 +1,360 @@
+"""The processes of a stage: who they believe, where they can be reached, how they end."""
+
+import ast
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.execution import processes
+from pipeline.records import attempt, rundir
+from pipeline.signals import interrupt, pulse
+from slurm.place import Place, unsupervised
+from tests.launcher import PROJECT, in_processes, wait_for
+
+pytestmark = pytest.mark.long
+
+STALE = {
+    "NNODES": "2",
+    "NODE_RANK": "1",
+    "NPROC_PER_NODE": "4",
+    "MASTER_ADDR": "192.0.2.1",
+    "MASTER_PORT": "29500",
+    "RANK": "3",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "3",
+    "LOCAL_WORLD_SIZE": "4",
+    "GROUP_RANK": "1",
+    "GROUP_WORLD_SIZE": "2",
+    "ROLE_RANK": "3",
+    "ROLE_WORLD_SIZE": "8",
+    "ROLE_NAME": "default",
+    "TORCHELASTIC_RUN_ID": "none",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "TORCHELASTIC_RESTART_COUNT": "1",
+    "PET_NNODES": "2",
+    "PET_MASTER_ADDR": "192.0.2.1",
+    "PIPELINE_RENDEZVOUS": "tcp://192.0.2.1:29500",
+}
+
+
+def test_nothing_that_other_tools_left_in_the_shell_is_believed(monkeypatch):
+    for name, value in STALE.items():
+        monkeypatch.setenv(name, value)
+    for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "FRANK", "MY_RANK"):
+        monkeypatch.setenv(name, "1")
+    processes.forget_others()
+    assert STALE.keys() & os.environ.keys() == {"NPROC_PER_NODE"}  # nobody reads that
+    assert {"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "FRANK", "MY_RANK"} <= os.environ.keys()
+
+
+HERE = Place(job="12_3.1", node=1, nodes=2, address="n1", port=20007)
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({}, None),
+        (STALE, None),
+        ({"SUPERVISED_JOB": "7.0"}, None),
+        ({**STALE, "SUPERVISED_JOB": "7.0", "SUPERVISED_NODE": "1"}, None),
+        (HERE.words(Path("/data/stages/train-1")), HERE),
+        (HERE.words(Path("/data/stages/../stages/train-1")), HERE),
+        (HERE.words(Path("/data/stages/train-1")) | STALE, HERE),
+        (HERE.words(Path("/data/stages/train-2")), None),
+        (unsupervised(HERE.words(Path("/data/stages/train-1"))), None),
+    ],
+)
+def test_only_the_word_of_a_supervisor_for_this_directory_counts(environment, told):
+    assert Place.told(Path("/data/stages/train-1"), environment) == told
+
+
+@pytest.mark.parametrize(
+    ("count", "place", "words"),
+    [
+        (1, None, {}),
+        (1, Place(job="1.0", node=0, nodes=1, address="n1", port=20000), {}),
+        (4, None, processes.LOOPBACK),
+        (4, Place(job="1.0", node=0, nodes=1, address="n1", port=20000), processes.LOOPBACK),
+        (1, HERE, {"PIPELINE_RENDEZVOUS": "tcp://n1:20007"}),
+        (
+            2,
+            Place(job="1.0", node=0, nodes=2, address="fd00::1", port=20000),
+            {"PIPELINE_RENDEZVOUS": "tcp://[fd00::1]:20000"},
+        ),
+    ],
+)
+def test_only_processes_on_several_nodes_meet_over_the_network(count, place, words):
+    with processes._meeting(count, place) as (found, inherited):
+        assert {**words, **found} == found
+        assert len(inherited) == ("file:" in found.get("PIPELINE_RENDEZVOUS", ""))
+        assert ("PIPELINE_RENDEZVOUS" in found) == (count > 1 or bool(place and place.nodes > 1))
+
+
+MEETING = """
+import json, os
+from contextlib import suppress
+from pathlib import Path
+import torch
+from pipeline.execution.world import world
+
+def links():
+    for file in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            yield os.readlink(file)
+
+def listening():
+    own = set(links())
+    for family in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/self/net/{family}").read_text().splitlines()[1:]:
+            _, address, _, state, *rest = line.split()
+            if f"socket:[{rest[5]}]" in own and (state == "0A" or "udp" in family):
+                yield address.split(":")[0]
+
+with world(hang_timeout=30) as here:
+    value = {"rank": here.rank, "place": (1, None, "é" * here.rank), "none": torch.zeros(0),
+             "bits": torch.arange(3, dtype=torch.uint8), "nan": torch.tensor([float("nan")])}
+    values = here.gather(value)
+    assert [v["rank"] for v in values] == list(range(here.world_size)), values
+    assert values[-1]["place"] == (1, None, "é" * (here.world_size - 1)), values
+    assert all(v["bits"].equal(value["bits"]) and v["nan"].isnan() for v in values), values
+    assert here.from_main(lambda: f"of rank {here.rank}") == "of rank 0"
+    assert here.any(here.rank > 0, False) == [here.world_size > 1, False]
+    assert here.total(torch.ones(2)).tolist() == 2 * [here.world_size]
+    told = {"size": here.world_size, "group": torch.distributed.is_initialized(),
+            "listening": sorted(set(listening()))}
+os.write(1, f"{json.dumps(told)}\\n".encode())
+"""
+
+
+@pytest.mark.parametrize(("count", "reached_on"), [(1, set()), (2, {"0100007F"})])
+def test_nothing_can_be_reached_from_another_machine(tmp_path, count, reached_on):
+    (tmp_path / "meeting.py").write_text(MEETING)
+    elsewhere = STALE | {"GLOO_SOCKET_IFNAME": "eth7", "NCCL_SOCKET_IFNAME": "eth7"}
+    process = in_processes(tmp_path / "meeting.py", count=count, environment=elsewhere)
+    out, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["size"] for row in rows] == count * [count]
+    assert {row["group"] for row in rows} == {count > 1}
+    assert {address for row in rows for address in row["listening"]} == reached_on
+
+
+RANK_1 = "import os, sys, time; last = os.environ['RANK'] == '1'; "
+
+
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        ("os.kill(os.getpid(), 9)", "rank 1 was killed by SIGKILL, as the kernel does"),
+        ("os.kill(os.getpid(), 11)", "rank 1 was killed by SIGSEGV"),
+        ("os.kill(os.getpid(), 15)", "rank 1 was killed by SIGTERM"),
+        ("sys.exit(3)", "rank 1 ended with exit code 3"),
+        ("1 / 0", "rank 1 ended with exit code 1"),
+    ],
+)
+def test_the_end_of_one_ends_the_others_and_is_told(does, told):
+    code = f"{RANK_1}(lambda: {does})() if last else time.sleep(100)"
+    process = in_processes("-c", code, count=3)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert said.splitlines()[-1].startswith(told)
+
+
+def test_who_does_not_leave_is_killed_and_what_it_left_behind_too(monkeypatch):
+    monkeypatch.setattr(processes, "PATIENCE", 0.5)
+    monkeypatch.setattr(processes, "LEFT", 0.5)
+    deaf = "import signal; signal.signal(15, signal.SIG_IGN); "
+    code = f"{deaf}{RANK_1}os.fork(); sys.exit(last) if last else time.sleep(100)"
+    begun, others = time.monotonic(), processes._children()
+    end = processes.run([sys.executable, "-c", code], 2)
+    assert (end.rank, end.code) == (1, 1)
+    assert time.monotonic() - begun < 20
+    assert processes._children() <= others
+
+
+WAITING = """
+import os, time
+from pathlib import Path
+from pipeline.execution.world import world
+
+if os.environ["RANK"] == "1":
+    time.sleep(100)
+Path("waiting").touch()
+with world(hang_timeout=100):
+    pass
+"""
+
+
+def test_a_signal_ends_who_waits_for_others_at_once(tmp_path):
+    (tmp_path / "waiting.py").write_text(WAITING.replace('"waiting"', repr(f"{tmp_path}/waiting")))
+    process = in_processes(tmp_path / "waiting.py")
+    wait_for((tmp_path / "waiting").exists, process)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    _, said = process.communicate(timeout=20)
+    assert time.monotonic() - begun < 5
+    assert "was killed by SIGTERM" in said
+
+
+STUCK = """
+import sys, time
+from pathlib import Path
+from pipeline.execution import world as distributed
+
+distributed.LEAVING = 0.5
+with distributed.world(hang_timeout=100):
+    Path(sys.argv[1]).touch()
+    time.sleep(100)
+"""
+
+
+def test_who_hangs_ends_soon_after_it_was_asked_to_stop(tmp_path):
+    (tmp_path / "stuck.py").write_text(STUCK)
+    process = in_processes(tmp_path / "stuck.py", tmp_path / "begun", count=1)
+    wait_for((tmp_path / "begun").exists, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Timeout (0:00:00.500000)!" in said
+
+
+def test_how_long_a_process_may_be_silent(monkeypatch):
+    distributed = pytest.importorskip("pipeline.execution.world")
+    given, now = [], [0.0]
+    monkeypatch.setattr(
+        distributed.faulthandler, "dump_traceback_later", lambda limit, exit: given.append(limit)
+    )
+    monkeypatch.setattr(distributed.time, "monotonic", lambda: now[0])
+    here = distributed.World(rank=0, world_size=1, device="cpu", hang_timeout=100)
+    here._beat = 0.0
+    now[0] = 20.0  # its longest silence
+    here.beat()
+    here.hurry()
+    now[0] = 22.0
+    here.beat()
+    here.saving()
+    assert given == [60.0, 60.0, 100]  # before it was asked its parent waits
+    impatient = distributed.World(rank=0, world_size=1, device="cpu", hang_timeout=10)
+    impatient.hurry()
+    assert given[-1] == 10
+
+
+@pytest.mark.parametrize(
+    ("looks", "hangs"),
+    [  # of two processes whose patience is 3 s: seconds since the last look, who beat, who is stopped
+        ([(0.2, "01", "")] * 20, ""),
+        ([(0.2, "0", "")] * 16, "1"),
+        ([(0.2, "", "")] * 16, "01"),
+        ([(0.2, "", "")] * 14, ""),
+        ([(0.2, "0", "1")] * 20, ""),  # 0 waits for who is stopped
+        ([(0.2, "", "01"), (60, "", "")], ""),
+        ([(60, "", ""), (0.2, "01", "")], ""),  # the parent was stopped as well
+        ([(0.2, "", "")] * 10 + [(3600, "", "01")] + [(0.2, "", "")] * 6, "01"),
+    ],
+)
+def test_who_hangs_is_told_from_who_was_stopped(monkeypatch, looks, hangs):
+    now, stopped = [0.0], []
+    monkeypatch.setattr(pulse.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pulse, "_stopped", lambda pid: str(pid) in stopped)
+    watch = pulse.Watch(2)
+    monkeypatch.setenv(pulse.PULSE, str(watch.file))
+    for rank in "01":
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        pulse.beat(3.0)
+    watch.hanging({0: 0, 1: 1})
+    for seconds, beating, who in looks:
+        stopped[:] = who
+        now[0] += seconds
+        for rank in beating:
+            monkeypatch.setenv("LOCAL_RANK", rank)
+            pulse.beat(3.0)
+        found = watch.hanging({0: 0, 1: 1})
+    assert found == {int(rank): 3.0 for rank in hangs}
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    pulse.beat(0)  # it has left
+    assert 0 not in watch.hanging({0: 0})
+
+
+def test_a_stopped_process_is_seen():
+    process = subprocess.Popen(["sleep", "100"])
+    assert not pulse._stopped(process.pid)
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+    assert pulse._stopped(process.pid)
+    process.kill()
+    process.wait()
+    assert not pulse._stopped(process.pid)
+
+
+def test_a_node_that_waits_for_the_first_of_its_job_leaves_when_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(interrupt, "requested", lambda: True)
+    with pytest.raises(attempt.Interrupted):
+        attempt.join(tmp_path, "1.0")
+
+
+def rows(directory, *events):
+    for number, event in enumerate(events):
+        name, _, kind = event.partition(" ")
+        row = {"time": number, "attempt": 2, "event": name, "message": event}
+        rundir.append_line(directory / rundir.EVENTS, {**row, **({"kind": kind} if kind else {})})
+
+
+@pytest.mark.parametrize(
+    ("events", "told"),
+    [
+        ((), None),
+        (("started", "saved"), None),
+        (("started", "failed error"), 1),
+        (("failed error", "failed input"), 1),
+        (("failed error", "failed error", "failed killed"), 2),
+        (("failed input", "failed killed"), 0),
+        (("failed error", "stopped"), 1),
+        (("stopped", "failed error"), 0),
+    ],
+)
+def test_of_several_ends_the_one_that_took_the_others_along_is_told(tmp_path, events, told):
+    rundir.append_line(tmp_path / rundir.EVENTS, {"time": 0, "attempt": 1, "event": "stopped"})
+    rundir.append_line(tmp_path / rundir.EVENTS, {"time": 0, "event": "requeued", "restart": 0})
+    rows(tmp_path, *events)
+    found = attempt.ending(tmp_path, 2)
+    assert (found and found["time"]) == told
+
+
+UNPICKLES = re.compile(
+    r"pickle|_object(_list)?$|^shelve$|^marshal$|^dill$|^joblib$|^Manager$|^Listener$"
+)
+KNOWN = {
+    "pipeline/data/sources/arrays.py": {"pickle"},  # what has its authors' checksum
+    "slurm/sbatch.py": {"submitted_pickle"},  # in a directory that only we may write
+}
+
+
+def test_nothing_else_is_unpickled():
+    found = {}
+    for path in (
+        p for package in ("dyrep", "pipeline", "slurm") for p in (PROJECT / package).rglob("*.py")
+    ):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        names |= {node.id for node in nodes if isinstance(node, ast.Name)}
+        names |= {
+            alias.name
+            for node in nodes
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
+        }
+        if bad := set(filter(UNPICKLES.search, names)):
+            found[str(path.relative_to(PROJECT))] = bad
+    assert found == KNOWN
+
+
+def test_a_kernel_that_tells_of_no_children_is_no_failure(monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 2**30)
+    assert processes._children() == set()

@@ -1,0 +1,170 @@
+"""Before anything is trained: what the network is, and whether it can be trained so at all."""
+
+import fnmatch
+import json
+import subprocess
+
+import pytest
+import torch
+
+from dyrep.cost import cost
+from pipeline import launch, outline
+from pipeline.config.model import MobileNetV1, Vgg
+from pipeline.errors import UserError
+from pipeline.networks import architectures
+from pipeline.outline import Outline, Request, Unknown, own
+from pipeline.outline.__main__ import outline as built
+from tests.pipeline.planning.test_plan import config
+
+ALL = ["kxk", "1x1", "identity"]
+
+
+def vgg(*widths):
+    return Vgg(name="v", family="vgg", widths=list(widths))
+
+
+def mobilenet(width, small):
+    return MobileNetV1(name="m", family="mobilenet_v1", width=width, small_stem=small)
+
+
+def torchvision(name, small_stem=False):
+    return {"name": name, "family": "torchvision", "small_stem": small_stem}
+
+
+def asked(model, *sides, batch=4, branches=ALL, classes=10):
+    return Request(model=model, sides=list(sides), batch=batch, branches=branches, classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("model", "side"),
+    [
+        (vgg([32, 32], [64], [128, 128, 16]), 19),
+        (mobilenet(1.0, True), 32),
+        (mobilenet(0.3, False), 75),
+    ],
+)
+@pytest.mark.parametrize("branches", [ALL, ["identity"]])
+def test_arithmetic_says_what_the_network_is(model, side, branches):
+    request = asked(model.model_dump(), side, branches=branches)
+    assert own.outline(request) == built(request)
+    with torch.device("meta"):
+        spent = cost(architectures.build(model, request.classes), torch.zeros(1, 3, side, side))
+    assert (own.outline(request).flops, own.outline(request).parameters) == (
+        spent.flops,
+        spent.parameters,
+    )
+
+
+@pytest.mark.parametrize(("small", "size", "flops"), [(True, 224, 54.4), (False, 224, 3.63)])
+def test_the_stem_decides_what_resnet18_costs(small, size, flops):
+    found = built(asked(torchvision("resnet18", small), size))
+    assert found.flops / 1e9 == pytest.approx(flops, rel=0.01)
+    assert found.growable == 17
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (asked(torchvision("vgg16"), 16), "data.image_size=224 works"),
+        (asked(torchvision("resnet18"), 32, batch=1), "two images per process"),
+        (asked(torchvision("vit_b_16"), 32), "data.image_size=224 works"),
+        (asked(torchvision("reznet18"), 32), "did you mean 'model.name=resnet18'"),
+        (asked(torchvision("vgg11"), 64, 16), "images of 64 and 16 pixels"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(request_, said):
+    with pytest.raises(UserError) as refused:
+        built(request_)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "sides", "batch", "said"),
+    [
+        (vgg([8], [8], [8]), (16, 4), 4, "images of 4 pixels vanish"),
+        (mobilenet(1.0, False), (32,), 1, "two images per process"),
+        (mobilenet(1e9, True), (32,), 4, "make it narrower"),
+    ],
+)
+def test_so_is_what_arithmetic_finds(model, sides, batch, said):
+    with pytest.raises(UserError, match=said):
+        own.outline(asked(model.model_dump(), *sides, batch=batch))
+
+
+def test_a_method_that_finds_nothing_to_grow_is_refused_with_the_reasons(tmp_path, monkeypatch):
+    answer = {"parameters": 1, "flops": 1, "growable": 0, "left": {"a subclass of Conv2d": 12}}
+    monkeypatch.setattr(outline, "ask", lambda *_: answer)
+    model = ("model=timm", "model.name=any", "data.image_size=40")
+    for method in ("dyrep", "dbb"):
+        with pytest.raises(UserError, match=r"a subclass of Conv2d \(12\); use method=plain"):
+            outline.look(config(tmp_path, *model, f"method={method}"))
+    assert outline.look(config(tmp_path, *model, "method=plain")) == Outline(**answer)
+
+
+@pytest.mark.parametrize("harm", ["absent", "slow", "broken"])
+def test_without_an_answer_the_plan_says_so_and_goes_on(inside, monkeypatch, harm):
+    def run(*_, **__):
+        if harm == "slow":
+            raise subprocess.TimeoutExpired("python", 1)
+        return subprocess.CompletedProcess([], 1, "", "Traceback\nImportError: no timm\n")
+
+    outline._built.cache_clear()
+    monkeypatch.setattr(outline.subprocess, "run", run)
+    if harm == "absent":
+        monkeypatch.setattr(outline, "find_spec", lambda _: None)
+    code, out, _ = inside(
+        "model=timm", "model.name=resnet10t", "data.image_size=48", "dry_run=true"
+    )
+    assert code == 0
+    assert "it was not looked at: " in out
+    outline._built.cache_clear()
+
+
+def test_the_plan_shows_network_and_recipe(inside):
+    code, out, _ = inside("dry_run=true", "train.epochs=120")
+    assert code == 0
+    assert "GFLOPs for 16 pixels" in out
+    assert "6 convolutions can grow" in out
+    assert "grows 20 times, every 5 epochs up to epoch 100" in out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "notes"),
+    [
+        (["data=synthetic"], ["train=imagenet", "model=resnet18"]),
+        (["data=synthetic", "train=digits", "model=vgg_small"], []),
+        (["data=synthetic", "train=imagenet"], ["model=resnet18"]),
+        ([], []),
+    ],
+)
+def test_what_nobody_chose_for_such_images_is_told(inside, overrides, notes):
+    out = inside(*overrides, "train.batch_size=32", "dry_run=true")[1]
+    assert out.count("note: ") == len(notes)
+    assert all(note in out for note in notes)
+
+
+NAMES = {"timm": ["resnet18", "vit_tiny"], "torchvision": ["resnet18", "vgg16"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["resnet*"], 0, "2 models: 1 of timm, 1 of torchvision"),
+        ([], 0, "4 models"),
+        (["reznet18"], 2, "did you mean 'resnet18'"),
+        (["a", "b"], 2, "one pattern, in quotes"),
+    ],
+)
+def test_models_are_listed(monkeypatch, capsys, arguments, code, said):
+    monkeypatch.setattr(outline, "ask", lambda *_: NAMES)
+    monkeypatch.setattr("sys.argv", ["launch", "--models", *arguments])
+    assert launch.main() == code
+    out, err = capsys.readouterr()
+    assert said in out + err
+    shown = fnmatch.filter(json.dumps(out).split("\\n"), "*model.name=*")
+    assert len(shown) == (0 if code else 4 if not arguments else 2)
+
+
+def test_an_unknown_is_not_an_outline():
+    assert not isinstance(Unknown(why="x"), Outline)

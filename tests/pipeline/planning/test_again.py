@@ -1,0 +1,275 @@
+"""Repeating finished stages: what is repeated, what is kept, what is refused."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+
+import hydra
+import pytest
+from hydra import initialize_config_dir
+
+from pipeline import launch
+from pipeline.compare import collect, table
+from pipeline.compare.answer import answer
+from pipeline.errors import UserError
+from pipeline.execution import slurm
+from pipeline.planning import again, compose, named_run
+from pipeline.planning.plan import make_plan
+from pipeline.records import disk, rundir
+from pipeline.report import run_data
+from pipeline.tracking import session
+from tests.runs import composed, make_run
+
+DONE = {"stage": "", "seconds": 1.0, "metrics": {}, "outputs": {}, "parents": {}}
+STAGES = ("prep", "train", "fuse", "eval", "latency")
+
+
+def config(root, *overrides):
+    settings = json.loads(composed("name=x", *overrides)) | {"root": str(root)}
+    return compose.check(settings)
+
+
+def finish(root, *overrides, stages=STAGES, state="done"):
+    """Leave stages as a launch would; return their directories."""
+    found = {}
+    for step in make_plan(config(root, *overrides)):
+        found[step.stage.name] = step.dir
+        if step.stage.name not in stages:
+            continue
+        step.dir.mkdir(parents=True, exist_ok=True)
+        named_run.write_question(step)
+        rundir.append_line(
+            step.dir / rundir.EVENTS, {"event": "started", "attempt": 1, "time": 0.0}
+        )
+        if state == "done":
+            rundir.write_json(step.dir / rundir.RESULT, DONE)
+    return found
+
+
+def actions(root, *overrides):
+    return [step.action for step in make_plan(config(root, *overrides))]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["again=[latency]"], "skip skip skip skip repeat"),
+        (["again=[eval]"], "skip skip skip repeat skip"),
+        (["again=[fuse]"], "skip skip repeat repeat repeat"),
+        (["again=[fuse,latency]"], "skip skip repeat repeat repeat"),
+        (["again=[prep]"], "repeat repeat repeat repeat repeat"),
+        (["again=latency", "stage=latency"], "leave leave leave leave repeat"),
+        (["again=[train]", "stage.run=[train,fuse]"], "leave repeat repeat leave leave"),
+        (["again=[]"], "skip skip skip skip skip"),
+    ],
+)
+def test_what_follows_is_repeated_too_if_it_is_wanted(tmp_path, overrides, told):
+    finish(tmp_path)
+    assert " ".join(actions(tmp_path, *overrides)) == told
+
+
+def test_the_plan_says_why(tmp_path):
+    finish(tmp_path)
+    prep, train, *_ = make_plan(config(tmp_path, "again=[prep]"))
+    assert prep.why.startswith("asked for with again=")
+    assert train.why.startswith("its parent prep is repeated")
+
+
+def test_an_unfinished_stage_is_begun_anew_and_one_never_begun_is_run(tmp_path):
+    finish(tmp_path, stages=["prep"])
+    finish(tmp_path, stages=["train"], state="begun")
+    assert actions(tmp_path, "again=[train]") == ["skip", "repeat", "run", "run", "run"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["again=[latncy]"], "did you mean 'latency'?"),
+        (["again=[all]"], "valid are: prep"),
+        (["again=[3]"], "no stage '3'"),
+        (["again=null"], "name the stages to repeat"),
+        (["again=[train]", "stage=latency"], r"stage.run=\[train,fuse,latency\]"),
+    ],
+)
+def test_what_cannot_be_repeated_is_refused(tmp_path, overrides, words):
+    with pytest.raises(UserError, match=words):
+        make_plan(config(tmp_path, *overrides))
+
+
+@pytest.mark.parametrize("there", [[], ["prep"], ["prep", "train"], list(STAGES)])
+@pytest.mark.parametrize("again", ["", "prep", "train", "fuse"])
+@pytest.mark.parametrize("run", ["latency", "eval", "fuse", "prep,latency", "train,latency"])
+def test_the_stages_that_are_advised_are_enough(tmp_path, there, again, run):
+    finish(tmp_path, stages=there)
+    settings = [f"again=[{again}]"]
+    try:
+        make_plan(config(tmp_path, *settings, f"stage.run=[{run}]"))
+    except UserError as error:
+        advised = re.search(r"stage\.run=\[[\w,]+\]", str(error))[0]
+        assert set(run.split(",")) <= set(re.findall(r"\w+", advised))
+        for _ in range(2):  # of what is missing before, only the next is known
+            try:
+                make_plan(config(tmp_path, *settings, advised))
+                return
+            except UserError as error:
+                advised = re.search(r"stage\.run=\[[\w,]+\]", str(error))[0]
+        pytest.fail(advised)
+
+
+def repeat(root, *overrides):
+    """Launch, as far as files tell: old answers aside, new ones made."""
+    plan = make_plan(config(root, *overrides))
+    again.check(plan)
+    moved = again.set_aside(plan)
+    finish(root, *overrides, stages=[step.stage.name for step in plan if step.runs])
+    return moved
+
+
+def test_the_old_answer_is_kept_and_the_next_launch_repeats_nothing(tmp_path):
+    places = finish(tmp_path)
+    (places["latency"] / "latency.json").write_text("old")
+    for number in (1, 2):
+        assert repeat(tmp_path, "again=[latency]") == [places["latency"]]
+        assert set(actions(tmp_path)) == {"skip"}
+        assert (places["latency"].parent / f"{places['latency'].name}.again-{number}").is_dir()
+    kept = places["latency"].with_name(f"{places['latency'].name}.again-1")
+    assert (kept / "latency.json").read_text() == "old"
+    assert not (places["latency"] / "latency.json").exists()
+
+
+def test_what_follows_but_was_not_wanted_is_out_of_date_until_it_is(tmp_path):
+    finish(tmp_path)
+    other = ["latency.repeats=11", "name=other"]
+    finish(tmp_path, *other)
+    repeat(tmp_path, "again=[train]", "stage=train")
+    for overrides in ([], other):
+        fuse = make_plan(config(tmp_path, *overrides))[2]
+        assert (fuse.action, fuse.anew) == ("repeat", "its parent train was repeated since")
+    with pytest.raises(UserError, match="needs fuse anew"):
+        make_plan(config(tmp_path, "stage=latency", "again=[latency]"))
+    repeat(tmp_path)
+    assert set(actions(tmp_path)) == {"skip"}
+    assert actions(tmp_path, *other) == ["skip"] * 4 + ["repeat"]
+
+
+def test_runs_of_a_sweep_repeat_what_they_share_once(tmp_path):
+    finish(tmp_path)
+    finish(tmp_path, "seed=1")
+    made = set(repeat(tmp_path, "again=[prep]"))
+    second = make_plan(config(tmp_path, "seed=1", "again=[prep]"), made)
+    assert [step.action for step in second] == ["skip"] + ["repeat"] * 4
+    both = [
+        *make_plan(config(tmp_path, "again=[prep]")),
+        *make_plan(config(tmp_path, "again=[prep]")),
+    ]
+    assert len(again.set_aside(both)) == 5
+
+
+def test_killed_in_between_no_answer_follows_from_one_that_is_gone(tmp_path, monkeypatch):
+    places = finish(tmp_path)
+    monkeypatch.setattr(disk, "sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    for left in range(4, -1, -1):
+        with pytest.raises(KeyboardInterrupt):
+            again.set_aside(make_plan(config(tmp_path, "again=[prep]")))
+        assert [places[name].exists() for name in STAGES] == [n < left for n in range(5)]
+
+
+def test_repeated_data_get_a_folder_of_their_own(tmp_path):
+    places = finish(tmp_path)
+    repeat(tmp_path, "again=[prep]")
+    noted = rundir.read_yaml(places["prep"] / rundir.STAGE)[again.NOTE]["prep"]
+    assert rundir.data_dir(tmp_path, "abc", noted) != rundir.data_dir(tmp_path, "abc")
+
+
+def test_what_somebody_works_on_is_not_taken_away(tmp_path):
+    places = finish(tmp_path)
+    handle = os.open(places["latency"] / rundir.LOCK, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match=r"latency-.* is running"):
+        again.set_aside(make_plan(config(tmp_path, "again=[fuse]")))
+    os.close(handle)
+    assert all(path.exists() for path in places.values())
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "PENDING", "COMPLETING"])
+def test_what_a_job_works_on_or_from_is_not_taken_away(tmp_path, monkeypatch, state):
+    from slurm.scheduler import Entry
+
+    finish(tmp_path)
+    other = finish(tmp_path, "latency.repeats=11", stages=["latency"], state="begun")["latency"]
+    record = {"event": "submitted", "id": "7", "token": "t", "index": 0}
+    rundir.append_line(other / rundir.JOBS, record)
+    fields = dict.fromkeys(Entry.__dataclass_fields__)
+    entry = Entry(
+        **fields | {"id": "7", "state": state, "comment": "t", "restarts": 0, "after": []}
+    )
+    monkeypatch.setattr(again.stage_status, "queued", lambda: ({"7": entry}, ""))
+    with pytest.raises(UserError, match=rf"{other.name} is .*\(job 7\)"):
+        again.check(make_plan(config(tmp_path, "again=[fuse]")))
+    again.check(make_plan(config(tmp_path, "again=[latency]")))
+
+
+def test_the_frozen_configuration_knows_nothing_of_it(tmp_path):
+    def settled(*overrides):
+        words = [f"root={tmp_path}", "name=x", *overrides]
+        with initialize_config_dir(str(compose.CONF), version_base="1.3"):
+            tree = hydra.compose("config", words, return_hydra_config=True)
+            choices = {k: v for k, v in tree.hydra.runtime.choices.items() if "/" not in k}
+            del tree.__dict__["_content"]["hydra"]
+        return named_run.settle(tree, choices, words)
+
+    first, choices, _ = settled("again=[latency]")
+    named_run.record(first, choices, make_plan(first))
+    assert again.NOTE not in rundir.read_yaml(tmp_path / "runs" / "x" / "config.yaml")
+    assert settled("again=[eval]")[0].again == ["eval"]
+    assert settled()[0].again == []
+
+
+def test_a_noisy_latency_says_how_it_is_timed_again(tmp_path):
+    run = make_run(tmp_path / "my_runs", "n")
+    rundir.write_json(run / "latency" / "latency.json", {"noise": ["neighbours"]})
+    told = run_data.read(run)
+    assert told.noise == ["neighbours"]
+    assert told.time_again == (
+        "python -m pipeline.launch name=n stage=latency 'again=[latency]' "
+        f"root={tmp_path / 'my_runs'}"
+    )
+
+
+def test_a_comparison_carries_noise_and_what_is_out_of_date(tmp_path):
+    noisy = {"latency/noisy": 1.0}
+    named = [
+        make_run(tmp_path, "a", seed=0, metrics=noisy),
+        make_run(tmp_path, "b", seed=1),
+        make_run(tmp_path, "c", "method=plain", metrics=noisy),
+    ]
+    told = answer("t", collect.read(named), [], False)
+    assert {g.label: g.noisy for g in told.groups} == {"method=dyrep": 1, "method=plain": 1}
+    shown = {g.label: table.latencies(g) for g in told.groups}
+    assert shown["method=dyrep"].endswith("(1 of 2 noisy)")
+    assert shown["method=plain"].endswith("(noisy)")
+    assert any("again=[latency]" in note for note in told.notes)
+    train = (named[0] / "train").resolve()
+    shutil.copytree(train, train.with_name(f"{train.name}.again-1"))
+    rundir.write_yaml(
+        (named[0] / "fuse").resolve() / rundir.STAGE,
+        {"stage": "fuse", "config": {}, "parents": {}, "fingerprint": "f"},
+    )
+    assert collect.read(named)[0].state == "mismatched"
+
+
+def test_a_repeated_training_is_another_run_in_wandb(tmp_path):
+    run = make_run(tmp_path, "w")
+    before = session._id(run)
+    (train := (run / "train").resolve()).with_name(f"{train.name}.again-1").mkdir()
+    assert session._id(run) == f"{before}-1"
+
+
+def test_what_a_cluster_has_made_anew_is_made_anew_once(tmp_path, monkeypatch):
+    directory = tmp_path / "prep-0"
+    monkeypatch.setattr(slurm, "submit", lambda _: [directory])
+    common = launch.Common(waiting=[slurm.Launch(config=config(tmp_path), plan=[])])
+    assert launch._submit(common) == 0
+    assert common.repeated == {directory}

@@ -1,0 +1,104 @@
+"""What a shell hands over: every choice exists, every value can be said, every printed cure works."""
+
+import shlex
+
+import pytest
+
+from pipeline.planning import arguments
+
+NO_CHOICE = [
+    ("experiment=nonsense", "valid are: digits"),
+    ("experiment=null", "needs a choice; valid are: digits"),
+    ("experiment=", "valid are: digits"),
+    ("experiment=Digits", "did you mean 'digits'"),
+    ("experiment=digits.yaml", "did you mean 'digits'"),
+    ("experiment=../data/digits", "did you mean 'digits'"),
+    ("experiment=[digits,nonsense]", "needs one choice"),
+    ("experiment=[digits]", "needs one choice"),
+    ("experiment=${model}", "valid are: digits"),
+    ("experiment@_global_=digits", "needs a choice"),
+    ("+experiment=nonsense", "valid are: digits"),
+    ("++experiment=nonsense", "valid are: digits"),
+    ("+experiment=digits", "write experiment=digits"),
+    ("~experiment", "needs a choice"),
+    ("model=RESNET18", "did you mean 'resnet18'"),
+    ("model=true", "needs one choice"),
+    ("model=1", "needs one choice"),
+    ("++model=resnet18", "write model=resnet18"),
+    ("model=[resnet18]", "needs one choice"),
+    ("data@model=digits", "needs a choice"),
+    ("stage=prep,train", "stage.run=[prep,train]"),
+    ("model=vgg16,vgg_small", "-m model=vgg16,vgg_small"),
+    ("hydra/sweeper=nonsense", "valid are: basic, search"),
+    ("hydra/nonsense=x", "is not a setting"),
+    ("+sweeps=methods", "`wandb sweep"),
+    ("+defaults=[{model:resnet18}]", "is not a setting"),
+    ("--nonsense", "unrecognized arguments: --nonsense"),
+    ("foo", "is not of the form KEY=VALUE"),
+    ("=5", "is not of the form KEY=VALUE"),
+    ("fuse.licence=a\nb", "control character"),
+    ("name=a\0b", "cannot be a directory name"),
+    ("optional experiment=digits", "is not of the form KEY=VALUE"),
+]
+
+
+@pytest.mark.parametrize(("argument", "said"), NO_CHOICE)
+def test_what_is_no_choice_is_refused(inside, argument, said):
+    code, _, told = inside(argument)
+    assert (code, told.count("\n")) == (2, 1), told
+    assert said in told
+
+
+@pytest.mark.parametrize("name", ["nonsense", "serach", "ax"])
+def test_a_sweeper_that_is_none_is_refused_before_one_is_looked_for(inside, name):
+    code, _, told = inside("-m", f"hydra/sweeper={name}", "seed=1,2")
+    assert (code, told.count("\n")) == (2, 1), told
+    assert f"there is no hydra/sweeper={name}; " in told and "search" in told
+
+
+def test_settings_may_stand_on_both_sides_of_an_option():
+    asked = arguments.read(["seed=1,2", "-m", "method=plain", "--config-dir", "/x", "name=a"])
+    assert asked.words == ["-m", "--config-dir", "/x", "seed=1,2", "method=plain", "name=a"]
+    assert asked.settings == ["seed=1,2", "method=plain", "name=a"]
+
+
+def test_of_a_sweep_too(inside):
+    code, _, told = inside("-m", "experiment=digits,nonsense")
+    assert code == 2
+    assert "experiment=nonsense is not a choice" in told
+
+
+FOLDERS = ["~/x", "a=b", "a#b", "a@b", "a b", "(b)", "ä", "日本", "{a}", "[a]", "a'b", 'a"b', "a;b", "5",
+    "1e3", "a&b", "a!b", "100%", "a:b", "C:\\x\\y", "a\\", "007", "$HOME", "true"]  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_may_be_called_anything(inside, folder):
+    code, _, told = inside("data=imagefolder", f"data.root={folder}")
+    assert code == 2
+    assert f"{folder.removeprefix('~/')} is no folder" in told
+
+
+@pytest.mark.parametrize("name", ["007", "1e3", "1_000", "1.5", "true", "inf", "a=b", "2026-01-01"])
+def test_a_name_may_look_like_a_number(inside, name):
+    code, out, told = inside(f"name={name}", f"group={name}", "dry_run=true")
+    assert code == 0, told
+    assert out.startswith(f"{name}  digits")
+
+
+CURES = [
+    (["data=imagefolder", "data.root=/x/a,b"], "for one text, ", "/x/a,b is no folder"),
+    (["latency.batch_sizes=1,8"], "for all in one run, ", None),
+    (["stage=prep,train"], "for these stages, ", None),
+    (["method=plain,dyrep"], "for a run with each, -m ", None),
+]
+
+
+@pytest.mark.parametrize(("arguments", "before", "then"), CURES)
+def test_the_printed_cure_works_in_a_shell(inside, arguments, before, then):
+    code, _, told = inside(*arguments)
+    assert code == 2
+    cure = shlex.split(told.split(before)[1].split(";")[0])
+    sweep = ["-m"] if "-m " in before else []
+    code, _, told = inside(*sweep, *arguments[:-1], *cure, "dry_run=true")
+    assert (code == 2 and then in told) if then else code == 0

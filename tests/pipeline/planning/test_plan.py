@@ -1,0 +1,153 @@
+"""What is a new question and what is not: fingerprints, states and reasons."""
+
+import copy
+import functools
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from pipeline.config import ADDED, sections
+from pipeline.errors import UserError
+from pipeline.planning import compose
+from pipeline.planning.compose import CONF
+from pipeline.planning.plan import make_plan, verify
+from pipeline.records import disk, rundir
+
+
+@functools.cache
+def tree(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose("config", ["name=x", *overrides])
+
+
+def config(tmp_path, *overrides):
+    values = compose.values(tree(*overrides), {}, [])
+    return compose.finish(values | {"root": str(tmp_path)})
+
+
+def fingerprints(tmp_path, *overrides):
+    return {step.stage.name: step.fingerprint for step in make_plan(config(tmp_path, *overrides))}
+
+
+@pytest.mark.parametrize(
+    ("override", "moved"),
+    [
+        ("train.lr=0.2", {"train", "fuse", "eval", "latency"}),
+        ("seed=1", {"train", "fuse", "eval", "latency"}),
+        ("method=plain", {"train", "fuse", "eval", "latency"}),
+        ("fuse.images=8", {"fuse", "eval", "latency"}),
+        ("eval.batch_size=64", {"eval"}),
+        ("latency.batch_sizes=[2]", {"latency"}),
+        ("prep.shard_images=100", {"prep", "train", "fuse", "eval", "latency"}),
+        ("data.image_size=8", {"train", "fuse", "eval", "latency"}),
+        ("data.loader=torch", {"train", "fuse", "eval", "latency"}),
+        ("data.max_bad=0.1", {"prep", "train", "fuse", "eval", "latency"}),
+        ("train.precision=tf32", {"train", "fuse", "eval", "latency"}),
+        ("train.compile=blocks", {"train", "fuse", "eval", "latency"}),
+        ("train.compile=off", set()),
+        ("method.form=linear", {"train", "fuse", "eval", "latency"}),
+        ("method.form=batchnorm", set()),
+        ("cluster.processes_per_node=2", set()),
+        ("tracking=disabled", set()),
+        ("group=g", set()),
+        ("stage=train", None),
+    ],
+)
+def test_a_setting_moves_the_stages_that_read_it_and_what_follows(tmp_path, override, moved):
+    overrides = [override] if moved is not None else ["stage.run=[prep,train]"]
+    before, after = fingerprints(tmp_path), fingerprints(tmp_path, *overrides)
+    assert {name for name in before if before[name] != after[name]} == (moved or set())
+
+
+@pytest.mark.parametrize(("key", "usual"), ADDED.items())
+def test_a_setting_that_came_later_is_no_part_of_a_question_that_was_there_before(
+    tmp_path, key, usual
+):
+    section, name = key.split(".")
+    asked = config(tmp_path)
+    assert getattr(asked, section).__class__.model_fields[name].default == usual
+    question = next(
+        step.question for step in make_plan(asked) if section in step.question["config"]
+    )
+    assert name not in question["config"][section]
+    assert getattr(sections({section: question["config"][section]}), section) == getattr(
+        asked, section
+    )
+
+
+def finish(step, content=b"abc"):
+    step.dir.mkdir(parents=True)
+    (step.dir / "out").write_bytes(content)
+    outputs = {
+        "out": {"path": "out", "bytes": len(content), "sha256": disk.sha256(step.dir / "out")}
+    }
+    rundir.write_json(step.dir / rundir.RESULT, {"seconds": 1.0, "metrics": {}, "outputs": outputs})
+
+
+def test_states_and_actions_follow_the_files(tmp_path):
+    prep, train, *_ = make_plan(config(tmp_path))
+    finish(prep)
+    train.dir.mkdir(parents=True)
+    rundir.append_line(train.dir / rundir.EVENTS, {"time": 1.0, "event": "stopped"})
+    prep, train, fuse, *_ = make_plan(config(tmp_path, "stage.run=[prep,train]"))
+    assert (prep.state, prep.action) == ("done", "skip")
+    assert (train.state, train.action) == ("unfinished", "continue")
+    assert "stopped" in train.why
+    assert (fuse.state, fuse.action) == ("new", "leave")
+
+
+def test_a_stage_alone_needs_its_parents(tmp_path):
+    with pytest.raises(UserError, match="stage=fuse needs prep and train"):
+        make_plan(config(tmp_path, "stage=fuse"))
+
+
+def test_the_reason_names_what_changed_since_the_run_was_made(tmp_path):
+    old = make_plan(config(tmp_path))[0]
+    from pipeline.planning.named_run import write_question
+
+    old.dir.mkdir(parents=True)
+    write_question(old)
+    disk.link(rundir.run_dir(tmp_path, "x") / "prep", old.dir)
+    new = make_plan(config(tmp_path, "prep.shard_images=7"))[0]
+    assert "config.prep.shard_images 512 → 7" in new.why
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda path: path.write_bytes(b"ab"), "has 2 bytes instead of 3"),
+        (lambda path: path.write_bytes(b"abd"), "it was edited"),
+        (lambda path: path.unlink(), "is gone"),
+    ],
+)
+def test_what_a_finished_stage_left_is_checked(tmp_path, harm, said):
+    finish(make_plan(config(tmp_path))[0])
+    plan = make_plan(config(tmp_path))
+    verify(plan)
+    harm(plan[0].dir / "out")
+    with pytest.raises(UserError, match=said):
+        verify(plan)
+
+
+def test_every_choice_composes(tmp_path):
+    others = {"hydra", "sweeps"}  # the latter are W&B's
+    for group in sorted(p for p in CONF.iterdir() if p.is_dir() and p.name not in others):
+        for file in sorted(group.glob("*.yaml")):
+            more = ["data.image_size=32"]
+            more += ["model.name=any"] if "name: ???" in file.read_text() else []
+            more += ["data.root=any"] if "root: ???" in file.read_text() else []
+            config(tmp_path, f"{group.name}={file.stem}", *more)
+
+
+def test_every_experiment_promises_source_result_cost_and_command():
+    for file in (CONF / "experiment").glob("*.yaml"):
+        header = file.read_text()
+        for word in ("# Source:", "# Expected:", "# Cost:", "# Command:"):
+            assert word in header, f"{file.name} lacks {word}"
+
+
+def test_frozen_settings_cannot_be_changed(tmp_path):
+    settings = config(tmp_path)
+    with pytest.raises(ValueError, match="frozen"):
+        copy.copy(settings).train.epochs = 3

@@ -1,0 +1,192 @@
+"""The runs of a sweep are what Hydra itself would compose."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import hydra
+import pytest
+import yaml
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.compare.collect import ACCURACY
+from pipeline.errors import UserError
+from pipeline.planning import search, sweep
+from pipeline.planning.compose import CONF, to_config
+from pipeline.planning.named_run import wandb_id
+from pipeline.planning.sweep import composed
+from pipeline.records import rundir
+from tests.runs import make_run
+
+SEARCH = "hydra/sweeper=search"
+
+
+@pytest.mark.parametrize(
+    "arguments, runs",
+    [
+        (["seed=1,2,3", "method=dbb,plain"], 6),
+        (["method=dyrep", "method.branches=[kxk],[kxk,1x1]", "train.lr=0.1"], 2),
+        (["cluster=slurm", "cluster.resources.eval={nodes: 2}", "seed=range(2)"], 2),
+        (["name=x-${seed}", "seed=4,5"], 2),
+        (["model=glob(*18)", "train.ema=0.5"], 1),
+        (["+cluster.sbatch.nice=1", "cluster=slurm", "seed=1,2"], 2),
+        (["experiment=digits", "train.epochs=1,2"], 2),
+    ],
+)
+def test_a_sweep_composes_what_hydra_composes(arguments, runs):
+    found = [
+        (OmegaConf.to_container(tree, resolve=True), overrides)
+        for tree, _, overrides in composed(arguments)
+    ]
+    assert len(found) == runs
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        for tree, overrides in found:
+            expected = hydra.compose("config", overrides)
+            assert tree == OmegaConf.to_container(expected, resolve=True)
+
+
+@pytest.mark.parametrize("arguments", [["seed=1,2", "train.lrr=1"], ["method=plain,nothing"]])
+def test_what_hydra_refuses_is_refused(arguments):
+    with pytest.raises((HydraException, OmegaConfBaseException)):
+        composed(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["seed=range(0)"], "seed=range(0) has no value"),
+        (["seed=range(3,1)"], "has no value"),
+        (["model=glob(zzz*)"], "has no value"),
+        (["seed=1,2,1"], "seed=1,2,1 has 1 more than once"),
+        (["seed=choice(1,1)"], "has 1 more than once"),
+        (["train.lr=0.1,1e-1"], "has 0.1 more than once"),
+        (["method=plain,plain"], "has plain more than once"),
+        (["train.lr=interval(0.1,0.3)"], "is for a search"),
+        (["train.lr=interval(0.3,0.1)", SEARCH], "holds nothing"),
+        (["train.lr=tag(log,interval(0,1))", SEARCH], "no logarithm at 0"),
+        (["seed=range(0)", SEARCH], "has no value"),
+        (["train.epochs=1,1", SEARCH], "has 1 more than once"),
+        (["seed=1", SEARCH], "needs something to vary"),
+        (["seed=1,2", SEARCH, "hydra.sweeper.n_trials=0"], "n_trials=0: must be a whole number"),
+        (["seed=1,2", SEARCH, "hydra.sweeper.n_jobs=-1"], "n_jobs=-1: must be a whole number"),
+    ],
+)
+def test_what_varies_nothing_or_twice_is_refused(arguments, said):
+    with pytest.raises(UserError) as refused:
+        sweep.check(arguments, SEARCH in arguments)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["seed=1,2", "method=plain,dyrep", "model=glob(*18)", "group=g"],
+        ["train.lr=interval(0.1,0.3)", "train.epochs=range(1,3)", SEARCH],
+        ["train.lr=tag(log,interval(0.001,1))", SEARCH],
+        ["hydra.sweeper.params={train.lr: 'interval(0,1)'}", SEARCH],
+    ],
+)
+def test_what_varies_is_not_refused(arguments):
+    sweep.check(arguments, SEARCH in arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["method.branches=[1x1],['1x1']"], "are one run"),
+        (["name=r-${seed}", "seed=1,2", "train.lr=0.1,0.2"], "are one run, 'r-1'"),
+        (["name=a,b"], None),
+        (["seed=1,2", "train.lr=0.1,0.2"], None),
+    ],
+)
+def test_one_run_that_comes_twice_is_refused(arguments, said):
+    found = [(to_config(*run), *run[1:]) for run in composed(arguments)]
+    if said is None:
+        sweep.check_different(found)
+        return
+    with pytest.raises(UserError, match=said):
+        sweep.check_different(found)
+
+
+def test_a_refused_sweep_writes_nothing(launch):
+    done = launch("-m", "seed=1,1")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
+    assert not launch.root.exists()
+
+
+def test_the_note_of_a_search_is_below_the_root():
+    given = ['root="~/x"', "hydra.sweep.subdir=."]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        tree = hydra.compose("config", given, return_hydra_config=True)
+    assert tree.hydra.sweep.dir.startswith(str(Path("~/x/sweeps").expanduser()))
+
+
+def test_the_note_of_a_search_vanishes_after_a_dry_run(monkeypatch):
+    given = ["launch", "-m", SEARCH, "dry_run=true", "seed=1,2"]
+    monkeypatch.setattr(sys, "argv", list(given))
+    with search.noted(given[2:]):
+        folder = Path(sys.argv[3].removeprefix("hydra.sweep.dir="))
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+def test_a_sweep_says_whose_group_it_joins(launch):
+    make_run(launch.root, "earlier", group="g")
+    done = launch("-m", "seed=1,2", "group=g", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("note: group 'g' has 1 other runs; these join it\n")
+    assert "note" not in launch("-m", "seed=1,2", "group=h", "dry_run=true").stdout
+
+
+@pytest.mark.parametrize(
+    "file", sorted((CONF / "sweeps").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_what_an_agent_of_wandb_starts_is_accepted(launch, file):
+    """The command is put together by the agent's own code, with the first values of each choice."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    asked = yaml.safe_load(file.read_text())
+    values = {
+        key: {"value": told["values"][0] if "values" in told else told["min"]}
+        for key, told in asked["parameters"].items()
+    }
+    parts = {**create_sweep_command_args({"args": values}), "env": ["/usr/bin/env"]}
+    words = []
+    for word in create_sweep_command(asked["command"]):
+        words += parts.get(word[2:-1], [word]) if word.startswith("${") else [word]
+    assert words[:4] == ["/usr/bin/env", "python", "-m", "pipeline.launch"]
+    there = [word for word in words[4:] if not word.startswith(("cluster=", "tracking="))]
+    done = launch(*there, "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert f"group={asked['name']}" in words
+    assert asked["metric"]["name"] == ACCURACY
+
+
+def test_a_run_of_a_wandb_sweep_has_the_id_its_agent_gave(tmp_path, monkeypatch):
+    own = wandb_id(tmp_path)
+    monkeypatch.setenv("WANDB_RUN_ID", "given")
+    assert wandb_id(tmp_path) == own  # somebody's shell, not an agent
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    assert wandb_id(tmp_path) == "given"
+
+
+@pytest.mark.skipif(find_spec("optuna") is not None, reason="Optuna is installed")
+def test_a_search_without_optuna_says_what_to_install(launch):
+    done = launch("-m", "hydra/sweeper=search", "train.lr=interval(0.01,0.3)")
+    assert done.returncode == 2
+    assert done.stderr == "error: a search needs Optuna: pip install hydra-optuna-sweeper\n"
+
+
+def test_a_search_finds_the_best_of_its_trials(launch, tmp_path):
+    pytest.importorskip("optuna")
+    found = tmp_path / "found"
+    done = launch(
+        "-m", "hydra/sweeper=search", "train.epochs=1,2", "hydra.sweeper.n_trials=2", "group=s",
+        "stage.run=[prep,train,fuse,eval]", "tracking=disabled", f"hydra.sweep.dir={found}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    best = yaml.safe_load((found / "optimization_results.yaml").read_text())
+    results = (launch.root / "stages").glob("eval-*/result.json")
+    assert best["best_value"] == max(rundir.read_json(r)["metrics"]["fused/top1"] for r in results)

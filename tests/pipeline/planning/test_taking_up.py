@@ -1,0 +1,122 @@
+"""A second launch of a name: what a stage has read stays, what nobody chose can still be chosen."""
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from pipeline.errors import UserError
+from pipeline.planning import named_run
+from pipeline.planning.compose import CONF
+from pipeline.planning.plan import make_plan
+from pipeline.records import rundir
+
+RUN, FINISHED = rundir.EVENTS, rundir.RESULT
+
+
+class Name:
+    """One run in a root of its own, launched again and again; no stage of it is executed."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def launch(self, *overrides):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            words = [f"root={self.root}", "name=x", *overrides]
+            tree = hydra_compose("config", words, return_hydra_config=True)
+        choices = {k: v for k, v in tree.hydra.runtime.choices.items() if "/" not in k}
+        del tree.__dict__["_content"]["hydra"]
+        config, choices, _ = named_run.settle(tree, choices, words)
+        named_run.record(config, choices, make_plan(config))
+        return config
+
+    def mark(self, stage, *events, finished=False):
+        place = rundir.run_dir(self.root, "x") / stage
+        place.resolve().mkdir(parents=True, exist_ok=True)
+        for event in events:
+            rundir.append_line(place / rundir.EVENTS, {"time": 1.0, "event": event, "attempt": 1})
+        if finished:
+            result = {
+                "stage": stage,
+                "fingerprint": place.resolve().name,
+                "parents": {},
+                "attempts": 1,
+            }
+            result |= {"seconds": 1.0, "metrics": {}, "outputs": {}, "environment": {}}
+            rundir.write_json(place / rundir.RESULT, result)
+
+    @property
+    def facts(self):
+        return rundir.read_json(rundir.run_dir(self.root, "x") / named_run.RUN)
+
+
+@pytest.fixture
+def name(tmp_path):
+    return Name(tmp_path)
+
+
+@pytest.fixture
+def prepared(name):
+    name.launch("stage=prep", "data=synthetic", "data.images=100", "train.batch_size=32")
+    name.mark("prep", "finished", finished=True)
+    return name
+
+
+def test_after_prep_the_model_and_the_recipe_can_be_chosen(prepared):
+    config = prepared.launch("train=imagenet", "model=resnet18", "train.batch_size=16")
+    assert (config.data.images, config.train.epochs, config.train.batch_size) == (100, 120, 16)
+    assert config.model.small_stem is False
+    assert config.method.last_adjust_epoch == 100  # follows again
+    assert prepared.facts["choices"]["model"] == "resnet18"
+    again = named_run.frozen(rundir.run_dir(prepared.root, "x"))
+    assert again.model == config.model
+    prepared.mark("train", "started")
+    assert prepared.launch().model == config.model
+
+
+def test_what_was_chosen_first_stays_unless_it_is_chosen_again(prepared):
+    prepared.launch("stage=prep", "model=mobilenet_v1", "model.width=0.5")
+    config = prepared.launch("train.epochs=30", "model=mobilenet_v1")
+    assert (config.model.width, config.train.batch_size) == (0.5, 32)
+    assert (config.method.adjust_interval, config.method.last_adjust_epoch) == (3, 24)
+
+
+def test_what_prep_does_not_read_is_free_after_it(prepared):
+    assert prepared.launch("data.image_size=96", "data.resize=96").data.image_size == 96
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data=digits", "data is synthetic, asked for digits"),
+        ("data=synthetic data.images=7", "data.images is 100, asked for 7"),
+        ("prep.quality=50", "prep.quality is 92, asked for 50"),
+    ],
+)
+def test_what_prep_has_read_stays(prepared, override, said):
+    with pytest.raises(UserError, match=said):
+        prepared.launch(*override.split())
+
+
+@pytest.mark.parametrize("override", ["seed=1", "model=vgg16", "train.lr=0.5", "method=plain",
+                                      "train.augment={flip: true}", "data.image_size=96", "experiment=digits"])  # fmt: skip
+def test_what_train_has_read_stays(prepared, override):
+    prepared.launch("stage.run=[prep,train]")
+    prepared.mark("train", "started")
+    with pytest.raises(UserError, match="exists with other settings"):
+        prepared.launch(override)
+    assert prepared.launch("latency.repeats=33").latency.repeats == 33
+
+
+def test_nothing_changes_under_a_launch_that_is_at_work(name):
+    name.launch("data.image_size=32")
+    name.mark("prep", "started")
+    with pytest.raises(UserError, match="model is vgg_small, asked for vgg16"):
+        name.launch("model=vgg16")
+    name.mark("prep", "failed")
+    assert name.launch("model=vgg16").model.name == "vgg16"
+
+
+def test_an_experiment_is_a_choice_too(prepared):
+    prepared.launch("stage=prep", "model=vgg16")
+    assert prepared.launch("experiment=digits").model.name == "vgg_small"
+    assert prepared.facts["choices"]["experiment"] == "digits"

@@ -1,0 +1,93 @@
+"""A file that a user named: replaced if it is regular, written to whatever else it is."""
+
+import os
+import subprocess
+import sys
+import threading
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.records import outfile
+from tests.launcher import PROJECT
+from tests.runs import make_run
+
+
+def test_a_regular_file_is_replaced_and_a_new_one_made(tmp_path):
+    outfile.write(tmp_path / "new" / "file", "first, which is long")
+    outfile.write(tmp_path / "new" / "file", "then")
+    assert (tmp_path / "new" / "file").read_text() == "then"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there/target")
+    (tmp_path / "second").symlink_to("link")
+    for text in ("first", "then"):
+        outfile.write(tmp_path / "second", text)
+        assert (tmp_path / "there" / "target").read_text() == text
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "second").is_symlink()
+
+
+def test_a_device_stays_a_device(tmp_path):
+    (tmp_path / "link").symlink_to(os.devnull)
+    outfile.write(tmp_path / "link", "text")
+    assert Path(os.devnull).is_char_device()
+
+
+def test_a_fifo_is_written_to(tmp_path):
+    fifo, read = tmp_path / "fifo", []
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: read.append(fifo.read_text()))
+    reader.start()
+    outfile.write(fifo, "text")
+    reader.join(10)
+    assert read == ["text"] and fifo.is_fifo()
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.symlink_to(path), "symbolic link"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(tmp_path, make, said):
+    make(tmp_path / "it")
+    with pytest.raises(UserError, match=said):
+        outfile.write(tmp_path / "it", "text")
+
+
+def test_what_is_said_before_and_after_stays_in_a_file_that_stdout_is(tmp_path):
+    make_run(tmp_path, "one")
+    with (tmp_path / "out").open("w") as out:
+        out.write("before\n")
+        out.flush()
+        subprocess.run(
+            [sys.executable, "-m", "pipeline.compare", "one", f"--root={tmp_path}",
+             "--json=/dev/stdout", f"--html={tmp_path / 'page'}"],
+            cwd=PROJECT, stdout=out, check=True,
+        )  # fmt: skip
+    told = (tmp_path / "out").read_text()
+    places = [told.index(part) for part in ("before\n", "Which is better", "\n{\n", "\npage: ")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/{}", "/proc/self/fd/{}", "link"])
+def test_an_open_file_is_written_on_from_where_it_is(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("/dev/stdout")
+    with Path("out").open("w") as out, redirect_stdout(out):
+        kept = os.dup(1)
+        os.dup2(out.fileno(), 1)
+        try:
+            print("before")
+            outfile.write(Path(name.format(out.fileno())), "text\n")
+            print("after")
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+    assert Path("out").read_text() == "before\ntext\nafter\n"

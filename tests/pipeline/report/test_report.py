@@ -1,0 +1,73 @@
+"""The report tells what there is: half a run, hostile names, a line that was cut off."""
+
+import pytest
+
+from pipeline import tracking
+from pipeline.config import Disabled, Wandb
+from pipeline.records import rundir
+from pipeline.report import run_data, write_report
+from pipeline.tracking.rows import Steps
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a run that was killed in its second epoch, with a name that tries to be markup."""
+    (tmp_path / "train").mkdir()
+    rundir.write_json(
+        tmp_path / "run.json",
+        {
+            "name": "<script>alert(1)</script>", "group": None, "command": "python -m x '&<'",
+            "choices": {"data": "digits", "model": "<i>", "method": "dyrep"},
+            "source": {"revision": "abc", "dirty": False}, "versions": {"torch": "2"},
+            "wandb": {"id": "abc123"}, "created": "2026-01-01T00:00:00",
+        },
+    )  # fmt: skip
+    (tmp_path / "config.yaml").write_text("name: </pre><b>\n")
+    for step in (1, 2, 3):
+        row = {"kind": "step", "step": step, "epoch": 1 + step // 3, "loss": 2.0 / step, "lr": 0.1}
+        rundir.append_line(tmp_path / "train" / rundir.HISTORY, row)
+    with (tmp_path / "train" / rundir.HISTORY).open("a") as file:
+        file.write('{"kind": "step", "st')
+    return tmp_path
+
+
+def test_half_a_run_has_a_report(run):
+    told = run_data.read(run)
+    assert told.missing == ["prep", "train", "fuse", "eval", "latency"]
+    assert [row["step"] for row in told.steps] == [1, 2, 3]
+    page = write_report(run).read_text()
+    assert "not finished" in page
+
+
+def test_names_are_text_not_markup(run):
+    page = write_report(run).read_text()
+    assert "<script>alert" not in page
+    assert "</pre><b>" not in page
+
+
+def test_a_mirror_that_fails_is_a_notice(run, capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(run))
+    (run / "wandb.py").write_text("raise ImportError('broken')\n")
+    tracking.mirror(run, Wandb(mode="offline", project="p", entity=None))
+    assert "no result is affected" in capsys.readouterr().out
+    assert "broken" in (run / "wandb.log").read_text()
+
+
+def test_disabled_tracking_starts_nothing(run, monkeypatch):
+    monkeypatch.setattr(tracking.subprocess, "run", None)
+    tracking.mirror(run, Disabled(mode="disabled"))
+    assert not (run / "wandb.log").exists()
+
+
+def test_an_epoch_stands_beside_its_last_step(tmp_path):
+    row = {"kind": "epoch", "step": 3, "epoch": 2, "top1": 50.0}
+    history = tmp_path / "history.jsonl"
+    for step in (1, 2, 3):
+        rundir.append_line(history, {"kind": "step", "step": step, "epoch": 2, "loss": 1.0})
+    steps = Steps(tmp_path)
+    assert [row["step"] for row in steps.new(complete=False)] == [1, 2]
+    rundir.append_line(history, row)
+    assert list(steps.new(complete=False)) == []  # the next step shows that all of it is there
+    (last,) = steps.new(complete=True)
+    assert last == {"train/loss": 1.0, "epoch/top1": 50.0, "step": 3, "epoch": 2}
+    assert list(steps.new(complete=True)) == []

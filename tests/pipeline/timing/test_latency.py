@@ -1,0 +1,282 @@
+"""Timing that says when it is worth nothing."""
+
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from pipeline.config import sections
+from pipeline.errors import UserError
+from pipeline.records import rundir
+from pipeline.stages import eval as evaluation
+from pipeline.stages import latency
+from pipeline.timing import machine, measure, memory
+from pipeline.timing.interference import Neighbours, watched
+from pipeline.timing.measure import Paced, Timing
+from pipeline.timing.variants import Unavailable, Variant, infer, make
+
+CORES = len(os.sched_getaffinity(0))
+STEADY = {"fused/b1": Timing([1.0] * 20)}
+
+
+@contextmanager
+def busy_neighbours():
+    """Keep every core busy; children count as neighbours until they have ended."""
+    spin = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    processes = [subprocess.Popen(spin, stdout=subprocess.PIPE) for _ in range(CORES)]
+    for process in processes:
+        process.stdout.readline()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_a_busy_neighbour_is_seen():
+    with busy_neighbours(), watched() as found:
+        time.sleep(1)
+    assert found.others > 0.5
+    (reason,) = latency._noise(Neighbours(found.others), STEADY)
+    assert reason.startswith("other processes used") and reason.endswith("% of these cores")
+
+
+def test_our_own_work_is_none_of_a_neighbour():
+    """All cores are used here; taken for a neighbour's, that would not fit beside what is ours."""
+
+    def work():
+        while time.monotonic() < begun + 1:
+            hashlib.sha256(bytes(2**20))  # without Python's lock, so that each thread has a core
+
+    used, begun = time.process_time(), time.monotonic()
+    with watched() as found, ThreadPoolExecutor(CORES) as pool:
+        for _ in range(CORES):
+            pool.submit(work)
+        pool.shutdown()
+    own = (time.process_time() - used) / (time.monotonic() - begun) / CORES
+    if own < 0.5:
+        pytest.skip("a busy machine leaves this process less than half of its cores")
+    assert found.others < 1.1 - own
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "seconds", "words"),
+    [
+        (Neighbours(stolen=0.03), [1.0] * 20, "the host took 3% of their time away"),
+        (Neighbours(), [1.0] * 10 + [1.2] * 10, "times drifted by 20%"),
+        (Neighbours(), [1.0, 1.0, 1.0, 5.0] * 5, "one in ten took 5.0 times the median"),
+    ],
+)
+def test_what_speaks_against_times_is_named(neighbours, seconds, words):
+    (reason,) = latency._noise(neighbours, {**STEADY, "plain/b8": Timing(seconds)})
+    assert words in reason
+
+
+def test_quiet_and_steady_is_not_noisy():
+    assert not list(latency._noise(Neighbours(others=0.04, stolen=0.01), STEADY))
+
+
+CPU = torch.device("cpu")
+
+
+def test_what_was_tuned_from_outside_is_told_and_nothing_else(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    told = machine.tuning()
+    assert told["MALLOC_TRIM_THRESHOLD_"] == "7"
+    assert "secret" not in told.values()
+
+
+HELD = "clocks_event_reasons_counters."
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ({"throttled": 3}, {"throttled": 4}, "the processor was slowed down by heat"),
+        ({"gpu": {"utilization.gpu": "34 %"}}, {}, "other processes used 34% of the GPU"),
+        ({}, {"gpu": {"utilization.gpu": "7 %"}}, "other processes used 7% of the GPU"),
+        (
+            {"gpu": {f"{HELD}sw_thermal_slowdown": "100 us"}},
+            {"gpu": {f"{HELD}sw_thermal_slowdown": "2000100 us"}},
+            "the GPU was slowed down for 20% of the time (sw_thermal_slowdown)",
+        ),
+    ],
+)
+def test_what_the_driver_and_the_kernel_say_against_times_is_named(before, after, words):
+    assert list(machine.disturbed({"time": 0.0} | before, {"time": 10.0} | after)) == [words]
+
+
+def test_a_driver_that_tells_nothing_speaks_against_nothing():
+    silent = {"time": 0.0, "gpu": {"utilization.gpu": "[N/A]", f"{HELD}sw_thermal_slowdown": ""}}
+    assert not list(machine.disturbed(silent, silent | {"time": 1.0}))
+    assert not machine.watched(silent) and not machine.watched({"time": 0.0})
+    assert machine.watched({"gpu": {"utilization.gpu": "0 %"}})
+
+
+@pytest.mark.parametrize("stage", [latency, evaluation])
+def test_float32_is_float32_in_what_is_judged_and_timed(stage):
+    """TF32, which convolutions on a GPU are computed in unless torch is told not to."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    settings = SimpleNamespace(
+        latency=SimpleNamespace(threads=torch.get_num_threads(), batch_sizes=[1]), eval=None,
+        data=SimpleNamespace(image_size=8, short_side=8, loader="memory"),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="nowhere"):  # there is no data, and it gets so far
+        stage.run(SimpleNamespace(config=settings, parents={"prep": Path("nowhere")}))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_the_probe_computes_the_same_whenever_it_is_made():
+    first = machine.probe(CPU)()
+    torch.manual_seed(99)
+    assert torch.equal(first, machine.probe(CPU)())
+
+
+def test_a_warm_up_without_end_is_told(monkeypatch):
+    monkeypatch.setattr(measure, "PATIENCE", 0.01)
+    monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.0)
+    times = itertools.cycle([1.0] * measure.WINDOW_CALLS + [2.0] * measure.WINDOW_CALLS)
+    monkeypatch.setattr(measure, "seconds", lambda *_: next(times))
+    assert not measure.warm_up(lambda: None, CPU)
+    timing = Timing([1.0] * 20, stable=False)
+    (reason,) = latency._noise(Neighbours(), {"fused/b1": timing})
+    assert "warming up came to no end" in reason and "fused/b1" in reason
+
+
+def test_what_warms_up_is_not_timed_cold(monkeypatch):
+    monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.05)
+    left = [4]
+
+    def cold_at_first():
+        left[0] -= 1
+        time.sleep(0.03 if left[0] >= 0 else 0.002)
+
+    *_, found = measure.interleaved({"x": cold_at_first}, 10, CPU)
+    assert found["x"].stable
+    assert max(found["x"].seconds) < 0.02
+
+
+def test_confidence_intervals_hold_what_they_promise():
+    """95 % of the intervals of the median of 40 exponential times hold the true median."""
+    draw = torch.Generator().manual_seed(0)
+    true, hits = torch.log(torch.tensor(2.0)).item(), 0
+    for _ in range(400):
+        times = torch.empty(40).exponential_(generator=draw).tolist()
+        low, high = Timing(times).interval(50)
+        hits += low <= true <= high
+    assert 0.93 <= hits / 400 <= 1
+
+
+def test_so_few_calls_cannot_tell_the_end_of_a_tail():
+    assert Timing([0.1 * i for i in range(60)]).interval(99)[1] is None
+    assert Timing([0.1 * i for i in range(400)]).interval(99)[1] is not None
+
+
+def test_an_open_loop_counts_the_time_in_the_queue():
+    paced = Paced(rate=100)
+    *_, timing = paced.run(lambda: time.sleep(0.02), 10, CPU)  # half as fast as they arrive
+    assert timing.seconds[-1] > 0.09 > timing.seconds[0]
+    idle = Paced(rate=50)
+    *_, timing = idle.run(lambda: None, 5, CPU)
+    assert timing.percentile(50) < 0.01
+
+
+@pytest.mark.parametrize("limit", [0, 1, 37, 99])
+def test_the_largest_batch_is_found_by_bisection(limit):
+    tried = []
+
+    def fits(batch):
+        tried.append(batch)
+        return batch <= limit
+
+    assert memory.largest_batch(fits, 0, 100) == limit
+    assert len(tried) <= 7
+
+
+def test_what_exceeds_the_memory_is_told_from_other_errors():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**62, dtype=torch.uint8)
+    assert memory.exceeded(caught.value)
+    assert not memory.exceeded(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_told(capsys):
+    """The network stands for one whose activations do not fit; the errors are torch's own."""
+
+    def hungry(images):
+        if len(images) > 37:
+            torch.empty(2**62, dtype=torch.uint8)
+        return images.flatten(1)[:, :4]
+
+    bench = latency._Bench(
+        SimpleNamespace(
+            config=SimpleNamespace(latency=SimpleNamespace(repeats=10, batch_sizes=[8, 64, 32])),
+            check_stop=lambda: None, progress=lambda *_: None,
+        ),
+        torch.rand(8, 3, 4, 4),
+        {
+            "fused": Variant(lambda images: images.flatten(1)[:, :4], 0.1, True, "cpu"),
+            "unfused": Variant(hungry, 0.1, True, "cpu"),
+        },
+        skipped={},
+    )  # fmt: skip
+    bench.time()
+    assert bench.largest == {"unfused": 37}
+    assert set(bench.timings) == {"fused/b8", "unfused/b8", "fused/b64", "fused/b32", "unfused/b32"}
+    assert "unfused: no memory for batch 64; 37 is the largest" in capsys.readouterr().out
+    assert bench.agreements() == {}
+    bench.check()
+    nothing = replace(bench, timings={}, largest={"fused": 3})
+    with pytest.raises(UserError, match="the largest that fits is 3"):
+        nothing.check()
+
+
+def raising(words):
+    def network(_):
+        raise RuntimeError(words)
+
+    return network
+
+
+def test_what_cannot_run_here_says_why(finished, monkeypatch):
+    run = finished.root / "runs" / "small"
+    context = SimpleNamespace(
+        parents={"fuse": run / "fuse", "train": run / "train", "prep": run / "prep"},
+        config=sections(yaml.safe_load((run / "latency" / rundir.STAGE).read_text())["config"]),
+    )
+    image = torch.zeros(1, 3, 16, 16)
+    with pytest.raises(Unavailable, match=r"model.ts was not exported; see fuse.exports"):
+        make(context, "torchscript", image)
+    with pytest.raises(Unavailable, match="it needs an NVIDIA GPU"):
+        make(context, "cuda_graphs", image)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: raising("no Python.h\nand a page more"))
+    with pytest.raises(Unavailable, match=r"it cannot be compiled: RuntimeError: no Python.h$"):
+        make(context, "compiled", image)
+    fused = make(context, "fused", image)
+    half = make(context, "bfloat16", image)
+    scores = infer(half.network, image)
+    assert scores.dtype is torch.float32
+    torch.testing.assert_close(infer(fused.network, image), scores, rtol=0.05, atol=0.1)
+
+
+def test_the_peak_of_a_call_is_its_own():
+    held = torch.ones(20 * 2**20, dtype=torch.uint8)
+    found = memory.peak(lambda: torch.ones(50 * 2**20, dtype=torch.uint8).max(), CPU)
+    if found is None:
+        pytest.skip("this kernel does not tell")
+    assert 45 < found < 60
+    assert len(held)

@@ -1,0 +1,45 @@
+"""A sweep of W&B's own: the real agent starts launches, and its runs are those of the sweep."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.planning.compose import CONF
+from tests.launcher import PROJECT
+
+pytest.importorskip("wandb")
+pytest.importorskip("nvidia.dali")
+
+WANDB = str(Path(sys.executable).with_name("wandb"))
+
+
+def test_an_agent_drives_launches_and_their_runs_are_its_trials(recorder, tmp_path):
+    asked = yaml.safe_load((CONF / "sweeps" / "methods.yaml").read_text())
+    local = [word for word in asked["command"] if word != "cluster=slurm"]
+    local[1] = sys.executable
+    local += [
+        "cluster=local",
+        f"root={tmp_path}",
+        "train.epochs=2",
+        "stage.run=[prep,train]",
+    ]
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(asked | {"command": local}))
+    recorder.trials = [("trial1", {"method": "plain", "seed": 3})]
+    environment = recorder.environment(WANDB_DIR=str(tmp_path))
+    for words in (["sweep", file], ["agent", "recorder/dyrep/sweep1"]):
+        done = subprocess.run(
+            [WANDB, *words], cwd=PROJECT, env=environment, capture_output=True, text=True,
+            timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert not recorder.unknown
+    (arrived,) = recorder.runs.values()
+    assert (arrived.name, arrived.sweep, arrived.group) == ("trial1", "sweep1", "methods")
+    assert arrived.state == "finished", done.stderr
+    assert arrived.steps == list(range(1, 2 * 22 + 1))
+    assert arrived.config["seed"]["value"] == 3
+    assert arrived.config["method"]["value"] == "plain"  # W&B tells trials apart by it

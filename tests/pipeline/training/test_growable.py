@@ -1,0 +1,68 @@
+"""Which convolutions a method leaves alone, and that one which changes nothing is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.config.model import DyRep, Plain, Static
+from pipeline.errors import UserError
+from pipeline.networks import architectures
+from pipeline.training.growable import left_alone, told
+
+DYREP = DyRep.model_construct(kind="dyrep", name="dyrep", branches=["kxk", "1x1"])
+DBB = Static.model_construct(kind="static", name="dbb", branches=["kxk", "1x1"])
+PLAIN = Plain.model_construct(kind="plain", name="plain")
+
+
+class Other(nn.Conv2d):
+    """A convolution that may compute something else."""
+
+
+def linear():
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+
+
+def pointwise():
+    return nn.Sequential(nn.Conv2d(3, 4, 1))
+
+
+def subclassed():
+    return nn.Sequential(Other(3, 4, 3), Other(4, 4, 3))
+
+
+def shared():
+    conv = nn.Conv2d(3, 3, 3)
+    return nn.Sequential(conv, conv)
+
+
+def frozen():
+    return nn.Sequential(nn.Conv2d(3, 4, 3)).requires_grad_(False)
+
+
+@pytest.mark.parametrize("method", [DYREP, DBB])
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (linear, "no convolution larger than 1x1"),
+        (pointwise, "no convolution larger than 1x1"),
+        (subclassed, r"2 convolutions left alone: a subclass of Conv2d \(Other\).*\(0, 1\)"),
+        (shared, "shared between paths"),
+        (frozen, "1 convolution left alone: frozen"),
+        (lambda: architectures.from_timm("test_nfnet", 10), "left alone"),
+    ],
+)
+def test_a_method_that_would_change_nothing_is_refused(method, build, why):
+    with torch.device("meta"):
+        network = build()
+    with pytest.raises(UserError, match=f"method={method.name} would change nothing.*{why}"):
+        left_alone(network, method)
+    assert left_alone(network, PLAIN) == {}
+
+
+def test_what_is_left_is_named_once_for_each_reason():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), *(Other(4, 4, 3) for _ in range(4)))
+    left = left_alone(network, DYREP)
+    assert list(left) == ["1", "2", "3", "4"]
+    (line,) = told(left)
+    assert line.startswith("4 convolutions left alone: a subclass")
+    assert line.endswith("(1, 2, 3, …)")

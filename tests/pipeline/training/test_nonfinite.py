@@ -1,0 +1,62 @@
+"""Where a loss that is not finite came from: the steps since the checkpoint are walked once more."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.data.loaders.base import Batch
+from pipeline.execution.world import World
+from pipeline.training import nonfinite
+
+ALONE = World(rank=0, world_size=1, device=torch.device("cpu"), hang_timeout=60)
+
+
+class Walk:
+    """A network that meets images; one of them may be poisoned."""
+
+    def __init__(self, poisoned: int | None) -> None:
+        self.model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
+        self.left = self.taken = 0
+        images = [torch.ones(1, 3, 2, 2) for _ in range(9)]
+        if poisoned is not None:
+            images[poisoned].fill_(math.nan)
+        self.batches = (Batch(x, torch.zeros(1).long(), torch.zeros(1).long()) for x in images)
+
+    def update(self, batch: Batch) -> torch.Tensor:
+        self.taken += 1
+        return self.model(batch.images).sum()
+
+    def check_stop(self) -> None:
+        self.left += 1
+
+
+@pytest.mark.parametrize(
+    ("poisoned", "step", "taken", "words"),
+    [
+        (2, 43, 3, ("step 43: the loss is not finite; the images of the batch", "from step 40")),
+        (0, 43, 1, ("step 41: the loss is not finite; the images of the batch", "from step 40")),
+        (None, 43, 3, ("step 43: the loss was not finite, and was when", "from step 40")),
+        (3, 43, 3, ("step 43: the loss was not finite, and was when",)),  # it comes later
+    ],
+)
+def test_the_walk_ends_at_what_is_not_finite(poisoned, step, taken, words):
+    walk = Walk(poisoned)
+    said = str(
+        nonfinite.explain(
+            walk.model, walk.batches, walk.update, ALONE, walk.check_stop, range(41, step + 1)
+        )
+    )
+    assert all(word in said for word in words)
+    assert walk.taken == walk.left == taken
+
+
+def test_a_weight_that_is_not_finite_is_named():
+    walk = Walk(None)
+    with torch.no_grad():
+        walk.model[0].weight.fill_(math.inf)
+    said = nonfinite.explain(
+        walk.model, walk.batches, walk.update, ALONE, walk.check_stop, range(1, 3)
+    )
+    assert "step 1: the loss is not finite; the weight of 0 is not finite" in str(said)

@@ -1,0 +1,182 @@
+"""A training step: the host reads nothing from the device, and asks other processes now and then."""
+
+import copy
+
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import dyrep
+from pipeline.config.train import Checkpoint
+from pipeline.training import optim
+from pipeline.training.agreement import Agreement
+from pipeline.training.history import History
+from pipeline.training.saver import Saver
+from tests.pipeline.training.learning import ALONE, batch, learner
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a value of a tensor is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def reads(tmp_path, *overrides, count=50):
+    """Return how many values are read in so many steps, after two to begin."""
+    made = learner("method=dyrep", *overrides)
+    watched = dyrep.DyRep(made.model, made.optimizer, saliency=made._config.method.saliency)
+    history = History(tmp_path / "history.jsonl", ALONE, made._recipe, {})
+    agreement = Agreement(ALONE, saver(tmp_path, "1000 steps"), lambda: False)
+
+    def step(number):
+        lr = made.lr
+        history.batch_came()
+        loss = made.update(batch(number), watched.accumulate)
+        history.step(number, 1, loss, lr)
+        agreement.after(number)
+
+    for number in range(2):
+        step(number)
+    with Reads() as counter:
+        for number in range(2, 2 + count):
+            step(number)
+    history.flush()
+    assert history.rows == 2 + count
+    return counter.count
+
+
+def saver(tmp_path, interval):
+    settings = Checkpoint(interval=interval, keep=2, interruption_hours=1.0)
+    return Saver(tmp_path, settings, lambda: None, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["train.ema=0.9"], 0),
+        (["train.precision=tf32"], 0),
+        (["train.precision=bfloat16", "method.saliency=snip", "train.ema=0.9"], 0),
+        (["method.saliency=synflow"], 0),
+        (["train.nonfinite=skip"], 100),  # whether to skip is read: the loss and the gradients
+        (["train.precision=float16"], 50),  # a GPU has a kernel that looks itself
+    ],
+)
+def test_a_step_reads_nothing_from_the_device(tmp_path, overrides, expected):
+    assert reads(tmp_path, *overrides) == expected
+
+
+def test_a_kernel_for_all_looks_itself_whether_scaled_gradients_are_finite(tmp_path, monkeypatch):
+    """As on a GPU; torch has fused kernels for CPUs too."""
+    build = optim.build
+
+    def fused(model, train):
+        groups = [{**group, "fused": True} for group in build(model, train).param_groups]
+        return torch.optim.SGD(groups, fused=True)
+
+    monkeypatch.setattr(optim, "build", fused)
+    assert reads(tmp_path, "train.precision=float16", count=10) == 0
+
+
+def test_a_skipped_first_step_leaves_a_fused_optimizer_sound():
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
+    optim.arrange(optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.grad_scale, optimizer.found_inf = torch.ones(()), torch.ones(())
+    optimizer.step()
+    momenta = [state["momentum_buffer"] for state in optimizer.state.values()]
+    assert len(momenta) == 2 and not any(momentum.any() for momentum in momenta)
+
+
+def test_a_momentum_lies_in_memory_as_its_weight_and_other_devices_states_are_taken_up():
+    def made(layout, fused):
+        model = torch.nn.Conv2d(4, 4, 3).to(memory_format=layout)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=fused)
+        model(torch.ones(1, 4, 3, 3)).sum().backward()
+        optimizer.step()
+        return model, optimizer
+
+    _, plain = made(torch.contiguous_format, None)
+    model, optimizer = made(torch.channels_last, True)
+    saved = copy.deepcopy(plain.state_dict())
+    optim.load(optimizer, saved)
+    optim.arrange(optimizer)
+    assert optimizer.param_groups[0]["fused"]
+    momentum = optimizer.state[model.weight]["momentum_buffer"]
+    assert momentum.stride() == model.weight.stride()
+    assert torch.equal(momentum, saved["state"][0]["momentum_buffer"])
+
+
+def test_an_average_is_that_of_torch():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    ours = optim.Averaged(model, 0.9)
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    for step in range(6):
+        if step == 3:  # resumed
+            saved, ours = ours.state_dict(), optim.Averaged(model, 0.9)
+            ours.load_state_dict(copy.deepcopy(saved))
+        model(torch.randn(2, 3, 2, 2))
+        with torch.no_grad():
+            model[0].weight.add_(0.1)
+        ours.update_parameters(model)
+        theirs.update_parameters(model)
+    assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
+
+
+class Two:
+    """The main one of two processes, on a clock that a test moves; the other wants nothing."""
+
+    alone, main = False, True
+
+    def __init__(self):
+        self.asked = []
+
+    def beat(self):
+        pass
+
+    def sums(self, *values):
+        self.asked.append(values)
+        return list(values)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "interval", "expected"),
+    [
+        (0.1, "1000 steps", [1, 3, 7, 15, 25, 35, 45]),  # doubling, then ten a second
+        (3.0, "1000 steps", [1, 2, 3, 4, 5]),
+        (0.001, "10 steps", [1, 3, 7, 10, 11, 13, 17, 20, 21]),  # where a save is due
+    ],
+)
+def test_processes_agree_about_once_a_second(tmp_path, monkeypatch, seconds, interval, expected):
+    now = [0.0]
+    monkeypatch.setattr("pipeline.training.agreement.time.monotonic", lambda: now[0])
+    own, world, met, due = saver(tmp_path, interval), Two(), [], []
+    own.begin(0, None)
+    agreement = Agreement(world, own, lambda: False)
+    for step in range(1, expected[-1] + 1):
+        now[0] += seconds
+        before = len(world.asked)
+        _, save = agreement.after(step)
+        if len(world.asked) > before:
+            met.append(step)
+        if save:
+            due.append(step)
+            own.begin(step, None)
+    assert met == expected
+    assert due == ([10, 20] if interval == "10 steps" else [])
+
+
+def test_one_process_asks_itself_after_each_step(tmp_path):
+    asked = []
+    agreement = Agreement(ALONE, saver(tmp_path, "2 steps"), lambda: bool(asked.append(1)))
+    assert [agreement.after(step) for step in (1, 2)] == [(False, False), (False, True)]
+    assert len(asked) == 2
