@@ -37,7 +37,8 @@ from pipeline.config.data import Data, Prep
 from pipeline.config.train import Augment
 from pipeline.contract.stage import Context
 from pipeline.contract.table import STAGES
-from pipeline.data.loaders.base import Part, make
+from pipeline.data.loaders.base import Part
+from pipeline.data.loaders.choose import make
 from pipeline.data.shards import images_in
 from pipeline.records import outfile, rundir
 from pipeline.stages import prep

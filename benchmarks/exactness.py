@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.train import Augment
-from pipeline.data.loaders.base import Batch, Loader, Part, kinds, make
+from pipeline.data.loaders.base import Batch, Loader, Part
+from pipeline.data.loaders.choose import kinds, make
 
 COUNT, EPOCHS, POINTS = 103, 5, 8
 PLAIN = {

@@ -28,7 +28,8 @@ from rich.table import Table
 
 from pipeline.config.data import Prep
 from pipeline.data.prepare import build, examine
-from pipeline.data.sources.base import Item, Listing, source
+from pipeline.data.sources.base import Item, Listing
+from pipeline.data.sources.choose import source
 from pipeline.records import outfile
 from pipeline.records.environment import cores
 

@@ -91,7 +91,8 @@ def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
     import torch
     from rich.progress import track
 
-    from pipeline.data.loaders.base import Part, make
+    from pipeline.data.loaders.base import Part
+    from pipeline.data.loaders.choose import make
     from pipeline.data.shards import Manifest
     from pipeline.export.runtime import exact_float32
     from pipeline.metrics import scores

@@ -144,6 +144,8 @@ def _plan(config: Config, common: Common) -> list[Step]:
     safety.tell(config)
     plan = make_plan(config, common.repeated)
     preflight.check(config, plan)
+    if config.cluster.name == "slurm":
+        slurm.check(config)
     caches.settle(Path(config.root))
     verify(plan)
     again.check(plan)

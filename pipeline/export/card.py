@@ -13,14 +13,13 @@ from pipeline.data import preprocess
 from pipeline.data.shards import Manifest
 from pipeline.display.outside import code
 from pipeline.display.outside import markdown as shown
-from pipeline.networks import trained as networks
 from pipeline.records import provenance, rundir
 
 
 def describe(context: Context, fusion: dict[str, Any]) -> dict[str, Any]:
     """Return the card of the network that a fuse stage makes."""
     config = context.config
-    prepared = networks.prepared(context)
+    prepared = context.parents["prep"] / "data"
     manifest = Manifest.load(prepared)
     trained = rundir.read_json(context.parents["train"] / rundir.RESULT)["metrics"]
     size = config.data.image_size

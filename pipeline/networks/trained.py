@@ -10,7 +10,8 @@ from torch import Tensor, nn
 import dyrep
 from dyrep.fusion import fold_norms
 from pipeline.contract.stage import Context
-from pipeline.data.loaders.base import Part, make
+from pipeline.data.loaders.base import Part
+from pipeline.data.loaders.choose import make
 from pipeline.data.shards import Manifest
 from pipeline.errors import UserError
 from pipeline.export import runtime

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.data.sources.base import source
+from pipeline.data.sources.choose import source
 from pipeline.errors import UserError
 from pipeline.planning.plan import Step
 from pipeline.records import disk, rundir
@@ -28,10 +28,6 @@ def check(config: Config, plan: list[Step]) -> None:
     """
     _check_root(Path(config.root))
     _check_data(config, plan)
-    if config.cluster.name == "slurm":
-        from pipeline.execution import slurm
-
-        slurm.check(config)
     if config.tracking.mode == "online" and find_spec("wandb") is None:
         raise UserError(
             "tracking=online needs wandb, which is not installed; `pip install wandb`, or use "

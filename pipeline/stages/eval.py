@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.contract.stage import Context
-from pipeline.data.loaders.base import Part, make
+from pipeline.data.loaders.base import Part
+from pipeline.data.loaders.choose import make
 from pipeline.data.shards import Manifest
 from pipeline.errors import Interrupted, UserError
 from pipeline.execution.world import World, world

@@ -24,7 +24,9 @@ from pipeline.data.prepare.patience import patiently
 from pipeline.data.prepare.shard_record import Record, images
 from pipeline.data.shards import Manifest, Split
 from pipeline.data.sources import changes
-from pipeline.data.sources.base import Item, Listing, Row, source
+from pipeline.data.sources.base import Item, Listing
+from pipeline.data.sources.choose import source
+from pipeline.data.sources.tree import Row
 from pipeline.display.outside import say
 from pipeline.errors import UserError
 from pipeline.records import disk, rundir

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.config import Config
-from pipeline.data.loaders import base as loader
 from pipeline.data.loaders.base import Loader, Part
+from pipeline.data.loaders.choose import choose, make
 from pipeline.execution.world import World
 from pipeline.training import device
 
@@ -39,11 +39,11 @@ class Images:
 
     def training(self, since: int = 0, state: Tensor | None = None) -> Loader:
         """Return a loader to train with: in another order for each `since`, or as saved."""
-        return loader.make(self._config.data.loader, self._part("train", since), state)
+        return make(self._config.data.loader, self._part("train", since), state)
 
     def validation(self) -> Loader:
         """Return a loader of the validation images, unchanged and in order."""
-        return loader.make(self._config.data.loader, self._part("val"))
+        return make(self._config.data.loader, self._part("val"))
 
     def calibration(self, count: int, epoch: int, check_stop: Callable[[], None]) -> list[Tensor]:
         """Return batches from a loader of their own: the training order is untouched.
@@ -61,7 +61,7 @@ class Images:
 
     def chosen(self, used: Loader) -> str:
         """Return which loader is used, and why."""
-        kind, why = loader.choose(self._config.data.loader, self._part("train"))
+        kind, why = choose(self._config.data.loader, self._part("train"))
         return f"data.loader: {used.kind} ({why if kind.kind == used.kind else 'as it began'})"
 
     def _part(self, split: str, since: int = 0) -> Part:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.data.loaders.base import make
+from pipeline.data.loaders.choose import make
 from pipeline.data.prepare import examine
 from tests.pipeline.data.preparing import Prepared, encoded, folder, picture
 from tests.pipeline.data.test_loaders import part

@@ -28,7 +28,8 @@ from pipeline.data import shards
 from pipeline.data.prepare.examine import Bad, examine
 from pipeline.data.prepare.patience import BEAT, patiently
 from pipeline.data.prepare.shard_record import KEPT, Record
-from pipeline.data.sources.base import Item, Listing, Source, source
+from pipeline.data.sources.base import Item, Listing, Source
+from pipeline.data.sources.choose import source
 from pipeline.errors import UserError
 from pipeline.signals import interrupt
 

@@ -1,4 +1,4 @@
-"""Where images come from. A source lists its images, says their classes, and reads them by name.
+"""What every source has: it lists its images, says their classes, and reads them by name.
 
 Nothing is ever downloaded. Light to import: a launch asks only whether the source is there and how
 many images it promises.
@@ -11,10 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from pipeline.config.data import Images
-    from pipeline.data.sources.tree import File
-
-Row = dict[str, str]
+    from pipeline.data.sources.tree import File, Row
 
 
 class Item(NamedTuple):
@@ -69,19 +66,3 @@ class Source(Protocol):
         Raises:
             OSError: it cannot be read.
         """
-
-
-def source(data: Images) -> Source:
-    """Return the source that `data` names."""
-    from pipeline.data.sources import arrays, folders, imagenet
-
-    kinds = {
-        "digits": arrays.Digits,
-        "cifar10": arrays.Cifar,
-        "cifar100": arrays.Cifar,
-        "synthetic": arrays.Synthetic,
-        "imagefolder": folders.ImageFolder,
-        "imagenet": imagenet.ImageNet,
-    }
-    made: Source = kinds[data.name](data)  # type: ignore[attr-defined]
-    return made

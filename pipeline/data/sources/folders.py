@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data.sources import layout, names
-from pipeline.data.sources.base import Item, Listing, Row
-from pipeline.data.sources.tree import File, Tree, folders, read, tree
+from pipeline.data.sources.base import Item, Listing
+from pipeline.data.sources.tree import File, Row, Tree, folders, read, tree
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ from torchvision.transforms import v2
 
 from pipeline.config.train import Augment
 from pipeline.data import preprocess
-from pipeline.data.loaders import base as loaders
-from pipeline.data.loaders import memory, parts, workers
-from pipeline.data.loaders.base import Batch, Part, choose, make
+from pipeline.data.loaders import base, memory, parts, workers
+from pipeline.data.loaders import choose as choosing
+from pipeline.data.loaders.base import Batch, Part, decoded
+from pipeline.data.loaders.choose import choose, kinds, make
 from pipeline.errors import Interrupted, UserError
 from pipeline.training.mixing import Mixing
 from tests.launcher import PROJECT
@@ -53,7 +54,7 @@ def augment(**changes):
 def two_cores():
     """Two workers per loader, wherever this runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loaders, "cores", lambda: 2)
+        patch.setattr(base, "cores", lambda: 2)
         yield
 
 
@@ -180,7 +181,7 @@ def test_changes_depend_on_seed_epoch_and_place_alone(data, kind, monkeypatch):
     """Not on the number of processes or workers."""
 
     def images(world_size, cores, seed=5):
-        monkeypatch.setattr(loaders, "cores", lambda: cores)
+        monkeypatch.setattr(base, "cores", lambda: cores)
         found = {}
         for rank in range(world_size):
             own = part(
@@ -319,7 +320,7 @@ def test_a_flip_mirrors_and_padding_shifts(data, kind):
 def test_every_recipe_can_be_read_or_is_refused(data, kind, recipe):
     asked = Augment(**yaml.safe_load(recipe.read_text())["augment"])
     own = part(data, augment=asked)
-    if loaders.kinds()[kind].cannot(own) is None:
+    if kinds()[kind].cannot(own) is None:
         for batch in make(kind, own):
             assert batch.images.shape == (8, 3, 24, 24) and batch.images.isfinite().all()
     else:
@@ -388,7 +389,7 @@ def test_jitter_stays_in_its_range_and_differs_between_images():
 def test_pixels_are_decoded_once_for_all_loaders_of_a_split(data, monkeypatch):
     memory._held.cache_clear()
     count = []
-    monkeypatch.setattr(memory, "decoded", lambda raw: count.append(1) or loaders.decoded(raw))
+    monkeypatch.setattr(memory, "decoded", lambda raw: count.append(1) or decoded(raw))
     for seed in (1, 2, 3):
         list(make("memory", part(data, augment=augment(), seed=seed)))
         list(make("memory", part(data, "val")))
@@ -417,9 +418,9 @@ def test_auto_takes_what_suits_and_says_why(data, odd, monkeypatch):
     assert kind == "dali" and "memory needs images of one size" in why
     kind, why = chosen(part(data, augment=augment(policy="randaugment")))
     assert kind == "torch" and "dali has no policy=randaugment" in why
-    monkeypatch.setattr(loaders, "IN_MEMORY", 1000)
+    monkeypatch.setattr(choosing, "IN_MEMORY", 1000)
     assert "memory would need" in chosen(part(data))[1]
-    monkeypatch.setattr(loaders, "find_spec", lambda name: None)
+    monkeypatch.setattr(choosing, "find_spec", lambda name: None)
     assert chosen(part(data))[0] == "torch"
     with pytest.raises(UserError, match=r"data.loader=dali is not installed"):
         choose("dali", part(data))

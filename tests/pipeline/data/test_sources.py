@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from pipeline.data.sources.base import Item, source
+from pipeline.data.sources.base import Item
+from pipeline.data.sources.choose import source
 from pipeline.errors import UserError
 from tests.pipeline.data.preparing import encoded, folder, picture, settings
 

@@ -21,7 +21,7 @@ from pipeline.data import shards
 from pipeline.data.prepare import build, duplicates, examine
 from pipeline.data.prepare.shard_record import KEPT
 from pipeline.data.sources import changes
-from pipeline.data.sources.base import source
+from pipeline.data.sources.choose import source
 from pipeline.errors import UserError
 from pipeline.planning import freshness
 from tests.launcher import PROJECT, wait_for
@@ -44,9 +44,7 @@ def test_good_images_are_stored_as_they_are_once_each(tmp_path, images):
     assert (made.metrics["train_images"], made.metrics["val_images"]) == (12, 4)
     assert not made.quarantine() and not made.remarks()
     listing = made.context.config.data and build.numbered(
-        __import__("pipeline.data.sources.base", fromlist=["source"])
-        .source(made.context.config.data)
-        .listing()
+        source(made.context.config.data).listing()
     )
     stored = made.stored("train") | made.stored("val")
     assert sorted(stored) == list(range(16))

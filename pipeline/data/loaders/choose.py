@@ -1,0 +1,71 @@
+"""Which loader reads a part: the one asked for, or the one that suits."""
+
+from importlib.util import find_spec
+
+from torch import Tensor
+
+from pipeline.data.loaders.base import DIGEST, Loader, Part
+from pipeline.data.loaders.memory import MemoryLoader
+from pipeline.data.loaders.torch import TorchLoader
+from pipeline.errors import UserError
+
+IN_MEMORY = 2 * 2**30  # bytes of pixels up to which a set is held in memory
+
+
+def kinds() -> dict[str, type[Loader]]:
+    """Return the loaders that are installed, best first."""
+    found: dict[str, type[Loader]] = {"memory": MemoryLoader}
+    if find_spec("nvidia") and find_spec("nvidia.dali"):
+        from pipeline.data.loaders.dali import DaliLoader
+
+        found["dali"] = DaliLoader
+    return {**found, "torch": TorchLoader}
+
+
+def choose(name: str, part: Part) -> tuple[type[Loader], str]:
+    """Return the loader for a part, and why it.
+
+    Args:
+        name: `data.loader`.
+        part: what is to be read.
+
+    Raises:
+        UserError: the one asked for cannot do it, or is not installed.
+    """
+    there = kinds()
+    if name != "auto":
+        if name not in there:
+            raise UserError(
+                f"data.loader={name} is not installed: `pip install nvidia-dali-cuda130`, or use "
+                "data.loader=torch"
+            )
+        reason = there[name].cannot(part)
+        if reason:
+            able = [other for other, kind in there.items() if not kind.cannot(part)]
+            raise UserError(f"data.loader={name} {reason}; use data.loader={' or '.join(able)}")
+        return there[name], "as asked for"
+    size = sum(split.pixels for split in part.manifest.splits.values()) * 3
+    reasons: list[str] = []
+    for other, kind in there.items():
+        reason = kind.cannot(part)
+        if other == "memory" and size > IN_MEMORY:
+            reason = f"would need {size / 2**30:.1f} GiB"
+        if reason is None:
+            return kind, "; ".join(reasons) or f"{size / 2**20:.0f} MiB of pixels fit in"
+        reasons.append(f"{other} {reason}")
+    raise UserError(f"no loader can do it: {'; '.join(reasons)}")
+
+
+def make(name: str, part: Part, state: Tensor | None = None) -> Loader:
+    """Return the loader `name` of a part, or the one that suits if it is `auto`.
+
+    With `auto`, who goes on from a state goes on with the loader that it is of.
+    """
+    kind, _ = choose(_of(state, part) or name if name == "auto" else name, part)
+    return kind(part, state)
+
+
+def _of(state: Tensor | None, part: Part) -> str | None:
+    """Return the name of the loader that a state is of, if there is one."""
+    own = None if state is None else bytes(state[:DIGEST].tolist())
+    return next((name for name in kinds() if part.digest(name) == own), None)
