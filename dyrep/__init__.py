@@ -23,6 +23,7 @@ from dyrep.grower import Grower
 from dyrep.linear import scales
 from dyrep.pruning import branch_weights, cut
 from dyrep.published import load_published
+from dyrep.start import identity_start
 from dyrep.structure import apply_structure, structure
 from dyrep.surgery import rewrap
 
@@ -43,6 +44,7 @@ __all__ = [
     "cut",
     "expand",
     "fuse",
+    "identity_start",
     "load_published",
     "rewrap",
     "scales",

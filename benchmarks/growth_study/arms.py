@@ -21,6 +21,7 @@ class Arm:
 
     Args:
         what: In words, for the table.
+        identity: Whether kernels have the identity in them at the start.
         branches: Of every conv from the start; none if empty.
         form: Of those.
         by: What changes the network while it trains.
@@ -33,6 +34,7 @@ class Arm:
     """
 
     what: str
+    identity: bool = False
     branches: tuple[str, ...] = ()
     form: str = "batchnorm"
     by: type[dyrep.DyRep] = dyrep.DyRep
@@ -49,16 +51,19 @@ GROWER: dict[str, Any] = {"by": dyrep.Grower, "evolves": {}, "at": FIRST_HALF, "
 DYREP = {"saliency": "synflow"}  # and the library's defaults, which are the published ones
 ARMS = {
     "plain": Arm("plain"),
+    "plain_identity": Arm("plain, started at kernel + identity", identity=True),
+    "ours": Arm("ours: started at kernel + identity, then grown", identity=True, **GROWER),
     "dbb": Arm("DBB", branches=dyrep.DBB_BRANCHES),
     "linear": Arm("linear, all branches from the start", **LINEAR),
-    "grow": Arm("ours: branches one by one, by gain per cost", **GROWER),
     "linear_steps": Arm("linear, all branches, as many steps", **LINEAR, by_steps=True),
     "plain_x2": Arm("plain, twice the cost", budget=2),
     "orepa": Arm("OREPA's branches, linear", branches=dyrep.DBB_BRANCHES, form="linear"),
     "linear_cut": Arm("linear from the start, then cut", **LINEAR,
                       evolves={**LINEAR, "grow": 0}, at=FIRST_HALF),
-    "grow_random": Arm("ours with random choice", **{**GROWER, "evolves": {"choose": "random"}}),
-    "grown": Arm("our final structure from the start", like="grow"),
+    "ours_plain_start": Arm("ours without the identity", **GROWER),
+    "ours_random": Arm("ours with random choice", identity=True,
+                       **{**GROWER, "evolves": {"choose": "random"}}),
+    "ours_structure": Arm("our final structure from the start", like="ours"),
     "repvgg": Arm("RepVGG", branches=dyrep.REPVGG_BRANCHES),
     "dyrep_linear": Arm("DyRep with linear blocks, early",
                         evolves={**LINEAR, "saliency": "gain"}, at=FIRST_HALF),
@@ -68,7 +73,7 @@ ARMS = {
     "plain_x3": Arm("plain, three times the cost", budget=3),
     "dbb_steps": Arm("DBB, as many steps", branches=dyrep.DBB_BRANCHES, by_steps=True),
 }  # fmt: skip
-FIRST = ("plain", "dbb", "linear", "grow")  # these say something before the others are there
+FIRST = ("plain", "plain_identity", "ours")  # these say something before the others are there
 
 
 def prepare(model: nn.Module, arm: Arm, seed: int, structure: dict | None) -> None:
@@ -82,6 +87,8 @@ def prepare(model: nn.Module, arm: Arm, seed: int, structure: dict | None) -> No
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        if arm.identity:
+            dyrep.identity_start(model)
         if structure is not None:
             _build_alike(model, structure)
         elif arm.branches:

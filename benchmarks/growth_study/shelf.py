@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.growth_study.arms import ARMS
 from pipeline.records.provenance import source_revision
 
 # Raise it when the study or the library changes so that rows no longer compare: older rows stay in
@@ -38,8 +39,9 @@ class Shelf:
         self.runs, self.prices = folder / "runs.jsonl", folder / "prices.jsonl"
 
     def rows(self) -> dict[Run, dict[str, Any]]:
-        """Return the finished runs of the present protocol."""
-        return {Run(**row["run"]): row for row in _read(self.runs)}
+        """Return the finished runs of the present protocol, of arms that there still are."""
+        made = [row for row in _read(self.runs) if row["run"]["arm"] in ARMS]
+        return {Run(**row["run"]): row for row in made}
 
     def add(self, run: Run, result: dict[str, Any]) -> None:
         """Keep a finished run."""
