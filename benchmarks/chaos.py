@@ -56,6 +56,7 @@ MEASURED = {
     "step_cost",
     "compile_seconds",
     "plain_steps",
+    "adjusting_steps",
 }  # may differ
 PATIENCE = 12.0  # seconds to wait for a moment before killing anyway
 ENDING = 120.0  # seconds in which a process that was told to stop must be gone

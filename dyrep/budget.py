@@ -41,7 +41,7 @@ class Budget:
         if measure not in ("flops", "seconds"):
             raise ValueError(f"cost {measure!r} is unknown; choose flops or seconds")
         self.limit, self.measure, self.form = limit, measure, form
-        self._plain_flops: int | None = None
+        self.plain_flops: int | None = None
 
     def refusal(
         self,
@@ -79,10 +79,10 @@ class Budget:
     def _flops(
         self, model: nn.Module, path: str, names: Sequence[str], batch: Tensor, shape: torch.Size
     ) -> float:
-        if self._plain_flops is None:
-            self._plain_flops = cost(plain_copy(model), batch).flops
+        if self.plain_flops is None:
+            self.plain_flops = cost(plain_copy(model), batch).flops
         added = extra_cost(model, path, names, shape, self.form).flops
-        return (cost(model, batch).flops + added) / self._plain_flops
+        return (cost(model, batch).flops + added) / self.plain_flops
 
     def _missing_bytes(
         self,

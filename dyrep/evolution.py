@@ -165,12 +165,17 @@ class DyRep:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the model, its structure and the optimizer."""
-        return {"adjustments": self.adjustments, "saliency": self._saliency.state_dict()}
+        return {
+            "adjustments": self.adjustments,
+            "saliency": self._saliency.state_dict(),
+            "plain_flops": self.budget.plain_flops,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state; the model must have the structure it was saved with."""
         self.adjustments = state["adjustments"]
         self._saliency.load_state_dict(state["saliency"])
+        self.budget.plain_flops = state.get("plain_flops")
 
     def _watch(self) -> None:
         unfit = expansion.unfit_convs(self.model)

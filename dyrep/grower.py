@@ -70,10 +70,13 @@ class Grower(DyRep):
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "resting": sorted(self._resting)}
+        state = {"resting": sorted(self._resting), "prices": self._prices.state_dict()}
+        return {**super().state_dict(), **state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._resting = set(state["resting"])
+        if "prices" in state:  # not in those of older versions
+            self._prices.load_state_dict(state["prices"])
         super().load_state_dict(state)
 
     def _watch(self) -> None:

@@ -25,9 +25,11 @@ import copy
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dyrep import budget, expansion
 from dyrep.block import depth, fitting, place_block
@@ -39,7 +41,8 @@ from dyrep.linear import LinearBlock
 from dyrep.saliency import Saliency
 
 TINY = 1e-12  # a price that no clock can tell from nothing
-ROUNDS = 9  # pairs of steps of a layer that are timed, after one to warm up
+ROUNDS = 5  # times that a kernel is composed, after one to warm up
+PLAIN_ROUNDS = 2  # steps of the plain network, after one to warm up
 
 
 @dataclass(frozen=True)
@@ -136,56 +139,72 @@ class Promise(Saliency):
 
 
 class Prices:
-    """What each kind of branch costs on a conv of each shape, found out once.
+    """What each kind of branch costs on each kind of conv, in steps of the plain network.
+
+    A linear block is the conv with a kernel that is composed, so what a branch costs is composing:
+    the same for any input, and found out once. `state_dict` keeps it, as what is measured again
+    would lead to other choices.
 
     Args:
-        measure: `seconds`, a forward and backward of the layer with and without the branch, timed
-            side by side; or `flops`, which are the same each time.
+        measure: `seconds` of composing the kernel of a block with the branch, forward and
+            backward; or `flops`, which are the same each time.
     """
 
     def __init__(self, measure: Measure) -> None:
         self.measure = measure
-        self._known: dict[tuple[object, ...], float] = {}
-        self._plain: float | None = None
+        self._known: dict[str, float] = {}
+        self._whole: float | None = None
 
-    def price(self, conv: nn.Conv2d, name: str, shape: torch.Size, whole: float) -> float:
-        """Return what a step costs more, of a step that costs `whole`; the same on every rank."""
-        key = (Geometry.of(conv), name, shape, conv.weight.dtype, torch.is_autocast_enabled())
+    def price(self, conv: nn.Conv2d, name: str, model: nn.Module, batch: Tensor) -> float:
+        """Return what a step of the model costs more with the branch; the same on every rank."""
+        key = f"{name} on {Geometry.of(conv)}, {conv.weight.dtype}"
         if key not in self._known:
-            self._known[key] = slowest(self._extra(conv, name, shape))
-        return self._known[key] / whole
+            self._known[key] = slowest(self._composing(conv, name)) / self.whole(model, batch)
+        return self._known[key]
 
     def whole(self, model: nn.Module, batch: Tensor) -> float:
-        """Return what a step of the plain network costs."""
-        if self._plain is None:
+        """Return what a step of the plain network takes, in seconds or FLOPs of a forward."""
+        if self._whole is None:
             plain = plain_copy(model)
             if self.measure == "flops":
-                self._plain = float(cost(plain, batch).flops * len(batch))
+                self._whole = float(cost(plain, batch).flops * len(batch))
             else:
-                times = [step_seconds(plain, batch) for _ in range(1 + budget.ROUNDS)]
-                self._plain = slowest(statistics.median(times[1:]))
-        return self._plain
+                times = [step_seconds(plain, batch) for _ in range(1 + PLAIN_ROUNDS)]
+                self._whole = slowest(min(times[1:]))
+        return self._whole
 
-    def _extra(self, conv: nn.Conv2d, name: str, shape: torch.Size) -> float:
-        plain, holder = copy.deepcopy(conv), nn.Sequential(copy.deepcopy(conv))
-        place_block(holder, "0", [name], fixed=True, form="linear")
-        example = conv.weight.detach().new_zeros(shape)
+    def _composing(self, conv: nn.Conv2d, name: str) -> float:
+        holder = nn.Sequential(copy.deepcopy(conv))
+        block = place_block(holder, "0", [name], fixed=True, form="linear")
+        assert isinstance(block, LinearBlock)
+        composing, nothing = Composing(block), conv.weight.detach()
         if self.measure == "flops":
-            extra = (cost(holder, example).flops - cost(plain, example).flops) * len(example)
-            return float(max(extra, 2 * conv.weight.numel()))  # what is added is added somewhere
-        pairs = [
-            step_seconds(holder, example) - step_seconds(plain, example) for _ in range(1 + ROUNDS)
-        ]
-        return at_least(pairs[1:])
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                composing(nothing)
+            # what is added is added somewhere
+            return float(max(counter.get_total_flops(), 2 * conv.weight.numel()))
+        return statistics.median([step_seconds(composing, nothing) for _ in range(1 + ROUNDS)][1:])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is known; seconds of a whole step are those of this machine, and stay."""
+        whole = self._whole if self.measure == "flops" else None
+        return {"known": dict(self._known), "whole": whole}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state."""
+        self._known, self._whole = dict(state["known"]), state["whole"]
 
 
-def at_least(differences: list[float]) -> float:
-    """Return the median of timed differences, or how far they spread if that is more.
+class Composing(nn.Module):
+    """What a block does beyond its conv, whatever it is given."""
 
-    What is too small to be measured costs what the clock can tell, not nothing.
-    """
-    middle = statistics.median(differences)
-    return max(middle, statistics.median(abs(each - middle) for each in differences))
+    def __init__(self, block: LinearBlock) -> None:
+        super().__init__()
+        self._block = block
+
+    def forward(self, _: Tensor) -> Tensor:
+        weight = self._block.conv.weight
+        return self._block.composed(torch.promote_types(weight.dtype, torch.float32))
 
 
 def open_branches(model: nn.Module, branches: Sequence[str]) -> dict[str, list[str]]:
@@ -212,15 +231,13 @@ def open_branches(model: nn.Module, branches: Sequence[str]) -> dict[str, list[s
 def spent(model: nn.Module, batch: Tensor, prices: Prices) -> float:
     """Return what a step of a network with linear blocks costs, in steps of its plain form."""
     held = [(p, m) for p, m in model.named_modules() if isinstance(m, LinearBlock)]
-    whole = prices.whole(model, batch)
     shapes = budget.input_shapes(model, [path for path, _ in held], batch)
-    extra = [
-        prices.price(block.conv, name, shapes[path], whole)
+    return 1 + sum(
+        prices.price(block.conv, name, model, batch)
         for path, block in held
         for name in block.names
         if name != "kxk" and path in shapes
-    ]
-    return 1 + sum(extra)
+    )
 
 
 def candidates(
@@ -230,7 +247,6 @@ def candidates(
     keyed = ((key.rpartition(" "), gain) for key, gain in ranking)
     pairs = [(path, name, gain) for (path, _, name), gain in keyed]
     shapes = budget.input_shapes(model, list(dict.fromkeys(path for path, *_ in pairs)), batch)
-    whole = prices.whole(model, batch)
 
     def priced() -> Iterator[Candidate]:
         for path, name, gain in pairs:
@@ -238,6 +254,6 @@ def candidates(
                 layer = model.get_submodule(path)
                 conv = layer.conv if isinstance(layer, LinearBlock) else layer
                 assert isinstance(conv, nn.Conv2d)
-                yield Candidate(path, name, gain, prices.price(conv, name, shapes[path], whole))
+                yield Candidate(path, name, gain, prices.price(conv, name, model, batch))
 
     return sorted(priced(), key=lambda c: -c.worth)

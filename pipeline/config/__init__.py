@@ -154,7 +154,11 @@ WHERE = (
 )  # fmt: skip
 """Keys that say where, how safely and who watches: they decide no result, enter no fingerprint."""
 
-ADDED = {"train.compile": "off", "method.form": "batchnorm"}
+ADDED = {
+    "train.compile": "off",
+    "train.budget": {"plain_epochs": None},
+    "method.form": "batchnorm",
+}
 """Settings that came later, with the value that means what was before: so set, they are no part of
 a question, and it keeps the fingerprint that it always had."""
 

@@ -1,10 +1,12 @@
-"""What follows from the rest where nobody set it: the stem from the images, growth from the epochs.
+"""What follows from the rest where nobody set it: the stem from the images, growth from the epochs,
+and these from a budget.
 
 Settled once, when a configuration is composed: a `Config`, config.yaml and every stage see values.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -40,10 +42,11 @@ def by_rule(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what the rules decide, by section; the schema judges what they follow from."""
     found: dict[str, dict[str, Any]] = {}
     model, method = (_section(values, name) for name in ("model", "method"))
-    size, epochs = (
-        _section(values, "data").get("image_size"),
-        _section(values, "train").get("epochs"),
-    )
+    size = _section(values, "data").get("image_size")
+    epochs = _section(values, "train").get("epochs")
+    if (most := _most_epochs(_section(values, "train"))) is not None:
+        found["train"] = {"epochs": most}
+        epochs = most
     if _section(values, "data").get("resize") == "auto":
         found["data"] = {"resize": round(size * SEEN) if isinstance(size, int) else None}
     if model.get("small_stem") == "auto":
@@ -55,6 +58,14 @@ def by_rule(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
             exact = bool(_section(values, "train").get("deterministic"))
             found["method"]["cost"] = "flops" if exact else "seconds"
     return found
+
+
+def _most_epochs(train: dict[str, Any]) -> int | None:
+    """Return how many epochs a budget can pay: of those of the plain network, none costs less."""
+    plain_epochs = _section(train, "budget").get("plain_epochs")
+    if not isinstance(plain_epochs, int | float) or not 1 <= plain_epochs < math.inf:
+        return None  # not set, or refused by the schema
+    return math.ceil(plain_epochs)
 
 
 def has_small_stem(model: dict[str, Any]) -> bool:

@@ -57,10 +57,23 @@ class Augment(Section):
     progressive: PositiveInt | None
 
 
+class Budget(Section):
+    """What a training may cost.
+
+    Args:
+        plain_epochs: as much as so many epochs of the plain network; null: no limit, `epochs`
+            tells how long it is.
+    """
+
+    plain_epochs: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+
+
 class Train(Section):
     """A training recipe.
 
     Args:
+        epochs: passes over the images; with a budget, the most there can be
+            (see `pipeline.config.rules`).
         precision: `float32` in every bit; `tf32` lets a GPU round what it multiplies to 10 bits;
             `bfloat16` and `float16` are autocast, the last with loss scaling.
         compile: what torch.compile is given: nothing, each block (see `training.compiling`), or the
@@ -69,6 +82,7 @@ class Train(Section):
 
     name: str
     epochs: PositiveInt
+    budget: Budget = Budget()
     batch_size: PositiveInt
     lr: PositiveFloat
     momentum: Annotated[float, Field(ge=0, lt=1)]
@@ -82,6 +96,11 @@ class Train(Section):
     nonfinite: Literal["stop", "skip"]
     deterministic: bool
     augment: Augment
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _none_is_no_limit(cls, value: Any) -> Any:
+        return Budget() if value is None else value
 
     @field_validator("compile", mode="before")
     @classmethod

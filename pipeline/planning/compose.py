@@ -77,10 +77,21 @@ def values(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -> d
     """Return what a composed tree says; a missing name is made from the choices."""
     said = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(said, dict)
+    refuse_two_lengths(overrides, said)
     if said.get("name") is None:
         said["name"] = derived_name(choices, said.get("seed"), overrides)
     _settle_paths(said)
     return {str(key): value for key, value in said.items()}
+
+
+def refuse_two_lengths(overrides: list[str], values: dict[Any, Any]) -> None:
+    """Refuse epochs that are asked for beside a budget, from which they follow."""
+    budget = flatten(values).get("train.budget.plain_epochs")
+    if budget is not None and "train.epochs" in {o.key_or_group for o in parse(overrides)}:
+        raise UserError(
+            f"train.epochs and train.budget.plain_epochs={budget:g} both say how long to train; "
+            "leave train.epochs out, or set train.budget.plain_epochs=null"
+        )
 
 
 def finish(values: dict[str, Any]) -> Config:

@@ -58,6 +58,7 @@ def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> S
             f"Leave them out to continue it, or choose another name={_freed(directory)}"
         )
     merged, choices = taking_up.merged(overrides, (old, known), (values, choices), read)
+    compose.refuse_two_lengths(overrides, merged)
     where = taking_up.touched(overrides).union(PER_LAUNCH).intersection(WHERE)
     merged = rules.settle(merged | {section: values[section] for section in where})
     as_it_is = all(merged[section] == old[section] for section in old if section not in WHERE)

@@ -11,6 +11,7 @@ from rich.table import Table
 from pipeline.config import Config
 from pipeline.config.base import STAGE_NAMES, StageName
 from pipeline.config.model import Growing
+from pipeline.config.train import Train
 from pipeline.display.masking import mask
 from pipeline.display.terminal import Terminal, bold
 from pipeline.outline import UNTOLD, Outline, Request, Unknown
@@ -57,8 +58,18 @@ def _training(config: Config, network: Outline | Unknown) -> Iterator[str]:
             f"{network.parameters / 1e6:.3g} M parameters for {_classes(config)}, "
             f"{_count(network.growable, 'convolution')} can grow"
         )
-    epochs = f"{_count(train.epochs, 'epoch')} of batch {train.batch_size}"
-    yield f"recipe: train={train.name}, {epochs}{_growth(config)}"
+    long = f"{_length(train)} of batch {train.batch_size}"
+    yield f"recipe: train={train.name}, {long}{_growth(config)}"
+
+
+def _length(train: Train) -> str:
+    plain_epochs = train.budget.plain_epochs
+    if plain_epochs is None:
+        return _count(train.epochs, "epoch")
+    return (
+        f"at the cost of {plain_epochs:g} epochs of the plain network, "
+        f"at most {_count(train.epochs, 'epoch')}"
+    )
 
 
 def _classes(config: Config) -> str:
@@ -74,13 +85,14 @@ def _growth(config: Config) -> str:
     if not isinstance(config.method, Growing):
         return ""
     every, epochs = config.method.adjust_interval, config.train.epochs
+    unit = "epoch" if config.train.budget.plain_epochs is None else "plain epoch"
     times = min(config.method.last_adjust_epoch, epochs - 1) // every
     if not times:
         return "; too short to grow"
     if times == 1:
-        return f"; grows once, after epoch {every}"
-    often = "after each epoch" if every == 1 else f"every {every} epochs"
-    return f"; grows {times} times, {often} up to epoch {times * every}"
+        return f"; grows once, after {unit} {every}"
+    often = f"after each {unit}" if every == 1 else f"every {every} {unit}s"
+    return f"; grows {times} times, {often} up to {unit} {times * every}"
 
 
 def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:
@@ -126,10 +138,20 @@ def _prep(m: dict[str, Any]) -> str:
 
 def _train(m: dict[str, Any]) -> str:
     return (
-        f"top-1 {m['top1']:.2f} % after {m['epochs']:.0f} epoch{'s' * (m['epochs'] != 1)}, "
-        f"{m['grown']:.0f} grown, {m['cut']:.0f} cut"
+        f"top-1 {m['top1']:.2f} % after {_count(round(m['epochs']), 'epoch')}{_spent(m)}, "
+        f"{m['grown']:.0f} grown, {m['cut']:.0f} cut{_adjusting(m)}"
         + (f", {m['skipped']:.0f} steps skipped" if m.get("skipped") else "")
     )
+
+
+def _spent(m: dict[str, Any]) -> str:
+    return f" for {m['plain_epochs']:.2f} plain ones" if "plain_epochs" in m else ""
+
+
+def _adjusting(m: dict[str, Any]) -> str:
+    if not m.get("adjusting_steps") or not m.get("plain_steps"):
+        return ""
+    return f" (in {100 * m['adjusting_steps'] / m['plain_steps']:.1f} % of the cost)"
 
 
 def _fuse(m: dict[str, Any]) -> str:

@@ -3,29 +3,45 @@
 Seconds tell as much of the machine and its neighbours as of the method. How many plain steps one
 step of the present network costs is therefore measured side by side, a step of each in turn, when
 the training begins and after each change of structure, and summed over the steps that are made.
-Checkpoints keep it: a training that is continued measures nothing twice.
+What growing, cutting and this measuring take is added. Checkpoints keep it: a training that is
+continued measures nothing twice.
+
+Under a budget with `train.deterministic`, FLOPs are counted in place of all this, as what is
+measured would end the training at another step each time.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dyrep.block import blocks
 from dyrep.budget import step_seconds
+from dyrep.cost import cost
 from pipeline.config import Config
 from pipeline.execution.world import World
 from pipeline.networks import architectures
 from pipeline.training import device, generators
 
-FEWEST, MOST = 5, 15  # pairs of steps, after one to warm up
+FEWEST, MOST = 3, 15  # pairs of steps, after one to warm up
 LONGEST = 5.0  # seconds; one pair is timed however long it takes
 SHARE = 0.005  # of the steps to come: what is timed beyond the fewest pairs takes no more
+STEP = 3  # forwards that a step counts as: one, and twice as much backward
+NO_ROOM = "GPU memory does not hold the plain network beside the present one"
+
+
+class Price(NamedTuple):
+    """What a step costs, and what it took to find that out; both in plain steps."""
+
+    per_step: float
+    took: float
 
 
 class Cost:
@@ -39,16 +55,57 @@ class Cost:
 
     def __init__(self, config: Config, classes: int, saved: dict[str, Any] | None) -> None:
         self._config, self._classes = config, classes
+        self.budgeted = config.train.budget.plain_epochs is not None
+        self._flops = self.budgeted and config.train.deterministic
         begun = {"per_step": 1.0, "plain_steps": 0.0} if saved is None else saved
         self.per_step: float | None = begun.get("per_step")
         self.plain_steps: float | None = begun.get("plain_steps")  # None: not known of all steps
+        self.adjusting: float = begun.get("adjusting", 0.0)  # of them, all that was no step
         self.compile_seconds: float | None = begun.get("compile_seconds")  # None: nothing was
+
+    @property
+    def price(self) -> float:
+        """What a step costs; known where there is a budget."""
+        assert self.per_step is not None
+        return self.per_step
+
+    @property
+    def spent(self) -> float:
+        """What the training has cost so far; known where there is a budget."""
+        assert self.plain_steps is not None
+        return self.plain_steps
 
     def count(self) -> None:
         """Add a step of the present network."""
         if self.plain_steps is not None:
             price = self.per_step
             self.plain_steps = None if price is None else self.plain_steps + price
+
+    @contextmanager
+    def changing(self, world: World, step_seconds: float) -> Iterator[None]:
+        """Add what is done within, which is no step, by the clock of the main process.
+
+        Args:
+            world: Of the processes, all of which are to enter.
+            step_seconds: That a step of the network took before it is changed.
+        """
+        if self._flops:
+            plain = cost(self._plain(world.device), self._batch(world))
+            with FlopCounterMode(display=False) as counter:
+                yield
+            whole = STEP * plain.flops * len(self._batch(world))
+            self._spend(world.from_main(lambda: counter.get_total_flops() / whole))
+            return
+        begun, price = time.perf_counter(), self.per_step
+        yield
+        seconds = world.from_main(lambda: time.perf_counter() - begun)
+        if price is not None:
+            self._spend(seconds / world.from_main(lambda: step_seconds) * price)
+
+    def _spend(self, plain_steps: float) -> None:
+        self.adjusting += plain_steps
+        if self.plain_steps is not None:
+            self.plain_steps += plain_steps
 
     def compiled(self, seconds: float) -> None:
         """Add what compiling took."""
@@ -65,39 +122,49 @@ class Cost:
             autocast: The precision it is trained in.
             steps: Those to come.
         """
-        self.per_step = world.from_main(
-            lambda: self.measure(model, self._batch(world), autocast, steps)
-        )
-        if self.per_step is not None:
-            return ""
-        return (
-            "what a step costs is not known: GPU memory does not hold the plain network beside the "
-            "present one"
-        )
+        batch = self._batch(world)
+        found = world.from_main(lambda: self.measure(model, batch, autocast, steps))
+        if found is None and self.budgeted:
+            self.per_step = world.from_main(lambda: self._times_flops(model, batch))
+            return f"what a step costs is counted in FLOPs: {NO_ROOM}"
+        if found is None:
+            self.per_step = None
+            return f"what a step costs is not known: {NO_ROOM}"
+        self.per_step, took = found
+        self._spend(took)
+        return ""
 
     def measure(
         self, model: nn.Module, batch: Tensor, autocast: AbstractContextManager[Any], steps: int
-    ) -> float | None:
-        """Return how many plain steps a step of `model` costs; None where both do not fit.
+    ) -> Price | None:
+        """Return what a step of `model` costs; None where both networks do not fit.
 
         The model is copied; its weights and statistics and all generators stay as they are, and
         what it took counts for no later look at the most memory that was used.
         """
         if not blocks(model):
-            return 1.0
-        drawn = generators.state()
+            return Price(1.0, 0.0)
+        if self._flops:
+            return Price(self._times_flops(model, batch), 0.0)
         try:
-            layout = device.layout(batch.device, self._config.train)
-            plain = architectures.build(self._config.model, self._classes).to(batch.device)
-            plain.to(memory_format=layout)
-            batch = batch.contiguous(memory_format=layout)
-            return _times_plain(copy.deepcopy(model), plain, batch, autocast, steps)
+            plain = self._plain(batch.device)
+            batch = batch.contiguous(memory_format=device.layout(batch.device, self._config.train))
+            with generators.kept():
+                return _times_plain(copy.deepcopy(model), plain, batch, autocast, steps)
         except torch.OutOfMemoryError:
             return None
         finally:
-            generators.restore(drawn)
             if batch.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(batch.device)
+
+    def _times_flops(self, model: nn.Module, batch: Tensor) -> float:
+        plain = self._plain(batch.device)
+        return max(1.0, cost(model, batch).flops / cost(plain, batch).flops)
+
+    def _plain(self, where: torch.device) -> nn.Module:
+        with generators.kept():
+            plain = architectures.build(self._config.model, self._classes).to(where)
+        return plain.to(memory_format=device.layout(where, self._config.train))
 
     def _batch(self, world: World) -> Tensor:
         """Return noise of the size that a process trains on."""
@@ -113,6 +180,7 @@ class Cost:
         told = {
             "plain_steps": self.plain_steps,
             "step_cost": self.per_step,
+            "adjusting_steps": self.adjusting or None,
             "compile_seconds": self.compile_seconds,
         }
         return {name: round(value, 4) for name, value in told.items() if value is not None}
@@ -122,6 +190,7 @@ class Cost:
         return {
             "per_step": self.per_step,
             "plain_steps": self.plain_steps,
+            "adjusting": self.adjusting,
             "compile_seconds": self.compile_seconds,
         }
 
@@ -132,16 +201,18 @@ def _times_plain(
     batch: Tensor,
     autocast: AbstractContextManager[Any],
     steps: int,
-) -> float:
+) -> Price:
     """Return the seconds of a step over those of the plain network, the fastest of each in turn.
 
-    What a neighbour on the machine takes only ever adds, so the fastest step tells most.
+    What a neighbour on the machine takes only ever adds, so the fastest step tells most. The plain
+    network is part of the other: less than its price is a fault of the clock.
     """
 
     def seconds(network: nn.Module) -> float:
         with autocast:  # anew for each step, as in training: what was cast is kept within
             return step_seconds(network, batch)
 
+    entered = time.perf_counter()
     seconds(model), seconds(plain)  # warm-up
     begun = time.perf_counter()
     pairs: list[tuple[float, float]] = []
@@ -151,4 +222,5 @@ def _times_plain(
         if spent > LONGEST or (len(pairs) >= FEWEST and spent > SHARE * steps * grown):
             break
     times, plain_times = zip(*pairs, strict=True)
-    return min(times) / min(plain_times)
+    took = (time.perf_counter() - entered) / min(plain_times)
+    return Price(max(1.0, min(times) / min(plain_times)), took)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -37,3 +39,13 @@ def restore(saved: dict[str, Any]) -> None:
     torch.set_rng_state(saved["torch"])
     if len(saved["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(saved["cuda"])
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Have what is done within draw nothing, as it were."""
+    drawn = state()
+    try:
+        yield
+    finally:
+        restore(drawn)

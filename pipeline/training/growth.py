@@ -10,7 +10,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 import dyrep
-from pipeline.config.model import DyRep, Grow, Method, Static
+from pipeline.config.model import DyRep, Grow, Growing, Method, Static
 from pipeline.training import growable
 from pipeline.training.history import Rows
 
@@ -51,6 +51,8 @@ class Growth:
         self.left = left
         self._waiting: list[dict[str, Any]] = []
         self.totals = {"grown": 0, "cut": 0}
+        self._reached = 0  # how many of the times to adjust have come
+        self._method = method
         self._evolver = _evolver(model, optimizer, ema, method, seed)
 
     @property
@@ -63,15 +65,45 @@ class Growth:
         if self._evolver:
             self._evolver.accumulate(scaler)
 
-    def due(self, epoch: int) -> bool:
-        """Return whether to adjust after `epoch` (counted from 1)."""
-        return self._evolver is not None and self._evolver.due(epoch - 1)
+    def due(self, epochs: float) -> bool:
+        """Return whether to adjust, at the end of an epoch, when so many are done.
+
+        Args:
+            epochs: Under a budget, of the plain network; one may go past more than one time to
+                adjust, or past the last.
+        """
+        return self._evolver is not None and self._times(epochs) > self._reached
+
+    def _times(self, epochs: float) -> int:
+        assert self._evolver is not None
+        window = min(epochs, self._evolver.last_adjust_epoch)
+        return int(window // self._evolver.adjust_interval)
+
+    @property
+    def batches(self) -> int:
+        """How many batches `adjust` needs."""
+        assert self._evolver is not None and isinstance(self._method, Growing)
+        return 1 if self._evolver.form == "linear" else self._method.calibration_batches
 
     def adjust(
-        self, calibration: list[Tensor], epoch: int, step: int, step_seconds: float
+        self,
+        calibration: list[Tensor],
+        epochs: float,
+        epoch: int,
+        step: int,
+        step_seconds: float,
     ) -> list[str]:
-        """Grow and cut; return what was done, one line per event."""
+        """Grow and cut; return what was done, one line per event.
+
+        Args:
+            calibration: As many as `batches`.
+            epochs: As for `due`.
+            epoch: That has ended.
+            step: The last one.
+            step_seconds: What one took.
+        """
         assert self._evolver is not None
+        self._reached = self._times(epochs)
         facts = {"epoch": epoch, "step": step}
         times = {"step_seconds_before": step_seconds, "step_seconds_after": None}
         events = [event.to_dict() for event in self._evolver.adjust(calibration=calibration)]
@@ -88,12 +120,16 @@ class Growth:
         self.left = {k: v for k, v in self.left.items() if k not in changed} | new
         return growable.told(new)
 
-    def price(self, step_cost: float | None) -> None:
-        """Note in the waiting rows what a step costs now, in steps of the plain network."""
-        self._waiting = [{**row, "step_cost": step_cost} for row in self._waiting]
+    def price(self, step_cost: float | None, adjusting_steps: float) -> None:
+        """Note in the waiting rows what a step costs now and what adjusting did, in plain steps."""
+        told = {"step_cost": step_cost, "adjusting_steps": round(adjusting_steps, 4)}
+        self._waiting = [{**row, **told} for row in self._waiting]
 
-    def settle(self, step_seconds: float) -> None:
-        """Write the waiting rows, now that an epoch with the new structure has been timed."""
+    def settle(self, step_seconds: float | None) -> None:
+        """Write the waiting rows, now that an epoch with the new structure has been timed.
+
+        None: it never will be, as what is left of a budget pays no step.
+        """
         self._rows.write([{**row, "step_seconds_after": step_seconds} for row in self._waiting])
         self._waiting = []
 
@@ -104,6 +140,7 @@ class Growth:
             "waiting": self._waiting,
             "totals": self.totals,
             "left": self.left,
+            "reached": self._reached,
             "evolver": self._evolver.state_dict() if self._evolver else None,
         }
 
@@ -113,6 +150,7 @@ class Growth:
         self.left = saved.get("left", {})
         if self._evolver:
             self._evolver.load_state_dict(saved["evolver"])
+            self._reached = saved.get("reached", self._evolver.adjustments)
 
 
 def _evolver(

@@ -24,6 +24,7 @@ from pipeline.training import device, generators, nonfinite, optim, validation
 from pipeline.training.compiling import Compiler
 from pipeline.training.growth import prepare
 from pipeline.training.nonfinite import Diverged
+from pipeline.training.pace import Pace
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,7 +40,7 @@ class Learner:
         config: Config,
         world: World,
         classes: int,
-        steps_per_epoch: int,
+        pace: Pace,
         saved: dict[str, Any],
     ) -> None:
         self._config, self._recipe, self._world = config, config.train, world
@@ -53,7 +54,7 @@ class Learner:
         self.model.to(world.device).to(memory_format=self.layout)
         self.ema = optim.averaged(self.model, self._recipe)
         self.optimizer = optim.build(self.model, self._recipe)
-        self._schedule = optim.schedule(self.optimizer, self._recipe, steps_per_epoch)
+        self._schedule = optim.schedule(self.optimizer, pace)
         half = self._recipe.precision == "float16"
         self._scaler = GradScaler(world.device.type, enabled=half)
         self._skipped = 0  # steps in a row
@@ -201,13 +202,11 @@ class Learner:
         in another order than the same step without one.
         """
         kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        drawn = generators.state()
         size = self._config.data.image_size
         self._wrapped.train()
-        with self.compiler.aside(), self.autocast():
+        with generators.kept(), self.compiler.aside(), self.autocast():
             scores = self._wrapped(torch.zeros(2, 3, size, size, device=self._world.device))
         scores.float().sum().backward()
         self.optimizer.zero_grad()
-        generators.restore(drawn)
         for buffer, value in kept:
             buffer.copy_(value)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pipeline.config.model import Growing
+from torch import Tensor
+
 from pipeline.contract.stage import Context
 from pipeline.data.loaders.base import Batch
-from pipeline.errors import Interrupted
+from pipeline.errors import Interrupted, UserError
 from pipeline.execution.world import World
 from pipeline.records import rundir
 from pipeline.training import checkpoint, device, generators, growable, nonfinite, resume
@@ -26,6 +27,7 @@ from pipeline.training.images import Images
 from pipeline.training.learner import Learner
 from pipeline.training.mixing import Mixing
 from pipeline.training.nonfinite import Diverged
+from pipeline.training.pace import Pace
 from pipeline.training.saver import Saver
 from pipeline.training.telling import Telling
 
@@ -40,7 +42,7 @@ class Training:
         self.recipe = self.config.train
         folder = context.parents["prep"] / "data"
         self.images = Images(self.config, folder, world, self._while_waiting)
-        self.telling = Telling(context, world, self.recipe.epochs)
+        self.telling = Telling(context, world)
         if lacking := device.settle(world.device, self.recipe):
             self.telling.say(lacking)
         generators.seed(self.config.seed)
@@ -66,19 +68,25 @@ class Training:
         self.learner.wrap()
 
     def run(self) -> dict[str, float]:
-        """Train to the last epoch; return the headline numbers.
+        """Train to the last epoch, or until its budget is spent; return the headline numbers.
 
         Raises:
+            UserError: the budget pays no step.
             Interrupted: a stop was asked for; a checkpoint of the last step is on disk.
             NotFinite: the loss is not finite; no such state was saved.
         """
         self._leave_if_asked()
+        if not (self.step or self.goes_on):
+            raise UserError(
+                f"train.budget.plain_epochs={self.pace.epochs:g} is spent before the first step, "
+                "by measuring what one costs; use more"
+            )
         for line in growable.told(self.growth.left):
             self.telling.say(line)
         if lacking := self.learner.compiler.lacking():
             self.telling.say(lacking)
         try:
-            while self.epoch < self.recipe.epochs:
+            while self.goes_on:
                 if self.steps_to_go:
                     self._train_epoch()
                 self._end_epoch()
@@ -89,9 +97,21 @@ class Training:
             self._report("saved")
 
     @property
+    def goes_on(self) -> bool:
+        """Whether an epoch is to begin or to end."""
+        begun = self.step > self.epoch * self.steps_per_epoch
+        return begun or self.pace.steps_left(self.step) > 0
+
+    @property
     def steps_to_go(self) -> int:
         """Steps that are missing in the present epoch."""
-        return (self.epoch + 1) * self.steps_per_epoch - self.step
+        whole = (self.epoch + 1) * self.steps_per_epoch - self.step
+        return min(whole, self.pace.steps_left(self.step))
+
+    @property
+    def plain_epoch(self) -> int:
+        """The present epoch, from 0; under a budget, that of the plain network."""
+        return int(self.pace.plain_epochs(self.step)) if self.pace.budgeted else self.epoch
 
     # -- an epoch -----------------------------------------------------------------------------
 
@@ -100,7 +120,7 @@ class Training:
         self.history.start_clock()
         for batch in self.loader:
             self.history.batch_came()
-            self._step(self.mixing(batch, self.epoch))
+            self._step(self.mixing(batch, self.plain_epoch))
             self._report()
             if self.steps_to_go:
                 stop, due = self.agreement.after(self.step)
@@ -108,20 +128,25 @@ class Training:
                     self._save()
                 if stop:
                     raise Interrupted
+            elif self.step % self.steps_per_epoch:
+                break  # the budget is spent
         self.learner.share_statistics()
         self._save()
 
     def _step(self, batch: Batch) -> None:
         lr = self.learner.lr
-        loss = self.learner.update(batch, self.growth.accumulate)
+        loss = self._update(batch)
         self.step += 1
-        self.cost.count()
         self.history.step(self.step, self.epoch + 1, loss, lr)
         if seconds := self.learner.compiler.seconds():
             self.cost.compiled(seconds)
             self.telling.say(self.learner.compiler.told(seconds))
         if self.step == self.resumed_at + 1:
             self.telling.first_step(self.step, self.images.chosen(self.loader))
+
+    def _update(self, batch: Batch) -> Tensor:
+        self.cost.count()  # the learning rate that follows may be a matter of what was spent
+        return self.learner.update(batch, self.growth.accumulate)
 
     def _end_epoch(self) -> None:
         """Validate, record, and adjust the structure when it is time.
@@ -142,7 +167,7 @@ class Training:
         lost = "" if math.isfinite(self.metrics["val_loss"]) else ", validation loss not finite"
         self.telling.say(f"epoch {self.epoch}: top-1 {self.metrics['top1']:.2f} %{lost}")
         self.telling.waiting(self.history.waiting)
-        if self.epoch < self.recipe.epochs and self.growth.due(self.epoch):
+        if self.goes_on and self.growth.due(self.pace.plain_epochs(self.step)):
             self._adjust(step_seconds)
             self._save()
         self._leave_if_asked()
@@ -150,21 +175,23 @@ class Training:
     def _adjust(self, step_seconds: float) -> None:
         self._report("adjusting")
         self.learner.unwrap()
-        assert isinstance(self.config.method, Growing)
-        count = self.config.method.calibration_batches
-        batches = self.images.calibration(count, self.epoch, self._leave_if_asked)
-        for line in self.growth.adjust(batches, self.epoch, self.step, step_seconds):
+        place = self.pace.plain_epochs(self.step), self.epoch, self.step
+        before = self.cost.adjusting
+        with self.cost.changing(self.world, step_seconds):
+            batches = self.images.calibration(self.growth.batches, self.epoch, self._leave_if_asked)
+            told = self.growth.adjust(batches, *place, step_seconds)
+        for line in told:
             self.telling.say(line)
         self._price()
+        self.growth.price(self.cost.per_step, self.cost.adjusting - before)
         self.learner.wrap()
 
     def _price(self) -> None:
         """Measure what a step costs from here on, in steps of the plain network."""
-        to_come = self.recipe.epochs * self.steps_per_epoch - self.step
         model, autocast = self.learner.model, self.learner.autocast()
+        to_come = self.pace.steps_left(self.step)
         if told := self.cost.renew(self.world, model, autocast, to_come):
             self.telling.say(told)
-        self.growth.price(self.cost.per_step)
 
     # -- saving and resuming ------------------------------------------------------------------
 
@@ -220,12 +247,13 @@ class Training:
         self.loader = self.images.training(
             since=0 if own else saved.get("step", 0), state=own["loader"] if own else None
         )
-        self.steps_per_epoch = self.telling.steps_per_epoch = len(self.loader)
+        self.steps_per_epoch = len(self.loader)
         classes = self.images.classes
-        self.mixing = Mixing(self.recipe, classes, self.config.data.image_size)
-        self.learner = Learner(self.config, self.world, classes, self.steps_per_epoch, saved)
-        generators.seed(self.images.seed + self.world.rank)  # equal weights, then own dropout
         self.cost = Cost(self.config, classes, saved.get("cost", {}) if saved else None)
+        self.pace = self.telling.pace = Pace(self.recipe, self.steps_per_epoch, self.cost)
+        self.mixing = Mixing(self.recipe, classes, self.config.data.image_size)
+        self.learner = Learner(self.config, self.world, classes, self.pace, saved)
+        generators.seed(self.images.seed + self.world.rank)  # equal weights, then own dropout
         rows = saved.get("growth", {"rows": 0})["rows"]
         self.growth = Growth(
             self.learner.model,
@@ -253,6 +281,7 @@ class Training:
             raise Interrupted
 
     def _finish(self) -> dict[str, float]:
+        self.growth.settle(None)
         if self.world.main:
             self.context.check_owner()
             self.learner.hand_on(self.context.dir, self.growth.left)
@@ -266,6 +295,7 @@ class Training:
             **self.growth.totals,
             "left": len(self.growth.left),
             **self.cost.facts(),
+            **({"plain_epochs": self.pace.plain_epochs(self.step)} if self.pace.budgeted else {}),
         }
 
     def explain(self, step: int) -> Diverged:
@@ -274,12 +304,12 @@ class Training:
         The checkpoint is from the epoch of that step or from the end of the one before.
         """
         self.learner.train()
-        batches = (self.mixing(batch, self.epoch) for batch in self.loader)
+        batches = (self.mixing(batch, self.plain_epoch) for batch in self.loader)
         with self.learner.compiler.aside():
             return nonfinite.explain(
                 self.learner.model,
                 batches,
-                lambda batch: self.learner.update(batch, self.growth.accumulate),
+                self._update,
                 self.world,
                 self._leave_if_asked,
                 range(self.step + 1, step + 1),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
@@ -14,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.config.train import Train
+from pipeline.training.pace import Pace
 
 
 def build(model: nn.Module, train: Train) -> SGD:
@@ -88,13 +88,6 @@ def averaged(model: nn.Module, train: Train) -> Averaged | None:
     return None if train.ema is None else Averaged(model, train.ema)
 
 
-def schedule(optimizer: SGD, train: Train, steps_per_epoch: int) -> LambdaLR:
+def schedule(optimizer: SGD, pace: Pace) -> LambdaLR:
     """Return a linear warm-up followed by a cosine to zero, stepped once per optimizer step."""
-    warmup, total = train.warmup_epochs * steps_per_epoch, train.epochs * steps_per_epoch
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-    return LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, lambda step: pace.lr_factor(step))

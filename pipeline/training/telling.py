@@ -8,6 +8,7 @@ from itertools import pairwise
 from pipeline.contract.stage import Context
 from pipeline.execution.world import World
 from pipeline.records import attempt
+from pipeline.training.pace import Pace
 
 PHASES = ("processes", "imports", "checkpoint", "first_step")  # from the attempt to its first step
 MUCH_WAITING = 0.1  # share of an epoch
@@ -16,10 +17,10 @@ MUCH_WAITING = 0.1  # share of an epoch
 class Telling:
     """The words of one training: progress, lines in its log, and how long it took to start."""
 
-    steps_per_epoch: int  # set as soon as it is known, before the first `progress`
+    pace: Pace  # set as soon as it is known, before the first `progress`
 
-    def __init__(self, context: Context, world: World, epochs: int) -> None:
-        self._context, self._main, self._epochs = context, world.main, epochs
+    def __init__(self, context: Context, world: World) -> None:
+        self._context, self._main = context, world.main
         self._marks = [context.started]
         self._told_waiting = False
 
@@ -32,9 +33,15 @@ class Telling:
         """Report where the training is: after `step`, in the epoch of that step."""
         if self._main:
             accuracy = f", top-1 {metrics['top1']:.1f} %" if metrics else ""
-            text = f"epoch {-(-step // self.steps_per_epoch) or 1}/{self._epochs}{accuracy}"
-            text += f", {doing}" if doing else ""
-            self._context.progress(step, self._epochs * self.steps_per_epoch, text)
+            text = f"{self._where(step)}{accuracy}{f', {doing}' if doing else ''}"
+            self._context.progress(step, step + self.pace.steps_left(step), text)
+
+    def _where(self, step: int) -> str:
+        pace = self.pace
+        epoch = f"epoch {-(-step // pace.steps_per_epoch) or 1}"
+        if not pace.budgeted:
+            return f"{epoch}/{pace.epochs}"
+        return f"{epoch}, spent {pace.plain_epochs(step):.1f} of {pace.epochs:g} plain epochs"
 
     def mark(self) -> None:
         """Note that one of the `PHASES` has ended, but for the first and the last."""

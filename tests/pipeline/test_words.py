@@ -8,6 +8,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.planning import compose
 from pipeline.stages.prep import _nothing_left
+from pipeline.training.pace import Pace
 from pipeline.training.telling import Telling
 from tests.runs import composed
 
@@ -25,8 +26,9 @@ from tests.runs import composed
 def test_progress_names_the_epoch_of_the_last_step(step, told):
     said = []
     context = SimpleNamespace(started=0.0, progress=lambda *words: said.append(words))
-    telling = Telling(context, SimpleNamespace(main=True), epochs=2)
-    telling.steps_per_epoch = 10
+    telling = Telling(context, SimpleNamespace(main=True))
+    recipe = compose.check(json.loads(composed("train.epochs=2", "name=x"))).train
+    telling.pace = Pace(recipe, 10, None)
     telling.progress(step, {})
     assert said == [(step, 20, told)]
 

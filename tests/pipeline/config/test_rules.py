@@ -68,6 +68,22 @@ def test_growth_follows_the_epochs(tmp_path, overrides, window):
     assert (method.adjust_interval, method.last_adjust_epoch) == window
 
 
+@pytest.mark.parametrize(
+    ("overrides", "epochs", "window"),
+    [
+        (("train.budget.plain_epochs=8",), 8, (2, 6)),
+        (("train.budget.plain_epochs=11.5",), 12, (3, 9)),
+        (("train.budget.plain_epochs=1",), 1, (1, 1)),
+        (("train.budget=null",), 12, (3, 9)),
+    ],
+)
+def test_epochs_and_growth_follow_a_budget(tmp_path, overrides, epochs, window):
+    asked = config(tmp_path, *overrides)
+    assert asked.train.epochs == epochs
+    assert (asked.method.adjust_interval, asked.method.last_adjust_epoch) == window
+    assert rules.settle(rules.unsettle(asked.model_dump())) == asked.model_dump()
+
+
 def test_saying_what_the_rule_says_is_the_same_question(tmp_path):
     said = ("method.adjust_interval=3", "method.last_adjust_epoch=9")
     assert fingerprints(tmp_path, *said) == fingerprints(tmp_path)

@@ -8,6 +8,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from pipeline.config import ADDED, sections
+from pipeline.config.base import Section
 from pipeline.errors import UserError
 from pipeline.planning import compose
 from pipeline.planning.compose import CONF
@@ -46,6 +47,8 @@ def fingerprints(tmp_path, *overrides):
         ("train.precision=tf32", {"train", "fuse", "eval", "latency"}),
         ("train.compile=blocks", {"train", "fuse", "eval", "latency"}),
         ("train.compile=off", set()),
+        ("train.budget.plain_epochs=8", {"train", "fuse", "eval", "latency"}),
+        ("train.budget=null", set()),
         ("method.form=linear", {"train", "fuse", "eval", "latency"}),
         ("method.form=batchnorm", set()),
         ("cluster.processes_per_node=2", set()),
@@ -66,7 +69,8 @@ def test_a_setting_that_came_later_is_no_part_of_a_question_that_was_there_befor
 ):
     section, name = key.split(".")
     asked = config(tmp_path)
-    assert getattr(asked, section).__class__.model_fields[name].default == usual
+    default = getattr(asked, section).__class__.model_fields[name].default
+    assert (default.model_dump() if isinstance(default, Section) else default) == usual
     question = next(
         step.question for step in make_plan(asked) if section in step.question["config"]
     )

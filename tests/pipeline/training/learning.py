@@ -7,7 +7,9 @@ import torch
 from pipeline.config import Config
 from pipeline.data.loaders.base import Batch
 from pipeline.execution.world import World
+from pipeline.training.cost import Cost
 from pipeline.training.learner import Learner
+from pipeline.training.pace import Pace
 from tests.runs import composed
 
 ALONE = World(rank=0, world_size=1, device=torch.device("cpu"), hang_timeout=60)
@@ -19,7 +21,8 @@ def learner(*overrides, saved=None):
         json.loads(composed("model.widths=[[4],[4]]", "data.image_size=8", *overrides))
     )
     torch.manual_seed(0)
-    made = Learner(config, ALONE, classes=3, steps_per_epoch=10, saved=saved or {})
+    pace = Pace(config.train, 10, Cost(config, 3, None))
+    made = Learner(config, ALONE, classes=3, pace=pace, saved=saved or {})
     if saved:
         made.load_state(saved)
     made.wrap()

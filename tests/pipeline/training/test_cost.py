@@ -47,10 +47,10 @@ def test_what_is_not_known_of_all_steps_is_not_told(config, saved):
 def test_measuring_disturbs_nothing(config, monkeypatch):
     model = architectures.build(config.model, 10)
     counted, batch = Cost(config, 10, None), torch.randn(4, 3, 16, 16)
-    assert counted.measure(model, batch, nullcontext(), 100) == 1.0
+    assert counted.measure(model, batch, nullcontext(), 100) == (1.0, 0.0)
     dyrep.expand(model)
     before, drawn = copy.deepcopy(model.state_dict()), generators.state()["torch"]
-    assert counted.measure(model, batch, nullcontext(), 100) > 0
+    assert counted.measure(model, batch, nullcontext(), 100).per_step >= 1
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(generators.state()["torch"], drawn)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -82,7 +82,9 @@ def test_timing_is_bounded(monkeypatch, seconds, steps, pairs):
 
     monkeypatch.setattr(cost, "step_seconds", timed)
     monkeypatch.setattr(cost.time, "perf_counter", lambda: clock[0])
-    assert cost._times_plain("grown", "plain", None, nullcontext(), steps) == pytest.approx(3.0)
+    assert cost._times_plain(
+        "grown", "plain", None, nullcontext(), steps
+    ).per_step == pytest.approx(3.0)
     assert calls.count("plain") == pairs + 1
 
 
@@ -94,7 +96,7 @@ def test_what_a_neighbour_takes_does_not_count(monkeypatch):
         return (3.0 if model == "grown" else 1.0) + next(disturbed)
 
     monkeypatch.setattr(cost, "step_seconds", timed)
-    assert cost._times_plain("grown", "plain", None, nullcontext(), 10**6) == 3.0
+    assert cost._times_plain("grown", "plain", None, nullcontext(), 10**6).per_step == 3.0
 
 
 def test_what_does_not_fit_is_told_and_each_step_casts_anew(config, monkeypatch):

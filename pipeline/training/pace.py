@@ -1,0 +1,57 @@
+"""How far a training is, and what follows from that: its learning rate, its growth, its end."""
+
+from __future__ import annotations
+
+import math
+
+from pipeline.config.train import Train
+from pipeline.training.cost import Cost
+
+TINY = 1e-6  # steps: what sums of prices are off by rounding
+
+
+class Pace:
+    """The way a training goes, in steps; under a budget, in what they cost in plain steps.
+
+    With `train.budget` a training is as far as what it has spent: warm-up, schedule, growth and
+    smaller images at first are shares of the budget, and no step is made that it cannot pay. A
+    network without branches that changes nothing goes the same way with a budget as with epochs.
+
+    Args:
+        recipe: Of the training.
+        steps_per_epoch: The number of batches in a pass over the images.
+        cost: What was spent so far, and what a step costs.
+    """
+
+    def __init__(self, recipe: Train, steps_per_epoch: int, cost: Cost) -> None:
+        self.steps_per_epoch, self._cost = steps_per_epoch, cost
+        self._budget = recipe.budget.plain_epochs
+        self.epochs: float = self._budget or recipe.epochs
+        self._warmup = recipe.warmup_epochs * steps_per_epoch
+        self._total = self.epochs * steps_per_epoch
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether there is a budget."""
+        return self._budget is not None
+
+    def position(self, step: int) -> float:
+        """Return how far a training is that has made so many steps."""
+        return self._cost.spent if self.budgeted else step
+
+    def plain_epochs(self, step: int) -> float:
+        """Return that in epochs; under a budget, of the plain network."""
+        return self.position(step) / self.steps_per_epoch
+
+    def steps_left(self, step: int) -> int:
+        """Return how many more steps there are; under a budget, at the present price."""
+        price = self._cost.price if self.budgeted else 1.0
+        return max(0, math.floor((self._total - self.position(step) + TINY) / price))
+
+    def lr_factor(self, step: int) -> float:
+        """Return the share of the learning rate: a linear warm-up, then a cosine to zero."""
+        position = self.position(step)
+        if position < self._warmup:
+            return min(1.0, (position + 1) / self._warmup)
+        way, rest = position - self._warmup, max(1, self._total - self._warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(way, rest) / rest))

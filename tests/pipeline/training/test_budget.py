@@ -1,0 +1,231 @@
+"""A training ends when it has cost as many epochs of the plain network as its budget allows."""
+
+import itertools
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pipeline.planning import compose
+from pipeline.records import attempt, rundir
+from pipeline.errors import Interrupted, UserError
+from pipeline.contract.stage import Context
+from pipeline.contract.table import STAGES
+from pipeline.training import cost, device, loop
+from pipeline.training.cost import Cost, Price
+from pipeline.training.pace import Pace
+from tests.pipeline.training.learning import ALONE, batch
+from tests.runs import composed
+
+STEPS = 6  # of an epoch
+TINY = ("model.widths=[[4],[4]]", "data.image_size=8", "train.batch_size=6", "name=x")
+BUDGET = "train.budget.plain_epochs=8"
+GROW = (BUDGET, "method=grow", "method.adjust_interval=1", "method.last_adjust_epoch=3",
+        "method.max_cost=3", "method.grow=3")  # fmt: skip
+
+
+class Numbered:
+    """A loader of batches that are drawn from their number."""
+
+    kind = "numbered"
+
+    def __init__(self, state):
+        self.at = 0 if state is None else int(state)
+
+    def __len__(self):
+        return STEPS
+
+    def __iter__(self):
+        while True:
+            self.at += 1
+            yield batch(self.at)
+            if self.at % STEPS == 0:
+                return
+
+    def state(self):
+        return torch.tensor(self.at)
+
+
+class Images:
+    """What a training is shown."""
+
+    classes, seed = 3, 0
+
+    def __init__(self, *_):
+        pass
+
+    def training(self, since=0, state=None):
+        return Numbered(state)
+
+    def validation(self):
+        return [batch(1000, 12)]
+
+    def calibration(self, count, epoch, check_stop):
+        self.drawn = count
+        return [batch(1000 + number).images for number in range(count)]
+
+    def chosen(self, used):
+        return "numbered"
+
+
+@pytest.fixture
+def training(tmp_path, monkeypatch):
+    """Return a function that begins or continues a training, to be left after step `until`."""
+    monkeypatch.setattr(loop, "Images", Images)
+    monkeypatch.setattr(device, "settle", lambda *_: "")
+    monkeypatch.setattr(attempt, "check", lambda *_: None)
+    monkeypatch.setattr(attempt, "last", lambda *_: {"time": 0.0})
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / rundir.MANIFEST).touch()
+    attempts = itertools.count(1)
+
+    def make(*overrides, until=10**9, where="whole"):
+        folder = tmp_path / where
+        folder.mkdir(exist_ok=True)
+        (folder / rundir.STAGE).touch()
+        context = Context(
+            stage=STAGES["train"], dir=folder, root=tmp_path, fingerprint="f",
+            config=compose.check(json.loads(composed(*TINY, *overrides))),
+            parents={"prep": tmp_path}, attempt=next(attempts),
+        )  # fmt: skip
+        made = loop.Training(context, ALONE)
+        context.stopping = lambda: made.step >= until
+        return made
+
+    return make
+
+
+def equal(one, other):
+    one, other = one.learner.state(), other.learner.state()
+    weights = zip(one["model"].items(), other["model"].items(), strict=True)
+    assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in weights)
+    assert one["schedule"]["_last_lr"] == other["schedule"]["_last_lr"]
+
+
+def rows(training, name):
+    return list(rundir.read_lines(training.context.dir / name))
+
+
+# -- the end ----------------------------------------------------------------------------------------
+
+
+def test_a_plain_network_goes_the_same_way_with_a_budget_as_with_epochs(training):
+    by_epochs = training("method=plain", "train.epochs=3", "train.warmup_epochs=1")
+    told = by_epochs.run()
+    lr = [row["lr"] for row in rows(by_epochs, rundir.HISTORY) if row["kind"] == "step"]
+    by_budget = training(
+        "method=plain", "train.budget.plain_epochs=3", "train.warmup_epochs=1", where="other"
+    )
+    assert by_budget.run() == {**told, "plain_epochs": 3.0}
+    assert lr == [row["lr"] for row in rows(by_budget, rundir.HISTORY) if row["kind"] == "step"]
+    equal(by_epochs, by_budget)
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["deterministic", "timed"])
+def test_killed_amid_growth_it_ends_at_the_same_step_with_the_same_bits(
+    training, monkeypatch, exact
+):
+    settings = (*GROW, f"train.deterministic={str(exact).lower()}", "method.cost=flops")
+    clock = {"price": 1.7}
+    if not exact:
+        monkeypatch.setattr(cost, "_times_plain", lambda *_: Price(clock["price"], 0.5))
+        monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    whole = training(*settings)
+    told = whole.run()
+    grown = rows(whole, rundir.GROWTH)
+    assert told["grown"] > 1 and told["step_cost"] > 1
+    assert told["steps"] < 8 * STEPS and told["steps"] % STEPS, "it ends within an epoch"
+    assert told["plain_epochs"] <= 8 < told["plain_epochs"] + told["step_cost"] / STEPS
+    assert told["adjusting_steps"] > 0
+
+    last = max(row["step"] for row in grown)
+    for until in (2, last - 2, last + 2, told["steps"] - 1) if exact else (last + 2,):
+        with pytest.raises(Interrupted):
+            training(*settings, until=until, where="killed").run()
+    clock["price"] = 5.0  # another machine: not asked
+    resumed = training(*settings, where="killed")
+    assert {**resumed.run(), "grown": told["grown"]} == told
+    equal(whole, resumed)
+    again = rows(resumed, rundir.GROWTH)
+    kept = ("step", "layer", "branches", "step_cost", "adjusting_steps")
+    assert [[row[key] for key in kept] for row in again] == [
+        [row[key] for key in kept] for row in grown
+    ]
+    steps = [row["step"] for row in rows(resumed, rundir.HISTORY) if row["kind"] == "step"]
+    assert steps == list(range(1, told["steps"] + 1))
+
+
+def test_the_learning_rate_follows_what_is_spent_and_reaches_zero(training):
+    made = training(*GROW, "train.deterministic=true", "train.warmup_epochs=1")
+    made.run()
+    lr = [row["lr"] for row in rows(made, rundir.HISTORY) if row["kind"] == "step"]
+    assert lr[STEPS - 1] == max(lr) == 0.1 and lr[-1] < 0.01 * max(lr)
+    assert sorted(lr[STEPS:], reverse=True) == lr[STEPS:]
+
+
+@pytest.mark.parametrize("form, needed", [("linear", 1), ("batchnorm", 20)])
+def test_as_many_batches_are_drawn_as_growth_needs(training, form, needed):
+    made = training(
+        "method=dyrep", f"method.form={form}", "train.epochs=3", "method.adjust_interval=2",
+        "method.last_adjust_epoch=2", "train.deterministic=true",
+    )  # fmt: skip
+    made.run()
+    assert made.images.drawn == needed
+
+
+def test_a_budget_that_pays_no_step_is_refused(training, monkeypatch):
+    monkeypatch.setattr(cost, "_times_plain", lambda *_: Price(2.0, 100.0))
+    with pytest.raises(UserError, match=r"train.budget.plain_epochs=8 is spent before the first"):
+        training(BUDGET, "method=dbb").run()
+
+
+# -- the pace ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pace():
+    config = compose.check(json.loads(composed(*TINY, BUDGET, "train.warmup_epochs=2")))
+    counted = Cost(config, 3, None)
+    return Pace(config.train, 10, counted), counted
+
+
+@pytest.mark.parametrize(
+    ("spent", "price", "left", "share"),
+    [
+        (0.0, 1.0, 80, 0.05),  # a warm-up of two plain epochs
+        (10.0, 2.0, 35, 0.55),
+        (20.0, 2.0, 30, 1.0),
+        (50.0, 1.5, 20, 0.5),  # half of the way after it
+        (78.6, 1.5, 0, 0.0),  # what is left pays no step
+        (95.0, 1.5, 0, 0.0),  # an adjustment took more than was left
+    ],
+)
+def test_a_training_is_as_far_as_what_it_has_spent(pace, spent, price, left, share):
+    pace, counted = pace
+    counted.plain_steps, counted.per_step = spent, price
+    assert pace.steps_left(123) == left
+    assert pace.lr_factor(123) == pytest.approx(share, abs=2e-3)
+    assert pace.plain_epochs(123) == spent / 10
+
+
+def test_flops_are_counted_where_both_networks_do_not_fit(pace, monkeypatch):
+    import dyrep
+    from pipeline.networks import architectures
+
+    _, counted = pace
+    model = architectures.build(counted._config.model, 3)
+    dyrep.expand(model, form="linear")
+    monkeypatch.setattr(counted, "measure", lambda *_: None)
+    told = counted.renew(ALONE, model, torch.no_grad(), 10)
+    assert "counted in FLOPs" in told and counted.price > 1
+
+
+def test_what_is_done_between_steps_is_counted(pace, monkeypatch):
+    _, counted = pace
+    clock = iter([10.0, 13.0])
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    counted.per_step = 1.5
+    with counted.changing(ALONE, step_seconds=0.5):
+        pass
+    assert counted.plain_steps == counted.adjusting == pytest.approx(3.0 / 0.5 * 1.5)
