@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.planning import compose
-from pipeline.records import attempt, rundir
-from pipeline.errors import Interrupted, UserError
 from pipeline.contract.stage import Context
 from pipeline.contract.table import STAGES
+from pipeline.errors import Interrupted, UserError
+from pipeline.planning import compose
+from pipeline.records import attempt, rundir
 from pipeline.training import cost, device, loop
 from pipeline.training.cost import Cost, Price
 from pipeline.training.pace import Pace
