@@ -78,6 +78,7 @@ def find(root: Path, names: list[str]) -> list[Path]:
     Raises:
         UserError: there is no such run.
     """
+    rundir.check_links(root, "stages", "runs")
     there = {run.name: run for run in _runs(root)}
     if not there:
         raise UserError(f"there are no runs in {root}; launch one, or name another --root")

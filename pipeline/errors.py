@@ -6,6 +6,8 @@ A `UserError` is bad input: one line that says what, where and how to mend it.
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 from pipeline.display.masking import mask
 from pipeline.display.outside import line
@@ -35,8 +37,22 @@ REFUSALS = {errno.ENOSPC: "make room", errno.EDQUOT: "make room"} | dict.fromkey
 
 def surroundings(error: OSError, where: object) -> UserError:
     """Return what the machine refused as one line; `where`, if the error does not say."""
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    if path and (lost := link_to_nothing(path, *path.parents)):
+        return lost
     cure = (REFUSALS | {errno.ENOENT: "restore it"}).get(error.errno or 0, "mend that")
     return UserError(f"{error.filename or where}: {error.strerror}; {cure} and launch again")
+
+
+def link_to_nothing(*paths: Path) -> UserError | None:
+    """Return the refusal of the first path that is a link to what is not there, if one is.
+
+    To make what it leads to would write beside a disk that is not mounted.
+    """
+    lost = next((path for path in paths if path.is_symlink() and not path.exists()), None)
+    if lost is None:
+        return None
+    return UserError(f"{lost} is a link to {lost.readlink()}, where nothing is; restore that")
 
 
 class StageFailed(Exception):
@@ -46,7 +62,11 @@ class StageFailed(Exception):
         super().__init__(mask(message))
 
 
-class NoNumber(Exception):
+class NoResult(Exception):
+    """A stage can have no result; says why and what to change, so that no traceback is needed."""
+
+
+class NoNumber(NoResult):
     """A stage came to its end with nan or infinity for a result."""
 
 

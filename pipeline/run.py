@@ -31,6 +31,7 @@ from pipeline.errors import (
     STOPPED,
     Interrupted,
     NoNumber,
+    NoResult,
     UserError,
     surroundings,
 )
@@ -201,7 +202,10 @@ def _failed(context: Context, error: Exception) -> int:
             say(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     _note(context, kind="error", message=mask(f"{type(error).__name__}: {error}"))
-    traceback.print_exception(error)
+    if isinstance(error, NoResult):
+        say(f"error: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
     return FAILED
 
 

@@ -21,8 +21,8 @@ from pipeline.records.stage_status import Standing
 
 SINGLY = 3  # so many runs are shown stage by stage, more in a line each
 COLOURS = {
-    "done": "green", "running": "cyan", "stalled?": "yellow", "unknown": "yellow",
-    "stopped": "yellow", "failed": "red", "cancelled": "red", "damaged": "red",
+    "done": "green", "partly done": "green", "running": "cyan", "stalled?": "yellow",
+    "unknown": "yellow", "stopped": "yellow", "failed": "red", "cancelled": "red", "damaged": "red",
 }  # fmt: skip
 
 
@@ -172,6 +172,8 @@ def _last_line(found: dict[str, list[Standing]], root: Path) -> str:
         return f"mend it, then: {commands.go_on(rundir.run_dir(root, name))}"
     if counts.keys() & {"cancelled", "stopped", "not started"}:
         return f"to go on: {commands.go_on(rundir.run_dir(root, name))}"
+    if counts.keys() == {"partly done"}:
+        return f"for the stages that nobody asked for yet: {commands.relaunch(root, name)}"
     if counts.keys() == {"done"}:
         return f"report: {rundir.shown(rundir.run_dir(root, name) / 'report.html')}"
     return f"follow it: python -m pipeline.logs {name} -f{where}"

@@ -8,6 +8,15 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.config.base import Section, Share
 
+ARCHIVE = "with {0}-python.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html"
+HOLDS = {  # what data.root is to be, by the name of the data
+    "cifar10": ARCHIVE.format("cifar-10"),
+    "cifar100": ARCHIVE.format("cifar-100"),
+    "imagefolder": "with train/CLASS/IMAGE and val/CLASS/IMAGE in it, or CLASS/IMAGE to be split "
+    "by data.val_fraction",
+    "imagenet": "with ILSVRC 2012 as extracted: train/WNID/IMAGE and val/ in it",
+}
+
 
 class Images(Section):
     """What every source of images has.

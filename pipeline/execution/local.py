@@ -50,7 +50,9 @@ def run_local(steps: list[Step], config: Config) -> None:
     with Onlooker() as onlooker:
         for step in wanted:
             if _cancelled(step):
-                raise StageFailed(f"{step.stage.name} was cancelled before it began")
+                raise StageFailed(
+                    f"{step.stage.name} was cancelled before it began; {_go_on(config)}"
+                )
             onlooker.begin(step.stage.name)
             asked_to_stop = _run(step, config, onlooker)
             verify_outputs(step.dir)
@@ -87,7 +89,7 @@ def _run(step: Step, config: Config, onlooker: Onlooker) -> bool:
         )
         _wait(process, step, onlooker, stops)
     if not (step.dir / rundir.RESULT).exists():
-        _explain(step, log, process.returncode, bool(stops))
+        _explain(step, config, log, process.returncode, bool(stops))
     return bool(stops)
 
 
@@ -161,12 +163,18 @@ def _wait(
     onlooker.look(step.dir)
 
 
-def _explain(step: Step, log: Path, code: int, asked_to_stop: bool) -> None:
+def _go_on(config: Config) -> str:
+    return f"to go on: {commands.go_on(rundir.run_dir(Path(config.root), config.name))}"
+
+
+def _explain(step: Step, config: Config, log: Path, code: int, asked_to_stop: bool) -> None:
     """Raise what a stage without a result means."""
     if asked_to_stop:
         raise Interrupted
     if _cancelled(step):
-        raise StageFailed(f"{step.stage.name} was cancelled; what it had saved is kept")
+        raise StageFailed(
+            f"{step.stage.name} was cancelled; what it had saved is kept; {_go_on(config)}"
+        )
     if attempt.vanished(step.dir):
         raise surroundings(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), step.dir)
     end = attempt.ending(step.dir, attempt.last(step.dir)["attempt"])

@@ -75,8 +75,13 @@ class Request:
             sides=[size, smallest],
             batch=config.train.batch_size // processes,
             branches=list(getattr(config.method, "branches", ["kxk"])),
-            classes=getattr(config.data, "classes", CLASSES.get(config.data.name, UNTOLD)),
+            classes=classes(config) or UNTOLD,
         )
+
+
+def classes(config: Config) -> int | None:
+    """Return how many classes the data have; None where they are known after prep alone."""
+    return getattr(config.data, "classes", CLASSES.get(config.data.name))
 
 
 def look(config: Config) -> Outline | Unknown:

@@ -29,6 +29,7 @@ from pydantic_core import ErrorDetails
 
 from pipeline.config import WHERE, Config, flatten, rules, sense
 from pipeline.display.masking import mask
+from pipeline.config.data import HOLDS
 from pipeline.errors import UserError, nearest
 from pipeline.records import rundir
 
@@ -102,11 +103,16 @@ def finish(values: dict[str, Any]) -> Config:
     """
     for key, value in sorted(flatten(values).items()):
         if value == MISSING:
-            raise UserError(f"{key} is missing; give {key}=VALUE")
+            raise UserError(_missing(key, values))
     config = check(rules.settle(values))
     if found := sense.wrong(flatten(config.model_dump())):
         raise UserError(found)
     return config
+
+
+def _missing(key: str, values: dict[str, Any]) -> str:
+    holds = HOLDS.get(values["data"]["name"]) if key == "data.root" else None
+    return f"{key} is missing; give {key}={f'FOLDER, {holds}' if holds else 'VALUE'}"
 
 
 def _settle_paths(values: dict[Any, Any]) -> None:
@@ -220,7 +226,20 @@ def explain_hydra(error: Exception) -> str:
     key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)
     if isinstance(error, INTERPOLATION) or isinstance(error.__cause__, INTERPOLATION):
         return f"{key}: {_line(error)}; for a $ that means no more, write \\$"
+    if key and key.startswith("hydra."):
+        return _not_of_hydra(key, error)
     return _unknown(key) if key else _line(error)
+
+
+def _not_of_hydra(key: str, error: BaseException) -> str:
+    """Say that there is no such setting of Hydra's, by what its section has."""
+    while (section := getattr(error, "parent_node", None)) is None and error.__cause__:
+        error = error.__cause__
+    head, _, last = key.rpartition(".")
+    if not isinstance(section, DictConfig):
+        return f"{key} is not a setting"
+    valid = sorted(name for name in map(str, section) if not name.startswith("_"))
+    return f"{key} is not a setting; {nearest(last, valid, f'{head}.')}"
 
 
 def _line(error: Exception) -> str:

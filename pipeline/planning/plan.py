@@ -89,7 +89,7 @@ def make_plan(config: Config, repeated: Container[Path] = ()) -> list[Step]:
             dir=directory,
             state=state,
             wanted=stage.name in config.stage.run,
-            why=f"{anew} ({why})" if anew else why,
+            why=_told(why, anew, asked),
             anew=anew,
         )
     _check_parents(steps, config.name)
@@ -130,6 +130,13 @@ def _anew(asked: bool, state: State, directory: Path, parents: list[Step]) -> st
             return f"its parent {parent.stage.name} is repeated"
     older = again.behind(directory, [parent.dir for parent in parents])
     return f"its parent {older} was repeated since" if older else ""
+
+
+def _told(why: str, anew: str, asked: bool) -> str:
+    """Return why a stage is run or not, and what is done with what is there of it."""
+    if anew:
+        return f"{anew} ({why})"
+    return f"{why}, so again= has nothing to repeat" if asked else why
 
 
 def _question(stage: Stage, config: Config, steps: dict[str, Step]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def check(config: Config, plan: list[Step]) -> None:
     Raises:
         UserError: names the setting and the cure.
     """
+    rundir.check_links(Path(config.root), "stages", "runs", "data", f"runs/{config.name}")
     _check_root(Path(config.root))
     _check_data(config, plan)
     if config.tracking.mode == "online" and find_spec("wandb") is None:

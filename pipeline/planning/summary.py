@@ -14,7 +14,7 @@ from pipeline.config.model import Growing
 from pipeline.config.train import Train
 from pipeline.display.masking import mask
 from pipeline.display.terminal import Terminal, bold
-from pipeline.outline import UNTOLD, Outline, Request, Unknown
+from pipeline.outline import UNTOLD, Outline, Unknown, classes
 from pipeline.planning.plan import Step
 from pipeline.records import rundir
 
@@ -55,8 +55,8 @@ def _training(config: Config, network: Outline | Unknown) -> Iterator[str]:
     else:
         yield (
             f"network: {stem}{network.flops / 1e9:.3g} GFLOPs for {size} pixels, "
-            f"{network.parameters / 1e6:.3g} M parameters for {_classes(config)}, "
-            f"{_count(network.growable, 'convolution')} can grow"
+            f"{network.parameters / 1e6:.3g} M parameters for {_classes(config)}"
+            f"{_branches(config, network.growable)}"
         )
     long = f"{_length(train)} of batch {train.batch_size}"
     yield f"recipe: train={train.name}, {long}{_growth(config)}"
@@ -73,8 +73,16 @@ def _length(train: Train) -> str:
 
 
 def _classes(config: Config) -> str:
-    known = Request.of(config).classes
-    return f"{known} classes" if known != UNTOLD else f"{known:,} classes (prep counts them)"
+    known = classes(config)
+    return f"{UNTOLD:,} classes (prep counts them)" if known is None else f"{known:,} classes"
+
+
+def _branches(config: Config, count: int) -> str:
+    """Say how many convolutions get branches, if the method gives them any."""
+    if config.method.kind == "plain":
+        return ""
+    verb = "can grow" if isinstance(config.method, Growing) else "get branches"
+    return f", {_count(count, 'convolution')} {verb}"
 
 
 def _count(number: int, what: str) -> str:

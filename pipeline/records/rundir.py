@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.display import masking
-from pipeline.errors import UserError
+from pipeline.errors import UserError, link_to_nothing
 from pipeline.records import disk, schemas
 from slurm import files
 
@@ -71,6 +71,16 @@ def stage_dir(root: Path, stage: str, fingerprint: str) -> Path:
 def run_dir(root: Path, name: str) -> Path:
     """Return the directory of a named run."""
     return root / "runs" / name
+
+
+def check_links(root: Path, *below: str) -> None:
+    """Look at a root, and at what is below it and may lie on another disk.
+
+    Raises:
+        UserError: one is a link to what is not there.
+    """
+    if lost := link_to_nothing(root, *(root / name for name in below)):
+        raise lost
 
 
 def data_dir(root: Path, fingerprint: str, repeat: int = 0) -> Path:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import UserError, surroundings
 from pipeline.records import attempt, rundir
 from pipeline.records.progress import read_progress
@@ -283,7 +284,10 @@ def by_slurm(directory: Path) -> bool:
 
 
 def overall(stages: list[Standing]) -> str:
-    """Return a run's state: that of the first stage that is not done."""
+    """Return a run's state: that of the first stage that is not done.
+
+    A run some of whose stages were never asked for is `partly done` when the others are.
+    """
     states = [stage.state for stage in stages if stage.state != "done"]
     for state in (
         "damaged", "failed", "cancelled", "stalled?", "unknown", "running", "stopping",
@@ -291,4 +295,6 @@ def overall(stages: list[Standing]) -> str:
     ):  # fmt: skip
         if state in states:
             return state
-    return states[0] if states else "done"
+    if states:
+        return states[0]
+    return "done" if {stage.stage for stage in stages} >= set(STAGE_NAMES) else "partly done"

@@ -18,6 +18,7 @@ from torch.amp import GradScaler
 
 from pipeline.data.loaders.base import Batch
 from pipeline.execution.world import World
+from pipeline.errors import NoResult
 
 MOST_SKIPPED = 20  # steps in a row; more is no accident
 MOST_OF_EPOCH = 0.5  # share of an epoch's steps; more is no training
@@ -31,7 +32,7 @@ class NotFinite(Exception):
         self.step = step
 
 
-class Diverged(Exception):
+class Diverged(NoResult):
     """Training cannot go on: the loss is not finite; names step, layer and cure."""
 
 

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline import status
 from pipeline.errors import UserError
 from pipeline.planning import compose
 from pipeline.stages.prep import _nothing_left
 from pipeline.training.pace import Pace
 from pipeline.training.telling import Telling
-from tests.runs import composed
+from tests.runs import composed, make_run
 
 
 @pytest.mark.parametrize(
@@ -57,3 +58,20 @@ def test_a_cutout_that_leaves_nothing_is_refused(side, refused):
             compose.check(settings)
     else:
         compose.check(settings)
+
+
+@pytest.mark.parametrize(
+    ("asked", "state", "last"),
+    [
+        (("prep", "train", "fuse", "eval", "latency"), "done", "report: "),
+        (("prep",), "partly done", "python -m pipeline.launch name=x"),
+        (("prep", "train", "fuse"), "partly done", "python -m pipeline.launch name=x"),
+    ],
+)
+def test_a_run_is_done_when_all_its_stages_are(tmp_path, capsys, asked, state, last):
+    make_run(tmp_path, "x", finished=asked, asked=asked)
+    status.main(["x", "--root", str(tmp_path), "--json"])
+    (row,) = json.loads(capsys.readouterr().out)["runs"]
+    assert row["state"] == state
+    status.main(["x", "--root", str(tmp_path)])
+    assert last in capsys.readouterr().out.splitlines()[-1]

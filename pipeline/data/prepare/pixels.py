@@ -12,6 +12,11 @@ from PIL import Image, ImageCms, ImageOps
 ORIENTATION = 0x0112
 REDUCED = 254  # tag of TIFF whose first bit marks a smaller copy of another page
 PLAIN = ("L", "RGB")
+WHOLE = ((0, 0, 1, 1),)  # passes of a PNG: first column and row, steps across and down
+INTERLACED = (
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4),
+    (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
+)  # fmt: skip
 DARK = 8192  # a 16-bit picture without larger values is nearly black
 KNOWN = {
     "1": "1-bit", "P": "palette", "PA": "palette", "LA": "transparency", "RGBA": "transparency",
@@ -79,14 +84,21 @@ def depth(data: bytes, kind: str) -> int:
 
 def is_cut(data: bytes, kind: str, image: Image.Image) -> bool:
     """Whether a PNG has fewer rows than it says; Pillow leaves the others at 0."""
-    if kind != "PNG" or data[28]:  # interlaced: its last pass is all over the picture
+    if kind != "PNG":
         return False
+    passes = INTERLACED if data[28] else WHOLE
     last = image.crop((0, image.height - 1, image.width, image.height))
-    if np.asarray(last).any():
+    if passes is WHOLE and np.asarray(last).any():
         return False
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]
-    row = 1 + -(-image.width * channels * data[24] // 8)
-    return _inflated(data) < row * image.height
+    return _inflated(data) < sum(_pass_bytes(image.size, channels * data[24], p) for p in passes)
+
+
+def _pass_bytes(size: tuple[int, int], bits: int, which: tuple[int, int, int, int]) -> int:
+    """Return the bytes of one pass over a picture of (width, height), of `bits` per pixel."""
+    left, top, across, down = which
+    columns, rows = -(-(size[0] - left) // across), -(-(size[1] - top) // down)
+    return rows * (1 + -(-columns * bits // 8)) if columns > 0 < rows else 0
 
 
 def _inflated(data: bytes) -> int:

@@ -66,6 +66,29 @@ def png(depth, colour, pixels, *extra, height=None):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
+PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+
+
+def interlaced(height=21, width=30, lost=0):
+    """Return an interlaced PNG that lacks the last bytes of its rows, although it is closed."""
+    values = np.asarray(picture(1, height, width))
+    rows = b"".join(
+        b"\0" + row.tobytes() for x, y, dx, dy in PASSES for row in values[y::dy, x::dx] if row.size
+    )
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1)
+    packed = zlib.compress(rows[: len(rows) - lost])
+    parts = [(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
 def cut(share=0.4, **options):
     """Return a JPEG that was cut off and closed again."""
     data = encoded(picture(1, 200, 300, options.pop("mode", "RGB")), quality=92, **options)
@@ -105,6 +128,14 @@ REFUSED = {
     "zeros in its middle": (zeros_in_the_middle, "restart markers are missing or out of order"),
     "PNG cut off, closed": (
         lambda: png(8, 0, np.full((9, 30), 7, np.uint8), height=20),
+        "cut off, and closed",
+    ),
+    "interlaced PNG cut off in its last pass": (
+        lambda: interlaced(lost=2 * 91),
+        "cut off, and closed",
+    ),
+    "interlaced PNG cut off in the one before": (
+        lambda: interlaced(lost=10 * 91 + 2 * 46),
         "cut off, and closed",
     ),
     "GIF cut off, closed": (
@@ -156,6 +187,9 @@ STORED = {
     "progressive JPEG": (lambda: encoded(picture(2), progressive=True), None),
     "PNG": (lambda: encoded(picture(2), "PNG"), None),
     "1x1": (lambda: encoded(picture(2, 1, 1), "PNG"), None),
+    "interlaced": (interlaced, None),
+    "interlaced, of few columns": (lambda: interlaced(5, 3), None),
+    "interlaced, of one pixel": (lambda: interlaced(1, 1), None),
     "PNG with alpha": (lambda: encoded(alpha(), "PNG"), "png"),
     "PNG with a palette": (lambda: encoded(picture(2).convert("P"), "PNG"), "png"),
     "CMYK JPEG": (lambda: encoded(picture(2, mode="CMYK")), "png"),

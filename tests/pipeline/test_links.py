@@ -1,0 +1,44 @@
+"""A folder that is a link to a disk which is not there: named, and nothing is made in its place."""
+
+import pytest
+
+from pipeline import cancel, status
+from tests.runs import make_run
+
+FOLDERS = ["", "stages", "runs", "data", "runs/x"]
+
+
+@pytest.fixture
+def lost(tmp_path):
+    def lose(folder):
+        place = tmp_path / "outputs" / folder
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(tmp_path / "disk" / "folder")
+        return place
+
+    return lose
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_launch_names_it(inside, lost, tmp_path, folder):
+    place = lost(folder)
+    before = sorted(tmp_path.rglob("*"))
+    code, _, told = inside("name=x", "stage=prep")
+    assert (code, told.count("\n")) == (2, 1)
+    assert f"{place} is a link to {tmp_path}/disk/folder, where nothing is" in told
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", [status, cancel])
+@pytest.mark.parametrize("folder", ["", "stages", "runs"])
+def test_who_looks_at_runs_is_told(lost, tmp_path, capsys, command, folder):
+    place = lost(folder)
+    assert command.main(["x", "--root", str(tmp_path / "outputs")]) == 2
+    assert f"{place} is a link to" in capsys.readouterr().err
+    assert not (tmp_path / "disk").exists()
+
+
+def test_a_run_can_be_looked_at_without_its_data(lost, tmp_path, capsys):
+    lost("data")
+    make_run(tmp_path / "outputs", "x")
+    assert status.main(["x", "--root", str(tmp_path / "outputs")]) == 0
