@@ -28,8 +28,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config import WHERE, Config, flatten, rules, sense
-from pipeline.display.masking import mask
 from pipeline.config.data import HOLDS
+from pipeline.display.masking import mask
 from pipeline.errors import UserError, nearest
 from pipeline.records import rundir
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from pipeline.data.loaders.base import Batch
-from pipeline.execution.world import World
 from pipeline.errors import NoResult
+from pipeline.execution.world import World
 
 MOST_SKIPPED = 20  # steps in a row; more is no accident
 MOST_OF_EPOCH = 0.5  # share of an epoch's steps; more is no training
