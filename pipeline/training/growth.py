@@ -65,14 +65,17 @@ class Growth:
         if self._evolver:
             self._evolver.accumulate(scaler)
 
-    def due(self, epochs: float) -> bool:
+    def due(self, epochs: float, last: float) -> bool:
         """Return whether to adjust, at the end of an epoch, when so many are done.
 
         Args:
-            epochs: Under a budget, of the plain network; one may go past more than one time to
-                adjust, or past the last.
+            epochs: Under a budget, of the plain network; one may go past several times to adjust,
+                and past the end of growth if it began before that.
+            last: Those that the epoch which has ended counts for.
         """
-        return self._evolver is not None and self._times(epochs) > self._reached
+        if self._evolver is None or epochs - last >= self._evolver.last_adjust_epoch:
+            return False
+        return self._times(epochs) > self._reached
 
     def _times(self, epochs: float) -> int:
         assert self._evolver is not None

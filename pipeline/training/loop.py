@@ -167,7 +167,7 @@ class Training:
         lost = "" if math.isfinite(self.metrics["val_loss"]) else ", validation loss not finite"
         self.telling.say(f"epoch {self.epoch}: top-1 {self.metrics['top1']:.2f} %{lost}")
         self.telling.waiting(self.history.waiting)
-        if self.goes_on and self.growth.due(self.pace.plain_epochs(self.step)):
+        if self.goes_on and self.growth.due(self.pace.plain_epochs(self.step), self.pace.price):
             self._adjust(step_seconds)
             self._save()
         self._leave_if_asked()

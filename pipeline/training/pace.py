@@ -43,10 +43,14 @@ class Pace:
         """Return that in epochs; under a budget, of the plain network."""
         return self.position(step) / self.steps_per_epoch
 
+    @property
+    def price(self) -> float:
+        """What a step counts for now."""
+        return self._cost.price if self.budgeted else 1.0
+
     def steps_left(self, step: int) -> int:
         """Return how many more steps there are; under a budget, at the present price."""
-        price = self._cost.price if self.budgeted else 1.0
-        return max(0, math.floor((self._total - self.position(step) + TINY) / price))
+        return max(0, math.floor((self._total - self.position(step) + TINY) / self.price))
 
     def lr_factor(self, step: int) -> float:
         """Return the share of the learning rate: a linear warm-up, then a cosine to zero."""

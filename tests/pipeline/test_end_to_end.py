@@ -31,7 +31,16 @@ def test_every_stage_ends_with_its_promised_numbers(run):
     }  # fmt: skip
     assert prep.items() <= metrics(run, "prep").items()
     train = metrics(run, "train")
-    counted = {"epochs", "steps", "grown", "cut", "left", "plain_steps", "step_cost"}
+    counted = {
+        "epochs",
+        "steps",
+        "grown",
+        "cut",
+        "left",
+        "plain_steps",
+        "step_cost",
+        "adjusting_steps",
+    }
     assert set(train) == {"top1", "top5", "loss"} | counted
     assert (train["epochs"], train["grown"]) == (4, 1)
     fuse = metrics(run, "fuse")

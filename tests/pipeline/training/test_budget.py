@@ -209,6 +209,34 @@ def test_a_training_is_as_far_as_what_it_has_spent(pace, spent, price, left, sha
     assert pace.plain_epochs(123) == spent / 10
 
 
+@pytest.mark.parametrize(
+    ("price", "adjusting", "adjusts"),
+    [
+        (1.0, 0.0, [2, 4, 6]),  # every 2 epochs up to the 6th, as without a budget
+        (
+            1.3,
+            0.0,
+            [2.6, 5.2, 6.5],
+        ),  # the first epoch to end at or after each; the last began before 6
+        (3.0, 0.0, [3, 6]),
+        (1.0, 4.5, [2]),  # no adjustment when growth is over
+    ],
+)
+def test_growth_is_a_matter_of_what_is_spent(training, price, adjusting, adjusts):
+    growth = training(
+        "method=grow", "method.adjust_interval=2", "method.last_adjust_epoch=6"
+    ).growth
+    growth._evolver.adjust = lambda calibration: []
+    done, epochs = [], 0.0
+    while epochs < 12:
+        epochs += price
+        if growth.due(epochs, price):
+            done.append(round(epochs, 1))
+            growth.adjust([], epochs, 0, 0, 0.0)
+            epochs += adjusting
+    assert done == adjusts
+
+
 def test_flops_are_counted_where_both_networks_do_not_fit(pace, monkeypatch):
     import dyrep
     from pipeline.networks import architectures
