@@ -18,13 +18,15 @@ from dyrep.events import Event
 from dyrep.evolution import DyRep, outputs
 from dyrep.pricing import Candidate, Prices, Promise
 
+FAST_ENOUGH = "steps go far enough: no branch would have lowered the loss of the next batch"
+
 
 class Grower(DyRep):
     """Grows single branches by predicted gain per cost, under a budget, and cuts weak ones.
 
-    Used like `DyRep`. Blocks are linear (`dyrep.linear`), so a step costs little more than a plain
-    one. A layer that grew rests for one adjustment, so that its new branches are seen at work
-    before it gets more.
+    Used like `DyRep`. Where no branch promises a gain, none is grown (`left` says so). Blocks are
+    linear (`dyrep.linear`), so a step costs little more than a plain one. A layer that grew rests
+    for one adjustment, so that its new branches are seen at work before it gets more.
 
     Args:
         model, optimizer, ema, adjust_interval, last_adjust_epoch, cut_std, cut_ratio, seed: As
@@ -87,6 +89,9 @@ class Grower(DyRep):
 
     def _grow_best(self, batches: list[Tensor], generator: torch.Generator) -> Iterator[Event]:
         ranked = self._ranked(batches[0], generator)
+        if not ranked:
+            self._resting = set()
+            return
         chosen = self._affordable(ranked, pricing.spent(self.model, batches[0], self._prices))
         self._resting = {candidate.path for candidate in chosen}
         best = {c.path: c.worth for c in reversed(ranked)}
@@ -98,13 +103,20 @@ class Grower(DyRep):
             yield dataclasses.replace(event, saliency=ranking, price=price, worth=worth)
 
     def _ranked(self, batch: Tensor, generator: torch.Generator) -> list[Candidate]:
-        ranking = self._saliency.ranking(generator)
-        ranked = pricing.candidates(self.model, ranking, batch, self._prices)
+        """Return the branches that may be grown, the best first, and only those have a price."""
+        gains = self._saliency.ranking(generator)
+        awake = [(key, gain) for key, gain in gains if key.rpartition(" ")[0] not in self._resting]
+        if self.choose == "worth":
+            gaining = {key.rpartition(" ")[0] for key, gain in awake if gain > 0}
+            idle = {key.rpartition(" ")[0] for key, _ in awake} - gaining
+            self.left.update(dict.fromkeys(sorted(idle), FAST_ENOUGH))
+            awake = [(key, gain) for key, gain in awake if gain > 0]
+        ranked = pricing.candidates(self.model, awake, batch, self._prices)
         if self.choose == "random":
             order = torch.randperm(len(ranked), generator=generator).tolist()
             ranked.sort(key=lambda c: (c.path, c.branch))
             ranked = [ranked[index] for index in order]
-        return [candidate for candidate in ranked if candidate.path not in self._resting]
+        return ranked
 
     def _affordable(self, ranked: list[Candidate], spent: float) -> list[Candidate]:
         """Return what fits into the budget, the best first; note in `left` what does not."""

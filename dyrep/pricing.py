@@ -1,20 +1,24 @@
 """Growing linear branches one by one: those that promise most per cost, under a budget.
 
-The gain of a branch is how much further a step of gradient descent lowers the loss with it, to
-first order and divided by the learning rate. With G = dL/dW of the whole kernel, P(G) the part of G
-that the branch can follow, and a strength that adds strength^2 to the speed of that part
-(`expansion.grow`),
+The gain of a branch is how much lower the loss would be had the last step gone further along it, by
+what the branch adds to its speed. With D the step that the kernel made last, G = dL/dW on the next
+batch, P(.) the part that the branch can follow, and a strength that adds strength^2 to the speed of
+that part (`expansion.grow`), it is to first order
 
-    gain = (strength^2 + 2 / fan_in) |P(G)|^2
+    gain = (strength^2 + 2 / fan_in) <P(D), P(G)>
 
-where the second term is what the strengths themselves learn: E <G, K>^2 for a kernel K drawn from
-N(0, 2 / fan_in). All of it comes from the one gradient that is there anyway:
+where the second term is what the strengths themselves learn: E <D, K> <K, G> for a kernel K drawn
+from N(0, 2 / fan_in). It is below zero where steps go too far already, and no branch helps there.
+D and G come from different batches, so noise does not count as gain, which it would in |P(G)|^2.
+The same product tells whether a learning rate should rise (Baydin et al., "Online Learning Rate
+Adaptation with Hypergradient Descent", arXiv 1703.04782); here it is taken branch by branch:
 
-    1x1        |G|^2 at the centre                     fan_in: inputs of a group
-    1xk, kx1   |G|^2 in the middle row, the column     times k
-    1x1_avg    |sum of G over the window|^2 / window   times the window
-    1x1_kxk    |G|^2                                   times the window
-    identity   <G, I>^2 per channel, the kernel itself is fixed; so is a depthwise average
+    1x1        at the centre                           fan_in: inputs of a group
+    1xk, kx1   in the middle row, the column           times k
+    1x1_avg    of the sums over the window / window    times the window
+    1x1_kxk    of the whole kernel                     times the window
+    identity   of the taps by which channels see themselves; the kernel itself is fixed
+    1x1_avg of a depthwise conv has no kernel either: of the sums / window^2
 
 The price of a branch is what a step costs more with it, in steps of the plain network.
 """
@@ -40,6 +44,7 @@ from dyrep.geometry import Geometry
 from dyrep.linear import LinearBlock
 from dyrep.saliency import Saliency
 
+SURE = 2.0  # standard errors by which a gain must be above zero
 TINY = 1e-12  # a price that no clock can tell from nothing
 ROUNDS = 5  # times that a kernel is composed, after one to warm up
 PLAIN_ROUNDS = 2  # steps of the plain network, after one to warm up
@@ -52,7 +57,7 @@ class Candidate:
     Args:
         path: Of the conv, or of the block it became.
         branch: Its name.
-        gain: Mean per step; see above.
+        gain: Per step, at least; see above.
         price: In steps of the plain network.
     """
 
@@ -67,11 +72,14 @@ class Candidate:
         return self.gain / max(self.price, TINY)
 
 
-def gains(gradient: Tensor, geometry: Geometry, names: Sequence[str], strength: float) -> Tensor:
-    """Return what each branch would gain by this gradient of the whole kernel.
+def gains(
+    moved: Tensor, gradient: Tensor, geometry: Geometry, names: Sequence[str], strength: float
+) -> Tensor:
+    """Return what each branch would have gained.
 
     Args:
-        gradient: Of the kernel, (out, in/groups, kh, kw).
+        moved: By which the kernel went down at the last step, (out, in/groups, kh, kw).
+        gradient: Of the kernel now, of the same shape.
         geometry: Of the conv.
         names: Of branches the conv can take.
         strength: Of a new branch.
@@ -81,21 +89,22 @@ def gains(gradient: Tensor, geometry: Geometry, names: Sequence[str], strength: 
     """
     row, column = geometry.centre
     inputs, window = gradient.shape[1], gradient[0, 0].numel()
-    energy = gradient.square().sum((0, 1))
+    agreed = (moved * gradient).sum((0, 1))
     found = {
-        "1x1": (energy[row, column], inputs),
-        "1xk": (energy[row].sum(), inputs * gradient.shape[3]),
-        "kx1": (energy[:, column].sum(), inputs * gradient.shape[2]),
-        "1x1_kxk": (energy.sum(), inputs * window),
+        "1x1": (agreed[row, column], inputs),
+        "1xk": (agreed[row].sum(), inputs * gradient.shape[3]),
+        "kx1": (agreed[:, column].sum(), inputs * gradient.shape[2]),
+        "1x1_kxk": (agreed.sum(), inputs * window),
     }
     if "1x1_avg" in names:
-        found["1x1_avg"] = (gradient.sum((2, 3)).square().sum() / window, inputs * window)
+        sums = (moved.sum((2, 3)) * gradient.sum((2, 3))).sum()
+        found["1x1_avg"] = (sums / window, inputs * window)
     gained = {name: part * (strength**2 + 2 / fan) for name, (part, fan) in found.items()}
     if "identity" in names:
-        diagonal = _diagonal(gradient[:, :, row, column], geometry.groups)
-        gained["identity"] = diagonal.square().sum()
+        own = [_diagonal(each[:, :, row, column], geometry.groups) for each in (moved, gradient)]
+        gained["identity"] = (own[0] * own[1]).sum()
     if "1x1_avg" in names and geometry.in_channels == geometry.out_channels == geometry.groups:
-        gained["1x1_avg"] = gradient.mean((2, 3)).square().sum()
+        gained["1x1_avg"] = (moved.mean((2, 3)) * gradient.mean((2, 3))).sum()
     return torch.stack([gained[name] for name in names])
 
 
@@ -106,12 +115,16 @@ def _diagonal(taps: Tensor, groups: int) -> Tensor:
 
 
 class Promise(Saliency):
-    """Sums of the gains of all branches that convs could still get."""
+    """Sums of the gains of all branches that convs could still get, and of their squares.
+
+    It keeps a copy of the kernels of one step ago.
+    """
 
     def __init__(self, strength: float) -> None:
-        super().__init__("gain")  # of the same degree in the gradient
+        super().__init__("gain")
         self._strength = strength
         self._open: list[tuple[Geometry, list[str]]] = []
+        self._before: list[Tensor] = []
 
     def watch_branches(self, open_branches: dict[str, list[str]], model: nn.Module) -> None:
         """Start anew with these branches, by the path of a conv or of the block it became."""
@@ -126,16 +139,55 @@ class Promise(Saliency):
             for path, names in open_branches.items()
         ]
         self._paths = [f"{path} {name}" for path, names in open_branches.items() for name in names]
+        self._before = []
 
-    def scores(self) -> Tensor:
+    @torch.no_grad()
+    def accumulate(self, scaler: torch.amp.GradScaler | None = None) -> None:
+        """Add the gains of the step before, seen from the present gradients."""
+        if self._before:
+            super().accumulate(scaler)
+            torch._foreach_copy_(self._before, self._weights)
+        else:
+            self._before = [weight.detach().clone() for weight in self._weights]
+            self._seen = self._seen or any(weight.grad is not None for weight in self._weights)
+
+    def scores(self, scale: Tensor) -> Tensor:
         device, dtype = self._weights[0].device, self.dtype
-        return torch.cat(
+        found = torch.cat(
             [
                 torch.zeros(len(names), device=device, dtype=dtype) if w.grad is None
-                else gains(w.grad.detach().to(dtype), geometry, names, self._strength)
-                for w, (geometry, names) in zip(self._weights, self._open, strict=True)
+                else gains((before - w.detach()).to(dtype), w.grad.detach().to(dtype) / scale,
+                           geometry, names, self._strength)
+                for before, w, (geometry, names)
+                in zip(self._before, self._weights, self._open, strict=True)
             ]
         )  # fmt: skip
+        energy = sum(w.grad.square().sum() for w in self._weights if w.grad is not None)
+        return torch.cat([found, found.square(), found.new_tensor([0.0]) + energy])
+
+    def ranking(self, generator: torch.Generator) -> list[tuple[str, float]]:
+        """Return (path and branch, what it gains per step at least), best first.
+
+        That is the mean less `SURE` standard errors; what is not surely above zero gains 0.
+        """
+        count = len(self._paths)
+        if self._sums is None and self._seen:
+            return [(path, 0.0) for path in self._paths]  # one step so far: it made no difference
+        sums, steps = self.means()
+        means, squares = sums[:count], sums[count : 2 * count]
+        found = []
+        for path, mean, square in zip(self._paths, means, squares, strict=True):
+            error = (max(square - mean**2, 0) / max(steps - 1, 1)) ** 0.5
+            found.append((path, max(mean - SURE * error, 0.0)))
+        return sorted(found, key=lambda pair: -pair[1])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "before": [kernel.clone() for kernel in self._before]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        device = self._weights[0].device if self._weights else None
+        self._before = [kernel.to(device) for kernel in state["before"]]
 
 
 class Prices:

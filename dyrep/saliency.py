@@ -98,26 +98,30 @@ class Saliency:
         if not self._weights:
             return
         self._seen = self._seen or any(weight.grad is not None for weight in self._weights)
-        scores = self.scores()
-        if scaler is not None and scaler.is_enabled():
-            scale = scaler.scale(torch.ones((), device=scores.device))
-            scores = scores / scale ** SCORES[self.name].degree
+        scale = torch.ones((), device=self._weights[0].device)
+        scaling = scaler is not None and scaler.is_enabled()
+        scores = self.scores(scaler.scale(scale) if scaler is not None and scaling else scale)
         finite = scores.isfinite().all()
         if self._sums is None or self._steps is None:
             self._sums, self._steps = torch.zeros_like(scores), torch.zeros_like(scores[0])
         self._sums += scores.masked_fill(~finite, 0.0)
         self._steps += finite
 
-    def scores(self) -> Tensor:
-        """Return the scores of this step, zero where a conv has no gradient."""
+    def scores(self, scale: Tensor) -> Tensor:
+        """Return the scores of this step, zero where a conv has no gradient.
+
+        Args:
+            scale: By which a GradScaler has multiplied the gradients; 1 without one.
+        """
         of, device, dtype = SCORES[self.name].of, self._weights[0].device, self.dtype
-        return torch.stack(
+        scores = torch.stack(
             [
                 torch.zeros((), device=device, dtype=dtype) if w.grad is None
                 else of(w.grad.detach().to(dtype), w.detach().to(dtype))
                 for w in self._weights
             ]
         )  # fmt: skip
+        return scores / scale ** SCORES[self.name].degree
 
     def ranking(self, generator: torch.Generator) -> list[tuple[str, float]]:
         """Return (path, mean score per step), best first; collective, the same on every rank.
@@ -125,20 +129,32 @@ class Saliency:
         Raises:
             RuntimeError: no conv had a gradient at any step.
         """
-        if not self._weights:
-            return []
-        if self._sums is None or self._steps is None:
-            raise RuntimeError(NOTHING_SEEN)
-        packed = torch.cat([self._sums, self._steps[None]])
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(packed)
-        *sums, steps = packed.tolist()
-        if self.name != "random" and steps and not any(sums):
-            raise RuntimeError(ALL_ZERO if self._seen else NOTHING_SEEN)
-        means = [value / max(steps, 1.0) for value in sums]
+        means, _ = self.means()
         if self.name == "random":
             means = torch.rand(len(means), generator=generator).tolist()
         return sorted(zip(self._paths, means, strict=True), key=lambda pair: -pair[1])
+
+    def means(self) -> tuple[list[float], float]:
+        """Return the mean of each score over steps, and how many steps each rank summed.
+
+        Collective, the same on every rank.
+
+        Raises:
+            RuntimeError: no conv had a gradient at any step.
+        """
+        if not self._weights:
+            return [], 0.0
+        if self._sums is None or self._steps is None:
+            raise RuntimeError(NOTHING_SEEN)
+        packed = torch.cat([self._sums, self._steps[None]])
+        ranks = 1
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(packed)
+            ranks = dist.get_world_size()
+        *sums, steps = packed.tolist()
+        if self.name != "random" and steps and not any(sums):
+            raise RuntimeError(ALL_ZERO if self._seen else NOTHING_SEEN)
+        return [value / max(steps, 1.0) for value in sums], steps / ranks
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of the running interval."""

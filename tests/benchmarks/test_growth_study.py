@@ -98,12 +98,12 @@ def test_other_seeds_run_at_the_best_rate_alone():
 
 
 def test_an_arm_that_begins_like_another_waits_for_it():
-    asked = [run for run in plan.wanted({}) if run.arm == "grown"]
+    asked = [run for run in plan.wanted({}) if run.arm == "ours_structure"]
     assert not asked
-    rows = chosen("grow", {0.05: 80, 0.1: 90, 0.2: 85})
-    ready = [run for run in plan.wanted(rows) if run.arm == "grown"]
+    rows = chosen("ours", {0.05: 80, 0.1: 90, 0.2: 85})
+    ready = [run for run in plan.wanted(rows) if run.arm == "ours_structure"]
     assert {run.seed for run in ready} == set(CHOOSING)
-    assert plan.model_run(rows, ready[0]) == Run("deep", "grow", 0.1, 0)
+    assert plan.model_run(rows, ready[0]) == Run("deep", "ours", 0.1, 0)
 
 
 def test_missing_runs_are_counted_with_those_that_wait():
@@ -158,10 +158,12 @@ def test_the_learning_rate_ends_at_zero():
 
 def test_a_growing_network_makes_fewer_steps_and_its_structure_can_be_trained_anew(folder, small):
     images, kept = data.read(folder, SMALL.train, SMALL.test), Shelf(folder / "results")
-    grow = Training(Run("resnet", "grow", 0.01, 0), images, SMALL, kept)()
+    grow = Training(Run("resnet", "ours", 0.01, 0), images, SMALL, kept)()
     assert grow["changes"][0]["done"][0][0] == "grow" and len(grow["changes"]) == 10
     assert 20 < grow["steps"] < 40 and grow["cost"] == pytest.approx(40, abs=1.5)
-    anew = Training(Run("resnet", "grown", 0.01, 0), images, SMALL, kept, grow["structure"])
+    anew = Training(
+        Run("resnet", "ours_structure", 0.01, 0), images, SMALL, kept, grow["structure"]
+    )
     assert all(not block["fixed"] for block in training.dyrep.structure(anew.model)["blocks"])
 
 

@@ -31,6 +31,14 @@ def grower(model=None, optimizer=None, **options):
     return dyrep.Grower(model, optimizer or optimizer_for(model), **{"cost": "flops", **options})
 
 
+def train(model, optimizer, evolver, steps=6):
+    """Make steps on one batch that are too short, so that every branch would help."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    for _ in range(steps):
+        step(model, optimizer, evolver)
+
+
 @settings(max_examples=15, deadline=None)
 @given(convs(), st.integers(0, 2**16))
 def test_the_gain_is_what_a_step_on_the_branch_takes_from_the_loss(conv, seed):
@@ -39,7 +47,9 @@ def test_the_gain_is_what_a_step_on_the_branch_takes_from_the_loss(conv, seed):
     gradient = torch.randn(conv.weight.shape, generator=seeded(seed), dtype=torch.float64)
     names, geometry = fitting(conv, OTHERS), Geometry.of(conv)
     for name in names:
-        slow, fast = (pricing.gains(gradient, geometry, [name], s).item() for s in (0.0, 0.7))
+        slow, fast = (
+            pricing.gains(gradient, gradient, geometry, [name], s).item() for s in (0.0, 0.7)
+        )
         block = expansion.add(nn.Sequential(copy.deepcopy(conv)), "0", [name], seeded(seed), 0.7)
         branch = block.branches[name]
         (branch.kernel(torch.float64) * gradient).sum().backward()
@@ -54,6 +64,41 @@ def test_the_gain_is_what_a_step_on_the_branch_takes_from_the_loss(conv, seed):
         fixed = not moved
         expected = pytest.approx(slow) if fixed else pytest.approx(slow, rel=0.8)
         assert sum(learned) / len(learned) == expected
+
+
+@settings(max_examples=15, deadline=None)
+@given(convs(), st.integers(0, 2**16))
+def test_the_gain_is_linear_in_the_step_and_in_the_gradient(conv, seed):
+    shape, draw = (2, *conv.weight.shape), seeded(seed)
+    moved, gradient = torch.randn(shape, generator=draw, dtype=torch.float64)
+    names, geometry = fitting(conv, OTHERS), Geometry.of(conv)
+    if names:
+        of = [
+            pricing.gains(x, x, geometry, names, 0.5) for x in (moved + gradient, moved - gradient)
+        ]
+        both = pricing.gains(moved, gradient, geometry, names, 0.5)
+        torch.testing.assert_close(both, (of[0] - of[1]) / 4)
+        torch.testing.assert_close(both, pricing.gains(gradient, moved, geometry, names, 0.5))
+
+
+def test_nothing_grows_where_steps_go_too_far_and_the_reason_is_told():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=30.0)
+    evolver = grower(model, optimizer, max_cost=10)
+    for _ in range(6):
+        step(model, optimizer, evolver)
+    assert evolver.adjust(batches()) == []
+    assert set(evolver.left) == {"0", "3"}
+    assert all("steps go far enough" in reason for reason in evolver.left.values())
+
+
+def test_one_step_tells_nothing_and_no_gradient_is_an_error():
+    model = network()
+    evolver = grower(model)
+    with pytest.raises(RuntimeError, match="no gradient was seen"):
+        evolver.adjust(batches())
+    train(model, evolver.optimizer, evolver, steps=1)
+    assert evolver.adjust(batches()) == []
 
 
 def told(branch, gradient, seed):
@@ -95,7 +140,7 @@ def test_it_grows_what_is_worth_most_and_keeps_to_its_budget():
     model = network()
     optimizer = optimizer_for(model)
     evolver = grower(model, optimizer, grow=100, max_cost=1.3)
-    step(model, optimizer, evolver)
+    train(model, optimizer, evolver)
     events = evolver.adjust(batches())
     x = batches()[0]
     cost = dyrep.cost(model, x).flops / dyrep.cost(dyrep.fuse(model), x).flops
@@ -114,7 +159,7 @@ def test_what_does_not_fit_into_the_budget_is_left_with_the_reason():
     model = network()
     optimizer = optimizer_for(model)
     evolver = grower(model, optimizer, branches=["1x1_kxk"], max_cost=1.0)
-    step(model, optimizer, evolver)
+    train(model, optimizer, evolver)
     assert evolver.adjust(batches()) == []
     assert set(evolver.left) == {"0", "3"}
     assert all("(max_cost 1)" in reason for reason in evolver.left.values())
@@ -126,7 +171,7 @@ def test_a_layer_that_grew_rests_for_one_adjustment():
     evolver = grower(model, optimizer, grow=1, max_cost=10, cut_ratio=0)
     layers = []
     for _ in range(4):
-        step(model, optimizer, evolver)
+        train(model, optimizer, evolver)
         (event,) = evolver.adjust(batches())
         layers.append(event.layer)
     assert all(one != other for one, other in pairwise(layers))
@@ -140,9 +185,9 @@ def test_it_goes_on_from_a_checkpoint_with_the_same_bits(monkeypatch, measure):
     model = network()
     optimizer = optimizer_for(model)
     evolver = grower(model, optimizer, grow=2, max_cost=10, cost=measure)
-    step(model, optimizer, evolver)
+    train(model, optimizer, evolver)
     evolver.adjust(batches())
-    step(model, optimizer, evolver)
+    train(model, optimizer, evolver)
     other = network()
     dyrep.apply_structure(other, dyrep.structure(model))
     other.load_state_dict(model.state_dict())
@@ -162,7 +207,7 @@ def test_an_average_gets_the_same_branches_and_keeps_its_function():
     evolver = grower(model, optimizer, ema=ema, grow=4, max_cost=10)
     x = batches()[0]
     for _ in range(3):
-        step(model, optimizer, evolver)
+        train(model, optimizer, evolver)
         ema.update_parameters(model)
         before = ema.module.eval()(x)
         evolver.adjust(batches())
@@ -176,7 +221,7 @@ def test_chance_chooses_other_branches_at_the_same_cost():
         model = network()
         optimizer = optimizer_for(model)
         evolver = grower(model, optimizer, choose=choose, seed=seed, max_cost=1.3, grow=3)
-        step(model, optimizer, evolver)
+        train(model, optimizer, evolver)
         return [event.layer + ",".join(event.branches) for event in evolver.adjust(batches())]
 
     assert grown("random", 1) == grown("random", 1)
@@ -194,10 +239,10 @@ def test_seconds_are_measured_once_per_kind(monkeypatch):
     model = network()
     optimizer = optimizer_for(model)
     evolver = grower(model, optimizer, cost="seconds", max_cost=1.5)
-    step(model, optimizer, evolver)
+    train(model, optimizer, evolver)
     evolver.adjust(batches())
     first = len(seen)
-    step(model, optimizer, evolver)
+    train(model, optimizer, evolver)
     evolver.adjust(batches())
     assert first > 0 and len(seen) == first
     whole = [model for model in seen if not isinstance(model, pricing.Composing)]
@@ -223,7 +268,7 @@ def test_it_needs_a_batch_to_know_what_a_step_costs():
     model = network()
     optimizer = optimizer_for(model)
     evolver = grower(model, optimizer)
-    step(model, optimizer, evolver)
+    train(model, optimizer, evolver)
     with pytest.raises(ValueError, match="needs calibration batches: max_cost"):
         evolver.adjust()
 
