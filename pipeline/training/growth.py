@@ -60,6 +60,11 @@ class Growth:
         """How many rows are written."""
         return self._rows.count
 
+    @property
+    def changed(self) -> bool:
+        """Whether the last adjustment changed the network; known until the epoch after it ends."""
+        return bool(self._waiting)
+
     def accumulate(self, scaler: GradScaler) -> None:
         """Add this step's gradients to the saliency of each layer."""
         if self._evolver:

@@ -182,7 +182,8 @@ class Training:
             told = self.growth.adjust(batches, *place, step_seconds)
         for line in told:
             self.telling.say(line)
-        self._price()
+        if self.growth.changed:
+            self._price()
         self.growth.price(self.cost.per_step, self.cost.adjusting - before)
         self.learner.wrap()
 

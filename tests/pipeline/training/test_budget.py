@@ -22,7 +22,9 @@ STEPS = 6  # of an epoch
 TINY = ("model.widths=[[4],[4]]", "data.image_size=8", "train.batch_size=6", "name=x")
 BUDGET = "train.budget.plain_epochs=8"
 GROW = (BUDGET, "method=grow", "method.adjust_interval=1", "method.last_adjust_epoch=3",
-        "method.max_cost=3", "method.grow=3")  # fmt: skip
+        "method.max_cost=3", "method.grow=3",
+        "method.choose=random",  # grows whatever it gains
+        "method.branches=[1x1_kxk,1x1]")  # fmt: skip
 
 
 class Numbered:
@@ -127,7 +129,7 @@ def test_killed_amid_growth_it_ends_at_the_same_step_with_the_same_bits(
     training, monkeypatch, exact
 ):
     settings = (*GROW, f"train.deterministic={str(exact).lower()}", "method.cost=flops")
-    clock = {"price": 1.7}
+    clock = {"price": 1.9}
     if not exact:
         monkeypatch.setattr(cost, "_times_plain", lambda *_: Price(clock["price"], 0.5))
         monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: 0.0))
