@@ -16,7 +16,9 @@ class Event:
     BN behind the layer takes out again); `parameters` and `flops` are the whole network's, the
     flops None where no calibration batch was given. Of a conv inside a linear block the output is
     that of the block. `price` is what a step costs more with what grew, in steps of the plain
-    network, and `worth` the predicted gain per price of each new branch, where growing is priced.
+    network, and `worth` the predicted gain per price of each new branch, where growing is priced;
+    `chosen` tells of each its `branch`, `gain`, `price`, and its `place` among `of` candidates in
+    the order in which they were taken.
     """
 
     action: Literal["grow", "cut"]
@@ -29,6 +31,7 @@ class Event:
     flops: int | None
     price: float | None = None
     worth: dict[str, float] | None = None
+    chosen: list[dict[str, Any]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON-able data."""

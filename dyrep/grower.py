@@ -100,7 +100,8 @@ class Grower(DyRep):
             here = [candidate for candidate in chosen if candidate.path == path]
             event = self._add(path, [candidate.branch for candidate in here], batches, generator)
             price, worth = sum(c.price for c in here), {c.branch: c.worth for c in here}
-            yield dataclasses.replace(event, saliency=ranking, price=price, worth=worth)
+            why = [_why(candidate, ranked) for candidate in here]
+            yield dataclasses.replace(event, saliency=ranking, price=price, worth=worth, chosen=why)
 
     def _ranked(self, batch: Tensor, generator: torch.Generator) -> list[Candidate]:
         """Return the branches that may be grown, the best first, and only those have a price."""
@@ -149,3 +150,8 @@ class Grower(DyRep):
             expansion.add_alike(self.ema, path, names, block)
         event = self._event("grow", path, block, before, None, [])
         return dataclasses.replace(event, flops=cost_of(self.model, batches[0]).flops)
+
+
+def _why(chosen: Candidate, ranked: list[Candidate]) -> dict[str, Any]:
+    facts = {"branch": chosen.branch, "gain": chosen.gain, "price": chosen.price}
+    return {**facts, "place": 1 + ranked.index(chosen), "of": len(ranked)}

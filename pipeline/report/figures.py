@@ -55,6 +55,8 @@ def training(story: Story) -> dict[str, Markup]:
             found["loss"] = loss(story)
         if story.growth:
             found["growth"] = growth(story)
+            if any("step_cost" in row for row in story.epochs):
+                found["cost"] = cost(story)
             found["saliency"] = saliency(story)
     return found
 
@@ -115,6 +117,19 @@ def growth(story: Story) -> Markup:
     axes.set_xlim(0, last + 0.3)
     axes.grid(axis="y", visible=False)
     return svg(figure, "Which layers grew branches, and when")
+
+
+def cost(story: Story) -> Markup:
+    """Draw what a step cost in each epoch, in steps of the plain network."""
+    figure, axes = canvas("Cost of a step (plain steps)")
+    rows = [row for row in story.epochs if "step_cost" in row]
+    ends, costs = [row["epoch"] for row in rows], [row["step_cost"] for row in rows]
+    axes.stairs(costs, [ends[0] - 1, *ends], baseline=None, color=BLUE, lw=2)
+    axes.axhline(1, color=GREY, lw=1, ls="--")
+    axes.annotate(f"last {costs[-1]:.2f}", (0.99, 0.9), xycoords="axes fraction", ha="right")
+    axes.set_ylim(0, 1.25 * max(costs))
+    _mark_events(axes, story)
+    return svg(figure, "What a step of the network cost by epoch, in steps of the plain network")
 
 
 def saliency(story: Story) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,24 @@ class Way:
 
 
 @dataclass
+class Choice:
+    """Why a single branch was grown.
+
+    `gain` is a share of the most of that adjustment; `price` of the branch and `layer_price` of all
+    that the layer then has are in steps of the plain network; it was taken at a `place` among `of`.
+    """
+
+    epoch: int
+    layer: str
+    branch: str
+    gain: float
+    price: float
+    layer_price: float
+    place: int
+    of: int
+
+
+@dataclass
 class Story:
     """Everything the report shows of one run."""
 
@@ -63,6 +82,7 @@ class Story:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     growth: list[dict[str, Any]] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     noise: list[str] = field(default_factory=list)
@@ -101,6 +121,18 @@ class Story:
     def _ms(self, name: str) -> dict[int, float]:
         found = {batch: self.metric("latency", f"{name}/b{batch}/p50_ms") for batch in self.batches}
         return {batch: value for batch, value in found.items() if value is not None}
+
+    @property
+    def spent(self) -> str:
+        """What the training cost, in words; empty where that is not known."""
+        steps, adjusting = (self.metric("train", n) for n in ("plain_steps", "adjusting_steps"))
+        if steps is None:
+            return ""
+        told = f"The training cost {steps:,.0f} steps of the plain network"
+        if adjusting is None:
+            return told
+        share = 100 * adjusting / steps if steps else 0.0
+        return f"{told}, {share:.1f} % of it for growing, cutting and pricing"
 
     @property
     def device(self) -> str:
@@ -161,6 +193,7 @@ def read(run: Path) -> Story:
         elif shown(row["step"]):  # all of a short training
             story.steps.append(row)
     story.growth = list(rundir.read_lines(run / "train" / rundir.GROWTH))
+    story.choices = list(_choices(story.growth))
     story.layers = _layers(story.growth)
     story.left = _left(_facts(run, story, "train", "structure.json").get("left", {}))
     story.fusion = _facts(run, story, "fuse", "fusion.json")
@@ -182,6 +215,26 @@ def _left(left: dict[str, str]) -> list[str]:
     for path, reason in left.items():
         by_reason.setdefault(reason, []).append(path)
     return [f"Left alone, {reason}: {', '.join(paths)}" for reason, paths in by_reason.items()]
+
+
+def _choices(growth: list[dict[str, Any]]) -> Iterator[Choice]:
+    """Yield why each branch was grown, where single ones are (`dyrep.Grower`)."""
+    prices: dict[tuple[str, str], float] = {}
+    for row in growth:
+        layer, chosen = row["layer"], row.get("chosen") or []
+        prices |= {(layer, one["branch"]): one["price"] for one in chosen}
+        together = [c for r in growth if r["step"] == row["step"] for c in r.get("chosen") or []]
+        for one in chosen:
+            yield Choice(
+                epoch=row["epoch"],
+                layer=layer,
+                branch=one["branch"],
+                gain=one["gain"] / (max(c["gain"] for c in together) or 1),
+                price=one["price"],
+                layer_price=sum(prices.get((layer, name), 0.0) for name in row["branches"]),
+                place=one["place"],
+                of=one["of"],
+            )
 
 
 def _layers(growth: list[dict[str, Any]]) -> list[str]:

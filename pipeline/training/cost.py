@@ -30,7 +30,7 @@ from pipeline.execution.world import World
 from pipeline.networks import architectures
 from pipeline.training import device, generators
 
-FEWEST, MOST = 3, 15  # pairs of steps, after one to warm up
+FEWEST, MOST = 5, 15  # pairs of steps, after one to warm up
 LONGEST = 5.0  # seconds; one pair is timed however long it takes
 SHARE = 0.005  # of the steps to come: what is timed beyond the fewest pairs takes no more
 STEP = 3  # forwards that a step counts as: one, and twice as much backward

@@ -151,6 +151,8 @@ def test_it_grows_what_is_worth_most_and_keeps_to_its_budget():
     for event in events:
         assert [name for name in event.branches if name in event.worth] == event.branches[1:]
         assert max(event.worth.values()) == layers[event.layer]
+        assert {c["branch"]: c["gain"] / c["price"] for c in event.chosen} == event.worth
+        assert sum(c["price"] for c in event.chosen) == event.price
     held = {p for group in optimizer.param_groups for p in group["params"]}
     assert held == set(model.parameters())
 

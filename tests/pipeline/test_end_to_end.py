@@ -114,7 +114,7 @@ def test_one_offline_run_waits_for_wandb_sync(run):
 def test_the_report_stands_alone(run):
     page = (run / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org/", "")
-    assert page.count("<svg") == 9
+    assert page.count("<svg") == 10
     for word in ("fused, int8, ONNX Runtime", "model.onnx", "expected calibration error"):
         assert word in page
     assert "python -m pipeline.launch" in page

@@ -71,3 +71,39 @@ def test_an_epoch_stands_beside_its_last_step(tmp_path):
     (last,) = steps.new(complete=True)
     assert last == {"train/loss": 1.0, "epoch/top1": 50.0, "step": 3, "epoch": 2}
     assert list(steps.new(complete=True)) == []
+
+
+def grown(branch, gain, price, place):
+    return {"branch": branch, "gain": gain, "price": price, "place": place, "of": 9}
+
+
+def test_it_tells_what_layers_cost_and_why_each_branch_was_chosen(run):
+    event = {
+        "action": "grow", "saliency": [["a", 1.0], ["b", 0.5]], "error_eval": 0.0, "error_train": 0.0,
+        "parameters": 9, "flops": 9, "step_seconds_before": 1.0, "step_seconds_after": None,
+    }  # fmt: skip
+    for step, layer, branches, chosen in (
+        (2, "a", ["kxk", "1x1", "1xk"], [grown("1x1", 4.0, 0.02, 1), grown("1xk", 1.0, 0.01, 3)]),
+        (2, "b", ["kxk", "kx1"], [grown("kx1", 2.0, 0.125, 2)]),
+        (4, "a", ["kxk", "1x1"], None),  # cut
+        (6, "a", ["kxk", "1x1", "kx1"], [grown("kx1", 0.5, 0.04, 1)]),
+    ):
+        row = {"step": step, "epoch": step // 2, "layer": layer, "branches": branches}
+        rundir.append_line(run / "train" / rundir.GROWTH, {**event, **row, "chosen": chosen})
+    for epoch, cost in ((1, 1.0), (2, 1.155), (3, 1.155)):
+        row = {"kind": "epoch", "epoch": epoch, "step": 2 * epoch, "top1": 9.0, "loss": 1.0}
+        more = {"val_loss": 1.0, "step_cost": cost}
+        path = run / "train" / rundir.HISTORY
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[: 2 + epoch]))
+        rundir.append_line(path, row | more)
+    told = run_data.read(run)
+    assert [(c.layer, c.branch, c.gain, c.layer_price) for c in told.choices] == [
+        ("a", "1x1", 1.0, pytest.approx(0.03)),
+        ("a", "1xk", 0.25, pytest.approx(0.03)),
+        ("b", "kx1", 0.5, 0.125),
+        ("a", "kx1", 1.0, pytest.approx(0.06)),
+    ]
+    page = write_report(run).read_text()
+    assert "Cost of a step" in page and "last 1.16" in page
+    for word in ("0.1250", "2 of 9", "Why these branches"):
+        assert word in page
