@@ -70,16 +70,18 @@ class Context:
         """Make sure that no newer attempt owns the directory; see `attempt.check`."""
         attempt.check(self.dir, self.attempt)
 
-    def progress(self, done: int, total: int, text: str = "") -> None:
+    def progress(self, done: int, total: int, text: str = "", eta: float | None = None) -> None:
         """Say how far the stage is (rank 0 only).
 
-        At most five times a second reach the disk, and whenever the text changes.
+        At most five times a second reach the disk, and whenever the text changes. A stage whose
+        pace tells less than it knows itself gives `eta`, the seconds to its end.
         """
         now = time.monotonic()
         if done < total and now - self._reported < 0.2 and text == self._said:
             return
         self._reported, self._said = now, text
         row = {"done": done, "total": total, "text": text, "time": time.time(), "saved": self.saved}
+        row |= {} if eta is None else {"eta": round(eta, 1)}
         temporary = self.dir / f".{rundir.PROGRESS}.{self.attempt}"
         try:
             temporary.write_text(rundir.to_json(row))  # no fsync: only an onlooker reads it

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipeline.display.outside import line, say
 from pipeline.display.terminal import Terminal
@@ -36,8 +37,7 @@ class Onlooker:
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
+            TextColumn("eta {task.fields[eta]}"),
             TextColumn("{task.fields[text]}", markup=False),
             console=self.console,
             transient=True,
@@ -61,7 +61,7 @@ class Onlooker:
         """Start showing a stage."""
         for task in self._bar.task_ids:
             self._bar.remove_task(task)
-        self._task = self._bar.add_task(stage, total=None, text="starting")
+        self._task = self._bar.add_task(stage, total=None, text="starting", eta="")
         self._stage = stage
         self._printed = time.monotonic()
         self.note(f"{stage}: started")
@@ -72,14 +72,14 @@ class Onlooker:
         if row is None:
             return
         self._bar.update(self._task, completed=row["done"], total=row["total"], text=row["text"])
+        eta = row.get("eta", self._bar.tasks[-1].time_remaining)
+        shown = "" if eta is None else str(timedelta(seconds=round(eta)))
+        self._bar.update(self._task, eta=shown)
         if time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
-            self.note(f"{self._stage}: {self._line(row)}")
-
-    def _line(self, row: dict[str, Any]) -> str:
-        remaining = self._bar.tasks[-1].time_remaining
-        eta = f", eta {remaining:.0f} s" if remaining else ""
-        return f"{100 * row['done'] / max(1, row['total']):.0f} % {row['text']}{eta}"
+            part = 100 * row["done"] / max(1, row["total"])
+            more = f", eta {eta:.0f} s" if eta else ""
+            self.note(f"{self._stage}: {part:.0f} % {row['text']}{more}")
 
     def note(self, text: str) -> None:
         """Print a line where there is no bar."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -81,6 +82,12 @@ class Growth:
         if self._evolver is None or epochs - last >= self._evolver.last_adjust_epoch:
             return False
         return self._times(epochs) > self._reached
+
+    def to_come(self, epochs: float) -> int:
+        """Return how often it will adjust yet, of a training of so many epochs."""
+        if self._evolver is None:
+            return 0
+        return max(0, self._times(math.ceil(epochs) - 1) - self._reached)
 
     def _times(self, epochs: float) -> int:
         assert self._evolver is not None

@@ -168,7 +168,8 @@ class Training:
         self.telling.say(f"epoch {self.epoch}: top-1 {self.metrics['top1']:.2f} %{lost}")
         self.telling.waiting(self.history.waiting)
         if self.goes_on and self.growth.due(self.pace.plain_epochs(self.step), self.pace.price):
-            self._adjust(step_seconds)
+            with self.telling.adjusting():
+                self._adjust(step_seconds)
             self._save()
         self._leave_if_asked()
 
@@ -330,4 +331,5 @@ class Training:
         raise Interrupted
 
     def _report(self, doing: str = "") -> None:
-        self.telling.progress(self.step, self.metrics, doing)
+        to_come = self.growth.to_come(self.pace.epochs)
+        self.telling.progress(self.step, self.metrics, doing, to_come)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 from pipeline.contract.stage import Context
@@ -23,18 +25,45 @@ class Telling:
         self._context, self._main = context, world.main
         self._marks = [context.started]
         self._told_waiting = False
+        self._begun: tuple[float, int] | None = None  # when, and with which step, this attempt did
+        self._adjustments: list[float] = []  # seconds of each
 
     def say(self, text: str) -> None:
         """Print a line."""
         if self._main:
             print(text, flush=True)
 
-    def progress(self, step: int, metrics: dict[str, float], doing: str = "") -> None:
-        """Report where the training is: after `step`, in the epoch of that step."""
+    def progress(
+        self, step: int, metrics: dict[str, float], doing: str = "", adjustments: int = 0
+    ) -> None:
+        """Report where the training is: after `step`, in the epoch of that step.
+
+        `adjustments` of the structure are to come; while none was timed, the time they will take is
+        not in what is said to remain, and they are named instead.
+        """
         if self._main:
             accuracy = f", top-1 {metrics['top1']:.1f} %" if metrics else ""
             text = f"{self._where(step)}{accuracy}{f', {doing}' if doing else ''}"
-            self._context.progress(step, step + self.pace.steps_left(step), text)
+            if adjustments and not self._adjustments:
+                text += f", and {adjustments} adjustment{'s' * (adjustments != 1)}"
+            left = self.pace.steps_left(step)
+            self._context.progress(step, step + left, text, self._eta(step, left, adjustments))
+
+    def _eta(self, step: int, left: int, adjustments: int) -> float | None:
+        """Return the seconds that the steps and adjustments to come take, if that can be told."""
+        if self._begun is None or step == self._begun[1]:
+            return None
+        when, since = self._begun
+        spent = sum(self._adjustments)
+        each = spent / len(self._adjustments) if self._adjustments else 0.0
+        return left * (time.monotonic() - when - spent) / (step - since) + adjustments * each
+
+    @contextmanager
+    def adjusting(self) -> Iterator[None]:
+        """Time what is done within, which is no step."""
+        begun = time.monotonic()
+        yield
+        self._adjustments.append(time.monotonic() - begun)
 
     def _where(self, step: int) -> str:
         pace = self.pace
@@ -49,6 +78,7 @@ class Telling:
 
     def first_step(self, step: int, loader: str) -> None:
         """Say how long it took from the start of the attempt to its first step, and on what."""
+        self._begun = time.monotonic(), step
         if not self._main:
             return
         self.say(loader)

@@ -1,16 +1,22 @@
 """What is said is so: progress of a training, and why nothing is left or learned."""
 
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
 
+import dyrep
 from pipeline import status
 from pipeline.errors import UserError
 from pipeline.planning import compose
+from pipeline.records import stage_status
 from pipeline.stages.prep import _nothing_left
+from pipeline.training import telling as telling_module
+from pipeline.training.growth import Growth
 from pipeline.training.pace import Pace
 from pipeline.training.telling import Telling
+from tests.dyrep.networks import network
 from tests.runs import composed, make_run
 
 
@@ -31,7 +37,49 @@ def test_progress_names_the_epoch_of_the_last_step(step, told):
     recipe = compose.check(json.loads(composed("train.epochs=2", "name=x"))).train
     telling.pace = Pace(recipe, 10, None)
     telling.progress(step, {})
-    assert said == [(step, 20, told)]
+    assert said == [(step, 20, told, None)]
+
+
+def test_what_remains_holds_the_adjustments_to_come(monkeypatch):
+    """100 steps of 1 s and two adjustments of 40 s, one of which was made after step 50."""
+    said, now = [], SimpleNamespace(monotonic=lambda: seconds, time=lambda: 0.0)
+    context = SimpleNamespace(
+        started=0.0,
+        dir=None,
+        event=lambda *_, **__: None,
+        progress=lambda *words: said.append(words),
+    )
+    monkeypatch.setattr(telling_module, "time", now)
+    monkeypatch.setattr(telling_module.attempt, "last", lambda _: {"time": 0.0})
+    telling = Telling(context, SimpleNamespace(main=True))
+    recipe = compose.check(json.loads(composed("train.epochs=2", "name=x"))).train
+    telling.pace = Pace(recipe, 50, None)
+    seconds = 10.0
+    telling.mark(), telling.mark()
+    telling.first_step(0, "loader")
+    seconds += 50.0
+    telling.progress(50, {}, adjustments=2)
+    with telling.adjusting():
+        seconds += 40.0
+    telling.progress(50, {}, adjustments=1)
+    assert [words[3] for words in said] == [50.0, 50.0 + 40.0]
+    assert [words[2] for words in said] == ["epoch 1/2, and 2 adjustments", "epoch 1/2"]
+
+
+def test_what_a_stage_says_remains_is_what_is_shown():
+    progress = {"done": 1, "total": 10, "eta": 90.0, "time": time.time() - 30}
+    events = [{"event": "first_step", "step": 0, "time": time.time() - 31}]
+    assert stage_status._eta(events, progress) == pytest.approx(60, abs=1)
+
+
+@pytest.mark.parametrize(("epochs", "times"), [(12, 5), (11, 5), (10, 4), (4, 1), (2, 0), (2.5, 1)])
+def test_the_adjustments_to_come_are_counted(epochs, times):
+    growth = Growth.__new__(Growth)
+    growth._evolver, growth._reached = (
+        dyrep.DyRep(network(), adjust_interval=2, last_adjust_epoch=10),
+        0,
+    )
+    assert growth.to_come(epochs) == times
 
 
 @pytest.mark.parametrize(
