@@ -28,6 +28,7 @@ def main():
     parser.add_argument("--top", type=int, default=3, help="classes shown (default: 3)")
     arguments = parser.parse_args()
     try:
+        arguments.model.open("rb").close()  # a runtime has words of its own for what is not there
         if arguments.model.suffix == ".onnx":
             run, card = load_onnx(arguments.model)
         else:
@@ -43,7 +44,9 @@ def main():
               file=sys.stderr)  # fmt: skip
         return 2
     except (OSError, UnidentifiedImageError, ValueError) as error:
-        print(visible(f"error: {error}"), file=sys.stderr)
+        named = isinstance(error, OSError) and error.filename
+        told = f"{error.filename}: {error.strerror}" if named else error
+        print(visible(f"error: {told}"), file=sys.stderr)
         return 2
     return 0
 
@@ -76,7 +79,8 @@ def load_onnx(path):
     try:
         session = onnxruntime.InferenceSession(path)
     except Exception as error:  # onnxruntime has a class of its own for each reason
-        raise ValueError(f"{path} cannot be loaded: {error}") from None
+        reason = str(error).rpartition(":")[2].strip()  # behind its number, its name and the path
+        raise ValueError(f"{path} cannot be loaded: {reason}") from None
 
     def run(prepared):
         values, size = prepared

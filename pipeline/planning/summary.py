@@ -149,6 +149,7 @@ def _train(m: dict[str, Any]) -> str:
         f"top-1 {m['top1']:.2f} % after {_count(round(m['epochs']), 'epoch')}{_spent(m)}, "
         f"{m['grown']:.0f} grown, {m['cut']:.0f} cut{_adjusting(m)}"
         + (f", {m['skipped']:.0f} steps skipped" if m.get("skipped") else "")
+        + (f", {m['overflowed']:.0f} beyond float16" if m.get("overflowed") else "")
     )
 
 

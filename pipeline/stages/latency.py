@@ -46,7 +46,8 @@ def run(context: Context) -> dict[str, float]:
     exact_float32()  # `tf32` is a variant
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = trained.images(context, "val", max(settings.batch_sizes)).to(device)
-    bench = _Bench(context, images, *_available(context, images[:1]))
+    way = _Way(context)
+    bench = _Bench(context, way, images, *_available(context, way, images[:1]))
     before = machine.state(device)
     with watched() as neighbours:
         bench.time()
@@ -90,18 +91,39 @@ def run(context: Context) -> dict[str, float]:
     return {**numbers, **bench.agreements(), "noisy": float(bool(noise))}
 
 
-def _available(context: Context, image: Tensor) -> tuple[dict[str, Variant], dict[str, str]]:
+class _Way:
+    """How far it is: networks to build, each to call first with each batch, rounds, requests."""
+
+    def __init__(self, context: Context) -> None:
+        settings = context.config.latency
+        self.names = list(dict.fromkeys([*ALWAYS, *settings.also]))
+        self._context, self._done = context, 0
+        self._total = len(self.names) * (1 + len(settings.batch_sizes)) + 2 * settings.repeats
+
+    def step(self, text: str) -> None:
+        """Leave if that was asked for; say what is done next."""
+        self._context.check_stop()
+        self._context.progress(self._done, self._total, text)
+        self._done += 1
+
+    def leave_out(self, count: int) -> None:
+        """Pass over steps that will not be made."""
+        self._done += count
+
+
+def _available(
+    context: Context, way: _Way, image: Tensor
+) -> tuple[dict[str, Variant], dict[str, str]]:
     """Return the variants that run here, and of the others why not."""
     variants: dict[str, Variant] = {}
     skipped: dict[str, str] = {}
-    names = list(dict.fromkeys([*ALWAYS, *context.config.latency.also]))
-    for done, name in enumerate(names):
-        context.check_stop()
-        context.progress(done, len(names), f"building {name}")
+    for name in way.names:
+        way.step(f"building {name}")
         try:
             variants[name] = make(context, name, image)
         except Unavailable as error:
             skipped[name] = str(error)
+            way.leave_out(len(context.config.latency.batch_sizes))
     return variants, skipped
 
 
@@ -110,6 +132,7 @@ class _Bench:
     """The variants, the images they are given, and what was found of them."""
 
     context: Context
+    way: _Way
     images: Tensor
     variants: dict[str, Variant]
     skipped: dict[str, str]
@@ -129,16 +152,14 @@ class _Bench:
         calls: dict[str, Callable[[], Tensor]] = {PROBE: machine.probe(self.device)}
         for batch in settings.batch_sizes:
             for name, variant in self.variants.items():
-                self.context.check_stop()
-                self.context.progress(0, settings.repeats, f"first calls of {name}, batch {batch}")
+                self.way.step(f"first calls of {name}, batch {batch}")
                 if self._fits(name, batch):
                     calls[f"{name}/b{batch}"] = partial(infer, variant.network, self._images(batch))
         rounds = measure.interleaved(calls, settings.repeats, self.device)
-        for done, found in enumerate(rounds, start=1):
+        for found in rounds:
             self.probe = found.pop(PROBE).seconds
             self.timings = found
-            self.context.check_stop()
-            self.context.progress(done, settings.repeats, "rounds of timed calls")
+            self.way.step("rounds of timed calls")
 
     def check(self) -> None:
         """Make sure that something was timed.
@@ -159,9 +180,8 @@ class _Bench:
         measure.warm_up(call, self.device)
         fastest = Timing([measure.seconds(call, self.device) for _ in range(settings.repeats)])
         paced = Paced(settings.load / fastest.percentile(50))
-        for done, _ in enumerate(paced.run(call, settings.repeats, self.device), start=1):
-            self.context.check_stop()
-            self.context.progress(done, settings.repeats, "paced requests")
+        for _ in paced.run(call, settings.repeats, self.device):
+            self.way.step("paced requests")
         return paced
 
     def agreements(self) -> dict[str, float]:

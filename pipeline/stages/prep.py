@@ -41,7 +41,7 @@ def run(context: Context) -> dict[str, float]:
     """Prepare the data; return counts."""
     final = rundir.data_dir(context.root, context.fingerprint, context.repeat)
     data, settings = context.config.data, context.config.prep
-    context.progress(0, 1, "listing images")
+    context.progress(0, 0, "listing images")
     listing = patiently(lambda: source(data).listing(), context.check_stop)
     state = changes.summary(listing)
     items = build.numbered(listing)

@@ -55,6 +55,7 @@ class Learner:
         self.ema = optim.averaged(self.model, self._recipe)
         self.optimizer = optim.build(self.model, self._recipe)
         self._schedule = optim.schedule(self.optimizer, pace)
+        self.overflows = optim.Overflows(self.optimizer)
         half = self._recipe.precision == "float16"
         self._scaler = GradScaler(world.device.type, enabled=half)
         self._skipped = 0  # steps in a row
@@ -97,6 +98,7 @@ class Learner:
                 buffer.copy_(before)
         else:
             accumulate(self._scaler)
+            self.overflows.ask()
             self._scaler.step(self.optimizer)
             self._scaler.update()
             if self.ema:
@@ -166,6 +168,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "scaler": self._scaler.state_dict(),
+            "overflows": self.overflows.state(),
         }
 
     def load_state(self, saved: dict[str, Any]) -> None:
@@ -176,6 +179,7 @@ class Learner:
         optim.load(self.optimizer, saved["optimizer"])
         self._schedule.load_state_dict(saved["schedule"])
         self._scaler.load_state_dict(saved["scaler"])
+        self.overflows.load_state(saved.get("overflows", {"now": 0, "total": 0}))
 
     def hand_on(self, folder: Path, left: dict[str, str]) -> None:
         """Write the network for the stages that follow, and why convolutions have no branches."""

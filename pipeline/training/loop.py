@@ -153,11 +153,15 @@ class Training:
 
         The last epoch never adjusts: nothing would train what it grew.
         """
-        if told := nonfinite.judge(*self.history.skipped_now(), self.epoch + 1):
-            self.telling.say(told)
+        skipped, steps = self.history.skipped_now()
+        overflowed = self.learner.overflows.now
+        for line in nonfinite.judge(skipped, overflowed, steps, self.epoch + 1):
+            self.telling.say(line)
         self._report("validating")
         self.metrics = self.learner.validate(self.images.validation(), self._leave_if_asked)
         facts = {**self.learner.facts(), **self.cost.facts()}
+        facts |= {"overflowed": overflowed} if overflowed else {}
+        self.learner.overflows.end_epoch()
         step_seconds = self.history.epoch(
             self.step, self.epoch + 1, self.metrics, self.recipe.batch_size, facts
         )
@@ -293,12 +297,17 @@ class Training:
             "loss": self.metrics["val_loss"],
             "epochs": self.epoch,
             "steps": self.step,
-            **({"skipped": self.history.skipped} if self.history.skipped else {}),
+            **{name: count for name, count in self._lost.items() if count},
             **self.growth.totals,
             "left": len(self.growth.left),
             **self.cost.facts(),
             **({"plain_epochs": self.pace.plain_epochs(self.step)} if self.pace.budgeted else {}),
         }
+
+    @property
+    def _lost(self) -> dict[str, int]:
+        """The steps that changed nothing."""
+        return {"skipped": self.history.skipped, "overflowed": self.learner.overflows.total}
 
     def explain(self, step: int) -> Diverged:
         """Walk from the checkpoint into the step whose loss is not finite and say where it began.

@@ -36,8 +36,14 @@ class Diverged(NoResult):
     """Training cannot go on: the loss is not finite; names step, layer and cure."""
 
 
-def judge(skipped: int, steps: int, epoch: int) -> str:
+def judge(skipped: int, overflowed: int, steps: int, epoch: int) -> list[str]:
     """Return what to say of an epoch some of whose steps were skipped.
+
+    Args:
+        skipped: Steps whose loss or gradients were not finite.
+        overflowed: Steps left out by the loss scaler, which has to find its scale first.
+        steps: All of the epoch.
+        epoch: Counted from 1.
 
     Raises:
         Diverged: most of them were: such a training has not seen its data.
@@ -47,7 +53,21 @@ def judge(skipped: int, steps: int, epoch: int) -> str:
             f"epoch {epoch}: {skipped} of {steps} steps were skipped because loss or gradients are "
             "not finite; lower train.lr, or see where with train.nonfinite=stop"
         )
-    return f"epoch {epoch}: {skipped} of {steps} steps skipped, not finite" if skipped else ""
+    if overflowed > max(MOST_SKIPPED, MOST_OF_EPOCH * steps):
+        raise Diverged(
+            f"epoch {epoch}: {overflowed} of {steps} steps were skipped because gradients are "
+            "beyond float16 at any scale of the loss; lower train.lr, or use "
+            "train.precision=bfloat16"
+        )
+    told = {
+        "not finite": skipped,
+        "gradients beyond float16 at that scale of the loss": overflowed,
+    }
+    return [
+        f"epoch {epoch}: {count} of {steps} steps skipped, {why}"
+        for why, count in told.items()
+        if count
+    ]
 
 
 def finite_gradients(model: nn.Module, scaler: GradScaler) -> bool:

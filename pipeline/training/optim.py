@@ -7,8 +7,8 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import SGD
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -51,6 +51,46 @@ def arrange(optimizer: SGD) -> None:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
                 if there is not None:
                     state["momentum_buffer"].copy_(there)
+
+
+class Overflows:
+    """Counts the steps that the loss scaler leaves out because a gradient is beyond float16.
+
+    It calls the optimizer without them, or, if that is fused, tells it on the device, which is read
+    only when somebody asks for the count.
+    """
+
+    def __init__(self, optimizer: SGD) -> None:
+        self.total = 0  # of the epochs before
+        self._asked = self._called = 0
+        self._told: Tensor | int = 0
+        optimizer.register_step_pre_hook(self._step)
+
+    def ask(self) -> None:
+        """Note that the scaler is about to be asked for a step."""
+        self._asked += 1
+
+    def _step(self, optimizer: Optimizer, *_: Any) -> None:
+        self._called += 1
+        self._told = self._told + getattr(optimizer, "found_inf", 0)
+
+    @property
+    def now(self) -> int:
+        """How many there were in the present epoch."""
+        return self._asked - self._called + int(self._told)
+
+    def end_epoch(self) -> None:
+        """Begin to count anew."""
+        self.total += self.now
+        self._asked = self._called = self._told = 0
+
+    def state(self) -> dict[str, int]:
+        """Return what a checkpoint keeps."""
+        return {"now": self.now, "total": self.total}
+
+    def load_state(self, saved: dict[str, int]) -> None:
+        """Take up what `state` returned."""
+        self._asked, self.total = saved["now"], saved["total"]
 
 
 class Averaged(AveragedModel):

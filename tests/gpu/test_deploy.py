@@ -74,11 +74,14 @@ def test_the_largest_batch_is_found_with_errors_of_the_allocator():
     torch.cuda.set_per_process_memory_fraction(2**30 / whole)
     try:
         wide = nn.Conv2d(3, 256, 3, padding=1, device=CUDA).eval()
+        settings = SimpleNamespace(repeats=3, batch_sizes=[8, 1024], also=[])
+        context = SimpleNamespace(
+            config=SimpleNamespace(latency=settings),
+            check_stop=lambda: None, progress=lambda *_: None,
+        )  # fmt: skip
         bench = latency._Bench(
-            SimpleNamespace(
-                config=SimpleNamespace(latency=SimpleNamespace(repeats=3, batch_sizes=[8, 1024])),
-                check_stop=lambda: None, progress=lambda *_: None,
-            ),
+            context,
+            latency._Way(context),
             torch.rand(8, 3, 64, 64, device=CUDA),
             {"fused": Variant(wide, 0.1, True, "cuda")},
             skipped={},

@@ -65,9 +65,9 @@ def test_a_result_that_is_no_number_fails_its_stage(value):
 def test_an_epoch_most_of_which_was_skipped_is_no_training(skipped, steps, ends):
     if ends is None:
         with pytest.raises(nonfinite.Diverged, match=f"{skipped} of {steps} steps were skipped"):
-            nonfinite.judge(skipped, steps, 1)
+            nonfinite.judge(skipped, 0, steps, 1)
     else:
-        assert ends in nonfinite.judge(skipped, steps, 1)
+        assert ends in "".join(nonfinite.judge(skipped, 0, steps, 1))
 
 
 def history(folder, saved):

@@ -210,6 +210,21 @@ def test_the_example_says_what_is_wrong_with_a_card(tmp_path, member, content, s
         example["read_card"](path)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("none.onnx", "none.onnx: No such file or directory"),
+        ("none.pt2", "none.pt2: No such file or directory"),
+        ("bad.onnx", "bad.onnx cannot be loaded: Protobuf parsing failed."),
+    ],
+)
+def test_the_example_names_what_it_cannot_open(tmp_path, monkeypatch, capsys, name, said):
+    (tmp_path / "bad.onnx").write_text("no network")
+    monkeypatch.setattr("sys.argv", ["deploy.py", str(tmp_path / name), "x.png"])
+    assert runpy.run_path(str(PROJECT / "examples/deploy.py"))["main"]() == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/{said}\n"
+
+
 def test_a_trusted_file_is_evaluated(sound, tmp_path):
     path = tmp_path / "model.pt2"
     with ZipFile(path, "w") as archive:

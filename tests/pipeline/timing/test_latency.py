@@ -222,11 +222,15 @@ def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_told(capsys):
             torch.empty(2**62, dtype=torch.uint8)
         return images.flatten(1)[:, :4]
 
+    settings = SimpleNamespace(repeats=10, batch_sizes=[8, 64, 32], also=[])
+    said = []
+    context = SimpleNamespace(
+        config=SimpleNamespace(latency=settings),
+        check_stop=lambda: None, progress=lambda *words: said.append(words),
+    )  # fmt: skip
     bench = latency._Bench(
-        SimpleNamespace(
-            config=SimpleNamespace(latency=SimpleNamespace(repeats=10, batch_sizes=[8, 64, 32])),
-            check_stop=lambda: None, progress=lambda *_: None,
-        ),
+        context,
+        latency._Way(context),
         torch.rand(8, 3, 4, 4),
         {
             "fused": Variant(lambda images: images.flatten(1)[:, :4], 0.1, True, "cpu"),
@@ -235,6 +239,8 @@ def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_told(capsys):
         skipped={},
     )  # fmt: skip
     bench.time()
+    done, total, _ = zip(*said, strict=True)
+    assert list(done) == list(range(len(done))) and set(total) == {3 * 4 + 20}
     assert bench.largest == {"unfused": 37}
     assert set(bench.timings) == {"fused/b8", "unfused/b8", "fused/b64", "fused/b32", "unfused/b32"}
     assert "unfused: no memory for batch 64; 37 is the largest" in capsys.readouterr().out

@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.amp import GradScaler
+from torch.optim import SGD
 
 from pipeline.data.loaders.base import Batch
 from pipeline.execution.world import World
 from pipeline.training import nonfinite
+from pipeline.training.optim import Overflows
 
 ALONE = World(rank=0, world_size=1, device=torch.device("cpu"), hang_timeout=60)
 
@@ -60,3 +63,35 @@ def test_a_weight_that_is_not_finite_is_named():
         walk.model, walk.batches, walk.update, ALONE, walk.check_stop, range(1, 3)
     )
     assert "step 1: the loss is not finite; the weight of 0 is not finite" in str(said)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_steps_that_the_loss_scaler_leaves_out_are_counted(fused):
+    model = nn.Linear(2, 1)
+    optimizer = SGD(model.parameters(), lr=0.1, fused=fused)
+    scaler, overflows = GradScaler("cpu", init_scale=4.0), Overflows(optimizer)
+    for finite in (False, True, False, True, True):
+        scaler.scale(model(torch.ones(1, 2)).sum() * (1 if finite else math.inf)).backward()
+        overflows.ask()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert overflows.now == 2
+    taken_up = Overflows(SGD(model.parameters()))
+    taken_up.load_state(overflows.state())
+    for counts in (overflows, taken_up):
+        counts.end_epoch()
+        assert (counts.now, counts.total) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("overflowed", "steps", "fails"),
+    [(1, 22, False), (15, 16, False), (20, 22, False), (21, 22, True), (40, 100, False)],
+)
+def test_a_training_that_is_always_beyond_float16_fails(overflowed, steps, fails):
+    if fails:
+        with pytest.raises(nonfinite.Diverged, match=r"beyond float16 at any scale .*bfloat16"):
+            nonfinite.judge(0, overflowed, steps, 3)
+        return
+    (line,) = nonfinite.judge(0, overflowed, steps, 3)
+    assert line.startswith(f"epoch 3: {overflowed} of {steps} steps skipped, gradients beyond")
