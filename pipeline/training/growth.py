@@ -83,9 +83,9 @@ class Growth:
             return False
         return self._times(epochs) > self._reached
 
-    def to_come(self, epochs: float) -> int:
-        """Return how often it will adjust yet, of a training of so many epochs."""
-        if self._evolver is None:
+    def to_come(self, done: float, epochs: float) -> int:
+        """Return how often it will adjust yet, when so many epochs are done of so many."""
+        if self._evolver is None or done > self._evolver.last_adjust_epoch:
             return 0
         return max(0, self._times(math.ceil(epochs) - 1) - self._reached)
 

@@ -340,5 +340,5 @@ class Training:
         raise Interrupted
 
     def _report(self, doing: str = "") -> None:
-        to_come = self.growth.to_come(self.pace.epochs)
+        to_come = self.growth.to_come(self.pace.plain_epochs(self.step), self.pace.epochs)
         self.telling.progress(self.step, self.metrics, doing, to_come)

@@ -79,7 +79,8 @@ def test_the_adjustments_to_come_are_counted(epochs, times):
         dyrep.DyRep(network(), adjust_interval=2, last_adjust_epoch=10),
         0,
     )
-    assert growth.to_come(epochs) == times
+    assert growth.to_come(0, epochs) == times
+    assert growth.to_come(10.5, epochs) == 0
 
 
 @pytest.mark.parametrize(
