@@ -40,7 +40,8 @@ class DyRep:
         adjust_interval: Epochs between adjustments.
         last_adjust_epoch: Epochs after which the structure stays.
         grow: Convs grown per adjustment.
-        cut_std, cut_ratio: Thresholds of the published cutting rule.
+        cut_std, cut_ratio: Thresholds of the published cutting rule. In linear blocks branches
+            are cut that weigh less than `cut_ratio` of what they did when they were new.
         max_cost: How many times the cost of its plain form the network may reach; a conv that would
             take it further is passed over. None is no limit.
         cost: What `max_cost` counts: `flops` of a forward, or `seconds` of forward and backward.
@@ -98,6 +99,7 @@ class DyRep:
         self.budget = Budget(max_cost, cost, form)
         self.adjustments = 0
         self.left: dict[str, str] = {}
+        self._began = pruning.known({}, model)
         self._saliency = Saliency(saliency)
         self._watch()
         left = expansion.unfit_convs(model)
@@ -148,6 +150,7 @@ class DyRep:
             surgery.follow(self.optimizer, self.model, parameters, strengths)
         wrappers.outdate(self.model, parameters, self.ema)
         self.adjustments += 1
+        self._began = pruning.known(self._began, self.model)
         self._watch()
         return events
 
@@ -169,6 +172,7 @@ class DyRep:
             "adjustments": self.adjustments,
             "saliency": self._saliency.state_dict(),
             "plain_flops": self.budget.plain_flops,
+            "began": self._began,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -176,6 +180,7 @@ class DyRep:
         self.adjustments = state["adjustments"]
         self._saliency.load_state_dict(state["saliency"])
         self.budget.plain_flops = state.get("plain_flops")
+        self._began = pruning.known(state.get("began", {}), self.model)
 
     def _watch(self) -> None:
         unfit = expansion.unfit_convs(self.model)
@@ -229,7 +234,8 @@ class DyRep:
 
     def _cut(self, batches: list[Tensor]) -> Iterator[Event]:
         pruning.refresh(self.model, batches)
-        for path, names in pruning.weak_in(self.model, self.cut_std, self.cut_ratio).items():
+        weak = pruning.weak_in(self.model, self.cut_std, self.cut_ratio, self._began)
+        for path, names in weak.items():
             before = outputs(self.model, path, batches)
             module = pruning.without(self.model, path, names, batches)
             if self.ema is not None:

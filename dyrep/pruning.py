@@ -16,12 +16,14 @@ from dyrep.branches import WindowConv
 from dyrep.linear import LinearBlock
 from dyrep.transaction import all_or_nothing
 
+Weights = dict[str, dict[str, float]]  # by block and branch, see `branch_weights`
+
 
 @torch.no_grad()
-def branch_weights(model: nn.Module) -> dict[str, dict[str, float]]:
+def branch_weights(model: nn.Module) -> Weights:
     """Return what each branch weighs beside kxk, by block and branch.
 
-    What the cutting rule looks at: the mean |gamma| of the last norm of a branch relative to that
+    What cutting looks at: the mean |gamma| of the last norm of a branch relative to that
     of kxk, or, in a linear block, the norm of its kernel relative to that of the whole kernel.
     """
     return {
@@ -31,7 +33,7 @@ def branch_weights(model: nn.Module) -> dict[str, dict[str, float]]:
 
 
 @torch.no_grad()
-def weak_branches(block: RepBlock, cut_std: float, cut_ratio: float) -> list[str]:
+def weak_branches(block: BatchNormBlock, cut_std: float, cut_ratio: float) -> list[str]:
     """Return the branches the published rule cuts.
 
     Where the weights spread by more than `cut_std`, those below both their mean and `cut_ratio` go
@@ -174,7 +176,43 @@ def refresh(model: nn.Module, batches: Sequence[Tensor]) -> None:
         _renormalise(branch, partial(calibration.set_statistics, seen=seen))
 
 
-def weak_in(model: nn.Module, cut_std: float, cut_ratio: float) -> dict[str, list[str]]:
-    """Return what the published rule would cut, by block, nested blocks first."""
-    weak = {p: weak_branches(b, cut_std, cut_ratio) for p, b in reversed(blocks(model).items())}
+def weak_in(
+    model: nn.Module, cut_std: float, cut_ratio: float, began: Weights
+) -> dict[str, list[str]]:
+    """Return what is to be cut, by block, nested blocks first.
+
+    Args:
+        model: With blocks.
+        cut_std: Of the published rule, for blocks with batch norms.
+        cut_ratio: Of that rule; in linear blocks those are weak that `faded` so far.
+        began: What the branches of linear blocks weighed when they were new.
+    """
+    weak: dict[str, list[str]] = {}
+    for path, block in reversed(blocks(model).items()):
+        if isinstance(block, LinearBlock):
+            weak[path] = faded(block, cut_ratio, began.get(path, {}))
+        elif isinstance(block, BatchNormBlock):
+            weak[path] = weak_branches(block, cut_std, cut_ratio)
     return {path: names for path, names in weak.items() if names}
+
+
+@torch.no_grad()
+def faded(block: LinearBlock, cut_ratio: float, began: dict[str, float]) -> list[str]:
+    """Return the branches that weigh less than `cut_ratio` of what they did when they were new.
+
+    Kernels of linear branches have the sizes that they were given: the average of a block from the
+    start is a fourteenth of its kernel before the first step, and would always fall under the
+    published rule. What tells of use is whether the descent keeps up what weight decay shrinks.
+    """
+    now = zip(_other_names(block), _ratios(block).tolist(), strict=True)
+    return [name for name, weight in now if weight < cut_ratio * began.get(name, weight)]
+
+
+def known(began: Weights, model: nn.Module) -> Weights:
+    """Return what each branch of a linear block weighed when it was new: now, if it is."""
+    linear = {p for p, block in blocks(model).items() if isinstance(block, LinearBlock)}
+    now = {path: names for path, names in branch_weights(model).items() if path in linear}
+    return {
+        path: {name: began.get(path, {}).get(name, weight) for name, weight in names.items()}
+        for path, names in now.items()
+    }

@@ -62,6 +62,32 @@ def test_growing_again_and_cutting_need_no_calibration(given_batches):
     assert called(model, inside[2]) == "3"
 
 
+def test_only_what_has_faded_since_it_was_new_is_cut():
+    model = network()
+    dyrep.expand(model, branches=dyrep.ALL_BRANCHES, form="linear")
+    weights = dyrep.branch_weights(model)["3"]
+    assert weights["1x1_avg"] < 0.1, "below the published threshold before the first step"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    evolver = dyrep.DyRep(model, optimizer, form="linear", grow=0)
+
+    def adjust():
+        step(model, optimizer, evolver)
+        return [(event.layer, event.branches) for event in evolver.adjust()]
+
+    assert adjust() == []
+    with torch.no_grad():
+        model[3].branches["1x1_avg"].scale.mul_(0.3)
+        model[3].branches["1xk"].scale.mul_(0.3)
+    again = dyrep.DyRep(model, optimizer, form="linear", grow=0)
+    assert adjust() == []
+    again.load_state_dict(evolver.state_dict())
+    with torch.no_grad():
+        model[3].branches["1xk"].scale.mul_(0.2)  # 0.06 of what it was
+    evolver = again
+    kept = [name for name in dyrep.ALL_BRANCHES if name != "1xk"]
+    assert adjust() == [("3", kept)]
+
+
 def test_a_branch_weighs_its_share_of_the_kernel():
     model = single()
     block = grow(model, "0", ["1x1", "identity"])
