@@ -44,6 +44,7 @@ from dyrep.geometry import Geometry
 from dyrep.linear import LinearBlock
 from dyrep.saliency import Saliency
 
+EVERY = 8  # steps, of which the gains of one are taken
 SURE = 2.0  # standard errors by which a gain must be above zero
 TINY = 1e-12  # a price that no clock can tell from nothing
 ROUNDS = 5  # times that a kernel is composed, after one to warm up
@@ -117,7 +118,7 @@ def _diagonal(taps: Tensor, groups: int) -> Tensor:
 class Promise(Saliency):
     """Sums of the gains of all branches that convs could still get, and of their squares.
 
-    It keeps a copy of the kernels of one step ago.
+    One step of `EVERY` is looked at: from it to the next there is a copy of the kernels.
     """
 
     def __init__(self, strength: float) -> None:
@@ -125,6 +126,7 @@ class Promise(Saliency):
         self._strength = strength
         self._open: list[tuple[Geometry, list[str]]] = []
         self._before: list[Tensor] = []
+        self._calls = 0
 
     def watch_branches(self, open_branches: dict[str, list[str]], model: nn.Module) -> None:
         """Start anew with these branches, by the path of a conv or of the block it became."""
@@ -139,17 +141,18 @@ class Promise(Saliency):
             for path, names in open_branches.items()
         ]
         self._paths = [f"{path} {name}" for path, names in open_branches.items() for name in names]
-        self._before = []
+        self._before, self._calls = [], 0
 
     @torch.no_grad()
     def accumulate(self, scaler: torch.amp.GradScaler | None = None) -> None:
-        """Add the gains of the step before, seen from the present gradients."""
+        """Add the gains of the step before, seen from the present gradients, if it is its turn."""
+        self._seen = self._seen or any(weight.grad is not None for weight in self._weights)
         if self._before:
             super().accumulate(scaler)
-            torch._foreach_copy_(self._before, self._weights)
-        else:
+            self._before = []
+        if self._calls % EVERY == 0:
             self._before = [weight.detach().clone() for weight in self._weights]
-            self._seen = self._seen or any(weight.grad is not None for weight in self._weights)
+        self._calls += 1
 
     def scores(self, scale: Tensor) -> Tensor:
         device, dtype = self._weights[0].device, self.dtype
@@ -168,26 +171,31 @@ class Promise(Saliency):
     def ranking(self, generator: torch.Generator) -> list[tuple[str, float]]:
         """Return (path and branch, what it gains per step at least), best first.
 
-        That is the mean less `SURE` standard errors; what is not surely above zero gains 0.
+        That is the mean less `SURE` standard errors; what is not surely above zero gains 0, and
+        of fewer than two steps nothing is sure.
         """
         count = len(self._paths)
         if self._sums is None and self._seen:
-            return [(path, 0.0) for path in self._paths]  # one step so far: it made no difference
+            return [(path, 0.0) for path in self._paths]
         sums, steps = self.means()
+        if steps < 2:
+            return [(path, 0.0) for path in self._paths]
         means, squares = sums[:count], sums[count : 2 * count]
         found = []
         for path, mean, square in zip(self._paths, means, squares, strict=True):
-            error = (max(square - mean**2, 0) / max(steps - 1, 1)) ** 0.5
+            error = (max(square - mean**2, 0) / (steps - 1)) ** 0.5
             found.append((path, max(mean - SURE * error, 0.0)))
         return sorted(found, key=lambda pair: -pair[1])
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "before": [kernel.clone() for kernel in self._before]}
+        before = [kernel.clone() for kernel in self._before]
+        return {**super().state_dict(), "before": before, "calls": self._calls}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         device = self._weights[0].device if self._weights else None
         self._before = [kernel.to(device) for kernel in state["before"]]
+        self._calls = state["calls"]
 
 
 class Prices:

@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 
 import dyrep
 
+WARM_UP = 0.15  # of the budget: until then the learning rate rises, and ours does not watch
+AFTER_WARM_UP = (0.25, 0.375, 0.5)
 FIRST_HALF = tuple(n / 20 for n in range(1, 11))  # shares of the budget
 CALIBRATION = 4  # batches for new norms; 20 as published, in trainings a hundred times as long
 AS_PUBLISHED = tuple(n / 12 for n in range(1, 11))  # up to 5/6, where the published runs end it
@@ -28,6 +30,7 @@ class Arm:
         evolves: Settings of that; None if the network stays as it is.
         at: Shares of the budget after which it changes.
         shown: Batches it is then shown.
+        watches_from: Share of the budget from which it watches the gradients.
         budget: What the training costs, over that of plain.
         by_steps: As many steps as plain makes instead, whatever they cost.
         like: The arm whose final structure, of the same seed, it has from the start.
@@ -41,13 +44,16 @@ class Arm:
     evolves: Mapping[str, Any] | None = None
     at: tuple[float, ...] = ()
     shown: int = 0
+    watches_from: float = 0.0
     budget: float = 1.0
     by_steps: bool = False
     like: str | None = None
 
 
 LINEAR = {"form": "linear", "branches": dyrep.ALL_BRANCHES}
-GROWER: dict[str, Any] = {"by": dyrep.Grower, "evolves": {}, "at": FIRST_HALF, "shown": 1}
+GROWER: dict[str, Any] = {
+    "by": dyrep.Grower, "evolves": {}, "at": AFTER_WARM_UP, "shown": 1, "watches_from": WARM_UP
+}  # fmt: skip
 DYREP = {"saliency": "synflow"}  # and the library's defaults, which are the published ones
 ARMS = {
     "plain": Arm("plain"),

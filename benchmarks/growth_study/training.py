@@ -16,13 +16,11 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import dyrep
-from benchmarks.growth_study.arms import ARMS, evolver, prepare
+from benchmarks.growth_study.arms import ARMS, WARM_UP, evolver, prepare
 from benchmarks.growth_study.data import Images, augment
 from benchmarks.growth_study.networks import NETWORKS
 from benchmarks.growth_study.prices import Price, Prices, sgd
 from benchmarks.growth_study.shelf import Run, Shelf
-
-WARM_UP = 0.15  # of the budget: until then the learning rate rises
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ class Training:
         self.model.train()
         loss = cross_entropy(self.model(augment(images, self.order)), labels)
         loss.backward()
-        if self.evolver:
+        if self.evolver and self.progress >= self.arm.watches_from:
             self.evolver.accumulate()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -156,6 +154,7 @@ class Training:
         return evolver(self.model, self.optimizer, self.arm, self.run.seed)
 
     def _price(self) -> Price:
+        """Return what a step costs; one before the arm watches counts as if it did."""
         return self.prices.of(self.model, self.arm, watched=self.evolver is not None)
 
 

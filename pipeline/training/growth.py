@@ -47,6 +47,7 @@ class Growth:
         seed: int,
         rows: Rows,
         left: dict[str, str],
+        warmup_epochs: int,
     ) -> None:
         self._rows = rows
         self.left = left
@@ -54,6 +55,8 @@ class Growth:
         self.totals = {"grown": 0, "cut": 0}
         self._reached = 0  # how many of the times to adjust have come
         self._method = method
+        # by steps that are short on purpose `Grower` would think that branches are missing
+        self._begin = warmup_epochs if isinstance(method, Grow) else 0
         self._evolver = _evolver(model, optimizer, ema, method, seed)
 
     @property
@@ -66,9 +69,14 @@ class Growth:
         """Whether the last adjustment changed the network; known until the epoch after it ends."""
         return bool(self._waiting)
 
-    def accumulate(self, scaler: GradScaler) -> None:
-        """Add this step's gradients to the saliency of each layer."""
-        if self._evolver:
+    def accumulate(self, scaler: GradScaler, epochs: float) -> None:
+        """Add this step's gradients to the saliency of each layer.
+
+        Args:
+            scaler: Of the loss.
+            epochs: That are done; under a budget, of the plain network.
+        """
+        if self._evolver and epochs >= self._begin:
             self._evolver.accumulate(scaler)
 
     def due(self, epochs: float, last: float) -> bool:
@@ -91,8 +99,11 @@ class Growth:
 
     def _times(self, epochs: float) -> int:
         assert self._evolver is not None
-        window = min(epochs, self._evolver.last_adjust_epoch)
-        return int(window // self._evolver.adjust_interval)
+        window, interval = (
+            min(epochs, self._evolver.last_adjust_epoch),
+            self._evolver.adjust_interval,
+        )
+        return max(0, int(window // interval) - self._begin // interval)
 
     @property
     def batches(self) -> int:

@@ -8,6 +8,7 @@ written, and whoever resumes from it validates again.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -146,7 +147,8 @@ class Training:
 
     def _update(self, batch: Batch) -> Tensor:
         self.cost.count()  # the learning rate that follows may be a matter of what was spent
-        return self.learner.update(batch, self.growth.accumulate)
+        epochs = self.pace.plain_epochs(self.step)
+        return self.learner.update(batch, partial(self.growth.accumulate, epochs=epochs))
 
     def _end_epoch(self) -> None:
         """Validate, record, and adjust the structure when it is time.
@@ -269,6 +271,7 @@ class Training:
             self.config.seed,
             Rows(self.context.dir / rundir.GROWTH, rows, self.world.main),
             self.learner.left,
+            self.recipe.warmup_epochs,
         )
         self.history = History(
             self.context.dir / rundir.HISTORY, self.world, self.recipe, saved.get("history", {})

@@ -31,10 +31,16 @@ def grower(model=None, optimizer=None, **options):
     return dyrep.Grower(model, optimizer or optimizer_for(model), **{"cost": "flops", **options})
 
 
-def train(model, optimizer, evolver, steps=6):
+@pytest.fixture(autouse=True)
+def each_step(monkeypatch):
+    """Look at each step, so that few are enough."""
+    monkeypatch.setattr(pricing, "EVERY", 1)
+
+
+def train(model, optimizer, evolver, steps=8):
     """Make steps on one batch that are too short, so that every branch would help."""
     for group in optimizer.param_groups:
-        group["lr"] = 0.01
+        group["lr"] = 0.001
     for _ in range(steps):
         step(model, optimizer, evolver)
 
@@ -85,11 +91,23 @@ def test_nothing_grows_where_steps_go_too_far_and_the_reason_is_told():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=30.0)
     evolver = grower(model, optimizer, max_cost=10)
-    for _ in range(6):
+    for _ in range(8):
         step(model, optimizer, evolver)
     assert evolver.adjust(batches()) == []
     assert set(evolver.left) == {"0", "3"}
     assert all("steps go far enough" in reason for reason in evolver.left.values())
+
+
+def test_one_step_of_several_is_looked_at_beside_the_next(monkeypatch):
+    monkeypatch.setattr(pricing, "EVERY", 4)
+    model = network()
+    evolver = grower(model)
+    held = []
+    for _ in range(9):
+        train(model, evolver.optimizer, evolver, steps=1)
+        held.append(len(evolver.state_dict()["saliency"]["before"]))
+    assert held == [2, 0, 0, 0, 2, 0, 0, 0, 2]
+    assert evolver.state_dict()["saliency"]["steps"] == 2
 
 
 def test_one_step_tells_nothing_and_no_gradient_is_an_error():

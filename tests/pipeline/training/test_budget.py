@@ -129,7 +129,7 @@ def test_killed_amid_growth_it_ends_at_the_same_step_with_the_same_bits(
     training, monkeypatch, exact
 ):
     settings = (*GROW, f"train.deterministic={str(exact).lower()}", "method.cost=flops")
-    clock = {"price": 1.9}
+    clock = {"price": 1.7}
     if not exact:
         monkeypatch.setattr(cost, "_times_plain", lambda *_: Price(clock["price"], 0.5))
         monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: 0.0))
