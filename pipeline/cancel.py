@@ -16,8 +16,8 @@ from pipeline.errors import DONE, FAILED, UserError
 from pipeline.records import attempt, rundir
 from pipeline.records.stage_status import AT_WORK, look
 from slurm import scheduler
-from slurm.job import CANCELLED, rows
 from slurm.queue import alone, queued, submitted
+from slurm.records import CANCELLED, Submission
 
 PATIENCE = 60.0  # seconds for a stage to save and leave
 
@@ -122,7 +122,7 @@ def _lives(directory: Path) -> bool:
 
 def _others(root: Path, directory: Path) -> list[str]:
     """Return the runs that asked for a stage and are neither removed nor cancelled."""
-    asked = {run for row in rows(directory / rundir.JOBS) for run in row.get("runs", [])}
+    asked = {run for row in Submission.read(directory) for run in row.runs or []}
     there = {name for name in asked if (rundir.run_dir(root, name) / "run.json").exists()}
     return sorted(n for n in there if not (rundir.run_dir(root, n) / CANCELLED).exists())
 

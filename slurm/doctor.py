@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from slurm import output, preflight, private, scheduler
-from slurm.job import EVENTS, PROGRESS, Job, Resources, rows
-from slurm.rehearsal import COUNT, LOCK, NODE, PAUSE, RESULT, read
+from slurm import files, output, preflight, private, scheduler
+from slurm.job import Job, Resources
+from slurm.records import EVENTS, PROGRESS, rows
+from slurm.rehearsal import COUNT, LOCK, NODE, PAUSE, RESULT, Node
 from slurm.scheduler import Refused, Unreachable
 from slurm.submit import Submission
 
@@ -179,8 +179,7 @@ def _interrupt(job: Job, id: str) -> Iterator[Finding]:
     if not _wait(lambda: seen.look() >= 3 or _over(id), until) or _over(id):
         yield Finding(False, f"job {id} did not begin to work", _advice(job, id, until))
         return
-    node: dict[str, Any] = read(job.directory / NODE) or {}
-    yield from _node(node, job.resources)
+    yield from _node(Node(**files.read_json(job.directory / NODE)), job.resources)
     yield Finding(
         not seen.torn,
         f"files that a node replaces are seen whole, {seen.lag:.1f} s later at most"
@@ -192,13 +191,12 @@ def _interrupt(job: Job, id: str) -> Iterator[Finding]:
     if not _wait(lambda: (job.directory / COUNT).exists(), until):
         yield Finding(False, "the job did not save when it was signalled", _advice(job, id, until))
         return
-    saved = (read(job.directory / COUNT) or {})["step"]
+    saved = files.read_json(job.directory / COUNT)["step"]
     print(f"     rehearsal: interrupted and saved at step {saved}", file=sys.stderr, flush=True)
     if not _wait(lambda: job.finished.exists() or _over(id), until) or not job.finished.exists():
         yield Finding(False, f"job {id} did not come back", _advice(job, id, until))
         return
-    attempts = (read(job.finished) or {})["attempts"]
-    begun = [attempt["from"] for attempt in attempts]
+    begun = [attempt["from"] for attempt in files.read_json(job.finished)["attempts"]]
     yield Finding(
         begun == [0, saved],
         f"an interrupted job saved at step {saved}, requeued itself, and went on at {begun[-1]}",
@@ -226,21 +224,21 @@ class Seen:
         return int(row["saved"])
 
 
-def _node(node: dict[str, Any], resources: Resources) -> Iterator[Finding]:
-    yield Finding(True, f"node {node['host']} sees the directory, with Python {node['python']}")
+def _node(node: Node, resources: Resources) -> Iterator[Finding]:
+    yield Finding(True, f"node {node.host} sees the directory, with Python {node.python}")
     yield Finding(
-        True if node["locked"] else None,
-        "locks reach other nodes" if node["locked"] else "locks do not reach other nodes",
-        "" if node["locked"] else "do not launch one run from two machines at the same time",
+        True if node.locked else None,
+        "locks reach other nodes" if node.locked else "locks do not reach other nodes",
+        "" if node.locked else "do not launch one run from two machines at the same time",
     )
-    well = node["torch"][:1].isdigit()
+    well = node.torch[:1].isdigit()
     yield Finding(
         well,
-        f"torch on the node: {node['torch']}",
+        f"torch on the node: {node.torch}",
         "" if well else "install the environment where the nodes see it, or set cluster.setup",
     )
     if resources.gpus_per_node:
-        yield Finding(bool(node["gpus"]), f"GPUs on the node: {node['gpus'] or 'none'}")
+        yield Finding(bool(node.gpus), f"GPUs on the node: {node.gpus or 'none'}")
 
 
 def _wait(condition: Callable[[], bool], until: float) -> bool:

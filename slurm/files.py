@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 
 def opened(path: Path) -> BufferedReader:
@@ -26,6 +28,18 @@ def read(path: Path) -> bytes:
     """Return the bytes of a regular file; see `opened`."""
     with opened(path) as file:
         return file.read()
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds; None if it is not there."""
+    return json.loads(read(path)) if path.exists() else None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file under another name and rename it: it is seen whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value))
+    temporary.replace(path)
 
 
 def append(path: Path, text: str) -> None:

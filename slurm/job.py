@@ -4,30 +4,18 @@ A command is run once on each of its nodes and tells by its exit code how it end
 because another node's part did; 75 saved and stopped before the end; 2 refused its input, which no
 repetition cures; anything else is a crash. While it runs it may keep `progress.json` in the job's
 directory: `{"done": …, "total": …, "text": …, "time": …, "saved": …}`, where `saved` is how far a
-repetition would begin. Attempts that move `saved` are progress.
-
-Records in the job's directory:
-
-    jobs.jsonl      submissions: intent first, then the id SLURM gave
-    events.jsonl    what supervision saw and did: signal, ended, requeued, gave_up
-    CANCELLED       cancelled on purpose: nothing may start or requeue it
+repetition would begin. An attempt makes progress if `saved` increased. What else is on record in
+the job's directory: `slurm.records`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from slurm import files
+from slurm import records
 
 DONE, REFUSED, STOPPED = 0, 2, 75
-JOBS = "jobs.jsonl"
-EVENTS = "events.jsonl"
-CANCELLED = "CANCELLED"
-PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,31 +74,8 @@ class Job:
     @property
     def cancelled(self) -> bool:
         """Whether it was cancelled on purpose."""
-        return (self.directory / CANCELLED).exists()
+        return (self.directory / records.CANCELLED).exists()
 
     def saved(self) -> int:
         """Return from where a repetition would begin; 0 if nothing is saved."""
-        try:
-            return int(json.loads(files.read(self.directory / PROGRESS))["saved"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
-
-
-def append(path: Path, *rows: dict[str, Any]) -> None:
-    """Append rows to a JSON-lines file, in one write that never mixes with another."""
-    files.append(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON-lines file; lines that are not whole are left out."""
-    try:
-        text = files.read(path).decode(errors="replace")
-    except FileNotFoundError:
-        return
-    for line in text.split("\n"):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            yield row
+        return records.saved(self.directory)

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from slurm import scheduler
-from slurm.job import JOBS, Job, rows
+from slurm.job import Job
+from slurm.records import Submission
 from slurm.scheduler import Entry, Refused
 
 LEAVE = 120.0  # seconds for a job that SLURM is ending to leave the queue
@@ -79,22 +79,22 @@ def queued(directory: Path, queue: dict[str, Entry]) -> list[tuple[Entry, str | 
 
     Ids alone do not tell: a cluster that was set up anew counts from 1 again.
     """
-    records = [row for row in rows(directory / JOBS) if "event" in row]
-    known = [(row["id"], row) for row in submitted(directory)]
-    if records and records[-1]["event"] == "intent":  # the launcher died before it noted the id
+    records = Submission.read(directory)
+    known = [(row.id, row) for row in submitted(directory)]
+    if records and records[-1].event == "intent":  # the launcher died before it noted the id
         last = records[-1]
-        known += [(id, last) for id in queue if int(id.partition("_")[2] or 0) == last["index"]]
+        known += [(id, last) for id in queue if int(id.partition("_")[2] or 0) == last.index]
     return [
-        (queue[id], row.get("successor_of"))
+        (queue[id], row.successor_of)
         for id, row in known
-        if id in queue and queue[id].active and queue[id].comment == row["token"]
+        if id in queue and queue[id].active and queue[id].comment == row.token
     ]
 
 
-def submitted(directory: Path) -> list[dict[str, Any]]:
+def submitted(directory: Path) -> list[Submission]:
     """Return the records of all jobs that were submitted for a directory, oldest first."""
-    found = [row for row in rows(directory / JOBS) if row.get("event") == "submitted"]
-    return [row for row in found if all(isinstance(row.get(k), str) for k in ("id", "token"))]
+    found = Submission.read(directory)
+    return [row for row in found if row.event == "submitted" and row.id and row.token]
 
 
 def active(directory: Path, queue: dict[str, Entry]) -> Entry | None:

@@ -6,7 +6,6 @@ python -m slurm.rehearsal DIR
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
 import shutil
@@ -14,11 +13,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from slurm.job import DONE, PROGRESS, STOPPED
+from slurm import files
+from slurm.job import DONE, STOPPED
 from slurm.place import OWNER
+from slurm.records import PROGRESS
 
 STEPS = 40
 PAUSE = 0.5  # seconds between two steps
@@ -29,37 +30,49 @@ TORCH = (
 LOCK, NODE, COUNT, RESULT = "locked", "node.json", "count.json", "result.json"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """What a training would find on a node; `locked`: whether it sees the doctor's lock."""
+
+    host: str
+    python: str
+    torch: str
+    gpus: str
+    visible: str | None
+    locked: bool
+
+
 def main(directory: Path) -> int:
     """Count to `STEPS`, from where an earlier attempt saved."""
     stops: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
-    write(directory / NODE, look_around(directory))
-    count = read(directory / COUNT) or {"step": 0, "attempts": []}
+    files.write_json(directory / NODE, asdict(look_around(directory)))
+    count = files.read_json(directory / COUNT) or {"step": 0, "attempts": []}
     interrupted = bool(count["attempts"])
     count["attempts"].append({"job": os.environ[OWNER], "from": count["step"]})
     while count["step"] < STEPS:
         count["step"] += 1
         row = {"done": count["step"], "total": STEPS, "text": "", "time": time.time()}
-        write(directory / PROGRESS, {**row, "saved": count["step"]})
+        files.write_json(directory / PROGRESS, {**row, "saved": count["step"]})
         if stops:
-            write(directory / COUNT, count)
+            files.write_json(directory / COUNT, count)
             return STOPPED
         if not interrupted:  # it waits for that, and for nothing afterwards
             time.sleep(PAUSE)
-    write(directory / RESULT, count)
+    files.write_json(directory / RESULT, count)
     return DONE
 
 
-def look_around(directory: Path) -> dict[str, Any]:
+def look_around(directory: Path) -> Node:
     """Return what a training would find on this node."""
-    return {
-        "host": platform.node(),
-        "python": platform.python_version(),
-        "torch": output(sys.executable, "-c", TORCH),
-        "gpus": output("nvidia-smi", "-L") if shutil.which("nvidia-smi") else "",
-        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        "locked": _is_locked(directory / LOCK),
-    }
+    return Node(
+        host=platform.node(),
+        python=platform.python_version(),
+        torch=output(sys.executable, "-c", TORCH),
+        gpus=output("nvidia-smi", "-L") if shutil.which("nvidia-smi") else "",
+        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        locked=_is_locked(directory / LOCK),
+    )
 
 
 def output(*command: str) -> str:
@@ -79,18 +92,6 @@ def _is_locked(path: Path) -> bool:
         except OSError:
             return True
     return False
-
-
-def write(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file under another name and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value))
-    temporary.replace(path)
-
-
-def read(path: Path) -> dict[str, Any] | None:
-    """Return what a JSON file holds, if it is there."""
-    return dict(json.loads(path.read_text())) if path.exists() else None
 
 
 if __name__ == "__main__":

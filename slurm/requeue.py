@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from slurm import scheduler
-from slurm.job import DONE, EVENTS, REFUSED, STOPPED, Job, append, rows
+from slurm.job import DONE, REFUSED, STOPPED, Job
+from slurm.records import Event
 from slurm.sbatch import submitted_with
 from slurm.scheduler import Entry
 from slurm.supervise import Allocation
@@ -36,38 +35,37 @@ def decide(job: Job, here: Allocation) -> int:
     if entry is None or entry.state != "RUNNING" or entry.restarts != here.restart:
         return _end(f"SLURM has ended this attempt of {job.name}; it decides what comes next")
     own = _own(job, here, entry)
-    ended = [row["code"] for row in own if row["event"] == "ended"]
+    ended = [row.code for row in own if row.event == "ended"]
     if REFUSED in ended:
         return _end(f"{job.name} refused its input; its log says what", REFUSED)
     why = _why(job, ended, own, entry)
     saved = job.saved()
-    row = {"job": here.id, "restart": here.restart, "why": why, "saved": saved}
     if why != INTERRUPTED and _vain(job, saved) >= job.retries:
-        _note(job.directory, "gave_up", **row)
+        here.event("gave_up", why=why, saved=saved).note(job.directory)
         return _end(
             f"{job.name}: given up; {job.retries + 1} attempts in a row ended ({why}) without "
             f"getting further than {saved}. Its log says why; launch again to try again"
         )
-    _note(job.directory, "requeued", **row)
+    here.event("requeued", why=why, saved=saved).note(job.directory)
     return _requeue(here.id)
 
 
-def _own(job: Job, here: Allocation, entry: Entry) -> list[dict[str, Any]]:
+def _own(job: Job, here: Allocation, entry: Entry) -> list[Event]:
     """Return what was noted of this attempt; an older cluster may have had a job of the same id."""
     since = entry.start.timestamp() - SKEW if entry.start else 0.0
     return [
         row
-        for row in _events(job)
-        if (row["job"], row["restart"]) == (here.id, here.restart) and row["time"] >= since
+        for row in Event.read(job.directory)
+        if (row.job, row.restart) == (here.id, here.restart) and row.time >= since
     ]
 
 
-def _why(job: Job, ended: list[int], own: list[dict[str, Any]], entry: Entry) -> str:
+def _why(job: Job, ended: list[int | None], own: list[Event], entry: Entry) -> str:
     """Return what ended an attempt: a signal in time or at the time limit, or else a crash.
 
     A crash on one node signals the others, where the command may still save and stop.
     """
-    signals = [row["time"] for row in own if row["event"] == "signal"]
+    signals = [row.time for row in own if row.event == "signal"]
     if set(ended) != {STOPPED} or not signals:
         return CRASHED
     if entry.start is not None and entry.limit is not None:
@@ -80,20 +78,11 @@ def _why(job: Job, ended: list[int], own: list[dict[str, Any]], entry: Entry) ->
 def _vain(job: Job, saved: int) -> int:
     """Return how many attempts in a row, before this one, ended and were no progress."""
     count = 0
-    for row in reversed([row for row in _events(job) if row["event"] in ("requeued", "gave_up")]):
-        if row["event"] == "gave_up" or row["saved"] < saved:
+    for row in reversed(Event.read(job.directory)):
+        if row.event == "gave_up" or (row.event == "requeued" and (row.saved or 0) < saved):
             break
-        count += row["why"] != INTERRUPTED
+        count += row.event == "requeued" and row.why != INTERRUPTED
     return count
-
-
-def _events(job: Job) -> Iterator[dict[str, Any]]:
-    """Yield what supervision noted; the command notes events of its own in the same file."""
-    return (row for row in rows(job.directory / EVENTS) if "restart" in row)
-
-
-def _note(directory: Path, event: str, **facts: object) -> None:
-    append(directory / EVENTS, {"time": time.time(), "event": event, **facts})
 
 
 def _requeue(job: str) -> int:

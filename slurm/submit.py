@@ -9,15 +9,16 @@ in between leaves nothing behind that the next one would not find.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from slurm import private, scheduler
-from slurm.job import CANCELLED, JOBS, Job, Resources, append
+from slurm.job import Job, Resources
 from slurm.preflight import cancels
 from slurm.queue import active, alone, queued, settled
+from slurm.records import CANCELLED
+from slurm.records import Submission as Record
 from slurm.sbatch import Executor
 from slurm.scheduler import Entry, Refused, Unreachable
 from slurm.successor import either, succeed
@@ -152,8 +153,8 @@ class Submission:
                 for other, first in queued(job.directory, queue):
                     if first == entry.id:
                         self._successors[job.directory] = other.id
-                row = {"event": "attached", "id": entry.id, "runs": labels[job.directory]}
-                append(job.directory / JOBS, {"time": time.time(), **row})
+                row = Record(event="attached", id=entry.id, runs=labels[job.directory])
+                row.note(job.directory)
 
     def _hand_over(self, batch: Batch, labels: dict[Path, list[str]]) -> None:
         token = secrets.token_hex(6)
@@ -162,14 +163,13 @@ class Submission:
         executor.prepare(name, token, batch.dependency, self.parallel)
         for index, job in enumerate(batch.jobs):
             (job.directory / CANCELLED).unlink(missing_ok=True)
-            row = {"event": "intent", "token": token, "index": index}
-            append(job.directory / JOBS, {"time": time.time(), **row})
+            Record(event="intent", token=token, index=index).note(job.directory)
         ids = executor.hand_over(batch.jobs, token)
         self._new.append(ids[0].split("_")[0])
         for job, id in zip(batch.jobs, ids, strict=True):
             self.ids[job.directory] = id
-            row = {"event": "submitted", "id": id, "token": token, "runs": labels[job.directory]}
-            append(job.directory / JOBS, {"time": time.time(), **row})
+            row = Record(event="submitted", id=id, token=token, runs=labels[job.directory])
+            row.note(job.directory)
             if cancels(job.resources):
                 self._successors[job.directory] = succeed(job, id, self.folder, self.cwd)
                 self._new.append(self._successors[job.directory])

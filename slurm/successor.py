@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import secrets
 import sys
-import time
 from pathlib import Path
 
 from slurm import scheduler
-from slurm.job import JOBS, Job, append
+from slurm.job import Job
+from slurm.records import Submission
 from slurm.sbatch import Executor, submitted_with
 from slurm.scheduler import Refused, Unreachable
 from slurm.supervise import Allocation, refusal
@@ -27,8 +27,8 @@ def succeed(job: Job, first: str, folder: Path, cwd: Path) -> str:
     executor = Executor(folder, cwd, job.resources, succession=True)
     executor.prepare(job.name, token, f"afternotok:{first}", 1)
     (id,) = executor.hand_over([job], token, first)
-    row = {"event": "submitted", "id": id, "token": token, "successor_of": first}
-    append(job.directory / JOBS, {"time": time.time(), **row})
+    row = Submission(event="submitted", id=id, token=token, successor_of=first)
+    row.note(job.directory)
     return id
 
 

@@ -17,11 +17,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 from slurm import scheduler
-from slurm.job import DONE, EVENTS, REFUSED, STOPPED, Job, append
+from slurm.job import DONE, REFUSED, STOPPED, Job
 from slurm.place import Place
+from slurm.records import Event
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 POLL = 0.2  # seconds
@@ -67,6 +68,10 @@ class Allocation:
         """Tell this attempt from every other, of this job or another."""
         return f"{self.id}.{self.restart}"
 
+    def event(self, name: str, **facts: Any) -> Event:
+        """Return what happened in this attempt, to be noted; for `facts` see `slurm.records`."""
+        return Event(event=name, job=self.id, restart=self.restart, **facts)
+
     def place(self) -> Place:
         """Return the part of this node, and how the nodes find each other.
 
@@ -106,7 +111,7 @@ def supervise(job: Job, first: str | None = None) -> None:
     here = Allocation.here()
     if here.node == 0:
         gpus = len(here.names) * int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
-        _note(job, here, "began", nodes=list(here.names), gpus=gpus)
+        here.event("began", nodes=list(here.names), gpus=gpus).note(job.directory)
     why_not = refusal(job, first)
     if why_not is None:
         code = _run(job, here, seen)
@@ -116,7 +121,8 @@ def supervise(job: Job, first: str | None = None) -> None:
         print(f"{job.name}: {why_not}", flush=True)
         code = REFUSED
     if here.node == 0 or code not in (DONE, STOPPED):  # SLURM then ends the other nodes' parts
-        _note(job, here, "ended", node=here.node, code=code, saved=job.saved())
+        ended = here.event("ended", node=here.node, code=code, saved=job.saved())
+        ended.note(job.directory)
     sys.exit(0 if code in (DONE, STOPPED) else 1)
 
 
@@ -173,7 +179,7 @@ def _run(job: Job, here: Allocation, seen: list[int]) -> int:
         code = command.poll()
         if seen and not noted and here.node == 0:  # SLURM may have signalled the command, too
             noted = True
-            _note(job, here, "signal", signal=signal.Signals(seen[0]).name)
+            here.event("signal", signal=signal.Signals(seen[0]).name).note(job.directory)
         if code is not None:
             return code
         if seen and time.monotonic() - told >= AGAIN:
@@ -188,8 +194,3 @@ def _deaf() -> None:
     """Have the command ignore signals until it has handlers of its own."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-def _note(job: Job, here: Allocation, event: str, **more: object) -> None:
-    row = {"time": time.time(), "event": event, "job": here.id, "restart": here.restart, **more}
-    append(job.directory / EVENTS, row)

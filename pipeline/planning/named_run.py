@@ -21,7 +21,7 @@ from pipeline.planning import again, compose, taking_up
 from pipeline.planning.plan import Step
 from pipeline.records import disk, rundir
 from pipeline.records.provenance import command_line, source_revision, versions
-from slurm.job import CANCELLED
+from slurm.records import CANCELLED
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

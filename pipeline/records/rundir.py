@@ -27,15 +27,15 @@ from pipeline.display import masking
 from pipeline.errors import UserError, link_to_nothing
 from pipeline.records import disk, schemas
 from slurm import files
+from slurm.records import EVENTS as EVENTS
+from slurm.records import JOBS as JOBS
+from slurm.records import PROGRESS as PROGRESS
 
 RESULT = "result.json"
 STAGE = "stage.yaml"
 WHERE = "where.yaml"
-EVENTS = "events.jsonl"
-JOBS = "jobs.jsonl"
 ATTEMPT = "attempt"
 LOCK = ".lock"
-PROGRESS = "progress.json"
 HISTORY = "history.jsonl"
 GROWTH = "growth.jsonl"
 MANIFEST = "manifest.json"

@@ -19,8 +19,8 @@ from pipeline.errors import UserError, surroundings
 from pipeline.records import attempt, rundir
 from pipeline.records.progress import read_progress
 from slurm import scheduler
-from slurm.job import CANCELLED, JOBS, rows
 from slurm.queue import active, submitted
+from slurm.records import CANCELLED, Submission
 from slurm.scheduler import Entry
 
 State = Literal[
@@ -150,7 +150,7 @@ def _state(
     jobs = submitted(directory)
     if jobs and queue is None:
         word = f"; its last word: {events[-1]['event']}" if events else ""
-        return "unknown", f"SLURM does not tell of job {jobs[-1]['id']}{word}", None
+        return "unknown", f"SLURM does not tell of job {jobs[-1].id}{word}", None
     job = _last_job(jobs, queue or {})
     if events:
         return *_ended(events, job), None
@@ -176,10 +176,10 @@ def _in_queue(entry: Entry, names: dict[str, str]) -> tuple[State, str]:
     return "queued", f"{entry.reason}{start}"
 
 
-def _last_job(jobs: list[dict[str, Any]], queue: dict[str, Entry]) -> Entry | None:
+def _last_job(jobs: list[Submission], queue: dict[str, Entry]) -> Entry | None:
     """Return the last job that was submitted for a stage, if SLURM still knows it."""
-    entry = queue.get(jobs[-1]["id"]) if jobs else None
-    return entry if entry and entry.comment == jobs[-1]["token"] else None
+    entry = queue.get(jobs[-1].id) if jobs else None
+    return entry if entry and entry.comment == jobs[-1].token else None
 
 
 def _ended(events: list[dict[str, Any]], job: Entry | None) -> tuple[State, str]:
@@ -262,8 +262,8 @@ def names_of(
         for stage, directory in stages.items():
             with suppress(OSError):  # told where the stage is looked at
                 for row in submitted(directory):
-                    if row["id"] in queue and queue[row["id"]].comment == row["token"]:
-                        found[row["id"]] = f"{stage} of {run}"
+                    if row.id in queue and queue[row.id].comment == row.token:
+                        found[row.id] = f"{stage} of {run}"
     return found
 
 
@@ -281,7 +281,7 @@ def queued() -> tuple[dict[str, Entry] | None, str]:
 def by_slurm(directory: Path) -> bool:
     """Whether a stage was ever submitted, so that what SLURM says matters to it."""
     with suppress(OSError):  # told where the stage is looked at
-        return any("event" in row for row in rows(directory / JOBS))
+        return bool(Submission.read(directory))
     return False
 
 

@@ -17,7 +17,7 @@ from pipeline.config.base import STAGE_NAMES
 from pipeline.display.masking import mask, masked
 from pipeline.display.thinning import shown
 from pipeline.records import rundir, schemas, stage_status
-from slurm.job import rows as lines
+from slurm.records import Event
 
 AXES = ("step", "epoch", "samples")
 Row = dict[str, Any]
@@ -187,7 +187,7 @@ def state(run: Path) -> str:
         return "finished"
     for stage in wanted:
         ends = [event["event"] for event in rundir.events(stage.resolve())]
-        gave_up = any(row["event"] == "gave_up" for row in lines(stage / rundir.EVENTS))
+        gave_up = any(row.event == "gave_up" for row in Event.read(stage))
         if gave_up or (ends and ends[-1] == "failed"):
             return "failed"
     return "preempted"

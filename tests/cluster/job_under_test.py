@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from slurm import preflight, scheduler
-from slurm.job import EVENTS, Job, Resources, rows
+from slurm.job import Job, Resources
+from slurm.records import EVENTS, rows
 from slurm.submit import Submission
 from tests.cluster.real import call, wait_for
 from tests.launcher import PROJECT

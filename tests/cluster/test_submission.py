@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from slurm import scheduler
-from slurm.job import CANCELLED, Resources, rows
+from slurm.job import Resources
+from slurm.records import CANCELLED, rows
 from slurm.scheduler import Refused
 from slurm.submit import Submission
 from tests.cluster.job_under_test import Chain, commands, preempt

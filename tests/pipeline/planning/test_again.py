@@ -195,12 +195,12 @@ def test_what_somebody_works_on_is_not_taken_away(tmp_path):
 
 @pytest.mark.parametrize("state", ["RUNNING", "PENDING", "COMPLETING"])
 def test_what_a_job_works_on_or_from_is_not_taken_away(tmp_path, monkeypatch, state):
+    from slurm.records import Submission
     from slurm.scheduler import Entry
 
     finish(tmp_path)
     other = finish(tmp_path, "latency.repeats=11", stages=["latency"], state="begun")["latency"]
-    record = {"event": "submitted", "id": "7", "token": "t", "index": 0}
-    rundir.append_line(other / rundir.JOBS, record)
+    Submission(event="submitted", id="7", token="t").note(other)
     fields = dict.fromkeys(Entry.__dataclass_fields__)
     entry = Entry(
         **fields | {"id": "7", "state": state, "comment": "t", "restarts": 0, "after": []}

@@ -1,0 +1,148 @@
+"""What is on record of a job, in its directory: one writer and one reader for each kind of row.
+
+    jobs.jsonl      submissions: intent first, then the id SLURM gave
+    events.jsonl    what supervision saw and did: began, signal, ended, requeued, gave_up
+    progress.json   kept by the command: how far it is, and how far a repetition would begin
+    CANCELLED       cancelled on purpose: nothing may start or requeue it
+
+A reader passes over lines that are not whole or not its own: the command may note events of its own
+in the same file, and where a job is decided upon nobody is there to mend a file.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
+
+from slurm import files
+
+JOBS = "jobs.jsonl"
+EVENTS = "events.jsonl"
+PROGRESS = "progress.json"
+CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of a JSON-lines file; a field at its default is not written."""
+
+    FILE: ClassVar[str]
+
+    time: float | int = field(default_factory=time.time)
+    event: str
+
+    def note(self, directory: Path) -> None:
+        """Append this to the records of a job, in one write that never mixes with another.
+
+        Raises:
+            OSError: it cannot be written; the file is as it was.
+        """
+        given = [(it, getattr(self, it.name)) for it in fields(self)]
+        row = {it.name: value for it, value in given if value != it.default}
+        files.append(directory / self.FILE, json.dumps(row) + "\n")
+
+    @classmethod
+    def read(cls, directory: Path) -> list[Self]:
+        """Return the rows of this kind that a job has on record, oldest first.
+
+        Raises:
+            OSError: the file is there but may not be read, or is no regular file.
+        """
+        return [cls(**known) for row in rows(directory / cls.FILE) if (known := cls._known(row))]
+
+    @classmethod
+    def _known(cls, row: dict[str, object]) -> dict[str, Any] | None:
+        """Return the fields of this kind that a line holds; None if it is not of this kind."""
+        kinds = _kinds(cls)  # type: ignore[arg-type]  # mypy takes a dataclass for unhashable
+        known = {name: value for name, value in row.items() if name in kinds}
+        whole = known.keys() >= {it.name for it in fields(cls) if it.default is MISSING}
+        fits = all(isinstance(value, kinds[name]) for name, value in known.items())
+        return known if whole and fits else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event(Row):
+    """What supervision saw or did in one attempt at a job.
+
+    Args:
+        job: the id that SLURM gave.
+        restart: how often the job had been requeued before.
+        nodes, gpus: began: the names of the nodes, and the GPUs on all of them.
+        signal: signal: its name.
+        node, code: ended: the number of the node within the job, and the command's exit code.
+        saved: ended, requeued, gave_up: how far a repetition begins.
+        why: requeued, gave_up: what ended the attempt.
+    """
+
+    FILE = EVENTS
+
+    job: str
+    restart: int
+    nodes: list[str] | None = None
+    gpus: int | None = None
+    signal: str | None = None
+    node: int | None = None
+    code: int | None = None
+    why: str | None = None
+    saved: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission(Row):
+    """That a job is about to be submitted, was, or was found in the queue.
+
+    Args:
+        id: submitted, attached: what SLURM gave.
+        token: intent, submitted: the comment in SLURM by which the job is recognized.
+        index: intent: of the job within its array.
+        runs: submitted, attached: what asked for it.
+        successor_of: submitted: the job that it succeeds.
+    """
+
+    FILE = JOBS
+
+    id: str = ""
+    token: str = ""
+    index: int | None = None
+    runs: list[str] | None = None
+    successor_of: str | None = None
+
+
+@cache
+def _kinds(row: type) -> dict[str, tuple[type, ...]]:
+    """Return the types that each field of a kind of row may have."""
+    hints, found = get_type_hints(row), {}
+    for name in (it.name for it in fields(row)):
+        hint = hints[name]
+        options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        found[name] = tuple(get_origin(option) or option for option in options)
+    return found
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON-lines file; lines that are not whole are left out."""
+    try:
+        text = files.read(path).decode(errors="replace")
+    except FileNotFoundError:
+        return
+    for line in text.split("\n"):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def saved(directory: Path) -> int:
+    """Return from where a repetition would begin; 0 if nothing is saved."""
+    try:
+        return int(json.loads(files.read(directory / PROGRESS))["saved"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
