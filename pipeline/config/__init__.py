@@ -158,6 +158,7 @@ ADDED = {
     "train.compile": "off",
     "train.budget": {"plain_epochs": None},
     "method.form": "batchnorm",
+    "method.start": "drawn",
 }
 """Settings that came later, with the value that means what was before: so set, they are no part of
 a question, and it keeps the fingerprint that it always had."""

@@ -72,17 +72,22 @@ class Timm(Section):
 Model = Annotated[Vgg | MobileNetV1 | Torchvision | Timm, Field(discriminator="family")]
 
 
-class Plain(Section):
-    """No extra branches."""
+class Starting(Section):
+    """What all methods have: where kernels start; see `dyrep.identity_start`."""
 
     name: str
+    start: Literal["drawn", "identity"] = "drawn"
+
+
+class Plain(Starting):
+    """No extra branches."""
+
     kind: Literal["plain"]
 
 
-class Static(Section):
+class Static(Starting):
     """The same branches on every convolution from the first step."""
 
-    name: str
     kind: Literal["static"]
     form: Form = "batchnorm"
     branches: list[Branch] = Field(min_length=1)
@@ -98,13 +103,12 @@ class Static(Section):
         return self
 
 
-class Growing(Section):
+class Growing(Starting):
     """Branches grown and cut while training.
 
     A null of `adjust_interval` or `last_adjust_epoch` is settled by `pipeline.config.rules`.
     """
 
-    name: str
     adjust_interval: PositiveInt
     last_adjust_epoch: NonNegativeInt
     cost: Literal["flops", "seconds"]

@@ -56,7 +56,7 @@ def _training(config: Config, network: Outline | Unknown) -> Iterator[str]:
         yield (
             f"network: {stem}{network.flops / 1e9:.3g} GFLOPs for {size} pixels, "
             f"{network.parameters / 1e6:.3g} M parameters for {_classes(config)}"
-            f"{_branches(config, network.growable)}"
+            f"{_branches(config, network.growable)}{_start(config)}"
         )
     long = f"{_length(train)} of batch {train.batch_size}"
     yield f"recipe: train={train.name}, {long}{_growth(config)}"
@@ -83,6 +83,10 @@ def _branches(config: Config, count: int) -> str:
         return ""
     verb = "can grow" if isinstance(config.method, Growing) else "get branches"
     return f", {_count(count, 'convolution')} {verb}"
+
+
+def _start(config: Config) -> str:
+    return ", kernels start with the identity in them" if config.method.start == "identity" else ""
 
 
 def _count(number: int, what: str) -> str:

@@ -17,11 +17,13 @@ from pipeline.training.history import Rows
 
 
 def prepare(model: nn.Module, method: Method, seed: int, image_size: int) -> dict[str, str]:
-    """Give the network the branches it starts with; return what is left alone, and why.
+    """Give the network the kernels and branches it starts with; return what is left alone, and why.
 
     Raises:
         UserError: all of it, by a method that is to change something.
     """
+    if method.start == "identity":
+        dyrep.identity_start(model)
     left = growable.left_alone(model, method)
     if isinstance(method, Static):
         torch.manual_seed(seed)
@@ -192,7 +194,7 @@ def _evolver(
             optimizer,
             ema=ema,
             seed=seed,
-            **method.model_dump(exclude={"name", "kind", "calibration_batches"}),
+            **method.model_dump(exclude={"name", "start", "kind", "calibration_batches"}),
         )
     if not isinstance(method, DyRep):
         return None

@@ -122,10 +122,10 @@ def test_without_an_answer_the_plan_says_so_and_goes_on(inside, monkeypatch, har
 
 
 def test_the_plan_shows_network_and_recipe(inside):
-    code, out, _ = inside("dry_run=true", "train.epochs=120")
+    code, out, _ = inside("dry_run=true", "train.epochs=120", "method.start=identity")
     assert code == 0
     assert "GFLOPs for 16 pixels" in out
-    assert "6 convolutions can grow" in out
+    assert "6 convolutions can grow, kernels start with the identity in them" in out
     assert "grows 20 times, every 5 epochs up to epoch 100" in out
 
 

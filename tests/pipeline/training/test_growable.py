@@ -8,6 +8,7 @@ from pipeline.config.model import DyRep, Plain, Static
 from pipeline.errors import UserError
 from pipeline.networks import architectures
 from pipeline.training.growable import left_alone, told
+from pipeline.training.growth import prepare
 
 DYREP = DyRep.model_construct(kind="dyrep", name="dyrep", branches=["kxk", "1x1"])
 DBB = Static.model_construct(kind="static", name="dbb", branches=["kxk", "1x1"])
@@ -66,3 +67,14 @@ def test_what_is_left_is_named_once_for_each_reason():
     (line,) = told(left)
     assert line.startswith("4 convolutions left alone: a subclass")
     assert line.endswith("(1, 2, 3, …)")
+
+
+@pytest.mark.parametrize(("start", "added"), [("drawn", 0.0), ("identity", 1.0)])
+def test_kernels_start_as_the_method_says(start, added):
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1))
+    before = model[0].weight.detach().clone()
+    prepare(model, PLAIN.model_copy(update={"start": start}), seed=0, image_size=8)
+    after = model[0].weight.detach() - before
+    centre = after[range(4), range(4), 1, 1]
+    torch.testing.assert_close(centre, torch.full((4,), added))
+    assert after.abs().sum() == pytest.approx(4 * added, abs=1e-5)
