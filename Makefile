@@ -5,31 +5,32 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
+INSTALLED := .venv/.installed
 
 .PHONY: help demo test check lint format launch lock clean
 
 help: ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## /  make \1  /p' Makefile
 
-demo: $(READY) ## the whole pipeline on embedded real images, then a report
+demo: $(INSTALLED) ## the whole pipeline on embedded real images, then a report
 	@$(BIN)/python -m pipeline.launch name=demo
 
-test: $(READY) ## all tests
+test: $(INSTALLED) ## all tests
 	@$(BIN)/python -m pytest -n 2
 
 check: lint ## style, types, imports, and the tests that start no stage and no SLURM
 	@$(BIN)/python -m pytest -n 2 -m 'not long'
 
-lint: $(READY) ## style, types and import directions
+lint: $(INSTALLED) ## style, types and import directions
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
 
-format: $(READY) ## rewrite the code in the house style
+format: $(INSTALLED) ## rewrite the code in the house style
 	@$(BIN)/ruff check --fix && $(BIN)/ruff format
 
-launch: $(READY) ## make launch ARGS="method=dbb seed=1"
+launch: $(INSTALLED) ## make launch ARGS="method=dbb seed=1"
 	@$(BIN)/python -m pipeline.launch $(ARGS)
 
-lock: $(READY) ## write requirements.lock anew from pyproject.toml
+lock: $(INSTALLED) ## write requirements.lock anew from pyproject.toml
 	@$(BIN)/python -m pip install --quiet --quiet uv
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 		--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
@@ -46,4 +47,11 @@ $(READY): requirements.lock
 	@echo "building .venv from requirements.lock (once; about 6 GB)"
 	@rm -rf .venv && $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --quiet --require-hashes --requirement requirements.lock
+	@touch $@
+
+# From any directory: compat puts the checkout on Python's path, where a folder `slurm/` or `dyrep/`
+# of the directory one is in does not hide it.
+$(INSTALLED): pyproject.toml setup.py $(READY)
+	@$(BIN)/python -m pip install --quiet --quiet --no-deps --no-index --no-build-isolation \
+		--config-settings editable_mode=compat --editable .
 	@touch $@

@@ -13,6 +13,8 @@
 After Huang et al., "DyRep: Bootstrapping Training with Dynamic Re-parameterization", CVPR 2022.
 """
 
+from pathlib import Path
+
 from dyrep.branches import ALL_BRANCHES
 from dyrep.cost import Cost, cost
 from dyrep.events import Event
@@ -26,6 +28,8 @@ from dyrep.published import load_published
 from dyrep.start import identity_start
 from dyrep.structure import apply_structure, structure
 from dyrep.surgery import rewrap
+
+__version__ = Path(__file__).with_name("VERSION").read_text().strip()
 
 __all__ = [
     "ACB_BRANCHES",

@@ -21,7 +21,8 @@ from pipeline.errors import DONE, FAILED, UserError
 from pipeline.execution import caches
 from pipeline.planning.named_run import frozen
 from pipeline.records import rundir
-from pipeline.tracking import PROJECT, command, environment
+from pipeline.records.provenance import PROJECT
+from pipeline.tracking import command, environment
 from pipeline.tracking.reach import server, unreachable
 
 SENT = ".wandb.sent"  # what the files were like when all of them was there

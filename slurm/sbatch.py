@@ -76,6 +76,7 @@ class Executor(SlurmExecutor):
             setup=[
                 f"trap {shlex.quote(f'{decide}; exit $?')} EXIT",
                 f"cd {shlex.quote(str(cwd))}",
+                "unset PYTHONSAFEPATH",  # Python imports from there
                 *resources.setup,
                 *succeed,
             ],

@@ -114,7 +114,9 @@ def _fill(run: Run, directory: Path) -> None:
     run.seed = config.pop("seed")
     run.settings = {k: v for k, v in config.items() if k.split(".")[0] not in WHERE}
     facts = rundir.read_json(directory / "run.json")
-    run.command, run.source = mask(facts["command"]), facts["source"]["revision"] or ""
+    source = facts["source"]
+    run.command = mask(facts["command"])
+    run.source = source["revision"] or source.get("version", "")
     stages = commands.stages(directory)
     results = {name: rundir.read_json(path / rundir.RESULT) for name, path in _finished(stages)}
     for name, result in results.items():

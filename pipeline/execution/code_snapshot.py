@@ -15,9 +15,9 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.records import rundir
+from pipeline.records.provenance import PROJECT
 from slurm import private
 
-PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("dyrep", "pipeline", "slurm")
 
 
@@ -76,6 +76,6 @@ def _flaw(kept: Path) -> str | None:
         if why := private.flaw(folder, private.WRITERS):
             return why if folder == kept else f"holds {folder.relative_to(kept)}, which {why}"
     if _digest(kept) != _digest(PROJECT):
-        return "holds other code than this checkout"
+        return "holds other code than the present"
     writable = [path for path in _files(kept) if path.stat().st_mode & private.WRITERS]
     return f"holds {writable[0].relative_to(kept)}, which others may write to" if writable else None

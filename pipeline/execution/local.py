@@ -24,12 +24,12 @@ from pipeline.planning.named_run import write_question, write_where
 from pipeline.planning.plan import Step, verify_outputs
 from pipeline.records import attempt, disk, rundir
 from pipeline.records.progress import Onlooker
+from pipeline.records.provenance import PROJECT
 from slurm import scheduler
 from slurm.place import unsupervised
 from slurm.queue import active, submitted
 from slurm.records import CANCELLED
 
-PROJECT = Path(__file__).resolve().parents[2]
 TAIL = 20  # lines of a failed stage's log that are shown
 
 

@@ -14,18 +14,17 @@ import sys
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.records.provenance import PROJECT
 
 PATIENCE = 120  # seconds; a large network takes ten
 STEP = 8  # the side of images that grow is a multiple of it, pixels
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
 UNTOLD = 1000  # classes, where prep counts them: they change little but the last layer
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)

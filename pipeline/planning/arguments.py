@@ -29,6 +29,7 @@ from pipeline.config import Config
 from pipeline.config.rules import SMALL_IMAGE
 from pipeline.errors import UserError, nearest
 from pipeline.planning.compose import CONF, parse
+from pipeline.records import rundir
 
 SWEEPER = "hydra/sweeper="
 LIBRARIES = (
@@ -199,7 +200,8 @@ def _check_choice(override: Override, files: Path | None) -> None:
     """Refuse a choice that is none: of a folder of `conf/` exactly one file is chosen by name."""
     group, said = override.key_or_group, override.input_line
     if group == "sweeps":
-        raise UserError(f"{said} is not for launch: `wandb sweep conf/sweeps/NAME.yaml` reads it")
+        files = rundir.shown(CONF / "sweeps" / "NAME.yaml")
+        raise UserError(f"{said} is not for launch: `wandb sweep {files}` reads it")
     if not (CONF / group).is_dir() or group.startswith("hydra"):
         return
     valid = sorted(file.stem for file in (CONF / group).glob("*.yaml"))

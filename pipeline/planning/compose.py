@@ -32,12 +32,15 @@ from pipeline.config.data import HOLDS
 from pipeline.display.masking import mask
 from pipeline.errors import UserError, nearest
 from pipeline.records import rundir
+from pipeline.records.provenance import PROJECT
 
 Composed = tuple[DictConfig, dict[str, str], list[str]]  # settings, choices, overrides
 
 INTERPOLATION = (InterpolationResolutionError, GrammarParseError)
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
-CONF = Path(__file__).resolve().parents[2] / "conf"
+INSTALLED = PROJECT / "pipeline" / "conf"  # where a wheel puts it
+CONF = INSTALLED if INSTALLED.is_dir() else PROJECT / "conf"
+OmegaConf.register_new_resolver("conf", lambda: str(rundir.shown(CONF)), replace=True)
 MODELS = {"vgg", "mobilenet_v1", "torchvision", "timm"}
 FREE = ("cluster.sbatch",)  # may hold any key
 TAGS = {file.stem for file in (CONF / "data").glob("*.yaml")}

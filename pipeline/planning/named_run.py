@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.planning import again, compose, taking_up
 from pipeline.planning.plan import Step
 from pipeline.records import disk, rundir
-from pipeline.records.provenance import command_line, source_revision, versions
+from pipeline.records.provenance import PROJECT, command_line, source_revision, versions
 from slurm.records import CANCELLED
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 RUN = "run.json"
 CONFIG = "config.yaml"
-PROJECT = Path(__file__).resolve().parents[2]
 PER_LAUNCH = ("stage", "again", "root", "dry_run", "wait")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.display.masking import mask
 
+PROJECT = Path(__file__).resolve().parents[2]  # holds the packages: a checkout, or site-packages
 DALI = "nvidia-dali-cuda130"
 PACKAGES = ("torch", "torchvision", "timm", DALI, "hydra-core", "wandb")
 
@@ -34,18 +35,33 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     return found
 
 
+def version() -> str:
+    """Return the version of this project."""
+    return (PROJECT / "dyrep" / "VERSION").read_text().strip()
+
+
 @cache
 def source_revision() -> dict[str, Any]:
-    """Return the git revision of this checkout and whether it has uncommitted changes."""
-    here = Path(__file__).resolve().parent
+    """Return the version, the git revision, and whether there are uncommitted changes.
+
+    The revision is None for code that git does not track: installed from a wheel, it may well lie
+    in the environment of another project, whose revision would say nothing.
+    """
+    here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10
-            )
+                ["git", "-C", str(here.parent), *arguments],
+                capture_output=True, text=True, timeout=10,
+            )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    tracked = git("ls-files", "--error-unmatch", here.name) is not None
+    return {
+        "version": version(),
+        "revision": git("rev-parse", "HEAD") if tracked else None,
+        "dirty": tracked and bool(git("status", "--porcelain")),
+    }

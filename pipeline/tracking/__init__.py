@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 from pipeline.commands import elsewhere
 from pipeline.display.outside import say
+from pipeline.records.provenance import PROJECT
 from pipeline.tracking.reach import server, unreachable
 
 if TYPE_CHECKING:
     from pipeline.config import Disabled, Wandb
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 def mirror(run: Path, tracking: Wandb | Disabled) -> None:
