@@ -6,15 +6,17 @@
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
-if sys.argv[:1] == ["-m"]:  # as a command: what is missing is told before it is imported
+if Path(sys.argv[0]).name in ("-m", "dyrep"):  # a command tells what is missing before it imports
     missing = [name for name in ("pydantic", "rich", "yaml") if find_spec(name) is None]
     if missing:
         from pipeline.display.outside import say
 
         say(
-            f"error: {sys.executable} has no {', '.join(missing)}; activate the environment of the "
-            "project first (`source .venv/bin/activate`, which `make demo` makes)",
+            f"error: {sys.executable} has no {', '.join(missing)}; of a checkout, activate the "
+            "environment (`source .venv/bin/activate`, which `make demo` makes); of a wheel, "
+            "`pip install 'WHEEL[pipeline]'` with the path of its file",
             file=sys.stderr,
         )
         raise SystemExit(2)

@@ -49,7 +49,7 @@ class Format:
     file: str
     write: Callable[[Source, Path], str | None]
     needs: tuple[str, ...] = ()
-    install: str = "pip install 'dyrep[deploy]'"
+    install: str = "pip install onnx onnxruntime onnxscript"
     exact: bool = True
 
     def missing(self) -> str | None:

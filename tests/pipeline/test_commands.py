@@ -1,11 +1,16 @@
 """The commands answer fast, help, and do not import what they do not use."""
 
 import argparse
+import re
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 
+from pipeline import __main__ as dispatcher
 from pipeline import commands
 from tests.launcher import PROJECT
 
@@ -31,7 +36,7 @@ def test_a_forgotten_environment_is_told_in_one_line():
         [sys.executable, "-S", "-m", "pipeline.status"], cwd=PROJECT, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "rich, yaml; activate the environment" in done.stderr and done.stderr.count("\n") == 1
+    assert "rich, yaml; of a checkout, activate" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_composed_configuration_is_printed(launch):
@@ -53,3 +58,73 @@ def test_a_count_is_one_or_more(text):
     with pytest.raises(argparse.ArgumentTypeError, match="no whole number from 1 on"):
         commands.count(text)
     assert commands.count("12") == 12
+
+
+def dyrep(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["dyrep", *words])
+    return dispatcher.main()
+
+
+@pytest.mark.parametrize("name", dispatcher.COMMANDS)
+def test_every_command_is_there_under_one_name(monkeypatch, capsys, name):
+    module, what = dispatcher.COMMANDS[name]
+    assert callable(import_module(module).main)
+    assert dyrep(monkeypatch, "--help") == 0
+    assert re.search(rf"(?m)^  {name} +{re.escape(what)}$", capsys.readouterr().out)
+
+
+def test_a_command_gets_its_arguments_and_its_exit_code_is_passed_on(monkeypatch, capsys, tmp_path):
+    assert dyrep(monkeypatch, "status", "--root", str(tmp_path)) == 2
+    assert f"there are no runs in {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("stauts", "status"), ("devcluster", "dev-cluster"), ("--verson", "--version")],
+)
+def test_a_command_that_is_none_is_refused_with_the_nearest(monkeypatch, capsys, word, meant):
+    assert dyrep(monkeypatch, word) == 2
+    told = capsys.readouterr()
+    assert told.err == f"error: dyrep has no command '{word}'; did you mean '{meant}'?\n"
+    assert not told.out
+
+
+def test_there_is_one_version(monkeypatch, capsys):
+    import dyrep as library
+
+    assert dyrep(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"dyrep {library.__version__}\n"
+    assert f"\n## {library.__version__}" in (PROJECT / "CHANGELOG.md").read_text()
+
+
+TEXTS = [
+    path.read_text()
+    for package in ("dyrep", "pipeline", "slurm", "conf")
+    for path in (PROJECT / package).rglob("*")
+    if path.suffix in (".py", ".yaml", ".html")
+]
+
+
+def test_what_messages_say_to_install_is_a_requirement_of_ours_or_known():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    extras = [text for extra in project["optional-dependencies"].values() for text in extra]
+    known = {re.match(r"[\w.-]+", text)[0] for text in extras}
+    known |= {"hydra-optuna-sweeper", "torch-tensorrt"}  # for what only few want
+    told = {
+        word
+        for text in TEXTS
+        for words in re.findall(r"pip install ([a-z][\w -]*\w)", text)
+        for word in words.split(", ")[0].split()
+    }
+    assert {"onnx", "wandb"} <= told <= known
+
+
+def test_what_messages_say_to_type_are_commands():
+    modules = {name for text in TEXTS for name in re.findall(r"python -m ([\w.]*\w)", text)}
+    modules -= {"pipeline.NAME"}
+    assert len(modules) > 10
+    for module in modules:
+        there = find_spec(module)
+        if there.submodule_search_locations:
+            there = find_spec(f"{module}.__main__")
+        assert '__name__ == "__main__"' in there.loader.get_source(there.name), module

@@ -172,7 +172,9 @@ def test_what_is_missing_is_skipped_with_the_line_that_installs_it(tmp_path, ima
     (_, first), (_, second) = write(
         source(network(), images), tmp_path, ["onnx", "torchscript"], images
     )
-    assert first == {"skipped": "no_such_runtime not found: pip install 'dyrep[deploy]'"}
+    assert first == {
+        "skipped": "no_such_runtime not found: pip install onnx onnxruntime onnxscript"
+    }
     assert second["file"] == "model.ts"
 
 
