@@ -82,7 +82,7 @@ class Training:
         for batch, labels in batches(self.images, self.size.batch, self.order):
             if self.progress >= 1 or not self.finite:
                 break
-            self._step(batch, labels)
+            self.step(batch, labels)
             if self.progress * self.size.points >= len(self.curve) + 1:
                 self._look()
             if self.moments and self.progress >= self.moments[0]:
@@ -114,7 +114,8 @@ class Training:
         budget = self.arm.budget * self.size.steps
         return self.cost / budget if self.cost + self.price.ratio / 2 <= budget else 1.0
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """Train on a batch, images (N, 1, 28, 28), and count what that costs."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.run.rate * schedule(self.progress)
         self.model.train()

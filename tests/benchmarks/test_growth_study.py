@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.growth_study import __main__ as study
-from benchmarks.growth_study import data, plan, prices, report, shelf, training
+from benchmarks.growth_study import alignment, data, plan, prices, report, shelf, training
 from benchmarks.growth_study.arms import ARMS, FIRST, prepare
 from benchmarks.growth_study.networks import NETWORKS
 from benchmarks.growth_study.plan import CHOOSING, JUDGING, RATES
@@ -165,6 +165,14 @@ def test_a_growing_network_makes_fewer_steps_and_its_structure_can_be_trained_an
         Run("resnet", "ours_structure", 0.01, 0), images, SMALL, kept, grow["structure"]
     )
     assert all(not block["fixed"] for block in training.dyrep.structure(anew.model)["blocks"])
+
+
+def test_the_last_step_is_compared_with_the_next_gradient(folder, small):
+    images, kept = data.read(folder, SMALL.train, SMALL.test), Shelf(folder / "results")
+    epochs = alignment.watched(Run("resnet", "plain", 0.01, 0), images, SMALL, kept)
+    assert len(epochs) == SMALL.epochs
+    values = [value for layer in epochs[-1].values() for value in layer.values()]
+    assert len(values) >= 20 and all(-1 <= value <= 1 for value in values)
 
 
 def test_arms_of_a_seed_begin_with_the_same_kernels_and_see_the_same_images(folder, small):

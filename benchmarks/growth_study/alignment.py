@@ -1,0 +1,111 @@
+"""Would longer steps help anywhere? Last step against next gradient, by layer, branch and epoch.
+
+    python -m benchmarks.growth_study.alignment        # some minutes; writes alignment.json
+
+What a linear branch changes is how far steps go in the directions it can follow. That helps where
+the step D that a kernel made last agrees with the gradient G of the next batch: where the cosine
+of P_b(D) and P_b(G) is above zero. It is taken at each step of plain trainings of the study.
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import dyrep
+from benchmarks.growth_study import data
+from benchmarks.growth_study.__main__ import RESULTS
+from benchmarks.growth_study.shelf import Run, Shelf, origin
+from benchmarks.growth_study.training import Size, Training, batches
+from dyrep.block import fitting
+from dyrep.geometry import Geometry
+from dyrep.pricing import gains
+from pipeline import commands
+from pipeline.errors import DONE
+from pipeline.records import rundir
+
+RATES = (0.0125, 0.05, 0.1)
+ALL = 1e6  # a strength beside which what the strengths learn is nothing
+
+
+class Watch:
+    """Sums <P_b(D), P_b(G)>, |P_b(D)|^2 and |P_b(G)|^2 for each conv and branch."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.convs = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1
+        }
+        self.before: dict[str, Tensor] = {}
+        self.sums: dict[tuple[str, str], Tensor] = defaultdict(lambda: torch.zeros(3))
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Look at the gradients there are, before the optimizer uses them."""
+        for path, conv in self.convs.items():
+            assert conv.weight.grad is not None
+            if path in self.before:
+                moved, gradient = self.before[path] - conv.weight, conv.weight.grad
+                for name in _branches(conv):
+                    pairs = ((moved, gradient), (moved, moved), (gradient, gradient))
+                    found = [gains(*pair, Geometry.of(conv), [name], ALL)[0] for pair in pairs]
+                    self.sums[path, name] += torch.stack(found) / ALL**2
+            self.before[path] = conv.weight.clone()
+
+    def cosines(self) -> dict[str, dict[str, float]]:
+        """Return the cosine of each conv and branch since the last call."""
+        found: dict[str, dict[str, float]] = defaultdict(dict)
+        for (path, name), (both, moved, gradient) in self.sums.items():
+            found[path][name] = round((both / (moved * gradient).sqrt()).item(), 4)
+        self.sums.clear()
+        return dict(found)
+
+
+def _branches(conv: nn.Conv2d) -> list[str]:
+    return [name for name in fitting(conv, dyrep.ALL_BRANCHES) if name not in ("kxk", "identity")]
+
+
+def watched(run: Run, images: data.Images, size: Size, shelf: Shelf) -> list[dict]:
+    """Return the cosines of each epoch of a training."""
+    training = Training(run, images, size, shelf)
+    watch = Watch(training.model)
+    training.optimizer.register_step_pre_hook(lambda *_: watch())
+    epoch, found = size.train // size.batch, []
+    for batch, labels in batches(images, size.batch, training.order):
+        training.step(batch, labels)
+        if training.steps % epoch == 0:
+            found.append(watch.cosines())
+            values = [value for layer in found[-1].values() for value in layer.values()]
+            above = sum(value > 0 for value in values)
+            print(f"rate {run.rate:g}, epoch {len(found)}: {above} of {len(values)} above zero")
+        if training.progress >= 1:
+            return found
+    raise AssertionError("batches never end")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--data", type=Path, default=data.DEBIAN, metavar="DIR")
+    options = parser.parse_args(arguments)
+    return commands.ending(lambda: work(options.results, options.data, Size()))
+
+
+def work(results: Path, folder: Path, size: Size) -> int:
+    """Watch a training at each rate and write what was seen."""
+    torch.set_num_threads(1)
+    images, shelf = data.read(folder, size.train, size.test), Shelf(results)
+    runs = [Run("deep", "plain_identity", rate, seed=0) for rate in RATES]
+    rows = [{"rate": run.rate, "epochs": watched(run, images, size, shelf)} for run in runs]
+    rundir.write_json(results / "alignment.json", {**origin(), "cosines": rows})
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
