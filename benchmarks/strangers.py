@@ -38,14 +38,24 @@ KINDS = {
         "records/test_outfile",
     ],
     "commands: live runs, from anywhere": ["test_places", "test_looking"],
-    "commands: damaged files": ["test_damage"],
+    "commands: damaged files, lost links, refused writes": [
+        "test_damage", "test_links", "test_refused_writes",
+    ],
     "commands: again, frozen settings, comparisons": [
-        "planning/test_again", "compare/test_compare", "planning/test_taking_up",
+        "planning/test_again", "compare/test_compare", "compare/test_front",
+        "planning/test_taking_up",
+    ],
+    "commands: words and numbers": [
+        "test_words", "test_numbers", "training/test_nonfinite", "training/test_cost",
     ],
     "data": ["data/test_bad_images", "stages/test_prep", "data/test_sources"],
     "settings": [
         "planning/test_arguments", "test_bad_input", "networks/test_architectures",
-        "config/test_rules", "planning/test_sweep",
+        "config/test_rules", "config/test_sense", "planning/test_sweep", "outline/test_outline",
+        "training/test_growable",
+    ],
+    "machines: terminals, readers who leave, long histories": [
+        "test_output", "tracking/test_thinning",
     ],
 }  # fmt: skip
 USERS = ("root", "nobody")
@@ -114,7 +124,7 @@ def count(junit: Path, kinds: dict[str, list[str]]) -> dict:
     kind_of = {file: kind for kind, files in kinds.items() for file in files}
     counts = {kind: Counter(passed=0, failed=0, skipped=0) for kind in kinds}
     for case in ElementTree.parse(junit).iter("testcase"):
-        file = case.get("classname", "").split(".")[2]
+        file = "/".join(case.get("classname", "").split(".")[2:])  # behind tests.pipeline
         ends = {child.tag for child in case}
         end = (
             "failed"
