@@ -163,5 +163,6 @@ def told(work: Callable[[], int], where: object) -> int:
         code, said = FAILED, str(error)
     except OSError as error:
         code, said = BAD_INPUT, str(surroundings(error, where))
-    print(visible(f"error: {said}"), file=sys.stderr, flush=True)  # may begin with lines of a log
+    log, _, last = visible(said).rpartition("\n")
+    print(*filter(None, (log, f"error: {last}")), sep="\n", file=sys.stderr, flush=True)
     return code

@@ -196,17 +196,15 @@ def _failed(context: Context, error: Exception) -> int:
         return BAD_INPUT
     if isinstance(error, OSError) and error.errno in REFUSALS:
         error = surroundings(error, context.dir)
-    if isinstance(error, UserError):
-        noted = _note(context, kind="input", message=str(error))
-        if not (noted and context.stage.processes):  # else the parent says it, at the end
-            say(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    _note(context, kind="error", message=mask(f"{type(error).__name__}: {error}"))
-    if isinstance(error, NoResult):
-        say(f"error: {error}", file=sys.stderr)
-    else:
+    explained = isinstance(error, UserError | NoResult)
+    refused = isinstance(error, UserError)
+    said = str(error) if refused else mask(f"{type(error).__name__}: {error}")
+    noted = _note(context, kind="input" if refused else "error", message=said)
+    if not explained:
         traceback.print_exception(error)
-    return FAILED
+    elif not (noted and context.stage.processes):  # else the parent says it, at the end
+        say(f"error: {said}", file=sys.stderr)
+    return BAD_INPUT if refused else FAILED
 
 
 def _note(context: Context, **facts: str) -> bool:

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 import dyrep
-from pipeline import status
-from pipeline.errors import UserError
+from pipeline import commands, run, status
+from pipeline.errors import NoResult, StageFailed, UserError
 from pipeline.planning import compose
 from pipeline.records import stage_status
 from pipeline.stages.prep import _nothing_left
@@ -124,3 +124,36 @@ def test_a_run_is_done_when_all_its_stages_are(tmp_path, capsys, asked, state, l
     assert row["state"] == state
     status.main(["x", "--root", str(tmp_path)])
     assert last in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_what_is_said_last_is_the_error(capsys):
+    def fails():
+        raise StageFailed("  | a line of a log\n  | another\ntrain did not finish: why")
+
+    assert commands.told(fails, "here") == 1
+    told = "  | a line of a log\n  | another\nerror: train did not finish: why\n"
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    ("error", "processes", "code", "said", "noted"),
+    [
+        (NoResult("it diverged"), False, 1, "error: NoResult: it diverged\n", "error"),
+        (NoResult("it diverged"), True, 1, "", "error"),  # who waits for the processes says it
+        (UserError("no such file"), False, 2, "error: no such file\n", "input"),
+        (UserError("no such file"), True, 2, "", "input"),
+        (RuntimeError("a defect"), True, 1, "RuntimeError: a defect\n", "error"),
+    ],
+)
+def test_what_explains_itself_has_no_traceback(
+    tmp_path, capsys, error, processes, code, said, noted
+):
+    events = []
+    context = SimpleNamespace(
+        dir=tmp_path, stage=SimpleNamespace(processes=processes),
+        event=lambda name, **facts: events.append((name, facts["kind"])),
+    )  # fmt: skip
+    assert run._failed(context, error) == code
+    told = capsys.readouterr().err
+    assert told == said  # an error that was not raised has a traceback of one line
+    assert events == [("failed", noted)]
