@@ -159,10 +159,19 @@ def _show_plan(this: Launch, overrides: list[str]) -> None:
         UserError: the network to be trained cannot be.
     """
     training = any(step.runs for step in this.plan if step.stage.name == "train")
-    network = outline.look(this.config) if training else None
+    counted = _counted(this.plan[0])
+    network = outline.look(this.config, counted) if training else None
     unchosen = [] if this.directory.exists() else arguments.unchosen(this.config, overrides)
-    summary.show_plan(this.config, this.plan, network, unchosen)
+    summary.show_plan(this.config, this.plan, network, unchosen, counted)
     freshness.tell(this.config, this.plan[0], overrides)
+
+
+def _counted(prep: Step) -> int | None:
+    """Return how many classes prep has found, if what it found is used."""
+    if prep.state != "done" or prep.repeats:
+        return None
+    found = rundir.read_json(prep.dir / rundir.RESULT)["metrics"].get("classes")
+    return None if found is None else int(found)
 
 
 def _run(this: Launch, overrides: list[str], common: Common) -> None:

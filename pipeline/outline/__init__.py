@@ -64,7 +64,7 @@ class Request:
     classes: int = UNTOLD
 
     @classmethod
-    def of(cls, config: Config) -> Request:
+    def of(cls, config: Config, counted: int | None = None) -> Request:
         """Return what a training asks of its network; the first side is that of evaluation."""
         size, first = config.data.image_size, config.train.augment.progressive
         smallest = size if first is None else min(size, max(STEP, round(first / STEP) * STEP))
@@ -74,22 +74,26 @@ class Request:
             sides=[size, smallest],
             batch=config.train.batch_size // processes,
             branches=list(getattr(config.method, "branches", ["kxk"])),
-            classes=classes(config) or UNTOLD,
+            classes=classes(config, counted) or UNTOLD,
         )
 
 
-def classes(config: Config) -> int | None:
-    """Return how many classes the data have; None where they are known after prep alone."""
-    return getattr(config.data, "classes", CLASSES.get(config.data.name))
+def classes(config: Config, counted: int | None) -> int | None:
+    """Return how many classes the data have; None where prep has to count them first."""
+    return counted or getattr(config.data, "classes", CLASSES.get(config.data.name))
 
 
-def look(config: Config) -> Outline | Unknown:
+def look(config: Config, counted: int | None = None) -> Outline | Unknown:
     """Return what is known of the network of a configuration.
+
+    Args:
+        config: Of a run.
+        counted: Classes that prep has found, if it is finished.
 
     Raises:
         UserError: it cannot be built, run on such images, or grow although the method grows.
     """
-    request = Request.of(config)
+    request = Request.of(config, counted)
     if config.model.family in ("vgg", "mobilenet_v1"):
         from pipeline.outline import own
 

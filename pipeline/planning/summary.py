@@ -23,16 +23,28 @@ ACTIONS = {name: name for name in ("run", "continue", "repeat", "skip")} | {"lea
 
 
 def show_plan(
-    config: Config, plan: list[Step], network: Outline | Unknown | None, notes: list[str]
+    config: Config,
+    plan: list[Step],
+    network: Outline | Unknown | None,
+    notes: list[str],
+    counted: int | None = None,
 ) -> None:
-    """Print what is trained, which stages will run and why, and what nobody chose."""
+    """Print what is trained, which stages will run and why, and what nobody chose.
+
+    Args:
+        config: Of the run.
+        plan: Its stages.
+        network: What is known of it; None where nothing is trained.
+        notes: What else is to be told.
+        counted: Classes that prep has found, if it is finished.
+    """
     console = Terminal(WIDTH)
     console.print(
         bold(config.name),
         f" {config.data.name} · {mask(config.model.name)} · {config.method.name} · "
         f"seed {config.seed}",
     )
-    for line in _training(config, network) if network else []:
+    for line in _training(config, network, counted) if network else []:
         console.print(f"  {line}", soft_wrap=True)
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True)
@@ -45,7 +57,7 @@ def show_plan(
         console.print(f"dry run: nothing was touched; stages live in {stages}", soft_wrap=True)
 
 
-def _training(config: Config, network: Outline | Unknown) -> Iterator[str]:
+def _training(config: Config, network: Outline | Unknown, counted: int | None) -> Iterator[str]:
     """Say what follows from data and recipe: network, stem, growth."""
     size, train = config.data.image_size, config.train
     small = getattr(config.model, "small_stem", None)
@@ -55,7 +67,7 @@ def _training(config: Config, network: Outline | Unknown) -> Iterator[str]:
     else:
         yield (
             f"network: {stem}{network.flops / 1e9:.3g} GFLOPs for {size} pixels, "
-            f"{network.parameters / 1e6:.3g} M parameters for {_classes(config)}"
+            f"{network.parameters / 1e6:.3g} M parameters for {_classes(config, counted)}"
             f"{_branches(config, network.growable)}{_start(config)}"
         )
     long = f"{_length(train)} of batch {train.batch_size}"
@@ -72,8 +84,8 @@ def _length(train: Train) -> str:
     )
 
 
-def _classes(config: Config) -> str:
-    known = classes(config)
+def _classes(config: Config, counted: int | None) -> str:
+    known = classes(config, counted)
     return f"{UNTOLD:,} classes (prep counts them)" if known is None else f"{known:,} classes"
 
 

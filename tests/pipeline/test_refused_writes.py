@@ -88,7 +88,7 @@ def test_a_launcher_finds_out_what_its_stage_could_not_say(directory, monkeypatc
     monkeypatch.setattr(disk, "refusal", lambda _: full)
     step = SimpleNamespace(dir=directory, stage=STAGES["eval"])
     with pytest.raises(UserError, match="no room"):
-        local._explain(step, directory / "none.log", 1, asked_to_stop=False)
+        local._explain(step, None, directory / "none.log", 1, asked_to_stop=False)
 
 
 def test_whether_a_directory_can_be_written_is_tried(tmp_path):
@@ -131,7 +131,7 @@ def test_a_directory_that_comes_back_with_the_newest_file_alone_has_vanished(tmp
     assert capsys.readouterr().err.endswith("has vanished; restore it and launch again\n")
     step = SimpleNamespace(dir=tmp_path, stage=STAGES["train"])
     with pytest.raises(UserError, match="restore it and launch again"):
-        local._explain(step, tmp_path / "none.log", 1, asked_to_stop=False)
+        local._explain(step, None, tmp_path / "none.log", 1, asked_to_stop=False)
     with pytest.raises(FileNotFoundError):
         attempt.check(tmp_path, 1)
 
@@ -171,3 +171,11 @@ def test_the_first_reason_is_told_where_no_report_can_be_written(monkeypatch, er
     with pytest.raises(type(error)) as told:
         launch._run(this, [], SimpleNamespace(repeated=set()))
     assert told.value is error
+
+
+def test_who_is_cancelled_from_elsewhere_is_told_how_to_go_on(tmp_path):
+    step = SimpleNamespace(dir=tmp_path, stage=STAGES["train"])
+    rundir.write_text(tmp_path / CANCELLED, "now")
+    config = SimpleNamespace(name="x", root=str(tmp_path / "o"))
+    with pytest.raises(StageFailed, match=f"to go on: .* name=x root={tmp_path}/o$"):
+        local._explain(step, config, tmp_path / "none.log", 75, asked_to_stop=False)

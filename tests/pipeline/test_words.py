@@ -146,11 +146,12 @@ def test_what_is_said_last_is_the_error(capsys):
     ],
 )
 def test_what_explains_itself_has_no_traceback(
-    tmp_path, capsys, error, processes, code, said, noted
+    monkeypatch, capsys, error, processes, code, said, noted
 ):
+    monkeypatch.setattr(run.attempt, "vanished", lambda _: False)
     events = []
     context = SimpleNamespace(
-        dir=tmp_path, stage=SimpleNamespace(processes=processes),
+        dir=None, stage=SimpleNamespace(processes=processes),
         event=lambda name, **facts: events.append((name, facts["kind"])),
     )  # fmt: skip
     assert run._failed(context, error) == code

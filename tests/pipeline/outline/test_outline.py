@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.networks import architectures
 from pipeline.outline import Outline, Request, Unknown, own
 from pipeline.outline.__main__ import outline as built
+from pipeline.planning import summary
 from tests.pipeline.planning.test_plan import config
 
 ALL = ["kxk", "1x1", "identity"]
@@ -119,6 +120,34 @@ def test_without_an_answer_the_plan_says_so_and_goes_on(inside, monkeypatch, har
     assert code == 0
     assert "it was not looked at: " in out
     outline._built.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("words", "counted", "told"),
+    [
+        (
+            ["data=synthetic", "data.classes=1000", "data.val_fraction=0.5"],
+            None,
+            "for 1,000 classes, ",
+        ),
+        (["data=imagefolder", "data.root=/x"], None, "for 1,000 classes (prep counts them), "),
+        (["data=imagefolder", "data.root=/x"], 37, "for 37 classes, "),
+        ([], None, "for 10 classes, "),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "branches"),
+    [
+        ("plain", ""),
+        ("dyrep", ", 6 convolutions can grow"),
+        ("dbb", ", 6 convolutions get branches"),
+    ],
+)
+def test_the_plan_tells_classes_and_branches(tmp_path, words, counted, told, method, branches):
+    settings = config(tmp_path, "data.image_size=64", "model=vgg_small", f"method={method}", *words)
+    network = outline.look(settings, counted)
+    line, _ = summary._training(settings, network, counted)
+    assert told.removesuffix(", ") + branches == line[line.index("for", line.index("M par")) :]
 
 
 def test_the_plan_shows_network_and_recipe(inside):
