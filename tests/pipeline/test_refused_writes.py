@@ -10,10 +10,11 @@ import pytest
 from pipeline import launch, run
 from pipeline.contract.stage import Context
 from pipeline.contract.table import STAGES
-from pipeline.errors import BAD_INPUT, Interrupted, UserError
+from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
 from pipeline.execution import ending, local
 from pipeline.execution.processes import End
 from pipeline.records import attempt, disk, rundir, stage_status
+from slurm.job import CANCELLED
 
 
 def refusing(code):

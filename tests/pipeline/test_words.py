@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import dyrep
 from pipeline import commands, run, status
 from pipeline.errors import NoResult, StageFailed, UserError
 from pipeline.planning import compose
@@ -16,7 +15,7 @@ from pipeline.training import telling as telling_module
 from pipeline.training.growth import Growth
 from pipeline.training.pace import Pace
 from pipeline.training.telling import Telling
-from tests.dyrep.networks import network
+from tests.dyrep.networks import network, optimizer_for
 from tests.runs import composed, make_run
 
 
@@ -74,11 +73,10 @@ def test_what_a_stage_says_remains_is_what_is_shown():
 
 @pytest.mark.parametrize(("epochs", "times"), [(12, 5), (11, 5), (10, 4), (4, 1), (2, 0), (2.5, 1)])
 def test_the_adjustments_to_come_are_counted(epochs, times):
-    growth = Growth.__new__(Growth)
-    growth._evolver, growth._reached = (
-        dyrep.DyRep(network(), adjust_interval=2, last_adjust_epoch=10),
-        0,
-    )
+    words = ("method.adjust_interval=2", "method.last_adjust_epoch=10", "name=x")
+    method = compose.check(json.loads(composed(*words))).method
+    model = network()
+    growth = Growth(model, optimizer_for(model), None, method, 0, None, {}, 0)
     assert growth.to_come(0, epochs) == times
     assert growth.to_come(10.5, epochs) == 0
 
