@@ -14,7 +14,7 @@ from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
 from pipeline.execution import ending, local
 from pipeline.execution.processes import End
 from pipeline.records import attempt, disk, rundir, stage_status
-from slurm.job import CANCELLED
+from slurm.records import CANCELLED
 
 
 def refusing(code):
