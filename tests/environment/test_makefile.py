@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 import time
 
 import pytest
@@ -15,7 +17,8 @@ pytestmark = pytest.mark.long
 @pytest.fixture
 def checkout(tmp_path):
     """Return a folder with the Makefile and a lock that asks for nothing."""
-    shutil.copy(PROJECT / "Makefile", tmp_path)
+    for name in ("Makefile", "pyproject.toml", "setup.py"):
+        shutil.copy(PROJECT / name, tmp_path)
     (tmp_path / "requirements.lock").write_text("# nothing\n")
     return tmp_path
 
@@ -60,6 +63,24 @@ def test_a_changed_lock_is_installed(checkout):
     (checkout / "requirements.lock").write_text("# other\n")
     os.utime(checkout / "requirements.lock", (time.time() + 5,) * 2)
     assert "building" in make(checkout, ".venv/.ready").stdout
+
+
+def test_the_checkout_is_installed_for_every_directory(checkout, tmp_path_factory):
+    for name in ("dyrep", "pipeline", "slurm", "conf", "README.md", "LICENSE"):
+        (checkout / name).symlink_to(PROJECT / name)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", checkout / ".venv"], check=True)
+    (packages,) = (checkout / ".venv").glob("lib/*/site-packages")
+    (packages / "needed.pth").write_text(sysconfig.get_path("purelib"))
+    (checkout / ".venv" / ".ready").touch()
+    done = make(checkout, ".venv/.installed")
+    assert done.returncode == 0, done.stderr
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "slurm").mkdir()  # batch scripts of theirs; no package, and none of ours
+    for command in ("dyrep", "python -m pipeline.launch"):
+        words = [*command.split(), *(["launch"] if command == "dyrep" else []), "--cfg", "job"]
+        words[0] = checkout / ".venv" / "bin" / words[0]
+        shown = subprocess.run(words, cwd=elsewhere, capture_output=True, text=True)
+        assert shown.returncode == 0 and "epochs:" in shown.stdout, shown.stderr
 
 
 def test_help_lists_the_tasks(checkout):
