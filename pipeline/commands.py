@@ -78,7 +78,6 @@ def find(root: Path, names: list[str]) -> list[Path]:
     Raises:
         UserError: there is no such run.
     """
-    rundir.check_links(root, "stages", "runs")
     there = {run.name: run for run in _runs(root)}
     if not there:
         raise UserError(f"there are no runs in {root}; launch one, or name another --root")
@@ -102,8 +101,9 @@ def _runs(root: Path) -> list[Path]:
     """Return the directories of all runs, with the damaged ones.
 
     Raises:
-        UserError: nobody may look there.
+        UserError: nobody may look there, or it is a link to nothing.
     """
+    rundir.check_links(root, "stages", "runs")
     folder = rundir.run_dir(root, "")
     try:
         return sorted(run for run in folder.iterdir() if rundir.there(run / "run.json"))

@@ -30,9 +30,11 @@ class UserError(Exception):
         super().__init__(line(mask(message)))
 
 
-REFUSALS = {errno.ENOSPC: "make room", errno.EDQUOT: "make room"} | dict.fromkeys(
-    (errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"
-)
+REFUSALS = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+} | dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable")
 
 
 def surroundings(error: OSError, where: object) -> UserError:
@@ -49,10 +51,17 @@ def link_to_nothing(*paths: Path) -> UserError | None:
 
     To make what it leads to would write beside a disk that is not mounted.
     """
-    lost = next((path for path in paths if path.is_symlink() and not path.exists()), None)
+    lost = next((path for path in paths if _leads_nowhere(path)), None)
     if lost is None:
         return None
     return UserError(f"{lost} is a link to {lost.readlink()}, where nothing is; restore that")
+
+
+def _leads_nowhere(path: Path) -> bool:
+    try:
+        return path.is_symlink() and not path.exists()
+    except OSError:  # nobody may look
+        return False
 
 
 class StageFailed(Exception):

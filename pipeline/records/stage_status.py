@@ -213,7 +213,7 @@ def _runs_here(directory: Path) -> bool:
 def _eta(events: list[dict[str, Any]], progress: dict[str, Any]) -> float | None:
     """Return the seconds to the end: as the stage says, or at the pace of the present attempt."""
     if (told := progress.get("eta")) is not None:
-        return max(0.0, told - (time.time() - progress["time"]))
+        return max(0.0, told - max(0.0, time.time() - progress["time"]))
     begun = [row for row in events if row["event"] in ("first_step", "started")]
     if not begun or not progress["total"]:
         return None

@@ -1,8 +1,13 @@
 """A folder that is a link to a disk which is not there: named, and nothing is made in its place."""
 
+import errno
+from pathlib import Path
+
 import pytest
 
 from pipeline import cancel, status
+from pipeline.compare.__main__ import main as compare_main
+from pipeline.errors import surroundings
 from tests.runs import make_run
 
 FOLDERS = ["", "stages", "runs", "data", "runs/x"]
@@ -36,6 +41,22 @@ def test_who_looks_at_runs_is_told(lost, tmp_path, capsys, command, folder):
     assert command.main(["x", "--root", str(tmp_path / "outputs")]) == 2
     assert f"{place} is a link to" in capsys.readouterr().err
     assert not (tmp_path / "disk").exists()
+
+
+def test_who_compares_a_group_is_told(lost, tmp_path, capsys):
+    make_run(tmp_path / "outputs", "x", group="g", asked=(), finished=())
+    place = lost("stages")
+    assert compare_main(["--group", "g", "--root", str(tmp_path / "outputs")]) == 2
+    assert f"{place} is a link to" in capsys.readouterr().err
+
+
+def test_a_door_that_is_closed_is_no_lost_link(monkeypatch):
+    def closed(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_symlink", closed)
+    said = str(surroundings(PermissionError(errno.EACCES, "Permission denied", "/x/y"), "here"))
+    assert said == "/x/y: Permission denied; make it writable and launch again"
 
 
 def test_a_run_can_be_looked_at_without_its_data(lost, tmp_path, capsys):
