@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import commands
-from pipeline.config import WHERE, flatten
+from pipeline.config import WHERE, completed, flatten
 from pipeline.display.masking import mask, masked
 from pipeline.errors import UserError, nearest, surroundings
 from pipeline.planning import again
@@ -110,7 +110,7 @@ def _why(error: Exception, directory: Path) -> str:
 
 
 def _fill(run: Run, directory: Path) -> None:
-    config = masked(settled(flatten(rundir.read_yaml(directory / "config.yaml"))))
+    config = masked(settled(flatten(completed(rundir.read_yaml(directory / "config.yaml")))))
     run.seed = config.pop("seed")
     run.settings = {k: v for k, v in config.items() if k.split(".")[0] not in WHERE}
     facts = rundir.read_json(directory / "run.json")

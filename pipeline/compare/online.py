@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.compare import table
 from pipeline.compare.answer import Answer
 from pipeline.compare.collect import ACCURACY, Run, finite
-from pipeline.config import WHERE, Config, flatten
+from pipeline.config import WHERE, Config, completed, flatten
 from pipeline.display.outside import markdown
 from pipeline.errors import UserError
 
@@ -52,7 +52,7 @@ def _run(found: Any) -> Run:
     run = Run(
         name=found.name,
         seed=found.config.get("seed", 0),
-        settings=flatten(tree),
+        settings=flatten(completed(tree)),
         metrics=metrics,
         gpu_hours=metrics.get("train/gpu_hours") or None,
         wall_hours=metrics["train/seconds"] / 3600 if "train/seconds" in metrics else None,

@@ -16,6 +16,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     TypeAdapter,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -172,6 +173,20 @@ def values_of(config: Config, names: Iterable[str]) -> dict[str, Any]:
         if values.get(section, {}).get(name) == usual:
             del values[section][name]
     return values
+
+
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as they were frozen, with those that came later at what they meant then."""
+    whole = dict(values)
+    for key, usual in ADDED.items():
+        section, _, name = key.partition(".")
+        try:
+            known = type(getattr(sections({section: values[section]}), section)).model_fields
+        except (KeyError, ValidationError):
+            continue  # no section of today
+        if name in known:
+            whole[section] = {**whole[section], name: whole[section].get(name, usual)}
+    return whole
 
 
 def sections(values: dict[str, Any]) -> Config:

@@ -6,11 +6,13 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from scipy import stats
 
 from pipeline.compare import answer, collect, page
 from pipeline.compare.__main__ import main
 from pipeline.compare.statistics import holm, mean, paired
+from pipeline.config import ADDED
 from pipeline.errors import BAD_INPUT, DONE
 from tests.runs import make_run
 
@@ -291,3 +293,16 @@ def test_a_real_run_is_read(finished, tmp_path):
     assert group["sizes"]["flops_unfused"] >= group["sizes"]["flops"] > 0
     assert sum(group["layers"].values()) >= 1
     assert set(group["latency_ms"]) == {"1", "8"}
+
+
+def test_a_run_from_before_a_setting_was_there_is_of_the_same_group(tmp_path):
+    for name, seed in (("new", 1), ("old", 2)):
+        make_run(tmp_path, name, "method=dyrep", seed=seed)
+    frozen = tmp_path / "runs" / "old" / "config.yaml"
+    config = yaml.safe_load(frozen.read_text())
+    for key in ADDED:
+        section, name = key.split(".")
+        del config[section][name]
+    frozen.write_text(yaml.dump(config))
+    settings = [run.settings for run in collect.read(collect.select(tmp_path, [], "g"))]
+    assert len(settings) == 2 and settings[0] == settings[1]
