@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.recovery import wait_for
-from pipeline.records import outfile, rundir
+from pipeline.records import outfile, rundir, store
 from pipeline.tracking import rows
 from slurm import scheduler
 from slurm.dev_cluster.config import Cluster
@@ -111,7 +111,7 @@ def done(root: Path) -> bool:
 def trains(root: Path) -> bool:
     """Return whether a training makes steps."""
     for run in directories(root):
-        events = [e["event"] for e in rundir.events((run / "train").resolve())]
+        events = [row.event for row in store.events((run / "train").resolve())]
         if events and events[-1] in ("first_step", "saved") and not (
             run / "train" / rundir.RESULT
         ).exists():  # fmt: skip
@@ -130,7 +130,7 @@ def verdict(root: Path, recorder: Recorder) -> dict:
         there = [(row["step"], row["train/loss"]) for row in arrived.history if "step" in row]
         told.append({
             "run": run.name,
-            "attempts": max(row["attempt"] for row in rundir.events((run / "train").resolve())),
+            "attempts": max(row.attempt for row in store.events((run / "train").resolve())),
             "steps": len(arrived.steps),
             "each_once": arrived.steps == list(range(1, len(steps) + 1)),
             "as_the_files_say": here == there and arrived.state == "finished"

@@ -131,7 +131,7 @@ def _ask(directory: Path) -> None:
     """Ask a stage that runs on this machine to save and leave; on another, its launcher does."""
     with suppress(ProcessLookupError, PermissionError):
         if _lives(directory):
-            os.kill(attempt.last(directory)["pid"], signal.SIGTERM)
+            os.kill(attempt.last(directory).pid, signal.SIGTERM)
 
 
 def _await(stages: dict[str, Path]) -> Iterator[str]:
@@ -146,8 +146,8 @@ def _await(stages: dict[str, Path]) -> Iterator[str]:
             continue
         owner = attempt.last(directory)
         yield (
-            f"{title} was asked to save and leave, but still runs (process {owner['pid']} on "
-            f"{owner['host']}); wait for it, or end it there: kill -9 {owner['pid']}"
+            f"{title} was asked to save and leave, but still runs (process {owner.pid} on "
+            f"{owner.host}); wait for it, or end it there: kill -9 {owner.pid}"
         )
 
 

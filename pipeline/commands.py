@@ -21,7 +21,8 @@ from pipeline.errors import (
     nearest,
     surroundings,
 )
-from pipeline.records import rundir
+from pipeline.records import rundir, store
+from pipeline.records.schemas import Run
 from slurm import output
 
 OUTPUTS = "outputs"  # the default of `root`
@@ -119,7 +120,7 @@ def groups(root: Path) -> tuple[dict[Path, str | None], list[Path]]:
     damaged = []
     for run in _runs(root):
         try:
-            found[run] = rundir.read_json(run / "run.json").get("group")
+            found[run] = store.read(Run, run).group
         except (UserError, OSError):
             damaged.append(run)
     return found, damaged

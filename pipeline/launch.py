@@ -31,7 +31,8 @@ from pipeline.planning import (
     sweep,
 )
 from pipeline.planning.plan import Step, make_plan, verify
-from pipeline.records import rundir
+from pipeline.records import rundir, store
+from pipeline.records.schemas import Result
 from slurm import output
 
 if TYPE_CHECKING:
@@ -226,8 +227,10 @@ def _trial(run: Composed, common: Common) -> tuple[int, float | None]:
         code = max(code, _submit(common))
     if config.dry_run:
         return code, 0.0  # every trial is shown, none is better
-    result = rundir.run_dir(Path(config.root), config.name) / "eval" / rundir.RESULT
-    return code, rundir.read_json(result)["metrics"]["fused/top1"] if result.exists() else None
+    folder = rundir.run_dir(Path(config.root), config.name) / "eval"
+    if not (folder / rundir.RESULT).exists():
+        return code, None
+    return code, store.read(Result, folder).metrics["fused/top1"]
 
 
 def _note_joined(configs: list[Config]) -> None:

@@ -10,7 +10,8 @@ from pipeline import commands
 from pipeline.config.base import STAGE_NAMES
 from pipeline.display.outside import say, visible
 from pipeline.errors import DONE, UserError
-from pipeline.records import rundir
+from pipeline.records import rundir, store
+from pipeline.records.schemas import Submission
 from pipeline.records.stage_status import UNDER_WAY, look
 from slurm import output, scheduler
 
@@ -70,8 +71,8 @@ def files(root: Path, directory: Path) -> list[Path]:
     attempts = [
         p for p in sorted((directory / "logs").glob("attempt-*.log")) if p.suffixes == [".log"]
     ]
-    ids = [row["id"] for row in rundir.read_lines(directory / rundir.JOBS) if "id" in row]
-    jobs = [rundir.job_dir(root) / f"{id}_0_log.out" for id in dict.fromkeys(ids)]
+    ids = dict.fromkeys(row.id for row in store.rows(Submission, directory) if row.id)
+    jobs = [rundir.job_dir(root) / f"{id}_0_log.out" for id in ids]
     return [*(path for path in jobs if path.exists()), *attempts]
 
 

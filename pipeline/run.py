@@ -17,7 +17,6 @@ import traceback
 from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from pipeline.contract.stage import Context, Stage
 from pipeline.contract.table import STAGES
@@ -38,8 +37,8 @@ from pipeline.errors import (
 from pipeline.execution import caches, ending, processes
 from pipeline.execution.after_stage import close_complete, followed
 from pipeline.execution.processes import End
-from pipeline.planning import again
-from pipeline.records import attempt, disk, rundir
+from pipeline.records import attempt, disk, rundir, store
+from pipeline.records.schemas import Output, Question, Result, Where
 from pipeline.signals import interrupt
 from slurm import output
 from slurm.place import Place
@@ -55,8 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     directory: Path = options.directory.resolve()
     caches.settle(directory.parent.parent)
     try:
-        question = _read(directory, rundir.STAGE, "stage", "config", "parents", "fingerprint")
-        return _own(STAGES[question["stage"]], directory)
+        return _own(STAGES[_read(Question, directory).stage], directory)
     except Interrupted:
         return STOPPED
     except UserError as error:
@@ -72,7 +70,7 @@ def _own(stage: Stage, directory: Path) -> int:
     if (directory / rundir.RESULT).exists():
         say(f"{directory.name} is finished; nothing to do")
         return DONE
-    count = _read(directory, rundir.WHERE, "cluster", "checkpoint")["cluster"]["processes_per_node"]
+    count = _read(Where, directory).cluster.processes_per_node
     place = Place.told(directory)
     if place and place.node:  # the first node claims, tells how it ended, and closes
         number = attempt.join(directory, place.job)
@@ -101,24 +99,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read(directory: Path, name: str, *keys: str) -> dict[str, Any]:
-    path = directory / name
+def _read(kind: type[store.R], directory: Path) -> store.R:
     try:
-        content = rundir.read_yaml(path)
+        return store.read(kind, directory)
     except OSError:
         raise UserError(
-            f"{directory} holds no {name}; give the directory of a stage, as made by "
+            f"{directory} holds no {kind.FILE}; give the directory of a stage, as made by "
             "python -m pipeline.launch"
         ) from None
-    if not isinstance(content, dict) or not content.keys() >= set(keys):
-        raise rundir.damaged(path, ValueError(f"without {' or '.join(keys)}"))
-    return content
 
 
 def work(directory: Path) -> int:
     """Answer the question of a directory in this process; return the exit code."""
-    question = _read(directory, rundir.STAGE, "stage", "config", "parents", "fingerprint")
-    return _run(STAGES[question["stage"]], directory, question)
+    question = _read(Question, directory)
+    return _run(STAGES[question.stage], directory, question)
 
 
 def _in_processes(directory: Path, number: int, count: int, place: Place | None) -> End | None:
@@ -129,7 +123,7 @@ def _in_processes(directory: Path, number: int, count: int, place: Place | None)
     return end
 
 
-def _run(stage: Stage, directory: Path, question: dict[str, Any]) -> int:
+def _run(stage: Stage, directory: Path, question: Question) -> int:
     rank = int(os.environ.get("RANK", "0"))
     context = _context(stage, directory, question)
     if rank:
@@ -148,31 +142,31 @@ def _run(stage: Stage, directory: Path, question: dict[str, Any]) -> int:
     return DONE
 
 
-def _context(stage: Stage, directory: Path, question: dict[str, Any]) -> Context:
+def _context(stage: Stage, directory: Path, question: Question) -> Context:
     """Build what the stage body sees: the sections it reads, where it runs, and no others."""
     from pipeline.config import sections
 
-    where = _read(directory, rundir.WHERE, "cluster", "checkpoint")
+    where = _read(Where, directory).values()
     parents = {
         name: rundir.stage_dir(directory.parent.parent, name, fingerprint)
-        for name, fingerprint in question["parents"].items()
+        for name, fingerprint in question.parents.items()
     }
     return Context(
         stage=stage,
         dir=directory,
         root=directory.parent.parent,
-        fingerprint=question["fingerprint"],
-        config=sections({**question["config"], **where}),
+        fingerprint=question.fingerprint,
+        config=sections({**question.config, **where}),
         parents=parents,
         attempt=attempt.own(),
-        repeat=question.get(again.NOTE, {}).get(stage.name, 0),
+        repeat=question.again.get(stage.name, 0),
         stopping=interrupt.requested,
     )
 
 
 def _has_started(context: Context) -> bool:
-    rows = rundir.events(context.dir)
-    return any(r["event"] == "started" and r["attempt"] == context.attempt for r in rows)
+    rows = store.events(context.dir)
+    return any(row.event == "started" and row.attempt == context.attempt for row in rows)
 
 
 def _redirect(log: Path) -> None:
@@ -230,34 +224,34 @@ def _check_numbers(stage: Stage, metrics: dict[str, float]) -> None:
 def _finish(context: Context, metrics: dict[str, float]) -> None:
     from pipeline.records.environment import describe
 
-    result = {
-        "stage": context.stage.name,
-        "fingerprint": context.fingerprint,
-        "parents": {name: path.name for name, path in context.parents.items()},
-        "attempts": context.attempt,
-        "seconds": _seconds(context),
-        "metrics": metrics,
-        "outputs": _outputs(context),
-        "environment": describe(),
-    }
+    result = Result(
+        stage=context.stage.name,
+        fingerprint=context.fingerprint,
+        parents={name: path.name for name, path in context.parents.items()},
+        attempts=context.attempt,
+        seconds=_seconds(context),
+        metrics=metrics,
+        outputs=_outputs(context),
+        environment=describe(),
+    )
     context.check_owner()
     context.event("finished")
-    rundir.write_json(context.dir / rundir.RESULT, result)
+    store.write(result, context.dir)
 
 
 def _seconds(context: Context) -> float:
     """Return the time spent in all attempts, each from its start to its last event."""
     spans: dict[int, tuple[float, float]] = {}
-    for row in rundir.events(context.dir):
-        first, _ = spans.get(row["attempt"], (row["time"], 0.0))
-        spans[row["attempt"]] = (first, row["time"])
+    for row in store.events(context.dir):
+        first, _ = spans.get(row.attempt, (row.time, 0.0))
+        spans[row.attempt] = (first, row.time)
     first, _ = spans[context.attempt]
     spans[context.attempt] = (first, time.time())
     # a clock that was set back meanwhile takes nothing away
     return round(sum(max(0.0, end - start) for start, end in spans.values()), 3)
 
 
-def _outputs(context: Context) -> dict[str, dict[str, Any]]:
+def _outputs(context: Context) -> dict[str, Output]:
     """Return path, size and hash of everything the stage promised.
 
     Raises:
@@ -269,11 +263,11 @@ def _outputs(context: Context) -> dict[str, dict[str, Any]]:
         if not paths:
             raise RuntimeError(f"{context.stage.name} ended without its output {pattern}")
         for path in paths:
-            found[path.name] = {
-                "path": str(path.relative_to(context.dir)),
-                "bytes": path.stat().st_size,
-                "sha256": disk.sha256(path),
-            }
+            found[path.name] = Output(
+                path=str(path.relative_to(context.dir)),
+                bytes=path.stat().st_size,
+                sha256=disk.sha256(path),
+            )
     return found
 
 

@@ -16,7 +16,8 @@ from pipeline.config.base import STAGE_NAMES
 from pipeline.display.terminal import Terminal, bold
 from pipeline.errors import DONE, UserError
 from pipeline.planning.summary import describe
-from pipeline.records import rundir, stage_status
+from pipeline.records import rundir, stage_status, store
+from pipeline.records.schemas import Result, Run
 from pipeline.records.stage_status import Standing
 
 SINGLY = 3  # so many runs are shown stage by stage, more in a line each
@@ -78,7 +79,7 @@ def _damages(found: dict[str, list[Standing]]) -> list[str]:
 def _record(run: Path) -> list[Standing]:
     """Return what is damaged about a run itself."""
     try:
-        rundir.read_json(run / "run.json")
+        store.read(Run, run)
     except (UserError, OSError) as error:
         return [Standing(stage="record", state="damaged", why=str(error))]
     return []
@@ -119,8 +120,8 @@ def _one(console: Terminal, name: str, stages: list[Standing]) -> None:
 
 def _words(stage: Standing) -> str:
     if stage.state == "done":
-        result = rundir.read_json(Path(stage.directory) / rundir.RESULT)
-        return describe(stage.stage, result["metrics"]) + (f" ({stage.why})" if stage.why else "")
+        result = store.read(Result, Path(stage.directory))
+        return describe(stage.stage, result.metrics) + (f" ({stage.why})" if stage.why else "")
     if stage.state == "damaged":
         return "see the note"
     if stage.state in ("running", "stalled?"):

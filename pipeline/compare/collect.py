@@ -6,7 +6,7 @@ Only small files are read, so that a thousand runs take seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from pipeline.display.masking import mask, masked
 from pipeline.errors import UserError, nearest, surroundings
 from pipeline.planning import again
 from pipeline.planning.named_run import settled
-from pipeline.records import rundir, stage_status
+from pipeline.records import rundir, schemas, stage_status, store
+from pipeline.records.schemas import Change, Event, Result
 
 ACCURACY = "eval/fused/top1"
 
@@ -113,27 +114,26 @@ def _fill(run: Run, directory: Path) -> None:
     config = masked(settled(flatten(completed(rundir.read_yaml(directory / "config.yaml")))))
     run.seed = config.pop("seed")
     run.settings = {k: v for k, v in config.items() if k.split(".")[0] not in WHERE}
-    facts = rundir.read_json(directory / "run.json")
-    source = facts["source"]
-    run.command = mask(facts["command"])
-    run.source = source["revision"] or source.get("version", "")
+    facts = store.read(schemas.Run, directory)
+    run.command = mask(facts.command)
+    run.source = facts.source["revision"] or facts.source.get("version", "")
     stages = commands.stages(directory)
-    results = {name: rundir.read_json(path / rundir.RESULT) for name, path in _finished(stages)}
+    results = {name: store.read(Result, path) for name, path in _finished(stages)}
     for name, result in results.items():
-        run.metrics |= {f"{name}/{k}": v for k, v in finite(result["metrics"])}
-        run.device[name] = str(result["environment"].get("device", ""))
+        run.metrics |= {f"{name}/{k}": v for k, v in finite(result.metrics)}
+        run.device[name] = str(result.environment.get("device", ""))
     if "train" in results:
         run.history = stages["train"] / rundir.HISTORY
-        run.wall_hours = results["train"]["seconds"] / 3600
-        hours = stage_status.gpu_hours(list(rundir.read_lines(stages["train"] / rundir.EVENTS)))
+        run.wall_hours = results["train"].seconds / 3600
+        hours = stage_status.gpu_hours(store.rows(Event, stages["train"]))
         run.gpu_hours = hours or None
         if run.metrics.get("train/grown"):
-            rows = rundir.read_lines(stages["train"] / rundir.GROWTH)
-            run.layers = sorted({row["layer"] for row in rows if row["action"] == "grow"})
+            rows = store.rows(Change, stages["train"])
+            run.layers = sorted({row.layer for row in rows if row.action == "grow"})
     run.state, run.why = _judged(stages, results, run.metrics)
 
 
-def finite(metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def finite(metrics: Mapping[str, float]) -> Iterator[tuple[str, float]]:
     """Yield what can be averaged."""
     for name, value in metrics.items():
         if isinstance(value, int | float) and math.isfinite(value):
@@ -145,7 +145,7 @@ def _finished(stages: dict[str, Path]) -> list[tuple[str, Path]]:
 
 
 def _judged(
-    stages: dict[str, Path], results: dict[str, dict[str, Any]], metrics: dict[str, float]
+    stages: dict[str, Path], results: dict[str, Result], metrics: dict[str, float]
 ) -> tuple[str, str]:
     if not stages or results.keys() != stages.keys():
         return "", ""
@@ -154,10 +154,10 @@ def _judged(
     if ACCURACY not in metrics:
         return "damaged", f"the result of eval holds no {ACCURACY.removeprefix('eval/')}"
     for name, result in results.items():
-        for parent, directory in result["parents"].items():
+        for parent, directory in result.parents.items():
             if parent in stages and stages[parent].name != directory:
                 return "mismatched", f"{name} answers for {directory}, not for the run's {parent}"
-        known = [stages[parent] for parent in result["parents"] if parent in stages]
+        known = [stages[parent] for parent in result.parents if parent in stages]
         if older := again.behind(stages[name], known):
             return "mismatched", f"{name} is older than the run's {older}, which was repeated since"
     return "done", ""

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import REFUSALS, Interrupted
-from pipeline.records import attempt, rundir
+from pipeline.records import attempt, rundir, store
+from pipeline.records.schemas import Event, Progress
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -63,8 +64,8 @@ class Context:
 
     def event(self, name: str, **facts: Any) -> None:
         """Append what happened to `events.jsonl` (rank 0 only)."""
-        row = {"time": time.time(), "event": name, "attempt": self.attempt, **facts}
-        rundir.append_line(self.dir / rundir.EVENTS, row)
+        row = Event(time=time.time(), event=name, attempt=self.attempt, **facts)
+        store.note(row, self.dir)
 
     def check_owner(self) -> None:
         """Make sure that no newer attempt owns the directory; see `attempt.check`."""
@@ -80,11 +81,14 @@ class Context:
         if done < total and now - self._reported < 0.2 and text == self._said:
             return
         self._reported, self._said = now, text
-        row = {"done": done, "total": total, "text": text, "time": time.time(), "saved": self.saved}
-        row |= {} if eta is None else {"eta": round(eta, 1)}
+        more = {} if eta is None else {"eta": round(eta, 1)}
+        row = Progress(
+            done=done, total=total, text=text, time=time.time(), saved=self.saved, **more
+        )
         temporary = self.dir / f".{rundir.PROGRESS}.{self.attempt}"
         try:
-            temporary.write_text(rundir.to_json(row))  # no fsync: only an onlooker reads it
+            # no fsync: only an onlooker reads it
+            temporary.write_text(rundir.to_json(row.values()))
             temporary.replace(self.dir / rundir.PROGRESS)
         except OSError as error:
             if error.errno not in REFUSALS:  # a full disk may have room again when it matters

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from pipeline import tracking
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import UserError
-from pipeline.records import rundir
+from pipeline.records import rundir, store
+from pipeline.records.schemas import Submission
 from pipeline.report import write_report
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ def askers(stage: Path) -> list[Path]:
     """Return the directories of the runs that asked for a stage."""
     asked = {
         name
-        for row in rundir.read_lines(stage / rundir.JOBS)
-        for name in row.get("runs", [row["run"]] if "run" in row else [])
+        for row in store.rows(Submission, stage)
+        for name in row.runs or ([row.run] if row.run else [])
     }
     runs = [rundir.run_dir(stage.parent.parent, name) for name in sorted(asked)]
     return [run for run in runs if run.exists()]

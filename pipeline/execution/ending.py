@@ -11,7 +11,8 @@ from typing import Any
 from pipeline.display.outside import say
 from pipeline.errors import BAD_INPUT, DONE, FAILED, STOPPED
 from pipeline.execution.processes import HUNG, End
-from pipeline.records import attempt, disk, rundir
+from pipeline.records import attempt, disk, rundir, store
+from pipeline.records.schemas import Event
 from pipeline.signals import interrupt
 
 SIGNS = (
@@ -50,13 +51,13 @@ def verdict(directory: Path, number: int, end: End | None) -> int:
     elif end and interrupt.requested() and _hung(directory, number):
         _note(directory, number, "stopped", why="no step in time; nothing more was saved")
     told = attempt.ending(directory, number) or _without_a_word(directory, number, end)
-    if told["event"] == "stopped":
+    if told.event == "stopped":
         return STOPPED
-    say(f"error: {told['message']}", file=sys.stderr)  # below what the processes say
-    return BAD_INPUT if told["kind"] == "input" else FAILED
+    say(f"error: {told.message}", file=sys.stderr)  # below what the processes say
+    return BAD_INPUT if told.kind == "input" else FAILED
 
 
-def _without_a_word(directory: Path, number: int, end: End | None) -> dict[str, Any]:
+def _without_a_word(directory: Path, number: int, end: End | None) -> Event:
     """Note the end of an attempt whose processes could not."""
     kind = "error"
     if _hung(directory, number):
@@ -74,10 +75,10 @@ def _hung(directory: Path, number: int) -> bool:
     return any(sign in content for log in logs for content in [log.read_bytes()] for sign in SIGNS)
 
 
-def _note(directory: Path, number: int, event: str, **facts: str) -> dict[str, Any]:
-    row = {"time": time.time(), "event": event, "attempt": number, **facts}
+def _note(directory: Path, number: int, event: str, **facts: Any) -> Event:
+    row = Event(time=time.time(), event=event, attempt=number, **facts)
     with suppress(OSError):  # a full disk; it is printed, too
-        rundir.append_line(directory / rundir.EVENTS, row)
+        store.note(row, directory)
     return row
 
 

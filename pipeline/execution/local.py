@@ -22,9 +22,10 @@ from pipeline.config import Config
 from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError, surroundings
 from pipeline.planning.named_run import write_question, write_where
 from pipeline.planning.plan import Step, verify_outputs
-from pipeline.records import attempt, disk, rundir
+from pipeline.records import attempt, disk, rundir, store
 from pipeline.records.progress import Onlooker
 from pipeline.records.provenance import PROJECT
+from pipeline.records.schemas import Event, Submission
 from slurm import scheduler
 from slurm.place import unsupervised
 from slurm.queue import active, submitted
@@ -70,7 +71,7 @@ def _run(step: Step, config: Config, onlooker: Onlooker) -> bool:
     write_question(step)
     write_where(step, config)
     (step.dir / rundir.PROGRESS).unlink(missing_ok=True)
-    number = attempt.last(step.dir)["attempt"] + 1
+    number = attempt.last(step.dir).attempt + 1
     log = rundir.log_file(step.dir, number)
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as output, _stop_requests() as stops:
@@ -83,10 +84,8 @@ def _run(step: Step, config: Config, onlooker: Onlooker) -> bool:
             env=unsupervised(),  # also inside a job, whose word is for another directory
             start_new_session=True,
         )
-        rundir.append_line(
-            step.dir / rundir.JOBS,
-            {"time": time.time(), "executor": "local", "pid": process.pid, "run": config.name},
-        )
+        started = Submission(time=time.time(), executor="local", pid=process.pid, run=config.name)
+        store.note(started, step.dir)
         _wait(process, step, onlooker, stops)
     if not (step.dir / rundir.RESULT).exists():
         _explain(step, config, log, process.returncode, bool(stops))
@@ -98,7 +97,7 @@ def _refuse_running(step: Step, config: Config) -> None:
     if attempt.alive(step.dir):
         where, owner = commands.elsewhere(Path(config.root)), attempt.last(step.dir)
         raise UserError(
-            f"{step.stage.name} is already running (pid {owner['pid']}); "
+            f"{step.stage.name} is already running (pid {owner.pid}); "
             f"to follow it: python -m pipeline.logs {config.name} -f{where}; "
             f"to stop it: python -m pipeline.cancel {config.name}{where}"
         )
@@ -177,16 +176,16 @@ def _explain(step: Step, config: Config, log: Path, code: int, asked_to_stop: bo
         )
     if attempt.vanished(step.dir):
         raise surroundings(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), step.dir)
-    end = attempt.ending(step.dir, attempt.last(step.dir)["attempt"])
+    end = attempt.ending(step.dir, attempt.last(step.dir).attempt)
     if end is None and (refused := disk.refusal(step.dir)):  # it could not say so itself
         raise refused
-    end = end or {"event": "failed", "kind": "", "message": f"exit code {code}"}
+    end = end or Event(time=time.time(), event="failed", message=f"exit code {code}")
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    if end.get("kind") == "input":
-        raise UserError(end["message"])
+    if end.kind == "input":
+        raise UserError(end.message)
     if code == BAD_INPUT and lines:
         raise UserError(lines[-1].removeprefix("error: "))
     tail = "\n".join(f"  | {line}" for line in lines[-TAIL:])
-    why = "was stopped from outside and saved" if end["event"] == "stopped" else end["message"]
+    why = "was stopped from outside and saved" if end.event == "stopped" else end.message
     where = rundir.shown(log)
     raise StageFailed(f"{tail}\n{step.stage.name} did not finish: {why}; its log: {where}")

@@ -13,7 +13,8 @@ from pipeline.data import preprocess
 from pipeline.data.shards import Manifest
 from pipeline.display.outside import code
 from pipeline.display.outside import markdown as shown
-from pipeline.records import provenance, rundir
+from pipeline.records import provenance, store
+from pipeline.records.schemas import Result
 
 
 def describe(context: Context, fusion: dict[str, Any]) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def describe(context: Context, fusion: dict[str, Any]) -> dict[str, Any]:
     config = context.config
     prepared = context.parents["prep"] / "data"
     manifest = Manifest.load(prepared)
-    trained = rundir.read_json(context.parents["train"] / rundir.RESULT)["metrics"]
+    trained = store.read(Result, context.parents["train"]).metrics
     size = config.data.image_size
     return {
         "architecture": config.model.model_dump(mode="json"),

@@ -22,7 +22,8 @@ from pipeline.errors import UserError
 from pipeline.export import runtime
 from pipeline.export.runtime import CARD
 from pipeline.networks import architectures, trained
-from pipeline.records import rundir
+from pipeline.records import rundir, store
+from pipeline.records.schemas import Question
 from pipeline.training import checkpoint
 
 DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
@@ -132,9 +133,9 @@ def _checkpoint(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 def _trained(stage: Path, state: dict[str, Tensor], structure: Any) -> Opened:
     """Build a network with its branches from the question its stage answers."""
-    question = rundir.read_yaml(stage / rundir.STAGE)
-    config: Config = sections({name: question["config"][name] for name in ("data", "model")})
-    prep = rundir.stage_dir(stage.resolve().parents[1], "prep", question["parents"]["prep"])
+    question = store.read(Question, stage)
+    config: Config = sections({name: question.config[name] for name in ("data", "model")})
+    prep = rundir.stage_dir(stage.resolve().parents[1], "prep", question.parents["prep"])
     manifest = Manifest.load(prep / "data")
     network = architectures.build(config.model, len(manifest.classes))
     dyrep.apply_structure(network, structure)

@@ -17,7 +17,8 @@ from pipeline.errors import UserError
 from pipeline.export import runtime
 from pipeline.export.formats import FORMATS
 from pipeline.networks import architectures
-from pipeline.records import disk, rundir
+from pipeline.records import disk, rundir, store
+from pipeline.records.schemas import Result
 
 
 def prepared(context: Context) -> Path:
@@ -58,10 +59,10 @@ def exported(context: Context, name: str) -> runtime.Loaded | None:
     """
     folder, file = context.parents["fuse"], FORMATS[name].file
     path = folder / file
-    written = rundir.read_json(folder / rundir.RESULT)["outputs"].get(file, {})
+    written = store.read(Result, folder).outputs.get(file)
     if not written and not path.exists():
         return None
-    if not path.is_file() or disk.sha256(path) != written.get("sha256"):
+    if not (written and path.is_file() and disk.sha256(path) == written.sha256):
         raise UserError(
             f"{path} is not as fuse wrote it and is not opened; `rm -r {folder}` and launch again "
             "to make it anew"

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.display.outside import say
 from pipeline.errors import UserError
-from pipeline.records import disk, rundir, stage_status
+from pipeline.records import disk, rundir, stage_status, store
+from pipeline.records.schemas import Question
 from slurm.queue import submitted
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def behind(directory: Path, parents: Iterable[Path]) -> str | None:
     if not now:
         return None
     try:
-        then = rundir.read_yaml(directory / rundir.STAGE).get(NOTE, {})
+        then = store.read(Question, directory).again
     except OSError:
         return None
     return next((stage for stage, number in now.items() if number > then.get(stage, 0)), None)
@@ -87,8 +88,7 @@ def _unfinished(stages: Path) -> list[Path]:
 
 
 def _parents(directory: Path) -> set[str]:
-    question = rundir.read_yaml(directory / rundir.STAGE)
-    return set(question["parents"].values()) if isinstance(question, dict) else set()
+    return set(store.read(Question, directory).parents.values())
 
 
 def _refuse(directory: Path, why: str) -> None:

@@ -19,14 +19,15 @@ from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import UserError
 from pipeline.planning import again, compose, taking_up
 from pipeline.planning.plan import Step
-from pipeline.records import disk, rundir
+from pipeline.records import disk, rundir, store
 from pipeline.records.provenance import PROJECT, command_line, source_revision, versions
+from pipeline.records.schemas import Run
 from slurm.records import CANCELLED
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-RUN = "run.json"
+RUN = Run.FILE
 CONFIG = "config.yaml"
 PER_LAUNCH = ("stage", "again", "root", "dry_run", "wait")
 
@@ -46,7 +47,7 @@ def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> S
     directory = rundir.run_dir(Path(str(values["root"])), str(values["name"]))
     if not rundir.there(directory / CONFIG):
         return compose.finish(values), choices, overrides
-    known = rundir.read_json(directory / RUN)["choices"]
+    known = store.read(Run, directory).choices
     old = frozen(directory).model_dump(mode="json")
     read = taking_up.decided(directory)
     before, after = {**settled(flatten(old)), **known}, {**flatten(values), **choices}
@@ -111,7 +112,7 @@ def record(config: Config, choices: dict[str, str], plan: list[Step]) -> Path:
     for step in plan:
         if step.wanted or step.state == "done":
             disk.link(directory / step.stage.name, step.dir)
-    rundir.write_json(directory / RUN, _facts(config, choices, directory, decides))
+    store.write(_described(config, choices, directory, decides), directory)
     (directory / CANCELLED).unlink(missing_ok=True)
     return directory
 
@@ -123,29 +124,26 @@ def _decides(config: Config, directory: Path) -> bool:
     return frozen(directory).model_dump(exclude=set(WHERE)) != config.model_dump(exclude=set(WHERE))
 
 
-def _facts(
-    config: Config, choices: dict[str, str], directory: Path, decides: bool
-) -> dict[str, Any]:
-    path = directory / RUN
-    known = rundir.read_json(path) if rundir.there(path) else {}
-    return {
-        "name": config.name,
-        "group": config.group,
-        "command": command_line() if decides else known.get("command", ""),
-        "choices": choices,
-        "created": known.get("created", time.strftime("%Y-%m-%dT%H:%M:%S%z")),
-        "source": source_revision(),
-        "versions": versions(),
-        "wandb": known.get("wandb", {"id": wandb_id(directory)}),
-        "job_ids": known.get("job_ids", []),
-    }
+def _described(config: Config, choices: dict[str, str], directory: Path, decides: bool) -> Run:
+    there = rundir.there(directory / RUN)
+    known = store.read(Run, directory) if there else Run(choices=choices)
+    return Run(
+        name=config.name,
+        group=config.group,
+        command=command_line() if decides else known.command,
+        choices=choices,
+        created=known.created or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        source=source_revision(),
+        versions=versions(),
+        wandb=known.wandb or {"id": wandb_id(directory)},
+        job_ids=known.job_ids,
+    )
 
 
 def note_jobs(directory: Path, ids: dict[str, str]) -> None:
     """Add the ids of jobs, by stage, to what `run.json` lists."""
-    facts = rundir.read_json(directory / RUN)
-    facts["job_ids"] = [*facts.get("job_ids", []), ids]
-    rundir.write_json(directory / RUN, facts)
+    known = store.read(Run, directory)
+    store.write(known.model_copy(update={"job_ids": [*known.job_ids, ids]}), directory)
 
 
 def wandb_id(directory: Path) -> str:

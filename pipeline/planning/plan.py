@@ -19,7 +19,8 @@ from pipeline.contract.table import STAGES
 from pipeline.display.masking import masked
 from pipeline.errors import UserError
 from pipeline.planning import again
-from pipeline.records import disk, rundir
+from pipeline.records import disk, rundir, store
+from pipeline.records.schemas import Event, Output, Result
 
 State = Literal["done", "unfinished", "new"]
 
@@ -173,11 +174,11 @@ def _state(directory: Path) -> State:
 
 def _why(state: State, directory: Path, link: Path, question: dict[str, Any]) -> str:
     if state == "done":
-        result = rundir.read_json(directory / rundir.RESULT)
-        return f"finished before ({directory.name}, {result['seconds']:.0f} s)"
+        result = store.read(Result, directory)
+        return f"finished before ({directory.name}, {result.seconds:.0f} s)"
     if state == "unfinished":
-        last = list(rundir.read_lines(directory / rundir.EVENTS))[-1:]
-        return f"begun before, last event: {last[0]['event'] if last else 'none'}"
+        last = list(store.rows(Event, directory))[-1:]
+        return f"begun before, last event: {last[0].event if last else 'none'}"
     if link.is_symlink() and link.resolve() != directory.resolve():
         return f"the result of this run is out of date: {_difference(link, question)}"
     return "not done before"
@@ -239,10 +240,9 @@ def verify(steps: list[Step]) -> None:
 
 def verify_outputs(directory: Path) -> None:
     """Check the outputs of one finished stage; see `verify`."""
-    result = directory / rundir.RESULT
-    finished = result.stat().st_mtime
-    for output in rundir.read_json(result).get("outputs", {}).values():
-        path = directory / output["path"]
+    finished = (directory / rundir.RESULT).stat().st_mtime
+    for output in store.read(Result, directory).outputs.values():
+        path = directory / output.path
         wrong = _damage(path, output, finished)
         if wrong:
             raise UserError(
@@ -251,14 +251,14 @@ def verify_outputs(directory: Path) -> None:
             )
 
 
-def _damage(path: Path, output: dict[str, Any], finished: float) -> str | None:
+def _damage(path: Path, output: Output, finished: float) -> str | None:
     if not path.exists():
         return "is gone"
     if not path.is_file():
         return "is no file"
     stat = path.stat()
-    if stat.st_size != output["bytes"]:
-        return f"has {stat.st_size} bytes instead of {output['bytes']}, it was changed"
-    if stat.st_mtime > finished and disk.sha256(path) != output["sha256"]:
+    if stat.st_size != output.bytes:
+        return f"has {stat.st_size} bytes instead of {output.bytes}, it was changed"
+    if stat.st_mtime > finished and disk.sha256(path) != output.sha256:
         return "has other content, it was edited"
     return None

@@ -13,7 +13,8 @@ from pipeline.config import Config
 from pipeline.data.sources.choose import source
 from pipeline.errors import UserError
 from pipeline.planning.plan import Step
-from pipeline.records import disk, rundir
+from pipeline.records import disk, rundir, store
+from pipeline.records.schemas import Result
 
 
 def check(config: Config, plan: list[Step]) -> None:
@@ -60,6 +61,6 @@ def _check_data(config: Config, plan: list[Step]) -> None:
 
 def _training_images(config: Config, prep: Step) -> int:
     if prep.state == "done":
-        return int(rundir.read_json(prep.dir / rundir.RESULT)["metrics"]["train_images"])
+        return int(store.read(Result, prep.dir).metrics["train_images"])
     images = source(config.data).count()
     return images - math.ceil(images * (config.data.val_fraction or 0))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -16,8 +15,10 @@ from pipeline.display.masking import mask
 from pipeline.display.terminal import Terminal, bold
 from pipeline.outline import UNTOLD, Outline, Unknown, classes
 from pipeline.planning.plan import Step
-from pipeline.records import rundir
+from pipeline.records import rundir, store
+from pipeline.records.schemas import Result
 
+Metrics = Mapping[str, float]
 WIDTH = 110  # enough for a line of results, where the output is no terminal
 ACTIONS = {name: name for name in ("run", "continue", "repeat", "skip")} | {"leave": "not asked"}
 
@@ -129,8 +130,8 @@ def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:
     for name in STAGE_NAMES:
         path = directory / name / rundir.RESULT
         if path.exists():
-            result = rundir.read_json(path)
-            table.add_row(name, describe(name, result["metrics"]), f"{result['seconds']:.1f} s")
+            result = store.read(Result, path.parent)
+            table.add_row(name, describe(name, result.metrics), f"{result.seconds:.1f} s")
         elif name in asked:
             table.add_row(name, "not finished", "")
     console.print(table)
@@ -139,7 +140,7 @@ def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:
     console.print(f"report: {rundir.shown(report)}", soft_wrap=True)
 
 
-def describe(stage: str, metrics: dict[str, Any]) -> str:
+def describe(stage: str, metrics: Metrics) -> str:
     """Return the result of a stage in a few words."""
     try:
         return LINES[stage](metrics)
@@ -147,7 +148,7 @@ def describe(stage: str, metrics: dict[str, Any]) -> str:
         return f"it lacks {error}"
 
 
-def _prep(m: dict[str, Any]) -> str:
+def _prep(m: Metrics) -> str:
     told = {"copies": "copies", "contradictions": "contradictions", "alike": "alike in both",
             "odd_files": "odd", "ignored_files": "passed over"}  # fmt: skip
     more = [f"{m[key]:,.0f} {words}" for key, words in told.items() if m[key]]
@@ -160,7 +161,7 @@ def _prep(m: dict[str, Any]) -> str:
     )
 
 
-def _train(m: dict[str, Any]) -> str:
+def _train(m: Metrics) -> str:
     return (
         f"top-1 {m['top1']:.2f} % after {_count(round(m['epochs']), 'epoch')}{_spent(m)}, "
         f"{m['grown']:.0f} grown, {m['cut']:.0f} cut{_adjusting(m)}"
@@ -169,17 +170,17 @@ def _train(m: dict[str, Any]) -> str:
     )
 
 
-def _spent(m: dict[str, Any]) -> str:
+def _spent(m: Metrics) -> str:
     return f" for {m['plain_epochs']:.2f} plain ones" if "plain_epochs" in m else ""
 
 
-def _adjusting(m: dict[str, Any]) -> str:
+def _adjusting(m: Metrics) -> str:
     if not m.get("adjusting_steps") or not m.get("plain_steps"):
         return ""
     return f" (in {100 * m['adjusting_steps'] / m['plain_steps']:.1f} % of the cost)"
 
 
-def _fuse(m: dict[str, Any]) -> str:
+def _fuse(m: Metrics) -> str:
     return (
         f"{m['parameters_unfused']:,.0f} → {m['parameters']:,.0f} parameters, "
         f"largest relative error {m['max_rel_error']:.1e}, "
@@ -188,7 +189,7 @@ def _fuse(m: dict[str, Any]) -> str:
     )
 
 
-def _eval(m: dict[str, Any]) -> str:
+def _eval(m: Metrics) -> str:
     return (
         f"top-1 fused {m['fused/top1']:.2f} %, unfused {m['unfused/top1']:.2f} %, "
         + (f"int8 {m['int8/top1']:.2f} %, " if "int8/top1" in m else "")
@@ -196,7 +197,7 @@ def _eval(m: dict[str, Any]) -> str:
     )
 
 
-def _latency(m: dict[str, Any]) -> str:
+def _latency(m: Metrics) -> str:
     batch = min(int(key.split("/b")[1].split("/")[0]) for key in m if "/b" in key)
     keys = {v: f"{v}/b{batch}/p50_ms" for v in ("fused", "unfused", "plain")}
     times = [f"{variant} {m[key]:.2f}" for variant, key in keys.items() if key in m]

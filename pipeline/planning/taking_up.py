@@ -17,7 +17,7 @@ from pipeline.contract.stage import Stage
 from pipeline.contract.table import STAGES
 from pipeline.display.masking import masked
 from pipeline.planning.compose import parse
-from pipeline.records import rundir
+from pipeline.records import rundir, store
 
 Values = dict[str, Any]
 Side = tuple[Values, dict[str, str]]  # settings and choices
@@ -49,8 +49,8 @@ def _begun(stage: Path) -> bool:
 def _at_work(stage: Path) -> bool:
     if not _begun(stage) or (stage / rundir.RESULT).exists():
         return False
-    last = rundir.events(stage)[-1:]
-    return not (last and last[0]["event"] in ("failed", "stopped"))
+    last = store.events(stage)[-1:]
+    return not (last and last[0].event in ("failed", "stopped"))
 
 
 def differences(

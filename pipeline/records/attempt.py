@@ -14,24 +14,24 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import Interrupted, Superseded, UserError
-from pipeline.records import rundir
+from pipeline.records import rundir, store
+from pipeline.records.schemas import Attempt, Event
 from pipeline.signals import interrupt
 
 PATIENCE = 300.0  # seconds a node waits for the first one of its job
 NUMBER = "PIPELINE_ATTEMPT"  # tells workers whose they are, whatever the directory says by then
 
 
-def last(directory: Path) -> dict[str, Any]:
-    """Return the newest attempt: its number (0 if there was none), pid, host and start.
+def last(directory: Path) -> Attempt:
+    """Return the newest attempt; its number is 0 if there was none.
 
     Raises:
         UserError: the file is damaged; numbers that begin anew would protect nothing.
     """
-    path = directory / rundir.ATTEMPT
-    return dict(rundir.read_json(path)) if rundir.there(path) else {"attempt": 0}
+    there = rundir.there(directory / Attempt.FILE)
+    return store.read(Attempt, directory) if there else Attempt(attempt=0)
 
 
 def born(pid: int) -> int | None:
@@ -52,12 +52,12 @@ def alive(directory: Path) -> bool:
     Asking for its lock would tell, too, but could turn away an attempt that begins just then.
     """
     owner = last(directory)
-    if owner.get("host") != socket.gethostname() or not (now := born(owner.get("pid", 0))):
+    if owner.host != socket.gethostname() or not (now := born(owner.pid)):
         return False
-    if "born" in owner:
-        return bool(owner["born"] == now)
+    if "born" in owner.model_fields_set:
+        return owner.born == now
     try:  # an attempt of an older version
-        return os.fsencode(directory.name) in Path(f"/proc/{owner['pid']}/cmdline").read_bytes()
+        return os.fsencode(directory.name) in Path(f"/proc/{owner.pid}/cmdline").read_bytes()
     except OSError:
         return False
 
@@ -80,16 +80,18 @@ def claim(directory: Path, job: str | None = None) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = last(directory)
-        if not (job and owner.get("job")):
+        if not (job and owner.job):
             os.close(handle)
             raise UserError(
-                f"{directory.name} is already running (pid {owner.get('pid')} on "
-                f"{owner.get('host')}); wait for it, or stop it and launch again"
+                f"{directory.name} is already running (pid {owner.pid} on "
+                f"{owner.host}); wait for it, or stop it and launch again"
             ) from None
-    number = int(last(directory)["attempt"]) + 1
-    row = {"attempt": number, "pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
-    row |= {"born": born(os.getpid()), "job": job}
-    rundir.write_json(directory / rundir.ATTEMPT, row)
+    number = last(directory).attempt + 1
+    owner = Attempt(
+        attempt=number, pid=os.getpid(), host=socket.gethostname(), time=time.time(),
+        born=born(os.getpid()), job=job,
+    )  # fmt: skip
+    store.write(owner, directory)
     os.environ[NUMBER] = str(number)
     return number
 
@@ -102,27 +104,27 @@ def join(directory: Path, job: str) -> int:
         Interrupted: a signal asked this process to leave.
     """
     until = time.monotonic() + PATIENCE
-    while last(directory).get("job") != job:
+    while last(directory).job != job:
         if interrupt.requested():
             raise Interrupted
         if time.monotonic() > until:
             raise UserError(f"the first node of job {job} did not start within {PATIENCE:.0f} s")
         time.sleep(0.5)
-    number = int(last(directory)["attempt"])
+    number = last(directory).attempt
     os.environ[NUMBER] = str(number)
     return number
 
 
-def ending(directory: Path, number: int) -> dict[str, Any] | None:
+def ending(directory: Path, number: int) -> Event | None:
     """Return the event that tells how attempt `number` ended: stopped, or why it failed.
 
     Several processes may have failed in it. One that refused its input, or was killed, takes the
     others along; of crashes the first counts.
     """
-    rows = [row for row in rundir.events(directory) if row["attempt"] == number]
-    ends = [row for row in rows if row["event"] in ("stopped", "failed")]
+    rows = [row for row in store.events(directory) if row.attempt == number]
+    ends = [row for row in rows if row.event in ("stopped", "failed")]
     known = ("stopped", "input", "killed")
-    kinds = {row.get("kind", row["event"]): row for row in reversed(ends)}
+    kinds = {row.kind or row.event: row for row in reversed(ends)}
     return next((kinds[kind] for kind in known if kind in kinds), ends[0] if ends else None)
 
 
@@ -145,7 +147,7 @@ def check(directory: Path, number: int) -> None:
     """
     if vanished(directory):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
-    newest = last(directory)["attempt"]
+    newest = last(directory).attempt
     if newest != number:
         raise Superseded(
             f"attempt {number} of {directory.name} is superseded by attempt {newest}; "

@@ -11,14 +11,14 @@ import time
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipeline.display.outside import line, say
 from pipeline.display.terminal import Terminal
 from pipeline.errors import UserError
-from pipeline.records import rundir
+from pipeline.records import schemas, store
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -71,15 +71,15 @@ class Onlooker:
         row = read_progress(directory)
         if row is None:
             return
-        self._bar.update(self._task, completed=row["done"], total=row["total"], text=row["text"])
-        eta = row.get("eta", self._bar.tasks[-1].time_remaining)
+        self._bar.update(self._task, completed=row.done, total=row.total, text=row.text)
+        eta = self._bar.tasks[-1].time_remaining if row.eta is None else row.eta
         shown = "" if eta is None else str(timedelta(seconds=round(eta)))
         self._bar.update(self._task, eta=shown)
         if time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
-            part = f"{100 * row['done'] / row['total']:.0f} % " if row["total"] else ""
+            part = f"{100 * row.done / row.total:.0f} % " if row.total else ""
             more = f", eta {eta:.0f} s" if eta else ""
-            self.note(f"{self._stage}: {part}{row['text']}{more}")
+            self.note(f"{self._stage}: {part}{row.text}{more}")
 
     def note(self, text: str) -> None:
         """Print a line where there is no bar."""
@@ -87,10 +87,10 @@ class Onlooker:
             say(text, file=sys.stderr)
 
 
-def read_progress(directory: Path) -> dict[str, Any] | None:
-    """Return the last progress of a stage: done, total, text, time; None before the first."""
+def read_progress(directory: Path) -> schemas.Progress | None:
+    """Return the last progress of a stage, fit to be shown; None before the first."""
     try:
-        row = dict(rundir.read_json(directory / rundir.PROGRESS))
-        return {**row, "text": line(str(row.get("text", "")))}
+        row = store.read(schemas.Progress, directory)
+        return row.model_copy(update={"text": line(row.text)})
     except (OSError, UserError):
         return None

@@ -17,7 +17,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -41,6 +41,8 @@ GROWTH = "growth.jsonl"
 MANIFEST = "manifest.json"
 
 MOST_NESTED = 10_000  # openings in a YAML file; libyaml runs out of stack and takes Python along
+
+Parsed = tuple[Any, schemas.Record | None]  # what a file holds, and the record that it must be
 
 
 def absolute(path: str | Path, start: Path | None = None) -> Path:
@@ -155,13 +157,20 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: it is damaged.
     """
-    text = read_text(path)
+    return parse_json(path)[0]
+
+
+def parse_json(path: Path) -> Parsed:
+    """Return what a JSON file holds, as it is and as the record that it must be."""
+    return _parsed(path, read_text(path))
+
+
+def _parsed(path: Path, text: str | bytes, line: int = 0) -> Parsed:
     try:
-        value = json.loads(text)
-        schemas.check(path.name, value)
+        value = json.loads(text if isinstance(text, str) else text.decode())
+        return value, schemas.check(path.name, value)
     except (ValueError, RecursionError) as error:
-        raise damaged(path, error) from None
-    return value
+        raise damaged(path, error, line) from None
 
 
 def write_yaml(path: Path, value: Any) -> None:
@@ -179,6 +188,11 @@ def read_yaml(path: Path) -> Any:
     Raises:
         UserError: it is damaged.
     """
+    return parse_yaml(path)[0]
+
+
+def parse_yaml(path: Path) -> Parsed:
+    """Return what a YAML file holds, as it is and as the record that it must be."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a comparison reads thousands
@@ -187,10 +201,9 @@ def read_yaml(path: Path) -> Any:
         raise damaged(path, ValueError("nested too deeply"))
     try:
         value = yaml.load(text, Loader=loader)
-        schemas.check(path.name, value)
+        return value, schemas.check(path.name, value)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise damaged(path, error) from None
-    return value
 
 
 def damaged(path: Path, error: Exception, line: int = 0) -> UserError:
@@ -247,34 +260,25 @@ def reading(path: Path) -> Iterator[BufferedReader]:
         raise damaged(path, ValueError(error.strerror)) from None
 
 
-def append_line(path: Path, row: dict[str, Any]) -> None:
+def append_line(path: Path, row: Mapping[str, object]) -> None:
     """Append one JSON line in a single write, so that lines of two writers never mix."""
     files.append(path, to_json(row) + "\n")
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path) -> Iterator[Any]:
     """Yield the rows of a JSON-lines file; a last line cut off by a kill is left out.
 
     Raises:
         UserError: another line is damaged.
     """
+    return (row for row, _ in parse_lines(path))
+
+
+def parse_lines(path: Path) -> Iterator[Parsed]:
+    """Yield each row of a JSON-lines file, as it is and as the record that it must be."""
     if not there(path):
         return
     with reading(path) as lines:
         for number, line in enumerate(lines, start=1):
             if line.endswith(b"\n"):
-                try:
-                    row = json.loads(line.decode())
-                    schemas.check(path.name, row)
-                except (ValueError, RecursionError) as error:
-                    raise damaged(path, error, number) from None
-                yield row
-
-
-def events(directory: Path) -> list[dict[str, Any]]:
-    """Return what the attempts at a stage noted; a supervisor's notes in the same file are not.
-
-    Raises:
-        UserError: a line is damaged.
-    """
-    return [row for row in read_lines(directory / EVENTS) if "attempt" in row]
+                yield _parsed(path, line, number)

@@ -7,7 +7,7 @@ an older version less.
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,9 +19,14 @@ Facts = dict[str, Any]
 
 
 class Record(BaseModel):
-    """A file, or a row of one."""
+    """A file, or a row of one; what else it holds is kept."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    FILE: ClassVar[str]
+
+    def values(self) -> dict[str, object]:
+        """Return what was set, to be written."""
+        return self.model_dump(exclude_unset=True)
 
 
 class Output(Record):
@@ -35,9 +40,14 @@ class Output(Record):
 class Result(Record):
     """The answer of a stage; numbers of older versions may be nan."""
 
-    metrics: dict[str, float | bool]
-    seconds: Finite
+    FILE = "result.json"
+
+    stage: str = ""
+    fingerprint: str = ""
     parents: dict[str, str] = {}
+    attempts: Count = 0
+    seconds: Finite
+    metrics: dict[str, int | float | bool]
     outputs: dict[str, Output] = {}
     environment: Facts = {}
 
@@ -45,7 +55,10 @@ class Result(Record):
 class Question(Record):
     """What a stage directory answers."""
 
+    FILE = "stage.yaml"
+
     stage: StageName
+    version: Count = 1
     config: Facts
     parents: dict[str, str]
     fingerprint: str
@@ -61,6 +74,8 @@ class Processes(Record):
 class Where(Record):
     """How a stage runs here."""
 
+    FILE = "where.yaml"
+
     cluster: Processes
     checkpoint: Facts
 
@@ -68,9 +83,12 @@ class Where(Record):
 class Attempt(Record):
     """Who owns a stage directory."""
 
+    FILE = "attempt"
+
     attempt: Count
     pid: Count = 0
     host: str = ""
+    time: Finite = 0.0
     born: Count | None = None
     job: str | None = None
 
@@ -78,18 +96,26 @@ class Attempt(Record):
 class Progress(Record):
     """How far a stage is."""
 
+    FILE = "progress.json"
+
     done: Count
     total: Count
     text: str
     time: Finite
+    saved: Count = 0
+    eta: float | None = None
 
 
 class Run(Record):
     """What is known of a run."""
 
-    choices: Facts
+    FILE = "run.json"
+
+    name: str = ""
     group: str | None = None
     command: str = ""
+    choices: Facts
+    created: str = ""
     source: Facts = {}
     versions: Facts = {}
     wandb: Facts = {}
@@ -105,6 +131,8 @@ class Images(Record):
 class Frozen(Record):
     """The settings of a run, of whatever version."""
 
+    FILE = "config.yaml"
+
     seed: Count
     data: Images
 
@@ -112,8 +140,10 @@ class Frozen(Record):
 class Event(Record):
     """What happened to a stage."""
 
-    event: str
+    FILE = "events.jsonl"
+
     time: Finite
+    event: str
     attempt: Count = 0
     message: str = ""
     why: str = ""
@@ -125,7 +155,12 @@ class Event(Record):
 class Submission(Record):
     """A job or a process that was started for a stage."""
 
+    FILE = "jobs.jsonl"
+
+    time: Finite = 0.0
     event: str = ""
+    executor: str = ""
+    pid: Count = 0
     id: str = ""
     token: str = ""
     index: Count = 0
@@ -136,6 +171,8 @@ class Submission(Record):
 class Point(Record):
     """A step or an epoch of a training."""
 
+    FILE = "history.jsonl"
+
     kind: str
     step: Count
     epoch: Count
@@ -145,6 +182,8 @@ class Point(Record):
 class Change(Record):
     """What was grown, cut or looked at."""
 
+    FILE = "growth.jsonl"
+
     step: Count
     epoch: Count
     action: str
@@ -153,12 +192,13 @@ class Change(Record):
     saliency: list[list[Any]] | None = None
 
 
-SHAPES: dict[str, type[Record]] = {
-    "result.json": Result, "stage.yaml": Question, "where.yaml": Where, "attempt": Attempt,
-    "progress.json": Progress, "run.json": Run, "config.yaml": Frozen, "events.jsonl": Event,
-    "jobs.jsonl": Submission, "history.jsonl": Point, "growth.jsonl": Change,
-    "manifest.json": Record, "fusion.json": Record, "eval.json": Record, "latency.json": Record,
-}  # fmt: skip
+KINDS = (
+    Result, Question, Where, Attempt, Progress, Run, Frozen, Event, Submission, Point, Change,
+)  # fmt: skip
+MAPPINGS = ("manifest.json", "fusion.json", "eval.json", "latency.json")
+SHAPES: dict[str, type[Record]] = {kind.FILE: kind for kind in KINDS} | dict.fromkeys(
+    MAPPINGS, Record
+)
 
 
 @cache
@@ -166,16 +206,16 @@ def _validate(name: str) -> Any:
     return SHAPES[name].__pydantic_validator__.validate_python
 
 
-def check(name: str, value: Any) -> None:
-    """Make sure that `value` can be what a file of this name holds.
+def check(name: str, value: Any) -> Record | None:
+    """Return `value` as the record that a file of this name holds; None if that may be anything.
 
     Raises:
         ValueError: names what it cannot be.
     """
     if name not in SHAPES:
-        return
+        return None
     try:
-        _validate(name)(value)
+        return _validate(name)(value)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

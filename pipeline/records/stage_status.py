@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import UserError, surroundings
-from pipeline.records import attempt, rundir
+from pipeline.records import attempt, rundir, schemas, store
 from pipeline.records.progress import read_progress
+from pipeline.records.schemas import Event, Progress, Result
 from slurm import scheduler
 from slurm.queue import active, submitted
 from slurm.records import CANCELLED, Submission
@@ -94,44 +95,44 @@ def _look(
 ) -> Standing:
     events = _checked(directory)
     state, why, entry = _state(directory, events, queue, names)
-    progress = read_progress(directory) or {"done": 0, "total": 0, "text": "", "time": 0.0}
+    progress = read_progress(directory) or Progress(done=0, total=0, text="", time=0.0)
     standing = Standing(
         stage=stage,
         state=state,
         why=why,
         job=entry.id if entry else None,
-        attempt=attempt.last(directory)["attempt"],
-        done=progress["done"],
-        total=progress["total"],
-        text=progress["text"],
+        attempt=attempt.last(directory).attempt,
+        done=progress.done,
+        total=progress.total,
+        text=progress.text,
         lost=_lost(events),
         gpu_hours=gpu_hours(events),
         directory=str(directory),
     )
     if state == "running":
-        age = time.time() - progress["time"]
-        if progress["time"] and age > OLD:
+        age = time.time() - progress.time
+        if progress.time and age > OLD:
             standing.state, standing.why = "stalled?", f"no word for {age:.0f} s"
         standing.eta = _eta(events, progress)
     return standing
 
 
-def _checked(directory: Path) -> list[dict[str, Any]]:
+def _checked(directory: Path) -> list[Event]:
     """Return the events of a stage.
 
     Raises:
         UserError: they, its submissions, or its result are damaged.
     """
     if rundir.there(directory / rundir.RESULT):
-        rundir.read_json(directory / rundir.RESULT)
-    for _ in rundir.read_lines(directory / rundir.JOBS):
+        store.read(Result, directory)
+    for _ in store.rows(schemas.Submission, directory):
         pass
-    return list(rundir.read_lines(directory / rundir.EVENTS))
+    return list(store.rows(Event, directory))
 
 
 def _state(
     directory: Path,
-    events: list[dict[str, Any]],
+    events: list[Event],
     queue: dict[str, Entry] | None,
     names: dict[str, str],
 ) -> tuple[State, str, Entry | None]:
@@ -149,7 +150,7 @@ def _state(
         return "cancelled", "launch again to go on", None
     jobs = submitted(directory)
     if jobs and queue is None:
-        word = f"; its last word: {events[-1]['event']}" if events else ""
+        word = f"; its last word: {events[-1].event}" if events else ""
         return "unknown", f"SLURM does not tell of job {jobs[-1].id}{word}", None
     job = _last_job(jobs, queue or {})
     if events:
@@ -182,17 +183,17 @@ def _last_job(jobs: list[Submission], queue: dict[str, Entry]) -> Entry | None:
     return entry if entry and entry.comment == jobs[-1].token else None
 
 
-def _ended(events: list[dict[str, Any]], job: Entry | None) -> tuple[State, str]:
+def _ended(events: list[Event], job: Entry | None) -> tuple[State, str]:
     """Return how a stage ended that is neither finished nor under way."""
     last = events[-1]
-    if last["event"] == "gave_up":
-        failed = [row.get("message", "") for row in events if row["event"] == "failed"]
+    if last.event == "gave_up":
+        failed = [row.message for row in events if row.event == "failed"]
         more = f": {failed[-1]}" if failed else ""
-        return "failed", f"given up after attempts without progress ({last.get('why')}){more}"
+        return "failed", f"given up after attempts without progress ({last.why}){more}"
     for row in reversed(events):
-        if row["event"] == "failed":
-            return "failed", row.get("message", "")
-        if row["event"] in ("stopped", "resumed", "started"):
+        if row.event == "failed":
+            return "failed", row.message
+        if row.event in ("stopped", "resumed", "started"):
             break
     if job and job.state in ENDED:
         return "cancelled" if job.state == "CANCELLED" else "failed", ENDED[job.state]
@@ -202,55 +203,54 @@ def _ended(events: list[dict[str, Any]], job: Entry | None) -> tuple[State, str]
 def _runs_here(directory: Path) -> bool:
     """Whether an attempt that no job stands for is alive; elsewhere, its progress tells."""
     owner = attempt.last(directory)
-    if not owner["attempt"] or owner.get("job"):
+    if not owner.attempt or owner.job:
         return False
-    if owner.get("host") != socket.gethostname():
+    if owner.host != socket.gethostname():
         progress = read_progress(directory)
-        return progress is not None and time.time() - progress["time"] < OLD
+        return progress is not None and time.time() - progress.time < OLD
     return attempt.alive(directory)
 
 
-def _eta(events: list[dict[str, Any]], progress: dict[str, Any]) -> float | None:
+def _eta(events: list[Event], progress: Progress) -> float | None:
     """Return the seconds to the end: as the stage says, or at the pace of the present attempt."""
-    if (told := progress.get("eta")) is not None:
-        return max(0.0, told - max(0.0, time.time() - progress["time"]))
-    begun = [row for row in events if row["event"] in ("first_step", "started")]
-    if not begun or not progress["total"]:
+    if progress.eta is not None:
+        return max(0.0, progress.eta - max(0.0, time.time() - progress.time))
+    begun = [row for row in events if row.event in ("first_step", "started")]
+    if not begun or not progress.total:
         return None
-    first = begun[-1]
-    seconds = progress["time"] - first["time"]
-    steps = progress["done"] - first.get("step", 0)
-    return (progress["total"] - progress["done"]) * seconds / steps if steps > 0 < seconds else None
+    seconds = progress.time - begun[-1].time
+    steps = progress.done - begun[-1].step
+    return (progress.total - progress.done) * seconds / steps if steps > 0 < seconds else None
 
 
-def _lost(events: list[dict[str, Any]]) -> float:
+def _lost(events: list[Event]) -> float:
     """Return the time between the end of each attempt and the first step of the next."""
-    own = [row for row in events if "attempt" in row]
+    own = [row for row in events if row.attempt]
     total = 0.0
-    for number in {row["attempt"] for row in own} - {1}:
-        before = [row["time"] for row in own if row["attempt"] < number]
-        after = [row for row in own if row["attempt"] == number]
-        steps = [row["time"] for row in after if row["event"] == "first_step"]
+    for number in {row.attempt for row in own} - {1}:
+        before = [row.time for row in own if row.attempt < number]
+        after = [row for row in own if row.attempt == number]
+        steps = [row.time for row in after if row.event == "first_step"]
         if before:
-            total += max(0.0, (steps or [after[0]["time"]])[0] - max(before))
+            total += max(0.0, (steps or [after[0].time])[0] - max(before))
     return total
 
 
-def gpu_hours(events: list[dict[str, Any]]) -> float:
+def gpu_hours(events: Iterable[Event]) -> float:
     """Return what a supervisor saw of all attempts; nothing where none watched."""
-    total, began = 0.0, None
-    for row in events:
-        if row["event"] == "began":
-            began = row
-        elif row["event"] == "ended" and began:
-            total += _used(began, row)
+    total, began, last = 0.0, None, None
+    for last in events:
+        if last.event == "began":
+            began = last
+        elif last.event == "ended" and began:
+            total += _used(began, last)
             began = None
-    return total + (_used(began, events[-1]) if began else 0.0)
+    return total + (_used(began, last) if began and last else 0.0)
 
 
-def _used(began: dict[str, Any], last: dict[str, Any]) -> float:
+def _used(began: Event, last: Event) -> float:
     """Return the GPU-hours between two events; a clock that was set back takes nothing away."""
-    return float(began.get("gpus", 0) * max(0.0, last["time"] - began["time"]) / 3600)
+    return began.gpus * max(0.0, last.time - began.time) / 3600
 
 
 def names_of(

@@ -11,7 +11,8 @@ from pipeline.commands import relaunch
 from pipeline.config.base import STAGE_NAMES
 from pipeline.display.masking import mask_yaml, masked
 from pipeline.display.thinning import shown
-from pipeline.records import rundir
+from pipeline.records import rundir, store
+from pipeline.records.schemas import Result
 
 WHAT = {  # in the order of the tables
     "unfused": "as trained, with its branches",
@@ -77,7 +78,7 @@ class Story:
     run: dict[str, Any]
     config: str
     root: Path = Path()
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -92,14 +93,16 @@ class Story:
 
     def metric(self, stage: str, name: str) -> float | None:
         """Return a number of a finished stage."""
-        value = self.results.get(stage, {}).get("metrics", {}).get(name)
+        result = self.results.get(stage)
+        value = result.metrics.get(name) if result else None
         return None if value is None else float(value)
 
     @property
     def batches(self) -> list[int]:
         """The batch sizes that were timed."""
-        metrics = self.results.get("latency", {}).get("metrics", {})
-        return sorted({int(key.split("/b")[1].split("/")[0]) for key in metrics if "/b" in key})
+        timed = self.results.get("latency")
+        keys = [key for key in (timed.metrics if timed else ()) if "/b" in key]
+        return sorted({int(key.split("/b")[1].split("/")[0]) for key in keys})
 
     @property
     def ways(self) -> list[Way]:
@@ -137,8 +140,8 @@ class Story:
     @property
     def device(self) -> str:
         """Where the latencies were measured."""
-        environment = self.results.get("latency", {}).get("environment", {})
-        return str(environment.get("device", "unknown device"))
+        timed = self.results.get("latency")
+        return str((timed.environment if timed else {}).get("device", "unknown device"))
 
     def speedup(self, batch: int) -> float | None:
         """Return how many times faster fused is than unfused, by the medians."""
@@ -184,7 +187,7 @@ def read(run: Path) -> Story:
     for name in STAGE_NAMES:
         path = run / name / rundir.RESULT
         if path.exists():
-            story.results[name] = rundir.read_json(path)
+            story.results[name] = store.read(Result, path.parent)
         else:
             story.missing.append(name)
     for row in rundir.read_lines(run / "train" / rundir.HISTORY):

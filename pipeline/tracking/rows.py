@@ -16,8 +16,9 @@ from typing import Any
 from pipeline.config.base import STAGE_NAMES
 from pipeline.display.masking import mask, masked
 from pipeline.display.thinning import shown
-from pipeline.records import rundir, schemas, stage_status
-from slurm.records import Event
+from pipeline.records import rundir, schemas, stage_status, store
+from pipeline.records.schemas import Event, Result, Run
+from slurm.records import Event as Supervision
 
 AXES = ("step", "epoch", "samples")
 Row = dict[str, Any]
@@ -132,11 +133,12 @@ def checkpoint_table(train: Path) -> tuple[list[str], list[list[Any]]]:
     ]
 
 
-def latency_table(metrics: Row) -> tuple[list[str], list[list[Any]]]:
+def latency_table(run: Path) -> tuple[list[str], list[list[Any]]]:
     """Return columns and rows of what was timed, from the metrics of the latency stage."""
+    timed = finished(run).get("latency")
     columns = ["p50_ms", "p90_ms", "p95_ms", "p99_ms", "images_per_s"]
     found: dict[tuple[str, int], Row] = {}
-    for key, value in metrics.items():
+    for key, value in (timed.metrics if timed else {}).items():
         variant, _, rest = key.partition("/b")
         batch, _, name = rest.partition("/")
         if batch.isdigit() and name in columns:
@@ -149,31 +151,30 @@ def results(run: Path) -> Row:
     """Return the headline numbers of every finished stage as `stage/metric`, and what it took."""
     found: Row = {}
     for stage, result in finished(run).items():
-        found |= {f"{stage}/{name}": value for name, value in result["metrics"].items()}
-        found[f"{stage}/seconds"] = result["seconds"]
+        found |= {f"{stage}/{name}": value for name, value in result.metrics.items()}
+        found[f"{stage}/seconds"] = result.seconds
     if "train/seconds" in found:
-        events = list(rundir.read_lines(run / "train" / rundir.EVENTS))
-        found["train/gpu_hours"] = stage_status.gpu_hours(events)
+        found["train/gpu_hours"] = stage_status.gpu_hours(store.rows(Event, run / "train"))
     return found
 
 
-def finished(run: Path) -> dict[str, Row]:
+def finished(run: Path) -> dict[str, Result]:
     """Return the results of the stages that have one."""
-    paths = {stage: run / stage / rundir.RESULT for stage in STAGE_NAMES}
-    return {stage: rundir.read_json(path) for stage, path in paths.items() if path.exists()}
+    there = [stage for stage in STAGE_NAMES if (run / stage / rundir.RESULT).exists()]
+    return {stage: store.read(Result, run / stage) for stage in there}
 
 
 def settings(run: Path) -> Row:
     """Return the configuration, nested and without secrets, and where the run comes from."""
-    facts = rundir.read_json(run / "run.json")
-    events = rundir.events((run / "train").resolve())
+    facts = store.read(Run, run)
+    events = store.events((run / "train").resolve())
     return {
         **masked(rundir.read_yaml(run / "config.yaml")),
-        "source": facts["source"],
-        "versions": facts["versions"],
-        "command": mask(facts["command"]),
-        "job_ids": sorted({str(job) for ids in facts["job_ids"] for job in ids.values()}),
-        "attempts": max((event["attempt"] for event in events), default=0),
+        "source": facts.source,
+        "versions": facts.versions,
+        "command": mask(facts.command),
+        "job_ids": sorted({str(job) for ids in facts.job_ids for job in ids.values()}),
+        "attempts": max((event.attempt for event in events), default=0),
         "inputs": {
             stage: (run / stage).resolve().name for stage in STAGE_NAMES if (run / stage).exists()
         },
@@ -186,8 +187,8 @@ def state(run: Path) -> str:
     if all((stage / rundir.RESULT).exists() for stage in wanted):
         return "finished"
     for stage in wanted:
-        ends = [event["event"] for event in rundir.events(stage.resolve())]
-        gave_up = any(row.event == "gave_up" for row in Event.read(stage))
+        ends = [event.event for event in store.events(stage.resolve())]
+        gave_up = any(row.event == "gave_up" for row in Supervision.read(stage))
         if gave_up or (ends and ends[-1] == "failed"):
             return "failed"
     return "preempted"

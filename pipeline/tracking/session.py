@@ -21,7 +21,8 @@ from typing import Any, Literal
 from pipeline.display.outside import say
 from pipeline.errors import FAILED, UserError
 from pipeline.planning import again
-from pipeline.records import rundir
+from pipeline.records import rundir, store
+from pipeline.records.schemas import Run
 from pipeline.tracking import rows
 from pipeline.tracking.rows import Steps
 
@@ -94,17 +95,12 @@ def _check_alive(core: set[int]) -> None:
             raise ConnectionError("wandb's own process has ended")
 
 
-def _facts(run: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = rundir.read_json(run / "run.json")
-    return facts
-
-
 def _id(run: Path) -> str:
     """Return the id of the W&B run; a training that was repeated has one of its own.
 
     W&B keeps the rows of the steps it has: those of another training would be dropped.
     """
-    own: str = _facts(run)["wandb"]["id"]
+    own: str = store.read(Run, run).wandb["id"]
     repeats = again.count((run / "train").resolve())
     return f"{own}-{repeats}" if repeats else own
 
@@ -113,12 +109,12 @@ def _opened(run: Path, mode: Mode, project: str, entity: str | None, finish_time
     import wandb
 
     _progress()
-    facts = _facts(run)
+    facts = store.read(Run, run)
     session = wandb.init(
         id=_id(run),
-        name=facts["name"],
-        group=facts["group"],
-        tags=[facts["choices"][name] for name in ("data", "model", "method")],
+        name=facts.name,
+        group=facts.group,
+        tags=[facts.choices[name] for name in ("data", "model", "method")],
         project=project,
         entity=entity,
         dir=run,
@@ -163,9 +159,7 @@ def _close(session: Any, run: Path, mode: Mode) -> None:
     tables = {
         "growth": rows.growth_table(run / "train"),
         "checkpoints": rows.checkpoint_table(run / "train"),
-        "latency": rows.latency_table(
-            rows.finished(run).get("latency", {"metrics": {}})["metrics"]
-        ),
+        "latency": rows.latency_table(run),
     }
     for name, (columns, content) in tables.items():
         if content:

@@ -82,7 +82,7 @@ class Telling:
         if not self._main:
             return
         self.say(loader)
-        times = [attempt.last(self._context.dir)["time"], *self._marks, time.time()]
+        times = [attempt.last(self._context.dir).time, *self._marks, time.time()]
         took = [end - begin for begin, end in pairwise(times)]
         seconds = {name: round(value, 2) for name, value in zip(PHASES, took, strict=True)}
         self._context.event("first_step", step=step, seconds=seconds)

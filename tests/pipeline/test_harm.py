@@ -51,7 +51,7 @@ def test_interrupted_in_every_way_it_ends_with_the_same_network(copied):
     process = copied.start(*again)
     known = len(rows(run))
     wait_for(lambda: len(rows(run)) > known, process)
-    group = os.getpgid(attempt.last(run / "train")["pid"])
+    group = os.getpgid(attempt.last(run / "train").pid)
     os.killpg(group, signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1

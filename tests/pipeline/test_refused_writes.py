@@ -14,6 +14,7 @@ from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
 from pipeline.execution import ending, local
 from pipeline.execution.processes import End
 from pipeline.records import attempt, disk, rundir, stage_status
+from pipeline.records.schemas import Event
 from slurm.records import CANCELLED
 
 
@@ -114,8 +115,8 @@ def test_a_clock_set_back_takes_no_time_away(context):
 
 
 def test_a_clock_set_back_takes_no_gpu_time_away():
-    began, ended = {"event": "began", "gpus": 4, "time": 3600.0}, {"event": "ended", "time": 7200.0}
-    before = {"event": "ended", "time": 0.0}
+    began = Event(event="began", gpus=4, time=3600.0)
+    ended, before = Event(event="ended", time=7200.0), Event(event="ended", time=0.0)
     assert stage_status.gpu_hours([began, ended]) == 4
     assert stage_status.gpu_hours([began, before, began, ended, began, before]) == 4
 

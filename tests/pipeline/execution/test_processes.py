@@ -324,7 +324,7 @@ def test_of_several_ends_the_one_that_took_the_others_along_is_told(tmp_path, ev
     rundir.append_line(tmp_path / rundir.EVENTS, {"time": 0, "event": "requeued", "restart": 0})
     rows(tmp_path, *events)
     found = attempt.ending(tmp_path, 2)
-    assert (found and found["time"]) == told
+    assert (found and found.time) == told
 
 
 UNPICKLES = re.compile(

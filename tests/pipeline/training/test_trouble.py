@@ -19,7 +19,8 @@ from benchmarks.chaos import children, copy_question, differences, rank
 from pipeline import run
 from pipeline.contract.table import STAGES
 from pipeline.errors import Superseded, UserError
-from pipeline.records import attempt, rundir
+from pipeline.records import attempt, rundir, store
+from pipeline.records.schemas import Question
 from pipeline.training import resume
 from tests.launcher import PROJECT, in_processes, wait_for
 
@@ -112,7 +113,7 @@ def test_an_attempt_that_was_given_up_cannot_write_any_more(stage, undisturbed):
         os.kill(pid, signal.SIGSTOP)
     (stage / rundir.LOCK).unlink()
     successor = start(stage)
-    wait_for(lambda: attempt.last(stage)["attempt"] == 2, successor)
+    wait_for(lambda: attempt.last(stage).attempt == 2, successor)
     wait_for(lambda: events(stage, "first_step")[-1]["attempt"] == 2, successor)
     for pid in frozen:
         os.kill(pid, signal.SIGCONT)
@@ -185,8 +186,8 @@ def test_a_process_that_is_killed_ends_the_stage_with_the_reason(stage):
     assert said.splitlines()[-1].startswith(
         "error: rank 1 was killed by SIGKILL, as the kernel does"
     )
-    assert attempt.last(stage)["job"] is None
-    assert attempt.ending(stage, 1)["kind"] == "killed"
+    assert attempt.last(stage).job is None
+    assert attempt.ending(stage, 1).kind == "killed"
 
 
 class Alone:
@@ -212,8 +213,7 @@ def test_a_checkpoint_of_something_else_is_refused(stage, undisturbed, key, valu
     shutil.copy(undisturbed / rundir.HISTORY, stage)
     shutil.copy(undisturbed / rundir.GROWTH, stage)
     rundir.write_json(stage / rundir.ATTEMPT, {"attempt": 1})
-    question = rundir.read_yaml(stage / rundir.STAGE)
-    context = run._context(STAGES["train"], stage, question)
+    context = run._context(STAGES["train"], stage, store.read(Question, stage))
     own = resume.identity(context)
     assert resume.find(context, Alone(), own).stem.startswith("step-00000088")
     for path in (stage / "checkpoints").glob("step-*.json"):
@@ -231,7 +231,7 @@ def test_a_checkpoint_that_knows_more_than_the_history_is_passed_over(stage, und
     (stage / rundir.HISTORY).write_text("".join(rows[:70]))
     shutil.copy(undisturbed / rundir.GROWTH, stage)
     rundir.write_json(stage / rundir.ATTEMPT, {"attempt": 1})
-    context = run._context(STAGES["train"], stage, rundir.read_yaml(stage / rundir.STAGE))
+    context = run._context(STAGES["train"], stage, store.read(Question, stage))
     found = resume.find(context, Alone(), resume.identity(context))
     assert found.stem.startswith("step-00000066")
     (passed_over,) = events(stage, "passed_over")
@@ -242,7 +242,7 @@ def test_checkpoints_without_their_history_are_kept_and_named(stage, undisturbed
     shutil.copytree(undisturbed / "checkpoints", stage / "checkpoints")
     files = sorted(path.name for path in (stage / "checkpoints").iterdir())
     rundir.write_json(stage / rundir.ATTEMPT, {"attempt": 1})
-    context = run._context(STAGES["train"], stage, rundir.read_yaml(stage / rundir.STAGE))
+    context = run._context(STAGES["train"], stage, store.read(Question, stage))
     with pytest.raises(UserError, match=r"rows of history.jsonl, which has 0"):
         resume.find(context, Alone(), resume.identity(context))
     assert sorted(path.name for path in (stage / "checkpoints").iterdir()) == files
