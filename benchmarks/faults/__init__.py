@@ -1,0 +1,1 @@
+"""Faults of disks and processes, and how a run bears them; see `__main__`."""

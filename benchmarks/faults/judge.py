@@ -1,0 +1,84 @@
+"""What is wrong with how a disturbed command ended, and with what it left."""
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from benchmarks.chaos import differences
+from benchmarks.faults.trial import Case
+from pipeline.records import rundir
+
+HOUR = 3600
+SAME = {
+    "prep": "data/manifest.json",
+    "fuse": "model.safetensors",
+    "eval": "predictions.safetensors",
+}
+
+
+def last_line(log: Path, disk: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines() or [""]
+    return lines[-1].replace(str(disk), "DISK")
+
+
+def said(case: Case, code: int, log: Path, disk: Path) -> list[str]:
+    """Return what is wrong in what a disturbed command and its stages said."""
+    text = log.read_text(errors="replace")
+    found = [] if code == case.code else [f"exit {code}, not {case.code}"]
+    if case.code == 2:
+        errors = [line for line in text.splitlines() if line.startswith("error:")]
+        if len(errors) != 1 or text.splitlines()[-1] != errors[0]:
+            found.append(f"{len(errors)} error lines, or not at the end")
+        elif str(disk) not in errors[0]:
+            found.append("names no path")
+    logs = sorted(disk.glob("outputs/stages/*/logs/attempt-???.log"))  # others lose the first
+    for name, content in [("the launch", text), *((p.name, p.read_text()) for p in logs)]:
+        if "Traceback" in content:
+            found.append(f"a traceback in {name}")
+        if content.count("error: ") > 1:
+            found.append(f"{content.count('error: ')} errors in {name}")
+    return found
+
+
+def left_behind(root: Path) -> list[str]:
+    """Return temporary and empty files."""
+    wrong = []
+    for path in root.rglob("*"):
+        if path.is_file() and "logs" not in path.parts and path.name != rundir.LOCK:
+            if path.name.startswith("."):
+                wrong.append(f"left: {path.relative_to(root)}")
+            elif not path.stat().st_size and path.suffix != ".jsonl":  # no row
+                wrong.append(f"empty: {path.relative_to(root)}")
+    return wrong
+
+
+def strange(looks: list[dict]) -> list[str]:
+    """Return what `status` said that cannot be."""
+    found = []
+    for look in looks:
+        numbers = [look["lost_seconds"], look["gpu_hours"]]
+        numbers += [stage["eta"] or 0 for stage in look["stages"]]
+        if any(number < 0 or number > HOUR / 2 for number in numbers):
+            found.append(f"status: lost {numbers[0]}, eta {max(numbers[2:])}")
+        if look["state"] in ("stalled?", "failed", "damaged"):
+            found.append(f"status: {look['state']}")
+    return found
+
+
+def differ(original: Path, root: Path, begin: str) -> list[str]:
+    """Return in what a finished stage and that of the other run differ, measured times aside."""
+    one, other = (base / "runs" / "faults" / begin for base in (original, root))
+    if not (other / rundir.RESULT).exists():
+        return ["no result"]
+    found = differences(one, other) if begin == "train" else []
+    if begin in SAME:
+        ours, theirs = (_content(stage / SAME[begin]) for stage in (one, other))
+        found += [] if ours == theirs else [SAME[begin]]
+    return found + ([] if (other.parent / "report.html").exists() else ["no report"])
+
+
+def _content(path: Path) -> dict:
+    """Return what a file holds; of a file of tensors only these: its header has measured errors."""
+    if path.suffix == ".json":
+        return rundir.read_json(path)
+    return {name: tensor.tolist() for name, tensor in load_file(path).items()}
