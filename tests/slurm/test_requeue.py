@@ -1,0 +1,146 @@
+"""Whether a job goes back into the queue, decided from its records and what SLURM says of it."""
+
+import json
+from datetime import datetime
+
+import pytest
+
+from slurm import requeue
+from slurm.job import DONE, REFUSED, STOPPED, Job, Resources
+from slurm.records import CANCELLED, Event
+from slurm.scheduler import Entry
+from slurm.supervise import Allocation
+
+START = datetime(2026, 11, 27, 10).timestamp()
+LIMIT = 60  # minutes
+EARLY = START + 600.0  # long before the time limit
+LATE = START + 60 * LIMIT - 100.0  # within the notice before it
+
+
+@pytest.fixture
+def job(tmp_path):
+    return Job(
+        name="train", command=("true",), directory=tmp_path, finished=tmp_path / "result.json",
+        resources=Resources(time_limit=LIMIT, signal_seconds=120), retries=2,
+    )  # fmt: skip
+
+
+def here(restart=0):
+    return Allocation(id="7", number=7, restart=restart, node=0, names=("n1",))
+
+
+def entry(**changed):
+    known = {
+        "id": "7", "name": "train", "state": "RUNNING", "reason": "None", "restarts": 0,
+        "start": datetime.fromtimestamp(START), "limit": LIMIT, "nodes": "n1", "after": (),
+        "comment": "t",
+    }  # fmt: skip
+    return Entry(**known | changed)
+
+
+def note(job, event, time=EARLY, restart=0, **facts):
+    Event(event=event, time=time, job="7", restart=restart, **facts).note(job.directory)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Return a list of the jobs that SLURM was asked to requeue."""
+    found = []
+    monkeypatch.setattr(requeue.scheduler, "requeue", found.append)
+    monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry())
+    monkeypatch.setattr(requeue.time, "sleep", lambda seconds: None)
+    return found
+
+
+CASES = {  # signals, exit codes of the nodes → what ended the attempt
+    "stopped in time": ([EARLY], [STOPPED], requeue.INTERRUPTED),
+    "stopped on two nodes": ([EARLY], [STOPPED, STOPPED], requeue.INTERRUPTED),
+    "stopped at the limit": ([LATE], [STOPPED], requeue.TIME_LIMIT),
+    "the first signal counts": ([EARLY, LATE], [STOPPED], requeue.INTERRUPTED),
+    "stopped without a signal": ([], [STOPPED], requeue.CRASHED),
+    "crashed": ([], [1], requeue.CRASHED),
+    "crashed after a signal": ([EARLY], [1], requeue.CRASHED),
+    "one node crashed, the other saved": ([EARLY], [STOPPED, 1], requeue.CRASHED),
+    "no supervisor said anything": ([], [], requeue.CRASHED),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_ended_an_attempt(case, job, asked):
+    signals, codes, why = CASES[case]
+    for time in signals:
+        note(job, "signal", time, signal="SIGTERM")
+    for code in codes:
+        note(job, "ended", code=code, node=0)
+    requeue.decide(job, here())
+    assert asked == ["7"]
+    last = Event.read(job.directory)[-1]
+    assert (last.event, last.why, last.saved) == ("requeued", why, 0)
+
+
+def test_without_a_time_limit_a_signal_is_an_interruption(job, asked, monkeypatch):
+    monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry(limit=None))
+    note(job, "signal", LATE)
+    note(job, "ended", code=STOPPED)
+    requeue.decide(job, here())
+    assert Event.read(job.directory)[-1].why == requeue.INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("case", "code"), [("finished", DONE), ("cancelled", 1), ("refused", REFUSED)]
+)
+def test_what_is_over_is_not_requeued(case, code, job, asked):
+    if case == "finished":
+        job.finished.touch()
+    elif case == "cancelled":
+        (job.directory / CANCELLED).touch()
+    else:
+        note(job, "ended", code=REFUSED)
+    assert requeue.decide(job, here()) == code
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "found", [None, {"state": "COMPLETING"}, {"state": "CANCELLED"}, {"restarts": 1}]
+)
+def test_only_the_present_attempt_of_a_running_job_is_requeued(found, job, asked, monkeypatch):
+    known = None if found is None else entry(**found)
+    monkeypatch.setattr(requeue.scheduler, "find", lambda id: known)
+    assert requeue.decide(job, here()) == 1
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("before", "saved", "again"),
+    [
+        ([], 0, True),
+        ([("crashed", 0)], 0, True),
+        ([("crashed", 0), ("crashed", 0)], 0, False),
+        ([("crashed", 0), ("interrupted", 0), ("crashed", 0)], 0, False),
+        ([("interrupted", 0), ("interrupted", 0), ("interrupted", 0)], 0, True),
+        ([("crashed", 0), ("time limit", 0)], 0, False),
+        ([("crashed", 5), ("crashed", 5)], 9, True),  # it got further
+        ([("crashed", 0), ("crashed", 5)], 5, True),  # before the last attempt it got further
+        ([("crashed", 5), ("crashed", 5)], 5, False),
+    ],
+)
+def test_attempts_in_a_row_without_progress_are_counted(before, saved, again, job, asked):
+    for restart, (why, then) in enumerate(before):
+        note(job, "requeued", restart=restart, why=why, saved=then)
+    (job.directory / "progress.json").write_text(json.dumps({"saved": saved}))
+    assert requeue.decide(job, here()) == 1
+    assert (asked == ["7"]) is again
+    assert Event.read(job.directory)[-1].event == ("requeued" if again else "gave_up")
+
+
+def test_launched_again_what_was_given_up_starts_at_zero(job, asked):
+    for event in ("requeued", "requeued", "gave_up"):
+        note(job, event, why=requeue.CRASHED, saved=0)
+    requeue.decide(job, here())
+    assert asked == ["7"]
+
+
+def test_events_of_an_older_cluster_with_the_same_ids_do_not_count(job, asked):
+    note(job, "ended", START - 3600, code=REFUSED)
+    requeue.decide(job, here())
+    assert asked == ["7"]

@@ -1,0 +1,106 @@
+"""What SLURM prints, understood."""
+
+from datetime import datetime
+
+import pytest
+
+from slurm import scheduler
+from slurm.scheduler import minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("90", 90), ("0", 0), ("5:00", 5), ("0:30", 0.5), ("1:30:00", 90), ("100:00:00", 6000),
+        ("1-00:00:00", 1440), ("2-12", 3600), ("2-12:30", 3630), ("0-00:00:01", 1 / 60),
+        ("UNLIMITED", None), ("Partition_Limit", None), ("NOT_SET", None), ("INVALID", None),
+    ],
+)  # fmt: skip
+def test_a_duration_is_read_as_slurm_writes_it(text, found):
+    assert minutes(text) == (None if found is None else pytest.approx(found))
+
+
+@pytest.mark.parametrize("text", ["", "x", "5m", "-5", "1:2:3:4", "1.5", "1-", " 5", "5 min"])
+def test_what_is_no_duration_is_refused_with_those_that_are(text):
+    with pytest.raises(ValueError, match=r"is no duration; use minutes, HH:MM:SS or D-HH:MM:SS"):
+        minutes(text)
+
+
+def line(**changed):
+    fields = {
+        "id": "12", "state": "RUNNING", "reason": "None", "restarts": "0",
+        "start": "2026-11-27T10:00:00", "limit": "1:00:00", "nodes": "n[1-2]", "after": "(null)",
+        "name": "train", "comment": "token",
+    }  # fmt: skip
+    return "|".join((fields | changed).values()) + "|"
+
+
+def entry(**changed):
+    (found,) = scheduler._entries(line(**changed)).values()
+    return found
+
+
+def test_a_line_of_squeue_becomes_an_entry():
+    found = entry()
+    assert (found.id, found.state, found.restarts, found.limit) == ("12", "RUNNING", 0, 60)
+    assert found.start == datetime(2026, 11, 27, 10)
+    assert (found.nodes, found.name, found.comment) == ("n[1-2]", "train", "token")
+    assert found.after == ()
+
+
+@pytest.mark.parametrize(
+    ("id", "dependency", "after"),
+    [
+        ("12", "afterok:7(unfulfilled)", ("7",)),
+        ("12", "afterok:7(unfulfilled),afterok:8(unfulfilled)", ("7", "8")),
+        ("12", "afterok:7(unfulfilled)?afterok:9(unfulfilled)", ("7", "9")),
+        ("12", "afterok:7_2(unfulfilled)", ("7_2",)),
+        ("12_3", "aftercorr:7_*(unfulfilled)", ("7_3",)),
+        ("12", "afternotok:7(unfulfilled)", ("7",)),
+        ("12", "afterok:7(unfulfilled),afterok:7(unfulfilled)", ("7",)),
+        ("12", "(null)", ()),
+    ],
+)
+def test_what_a_job_waits_for_is_read_from_its_dependency(id, dependency, after):
+    assert entry(id=id, after=dependency).after == after
+
+
+@pytest.mark.parametrize(
+    ("state", "active"),
+    [
+        ("RUNNING", True), ("PENDING", True), ("COMPLETING", True), ("REQUEUED", True),
+        ("SUSPENDED", True), ("COMPLETED", False), ("CANCELLED", False), ("TIMEOUT", False),
+        ("PREEMPTED", False), ("NODE_FAIL", False),
+    ],
+)  # fmt: skip
+def test_only_a_job_that_may_still_work_is_active(state, active):
+    assert entry(state=state).active is active
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "slurm_load_jobs error", line(restarts="many"), line(start="soon"), line(limit="long"),
+        line(comment="a\nb").splitlines()[1],
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_job_is_passed_over(text):
+    assert scheduler._entries(f"{text}\n{line(id='13')}").keys() == {"13"}
+
+
+def test_a_name_may_hold_what_separates_fields():
+    found = entry(name="a|b")
+    assert (found.name, found.comment) == ("a|b", "token")
+
+
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        ("sbatch: error: Invalid partition\n", "Invalid partition"),
+        ("sbatch: error: one\nsbatch: error: two\n", "one; two"),
+        ("sbatch: error: one\nsbatch: error: one\n", "one"),
+        ("\n", "no reason given"),
+    ],
+)
+def test_a_complaint_of_slurm_becomes_one_line(stderr, said):
+    assert scheduler.said(stderr) == said

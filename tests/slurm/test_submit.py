@@ -1,0 +1,73 @@
+"""What is submitted: levels, arrays, and the text that sbatch gets."""
+
+from pathlib import Path
+
+import pytest
+
+from slurm import sbatch, submit
+from slurm.job import Job, Resources
+from slurm.sbatch import Executor
+from slurm.submit import Submission, levels
+
+GOLDEN = Path(__file__).with_name("job.sbatch")
+
+
+def job(name, *after, **resources):
+    directory = Path("/jobs") / name
+    return Job(
+        name=name, command=("true",), directory=directory, finished=directory / "result.json",
+        after=tuple(Path("/jobs") / other for other in after),
+        resources=Resources(time_limit=5, **resources),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("jobs", "found"),
+    [
+        ([], []),
+        ([job("a"), job("b")], [["a", "b"]]),
+        ([job("a"), job("b", "a"), job("c", "b")], [["a"], ["b"], ["c"]]),
+        ([job("a"), job("b", "a"), job("c", "a"), job("d", "a", "c")], [["a"], ["b", "c"], ["d"]]),
+        ([job("b", "elsewhere")], [["b"]]),  # what it waits for is in the queue already
+    ],
+)
+def test_jobs_by_their_distance_from_those_that_wait_for_none(jobs, found):
+    assert [[one.name for one in level] for level in levels(jobs)] == found
+
+
+@pytest.fixture
+def submission(tmp_path, monkeypatch):
+    monkeypatch.setattr(submit, "cancels", lambda resources: False)
+    return Submission(tmp_path, Path("/code"), parallel=4, longest=2)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "ids", "found"),
+    [
+        ([job("a"), job("b")], {}, [(["a", "b"], "")]),
+        ([job("a"), job("b"), job("c")], {}, [(["a", "b"], ""), (["c"], "")]),
+        ([job("a"), job("b", nodes=2)], {}, [(["a"], ""), (["b"], "")]),
+        ([job("c", "a"), job("d", "a")], {"a": "7"}, [(["c", "d"], "afterok:7")]),
+        ([job("c", "a"), job("d", "b")], {"a": "7_0", "b": "7_1"}, [(["c", "d"], "aftercorr:7")]),
+        ([job("d", "b"), job("c", "a")], {"a": "7_0", "b": "7_1"},
+         [(["d"], "afterok:7_1"), (["c"], "afterok:7_0")]),
+        ([job("c", "a", "b")], {"a": "7", "b": "8"}, [(["c"], "afterok:7,afterok:8")]),
+    ],
+)  # fmt: skip
+def test_jobs_alike_become_one_array_with_one_dependency(jobs, ids, found, submission):
+    submission.ids = {Path("/jobs") / name: id for name, id in ids.items()}
+    made = submission.batches(jobs)
+    assert [([one.name for one in batch.jobs], batch.dependency) for batch in made] == found
+
+
+def test_the_batch_script_is_this_one(monkeypatch):
+    """After a change that is meant, print `text` into the file, and read what it does to a job."""
+    monkeypatch.setattr(sbatch.sys, "executable", "/env/bin/python")
+    resources = Resources(
+        nodes=2, gpus_per_node=4, cpus_per_node=16, memory=64, time_limit=90, partition="low",
+        account="us", qos="normal", constraint="h100", exclusive=True, sbatch={"nice": 5},
+        srun=("--mpi=none",), setup=("module load cuda",),
+    )  # fmt: skip
+    executor = Executor(Path("/o/slurm"), Path("/o/code/1"), resources, succession=True)
+    executor.prepare("train", "token", "afterok:7", 4)
+    assert executor.text(count=3) == GOLDEN.read_text()
