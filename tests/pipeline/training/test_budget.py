@@ -15,6 +15,7 @@ from pipeline.records import attempt, rundir
 from pipeline.training import cost, device, loop
 from pipeline.training.cost import Cost, Price
 from pipeline.training.pace import Pace
+from pipeline.training.telling import Telling
 from tests.pipeline.training.learning import ALONE, batch
 from tests.runs import composed
 
@@ -209,6 +210,17 @@ def test_a_training_is_as_far_as_what_it_has_spent(pace, spent, price, left, sha
     assert pace.steps_left(123) == left
     assert pace.lr_factor(123) == pytest.approx(share, abs=2e-3)
     assert pace.plain_epochs(123) == spent / 10
+
+
+def test_progress_tells_what_is_spent_and_the_steps_left_at_the_present_price(pace):
+    pace, counted = pace
+    counted.plain_steps, counted.per_step = 32.0, 1.5
+    said = []
+    context = SimpleNamespace(started=0.0, progress=lambda *words: said.append(words))
+    telling = Telling(context, SimpleNamespace(main=True))
+    telling.pace = pace
+    telling.progress(25, {})
+    assert said[0][:3] == (25, 25 + 32, "epoch 3, spent 3.2 of 8 plain epochs")
 
 
 @pytest.mark.parametrize(
