@@ -9,9 +9,16 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from pipeline.config.base import Section, Share
 
 ARCHIVE = "with {0}-python.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html"
+FOUR = "with {0}train-images-idx3-ubyte.gz and the three other idx files in it"
+PACKAGED = {"fashion_mnist": "/usr/share/datasets/fashion-mnist"}
+"""Where Debian's packages put data, by their name; `dataset-fashion-mnist` is the one there is."""
 HOLDS = {  # what data.root is to be, by the name of the data
     "cifar10": ARCHIVE.format("cifar-10"),
     "cifar100": ARCHIVE.format("cifar-100"),
+    "mnist": FOUR.format(""),
+    "kmnist": FOUR.format(""),
+    "emnist": FOUR.format("emnist-SPLIT-"),
+    "fashion_mnist": f"{FOUR.format('')}; or `apt install dataset-fashion-mnist`",
     "imagefolder": "with train/CLASS/IMAGE and val/CLASS/IMAGE in it, or CLASS/IMAGE to be split "
     "by data.val_fraction",
     "imagenet": "with ILSVRC 2012 as extracted: train/WNID/IMAGE and val/ in it",
@@ -63,6 +70,29 @@ class Cifar(Images):
     val_fraction: None
 
 
+class Mnist(Images):
+    """MNIST and what replaces it file by file."""
+
+    name: Literal["mnist", "fashion_mnist", "kmnist"]
+    root: str
+    val_fraction: None
+
+
+class Emnist(Images):
+    """EMNIST: letters and digits, split in six ways by its authors."""
+
+    name: Literal["emnist"]
+    root: str
+    val_fraction: None
+    split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
+
+    @property
+    def classes(self) -> int:
+        """How many classes the split has."""
+        counts = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26}
+        return counts.get(self.split, 10)
+
+
 class ImageFolder(Images):
     """A folder per class; with `val_fraction: null` below `train` and `val`."""
 
@@ -89,7 +119,10 @@ class Synthetic(Images):
     width: PositiveInt
 
 
-Data = Annotated[Digits | Cifar | ImageFolder | ImageNet | Synthetic, Field(discriminator="name")]
+Data = Annotated[
+    Digits | Cifar | Mnist | Emnist | ImageFolder | ImageNet | Synthetic,
+    Field(discriminator="name"),
+]
 
 
 class Prep(Section):

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
+
+from pipeline.config.data import PACKAGED
 
 SMALL_IMAGE = 64  # pixels; up to here the 7x7 stem and its pool leave too little to look at
 INTERVALS = ((300, 15), (60, 5), (12, 3))  # from so many epochs on, epochs between adjustments
@@ -47,8 +50,8 @@ def by_rule(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if (most := _most_epochs(_section(values, "train"))) is not None:
         found["train"] = {"epochs": most}
         epochs = most
-    if _section(values, "data").get("resize") == "auto":
-        found["data"] = {"resize": round(size * SEEN) if isinstance(size, int) else None}
+    if data := _data(_section(values, "data")):
+        found["data"] = data
     if model.get("small_stem") == "auto":
         small = isinstance(size, int) and size <= SMALL_IMAGE
         found["model"] = {"small_stem": small and has_small_stem(model)}
@@ -57,6 +60,17 @@ def by_rule(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if method.get("cost", "") is None:
             exact = bool(_section(values, "train").get("deterministic"))
             found["method"]["cost"] = "flops" if exact else "seconds"
+    return found
+
+
+def _data(data: dict[str, Any]) -> dict[str, Any]:
+    """Return how large images are scaled, and where they are if a package of Debian brings them."""
+    found: dict[str, Any] = {}
+    size, packaged = data.get("image_size"), PACKAGED.get(str(data.get("name")))
+    if data.get("resize") == "auto":
+        found["resize"] = round(size * SEEN) if isinstance(size, int) else None
+    if packaged and data.get("root", "") is None and Path(packaged).is_dir():
+        found["root"] = packaged
     return found
 
 

@@ -23,7 +23,8 @@ from pipeline.records.provenance import PROJECT
 
 PATIENCE = 120  # seconds; a large network takes ten
 STEP = 8  # the side of images that grow is a multiple of it, pixels
-CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
+CLASSES = dict.fromkeys(("digits", "cifar10", "mnist", "fashion_mnist", "kmnist"), 10)
+CLASSES["cifar100"] = 100
 UNTOLD = 1000  # classes, where prep counts them: they change little but the last layer
 
 

@@ -26,6 +26,7 @@ from hydra.errors import OverrideParseException
 from pydantic import BaseModel
 
 from pipeline.config import Config
+from pipeline.config.data import PACKAGED
 from pipeline.config.rules import SMALL_IMAGE
 from pipeline.errors import UserError, nearest
 from pipeline.planning.compose import CONF, parse
@@ -37,7 +38,7 @@ LIBRARIES = (
     "python -m pipeline.launch --models lists them"
 )
 RECIPES = {
-    "digits": ("digits",),
+    "digits": ("digits", "mnist", "fashion_mnist", "kmnist", "emnist"),
     "cifar": ("cifar10", "cifar100"),
     "imagenet": ("imagenet", "imagefolder", "synthetic"),
 }
@@ -231,10 +232,12 @@ def _chosen(override: Override) -> list[Any]:
 def unchosen(config: Config, overrides: list[str]) -> list[str]:
     """Return what a launch left to the defaults although its images ask for something else."""
     named = {override.key_or_group for override in parse(overrides)}
-    if "experiment" in named:
-        return []
     data, size = config.data.name, config.data.image_size
     told = []
+    if "data.root" not in named and config.data.root == PACKAGED.get(data, ""):
+        told.append(f"data.root={config.data.root}, where Debian's package puts {data}")
+    if "experiment" in named:
+        return told
     if "train" not in named and data not in RECIPES.get(config.train.name, [data]):
         fitting = [recipe for recipe, images in RECIPES.items() if data in images]
         cure = f"; for data={data}: train={fitting[0]}" if fitting else ""

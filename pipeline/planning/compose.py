@@ -107,7 +107,10 @@ def finish(values: dict[str, Any]) -> Config:
     for key, value in sorted(flatten(values).items()):
         if value == MISSING:
             raise UserError(_missing(key, values))
-    config = check(rules.settle(values))
+    settled = rules.settle(values)
+    if flatten(settled).get("data.root", "") is None and settled["data"].get("name") in HOLDS:
+        raise UserError(_missing("data.root", settled))
+    config = check(settled)
     if found := sense.wrong(flatten(config.model_dump())):
         raise UserError(found)
     return config

@@ -37,6 +37,16 @@ REFUSED = [
     (["data.root=/my/pictures"], "not read by data=digits"),
     (["model.widths=[8,8]"], "model.widths.0=8 is no list; write [8] in its place"),
     (["data=imagefolder"], "data.root is missing; give data.root=FOLDER, with train/CLASS/IMAGE"),
+    (
+        ["data=emnist"],
+        "data.root is missing; give data.root=FOLDER, with emnist-SPLIT-train-images",
+    ),
+    (["data=mnist", "data.root=null"], "data.root is missing; give data.root=FOLDER, with train-"),
+    (["data=kmnist", "data.root=/nowhere"], "/nowhere is no folder, so it holds no train-images"),
+    (
+        ["data=emnist", "data.split=all", "data.root=/x"],
+        "data.split=all: input should be 'byclass'",
+    ),
     (["data=imagenet"], "ILSVRC 2012 as extracted"),
     (["data=cifar100"], "give data.root=FOLDER, with cifar-100-python.tar.gz, from https://www"),
     (["hydra.runn.dir=x"], "hydra.runn is not a setting; did you mean 'hydra.run'"),

@@ -89,7 +89,7 @@ def tasks(listing: Listing, data: Images, prep: Prep, folder: Path) -> list[Task
 
 def _state(listing: Listing, numbers: list[int]) -> str:
     if not listing.facts:
-        return ""
+        return hashlib.sha256(repr(listing.others).encode()).hexdigest() if listing.others else ""
     facts = np.frombuffer(listing.facts, dtype=np.int64).reshape(-1, 2)
     return hashlib.sha256(facts[numbers].tobytes()).hexdigest()
 

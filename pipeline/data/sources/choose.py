@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.data.sources import arrays, folders, imagenet
+from pipeline.data.sources import arrays, folders, idx, imagenet
 
 if TYPE_CHECKING:
     from pipeline.config.data import Images
@@ -17,6 +17,10 @@ def source(data: Images) -> Source:
         "digits": arrays.Digits,
         "cifar10": arrays.Cifar,
         "cifar100": arrays.Cifar,
+        "mnist": idx.Mnist,
+        "fashion_mnist": idx.Mnist,
+        "kmnist": idx.Mnist,
+        "emnist": idx.Emnist,
         "synthetic": arrays.Synthetic,
         "imagefolder": folders.ImageFolder,
         "imagenet": imagenet.ImageNet,

@@ -1,0 +1,204 @@
+"""MNIST and the data sets in its format: idx files, compressed or not, as distributed.
+
+Format: http://yann.lecun.com/exdb/mnist. A file is read here rather than by torchvision, which
+wants its own folders, needs torch, and takes a file that was cut off for a smaller one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import string
+import zlib
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.data.sources.arrays import png
+from pipeline.data.sources.base import Item, Listing
+from pipeline.data.sources.tree import fact
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.config.data import Emnist as EmnistSettings
+    from pipeline.config.data import Mnist as MnistSettings
+
+DIGITS = tuple(string.digits)
+CLASSES = {
+    "mnist": DIGITS,
+    "fashion_mnist": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
+                      "Sneaker", "Bag", "Ankle boot"),
+    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+}  # fmt: skip
+FROM = {
+    "mnist": "",
+    "fashion_mnist": " from github.com/zalandoresearch/fashion-mnist, or with `apt install "
+    "dataset-fashion-mnist`",
+    "kmnist": " from codh.rois.ac.jp/kmnist",
+    "emnist": " (gzip.zip) from www.nist.gov/itl/products-and-services/emnist-dataset",
+}
+ALIKE = set("cijklmopsuvwxyz")  # letters whose two cases the merged splits of EMNIST take for one
+MERGED = DIGITS + tuple(sorted(set(string.ascii_letters) - ALIKE))
+EMNIST = {
+    "byclass": DIGITS + tuple(string.ascii_uppercase + string.ascii_lowercase),
+    "bymerge": MERGED,
+    "balanced": MERGED,
+    "letters": tuple(string.ascii_lowercase),
+    "digits": DIGITS,
+    "mnist": DIGITS,
+}
+RAW = ("", "raw", "gzip", "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw", "EMNIST/raw")
+
+
+class Mnist:
+    """Grey images of 28x28 as four idx files: images and labels, to train and to validate on."""
+
+    first = 0  # label of the first class
+
+    def __init__(self, data: MnistSettings | EmnistSettings) -> None:
+        self.root, self.name = Path(data.root), data.name
+        self.prefixes = {"train": "train", "val": "t10k"}
+        self.classes = CLASSES.get(data.name, ())
+
+    def count(self) -> int:
+        return sum(shape(images)[0] for images, _ in self._files.values())
+
+    def listing(self) -> Listing:
+        splits = {split: self._items(split) for split in self._files}
+        paths = [path for pair in self._files.values() for path in pair]
+        others = [fact(self.root, str(path.relative_to(self.root))) for path in paths]
+        return Listing(classes=self.classes, splits=splits, others=others)
+
+    def read(self, name: str) -> bytes:
+        split, _, number = name.partition("-")
+        images = self._train if split == "train" else self._val
+        return png(self._upright(images[int(number)]))
+
+    def _upright(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels
+
+    @cached_property
+    def _train(self) -> np.ndarray:
+        return content(self._files["train"][0])
+
+    @cached_property
+    def _val(self) -> np.ndarray:
+        return content(self._files["val"][0])
+
+    def _items(self, split: str) -> list[Item]:
+        """Return the images of a split.
+
+        Raises:
+            UserError: there are not as many labels, or one of no class.
+        """
+        images, labels = self._files[split]
+        count = len(self._train if split == "train" else self._val)
+        told = content(labels).astype(int) - self.first
+        if len(told) != count:
+            raise UserError(
+                f"{labels} has {len(told)} labels, {images} has {count} images: they do not belong "
+                "together; get both anew"
+            )
+        wrong = told[(told < 0) | (told >= len(self.classes))]
+        if len(wrong):
+            raise UserError(
+                f"{labels} has a label {wrong[0] + self.first}; those of data={self.name} go from "
+                f"{self.first} to {self.first + len(self.classes) - 1}"
+            )
+        return [Item(f"{split}-{n:06d}", label) for n, label in enumerate(told.tolist())]
+
+    @cached_property
+    def _files(self) -> dict[str, tuple[Path, Path]]:
+        """Return the files of images and labels of both splits.
+
+        Raises:
+            UserError: one is missing.
+        """
+        return {
+            split: (self._file(f"{prefix}-images-idx3-ubyte", 3),
+                    self._file(f"{prefix}-labels-idx1-ubyte", 1))
+            for split, prefix in self.prefixes.items()
+        }  # fmt: skip
+
+    def _file(self, name: str, dimensions: int) -> Path:
+        spelt = (name, name.replace("-idx", ".idx"))
+        places = [self.root / raw / f"{one}{end}" for raw in RAW for one in spelt for end in ENDS]
+        path = next((path for path in places if path.is_file()), None)
+        if path is None:
+            there = "holds no" if self.root.is_dir() else "is no folder, so it holds no"
+            raise UserError(
+                f"{self.root} {there} {name} or {name}.gz; get the four files of data={self.name}"
+                f"{FROM[self.name]} and point data.root at their folder"
+            )
+        if len(shape(path)) != dimensions:
+            raise UserError(f"{path} is no {name}: it has {len(shape(path))} dimensions")
+        return path
+
+
+class Emnist(Mnist):
+    """EMNIST, whose files hold the images lying on their side: columns for rows."""
+
+    def __init__(self, data: EmnistSettings) -> None:
+        super().__init__(data)
+        self.classes = EMNIST[data.split]
+        self.prefixes = {"train": f"emnist-{data.split}-train", "val": f"emnist-{data.split}-test"}
+        self.first = int(data.split == "letters")
+
+    def _upright(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels.T
+
+
+ENDS = ("", ".gz")
+BYTES = b"\0\0\x08"  # how a file of unsigned bytes begins
+
+
+def shape(path: Path) -> tuple[int, ...]:
+    """Return the size of an array of bytes, from the head of its file.
+
+    Raises:
+        UserError: it is no such file, or cannot be read.
+    """
+    head = _read(path, 4)
+    if len(head) < 4 or head[:3] != BYTES or head[3] not in (1, 3):
+        raise UserError(f"{path} is no idx file of bytes; get it anew")
+    sizes = _read(path, 4 + 4 * head[3])[4:]
+    if len(sizes) < 4 * head[3]:
+        raise UserError(_cut(path, 4 + len(sizes), 4 + 4 * head[3]))
+    return tuple(int.from_bytes(sizes[n : n + 4]) for n in range(0, len(sizes), 4))
+
+
+def content(path: Path) -> np.ndarray:
+    """Return an array of bytes, (N, H, W) or (N,); of a file that is not compressed, mapped.
+
+    Raises:
+        UserError: it is shorter or longer than its head says.
+    """
+    import numpy as np
+
+    sizes = shape(path)
+    begin = 4 + 4 * len(sizes)
+    packed = path.suffix == ".gz"
+    whole = _read(path) if packed else b""
+    found, wanted = len(whole) if packed else path.stat().st_size, begin + math.prod(sizes)
+    if found != wanted:
+        raise UserError(_cut(path, found, wanted))
+    if packed:
+        return np.frombuffer(whole, np.uint8, offset=begin).reshape(sizes)
+    return np.memmap(path, np.uint8, "r", begin, sizes)
+
+
+def _cut(path: Path, found: int, wanted: int) -> str:
+    what = "was cut off" if found < wanted else "is longer than it says"
+    return f"{path} {what}: it has {found:,} bytes, not {wanted:,}; get it anew"
+
+
+def _read(path: Path, size: int = -1) -> bytes:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return file.read(size)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise UserError(f"{path} was cut off or is damaged; get it anew") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; make it readable") from None
