@@ -24,6 +24,19 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+def test_the_map_names_files_that_are_there_and_every_room():
+    text = (PROJECT / "docs" / "architecture.md").read_text()
+    roots = [PROJECT, *(PROJECT / name for name in ("pipeline", "slurm", "dyrep"))]
+    named = set(re.findall(r"`((?:\w+/)*\w+\.py|(?:\w+/)+)`", text))
+    assert len(named) > 60
+    for name in named:
+        assert any((root / name).exists() for root in roots), name
+    rooms = {path.parent.name for path in (PROJECT / "pipeline").glob("*/__init__.py")}
+    assert rooms <= {name.strip("/") for name in named}
+    rows = text.partition("## Words")[2].partition("##")[0].splitlines()
+    assert len([row for row in rows if row.startswith("| ")]) - 1 <= 15  # words, less the head
+
+
 def commands():
     files = [*PAGES, *(PROJECT / "conf" / "experiment").glob("*.yaml")]
     found = {
