@@ -10,6 +10,7 @@ from pipeline import commands, run, status
 from pipeline.errors import NoResult, StageFailed, UserError
 from pipeline.planning import compose
 from pipeline.records import stage_status
+from pipeline.records.schemas import Event, Progress
 from pipeline.stages.prep import _nothing_left
 from pipeline.training import telling as telling_module
 from pipeline.training.growth import Growth
@@ -49,7 +50,7 @@ def test_what_remains_holds_the_adjustments_to_come(monkeypatch):
         progress=lambda *words: said.append(words),
     )
     monkeypatch.setattr(telling_module, "time", now)
-    monkeypatch.setattr(telling_module.attempt, "last", lambda _: {"time": 0.0})
+    monkeypatch.setattr(telling_module.attempt, "last", lambda _: SimpleNamespace(time=0.0))
     telling = Telling(context, SimpleNamespace(main=True))
     recipe = compose.check(json.loads(composed("train.epochs=2", "name=x"))).train
     telling.pace = Pace(recipe, 50, None)
@@ -67,8 +68,8 @@ def test_what_remains_holds_the_adjustments_to_come(monkeypatch):
 
 @pytest.mark.parametrize(("ago", "remains"), [(30, 60), (200, 0), (-9e4, 90)])  # a clock set back
 def test_what_a_stage_says_remains_is_what_is_shown(ago, remains):
-    progress = {"done": 1, "total": 10, "eta": 90.0, "time": time.time() - ago}
-    events = [{"event": "first_step", "step": 0, "time": time.time() - 31}]
+    progress = Progress(done=1, total=10, text="", eta=90.0, time=time.time() - ago)
+    events = [Event(time=time.time() - 31, event="first_step")]
     assert stage_status._eta(events, progress) == pytest.approx(remains, abs=1)
 
 
