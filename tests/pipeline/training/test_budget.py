@@ -78,7 +78,7 @@ def training(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "Images", Images)
     monkeypatch.setattr(device, "settle", lambda *_: "")
     monkeypatch.setattr(attempt, "check", lambda *_: None)
-    monkeypatch.setattr(attempt, "last", lambda *_: {"time": 0.0})
+    monkeypatch.setattr(attempt, "last", lambda *_: SimpleNamespace(time=0.0))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / rundir.MANIFEST).touch()
     attempts = itertools.count(1)
