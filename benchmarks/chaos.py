@@ -30,7 +30,8 @@ from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import load_file
 
-from pipeline.records import outfile, rundir
+from benchmarks import evidence
+from pipeline.records import rundir
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (
@@ -81,9 +82,7 @@ def main() -> int:
     report = {"precision": options.precision, "processes": options.processes, **report}
     show(report)
     if options.json:
-        outfile.write(
-            options.json, json.dumps({"torch": torch.__version__, **report}, indent=2) + "\n"
-        )
+        evidence.write(options.json, report)
     return 0 if report["equal"] == report["rounds"] else 1
 
 

@@ -12,7 +12,6 @@ process to its first new step, and on what they went.
 """
 
 import argparse
-import json
 import signal
 import statistics
 import subprocess
@@ -28,10 +27,11 @@ from rich.table import Table
 from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18, resnet50
 
+from benchmarks import evidence
 from benchmarks.chaos import PROJECT, copy_question, launch, rows
 from pipeline.config.train import Checkpoint
 from pipeline.networks.architectures import vgg
-from pipeline.records import outfile, rundir
+from pipeline.records import rundir
 from pipeline.training.checkpoint import Facts
 from pipeline.training.saver import Saver
 
@@ -108,8 +108,8 @@ def main() -> None:
     resuming = resume()
     show(saving, resuming)
     if options.json:
-        report = {"torch": torch.__version__, "saving": saving, "resuming": resuming}
-        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
+        report = {"saving": saving, "resuming": resuming}
+        evidence.write(options.json, report)
 
 
 def measure(name: str, rounds: int) -> dict:

@@ -4,7 +4,6 @@ python -m benchmarks.compare --runs 1000 --json benchmarks/results/compare.json
 """
 
 import argparse
-import json
 import os
 import platform
 import random
@@ -14,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.records import outfile
+from benchmarks import evidence
 from tests.runs import make_run
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -47,7 +46,7 @@ def main() -> int:
         told = report[what]
         print(f"{what:6} {told['seconds']} s, {told['mebibytes']} MiB")
     if options.json:
-        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
+        evidence.write(options.json, report)
     return 0
 
 

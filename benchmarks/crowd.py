@@ -9,7 +9,6 @@ the processor, so that a busy machine says the same; the wall's are in the JSON.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pipeline.records import outfile
+from benchmarks import evidence
 from tests.runs import make_run
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -62,8 +61,7 @@ def main() -> int:
         }
     show(report, options.runs)
     if options.json:
-        text = json.dumps({"runs": options.runs, **report}, indent=2) + "\n"
-        outfile.write(options.json, text)
+        evidence.write(options.json, {"runs": options.runs, **report})
     return 0 if all(is_fast(name, row) for name, row in report.items()) else 1
 
 

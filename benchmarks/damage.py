@@ -9,7 +9,6 @@ what prep left out with what was planted: nothing more, nothing less.
 
 import argparse
 import io
-import json
 import random
 import subprocess
 import sys
@@ -23,7 +22,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pipeline.records import outfile, rundir
+from benchmarks import evidence
+from pipeline.records import rundir
 
 CLASSES = ("across", "diagonal", "down", "other")
 PROJECT = Path(__file__).resolve().parents[1]
@@ -54,9 +54,7 @@ def main() -> int:
     report = compare(planted, root / "runs" / "waves")
     show(report)
     if options.json:
-        outfile.write(
-            options.json, json.dumps({"images": options.images, **report}, indent=2) + "\n"
-        )
+        evidence.write(options.json, {"images": options.images, **report})
     return 0 if not report["missed"] and not report["too_many"] else 1
 
 

@@ -11,7 +11,6 @@ transform, in units of 1/255, over images of odd sizes. Coverage and resume: see
 
 import argparse
 import io
-import json
 import os
 import resource
 import statistics
@@ -31,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import decode_image
 from torchvision.transforms import v2
 
-from benchmarks import exactness
+from benchmarks import evidence, exactness
 from benchmarks.exactness import PLAIN
 from pipeline.config.data import Data, Prep
 from pipeline.config.train import Augment
@@ -40,7 +39,7 @@ from pipeline.contract.table import STAGES
 from pipeline.data.loaders.base import Part
 from pipeline.data.loaders.choose import make
 from pipeline.data.shards import images_in
-from pipeline.records import outfile, rundir
+from pipeline.records import rundir
 from pipeline.stages import prep
 
 
@@ -64,7 +63,7 @@ def main() -> int:
         }
     show(report)
     if options.json:
-        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
+        evidence.write(options.json, report)
     return 0
 
 

@@ -24,8 +24,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import evidence
 from benchmarks.recovery import wait_for
-from pipeline.records import outfile, rundir, store
+from pipeline.records import rundir, store
 from pipeline.tracking import rows
 from slurm import scheduler
 from slurm.dev_cluster.config import Cluster
@@ -71,7 +72,7 @@ def main() -> int:
             picture(page, options.screenshot.resolve())
     show(report)
     if options.json:
-        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
+        evidence.write(options.json, report)
     right = report["wandb_runs"] == len(report["runs"]) == RUNS and report["online_is_offline"]
     right &= all(row["each_once"] and row["as_the_files_say"] for row in report["runs"])
     return 0 if right else 1

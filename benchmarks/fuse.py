@@ -10,7 +10,6 @@ in a process of its own.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -26,11 +25,12 @@ from rich.table import Table
 from torch import nn
 
 import dyrep
+from benchmarks import evidence
 from dyrep.fusion import fold_norms, plain_state, relative_error
 from pipeline.export.formats import Source
 from pipeline.export.write import write
 from pipeline.networks import trained
-from pipeline.records import environment, outfile
+from pipeline.records import environment
 from pipeline.timing import memory
 
 NETWORKS = ("resnet18", "resnet50", "vgg11_bn", "mobilenet_v2", "densenet121", "regnet_y_400mf")
@@ -61,7 +61,7 @@ def main() -> int:
     ) and not any(row["flips"] for row in rows)
     show(report)
     if options.json:
-        outfile.write(options.json, json.dumps(report, indent=1) + "\n")
+        evidence.write(options.json, report)
     return 0 if report["holds"] else 1
 
 

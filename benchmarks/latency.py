@@ -19,7 +19,6 @@ in the next call; `default / kept` is what that costs.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import evidence
 from pipeline.records import environment, outfile, rundir
 from pipeline.report import write_report
 
@@ -58,7 +58,7 @@ def main() -> int:
     report = {"device": environment.device(), "cores": environment.cores(), "rows": rows}
     show(report)
     if options.json:
-        outfile.write(options.json, json.dumps(report, indent=1) + "\n")
+        evidence.write(options.json, report)
     return 0 if all(holds(row) for row in rows) else 1
 
 

@@ -10,7 +10,6 @@ processes of prep together, at two sizes of the set.
 
 import argparse
 import io
-import json
 import multiprocessing
 import shutil
 import statistics
@@ -26,11 +25,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import evidence
 from pipeline.config.data import Prep
 from pipeline.data.prepare import build, examine
 from pipeline.data.sources.base import Item, Listing
 from pipeline.data.sources.choose import source
-from pipeline.records import outfile
 from pipeline.records.environment import cores
 
 SHARD = 256
@@ -55,7 +54,7 @@ def main() -> int:
         }
     show(report)
     if options.json:
-        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
+        evidence.write(options.json, report)
     return 0
 
 

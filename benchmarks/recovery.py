@@ -22,8 +22,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import evidence
 from benchmarks.chaos import differences
-from pipeline.records import outfile, rundir
+from pipeline.records import rundir
 from slurm import scheduler
 from slurm.dev_cluster.config import Cluster
 from slurm.dev_cluster.daemons import down, start, up
@@ -67,7 +68,7 @@ def main() -> int:
             down(cluster.directory)
     show(report)
     if options.json:
-        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
+        evidence.write(options.json, report)
     return 1 if report["differences"] else 0
 
 

@@ -14,7 +14,6 @@ over seeds; `per flop` is that of score and gain, both divided by what the branc
 
 import argparse
 import copy
-import json
 import statistics
 from pathlib import Path
 
@@ -28,11 +27,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 import dyrep
+from benchmarks import evidence
 from dyrep import expansion, surgery
 from dyrep.budget import extra_cost, input_shapes
 from dyrep.saliency import SCORES, Saliency
 from pipeline.networks.architectures import vgg
-from pipeline.records import outfile
 
 WIDTHS = [[16] * 3, [32] * 3, [64] * 3]
 BATCH = 64
@@ -51,8 +50,8 @@ def main() -> None:
     rows = [measure(seed, options.steps) for seed in track(range(options.seeds), "seeds")]
     show(rows)
     if options.json:
-        settings = {"torch": torch.__version__, "steps": options.steps, "widths": WIDTHS}
-        outfile.write(options.json, json.dumps({**settings, "seeds": rows}, indent=2) + "\n")
+        settings = {"steps": options.steps, "widths": WIDTHS}
+        evidence.write(options.json, {**settings, "seeds": rows})
 
 
 def measure(seed: int, steps: int) -> dict[str, object]:

@@ -11,7 +11,6 @@ gain rows by design may gain them at the same pace only.
 
 import argparse
 import itertools
-import json
 import statistics
 import subprocess
 import sys
@@ -23,8 +22,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import evidence
 from benchmarks.chaos import children
-from pipeline.records import outfile, rundir
+from pipeline.records import rundir
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (
@@ -58,7 +58,7 @@ def main() -> int:
     }
     show(report)
     if options.json:
-        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
+        evidence.write(options.json, report)
     return 0 if all(row["flat"] for row in report["trend"].values()) else 1
 
 

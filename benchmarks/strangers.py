@@ -10,15 +10,12 @@ It needs root, to become another user and to give the machine another name for t
 """
 
 import argparse
-import json
 import os
-import platform
 import pwd
 import subprocess
 import sys
 import time
 from collections import Counter
-from datetime import date
 from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
@@ -26,7 +23,7 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.records import outfile
+from benchmarks import evidence
 
 PROJECT = Path(__file__).resolve().parents[1]
 KINDS = {
@@ -82,7 +79,7 @@ def main() -> int:
             found[kind].append({"user": user, "machine's name": label, **counts})
     show(found)
     if options.json:
-        outfile.write(options.json, json.dumps(report(clone, found), indent=2) + "\n")
+        evidence.write(options.json, {"kinds": found})
     return 0 if all(row["failed"] == 0 for rows in found.values() for row in rows) else 1
 
 
@@ -144,16 +141,6 @@ def show(found: dict[str, list[dict]]) -> None:
         cells = [f"{row['passed']} ({row['skipped']}, {row['failed']})" for row in rows]
         table.add_row(kind, *cells)
     Console().print(table)
-
-
-def report(clone: Path, found: dict[str, list[dict]]) -> dict:
-    commit = ["git", "-C", str(clone), "rev-parse", "HEAD"]
-    return {
-        "date": date.today().isoformat(),
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
-        "kinds": found,
-    }
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ behind one that holds all nodes, so what is timed is the launch and the question
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.records import outfile
+from benchmarks import evidence
 from slurm import scheduler
 from slurm.dev_cluster.config import Cluster
 from slurm.dev_cluster.daemons import down, up
@@ -43,7 +42,7 @@ def main() -> int:
         f"submitted in {report['seconds_to_submit']} s, status in {report['seconds_of_status']} s"
     )
     if options.json:
-        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
+        evidence.write(options.json, report)
     return 0
 
 

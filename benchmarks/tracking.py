@@ -12,7 +12,6 @@ and once offline.
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -28,10 +27,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks import evidence
 from benchmarks.chaos import children
 from pipeline import tracking
 from pipeline.config import Wandb
-from pipeline.records import outfile, rundir
+from pipeline.records import rundir
 from pipeline.tracking import rows
 from tests.launcher import PROJECT, Launcher
 from tests.pipeline.tracking.recorder import Recorder
@@ -61,7 +61,7 @@ def main() -> int:
         }
     show(report)
     if options.json:
-        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
+        evidence.write(options.json, report)
     sent = report["sync"]["complete"] == report["sync"]["sent_once"] == options.runs
     return 0 if sent and all(map(is_right, report["interrupted"].values())) else 1
 

@@ -18,9 +18,7 @@ torch.profiler. `watching` is the share of a step that `DyRep.accumulate()` take
 import argparse
 import copy
 import importlib
-import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -38,11 +36,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import dyrep
+from benchmarks import evidence
 from dyrep import expansion, surgery
 from dyrep.base import Form
 from dyrep.block import RepBlock, depth
 from pipeline.networks import architectures
-from pipeline.records import outfile
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: architectures.from_torchvision("resnet18", small_stem=True, classes=10),
@@ -85,15 +83,9 @@ def main() -> None:
     ]
     show(rows)
     if options.json:
-        machine = {
-            "torch": torch.__version__,
-            "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-        }
+        machine = {"threads": torch.get_num_threads()}
         settings = {"batch": options.batch, "rounds": options.rounds, "seed": options.seed}
-        outfile.write(
-            options.json, json.dumps({**machine, **settings, "rows": rows}, indent=2) + "\n"
-        )
+        evidence.write(options.json, {**machine, **settings, "rows": rows})
 
 
 def measure(name: str, point: str, reference: ModuleType | None, options) -> dict[str, object]:

@@ -12,21 +12,18 @@ It needs root, to mount file systems.
 """
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
-from datetime import date
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import evidence
 from benchmarks.faults.cases import CASES, nothing
 from benchmarks.faults.judge import differ, last_line, left_behind, said, strange
 from benchmarks.faults.trial import PROJECT, Case, command, copy, finish, mounted, start
-from pipeline.records import outfile
 
 SETTINGS = (
     "name=faults", "model.widths=[[8],[16]]", "train.epochs=2", "train.deterministic=true",
@@ -118,18 +115,8 @@ def main() -> int:
         print(f"{name}: {'; '.join(found[-1]['faults']) or 'right'}: {found[-1]['last']}")
     show(found)
     if options.json:
-        outfile.write(options.json, json.dumps(report(found), indent=2) + "\n")
+        evidence.write(options.json, {"cases": found})
     return 0 if not any(row["faults"] for row in found) else 1
-
-
-def report(found: list[dict]) -> dict:
-    words = ["git", "-C", str(PROJECT), "rev-parse", "HEAD"]
-    return {
-        "date": date.today().isoformat(),
-        "commit": subprocess.run(words, capture_output=True, text=True).stdout.strip(),
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
-        "cases": found,
-    }
 
 
 def show(found: list[dict]) -> None:

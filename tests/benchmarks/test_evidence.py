@@ -1,0 +1,49 @@
+"""Measured numbers say when, from which source, where and how they were made."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import evidence
+from tests.launcher import PROJECT
+
+RESULTS = PROJECT / "benchmarks" / "results"
+FIELDS = {"date", "commit", "machine", "versions", "command"}
+ROW = {"date", "commit", "machine", "torch", "protocol"}  # of the growth study, each its own
+
+
+def test_there_are_results():
+    assert len(list(RESULTS.rglob("*.json*"))) > 10
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.rglob("*.json")), ids=lambda path: path.name)
+def test_each_file_of_results_says_how_it_was_made(file):
+    made = json.loads(file.read_text())["made"]
+    assert made.keys() >= FIELDS
+    assert len(made["commit"]) == 40 and made["date"] >= "2026"
+    assert all(made[field] for field in FIELDS)
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.rglob("*.jsonl")), ids=lambda path: path.name)
+def test_each_row_of_the_growth_study_says_how_it_was_made(file):
+    for line in file.read_text().splitlines():
+        assert json.loads(line).keys() >= ROW
+
+
+def test_a_benchmark_writes_them_with_its_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "--rounds", "3", "a b"])
+    evidence.write(tmp_path / "a.json", {"rows": [1.5, float("nan")]})
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert told["rows"] == [1.5, None]
+    assert told["made"].keys() >= FIELDS
+    assert told["made"]["command"].endswith("--rounds 3 'a b'")
+    assert "torch" in told["made"]["versions"] and "cores" in told["made"]["machine"]
+
+
+@pytest.mark.parametrize(
+    "file", sorted((PROJECT / "benchmarks").glob("*.py")), ids=lambda path: path.name
+)
+def test_a_benchmark_writes_its_numbers_through_the_helper(file):
+    text = file.read_text()
+    assert "options.json" not in text or "evidence.write(options.json" in text
