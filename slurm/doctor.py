@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm import files, output, preflight, private, scheduler
+from slurm import files, output, preflight, private, scheduler, wishes
 from slurm.job import Job, Resources
 from slurm.records import EVENTS, PROGRESS, rows
 from slurm.rehearsal import COUNT, LOCK, NODE, PAUSE, RESULT, Node
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     bad = 0
     try:
-        for finding in examine(resources, options.dir):
+        for finding in examine(wishes.obey(resources), options.dir):
             bad += finding.well is False
             mark = {True: "ok  ", False: "BAD ", None: "    "}[finding.well]
             print(f"{mark} {finding.what}", flush=True)

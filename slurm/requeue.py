@@ -68,8 +68,8 @@ def _why(job: Job, ended: list[int | None], own: list[Event], entry: Entry) -> s
     signals = [row.time for row in own if row.event == "signal"]
     if set(ended) != {STOPPED} or not signals:
         return CRASHED
-    if entry.start is not None and entry.limit is not None:
-        left = entry.start.timestamp() + 60 * entry.limit - signals[0]
+    if entry.end is not None:
+        left = entry.end.timestamp() - signals[0]
         if left <= job.resources.signal_seconds + EARLY:
             return TIME_LIMIT
     return INTERRUPTED

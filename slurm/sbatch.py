@@ -20,13 +20,14 @@ from submitit.core.utils import (
 )
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from slurm import scheduler
+from slurm import scheduler, shell
 from slurm.job import Job, Resources
 from slurm.scheduler import Refused, Unreachable
 from slurm.supervise import supervise
 
-OURS = {"array", "comment", "dependency", "error", "job-name", "kill-on-invalid-dep", "open-mode",
-        "output", "requeue", "signal", "wrap"}  # fmt: skip
+OURS = {"array", "clusters", "comment", "dependency", "error", "job-name", "kill-on-invalid-dep",
+        "no-requeue", "open-mode", "output", "parsable", "quiet", "requeue", "signal", "test-only",
+        "wait", "wrap"}  # fmt: skip
 FIELDS = {"account", "constraint", "cpus-per-task", "exclusive", "gres", "mem", "nodes",
           "ntasks-per-node", "partition", "qos", "time"}  # fmt: skip
 ATTEMPTS = 3
@@ -68,6 +69,7 @@ class Executor(SlurmExecutor):
             stderr_to_stdout=True,
             # the rest of a job whose part on one node has failed would only hold its nodes
             srun_args=[
+                "--export=ALL",  # of the script, whatever that was given of the shell's
                 f"--cpus-per-task={resources.cpus_per_node}",
                 "--kill-on-bad-exit=1",
                 *resources.srun,
@@ -120,13 +122,16 @@ class Executor(SlurmExecutor):
                 with _outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()):
                     made = self.map_array(supervise, jobs, [first] * len(jobs))
                 return [job.job_id for job in made]
-            except (FailedJobError, FailedSubmissionError) as error:
+            except FailedJobError as error:
                 words = scheduler.said(str(error))
                 if not any(away in words for away in scheduler.AWAY):
                     raise Refused(words) from None
                 if left:
                     time.sleep(PAUSE)
                 _withdraw(token)
+            except FailedSubmissionError as error:  # it is submitted, but under which id?
+                _withdraw(token)
+                raise Refused(scheduler.said(str(error))) from None
             except KeyboardInterrupt:
                 _withdraw(token)
                 raise
@@ -147,8 +152,7 @@ def submitted_with(folder: Path) -> tuple[Job, str | None]:
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
     """Hide the job we may be in from sbatch, which would inherit its settings; not the cluster."""
-    conf = os.environ.get("SLURM_CONF")
+    kept = {name: os.environ[name] for name in shell.KEPT & os.environ.keys()}
     with helpers.clean_env():
-        if conf:
-            os.environ["SLURM_CONF"] = conf
+        os.environ.update(kept)
         yield

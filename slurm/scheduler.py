@@ -1,7 +1,7 @@
 """What SLURM says and what it is told: the only place that calls its commands.
 
-A controller that does not answer is not the same as a job that is gone: `Unreachable` says that
-nothing is known, and nobody may conclude from it.
+A controller that does not answer, or in words that cannot be read, is not the same as a job that
+is gone: `Unreachable` says that nothing is known, and nobody may conclude from it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
+
+from slurm import shell
 
 T = TypeVar("T")
 
@@ -25,8 +26,9 @@ TIMEOUT = 60.0  # seconds for one command
 AWAY = ("Unable to contact", "Connection refused", "Socket timed out", "Communication connection",
         "Zero Bytes were transmitted", "Resource temporarily unavailable",
         "temporarily unable to accept")  # fmt: skip
-ACTIVE = ("RUNNING", "COMPLETING", "PENDING", "CONFIGURING", "SUSPENDED", "STOPPED", "RESIZING",
-          "REQUEUED", "REQUEUE_HOLD", "SIGNALING", "STAGE_OUT")  # fmt: skip
+TAKEN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")  # how a job ends that SLURM took away
+ENDED = (*TAKEN, "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "REVOKED",
+         "TIMEOUT")  # fmt: skip
 
 
 _PAIR = re.compile(r"(\w+)=(\S*)")
@@ -50,7 +52,7 @@ class Entry:
         reason: why it waits.
         restarts: how often it was requeued.
         start: when it started or is expected to.
-        limit: minutes it may run; None without a limit.
+        end: when it ended or will have to; later if it was suspended; None without a limit.
         nodes: the names of its nodes.
         after: ids of the jobs it waits for.
         comment: what it was submitted with.
@@ -62,7 +64,7 @@ class Entry:
     reason: str
     restarts: int
     start: datetime | None
-    limit: float | None
+    end: datetime | None
     nodes: str
     after: tuple[str, ...]
     comment: str
@@ -70,7 +72,7 @@ class Entry:
     @property
     def active(self) -> bool:
         """Whether it waits, runs or comes to its end: nobody else may start the same work."""
-        return self.state in ACTIVE
+        return self.state not in ENDED
 
 
 def call(*command: str) -> str:
@@ -86,7 +88,9 @@ def call(*command: str) -> str:
     if conf and not Path(conf).exists():  # SLURM itself would look for it for a minute
         raise Refused(f"SLURM_CONF={conf} does not exist; set it to the cluster's slurm.conf")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT, env=shell.clean()
+        )
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{command[0]} did not answer within {TIMEOUT:.0f} s") from None
     if done.returncode == 0:
@@ -103,12 +107,13 @@ def said(stderr: str) -> str:
     return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"
 
 
-# name and comment last: they may hold anything
-_FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "StartTime", "TimeLimit", "NodeList",
+# none of these characters is in what a user can type, line breaks may be in a name or a comment
+_FIELD, _ENTRY = "\x1f", "\x1e\n"
+_FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "StartTime", "EndTime", "NodeList",
            "Dependency", "Name", "Comment")  # fmt: skip
 _QUEUE = (
-    "squeue", "--noheader", "--array", "--states=all",
-    "--Format=" + ",".join(f"{field}:|" for field in _FIELDS),
+    "squeue", "--noheader", "--array", "--all", "--states=all",
+    "--Format=" + ",".join(f"{field}:{_FIELD}" for field in _FIELDS) + _ENTRY[0],
 )  # fmt: skip
 
 
@@ -137,18 +142,22 @@ def find(job: str) -> Entry | None:
 
 
 def _entries(text: str) -> dict[str, Entry]:
-    """Return jobs by id; a line that is none (a comment may hold line breaks) is left out."""
-    found = {}
-    for line in text.splitlines():
-        with suppress(ValueError):
-            entry = _entry(line)
-            found[entry.id] = entry
-    return found
+    """Return jobs by id.
+
+    Raises:
+        Unreachable: one cannot be read; it may be any.
+    """
+    try:
+        found = [_entry(*entry.split(_FIELD)) for entry in text.split(_ENTRY) if entry]
+    except (TypeError, ValueError):
+        raise Unreachable(f"squeue's answer cannot be read: {text.strip()[:100]!r}") from None
+    return {entry.id: entry for entry in found}
 
 
-def _entry(line: str) -> Entry:
-    job, state, reason, restarts, start, limit, nodes, dependency, free = line.split("|", 8)
-    name, _, comment = free.removesuffix("|").rpartition("|")
+def _entry(
+    job: str, state: str, reason: str, restarts: str, start: str, end: str, nodes: str,
+    dependency: str, name: str, comment: str, nothing: str,
+) -> Entry:  # fmt: skip
     index = f"_{job.partition('_')[2]}" if "_" in job else ""
     after = [
         id + (index if kind == "aftercorr" else "")
@@ -160,12 +169,16 @@ def _entry(line: str) -> Entry:
         state=state,
         reason=reason,
         restarts=int(restarts),
-        start=None if start == "N/A" else datetime.fromisoformat(start),
-        limit=minutes(limit),
+        start=_time(start),
+        end=_time(end),
         nodes=nodes,
         after=tuple(dict.fromkeys(after)),
         comment=comment,
     )
+
+
+def _time(text: str) -> datetime | None:
+    return None if text in ("N/A", "NONE", "Unknown") else datetime.fromisoformat(text)
 
 
 def minutes(text: str) -> float | None:
@@ -187,23 +200,24 @@ def minutes(text: str) -> float | None:
     return first + second / 60
 
 
-TAKEN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")  # how a job ends that SLURM took away
-
-
 def end(job: str) -> str | None:
     """Return how a job ended: COMPLETED, PREEMPTED, CANCELLED, …; None if nobody knows (any more).
 
     Raises:
-        Unreachable: nobody answers.
+        Unreachable: nobody answers, or not yet.
     """
     entry = find(job)
     if entry and not entry.active:
         return entry.state
+    asked = ("--noheader", "--parsable2", "--allocations", "--format=State", f"--jobs={job}")
     try:
-        told = call("sacct", "--noheader", "--allocations", "--format=State", f"--jobs={job}")
+        told = call("sacct", *asked)
     except Refused:  # no accounting here
         return None
-    return next(iter(told.split()), None)
+    state = next(iter(told.split()), None)  # CANCELLED is followed by the one who did it
+    if state is not None and state not in ENDED:
+        raise Unreachable(f"accounting has job {job} as {state}, though it is not in the queue")
+    return state
 
 
 def requeue(job: str) -> None:
@@ -243,7 +257,7 @@ def partitions() -> list[dict[str, str]]:
     Raises:
         Unreachable: the controller does not answer.
     """
-    lines = call("scontrol", "--oneliner", "show", "partition").splitlines()
+    lines = call("scontrol", "--all", "--oneliner", "show", "partition").splitlines()
     return [dict(_PAIR.findall(line)) for line in lines if line]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from pipeline.planning import again, named_run
 from pipeline.planning.plan import Step
 from pipeline.records import rundir
 from pipeline.records.progress import Onlooker
-from slurm import scheduler
+from slurm import scheduler, wishes
 from slurm.job import Job, Resources
 from slurm.queue import active
 from slurm.scheduler import Refused, Unreachable
@@ -106,19 +106,13 @@ def _check_shared(root: str) -> None:
 
 def _resources(config: Config, cluster: Slurm, stage: str) -> Resources:
     processes = cluster.processes(stage)
-    partition = cluster.given(stage, "partition")
-    gpus = cluster.given(stage, "gpus_per_node")
-    if gpus is None:
-        useless = stage == "fuse" and not FOR_GPUS.intersection(config.fuse.exports)
-        gpus = 0 if useless or not _has_gpus(partition) else processes
-    return Resources(
+    asked = Resources(
         nodes=cluster.given(stage, "nodes"),
-        gpus_per_node=gpus,
         cpus_per_node=processes * cluster.given(stage, "cpus_per_process"),
         memory=cluster.given(stage, "memory"),
         time_limit=cluster.given(stage, "time_limit"),
         signal_seconds=cluster.signal_seconds,
-        partition=partition,
+        partition=cluster.given(stage, "partition"),
         account=cluster.account,
         qos=cluster.given(stage, "qos"),
         constraint=cluster.given(stage, "constraint"),
@@ -127,6 +121,12 @@ def _resources(config: Config, cluster: Slurm, stage: str) -> Resources:
         srun=tuple(cluster.srun),
         setup=tuple(cluster.setup),
     )
+    resources = wishes.obey(asked)
+    gpus = cluster.given(stage, "gpus_per_node")
+    if gpus is None:
+        useless = stage == "fuse" and not FOR_GPUS.intersection(config.fuse.exports)
+        gpus = 0 if useless or not _has_gpus(resources.partition) else processes
+    return replace(resources, gpus_per_node=gpus)
 
 
 @cache
@@ -246,6 +246,8 @@ def _tell(launches: list[Launch], submission: Submission) -> None:
     if submission.attached:
         count = len(submission.attached)
         say(f"{count} in the queue before, with the settings they were submitted with")
+    if asked := wishes.asked():
+        say(mask(f"your shell has {' '.join(asked)}: obeyed where no setting says otherwise"))
     first = launches[0].config
     names = first.name if len(launches) == 1 else ""
     root = commands.elsewhere(Path(first.root))

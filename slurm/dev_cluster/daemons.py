@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from slurm import shell
 from slurm.dev_cluster.config import Cluster, write_files
 from slurm.dev_cluster.directory import claim, is_marked, remove
 from slurm.dev_cluster.machine import Failed, Refused, call, check_machine, check_root, tail
@@ -232,9 +233,7 @@ def _reap() -> None:
 
 def _environment(cluster: Cluster) -> dict[str, str]:
     """Return this process's environment for `cluster`, without what another SLURM put there."""
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH"))
-    }
+    kept = {key: value for key, value in shell.clean().items() if key not in shell.KEPT}
     return kept | cluster.environment
 
 

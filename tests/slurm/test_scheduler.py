@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from slurm import scheduler
-from slurm.scheduler import minutes
+from slurm.scheduler import Unreachable, minutes
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,10 @@ def test_what_is_no_duration_is_refused_with_those_that_are(text):
 def line(**changed):
     fields = {
         "id": "12", "state": "RUNNING", "reason": "None", "restarts": "0",
-        "start": "2026-11-27T10:00:00", "limit": "1:00:00", "nodes": "n[1-2]", "after": "(null)",
-        "name": "train", "comment": "token",
+        "start": "2026-11-27T10:00:00", "end": "2026-11-27T11:00:00", "nodes": "n[1-2]",
+        "after": "(null)", "name": "train", "comment": "token",
     }  # fmt: skip
-    return "|".join((fields | changed).values()) + "|"
+    return "".join(f"{field}\x1f" for field in (fields | changed).values()) + "\x1e\n"
 
 
 def entry(**changed):
@@ -42,8 +42,9 @@ def entry(**changed):
 
 def test_a_line_of_squeue_becomes_an_entry():
     found = entry()
-    assert (found.id, found.state, found.restarts, found.limit) == ("12", "RUNNING", 0, 60)
-    assert found.start == datetime(2026, 11, 27, 10)
+    assert (found.id, found.state, found.restarts) == ("12", "RUNNING", 0)
+    assert (found.start, found.end) == (datetime(2026, 11, 27, 10), datetime(2026, 11, 27, 11))
+    assert entry(end="NONE").end is None
     assert (found.nodes, found.name, found.comment) == ("n[1-2]", "train", "token")
     assert found.after == ()
 
@@ -70,7 +71,7 @@ def test_what_a_job_waits_for_is_read_from_its_dependency(id, dependency, after)
     [
         ("RUNNING", True), ("PENDING", True), ("COMPLETING", True), ("REQUEUED", True),
         ("SUSPENDED", True), ("COMPLETED", False), ("CANCELLED", False), ("TIMEOUT", False),
-        ("PREEMPTED", False), ("NODE_FAIL", False),
+        ("PREEMPTED", False), ("NODE_FAIL", False), ("SPECIAL_EXIT", True), ("OF_TOMORROW", True),
     ],
 )  # fmt: skip
 def test_only_a_job_that_may_still_work_is_active(state, active):
@@ -80,17 +81,24 @@ def test_only_a_job_that_may_still_work_is_active(state, active):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "slurm_load_jobs error", line(restarts="many"), line(start="soon"), line(limit="long"),
-        line(comment="a\nb").splitlines()[1],
+        "slurm_load_jobs error\n", "JOBID PARTITION NAME\n", line(restarts="many"),
+        line(start="soon"), line(start="12:26:22"), line(end="long"), line()[:40],
+        line().replace("\x1f", "|", 1),
     ],
 )  # fmt: skip
-def test_a_line_that_is_no_job_is_passed_over(text):
-    assert scheduler._entries(f"{text}\n{line(id='13')}").keys() == {"13"}
+def test_a_queue_with_what_is_no_job_is_unknown_and_not_empty(text):
+    with pytest.raises(Unreachable, match="cannot be read"):
+        scheduler._entries(line(id="13") + text)
 
 
-def test_a_name_may_hold_what_separates_fields():
-    found = entry(name="a|b")
-    assert (found.name, found.comment) == ("a|b", "token")
+def test_an_empty_queue_is_empty():
+    assert scheduler._entries("") == {}
+
+
+def test_names_and_comments_may_hold_anything_that_is_typed():
+    found = scheduler._entries(line(name="a|b", comment="one\ntwo|three") + line(id="13"))
+    assert found.keys() == {"12", "13"}
+    assert (found["12"].name, found["12"].comment) == ("a|b", "one\ntwo|three")
 
 
 @pytest.mark.parametrize(

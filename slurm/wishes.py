@@ -1,0 +1,87 @@
+"""What a shell asks of sbatch: SBATCH_ACCOUNT, SBATCH_PARTITION, … are obeyed or refused.
+
+Left to sbatch they would win over the batch script, and so over settings. So they become part of
+the script, where no setting says otherwise: seen before it is submitted, and kept by successors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+
+from slurm import scheduler
+from slurm.job import Resources
+from slurm.sbatch import FIELDS, OURS
+from slurm.scheduler import Refused
+
+PREFIX = "SBATCH_"
+CLUSTERS = ("SLURM_CLUSTERS", "SBATCH_CLUSTERS")
+NAMES = {
+    "ARRAY_INX": "array",
+    "CPU_FREQ_REQ": "cpu-freq",
+    "MEM_PER_NODE": "mem",
+    "REQ_SWITCH": "switches",
+    "TIMELIMIT": "time",
+}  # whose option is called otherwise
+FLAGS = {"get-user-env", "ignore-pbs", "no-kill", "overcommit", "spread-job", "use-min-nodes"}
+NOTHING = {"clusters", "debug", "requeue"}  # looked at elsewhere, only talk, asked for anyway
+COUNTED = {"gpus", "gpus-per-node", "gpus-per-socket", "gpus-per-task"}
+NAMED = ("account", "partition", "qos", "constraint")
+
+
+def obey(resources: Resources, environment: Mapping[str, str] = os.environ) -> Resources:
+    """Return resources with what the shell asks for and they leave open.
+
+    Raises:
+        Refused: it asks for what jobs here cannot have, or what has a setting with a default.
+        Unreachable: SLURM does not answer.
+    """
+    _check_cluster(environment)
+    for name, value in sorted(environment.items()):
+        if name.startswith(PREFIX):
+            resources = _obey(resources, name, value)
+    return resources
+
+
+def asked(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return what the shell asks for, as it says it."""
+    return [f"{name}={value}" for name, value in environment.items() if name.startswith(PREFIX)]
+
+
+def _obey(resources: Resources, name: str, value: str) -> Resources:
+    word = name.removeprefix(PREFIX)
+    option = NAMES.get(word, word.lower().replace("_", "-"))
+    said = f"your shell has {name}={value}"
+    if option in NOTHING or (not value and option not in FLAGS):
+        return resources
+    if option in OURS:
+        raise Refused(f"{said}, but sbatch's --{option} is what recovery builds on; unset {name}")
+    if option in NAMED:
+        given = getattr(resources, option)
+        return replace(resources, **{option: value}) if given is None else resources
+    if option in FIELDS or option in COUNTED:
+        raise Refused(
+            f"{said}, but sbatch's --{option} has a setting of its own; use that and unset {name}"
+        )
+    if option in {key.replace("_", "-") for key in resources.sbatch}:
+        return resources
+    own = {option: True if option in FLAGS else value}
+    return replace(resources, sbatch={**resources.sbatch, **own})
+
+
+def _check_cluster(environment: Mapping[str, str]) -> None:
+    """Make sure that the shell means the cluster that SLURM's configuration is of."""
+    for name in CLUSTERS:
+        wish = environment.get(name)
+        if wish and wish != _cluster():
+            raise Refused(
+                f"your shell has {name}={wish}, but jobs go to cluster {_cluster()}; launch on "
+                f"{wish} or set SLURM_CONF to its slurm.conf, and unset {name}"
+            )
+
+
+@cache
+def _cluster() -> str:
+    return scheduler.config()["ClusterName"]

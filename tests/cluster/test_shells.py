@@ -1,0 +1,47 @@
+"""What a user's shell says to SLURM's commands: nothing is lost by it, or submitted twice."""
+
+import pytest
+
+from slurm import scheduler
+from tests.cluster.job_under_test import preempt
+from tests.cluster.real import call, needs_slurm
+
+pytestmark = [pytest.mark.cluster, needs_slurm]
+
+HOSTILE = {
+    "SQUEUE_PARTITION": "high",  # hid preempted jobs: they were lost
+    "SQUEUE_STATES": "PENDING",
+    "SLURM_TIME_FORMAT": "relative",  # hid running jobs: they were submitted twice
+    "SCANCEL_STATE": "PENDING",
+    "SACCT_FORMAT": "Elapsed",
+    "SINFO_PARTITION": "high",
+    "SCONTROL_FUTURE": "1",
+    "SLURM_DEBUG_FLAGS": "Protocol",
+}
+
+
+def test_preempted_and_launched_again_from_a_shell_full_of_options(chain, tmp_path, monkeypatch):
+    work = chain(sbatch={"export": "NONE"})  # the site's, or SBATCH_EXPORT
+    for name, value in HOSTILE.items():
+        monkeypatch.setenv(name, value)
+    work.submit().working()
+    first = work.ids
+    assert work.submit().ids == first
+    with monkeypatch.context() as plain:
+        for name in HOSTILE:
+            plain.delenv(name)
+        preempt(tmp_path)
+    work.finished().lost_nothing()
+    assert len(work.attempts()) == 2
+
+
+def test_cancelled_from_a_shell_full_of_options(chain, monkeypatch):
+    for name, value in HOSTILE.items():
+        monkeypatch.setenv(name, value)
+    work = chain().submit().working()
+    scheduler.cancel([work.next_id, work.id])
+    for name in HOSTILE:
+        monkeypatch.delenv(name)
+    assert work.state() in ("COMPLETING", "CANCELLED")
+    assert not [id for id in call("squeue", "--me", "-h", "-t", "R,PD", "-o", "%i").split()
+                if id in work.ids.values()]  # fmt: skip
