@@ -7,6 +7,7 @@ import pytest
 from slurm import scheduler, shell
 from slurm.scheduler import Unreachable
 
+
 @pytest.mark.parametrize(
     ("answer", "how"),
     [

@@ -13,6 +13,7 @@ from slurm.supervise import Allocation
 
 START = datetime(2026, 11, 27, 10).timestamp()
 LIMIT = 60  # minutes
+END = datetime.fromtimestamp(START + 60 * LIMIT)
 EARLY = START + 600.0  # long before the time limit
 LATE = START + 60 * LIMIT - 100.0  # within the notice before it
 
@@ -32,7 +33,7 @@ def here(restart=0):
 def entry(**changed):
     known = {
         "id": "7", "name": "train", "state": "RUNNING", "reason": "None", "restarts": 0,
-        "start": datetime.fromtimestamp(START), "limit": LIMIT, "nodes": "n1", "after": (),
+        "start": datetime.fromtimestamp(START), "end": END, "nodes": "n1", "after": (),
         "comment": "t",
     }  # fmt: skip
     return Entry(**known | changed)
@@ -79,7 +80,7 @@ def test_what_ended_an_attempt(case, job, asked):
 
 
 def test_without_a_time_limit_a_signal_is_an_interruption(job, asked, monkeypatch):
-    monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry(limit=None))
+    monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry(end=None))
     note(job, "signal", LATE)
     note(job, "ended", code=STOPPED)
     requeue.decide(job, here())
