@@ -86,7 +86,7 @@ def _later(resources: Resources, partition: str) -> bool:
         gpus = sum(map(int, re.findall(r"gpu(?::[^:,(]+)?:(\d+)", gres)))
         able += (
             int(cpus) >= resources.cpus_per_node
-            and int(memory) >= 1000 * (resources.memory or 0)
+            and int(memory) >= 1024 * (resources.memory or 0)
             and gpus >= resources.gpus_per_node
         )
         out += state.startswith(("down", "drain", "drng", "fail", "maint"))

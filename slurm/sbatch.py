@@ -58,7 +58,7 @@ class Executor(SlurmExecutor):
             ntasks_per_node=1,
             cpus_per_task=resources.cpus_per_node,
             gres=f"gpu:{resources.gpus_per_node}" if resources.gpus_per_node else None,
-            mem=resources.memory,
+            mem=resources.memory and f"{round(1024 * resources.memory)}M",
             partition=resources.partition,
             account=resources.account,
             qos=resources.qos,
