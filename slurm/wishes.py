@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from slurm import scheduler
 from slurm.job import Resources
@@ -59,8 +60,8 @@ def _obey(resources: Resources, name: str, value: str) -> Resources:
     if option in OURS:
         raise Refused(f"{said}, but sbatch's --{option} is what recovery builds on; unset {name}")
     if option in NAMED:
-        given = getattr(resources, option)
-        return replace(resources, **{option: value}) if given is None else resources
+        wish: dict[str, Any] = {option: value}
+        return resources if getattr(resources, option) is not None else replace(resources, **wish)
     if option in FIELDS or option in COUNTED:
         raise Refused(
             f"{said}, but sbatch's --{option} has a setting of its own; use that and unset {name}"
