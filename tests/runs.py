@@ -5,19 +5,12 @@ import hashlib
 import json
 
 import hydra
-import yaml
 
+from pipeline.contract.table import STAGES
 from pipeline.planning.compose import CONF, to_config
-from pipeline.records import rundir
-
-STAGES = ("prep", "train", "fuse", "eval", "latency")
-PARENTS = {
-    "prep": (),
-    "train": ("prep",),
-    "fuse": ("train",),
-    "eval": ("prep", "fuse"),
-    "latency": ("fuse",),
-}
+from pipeline.records import disk, rundir, store
+from pipeline.records.schemas import Change, Point, Result, Run
+from slurm.records import Event
 
 
 @functools.cache
@@ -31,7 +24,7 @@ def composed(*overrides):
 
 
 def make_run(
-    root, name, *overrides, seed=0, group="g", top1=90.0, finished=STAGES, asked=STAGES,
+    root, name, *overrides, seed=0, group="g", top1=90.0, finished=tuple(STAGES), asked=tuple(STAGES),
     seconds=3600.0, gpus=0, metrics=None, changed=None, epochs=(50.0, 80.0), steps=3, command="launch",
 ):  # fmt: skip
     """Write one run; `finished` are its stages with a result, `changed` dotted settings."""
@@ -41,14 +34,14 @@ def make_run(
         (config[section] if section else config)[last] = value
     run = rundir.run_dir(root, name)
     run.mkdir(parents=True)
-    (run / "config.yaml").write_text(yaml.dump(config, Dumper=yaml.CSafeDumper, sort_keys=False))
-    facts = {
-        "name": name, "group": group, "command": command, "source": {"revision": "abc"},
-        "versions": {"torch": "2"}, "job_ids": [{"train": "7"}],
-        "choices": {"data": "digits", "model": "vgg_small", "method": "dyrep"},
-        "wandb": {"id": hashlib.sha256(name.encode()).hexdigest()[:12]},
-    }  # fmt: skip
-    (run / "run.json").write_text(json.dumps(facts))
+    rundir.write_yaml(run / "config.yaml", config)
+    described = Run(
+        name=name, group=group, command=command, source={"revision": "abc"},
+        versions={"torch": "2"}, job_ids=[{"train": "7"}],
+        choices={"data": "digits", "model": "vgg_small", "method": "dyrep"},
+        wandb={"id": hashlib.sha256(name.encode()).hexdigest()[:12]},
+    )  # fmt: skip
+    store.write(described, run)
     numbers = {
         "prep": {"val_images": 360},
         "train": {
@@ -67,70 +60,49 @@ def make_run(
         "eval": {"fused/top1": top1, "unfused/top1": top1, "images": 360},
         "latency": {"fused/b1/p50_ms": 0.5, "fused/b64/p50_ms": 20.0, "unfused/b1/p50_ms": 1.5},
     }
-    fingerprint = "shared" if "prep" in finished else name
-    names = {stage: f"{stage}-{hashlib.sha256(name.encode()).hexdigest()[:12]}" for stage in STAGES}
-    names["prep"] = f"prep-{fingerprint}"
+    own = hashlib.sha256(name.encode()).hexdigest()[:12]
+    prints = dict.fromkeys(STAGES, own) | {"prep": "shared" if "prep" in finished else name}
+    places = {stage: rundir.stage_dir(root, stage, prints[stage]) for stage in STAGES}
     for stage in asked:
-        directory = root / "stages" / names[stage]
-        directory.mkdir(parents=True, exist_ok=True)
-        (run / stage).symlink_to(f"../../stages/{names[stage]}")
+        places[stage].mkdir(parents=True, exist_ok=True)
+        disk.link(run / stage, places[stage])
         if stage not in finished:
             continue
-        begun = {"time": 0.0, "event": "began", "gpus": gpus, "nodes": ["n"]}
-        ended = {"time": seconds, "event": "ended"}
-        (directory / "events.jsonl").write_text(_lines([begun, ended] if gpus else []))
+        (places[stage] / rundir.EVENTS).write_text("")
+        if gpus:
+            job = {"job": "7", "restart": 0}
+            Event(event="began", time=0.0, gpus=gpus, nodes=["n"], **job).note(places[stage])
+            Event(event="ended", time=seconds, **job).note(places[stage])
         told = {
             f.removeprefix(f"{stage}/"): v
             for f, v in (metrics or {}).items()
             if f.startswith(f"{stage}/")
         }
-        result = {
-            "stage": stage, "parents": {p: names[p] for p in PARENTS[stage] if p in asked},
-            "seconds": seconds, "metrics": numbers[stage] | told, "environment": {"device": "CPU"},
-        }  # fmt: skip
-        (directory / "result.json").write_text(json.dumps(result))
+        result = Result(
+            stage=stage, fingerprint=prints[stage],
+            parents={p: places[p].name for p in STAGES[stage].parents if p in asked},
+            attempts=1, seconds=seconds, metrics=numbers[stage] | told, outputs={},
+            environment={"device": "CPU"},
+        )  # fmt: skip
+        store.write(result, places[stage])
     if "train" in asked:
-        _curves(root / "stages" / names["train"], epochs, steps)
+        _curves(places["train"], epochs, steps)
     return run
 
 
 def _curves(train, epochs, steps):
-    rows = []
     for epoch, top1 in enumerate(epochs, start=1):
-        for step in range(steps):
-            rows.append(
-                {
-                    "kind": "step",
-                    "step": (epoch - 1) * steps + step + 1,
-                    "epoch": epoch,
-                    "loss": 1.5,
-                    "lr": 0.1,
-                }
-            )
-        rows.append(
-            {
-                "kind": "epoch",
-                "step": epoch * steps,
-                "epoch": epoch,
-                "loss": 1.0,
-                "val_loss": 1.0,
-                "top1": top1,
-                "branch_weights": {"features.3": {"1x1": 0.5 / epoch}},
-            }
-        )
-    (train / "history.jsonl").write_text(_lines(rows))
-    grown = {
-        "epoch": 1,
-        "step": steps,
-        "parameters": 450_000,
-        "flops": 3e7,
-        "action": "grow",
-        "layer": "features.3",
-        "branches": ["kxk"],
-        "saliency": [["features.3", 1.0]],
-    }
-    (train / "growth.jsonl").write_text(_lines([grown]))
-
-
-def _lines(rows):
-    return "".join(json.dumps(row) + "\n" for row in rows)
+        last = epoch * steps
+        for step in range(last - steps + 1, last + 1):
+            store.note(Point(kind="step", step=step, epoch=epoch, loss=1.5, lr=0.1), train)
+        weights = {"features.3": {"1x1": 0.5 / epoch}}
+        end = Point(
+            kind="epoch", step=last, epoch=epoch, loss=1.0, val_loss=1.0, top1=top1,
+            branch_weights=weights,
+        )  # fmt: skip
+        store.note(end, train)
+    grown = Change(
+        epoch=1, step=steps, parameters=450_000, flops=3e7, action="grow", layer="features.3",
+        branches=["kxk"], saliency=[["features.3", 1.0]],
+    )  # fmt: skip
+    store.note(grown, train)
