@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.config.base import STAGE_NAMES
 from pipeline.display.outside import say, visible
@@ -25,6 +26,7 @@ from pipeline.records import rundir, store
 from pipeline.records.schemas import Run
 from slurm import output
 
+T = TypeVar("T")
 OUTPUTS = "outputs"  # the default of `root`
 
 
@@ -147,17 +149,17 @@ def ending(command: Callable[[], int], at_interrupt: str = "") -> int:
         return INTERRUPTED
 
 
-def told(work: Callable[[], int], where: object) -> int:
-    """Do some work; say in a last line what it refused or failed at, and return the exit code.
+def told(work: Callable[[], T], where: object) -> T | int:
+    """Do some work and return what it returns, or else an exit code, and say why in a last line.
 
     Args:
-        work: returns its exit code.
+        work: what is refused or fails in it becomes the exit code.
         where: it is done, should the machine refuse something without saying where.
     """
     try:
-        code = work()
+        done = work()
         output.deliver()
-        return code
+        return done
     except UserError as error:
         code, said = BAD_INPUT, str(error)
     except StageFailed as error:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from pydantic_core import ErrorDetails
 
 from pipeline.config import WHERE, Config, flatten, rules, sense
 from pipeline.config.data import HOLDS
-from pipeline.display.masking import mask
-from pipeline.errors import UserError, nearest
+from pipeline.display.masking import mask, mask_yaml
+from pipeline.display.outside import visible
+from pipeline.errors import DONE, UserError, nearest
 from pipeline.records import rundir
 from pipeline.records.provenance import PROJECT
 
@@ -211,6 +213,17 @@ def _keys(file: Path, head: str) -> set[str]:
     tree = OmegaConf.load(file)
     below = OmegaConf.select(tree, inside) if inside else tree
     return {str(key) for key in below} if isinstance(below, DictConfig) else set()
+
+
+def show() -> int:
+    """Have Hydra show what it is asked for; `--cfg job` prints what was given."""
+    told = StringIO()
+    try:
+        with redirect_stdout(told):
+            by_hydra(lambda _: None)
+    finally:
+        print(visible(mask_yaml(told.getvalue())), end="")
+    return DONE
 
 
 @contextmanager

@@ -64,3 +64,11 @@ def _training_images(config: Config, prep: Step) -> int:
         return int(store.read(Result, prep.dir).metrics["train_images"])
     images = source(config.data).count()
     return images - math.ceil(images * (config.data.val_fraction or 0))
+
+
+def classes(prep: Step) -> int | None:
+    """Return how many classes prep has found, if what it found is used."""
+    if prep.state != "done" or prep.repeats:
+        return None
+    found = store.read(Result, prep.dir).metrics.get("classes")
+    return None if found is None else int(found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from pathlib import Path
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -17,9 +18,12 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline import commands
 from pipeline.config import Config
+from pipeline.display.outside import say
 from pipeline.errors import UserError
-from pipeline.planning.compose import CONF, Composed, choices_of, parse
+from pipeline.planning.arguments import Asked
+from pipeline.planning.compose import CONF, Composed, by_hydra, choices_of, parse
 from pipeline.records import rundir
 
 SPACES = ("hydra.sweeper.params", "hydra.sweeper.search_space")
@@ -170,3 +174,23 @@ def _from_files(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     with open_dict(tree):
         del tree["hydra"]
     return tree, choices
+
+
+def runs(asked: Asked) -> list[Composed]:
+    """Return the runs that a command line asks for."""
+    if asked.plain and asked.sweeps:
+        return composed(asked.settings)
+    if asked.plain and not any("hydra" in word for word in asked.settings):
+        return [single(asked.settings)]
+    found: list[Composed] = []
+    by_hydra(found.append)
+    return found
+
+
+def note_joined(configs: list[Config]) -> None:
+    """Say of a sweep that its group is not its own: a comparison takes the group as a whole."""
+    names = {config.name for config in configs}
+    for root, group in sorted({(config.root, config.group) for config in configs if config.group}):
+        others = [run for run, its in commands.groups(Path(root))[0].items() if its == group]
+        if count := sum(run.name not in names for run in others):
+            say(f"note: group '{group}' has {count} other runs; these join it")

@@ -141,7 +141,7 @@ def _fabricate(root, name, seed):
 
 
 def launched(run):
-    return commands.told(lambda: launch.launch(named_run.settle(*run), launch.Common()), "")
+    return commands.told(lambda: launch.launch(named_run.settle(*run)).code, "")
 
 
 @pytest.fixture

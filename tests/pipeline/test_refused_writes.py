@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import launch, run
+from pipeline import run
 from pipeline.contract.stage import Context
 from pipeline.contract.table import STAGES
 from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
-from pipeline.execution import ending, local
+from pipeline.execution import dispatch, ending, local
 from pipeline.execution.processes import End
 from pipeline.records import attempt, disk, rundir, stage_status
 from pipeline.records.schemas import Event
@@ -166,12 +166,11 @@ def test_the_first_reason_is_told_where_no_report_can_be_written(monkeypatch, er
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(launch.local, "run_local", fail)
-    monkeypatch.setattr(launch.again, "set_aside", lambda _: set())
-    monkeypatch.setattr(launch, "_close", refusing(errno.EROFS))
+    monkeypatch.setattr(dispatch.local, "run_local", fail)
+    monkeypatch.setattr(dispatch, "_close", refusing(errno.EROFS))
     this = SimpleNamespace(plan=[], config=None)
     with pytest.raises(type(error)) as told:
-        launch._run(this, [], SimpleNamespace(repeated=set()))
+        dispatch._run(this, [])
     assert told.value is error
 
 

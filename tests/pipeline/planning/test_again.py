@@ -10,11 +10,10 @@ import hydra
 import pytest
 from hydra import initialize_config_dir
 
-from pipeline import launch
 from pipeline.compare import collect, table
 from pipeline.compare.answer import answer
 from pipeline.errors import UserError
-from pipeline.execution import slurm
+from pipeline.execution import dispatch, slurm
 from pipeline.planning import again, compose, named_run
 from pipeline.planning.plan import make_plan
 from pipeline.records import disk, rundir
@@ -270,6 +269,5 @@ def test_a_repeated_training_is_another_run_in_wandb(tmp_path):
 def test_what_a_cluster_has_made_anew_is_made_anew_once(tmp_path, monkeypatch):
     directory = tmp_path / "prep-0"
     monkeypatch.setattr(slurm, "submit", lambda _: [directory])
-    common = launch.Common(waiting=[slurm.Launch(config=config(tmp_path), plan=[])])
-    assert launch._submit(common) == 0
-    assert common.repeated == {directory}
+    outcome = dispatch.submit([slurm.Launch(config=config(tmp_path), plan=[])])
+    assert (outcome.code, outcome.repeated) == (0, {directory})
