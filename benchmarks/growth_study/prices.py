@@ -22,6 +22,7 @@ from benchmarks.growth_study.arms import Arm, evolver
 from benchmarks.growth_study.networks import CLASSES, NETWORKS
 from benchmarks.growth_study.shelf import Shelf
 from dyrep.block import blocks
+from dyrep.fusion import plain_copy
 from dyrep.pricing import EVERY
 
 WARM_UP = 2
@@ -58,7 +59,7 @@ class Prices:
 
     def _measure(self, model: nn.Module, watching: Arm | None) -> Price:
         with torch.random.fork_rng():
-            plain = _step(NETWORKS[self._network](), self._batch, None)
+            plain = _step(_plain(self._network, model), self._batch, None)
             step = _step(copy.deepcopy(model), self._batch, watching)
         steps = range(1 if watching is None else EVERY)  # watching takes one of so many
         pairs = [
@@ -69,7 +70,14 @@ class Prices:
         if not blocks(model) and watching is None:
             return Price(1.0, 1.0, 1.0, plain_seconds)
         low, ratio, high = statistics.quantiles((ours / theirs for ours, theirs in pairs), n=4)
-        return Price(ratio, low, high, plain_seconds)
+        return Price(max(ratio, 1.0), low, high, plain_seconds)  # less than plain is noise
+
+
+def _plain(network: str, model: nn.Module) -> nn.Module:
+    """Return the plain network with the weights of a model: how long a step takes is theirs too."""
+    plain = NETWORKS[network]()
+    plain.load_state_dict(plain_copy(model).state_dict(), strict=False)
+    return plain
 
 
 def _step(model: nn.Module, batch: int, watching: Arm | None) -> Callable[[], float]:
