@@ -19,6 +19,7 @@ HOLDS = {  # what data.root is to be, by the name of the data
     "kmnist": FOUR.format(""),
     "emnist": FOUR.format("emnist-SPLIT-"),
     "fashion_mnist": f"{FOUR.format('')}; or `apt install dataset-fashion-mnist`",
+    "parquet": "with .parquet files in it, or a data set of Hugging Face that was saved to disk",
     "imagefolder": "with train/CLASS/IMAGE and val/CLASS/IMAGE in it, or CLASS/IMAGE to be split "
     "by data.val_fraction",
     "imagenet": "with ILSVRC 2012 as extracted: train/WNID/IMAGE and val/ in it",
@@ -108,6 +109,15 @@ class ImageNet(Images):
     val_fraction: None
 
 
+class Parquet(Images):
+    """Tables of Hugging Face with encoded images in them: parquet files, or a saved data set."""
+
+    name: Literal["parquet"]
+    root: str
+    image_column: str | None
+    label_column: str | None
+
+
 class Synthetic(Images):
     """Generated images, for load tests."""
 
@@ -120,7 +130,7 @@ class Synthetic(Images):
 
 
 Data = Annotated[
-    Digits | Cifar | Mnist | Emnist | ImageFolder | ImageNet | Synthetic,
+    Digits | Cifar | Mnist | Emnist | ImageFolder | ImageNet | Parquet | Synthetic,
     Field(discriminator="name"),
 ]
 

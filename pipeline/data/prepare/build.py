@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -45,6 +45,7 @@ class Task:
     """One shard: where it goes, and the numbered images that are to be in it.
 
     `state` is a digest of size and time of their files: what was made of other files is not theirs.
+    `places` are those of the listing, if it has any.
     """
 
     data: Images
@@ -52,6 +53,7 @@ class Task:
     path: Path
     items: list[tuple[int, Item]]
     state: str
+    places: list[tuple[int]] = field(default_factory=list)
 
     @property
     def record(self) -> Path:
@@ -80,10 +82,17 @@ def tasks(listing: Listing, data: Images, prep: Prep, folder: Path) -> list[Task
     found = []
     for split, numbers in zip(SPLITS, (train, val), strict=True):
         for place in range(0, len(numbers), prep.shard_images):
-            some = [(n, items[n]) for n in numbers[place : place + prep.shard_images]]
-            path = folder / f"{split}-{place // prep.shard_images:05d}.tar"
-            state = _state(listing, [n for n, _ in some])
-            found.append(Task(data=data, prep=prep, path=path, items=some, state=state))
+            some = numbers[place : place + prep.shard_images]
+            found.append(
+                Task(
+                    data=data,
+                    prep=prep,
+                    path=folder / f"{split}-{place // prep.shard_images:05d}.tar",
+                    items=[(n, items[n]) for n in some],
+                    state=_state(listing, some),
+                    places=[(listing.places[n],) for n in some] if listing.places else [],
+                )
+            )
     return found
 
 
@@ -99,7 +108,9 @@ def _order(listing: Listing, data: Images) -> tuple[list[int], list[int]]:
     if "all" not in listing.splits:
         count = len(listing.splits["train"])
         shuffled = np.random.default_rng(data.split_seed).permutation(count)
-        return shuffled.tolist(), list(range(count, count + len(listing.splits["val"])))
+        return _together(shuffled, listing, data), [
+            *range(count, count + len(listing.splits["val"]))
+        ]
     from sklearn.model_selection import train_test_split
 
     labels = [item.label for item in listing.splits["all"]]
@@ -114,7 +125,17 @@ def _order(listing: Listing, data: Images) -> tuple[list[int], list[int]]:
         raise UserError(
             f"data.val_fraction={data.val_fraction} cannot split these images: {error}"
         ) from None
-    return train.tolist(), sorted(val.tolist())
+    return _together(train, listing, data), sorted(val.tolist())
+
+
+def _together(numbers: np.ndarray, listing: Listing, data: Images) -> list[int]:
+    """Return shuffled numbers, those one after another that are read with one another."""
+    if not listing.groups:
+        return numbers.tolist()
+    numbers = np.sort(numbers)
+    groups = np.frombuffer(listing.groups, dtype=np.int64)[numbers]
+    turn = np.random.default_rng(data.split_seed).permutation(groups.max() + 1)
+    return numbers[np.argsort(turn[groups], kind="stable")].tolist()
 
 
 def build(work: list[Task], cores: int, report: Callable[[int], None]) -> list[Record]:
@@ -209,9 +230,10 @@ def carry_out(task: Task) -> int:
     remarks: dict[int, str] = {}
     bad: list[dict[str, str]] = []
     histogram = np.zeros((3, 256), dtype=np.int64)
-    for number, item in task.items:
+    for place, (number, item) in enumerate(task.items):
         try:
-            good = examine(item.name, _opened[key].read(item.name), task.prep)
+            content = _opened[key].read(item.name, *(task.places[place] if task.places else ()))
+            good = examine(item.name, content, task.prep)
         except OSError as error:
             bad.append({"name": item.name, "reason": f"cannot be read: {error.strerror or error}"})
             continue

@@ -204,7 +204,8 @@ def _looks(grid: Image.Image) -> int:
 
 
 def _misnamed(name: str, kind: str) -> list[str]:
-    extension = name.rpartition(".")[2].lower() if "." in name else ""
+    last = name.rpartition("/")[2]
+    extension = last.rpartition(".")[2].lower() if "." in last else ""
     names = {"JPEG": {"jpg", "jpeg", "jpe", "jfif"}, "PNG": {"png"}, "TIFF": {"tif", "tiff"}}
     wrong = extension and extension not in names.get(kind, {extension})
     return [f"is {kind}, not {extension}"] if wrong else []

@@ -32,6 +32,9 @@ class Listing:
         facts: size (bytes) and time of change (ns) of each image in turn; empty if the images are
             not in files of their own.
         others: the files that the rest was read from: archives, lists of labels.
+        places: where each image in turn begins in its file, bytes; empty if `read` needs no such.
+        groups: the number of the part of a file, e.g. the row group, that each image in turn is
+            read with; empty if each can be read alone.
         folders: when each folder with images was changed, ns, by its name within the source.
     """
 
@@ -39,6 +42,8 @@ class Listing:
     splits: dict[str, list[Item]]
     passed: list[Row] = field(default_factory=list)
     facts: array[int] = field(default_factory=lambda: array("q"))
+    places: array[int] = field(default_factory=lambda: array("q"))
+    groups: array[int] = field(default_factory=lambda: array("q"))
     others: list[File] = field(default_factory=list)
     folders: dict[str, int] = field(default_factory=dict)
 
@@ -60,8 +65,8 @@ class Source(Protocol):
             UserError: its layout is none that can be trained on.
         """
 
-    def read(self, name: str) -> bytes:
-        """Return an encoded image.
+    def read(self, name: str, *place: int) -> bytes:
+        """Return an encoded image; `place` is that of the listing, if it has any.
 
         Raises:
             OSError: it cannot be read.

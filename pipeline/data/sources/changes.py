@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.sources.base import Listing
-from pipeline.data.sources.tree import File, entries, fact, image, is_folder, tree, why_not
+from pipeline.data.sources.tree import (
+    EXTENSIONS,
+    File,
+    ending,
+    entries,
+    fact,
+    image,
+    is_folder,
+    tree,
+    why_not,
+)
 from pipeline.records import disk
 
 FILE = "source.gz"
@@ -53,9 +63,16 @@ def summary(listing: Listing) -> dict[str, Any]:
 def save(listing: Listing, path: Path) -> None:
     """Write down the files of a source, as `compare` reads them."""
     names = [row["name"] for row in listing.passed]
-    known = [name for name in names if name.endswith("/") or image(name)]
+    endings = _endings(listing)
+    known = [name for name in names if name.endswith("/") or image(name) or ending(name) in endings]
     count = len(listing.facts) // 2 + len(listing.others)
-    header = json.dumps({"files": count, "folders": listing.folders, "passed": known}) + "\n"
+    about = {
+        "files": count,
+        "folders": listing.folders,
+        "passed": known,
+        "endings": endings,
+    }
+    header = json.dumps(about) + "\n"
     with (
         disk.replacing(path) as part,
         part.open("wb") as raw,
@@ -64,6 +81,11 @@ def save(listing: Listing, path: Path) -> None:
         file.write(header.encode())
         for line in _lines(listing):
             file.write(line.encode())
+
+
+def _endings(listing: Listing) -> list[str]:
+    """Return how the files are called in which there are many images, e.g. `.parquet`."""
+    return sorted({ending(f.name) for f in listing.others if _folder(f.name) in listing.folders})
 
 
 def compare(root: Path, path: Path, seconds: float) -> Changes:
@@ -86,7 +108,7 @@ def compare(root: Path, path: Path, seconds: float) -> Changes:
                 _look(root, file, found)
     if time.monotonic() < until:
         for folder in moved:
-            _count_added(root, folder, known, header["folders"], found)
+            _count_added(root, folder, known, header, found)
     for file in _in_time(until, path):
         if _folder(file.name) not in moved:
             _look(root, file, found)
@@ -111,19 +133,20 @@ def _look(root: Path, file: File, found: Changes) -> None:
 
 
 def _count_added(
-    root: Path, folder: str, known: set[str], folders: dict[str, int], found: Changes
+    root: Path, folder: str, known: set[str], header: dict[str, Any], found: Changes
 ) -> None:
-    """Count the images of a folder that are not known, with those in folders that are new."""
+    """Count the files of a folder that are not known, with those in folders that are new."""
     if not (root / folder).is_dir():
         return
+    endings = frozenset(header.get("endings", ())) or EXTENSIONS
     for entry in entries(root / folder):
         name = f"{folder}/{entry.name}" if folder else entry.name
-        if why_not(entry):
+        if why_not(entry, endings):
             continue
         if not is_folder(entry):
             found.added += name not in known
-        elif name not in folders and f"{name}/" not in known:
-            found.added += len(tree(root / name, facts=False).images)
+        elif name not in header["folders"] and f"{name}/" not in known:
+            found.added += len(tree(root / name, False, endings).images)
 
 
 def _lines(listing: Listing) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.data.sources import arrays, folders, idx, imagenet
+from pipeline.data.sources import arrays, folders, idx, imagenet, parquet
 
 if TYPE_CHECKING:
     from pipeline.config.data import Images
@@ -21,6 +21,7 @@ def source(data: Images) -> Source:
         "fashion_mnist": idx.Mnist,
         "kmnist": idx.Mnist,
         "emnist": idx.Emnist,
+        "parquet": parquet.Parquet,
         "synthetic": arrays.Synthetic,
         "imagefolder": folders.ImageFolder,
         "imagenet": imagenet.ImageNet,

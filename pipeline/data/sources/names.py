@@ -12,15 +12,20 @@ UNSEEN = {"Cf"}  # categories of Unicode: format characters, e.g. a space of no 
 UNPRINTABLE = {"Cc", "Zl", "Zp"}  # control characters, and what ends a line
 
 
-def check(names: set[str], where: Path) -> None:
-    """Refuse the folders of a folder as classes if they cannot be told apart or written down.
+def check(names: set[str], where: Path, kind: str = "class folder") -> None:
+    """Refuse names of classes if they cannot be told apart or written down.
+
+    Args:
+        names: of all classes.
+        where: the folder that they are in.
+        kind: what bears the names, for what is said.
 
     Raises:
         UserError: names the folder and the cure.
     """
     known: dict[str, str] = {}
     for name in sorted(names):
-        _check_one(name, where)
+        _check_one(name, where, kind)
         other = known.setdefault(spelling(name), name)
         if other != name:
             raise UserError(
@@ -49,17 +54,17 @@ def spelling(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", seen).casefold().split())
 
 
-def _check_one(name: str, where: Path) -> None:
+def _check_one(name: str, where: Path, kind: str) -> None:
     try:
         name.encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"class folder {os.fsencode(name)!r} of {where} is no UTF-8; rename it, e.g. "
+            f"{kind} {os.fsencode(name)!r} of {where} is no UTF-8; rename it, e.g. "
             f"`convmv -r -f latin1 -t utf8 --notest {where}`"
         ) from None
     if any(unicodedata.category(c) in UNPRINTABLE for c in name):
         raise UserError(
-            f"class folder {name!a} of {where} has a control character in its name; rename it"
+            f"{kind} {name!a} of {where} has a control character in its name; rename it"
         )
 
 

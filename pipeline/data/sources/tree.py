@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +45,7 @@ class Tree:
     passed: list[Row] = field(default_factory=list)
 
 
-def tree(top: Path, facts: bool = True) -> Tree:
+def tree(top: Path, facts: bool = True, endings: Set[str] = EXTENSIONS) -> Tree:
     """Read a folder with all below it; links are followed, but no folder is read twice.
 
     Folders come before links to folders, so that a link never takes the place of what it leads to.
@@ -52,6 +53,7 @@ def tree(top: Path, facts: bool = True) -> Tree:
     Args:
         top: the folder.
         facts: whether to ask for the size and time of each file, slow on a shared file system.
+        endings: of the files that are wanted.
 
     Raises:
         UserError: a folder cannot be read.
@@ -69,20 +71,22 @@ def tree(top: Path, facts: bool = True) -> Tree:
             continue
         seen[here] = below
         found.folders[below] = status.st_mtime_ns
-        real, linked = _read(top, below, facts, found)
+        real, linked = _read(top, below, facts, endings, found)
         waiting += real
         links += linked
     found.images.sort()
     return found
 
 
-def _read(top: Path, below: str, facts: bool, found: Tree) -> tuple[list[str], list[str]]:
+def _read(
+    top: Path, below: str, facts: bool, endings: Set[str], found: Tree
+) -> tuple[list[str], list[str]]:
     """Note what is in one folder; return the folders in it, and the links to folders."""
     real: list[str] = []
     linked: list[str] = []
     for entry in entries(top / below):
         name = f"{below}/{entry.name}" if below else entry.name
-        why = why_not(entry)
+        why = why_not(entry, endings)
         if why:
             found.passed.append({"name": name + "/" * is_folder(entry), "reason": why})
         elif is_folder(entry):
@@ -124,12 +128,13 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def why_not(entry: os.DirEntry[str]) -> str | None:
-    """Return why an entry is neither a folder to read nor an image; None if it is."""
+def why_not(entry: os.DirEntry[str], endings: Set[str] = EXTENSIONS) -> str | None:
+    """Return why an entry is neither a folder to read nor a file with an image; None if it is."""
     if is_folder(entry):
         return skipped(entry.name)
-    if not image(entry.name):
-        return skipped(entry.name) or "no image by its name"
+    if ending(entry.name) not in endings:
+        what = "no image" if endings is EXTENSIONS else f"no {' or '.join(sorted(endings))}"
+        return skipped(entry.name) or f"{what} by its name"
     if entry.name.startswith("."):
         return "hidden"
     try:
@@ -152,7 +157,12 @@ def fact(top: Path, name: str) -> File:
 
 def image(name: str) -> bool:
     """Whether a file may be an image by its name; what it is, prep finds out."""
-    return f".{name.rpartition('.')[2].lower()}" in EXTENSIONS
+    return ending(name) in EXTENSIONS
+
+
+def ending(name: str) -> str:
+    """Return what a name ends with, from the last dot on."""
+    return f".{name.rpartition('.')[2].lower()}"
 
 
 def skipped(name: str) -> str | None:

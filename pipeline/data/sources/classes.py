@@ -1,0 +1,75 @@
+"""From labels as they stand beside images, numbers or names, to classes that a network learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.data.sources import names
+from pipeline.data.sources.base import Item
+from pipeline.errors import UserError
+
+Label = int | str
+Labelled = dict[str, list[tuple[str, Label]]]  # of each split: name of the image, what it is
+
+
+def labelled(
+    found: Labelled, known: tuple[str, ...], where: Path
+) -> tuple[tuple[str, ...], dict[str, list[Item]]]:
+    """Return the classes in order, and the images of each split with their numbers.
+
+    Args:
+        found: all images with their labels.
+        known: names of the classes, by label; none if the labels are the names.
+        where: the data, for what is said.
+
+    Raises:
+        UserError: a label is no class, or a class has no image to train on.
+    """
+    first = next(iter(found))  # train, or all
+    told = {label for _, label in found[first]}
+    names.check(set(known), where, "class")
+    order: dict[Label, str] = {**dict(enumerate(known))} if known else _named(told, where)
+    numbers = {label: n for n, label in enumerate(order)}
+    for split, rows in found.items():
+        if not rows:
+            raise UserError(f"{where} has no {split} image")
+        for name, label in rows:
+            if label not in numbers:
+                raise UserError(_unknown(where / name, label, bool(known), split, len(numbers)))
+    _check_filled(order, told, where)
+    return tuple(order.values()), {
+        split: [Item(name, numbers[label]) for name, label in rows] for split, rows in found.items()
+    }
+
+
+def _named(told: set[Label], where: Path) -> dict[Label, str]:
+    """Return the names of classes that nothing but the labels tells, numbers in their order."""
+    texts = {label for label in told if isinstance(label, str)}
+    if texts and texts != told:
+        one, other = min(texts), min(label for label in told if isinstance(label, int))
+        raise UserError(f"{where} has labels that are names ({one!a}) and numbers ({other})")
+    names.check(texts, where, "label")
+    return {label: str(label) for label in sorted(told)}
+
+
+def _check_filled(order: dict[Label, str], told: set[Label], where: Path) -> None:
+    if len(order) < 2:
+        raise UserError(
+            f"{where} has images of one class only, {', '.join(order.values())}; use at least 2"
+        )
+    empty = [name for label, name in order.items() if label not in told]
+    if empty:
+        more = f" and {len(empty) - 1} more of its {len(order)}" if empty[1:] else ""
+        raise UserError(
+            f"{where}: class {empty[0]!a}{more} has no image to train on; add some, or write the "
+            "data anew without it"
+        )
+
+
+def _unknown(image: Path, label: Label, known: bool, split: str, count: int) -> str:
+    told = f"{image} has the label {label!a}"
+    if label in (-1, ""):
+        return f"{told}, so nobody told its class; leave out what has none"
+    if known:
+        return f"{told}, but the {count} classes go from 0 to {count - 1}; correct it"
+    return f"{told} in {split}, of which there is no image to train on; add some, or leave it out"

@@ -1,0 +1,190 @@
+"""Data sets of Hugging Face: parquet files with encoded images, or a folder of `save_to_disk`.
+
+Layout: huggingface.co/docs/datasets/image_dataset and …/repository_structure.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.data.sources import splits
+from pipeline.data.sources.base import Listing
+from pipeline.data.sources.classes import Label, Labelled, labelled
+from pipeline.data.sources.tables import Table, features, holds_images, holds_labels, open_table
+from pipeline.data.sources.tree import Row, Tree, fact, tree
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.config.data import Parquet as Settings
+
+STATE = "state.json"  # beside the files of a data set that was saved
+
+
+class Columns(NamedTuple):
+    """Which columns are read, and what they are; the same in all files."""
+
+    image: str
+    label: str
+    kinds: tuple[str, str]
+    classes: tuple[str, ...]
+
+
+class Parquet:
+    """Rows of an image and its class; a row is called `FILE/NUMBER`."""
+
+    def __init__(self, data: Settings) -> None:
+        assert data.root is not None
+        self.root, self._data = Path(data.root), data
+        self._open: dict[str, Table] = {}
+
+    def count(self) -> int:
+        files = [name for names in self._files[0].values() for name in names]
+        self._columns(self._table(files[0]))
+        return sum(sum(self._table(name).groups) for name in files)
+
+    def listing(self) -> Listing:
+        files, passed = self._files
+        columns = self._columns(self._table(next(iter(files.values()))[0]))
+        found = Listing(classes=(), splits={})
+        rows: Labelled = {split: self._rows(files[split], columns, found) for split in files}
+        classes, items = labelled(rows, columns.classes, self.root)
+        used = [fact(self.root, name) for names in files.values() for name in names]
+        return Listing(
+            classes=classes,
+            splits=items,
+            passed=passed,
+            others=used,
+            groups=found.groups,
+            folders=self._tree.folders,
+        )
+
+    def read(self, name: str) -> bytes:
+        import pyarrow
+
+        file, _, row = name.rpartition("/")
+        table = self._table(file)
+        try:
+            data = table.image(self._image_column(table), int(row))
+        except (pyarrow.ArrowException, StopIteration, IndexError) as error:
+            raise OSError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from None
+        if data is None:
+            raise OSError("the table holds no image in this row, at most the path of one")
+        return data
+
+    def _table(self, name: str) -> Table:
+        """Return a file; all that are mapped stay open, of the others the last."""
+        if name not in self._open:
+            if name.endswith(".parquet"):
+                self._open.clear()
+            self._open[name] = open_table(self.root / name)
+        return self._open[name]
+
+    def _rows(self, files: list[str], columns: Columns, found: Listing) -> list[tuple[str, Label]]:
+        """Return the rows of a split with their labels; note which are read together."""
+        rows: list[tuple[str, Label]] = []
+        for file in files:
+            table = self._table(file)
+            if self._columns(table) != columns:
+                raise UserError(
+                    f"{self.root / file} has other columns or classes than {files[0]}; "
+                    "point data.root at the files of one data set"
+                )
+            rows += [(f"{file}/{n}", label) for n, label in enumerate(self._labels(file, columns))]
+            if file.endswith(".parquet"):
+                first = 1 + (found.groups[-1] if found.groups else -1)
+                for number, size in enumerate(table.groups, start=first):
+                    found.groups.extend([number] * size)
+        return rows
+
+    def _labels(self, file: str, columns: Columns) -> list[Label]:
+        where = f"{self.root / file}: column {columns.label}"
+        try:
+            found = self._table(file).column(columns.label)
+        except UnicodeDecodeError:
+            raise UserError(f"{where} holds names that are no UTF-8; write it anew") from None
+        if None in found:
+            raise UserError(f"{where} is empty in row {found.index(None)}; leave that row out")
+        return found
+
+    def _columns(self, table: Table) -> Columns:
+        """Return the columns to be read of a file.
+
+        Raises:
+            UserError: there is none of images or of labels, or several.
+        """
+        image, label = self._image_column(table), self._label_column(table)
+        noted = features(table.schema).get(label, {}).get("names") or ()
+        kinds = tuple(str(table.schema.field(name).type) for name in (image, label))
+        return Columns(image, label, kinds, tuple(noted))  # type: ignore[arg-type]
+
+    def _image_column(self, table: Table) -> str:
+        fit = [field.name for field in table.schema if holds_images(field.type)]
+        noted = [name for name in fit if _type(table, name) == "Image"]
+        likely = noted or [name for name in fit if name in ("image", "img")]
+        return self._chosen("image_column", "encoded images", table, fit, likely)
+
+    def _label_column(self, table: Table) -> str:
+        fit = [field.name for field in table.schema if holds_labels(field.type)]
+        noted = [name for name in fit if _type(table, name) == "ClassLabel"]
+        likely = noted or [name for name in fit if name in ("label", "labels", "class")]
+        return self._chosen("label_column", "classes", table, fit, likely)
+
+    def _chosen(self, key: str, what: str, table: Table, fit: list[str], likely: list[str]) -> str:
+        wanted = getattr(self._data, key)
+        if wanted in fit or (wanted is None and len(likely or fit) == 1):
+            return wanted or (likely or fit)[0]
+        there = ", ".join(f"{field.name} ({_short(field.type)})" for field in table.schema)
+        if wanted is not None:
+            raise UserError(
+                f"data.{key}={wanted} is no column of {what} in {self.root}; there are: {there}"
+            )
+        if not fit:
+            raise UserError(f"{self.root} has no column of {what}; there are: {there}")
+        some = ", ".join(likely or fit)
+        raise UserError(f"{self.root} has several columns of {what}: {some}; set data.{key}")
+
+    @cached_property
+    def _tree(self) -> Tree:
+        if not self.root.is_dir():
+            raise UserError(f"{self.root} is no folder; data.root needs .parquet files in it")
+        saved = (self.root / STATE).exists() or (self.root / "dataset_dict.json").exists()
+        return tree(self.root, False, {".arrow" if saved else ".parquet"})
+
+    @cached_property
+    def _files(self) -> tuple[dict[str, list[str]], list[Row]]:
+        """Return the files of each split, and what is passed over."""
+        there = [file.name for file in self._tree.images]
+        used = [name for name in there if name.endswith(".parquet") or self._is_saved(name)]
+        if not used:
+            raise UserError(
+                f"{self.root} holds no .parquet file, nor a data set that was saved to disk "
+                f"({STATE}); point data.root at the folder of one"
+            )
+        rest = sorted(set(there) - set(used))
+        passed = [{"name": name, "reason": f"not named in {STATE}"} for name in rest]
+        found, others = splits.divide(self.root, used, self._data.val_fraction)
+        return found, [*self._tree.passed, *passed, *others]
+
+    def _is_saved(self, name: str) -> bool:
+        """Whether an arrow file is of a data set; `map` leaves others beside them."""
+        folder, _, file = name.rpartition("/")
+        path = self.root / folder / STATE
+        try:
+            rows: list[dict[str, Any]] = json.loads(path.read_text())["_data_files"]
+            return file in [row["filename"] for row in rows]
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{path} is damaged; save the data set anew") from None
+
+
+def _type(table: Table, name: str) -> str:
+    noted = features(table.schema).get(name)
+    return str(noted.get("_type", "")) if isinstance(noted, dict) else ""
+
+
+def _short(kind: Any) -> str:
+    return " ".join(str(kind).split())[:40]

@@ -1,0 +1,74 @@
+"""Which files of many images are to train on and which to validate on, by what they are called.
+
+As Hugging Face and webdataset name them: `train-00000-of-00002.parquet`, `validation/0000.parquet`,
+`imagenet-val-000012.tar`. Where there are validation and test files, those to test are left.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipeline.data.sources.layout import NAMES
+from pipeline.data.sources.tree import Row
+from pipeline.errors import UserError
+
+KINDS = {
+    "train": set(NAMES["train"]),
+    "val": {name for name in NAMES["val"] if "test" not in name},
+    "test": {name for name in NAMES["val"] if "test" in name},
+}
+
+
+def divide(
+    root: Path, names: list[str], fraction: float | None
+) -> tuple[dict[str, list[str]], list[Row]]:
+    """Return the files of `train` and `val`, or of `all`, and those that are passed over.
+
+    Args:
+        root: the folder they are in, for what is said.
+        names: the files, within it.
+        fraction: share of the images to be held out; None if there are files of both splits.
+
+    Raises:
+        UserError: the names do not tell what the settings say.
+    """
+    of = {name: kind(name) for name in names}
+    there = {split: [name for name in names if of[name] == split] for split in KINDS}
+    held = there["val"] or there["test"]
+    if fraction is not None:
+        return {"all": _all(root, names, there, held)}, []
+    if not there["train"] or not held:
+        told = f"no {'validation' if there['train'] else 'training'} file by its name"
+        raise UserError(
+            f"{root} holds {told}, of {_some(names)}; data.val_fraction=0.1 splits what is there, "
+            "or call files train-….* and validation-….*"
+        )
+    used = {*there["train"], *held}
+    return {"train": there["train"], "val": held}, [
+        {"name": name, "reason": _why(of[name])} for name in names if name not in used
+    ]
+
+
+def _all(root: Path, names: list[str], there: dict[str, list[str]], held: list[str]) -> list[str]:
+    if there["train"] and held:
+        raise UserError(
+            f"{root} holds files to train on and to validate on, e.g. {there['train'][0]} and "
+            f"{held[0]}; launch with data.val_fraction=null, which takes them as they are"
+        )
+    return names
+
+
+def kind(name: str) -> str | None:
+    """Return whether a file is of `train`, `val` or `test`; None if its name does not tell."""
+    words = [word.rstrip("0123456789") for word in re.split(r"[^a-z0-9]+", name.lower())]
+    found = [split for word in words for split, known in KINDS.items() if word in known]
+    return found[-1] if found else None
+
+
+def _why(split: str | None) -> str:
+    return "of a third split" if split else "of no split by its name"
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:3])}{', …' if names[3:] else ''}"

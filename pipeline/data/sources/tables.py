@@ -1,0 +1,139 @@
+"""Files of Apache Arrow, in one of its two forms: parquet, and what Hugging Face saves to disk.
+
+Of neither is more read than is asked for: columns of a parquet file a few rows at a time, an arrow
+file is mapped. Needs pyarrow.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.errors import UserError
+
+ROWS = 64  # that are read of a parquet file at a time
+
+
+class Table(Protocol):
+    """An open file."""
+
+    schema: Any
+
+    @property
+    def groups(self) -> list[int]:
+        """The rows of each of its parts, of which one is read after the other."""
+
+    def column(self, name: str) -> list[Any]:
+        """Return a whole column."""
+
+    def image(self, column: str, row: int) -> bytes | None:
+        """Return an encoded image, None if it is not in the file."""
+
+
+def open_table(path: Path) -> Table:
+    """Open a file by what it is called.
+
+    Raises:
+        UserError: it is damaged, cannot be read, or pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+    except ImportError:
+        raise UserError("data=parquet needs pyarrow: `pip install pyarrow`") from None
+    try:
+        return ParquetFile(path) if path.suffix == ".parquet" else ArrowFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path} is damaged or cut off ({_line(error)}); get it anew") from None
+
+
+class ParquetFile:
+    """A parquet file; rows are quickly read in their order only."""
+
+    def __init__(self, path: Path) -> None:
+        from pyarrow import parquet
+
+        self._file = parquet.ParquetFile(path, memory_map=True, pre_buffer=False)
+        self.schema = self._file.schema_arrow
+        meta = self._file.metadata
+        self.groups = [meta.row_group(n).num_rows for n in range(meta.num_row_groups)]
+        self._ends = list(accumulate(self.groups))
+        self._group, self._first = -1, 0
+        self._rows: Any = []
+        self._batches: Iterator[Any] = iter(())
+
+    def column(self, name: str) -> list[Any]:
+        return self._file.read(columns=[name]).column(name).to_pylist()
+
+    def image(self, column: str, row: int) -> bytes | None:
+        group = bisect_right(self._ends, row)
+        if group != self._group or row < self._first:
+            self._first, self._rows = self._ends[group] - self.groups[group], []
+            self._batches = self._file.iter_batches(ROWS, [group], [column])
+        self._group = -1  # whatever stops here, the next row is looked for anew
+        while row >= self._first + len(self._rows):
+            self._first += len(self._rows)
+            self._rows = next(self._batches).column(0)
+        self._group = group
+        return _bytes(self._rows, row - self._first)
+
+
+class ArrowFile:
+    """A file of record batches; any row is quickly read, so it is one part."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow
+
+        with pyarrow.memory_map(str(path)) as file:
+            reader = pyarrow.ipc.open_stream(file)
+            self.schema, self._batches = reader.schema, list(reader)
+        self._ends = list(accumulate(batch.num_rows for batch in self._batches))
+        self.groups = self._ends[-1:]
+
+    def column(self, name: str) -> list[Any]:
+        return [value for batch in self._batches for value in batch.column(name).to_pylist()]
+
+    def image(self, column: str, row: int) -> bytes | None:
+        batch = bisect_right(self._ends, row)
+        begin = self._ends[batch] - self._batches[batch].num_rows
+        return _bytes(self._batches[batch].column(column), row - begin)
+
+
+def _bytes(column: Any, row: int) -> bytes | None:
+    value = column[row].as_py()
+    return value["bytes"] if isinstance(value, dict) else value
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:120]
+
+
+def features(schema: Any) -> dict[str, Any]:
+    """Return what Hugging Face notes of the columns: `_type`, and the names of a ClassLabel."""
+    try:
+        noted = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def holds_images(kind: Any) -> bool:
+    """Whether a column may hold encoded images: bytes, or bytes beside their path."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        inside = {kind.field(n).name: kind.field(n).type for n in range(kind.num_fields)}
+        kind = inside.get("bytes")
+    return kind is not None and (types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def holds_labels(kind: Any) -> bool:
+    """Whether a column may hold classes: whole numbers or texts."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(is_(kind) for is_ in (types.is_integer, types.is_string, types.is_large_string))

@@ -1,0 +1,288 @@
+"""Tables of Hugging Face: columns, classes and splits found; rows read a few at a time; damage named."""
+
+import json
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from pipeline.data.sources import changes
+from pipeline.data.sources.choose import source
+from pipeline.errors import UserError
+from tests.pipeline.data.preparing import Prepared, encoded, picture, settings
+
+IMAGES = [encoded(picture(n)) for n in range(12)]
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+CLASSES = {"label": {"_type": "ClassLabel", "names": ["cat", "dog"]}, "image": {"_type": "Image"}}
+
+
+def table(images=IMAGES[:8], labels=None, noted=CLASSES, **columns):
+    """Return a table as Hugging Face writes it."""
+    rows = [{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(images)]
+    labels = [n % 2 for n in range(len(images))] if labels is None else labels
+    found = pa.table({"image": pa.array(rows, STRUCT), "label": labels, **columns})
+    note = json.dumps({"info": {"features": noted}})
+    return found.replace_schema_metadata({"huggingface": note} if noted else None)
+
+
+def write(path, content, rows=3):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(content, path, row_group_size=rows)
+
+
+def saved(folder, content, rows=3):
+    """Write what `save_to_disk` writes, and what `map` leaves beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("data-00000-of-00001.arrow", "cache-1234.arrow"):
+        with (
+            pa.OSFile(str(folder / name), "wb") as file,
+            pa.ipc.new_stream(file, content.schema) as to,
+        ):
+            to.write_table(content, rows)
+    named = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
+    (folder / "state.json").write_text(json.dumps(named))
+
+
+def both(root, train, val, names=("data/train-00000-of-00001", "data/validation-00000-of-00001")):
+    for name, content in zip(names, (train, val), strict=True):
+        write(root / f"{name}.parquet", content)
+
+
+def found(root, val_fraction=None, image_column=None, label_column=None):
+    return source(
+        settings(
+            name="parquet", root=str(root), val_fraction=val_fraction,
+            image_column=image_column, label_column=label_column,
+        )
+    )  # fmt: skip
+
+
+def labels(listing, split):
+    return [listing.classes[item.label] for item in listing.splits[split]]
+
+
+NAMES = [
+    ("data/train-00000-of-00001", "data/validation-00000-of-00001"),
+    ("default/train/0000", "default/test/0000"),
+    ("Train", "dev"),
+    ("my_training_set0", "my_valid1"),
+]
+
+
+@pytest.mark.parametrize("names", NAMES, ids=lambda names: names[0])
+def test_the_splits_are_told_by_the_names_of_the_files(tmp_path, names):
+    both(tmp_path, table(), table(IMAGES[8:]), names)
+    images = found(tmp_path)
+    listing = images.listing()
+    assert images.count() == 12
+    assert listing.classes == ("cat", "dog")
+    assert labels(listing, "train") == ["cat", "dog"] * 4
+    assert [images.read(item.name) for item in listing.splits["val"]] == IMAGES[8:]
+    assert list(listing.groups) == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4]
+
+
+def test_test_files_beside_validation_files_are_passed_over(tmp_path):
+    both(tmp_path, table(), table(IMAGES[8:]))
+    write(tmp_path / "data" / "test-0.parquet", table(labels=[-1] * 8))
+    (tmp_path / "README.md").write_text("a card")
+    passed = {row["name"]: row["reason"] for row in found(tmp_path).listing().passed}
+    assert passed == {
+        "README.md": "no .parquet by its name",
+        "data/test-0.parquet": "of a third split",
+    }
+
+
+@pytest.mark.parametrize("divided", [True, False])
+def test_a_data_set_that_was_saved_to_disk(tmp_path, divided):
+    root = tmp_path / "set"
+    if divided:
+        saved(root / "train", table())
+        saved(root / "test", table(IMAGES[8:]))
+        (root / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    else:
+        saved(root, table(IMAGES))
+    images = found(root, None if divided else 0.25)
+    listing = images.listing()
+    items = [item for split in listing.splits.values() for item in split]
+    assert [images.read(item.name) for item in items] == IMAGES
+    assert [images.read(item.name) for item in reversed(items)] == IMAGES[::-1]
+    assert not listing.groups
+    assert {row["reason"] for row in listing.passed} == {
+        "not named in state.json", "no .arrow by its name",
+    }  # fmt: skip
+
+
+COLUMNS = {
+    "names": (table(noted=None, labels=list("baabbaab")), ("a", "b")),
+    "numbers": (table(noted=None, labels=[10, 9, 9, 10, 9, 9, 9, 10]), ("9", "10")),
+    "categories": (
+        table(noted=None, labels=pa.array(list("baabbaab")).dictionary_encode()),
+        ("a", "b"),
+    ),
+    "bytes alone": (
+        pa.table(
+            {"jpg": pa.array(IMAGES[:8], pa.large_binary()), "label": [0, 1] * 4, "id": [3] * 8}
+        ),
+        ("0", "1"),
+    ),
+    "one of two": (table(coarse=[7] * 8), ("cat", "dog")),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_columns_and_classes_are_found(tmp_path, kind):
+    content, classes = COLUMNS[kind]
+    write(tmp_path / "a.parquet", content)
+    images = found(tmp_path, 0.25)
+    listing = images.listing()
+    assert listing.classes == classes
+    assert [images.read(item.name) for item in listing.splits["all"]] == IMAGES[:8]
+
+
+def test_of_several_columns_one_can_be_named(tmp_path):
+    noted = {"fine": CLASSES["label"], "coarse": {"_type": "ClassLabel", "names": ["animal", "x"]}}
+    content = table(noted=noted).rename_columns(["image", "fine"])
+    content = content.append_column("coarse", pa.array([1, 0] * 4))
+    content = content.replace_schema_metadata(table(noted=noted).schema.metadata)
+    write(tmp_path / "a.parquet", content)
+    assert found(tmp_path, 0.25, None, "coarse").listing().classes == ("animal", "x")
+    with pytest.raises(
+        UserError, match=r"several columns of classes: fine, coarse; set data.label_c"
+    ):
+        found(tmp_path, 0.25).count()
+    with pytest.raises(UserError, match=r"data.label_column=age is no column .* image \(struct"):
+        found(tmp_path, 0.25, None, "age").count()
+
+
+def one(content, **more):
+    """Return what writes one file."""
+    return lambda root: write(root / "a.parquet", content, **more)
+
+
+def cut(root):
+    write(root / "a.parquet", table())
+    (root / "a.parquet").write_bytes((root / "a.parquet").read_bytes()[:-20])
+
+
+def two_kinds(root):
+    write(root / "a.parquet", table())
+    write(root / "b.parquet", table(noted={**CLASSES, "label": {"names": ["x", "y"]}}))
+
+
+def saved_and_cut(root):
+    saved(root, table())
+    path = root / "data-00000-of-00001.arrow"
+    path.write_bytes(path.read_bytes()[:-900])
+
+
+def of_an_unread_state(root):
+    saved(root, table())
+    (root / "state.json").write_text("{")
+
+
+WRONG = {
+    "no folder": (lambda root: root.rmdir(), "is no folder"),
+    "nothing": (lambda root: None, "holds no .parquet file, nor a data set"),
+    "no image": (
+        one(pa.table({"id": [1], "text": ["x"]})),
+        r"no column of encoded images; there are: id \(int64\), text \(string\)",
+    ),
+    "no label": (one(table().drop(["label"])), r"no column of classes; there are: image \(struct"),
+    "cut off": (cut, "a.parquet is damaged or cut off"),
+    "arrow cut off": (saved_and_cut, "00001.arrow is damaged or cut off"),
+    "state": (of_an_unread_state, "state.json is damaged; save the data set anew"),
+    "other classes": (two_kinds, "b.parquet has other columns or classes than a.parquet"),
+    "label too large": (one(table(labels=[0, 1, 2] + [0] * 5)), "a.parquet/2 has the label 2, but"),
+    "nobody knows": (one(table(labels=[0, 1, -1] + [0] * 5)), "nobody told its class"),
+    "no label in a row": (one(table(labels=[0, None] * 4)), "column label is empty in row 1"),
+    "a class without images": (one(table(labels=[0] * 8)), "class 'dog' has no image to train on"),
+    "one class": (one(table(noted=None, labels=["a"] * 8)), "images of one class only"),
+    "two spellings": (one(table(noted=None, labels=["a", "A"] * 4)), "differ by case only"),
+    "control character": (
+        one(table(noted=None, labels=["a", "\n"] * 4)),
+        "has a control character",
+    ),
+    "no UTF-8": (
+        one(table(noted=None, labels=pa.array([b"a", b"\xe9"] * 4).view(pa.string()))),
+        "names that are no UTF-8",
+    ),
+    "splits": (lambda root: both(root, table(), table()), "launch with data.val_fraction=null"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_wrong_is_refused_in_one_line(tmp_path, kind):
+    make, words = WRONG[kind]
+    make(tmp_path)
+    with pytest.raises(UserError, match=words) as error:
+        images = found(tmp_path, 0.25)
+        images.count()
+        images.listing()
+    assert "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_one_split_alone_is_refused_with_the_cure(tmp_path):
+    write(tmp_path / "train.parquet", table())
+    with pytest.raises(UserError, match=r"no validation file by its name.*data.val_fraction=0.1"):
+        found(tmp_path).count()
+
+
+def test_without_pyarrow_the_cure_is_told(tmp_path, monkeypatch):
+    write(tmp_path / "a.parquet", table())
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match="needs pyarrow: `pip install pyarrow`"):
+        found(tmp_path, 0.25).count()
+
+
+def prepared(tmp_path, **data):
+    root = tmp_path / "set"
+    common = {"image_column": None, "label_column": None, "val_fraction": None}
+    return root, Prepared(tmp_path, 4, name="parquet", root=str(root), **{**common, **data})
+
+
+def test_prep_checks_rows_as_it_checks_files(tmp_path):
+    """A broken image, one without bytes and a copy of a validation image are left out, and named."""
+    images = [*IMAGES[:6], IMAGES[8], b"no image", None]
+    root, prep = prepared(tmp_path, max_bad=0.5)
+    both(root, table(images), table(IMAGES[8:]))
+    prep.run()
+    first = "data/train-00000-of-00001.parquet"
+    assert prep.quarantine() == {
+        f"{first}/6": "is also a validation image: data/validation-00000-of-00001.parquet/0",
+        f"{first}/7": "no image that Pillow knows",
+        f"{first}/8": "cannot be read: the table holds no image in this row, at most the path of one",
+    }
+    stored = prep.stored("train")
+    assert {number: data for number, (data, *_) in stored.items()} == dict(enumerate(IMAGES[:6]))
+    assert list(stored) != list(range(6))
+    assert [number // 3 for number in stored] in ([0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0])
+    assert not prep.remarks()
+
+
+def test_files_that_come_go_or_change_after_prep_are_counted(tmp_path):
+    root, prep = prepared(tmp_path)
+    both(root, table(), table(IMAGES[8:]))
+    write(root / "data" / "test.parquet", table())
+    prep.run()
+    assert str(changes.compare(root, prep.folder / changes.FILE, 10)) == ""
+    write(root / "data" / "train-00001-of-00002.parquet", table())
+    write(root / "data" / "train-00000-of-00001.parquet", table(), rows=4)
+    (root / "data" / "README.md").write_text("no data")
+    told = changes.compare(root, prep.folder / changes.FILE, 10)
+    assert str(told) == "1 added, 1 changed"
+
+
+def test_rows_are_read_a_few_at_a_time(tmp_path, monkeypatch):
+    """A file of one part is not read as a whole for one of its rows."""
+    images = [bytes([n]) * 100_000 for n in range(200)]
+    write(tmp_path / "a.parquet", table(images), rows=200)
+    reader = found(tmp_path, 0.25)
+    before = pa.default_memory_pool().max_memory()
+    assert reader.read("a.parquet/70") == images[70]
+    assert reader.read("a.parquet/199") == images[199]
+    assert reader.read("a.parquet/3") == images[3]
+    assert pa.default_memory_pool().max_memory() - before < 15e6
+    assert Path(tmp_path / "a.parquet").exists()
