@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     Field,
@@ -201,6 +201,17 @@ def sections(values: dict[str, Any]) -> Config:
         annotation: Any = Annotated[kind, field] if field.discriminator else kind
         parts[name] = TypeAdapter(annotation).validate_python(value)
     return Config.model_construct(None, **parts)
+
+
+def tags() -> set[str]:
+    """Return the values by which sections choose a schema, those of `model.family` for one."""
+    return {
+        tag
+        for section in Config.model_fields.values()
+        if isinstance(section.discriminator, str)
+        for kind in get_args(section.annotation)
+        for tag in get_args(kind.model_fields[section.discriminator].annotation)
+    }
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

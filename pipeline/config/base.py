@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-STAGE_NAMES = ("prep", "train", "fuse", "eval", "latency")
 StageName = Literal["prep", "train", "fuse", "eval", "latency"]
+STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 Branch = Literal["kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity"]
 Form = Literal["batchnorm", "linear"]
 ExportFormat = Literal["pt2", "onnx", "int8", "torchscript", "aotinductor", "tensorrt"]
 Variant = Literal[
-    "plain_folded", "compiled", "cuda_graphs", "channels_last", "tf32", "bfloat16",
-    "pt2", "onnx", "int8", "torchscript", "aotinductor", "tensorrt",
+    "plain_folded", "compiled", "cuda_graphs", "channels_last", "tf32", "bfloat16", ExportFormat
 ]  # fmt: skip
 PARALLEL = ("train", "eval")  # stages that run in several processes
 Share = Annotated[float, Field(gt=0, lt=1)]

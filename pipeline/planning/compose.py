@@ -28,7 +28,7 @@ from omegaconf.errors import (
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.config import WHERE, Config, flatten, rules, sense
+from pipeline.config import WHERE, Config, flatten, rules, sense, tags
 from pipeline.config.data import HOLDS
 from pipeline.display.masking import mask, mask_yaml
 from pipeline.display.outside import visible
@@ -43,11 +43,8 @@ HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 INSTALLED = PROJECT / "pipeline" / "conf"  # where a wheel puts it
 CONF = INSTALLED if INSTALLED.is_dir() else PROJECT / "conf"
 OmegaConf.register_new_resolver("conf", lambda: str(rundir.shown(CONF)), replace=True)
-MODELS = {"vgg", "mobilenet_v1", "torchvision", "timm"}
 FREE = ("cluster.sbatch",)  # may hold any key
-TAGS = {file.stem for file in (CONF / "data").glob("*.yaml")}
-TAGS |= MODELS | {"plain", "static", "dyrep", "grow"}
-TAGS |= {"disabled", "offline", "online", "local", "slurm"}
+TAGS = tags()  # not part of a key, though pydantic puts them there
 
 
 def parse(overrides: list[str]) -> list[Override]:
