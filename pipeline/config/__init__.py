@@ -157,6 +157,7 @@ WHERE = (
 
 ADDED = {
     "train.compile": "off",
+    "train.clip_grad": None,
     "train.budget": {"plain_epochs": None},
     "method.form": "batchnorm",
     "method.start": "drawn",
@@ -170,8 +171,9 @@ def values_of(config: Config, names: Iterable[str]) -> dict[str, Any]:
     values = config.model_dump(mode="json", include=set(names))
     for key, usual in ADDED.items():
         section, _, name = key.partition(".")
-        if values.get(section, {}).get(name) == usual:
-            del values[section][name]
+        asked = values.get(section, {})
+        if name in asked and asked[name] == usual:
+            del asked[name]
     return values
 
 

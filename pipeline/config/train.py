@@ -72,6 +72,7 @@ class Train(Section):
     """A training recipe.
 
     Args:
+        clip_grad: the largest norm of all gradients together; larger ones are scaled down to it.
         epochs: passes over the images; with a budget, the most there can be
             (see `pipeline.config.rules`).
         precision: `float32` in every bit; `tf32` lets a GPU round what it multiplies to 10 bits;
@@ -88,6 +89,7 @@ class Train(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)]
     nesterov: bool
     weight_decay: NonNegativeFloat
+    clip_grad: PositiveFloat | None = None
     warmup_epochs: NonNegativeInt
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["float32", "tf32", "bfloat16", "float16"]

@@ -71,11 +71,11 @@ class Growth:
         """Whether the last adjustment changed the network; known until the epoch after it ends."""
         return bool(self._waiting)
 
-    def accumulate(self, scaler: GradScaler, epochs: float) -> None:
+    def accumulate(self, scaler: GradScaler | None, epochs: float) -> None:
         """Add this step's gradients to the saliency of each layer.
 
         Args:
-            scaler: Of the loss.
+            scaler: Of the loss, if the gradients have its scale.
             epochs: That are done; under a budget, of the plain network.
         """
         if self._evolver and epochs >= self._begin:

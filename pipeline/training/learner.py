@@ -76,10 +76,11 @@ class Learner:
         kind = PRECISIONS.get(self._recipe.precision)
         return torch.autocast(self._world.device.type, kind, enabled=kind is not None)
 
-    def update(self, batch: Batch, accumulate: Callable[[GradScaler], None]) -> Tensor:
+    def update(self, batch: Batch, accumulate: Callable[[GradScaler | None], None]) -> Tensor:
         """Train on a batch; return its loss, on the device.
 
-        `accumulate` is called when the gradients are there and not yet used.
+        `accumulate` is called when the gradients are there and not yet used, with the scaler whose
+        scale they have.
 
         Raises:
             Diverged: step after step is skipped, with `train.nonfinite=skip`.
@@ -97,16 +98,24 @@ class Learner:
             for buffer, before in statistics:
                 buffer.copy_(before)
         else:
-            accumulate(self._scaler)
-            self.overflows.ask()
-            self._scaler.step(self.optimizer)
-            self._scaler.update()
-            if self.ema:
-                self.ema.update_parameters(self.model)
+            self._step(accumulate)
         self._count_skipped(skip)
         self.optimizer.zero_grad()
         self._schedule.step()
         return loss.detach()
+
+    def _step(self, accumulate: Callable[[GradScaler | None], None]) -> None:
+        if self._recipe.clip_grad is None:
+            accumulate(self._scaler)
+        else:
+            self._scaler.unscale_(self.optimizer)
+            accumulate(None)  # of what is then clipped, differently in each step
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.clip_grad)
+        self.overflows.ask()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        if self.ema:
+            self.ema.update_parameters(self.model)
 
     def _loss(self, batch: Batch) -> Tensor:
         images = batch.images.contiguous(memory_format=self.layout)

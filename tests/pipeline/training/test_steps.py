@@ -62,14 +62,43 @@ def saver(tmp_path, interval):
     [
         (["train.ema=0.9"], 0),
         (["train.precision=tf32"], 0),
+        (["train.clip_grad=0.1"], 0),
         (["train.precision=bfloat16", "method.saliency=snip", "train.ema=0.9"], 0),
         (["method.saliency=synflow"], 0),
         (["train.nonfinite=skip"], 100),  # whether to skip is read: the loss and the gradients
+        (["train.precision=float16", "train.clip_grad=0.1"], 50),  # as without clipping
         (["train.precision=float16"], 50),  # a GPU has a kernel that looks itself
     ],
 )
 def test_a_step_reads_nothing_from_the_device(tmp_path, overrides, expected):
     assert reads(tmp_path, *overrides) == expected
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("nonfinite", ["stop", "skip"])
+def test_gradients_are_clipped_and_growth_sees_them_whole(precision, nonfinite):
+    settings = (f"train.precision={precision}", f"train.nonfinite={nonfinite}",
+                "train.momentum=0", "train.nesterov=false", "train.weight_decay=0",
+                "train.warmup_epochs=0")  # fmt: skip
+
+    def step(limit):
+        made, seen = learner(*settings, f"train.clip_grad={limit}"), []
+        begun = [p.detach().clone() for p in made.model.parameters()]
+
+        def accumulate(scaler):
+            assert (scaler is None) == (limit != "null")
+            scale = 1.0 if scaler is None else float(scaler.scale(torch.ones(())))
+            seen.extend(p.grad / scale for p in made.model.parameters())
+
+        made.update(batch(0), accumulate)
+        moved = zip(begun, made.model.parameters(), strict=True)
+        return seen, torch.cat([(a - b).detach().flatten() for a, b in moved]) / made._recipe.lr
+
+    whole, free = step("null")
+    seen, clipped = step(0.01)
+    assert all(map(torch.equal, whole, seen))
+    assert free.norm() > 0.1 and clipped.norm() == pytest.approx(0.01, rel=1e-3)
+    assert torch.allclose(clipped, free * 0.01 / free.norm(), atol=1e-5)
 
 
 def test_a_kernel_for_all_looks_itself_whether_scaled_gradients_are_finite(tmp_path, monkeypatch):
@@ -82,6 +111,7 @@ def test_a_kernel_for_all_looks_itself_whether_scaled_gradients_are_finite(tmp_p
 
     monkeypatch.setattr(optim, "build", fused)
     assert reads(tmp_path, "train.precision=float16", count=10) == 0
+    assert reads(tmp_path, "train.precision=float16", "train.clip_grad=1", count=10) == 0
 
 
 def test_a_skipped_first_step_leaves_a_fused_optimizer_sound():
