@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test check lint format launch lock clean
+.PHONY: help demo test check lint format launch docs lock clean
 
 help: ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## /  make \1  /p' Makefile
@@ -30,6 +30,9 @@ format: $(INSTALLED) ## rewrite the code in the house style
 launch: $(INSTALLED) ## make launch ARGS="method=dbb seed=1"
 	@$(BIN)/python -m pipeline.launch $(ARGS)
 
+docs: $(INSTALLED) ## the API of dyrep, from its docstrings, into build/docs/
+	@$(BIN)/python -m pdoc --docformat google --output-directory build/docs dyrep
+
 lock: $(INSTALLED) ## write requirements.lock anew from pyproject.toml
 	@$(BIN)/python -m pip install --quiet --quiet uv
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
@@ -37,7 +40,7 @@ lock: $(INSTALLED) ## write requirements.lock anew from pyproject.toml
 		--no-config --quiet --upgrade --output-file requirements.lock
 
 clean: ## remove the environment and caches, not the outputs
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv build dyrep.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # The mark is made last: an install that was cut off is begun again.
 $(READY): requirements.lock

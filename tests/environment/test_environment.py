@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -73,7 +74,7 @@ def test_pixi_has_an_environment_for_cuda_and_one_without():
     assert "cuda" not in environments["cpu"]["features"]
 
 
-@pytest.mark.parametrize("task", ["demo", "test", "check", "lint", "format", "launch"])
+@pytest.mark.parametrize("task", ["demo", "test", "check", "lint", "format", "docs", "launch"])
 def test_pixi_and_make_run_the_same_commands(task):
     pixi = toml("pixi.toml")
     tasks = pixi["tasks"] | pixi["feature"]["dev"]["tasks"]
@@ -86,6 +87,23 @@ def test_pixi_and_make_run_the_same_commands(task):
 def test_ci_calls_the_test_command_of_the_readme():
     assert "\nmake test" in (PROJECT / ".ci" / "run").read_text()
     assert "make test" in (PROJECT / "README.md").read_text()
+
+
+def test_the_workflow_calls_tasks_of_the_makefile():
+    workflow = yaml.safe_load((PROJECT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    called = " ".join(step.get("run", "") for step in steps)
+    tasks = re.findall(r"make (\w+)", called)
+    assert {"check", "docs"} <= set(tasks) and ".ci/run" in called
+    makefile = (PROJECT / "Makefile").read_text()
+    assert all(re.search(rf"(?m)^{task}:", makefile) for task in tasks)
+
+
+def test_a_citation_names_the_present_version():
+    citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text())
+    version = (PROJECT / "dyrep" / "VERSION").read_text().strip()
+    assert citation["version"] == version
+    assert f"dyrep-{version}-" in (PROJECT / "docs" / "install.md").read_text()
 
 
 def test_pre_commit_runs_the_locked_linters():
