@@ -42,7 +42,7 @@ def main() -> int:
     output.settle()
     name, *rest = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
-        sys.argv[1:] = rest
+        sys.argv[:] = [f"dyrep {name}", *rest]
         command: Callable[[], int] = import_module(COMMANDS[name][0]).main
         return command()
     answers: dict[str, Callable[[], str]] = {

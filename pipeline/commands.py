@@ -34,7 +34,7 @@ def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentPa
     """Return the parser of `python -m pipeline.NAME`, with `--root`."""
     output.settle()
     made = argparse.ArgumentParser(
-        prog=f"python -m pipeline.{name}",
+        prog=output.program(f"pipeline.{name}"),
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluate one file."""
     output.settle()
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.evaluate",
+        prog=output.program("pipeline.evaluate"),
         description="Evaluate a network on the validation images of any prepared data: an exported"
         "\nfile (.onnx, .pt2, .ts), the weights of a fuse or train stage, or a checkpoint.",
         epilog="Exit codes: 0 done; 2 bad input, e.g. a damaged file, or data of other classes.",

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Examine the cluster; return 0 if jobs will come back, 1 if something is amiss."""
     output.settle()
     parser = argparse.ArgumentParser(
-        prog="python -m slurm.doctor",
+        prog=output.program("slurm.doctor"),
         description=__doc__,
         epilog="Exit codes: 0 all well, 1 something is amiss (each with its cure), 2 bad input.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

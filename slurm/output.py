@@ -37,6 +37,11 @@ class Patient(io.FileIO):
             return len(data)
 
 
+def program(module: str) -> str:
+    """Return how a user calls a module: as a sub-command of `dyrep`, if it was, or by its name."""
+    return sys.argv[0] if sys.argv[0].startswith("dyrep ") else f"python -m {module}"
+
+
 def settle() -> None:
     """Have what is printed reach whoever reads it in his characters, and harm nobody if none does.
 

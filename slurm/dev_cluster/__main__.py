@@ -106,7 +106,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     usual = Cluster()
     parser = _Parser(
-        prog="python -m slurm.dev_cluster",
+        prog=output.program("slurm.dev_cluster"),
         description=__doc__,
         epilog="Exit codes: 0 done; 1 failed, or something is amiss; 2 bad input; 130 interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

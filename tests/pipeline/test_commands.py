@@ -78,6 +78,14 @@ def test_a_command_gets_its_arguments_and_its_exit_code_is_passed_on(monkeypatch
     assert f"there are no runs in {tmp_path}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["status", "compare", "evaluate", "doctor", "dev-cluster"])
+def test_help_shows_what_was_typed(monkeypatch, capsys, name):
+    with pytest.raises(SystemExit) as end:
+        dyrep(monkeypatch, name, "--help")
+    assert not end.value.code
+    assert capsys.readouterr().out.startswith(f"usage: dyrep {name} [-h]")
+
+
 @pytest.mark.parametrize(
     ("word", "meant"),
     [("stauts", "status"), ("devcluster", "dev-cluster"), ("--verson", "--version")],
