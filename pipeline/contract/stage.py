@@ -20,6 +20,7 @@ from pipeline.records.schemas import Event, Progress
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.config.base import StageName
 
 T = TypeVar("T")
 
@@ -34,9 +35,9 @@ class Stage:
     when results of older code are wrong.
     """
 
-    name: str
+    name: StageName
     does: str
-    parents: tuple[str, ...] = ()
+    parents: tuple[StageName, ...] = ()
     reads: tuple[str, ...]
     ignores: tuple[str, ...] = ()
     outputs: tuple[str, ...]

@@ -155,7 +155,7 @@ def _jobs(launches: Iterable[Launch]) -> tuple[list[Job], dict[Path, list[str]]]
     jobs: dict[Path, Job] = {}
     labels: dict[Path, list[str]] = {}
     for launch in launches:
-        unfinished = {step.stage.name: step for step in launch.plan if step.runs}
+        unfinished: dict[str, Step] = {s.stage.name: s for s in launch.plan if s.runs}
         for step in unfinished.values():
             job = _job(step, launch.config, unfinished)
             jobs.setdefault(job.directory, job)

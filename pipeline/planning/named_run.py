@@ -161,10 +161,10 @@ def write_question(step: Step) -> None:
     path = step.dir / rundir.STAGE
     if (step.dir / rundir.EVENTS).exists() and path.exists():
         return
-    question = json.loads(json.dumps(step.question))  # plain lists, no tuples
-    parents = [path.parent.with_name(f"{n}-{f}") for n, f in question["parents"].items()]
+    question = json.loads(json.dumps(step.question.values()))  # plain lists, no tuples
+    parents = [path.parent.with_name(f"{n}-{f}") for n, f in step.question.parents.items()]
     note = {again.NOTE: counts} if (counts := again.note(step.dir, parents)) else {}
-    content = {**question, "fingerprint": step.fingerprint, **note}
+    content = {**question, **note}
     if not path.exists() or rundir.read_yaml(path) != content:
         rundir.write_yaml(path, content)
 

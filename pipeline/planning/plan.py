@@ -11,7 +11,7 @@ import json
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.config import Config, flatten, values_of
 from pipeline.contract.stage import Stage
@@ -20,7 +20,7 @@ from pipeline.display.masking import masked
 from pipeline.errors import UserError
 from pipeline.planning import again
 from pipeline.records import disk, rundir, store
-from pipeline.records.schemas import Event, Output, Result
+from pipeline.records.schemas import Event, Output, Question, Result
 
 State = Literal["done", "unfinished", "new"]
 
@@ -33,13 +33,17 @@ class Step:
     """
 
     stage: Stage
-    fingerprint: str
-    question: dict[str, Any]
+    question: Question
     dir: Path
     state: State
     wanted: bool
     why: str
     anew: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of its question."""
+        return self.question.fingerprint
 
     @property
     def runs(self) -> bool:
@@ -77,15 +81,13 @@ def make_plan(config: Config, repeated: Container[Path] = ()) -> list[Step]:
     steps: dict[str, Step] = {}
     for stage in STAGES.values():
         question = _question(stage, config, steps)
-        fingerprint = _hash(_decisive(question, stage.ignores))
-        directory = rundir.stage_dir(root, stage.name, fingerprint)
+        directory = rundir.stage_dir(root, stage.name, question.fingerprint)
         state = _state(directory)
         asked = stage.name in config.again and directory not in repeated
         anew = _anew(asked, state, directory, [steps[name] for name in stage.parents])
         why = _why(state, directory, rundir.run_dir(root, config.name) / stage.name, question)
         steps[stage.name] = Step(
             stage=stage,
-            fingerprint=fingerprint,
             question=question,
             dir=directory,
             state=state,
@@ -140,29 +142,30 @@ def _told(why: str, anew: str, asked: bool) -> str:
     return f"{why}, so again= has nothing to repeat" if asked else why
 
 
-def _question(stage: Stage, config: Config, steps: dict[str, Step]) -> dict[str, Any]:
+def _question(stage: Stage, config: Config, steps: dict[str, Step]) -> Question:
     values = values_of(config, stage.reads)
-    return {
-        "stage": stage.name,
-        "version": stage.version,
-        "config": {name: values[name] for name in stage.reads},
-        "parents": {name: steps[name].fingerprint for name in stage.parents},
-    }
+    asked = Question(
+        stage=stage.name,
+        version=stage.version,
+        config={name: values[name] for name in stage.reads},
+        parents={name: steps[name].fingerprint for name in stage.parents},
+        fingerprint="",
+    )
+    return asked.model_copy(update={"fingerprint": _fingerprint(asked, stage.ignores)})
 
 
-def _decisive(question: dict[str, Any], ignores: tuple[str, ...]) -> dict[str, Any]:
-    """Return a question without the keys that do not decide its answer."""
+def _fingerprint(question: Question, ignores: tuple[str, ...]) -> str:
+    """Return the hash of a question without the keys that do not decide its answer."""
     kept = {
         name: {k: v for k, v in section.items() if f"{name}.{k}" not in ignores}
         if isinstance(section, dict)
         else section
-        for name, section in question["config"].items()
+        for name, section in question.config.items()
     }
-    return {**question, "config": kept}
-
-
-def _hash(question: dict[str, Any]) -> str:
-    text = json.dumps(question, sort_keys=True, separators=(",", ":"))
+    decisive = question.model_copy(update={"config": kept}).model_dump(
+        include={"stage", "version", "config", "parents"}
+    )
+    text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -172,7 +175,7 @@ def _state(directory: Path) -> State:
     return "unfinished" if rundir.there(directory / rundir.EVENTS) else "new"
 
 
-def _why(state: State, directory: Path, link: Path, question: dict[str, Any]) -> str:
+def _why(state: State, directory: Path, link: Path, question: Question) -> str:
     if state == "done":
         result = store.read(Result, directory)
         return f"finished before ({directory.name}, {result.seconds:.0f} s)"
@@ -184,13 +187,13 @@ def _why(state: State, directory: Path, link: Path, question: dict[str, Any]) ->
     return "not done before"
 
 
-def _difference(link: Path, question: dict[str, Any]) -> str:
+def _difference(link: Path, question: Question) -> str:
     """Name what differs between the question a link answers and the present one."""
     try:
-        known = rundir.read_yaml(link / rundir.STAGE)
+        known = store.read(Question, link).values()
     except OSError:
         return f"{link.resolve().name} is gone"
-    before, after = flatten(known), flatten(question)
+    before, after = flatten(known), flatten(question.values())
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     changed = [key for key in keys if key.split(".")[0] not in ("fingerprint", again.NOTE)]
     old, new = masked(before), masked(after)

@@ -131,7 +131,7 @@ def _fabricate(root, name, seed):
         owner = {"attempt": 1, "pid": 1, "host": "gone", "time": 1.0, "job": None}
         rundir.write_json(step.dir / rundir.ATTEMPT, owner)
         if step.stage.name in METRICS:
-            parents = {p: f"{p}-{step.question['parents'][p]}" for p in step.stage.parents}
+            parents = {p: f"{p}-{step.question.parents[p]}" for p in step.stage.parents}
             result = {**OUTPUT, "metrics": METRICS[step.stage.name], "parents": parents}
             rundir.write_json(step.dir / rundir.RESULT, result)
     progress = {"done": 1, "total": 2, "text": "", "time": 1.0, "saved": 0}

@@ -71,11 +71,9 @@ def test_a_setting_that_came_later_is_no_part_of_a_question_that_was_there_befor
     asked = config(tmp_path)
     default = getattr(asked, section).__class__.model_fields[name].default
     assert (default.model_dump() if isinstance(default, Section) else default) == usual
-    question = next(
-        step.question for step in make_plan(asked) if section in step.question["config"]
-    )
-    assert name not in question["config"][section]
-    assert getattr(sections({section: question["config"][section]}), section) == getattr(
+    question = next(step.question for step in make_plan(asked) if section in step.question.config)
+    assert name not in question.config[section]
+    assert getattr(sections({section: question.config[section]}), section) == getattr(
         asked, section
     )
 
