@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm import files, output, preflight, private, scheduler, wishes
+from slurm import files, marks, output, preflight, private, scheduler, wishes
 from slurm.job import Job, Resources
 from slurm.records import EVENTS, PROGRESS, rows
 from slurm.rehearsal import COUNT, LOCK, NODE, PAUSE, RESULT, Node
@@ -161,15 +161,27 @@ def _rehearse(resources: Resources, directory: Path) -> Iterator[Finding]:
         finished=folder / RESULT,
         resources=resources,
     )
-    submission = Submission(folder / "slurm", Path(__file__).parent.parent, parallel=1, longest=1)
+    submission = Submission(
+        folder / "slurm", Path(__file__).parent.parent, parallel=1, longest=1, named=True
+    )
     with (folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             submission.submit([job], {folder: ["doctor"]})
+            yield _known_by(submission.kept)
             yield from _interrupt(job, submission.ids[folder])
         finally:
             scheduler.cancel(submission.ids.values())
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _known_by(kept: list[str]) -> Finding:
+    """Say how jobs are known again, by where one bears its mark."""
+    if marks.COMMENT in kept:
+        return Finding(True, "jobs keep their comment, by which they are known again")
+    times = "their ids and when they were submitted"
+    how = f"a mark in their names, and by {times}" if marks.NAME in kept else times
+    return Finding(None, f"this cluster writes the comment of jobs; ours are known by {how}")
 
 
 def _interrupt(job: Job, id: str) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ class Resources:
         memory: of each node, in GB.
         time_limit: minutes.
         signal_seconds: how long before the time limit the job is asked to save and stop.
+        comment: what the jobs' comment is to say; else it is a mark of ours.
         sbatch: further options of sbatch, by their long names.
         srun: further arguments of srun.
         setup: lines of shell that run before the command, on each job's first node.
@@ -43,6 +44,7 @@ class Resources:
     qos: str | None = None
     constraint: str | None = None
     exclusive: bool = False
+    comment: str | None = None
     sbatch: dict[str, str | int | bool] = field(default_factory=dict)
     srun: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()

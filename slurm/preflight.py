@@ -29,7 +29,7 @@ def check(resources: Resources, folder: Path) -> None:
         if option in OURS:
             raise Refused(f"sbatch's --{option} is what recovery builds on; leave it out")
         if option in FIELDS:
-            raise Refused(f"sbatch's --{option} has a setting of its own; use that instead")
+            raise Refused(f"sbatch's --{option} has a setting of its own; use that, leave it out")
     partition = chosen(resources.partition)
     name = partition["PartitionName"]
     most = scheduler.minutes(partition["MaxTime"])

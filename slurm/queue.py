@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from slurm import scheduler
+from slurm import marks, scheduler
 from slurm.job import Job
 from slurm.records import Submission
 from slurm.scheduler import Entry, Refused
@@ -75,20 +75,18 @@ def _needs_no_successor(first: str, queue: dict[str, Entry]) -> bool:
 
 
 def queued(directory: Path, queue: dict[str, Entry]) -> list[tuple[Entry, str | None]]:
-    """Return the jobs in the queue that work on a directory, each with the one it is to succeed.
-
-    Ids alone do not tell: a cluster that was set up anew counts from 1 again.
-    """
+    """Return the jobs in the queue that work on a directory, each with the one it is to succeed."""
     records = Submission.read(directory)
     known = [(row.id, row) for row in submitted(directory)]
     if records and records[-1].event == "intent":  # the launcher died before it noted the id
         last = records[-1]
         known += [(id, last) for id in queue if int(id.partition("_")[2] or 0) == last.index]
-    return [
-        (queue[id], row.successor_of)
+    found = {
+        id: (queue[id], row.successor_of)
         for id, row in known
-        if id in queue and queue[id].active and queue[id].comment == row.token
-    ]
+        if id in queue and queue[id].active and marks.known(queue[id], row)
+    }
+    return list(found.values())
 
 
 def submitted(directory: Path) -> list[Submission]:

@@ -99,10 +99,11 @@ class Submission(Row):
 
     Args:
         id: submitted, attached: what SLURM gave.
-        token: intent, submitted: the comment in SLURM by which the job is recognized.
+        token: intent, submitted: the mark by which the job is known again; see `slurm.marks`.
         index: intent: of the job within its array.
         runs: submitted, attached: what asked for it.
         successor_of: submitted: the job that it succeeds.
+        submitted: submitted: when, as SLURM says; only of a job that does not bear its mark.
     """
 
     FILE = JOBS
@@ -112,6 +113,7 @@ class Submission(Row):
     index: int | None = None
     runs: list[str] | None = None
     successor_of: str | None = None
+    submitted: float | None = None
 
 
 @cache

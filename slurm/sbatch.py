@@ -20,15 +20,15 @@ from submitit.core.utils import (
 )
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from slurm import scheduler, shell
+from slurm import marks, scheduler, shell
 from slurm.job import Job, Resources
 from slurm.scheduler import Refused, Unreachable
 from slurm.supervise import supervise
 
-OURS = {"array", "clusters", "comment", "dependency", "error", "job-name", "kill-on-invalid-dep",
+OURS = {"array", "clusters", "dependency", "error", "job-name", "kill-on-invalid-dep",
         "no-requeue", "open-mode", "output", "parsable", "quiet", "requeue", "signal", "test-only",
         "wait", "wrap"}  # fmt: skip
-FIELDS = {"account", "constraint", "cpus-per-task", "exclusive", "gres", "mem", "nodes",
+FIELDS = {"account", "comment", "constraint", "cpus-per-task", "exclusive", "gres", "mem", "nodes",
           "ntasks-per-node", "partition", "qos", "time"}  # fmt: skip
 ATTEMPTS = 3
 PAUSE = 5.0  # seconds between two
@@ -83,15 +83,26 @@ class Executor(SlurmExecutor):
                 *succeed,
             ],
         )
+        self._comment = resources.comment
         self._more = {"requeue": True, "kill-on-invalid-dep": "yes", **resources.sbatch}
 
-    def prepare(self, name: str, token: str, dependency: str, parallel: int) -> None:
-        """Set what differs between calls."""
+    def prepare(
+        self, name: str, token: str, dependency: str, parallel: int, named: bool = False
+    ) -> None:
+        """Set what differs between calls.
+
+        Args:
+            name: of the jobs.
+            token: their mark; it is their comment unless that is the user's.
+            dependency: what they wait for.
+            parallel: how many elements of an array may run at a time.
+            named: whether the mark is in their name as well.
+        """
         self.update_parameters(
-            job_name=name,
+            job_name=marks.named(name, token) if named or self._comment else name,
             dependency=dependency or None,
             array_parallelism=parallel,
-            additional_parameters={"comment": token, **self._more},
+            additional_parameters={"comment": self._comment or token, **self._more},
         )
 
     def text(self, count: int = 1) -> str:
@@ -110,7 +121,7 @@ class Executor(SlurmExecutor):
 
         Args:
             jobs: what is to be supervised.
-            token: the comment they are submitted with.
+            token: the mark they are submitted with.
             first: the job that they are the successor of, if they are.
 
         Raises:
@@ -139,7 +150,7 @@ class Executor(SlurmExecutor):
 
 
 def _withdraw(token: str) -> None:
-    scheduler.cancel(id for id, entry in scheduler.mine().items() if entry.comment == token)
+    scheduler.cancel(id for id, entry in scheduler.mine().items() if marks.kept(entry, token))
 
 
 def submitted_with(folder: Path) -> tuple[Job, str | None]:

@@ -55,7 +55,9 @@ class Entry:
         end: when it ended or will have to; later if it was suspended; None without a limit.
         nodes: the names of its nodes.
         after: ids of the jobs it waits for.
-        comment: what it was submitted with.
+        comment: what it was submitted with, or its site wrote.
+        submitted: when that was.
+        requeues: whether it may be requeued.
     """
 
     id: str
@@ -68,6 +70,8 @@ class Entry:
     nodes: str
     after: tuple[str, ...]
     comment: str
+    submitted: datetime | None = None
+    requeues: bool = True
 
     @property
     def active(self) -> bool:
@@ -110,7 +114,7 @@ def said(stderr: str) -> str:
 # none of these characters is in what a user can type, line breaks may be in a name or a comment
 _FIELD, _ENTRY = "\x1f", "\x1e\n"
 _FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "StartTime", "EndTime", "NodeList",
-           "Dependency", "Name", "Comment")  # fmt: skip
+           "Dependency", "Name", "Comment", "SubmitTime", "Requeue")  # fmt: skip
 _QUEUE = (
     "squeue", "--noheader", "--array", "--all", "--states=all",
     "--Format=" + ",".join(f"{field}:{_FIELD}" for field in _FIELDS) + _ENTRY[0],
@@ -156,7 +160,7 @@ def _entries(text: str) -> dict[str, Entry]:
 
 def _entry(
     job: str, state: str, reason: str, restarts: str, start: str, end: str, nodes: str,
-    dependency: str, name: str, comment: str, nothing: str,
+    dependency: str, name: str, comment: str, submitted: str, requeues: str, nothing: str,
 ) -> Entry:  # fmt: skip
     index = f"_{job.partition('_')[2]}" if "_" in job else ""
     after = [
@@ -174,6 +178,8 @@ def _entry(
         nodes=nodes,
         after=tuple(dict.fromkeys(after)),
         comment=comment,
+        submitted=_time(submitted),
+        requeues=requeues != "0",
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm import private, scheduler
+from slurm import marks, private, scheduler
 from slurm.job import Job, Resources
 from slurm.preflight import cancels
 from slurm.queue import active, alone, queued, settled
@@ -43,13 +43,18 @@ class Submission:
         cwd: where commands run.
         parallel: how many elements of an array may run at a time.
         longest: how many elements an array may have; SLURM's MaxArraySize.
+        named: whether jobs bear a mark in their names; they do where comments are not left alone.
     """
 
-    def __init__(self, folder: Path, cwd: Path, parallel: int, longest: int) -> None:
+    def __init__(
+        self, folder: Path, cwd: Path, parallel: int, longest: int, named: bool = False
+    ) -> None:
         self.folder, self.cwd = folder, cwd
         self.parallel, self.longest = parallel, longest
         self.ids: dict[Path, str] = {}  # of each job's directory, attached ones included
         self.attached: set[Path] = set()  # those that were in the queue before
+        self.kept: list[str] = []  # where jobs bear their marks, once one was read back
+        self._named = named
         self._successors: dict[Path, str] = {}
         self._above: dict[Path, set[Path]] = {}  # all that a job waits for, directly or not
         self._new: list[str] = []  # what scancel needs to take it all back
@@ -81,10 +86,7 @@ class Submission:
             try:
                 for level in levels(new):
                     for batch in self.batches(level):
-                        first = not self._new
                         self._hand_over(batch, labels)
-                        if first:
-                            _check_requeue(self._new[0])
             except BaseException as error:
                 self._take_back(error)
                 raise
@@ -160,18 +162,26 @@ class Submission:
         token = secrets.token_hex(6)
         executor = self.executor(batch.jobs[0].resources)
         name = batch.jobs[0].name if len(batch.jobs) == 1 else f"{batch.jobs[0].name} …"
-        executor.prepare(name, token, batch.dependency, self.parallel)
+        executor.prepare(name, token, batch.dependency, self.parallel, self._named)
         for index, job in enumerate(batch.jobs):
             (job.directory / CANCELLED).unlink(missing_ok=True)
             Record(event="intent", token=token, index=index).note(job.directory)
         ids = executor.hand_over(batch.jobs, token)
         self._new.append(ids[0].split("_")[0])
+        rows = {}
         for job, id in zip(batch.jobs, ids, strict=True):
             self.ids[job.directory] = id
             row = Record(event="submitted", id=id, token=token, runs=labels[job.directory])
             row.note(job.directory)
+            rows[job.directory] = row
+        if not self.kept:
+            self.kept = marks.read_back(rows)
+            self._named |= not self.kept
+        for job, id in zip(batch.jobs, ids, strict=True):
             if cancels(job.resources):
-                self._successors[job.directory] = succeed(job, id, self.folder, self.cwd)
+                self._successors[job.directory] = succeed(
+                    job, id, self.folder, self.cwd, self._named
+                )
                 self._new.append(self._successors[job.directory])
 
     def _take_back(self, error: BaseException) -> None:
@@ -179,15 +189,6 @@ class Submission:
             scheduler.cancel(reversed(self._new))
         except (Refused, Unreachable):
             error.add_note(f"take back what is in the queue: scancel {' '.join(self._new)}")
-
-
-def _check_requeue(id: str) -> None:
-    """Make sure that a job may be requeued, whatever the cluster makes of what was asked for."""
-    if scheduler.facts("job", id).get("Requeue") == "0":
-        raise Refused(
-            "this cluster lets no job be requeued (its jobs have Requeue=0), so interrupted work "
-            "would not come back; ask its administrator, or choose another partition"
-        )
 
 
 def levels(jobs: Iterable[Job]) -> list[list[Job]]:

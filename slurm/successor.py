@@ -10,25 +10,35 @@ import secrets
 import sys
 from pathlib import Path
 
-from slurm import scheduler
+from slurm import marks, scheduler
 from slurm.job import Job
+from slurm.queue import queued, submitted
 from slurm.records import Submission
 from slurm.sbatch import Executor, submitted_with
 from slurm.scheduler import Refused, Unreachable
 from slurm.supervise import Allocation, refusal
 
 
-def succeed(job: Job, first: str, folder: Path, cwd: Path) -> str:
+def succeed(job: Job, first: str, folder: Path, cwd: Path, named: bool = False) -> str:
     """Queue a successor of job `first`, which runs if that ends before it is finished.
 
     SLURM removes it when the first ends well.
+
+    Args:
+        job: what it goes on with.
+        first: the id of the job that it succeeds.
+        folder: for submitit's files.
+        cwd: where its command runs.
+        named: whether its mark is in its name, too; see `slurm.marks`.
     """
     token = secrets.token_hex(6)
     executor = Executor(folder, cwd, job.resources, succession=True)
-    executor.prepare(job.name, token, f"afternotok:{first}", 1)
+    executor.prepare(job.name, token, f"afternotok:{first}", 1, named)
     (id,) = executor.hand_over([job], token, first)
     row = Submission(event="submitted", id=id, token=token, successor_of=first)
     row.note(job.directory)
+    if named:
+        marks.read_back({job.directory: row})
     return id
 
 
@@ -44,9 +54,11 @@ def main(folder: Path) -> int:
         return 0
     try:
         queue = scheduler.mine()
-        if any(here.id in entry.after and entry.name == job.name for entry in queue.values()):
+        if any(before == here.id for _, before in queued(job.directory, queue)):
             return 0
-        id = succeed(job, here.id, folder, Path.cwd())
+        own = [row for row in submitted(job.directory) if row.id == here.id]
+        named = not any(marks.COMMENT in marks.kept(queue[here.id], row.token) for row in own)
+        id = succeed(job, here.id, folder, Path.cwd(), named)
         for entry in queue.values():
             if here.id in entry.after:
                 change = f"Dependency={either(here.id, id)}"

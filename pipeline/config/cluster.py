@@ -68,6 +68,7 @@ class Slurm(Section):
     qos: str | None
     constraint: str | None
     exclusive: bool
+    comment: str | None = None
     retries: NonNegativeInt
     max_parallel: PositiveInt
     sbatch: dict[str, str | int | bool]

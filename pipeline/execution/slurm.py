@@ -117,6 +117,7 @@ def _resources(config: Config, cluster: Slurm, stage: str) -> Resources:
         qos=cluster.given(stage, "qos"),
         constraint=cluster.given(stage, "constraint"),
         exclusive=cluster.given(stage, "exclusive"),
+        comment=cluster.comment,
         sbatch=cluster.sbatch,
         srun=tuple(cluster.srun),
         setup=tuple(cluster.setup),

@@ -19,7 +19,7 @@ from pipeline.errors import UserError, surroundings
 from pipeline.records import attempt, rundir, schemas, store
 from pipeline.records.progress import read_progress
 from pipeline.records.schemas import Event, Progress, Result
-from slurm import scheduler
+from slurm import marks, scheduler
 from slurm.queue import active, submitted
 from slurm.records import CANCELLED, Submission
 from slurm.scheduler import Entry
@@ -180,7 +180,7 @@ def _in_queue(entry: Entry, names: dict[str, str]) -> tuple[State, str]:
 def _last_job(jobs: list[Submission], queue: dict[str, Entry]) -> Entry | None:
     """Return the last job that was submitted for a stage, if SLURM still knows it."""
     entry = queue.get(jobs[-1].id) if jobs else None
-    return entry if entry and entry.comment == jobs[-1].token else None
+    return entry if entry and marks.known(entry, jobs[-1]) else None
 
 
 def _ended(events: list[Event], job: Entry | None) -> tuple[State, str]:
@@ -262,7 +262,7 @@ def names_of(
         for stage, directory in stages.items():
             with suppress(OSError):  # told where the stage is looked at
                 for row in submitted(directory):
-                    if row.id in queue and queue[row.id].comment == row.token:
+                    if row.id in queue and marks.known(queue[row.id], row):
                         found[row.id] = f"{stage} of {run}"
     return found
 
