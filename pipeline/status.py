@@ -21,8 +21,10 @@ from pipeline.records.schemas import Result, Run
 from pipeline.records.stage_status import Standing
 
 SINGLY = 3  # so many runs are shown stage by stage, more in a line each
+PARTLY = ("running", "stalled?", "suspended", "requeued", "held", "stopped")
 COLOURS = {
     "done": "green", "partly done": "green", "running": "cyan", "stalled?": "yellow",
+    "suspended": "yellow", "held": "yellow",
     "unknown": "yellow", "stopped": "yellow", "failed": "red", "cancelled": "red", "damaged": "red",
 }  # fmt: skip
 
@@ -124,7 +126,7 @@ def _words(stage: Standing) -> str:
         return describe(stage.stage, result.metrics) + (f" ({stage.why})" if stage.why else "")
     if stage.state == "damaged":
         return "see the note"
-    if stage.state in ("running", "stalled?"):
+    if stage.state in ("running", "stalled?", "suspended"):
         return ", ".join(filter(None, (stage.text, stage.why)))
     return stage.why
 
@@ -147,7 +149,7 @@ def _many(console: Terminal, found: dict[str, list[Standing]]) -> None:
 
 
 def _cell(stage: Standing) -> str | Text:
-    if stage.state in ("running", "stalled?", "requeued", "stopped") and stage.total:
+    if stage.state in PARTLY and stage.total:
         return f"{stage.state} {100 * stage.done / stage.total:.0f} %"
     return _mark(stage.state)
 

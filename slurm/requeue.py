@@ -20,6 +20,7 @@ from slurm.supervise import Allocation
 
 EARLY = 65  # seconds by which SLURM may send the signal before a time limit too early
 SKEW = 60.0  # seconds that the nodes' clocks may differ
+POLL = 1.0  # seconds between two looks at a job that is suspended
 END = 120.0  # seconds until SLURM must have ended a job that it has requeued
 
 INTERRUPTED, TIME_LIMIT, CRASHED = "interrupted", "time limit", "crashed"
@@ -31,7 +32,7 @@ def decide(job: Job, here: Allocation) -> int:
         return DONE
     if job.cancelled:
         return _end(f"{job.name} was cancelled")
-    entry = scheduler.patient(lambda: scheduler.find(here.id))
+    entry = _awake(here.id)
     if entry is None or entry.state != "RUNNING" or entry.restarts != here.restart:
         return _end(f"SLURM has ended this attempt of {job.name}; it decides what comes next")
     own = _own(job, here, entry)
@@ -48,6 +49,15 @@ def decide(job: Job, here: Allocation) -> int:
         )
     here.event("requeued", why=why, saved=saved).note(job.directory)
     return _requeue(here.id)
+
+
+def _awake(id: str) -> Entry | None:
+    """Return a job once it is not about to be stopped where it is, or just goes on again."""
+    while (entry := scheduler.patient(lambda: scheduler.find(id))) is not None:
+        if entry.state not in scheduler.SUSPENDED:
+            break
+        time.sleep(POLL)
+    return entry
 
 
 def _own(job: Job, here: Allocation, entry: Entry) -> list[Event]:

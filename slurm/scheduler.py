@@ -27,10 +27,13 @@ AWAY = ("Unable to contact", "Connection refused", "Socket timed out", "Communic
         "Zero Bytes were transmitted", "Resource temporarily unavailable",
         "temporarily unable to accept")  # fmt: skip
 TAKEN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")  # how a job ends that SLURM took away
+HELD = ("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+SUSPENDED = ("SUSPENDED", "STOPPED")  # its processes are stopped where they are
 ENDED = (*TAKEN, "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "REVOKED",
          "TIMEOUT")  # fmt: skip
 
 
+_HELD = re.compile("held|hold", re.IGNORECASE)  # JobHeldUser, launch failed requeued held, …
 _PAIR = re.compile(r"(\w+)=(\S*)")
 
 
@@ -77,6 +80,11 @@ class Entry:
     def active(self) -> bool:
         """Whether it waits, runs or comes to its end: nobody else may start the same work."""
         return self.state not in ENDED
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits until somebody releases it: by hand, or after a prolog that failed."""
+        return self.state in HELD or (self.state == "PENDING" and bool(_HELD.search(self.reason)))
 
 
 def call(*command: str) -> str:

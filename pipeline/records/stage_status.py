@@ -19,17 +19,18 @@ from pipeline.errors import UserError, surroundings
 from pipeline.records import attempt, rundir, schemas, store
 from pipeline.records.progress import read_progress
 from pipeline.records.schemas import Event, Progress, Result
+from pipeline.signals import pulse
 from slurm import marks, scheduler
 from slurm.queue import active, submitted
 from slurm.records import CANCELLED, Submission
 from slurm.scheduler import Entry
 
 State = Literal[
-    "done", "running", "stalled?", "stopping", "queued", "waiting", "requeued",
+    "done", "running", "stalled?", "suspended", "stopping", "queued", "waiting", "requeued", "held",
     "cancelled", "failed", "stopped", "not started", "unknown", "damaged",
 ]  # fmt: skip
-AT_WORK: set[State] = {"running", "stalled?", "stopping"}
-UNDER_WAY: set[State] = AT_WORK | {"queued", "waiting", "requeued", "unknown"}
+AT_WORK: set[State] = {"running", "stalled?", "suspended", "stopping"}
+UNDER_WAY: set[State] = AT_WORK | {"queued", "waiting", "requeued", "held", "unknown"}
 OLD = 180.0  # seconds without a word after which a running stage may be stalled
 ENDED = {
     "CANCELLED": "its job was cancelled",
@@ -145,7 +146,7 @@ def _state(
     if _runs_here(directory):
         if (directory / CANCELLED).exists():
             return "stopping", "asked to save and leave", None
-        return "running", "", None
+        return *_at_work_here(directory), None
     if (directory / CANCELLED).exists():
         return "cancelled", "launch again to go on", None
     jobs = submitted(directory)
@@ -160,9 +161,20 @@ def _state(
     return ("stopped", "its job ended before it began", None) if job else ("not started", "", None)
 
 
+def _at_work_here(directory: Path) -> tuple[State, str]:
+    owner = attempt.last(directory)
+    if owner.host == socket.gethostname() and pulse.stopped(owner.pid):
+        return "suspended", f"it was stopped; it goes on with `fg`, or kill -CONT {owner.pid}"
+    return "running", ""
+
+
 def _in_queue(entry: Entry, names: dict[str, str]) -> tuple[State, str]:
     if entry.state == "RUNNING":
         return "running", f"on {entry.nodes}"
+    if entry.state in scheduler.SUSPENDED:
+        return "suspended", f"by SLURM, on {entry.nodes}; it goes on there when SLURM lets it"
+    if entry.held:
+        return "held", f"{entry.reason}; let it go: scontrol release {entry.id}"
     if entry.state == "COMPLETING":
         return "stopping", "SLURM ends its job"
     start = f", expected {entry.start:%d %b %H:%M}" if entry.start else ""
@@ -292,8 +304,8 @@ def overall(stages: list[Standing]) -> str:
     """
     states = [stage.state for stage in stages if stage.state != "done"]
     for state in (
-        "damaged", "failed", "cancelled", "stalled?", "unknown", "running", "stopping",
-        "requeued", "queued",
+        "damaged", "failed", "cancelled", "held", "stalled?", "unknown", "suspended", "running",
+        "stopping", "requeued", "queued",
     ):  # fmt: skip
         if state in states:
             return state

@@ -40,7 +40,7 @@ class Watch:
         """
         now = time.monotonic()
         passed, self._looked = min(now - self._looked, AWAKE), now
-        if any(map(_stopped, pids.values())):
+        if any(map(stopped, pids.values())):
             return {}
         found = {}
         for number in pids:
@@ -67,7 +67,8 @@ def beat(patience: float) -> None:
         SLOT.pack_into(memory, place, words + 1, patience)
 
 
-def _stopped(pid: int) -> bool:
+def stopped(pid: int) -> bool:
+    """Whether a process is stopped: by Ctrl-Z, SIGSTOP, or as its job is suspended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "tT"
     except OSError:

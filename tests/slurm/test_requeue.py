@@ -145,3 +145,12 @@ def test_events_of_an_older_cluster_with_the_same_ids_do_not_count(job, asked):
     note(job, "ended", START - 3600, code=REFUSED)
     requeue.decide(job, here())
     assert asked == ["7"]
+
+
+def test_a_job_that_is_just_being_suspended_is_not_taken_for_ended(job, asked, monkeypatch):
+    states = iter(["SUSPENDED", "STOPPED", "RUNNING"])
+    monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry(state=next(states)))
+    note(job, "signal", signal="SIGTERM")
+    note(job, "ended", code=STOPPED)
+    requeue.decide(job, here())
+    assert asked == ["7"]

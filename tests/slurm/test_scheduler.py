@@ -114,3 +114,16 @@ def test_names_and_comments_may_hold_anything_that_is_typed():
 )
 def test_a_complaint_of_slurm_becomes_one_line(stderr, said):
     assert scheduler.said(stderr) == said
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "held"),
+    [
+        ("PENDING", "JobHeldUser", True), ("PENDING", "launch failed requeued held", True),
+        ("PENDING", "job_requeued_in_held_state", True), ("PENDING", "JobHoldMaxRequeue", True),
+        ("SPECIAL_EXIT", "None", True), ("REQUEUE_HOLD", "None", True),
+        ("PENDING", "Resources", False), ("RUNNING", "None", False),
+    ],
+)  # fmt: skip
+def test_a_job_that_waits_for_somebody_to_release_it_is_held(state, reason, held):
+    assert entry(state=state, reason=reason).held is held

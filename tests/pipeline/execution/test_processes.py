@@ -262,7 +262,7 @@ def test_how_long_a_process_may_be_silent(monkeypatch):
 def test_who_hangs_is_told_from_who_was_stopped(monkeypatch, looks, hangs):
     now, stopped = [0.0], []
     monkeypatch.setattr(pulse.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(pulse, "_stopped", lambda pid: str(pid) in stopped)
+    monkeypatch.setattr(pulse, "stopped", lambda pid: str(pid) in stopped)
     watch = pulse.Watch(2)
     monkeypatch.setenv(pulse.PULSE, str(watch.file))
     for rank in "01":
@@ -284,13 +284,13 @@ def test_who_hangs_is_told_from_who_was_stopped(monkeypatch, looks, hangs):
 
 def test_a_stopped_process_is_seen():
     process = subprocess.Popen(["sleep", "100"])
-    assert not pulse._stopped(process.pid)
+    assert not pulse.stopped(process.pid)
     process.send_signal(signal.SIGSTOP)
     os.waitpid(process.pid, os.WUNTRACED)
-    assert pulse._stopped(process.pid)
+    assert pulse.stopped(process.pid)
     process.kill()
     process.wait()
-    assert not pulse._stopped(process.pid)
+    assert not pulse.stopped(process.pid)
 
 
 def test_a_node_that_waits_for_the_first_of_its_job_leaves_when_asked(tmp_path, monkeypatch):

@@ -1,0 +1,35 @@
+"""What `status` calls a stage whose job is in SLURM's queue."""
+
+from datetime import datetime
+
+import pytest
+
+from pipeline.records import stage_status
+from slurm.scheduler import Entry
+
+PLAIN = {"id": "7", "nodes": "n1", "reason": "None", "restarts": 0, "after": ()}
+
+
+@pytest.mark.parametrize(
+    ("facts", "state", "words"),
+    [
+        ({"state": "RUNNING"}, "running", "on n1"),
+        ({"state": "SUSPENDED"}, "suspended", "by SLURM, on n1"),
+        ({"state": "STOPPED"}, "suspended", "by SLURM, on n1"),
+        ({"state": "COMPLETING"}, "stopping", "ends its job"),
+        ({"state": "PENDING", "reason": "Resources"}, "queued", "Resources"),
+        ({"state": "PENDING", "reason": "Resources", "restarts": 1}, "requeued", "Resources"),
+        ({"state": "PENDING", "reason": "BeginTime", "start": datetime(2026, 11, 27, 10)},
+         "requeued", "10:00:00"),
+        ({"state": "PENDING", "reason": "Dependency", "after": ("6",)}, "waiting", "for train"),
+        ({"state": "PENDING", "reason": "launch failed requeued held", "restarts": 1}, "held",
+         "scontrol release 7"),
+        ({"state": "PENDING", "reason": "JobHeldUser"}, "held", "scontrol release 7"),
+        ({"state": "SPECIAL_EXIT"}, "held", "scontrol release 7"),
+    ],
+)  # fmt: skip
+def test_what_a_job_makes_of_its_stage(facts, state, words):
+    entry = Entry(**dict.fromkeys(Entry.__dataclass_fields__) | PLAIN | facts)
+    found, why = stage_status._in_queue(entry, {"6": "train"})
+    assert found == state
+    assert words in why
