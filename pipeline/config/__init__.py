@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import STAGE_NAMES, ExportFormat, Section, StageName, Variant
+from pipeline.config.base import STAGE_NAMES, ExportFormat, Section, StageName, Values, Variant
 from pipeline.config.cluster import Cluster
 from pipeline.config.data import Data, Prep
 from pipeline.config.model import Method, Model
@@ -166,7 +166,7 @@ ADDED = {
 a question, and it keeps the fingerprint that it always had."""
 
 
-def values_of(config: Config, names: Iterable[str]) -> dict[str, Any]:
+def values_of(config: Config, names: Iterable[str]) -> Values:
     """Return what the sections of these names ask, as plain values."""
     values = config.model_dump(mode="json", include=set(names))
     for key, usual in ADDED.items():
@@ -177,7 +177,7 @@ def values_of(config: Config, names: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def completed(values: dict[str, Any]) -> dict[str, Any]:
+def completed(values: Values) -> Values:
     """Return settings as they were frozen, with those that came later at what they meant then."""
     whole = dict(values)
     for key, usual in ADDED.items():
@@ -191,7 +191,7 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def sections(values: dict[str, Any]) -> Config:
+def sections(values: Values) -> Config:
     """Return a `Config` that holds only the given sections, each checked.
 
     A stage is handed no others: reading a section it did not declare is an AttributeError.
@@ -216,9 +216,9 @@ def tags() -> set[str]:
     }
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Values, prefix: str = "") -> Values:
     """Return nested mappings as one, keyed by dotted paths."""
-    flat: dict[str, Any] = {}
+    flat: Values = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
         flat |= flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}

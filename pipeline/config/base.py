@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,7 @@ Variant = Literal[
     "plain_folded", "compiled", "cuda_graphs", "channels_last", "tf32", "bfloat16", ExportFormat
 ]  # fmt: skip
 PARALLEL = ("train", "eval")  # stages that run in several processes
+Values = dict[str, Any]  # settings by name, nested, of which nothing is checked
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any
 
+from pipeline.config.base import Values
 from pipeline.config.data import PACKAGED
 
 SMALL_IMAGE = 64  # pixels; up to here the 7x7 stem and its pool leave too little to look at
@@ -27,12 +27,12 @@ RULED = (
 RESNETS = r"(wide_)?res(net|next)"
 
 
-def settle(values: dict[Any, Any]) -> dict[str, Any]:
+def settle(values: Values) -> Values:
     """Return the values with a number in place of each `auto` and null that a rule decides."""
     return _with(values, by_rule(values))
 
 
-def unsettle(values: dict[str, Any]) -> dict[str, Any]:
+def unsettle(values: Values) -> Values:
     """Return the values with those undone that a rule would give, so that it can give others."""
     for section, key, free in RULED:
         loose = _with(values, {section: {key: free}})
@@ -41,9 +41,9 @@ def unsettle(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def by_rule(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def by_rule(values: Values) -> dict[str, Values]:
     """Return what the rules decide, by section; the schema judges what they follow from."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Values] = {}
     model, method = (_section(values, name) for name in ("model", "method"))
     size = _section(values, "data").get("image_size")
     epochs = _section(values, "train").get("epochs")
@@ -63,9 +63,9 @@ def by_rule(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _data(data: dict[str, Any]) -> dict[str, Any]:
+def _data(data: Values) -> Values:
     """Return how large images are scaled, and where they are if a package of Debian brings them."""
-    found: dict[str, Any] = {}
+    found: Values = {}
     size, packaged = data.get("image_size"), PACKAGED.get(str(data.get("name")))
     if data.get("resize") == "auto":
         found["resize"] = round(size * SEEN) if isinstance(size, int) else None
@@ -74,7 +74,7 @@ def _data(data: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _most_epochs(train: dict[str, Any]) -> int | None:
+def _most_epochs(train: Values) -> int | None:
     """Return how many epochs a budget can pay: of those of the plain network, none costs less."""
     plain_epochs = _section(train, "budget").get("plain_epochs")
     if not isinstance(plain_epochs, int | float) or not 1 <= plain_epochs < math.inf:
@@ -82,14 +82,14 @@ def _most_epochs(train: dict[str, Any]) -> int | None:
     return math.ceil(plain_epochs)
 
 
-def has_small_stem(model: dict[str, Any]) -> bool:
+def has_small_stem(model: Values) -> bool:
     """Whether a network of torchvision or of this project knows two stems."""
     if model.get("family") != "torchvision":
         return True
     return bool(re.match(RESNETS, str(model.get("name"))))
 
 
-def _window(method: dict[str, Any], epochs: int) -> dict[str, Any]:
+def _window(method: Values, epochs: int) -> Values:
     """Return how often and how long a network grows, as far as neither is set.
 
     The intervals are the published ones: 15 of 600 epochs, 5 of 120, 100, 90. The last adjustment
@@ -109,10 +109,10 @@ def _window(method: dict[str, Any], epochs: int) -> dict[str, Any]:
     return found
 
 
-def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+def _section(values: Values, name: str) -> Values:
     section = values.get(name)
     return section if isinstance(section, dict) else {}
 
 
-def _with(values: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _with(values: Values, changes: dict[str, Values]) -> Values:
     return {**values, **{name: {**values[name], **keys} for name, keys in changes.items()}}

@@ -29,6 +29,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config import WHERE, Config, flatten, rules, sense, tags
+from pipeline.config.base import Values
 from pipeline.config.data import HOLDS
 from pipeline.display.masking import mask, mask_yaml
 from pipeline.display.outside import visible
@@ -76,9 +77,9 @@ def to_config(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -
     return finish(values(tree, choices, overrides))
 
 
-def values(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+def values(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -> Values:
     """Return what a composed tree says; a missing name is made from the choices."""
-    said = OmegaConf.to_container(tree, resolve=True)
+    said: Any = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(said, dict)
     refuse_two_lengths(overrides, said)
     if said.get("name") is None:
@@ -87,7 +88,7 @@ def values(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -> d
     return {str(key): value for key, value in said.items()}
 
 
-def refuse_two_lengths(overrides: list[str], values: dict[Any, Any]) -> None:
+def refuse_two_lengths(overrides: list[str], values: Values) -> None:
     """Refuse epochs that are asked for beside a budget, from which they follow."""
     budget = flatten(values).get("train.budget.plain_epochs")
     if budget is not None and "train.epochs" in {o.key_or_group for o in parse(overrides)}:
@@ -97,7 +98,7 @@ def refuse_two_lengths(overrides: list[str], values: dict[Any, Any]) -> None:
         )
 
 
-def finish(values: dict[str, Any]) -> Config:
+def finish(values: Values) -> Config:
     """Settle by rule what nobody set, and check everything.
 
     Raises:
@@ -115,12 +116,12 @@ def finish(values: dict[str, Any]) -> Config:
     return config
 
 
-def _missing(key: str, values: dict[str, Any]) -> str:
+def _missing(key: str, values: Values) -> str:
     holds = HOLDS.get(values["data"]["name"]) if key == "data.root" else None
     return f"{key} is missing; give {key}={f'FOLDER, {holds}' if holds else 'VALUE'}"
 
 
-def _settle_paths(values: dict[Any, Any]) -> None:
+def _settle_paths(values: Values) -> None:
     """Make the paths absolute: stages work in another directory, and on other machines."""
     for section in (values, values.get("data")):
         path = section.get("root") if isinstance(section, dict) else None
@@ -128,7 +129,7 @@ def _settle_paths(values: dict[Any, Any]) -> None:
             section["root"] = str(rundir.absolute(path))
 
 
-def check(values: dict[Any, Any]) -> Config:
+def check(values: Values) -> Config:
     """Return `values` as a `Config`.
 
     Raises:

@@ -12,10 +12,10 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.config import WHERE, Config, flatten, rules
-from pipeline.config.base import STAGE_NAMES
+from pipeline.config.base import STAGE_NAMES, Values
 from pipeline.errors import UserError
 from pipeline.planning import again, compose, taking_up
 from pipeline.planning.plan import Step
@@ -65,7 +65,7 @@ def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> S
     return (compose.check if as_it_is else compose.finish)(merged), choices, overrides
 
 
-def settled(flat: dict[str, Any]) -> dict[str, Any]:
+def settled(flat: Values) -> Values:
     """Return frozen settings, by dotted key, as they would be frozen today.
 
     A relative `data.root` was once kept as written, and looked for below the checkout.

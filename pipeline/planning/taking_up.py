@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.types import Override
 
 from pipeline.config import WHERE, flatten, rules
+from pipeline.config.base import Values
 from pipeline.contract.stage import Stage
 from pipeline.contract.table import STAGES
 from pipeline.display.masking import masked
 from pipeline.planning.compose import parse
 from pipeline.records import rundir, store
 
-Values = dict[str, Any]
 Side = tuple[Values, dict[str, str]]  # settings and choices
 
 
