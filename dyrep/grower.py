@@ -16,7 +16,8 @@ from dyrep.budget import Measure
 from dyrep.cost import cost as cost_of
 from dyrep.events import Event
 from dyrep.evolution import DyRep, outputs
-from dyrep.pricing import Candidate, Prices, Promise
+from dyrep.pricing import Candidate, Prices
+from dyrep.promise import Promise
 
 FAST_ENOUGH = "steps go far enough: no branch would have lowered the loss of the next batch"
 

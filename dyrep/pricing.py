@@ -1,26 +1,7 @@
 """Growing linear branches one by one: those that promise most per cost, under a budget.
 
-The gain of a branch is how much lower the loss would be had the last step gone further along it, by
-what the branch adds to its speed. With D the step that the kernel made last, G = dL/dW on the next
-batch, P(.) the part that the branch can follow, and a strength that adds strength^2 to the speed of
-that part (`expansion.grow`), it is to first order
-
-    gain = (strength^2 + 2 / fan_in) <P(D), P(G)>
-
-where the second term is what the strengths themselves learn: E <D, K> <K, G> for a kernel K drawn
-from N(0, 2 / fan_in). It is below zero where steps go too far already, and no branch helps there.
-D and G come from different batches, so noise does not count as gain, which it would in |P(G)|^2.
-The same product tells whether a learning rate should rise (Baydin et al., "Online Learning Rate
-Adaptation with Hypergradient Descent", arXiv 1703.04782); here it is taken branch by branch:
-
-    1x1        at the centre                           fan_in: inputs of a group
-    1xk, kx1   in the middle row, the column           times k
-    1x1_avg    of the sums over the window / window    times the window
-    1x1_kxk    of the whole kernel                     times the window
-    identity   of the taps by which channels see themselves; the kernel itself is fixed
-    1x1_avg of a depthwise conv has no kernel either: of the sums / window^2
-
-The price of a branch is what a step costs more with it, in steps of the plain network.
+What a branch gains is in `dyrep.promise`. Its price is what a step costs more with it, in steps of
+the plain network.
 """
 
 from __future__ import annotations
@@ -41,10 +22,7 @@ from dyrep.cost import cost
 from dyrep.fusion import plain_copy
 from dyrep.geometry import Geometry
 from dyrep.linear import LinearBlock
-from dyrep.saliency import Saliency
 
-EVERY = 8  # steps, of which the gains of one are taken
-SURE = 2.0  # standard errors by which a gain must be above zero
 TINY = 1e-12  # a price that no clock can tell from nothing
 ROUNDS = 3  # times that a kernel is composed, after one to warm up
 CACHES = 2**23  # bytes; more than a core has of its own
@@ -58,7 +36,7 @@ class Candidate:
     Args:
         path: Of the conv, or of the block it became.
         branch: Its name.
-        gain: Per step, at least; see above.
+        gain: Per step, at least; see `dyrep.promise`.
         price: In steps of the plain network.
     """
 
@@ -71,131 +49,6 @@ class Candidate:
     def worth(self) -> float:
         """Gain per price."""
         return self.gain / max(self.price, TINY)
-
-
-def gains(
-    moved: Tensor, gradient: Tensor, geometry: Geometry, names: Sequence[str], strength: float
-) -> Tensor:
-    """Return what each branch would have gained.
-
-    Args:
-        moved: By which the kernel went down at the last step, (out, in/groups, kh, kw).
-        gradient: Of the kernel now, of the same shape.
-        geometry: Of the conv.
-        names: Of branches the conv can take.
-        strength: Of a new branch.
-
-    Returns:
-        (len(names),)
-    """
-    row, column = geometry.centre
-    inputs, window = gradient.shape[1], gradient[0, 0].numel()
-    agreed = (moved * gradient).sum((0, 1))
-    found = {
-        "1x1": (agreed[row, column], inputs),
-        "1xk": (agreed[row].sum(), inputs * gradient.shape[3]),
-        "kx1": (agreed[:, column].sum(), inputs * gradient.shape[2]),
-        "1x1_kxk": (agreed.sum(), inputs * window),
-    }
-    if "1x1_avg" in names:
-        sums = (moved.sum((2, 3)) * gradient.sum((2, 3))).sum()
-        found["1x1_avg"] = (sums / window, inputs * window)
-    gained = {name: part * (strength**2 + 2 / fan) for name, (part, fan) in found.items()}
-    if "identity" in names:
-        own = [_diagonal(each[:, :, row, column], geometry.groups) for each in (moved, gradient)]
-        gained["identity"] = (own[0] * own[1]).sum()
-    if "1x1_avg" in names and geometry.in_channels == geometry.out_channels == geometry.groups:
-        gained["1x1_avg"] = (moved.mean((2, 3)) * gradient.mean((2, 3))).sum()
-    return torch.stack([gained[name] for name in names])
-
-
-def _diagonal(taps: Tensor, groups: int) -> Tensor:
-    """Return the taps (out, in/groups) by which each channel sees itself, (out,)."""
-    own = torch.arange(len(taps), device=taps.device) % (len(taps) // groups)
-    return taps.gather(1, own[:, None])[:, 0]
-
-
-class Promise(Saliency):
-    """Sums of the gains of all branches that convs could still get, and of their squares.
-
-    One step of `EVERY` is looked at: from it to the next there is a copy of the kernels.
-    """
-
-    def __init__(self, strength: float) -> None:
-        super().__init__("gain")
-        self._strength = strength
-        self._open: list[tuple[Geometry, list[str]]] = []
-        self._before: list[Tensor] = []
-        self._calls = 0
-
-    def watch_branches(self, open_branches: dict[str, list[str]], model: nn.Module) -> None:
-        """Start anew with these branches, by the path of a conv or of the block it became."""
-        layers = {path: model.get_submodule(path) for path in open_branches}
-        convs = {
-            path: layer.conv if isinstance(layer, LinearBlock) else layer
-            for path, layer in layers.items()
-        }
-        self.watch(convs)  # type: ignore[arg-type]
-        self._open = [
-            (Geometry.of(convs[path]), names)  # type: ignore[arg-type]
-            for path, names in open_branches.items()
-        ]
-        self._paths = [f"{path} {name}" for path, names in open_branches.items() for name in names]
-        self._before, self._calls = [], 0
-
-    @torch.no_grad()
-    def accumulate(self, scaler: torch.amp.GradScaler | None = None) -> None:
-        """Add the gains of the step before, seen from the present gradients, if it is its turn."""
-        self._seen = self._seen or any(weight.grad is not None for weight in self._weights)
-        if self._before:
-            super().accumulate(scaler)
-            self._before = []
-        if self._calls % EVERY == 0:
-            self._before = [weight.detach().clone() for weight in self._weights]
-        self._calls += 1
-
-    def scores(self, scale: Tensor) -> Tensor:
-        device, dtype = self._weights[0].device, self.dtype
-        found = torch.cat(
-            [
-                torch.zeros(len(names), device=device, dtype=dtype) if w.grad is None
-                else gains((before - w.detach()).to(dtype), w.grad.detach().to(dtype) / scale,
-                           geometry, names, self._strength)
-                for before, w, (geometry, names)
-                in zip(self._before, self._weights, self._open, strict=True)
-            ]
-        )  # fmt: skip
-        energy = sum(w.grad.square().sum() for w in self._weights if w.grad is not None)
-        return torch.cat([found, found.square(), found.new_tensor([0.0]) + energy])
-
-    def ranking(self, generator: torch.Generator) -> list[tuple[str, float]]:
-        """Return (path and branch, what it gains per step at least), best first.
-
-        That is the mean less `SURE` standard errors; what is not surely above zero gains 0, and
-        of fewer than two steps nothing is sure.
-        """
-        count = len(self._paths)
-        if self._sums is None and self._seen:
-            return [(path, 0.0) for path in self._paths]
-        sums, steps = self.means()
-        if steps < 2:
-            return [(path, 0.0) for path in self._paths]
-        means, squares = sums[:count], sums[count : 2 * count]
-        found = []
-        for path, mean, square in zip(self._paths, means, squares, strict=True):
-            error = (max(square - mean**2, 0) / (steps - 1)) ** 0.5
-            found.append((path, max(mean - SURE * error, 0.0)))
-        return sorted(found, key=lambda pair: -pair[1])
-
-    def state_dict(self) -> dict[str, Any]:
-        before = [kernel.clone() for kernel in self._before]
-        return {**super().state_dict(), "before": before, "calls": self._calls}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        device = self._weights[0].device if self._weights else None
-        self._before = [kernel.to(device) for kernel in state["before"]]
-        self._calls = state["calls"]
 
 
 class Prices:

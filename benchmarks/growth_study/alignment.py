@@ -22,7 +22,7 @@ from benchmarks.growth_study.shelf import Run, Shelf, origin
 from benchmarks.growth_study.training import Size, Training, batches
 from dyrep.block import fitting
 from dyrep.geometry import Geometry
-from dyrep.pricing import gains
+from dyrep.promise import gains
 from pipeline import commands
 from pipeline.errors import DONE
 from pipeline.records import rundir

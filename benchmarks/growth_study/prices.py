@@ -23,7 +23,7 @@ from benchmarks.growth_study.networks import CLASSES, NETWORKS
 from benchmarks.growth_study.shelf import Shelf
 from dyrep.block import blocks
 from dyrep.fusion import plain_copy
-from dyrep.pricing import EVERY
+from dyrep.promise import EVERY
 
 WARM_UP = 2
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import dyrep
-from dyrep import expansion, linear, pricing
+from dyrep import expansion, linear, pricing, promise
 from dyrep.block import fitting
 from dyrep.fusion import relative_error
 from dyrep.geometry import Geometry
@@ -34,7 +34,7 @@ def grower(model=None, optimizer=None, **options):
 @pytest.fixture(autouse=True)
 def each_step(monkeypatch):
     """Look at each step, so that few are enough."""
-    monkeypatch.setattr(pricing, "EVERY", 1)
+    monkeypatch.setattr(promise, "EVERY", 1)
 
 
 def train(model, optimizer, evolver, steps=8):
@@ -54,7 +54,7 @@ def test_the_gain_is_what_a_step_on_the_branch_takes_from_the_loss(conv, seed):
     names, geometry = fitting(conv, OTHERS), Geometry.of(conv)
     for name in names:
         slow, fast = (
-            pricing.gains(gradient, gradient, geometry, [name], s).item() for s in (0.0, 0.7)
+            promise.gains(gradient, gradient, geometry, [name], s).item() for s in (0.0, 0.7)
         )
         block = expansion.add(nn.Sequential(copy.deepcopy(conv)), "0", [name], seeded(seed), 0.7)
         branch = block.branches[name]
@@ -80,11 +80,11 @@ def test_the_gain_is_linear_in_the_step_and_in_the_gradient(conv, seed):
     names, geometry = fitting(conv, OTHERS), Geometry.of(conv)
     if names:
         of = [
-            pricing.gains(x, x, geometry, names, 0.5) for x in (moved + gradient, moved - gradient)
+            promise.gains(x, x, geometry, names, 0.5) for x in (moved + gradient, moved - gradient)
         ]
-        both = pricing.gains(moved, gradient, geometry, names, 0.5)
+        both = promise.gains(moved, gradient, geometry, names, 0.5)
         torch.testing.assert_close(both, (of[0] - of[1]) / 4)
-        torch.testing.assert_close(both, pricing.gains(gradient, moved, geometry, names, 0.5))
+        torch.testing.assert_close(both, promise.gains(gradient, moved, geometry, names, 0.5))
 
 
 def test_nothing_grows_where_steps_go_too_far_and_the_reason_is_told():
@@ -99,7 +99,7 @@ def test_nothing_grows_where_steps_go_too_far_and_the_reason_is_told():
 
 
 def test_one_step_of_several_is_looked_at_beside_the_next(monkeypatch):
-    monkeypatch.setattr(pricing, "EVERY", 4)
+    monkeypatch.setattr(promise, "EVERY", 4)
     model = network()
     evolver = grower(model)
     held = []
