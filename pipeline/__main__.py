@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from pipeline.display.outside import say
+from pipeline.display.outside import say, visible
 from pipeline.errors import BAD_INPUT, DONE, nearest
 from pipeline.records.provenance import version
 from slurm import output
@@ -55,7 +55,7 @@ def main() -> int:
         valid = nearest(name, [*COMMANDS, *answers])
         say(f"error: dyrep has no command '{name}'; {valid}", file=sys.stderr)
         return BAD_INPUT
-    print(answers[name]())
+    print(visible(answers[name]()))
     return DONE
 
 

@@ -166,6 +166,7 @@ def told(work: Callable[[], T], where: object) -> T | int:
         code, said = FAILED, str(error)
     except OSError as error:
         code, said = BAD_INPUT, str(surroundings(error, where))
-    log, _, last = visible(said).rpartition("\n")
-    print(*filter(None, (log, f"error: {last}")), sep="\n", file=sys.stderr, flush=True)
+    log, _, last = said.rpartition("\n")
+    lines = "\n".join(filter(None, (log, f"error: {last}")))
+    print(visible(lines), file=sys.stderr, flush=True)
     return code

@@ -286,7 +286,7 @@ def test_the_plan(name, tmp_path, capsys):
         **{part: SimpleNamespace(name=name) for part in ("data", "model", "method")},
     )  # fmt: skip
     step = Step(
-        stage=SimpleNamespace(name="train"), fingerprint="", question={}, dir=tmp_path,
+        stage=SimpleNamespace(name="train"), question=None, dir=tmp_path,
         state="new", wanted=True, why=name,
     )  # fmt: skip
     summary.show_plan(config, [step], None, [name])
