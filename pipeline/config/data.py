@@ -20,6 +20,7 @@ HOLDS = {  # what data.root is to be, by the name of the data
     "emnist": FOUR.format("emnist-SPLIT-"),
     "fashion_mnist": f"{FOUR.format('')}; or `apt install dataset-fashion-mnist`",
     "parquet": "with .parquet files in it, or a data set of Hugging Face that was saved to disk",
+    "webdataset": "with .tar shards in it, of KEY.jpg and KEY.cls for each image",
     "imagefolder": "with train/CLASS/IMAGE and val/CLASS/IMAGE in it, or CLASS/IMAGE to be split "
     "by data.val_fraction",
     "imagenet": "with ILSVRC 2012 as extracted: train/WNID/IMAGE and val/ in it",
@@ -118,6 +119,15 @@ class Parquet(Images):
     label_column: str | None
 
 
+class WebDataset(Images):
+    """Tar shards of images and their classes; `train` and `val` are patterns of their names."""
+
+    name: Literal["webdataset"]
+    root: str
+    train: str | None
+    val: str | None
+
+
 class Synthetic(Images):
     """Generated images, for load tests."""
 
@@ -130,7 +140,7 @@ class Synthetic(Images):
 
 
 Data = Annotated[
-    Digits | Cifar | Mnist | Emnist | ImageFolder | ImageNet | Parquet | Synthetic,
+    Digits | Cifar | Mnist | Emnist | ImageFolder | ImageNet | Parquet | WebDataset | Synthetic,
     Field(discriminator="name"),
 ]
 

@@ -40,7 +40,7 @@ LIBRARIES = (
 RECIPES = {
     "digits": ("digits", "mnist", "fashion_mnist", "kmnist", "emnist"),
     "cifar": ("cifar10", "cifar100"),
-    "imagenet": ("imagenet", "imagefolder", "parquet", "synthetic"),
+    "imagenet": ("imagenet", "imagefolder", "parquet", "webdataset", "synthetic"),
 }
 
 

@@ -47,6 +47,12 @@ REFUSED = [
         ["data=emnist", "data.split=all", "data.root=/x"],
         "data.split=all: input should be 'byclass'",
     ),
+    (["data=parquet"], "data.root is missing; give data.root=FOLDER, with .parquet files in it"),
+    (["data=parquet", "data.root=/nowhere"], "/nowhere is no folder; data.root needs .parquet"),
+    (
+        ["data=webdataset", "data.root=/nowhere"],
+        "/nowhere is no folder; data.root needs tar shards",
+    ),
     (["data=imagenet"], "ILSVRC 2012 as extracted"),
     (["data=cifar100"], "give data.root=FOLDER, with cifar-100-python.tar.gz, from https://www"),
     (["hydra.runn.dir=x"], "hydra.runn is not a setting; did you mean 'hydra.run'"),

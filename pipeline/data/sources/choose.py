@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.data.sources import arrays, folders, idx, imagenet, parquet
+from pipeline.data.sources import arrays, folders, idx, imagenet, parquet, webdataset
 
 if TYPE_CHECKING:
     from pipeline.config.data import Images
@@ -22,6 +22,7 @@ def source(data: Images) -> Source:
         "kmnist": idx.Mnist,
         "emnist": idx.Emnist,
         "parquet": parquet.Parquet,
+        "webdataset": webdataset.WebDataset,
         "synthetic": arrays.Synthetic,
         "imagefolder": folders.ImageFolder,
         "imagenet": imagenet.ImageNet,

@@ -9,6 +9,7 @@ from pipeline.data.sources.base import Item
 from pipeline.errors import UserError
 
 Label = int | str
+UNTOLD: tuple[Label, ...] = (-1, "")
 Labelled = dict[str, list[tuple[str, Label]]]  # of each split: name of the image, what it is
 
 
@@ -25,14 +26,20 @@ def labelled(
     Raises:
         UserError: a label is no class, or a class has no image to train on.
     """
+    for split, rows in found.items():
+        if not rows:
+            raise UserError(f"{where} has no images{f' in {split}' * (split != 'all')}; add some")
+        if untold := next(((name, label) for name, label in rows if label in UNTOLD), None):
+            raise UserError(
+                f"{where / untold[0]} has the label {untold[1]!a}, so nobody told its class; leave "
+                "out what has none"
+            )
     first = next(iter(found))  # train, or all
     told = {label for _, label in found[first]}
     names.check(set(known), where, "class")
     order: dict[Label, str] = {**dict(enumerate(known))} if known else _named(told, where)
     numbers = {label: n for n, label in enumerate(order)}
     for split, rows in found.items():
-        if not rows:
-            raise UserError(f"{where} has no {split} image")
         for name, label in rows:
             if label not in numbers:
                 raise UserError(_unknown(where / name, label, bool(known), split, len(numbers)))
@@ -68,8 +75,6 @@ def _check_filled(order: dict[Label, str], told: set[Label], where: Path) -> Non
 
 def _unknown(image: Path, label: Label, known: bool, split: str, count: int) -> str:
     told = f"{image} has the label {label!a}"
-    if label in (-1, ""):
-        return f"{told}, so nobody told its class; leave out what has none"
     if known:
         return f"{told}, but the {count} classes go from 0 to {count - 1}; correct it"
     return f"{told} in {split}, of which there is no image to train on; add some, or leave it out"

@@ -1,0 +1,217 @@
+"""Shards as webdataset writes them: tar files with `KEY.jpg` and `KEY.cls` for each image.
+
+Format: github.com/webdataset/webdataset. The standard library reads them: only where each image
+lies is asked for, so that any order is read; the package streams from the beginning to the end.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import re
+import time
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline.data.sources import splits, tars
+from pipeline.data.sources.base import Listing
+from pipeline.data.sources.classes import Label, Labelled, labelled
+from pipeline.data.sources.tree import EXTENSIONS, Row, Tree, fact, tree
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.config.data import WebDataset as Settings
+
+CLASS = ("cls", "cls.txt")
+PATIENCE = 5.0  # seconds for counting; what is left then is estimated by its size
+LONGEST = 1000  # bytes of what tells a class
+MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+class Sample(NamedTuple):
+    """An image, by its name in the shard, the place in it and its class."""
+
+    name: str
+    place: int
+    label: Label
+
+
+@dataclass
+class Part:
+    """What a shard has under one key."""
+
+    image: str = ""
+    place: int = 0
+    label: Label | None = None
+    endings: list[str] = field(default_factory=list)
+
+
+class WebDataset:
+    """Images in tar shards; each is called `SHARD/KEY.jpg`."""
+
+    def __init__(self, data: Settings) -> None:
+        assert data.root is not None
+        self.root, self._data = Path(data.root), data
+
+    def count(self) -> int:
+        until = time.monotonic() + PATIENCE
+        files = [fact(self.root, name) for names in self._files[0].values() for name in names]
+        found = seen = 0
+        for file in files:
+            found += sum(1 for _ in self._samples(file.name, []))
+            seen += file.size
+            if time.monotonic() > until:
+                return round(found * sum(file.size for file in files) / seen)
+        return found
+
+    def listing(self) -> Listing:
+        files, passed = self._files
+        rows: Labelled = {}
+        places, passed = array("q"), list(passed)
+        for split, names in files.items():
+            rows[split] = []
+            for name in names:
+                for sample in self._samples(name, passed):
+                    rows[split].append((f"{name}/{sample.name}", sample.label))
+                    places.append(sample.place)
+        classes, items = labelled(rows, (), self.root)
+        return Listing(
+            classes=classes,
+            splits=items,
+            passed=passed,
+            places=places,
+            others=[fact(self.root, name) for names in files.values() for name in names],
+            folders=self._tree.folders,
+        )
+
+    def read(self, name: str, place: int) -> bytes:
+        shard = name.partition(f"{tars.TAR}/")[0] + tars.TAR
+        return tars.read(self.root / shard, place)
+
+    def _samples(self, shard: str, passed: list[Row]) -> Iterator[Sample]:
+        """Yield the images of a shard; note what is none.
+
+        Raises:
+            UserError: it is broken, or an image has no class.
+        """
+        where = self.root / shard
+        for key, part in self._parts(shard, passed).items():
+            if not part.image:
+                passed.append({"name": f"{shard}/{key}", "reason": "no image of this name"})
+            elif part.label is None:
+                raise UserError(
+                    f"{where} has {part.image!a} without its class: of {key!a} there is "
+                    f"{', '.join(part.endings)}, no cls"
+                )
+            else:
+                yield Sample(part.image, part.place, part.label)
+
+    def _parts(self, shard: str, passed: list[Row]) -> dict[str, Part]:
+        """Return what a shard has, by key."""
+        where = self.root / shard
+        parts: dict[str, Part] = {}
+        with tars.opened(where) as stream:
+            for member in tars.members(stream, where):
+                if not (named := MEMBER.fullmatch(member.name.removeprefix("./"))):
+                    passed.append({"name": f"{shard}/{member.name}", "reason": "no KEY.ENDING"})
+                    continue
+                key, ending = named[1], named[2].lower()
+                part = parts.setdefault(key, Part())
+                _refuse_second(where, key, ending, part)
+                part.endings.append(ending)
+                if f".{ending}" in EXTENSIONS:
+                    part.image, part.place = named[0], member.offset_data
+                elif ending in CLASS:
+                    stream.seek(member.offset_data)
+                    part.label = _label(stream.read(min(member.size, LONGEST)), where, named[0])
+        return parts
+
+    @cached_property
+    def _tree(self) -> Tree:
+        if not self.root.is_dir():
+            raise UserError(f"{self.root} is no folder; data.root needs tar shards in it")
+        return tree(self.root, False, {tars.TAR})
+
+    @cached_property
+    def _files(self) -> tuple[dict[str, list[str]], list[Row]]:
+        """Return the shards of each split, and what is passed over."""
+        names = [file.name for file in self._tree.images]
+        if not names:
+            raise UserError(
+                f"{self.root} holds no .tar file{_compressed(self._tree)}; point data.root at the "
+                "folder with the shards"
+            )
+        if self._data.train is None and self._data.val is None:
+            found, passed = splits.divide(self.root, names, self._data.val_fraction)
+            return found, [*self._tree.passed, *passed]
+        found = self._named(names)
+        unused = sorted(set(names) - {name for some in found.values() for name in some})
+        reason = "not among data.train and data.val"
+        rest = [{"name": name, "reason": reason} for name in unused]
+        return found, [*self._tree.passed, *rest]
+
+    def _named(self, names: list[str]) -> dict[str, list[str]]:
+        """Return the shards that the settings name."""
+        train, val, fraction = self._data.train, self._data.val, self._data.val_fraction
+        if train is None or (val is None) == (fraction is None):
+            raise UserError(
+                f"data.train={train} data.val={val} data.val_fraction={fraction} do not say what "
+                "to train on and what to validate on; set data.train, and one of the two others"
+            )
+        if val is None:
+            return {"all": self._matching(names, "train", train)}
+        found = {
+            "train": self._matching(names, "train", train),
+            "val": self._matching(names, "val", val),
+        }
+        if both := sorted(set(found["train"]) & set(found["val"])):
+            raise UserError(f"{self.root / both[0]} is in data.train and in data.val; name it once")
+        return found
+
+    def _matching(self, names: list[str], key: str, pattern: str) -> list[str]:
+        found: list[str] = []
+        for one in braces(pattern):
+            some = fnmatch.filter(names, one)
+            if not some:
+                raise UserError(f"{self.root / one} is not there; data.{key}={pattern} names it")
+            found += some
+        return list(dict.fromkeys(found))
+
+
+def _refuse_second(where: Path, key: str, ending: str, part: Part) -> None:
+    if ending in part.endings:
+        raise UserError(f"{where} has {f'{key}.{ending}'!a} twice; write it anew with one")
+    if f".{ending}" in EXTENSIONS and part.image:
+        raise UserError(f"{where} has two images of {key!a}, {part.endings}; leave one of them")
+
+
+def _label(content: bytes, where: Path, name: str) -> Label:
+    try:
+        text = content.decode().strip()
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: {name!a} is no UTF-8 text; write a class into it") from None
+    return int(text) if re.fullmatch(r"[-+]?[0-9]{1,9}", text) else text
+
+
+def _compressed(found: Tree) -> str:
+    names = [row["name"] for row in found.passed if re.search(r"\.(tar\.\w+|tgz)$", row["name"])]
+    return f", but {names[0]}, which is compressed: `gunzip` it" if names else ""
+
+
+def braces(pattern: str) -> list[str]:
+    """Return the names that a pattern means: `{00..12}` counts, `{a,b}` lists."""
+    pieces = re.split(r"\{([^{}]*)\}", pattern)
+    return ["".join(one) for one in itertools.product(*map(_choices, pieces, range(len(pieces))))]
+
+
+def _choices(piece: str, place: int) -> list[str]:
+    if place % 2 == 0:
+        return [piece]
+    if span := RANGE.fullmatch(piece):
+        return [f"{n:0{len(span[1])}d}" for n in range(int(span[1]), int(span[2]) + 1)]
+    return piece.split(",")
