@@ -50,14 +50,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--partition", help="where jobs will run (default: the cluster's)")
     parser.add_argument("--account", help="whom they are charged to")
     parser.add_argument("--qos", help="their quality of service")
-    parser.add_argument("--gpus", type=int, default=0, help="of the rehearsal (default: none)")
+    parser.add_argument("--gpus", default="0", metavar="[TYPE:]N",
+                        help="of the rehearsal (default: none)")  # fmt: skip
     parser.add_argument("--dir", type=Path, default=Path("outputs"),
                         help="where runs will live (default: outputs)")  # fmt: skip
     options = parser.parse_args(arguments)
+    kind, number = _gpus(parser, options.gpus)
     resources = Resources(
         time_limit=10,
         signal_seconds=30,
-        gpus_per_node=options.gpus,
+        gpus_per_node=number,
+        gpu_type=kind,
         partition=options.partition,
         account=options.account,
         qos=options.qos,
@@ -82,6 +85,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _gpus(parser: argparse.ArgumentParser, text: str) -> tuple[str | None, int]:
+    """Return the type, if one is named, and the number of GPUs that are asked for."""
+    kind, _, number = text.rpartition(":")
+    if not number.isdecimal():
+        parser.error(f"--gpus {text} is no number of GPUs; use N or TYPE:N, e.g. a100:2")
+    return kind or None, int(number)
+
+
 def examine(resources: Resources, directory: Path) -> Iterator[Finding]:
     """Yield what is found, from the settings and from a rehearsal.
 
@@ -96,26 +107,28 @@ def examine(resources: Resources, directory: Path) -> Iterator[Finding]:
     if who := private.writers(directory):
         cure = "close it (chmod go-w) or choose another, unless you trust them"
         yield Finding(None, f"{who} may write to {directory}, and so change what jobs read", cure)
-    partition = preflight.chosen(resources.partition)
-    yield from _limits(partition, settings)
-    yield from _preemption(partition, settings, resources)
+    partitions = preflight.chosen(resources.partition)
+    for partition in partitions:
+        yield from _limits(partition)
+    yield Finding(None, f"arrays of up to {settings['MaxArraySize']} jobs: longer sweeps are split")
+    yield from _preemption(partitions, settings, resources)
     yield from _requeue(settings)
     yield from _accounting()
     yield from _rehearse(resources, directory)
 
 
-def _limits(partition: dict[str, str], settings: dict[str, str]) -> Iterator[Finding]:
+def _limits(partition: dict[str, str]) -> Iterator[Finding]:
     name, limit = partition["PartitionName"], partition["MaxTime"]
     yield Finding(True, f"partition {name} takes jobs of up to {limit.lower()}")
-    yield Finding(None, f"arrays of up to {settings['MaxArraySize']} jobs: longer sweeps are split")
 
 
 def _preemption(
-    partition: dict[str, str], settings: dict[str, str], resources: Resources
+    partitions: list[dict[str, str]], settings: dict[str, str], resources: Resources
 ) -> Iterator[Finding]:
     mode = preflight.preemption(resources.partition, resources.qos, resources.account)
     kill = int(settings["KillWait"].split()[0])
-    grace = int(partition["GraceTime"]) if partition["GraceTime"].isdigit() else 0
+    graces = (p["GraceTime"] for p in partitions)
+    grace = min(int(grace) if grace.isdigit() else 0 for grace in graces)
     if mode.upper() in ("OFF", "NONE"):
         yield Finding(None, "jobs here are not preempted; time limits and failures remain")
         return

@@ -24,6 +24,7 @@ class Resources:
 
     Args:
         gpus_per_node: SLURM is asked for none if it is 0.
+        gpu_type: what SLURM calls the GPUs to be given; None for any.
         memory: of each node, in GB.
         time_limit: minutes.
         signal_seconds: how long before the time limit the job is asked to save and stop.
@@ -35,6 +36,7 @@ class Resources:
 
     nodes: int = 1
     gpus_per_node: int = 0
+    gpu_type: str | None = None
     cpus_per_node: int = 1
     memory: float | None = None
     time_limit: int

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
+import math
 import re
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
 
-from slurm import scheduler
+from slurm import limits, scheduler
 from slurm.job import Resources
 from slurm.sbatch import FIELDS, OURS, Executor
 from slurm.scheduler import Refused
@@ -30,42 +30,64 @@ def check(resources: Resources, folder: Path) -> None:
             raise Refused(f"sbatch's --{option} is what recovery builds on; leave it out")
         if option in FIELDS:
             raise Refused(f"sbatch's --{option} has a setting of its own; use that, leave it out")
-    partition = chosen(resources.partition)
-    name = partition["PartitionName"]
-    most = scheduler.minutes(partition["MaxTime"])
-    if partition["State"] != "UP":
-        raise Refused(f"partition {name} is {partition['State'].lower()}; choose another")
-    if most is not None and resources.time_limit > most:  # SLURM would let it wait for ever
-        raise Refused(
-            f"the time limit of {resources.time_limit} minutes is above the {most:.0f} minutes "
-            f"({partition['MaxTime']}) of partition {name}; ask for less, interrupted work goes on"
-        )
+    partitions = chosen(resources.partition)
+    _check_partitions(resources, partitions)
+    limits.check(resources, partitions)
     try:
         _rehearse(resources, folder)
     except Refused as error:
-        if "not available" in str(error) and _later(resources, name):
+        if "not available" in str(error) and _later(resources, partitions):
             return
+        names = ",".join(p["PartitionName"] for p in partitions)
+        offers = "; ".join(dict.fromkeys(map(_offer, partitions)))
         raise Refused(
-            f"{error} (partition {name}; {_offer(partition)}; asked for {_say(resources)})"
+            f"{error} (partition {names}; {offers}; asked for {_say(resources)})"
         ) from None
 
 
-def chosen(name: str | None) -> dict[str, str]:
-    """Return what SLURM says of a partition, or of the default one.
+def _check_partitions(resources: Resources, partitions: list[dict[str, str]]) -> None:
+    """Make sure that one of the partitions takes jobs, of that length: others are passed over."""
+    up = [p for p in partitions if p["State"] == "UP"]
+    if not up:
+        name, state = partitions[0]["PartitionName"], partitions[0]["State"].lower()
+        raise Refused(f"partition {name} is {state}; choose another")
+    longest = max(up, key=lambda p: _most(p))
+    if resources.time_limit > _most(longest):  # SLURM would let it wait for ever
+        raise Refused(
+            f"the time limit of {resources.time_limit} minutes is above the {_most(longest):.0f} "
+            f"minutes ({longest['MaxTime']}) of partition {longest['PartitionName']}; ask for "
+            "less, interrupted work goes on"
+        )
+
+
+def _most(partition: dict[str, str]) -> float:
+    most = scheduler.minutes(partition["MaxTime"])
+    return math.inf if most is None else most
+
+
+def chosen(names: str | None) -> list[dict[str, str]]:
+    """Return what SLURM says of the partitions that a job may run in.
+
+    Args:
+        names: one, several with commas between them, or None: the default, or all where a plugin of
+            the site chooses.
 
     Raises:
         Refused: there is no such partition.
         Unreachable: SLURM does not answer.
     """
-    partitions = {p["PartitionName"]: p for p in scheduler.partitions()}
-    if name is None:
-        default = next((p for p in partitions.values() if p["Default"] == "YES"), None)
-        if default is None:
-            raise Refused(f"no partition is the default; choose one of {', '.join(partitions)}")
-        return default
-    if name not in partitions:
-        raise Refused(f"there is no partition {name}; choose one of {', '.join(partitions)}")
-    return partitions[name]
+    there = {p["PartitionName"]: p for p in scheduler.partitions()}
+    if names is not None:
+        for name in names.split(","):
+            if name not in there:
+                raise Refused(f"there is no partition {name}; choose one of {', '.join(there)}")
+        return [there[name] for name in names.split(",")]
+    if scheduler.config().get("JobSubmitPlugins", "(null)") != "(null)":
+        return list(there.values())
+    default = [p for p in there.values() if p["Default"] == "YES"]
+    if not default:
+        raise Refused(f"no partition is the default; choose one of {', '.join(there)}")
+    return default
 
 
 def _rehearse(resources: Resources, folder: Path) -> None:
@@ -76,21 +98,24 @@ def _rehearse(resources: Resources, folder: Path) -> None:
         scheduler.call("sbatch", "--test-only", script.name)
 
 
-def _later(resources: Resources, partition: str) -> bool:
+def _later(resources: Resources, partitions: list[dict[str, str]]) -> bool:
     """Return whether it is only for nodes that are out at present that a job cannot run."""
-    able, out = 0, 0
+    able, out = set(), False
+    names = ",".join(p["PartitionName"] for p in partitions)
     fields = "NodeHost:|,CPUs:|,Memory:|,Gres:|,StateCompact:|"
-    asked = ("--noheader", "--Node", f"--partition={partition}", f"--Format={fields}")
+    asked = ("--noheader", "--Node", f"--partition={names}", f"--Format={fields}")
+    kind = re.escape(resources.gpu_type) if resources.gpu_type else r"[^:,(]+"
+    gpu = re.compile(rf"gpu:{kind}:(\d+)" if resources.gpu_type else rf"gpu(?::{kind})?:(\d+)")
     for line in scheduler.call("sinfo", *asked).splitlines():
-        _, cpus, memory, gres, state, *_ = (word.strip() for word in line.split("|"))
-        gpus = sum(map(int, re.findall(r"gpu(?::[^:,(]+)?:(\d+)", gres)))
-        able += (
+        host, cpus, memory, gres, state, *_ = (word.strip() for word in line.split("|"))
+        enough = (
             int(cpus) >= resources.cpus_per_node
             and int(memory) >= 1024 * (resources.memory or 0)
-            and gpus >= resources.gpus_per_node
+            and sum(map(int, gpu.findall(gres))) >= resources.gpus_per_node
         )
-        out += state.startswith(("down", "drain", "drng", "fail", "maint"))
-    return out > 0 and able >= resources.nodes
+        able |= {host} if enough else set()
+        out |= state.startswith(("down", "drain", "drng", "fail", "maint"))
+    return out and len(able) >= resources.nodes
 
 
 def _offer(partition: dict[str, str]) -> str:
@@ -104,7 +129,8 @@ def _offer(partition: dict[str, str]) -> str:
 
 def _say(resources: Resources) -> str:
     parts = [f"{resources.nodes} nodes", f"{resources.cpus_per_node} CPUs"]
-    parts += [f"{resources.gpus_per_node} GPUs"] if resources.gpus_per_node else []
+    kind = f" {resources.gpu_type}" if resources.gpu_type else ""
+    parts += [f"{resources.gpus_per_node}{kind} GPUs"] if resources.gpus_per_node else []
     parts += [f"{resources.memory} GB"] if resources.memory else []
     return ", ".join(parts)
 
@@ -115,32 +141,28 @@ def gpus(partition: str | None) -> bool:
     Raises:
         Unreachable: SLURM does not answer.
     """
-    name = chosen(partition)["PartitionName"]
-    return "gpu" in scheduler.call("sinfo", "--noheader", f"--partition={name}", "--format=%G")
+    names = ",".join(p["PartitionName"] for p in chosen(partition))
+    return "gpu" in scheduler.call("sinfo", "--noheader", f"--partition={names}", "--format=%G")
 
 
 @cache
 def preemption(partition: str | None, qos: str | None, account: str | None = None) -> str:
-    """Return OFF, REQUEUE, CANCEL or whatever else SLURM does to a job that is preempted."""
+    """Return OFF, REQUEUE, CANCEL or whatever else SLURM does to a job that is preempted.
+
+    Of several partitions that may do different things, the one that needs most of us.
+    """
     settings = scheduler.config()
     mode = settings["PreemptMode"]
     if settings["PreemptType"] == "preempt/none":
         return "OFF"
     if settings["PreemptType"] == "preempt/partition_prio":
-        mode = chosen(partition)["PreemptMode"]
+        modes = {p["PreemptMode"] for p in chosen(partition)}
+        mode = max(modes, key=lambda mode: ("CANCEL" in mode.upper(), mode != "OFF"))
     else:
-        asked = ("show", "qos", qos or _usual_qos(account), "format=PreemptMode")
+        asked = ("show", "qos", qos or limits.usual_qos(account), "format=PreemptMode")
         own = scheduler.call("sacctmgr", "--noheader", "--parsable2", *asked).strip()
         mode = own if own and own != "cluster" else mode
     return mode
-
-
-def _usual_qos(account: str | None) -> str:
-    """Return the QOS of a job that asks for none."""
-    asked = ("show", "assoc", f"user={getpass.getuser()}", "format=Account,DefaultQOS")
-    lines = scheduler.call("sacctmgr", "--noheader", "--parsable2", *asked).splitlines()
-    usual = dict(line.split("|", 1) for line in lines)
-    return next(iter([usual[account]] if account in usual else usual.values()), "") or "normal"
 
 
 def cancels(resources: Resources) -> bool:

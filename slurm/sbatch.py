@@ -57,7 +57,7 @@ class Executor(SlurmExecutor):
             nodes=resources.nodes,
             ntasks_per_node=1,
             cpus_per_task=resources.cpus_per_node,
-            gres=f"gpu:{resources.gpus_per_node}" if resources.gpus_per_node else None,
+            gres=_gres(resources),
             mem=resources.memory and f"{round(1024 * resources.memory)}M",
             partition=resources.partition,
             account=resources.account,
@@ -147,6 +147,13 @@ class Executor(SlurmExecutor):
                 _withdraw(token)
                 raise
         raise Unreachable(words)
+
+
+def _gres(resources: Resources) -> str | None:
+    """Return GPUs in sbatch's words."""
+    kind = [resources.gpu_type] if resources.gpu_type else []
+    words = ["gpu", *kind, str(resources.gpus_per_node)]
+    return ":".join(words) if resources.gpus_per_node else None
 
 
 def _withdraw(token: str) -> None:

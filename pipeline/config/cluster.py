@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     Field,
@@ -16,6 +17,9 @@ from pydantic import (
 
 from pipeline.config.base import PARALLEL, STAGE_NAMES, Section, StageName
 from slurm.scheduler import minutes as duration
+
+GPUS = re.compile(r"[A-Za-z][\w.-]*(:\d+)?")  # a type, or a type and how many of it
+G = TypeVar("G", bound="Given | Slurm")
 
 
 class Local(Section):
@@ -41,6 +45,7 @@ class Given(Section):
     nodes: PositiveInt | None
     processes_per_node: PositiveInt | None
     gpus_per_node: NonNegativeInt | None
+    gpus: str | None = None
     cpus_per_process: PositiveInt | None
     memory: PositiveFloat | None
     time_limit: int | str | None
@@ -50,6 +55,8 @@ class Given(Section):
     exclusive: bool | None
 
     _duration = field_validator("time_limit")(lambda value: _minutes(value))
+    _gpus = field_validator("gpus")(lambda value: _typed(value))
+    _number = model_validator(mode="after")(lambda given: _one_number(given))
 
 
 class Slurm(Section):
@@ -59,6 +66,7 @@ class Slurm(Section):
     nodes: PositiveInt
     processes_per_node: PositiveInt
     gpus_per_node: NonNegativeInt | None
+    gpus: str | None = None
     cpus_per_process: PositiveInt
     memory: PositiveFloat | None
     time_limit: int | str
@@ -78,6 +86,8 @@ class Slurm(Section):
     hang_timeout: PositiveInt
 
     _duration = field_validator("time_limit")(lambda value: _minutes(value))
+    _gpus = field_validator("gpus")(lambda value: _typed(value))
+    _number = model_validator(mode="after")(lambda given: _one_number(given))
 
     @model_validator(mode="after")
     def _in_time(self) -> Self:
@@ -107,6 +117,16 @@ class Slurm(Section):
         """Return on how many processes per node a stage runs."""
         return self.given(stage, "processes_per_node") if stage in PARALLEL else 1
 
+    def gpu_type(self, stage: str) -> str | None:
+        """Return which GPUs a stage is given; None for any."""
+        return (self.given(stage, "gpus") or "").partition(":")[0] or None
+
+    def gpus_of(self, stage: str) -> int | None:
+        """Return how many GPUs of each node a stage is given; None for as many as it can use."""
+        own: int | None = self.resources[stage].gpus_per_node  # type: ignore[index]
+        number = (self.given(stage, "gpus") or "").partition(":")[2]
+        return int(number) if number and own is None else self.given(stage, "gpus_per_node")
+
 
 def _minutes(value: int | str | None) -> int | None:
     """Return a time limit, in minutes or in SLURM's notation, in minutes."""
@@ -115,6 +135,23 @@ def _minutes(value: int | str | None) -> int | None:
     if value is not None and value < 1:
         raise ValueError("is no time limit; use minutes, HH:MM:SS or D-HH:MM:SS")
     return value
+
+
+def _typed(value: str | None) -> str | None:
+    """Return a type of GPU and how many, as they are."""
+    if value is not None and not GPUS.fullmatch(value):
+        raise ValueError(f"'{value}' is no type of GPU; use TYPE or TYPE:NUMBER, e.g. a100:2")
+    return value
+
+
+def _one_number(given: G) -> G:
+    """Refuse two numbers of GPUs."""
+    if given.gpus_per_node is not None and ":" in (given.gpus or ""):
+        raise ValueError(
+            f"gpus_per_node={given.gpus_per_node} and gpus={given.gpus} are two numbers of GPUs; "
+            "leave one out"
+        )
+    return given
 
 
 Cluster = Annotated[Local | Slurm, Field(discriminator="name")]

@@ -108,6 +108,7 @@ def _resources(config: Config, cluster: Slurm, stage: str) -> Resources:
     processes = cluster.processes(stage)
     asked = Resources(
         nodes=cluster.given(stage, "nodes"),
+        gpu_type=cluster.gpu_type(stage),
         cpus_per_node=processes * cluster.given(stage, "cpus_per_process"),
         memory=cluster.given(stage, "memory"),
         time_limit=cluster.given(stage, "time_limit"),
@@ -123,7 +124,7 @@ def _resources(config: Config, cluster: Slurm, stage: str) -> Resources:
         setup=tuple(cluster.setup),
     )
     resources = wishes.obey(asked)
-    gpus = cluster.given(stage, "gpus_per_node")
+    gpus = cluster.gpus_of(stage)
     if gpus is None:
         useless = stage == "fuse" and not FOR_GPUS.intersection(config.fuse.exports)
         gpus = 0 if useless or not _has_gpus(resources.partition) else processes

@@ -1,0 +1,117 @@
+"""Limits of accounts and qualities of service under which a job would wait for ever.
+
+SLURM takes such a job and lets it wait (QOSMaxWallDurationPerJobLimit, AssocMaxCpuPerJobLimit, …),
+unless the QOS has DenyOnLimit. Only what one job alone is above is looked at; what others use of a
+common limit comes and goes.
+"""
+
+from __future__ import annotations
+
+import getpass
+import math
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+
+from slurm import scheduler
+from slurm.job import Resources
+from slurm.scheduler import Refused, Unreachable
+
+WALL = "MaxWall"
+TRES = ("MaxTRES", "MaxTRESPU", "MaxTRESPA", "GrpTRES")  # per job, user, account, and all together
+OF_ACCOUNTS = ("MaxTRES", "GrpTRES")
+UNITS = {"": 1, "M": 1, "K": 1 / 1024, "G": 1024, "T": 1024**2, "P": 1024**3}  # of memory, in MB
+Limits = dict[str, str]  # by their names in sacctmgr
+
+
+def check(resources: Resources, partitions: list[dict[str, str]]) -> None:
+    """Make sure that a job is not above what its QOS and its account may have.
+
+    Raises:
+        Refused: it is in every partition; names the limit.
+        Unreachable: SLURM does not answer.
+    """
+    enforced = scheduler.config().get("AccountingStorageEnforce", "").split(",")
+    if not {"limits", "safe"}.intersection(enforced):
+        return
+    with suppress(Unreachable):  # without accounting's word SLURM decides alone
+        account, own = _of_account(resources.account), _of_qos(resources)
+        found = [
+            next(above(resources, account | _both(own, _of_partition(partition))), None)
+            for partition in partitions
+        ]
+        if found and None not in found:
+            raise Refused(f"{found[0]}; SLURM would let it wait for ever, ask for less")
+
+
+def above(resources: Resources, limits: Limits) -> Iterator[str]:
+    """Yield which limits a job alone is above."""
+    if limits.get(WALL):
+        most = scheduler.minutes(limits[WALL]) or math.inf
+        if resources.time_limit > most:
+            yield f"the time limit of {resources.time_limit} minutes is above {WALL}={limits[WALL]}"
+    wanted = asked(resources)
+    for name in TRES:
+        for what, most in _amounts(limits.get(name, "")):
+            if wanted.get(what, 0) > most:
+                yield f"{what}={wanted[what]:g} is above {what}={most:g} of {name}"
+
+
+def asked(resources: Resources) -> dict[str, float]:
+    """Return what a job asks for, in SLURM's names; memory in MB."""
+    gpus = resources.nodes * resources.gpus_per_node
+    return {
+        "node": resources.nodes,
+        "cpu": resources.nodes * resources.cpus_per_node,
+        "mem": resources.nodes * 1024 * (resources.memory or 0),
+        "gres/gpu": gpus,
+        **({f"gres/gpu:{resources.gpu_type}": gpus} if resources.gpu_type else {}),
+    }
+
+
+def usual_qos(account: str | None) -> str:
+    """Return the QOS of a job that asks for none."""
+    rows = _rows("show", "assoc", f"user={getpass.getuser()}", "format=Account,DefaultQOS")
+    usual = dict(rows)
+    return next(iter([usual[account]] if account in usual else usual.values()), "") or "normal"
+
+
+def _amounts(text: str) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of `cpu=4,gres/gpu=2,mem=10G`; memory in MB."""
+    for what, number, unit in re.findall(r"([\w/:.-]+)=(\d+(?:\.\d+)?)([KMGTP]?)", text):
+        yield what, float(number) * (UNITS[unit] if what == "mem" else 1)
+
+
+def _both(own: Limits, partition: Limits) -> Limits:
+    """Return the limits of a job's QOS and of its partition's, which wins unless that is told."""
+    return partition | own if "OverPartQOS" in own.get("Flags", "") else own | partition
+
+
+def _of_qos(resources: Resources) -> Limits:
+    return _qos(resources.qos or usual_qos(resources.account))
+
+
+def _of_partition(partition: dict[str, str]) -> Limits:
+    return {} if partition.get("QoS", "N/A") == "N/A" else _qos(partition["QoS"])
+
+
+def _qos(name: str) -> Limits:
+    fields = (WALL, *TRES, "Flags")
+    return _first(fields, _rows("show", "qos", name, f"format={','.join(fields)}"))
+
+
+def _of_account(account: str | None) -> Limits:
+    fields = (WALL, *OF_ACCOUNTS)
+    which = [f"account={account}"] if account else []
+    user = f"user={getpass.getuser()}"
+    return _first(fields, _rows("show", "assoc", user, *which, f"format={','.join(fields)}"))
+
+
+def _first(fields: tuple[str, ...], rows: list[list[str]]) -> Limits:
+    words = rows[0] if rows else []
+    return {name: word for name, word in zip(fields, words, strict=False) if word}
+
+
+def _rows(*what: str) -> list[list[str]]:
+    lines = scheduler.call("sacctmgr", "--noheader", "--parsable2", *what).splitlines()
+    return [line.split("|") for line in lines]

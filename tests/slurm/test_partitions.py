@@ -1,0 +1,91 @@
+"""Where a job may run: in one partition, in several, or where a plugin of the site puts it."""
+
+import pytest
+
+from slurm import preflight
+from slurm.job import Resources
+from slurm.sbatch import _gres
+from slurm.scheduler import Refused
+
+LOW = {"PartitionName": "low", "State": "UP", "MaxTime": "1:00:00", "Default": "YES",
+       "PreemptMode": "REQUEUE"}  # fmt: skip
+HIGH = LOW | {
+    "PartitionName": "high",
+    "MaxTime": "UNLIMITED",
+    "Default": "NO",
+    "PreemptMode": "OFF",
+}
+DOWN = LOW | {"PartitionName": "down", "State": "DOWN", "Default": "NO", "PreemptMode": "CANCEL"}
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Return a way to say which partitions there are, and whether a plugin chooses."""
+
+    def make(*partitions, plugin="(null)"):
+        told = {"JobSubmitPlugins": plugin, "PreemptMode": "REQUEUE",
+                "PreemptType": "preempt/partition_prio"}  # fmt: skip
+        monkeypatch.setattr(preflight.scheduler, "partitions", lambda: list(partitions))
+        monkeypatch.setattr(preflight.scheduler, "config", lambda: told)
+        preflight.preemption.cache_clear()
+
+    yield make
+    preflight.preemption.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("names", "plugin", "found"),
+    [
+        (None, "(null)", ["low"]),
+        (None, "lua", ["low", "high", "down"]),
+        ("high", "lua", ["high"]),
+        ("low,high", "(null)", ["low", "high"]),
+    ],
+)
+def test_which_partitions_a_job_may_run_in(cluster, names, plugin, found):
+    cluster(LOW, HIGH, DOWN, plugin=plugin)
+    assert [p["PartitionName"] for p in preflight.chosen(names)] == found
+
+
+def test_what_is_no_partition_is_named(cluster):
+    cluster(LOW, HIGH)
+    with pytest.raises(Refused, match="no partition nowhere; choose one of low, high"):
+        preflight.chosen("low,nowhere")
+    cluster(HIGH)
+    with pytest.raises(Refused, match="no partition is the default; choose one of high"):
+        preflight.chosen(None)
+
+
+@pytest.mark.parametrize(
+    ("partitions", "words"),
+    [
+        ([LOW], "90 minutes is above the 60 minutes"),
+        ([LOW, HIGH], None),
+        ([DOWN], "partition down is down"),
+        ([DOWN, HIGH], None),
+        ([DOWN, LOW], "of partition low"),
+    ],
+)
+def test_one_partition_that_takes_the_job_is_enough(partitions, words):
+    job = Resources(time_limit=90)
+    if words is None:
+        preflight._check_partitions(job, partitions)
+    else:
+        with pytest.raises(Refused, match=words):
+            preflight._check_partitions(job, partitions)
+
+
+@pytest.mark.parametrize(
+    ("names", "mode"), [("high", "OFF"), ("low,high", "REQUEUE"), ("low,down,high", "CANCEL")]
+)
+def test_of_several_ways_to_be_preempted_the_worst_counts(cluster, names, mode):
+    cluster(LOW, HIGH, DOWN)
+    assert preflight.preemption(names, None) == mode
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "asked"),
+    [(0, None, None), (0, "a100", None), (2, None, "gpu:2"), (2, "a100", "gpu:a100:2")],
+)
+def test_gpus_are_asked_for_with_their_type(number, kind, asked):
+    assert _gres(Resources(time_limit=5, gpus_per_node=number, gpu_type=kind)) == asked
