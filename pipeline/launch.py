@@ -131,8 +131,14 @@ def _show_plan(this: Launch, overrides: list[str]) -> None:
     training = any(step.runs for step in this.plan if step.stage.name == "train")
     counted = preflight.classes(this.plan[0])
     network = outline.look(this.config, counted) if training else None
-    unchosen = [] if this.directory.exists() else arguments.unchosen(this.config, overrides)
-    summary.show_plan(this.config, this.plan, network, unchosen, counted)
+    untried = outline.try_optimizer(this.config) if training else None
+    notes = [] if this.directory.exists() else arguments.unchosen(this.config, overrides)
+    if untried:
+        notes = [
+            *notes,
+            f"train.optimizer={this.config.train.optimizer} was not tried: {untried.why}",
+        ]
+    summary.show_plan(this.config, this.plan, network, notes, counted)
     freshness.tell(this.config, this.plan[0], overrides)
 
 

@@ -157,6 +157,9 @@ WHERE = (
 
 ADDED = {
     "train.compile": "off",
+    "train.optimizer": "sgd",
+    "train.optimizer_args": None,
+    "train.decay_norms": False,
     "train.clip_grad": None,
     "train.budget": {"plain_epochs": None},
     "method.form": "batchnorm",

@@ -72,6 +72,10 @@ class Train(Section):
     """A training recipe.
 
     Args:
+        optimizer: `sgd`, or the name of one of timm's; see `networks.optimizers`.
+        optimizer_args: what one of timm's takes beside, e.g. betas; `momentum` and `nesterov` are
+            those of sgd.
+        decay_norms: whether weights of norms, and biases, decay too.
         clip_grad: the largest norm of all gradients together; larger ones are scaled down to it.
         epochs: passes over the images; with a budget, the most there can be
             (see `pipeline.config.rules`).
@@ -85,10 +89,13 @@ class Train(Section):
     epochs: PositiveInt
     budget: Budget = Budget()
     batch_size: PositiveInt
+    optimizer: Annotated[str, Field(min_length=1)] = "sgd"
+    optimizer_args: dict[str, Any] | None = None
     lr: PositiveFloat
     momentum: Annotated[float, Field(ge=0, lt=1)]
     nesterov: bool
     weight_decay: NonNegativeFloat
+    decay_norms: bool = False
     clip_grad: PositiveFloat | None = None
     warmup_epochs: NonNegativeInt
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
@@ -116,7 +123,11 @@ class Train(Section):
                 f"warmup_epochs={self.warmup_epochs} leaves nothing of epochs={self.epochs}; "
                 "set train.warmup_epochs below train.epochs"
             )
-        if self.nesterov and self.momentum == 0:
+        if self.optimizer_args and self.optimizer == "sgd":
+            raise ValueError(
+                "optimizer_args are for optimizers of timm; sgd has train.momentum and nesterov"
+            )
+        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError(
                 "nesterov needs momentum; set train.momentum above 0 or nesterov=false"
             )

@@ -110,6 +110,28 @@ def look(config: Config, counted: int | None = None) -> Outline | Unknown:
     return found
 
 
+def try_optimizer(config: Config) -> Unknown | None:
+    """Try an optimizer of timm on a tiny network; return why it could not be tried.
+
+    Raises:
+        UserError: there is none of that name, or it cannot train, grow or be resumed.
+    """
+    if config.train.optimizer == "sgd":
+        return None
+    asked = {name: getattr(config, name).model_dump(mode="json") for name in ("train", "method")}
+    return _tried(json.dumps(asked))
+
+
+@cache
+def _tried(request: str) -> Unknown | None:
+    answer = ask(["--optimizer"], request)
+    if isinstance(answer, Unknown):
+        return answer
+    if "refused" in answer:
+        raise UserError(answer["refused"])
+    return None
+
+
 @cache
 def _built(request: str) -> Outline | Unknown:
     """Return what the process that has torch says; of one network it is asked once."""

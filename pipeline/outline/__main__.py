@@ -1,6 +1,7 @@
 """The side that has torch: builds a network of a library on the meta device and looks at it.
 
-`--outline` reads a request from stdin, `--names` lists what can be built; both answer in JSON.
+`--outline` and `--optimizer` read a request from stdin, `--names` lists what can be built; all answer
+in JSON.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from torch import nn
 from dyrep.block import fitting
 from dyrep.cost import cost
 from dyrep.expansion import convs, unfit_convs
+from pipeline.config import sections
 from pipeline.config.model import Model
 from pipeline.errors import UserError, gist
 from pipeline.networks import architectures
-from pipeline.outline import Outline, Request
+from pipeline.outline import Outline, Request, trial
 
 
 def outline(request: Request) -> Outline:
@@ -113,6 +115,15 @@ def names() -> dict[str, list[str]]:
     }
 
 
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    if sys.argv[1:] == ["--optimizer"]:
+        asked = sections(request)
+        trial.attempt(asked.train, asked.method)
+        return {}
+    with torch.no_grad():
+        return vars(outline(Request(**request)))
+
+
 def main() -> None:
     """Answer in one line of JSON."""
     warnings.simplefilter("ignore")
@@ -121,8 +132,7 @@ def main() -> None:
         answer = names()
     else:
         try:
-            with torch.no_grad():
-                answer = vars(outline(Request(**json.load(sys.stdin))))
+            answer = _answer(json.load(sys.stdin))
         except UserError as error:
             answer = {"refused": str(error)}
     print(json.dumps(answer))

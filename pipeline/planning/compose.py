@@ -82,6 +82,7 @@ def values(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -> V
     said: Any = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(said, dict)
     refuse_two_lengths(overrides, said)
+    refuse_another_optimizers(overrides, said)
     if said.get("name") is None:
         said["name"] = derived_name(choices, said.get("seed"), overrides)
     _settle_paths(said)
@@ -95,6 +96,25 @@ def refuse_two_lengths(overrides: list[str], values: Values) -> None:
         raise UserError(
             f"train.epochs and train.budget.plain_epochs={budget:g} both say how long to train; "
             "leave train.epochs out, or set train.budget.plain_epochs=null"
+        )
+
+
+def refuse_another_optimizers(overrides: list[str], values: dict[Any, Any]) -> None:
+    """Refuse settings of sgd beside another optimizer, and the step size of the one before."""
+    train, asked = values.get("train"), {o.key_or_group for o in parse(overrides)}
+    name = train.get("optimizer", "sgd") if isinstance(train, dict) else "sgd"
+    if name == "sgd":
+        return
+    for key in ("momentum", "nesterov"):
+        if f"train.{key}" in asked:
+            raise UserError(
+                f"train.{key} is a setting of train.optimizer=sgd; if {name} takes it, write "
+                f"train.optimizer_args={{{key}:VALUE}}"
+            )
+    if "train.optimizer" in asked and "train.lr" not in asked:
+        raise UserError(
+            f"train.lr={train.get('lr')} is meant for another optimizer than {name}; give train.lr "
+            "beside train.optimizer"
         )
 
 

@@ -18,7 +18,7 @@ import dyrep
 from pipeline.config import Config
 from pipeline.data.loaders.base import Batch
 from pipeline.execution.world import World
-from pipeline.networks import architectures
+from pipeline.networks import architectures, optimizers
 from pipeline.records import disk, rundir
 from pipeline.training import device, generators, nonfinite, optim, validation
 from pipeline.training.compiling import Compiler
@@ -53,7 +53,7 @@ class Learner:
         self.layout = device.layout(world.device, self._recipe)
         self.model.to(world.device).to(memory_format=self.layout)
         self.ema = optim.averaged(self.model, self._recipe)
-        self.optimizer = optim.build(self.model, self._recipe)
+        self.optimizer = optimizers.build(self.model, self._recipe)
         self._schedule = optim.schedule(self.optimizer, pace)
         self.overflows = optim.Overflows(self.optimizer)
         half = self._recipe.precision == "float16"

@@ -1,4 +1,4 @@
-"""Optimizer, learning rate and averaged weights of a recipe; none makes the host wait for a GPU."""
+"""State of the optimizer, learning rate and averaged weights; none makes the host wait for a GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -16,35 +16,22 @@ from pipeline.config.train import Train
 from pipeline.training.pace import Pace
 
 
-def build(model: nn.Module, train: Train) -> SGD:
-    """Return SGD with weight decay on matrices and kernels, none on biases and norms.
-
-    On a GPU one kernel does it all, the loss scaler's part too.
-    """
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    fused = True if parameters[0].is_cuda else None
-    return SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, fused=fused)
-
-
-def load(optimizer: SGD, state: dict[str, Any]) -> None:
+def load(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Take up a state, also one that was saved on another kind of device."""
     optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
+    for group in optimizer.param_groups if "fused" in optimizer.defaults else ():
         group["fused"] = optimizer.defaults["fused"]
 
 
-def arrange(optimizer: SGD) -> None:
+def arrange(optimizer: Optimizer) -> None:
     """Give each parameter a momentum that lies in memory as it does: a fused kernel asks for both.
 
     One that is not there yet is zero, of which the first step makes the gradient. Torch would begin
     with what is in memory by chance if the loss scaler skips the very first step.
     """
     for group in optimizer.param_groups:
-        for parameter in group["params"] if group["fused"] and group["momentum"] else ():
+        one_kernel = group.get("fused") and group.get("momentum")
+        for parameter in group["params"] if one_kernel else ():
             state = optimizer.state[parameter]
             there = state.get("momentum_buffer")
             if there is None or there.stride() != parameter.stride():
@@ -60,7 +47,7 @@ class Overflows:
     only when somebody asks for the count.
     """
 
-    def __init__(self, optimizer: SGD) -> None:
+    def __init__(self, optimizer: Optimizer) -> None:
         self.total = 0  # of the epochs before
         self._asked = self._called = 0
         self._told: Tensor | int = 0
@@ -128,6 +115,6 @@ def averaged(model: nn.Module, train: Train) -> Averaged | None:
     return None if train.ema is None else Averaged(model, train.ema)
 
 
-def schedule(optimizer: SGD, pace: Pace) -> LambdaLR:
+def schedule(optimizer: Optimizer, pace: Pace) -> LambdaLR:
     """Return a linear warm-up followed by a cosine to zero, stepped once per optimizer step."""
     return LambdaLR(optimizer, lambda step: pace.lr_factor(step))

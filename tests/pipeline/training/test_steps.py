@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dyrep
 from pipeline.config.train import Checkpoint
+from pipeline.networks import optimizers
 from pipeline.training import optim
 from pipeline.training.agreement import Agreement
 from pipeline.training.history import History
@@ -103,13 +104,13 @@ def test_gradients_are_clipped_and_growth_sees_them_whole(precision, nonfinite):
 
 def test_a_kernel_for_all_looks_itself_whether_scaled_gradients_are_finite(tmp_path, monkeypatch):
     """As on a GPU; torch has fused kernels for CPUs too."""
-    build = optim.build
+    build = optimizers.build
 
     def fused(model, train):
         groups = [{**group, "fused": True} for group in build(model, train).param_groups]
         return torch.optim.SGD(groups, fused=True)
 
-    monkeypatch.setattr(optim, "build", fused)
+    monkeypatch.setattr(optimizers, "build", fused)
     assert reads(tmp_path, "train.precision=float16", count=10) == 0
     assert reads(tmp_path, "train.precision=float16", "train.clip_grad=1", count=10) == 0
 

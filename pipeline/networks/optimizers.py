@@ -1,0 +1,78 @@
+"""Optimizers by name: torch's SGD, and what timm's factory makes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, Optimizer
+
+import dyrep
+from pipeline.config.train import Train
+from pipeline.errors import UserError, nearest
+
+ELSEWHERE = ("params", "lr", "weight_decay")  # what an optimizer takes from other settings
+
+
+def build(model: nn.Module, train: Train) -> Optimizer:
+    """Return the optimizer of a recipe.
+
+    `sgd` is torch's, on a GPU as one kernel that does the loss scaler's part too. All others are
+    timm's, with timm's defaults where `optimizer_args` says nothing.
+
+    Raises:
+        UserError: timm has none of that name, or it does not take such arguments.
+    """
+    groups = _groups(model, train)
+    if train.optimizer == "sgd":
+        fused = True if next(model.parameters()).is_cuda else None
+        return SGD(
+            groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, fused=fused
+        )
+    from timm.optim import create_optimizer_v2  # takes seconds: only where it is asked for
+
+    _check(train.optimizer, train.optimizer_args or {})
+    given = {key: _tuples(value) for key, value in (train.optimizer_args or {}).items()}
+    made: Optimizer = create_optimizer_v2(groups, train.optimizer, lr=train.lr, **given)
+    return made
+
+
+def _groups(model: nn.Module, train: Train) -> list[dict[str, Any]]:
+    """Return matrices and kernels, which decay; biases and norms; strengths, which never decay."""
+    parameters = list(model.parameters())
+    norms = [p for p in parameters if p.ndim <= 1]
+    kernels = {
+        "params": [p for p in parameters if p.ndim > 1],
+        "weight_decay": train.weight_decay,
+    }
+    if not train.decay_norms:
+        return [kernels, {"params": norms, "weight_decay": 0.0}]
+    strengths = list(dyrep.scales(model).values())
+    decaying = [p for p in norms if not any(p is strength for strength in strengths)]
+    return [
+        kernels,
+        {"params": decaying, "weight_decay": train.weight_decay},
+        {"params": strengths, "weight_decay": 0.0},  # may be empty: strengths that grow join it
+    ]
+
+
+def _check(name: str, given: dict[str, Any]) -> None:
+    from timm.optim import get_optimizer_class, list_optimizers
+
+    valid = list_optimizers()
+    if name not in valid:
+        cure = nearest(name, valid, "train.optimizer=")
+        raise UserError(f"train.optimizer={name} is no optimizer of timm; {cure}")
+    taken = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
+    listed = sorted(taken.keys() - set(ELSEWHERE))
+    for key in given:
+        if key not in listed:
+            raise UserError(
+                f"train.optimizer_args.{key} is nothing that {name} takes; "
+                f"valid are: {', '.join(listed)}"
+            )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,93 @@
+"""Whether an optimizer can do what a training asks of it, tried on a tiny network."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import dyrep
+from pipeline.config.model import DyRep, Grow, Method
+from pipeline.config.train import Train
+from pipeline.errors import UserError, gist
+from pipeline.networks import optimizers
+from pipeline.records import packing
+
+
+def attempt(train: Train, method: Method) -> None:
+    """Train a few steps, grow if the method does, and go on from a saved state.
+
+    Raises:
+        UserError: the optimizer cannot be built, used, grown with or continued in every bit.
+    """
+    network = _network()
+    name = f"train.optimizer={train.optimizer}"
+    try:
+        optimizer = optimizers.build(network, train)
+        _steps(network, optimizer)
+    except UserError:
+        raise
+    except Exception as error:  # whatever is in a library
+        raise UserError(
+            f"{name} cannot be used here ({gist(error)}); use another, or other train.optimizer_args"
+        ) from None
+    if isinstance(method, DyRep | Grow):
+        _grow(network, optimizer, method, name)
+    _continue(network, optimizer, train, name)
+
+
+def _network() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
+            nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
+        )  # fmt: skip
+
+
+def _images(number: int) -> Tensor:
+    return torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(number))
+
+
+def _steps(network: nn.Module, optimizer: Optimizer) -> None:
+    for number in range(2):
+        network(_images(number)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _grow(network: nn.Module, optimizer: Optimizer, method: DyRep | Grow, name: str) -> None:
+    form = method.form if isinstance(method, DyRep) else "linear"
+    try:
+        evolver = dyrep.DyRep(network, optimizer, saliency="random", form=form)
+        evolver.accumulate()
+        evolver.adjust([_images(2)])
+        _steps(network, optimizer)
+    except Exception as error:  # whatever is in a library
+        raise UserError(
+            f"{name} cannot follow a network that grows ({gist(error)}); use another, or "
+            "method=plain"
+        ) from None
+
+
+def _continue(network: nn.Module, optimizer: Optimizer, train: Train, name: str) -> None:
+    """Compare what goes on with what is resumed elsewhere, where other numbers are drawn."""
+    twin = copy.deepcopy(network)
+    try:
+        other = optimizers.build(twin, train)
+        other.load_state_dict(packing.loads(packing.dumps(optimizer.state_dict())))
+        with torch.random.fork_rng(devices=[]):
+            for seed, (one, its) in enumerate(((network, optimizer), (twin, other))):
+                torch.manual_seed(seed)
+                _steps(one, its)
+    except Exception as error:  # whatever is in a library
+        raise UserError(f"{name} cannot be resumed ({gist(error)}); use another") from None
+    pairs = zip(network.parameters(), twin.parameters(), strict=True)
+    if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs):
+        raise UserError(
+            f"{name} goes another way when it is resumed or in another process: its state is not "
+            "all of it, or it draws numbers; use another, or other train.optimizer_args"
+        )
