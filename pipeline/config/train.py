@@ -17,6 +17,8 @@ from pydantic import (
 
 from pipeline.config.base import Section, Share
 
+Schedule = Literal["cosine", "linear", "constant", "step", "onecycle"]
+
 
 class Augment(Section):
     """Random changes of a training image, in this order; the last two mix images of a batch.
@@ -76,6 +78,9 @@ class Train(Section):
         optimizer_args: what one of timm's takes beside, e.g. betas; `momentum` and `nesterov` are
             those of sgd.
         decay_norms: whether weights of norms, and biases, decay too.
+        schedule: of the learning rate; see `training.pace`.
+        decay_epochs, decay_rate: of `schedule=step`: after how many epochs it falls, each time, and
+            to what share.
         clip_grad: the largest norm of all gradients together; larger ones are scaled down to it.
         epochs: passes over the images; with a budget, the most there can be
             (see `pipeline.config.rules`).
@@ -97,6 +102,9 @@ class Train(Section):
     weight_decay: NonNegativeFloat
     decay_norms: bool = False
     clip_grad: PositiveFloat | None = None
+    schedule: Schedule = "cosine"
+    decay_epochs: PositiveInt | None = None
+    decay_rate: Share = 0.1
     warmup_epochs: NonNegativeInt
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["float32", "tf32", "bfloat16", "float16"]
@@ -115,6 +123,21 @@ class Train(Section):
     @classmethod
     def _off_is_a_word(cls, value: Any) -> Any:
         return "off" if value is False else value  # what YAML reads of an off without quotes
+
+    @model_validator(mode="after")
+    def _schedule_is_whole(self) -> Self:
+        if self.schedule == "step" and self.decay_epochs is None:
+            raise ValueError(
+                "schedule=step falls every so many epochs; give train.decay_epochs, e.g. 30"
+            )
+        if self.schedule != "step" and self.decay_epochs is not None:
+            raise ValueError(
+                f"decay_epochs is a setting of train.schedule=step, not of {self.schedule}; leave "
+                "train.decay_epochs out"
+            )
+        if self.schedule == "onecycle" and self.warmup_epochs:
+            raise ValueError("schedule=onecycle rises by itself; set train.warmup_epochs=0")
+        return self
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:

@@ -1,7 +1,7 @@
 """The side that has torch: builds a network of a library on the meta device and looks at it.
 
-`--outline` and `--optimizer` read a request from stdin, `--names` lists what can be built; all answer
-in JSON.
+`--outline` and `--optimizer`, which tries one, read a request from stdin, `--names` lists what can
+be built; all answer in JSON.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ def attempt(train: Train, method: Method) -> None:
         raise
     except Exception as error:  # whatever is in a library
         raise UserError(
-            f"{name} cannot be used here ({gist(error)}); use another, or other train.optimizer_args"
+            f"{name} cannot be used here ({gist(error)}); use another, or other "
+            "train.optimizer_args"
         ) from None
     if isinstance(method, DyRep | Grow):
         _grow(network, optimizer, method, name)

@@ -1,4 +1,4 @@
-"""State of the optimizer, learning rate and averaged weights; none makes the host wait for a GPU."""
+"""What belongs to an optimizer: its state, learning rate, averages; the host waits for none."""
 
 from __future__ import annotations
 
@@ -116,5 +116,5 @@ def averaged(model: nn.Module, train: Train) -> Averaged | None:
 
 
 def schedule(optimizer: Optimizer, pace: Pace) -> LambdaLR:
-    """Return a linear warm-up followed by a cosine to zero, stepped once per optimizer step."""
+    """Return a linear warm-up followed by the schedule, stepped once per optimizer step."""
     return LambdaLR(optimizer, lambda step: pace.lr_factor(step))

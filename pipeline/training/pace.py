@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from pipeline.config.train import Train
 from pipeline.training.cost import Cost
 
 TINY = 1e-6  # steps: what sums of prices are off by rounding
+RISE = 0.3  # of onecycle: the share of the way on which it rises
+LOW, LAST = 1 / 25, 1 / 25e4  # of onecycle: where it begins and ends, shares of the learning rate
+
+
+def _cosine(way: float, begin: float = 1.0, end: float = 0.0) -> float:
+    return end + (begin - end) * 0.5 * (1 + math.cos(math.pi * way))
+
+
+def _onecycle(way: float) -> float:
+    """Rise, then fall below the start; as torch's OneCycleLR, which turns the momentum as well."""
+    if way < RISE:
+        return _cosine(way / RISE, LOW, 1.0)
+    return _cosine((way - RISE) / (1 - RISE), 1.0, LAST)
+
+
+SHARES: dict[str, Callable[[float], float]] = {
+    "cosine": _cosine,
+    "linear": lambda way: 1.0 - way,
+    "constant": lambda way: 1.0,
+    "onecycle": _onecycle,
+}
+"""Schedules: the share of the learning rate by the share of the way that is done, warm-up aside."""
 
 
 class Pace:
@@ -29,6 +52,8 @@ class Pace:
         self.epochs: float = self._budget or recipe.epochs
         self._warmup = recipe.warmup_epochs * steps_per_epoch
         self._total = self.epochs * steps_per_epoch
+        self._schedule, self._decay_rate = recipe.schedule, recipe.decay_rate
+        self._decay_steps = (recipe.decay_epochs or 0) * steps_per_epoch
 
     @property
     def budgeted(self) -> bool:
@@ -53,9 +78,11 @@ class Pace:
         return max(0, math.floor((self._total - self.position(step) + TINY) / self.price))
 
     def lr_factor(self, step: int) -> float:
-        """Return the share of the learning rate: a linear warm-up, then a cosine to zero."""
+        """Return the share of the learning rate: a linear warm-up, then the schedule."""
         position = self.position(step)
         if position < self._warmup:
             return min(1.0, (position + 1) / self._warmup)
         way, rest = position - self._warmup, max(1, self._total - self._warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(way, rest) / rest))
+        if self._decay_steps:
+            return float(self._decay_rate ** ((position + TINY) // self._decay_steps))
+        return SHARES[self._schedule](min(way, rest) / rest)

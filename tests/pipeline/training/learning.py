@@ -7,11 +7,14 @@ import torch
 from pipeline.config import Config
 from pipeline.data.loaders.base import Batch
 from pipeline.execution.world import World
+from pipeline.records import rundir
 from pipeline.training.cost import Cost
 from pipeline.training.learner import Learner
 from pipeline.training.pace import Pace
 from tests.runs import composed
 
+STEPS = 6  # of an epoch
+TINY = ("model.widths=[[4],[4]]", "data.image_size=8", "train.batch_size=6", "name=x")
 ALONE = World(rank=0, world_size=1, device=torch.device("cpu"), hang_timeout=60)
 
 
@@ -35,3 +38,58 @@ def batch(number=0, size=6):
     drawn = torch.Generator().manual_seed(number)
     images = torch.randn(size, 3, 8, 8, generator=drawn)
     return Batch(images, torch.arange(size) % 3, torch.arange(size))
+
+
+class Numbered:
+    """A loader of batches that are drawn from their number."""
+
+    kind = "numbered"
+
+    def __init__(self, state):
+        self.at = 0 if state is None else int(state)
+
+    def __len__(self):
+        return STEPS
+
+    def __iter__(self):
+        while True:
+            self.at += 1
+            yield batch(self.at)
+            if self.at % STEPS == 0:
+                return
+
+    def state(self):
+        return torch.tensor(self.at)
+
+
+class Images:
+    """What a training is shown."""
+
+    classes, seed = 3, 0
+
+    def __init__(self, *_):
+        pass
+
+    def training(self, since=0, state=None):
+        return Numbered(state)
+
+    def validation(self):
+        return [batch(1000, 12)]
+
+    def calibration(self, count, epoch, check_stop):
+        self.drawn = count
+        return [batch(1000 + number).images for number in range(count)]
+
+    def chosen(self, used):
+        return "numbered"
+
+
+def equal(one, other):
+    one, other = one.learner.state(), other.learner.state()
+    weights = zip(one["model"].items(), other["model"].items(), strict=True)
+    assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in weights)
+    assert one["schedule"]["_last_lr"] == other["schedule"]["_last_lr"]
+
+
+def rows(training, name):
+    return list(rundir.read_lines(training.context.dir / name))

@@ -1,113 +1,26 @@
 """A training ends when it has cost as many epochs of the plain network as its budget allows."""
 
-import itertools
 import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pipeline.contract.stage import Context
-from pipeline.contract.table import STAGES
 from pipeline.errors import Interrupted, UserError
 from pipeline.planning import compose
-from pipeline.records import attempt, rundir
-from pipeline.training import cost, device, loop
+from pipeline.records import rundir
+from pipeline.training import cost
 from pipeline.training.cost import Cost, Price
 from pipeline.training.pace import Pace
 from pipeline.training.telling import Telling
-from tests.pipeline.training.learning import ALONE, batch
+from tests.pipeline.training.learning import ALONE, STEPS, TINY, equal, rows
 from tests.runs import composed
 
-STEPS = 6  # of an epoch
-TINY = ("model.widths=[[4],[4]]", "data.image_size=8", "train.batch_size=6", "name=x")
 BUDGET = "train.budget.plain_epochs=8"
 GROW = (BUDGET, "method=grow", "method.adjust_interval=1", "method.last_adjust_epoch=3",
         "method.max_cost=3", "method.grow=3",
         "method.choose=random",  # grows whatever it gains
         "method.branches=[1x1_kxk,1x1]")  # fmt: skip
-
-
-class Numbered:
-    """A loader of batches that are drawn from their number."""
-
-    kind = "numbered"
-
-    def __init__(self, state):
-        self.at = 0 if state is None else int(state)
-
-    def __len__(self):
-        return STEPS
-
-    def __iter__(self):
-        while True:
-            self.at += 1
-            yield batch(self.at)
-            if self.at % STEPS == 0:
-                return
-
-    def state(self):
-        return torch.tensor(self.at)
-
-
-class Images:
-    """What a training is shown."""
-
-    classes, seed = 3, 0
-
-    def __init__(self, *_):
-        pass
-
-    def training(self, since=0, state=None):
-        return Numbered(state)
-
-    def validation(self):
-        return [batch(1000, 12)]
-
-    def calibration(self, count, epoch, check_stop):
-        self.drawn = count
-        return [batch(1000 + number).images for number in range(count)]
-
-    def chosen(self, used):
-        return "numbered"
-
-
-@pytest.fixture
-def training(tmp_path, monkeypatch):
-    """Return a function that begins or continues a training, to be left after step `until`."""
-    monkeypatch.setattr(loop, "Images", Images)
-    monkeypatch.setattr(device, "settle", lambda *_: "")
-    monkeypatch.setattr(attempt, "check", lambda *_: None)
-    monkeypatch.setattr(attempt, "last", lambda *_: SimpleNamespace(time=0.0))
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / rundir.MANIFEST).touch()
-    attempts = itertools.count(1)
-
-    def make(*overrides, until=10**9, where="whole"):
-        folder = tmp_path / where
-        folder.mkdir(exist_ok=True)
-        (folder / rundir.STAGE).touch()
-        context = Context(
-            stage=STAGES["train"], dir=folder, root=tmp_path, fingerprint="f",
-            config=compose.check(json.loads(composed(*TINY, *overrides))),
-            parents={"prep": tmp_path}, attempt=next(attempts),
-        )  # fmt: skip
-        made = loop.Training(context, ALONE)
-        context.stopping = lambda: made.step >= until
-        return made
-
-    return make
-
-
-def equal(one, other):
-    one, other = one.learner.state(), other.learner.state()
-    weights = zip(one["model"].items(), other["model"].items(), strict=True)
-    assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in weights)
-    assert one["schedule"]["_last_lr"] == other["schedule"]["_last_lr"]
-
-
-def rows(training, name):
-    return list(rundir.read_lines(training.context.dir / name))
 
 
 # -- the end ----------------------------------------------------------------------------------------

@@ -1,0 +1,42 @@
+"""A training without a stage around it, to be killed and resumed."""
+
+import itertools
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.contract.stage import Context
+from pipeline.contract.table import STAGES
+from pipeline.planning import compose
+from pipeline.records import attempt, rundir
+from pipeline.training import device, loop
+from tests.pipeline.training.learning import ALONE, TINY, Images
+from tests.runs import composed
+
+
+@pytest.fixture
+def training(tmp_path, monkeypatch):
+    """Return a function that begins or continues a training, to be left after step `until`."""
+    monkeypatch.setattr(loop, "Images", Images)
+    monkeypatch.setattr(device, "settle", lambda *_: "")
+    monkeypatch.setattr(attempt, "check", lambda *_: None)
+    monkeypatch.setattr(attempt, "last", lambda *_: SimpleNamespace(time=0.0))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / rundir.MANIFEST).touch()
+    attempts = itertools.count(1)
+
+    def make(*overrides, until=10**9, where="whole"):
+        folder = tmp_path / where
+        folder.mkdir(exist_ok=True)
+        (folder / rundir.STAGE).touch()
+        context = Context(
+            stage=STAGES["train"], dir=folder, root=tmp_path, fingerprint="f",
+            config=compose.check(json.loads(composed(*TINY, *overrides))),
+            parents={"prep": tmp_path}, attempt=next(attempts),
+        )  # fmt: skip
+        made = loop.Training(context, ALONE)
+        context.stopping = lambda: made.step >= until
+        return made
+
+    return make
