@@ -99,7 +99,7 @@ def refuse_two_lengths(overrides: list[str], values: Values) -> None:
         )
 
 
-def refuse_another_optimizers(overrides: list[str], values: dict[Any, Any]) -> None:
+def refuse_another_optimizers(overrides: list[str], values: Values) -> None:
     """Refuse settings of sgd beside another optimizer, and the step size of the one before."""
     train, asked = values.get("train"), {o.key_or_group for o in parse(overrides)}
     if not isinstance(train, dict) or (name := train.get("optimizer", "sgd")) == "sgd":
