@@ -23,7 +23,7 @@ HOLDS = {  # what data.root is to be, by the name of the data
     "webdataset": "with .tar shards in it, of KEY.jpg and KEY.cls for each image",
     "imagefolder": "with train/CLASS/IMAGE and val/CLASS/IMAGE in it, or CLASS/IMAGE to be split "
     "by data.val_fraction",
-    "imagenet": "with ILSVRC 2012 as extracted: train/WNID/IMAGE and val/ in it",
+    "imagenet": "with ILSVRC 2012 as extracted: train/WNID/IMAGE and val/ in it, or its tar files",
 }
 
 

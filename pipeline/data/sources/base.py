@@ -7,6 +7,7 @@ many images it promises.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -65,9 +66,9 @@ class Source(Protocol):
             UserError: its layout is none that can be trained on.
         """
 
-    def read(self, name: str, *place: int) -> bytes:
-        """Return an encoded image; `place` is that of the listing, if it has any.
+    @property
+    def read(self) -> Callable[..., bytes]:
+        """Return what reads an encoded image, given its name, and its place if the listing has any.
 
-        Raises:
-            OSError: it cannot be read.
+        It raises an OSError if it cannot.
         """

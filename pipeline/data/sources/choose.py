@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from pipeline.data.sources import arrays, folders, idx, imagenet, parquet, webdataset
+from pipeline.data.sources import arrays, folders, idx, imagenet_tars, parquet, webdataset
 
 if TYPE_CHECKING:
     from pipeline.config.data import Images
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 def source(data: Images) -> Source:
     """Return the source that `data` names."""
-    kinds = {
+    kinds: dict[str, Callable[[Any], Source]] = {
         "digits": arrays.Digits,
         "cifar10": arrays.Cifar,
         "cifar100": arrays.Cifar,
@@ -25,7 +26,6 @@ def source(data: Images) -> Source:
         "webdataset": webdataset.WebDataset,
         "synthetic": arrays.Synthetic,
         "imagefolder": folders.ImageFolder,
-        "imagenet": imagenet.ImageNet,
+        "imagenet": imagenet_tars.source,
     }
-    made: Source = kinds[data.name](data)  # type: ignore[attr-defined]
-    return made
+    return kinds[data.name](data)  # type: ignore[attr-defined]

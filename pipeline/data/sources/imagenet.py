@@ -2,7 +2,7 @@
 
 Training: `ROOT/train/WNID/*.JPEG`. Validation: `ROOT/val/WNID/*.JPEG`, or all in `ROOT/val/` and in
 `ROOT/` one file that tells their classes: `LOC_val_solution.csv` (Kaggle), the development kit
-`ILSVRC2012_devkit_t12/`, or `val.txt` with a line `NAME WNID` or `NAME LABEL` for each.
+`ILSVRC2012_devkit_t12/` or `.tar.gz`, or `val.txt` with a line `NAME WNID` or `NAME LABEL` each.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ImageNet(ImageFolder):
             raise UserError(
                 f"{self.root} is not ImageNet: it needs train/WNID/*.JPEG and val/. Get "
                 "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org, extract "
-                "them there (the archives within train, too), and point data.root at the folder"
+                "them there, or leave them as they are, and point data.root at the folder"
             )
 
     def _validation(self, listing: Listing, facts: bool) -> None:
@@ -62,37 +62,54 @@ class ImageNet(ImageFolder):
             UserError: the list is damaged, or lacks an image.
         """
         found = tree(self.root / "val", facts)
-        if not found.images:
-            raise UserError(f"{self.root / 'val'} has no images")
-        images = {truth.stem(file.name) for file in found.images}
-        path, entries = self._entries()
-        labels = truth.labels(path, entries, listing.classes, images)
-        missing = sorted(images - labels.keys())
-        if missing:
-            raise UserError(
-                f"{path} tells no class of {missing[0]}"
-                f"{f' and {len(missing) - 1} more images' if missing[1:] else ''} in "
-                f"{self.root / 'val'}; add them to it, or take them away; see docs/data.md"
-            )
         take(listing, found, found.images, "val")
-        listing.others.append(fact(self.root, str(path.relative_to(self.root))))
-        listing.splits["val"] = [
-            Item(f"val/{file.name}", labels[truth.stem(file.name)]) for file in found.images
-        ]
-        listing.passed.extend(
-            {"name": name, "reason": f"named in {path.name}, but not in val/"}
-            for name in sorted({entry.name for entry in entries} - images)
-        )
+        inside = [f"val/{file.name}" for file in found.images]
+        listing.splits["val"] = told(self.root, "val", inside, listing)
 
-    def _entries(self) -> tuple[Path, list[truth.Entry]]:
-        """Return the list of classes that is there, and what it says."""
-        for name in (SOLUTION, KIT, LIST):
-            path = self.root / name
-            if path.exists() and name == KIT:
-                return self.root / TRUTH, list(truth.kit(path))
-            if path.exists():
-                return path, truth.entries(path)
+
+def told(root: Path, where: str, inside: list[str], listing: Listing) -> list[Item]:
+    """Return the validation images with the classes that a list beside them tells.
+
+    Args:
+        root: the folder with the list.
+        where: what holds the images, below it.
+        inside: their names.
+        listing: has the classes; gets the list, and the images that are named but not there.
+
+    Raises:
+        UserError: there is no image, the list is damaged, or it lacks an image.
+    """
+    if not inside:
+        raise UserError(f"{root / where} has no images")
+    images = {truth.stem(name) for name in inside}
+    path, entries = _entries(root, where)
+    labels = truth.labels(path, entries, listing.classes, images)
+    missing = sorted(images - labels.keys())
+    if missing:
         raise UserError(
-            f"{self.root / 'val'} holds images without class folders, and none of {SOLUTION}, "
-            f"{KIT}/ and {LIST} is in {self.root} to tell their classes"
+            f"{path} tells no class of {missing[0]}"
+            f"{f' and {len(missing) - 1} more images' if missing[1:] else ''} in "
+            f"{root / where}; add them to it, or take them away; see docs/data.md"
         )
+    listing.others.append(fact(root, str(path.relative_to(root))))
+    listing.passed.extend(
+        {"name": name, "reason": f"named in {path.name}, but not in {where}"}
+        for name in sorted({entry.name for entry in entries} - images)
+    )
+    return [Item(name, labels[truth.stem(name)]) for name in inside]
+
+
+def _entries(root: Path, where: str) -> tuple[Path, list[truth.Entry]]:
+    """Return the list of classes that is there, and what it says."""
+    for name in (SOLUTION, KIT, f"{KIT}.tar.gz", LIST):
+        path = root / name
+        if path.is_dir() and name == KIT:
+            return root / TRUTH, list(truth.kit(path))
+        if path.exists() and name.startswith(KIT):
+            return path, truth.packed_kit(path, KIT)
+        if path.exists():
+            return path, truth.entries(path)
+    raise UserError(
+        f"{root / where} holds images without class folders, and none of {SOLUTION}, "
+        f"{KIT}/ (or .tar.gz) and {LIST} is in {root} to tell their classes"
+    )

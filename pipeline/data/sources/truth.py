@@ -10,9 +10,12 @@ from __future__ import annotations
 import codecs
 import csv
 import re
+import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pipeline.data.sources.tree import image
 from pipeline.errors import UserError
@@ -153,6 +156,29 @@ def _number(path: Path, entry: Entry, count: int) -> int:
 
 def _short(what: str) -> str:
     return ascii(what if len(what) <= 60 else f"{what[:60]}…")
+
+
+def packed_kit(archive: Path, name: str) -> list[Entry]:
+    """Read the development kit from the archive that it is distributed as.
+
+    Args:
+        archive: the file.
+        name: of the folder in it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "data").mkdir()
+        try:
+            with tarfile.open(archive) as tar:
+                for file in ("ILSVRC2012_validation_ground_truth.txt", "meta.mat"):
+                    content = tar.extractfile(f"{name}/data/{file}")
+                    assert content is not None
+                    (Path(folder) / "data" / file).write_bytes(content.read())
+            return list(kit(Path(folder)))
+        except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError, UserError):
+            raise UserError(f"{archive} is no development kit, or damaged; get it anew") from None
 
 
 def kit(folder: Path) -> Iterator[Entry]:
