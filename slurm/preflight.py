@@ -114,7 +114,8 @@ def _later(resources: Resources, partitions: list[dict[str, str]]) -> bool:
             and sum(map(int, gpu.findall(gres))) >= resources.gpus_per_node
         )
         able |= {host} if enough else set()
-        out |= state.startswith(("down", "drain", "drng", "fail", "maint"))
+        silent = state.endswith("*")  # as all are for a moment after the controller has started
+        out |= silent or state.startswith(("down", "drain", "drng", "fail", "maint", "unk"))
     return out and len(able) >= resources.nodes
 
 

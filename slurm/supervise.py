@@ -146,11 +146,12 @@ def refusal(job: Job, first: str | None) -> str | None:
         return "finished already"
     if job.cancelled:
         return "was cancelled; it stays so until it is launched again"
-    until = time.monotonic() + AGREE
+    waited = 0.0  # not by a clock, which goes on while the job is suspended
     while missing := [path for path in job.needs if not path.exists()]:
-        if time.monotonic() > until:
+        if waited >= AGREE:
             return f"{missing[0]} does not exist; what comes before is not finished"
         time.sleep(1)
+        waited += 1
     return _not_to_succeed(first) if first else None
 
 

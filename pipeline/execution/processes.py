@@ -62,7 +62,7 @@ class End:
 
     def __str__(self) -> str:
         if self.silent:
-            return f"rank {self.rank} {HUNG} {self.silent:.0f} s"
+            return f"rank {self.rank} {HUNG} {round(self.silent, 1):g} s"
         if self.signal is None:
             return f"rank {self.rank} ended with exit code {self.code}"
         memory = self.signal == signal.SIGKILL

@@ -35,8 +35,9 @@ class World:
 
     Who exchanges no word for `hang_timeout` seconds hangs: its parent has it write the stack of
     each of its threads to stderr, and ends it. Who was asked to stop is given less, three times
-    the longest silence so far, at least `LEAVING`, and ends itself, as the parent may be gone: a
-    thread of C does that, so it works whatever Python is stuck in.
+    the longest silence so far, at least `LEAVING`. Should the parent be gone, it ends itself: a
+    thread of C does that, so it works whatever Python is stuck in. That thread takes the time in
+    which it was stopped for silence, so it is patient while there is a parent, who does not.
     """
 
     rank: int
@@ -46,6 +47,7 @@ class World:
     _beat: float = field(default_factory=time.monotonic, init=False)
     _longest: float = field(default=0.0, init=False)  # seconds between two words
     _asked: bool = field(default=False, init=False)
+    _parent: int = field(default_factory=os.getppid, init=False)
 
     @property
     def main(self) -> bool:
@@ -129,9 +131,10 @@ class World:
         return min(soon, self.hang_timeout)
 
     def _watch(self, seconds: float) -> None:
-        pulse.beat(self.hang_timeout)
+        pulse.beat(seconds)
         if self._asked:
-            faulthandler.dump_traceback_later(seconds, exit=True)
+            limit = self.hang_timeout if pulse.watched(self._parent) else seconds
+            faulthandler.dump_traceback_later(limit, exit=True)
 
 
 @contextmanager

@@ -67,6 +67,11 @@ def beat(patience: float) -> None:
         SLOT.pack_into(memory, place, words + 1, patience)
 
 
+def watched(parent: int) -> bool:
+    """Whether the process that was our parent when we began still is, and watches."""
+    return PULSE in os.environ and os.getppid() == parent
+
+
 def stopped(pid: int) -> bool:
     """Whether a process is stopped: by Ctrl-Z, SIGSTOP, or as its job is suspended."""
     try:

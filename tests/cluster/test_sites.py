@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from slurm import scheduler
+from slurm import preflight, scheduler
 from slurm.dev_cluster.daemons import start
+from slurm.job import Resources
 from slurm.queue import queued
+from slurm.scheduler import Refused
 from tests.cluster.job_under_test import preempt
-from tests.cluster.real import needs_slurm, wait_for
+from tests.cluster.real import call, needs_slurm, wait_for
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
@@ -22,6 +24,7 @@ end
 function slurm_job_modify(job, record, partitions, user) return slurm.SUCCESS end
 return slurm.SUCCESS
 """
+NONE = {"MaxWall": "-1", "MaxTRESPerJob": "cpu=-1", "GrpTRES": "cpu=-1"}
 COMMENT = 'job.comment = "project=ml"'
 NAME = 'job.name = "of the site"'
 
@@ -36,7 +39,7 @@ def site(cluster):
         script.write_text(WRITES.format("; ".join(what)))
 
     write()
-    restart(cluster, f"{plain}JobSubmitPlugins=lua\n")
+    restart(cluster, f"{plain}JobSubmitPlugins=lua\nAccountingStorageEnforce=limits\n")
     yield write
     restart(cluster, plain)
 
@@ -88,3 +91,24 @@ def test_the_comment_is_the_users(chain, site):
     (entry,) = [entry for entry, _ in queued(work.job.directory, scheduler.mine())]
     assert entry.id == work.id
     scheduler.cancel([work.next_id, work.id])
+
+
+@pytest.mark.parametrize("limit", ["MaxWall=00:04:00", "MaxTRESPerJob=cpu=1", "GrpTRES=cpu=1"])
+def test_what_would_wait_for_ever_is_refused(site, tmp_path, limit):
+    site()
+    name = limit.partition("=")[0]
+    job = Resources(time_limit=5, cpus_per_node=2)
+    preflight.check(job, tmp_path)
+    call("sacctmgr", "-i", "modify", "qos", "normal", "set", limit)
+    try:
+        with pytest.raises(Refused, match="would let it wait for ever"):
+            preflight.check(job, tmp_path)
+    finally:
+        call("sacctmgr", "-i", "modify", "qos", "normal", "set", f"{name}={NONE[name]}")
+    preflight.check(job, tmp_path)
+
+
+def test_one_of_several_partitions_takes_a_job(site, chain):
+    site()
+    work = chain(steps=1, partition="low,high").submit().finished()
+    assert len(work.attempts()) == 1

@@ -215,6 +215,17 @@ with distributed.world(hang_timeout=100):
 """
 
 
+SAVING = """
+    from pipeline.signals import interrupt
+    directory = Path(sys.argv[1]).parent
+    while not interrupt.requested():
+        time.sleep(0.01)
+    (directory / "asked").touch()
+    time.sleep(1)
+    (directory / "saved").touch()
+"""
+
+
 def test_who_hangs_ends_soon_after_it_was_asked_to_stop(tmp_path):
     (tmp_path / "stuck.py").write_text(STUCK)
     process = in_processes(tmp_path / "stuck.py", tmp_path / "begun", count=1)
@@ -222,7 +233,29 @@ def test_who_hangs_ends_soon_after_it_was_asked_to_stop(tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "Timeout (0:00:00.500000)!" in said
+    assert "made no step for 0.5 s" in said
+
+
+def test_who_was_stopped_after_it_was_asked_to_stop_has_its_time_to_save(tmp_path):
+    """By a suspended job, or Ctrl-Z: none of that time counts."""
+    text = STUCK.replace("time.sleep(100)", SAVING).replace("= 0.5", "= 1.5")
+    (tmp_path / "saving.py").write_text(text)
+    process = in_processes(tmp_path / "saving.py", tmp_path / "begun", count=1)
+    wait_for((tmp_path / "begun").exists, process)
+    (child,) = processes_below(process.pid)
+    process.send_signal(signal.SIGINT)
+    wait_for((tmp_path / "asked").exists, process)
+    for pid in (process.pid, child):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(3)
+    for pid in (process.pid, child):
+        os.kill(pid, signal.SIGCONT)
+    process.communicate(timeout=30)
+    assert (tmp_path / "saved").exists()
+
+
+def processes_below(pid):
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def test_how_long_a_process_may_be_silent(monkeypatch):
