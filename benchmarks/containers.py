@@ -47,9 +47,9 @@ def main() -> int:
         kinds = made(Path(folder), options.images)
         prepared(kinds["imagefolder"], Path(folder) / "shards")  # decoders are loaded once
         spent = {name: [] for name in kinds}
-        for _ in range(options.rounds):
-            for name, data in kinds.items():
-                spent[name].append(prepared(data, Path(folder) / "shards"))
+        for turn in range(options.rounds):
+            for name in list(kinds)[:: -1 if turn % 2 else 1]:
+                spent[name].append(prepared(kinds[name], Path(folder) / "shards"))
     report = {"images": options.images, "kinds": told(spent, options.images)}
     show(report)
     if options.json:

@@ -68,7 +68,7 @@ class Parquet:
         table = self._table(file)
         try:
             data = table.image(self._image_column(table), int(row))
-        except (pyarrow.ArrowException, StopIteration, IndexError) as error:
+        except (pyarrow.ArrowException, OSError, StopIteration, IndexError) as error:
             raise OSError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from None
         if data is None:
             raise OSError("the table holds no image in this row, at most the path of one")
@@ -100,11 +100,15 @@ class Parquet:
         return rows
 
     def _labels(self, file: str, columns: Columns) -> list[Label]:
+        import pyarrow
+
         where = f"{self.root / file}: column {columns.label}"
         try:
             found = self._table(file).column(columns.label)
         except UnicodeDecodeError:
             raise UserError(f"{where} holds names that are no UTF-8; write it anew") from None
+        except (pyarrow.ArrowException, OSError):
+            raise UserError(f"{where} is damaged; get it anew") from None
         if None in found:
             raise UserError(f"{where} is empty in row {found.index(None)}; leave that row out")
         return found

@@ -7,6 +7,7 @@ file is mapped. Needs pyarrow.
 from __future__ import annotations
 
 import json
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
@@ -46,7 +47,13 @@ def open_table(path: Path) -> Table:
         raise UserError("data=parquet needs pyarrow: `pip install pyarrow`") from None
     try:
         return ParquetFile(path) if path.suffix == ".parquet" else ArrowFile(path)
+    except UnicodeEncodeError:  # it is a ValueError, as some of pyarrow's are
+        raise UserError(
+            f"the name of {str(path)!a} is no UTF-8, which pyarrow needs; rename it"
+        ) from None
     except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(f"{path}: {os.strerror(error.errno)}; make it readable") from None
         raise UserError(f"{path} is damaged or cut off ({_line(error)}); get it anew") from None
 
 
@@ -90,6 +97,8 @@ class ArrowFile:
         with pyarrow.memory_map(str(path)) as file:
             reader = pyarrow.ipc.open_stream(file)
             self.schema, self._batches = reader.schema, list(reader)
+        for batch in self._batches:
+            batch.validate(full=True)  # what is mapped is taken at its word, and may be damaged
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
         self.groups = self._ends[-1:]
 

@@ -166,6 +166,18 @@ def cut(root):
     (root / "a.parquet").write_bytes((root / "a.parquet").read_bytes()[:-20])
 
 
+def spoilt(root):
+    write(root / "a.parquet", table())
+    data = bytearray((root / "a.parquet").read_bytes())
+    data[200:3000] = b"\xff" * 2800
+    (root / "a.parquet").write_bytes(data)
+
+
+def no_utf8(root):
+    write(root / "a.parquet", table())
+    (root / "a.parquet").rename(root / "\udce9.parquet")
+
+
 def two_kinds(root):
     write(root / "a.parquet", table())
     write(root / "b.parquet", table(noted={**CLASSES, "label": {"names": ["x", "y"]}}))
@@ -191,6 +203,12 @@ WRONG = {
     ),
     "no label": (one(table().drop(["label"])), r"no column of classes; there are: image \(struct"),
     "cut off": (cut, "a.parquet is damaged or cut off"),
+    "damaged": (spoilt, "a.parquet: column label is damaged; get it anew"),
+    "name of a file": (no_utf8, "is no UTF-8, which pyarrow needs; rename it"),
+    "link to nothing": (
+        lambda root: (root / "a.parquet").symlink_to("/nowhere"),
+        "a.parquet: No such file or directory",
+    ),
     "arrow cut off": (saved_and_cut, "00001.arrow is damaged or cut off"),
     "state": (of_an_unread_state, "state.json is damaged; save the data set anew"),
     "other classes": (two_kinds, "b.parquet has other columns or classes than a.parquet"),
@@ -198,6 +216,7 @@ WRONG = {
     "nobody knows": (one(table(labels=[0, 1, -1] + [0] * 5)), "nobody told its class"),
     "no label in a row": (one(table(labels=[0, None] * 4)), "column label is empty in row 1"),
     "a class without images": (one(table(labels=[0] * 8)), "class 'dog' has no image to train on"),
+    "no rows": (one(table()[:0]), "has no images; add some"),
     "one class": (one(table(noted=None, labels=["a"] * 8)), "images of one class only"),
     "two spellings": (one(table(noted=None, labels=["a", "A"] * 4)), "differ by case only"),
     "control character": (
