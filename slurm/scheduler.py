@@ -33,7 +33,7 @@ ENDED = (*TAKEN, "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY"
          "TIMEOUT")  # fmt: skip
 
 
-_HELD = re.compile("held|hold", re.IGNORECASE)  # JobHeldUser, launch failed requeued held, …
+_HELD = re.compile("[Hh]eld|JobHold")  # JobHeldUser, launch failed requeued held, …
 _PAIR = re.compile(r"(\w+)=(\S*)")
 
 

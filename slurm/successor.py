@@ -56,8 +56,8 @@ def main(folder: Path) -> int:
         queue = scheduler.mine()
         if any(before == here.id for _, before in queued(job.directory, queue)):
             return 0
-        own = [row for row in submitted(job.directory) if row.id == here.id]
-        named = not any(marks.COMMENT in marks.kept(queue[here.id], row.token) for row in own)
+        own = [row for row in submitted(job.directory) if row.id == here.id and row.id in queue]
+        named = not any(marks.COMMENT in marks.kept(queue[row.id], row.token) for row in own)
         id = succeed(job, here.id, folder, Path.cwd(), named)
         for entry in queue.values():
             if here.id in entry.after:

@@ -122,7 +122,7 @@ def test_a_complaint_of_slurm_becomes_one_line(stderr, said):
         ("PENDING", "JobHeldUser", True), ("PENDING", "launch failed requeued held", True),
         ("PENDING", "job_requeued_in_held_state", True), ("PENDING", "JobHoldMaxRequeue", True),
         ("SPECIAL_EXIT", "None", True), ("REQUEUE_HOLD", "None", True),
-        ("PENDING", "Resources", False), ("RUNNING", "None", False),
+        ("PENDING", "Resources", False), ("PENDING", "QOSUsageThreshold", False), ("RUNNING", "None", False),
     ],
 )  # fmt: skip
 def test_a_job_that_waits_for_somebody_to_release_it_is_held(state, reason, held):
