@@ -21,11 +21,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import evidence
 from benchmarks.prep import photographs
 from pipeline.config.data import ImageFolder, Parquet, Prep, WebDataset
 from pipeline.data.prepare import build
 from pipeline.data.sources.choose import source
-from pipeline.records import outfile
 
 COMMON = {
     "image_size": 224, "resize": 256, "val_fraction": 0.1, "split_seed": 0, "max_bad": 0.0,
@@ -53,7 +53,7 @@ def main() -> int:
     report = {"images": options.images, "kinds": told(spent, options.images)}
     show(report)
     if options.json:
-        outfile.write(options.json, json.dumps(report, indent=2) + "\n")
+        evidence.write(options.json, report)
     return 0
 
 

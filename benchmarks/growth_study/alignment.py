@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 import dyrep
+from benchmarks import evidence
 from benchmarks.growth_study import data
 from benchmarks.growth_study.__main__ import RESULTS
-from benchmarks.growth_study.shelf import Run, Shelf, origin
+from benchmarks.growth_study.shelf import Run, Shelf
 from benchmarks.growth_study.training import Size, Training, batches
 from dyrep.block import fitting
 from dyrep.geometry import Geometry
 from dyrep.promise import gains
 from pipeline import commands
 from pipeline.errors import DONE
-from pipeline.records import rundir
 
 RATES = (0.0125, 0.05, 0.1)
 ALL = 1e6  # a strength beside which what the strengths learn is nothing
@@ -103,7 +103,7 @@ def work(results: Path, folder: Path, size: Size) -> int:
     images, shelf = data.read(folder, size.train, size.test), Shelf(results)
     runs = [Run("deep", "plain_identity", rate, seed=0) for rate in RATES]
     rows = [{"rate": run.rate, "epochs": watched(run, images, size, shelf)} for run in runs]
-    rundir.write_json(results / "alignment.json", {**origin(), "cosines": rows})
+    evidence.write(results / "alignment.json", {"cosines": rows})
     return DONE
 
 

@@ -45,7 +45,7 @@ class Shelf:
 
     def add(self, run: Run, result: dict[str, Any]) -> None:
         """Keep a finished run."""
-        _append(self.runs, {"run": asdict(run), **result, **origin()})
+        _append(self.runs, {"run": asdict(run), **result, **_origin()})
 
     def price(self, form: str) -> dict[str, float] | None:
         """Return the price of a form, if it was measured here."""
@@ -54,7 +54,7 @@ class Shelf:
 
     def add_price(self, form: str, price: dict[str, float]) -> None:
         """Keep a price."""
-        _append(self.prices, {"form": form, "price": price, **origin()})
+        _append(self.prices, {"form": form, "price": price, **_origin()})
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[bool]:
@@ -94,7 +94,7 @@ def _append(file: Path, row: dict[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def origin() -> dict[str, Any]:
+def _origin() -> dict[str, Any]:
     """Return when, by what and on what a row was made."""
     source = source_revision()
     return {

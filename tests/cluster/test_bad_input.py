@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,11 +98,12 @@ def test_a_root_that_nodes_cannot_see_is_refused(cluster, monkeypatch):
 
 
 def test_a_cluster_that_requeues_nothing_is_refused(cluster, tmp_path):
-    """A stand-in for scontrol tells what a site's plugin would have made of the job."""
-    real = subprocess.run(["which", "scontrol"], capture_output=True, text=True).stdout.strip()
-    wrapper = tmp_path / "bin" / "scontrol"
+    """A stand-in for squeue tells what a site's plugin would have made of the job."""
+    real = shutil.which("squeue")
+    wrapper = tmp_path / "bin" / "squeue"
     wrapper.parent.mkdir()
-    wrapper.write_text(f'#!/bin/sh\n{real} "$@" | sed s/Requeue=1/Requeue=0/\n')
+    last = r"\x1f%s\x1f\x1e"  # Requeue
+    wrapper.write_text(f'#!/bin/sh\n{real} "$@" | sed "s/{last % 1}/{last % 0}/"\n')
     wrapper.chmod(0o755)
     before = {id for id, entry in scheduler.mine().items() if entry.active}
     path = f"{wrapper.parent}:{os.environ['PATH']}"

@@ -53,7 +53,7 @@ def test_runs_that_share_a_stage_are_cancelled_one_after_the_other(command, stat
     assert done.returncode == 0, done.stderr
     assert "1 in the queue before" in done.stdout
     assert [entry.id for entry in mine()] == [job.id]
-    assert states("one") == states("two") == ["queued"]
+    assert states("one") == states("two") == ["held"]
 
     first = command("cancel", "one")
     assert first.returncode == 0

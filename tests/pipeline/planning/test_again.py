@@ -202,7 +202,16 @@ def test_what_a_job_works_on_or_from_is_not_taken_away(tmp_path, monkeypatch, st
     Submission(event="submitted", id="7", token="t").note(other)
     fields = dict.fromkeys(Entry.__dataclass_fields__)
     entry = Entry(
-        **fields | {"id": "7", "state": state, "comment": "t", "restarts": 0, "after": []}
+        **fields
+        | {
+            "id": "7",
+            "name": "latency",
+            "state": state,
+            "reason": "",
+            "comment": "t",
+            "restarts": 0,
+            "after": [],
+        }
     )
     monkeypatch.setattr(again.stage_status, "queued", lambda: ({"7": entry}, ""))
     with pytest.raises(UserError, match=rf"{other.name} is .*\(job 7\)"):
