@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,13 @@ def attempt(train: Train, method: Method) -> None:
     name = f"train.optimizer={train.optimizer}"
     try:
         optimizer = optimizers.build(network, train)
+        drawn = _generators()
         _steps(network, optimizer)
+        if _generators() != drawn:
+            raise UserError(
+                f"{name} draws random numbers: several processes would go different ways; use "
+                "another, or other train.optimizer_args"
+            )
     except UserError:
         raise
     except Exception as error:  # whatever is in a library
@@ -37,6 +44,10 @@ def attempt(train: Train, method: Method) -> None:
     if isinstance(method, DyRep | Grow):
         _grow(network, optimizer, method, name)
     _continue(network, optimizer, train, name)
+
+
+def _generators() -> tuple[object, ...]:
+    return random.getstate(), torch.get_rng_state().tolist()
 
 
 def _network() -> nn.Module:

@@ -102,6 +102,21 @@ def test_an_optimizer_that_will_not_do_is_refused_before_anything_runs(optimizer
     assert words in str(refused.value) and "\n" not in str(refused.value)
 
 
+class Drawing(torch.optim.SGD):
+    """Draws a number at each step."""
+
+    def step(self, closure=None):
+        torch.rand(1)
+        return super().step(closure)
+
+
+def test_an_optimizer_that_draws_numbers_is_refused(monkeypatch):
+    monkeypatch.setattr(optimizers, "build", lambda model, _: Drawing(model.parameters(), lr=0.1))
+    config = checked("method=plain")
+    with pytest.raises(UserError, match="draws random numbers"):
+        trial.attempt(config.train, config.method)
+
+
 class Whole(torch.optim.SGD):
     """Keeps its parameters where nothing that grows joins them."""
 
