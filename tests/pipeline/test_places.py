@@ -12,8 +12,9 @@ from pathlib import Path
 import hydra
 import pytest
 
-from pipeline import cancel, commands, launch, status
+from pipeline import cancel, commands, status
 from pipeline.config import flatten
+from pipeline.execution import dispatch
 from pipeline.planning import compose, named_run
 from pipeline.planning.plan import make_plan
 from pipeline.records import attempt, rundir
@@ -89,14 +90,14 @@ def test_a_run_frozen_with_relative_paths_goes_on(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_what_continues_a_run_is_told_in_full(overrides, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = launch._to_continue(config("name=x", *overrides), overrides)
+    told = dispatch._to_continue(config("name=x", *overrides), overrides)
     expected = [word.replace("HERE", str(tmp_path)) for word in words]
     assert shlex.split(told) == ["python", "-m", "pipeline.launch", *expected]
 
 
 def test_a_secret_is_not_repeated_in_what_continues_a_run():
     overrides = ["cluster=slurm", "cluster.setup=['export HF_TOKEN=hf_0123456789abcdefghij']"]
-    told = launch._to_continue(config("name=x", *overrides), overrides)
+    told = dispatch._to_continue(config("name=x", *overrides), overrides)
     assert "HF_TOKEN=***" in told and "hf_0123" not in told
 
 
