@@ -11,6 +11,8 @@ from dyrep.block import RepBlock
 from dyrep.fusion import relative_error
 from tests.dyrep.drawn import convs, randomise
 
+pytestmark = pytest.mark.long
+
 
 @settings(max_examples=300, deadline=None)
 @given(convs(), st.integers(0, 2**16))

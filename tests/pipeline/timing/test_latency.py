@@ -26,6 +26,8 @@ from pipeline.timing.interference import Neighbours, watched
 from pipeline.timing.measure import Paced, Timing
 from pipeline.timing.variants import Unavailable, Variant, infer, make
 
+pytestmark = pytest.mark.long
+
 CORES = len(os.sched_getaffinity(0))
 STEADY = {"fused/b1": Timing([1.0] * 20)}
 

@@ -16,6 +16,8 @@ from pipeline.training.telling import Telling
 from tests.pipeline.training.learning import ALONE, STEPS, TINY, equal, rows
 from tests.runs import composed
 
+pytestmark = pytest.mark.long
+
 BUDGET = "train.budget.plain_epochs=8"
 GROW = (BUDGET, "method=grow", "method.adjust_interval=1", "method.last_adjust_epoch=3",
         "method.max_cost=3", "method.grow=3",

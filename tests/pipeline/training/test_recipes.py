@@ -17,6 +17,8 @@ from pipeline.training.pace import Pace
 from tests.pipeline.training.learning import STEPS, TINY, equal, rows
 from tests.runs import composed
 
+pytestmark = pytest.mark.long
+
 GROWN = {
     "grow": ("method=grow", "method.choose=random", "method.max_cost=3", "method.cost=flops"),
     "dyrep": ("method=dyrep", "method.calibration_batches=2"),
