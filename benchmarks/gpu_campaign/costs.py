@@ -79,7 +79,7 @@ def growth(task: Task, times: int) -> dict:
     rows = []
     for _ in range(times):
         before = _step(loop)
-        adjust = seconds(partial(loop.training._adjust, before), DEVICE)
+        adjust = seconds(partial(loop.training.adjust, before), DEVICE)
         first = seconds(partial(loop, 1), DEVICE)
         second = seconds(partial(loop, 1), DEVICE)
         row = {"step_before": before, "adjust": adjust, "first_step": first, "second_step": second,
@@ -100,10 +100,12 @@ def checkpoints(task: Task) -> dict:
     training, held_up, sealed = loop.training, [], []
     for _ in range(5):
         loop(1)
-        held_up.append(seconds(training._save, DEVICE))
-        sealed.append(held_up[-1] + seconds(training.saver.wait, DEVICE))
+        held_up.append(seconds(training.save, DEVICE))
+        sealed.append(held_up[-1] + seconds(training.saving.saver.wait, DEVICE))
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
-    size = sum(p.numel() * p.element_size() for p in training.learner.model.state_dict().values())
+    size = sum(
+        p.numel() * p.element_size() for p in training.state.learner.model.state_dict().values()
+    )
     return {"held_up_ms": 1000 * statistics.median(held_up),
             "sealed_ms": 1000 * statistics.median(sealed), "weights_mb": size / 1e6}  # fmt: skip

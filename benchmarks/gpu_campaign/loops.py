@@ -277,14 +277,14 @@ class Ours:
             patch.object(device, "layout", lambda *_: task.form()),
         ):
             self.training = loop.Training(context, _world())
-        self._loader = self.training.loader
+        self._loader = self.training.state.loader
         self._flags = Flags()
 
     def __call__(self, steps: int) -> None:
         self._flags.set()
         self._loader.steps = steps
         with suppress(Enough):
-            self.training._train_epoch()
+            self.training.train_epoch()
 
 
 @cache

@@ -12,6 +12,7 @@ from pipeline.contract.stage import Context
 from pipeline.data.shards import Manifest
 from pipeline.errors import UserError
 from pipeline.execution.world import world
+from pipeline.training import replay
 from pipeline.training.loop import Training
 from pipeline.training.nonfinite import NotFinite
 
@@ -26,5 +27,5 @@ def run(context: Context) -> dict[str, float]:
         try:
             return Training(context, processes).run()
         except NotFinite as found:
-            step = found.step
-        raise Training(context, processes).explain(step)
+            step = found.step  # the failed training is freed before it is repeated
+        raise replay.explain(context, processes, step)

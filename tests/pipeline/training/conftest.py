@@ -36,7 +36,7 @@ def training(tmp_path, monkeypatch):
             parents={"prep": tmp_path}, attempt=next(attempts),
         )  # fmt: skip
         made = loop.Training(context, ALONE)
-        context.stopping = lambda: made.step >= until
+        context.stopping = lambda: made.state.step >= until
         return made
 
     return make

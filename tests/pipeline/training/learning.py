@@ -85,7 +85,7 @@ class Images:
 
 
 def equal(one, other):
-    one, other = one.learner.state(), other.learner.state()
+    one, other = one.state.learner.state(), other.state.learner.state()
     weights = zip(one["model"].items(), other["model"].items(), strict=True)
     assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in weights)
     assert one["schedule"]["_last_lr"] == other["schedule"]["_last_lr"]

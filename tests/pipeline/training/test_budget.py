@@ -154,7 +154,7 @@ def test_progress_tells_what_is_spent_and_the_steps_left_at_the_present_price(pa
 def test_growth_is_a_matter_of_what_is_spent(training, price, adjusting, adjusts):
     growth = training(
         "method=grow", "method.adjust_interval=2", "method.last_adjust_epoch=6"
-    ).growth
+    ).state.growth
     growth._evolver.adjust = lambda calibration: []
     done, epochs = [], 0.0
     while epochs < 12:

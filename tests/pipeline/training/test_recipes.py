@@ -141,6 +141,6 @@ def test_an_optimizer_that_cannot_follow_is_refused_with_methods_that_grow(monke
 def test_strengths_that_grow_do_not_decay_where_norms_do(training):
     made = training(*GROWN["linear"], *HOLDS, "train.decay_norms=true")
     made.run()
-    decays = [group["weight_decay"] > 0 for group in made.learner.optimizer.param_groups]
+    decays = [group["weight_decay"] > 0 for group in made.state.learner.optimizer.param_groups]
     assert decays == [True, True, False]
-    assert made.learner.optimizer.param_groups[2]["params"]
+    assert made.state.learner.optimizer.param_groups[2]["params"]

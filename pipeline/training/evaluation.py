@@ -1,0 +1,66 @@
+"""Validate the network at the end of an epoch, record the epoch, and sum up the training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from pipeline.config.train import Train
+from pipeline.training import nonfinite
+from pipeline.training.images import Images
+from pipeline.training.state import State
+from pipeline.training.telling import Telling
+
+
+def evaluate(
+    state: State, recipe: Train, images: Images, telling: Telling, check_stop: Callable[[], None]
+) -> float:
+    """Validate, write the epoch's row, and count the epoch; return the median seconds per step.
+
+    Args:
+        state: Of the training; its `metrics` and `epoch` are updated.
+        recipe: Settings of the training.
+        images: Source of the validation images.
+        telling: Told the accuracy, and what went wrong in the epoch.
+        check_stop: Called before each batch, may raise.
+
+    Raises:
+        Diverged: most steps of the epoch were skipped.
+    """
+    epoch, learner = state.epoch + 1, state.learner
+    skipped, steps = state.history.skipped_now()
+    overflowed = learner.overflows.now
+    for line in nonfinite.judge(skipped, overflowed, steps, epoch):
+        telling.say(line)
+    state.metrics = learner.validate(images.validation(), check_stop)
+    facts = {**learner.facts(), **state.cost.facts()}
+    facts |= {"overflowed": overflowed} if overflowed else {}
+    learner.overflows.end_epoch()
+    step_seconds = state.history.epoch(state.step, epoch, state.metrics, recipe.batch_size, facts)
+    state.growth.settle(step_seconds)
+    state.epoch = epoch
+    return step_seconds
+
+
+def announce(state: State, telling: Telling) -> None:
+    """Say how the epoch that has ended was validated, and whether it waited for data."""
+    lost = "" if math.isfinite(state.metrics["val_loss"]) else ", validation loss not finite"
+    telling.say(f"epoch {state.epoch}: top-1 {state.metrics['top1']:.2f} %{lost}")
+    telling.waiting(state.history.waiting)
+
+
+def headline(state: State) -> dict[str, float]:
+    """Return the numbers that `result.json` has of a finished training."""
+    lost = {"skipped": state.history.skipped, "overflowed": state.learner.overflows.total}
+    return {
+        "top1": state.metrics["top1"],
+        "top5": state.metrics["top5"],
+        "loss": state.metrics["val_loss"],
+        "epochs": state.epoch,
+        "steps": state.step,
+        **{name: count for name, count in lost.items() if count},
+        **state.growth.totals,
+        "left": len(state.growth.left),
+        **state.cost.facts(),
+        **({"plain_epochs": state.plain_epochs} if state.pace.budgeted else {}),
+    }

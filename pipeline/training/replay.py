@@ -1,0 +1,28 @@
+"""Explain a loss that is not finite: repeat the steps from the newest checkpoint to that step."""
+
+from __future__ import annotations
+
+from pipeline.contract.stage import Context
+from pipeline.execution.world import World
+from pipeline.training import nonfinite
+from pipeline.training.loop import Training
+from pipeline.training.nonfinite import Diverged
+
+
+def explain(context: Context, world: World, step: int) -> Diverged:
+    """Resume, repeat the steps up to `step` while watching every layer, and name the cause.
+
+    The checkpoint is from the epoch of that step or from the end of the epoch before.
+    """
+    training = Training(context, world)
+    state = training.state
+    state.learner.train()
+    with state.learner.compiler.aside():
+        return nonfinite.explain(
+            state.learner.model,
+            map(state.mixed, state.loader),
+            state.train_on,
+            world,
+            training.leave_if_asked,
+            range(state.step + 1, step + 1),
+        )

@@ -1,0 +1,76 @@
+"""The checkpoints of a training: find the one to resume from, save the state, mark the best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.contract.stage import Context
+from pipeline.execution.world import World
+from pipeline.training import checkpoint, resume
+from pipeline.training.checkpoint import Facts
+from pipeline.training.saver import Saver
+from pipeline.training.state import State
+
+
+class Saving:
+    """Keeps the state of one training in `checkpoints/`, on behalf of all its processes."""
+
+    def __init__(self, context: Context, world: World) -> None:
+        self._context, self._world = context, world
+        self._folder = context.dir / "checkpoints"
+        self._identity = resume.identity(context)
+        self.saver = Saver(
+            self._folder, context.config.checkpoint, context.check_owner, self._saved
+        )
+
+    def load(self) -> dict[str, Any]:
+        """Return the state to resume from; empty for a training that begins.
+
+        Raises:
+            UserError: the checkpoints belong to another training, or none of them is intact.
+        """
+        found = resume.find(self._context, self._world, self._identity)
+        saved: dict[str, Any] = checkpoint.load(found) if found else {}
+        self._context.saved = saved.get("step", 0)
+        self.saver.begin(self._context.saved, found.name if found else None)
+        return saved
+
+    def save(self, state: State) -> None:
+        """Save the state while training goes on; collective.
+
+        Raises:
+            NotFinite: a loss since the last save is not finite; no such state is saved.
+            OSError: neither this checkpoint nor the one before can be written.
+        """
+        state.history.flush()
+        dump = state.dump()
+        if self._world.main:
+            self.saver.save(self._facts(state), dump)
+
+    def mark_best(self, state: State) -> None:
+        """Note that the newest checkpoint is the best so far, if its epoch validated best."""
+        if self._world.main:
+            self.saver.wait()
+            self._context.check_owner()
+            assert self.saver.newest is not None  # of this epoch's last step
+            checkpoint.mark_best(
+                self._folder, self.saver.newest, state.epoch, state.metrics["top1"]
+            )
+
+    def _facts(self, state: State) -> Facts:
+        return Facts(
+            step=state.step,
+            epoch=state.epoch,
+            attempt=self._context.attempt,
+            world_size=self._world.world_size,
+            boundary=state.boundary,
+            history=state.history.rows,
+            growth=state.growth.rows,
+            identity=self._identity,
+        )
+
+    def _saved(self, facts: Facts, seconds: float) -> None:
+        self._context.saved = facts.step
+        self._context.event(
+            "saved", step=facts.step, epoch=facts.epoch, file=facts.name, seconds=round(seconds, 3)
+        )

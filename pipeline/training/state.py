@@ -1,0 +1,141 @@
+"""The state of a training: how far it is, and the parts that carry what must survive a restart.
+
+`State.dump` returns all of it for a checkpoint, and `State` is built from what it returned. Nothing
+that a resumed training needs is anywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.config import Config
+from pipeline.data.loaders.base import Batch
+from pipeline.execution.world import World
+from pipeline.records import rundir
+from pipeline.training import generators, resume
+from pipeline.training.cost import Cost
+from pipeline.training.growth import Growth
+from pipeline.training.history import History, Rows
+from pipeline.training.images import Images
+from pipeline.training.learner import Learner
+from pipeline.training.mixing import Mixing
+from pipeline.training.pace import Pace
+
+
+class State:
+    """The network, its optimizer, the position in the data, and the records of one training.
+
+    Args:
+        config: Settings of the training.
+        world: The processes; `dump` gathers from all of them.
+        images: Source of the loaders.
+        folder: Stage directory, where `history.jsonl` and `growth.jsonl` are written.
+        saved: What `dump` returned; empty for a training that begins.
+    """
+
+    def __init__(
+        self, config: Config, world: World, images: Images, folder: Path, saved: dict[str, Any]
+    ) -> None:
+        self._world = world
+        own = resume.own_part(saved, world)
+        self.step: int = saved.get("step", 0)
+        self.epoch: int = saved.get("epoch", 0)  # epochs finished, with validation and growth
+        self.metrics: dict[str, float] = saved.get("metrics", {})
+        self.resumed_at = self.step
+        self.loader = images.training(
+            since=0 if own else self.step, state=own["loader"] if own else None
+        )
+        self.steps_per_epoch = len(self.loader)
+        recipe, classes = config.train, images.classes
+        self.cost = Cost(config, classes, saved.get("cost", {}) if saved else None)
+        self.pace = Pace(recipe, self.steps_per_epoch, self.cost)
+        self._mixing = Mixing(recipe, classes, config.data.image_size)
+        self.learner = Learner(config, world, classes, self.pace, saved)
+        generators.seed(images.seed + world.rank)  # equal weights, then a dropout of its own
+        rows = saved.get("growth", {"rows": 0})["rows"]
+        self.growth = Growth(
+            self.learner.model,
+            self.learner.optimizer,
+            self.learner.ema,
+            config.method,
+            config.seed,
+            Rows(folder / rundir.GROWTH, rows, world.main),
+            self.learner.left,
+            recipe.warmup_epochs,
+        )
+        self.history = History(folder / rundir.HISTORY, world, recipe, saved.get("history", {}))
+        if saved:
+            self.learner.load_state(saved)
+            self.growth.load_state(saved["growth"])
+        if own:
+            generators.restore(own["generators"])
+
+    @property
+    def plain_epochs(self) -> float:
+        """Epochs done so far; under a budget, epochs of the plain network paid so far."""
+        return self.pace.plain_epochs(self.step)
+
+    @property
+    def steps_to_go(self) -> int:
+        """Steps that are missing in the present epoch."""
+        whole = (self.epoch + 1) * self.steps_per_epoch - self.step
+        return min(whole, self.pace.steps_left(self.step))
+
+    @property
+    def boundary(self) -> bool:
+        """Whether no epoch is under way."""
+        return self.step % self.steps_per_epoch == 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether an epoch is to begin, or one that has begun is to be ended."""
+        begun = self.step > self.epoch * self.steps_per_epoch
+        return begun or self.pace.steps_left(self.step) > 0
+
+    def epochs(self) -> Iterator[int]:
+        """Yield the number of the present epoch, from 1, until the training is finished."""
+        while self.unfinished:
+            yield self.epoch + 1
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches that are missing in the present epoch, ready to train on.
+
+        The budget may be spent before the epoch is complete; then the batches end early.
+        """
+        if not self.steps_to_go:
+            return
+        self.learner.train()
+        self.history.start_clock()
+        for batch in self.loader:
+            self.history.batch_came()
+            yield self.mixed(batch)
+            if not self.steps_to_go and not self.boundary:
+                return
+
+    def mixed(self, batch: Batch) -> Batch:
+        """Return the batch as `train.mixup` and `train.cutmix` mix it in the present epoch."""
+        return self._mixing(batch, int(self.plain_epochs) if self.pace.budgeted else self.epoch)
+
+    def train_on(self, batch: Batch) -> Tensor:
+        """Update the network by one batch; return the loss, on the device. `step` stays."""
+        self.cost.count()  # the learning rate that follows may depend on what was spent
+        return self.learner.update(batch, partial(self.growth.accumulate, epochs=self.plain_epochs))
+
+    def dump(self) -> dict[str, Any]:
+        """Return everything that must survive a restart; collective, the same on every process."""
+        rank_state = {"loader": self.loader.state(), "generators": generators.state()}
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "metrics": self.metrics,
+            **self.learner.state(),
+            "growth": self.growth.state(),
+            "cost": self.cost.state(),
+            "history": self.history.state(),
+            "ranks": self._world.gather(rank_state),
+        }
