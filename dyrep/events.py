@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
+
+
+class Chosen(TypedDict):
+    """Why a branch was grown: its gain, its price, and its place in the order of the candidates."""
+
+    branch: str
+    gain: float
+    price: float
+    place: int
+    of: int
 
 
 @dataclass(frozen=True)
@@ -17,8 +27,8 @@ class Event:
     flops None where no calibration batch was given. Of a conv inside a linear block the output is
     that of the block. `price` is what a step costs more with what grew, in steps of the plain
     network, and `worth` the predicted gain per price of each new branch, where growing is priced;
-    `chosen` tells of each its `branch`, `gain`, `price`, and its `place` among `of` candidates in
-    the order in which they were taken.
+    `chosen` says of each why it was chosen: its `place` is among `of` candidates in the order in
+    which they were taken.
     """
 
     action: Literal["grow", "cut"]
@@ -31,7 +41,7 @@ class Event:
     flops: int | None
     price: float | None = None
     worth: dict[str, float] | None = None
-    chosen: list[dict[str, Any]] | None = None
+    chosen: list[Chosen] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON-able data."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from dyrep.fusion import noise, relative_error
 from dyrep.linear import scales
 from dyrep.optimizers import refuse_whole
 from dyrep.saliency import Saliency
+from dyrep.state import EvolverState
 from dyrep.transaction import all_or_nothing
 
 
@@ -166,7 +167,7 @@ class DyRep:
                 raise ValueError(f"adjust() needs calibration batches: {why}")
         return []
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> EvolverState:
         """Return what a checkpoint needs beside the model, its structure and the optimizer."""
         return {
             "adjustments": self.adjustments,
@@ -175,7 +176,7 @@ class DyRep:
             "began": self._began,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: EvolverState) -> None:
         """Take up a state; the model must have the structure it was saved with."""
         self.adjustments = state["adjustments"]
         self._saliency.load_state_dict(state["saliency"])
@@ -244,7 +245,7 @@ class DyRep:
 
     def _event(
         self,
-        action: Any,
+        action: Literal["grow", "cut"],
         path: str,
         module: nn.Module,
         before: tuple[Tensor, Tensor],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,11 @@ from dyrep import expansion, pricing
 from dyrep.branches import ALL_BRANCHES
 from dyrep.budget import Measure
 from dyrep.cost import cost as cost_of
-from dyrep.events import Event
+from dyrep.events import Chosen, Event
 from dyrep.evolution import DyRep, outputs
 from dyrep.pricing import Candidate, Prices
 from dyrep.promise import Promise
+from dyrep.state import EvolverState
 
 FAST_ENOUGH = "steps go far enough: no branch would have lowered the loss of the next batch"
 
@@ -72,11 +73,11 @@ class Grower(DyRep):
             cut_std=cut_std, cut_ratio=cut_ratio, max_cost=max_cost, cost=cost, seed=seed,
         )  # fmt: skip
 
-    def state_dict(self) -> dict[str, Any]:
-        state = {"resting": sorted(self._resting), "prices": self._prices.state_dict()}
-        return {**super().state_dict(), **state}
+    def state_dict(self) -> EvolverState:
+        prices = self._prices.state_dict()
+        return {**super().state_dict(), "resting": sorted(self._resting), "prices": prices}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: EvolverState) -> None:
         self._resting = set(state["resting"])
         if "prices" in state:  # not in those of older versions
             self._prices.load_state_dict(state["prices"])
@@ -106,13 +107,13 @@ class Grower(DyRep):
 
     def _ranked(self, batch: Tensor, generator: torch.Generator) -> list[Candidate]:
         """Return the branches that may be grown, the best first, and only those have a price."""
-        gains = self._saliency.ranking(generator)
-        awake = [(key, gain) for key, gain in gains if key.rpartition(" ")[0] not in self._resting]
+        assert isinstance(self._saliency, Promise)
+        awake = [one for one in self._saliency.gains() if one.path not in self._resting]
         if self.choose == "worth":
-            gaining = {key.rpartition(" ")[0] for key, gain in awake if gain > 0}
-            idle = {key.rpartition(" ")[0] for key, _ in awake} - gaining
+            gaining = [one for one in awake if one.gain > 0]
+            idle = {one.path for one in awake} - {one.path for one in gaining}
             self.left.update(dict.fromkeys(sorted(idle), FAST_ENOUGH))
-            awake = [(key, gain) for key, gain in awake if gain > 0]
+            awake = gaining
         ranked = pricing.candidates(self.model, awake, batch, self._prices)
         if self.choose == "random":
             order = torch.randperm(len(ranked), generator=generator).tolist()
@@ -153,6 +154,11 @@ class Grower(DyRep):
         return dataclasses.replace(event, flops=cost_of(self.model, batches[0]).flops)
 
 
-def _why(chosen: Candidate, ranked: list[Candidate]) -> dict[str, Any]:
-    facts = {"branch": chosen.branch, "gain": chosen.gain, "price": chosen.price}
-    return {**facts, "place": 1 + ranked.index(chosen), "of": len(ranked)}
+def _why(chosen: Candidate, ranked: list[Candidate]) -> Chosen:
+    return {
+        "branch": chosen.branch,
+        "gain": chosen.gain,
+        "price": chosen.price,
+        "place": 1 + ranked.index(chosen),
+        "of": len(ranked),
+    }

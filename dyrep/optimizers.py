@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Optimizer
 
+ParamGroup = dict[str, Any]  # torch's own form: `params`, and options of the optimizer
 OWN = ("param_groups", "state", "defaults")  # what every optimizer has
 
 
@@ -51,7 +52,7 @@ def _holds(value: Any, parameters: Set[Tensor], optimizer: Optimizer) -> bool:
     return False
 
 
-def initial_state(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> None:
+def initial_state(optimizer: Optimizer, group: ParamGroup, parameter: Tensor) -> None:
     """Give a new parameter the state of one that was there from the start.
 
     Adagrad makes it when it is built, and the fused kernel of SGD needs momenta of all or of none;

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,8 @@ from dyrep.cost import cost
 from dyrep.fusion import plain_copy
 from dyrep.geometry import Geometry
 from dyrep.linear import LinearBlock
+from dyrep.promise import Gain
+from dyrep.state import PricesState
 
 TINY = 1e-12  # a price that no clock can tell from nothing
 ROUNDS = 3  # times that a kernel is composed, after one to warm up
@@ -98,12 +99,12 @@ class Prices:
             return float(max(counter.get_total_flops(), 2 * conv.weight.numel()))
         return min([_cold_seconds(composing, nothing) for _ in range(1 + ROUNDS)][1:])
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> PricesState:
         """Return what is known; seconds of a whole step are those of this machine, and stay."""
         whole = self._whole if self.measure == "flops" else None
         return {"known": dict(self._known), "whole": whole}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: PricesState) -> None:
         """Take up a state."""
         self._known, self._whole = dict(state["known"]), state["whole"]
 
@@ -161,15 +162,13 @@ def spent(model: nn.Module, batch: Tensor, prices: Prices) -> float:
 
 
 def candidates(
-    model: nn.Module, ranking: Sequence[tuple[str, float]], batch: Tensor, prices: Prices
+    model: nn.Module, gains: Sequence[Gain], batch: Tensor, prices: Prices
 ) -> list[Candidate]:
     """Return branches with their prices, the one of most worth first."""
-    keyed = ((key.rpartition(" "), gain) for key, gain in ranking)
-    pairs = [(path, name, gain) for (path, _, name), gain in keyed]
-    shapes = budget.input_shapes(model, list(dict.fromkeys(path for path, *_ in pairs)), batch)
+    shapes = budget.input_shapes(model, list(dict.fromkeys(one.path for one in gains)), batch)
 
     def priced() -> Iterator[Candidate]:
-        for path, name, gain in pairs:
+        for path, name, gain in gains:
             if path in shapes:
                 layer = model.get_submodule(path)
                 conv = layer.conv if isinstance(layer, LinearBlock) else layer

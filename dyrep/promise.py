@@ -24,7 +24,7 @@ Adaptation with Hypergradient Descent", arXiv 1703.04782); here it is taken bran
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from dyrep.geometry import Geometry
 from dyrep.linear import LinearBlock
 from dyrep.saliency import Saliency
+from dyrep.state import SaliencyState
 
 EVERY = 8  # steps, of which the gains of one are taken
 SURE = 2.0  # standard errors by which a gain must be above zero
@@ -79,6 +80,14 @@ def _diagonal(taps: Tensor, groups: int) -> Tensor:
     return taps.gather(1, own[:, None])[:, 0]
 
 
+class Gain(NamedTuple):
+    """What the branch `branch` of the layer at `path` gains per step, at least."""
+
+    path: str
+    branch: str
+    gain: float
+
+
 class Promise(Saliency):
     """Sums of the gains of all branches that convs could still get, and of their squares.
 
@@ -89,6 +98,7 @@ class Promise(Saliency):
         super().__init__("gain")
         self._strength = strength
         self._open: list[tuple[Geometry, list[str]]] = []
+        self._branches: list[tuple[str, str]] = []
         self._before: list[Tensor] = []
         self._calls = 0
 
@@ -104,7 +114,8 @@ class Promise(Saliency):
             (Geometry.of(convs[path]), names)  # type: ignore[arg-type]
             for path, names in open_branches.items()
         ]
-        self._paths = [f"{path} {name}" for path, names in open_branches.items() for name in names]
+        self._branches = [(path, name) for path, names in open_branches.items() for name in names]
+        self._paths = [f"{path} {name}" for path, name in self._branches]  # for checkpoints
         self._before, self._calls = [], 0
 
     @torch.no_grad()
@@ -132,30 +143,33 @@ class Promise(Saliency):
         energy = sum(w.grad.square().sum() for w in self._weights if w.grad is not None)
         return torch.cat([found, found.square(), found.new_tensor([0.0]) + energy])
 
-    def ranking(self, generator: torch.Generator) -> list[tuple[str, float]]:
-        """Return (path and branch, what it gains per step at least), best first.
+    def gains(self) -> list[Gain]:
+        """Return what each branch gains per step at least, best first; collective.
 
-        That is the mean less `SURE` standard errors; what is not surely above zero gains 0, and
-        of fewer than two steps nothing is sure.
+        A gain is the mean less `SURE` standard errors, and 0 where that is below zero or fewer than
+        two steps were summed.
+
+        Raises:
+            RuntimeError: no conv had a gradient at any step.
         """
-        count = len(self._paths)
+        count = len(self._branches)
         if self._sums is None and self._seen:
-            return [(path, 0.0) for path in self._paths]
+            return [Gain(path, name, 0.0) for path, name in self._branches]
         sums, steps = self.means()
         if steps < 2:
-            return [(path, 0.0) for path in self._paths]
+            return [Gain(path, name, 0.0) for path, name in self._branches]
         means, squares = sums[:count], sums[count : 2 * count]
         found = []
-        for path, mean, square in zip(self._paths, means, squares, strict=True):
+        for (path, name), mean, square in zip(self._branches, means, squares, strict=True):
             error = (max(square - mean**2, 0) / (steps - 1)) ** 0.5
-            found.append((path, max(mean - SURE * error, 0.0)))
-        return sorted(found, key=lambda pair: -pair[1])
+            found.append(Gain(path, name, max(mean - SURE * error, 0.0)))
+        return sorted(found, key=lambda one: -one.gain)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> SaliencyState:
         before = [kernel.clone() for kernel in self._before]
         return {**super().state_dict(), "before": before, "calls": self._calls}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: SaliencyState) -> None:
         super().load_state_dict(state)
         device = self._weights[0].device if self._weights else None
         self._before = [kernel.to(device) for kernel in state["before"]]

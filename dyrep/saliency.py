@@ -24,11 +24,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from dyrep.state import SaliencyState
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,12 @@ class Saliency:
             raise RuntimeError(ALL_ZERO if self._seen else NOTHING_SEEN)
         return [value / max(steps, 1.0) for value in sums], steps / ranks
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> SaliencyState:
         """Return the sums of the running interval."""
         sums, steps = (None if t is None else t.clone() for t in (self._sums, self._steps))
         return {"paths": self._paths, "sums": sums, "steps": steps}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: SaliencyState) -> None:
         """Take up the sums of an interval.
 
         Raises:
@@ -171,6 +172,5 @@ class Saliency:
             raise ValueError("saliency was summed over other layers than this network has")
         device = self._weights[0].device if self._weights else None
         self._seen = state["sums"] is not None
-        self._sums, self._steps = (
-            None if state[key] is None else state[key].to(device) for key in ("sums", "steps")
-        )
+        kept = state["sums"], state["steps"]
+        self._sums, self._steps = (None if t is None else t.to(device) for t in kept)

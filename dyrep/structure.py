@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -17,14 +17,32 @@ from dyrep.transaction import all_or_nothing
 VERSION = 1
 
 
-def structure(model: nn.Module) -> dict[str, Any]:
-    """Return the blocks of a network, outer before nested, ready for JSON.
+class Block(TypedDict):
+    """A block: the path of its convolution, its branches, and whether they never change."""
 
-    `form` is that of all blocks, None without any; `biases` are the convs that became plain again
-    and brought a bias home; `absorbed` the batch norms that static blocks replaced.
+    path: str
+    branches: list[str]
+    fixed: bool
+
+
+class Structure(TypedDict):
+    """The blocks of a network, outer before nested, ready for JSON.
+
+    `form` is the form of all blocks, None without any; `biases` are the convolutions that became
+    plain again and kept a bias; `absorbed` are the batch norms that static blocks replaced.
     """
+
+    version: int
+    form: Form | None
+    blocks: list[Block]
+    biases: list[str]
+    absorbed: list[str]
+
+
+def structure(model: nn.Module) -> Structure:
+    """Return which blocks a network has."""
     there = blocks(model)
-    found = [
+    found: list[Block] = [
         {"path": path, "branches": block.names, "fixed": block.fixed}
         for path, block in there.items()
     ]

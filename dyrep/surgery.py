@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from dyrep.optimizers import initial_state, layers
+from dyrep.optimizers import ParamGroup, initial_state, layers
 
 
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:
@@ -159,7 +159,7 @@ def follow(
             layer.state.pop(old_parameter, None)
 
 
-def _without_decay(optimizer: Optimizer, like: dict[str, Any]) -> dict[str, Any]:
+def _without_decay(optimizer: Optimizer, like: ParamGroup) -> ParamGroup:
     """Return a group of the same options as `like` but without weight decay; add it if needed."""
     aside = ("params", "param_names", "weight_decay")
     options = {key: value for key, value in like.items() if key not in aside}
@@ -183,7 +183,7 @@ def _kin(
     model: nn.Module,
     beside: str,
     before: Mapping[str, Tensor],
-    home: Mapping[Tensor, dict[str, Any]],
+    home: Mapping[Tensor, ParamGroup],
 ) -> str:
     """Return the name of the vector whose group a new one beside a kernel joins."""
     gammas = {getattr(module, "weight", None) for module in model.modules()}
@@ -202,7 +202,7 @@ def _kin(
     return max(here or kin, key=nearness)
 
 
-def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+def _options(group: ParamGroup) -> ParamGroup:
     """Return the settings of a group, without weight decay and what it is called."""
     aside = ("params", "param_names", "weight_decay")
     return {k: v for k, v in group.items() if k not in aside and not isinstance(v, str)}

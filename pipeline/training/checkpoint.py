@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.config.base import Values
 from pipeline.errors import UserError
 from pipeline.records import disk, packing, rundir
 
@@ -45,12 +46,29 @@ class Facts:
     boundary: bool
     history: int
     growth: int
-    identity: dict[str, Any]
+    identity: Values
 
     @property
     def name(self) -> str:
         """The name of its file."""
         return f"step-{self.step:08d}-e{self.epoch:03d}-a{self.attempt:03d}{SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Seal(Facts):
+    """What the `.json` beside a checkpoint says: its facts, and the size and hash of the file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Best:
+    """The checkpoint that validated best: its file, its epoch and its accuracy in percent."""
+
+    file: str
+    epoch: int
+    top1: float
 
 
 @dataclass(frozen=True)
@@ -76,8 +94,8 @@ def save(folder: Path, facts: Facts, taken: Snapshot) -> Path:
     folder.mkdir(exist_ok=True)
     with disk.replacing(path) as temporary:
         save_file(taken.tensors, temporary, {"state": json.dumps(taken.tree)})
-    content = {"bytes": path.stat().st_size, "sha256": disk.sha256(path)}
-    rundir.write_json(path.with_suffix(".json"), {**asdict(facts), **content})
+    seal = Seal(**vars(facts), bytes=path.stat().st_size, sha256=disk.sha256(path))
+    rundir.write_json(path.with_suffix(".json"), vars(seal))
     return path
 
 
@@ -91,7 +109,7 @@ def load(path: Path) -> Any:
 def facts(path: Path) -> Facts:
     """Return what is told of a file that `newest` found."""
     seal = rundir.read_json(path.with_suffix(".json"))
-    return Facts(**{name: seal[name] for name in Facts.__dataclass_fields__})
+    return Facts(**{field.name: seal[field.name] for field in fields(Facts)})
 
 
 @dataclass(frozen=True)
@@ -145,8 +163,8 @@ def unseal(passed_over: list[PassedOver]) -> None:
 def mark_best(folder: Path, file: str, epoch: int, top1: float) -> None:
     """Note that a checkpoint validated best so far, if it did."""
     best = _best(folder)
-    if best is None or best["top1"] < top1:
-        rundir.write_json(folder / BEST, {"file": file, "epoch": epoch, "top1": top1})
+    if best is None or best.top1 < top1:
+        rundir.write_json(folder / BEST, vars(Best(file, epoch, top1)))
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -154,8 +172,8 @@ def prune(folder: Path, keep: int) -> None:
     paths = _by_age(folder)
     kept = {path.name for path in paths[:keep]}
     if best := _best(folder):
-        kept.add(best["file"])
-    between = [path.name for path in paths if (seal := _seal(path)) and seal["boundary"]]
+        kept.add(best.file)
+    between = [path.name for path in paths if (seal := _seal(path)) and seal.boundary]
     kept.update(between[:1])
     for path in paths:
         if path.name not in kept:
@@ -163,14 +181,17 @@ def prune(folder: Path, keep: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def _best(folder: Path) -> dict[str, Any] | None:
+def _best(folder: Path) -> Best | None:
     """Return what is noted of the best; None where nothing is, or nothing that helps."""
     try:
         best = rundir.read_json(folder / BEST)
     except (OSError, UserError):
         return None
-    useful = isinstance(best, dict) and {"file", "epoch", "top1"} <= best.keys()
-    return best if useful and (folder / best["file"]).exists() else None
+    names = {field.name for field in fields(Best)}
+    if not isinstance(best, dict) or not names <= best.keys():
+        return None
+    found = Best(**{name: best[name] for name in names})
+    return found if (folder / found.file).exists() else None
 
 
 def _by_age(folder: Path) -> list[Path]:
@@ -183,14 +204,14 @@ def _by_age(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"step-*-e*-a*{SUFFIX}"), key=age, reverse=True)
 
 
-def _seal(path: Path) -> dict[str, Any] | None:
+def _seal(path: Path) -> Seal | None:
     """Return the seal of a file; None if there is none or it is damaged."""
     try:
         seal = rundir.read_json(path.with_suffix(".json"))
     except (OSError, UserError):
         return None
-    complete = {*Facts.__dataclass_fields__, "bytes", "sha256"}
-    return seal if isinstance(seal, dict) and seal.keys() == complete else None
+    complete = {field.name for field in fields(Seal)}
+    return Seal(**seal) if isinstance(seal, dict) and seal.keys() == complete else None
 
 
 def _damage(path: Path) -> str | None:
@@ -198,9 +219,9 @@ def _damage(path: Path) -> str | None:
     seal = _seal(path)
     if seal is None:
         return "its seal cannot be read"
-    if path.stat().st_size != seal["bytes"]:
-        return f"has {path.stat().st_size} bytes instead of {seal['bytes']}"
-    if disk.sha256(path) != seal["sha256"]:
+    if path.stat().st_size != seal.bytes:
+        return f"has {path.stat().st_size} bytes instead of {seal.bytes}"
+    if disk.sha256(path) != seal.sha256:
         return "its content differs from its seal"
     try:
         with safe_open(path, framework="pt") as file:

@@ -16,7 +16,7 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,15 @@ class Price(NamedTuple):
     took: float
 
 
+class CostState(TypedDict, total=False):
+    """What a checkpoint keeps; one of an older version has less of it."""
+
+    per_step: float | None
+    plain_steps: float | None
+    adjusting: float
+    compile_seconds: float | None
+
+
 class Cost:
     """The work of one training, counted step by step.
 
@@ -53,15 +62,15 @@ class Cost:
         saved: What `state` returned; None for a training that begins.
     """
 
-    def __init__(self, config: Config, classes: int, saved: dict[str, Any] | None) -> None:
+    def __init__(self, config: Config, classes: int, saved: CostState | None) -> None:
         self._config, self._classes = config, classes
         self.budgeted = config.train.budget.plain_epochs is not None
         self._flops = self.budgeted and config.train.deterministic
-        begun = {"per_step": 1.0, "plain_steps": 0.0} if saved is None else saved
-        self.per_step: float | None = begun.get("per_step")
-        self.plain_steps: float | None = begun.get("plain_steps")  # None: not known of all steps
-        self.adjusting: float = begun.get("adjusting", 0.0)  # of them, all that was no step
-        self.compile_seconds: float | None = begun.get("compile_seconds")  # None: nothing was
+        begun: CostState = {"per_step": 1.0, "plain_steps": 0.0} if saved is None else saved
+        self.per_step = begun.get("per_step")
+        self.plain_steps = begun.get("plain_steps")  # None: not known of all steps
+        self.adjusting = begun.get("adjusting", 0.0)  # of them, all that was no step
+        self.compile_seconds = begun.get("compile_seconds")  # None: nothing was
 
     @property
     def price(self) -> float:
@@ -185,7 +194,7 @@ class Cost:
         }
         return {name: round(value, 4) for name, value in told.items() if value is not None}
 
-    def state(self) -> dict[str, float | None]:
+    def state(self) -> CostState:
         """Return what a checkpoint keeps."""
         return {
             "per_step": self.per_step,

@@ -5,10 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
+
+
+class Generators(TypedDict):
+    """The states of all random generators, each as its library returns it."""
+
+    python: tuple[Any, ...]
+    numpy: tuple[Any, ...]
+    torch: torch.Tensor
+    cuda: list[torch.Tensor]
 
 
 def seed(number: int) -> None:
@@ -18,7 +27,7 @@ def seed(number: int) -> None:
     torch.manual_seed(number)
 
 
-def state() -> dict[str, Any]:
+def state() -> Generators:
     """Return the states of all generators."""
     numpy = np.random.get_state(legacy=True)
     assert isinstance(numpy, tuple)
@@ -31,7 +40,7 @@ def state() -> dict[str, Any]:
     }
 
 
-def restore(saved: dict[str, Any]) -> None:
+def restore(saved: Generators) -> None:
     """Continue from what `state` returned."""
     kind, keys, *rest = saved["numpy"]
     random.setstate(saved["python"])

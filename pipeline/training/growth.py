@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 import dyrep
+from dyrep.state import EvolverState
 from pipeline.config.model import DyRep, Grow, Growing, Method, Static
 from pipeline.training import growable
 from pipeline.training.history import Rows
@@ -33,6 +34,17 @@ def prepare(model: nn.Module, method: Method, seed: int, image_size: int) -> dic
     return left
 
 
+class GrowthState(TypedDict):
+    """What a checkpoint keeps; one of an older version may lack `left` and `reached`."""
+
+    rows: int
+    waiting: list[dict[str, object]]
+    totals: dict[str, int]
+    left: NotRequired[dict[str, str]]
+    reached: NotRequired[int]
+    evolver: EvolverState | None
+
+
 class Growth:
     """Grows and cuts a network by its method and writes `growth.jsonl`.
 
@@ -53,7 +65,7 @@ class Growth:
     ) -> None:
         self._rows = rows
         self.left = left
-        self._waiting: list[dict[str, Any]] = []
+        self._waiting: list[dict[str, object]] = []  # rows of `growth.jsonl`
         self.totals = {"grown": 0, "cut": 0}
         self._reached = 0  # how many of the times to adjust have come
         self._method = method
@@ -134,12 +146,12 @@ class Growth:
         self._reached = self._times(epochs)
         facts = {"epoch": epoch, "step": step}
         times = {"step_seconds_before": step_seconds, "step_seconds_after": None}
-        events = [event.to_dict() for event in self._evolver.adjust(calibration=calibration)]
-        self._waiting = [{**facts, **event, **times} for event in events]
+        events = self._evolver.adjust(calibration=calibration)
+        self._waiting = [{**facts, **event.to_dict(), **times} for event in events]
         for event in events:
-            self.totals["grown" if event["action"] == "grow" else "cut"] += 1
+            self.totals["grown" if event.action == "grow" else "cut"] += 1
         lines = [_told(event) for event in events]
-        return [*lines, *self._passed_over({e["layer"] for e in events})]
+        return [*lines, *self._passed_over({event.layer for event in events})]
 
     def _passed_over(self, changed: set[str]) -> list[str]:
         """Take up what was passed over this time, and what is no more; return the new, told."""
@@ -161,7 +173,7 @@ class Growth:
         self._rows.write([{**row, "step_seconds_after": step_seconds} for row in self._waiting])
         self._waiting = []
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> GrowthState:
         """Return what a checkpoint keeps."""
         return {
             "rows": self._rows.count,
@@ -172,11 +184,12 @@ class Growth:
             "evolver": self._evolver.state_dict() if self._evolver else None,
         }
 
-    def load_state(self, saved: dict[str, Any]) -> None:
+    def load_state(self, saved: GrowthState) -> None:
         """Take up what `state` returned."""
         self._waiting, self.totals = saved["waiting"], saved["totals"]
         self.left = saved.get("left", {})
         if self._evolver:
+            assert saved["evolver"] is not None  # a checkpoint of another method is refused
             self._evolver.load_state_dict(saved["evolver"])
             self._reached = saved.get("reached", self._evolver.adjustments)
 
@@ -216,6 +229,6 @@ def _evolver(
     )
 
 
-def _told(event: dict[str, Any]) -> str:
-    price = "" if event["price"] is None else f" (for {event['price']:.3f} plain steps)"
-    return f"{event['action']} {event['layer']}: {', '.join(event['branches'])}{price}"
+def _told(event: dyrep.Event) -> str:
+    price = "" if event.price is None else f" (for {event.price:.3f} plain steps)"
+    return f"{event.action} {event.layer}: {', '.join(event.branches)}{price}"

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 import os
 import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -42,7 +44,7 @@ class Rows:
             rundir.write_text(path, "".join(kept))
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
 
-    def write(self, rows: list[dict[str, Any]]) -> None:
+    def write(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Append rows and force them to disk."""
         self.count += len(rows)
         if self._file is not None and rows:
@@ -50,26 +52,46 @@ class Rows:
             os.fsync(self._file)
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step whose loss is still on the device."""
+
+    step: int
+    epoch: int
+    samples: int
+    lr: float
+
+
+class HistoryState(TypedDict, total=False):
+    """What a checkpoint keeps; empty for a training that begins."""
+
+    rows: int
+    epoch_losses: list[float]
+    epoch_seconds: list[float]
+    data_seconds: float
+    skipped: int
+
+
 class _Sent(NamedTuple):
     """Steps whose losses are on their way."""
 
     losses: OnItsWay
-    rows: list[dict[str, Any]]
+    rows: list[Step]
     marks: list[tuple[Mark, Mark, Mark]]
 
 
 class History:
     """The numbers of each step and epoch, on their way into `history.jsonl`."""
 
-    def __init__(self, path: Path, world: World, recipe: Train, saved: dict[str, Any]) -> None:
+    def __init__(self, path: Path, world: World, recipe: Train, saved: HistoryState) -> None:
         self.world, self._recipe = world, recipe
         self._rows = Rows(path, saved.get("rows", 0), world.main)
-        self._epoch_losses: list[float] = saved.get("epoch_losses", [])
-        self._epoch_seconds: list[float] = saved.get("epoch_seconds", [])
-        self._data_seconds: float = saved.get("data_seconds", 0.0)
-        self.skipped: int = saved.get("skipped", 0)  # steps of all epochs that ended
+        self._epoch_losses = saved.get("epoch_losses", [])
+        self._epoch_seconds = saved.get("epoch_seconds", [])
+        self._data_seconds = saved.get("data_seconds", 0.0)
+        self.skipped = saved.get("skipped", 0)  # steps of all epochs that ended
         self.waiting = 0.0  # share of the last epoch in which there was no batch to work on
-        self._waiting: list[dict[str, Any]] = []
+        self._waiting: list[Step] = []
         self._losses: list[Tensor] = []
         self._marks: list[tuple[Mark, Mark, Mark]] = []  # a step's begin, its batch, its end
         self._sent: _Sent | None = None
@@ -97,8 +119,7 @@ class History:
         self._marks.append((self._begin, self._came, end))
         self._begin = end
         self._losses.append(loss)
-        counters = {"step": step, "epoch": epoch, "samples": step * self._recipe.batch_size}
-        self._waiting.append({"kind": "step", **counters, "lr": lr})
+        self._waiting.append(Step(step, epoch, step * self._recipe.batch_size, lr))
         if len(self._waiting) >= STEPS_PER_WRITE:
             self._receive()
             self._send()
@@ -136,9 +157,10 @@ class History:
             if math.isfinite(loss):
                 self._epoch_losses.append(loss)
             elif self._recipe.nonfinite == "stop":
-                raise NotFinite(row["step"])
+                raise NotFinite(row.step)
             times = {"step_seconds": round(seconds, 6), "data_seconds": round(waited, 6)}
-            rows.append({**row, **times, "loss": loss if math.isfinite(loss) else None})
+            shown = loss if math.isfinite(loss) else None
+            rows.append({"kind": "step", **vars(row), **times, "loss": shown})
         self._rows.write(rows)
 
     def skipped_now(self) -> tuple[int, int]:
@@ -148,7 +170,12 @@ class History:
         return steps - len(self._epoch_losses), steps
 
     def epoch(
-        self, step: int, epoch: int, metrics: dict[str, float], images: int, facts: dict[str, Any]
+        self,
+        step: int,
+        epoch: int,
+        metrics: dict[str, float],
+        images: int,
+        facts: Mapping[str, object],
     ) -> float:
         """Write the row of an epoch of `images` images per step; return its median step seconds.
 
@@ -176,7 +203,7 @@ class History:
         self._epoch_losses, self._epoch_seconds, self._data_seconds = [], [], 0.0
         return median
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> HistoryState:
         """Return what a checkpoint keeps; flush first."""
         return {
             "rows": self._rows.count,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from safetensors.torch import save_file
@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import dyrep
+from dyrep.structure import Structure
 from pipeline.config import Config
 from pipeline.data.loaders.base import Batch
 from pipeline.execution.world import World
@@ -29,6 +30,18 @@ from pipeline.training.pace import Pace
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+class LearnerState(TypedDict):
+    """What a checkpoint keeps: the structure, and the state of each part as torch returns it."""
+
+    structure: Structure
+    model: dict[str, Any]
+    ema: dict[str, Any] | None
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    scaler: dict[str, Any]
+    overflows: NotRequired[dict[str, int]]  # missing in checkpoints of older versions
+
+
 class Learner:
     """The network of a run in one of its processes, and all that learning it takes.
 
@@ -41,7 +54,7 @@ class Learner:
         world: World,
         classes: int,
         pace: Pace,
-        saved: dict[str, Any],
+        saved: LearnerState | None,
     ) -> None:
         self._config, self._recipe, self._world = config, config.train, world
         self.model = architectures.build(config.model, classes)
@@ -131,9 +144,9 @@ class Learner:
                 self.shipped, images, self._world, self.autocast(), check_stop
             )
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return what an epoch tells of the network: its size, and what its branches weigh."""
-        facts: dict[str, Any] = {"parameters": sum(p.numel() for p in self.model.parameters())}
+        facts: dict[str, object] = {"parameters": sum(p.numel() for p in self.model.parameters())}
         if weights := dyrep.branch_weights(self.model):
             facts["branch_weights"] = weights
         if self._world.device.type == "cuda":
@@ -168,7 +181,7 @@ class Learner:
         del self._wrapped
         self.compiler.remove()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> LearnerState:
         """Return what a checkpoint keeps."""
         return {
             "structure": dyrep.structure(self.model),
@@ -180,10 +193,11 @@ class Learner:
             "overflows": self.overflows.state(),
         }
 
-    def load_state(self, saved: dict[str, Any]) -> None:
+    def load_state(self, saved: LearnerState) -> None:
         """Take up what `state` returned; the structure is there already."""
         self.model.load_state_dict(saved["model"], strict=True)
         if self.ema:
+            assert saved["ema"] is not None  # train.ema is part of what a checkpoint is checked for
             self.ema.load_state_dict(saved["ema"], strict=True)
         optim.load(self.optimizer, saved["optimizer"])
         self._schedule.load_state_dict(saved["schedule"])

@@ -7,9 +7,9 @@ word, so what a checkpoint was written for is compared before it is used.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pipeline.config import flatten, values_of
+from pipeline.config.base import Values
 from pipeline.contract.stage import Context
 from pipeline.errors import UserError
 from pipeline.execution.world import World
@@ -19,14 +19,14 @@ from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Facts
 
 
-def identity(context: Context) -> dict[str, Any]:
+def identity(context: Context) -> Values:
     """Return what a checkpoint has to agree with: settings, data, and the version of DALI."""
     config = values_of(context.config, context.stage.reads)
     data = disk.sha256(context.parents["prep"] / "data" / rundir.MANIFEST)
     return {**flatten(config), "prepared data": data[:12], "DALI": versions().get(DALI)}
 
 
-def find(context: Context, world: World, own: dict[str, Any]) -> Path | None:
+def find(context: Context, world: World, own: Values) -> Path | None:
     """Return the checkpoint to resume from, or None to begin; the same on every process.
 
     With another number of processes only one between two epochs will do: in the middle of an epoch
@@ -40,7 +40,7 @@ def find(context: Context, world: World, own: dict[str, Any]) -> Path | None:
     return folder / name if name else None
 
 
-def _choose(folder: Path, context: Context, world_size: int, own: dict[str, Any]) -> str | None:
+def _choose(folder: Path, context: Context, world_size: int, own: Values) -> str | None:
     context.check_owner()
     rows = {
         name: sum(1 for _ in rundir.read_lines(context.dir / name))
@@ -76,7 +76,7 @@ def _choose(folder: Path, context: Context, world_size: int, own: dict[str, Any]
     return path.name if path else None
 
 
-def _check_identity(path: Path, written: dict[str, Any], own: dict[str, Any]) -> None:
+def _check_identity(path: Path, written: Values, own: Values) -> None:
     keys = sorted(k for k in written.keys() | own.keys() if written.get(k) != own.get(k))
     if keys:
         differing = ", ".join(f"{k} {written.get(k)} → {own.get(k)}" for k in keys[:5])
@@ -84,9 +84,3 @@ def _check_identity(path: Path, written: dict[str, Any], own: dict[str, Any]) ->
             f"{path} was written for something else ({differing}); restore that, or remove "
             f"{path.parent} to begin this training anew"
         )
-
-
-def own_part(saved: dict[str, Any], world: World) -> dict[str, Any] | None:
-    """Return what a state holds for this process; None if it is of another number of processes."""
-    ranks = saved.get("ranks", [])
-    return ranks[world.rank] if len(ranks) == world.world_size else None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pipeline.contract.stage import Context
 from pipeline.execution.world import World
 from pipeline.training import checkpoint, resume
 from pipeline.training.checkpoint import Facts
 from pipeline.training.saver import Saver
-from pipeline.training.state import State
+from pipeline.training.state import Saved, State
 
 
 class Saving:
@@ -23,15 +21,15 @@ class Saving:
             self._folder, context.config.checkpoint, context.check_owner, self._saved
         )
 
-    def load(self) -> dict[str, Any]:
-        """Return the state to resume from; empty for a training that begins.
+    def load(self) -> Saved | None:
+        """Return the state to resume from; None for a training that begins.
 
         Raises:
             UserError: the checkpoints belong to another training, or none of them is intact.
         """
         found = resume.find(self._context, self._world, self._identity)
-        saved: dict[str, Any] = checkpoint.load(found) if found else {}
-        self._context.saved = saved.get("step", 0)
+        saved: Saved | None = checkpoint.load(found) if found else None
+        self._context.saved = saved["step"] if saved else 0
         self.saver.begin(self._context.saved, found.name if found else None)
         return saved
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
@@ -17,14 +17,34 @@ from pipeline.config import Config
 from pipeline.data.loaders.base import Batch
 from pipeline.execution.world import World
 from pipeline.records import rundir
-from pipeline.training import generators, resume
-from pipeline.training.cost import Cost
-from pipeline.training.growth import Growth
-from pipeline.training.history import History, Rows
+from pipeline.training import generators
+from pipeline.training.cost import Cost, CostState
+from pipeline.training.generators import Generators
+from pipeline.training.growth import Growth, GrowthState
+from pipeline.training.history import History, HistoryState, Rows
 from pipeline.training.images import Images
-from pipeline.training.learner import Learner
+from pipeline.training.learner import Learner, LearnerState
 from pipeline.training.mixing import Mixing
 from pipeline.training.pace import Pace
+
+
+class RankState(TypedDict):
+    """What a checkpoint keeps of one process."""
+
+    loader: Tensor
+    generators: Generators
+
+
+class Saved(LearnerState):
+    """A training as a checkpoint has it; what is not required is missing in older versions."""
+
+    step: int
+    epoch: int
+    metrics: dict[str, float]
+    growth: GrowthState
+    cost: NotRequired[CostState]
+    history: HistoryState
+    ranks: list[RankState]
 
 
 class State:
@@ -35,17 +55,17 @@ class State:
         world: The processes; `dump` gathers from all of them.
         images: Source of the loaders.
         folder: Stage directory, where `history.jsonl` and `growth.jsonl` are written.
-        saved: What `dump` returned; empty for a training that begins.
+        saved: What `dump` returned; None for a training that begins.
     """
 
     def __init__(
-        self, config: Config, world: World, images: Images, folder: Path, saved: dict[str, Any]
+        self, config: Config, world: World, images: Images, folder: Path, saved: Saved | None
     ) -> None:
         self._world = world
-        own = resume.own_part(saved, world)
-        self.step: int = saved.get("step", 0)
-        self.epoch: int = saved.get("epoch", 0)  # epochs finished, with validation and growth
-        self.metrics: dict[str, float] = saved.get("metrics", {})
+        own = _own(saved, world) if saved else None
+        self.step = saved["step"] if saved else 0
+        self.epoch = saved["epoch"] if saved else 0  # epochs finished, with validation and growth
+        self.metrics = saved.get("metrics", {}) if saved else {}
         self.resumed_at = self.step
         self.loader = images.training(
             since=0 if own else self.step, state=own["loader"] if own else None
@@ -57,7 +77,7 @@ class State:
         self._mixing = Mixing(recipe, classes, config.data.image_size)
         self.learner = Learner(config, world, classes, self.pace, saved)
         generators.seed(images.seed + world.rank)  # equal weights, then a dropout of its own
-        rows = saved.get("growth", {"rows": 0})["rows"]
+        rows = saved["growth"]["rows"] if saved else 0
         self.growth = Growth(
             self.learner.model,
             self.learner.optimizer,
@@ -68,7 +88,9 @@ class State:
             self.learner.left,
             recipe.warmup_epochs,
         )
-        self.history = History(folder / rundir.HISTORY, world, recipe, saved.get("history", {}))
+        self.history = History(
+            folder / rundir.HISTORY, world, recipe, saved.get("history", {}) if saved else {}
+        )
         if saved:
             self.learner.load_state(saved)
             self.growth.load_state(saved["growth"])
@@ -126,9 +148,9 @@ class State:
         self.cost.count()  # the learning rate that follows may depend on what was spent
         return self.learner.update(batch, partial(self.growth.accumulate, epochs=self.plain_epochs))
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> Saved:
         """Return everything that must survive a restart; collective, the same on every process."""
-        rank_state = {"loader": self.loader.state(), "generators": generators.state()}
+        rank_state: RankState = {"loader": self.loader.state(), "generators": generators.state()}
         return {
             "step": self.step,
             "epoch": self.epoch,
@@ -139,3 +161,9 @@ class State:
             "history": self.history.state(),
             "ranks": self._world.gather(rank_state),
         }
+
+
+def _own(saved: Saved, world: World) -> RankState | None:
+    """Return what is saved for this process; None if it is of another number of processes."""
+    ranks = saved["ranks"]
+    return ranks[world.rank] if len(ranks) == world.world_size else None
