@@ -4,10 +4,9 @@ import functools
 import hashlib
 import json
 
-import hydra
-
 from pipeline.contract.table import STAGES
-from pipeline.planning.compose import CONF, to_config
+from pipeline.planning import sweep
+from pipeline.planning.compose import to_config
 from pipeline.records import disk, rundir, store
 from pipeline.records.schemas import Change, Point, Result, Run
 from slurm.records import Event
@@ -16,10 +15,7 @@ from slurm.records import Event
 @functools.cache
 def composed(*overrides):
     """Return the configuration of a launch, as text."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        tree = hydra.compose("config", list(overrides), return_hydra_config=True)
-    choices = dict(tree.hydra.runtime.choices)
-    del tree.__dict__["_content"]["hydra"]
+    tree, choices, _ = sweep.single(list(overrides))
     return json.dumps(to_config(tree, choices, []).model_dump(mode="json"))
 
 

@@ -1,12 +1,13 @@
-"""The runs a command line means: of a sweep, choices composed once per combination, values on top.
+"""The runs a command line means: choices composed once per combination, values on top.
 
-Hydra's own command composes each run twice and from the files, which for a thousand runs takes
-minutes; what this returns is the same.
+Hydra's own command composes each run of a sweep twice and from the files, which for a thousand runs
+takes minutes; what this returns is the same.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections import Counter
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def single(arguments: list[str]) -> Composed:
         HydraException: as Hydra would.
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
-        return *_from_files(arguments), arguments
+        return _one(arguments)
 
 
 def composed(arguments: list[str]) -> list[Composed]:
@@ -140,24 +141,18 @@ def composed(arguments: list[str]) -> list[Composed]:
     Raises:
         HydraException: as Hydra would.
     """
-    known: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
     with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
         loader = GlobalHydra.instance().config_loader()
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-        return [_one(each, known) for each in BasicSweeper.split_arguments(overrides, None)[0]]
+        return [_one(each) for each in BasicSweeper.split_arguments(overrides, None)[0]]
 
 
-def _one(
-    overrides: list[str], known: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]]
-) -> Composed:
+def _one(overrides: list[str]) -> Composed:
     parsed = parse(overrides)
     values = [o for o in parsed if not (CONF / o.key_or_group).is_dir()]
-    files = tuple(o.input_line or "" for o in parsed if o not in values)
     if any(o.is_add() or o.is_delete() for o in values):
         return *_from_files(overrides), overrides
-    if files not in known:
-        known[files] = _from_files(list(files))
-    base, choices = known[files]
+    base, choices = _chosen(*(o.input_line or "" for o in parsed if o not in values))
     tree = copy.deepcopy(base)
     try:
         for override in values:
@@ -165,7 +160,12 @@ def _one(
     except OmegaConfBaseException:
         _from_files(overrides)  # says what is wrong in Hydra's words
         raise
-    return tree, choices, overrides
+    return tree, dict(choices), overrides
+
+
+@functools.cache
+def _chosen(*choices: str) -> tuple[DictConfig, dict[str, str]]:
+    return _from_files(list(choices))
 
 
 def _from_files(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:

@@ -11,7 +11,6 @@ import socket
 import time
 import types
 
-import hydra
 import pytest
 import yaml
 
@@ -20,7 +19,7 @@ from pipeline.compare import __main__ as compare
 from pipeline.compare import collect
 from pipeline.errors import UserError
 from pipeline.execution import local
-from pipeline.planning import compose, named_run
+from pipeline.planning import compose, named_run, sweep
 from pipeline.planning.plan import make_plan
 from pipeline.records import rundir
 from pipeline.report import run_data
@@ -114,10 +113,7 @@ def pristine(tmp_path_factory):
 
 def _fabricate(root, name, seed):
     asked = [f"name={name}", f"seed={seed}", "group=g", "tracking=disabled", f"root={root}"]
-    with hydra.initialize_config_dir(str(compose.CONF), version_base="1.3"):
-        tree = hydra.compose("config", asked, return_hydra_config=True)
-    choices = {k: v for k, v in tree.hydra.runtime.choices.items() if not k.startswith("hydra/")}
-    del tree.__dict__["_content"]["hydra"]
+    tree, choices, _ = sweep.single(asked)
     config = compose.to_config(tree, choices, asked)
     plan = make_plan(config)
     run = named_run.record(config, choices, plan)

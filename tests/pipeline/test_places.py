@@ -9,13 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-import hydra
 import pytest
 
 from pipeline import cancel, commands, status
 from pipeline.config import flatten
 from pipeline.execution import dispatch
-from pipeline.planning import compose, named_run
+from pipeline.planning import compose, named_run, sweep
 from pipeline.planning.plan import make_plan
 from pipeline.records import attempt, rundir
 from tests.launcher import PROJECT
@@ -39,11 +38,7 @@ def config(*overrides):
 
 
 def composed(*overrides):
-    with hydra.initialize_config_dir(str(compose.CONF), version_base="1.3"):
-        tree = hydra.compose("config", list(overrides), return_hydra_config=True)
-    choices = dict(tree.hydra.runtime.choices)
-    del tree.__dict__["_content"]["hydra"]
-    return tree, choices, list(overrides)
+    return sweep.single(list(overrides))
 
 
 def test_a_folder_is_one_data_set_however_it_is_spelt(tmp_path, monkeypatch):

@@ -4,13 +4,11 @@ import socket
 
 import pytest
 import torch
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 
 from pipeline.config.model import Timm, Torchvision
 from pipeline.errors import UserError
 from pipeline.networks import architectures
-from pipeline.planning import compose
+from pipeline.planning import compose, sweep
 from pipeline.planning.compose import CONF
 
 CHOICES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
@@ -28,8 +26,7 @@ def no_network(monkeypatch):
 
 def settings(choice, *overrides):
     name = [f"model.name={NAMES[choice]}"] if choice in NAMES else []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        tree = hydra_compose("config", [f"model={choice}", *name, "name=x", *overrides])
+    tree, *_ = sweep.single([f"model={choice}", *name, "name=x", *overrides])
     return compose.to_config(tree, {}, []).model
 
 
@@ -115,7 +112,6 @@ def test_only_resnets_of_torchvision_have_a_small_stem():
 
 
 def test_a_library_alone_is_no_network():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        tree = hydra_compose("config", ["model=timm", "name=x"])
+    tree, *_ = sweep.single(["model=timm", "name=x"])
     with pytest.raises(UserError, match="name is missing; give"):
         compose.to_config(tree, {}, [])

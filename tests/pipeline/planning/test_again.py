@@ -6,15 +6,13 @@ import os
 import re
 import shutil
 
-import hydra
 import pytest
-from hydra import initialize_config_dir
 
 from pipeline.compare import collect, table
 from pipeline.compare.answer import answer
 from pipeline.errors import UserError
 from pipeline.execution import dispatch, slurm
-from pipeline.planning import again, compose, named_run
+from pipeline.planning import again, compose, named_run, sweep
 from pipeline.planning.plan import make_plan
 from pipeline.records import disk, rundir
 from pipeline.report import run_data
@@ -221,12 +219,8 @@ def test_what_a_job_works_on_or_from_is_not_taken_away(tmp_path, monkeypatch, st
 
 def test_the_frozen_configuration_knows_nothing_of_it(tmp_path):
     def settled(*overrides):
-        words = [f"root={tmp_path}", "name=x", *overrides]
-        with initialize_config_dir(str(compose.CONF), version_base="1.3"):
-            tree = hydra.compose("config", words, return_hydra_config=True)
-            choices = {k: v for k, v in tree.hydra.runtime.choices.items() if "/" not in k}
-            del tree.__dict__["_content"]["hydra"]
-        return named_run.settle(tree, choices, words)
+        run = sweep.single([f"root={tmp_path}", "name=x", *overrides])
+        return named_run.settle(*run)
 
     first, choices, _ = settled("again=[latency]")
     named_run.record(first, choices, make_plan(first))

@@ -4,13 +4,11 @@ import copy
 import functools
 
 import pytest
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 
 from pipeline.config import ADDED, sections
 from pipeline.config.base import Section
 from pipeline.errors import UserError
-from pipeline.planning import compose
+from pipeline.planning import compose, sweep
 from pipeline.planning.compose import CONF
 from pipeline.planning.plan import make_plan, verify
 from pipeline.records import disk, rundir
@@ -18,8 +16,7 @@ from pipeline.records import disk, rundir
 
 @functools.cache
 def tree(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra_compose("config", ["name=x", *overrides])
+    return sweep.single(["name=x", *overrides])[0]
 
 
 def config(tmp_path, *overrides):

@@ -47,10 +47,32 @@ def test_a_sweep_composes_what_hydra_composes(arguments, runs):
             assert tree == OmegaConf.to_container(expected, resolve=True)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["method=dbb", "method.branches=[1x1]", "train.lr=3", "root=o"],
+        ["cluster=slurm", "cluster.resources.eval={nodes: 2}", "+cluster.sbatch.nice=1"],
+        ["name=x-${seed}", "seed=4", "train.budget=null", "data.val_fraction=0.5"],
+        ["~train.ema", "model=resnet18", "model.small_stem=true"],
+        ["experiment=digits", "train.epochs=2", "train.augment={rotate: 3.0}"],
+    ],
+)
+def test_one_run_is_composed_as_hydra_does(arguments):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        expected = hydra.compose("config", arguments)
+    tree, _, overrides = sweep.single(arguments)
+    assert overrides == arguments
+    assert OmegaConf.to_container(tree) == OmegaConf.to_container(expected)
+    tree.seed = "changed"
+    assert sweep.single(arguments)[0].seed != "changed"
+
+
 @pytest.mark.parametrize("arguments", [["seed=1,2", "train.lrr=1"], ["method=plain,nothing"]])
 def test_what_hydra_refuses_is_refused(arguments):
-    with pytest.raises((HydraException, OmegaConfBaseException)):
-        composed(arguments)
+    for asked in (composed, sweep.single):
+        with pytest.raises((HydraException, OmegaConfBaseException)):
+            asked(arguments)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,9 @@
 """A second launch of a name: what a stage has read stays, what nobody chose can still be chosen."""
 
 import pytest
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 
 from pipeline.errors import UserError
-from pipeline.planning import named_run
-from pipeline.planning.compose import CONF
+from pipeline.planning import named_run, sweep
 from pipeline.planning.plan import make_plan
 from pipeline.records import rundir
 
@@ -20,12 +17,8 @@ class Name:
         self.root = root
 
     def launch(self, *overrides):
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            words = [f"root={self.root}", "name=x", *overrides]
-            tree = hydra_compose("config", words, return_hydra_config=True)
-        choices = {k: v for k, v in tree.hydra.runtime.choices.items() if "/" not in k}
-        del tree.__dict__["_content"]["hydra"]
-        config, choices, _ = named_run.settle(tree, choices, words)
+        run = sweep.single([f"root={self.root}", "name=x", *overrides])
+        config, choices, _ = named_run.settle(*run)
         named_run.record(config, choices, make_plan(config))
         return config
 
