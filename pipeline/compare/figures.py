@@ -12,16 +12,30 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.compare.answer import Answer, Group
 from pipeline.compare.collect import Run
+from pipeline.compare.table import interval
 from pipeline.display.outside import line, say
 from pipeline.errors import UserError
 from pipeline.records import rundir
-from pipeline.report.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, canvas, svg
+from pipeline.report.canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PINK,
+    STYLE,
+    YELLOW,
+    Curve,
+    canvas,
+    svg,
+    within_percent,
+)
 
 ROWS = 24  # groups with an interval, at most
 LINES = 6  # groups with a curve, at most: more cannot be told apart
 POINTS = 300  # epochs of a curve, at most
 NAMED = 8  # more points than that have no room for names: only the ends of the front get theirs
-COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", INK)
+COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, INK)
 EPOCH = b'"kind": "epoch"'
 
 
@@ -44,18 +58,23 @@ def accuracy(answer: Answer) -> Markup:
     """Draw each group's mean with its interval, and its seeds."""
     groups = answer.groups[:ROWS]
     figure, axes = canvas("Fused top-1 (%)", xlabel="", height=0.9 + 0.3 * len(groups))
+    curves = []
     for row, group in enumerate(groups):
         colour = ORANGE if group.label == answer.baseline else BLUE
         seeds = list(group.top1_by_seed.values())
-        axes.plot(seeds, [row] * len(seeds), "|", ms=9, color=GREY, zorder=1)
+        axes.plot(seeds, [row] * len(seeds), "|", ms=9, color=GREY, zorder=1, clip_on=False)
         if group.top1.half is not None:
             axes.errorbar(group.top1.mean, row, xerr=group.top1.half, color=colour, capsize=3)
-        axes.plot(group.top1.mean, row, "o", ms=5, color=colour, zorder=3)
+        axes.plot(group.top1.mean, row, "o", ms=5, color=colour, zorder=3, clip_on=False)
+        told = [f"top-1 {interval(group.top1)} %"]
+        curves.append(Curve(_short(group.label), colour, [group.top1.mean], [row], told))
     axes.set_yticks(range(len(groups)), [_short(group.label) for group in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(axis="y", visible=False)
-    return svg(figure, "Fused top-1 accuracy of each group with its 95 percent interval")
+    within_percent(axes, "x")
+    label = "Fused top-1 accuracy of each group with its 95 percent interval"
+    return svg(figure, label, curves)
 
 
 def cost(answer: Answer) -> Markup:
@@ -65,8 +84,10 @@ def cost(answer: Answer) -> Markup:
     points = [(g.cost.mean, g.top1.mean, g) for g in answer.groups if g.cost]
     others = [point for point in points if not point[2].pareto]
     front = sorted((point for point in points if point[2].pareto), key=lambda point: point[0])
-    axes.plot([x for x, _, _ in others], [y for _, y, _ in others], "o", ms=5, color=GREY)
-    axes.plot([x for x, _, _ in front], [y for _, y, _ in front], "*--", ms=10, lw=1, color=BLUE)
+    axes.plot([x for x, _, _ in others], [y for _, y, _ in others], "o", ms=5, color=GREY,
+              clip_on=False)  # fmt: skip
+    axes.plot([x for x, _, _ in front], [y for _, y, _ in front], "*--", ms=10, lw=1, color=BLUE,
+              clip_on=False)  # fmt: skip
     middle = sum(axes.get_xlim()) / 2
     named = [*front, *others] if len(points) <= NAMED else [*front[:1], *front[1:][-1:]]
     for x, y, group in named:
@@ -75,25 +96,32 @@ def cost(answer: Answer) -> Markup:
                       textcoords="offset points")  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.margins(y=0.15)
-    return svg(figure, f"Accuracy against {answer.cost_unit} of training, with stars")
+    within_percent(axes)
+    curves = [
+        Curve(_short(group.label), BLUE if group.pareto else GREY, [x], [y], [f"{y:.2f} %"])
+        for x, y, group in points
+    ]
+    return svg(figure, f"Accuracy against {answer.cost_unit} of training, with stars", curves)
 
 
 def curves_of(drawn: list[tuple[Group, list[dict[int, float]]]]) -> Markup:
     """Draw validation accuracy by epoch: mean and range of the seeds."""
     figure, axes = canvas("Validation top-1 (%) by epoch", height=3.4)
+    hovered = []
     for (group, curves), colour in zip(drawn, COLOURS, strict=False):
         if not curves:
             continue
         common = sorted(set.intersection(*(set(curve) for curve in curves)))
         epochs = common[:: max(1, len(common) // POINTS)]
         values = [[curve[epoch] for curve in curves] for epoch in epochs]
-        axes.plot(
-            epochs, [sum(v) / len(v) for v in values], color=colour, label=_short(group.label)
-        )
+        means = [sum(v) / len(v) for v in values]
+        axes.plot(epochs, means, color=colour, label=_short(group.label), clip_on=False)
+        hovered.append(Curve(_short(group.label), colour, epochs, means))
         axes.fill_between(epochs, [min(v) for v in values], [max(v) for v in values],
                           color=colour, alpha=0.15, lw=0)  # fmt: skip
     axes.legend(loc="lower right", fontsize=8)
-    return svg(figure, "Validation accuracy by epoch, mean and range over seeds")
+    within_percent(axes)
+    return svg(figure, "Validation accuracy by epoch, mean and range over seeds", hovered)
 
 
 def _curves(group: Group, histories: dict[str, Path]) -> list[dict[int, float]]:

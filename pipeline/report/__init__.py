@@ -11,12 +11,12 @@ from pipeline.display.outside import visible
 def write_report(run: Path) -> Path:
     """Write `report.html` of a run directory from whatever its stages have left so far."""
     from pipeline.records import rundir
-    from pipeline.report import figures, run_data, shipping
+    from pipeline.report import figures, run_data, shipping, tables
 
     told = run_data.read(run)
     path = run / "report.html"
     drawn = {**figures.training(told), **shipping.figures(told)}
-    page = render("report/template.html", story=told, figures=drawn)
+    page = render("report/template.html", story=told, figures=drawn, tables=tables.all_of(told))
     rundir.write_text(path, page)
     return path
 

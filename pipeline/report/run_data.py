@@ -11,6 +11,7 @@ from pipeline.commands import relaunch
 from pipeline.config.base import STAGE_NAMES
 from pipeline.display.masking import mask_yaml, masked
 from pipeline.display.thinning import shown
+from pipeline.errors import UserError
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Result
 
@@ -77,6 +78,7 @@ class Story:
 
     run: dict[str, Any]
     config: str
+    settings: dict[str, Any] = field(default_factory=dict)
     root: Path = Path()
     results: dict[str, Result] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -168,7 +170,7 @@ class Story:
             found.append((f"{agreement:.2f} %", "agreement", "of predictions, fused with unfused"))
         ratios = [(batch, self.speedup(batch)) for batch in self.batches]
         if self.noise:
-            found.append(("noisy", "latency: time it again (below)", "; ".join(self.noise)))
+            found.append(("noisy", "latency", "time it again on a quiet machine, see Gains"))
         elif ratios and ratios[0][1]:
             others = ", ".join(f"{r:.1f}x at {b}" for b, r in ratios[1:] if r)
             first = f"at batch {ratios[0][0]}" + (f"; {others}" if others else "")
@@ -183,7 +185,7 @@ def read(run: Path) -> Story:
     """Read a run directory; a stage counts as finished if its result exists."""
     config = mask_yaml(rundir.read_text(run / "config.yaml"))
     facts = masked(rundir.read_json(run / "run.json"))
-    story = Story(facts, config, rundir.absolute(run).parents[1])
+    story = Story(facts, config, _settings(run), rundir.absolute(run).parents[1])
     for name in STAGE_NAMES:
         path = run / name / rundir.RESULT
         if path.exists():
@@ -204,6 +206,15 @@ def read(run: Path) -> Story:
     story.timed = _facts(run, story, "latency", "latency.json")
     story.noise = story.timed.get("noise", [])
     return story
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    """Return the sections of the configuration; none where it is damaged, it is only shown."""
+    try:
+        tree = masked(rundir.read_yaml(run / "config.yaml"))
+    except UserError:
+        return {}
+    return {key: value for key, value in tree.items() if isinstance(value, dict)}
 
 
 def _facts(run: Path, story: Story, stage: str, name: str) -> dict[str, Any]:

@@ -9,31 +9,38 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator, FuncFormatter, NullFormatter, NullLocator
 
-from pipeline.display.outside import line
-from pipeline.report.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, canvas, svg
+from pipeline.report.canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    SKY,
+    STYLE,
+    YELLOW,
+    Curve,
+    canvas,
+    svg,
+    within_percent,
+)
 from pipeline.report.run_data import Story
 
-PINK, YELLOW, SKY = "#CC79A7", "#E69F00", "#56B4E9"
 COLOURS = {"fused": GREEN, "unfused": ORANGE, "compiled": BLUE, "onnx": PINK, "int8": YELLOW,
            "plain": GREY, "plain_folded": GREY}  # fmt: skip
 DASHED = ("plain_folded", "channels_last", "torchscript")
-LEGIBLE = 30  # classes up to which a confusion matrix can be read
 
 
 def figures(story: Story) -> dict[str, Markup]:
     """Return the figures there is data for."""
     found = {}
     with matplotlib.rc_context(STYLE):
-        if story.batches:
+        if len(story.batches) > 1:  # one batch size is no curve
             found["latency"] = latency(story)
             found["throughput"] = throughput(story)
-            if any(way.top1 is not None for way in story.ways):
-                found["plane"] = plane(story)
+        if any(way.top1 is not None for way in story.ways):
+            found["plane"] = plane(story)
         if story.judged:
             found["reliability"] = reliability(story)
-            counts = story.judged["confusion"]
-            if counts and len(counts) <= LEGIBLE:
-                found["confusion"] = confusion(story)
     return found
 
 
@@ -50,17 +57,27 @@ def latency(story: Story) -> Markup:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    return _by_batch(figure, axes, story, "Median latency by batch size, one line per variant")
+    curves = [
+        Curve(way.name, _colour(way.name), list(way.ms), list(way.ms.values()),
+              [f"{ms:.3g} ms" for ms in way.ms.values()])
+        for way in story.ways
+    ]  # fmt: skip
+    label = "Median latency by batch size, one line per variant"
+    return _by_batch(figure, axes, story, label, curves)
 
 
 def throughput(story: Story) -> Markup:
     """Draw images per second by batch size."""
     figure, axes = canvas("Throughput (images per second)", xlabel="batch size", height=3.3)
+    curves = []
     for way in story.ways:
         rates = [1000 * batch / ms for batch, ms in way.ms.items()]
         axes.plot(list(way.ms), rates, marker="o", ms=3.5, **_line(way.name))
+        told = [f"{rate:,.0f} /s" for rate in rates]
+        curves.append(Curve(way.name, _colour(way.name), list(way.ms), rates, told))
     axes.set_ylim(bottom=0)
-    return _by_batch(figure, axes, story, "Throughput by batch size, one line per variant")
+    label = "Throughput by batch size, one line per variant"
+    return _by_batch(figure, axes, story, label, curves)
 
 
 def plane(story: Story) -> Markup:
@@ -68,9 +85,12 @@ def plane(story: Story) -> Markup:
     batch = min(story.batches)
     figure, axes = canvas(f"Accuracy against latency at batch {batch}", xlabel="median ms")
     axes.set_ylabel("top-1 %")
+    axes.set_title(axes.get_title("left"), pad=24)  # above the names of those at 100 %
     points = [(w.ms[batch], w.top1, w.name) for w in story.ways if w.top1 is not None]
+    curves = []
     for rank, (ms, top1, name) in enumerate(sorted(points)):
-        axes.plot(ms, top1, "o", ms=7, color=_colour(name))
+        axes.plot(ms, top1, "o", ms=7, color=_colour(name), clip_on=False)
+        curves.append(Curve(name, _colour(name), [ms], [top1], [f"{top1:.2f} %"]))
         above = rank % 2 == 0  # neighbours in time are often equal in accuracy
         axes.annotate(
             name, (ms, top1), xytext=(0, 9 if above else -9), textcoords="offset points",
@@ -78,9 +98,10 @@ def plane(story: Story) -> Markup:
         )  # fmt: skip
     axes.margins(x=0.15, y=0.35)
     axes.set_xlim(left=0)
-    axes.set_ylim(top=min(axes.get_ylim()[1], 101.5))
+    within_percent(axes)
     axes.xaxis.set_major_locator(AutoLocator())
-    return svg(figure, "Top-1 accuracy against median latency of each way to run the network")
+    label = "Top-1 accuracy against median latency of each way to run the network"
+    return svg(figure, label, curves)
 
 
 def reliability(story: Story) -> Markup:
@@ -90,44 +111,27 @@ def reliability(story: Story) -> Markup:
     axes.plot([0, 100], [0, 100], "--", color=GREY, lw=1)
     total = sum(one["images"] for one in bins)
     sure, right = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
-    axes.plot(sure, right, color=BLUE, lw=1)
+    axes.plot(sure, right, color=BLUE, lw=1, clip_on=False)
     sizes = [20 + 400 * one["images"] / total for one in bins]
-    axes.scatter(sure, right, s=sizes, color=BLUE, alpha=0.6, lw=0)
+    axes.scatter(sure, right, s=sizes, color=BLUE, alpha=0.6, lw=0, clip_on=False)
     axes.set_ylabel("right %")
-    axes.set_xlim(0, 101)
-    axes.set_ylim(0, 105)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
     error = story.metric("eval", "fused/ece") or 0.0
     text = f"expected calibration error {error:.1f} %"
     axes.annotate(text, (0.98, 0.05), xycoords="axes fraction", ha="right")
-    return svg(figure, "Share of right predictions by confidence; the dashed line is perfect")
+    told = [f"{one['accuracy']:.1f} % of {one['images']} images" for one in bins]
+    label = "Share of right predictions by confidence; the dashed line is perfect"
+    return svg(figure, label, [Curve("right", BLUE, sure, right, told)])
 
 
-def confusion(story: Story) -> Markup:
-    """Draw which classes the fused network takes for which."""
-    counts, names = story.judged["confusion"], story.judged["classes"]
-    figure, axes = canvas("Taken for (columns), by class (rows)", xlabel="", height=4.6)
-    shares = [[value / max(1, sum(row)) for value in row] for row in counts]
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.1, aspect="auto")
-    for i, row in enumerate(counts):
-        for j, value in enumerate(row):
-            if value and len(names) <= 20:
-                axes.text(j, i, str(value), ha="center", va="center", fontsize=7.5,
-                          color="white" if shares[i][j] > 0.6 else INK,
-                          weight="normal" if i == j else "bold")  # fmt: skip
-    short = [line(str(name))[:14] for name in names]
-    axes.set_xticks(range(len(names)), short, rotation=0 if max(map(len, short)) < 3 else 90)
-    axes.set_yticks(range(len(names)), short)
-    axes.grid(visible=False)
-    return svg(figure, "Confusion matrix of the fused network")
-
-
-def _by_batch(figure: Figure, axes: Any, story: Story, label: str) -> Markup:
+def _by_batch(figure: Figure, axes: Any, story: Story, label: str, curves: list[Curve]) -> Markup:
     axes.set_xscale("log")
     axes.set_xticks(story.batches, [str(batch) for batch in story.batches])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(ncols=4, loc="outside lower center", fontsize=8)
-    return svg(figure, label)
+    return svg(figure, label, curves)
 
 
 def _colour(name: str) -> str:

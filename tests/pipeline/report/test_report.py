@@ -1,12 +1,19 @@
 """The report tells what there is: half a run, hostile names, a line that was cut off."""
 
+import html
+import json
+import re
+from pathlib import Path
+
 import pytest
 
+import pipeline.report
 from pipeline import tracking
 from pipeline.config import Disabled, Wandb
 from pipeline.records import rundir
-from pipeline.report import run_data, write_report
+from pipeline.report import canvas, run_data, write_report
 from pipeline.tracking.rows import Steps
+from tests.runs import make_run
 
 
 @pytest.fixture
@@ -107,3 +114,49 @@ def test_it_tells_what_layers_cost_and_why_each_branch_was_chosen(run):
     assert "Cost of a step" in page and "last 1.16" in page
     for word in ("0.1250", "2 of 9", "Why these branches"):
         assert word in page
+
+
+def test_a_curve_tells_its_numbers_under_the_pointer():
+    figure, axes = canvas.canvas("Accuracy")
+    points = canvas.Curve("</svg>'\"", canvas.BLUE, [1, 2, 3], [10.0, 90.0, float("nan")])
+    axes.plot(points.x, points.y)
+    axes.set_ylim(-5, 130)
+    canvas.within_percent(axes)
+    assert axes.get_ylim() == (0, 100)
+    page = canvas.svg(figure, "label", [points])
+    (told,) = re.findall('data-hover="([^"]*)"', page)
+    (curve,) = json.loads(html.unescape(told))["curves"]
+    assert curve["name"] == points.name and curve["colour"] == "var(--blue)"
+    (x, y, *first), second = curve["points"]  # a number that is none is no point
+    assert first == ["1", "10"] and second[2:] == ["2", "90"]
+    _, _, width, height = map(float, re.search('viewBox="([^"]*)"', page)[1].split())
+    assert 0 < x < second[0] < width and 0 < second[1] < y < height
+
+
+def test_the_style_has_every_colour_of_a_figure_in_the_light_and_in_the_dark():
+    style = (Path(pipeline.report.__file__).parent / "style.css").read_text()
+    for name, colour in canvas.PALETTE.items():
+        assert re.search(rf"--{name}: {colour};", style), name
+        assert len(re.findall(rf"--{name}: ", style)) == 2, name
+
+
+def test_a_long_curve_is_thinned_for_the_pointer():
+    figure, _ = canvas.canvas("Loss")
+    many = list(range(100_000))
+    told = canvas.svg(figure, "label", [canvas.Curve("a", canvas.BLUE, many, many)])
+    assert 30 * canvas.HOVERED < len(told) < 100 * canvas.HOVERED
+
+
+def test_the_learning_rate_and_every_number_are_on_the_page(tmp_path):
+    stages = ("prep", "train", "fuse", "eval")
+    run = make_run(tmp_path, "r", finished=stages, metrics={"train/odd": 1234.56789})
+    (run / "train" / rundir.GROWTH).unlink()
+    facts = rundir.read_json(run / "run.json") | {"created": "now"}
+    facts["source"]["dirty"] = False
+    rundir.write_json(run / "run.json", facts)
+    page = write_report(run).read_text()
+    assert "Learning rate by epoch" in page
+    assert (
+        '<td class="name">train/odd</td><td class="n" data-value="1234.56789">1234.57</td>' in page
+    )
+    assert "http" not in page.replace("http://www.w3.org/", "")

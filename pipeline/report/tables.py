@@ -1,0 +1,111 @@
+"""What the report shows as tables of cells: to be scanned, copied, and scrolled where narrow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from pipeline.report.figures import shortened
+from pipeline.report.run_data import Story, short
+
+LEGIBLE = 30  # classes up to which a confusion matrix can be read
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of a heat map: `share` of the highest is how dark it is; `marked` is bold."""
+
+    text: str
+    share: float = 0.0
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A table whose cells are shaded."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[Cell]]]
+
+
+def all_of(story: Story) -> dict[str, Any]:
+    """Return the tables of a report by name; what there is no data for is None or empty."""
+    return {
+        "training": training(story),
+        "saliency": saliency(story),
+        "sizes": sizes(story),
+        "confusion": confusion(story),
+    }
+
+
+def training(story: Story) -> list[tuple[str, str]]:
+    """Return how the network was trained, in words."""
+    recipe = story.settings.get("train", {})
+    rows = [
+        ("network", story.settings.get("model", {}).get("name")),
+        ("epochs", recipe.get("epochs")),
+        ("images of a step", recipe.get("batch_size")),
+        ("optimizer", recipe.get("optimizer")),
+        ("learning rate", _rate(recipe)),
+        ("precision", recipe.get("precision")),
+    ]
+    if done := story.results.get("train"):
+        device = done.environment.get("device")
+        took = str(timedelta(seconds=round(done.seconds)))
+        attempts = f" in {done.attempts} attempts" if done.attempts > 1 else ""
+        rows += [("device", device), ("time", took + attempts)]
+    return [(name, str(value)) for name, value in rows if value is not None]
+
+
+def _rate(recipe: dict[str, Any]) -> str | None:
+    if "lr" not in recipe:
+        return None
+    schedule = recipe.get("schedule")
+    return f"{recipe['lr']}" + (f", {schedule}" if schedule else "")
+
+
+def saliency(story: Story) -> HeatMap | None:
+    """Return the ranking that led to each growth: share of the highest saliency, by layer."""
+    events = [event for event in story.growth if event["saliency"]]
+    if not events:
+        return None
+    rows = [(shortened(layer), [_ranked(layer, e) for e in events]) for layer in story.layers]
+    return HeatMap([str(event["epoch"]) for event in events], rows)
+
+
+def _ranked(layer: str, event: dict[str, Any]) -> Cell:
+    scores = dict(event["saliency"])
+    highest = max(scores.values())
+    if layer not in scores or highest <= 0:
+        return Cell("–")
+    share = scores[layer] / highest
+    grown = event["layer"] == layer
+    return Cell(f"{share:.2f}{' ▲' if grown else ''}", share, grown)
+
+
+def sizes(story: Story) -> list[tuple[str, str, str]]:
+    """Return what an image and the network take: what, unfused, fused."""
+    rows = []
+    for key, what in (("parameters", "parameters"), ("flops", "FLOPs of an image")):
+        before, after = story.metric("fuse", f"{key}_unfused"), story.metric("fuse", key)
+        if before is not None and after is not None:
+            rows.append((what, short(before), short(after)))
+    return rows
+
+
+def confusion(story: Story) -> HeatMap | None:
+    """Return which classes the fused network takes for which; None where they are too many."""
+    counts = story.judged.get("confusion")
+    if not counts or len(counts) > LEGIBLE:
+        return None
+    names = [str(name) for name in story.judged["classes"]]
+    rows = [
+        (name, [_counted(n, sum(row), i != j) for j, n in enumerate(row)])
+        for i, (name, row) in enumerate(zip(names, counts, strict=True))
+    ]
+    return HeatMap(names, rows)
+
+
+def _counted(images: int, of: int, wrong: bool) -> Cell:
+    return Cell(str(images) if images else "", images / max(1, of), wrong and images > 0)
