@@ -6,6 +6,7 @@ Hydra composes the tree; these classes refuse what the tree cannot mean. The wor
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self, get_args
@@ -136,6 +137,13 @@ class Config(Section):
                     f"{section}.batch_size={size} cannot be split over {processes} processes; "
                     f"use a multiple of {processes} or other cluster.processes_per_node"
                 )
+        processes = self.cluster.processes("train") * self.cluster.given("train", "nodes")
+        if self.train.batch_size % (parts := processes * self.train.accumulate):
+            raise ValueError(
+                f"train.batch_size={self.train.batch_size} cannot be split over "
+                f"{processes} process{'es' * (processes != 1)} into {self.train.accumulate} parts "
+                f"each (train.accumulate); use a multiple of {parts}"
+            )
         if self.train.augment.cutout >= self.data.image_size:
             raise ValueError(
                 f"train.augment.cutout={self.train.augment.cutout} covers whole images of "
@@ -157,6 +165,7 @@ WHERE = (
 
 ADDED = {
     "train.compile": "off",
+    "train.accumulate": 1,
     "train.optimizer": "sgd",
     "train.optimizer_args": None,
     "train.decay_norms": False,
@@ -164,7 +173,16 @@ ADDED = {
     "train.schedule": "cosine",
     "train.decay_epochs": None,
     "train.decay_rate": 0.1,
+    "train.cycle_epochs": None,
+    "train.cycle_growth": 1,
+    "train.layer_decay": None,
+    "train.ema_warmup": False,
+    "train.augment.cutout_clip": False,
+    "train.patience": None,
+    "train.ship": "last",
     "train.budget": {"plain_epochs": None},
+    "model.drop": None,
+    "model.drop_path": None,
     "method.form": "batchnorm",
     "method.start": "drawn",
 }
@@ -174,26 +192,34 @@ a question, and it keeps the fingerprint that it always had."""
 
 def values_of(config: Config, names: Iterable[str]) -> Values:
     """Return what the sections of these names ask, as plain values."""
-    values = config.model_dump(mode="json", include=set(names))
-    for key, usual in ADDED.items():
-        section, _, name = key.partition(".")
-        asked = values.get(section, {})
-        if name in asked and asked[name] == usual:
-            del asked[name]
-    return values
+    return asked(config.model_dump(mode="json", include=set(names)))
+
+
+def asked(values: Values, prefix: str = "") -> Values:
+    """Return settings below a dotted prefix, without those of `ADDED` that mean what was before."""
+    kept = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if key in ADDED and value == ADDED[key]:
+            continue
+        kept[name] = asked(value, f"{key}.") if isinstance(value, dict) else value
+    return kept
 
 
 def completed(values: Values) -> Values:
     """Return settings as they were frozen, with those that came later at what they meant then."""
-    whole = dict(values)
+    whole = copy.deepcopy(values)
     for key, usual in ADDED.items():
-        section, _, name = key.partition(".")
+        *path, name = key.split(".")
         try:
-            known = type(getattr(sections({section: values[section]}), section)).model_fields
+            known: Any = sections({path[0]: values[path[0]]})
         except (KeyError, ValidationError):
             continue  # no section of today
-        if name in known:
-            whole[section] = {**whole[section], name: whole[section].get(name, usual)}
+        there = whole
+        for part in path:
+            known, there = getattr(known, part), there[part]
+        if name in type(known).model_fields:
+            there.setdefault(name, usual)
     return whole
 
 

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import Branch, Form, Section
+from pipeline.config.base import Branch, Form, Section, Share
 from pipeline.config.rules import RESNETS
 
 BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
@@ -43,13 +43,26 @@ class MobileNetV1(Section):
     small_stem: bool
 
 
-class Torchvision(Section):
-    """A classifier of torchvision, by its name there; `models.build` knows which there are.
+class Library(Section):
+    """A classifier of a library, by its name there; `architectures.build` knows which there are.
+
+    Args:
+        drop: share of the features that dropout leaves out; null: what the network has by itself.
+        drop_path: probability that the last block is left out of a step (stochastic depth); blocks
+            before it less. null: what the network has by itself.
+    """
+
+    name: str
+    drop: Share | None = None
+    drop_path: Share | None = None
+
+
+class Torchvision(Library):
+    """A classifier of torchvision.
 
     `small_stem: auto` is settled by `pipeline.config.rules` before a value gets here.
     """
 
-    name: str
     family: Literal["torchvision"]
     small_stem: bool
 
@@ -62,10 +75,9 @@ class Torchvision(Section):
         return self
 
 
-class Timm(Section):
-    """A classifier of timm, by its name there; `models.build` knows which there are."""
+class Timm(Library):
+    """A classifier of timm."""
 
-    name: str
     family: Literal["timm"]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.config.rules import RULED, WINDOWS
+from pipeline.config.train import OF_SCHEDULE, Train
 from pipeline.display.masking import mask
 
 Flat = dict[str, Any]  # settings by dotted key
@@ -92,10 +93,39 @@ def _augmentation(flat: Flat) -> Iterator[str]:
             f"{prefix}.progressive={first} is above data.image_size={size}, which images grow to; "
             "use a smaller one, or null"
         )
+    if flat[f"{prefix}.cutout_clip"] and not flat[f"{prefix}.cutout"]:
+        yield f"{prefix}.cutout_clip=true clips no square; give {prefix}.cutout, e.g. 16"
     if flat[f"{prefix}.rotate"] > 180:
         yield f"{prefix}.rotate={flat[f'{prefix}.rotate']} is over half a turn; use at most 180"
     if flat[f"{prefix}.jitter"][3] > HUE:
         yield f"{prefix}.jitter turns the hue by {flat[f'{prefix}.jitter'][3]}; use at most {HUE}"
+
+
+def _learning_rate(flat: Flat) -> Iterator[str]:
+    """Nothing is set that the schedule does not read, and what is set comes to pass."""
+    schedule, epochs = flat["train.schedule"], flat["train.epochs"]
+    for name, schedules in OF_SCHEDULE.items():
+        value = flat[f"train.{name}"]
+        if schedule not in schedules and value != Train.model_fields[name].default:
+            yield (
+                f"train.{name}={value} is a setting of train.schedule={' or '.join(schedules)}, "
+                f"not of {schedule}; leave it out, or choose that"
+            )
+    for name in ("decay_epochs", "cycle_epochs"):
+        value = flat[f"train.{name}"]
+        after = max(value) if isinstance(value, list) else value
+        if after and after >= epochs > 1 and schedule != "exponential":
+            yield (
+                f"train.{name}={value} never comes with train.epochs={epochs}; use less, or "
+                "another train.schedule"
+            )
+    if (patience := flat["train.patience"]) is not None and patience >= epochs > 1:
+        yield (
+            f"train.patience={patience} never ends a training of train.epochs={epochs}; use less, "
+            "or leave it out"
+        )
+    if flat["train.ema_warmup"] and flat["train.ema"] is None:
+        yield "train.ema_warmup=true is about averages; give train.ema, e.g. 0.999, or leave it out"
 
 
 def _schedule(flat: Flat) -> Iterator[str]:
@@ -163,7 +193,10 @@ def _exports(flat: Flat) -> Iterator[str]:
         yield f"fuse.opset={flat['fuse.opset']} is newer than the exporter; use 18 to {OPSET}"
 
 
-CHECKS = (_exports, _numbers, _texts, _names, _lists, _augmentation, _schedule, _place, _images)
+CHECKS = (
+    _exports, _numbers, _texts, _names, _lists, _augmentation, _learning_rate, _schedule, _place,
+    _images,
+)  # fmt: skip
 
 
 def _leaves(flat: Flat) -> Iterator[tuple[str, Any]]:

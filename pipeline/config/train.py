@@ -17,7 +17,35 @@ from pydantic import (
 
 from pipeline.config.base import Section, Share
 
-Schedule = Literal["cosine", "linear", "constant", "step", "onecycle"]
+Schedule = Literal[
+    "cosine", "linear", "constant", "step", "onecycle", "exponential", "restarts", "plateau"
+]
+FALLING = ("step", "exponential", "plateau")
+OF_SCHEDULE: dict[str, tuple[Schedule, ...]] = {
+    "decay_epochs": FALLING,
+    "decay_rate": FALLING,
+    "cycle_epochs": ("restarts",),
+    "cycle_growth": ("restarts",),
+}
+"""Settings that only some schedules read."""
+NEEDED: dict[Schedule, tuple[str, str]] = {
+    "step": ("decay_epochs", "falls every so many epochs; give train.decay_epochs, e.g. 30"),
+    "exponential": ("decay_epochs", "falls in so many epochs; give train.decay_epochs, e.g. 30"),
+    "plateau": ("decay_epochs", "falls when that long nothing got better; give train.decay_epochs, "
+                "e.g. 10"),
+    "restarts": ("cycle_epochs", "begins anew every so many epochs; give train.cycle_epochs, "
+                 "e.g. 10"),
+}  # fmt: skip
+"""The setting that a schedule cannot be without, and why."""
+
+
+POLICIES = ("randaugment", "autoaugment", "trivialaugment")  # torchvision's
+TIMM_POLICY = re.compile(
+    r"rand(-(m\d+|n[1-9]\d*|p[01](\.\d+)?|mstd\d+(\.\d+)?|mmax\d+|inc[01]|t(weights|3aw?)))*"
+    r"|augmix(-(m\d+|w[1-9]\d*|d[1-9]\d*|b[01]|a[1-9]\d*|mstd\d+(\.\d+)?))*"
+    r"|(originalr?|v0r?|3a)(-mstd\d+(\.\d+)?)?"
+)
+Epochs = Annotated[list[PositiveInt], Field(min_length=1)]
 
 
 class Augment(Section):
@@ -33,9 +61,12 @@ class Augment(Section):
         translate: share of the side, either way.
         jitter: how far brightness, contrast and saturation may be scaled from 1, and hue be
             turned, in shares of the circle.
-        policy: a sequence of operations drawn for each image; torchvision's default strengths.
+        policy: a sequence of operations drawn for each image: one of torchvision's with its default
+            strengths, or a string of timm's, e.g. rand-m9-mstd0.5-inc1 (see `timm.data`).
         erase: probability that a rectangle is filled with noise (random erasing).
         cutout: side of a square that is filled with the mean, pixels; 0: none.
+        cutout_clip: whether the centre of that square is anywhere in the image, and what is beyond
+            the border cut off (DeVries and Taylor, 2017); false: it is all in the image.
         mixup, cutmix: alpha of the Beta distribution that mixing is drawn from; 0: off.
         repeats: how often an image is in an epoch's batches, differently each time; an epoch
             stays as long as it is.
@@ -50,13 +81,24 @@ class Augment(Section):
     translate: Annotated[float, Field(ge=0, lt=1)]
     flip: bool
     jitter: Annotated[list[NonNegativeFloat], Field(min_length=4, max_length=4)]
-    policy: Literal["randaugment", "autoaugment", "trivialaugment"] | None
+    policy: str | None
     erase: Annotated[float, Field(ge=0, le=1)]
     cutout: NonNegativeInt
+    cutout_clip: bool = False
     mixup: NonNegativeFloat
     cutmix: NonNegativeFloat
     repeats: PositiveInt
     progressive: PositiveInt | None
+
+    @field_validator("policy")
+    @classmethod
+    def _policy_is_one(cls, value: str | None) -> str | None:
+        if value is not None and value not in POLICIES and not TIMM_POLICY.fullmatch(value):
+            raise ValueError(
+                f"{value} is no policy; use {', '.join(POLICIES)}, or a string of timm's: "
+                "rand-m9-mstd0.5-inc1, augmix-m3-w3, original, originalr, v0, v0r, 3a"
+            )
+        return value
 
 
 class Budget(Section):
@@ -74,18 +116,30 @@ class Train(Section):
     """A training recipe.
 
     Args:
+        batch_size: images of a step, over all processes and parts.
+        accumulate: parts that each process goes through one after the other; their gradients are
+            averaged before the step.
         optimizer: `sgd`, or the name of one of timm's; see `networks.optimizers`.
         optimizer_args: what one of timm's takes beside, e.g. betas; `momentum` and `nesterov` are
             those of sgd.
         decay_norms: whether weights of norms, and biases, decay too.
+        layer_decay: the learning rate of a layer is this share of that of the layer behind it; see
+            `networks.layers`.
         schedule: of the learning rate; see `training.pace`.
-        decay_epochs, decay_rate: of `schedule=step`: after how many epochs it falls, each time, and
-            to what share.
+        decay_epochs: of `schedule=step`: after how many epochs it falls, each time, or a list of
+            the epochs after which it does; of `exponential`: in how many epochs it does; of
+            `plateau`: after how many epochs without a lower validation loss.
+        decay_rate: of those: to what share it falls.
+        cycle_epochs, cycle_growth: of `schedule=restarts`: how many epochs the first cosine takes,
+            and how many times as long as the one before each further one does.
         clip_grad: the largest norm of all gradients together; larger ones are scaled down to it.
         epochs: passes over the images; with a budget, the most there can be
             (see `pipeline.config.rules`).
         precision: `float32` in every bit; `tf32` lets a GPU round what it multiplies to 10 bits;
             `bfloat16` and `float16` are autocast, the last with loss scaling.
+        ema_warmup: whether averages follow the weights more closely at first; see `optim.Averaged`.
+        patience: after how many epochs without a better top-1 a training ends.
+        ship: the epoch whose network the later stages get: the last, or that of the best top-1.
         compile: what torch.compile is given: nothing, each block (see `training.compiling`), or the
             whole network.
     """
@@ -94,6 +148,7 @@ class Train(Section):
     epochs: PositiveInt
     budget: Budget = Budget()
     batch_size: PositiveInt
+    accumulate: PositiveInt = 1
     optimizer: Annotated[str, Field(min_length=1)] = "sgd"
     optimizer_args: dict[str, Any] | None = None
     lr: PositiveFloat
@@ -102,14 +157,20 @@ class Train(Section):
     weight_decay: NonNegativeFloat
     decay_norms: bool = False
     clip_grad: PositiveFloat | None = None
+    layer_decay: Share | None = None
     schedule: Schedule = "cosine"
-    decay_epochs: PositiveInt | None = None
+    decay_epochs: PositiveInt | Epochs | None = None
     decay_rate: Share = 0.1
+    cycle_epochs: PositiveInt | None = None
+    cycle_growth: PositiveInt = 1
     warmup_epochs: NonNegativeInt
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["float32", "tf32", "bfloat16", "float16"]
     compile: Literal["off", "blocks", "model"] = "off"
     ema: Share | None
+    ema_warmup: bool = False
+    patience: PositiveInt | None = None
+    ship: Literal["last", "best"] = "last"
     nonfinite: Literal["stop", "skip"]
     deterministic: bool
     augment: Augment
@@ -126,14 +187,13 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _schedule_is_whole(self) -> Self:
-        if self.schedule == "step" and self.decay_epochs is None:
+        needed, why = NEEDED.get(self.schedule, (None, ""))
+        if needed and getattr(self, needed) is None:
+            raise ValueError(f"schedule={self.schedule} {why}")
+        if isinstance(self.decay_epochs, list) and self.schedule != "step":
             raise ValueError(
-                "schedule=step falls every so many epochs; give train.decay_epochs, e.g. 30"
-            )
-        if self.schedule != "step" and self.decay_epochs is not None:
-            raise ValueError(
-                f"decay_epochs is a setting of train.schedule=step, not of {self.schedule}; leave "
-                "train.decay_epochs out"
+                f"schedule={self.schedule} takes one number for train.decay_epochs; a list is for "
+                "train.schedule=step"
             )
         if self.schedule == "onecycle" and self.warmup_epochs:
             raise ValueError("schedule=onecycle rises by itself; set train.warmup_epochs=0")

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from pipeline.config import asked
 from pipeline.config.train import Augment
 from pipeline.data.shards import Manifest, Pictures, damage
 from pipeline.errors import UserError
@@ -105,7 +106,7 @@ class Part:
         facts = {
             "kind": kind,
             "shards": [shard.sha256 for shard in self.manifest.splits[self.split].shards],
-            "augment": self.augment and self.augment.model_dump(),
+            "augment": self.augment and asked(self.augment.model_dump(), "train.augment."),
             **{
                 name: getattr(self, name)
                 for name in ("split", "batch_size", "image_size", "resize", "rank", "world_size")

@@ -125,7 +125,8 @@ class MemoryLoader(Loader):
         if augment.cutout:
             size = torch.full((len(images), 2), float(augment.cutout), device=images.device)
             centre = torch.stack([draws[:, 11], draws[:, 9]], 1)  # a list would be copied there
-            images = images.masked_fill(_rectangle(side, centre, size)[:, None], 0.0)
+            inside = _rectangle(side, centre, size, augment.cutout_clip)
+            images = images.masked_fill(inside[:, None], 0.0)
         return images
 
 
@@ -182,9 +183,15 @@ def _turned(images: Tensor, draws: Tensor, degrees: float, share: float) -> Tens
     return grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
 
 
-def _rectangle(side: int, place: Tensor, size: Tensor) -> Tensor:
-    """Return masks (N, side, side) of rectangles of a size (N, 2), at a place in [0, 1)."""
-    start = (place * (side - size + 1).clamp(min=1)).floor()
+def _rectangle(side: int, place: Tensor, size: Tensor, clip: bool = False) -> Tensor:
+    """Return masks (N, side, side) of rectangles of a size (N, 2), at a place in [0, 1).
+
+    `clip`: that is the place of the centre, and what is beyond the border is cut off.
+    """
+    if clip:
+        start = (place * side).floor() - (size / 2).floor()
+    else:
+        start = (place * (side - size + 1).clamp(min=1)).floor()
     axis = torch.arange(side, device=place.device)
     rows, columns = ((axis >= s[:, None]) & (axis < (s + z.round())[:, None])
                      for s, z in zip(start.T, size.T, strict=True))  # fmt: skip

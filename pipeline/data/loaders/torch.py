@@ -5,12 +5,14 @@ Needs nothing but torch and torchvision, and can do whatever they can.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -134,7 +136,7 @@ def training(part: Part) -> v2.Transform:
     augment = part.augment
     assert augment
     return v2.Compose(
-        [*_crop(augment, part), *_moves(augment), *_colours(augment)] or [v2.Identity()]
+        [*_crop(augment, part), *_moves(augment), *_colours(augment, part)] or [v2.Identity()]
     )
 
 
@@ -158,12 +160,13 @@ def _moves(augment: Augment) -> list[v2.Transform]:
     return found
 
 
-def _colours(augment: Augment) -> list[v2.Transform]:
+def _colours(augment: Augment, part: Part) -> list[v2.Transform]:
     found: list[v2.Transform] = []
     if any(augment.jitter):
         found.append(v2.ColorJitter(*augment.jitter))
     if augment.policy:
-        found.append(POLICIES[augment.policy]())
+        own = POLICIES.get(augment.policy)
+        found.append(own() if own else TimmPolicy(augment.policy, part))
     return found
 
 
@@ -174,7 +177,73 @@ def erasing(part: Part) -> list[v2.Transform]:
     found: list[v2.Transform] = []
     if augment.erase:
         found.append(v2.RandomErasing(p=augment.erase, value="random"))
-    if augment.cutout:
+    if augment.cutout and augment.cutout_clip:
+        found.append(ClippedCutout(augment.cutout))
+    elif augment.cutout:
         share = (augment.cutout / part.image_size) ** 2
         found.append(v2.RandomErasing(p=1.0, scale=(share, share), ratio=(1.0, 1.0), value=0.0))
     return found
+
+
+class ClippedCutout(nn.Module):
+    """Fills a square with the mean; its centre is anywhere, and what is beyond the border cut off.
+
+    Args:
+        side: of the square, pixels.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self._side = side
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return a normalised image (3, H, W) without a square."""
+        rows, columns = (
+            slice(max(0, start), start + self._side)
+            for start in (
+                int(torch.randint(length, ())) - self._side // 2 for length in image.shape[-2:]
+            )
+        )
+        image = image.clone()
+        image[:, rows, columns] = 0.0
+        return image
+
+
+class TimmPolicy(nn.Module):
+    """Changes an image as a string of timm says; timm works on images of Pillow.
+
+    timm draws from Python's and numpy's generators, which are seeded for each image, and left as
+    they were.
+
+    Args:
+        text: e.g. `rand-m9-mstd0.5-inc1`.
+        part: with the mean colour, which fills what comes in, and the size.
+    """
+
+    def __init__(self, text: str, part: Part) -> None:
+        super().__init__()
+        from timm.data import auto_augment  # takes seconds: only where it is asked for
+
+        kind = text.partition("-")[0]
+        make = {
+            "rand": auto_augment.rand_augment_transform,
+            "augmix": auto_augment.augment_and_mix_transform,
+        }.get(kind, auto_augment.auto_augment_transform)
+        far: dict[str, Any] = {"translate_const": int(0.45 * part.image_size)}
+        if kind == "augmix":
+            far = {"translate_pct": 0.3}
+        colour = tuple(min(255, round(255 * mean)) for mean in part.manifest.mean)
+        self._change = make(text, {**far, "img_mean": colour})
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return a changed image, uint8 (3, H, W)."""
+        drawn = random.getstate(), np.random.get_state()
+        seed = int(torch.randint(2**31, ()))
+        try:
+            random.seed(seed)
+            np.random.seed(seed)
+            changed = self._change(v2.functional.to_pil_image(image))
+        finally:
+            random.setstate(drawn[0])
+            np.random.set_state(drawn[1])
+        return v2.functional.pil_to_tensor(changed)

@@ -64,12 +64,14 @@ def test_a_setting_moves_the_stages_that_read_it_and_what_follows(tmp_path, over
 def test_a_setting_that_came_later_is_no_part_of_a_question_that_was_there_before(
     tmp_path, key, usual
 ):
-    section, name = key.split(".")
-    asked = config(tmp_path)
-    default = getattr(asked, section).__class__.model_fields[name].default
+    section, *path, name = key.split(".")
+    there = ("model=torchvision", "model.name=mobilenet_v2") if section == "model" else ()
+    asked = config(tmp_path, *there)
+    holder = functools.reduce(getattr, [section, *path], asked)
+    default = type(holder).model_fields[name].default
     assert (default.model_dump() if isinstance(default, Section) else default) == usual
     question = next(step.question for step in make_plan(asked) if section in step.question.config)
-    assert name not in question.config[section]
+    assert name not in functools.reduce(dict.get, [section, *path], question.config)
     assert getattr(sections({section: question.config[section]}), section) == getattr(
         asked, section
     )
