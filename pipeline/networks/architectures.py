@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+
 from torch import nn
 
 from pipeline.config.model import BLOCKS, MobileNetV1, Model, Timm, Vgg, channels
 from pipeline.errors import UserError, nearest
 
+DROPS = {"drop": ("dropout", "drop_rate"), "drop_path": ("stochastic_depth_prob", "drop_path_rate")}
+"""Settings by what constructors of timm and torchvision call them."""
 AUXILIARY = ("googlenet", "inception_v3")  # torchvision's networks with more than one output
 
 
@@ -14,15 +20,17 @@ def build(model: Model, classes: int) -> nn.Module:
     """Return the plain network of `model=` for RGB images, freshly initialised.
 
     Raises:
-        UserError: torchvision or timm has no classifier of that name; names the nearest.
+        UserError: torchvision or timm has no classifier of that name (the message has the nearest),
+            or it takes no `drop` or `drop_path`.
     """
     if isinstance(model, Vgg):
         return vgg(model.widths, classes)
     if isinstance(model, MobileNetV1):
         return mobilenet_v1(model.width, model.small_stem, classes)
+    drops = {key: value for key in DROPS if (value := getattr(model, key)) is not None}
     if isinstance(model, Timm):
-        return from_timm(model.name, classes)
-    return from_torchvision(model.name, model.small_stem, classes)
+        return from_timm(model.name, classes, **drops)
+    return from_torchvision(model.name, model.small_stem, classes, **drops)
 
 
 def vgg(widths: list[list[int]], classes: int) -> nn.Module:
@@ -63,35 +71,57 @@ def _conv_norm_relu(
     return [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-def from_torchvision(name: str, small_stem: bool, classes: int) -> nn.Module:
+def from_torchvision(name: str, small_stem: bool, classes: int, **drops: float) -> nn.Module:
     """Return a torchvision classifier; a ResNet's small stem suits images of 32 pixels and below.
 
     Raises:
-        UserError: torchvision has no classifier of that name.
+        UserError: torchvision has no classifier of that name, or it does not take what is asked.
     """
     from torchvision import models  # takes four seconds: only where it is asked for
 
     _check_name(name, models.list_models(module=models), "torchvision")
     one_output = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
-    network: nn.Module = models.get_model(name, weights=None, num_classes=classes, **one_output)
+    make = partial(models.get_model, name, weights=None, num_classes=classes, **one_output)
+    network = _dropping(make, f"{name} of torchvision", drops)
     if small_stem:
         network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         network.maxpool = nn.Identity()
     return network
 
 
-def from_timm(name: str, classes: int) -> nn.Module:
+def from_timm(name: str, classes: int, **drops: float) -> nn.Module:
     """Return a timm classifier with fresh weights; nothing is downloaded.
 
     Raises:
-        UserError: timm has no classifier of that name (a `hf-hub:` address is none).
+        UserError: timm has no classifier of that name (a `hf-hub:` address is none), or it does not
+            take what is asked.
     """
     import timm  # takes four seconds: only where it is asked for
 
     _check_name(name, timm.list_models(), "timm")
-    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    make = partial(timm.create_model, name, pretrained=False, num_classes=classes)
+    network = _dropping(make, f"{name} of timm", drops)
     _straighten(network)
     return network
+
+
+def _dropping(make: Callable[..., nn.Module], name: str, drops: dict[str, float]) -> nn.Module:
+    """Call a constructor with `drop` and `drop_path`, where set, by the names it has for them.
+
+    Raises:
+        UserError: it has none for one of them.
+    """
+    for names in product(*(DROPS[key] for key in drops)):
+        try:
+            return make(**dict(zip(names, drops.values(), strict=True)))
+        except TypeError as error:
+            refused = error
+    for key in drops:
+        if any(f"'{word}'" in str(refused) for word in DROPS[key]):
+            raise UserError(
+                f"model.{key} is nothing that {name} takes; leave it out, or use another model.name"
+            )
+    raise refused
 
 
 def _straighten(network: nn.Module) -> None:

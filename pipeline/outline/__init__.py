@@ -73,7 +73,7 @@ class Request:
         return cls(
             model=config.model.model_dump(),
             sides=[size, smallest],
-            batch=config.train.batch_size // processes,
+            batch=config.train.batch_size // (processes * config.train.accumulate),
             branches=list(getattr(config.method, "branches", ["kxk"])),
             classes=classes(config, counted) or UNTOLD,
         )
@@ -119,14 +119,16 @@ def try_optimizer(config: Config) -> Unknown | None:
     if config.train.optimizer == "sgd":
         return None
     asked = {name: getattr(config, name).model_dump(mode="json") for name in ("train", "method")}
-    return _tried(json.dumps(asked))
+    return _tried(json.dumps(asked), config.cluster.name == "slurm")
 
 
 @cache
-def _tried(request: str) -> Unknown | None:
+def _tried(request: str, elsewhere: bool) -> Unknown | None:
     answer = ask(["--optimizer"], request)
     if isinstance(answer, Unknown):
         return answer
+    if elsewhere and answer.get("needs_gpu"):
+        return Unknown(why="it needs a GPU and there is none here; the job tries it first")
     if "refused" in answer:
         raise UserError(answer["refused"])
     return None

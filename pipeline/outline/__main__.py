@@ -10,11 +10,13 @@ import json
 import sys
 import warnings
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dyrep.block import fitting
 from dyrep.cost import cost
@@ -22,7 +24,8 @@ from dyrep.expansion import convs, unfit_convs
 from pipeline.config import sections
 from pipeline.config.model import Model
 from pipeline.errors import UserError, gist
-from pipeline.networks import architectures
+from pipeline.networks import architectures, optimizers
+from pipeline.networks.architectures import DROPS
 from pipeline.outline import Outline, Request, trial
 
 
@@ -45,6 +48,7 @@ def outline(request: Request) -> Outline:
         except Exception as second:
             raise UserError(_refusal(network, request, second)) from None
     device = next(network.parameters()).device
+    _refuse_idle(request, device)
     spent = cost(network, torch.zeros(1, 3, *[request.sides[0]] * 2, device=device))
     left = dict(unfit_convs(network))
     for path, conv in convs(network):
@@ -71,6 +75,45 @@ def _try(network: nn.Module, request: Request, device: str) -> None:
             scores = network(torch.zeros(batch, 3, side, side, device=device))
             if not isinstance(scores, torch.Tensor) or scores.shape != (batch, request.classes):
                 raise ValueError("it does not return one score for each class")
+
+
+def _refuse_idle(request: Request, device: torch.device) -> None:
+    """Refuse a share to drop that changes nothing of what a step of training draws.
+
+    Raises:
+        UserError: the network takes the setting and makes nothing of it.
+    """
+    for key in DROPS:
+        if (share := request.model.get(key)) is None:
+            continue
+        another = replace(request, model={**request.model, key: share / 2})
+        if _drawn(request, device) == _drawn(another, device):
+            raise UserError(
+                f"model.{key} changes nothing in {request.model['name']}; leave it out, or use "
+                "another model.name"
+            )
+
+
+def _drawn(request: Request, device: torch.device) -> list[tuple[Any, ...]]:
+    """Return the operations of a training step that draw random numbers, with their settings."""
+    with torch.device(device):
+        network = _build(request).train()
+    with _Drawing() as drawing:
+        network(torch.zeros(2, 3, *[request.sides[0]] * 2, device=device))
+    return drawing.seen
+
+
+class _Drawing(TorchDispatchMode):
+    """Notes the operations that draw random numbers, also on the meta device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Any, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.seen.append((func, *(arg for arg in args if isinstance(arg, float))))
+        return func(*args, **(kwargs or {}))
 
 
 def _needs_values(error: Exception) -> bool:
@@ -118,7 +161,11 @@ def names() -> dict[str, list[str]]:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     if sys.argv[1:] == ["--optimizer"]:
         asked = sections(request)
-        trial.attempt(asked.train, asked.method)
+        try:
+            trial.attempt(asked.train, asked.method)
+        except UserError as error:
+            lacking = optimizers.needs_gpu(asked.train.optimizer) and not torch.cuda.is_available()
+            return {"refused": str(error), "needs_gpu": lacking}
         return {}
     with torch.no_grad():
         return vars(outline(Request(**request)))

@@ -23,7 +23,8 @@ def attempt(train: Train, method: Method) -> None:
     Raises:
         UserError: the optimizer cannot be built, used, grown with or continued in every bit.
     """
-    network = _network()
+    on_gpu = optimizers.needs_gpu(train.optimizer) and torch.cuda.is_available()
+    network = _network().to("cuda" if on_gpu else "cpu")
     name = f"train.optimizer={train.optimizer}"
     try:
         optimizer = optimizers.build(network, train)
@@ -60,13 +61,14 @@ def _network() -> nn.Module:
         )  # fmt: skip
 
 
-def _images(number: int) -> Tensor:
-    return torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(number))
+def _images(number: int, network: nn.Module) -> Tensor:
+    drawn = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(number))
+    return drawn.to(next(network.parameters()).device)
 
 
 def _steps(network: nn.Module, optimizer: Optimizer) -> None:
     for number in range(2):
-        network(_images(number)).square().sum().backward()
+        network(_images(number, network)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -76,7 +78,7 @@ def _grow(network: nn.Module, optimizer: Optimizer, method: DyRep | Grow, name: 
     try:
         evolver = dyrep.DyRep(network, optimizer, saliency="random", form=form)
         evolver.accumulate()
-        evolver.adjust([_images(2)])
+        evolver.adjust([_images(2, network)])
         _steps(network, optimizer)
     except Exception as error:  # whatever is in a library
         raise UserError(

@@ -12,6 +12,8 @@ from pipeline.contract.stage import Context
 from pipeline.data.shards import Manifest
 from pipeline.errors import UserError
 from pipeline.execution.world import world
+from pipeline.networks import optimizers
+from pipeline.outline import trial
 from pipeline.training import replay
 from pipeline.training.loop import Training
 from pipeline.training.nonfinite import NotFinite
@@ -23,6 +25,8 @@ def run(context: Context) -> dict[str, float]:
     batch = context.config.train.batch_size
     if batch > images:
         raise UserError(f"train.batch_size={batch} is larger than the {images} training images")
+    if optimizers.needs_gpu(context.config.train.optimizer):  # the launch may not have had a GPU
+        trial.attempt(context.config.train, context.config.method)
     with world(context.config.cluster.hang_timeout) as processes:
         try:
             return Training(context, processes).run()

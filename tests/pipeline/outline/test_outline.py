@@ -63,6 +63,33 @@ def test_the_stem_decides_what_resnet18_costs(small, size, flops):
     assert found.growable == 17
 
 
+def dropping(family, name, **drops):
+    stem = {"small_stem": False} if family == "torchvision" else {}
+    return asked({"name": name, "family": family, **stem, **drops}, 64)
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (dropping("timm", "resnet10t", drop=0.2, drop_path=0.1), None),
+        (dropping("torchvision", "efficientnet_b0", drop=0.1, drop_path=0.1), None),
+        (dropping("torchvision", "densenet121", drop=0.1), None),  # calls it otherwise
+        (dropping("torchvision", "resnet18", drop=0.1), "drop is nothing that resnet18 of torchvi"),
+        (dropping("torchvision", "mobilenet_v2", drop=0.1, drop_path=0.1), "drop_path is nothing"),
+        (dropping("timm", "vgg11", drop_path=0.1), "drop_path is nothing that vgg11 of timm takes"),
+        (dropping("timm", "repvgg_a0", drop_path=0.1), "drop_path changes nothing in repvgg_a0"),
+        (dropping("torchvision", "convnext_tiny", drop=0.1), "drop changes nothing in convnext_t"),
+    ],
+)
+def test_what_a_network_does_not_drop_is_refused(request_, said):
+    if said is None:
+        assert built(request_).parameters
+        return
+    with pytest.raises(UserError) as refused:
+        built(request_)
+    assert f"model.{said}" in str(refused.value) and "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
@@ -197,3 +224,12 @@ def test_models_are_listed(monkeypatch, capsys, arguments, code, said):
 
 def test_an_unknown_is_not_an_outline():
     assert not isinstance(Unknown(why="x"), Outline)
+
+
+def test_an_optimizer_that_needs_a_gpu_is_tried_where_there_may_be_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(outline, "ask", lambda *_: {"refused": "it cannot", "needs_gpu": True})
+    settings = ("train.optimizer=bnbadamw8bit", "train.lr=0.001")
+    with pytest.raises(UserError, match="it cannot"):
+        outline.try_optimizer(config(tmp_path, *settings))
+    untried = outline.try_optimizer(config(tmp_path, *settings, "cluster=slurm"))
+    assert "the job tries it" in untried.why
