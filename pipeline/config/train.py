@@ -20,7 +20,7 @@ from pipeline.config.base import Section, Share
 Schedule = Literal[
     "cosine", "linear", "constant", "step", "onecycle", "exponential", "restarts", "plateau"
 ]
-FALLING = ("step", "exponential", "plateau")
+FALLING: tuple[Schedule, ...] = ("step", "exponential", "plateau")
 OF_SCHEDULE: dict[str, tuple[Schedule, ...]] = {
     "decay_epochs": FALLING,
     "decay_rate": FALLING,
@@ -30,10 +30,10 @@ OF_SCHEDULE: dict[str, tuple[Schedule, ...]] = {
 """Settings that only some schedules read."""
 NEEDED: dict[Schedule, tuple[str, str]] = {
     "step": ("decay_epochs", "falls every so many epochs; give train.decay_epochs, e.g. 30"),
-    "exponential": ("decay_epochs", "falls in so many epochs; give train.decay_epochs, e.g. 30"),
-    "plateau": ("decay_epochs", "falls when that long nothing got better; give train.decay_epochs, "
-                "e.g. 10"),
-    "restarts": ("cycle_epochs", "begins anew every so many epochs; give train.cycle_epochs, "
+    "exponential": ("decay_epochs", "falls evenly in so many epochs; give train.decay_epochs=30"),
+    "plateau": ("decay_epochs", "falls after so many epochs without a lower validation loss; give "
+                "train.decay_epochs, e.g. 10"),
+    "restarts": ("cycle_epochs", "begins anew after so many epochs; give train.cycle_epochs, "
                  "e.g. 10"),
 }  # fmt: skip
 """The setting that a schedule cannot be without, and why."""

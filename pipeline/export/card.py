@@ -32,6 +32,7 @@ def describe(context: Context, fusion: dict[str, Any]) -> dict[str, Any]:
         "metrics": {
             "top1": trained["top1"],
             "top5": trained["top5"],
+            **({"epoch": trained["shipped_epoch"]} if "shipped_epoch" in trained else {}),
             "images": manifest.splits["val"].images,
             "parameters": fusion["parameters"],
             "flops": fusion["flops"],
@@ -61,7 +62,7 @@ def markdown(card: dict[str, Any], exports: dict[str, dict[str, Any]]) -> str:
             f"# {shown(card['architecture']['name'])} on {shown(data['name'])}",
             "",
             f"- **Accuracy** top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} % on "
-            f"{metrics['images']:,} validation images",
+            f"{metrics['images']:,} validation images{_chosen(metrics)}",
             f"- **Size** {metrics['parameters']:,.0f} parameters, {metrics['flops']:,.0f} FLOPs "
             "per image",
             f"- **In** `images`, float32 {card['input']['shape']}: RGB, short side scaled to "
@@ -88,6 +89,12 @@ def markdown(card: dict[str, Any], exports: dict[str, dict[str, Any]]) -> str:
             "",
         ]
     )
+
+
+def _chosen(metrics: dict[str, Any]) -> str:
+    if "epoch" not in metrics:
+        return ""
+    return f"; epoch {metrics['epoch']:.0f}, chosen as the best on these images"
 
 
 def _numbers(values: list[float]) -> str:

@@ -111,17 +111,19 @@ def _dropping(make: Callable[..., nn.Module], name: str, drops: dict[str, float]
     Raises:
         UserError: it has none for one of them.
     """
+    errors = []
     for names in product(*(DROPS[key] for key in drops)):
         try:
             return make(**dict(zip(names, drops.values(), strict=True)))
         except TypeError as error:
-            refused = error
+            errors.append(error)
+    said = " ".join(map(str, errors))
     for key in drops:
-        if any(f"'{word}'" in str(refused) for word in DROPS[key]):
+        if all(f"'{word}'" in said for word in DROPS[key]):
             raise UserError(
                 f"model.{key} is nothing that {name} takes; leave it out, or use another model.name"
             )
-    raise refused
+    raise errors[0]
 
 
 def _straighten(network: nn.Module) -> None:

@@ -11,7 +11,9 @@ from torch.optim import SGD, Optimizer
 import dyrep
 from pipeline.config.train import Train
 from pipeline.errors import UserError, nearest
+from pipeline.networks.layers import depths
 
+ON_GPU = ("bnb", "fused")  # what names of optimizers begin with that need one
 ELSEWHERE = ("params", "lr", "weight_decay")  # what an optimizer takes from other settings
 
 
@@ -38,9 +40,34 @@ def build(model: nn.Module, train: Train) -> Optimizer:
     return made
 
 
+def needs_gpu(name: str) -> bool:
+    """Return whether an optimizer of timm works on a GPU only: those of bitsandbytes and apex."""
+    return name.startswith(ON_GPU)
+
+
 def _groups(model: nn.Module, train: Train) -> list[dict[str, Any]]:
+    """Return the parameters by weight decay and, with `layer_decay`, by layer.
+
+    Each layer has all groups, also empty ones: what grows on it joins them.
+    """
+    if train.layer_decay is None:
+        return _by_decay(model, list(model.parameters()), train)
+    depth = depths(model)
+    last = max(depth.values())
+    layers: list[list[nn.Parameter]] = [[] for _ in range(last + 1)]
+    for name, parameter in model.named_parameters():
+        layers[depth.get(name, last)].append(parameter)
+    return [
+        {**group, "lr": train.lr * train.layer_decay ** (last - number)}
+        for number, layer in enumerate(layers)
+        for group in _by_decay(model, layer, train)
+    ]
+
+
+def _by_decay(
+    model: nn.Module, parameters: list[nn.Parameter], train: Train
+) -> list[dict[str, Any]]:
     """Return matrices and kernels, which decay; biases and norms; strengths, which never decay."""
-    parameters = list(model.parameters())
     norms = [p for p in parameters if p.ndim <= 1]
     kernels = {
         "params": [p for p in parameters if p.ndim > 1],
@@ -48,8 +75,9 @@ def _groups(model: nn.Module, train: Train) -> list[dict[str, Any]]:
     }
     if not train.decay_norms:
         return [kernels, {"params": norms, "weight_decay": 0.0}]
-    strengths = list(dyrep.scales(model).values())
-    decaying = [p for p in norms if not any(p is strength for strength in strengths)]
+    scales = {id(strength) for strength in dyrep.scales(model).values()}
+    strengths = [p for p in norms if id(p) in scales]
+    decaying = [p for p in norms if id(p) not in scales]
     return [
         kernels,
         {"params": decaying, "weight_decay": train.weight_decay},

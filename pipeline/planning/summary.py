@@ -71,8 +71,13 @@ def _training(config: Config, network: Outline | Unknown, counted: int | None) -
             f"{network.parameters / 1e6:.3g} M parameters for {_classes(config, counted)}"
             f"{_branches(config, network.growable)}{_start(config)}"
         )
-    long = f"{_length(train)} of batch {train.batch_size}"
-    yield f"recipe: train={train.name}, {long}{_growth(config)}"
+    yield f"recipe: train={train.name}, {_length(train)} of {_batch(config)}{_growth(config)}"
+
+
+def _batch(config: Config) -> str:
+    """Say how many images a step has and, if they do not go through at once, how they do."""
+    size, parts = config.train.batch_size, config.train.accumulate
+    return f"batch {size}" + (f" (in {parts} parts of {size // parts})" if parts > 1 else "")
 
 
 def _length(train: Train) -> str:
@@ -163,11 +168,16 @@ def _prep(m: Metrics) -> str:
 
 def _train(m: Metrics) -> str:
     return (
-        f"top-1 {m['top1']:.2f} % after {_count(round(m['epochs']), 'epoch')}{_spent(m)}, "
+        f"top-1 {m['top1']:.2f} % after {_count(round(m['epochs']), 'epoch')}{_spent(m)}"
+        f"{_chosen(m)}, "
         f"{m['grown']:.0f} grown, {m['cut']:.0f} cut{_adjusting(m)}"
         + (f", {m['skipped']:.0f} steps skipped" if m.get("skipped") else "")
         + (f", {m['overflowed']:.0f} beyond float16" if m.get("overflowed") else "")
     )
+
+
+def _chosen(m: Metrics) -> str:
+    return f" (of epoch {m['shipped_epoch']:.0f}, the best)" if "shipped_epoch" in m else ""
 
 
 def _spent(m: Metrics) -> str:

@@ -140,6 +140,19 @@ class Story:
         return f"{told}, {share:.1f} % of it for growing, cutting and pricing"
 
     @property
+    def shipped(self) -> str:
+        """Which epoch is shipped, in words; empty where the training is not finished."""
+        epochs, best = (self.metric("train", name) for name in ("epochs", "shipped_epoch"))
+        if epochs is None:
+            return ""
+        if best is None:
+            return f"Shipped: the last of {epochs:.0f} epochs"
+        return (
+            f"Shipped: epoch {best:.0f} of {epochs:.0f}, chosen for its top-1 on the validation "
+            "images; expect a little less on images that did not choose it"
+        )
+
+    @property
     def device(self) -> str:
         """Where the latencies were measured."""
         timed = self.results.get("latency")

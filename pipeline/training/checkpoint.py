@@ -167,6 +167,22 @@ def mark_best(folder: Path, file: str, epoch: int, top1: float) -> None:
         rundir.write_json(folder / BEST, vars(Best(file, epoch, top1)))
 
 
+def best(folder: Path) -> Path:
+    """Return the file of the checkpoint that validated best.
+
+    Raises:
+        UserError: it is damaged or gone.
+    """
+    noted = _best(folder)
+    path = folder / (noted.file if noted else BEST)
+    if wrong := _damage(path) if noted else "names no checkpoint that is there":
+        raise UserError(
+            f"{path}: {wrong}, and the best epoch is to be shipped; train again with "
+            "again=[train], or ship the last with train.ship=last"
+        )
+    return path
+
+
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep`, the best, and the newest between two epochs."""
     paths = _by_age(folder)

@@ -3,8 +3,7 @@
 Modules are compiled in place: names of parameters stay, and before a change of structure everything
 is taken back. What torch has compiled it keeps and finds again by what the code depends on, so
 after the change only what differs is compiled. With `train.compile=blocks` that is each block for
-itself: a module with parts of its own in a list (nn.Sequential, nn.ModuleList), as networks repeat
-them, or a convolution with branches. With `model` it is the whole network.
+itself (`networks.layers.blocks`), with `model` the whole network.
 
 Only training steps run what was compiled. A validation would have all compiled once more.
 """
@@ -19,12 +18,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from dyrep.block import RepBlock
 from pipeline.config.train import Train
 from pipeline.errors import UserError, gist
+from pipeline.networks.layers import blocks
 
 BACKEND = "inductor"
-LISTS = (nn.Sequential, nn.ModuleList)  # subclasses are blocks
 VARIANTS = 100_000  # torch gives up after 8 of one function, and all modules share one
 
 
@@ -113,13 +111,3 @@ class Compiler:
                 f"train.compile={self.mode}: torch cannot compile this network ({gist(error)}); "
                 "use train.compile=off"
             ) from error
-
-
-def blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the outermost blocks of a network, in its order."""
-    for child in model.children():
-        listed = type(model) in LISTS and type(child) not in LISTS and any(child.children())
-        if listed or isinstance(child, RepBlock):
-            yield child
-        else:
-            yield from blocks(child)

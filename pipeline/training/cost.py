@@ -176,9 +176,9 @@ class Cost:
         return plain.to(memory_format=device.layout(where, self._config.train))
 
     def _batch(self, world: World) -> Tensor:
-        """Return noise of the size that a process trains on."""
-        size = self._config.data.image_size
-        shape = (self._config.train.batch_size // world.world_size, 3, size, size)
+        """Return noise of the size that goes through the network of a process at once."""
+        size, train = self._config.data.image_size, self._config.train
+        shape = (train.batch_size // (world.world_size * train.accumulate), 3, size, size)
         generator = torch.Generator(world.device).manual_seed(0)
         return torch.randn(shape, generator=generator, device=world.device)
 

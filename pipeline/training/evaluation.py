@@ -32,13 +32,13 @@ def evaluate(
     overflowed = learner.overflows.now
     for line in nonfinite.judge(skipped, overflowed, steps, epoch):
         telling.say(line)
-    state.metrics = learner.validate(images.validation(), check_stop)
+    metrics = learner.validate(images.validation(), check_stop)
     facts = {**learner.facts(), **state.cost.facts()}
     facts |= {"overflowed": overflowed} if overflowed else {}
     learner.overflows.end_epoch()
-    step_seconds = state.history.epoch(state.step, epoch, state.metrics, recipe.batch_size, facts)
+    step_seconds = state.history.epoch(state.step, epoch, metrics, recipe.batch_size, facts)
     state.growth.settle(step_seconds)
-    state.epoch = epoch
+    state.end_epoch(metrics)
     return step_seconds
 
 
@@ -46,16 +46,21 @@ def announce(state: State, telling: Telling) -> None:
     """Say how the epoch that has ended was validated, and whether it waited for data."""
     lost = "" if math.isfinite(state.metrics["val_loss"]) else ", validation loss not finite"
     telling.say(f"epoch {state.epoch}: top-1 {state.metrics['top1']:.2f} %{lost}")
+    for line in state.standing.told:
+        telling.say(line)
     telling.waiting(state.history.waiting)
 
 
-def headline(state: State) -> dict[str, float]:
-    """Return the numbers that `result.json` has of a finished training."""
+def headline(state: State, recipe: Train) -> dict[str, float]:
+    """Return the numbers that `result.json` has of a finished training, of what is shipped."""
+    best = state.standing.best if recipe.ship == "best" else {}
+    metrics = best or state.metrics
     lost = {"skipped": state.history.skipped, "overflowed": state.learner.overflows.total}
     return {
-        "top1": state.metrics["top1"],
-        "top5": state.metrics["top5"],
-        "loss": state.metrics["val_loss"],
+        "top1": metrics["top1"],
+        "top5": metrics["top5"],
+        "loss": metrics["val_loss"],
+        **({"shipped_epoch": best["epoch"]} if best else {}),
         "epochs": state.epoch,
         "steps": state.step,
         **{name: count for name, count in lost.items() if count},

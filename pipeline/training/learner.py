@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NotRequired, TypedDict
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.functional import cross_entropy
@@ -20,7 +19,6 @@ from pipeline.config import Config
 from pipeline.data.loaders.base import Batch
 from pipeline.execution.world import World
 from pipeline.networks import architectures, optimizers
-from pipeline.records import disk, rundir
 from pipeline.training import device, generators, nonfinite, optim, validation
 from pipeline.training.compiling import Compiler
 from pipeline.training.growth import prepare
@@ -40,6 +38,11 @@ class LearnerState(TypedDict):
     schedule: dict[str, Any]
     scaler: dict[str, Any]
     overflows: NotRequired[dict[str, int]]  # missing in checkpoints of older versions
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """Yield a batch in so many parts of one size."""
+    yield from map(Batch, *(tensor.chunk(count) for tensor in batch))
 
 
 class Learner:
@@ -79,10 +82,15 @@ class Learner:
         """The network as it is validated and handed on: averaged, if averages are kept."""
         return self.ema.module if self.ema else self.model
 
+    def reschedule(self) -> None:
+        """Set the learning rate of the coming step anew, as what it follows from has changed."""
+        self._schedule.last_epoch -= 1
+        self._schedule.step()
+
     @property
     def lr(self) -> float:
-        """Learning rate of the coming step."""
-        return float(self._schedule.get_last_lr()[0])
+        """Learning rate of the coming step; with `train.layer_decay`, of the last layer."""
+        return float(self._schedule.get_last_lr()[-1])
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the forward is computed."""
@@ -101,11 +109,9 @@ class Learner:
         skipping = self._recipe.nonfinite == "skip"
         statistics = [(b, b.clone()) for b in self.model.buffers()] if skipping else []
         with self.compiler.explaining():
-            loss = self._loss(batch)
-            skip = skipping and self._world.any(not loss.isfinite())[0]
-            if not skip:
-                self._scaler.scale(loss).backward()
-                skip = skipping and not nonfinite.finite_gradients(self.model, self._scaler)
+            loss, skip = self._gradients(batch, skipping)
+            if skipping and not skip:
+                skip = not nonfinite.finite_gradients(self.model, self._scaler)
         if skip:
             loss = loss * math.nan  # told as no loss, also where only the gradients were bad
             for buffer, before in statistics:
@@ -115,7 +121,30 @@ class Learner:
         self._count_skipped(skip)
         self.optimizer.zero_grad()
         self._schedule.step()
-        return loss.detach()
+        return loss
+
+    def _gradients(self, batch: Batch, skipping: bool) -> tuple[Tensor, bool]:
+        """Compute the gradients of a batch; return its loss, on the device, and whether to skip it.
+
+        It goes through in `train.accumulate` parts; with the last, processes average gradients.
+        `skipping`: leave at the first loss that is not finite in any process.
+        """
+        count = self._recipe.accumulate
+        losses = []
+        for number, part in enumerate(_parts(batch, count), start=1):
+            with self._apart() if number < count else nullcontext():
+                loss = self._loss(part) / count
+                losses.append(loss.detach())
+                if skipping and self._world.any(not loss.isfinite())[0]:
+                    return losses[-1], True
+                self._scaler.scale(loss).backward()
+        return torch.stack(losses).sum(), False
+
+    def _apart(self) -> AbstractContextManager[None]:
+        """Return a context in which each process keeps its gradients to itself."""
+        if isinstance(self._wrapped, DistributedDataParallel):
+            return self._wrapped.no_sync()
+        return nullcontext()
 
     def _step(self, accumulate: Callable[[GradScaler | None], None]) -> None:
         if self._recipe.clip_grad is None:
@@ -203,14 +232,6 @@ class Learner:
         self._schedule.load_state_dict(saved["schedule"])
         self._scaler.load_state_dict(saved["scaler"])
         self.overflows.load_state(saved.get("overflows", {"now": 0, "total": 0}))
-
-    def hand_on(self, folder: Path, left: dict[str, str]) -> None:
-        """Write the network for the stages that follow, and why convolutions have no branches."""
-        structure = {**dyrep.structure(self.shipped), "left": left}
-        rundir.write_json(folder / "structure.json", structure)
-        tensors = {k: v.cpu().contiguous() for k, v in self.shipped.state_dict().items()}
-        with disk.replacing(folder / "model.safetensors") as temporary:
-            save_file(tensors, temporary)
 
     def _count_skipped(self, skipped: bool) -> None:
         self._skipped = self._skipped + 1 if skipped else 0

@@ -6,12 +6,15 @@ while the processes validate, and a training that resumes from it validates agai
 
 from __future__ import annotations
 
+from torch import nn
+
 from pipeline.contract.stage import Context
 from pipeline.data.loaders.base import Batch
 from pipeline.errors import Interrupted
 from pipeline.execution.world import World
 from pipeline.training import adjustment, evaluation, setup
 from pipeline.training.agreement import Agreement
+from pipeline.training.handing_on import hand_on, network_of
 from pipeline.training.images import Images
 from pipeline.training.saving import Saving
 from pipeline.training.telling import Telling
@@ -110,8 +113,14 @@ class Training:
         growth.settle(None)
         if self.world.main:
             self.context.check_owner()
-            self.state.learner.hand_on(self.context.dir, growth.left)
-        return evaluation.headline(self.state)
+            hand_on(self._shipped(), self.context.dir, growth.left)
+        return evaluation.headline(self.state, self.recipe)
+
+    def _shipped(self) -> nn.Module:
+        """Return the network that `train.ship` means, with its branches."""
+        if self.recipe.ship == "last":
+            return self.state.learner.shipped
+        return network_of(self.context.config, self.images.classes, self.saving.load_best())
 
     def leave_if_asked(self) -> None:
         """Raise `Interrupted` if any process was asked to stop; collective."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -38,6 +37,9 @@ def arrange(optimizer: Optimizer) -> None:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
                 if there is not None:
                     state["momentum_buffer"].copy_(there)
+
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Overflows:
@@ -84,25 +86,40 @@ class Averaged(AveragedModel):
     """The exponential moving average of the weights and running statistics of a network.
 
     Computes what torch's does, which looks at its counter, a tensor, in every step.
+
+    Args:
+        model: The network.
+        decay: What stays of the average in a step.
+        warmup: After t steps no more than (1 + t) / (10 + t) stays, as in TensorFlow's
+            ExponentialMovingAverage with `num_updates`: first weights are soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self._blend: Callable[..., None] = get_ema_multi_avg_fn(decay)
+    def __init__(self, model: nn.Module, decay: float, warmup: bool = False) -> None:
+        self._decay, self._warmup = decay, warmup
+        self._steps = 0
         super().__init__(model, multi_avg_fn=self._blend, use_buffers=True)
         self._begun = False
+
+    def _blend(self, own: Tensors, new: Tensors, steps: Tensor | int) -> None:
+        begun = (1 + self._steps) / (10 + self._steps)
+        decay = min(self._decay, begun) if self._warmup else self._decay
+        get_ema_multi_avg_fn(decay)(own, new, steps)
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Take up the present weights; the first ones are copied."""
         if not self._begun:
-            self._begun = bool(self.n_averaged > 0)  # a checkpoint may have been loaded
+            self._steps = int(self.n_averaged)  # a checkpoint may have been loaded
+            self._begun = self._steps > 0
             super().update_parameters(model)
+            self._steps += 1
             return
         for floating in (True, False):
             own, new = (_tensors(network, floating) for network in (self.module, model))
             if own:
                 self._blend(own, new, self.n_averaged)
         self.n_averaged += 1
+        self._steps += 1
 
 
 def _tensors(model: nn.Module, floating: bool) -> list[torch.Tensor]:
@@ -112,7 +129,7 @@ def _tensors(model: nn.Module, floating: bool) -> list[torch.Tensor]:
 
 def averaged(model: nn.Module, train: Train) -> Averaged | None:
     """Return the average of the weights, if it was asked for."""
-    return None if train.ema is None else Averaged(model, train.ema)
+    return None if train.ema is None else Averaged(model, train.ema, train.ema_warmup)
 
 
 def schedule(optimizer: Optimizer, pace: Pace) -> LambdaLR:

@@ -33,6 +33,21 @@ SHARES: dict[str, Callable[[float], float]] = {
 """Schedules: the share of the learning rate by the share of the way that is done, warm-up aside."""
 
 
+def _restarts(done: float, first: float, growth: int) -> float:
+    """Fall and begin anew (SGDR, Loshchilov and Hutter, 2017, eq. 5); see torch's
+    CosineAnnealingWarmRestarts.
+
+    Args:
+        done: steps since the first cosine began.
+        first: steps of that.
+        growth: each is so many times as long as the one before.
+    """
+    length = first
+    while done + TINY >= length:
+        done, length = done - length, length * growth
+    return _cosine(max(0.0, done) / length)
+
+
 class Pace:
     """The way a training goes, in steps; under a budget, in what they cost in plain steps.
 
@@ -52,8 +67,8 @@ class Pace:
         self.epochs: float = self._budget or recipe.epochs
         self._warmup = recipe.warmup_epochs * steps_per_epoch
         self._total = self.epochs * steps_per_epoch
-        self._schedule, self._decay_rate = recipe.schedule, recipe.decay_rate
-        self._decay_steps = (recipe.decay_epochs or 0) * steps_per_epoch
+        self._recipe = recipe
+        self.falls = 0  # of schedule=plateau, so far
 
     @property
     def budgeted(self) -> bool:
@@ -83,6 +98,21 @@ class Pace:
         if position < self._warmup:
             return min(1.0, (position + 1) / self._warmup)
         way, rest = position - self._warmup, max(1, self._total - self._warmup)
-        if self._decay_steps:
-            return float(self._decay_rate ** ((position + TINY) // self._decay_steps))
-        return SHARES[self._schedule](min(way, rest) / rest)
+        schedule = self._recipe.schedule
+        if schedule in SHARES:
+            return SHARES[schedule](min(way, rest) / rest)
+        if schedule == "restarts":
+            first = (self._recipe.cycle_epochs or 1) * self.steps_per_epoch
+            return _restarts(way, first, self._recipe.cycle_growth)
+        return float(self._recipe.decay_rate ** self._fallen(position, way))
+
+    def _fallen(self, position: float, way: float) -> float:
+        """Return how often the learning rate has fallen: by the epochs, or as validations said."""
+        after = self._recipe.decay_epochs or 1
+        if self._recipe.schedule == "plateau":
+            return self.falls
+        if isinstance(after, list):
+            return sum(position + TINY >= epochs * self.steps_per_epoch for epochs in after)
+        if self._recipe.schedule == "exponential":
+            return way / (after * self.steps_per_epoch)
+        return (position + TINY) // (after * self.steps_per_epoch)

@@ -55,6 +55,16 @@ class Saving:
                 self._folder, self.saver.newest, state.epoch, state.metrics["top1"]
             )
 
+    def load_best(self) -> Saved:
+        """Return the state that validated best.
+
+        Raises:
+            UserError: its file is damaged or gone.
+        """
+        self.saver.wait()
+        best: Saved = checkpoint.load(checkpoint.best(self._folder))
+        return best
+
     def _facts(self, state: State) -> Facts:
         return Facts(
             step=state.step,

@@ -26,6 +26,7 @@ from pipeline.training.images import Images
 from pipeline.training.learner import Learner, LearnerState
 from pipeline.training.mixing import Mixing
 from pipeline.training.pace import Pace
+from pipeline.training.standing import Standing, StandingState
 
 
 class RankState(TypedDict):
@@ -44,6 +45,7 @@ class Saved(LearnerState):
     growth: GrowthState
     cost: NotRequired[CostState]
     history: HistoryState
+    standing: NotRequired[StandingState]
     ranks: list[RankState]
 
 
@@ -74,6 +76,8 @@ class State:
         recipe, classes = config.train, images.classes
         self.cost = Cost(config, classes, saved.get("cost", {}) if saved else None)
         self.pace = Pace(recipe, self.steps_per_epoch, self.cost)
+        self.standing = Standing(recipe, saved.get("standing") if saved else None)
+        self.pace.falls = self.standing.falls
         self._mixing = Mixing(recipe, classes, config.data.image_size)
         self.learner = Learner(config, world, classes, self.pace, saved)
         generators.seed(images.seed + world.rank)  # equal weights, then a dropout of its own
@@ -117,7 +121,7 @@ class State:
     def unfinished(self) -> bool:
         """Whether an epoch is to begin, or one that has begun is to be ended."""
         begun = self.step > self.epoch * self.steps_per_epoch
-        return begun or self.pace.steps_left(self.step) > 0
+        return begun or (self.pace.steps_left(self.step) > 0 and not self.standing.over)
 
     def epochs(self) -> Iterator[int]:
         """Yield the number of the present epoch, from 1, until the training is finished."""
@@ -148,6 +152,14 @@ class State:
         self.cost.count()  # the learning rate that follows may depend on what was spent
         return self.learner.update(batch, partial(self.growth.accumulate, epochs=self.plain_epochs))
 
+    def end_epoch(self, metrics: dict[str, float]) -> None:
+        """Count the epoch that has ended, and take up how it was validated."""
+        self.metrics, self.epoch = metrics, self.epoch + 1
+        self.standing.take(self.epoch, metrics)
+        if self.pace.falls != self.standing.falls:
+            self.pace.falls = self.standing.falls
+            self.learner.reschedule()
+
     def dump(self) -> Saved:
         """Return everything that must survive a restart; collective, the same on every process."""
         rank_state: RankState = {"loader": self.loader.state(), "generators": generators.state()}
@@ -155,6 +167,7 @@ class State:
             "step": self.step,
             "epoch": self.epoch,
             "metrics": self.metrics,
+            "standing": self.standing.state(),
             **self.learner.state(),
             "growth": self.growth.state(),
             "cost": self.cost.state(),

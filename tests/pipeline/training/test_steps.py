@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -66,6 +68,7 @@ def saver(tmp_path, interval):
         (["train.clip_grad=0.1"], 0),
         (["train.precision=bfloat16", "method.saliency=snip", "train.ema=0.9"], 0),
         (["method.saliency=synflow"], 0),
+        (["train.accumulate=3", "train.batch_size=6"], 0),
         (["train.nonfinite=skip"], 100),  # whether to skip is read: the loss and the gradients
         (["train.precision=float16", "train.clip_grad=0.1"], 50),  # as without clipping
         (["train.precision=float16"], 50),  # a GPU has a kernel that looks itself
@@ -100,6 +103,64 @@ def test_gradients_are_clipped_and_growth_sees_them_whole(precision, nonfinite):
     assert all(map(torch.equal, whole, seen))
     assert free.norm() > 0.1 and clipped.norm() == pytest.approx(0.01, rel=1e-3)
     assert torch.allclose(clipped, free * 0.01 / free.norm(), atol=1e-5)
+
+
+STEADY = ("train.momentum=0", "train.nesterov=false", "train.weight_decay=0",
+          "train.warmup_epochs=0", "train.lr=0.1", "train.batch_size=6")  # fmt: skip
+
+
+def steady(*overrides):
+    """Return a learner whose norms do not look at the batch."""
+    made = learner(*STEADY, *overrides)
+    for module in made.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    return made
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_batch_in_parts_is_the_same_step(precision):
+    whole, parts = (steady(f"train.precision={precision}", f"train.accumulate={n}") for n in (1, 3))
+    looked = []
+    losses = [
+        made.update(batch(0), lambda scaler: looked.append(scaler)) for made in (whole, parts)
+    ]
+    assert len(looked) == 2  # growth looks once at a step
+    near = 1e-6 if precision == "float32" else 5e-3
+    assert torch.allclose(*losses, rtol=near)
+    pairs = zip(whole.model.parameters(), parts.model.parameters(), strict=True)
+    assert all(torch.allclose(a, b, atol=near) for a, b in pairs)
+
+
+def test_a_step_in_parts_is_skipped_whole():
+    made = learner("train.batch_size=6", "train.accumulate=3", "train.nonfinite=skip")
+    before = copy.deepcopy(made.model.state_dict())
+    poisoned = batch(0)
+    poisoned.images[2].fill_(torch.nan)  # in the second part
+    assert made.update(poisoned, lambda _: None).isnan()
+    assert all(map(torch.equal, before.values(), made.model.state_dict().values()))
+    assert all(p.grad is None for p in made.model.parameters())
+
+
+def test_processes_average_gradients_once_for_all_parts():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        made, sums = learner("train.batch_size=6", "train.accumulate=3"), []
+
+        def hook(_, bucket):
+            sums.append(bucket.buffer().clone())
+            future = torch.futures.Future()
+            future.set_result(bucket.buffer())
+            return future
+
+        made._wrapped = DistributedDataParallel(made.model)
+        made._wrapped.register_comm_hook(None, hook)
+        seen = []
+        made.update(batch(0), lambda _: seen.extend(p.grad.sum() for p in made.model.parameters()))
+        assert len(sums) == 1
+        assert sums[0].sum() == pytest.approx(sum(seen).item(), rel=1e-4)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_kernel_for_all_looks_itself_whether_scaled_gradients_are_finite(tmp_path, monkeypatch):
@@ -161,6 +222,22 @@ def test_an_average_is_that_of_torch():
         ours.update_parameters(model)
         theirs.update_parameters(model)
     assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
+
+
+def test_an_average_that_warms_up_follows_closely_at_first():
+    model = torch.nn.Linear(1, 1, bias=False)
+    average, expected = optim.Averaged(model, 0.5, warmup=True), None
+    for step in range(12):
+        if step == 6:  # resumed
+            saved, average = average.state_dict(), optim.Averaged(model, 0.5, warmup=True)
+            average.load_state_dict(copy.deepcopy(saved))
+        value = float(step + 1)
+        with torch.no_grad():
+            model.weight.fill_(value)
+        average.update_parameters(model)
+        stays = min(0.5, (1 + step) / (10 + step))
+        expected = value if expected is None else stays * expected + (1 - stays) * value
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
 class Two:

@@ -1,0 +1,57 @@
+"""The layers of a network, from its images to its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from dyrep.block import RepBlock
+
+LISTS = (nn.Sequential, nn.ModuleList)  # subclasses are blocks
+
+
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the outermost blocks of a network, in its order.
+
+    A block is a module with parts of its own in an `nn.Sequential` or `nn.ModuleList`, as networks
+    repeat them, or a convolution with branches.
+    """
+    for child in model.children():
+        listed = type(model) in LISTS and type(child) not in LISTS and any(child.children())
+        if listed or isinstance(child, RepBlock):
+            yield child
+        else:
+            yield from blocks(child)
+
+
+def depths(model: nn.Module) -> dict[str, int]:
+    """Return in which layer each parameter is, by its name; layer 0 is the one at the images.
+
+    A network of timm says that itself (`group_matcher`). In others a layer is a block, or a
+    convolution or linear layer that is in none, with the norm and the biases that follow it. The
+    branches of a convolution are in its layer.
+    """
+    found: dict[str, int] = {}
+    matcher: Any = getattr(model, "group_matcher", None)
+    if matcher is not None:
+        from timm.models import group_parameters
+
+        found.update(group_parameters(model, matcher(coarse=False), reverse=True))
+        return found
+    inside = {module: path for path, module in model.named_modules()}
+    units = {inside[block] for block in blocks(model)}
+    layer, unit = -1, ""
+    for name, parameter in model.named_parameters():
+        here = _unit(name, units) or (name.rpartition(".")[0] if parameter.ndim > 1 else unit)
+        layer += here != unit or layer < 0
+        unit, found[name] = here, layer
+    return found
+
+
+def _unit(name: str, units: set[str]) -> str | None:
+    """Return which of some paths a parameter is below."""
+    parts = name.split(".")
+    paths = (".".join(parts[:count]) for count in range(1, len(parts)))
+    return next((path for path in paths if path in units), None)

@@ -1,0 +1,84 @@
+"""What the validations of a training say: its best epoch, and since when nothing got better."""
+
+from __future__ import annotations
+
+import math
+from typing import TypedDict
+
+from pipeline.config.train import Train
+
+
+class StandingState(TypedDict):
+    """What a checkpoint keeps: `lowest` validation loss, and epochs `waited` since it or a fall."""
+
+    epoch: int
+    best: dict[str, float]
+    falls: int
+    lowest: float | None
+    waited: int
+
+
+class Standing:
+    """Takes the metrics of one epoch after the other, the same in every process.
+
+    The best epoch is that of the highest top-1; of equal ones, the first. A learning rate with
+    `schedule=plateau` falls by the validation loss, which tells more of few images.
+
+    Args:
+        recipe: `patience`, `schedule` and `decay_epochs`.
+        saved: What `state` returned; None for a training that begins.
+    """
+
+    def __init__(self, recipe: Train, saved: StandingState | None) -> None:
+        self._recipe = recipe
+        self.epoch = saved["epoch"] if saved else 0
+        self.best = saved["best"] if saved else {}  # its metrics, and its `epoch`
+        self.falls = saved["falls"] if saved else 0  # of the learning rate
+        self._lowest = saved["lowest"] if saved else None
+        self._waited = saved["waited"] if saved else 0
+        self.told: list[str] = []  # what follows from the epoch taken last, a line each
+
+    def take(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Take up the metrics of an epoch."""
+        self.epoch = epoch
+        if not self.best or metrics["top1"] > self.best["top1"]:
+            self.best = {"epoch": epoch, **metrics}
+        loss = metrics["val_loss"]
+        if math.isfinite(loss) and (self._lowest is None or loss < self._lowest):
+            self._lowest, self._waited = loss, 0
+        else:
+            self._waited += 1
+        self.told = [*self._fall(), *self._end()]
+
+    def _fall(self) -> list[str]:
+        if self._recipe.schedule != "plateau" or self._waited != self._recipe.decay_epochs:
+            return []
+        self.falls, self._waited = self.falls + 1, 0
+        return [
+            f"the learning rate falls to {self._recipe.decay_rate:g} of what it was: no lower "
+            f"validation loss for {self._recipe.decay_epochs} epochs (train.schedule=plateau)"
+        ]
+
+    def _end(self) -> list[str]:
+        if not self.over:
+            return []
+        return [
+            f"the training ends: no better top-1 since epoch {self.best['epoch']} "
+            f"(train.patience={self._recipe.patience})"
+        ]
+
+    @property
+    def over(self) -> bool:
+        """Whether the training ends because nothing got better for `train.patience` epochs."""
+        patience = self._recipe.patience
+        return patience is not None and self.epoch - self.best.get("epoch", 0) >= patience
+
+    def state(self) -> StandingState:
+        """Return what a checkpoint keeps."""
+        return {
+            "epoch": self.epoch,
+            "best": self.best,
+            "falls": self.falls,
+            "lowest": self._lowest,
+            "waited": self._waited,
+        }
