@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import commands, outline
+from pipeline.custom import code
 from pipeline.errors import DONE
 from pipeline.execution import caches, dispatch, slurm
 from pipeline.execution.dispatch import Outcome
@@ -129,10 +130,12 @@ def _show_plan(this: Launch, overrides: list[str]) -> None:
         UserError: the network to be trained cannot be.
     """
     training = any(step.runs for step in this.plan if step.stage.name == "train")
-    counted = preflight.classes(this.plan[0])
+    counted = preflight.classes(this.config, this.plan[0])
     network = outline.look(this.config, counted) if training else None
     untried = outline.try_optimizer(this.config) if training else None
     notes = [] if this.directory.exists() else arguments.unchosen(this.config, overrides)
+    if this.directory.exists():
+        notes = [*notes, *code.told(this.config)]
     if untried:
         notes = [
             *notes,

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pipeline.contract.stage import Context, Stage
 from pipeline.contract.table import STAGES
+from pipeline.custom.code import enable
 from pipeline.display.masking import mask
 from pipeline.display.outside import say
 from pipeline.errors import (
@@ -131,6 +132,7 @@ def _run(stage: Stage, directory: Path, question: Question) -> int:
     elif context.attempt == 1 or not _has_started(context):
         context.event("started", pid=os.getpid())
     try:
+        _enable_code(stage, context)
         metrics = import_module(f"pipeline.stages.{stage.name}").run(context)
         if rank == 0:
             _check_numbers(stage, metrics)
@@ -162,6 +164,12 @@ def _context(stage: Stage, directory: Path, question: Question) -> Context:
         repeat=question.again.get(stage.name, 0),
         stopping=interrupt.requested,
     )
+
+
+def _enable_code(stage: Stage, context: Context) -> None:
+    """Have Python find what is the user's own of the images, or of the network."""
+    config = context.config
+    enable(config.model if "model" in stage.reads else config.data, context.root)
 
 
 def _has_started(context: Context) -> bool:

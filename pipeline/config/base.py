@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 StageName = Literal["prep", "train", "fuse", "eval", "latency"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
@@ -23,3 +24,34 @@ class Section(BaseModel):
     """A part of the configuration: no unknown keys, no silent conversions, no changes later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Target(Section):
+    """Something by its Python name; `pipeline.custom` finds, keeps and calls it.
+
+    `code` is the hash of the copy of its files, or the release of the package it is installed with;
+    null is settled when the configuration is composed, by the files as they are then.
+    """
+
+    target: str
+    args: dict[str, Any] | None
+    code: str | None
+
+    @field_validator("target")
+    @classmethod
+    def _names_one(cls, value: str) -> str:
+        if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", value):
+            raise ValueError(
+                f"'{value}' is not of the form package.module:function, e.g. mymodule:build"
+            )
+        return value
+
+    @field_validator("code")
+    @classmethod
+    def _is_a_copy(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[0-9a-f]{12}|[\w.-]+==[\w.+!-]+", value):
+            raise ValueError(
+                f"'{value}' is no copy of code; leave it out for the code as it is now, or give "
+                "that of an earlier run, from its config.yaml"
+            )
+        return value

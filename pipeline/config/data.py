@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from pipeline.config.base import Section, Share
+from pipeline.config.base import Section, Share, Target
 
 ARCHIVE = "with {0}-python.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html"
 FOUR = "with {0}train-images-idx3-ubyte.gz and the three other idx files in it"
@@ -139,8 +139,23 @@ class Synthetic(Images):
     width: PositiveInt
 
 
+class Custom(Images, Target):
+    """Images of the user's own: what a function or class returns; `root` is handed to it if set."""
+
+    name: Literal["custom"]
+
+
 Data = Annotated[
-    Digits | Cifar | Mnist | Emnist | ImageFolder | ImageNet | Parquet | WebDataset | Synthetic,
+    Digits
+    | Cifar
+    | Mnist
+    | Emnist
+    | ImageFolder
+    | ImageNet
+    | Parquet
+    | WebDataset
+    | Synthetic
+    | Custom,
     Field(discriminator="name"),
 ]
 

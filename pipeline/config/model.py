@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import Branch, Form, Section, Share
+from pipeline.config.base import Branch, Form, Section, Share, Target
 from pipeline.config.rules import RESNETS
 
 BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
@@ -81,7 +81,14 @@ class Timm(Library):
     family: Literal["timm"]
 
 
-Model = Annotated[Vgg | MobileNetV1 | Torchvision | Timm, Field(discriminator="family")]
+class Custom(Target):
+    """A network of the user's own: what a function or class returns for `num_classes`."""
+
+    name: Literal["custom"]
+    family: Literal["custom"]
+
+
+Model = Annotated[Vgg | MobileNetV1 | Torchvision | Timm | Custom, Field(discriminator="family")]
 
 
 class Starting(Section):

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 import dyrep
 from pipeline.config import Config, sections
+from pipeline.config.base import Target
 from pipeline.config.model import Model
+from pipeline.custom.code import enable
 from pipeline.data import preprocess
 from pipeline.data.shards import Manifest
 from pipeline.errors import UserError
@@ -68,7 +70,7 @@ def open_file(path: Path, trust: bool = False) -> Opened:
     if not path.is_file():
         raise UserError(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
     if path.suffix == ".safetensors":
-        return _weights(path)
+        return _weights(path, trust)
     if not path.name.endswith(tuple(runtime.KINDS)):
         known = ", ".join((".safetensors", *runtime.KINDS))
         raise UserError(f"{path}: neither weights nor an exported network; known are {known}")
@@ -93,16 +95,16 @@ def _read_card(path: Path, text: str) -> Card:
     )
 
 
-def _weights(path: Path) -> Opened:
+def _weights(path: Path, trust: bool) -> Opened:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         if CARD in metadata:
-            return _fused(path, _read_card(path, metadata[CARD]))
+            return _fused(path, _read_card(path, metadata[CARD]), trust)
         if "state" in metadata:
-            return _trained(path.parents[1], *_checkpoint(path))
+            return _trained(path.parents[1], *_checkpoint(path), trust)
         structure = rundir.read_json(path.parent / "structure.json")
-        return _trained(path.parent, load_file(path), structure)
+        return _trained(path.parent, load_file(path), structure, trust)
     except DAMAGE as error:
         why = " ".join(str(error).split())
         raise UserError(f"{path} is damaged ({why}); make it anew with its stage") from None
@@ -113,12 +115,12 @@ def _weights(path: Path) -> Opened:
         ) from None
 
 
-def _fused(path: Path, card: Card) -> Opened:
+def _fused(path: Path, card: Card, trust: bool) -> Opened:
     if card.architecture is None:
         raise UserError(
             f"the model card of {path} names no architecture; export it with stage=fuse"
         )
-    network = architectures.build(card.architecture, len(card.preprocess.classes))
+    network = _built(path.parent, card.architecture, len(card.preprocess.classes), trust)
     return Opened(_loaded(path, network, load_file(path)), card.preprocess)
 
 
@@ -131,13 +133,29 @@ def _checkpoint(path: Path) -> tuple[dict[str, Tensor], Any]:
     return averaged, saved["structure"]
 
 
-def _trained(stage: Path, state: dict[str, Tensor], structure: Any) -> Opened:
+def _built(stage: Path, model: Model, classes: int, trust: bool) -> nn.Module:
+    """Build the network of a stage; code of somebody's, which a card only names, must be trusted.
+
+    Raises:
+        UserError: it is not, or it is not below the root of the stage.
+    """
+    if isinstance(model, Target):
+        if not trust:
+            raise UserError(
+                f"the network of {stage} is code that its card names, {model.target}; run it as "
+                "you: --trust"
+            )
+        enable(model, stage.resolve().parents[1])
+    return architectures.build(model, classes)
+
+
+def _trained(stage: Path, state: dict[str, Tensor], structure: Any, trust: bool) -> Opened:
     """Build a network with its branches from the question its stage answers."""
     question = store.read(Question, stage)
     config: Config = sections({name: question.config[name] for name in ("data", "model")})
     prep = rundir.stage_dir(stage.resolve().parents[1], "prep", question.parents["prep"])
     manifest = Manifest.load(prep / "data")
-    network = architectures.build(config.model, len(manifest.classes))
+    network = _built(stage, config.model, len(manifest.classes), trust)
     dyrep.apply_structure(network, structure)
     told = Preprocess.model_validate(preprocess.describe(config.data, manifest))
     return Opened(_loaded(stage, network, state), told)

@@ -8,7 +8,8 @@ from itertools import product
 
 from torch import nn
 
-from pipeline.config.model import BLOCKS, MobileNetV1, Model, Timm, Vgg, channels
+from pipeline.config.model import BLOCKS, Custom, MobileNetV1, Model, Timm, Vgg, channels
+from pipeline.custom.call import call
 from pipeline.errors import UserError, nearest
 
 DROPS = {"drop": ("dropout", "drop_rate"), "drop_path": ("stochastic_depth_prob", "drop_path_rate")}
@@ -21,8 +22,10 @@ def build(model: Model, classes: int) -> nn.Module:
 
     Raises:
         UserError: torchvision or timm has no classifier of that name (the message has the nearest),
-            or it takes no `drop` or `drop_path`.
+            or it takes no `drop` or `drop_path`; or code of the user's returns no network.
     """
+    if isinstance(model, Custom):
+        return from_target(model, classes)
     if isinstance(model, Vgg):
         return vgg(model.widths, classes)
     if isinstance(model, MobileNetV1):
@@ -124,6 +127,24 @@ def _dropping(make: Callable[..., nn.Module], name: str, drops: dict[str, float]
                 f"model.{key} is nothing that {name} takes; leave it out, or use another model.name"
             )
     raise errors[0]
+
+
+def from_target(model: Custom, classes: int) -> nn.Module:
+    """Return the network of a function or class of the user's, whose code is enabled already.
+
+    Raises:
+        UserError: it cannot be called, or returns no network with parameters.
+    """
+    network = call("model.target", model, num_classes=classes)
+    told = f"model.target={model.target} returned"
+    if isinstance(network, type) or not isinstance(network, nn.Module):
+        raise UserError(f"{told} {type(network).__name__}; it must return a torch.nn.Module")
+    parameters = list(network.parameters())
+    if any(isinstance(p, nn.UninitializedParameter) for p in parameters):
+        raise UserError(f"{told} a network with lazy modules; give them their sizes")
+    if not parameters:
+        raise UserError(f"{told} a network without parameters; there is nothing to train")
+    return network
 
 
 def _straighten(network: nn.Module) -> None:

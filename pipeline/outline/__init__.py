@@ -14,10 +14,12 @@ import sys
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.config import Config
+from pipeline.custom import code
 from pipeline.errors import UserError
 from pipeline.records.provenance import PROJECT
 
@@ -52,10 +54,22 @@ class Unknown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Images:
+    """What code of the user's tells of its images: how many to train on, if it has their number.
+
+    `classes` is None where their names are known after prep alone.
+    """
+
+    training: int | None
+    classes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What is asked: a network, the sides and number of its images, the branches it shall take.
 
-    `classes` are those of the data, `UNTOLD` where they are known after prep alone.
+    `classes` are those of the data, `UNTOLD` and not `counted` where prep alone will know them.
+    `place` is the folder with code of the user's.
     """
 
     model: dict[str, Any]
@@ -63,6 +77,8 @@ class Request:
     batch: int
     branches: list[str]
     classes: int = UNTOLD
+    counted: bool = True
+    place: str = ""
 
     @classmethod
     def of(cls, config: Config, counted: int | None = None) -> Request:
@@ -70,12 +86,14 @@ class Request:
         size, first = config.data.image_size, config.train.augment.progressive
         smallest = size if first is None else min(size, max(STEP, round(first / STEP) * STEP))
         processes = config.cluster.processes("train") * config.cluster.given("train", "nodes")
+        known = classes(config, counted)
         return cls(
             model=config.model.model_dump(),
             sides=[size, smallest],
             batch=config.train.batch_size // (processes * config.train.accumulate),
             branches=list(getattr(config.method, "branches", ["kxk"])),
-            classes=classes(config, counted) or UNTOLD,
+            classes=known or UNTOLD,
+            counted=known is not None,
         )
 
 
@@ -100,7 +118,8 @@ def look(config: Config, counted: int | None = None) -> Outline | Unknown:
 
         found: Outline | Unknown = own.outline(request)
     else:
-        found = _built(json.dumps(vars(request)))
+        answer = _accepted(_asked("--outline", json.dumps(vars(request)), config.root))
+        found = answer if isinstance(answer, Unknown) else Outline(**answer)
     if isinstance(found, Outline) and not found.growable and config.method.kind != "plain":
         reasons = "; ".join(f"{reason} ({count})" for reason, count in found.left.items())
         raise UserError(
@@ -119,30 +138,36 @@ def try_optimizer(config: Config) -> Unknown | None:
     if config.train.optimizer == "sgd":
         return None
     asked = {name: getattr(config, name).model_dump(mode="json") for name in ("train", "method")}
-    return _tried(json.dumps(asked), config.cluster.name == "slurm")
-
-
-@cache
-def _tried(request: str, elsewhere: bool) -> Unknown | None:
-    answer = ask(["--optimizer"], request)
-    if isinstance(answer, Unknown):
-        return answer
-    if elsewhere and answer.get("needs_gpu"):
+    answer = _asked("--optimizer", json.dumps(asked), config.root)
+    elsewhere = config.cluster.name == "slurm"
+    if elsewhere and isinstance(answer, dict) and answer.get("needs_gpu"):
         return Unknown(why="it needs a GPU and there is none here; the job tries it first")
-    if "refused" in answer:
+    return answer if isinstance(_accepted(answer), Unknown) else None
+
+
+def try_images(config: Config) -> Images | Unknown:
+    """Have code of the user's give its first images; return what it tells of all.
+
+    Raises:
+        UserError: it cannot be called, or gives no images with their classes.
+    """
+    asked = {"data": config.data.model_dump(mode="json")}
+    answer = _accepted(_asked("--images", json.dumps(asked), config.root))
+    return answer if isinstance(answer, Unknown) else Images(**answer)
+
+
+def _accepted(answer: Any) -> Any:
+    if isinstance(answer, dict) and "refused" in answer:
         raise UserError(answer["refused"])
-    return None
+    return answer
 
 
 @cache
-def _built(request: str) -> Outline | Unknown:
-    """Return what the process that has torch says; of one network it is asked once."""
-    answer = ask(["--outline"], request)
-    if isinstance(answer, Unknown):
-        return answer
-    if "refused" in answer:
-        raise UserError(answer["refused"])
-    return Outline(**answer)
+def _asked(kind: str, request: str, root: str) -> Any:
+    """Return what the process that has torch says; the same is asked once."""
+    asked = json.loads(request)
+    with code.lent(asked, Path(root)) as place:
+        return ask([kind], json.dumps(asked | ({"place": place} if place else {})))
 
 
 def ask(arguments: list[str], request: str = "") -> Any:

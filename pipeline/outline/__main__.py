@@ -1,16 +1,18 @@
 """The side that has torch: builds a network of a library on the meta device and looks at it.
 
-`--outline` and `--optimizer`, which tries one, read a request from stdin, `--names` lists what can
-be built; all answer in JSON.
+`--outline`, `--optimizer`, which tries one, and `--images`, which tries code that gives them, read
+a request from stdin, `--names` lists what can be built; all answer in JSON.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +24,15 @@ from dyrep.block import fitting
 from dyrep.cost import cost
 from dyrep.expansion import convs, unfit_convs
 from pipeline.config import sections
+from pipeline.config.data import Custom as Settings
 from pipeline.config.model import Model
+from pipeline.custom import code
+from pipeline.custom.call import raised
+from pipeline.data.sources.custom import Custom
 from pipeline.errors import UserError, gist
 from pipeline.networks import architectures, optimizers
 from pipeline.networks.architectures import DROPS
-from pipeline.outline import Outline, Request, trial
+from pipeline.outline import Images, Outline, Request, shape, trial
 
 
 def outline(request: Request) -> Outline:
@@ -35,10 +41,9 @@ def outline(request: Request) -> Outline:
     Raises:
         UserError: it cannot be built or run.
     """
-    with torch.device("meta"):
-        network = _build(request)
+    network = _built(request)
     try:
-        _try(network, request, "meta")
+        _try(network, request, next(network.parameters()).device.type)
     except Exception as error:
         if not _needs_values(error):
             raise UserError(_refusal(network, request, error)) from None
@@ -47,6 +52,8 @@ def outline(request: Request) -> Outline:
             _try(network, request, "cpu")
         except Exception as second:
             raise UserError(_refusal(network, request, second)) from None
+    if request.model["family"] == "custom":
+        shape.check(network, _built(request), request.model["target"])
     device = next(network.parameters()).device
     _refuse_idle(request, device)
     spent = cost(network, torch.zeros(1, 3, *[request.sides[0]] * 2, device=device))
@@ -63,6 +70,17 @@ def outline(request: Request) -> Outline:
     )
 
 
+def _built(request: Request) -> nn.Module:
+    """Return a network without memory; with it, where code of the user's needs values."""
+    try:
+        with torch.device("meta"):
+            return _build(request)
+    except UserError:
+        if request.model["family"] != "custom":
+            raise
+    return _build(request)
+
+
 def _build(request: Request) -> nn.Module:
     return architectures.build(TypeAdapter(Model).validate_python(request.model), request.classes)
 
@@ -73,8 +91,14 @@ def _try(network: nn.Module, request: Request, device: str) -> None:
         network.train(training)
         for side in dict.fromkeys(request.sides):
             scores = network(torch.zeros(batch, 3, side, side, device=device))
-            if not isinstance(scores, torch.Tensor) or scores.shape != (batch, request.classes):
-                raise ValueError("it does not return one score for each class")
+            if not isinstance(scores, torch.Tensor):
+                raise TypeError(f"it returns a {type(scores).__name__}, no tensor of scores")
+            expected = (batch, request.classes if request.counted else scores.shape[-1])
+            if scores.shape != expected:
+                raise ValueError(
+                    f"it returns {tuple(scores.shape)} for {batch} images and {request.classes} "
+                    "classes, not one score for each class"
+                )
 
 
 def _refuse_idle(request: Request, device: torch.device) -> None:
@@ -123,7 +147,7 @@ def _needs_values(error: Exception) -> bool:
 
 def _refusal(network: nn.Module, request: Request, error: Exception) -> str:
     """Say why a network cannot be trained so, and with which images it could be."""
-    name, size = request.model["name"], request.sides[0]
+    name, size = request.model.get("target", request.model["name"]), request.sides[0]
     if "Expected more than 1 value per channel" in str(error):
         return (
             f"{name} makes one value of an image, and a batch norm needs two to train on; use at "
@@ -132,6 +156,9 @@ def _refusal(network: nn.Module, request: Request, error: Exception) -> str:
     images = " and ".join(str(side) for side in dict.fromkeys(request.sides))
     usual = getattr(network, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
     cure = "use another data.image_size or model.name"
+    if "target" in request.model:
+        told = f"model.target={name} returns a network that cannot be trained on images of"
+        return f"{told} {images} pixels: it {raised(error)}"
     if usual != size and _runs(network, usual):
         cure = f"data.image_size={usual} works"
     return f"{name} cannot be trained on images of {images} pixels ({gist(error)}); {cure}"
@@ -158,7 +185,19 @@ def names() -> dict[str, list[str]]:
     }
 
 
+def _images(request: dict[str, Any]) -> Images:
+    data = sections(request).data
+    assert isinstance(data, Settings)
+    training, classes = Custom(data).look()
+    return Images(training=training, classes=classes)
+
+
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    if place := request.get("place"):
+        code.on_path(Path(place))
+    os.chdir("/")  # a stage does not run where it was launched
+    if sys.argv[1:] == ["--images"]:
+        return vars(_images({"data": request["data"]}))
     if sys.argv[1:] == ["--optimizer"]:
         asked = sections(request)
         try:
@@ -172,8 +211,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer in one line of JSON."""
+    """Answer in one line of JSON; what else is printed goes to stderr."""
     warnings.simplefilter("ignore")
+    stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     answer: dict[str, Any]
     if sys.argv[1:] == ["--names"]:
         answer = names()
@@ -182,7 +223,7 @@ def main() -> None:
             answer = _answer(json.load(sys.stdin))
         except UserError as error:
             answer = {"refused": str(error)}
-    print(json.dumps(answer))
+    print(json.dumps(answer), file=stdout, flush=True)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ LIBRARIES = (
 )
 RECIPES = {
     "digits": ("digits", "mnist", "fashion_mnist", "kmnist", "emnist"),
-    "cifar": ("cifar10", "cifar100"),
-    "imagenet": ("imagenet", "imagefolder", "parquet", "webdataset", "synthetic"),
+    "cifar": ("cifar10", "cifar100", "custom"),
+    "imagenet": ("imagenet", "imagefolder", "parquet", "webdataset", "synthetic", "custom"),
 }
 
 

@@ -31,6 +31,7 @@ from pydantic_core import ErrorDetails
 from pipeline.config import WHERE, Config, flatten, rules, sense, tags
 from pipeline.config.base import Values
 from pipeline.config.data import HOLDS
+from pipeline.custom import code
 from pipeline.display.masking import mask, mask_yaml
 from pipeline.display.outside import visible
 from pipeline.errors import DONE, UserError, nearest
@@ -129,15 +130,19 @@ def finish(values: Values) -> Config:
     settled = rules.settle(values)
     if flatten(settled).get("data.root", "") is None and settled["data"].get("name") in HOLDS:
         raise UserError(_missing("data.root", settled))
-    config = check(settled)
+    config = check(code.settle(settled))
     if found := sense.wrong(flatten(config.model_dump())):
         raise UserError(found)
     return config
 
 
 def _missing(key: str, values: Values) -> str:
-    holds = HOLDS.get(values["data"]["name"]) if key == "data.root" else None
-    return f"{key} is missing; give {key}={f'FOLDER, {holds}' if holds else 'VALUE'}"
+    value = "VALUE"
+    if key == "data.root" and (holds := HOLDS.get(values["data"]["name"])):
+        value = f"FOLDER, {holds}"
+    elif key.endswith(".target"):
+        value = "package.module:function, see docs/own.md"
+    return f"{key} is missing; give {key}={value}"
 
 
 def _settle_paths(values: Values) -> None:

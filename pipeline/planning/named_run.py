@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import WHERE, Config, flatten, rules
 from pipeline.config.base import STAGE_NAMES, Values
+from pipeline.custom import code
 from pipeline.errors import UserError
 from pipeline.planning import again, compose, taking_up
 from pipeline.planning.plan import Step
@@ -105,6 +106,7 @@ def frozen(directory: Path) -> Config:
 def record(config: Config, choices: dict[str, str], plan: list[Step]) -> Path:
     """Write `config.yaml`, `run.json` and the links of a run; return its directory."""
     directory = rundir.run_dir(Path(config.root), config.name)
+    code.keep(config)
     directory.mkdir(parents=True, exist_ok=True)
     decides = _decides(config, directory)
     if decides:
@@ -127,7 +129,9 @@ def _decides(config: Config, directory: Path) -> bool:
 def _described(config: Config, choices: dict[str, str], directory: Path, decides: bool) -> Run:
     there = rundir.there(directory / RUN)
     known = store.read(Run, directory) if there else Run(choices=choices)
+    custom = code.origins(config, known.custom)
     return Run(
+        **({"custom": custom} if custom else {}),
         name=config.name,
         group=config.group,
         command=command_line() if decides else known.command,

@@ -9,7 +9,9 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from pipeline import outline
 from pipeline.config import Config
+from pipeline.custom import code
 from pipeline.data.sources.choose import source
 from pipeline.errors import UserError
 from pipeline.planning.plan import Step
@@ -29,6 +31,7 @@ def check(config: Config, plan: list[Step]) -> None:
     """
     rundir.check_links(Path(config.root), "stages", "runs", "data", f"runs/{config.name}")
     _check_root(Path(config.root))
+    code.check(config)
     _check_data(config, plan)
     if config.tracking.mode == "online" and find_spec("wandb") is None:
         raise UserError(
@@ -51,7 +54,7 @@ def _check_data(config: Config, plan: list[Step]) -> None:
     """Refuse data that are not there, and, if it is to train, too few of them."""
     images = _training_images(config, plan[0])
     trains = any(step.wanted for step in plan if step.stage.name == "train")
-    if trains and config.train.batch_size > images:
+    if trains and images is not None and config.train.batch_size > images:
         raise UserError(
             f"train.batch_size={config.train.batch_size} is larger than the {images} "
             f"training images of data={config.data.name}; use a smaller one, e.g. "
@@ -59,16 +62,21 @@ def _check_data(config: Config, plan: list[Step]) -> None:
         )
 
 
-def _training_images(config: Config, prep: Step) -> int:
+def _training_images(config: Config, prep: Step) -> int | None:
+    """Return how many images there are to train on; None where that is known after prep alone."""
     if prep.state == "done":
         return int(store.read(Result, prep.dir).metrics["train_images"])
+    if config.data.name == "custom":
+        told = outline.try_images(config)
+        return None if isinstance(told, outline.Unknown) else told.training
     images = source(config.data).count()
     return images - math.ceil(images * (config.data.val_fraction or 0))
 
 
-def classes(prep: Step) -> int | None:
-    """Return how many classes prep has found, if what it found is used."""
+def classes(config: Config, prep: Step) -> int | None:
+    """Return how many classes prep has found, if that is used, or what the user's code tells."""
     if prep.state != "done" or prep.repeats:
-        return None
+        told = outline.try_images(config) if config.data.name == "custom" else None
+        return told.classes if isinstance(told, outline.Images) else None
     found = store.read(Result, prep.dir).metrics.get("classes")
     return None if found is None else int(found)

@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.table import Table
 
 from pipeline.config import Config
-from pipeline.config.base import STAGE_NAMES, StageName
-from pipeline.config.model import Growing
+from pipeline.config.base import STAGE_NAMES, StageName, Target
+from pipeline.config.data import Data
+from pipeline.config.model import Growing, Model
 from pipeline.config.train import Train
 from pipeline.display.masking import mask
 from pipeline.display.terminal import Terminal, bold
@@ -42,7 +43,7 @@ def show_plan(
     console = Terminal(WIDTH)
     console.print(
         bold(config.name),
-        f" {config.data.name} · {mask(config.model.name)} · {config.method.name} · "
+        f" {_name(config.data)} · {_name(config.model)} · {config.method.name} · "
         f"seed {config.seed}",
     )
     for line in _training(config, network, counted) if network else []:
@@ -56,6 +57,11 @@ def show_plan(
     if config.dry_run:
         stages = rundir.shown(Path(config.root) / "stages")
         console.print(f"dry run: nothing was touched; stages live in {stages}", soft_wrap=True)
+
+
+def _name(section: Data | Model) -> str:
+    """Return what is chosen, with the Python name of what is the user's own."""
+    return mask(f"{section.name} {section.target}" if isinstance(section, Target) else section.name)
 
 
 def _training(config: Config, network: Outline | Unknown, counted: int | None) -> Iterator[str]:

@@ -15,6 +15,7 @@ from pipeline.config import WHERE, flatten, rules
 from pipeline.config.base import Values
 from pipeline.contract.stage import Stage
 from pipeline.contract.table import STAGES
+from pipeline.custom import code
 from pipeline.display.masking import masked
 from pipeline.planning.compose import parse
 from pipeline.records import rundir, store
@@ -79,6 +80,8 @@ def merged(overrides: list[str], old: Side, new: Side, read: Callable[[str], boo
             continue
         if key not in choices:
             values = _put(values, key.split("."), new_values)
+            section = key.partition(".")[0]
+            values = values if read(f"{section}.code") else code.loosened(values, section)
         elif choices[key] != known.get(key):
             groups = [key] if key in values else [g for g in choices if g in values]
             groups = [group for group in groups if group not in WHERE and not read(group)]

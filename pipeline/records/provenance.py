@@ -47,21 +47,24 @@ def source_revision() -> dict[str, Any]:
     The revision is None for code that git does not track: installed from a wheel, it may well lie
     in the environment of another project, whose revision would say nothing.
     """
-    here = Path(__file__).resolve()
+    return {"version": version(), **git_state(Path(__file__).resolve())}
+
+
+def git_state(file: Path) -> dict[str, Any]:
+    """Return the git revision of a file's repository and whether there are uncommitted changes."""
 
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", "-C", str(here.parent), *arguments],
+                ["git", "-C", str(file.parent), *arguments],
                 capture_output=True, text=True, timeout=10,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    tracked = git("ls-files", "--error-unmatch", here.name) is not None
+    tracked = git("ls-files", "--error-unmatch", file.name) is not None
     return {
-        "version": version(),
         "revision": git("rev-parse", "HEAD") if tracked else None,
         "dirty": tracked and bool(git("status", "--porcelain")),
     }

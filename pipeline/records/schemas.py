@@ -117,6 +117,7 @@ class Run(Record):
     choices: Facts
     created: str = ""
     source: Facts = {}
+    custom: Facts = {}
     versions: Facts = {}
     wandb: Facts = {}
     job_ids: list[Facts] = []

@@ -40,14 +40,23 @@ RECORDS = 2  # raised when what is noted of a shard is noted in another way
 def run(context: Context) -> dict[str, float]:
     """Prepare the data; return counts."""
     final = rundir.data_dir(context.root, context.fingerprint, context.repeat)
+    scratch = final.with_name(f".{final.name}.scratch")
+    shutil.rmtree(scratch, ignore_errors=True)  # of an attempt that was killed
+    try:
+        return _prepare(context, final, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _prepare(context: Context, final: Path, scratch: Path) -> dict[str, float]:
     data, settings = context.config.data, context.config.prep
     context.progress(0, 0, "listing images")
-    listing = patiently(lambda: source(data).listing(), context.check_stop)
+    listing = patiently(lambda: source(data, scratch).listing(), context.check_stop)
     state = changes.summary(listing)
     items = build.numbered(listing)
     if not _current(final, state):
         building = _begin(final, listing)
-        work = build.tasks(listing, data, settings, building)
+        work = build.tasks(listing, data, settings, building, scratch)
 
         def report(done: int) -> None:
             context.check_stop()

@@ -17,6 +17,7 @@ import dyrep
 from dyrep.structure import Structure
 from pipeline.config import Config
 from pipeline.data.loaders.base import Batch
+from pipeline.errors import UserError
 from pipeline.execution.world import World
 from pipeline.networks import architectures, optimizers
 from pipeline.training import device, generators, nonfinite, optim, validation
@@ -60,6 +61,7 @@ class Learner:
         saved: LearnerState | None,
     ) -> None:
         self._config, self._recipe, self._world = config, config.train, world
+        self._classes = classes
         self.model = architectures.build(config.model, classes)
         self.left: dict[str, str] = {}  # why convolutions get no branches, by their path
         if saved:
@@ -163,6 +165,12 @@ class Learner:
         images = batch.images.contiguous(memory_format=self.layout)
         with self.autocast():
             scores = self._wrapped(images)
+            if scores.shape != (len(images), self._classes):  # of a network of the user's
+                raise UserError(
+                    f"model={self._config.model.name} gives scores {tuple(scores.shape)} for "
+                    f"{len(images)} images and {self._classes} classes; it must give one for each "
+                    "class"
+                )
             smoothing = self._recipe.label_smoothing
             return cross_entropy(scores, batch.labels, label_smoothing=smoothing)
 

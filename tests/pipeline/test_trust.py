@@ -367,3 +367,18 @@ def test_onnx_reads_nothing_from_elsewhere(tmp_path, place):
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match=r"model.onnx is damaged .*xternal data path"):
         runtime.load(folder / "model.onnx")
+
+
+@pytest.mark.parametrize("code", ["0" * 12, "some==1"])
+def test_a_network_that_a_card_names_by_its_code_is_called_only_if_trusted(tmp_path, code):
+    mark, path = tmp_path / "mark", tmp_path / "stages" / "fuse-1" / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    named = {"name": "custom", "family": "custom", "target": "os:mkdir", "code": code}
+    card = CARD | {"architecture": named | {"args": {"path": str(mark)}}}
+    save_file({"x": torch.zeros(1)}, path, {runtime.CARD: json.dumps(card)})
+    with pytest.raises(UserError, match=r"is code that its card names, os:mkdir; .* --trust"):
+        open_file(path)
+    assert not mark.exists()
+    if "==" not in code:
+        with pytest.raises(UserError, match="the copy of os:mkdir, is gone"):
+            open_file(path, trust=True)

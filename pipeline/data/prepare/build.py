@@ -45,7 +45,7 @@ class Task:
     """One shard: where it goes, and the numbered images that are to be in it.
 
     `state` is a digest of size and time of their files: what was made of other files is not theirs.
-    `places` are those of the listing, if it has any.
+    `places` are those of the listing, if it has any. `scratch` is that of the source.
     """
 
     data: Images
@@ -54,6 +54,7 @@ class Task:
     items: list[tuple[int, Item]]
     state: str
     places: list[tuple[int]] = field(default_factory=list)
+    scratch: Path | None = None
 
     @property
     def record(self) -> Path:
@@ -71,7 +72,9 @@ def numbered(listing: Listing) -> list[Item]:
     return [item for items in listing.splits.values() for item in items]
 
 
-def tasks(listing: Listing, data: Images, prep: Prep, folder: Path) -> list[Task]:
+def tasks(
+    listing: Listing, data: Images, prep: Prep, folder: Path, scratch: Path | None = None
+) -> list[Task]:
     """Return what is to be written, in order.
 
     Raises:
@@ -91,6 +94,7 @@ def tasks(listing: Listing, data: Images, prep: Prep, folder: Path) -> list[Task
                     items=[(n, items[n]) for n in some],
                     state=_state(listing, some),
                     places=[(listing.places[n],) for n in some] if listing.places else [],
+                    scratch=scratch,
                 )
             )
     return found
@@ -224,7 +228,7 @@ def carry_out(task: Task) -> int:
     """Write a shard and its record; return how many images were looked at."""
     key = repr(task.data)
     if key not in _opened:
-        _opened[key] = source(task.data)
+        _opened[key] = source(task.data, task.scratch)
     writer = shards.Writer(task.path)
     kept: list[tuple[int, ...]] = []
     remarks: dict[int, str] = {}

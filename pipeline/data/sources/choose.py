@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.sources import arrays, folders, idx, imagenet_tars, parquet, webdataset
+from pipeline.data.sources import arrays, custom, folders, idx, imagenet_tars, parquet, webdataset
 
 if TYPE_CHECKING:
     from pipeline.config.data import Images
     from pipeline.data.sources.base import Source
 
 
-def source(data: Images) -> Source:
-    """Return the source that `data` names."""
+def source(data: Images, scratch: Path | None = None) -> Source:
+    """Return the source that `data` names; `scratch` is for what it has to lay on disk."""
     kinds: dict[str, Callable[[Any], Source]] = {
         "digits": arrays.Digits,
         "cifar10": arrays.Cifar,
@@ -27,5 +29,6 @@ def source(data: Images) -> Source:
         "synthetic": arrays.Synthetic,
         "imagefolder": folders.ImageFolder,
         "imagenet": imagenet_tars.source,
+        "custom": partial(custom.Custom, scratch=scratch),
     }
     return kinds[data.name](data)  # type: ignore[attr-defined]

@@ -137,7 +137,7 @@ def test_without_an_answer_the_plan_says_so_and_goes_on(inside, monkeypatch, har
             raise subprocess.TimeoutExpired("python", 1)
         return subprocess.CompletedProcess([], 1, "", "Traceback\nImportError: no timm\n")
 
-    outline._built.cache_clear()
+    outline._asked.cache_clear()
     monkeypatch.setattr(outline.subprocess, "run", run)
     if harm == "absent":
         monkeypatch.setattr(outline, "find_spec", lambda _: None)
@@ -146,7 +146,7 @@ def test_without_an_answer_the_plan_says_so_and_goes_on(inside, monkeypatch, har
     )
     assert code == 0
     assert "it was not looked at: " in out
-    outline._built.cache_clear()
+    outline._asked.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,8 @@ def test_every_choice_composes(tmp_path):
             more = ["data.image_size=32"]
             more += ["model.name=any"] if "name: ???" in file.read_text() else []
             more += ["data.root=any"] if "root: ???" in file.read_text() else []
+            target = f"{group.name}.target=torchvision.models:resnet18"
+            more += [target] if "target: ???" in file.read_text() else []
             config(tmp_path, f"{group.name}={file.stem}", *more)
 
 

@@ -1,0 +1,175 @@
+"""The user's code as a run was started with: a copy below `<root>/code`, by the hash of its files.
+
+Stages import the copy, so what is edited, moved or removed later changes no run that has begun. Of
+a package that is installed, its release is on record instead.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline.config import Config
+from pipeline.config.base import Section, Target, Values
+from pipeline.custom import files
+from pipeline.errors import UserError
+from pipeline.records import rundir, snapshot
+from pipeline.records.provenance import git_state
+from pipeline.records.schemas import Facts
+
+SECTIONS = ("model", "data")
+Custom = tuple[str, Target]  # a section by its name
+
+
+def targets(config: Config) -> list[Custom]:
+    """Return the sections that name code of the user's."""
+    found = ((name, getattr(config, name, None)) for name in SECTIONS)
+    return [(name, section) for name, section in found if isinstance(section, Target)]
+
+
+def settle(values: Values) -> Values:
+    """Return the values with a hash in place of each null that stands for the code as it is now.
+
+    Raises:
+        UserError: there is no such module.
+    """
+    for name in SECTIONS:
+        section = values[name]
+        if section.get("code", "") is None and ":" in str(section.get("target")):
+            values = {**values, name: {**section, "code": _present(name, str(section["target"]))}}
+    return values
+
+
+def loosened(values: Values, name: str) -> Values:
+    """Return the values with a section's code as it is now, if it names any, for `settle`."""
+    if "target" not in values.get(name, {}):
+        return values
+    return {**values, name: {**values[name], "code": None}}
+
+
+def check(config: Config) -> None:
+    """Make sure that there is the code a run is to use.
+
+    Raises:
+        UserError: its copy is gone or was changed, and the code as it is now is other code.
+    """
+    for name, section in targets(config):
+        if _copied(section) and not _kept(config, section):
+            _same(name, section)
+
+
+def keep(config: Config) -> None:
+    """Keep a copy of the code of a run, unless there is one."""
+    for name, section in targets(config):
+        if _copied(section) and not _kept(config, section):
+            snapshot.keep(_same(name, section), _place(Path(config.root), section))
+
+
+def told(config: Config) -> Iterator[str]:
+    """Yield what is to be known of code that is not as a run was started with."""
+    for name, section in targets(config):
+        try:
+            now = _present(name, section.target)
+        except UserError:  # moved or removed: the copy is used
+            continue
+        if now == section.code:
+            continue
+        if _copied(section):
+            yield (
+                f"the code of {section.target} has changed since run {config.name} began, which "
+                f"goes on with its copy in {rundir.shown(_place(Path(config.root), section))}; for "
+                "the code as it is now, choose another name="
+            )
+        else:
+            yield f"{section.target} was of {section.code} when run {config.name} began, now {now}"
+
+
+def origins(config: Config, known: Facts) -> Facts:
+    """Return where the code of a run was taken from, by section, as far as it is still that."""
+    found = {}
+    for name, section in targets(config):
+        try:
+            path = next(iter(files.find(name, section.target).values()), None)
+            if path and _present(name, section.target) == section.code:
+                found[name] = {"code": section.code, "file": str(path), **git_state(path)}
+        except UserError:  # moved or removed
+            continue
+    return known | found
+
+
+def enable(section: Section, root: Path) -> None:
+    """Have Python import the copy of a section's code, if it names any.
+
+    Raises:
+        UserError: it is gone, or others may have changed it.
+    """
+    if not isinstance(section, Target) or not _copied(section):
+        return
+    place = _place(root, section)
+    if not place.is_dir():
+        raise UserError(f"{place}, the copy of {section.target}, is gone; launch again to make it")
+    snapshot.check(place, str(section.code))
+    on_path(place)
+
+
+def on_path(place: Path) -> None:
+    """Have Python look for modules in a folder first."""
+    sys.path.insert(0, str(place.resolve()))
+
+
+@contextmanager
+def lent(values: Values, root: Path) -> Iterator[str]:
+    """Give a folder with the code that a section names, also before it is kept; empty if none is.
+
+    Raises:
+        UserError: as `check`.
+    """
+    name = next((name for name in SECTIONS if "target" in values.get(name, {})), None)
+    section = name and Target(**{key: values[name][key] for key in Target.model_fields})
+    if not name or not section or not _copied(section):
+        yield ""
+    elif _place(root, section).is_dir():
+        yield str(_place(root, section).resolve())
+    else:
+        with TemporaryDirectory() as scratch:
+            yield str(snapshot.keep(_same(name, section), Path(scratch).resolve() / "code"))
+
+
+def _present(name: str, target: str) -> str:
+    """Return what stands for the code as it is now."""
+    found = files.find(f"{name}.target", target)
+    return snapshot.digest(found) if found else files.release(target)
+
+
+def _copied(section: Target) -> bool:
+    return "==" not in str(section.code)
+
+
+def _place(root: Path, section: Target) -> Path:
+    return rundir.code_dir(root, str(section.code))
+
+
+def _kept(config: Config, section: Target) -> bool:
+    place = _place(Path(config.root), section)
+    if not place.is_dir():
+        return False
+    snapshot.check(place, str(section.code))
+    return True
+
+
+def _same(name: str, section: Target) -> snapshot.Files:
+    """Return the files of a section as they are now.
+
+    Raises:
+        UserError: they are not those that it means.
+    """
+    found = files.find(f"{name}.target", section.target)
+    if not found or snapshot.digest(found) != section.code:
+        raise UserError(
+            f"{name}.code={section.code}: there is no copy of it below root, and {section.target} "
+            "is other code now; restore the copy or the code, or choose another name="
+        )
+    return found

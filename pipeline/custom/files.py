@@ -1,0 +1,130 @@
+"""The files behind a target: the module that holds it, and the user's modules that it imports.
+
+They are found by reading alone: a launch imports no torch, and may be far from what the code needs.
+The standard library's `modulefinder` stops at folders without `__init__.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.records.snapshot import Files
+
+OURS = ("dyrep", "pipeline", "slurm")
+
+
+def find(key: str, target: str) -> Files:
+    """Return the user's files behind `package.module:function`; none of an installed package.
+
+    Args:
+        key: the setting, for what is said.
+        target: its value.
+
+    Raises:
+        UserError: there is no such module, or one of the files is no Python.
+    """
+    module = target.partition(":")[0]
+    top = module.partition(".")[0]
+    if top in OURS or top in sys.stdlib_module_names:
+        whose = "this project" if top in OURS else "Python itself"
+        raise UserError(f"{key}={target}: {top} is a module of {whose}; give yours another name")
+    places = [place for place in _places() if _module(place, module)]
+    if places:
+        return _with_imports(module)
+    if not _is_installed(top):
+        raise UserError(f"{key}={target}: {_missing(module)}")
+    return {}
+
+
+def release(target: str) -> str:
+    """Return `name==version` of the installed package that holds a target."""
+    top = target.partition(":")[0].partition(".")[0]
+    names = importlib.metadata.packages_distributions().get(top, [top])
+    try:
+        return f"{names[0]}=={importlib.metadata.version(names[0])}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{top}==unknown"
+
+
+def installed(path: Path) -> bool:
+    """Whether a file or folder belongs to Python or to what is installed in it."""
+    return any(path.is_relative_to(folder) for folder in _installed())
+
+
+def _installed() -> list[Path]:
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    names = [sysconfig.get_paths()[kind] for kind in kinds]
+    names += [*site.getsitepackages(), site.getusersitepackages()]
+    return [Path(name).resolve() for name in names]
+
+
+def _places() -> list[Path]:
+    """Return where modules of the user's are looked for, as Python would from here."""
+    found = dict.fromkeys([Path.cwd(), *(Path(name) for name in sys.path if name)])
+    return [path for path in found if path.is_dir() and not installed(path.resolve())]
+
+
+def _is_installed(top: str) -> bool:
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _missing(module: str) -> str:
+    if module.endswith(".py"):
+        return f"a module is named without its ending: {module.removesuffix('.py')}"
+    return (
+        f"there is no module {module} in {Path.cwd()}, on PYTHONPATH or installed; launch from the "
+        f"folder with {module.replace('.', '/')}.py, or put it on PYTHONPATH"
+    )
+
+
+def _module(place: Path, module: str) -> Path | None:
+    """Return the file of a module below a folder; a package comes first, as in Python."""
+    base = place.joinpath(*module.split("."))
+    candidates = (base / "__init__.py", base.with_name(f"{base.name}.py"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _with_imports(module: str) -> Files:
+    """Return the files of a module and of all of the user's that it imports, by their names."""
+    places, found, seen, waiting = _places(), Files(), set[str](), [module]
+    while waiting:
+        name = waiting.pop()
+        parts = name.split(".")
+        if name in seen or parts[0] in OURS or parts[0] in sys.stdlib_module_names:
+            continue
+        seen.add(name)
+        waiting += [".".join(parts[:-1])] if parts[1:] else []  # a package is executed, too
+        place = next((place for place in places if _module(place, name)), None)
+        path = _module(place, name) if place else None
+        if place and path:
+            found[str(path.relative_to(place))] = path
+            waiting += _imports(path, parts if path.name == "__init__.py" else parts[:-1])
+    return found
+
+
+def _imports(path: Path, package: list[str]) -> Iterator[str]:
+    """Yield the names of what a file imports, and of what may be modules among them."""
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        where = f"{path} line {line}" if line else str(path)
+        raise UserError(f"{where} is no Python: {getattr(error, 'msg', error)}") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = [*above, *(node.module.split(".") if node.module else [])]
+            yield from (".".join([*base, alias.name]) for alias in node.names)

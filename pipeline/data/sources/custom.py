@@ -1,0 +1,206 @@
+"""Images of the user's own: what a function or class of theirs returns, or yields.
+
+What has a length and gives any image by its number, as torch's map-style data sets, is read in all
+processes of prep. What only comes one after the other is read once, and laid on disk meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.custom.call import call, load, raised
+from pipeline.data.sources.base import Listing
+from pipeline.data.sources.classes import Label, Labelled, labelled
+from pipeline.data.sources.pairs import Unfit, class_names, label, pair
+from pipeline.data.sources.spool import Spool
+from pipeline.errors import UserError, gist
+
+if TYPE_CHECKING:
+    from pipeline.config.data import Custom as Settings
+
+SPLITS = ("train", "val")
+
+
+class Custom:
+    """Images by a target; one is called by its number, below its split if there are two.
+
+    Args:
+        data: the settings.
+        scratch: a folder for what only comes one after the other.
+    """
+
+    def __init__(self, data: Settings, scratch: Path | None = None) -> None:
+        self._data, self._scratch = data, scratch
+        self._spools: dict[str, Spool] = {}
+        self._where = f"data.target={data.target}"
+
+    def look(self) -> tuple[int | None, int | None]:
+        """Return how many images there are to train on, and classes, as far as that is told.
+
+        Raises:
+            UserError: what is given are no images with their classes.
+        """
+        first = next(iter(self._given))
+        for split, given in self._given.items():
+            self._try(split, given)
+        training = self._given[first]
+        known = len(training) if _indexed(training) else None
+        if known is not None and first == "all":
+            known -= math.ceil(known * (self._data.val_fraction or 0))
+        return known, len(self._classes) or None
+
+    def count(self) -> int:
+        return self.look()[0] or 0
+
+    def listing(self) -> Listing:
+        numbers: dict[Label, Label] = {name: n for n, name in enumerate(self._classes)}
+        rows: Labelled = {
+            split: [(name, numbers.get(label, label)) for name, label in self._rows(split)]
+            for split in self._given
+        }
+        classes, items = labelled(rows, self._classes, Path(self._data.target))
+        return Listing(classes=classes, splits=items)
+
+    def read(self, name: str) -> bytes:
+        split, _, number = name.rpartition("/")
+        table = self._table(split or "all")
+        try:
+            image, found = pair(table[int(number)])
+            if (targets := _targets(table)) is not None and label(targets[int(number)]) != found:
+                raise Unfit(f"its class is {found!r}, but targets has {targets[int(number)]!r}")
+        except Unfit as error:
+            raise OSError(str(error)) from None
+        except Exception as error:  # whatever is in the user's code
+            raise OSError(f"it {raised(error)}") from None
+        return image
+
+    @cached_property
+    def _given(self) -> dict[str, Any]:
+        """What the target returns, by split; `all` if prep is to divide it."""
+        root = {} if self._data.root is None else {"root": self._data.root}
+        section = self._data.model_copy(update={"args": root | (self._data.args or {})})
+        given, fraction = call("data.target", section), self._data.val_fraction
+        if not isinstance(given, Mapping):
+            if fraction is None:
+                raise UserError(
+                    f"{self._where} returns one set of images; data.val_fraction=0.1 holds a tenth "
+                    "out, or return {'train': …, 'val': …}"
+                )
+            return {"all": given}
+        if set(given) != set(SPLITS):
+            keys = ", ".join(map(repr, given))
+            raise UserError(f"{self._where} returns a mapping of {keys}; name train and val")
+        if fraction is not None:
+            raise UserError(
+                f"{self._where} returns train and val; launch with data.val_fraction=null, which "
+                "takes them as they are"
+            )
+        return {split: given[split] for split in SPLITS}
+
+    @cached_property
+    def _classes(self) -> tuple[str, ...]:
+        """Names of classes: those of the images to train on, or else of the target."""
+        given = next(iter(self._given.values()))
+        target = load("data.target", self._data)
+        return class_names(given, self._where) or class_names(target, self._where)
+
+    def _table(self, split: str) -> Any:
+        """Return what gives any image by its number."""
+        assert self._scratch, "only prep reads more than the first image"
+        spool = self._spools.setdefault(split, Spool(self._scratch, split))
+        if spool.full:
+            return spool
+        given = self._given[split]
+        if _indexed(given):
+            return given
+        spool.fill(self._pairs(given))
+        return spool
+
+    def _rows(self, split: str) -> list[tuple[str, Label]]:
+        table = self._table(split)
+        labels = _targets(table)
+        if labels is None:
+            found = [label for _, label in self._pairs(table[n] for n in range(len(table)))]
+        elif len(labels) != len(table):
+            raise UserError(
+                f"{self._where} has {len(table)} images, but {len(labels)} classes in "
+                "targets; give each image one"
+            )
+        else:
+            found = list(self._labels(labels))
+        prefix = "" if split == "all" else f"{split}/"
+        return [(f"{prefix}{number:08d}", label) for number, label in enumerate(found)]
+
+    def _labels(self, targets: Any) -> Iterator[Label]:
+        for number, value in enumerate(targets):
+            try:
+                yield label(value)
+            except Unfit as error:
+                raise UserError(f"{self._where}: targets, image {number}: {error}") from None
+
+    def _pairs(self, given: Any) -> Iterator[tuple[bytes, Label]]:
+        """Yield images and labels as they come.
+
+        Raises:
+            UserError: the user's code raises, or gives something else.
+        """
+        number = 0
+        try:
+            for item in given:
+                yield pair(item)
+                number += 1
+        except Unfit as error:
+            raise UserError(f"{self._where}: image {number}: {error}") from None
+        except UserError:
+            raise
+        except Exception as error:  # whatever is in the user's code
+            raise UserError(f"{self._where} {raised(error)} at image {number}") from None
+
+    def _try(self, split: str, given: Any) -> None:
+        """Make sure that there is a first image, and that it stays the same where it can be asked.
+
+        Raises:
+            UserError: says what is wrong with it.
+        """
+        name = "" if split == "all" else f"{split} of "
+        where = f"{name}{self._where}"
+        try:
+            first = [next(iter(self._pairs(_in_turn(given)))) for _ in range(1 + _indexed(given))]
+        except StopIteration:
+            raise UserError(f"{where} gives no image") from None
+        except TypeError as error:
+            raise UserError(
+                f"{where} returns {type(given).__name__}, which gives no images ({gist(error)}); "
+                "yield pairs of an image and its class, or return a map-style data set"
+            ) from None
+        if first[0] != first[-1]:
+            raise UserError(
+                f"{where} gives another image 0 each time it is read; leave random changes to "
+                "train.augment, which makes them anew in each epoch"
+            )
+        targets = _targets(given)
+        if targets is not None and (told := next(self._labels(targets), None)) != first[0][1]:
+            raise UserError(
+                f"{where} gives image 0 the class {first[0][1]!r}, but its targets begin with "
+                f"{told!r}; make them agree"
+            )
+
+
+def _indexed(given: Any) -> bool:
+    """Whether any image can be had by its number, as of a map-style data set of torch."""
+    streams = any(kind.__name__ == "IterableDataset" for kind in type(given).__mro__)
+    return hasattr(given, "__len__") and hasattr(given, "__getitem__") and not streams
+
+
+def _in_turn(given: Any) -> Any:
+    return (given[number] for number in range(len(given))) if _indexed(given) else iter(given)
+
+
+def _targets(table: Any) -> Any:
+    """Return the classes of all images where they can be had without reading them."""
+    targets = getattr(table, "targets", None)
+    return targets if hasattr(targets, "__len__") and hasattr(targets, "__getitem__") else None

@@ -1,0 +1,108 @@
+"""What code of the user's gives for an image and its class, as encoded bytes and a label."""
+
+from __future__ import annotations
+
+import io
+import operator
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data.sources.arrays import png
+from pipeline.data.sources.classes import Label
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+KINDS = "a PIL image, encoded bytes, or a uint8 array or tensor"
+SHAPES = "(H, W), (H, W, 3) or, of a tensor, (3, H, W)"
+
+
+class Unfit(Exception):
+    """Something is no pair of an image and its class; says why."""
+
+
+def pair(item: Any) -> tuple[bytes, Label]:
+    """Return an image as the bytes of a file, and its label.
+
+    Raises:
+        Unfit: it is none.
+    """
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise Unfit(f"it is of type {_kind(item)}, no pair (image, class)")
+    return encoded(item[0]), label(item[1])
+
+
+def label(value: Any) -> Label:
+    """Return a class: a name, or a number from 0.
+
+    Raises:
+        Unfit: it is neither.
+    """
+    if isinstance(value, str):
+        return str(value)
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # of an array, of a tensor
+        raise Unfit(f"its class is of type {_kind(value)}; give a name or whole number") from None
+
+
+def encoded(image: Any) -> bytes:
+    """Return an image as the bytes of a file, without loss.
+
+    Raises:
+        Unfit: it is none.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, Image.Image):
+        return _written(image)
+    if isinstance(image, np.ndarray):
+        return _of_array(image)
+    if hasattr(image, "detach"):  # a tensor, with channels first
+        array = image.detach().cpu().numpy()
+        return _of_array(array if array.ndim == 2 else np.moveaxis(array, 0, -1))
+    raise Unfit(f"its image is of type {_kind(image)}; give {KINDS}")
+
+
+def class_names(given: Any, where: str) -> tuple[str, ...]:
+    """Return what an attribute `classes` tells, as torchvision's data sets have it; () if nothing.
+
+    Raises:
+        UserError: it holds no names.
+    """
+    told = getattr(given, "classes", ())
+    names = tuple(told) if hasattr(told, "__iter__") else (told,)
+    if isinstance(told, str) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: classes is {told!r:.60}; it must be a list of names")
+    return tuple(map(str, names))
+
+
+def _written(image: Any) -> bytes:
+    """Return a file of a picture, with its orientation; TIFF holds what PNG cannot."""
+    for kind in ("PNG", "TIFF"):
+        stream = io.BytesIO()
+        try:
+            image.save(stream, kind, exif=image.getexif())
+        except (OSError, KeyError, ValueError):
+            continue
+        return stream.getvalue()
+    raise Unfit(f"its image has the mode {image.mode}, which no file holds; convert it to RGB")
+
+
+def _of_array(array: np.ndarray) -> bytes:
+    if array.dtype.name != "uint8":
+        raise Unfit(
+            f"its image is {array.dtype.name}; give uint8, 0 to 255: the training normalises it"
+        )
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if not array.size or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):
+        raise Unfit(f"its image has the shape {array.shape}; give {SHAPES}")
+    return png(array)
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__

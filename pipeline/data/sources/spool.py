@@ -1,0 +1,66 @@
+"""Images that come one after the other, laid on disk, so that any of them can be read.
+
+SPLIT.images    their bytes, end to end
+SPLIT.json      where each ends, and its label; written last
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.data.sources.classes import Label
+
+Pair = tuple[bytes, Label]
+
+
+class Spool:
+    """The images of one split."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self._images = folder / f"{split}.images"
+        self._index = folder / f"{split}.json"
+
+    def fill(self, pairs: Iterable[Pair]) -> None:
+        """Write images as they come."""
+        ends, labels, end = [], [], 0
+        self._images.parent.mkdir(parents=True, exist_ok=True)
+        with self._images.open("wb") as file:
+            for image, label in pairs:
+                file.write(image)
+                end += len(image)
+                ends.append(end)
+                labels.append(label)
+        self._index.write_text(json.dumps({"ends": ends, "labels": labels}))
+
+    @property
+    def full(self) -> bool:
+        """Whether all images are there."""
+        return self._index.exists()
+
+    @cached_property
+    def targets(self) -> list[Label]:
+        """The labels, in order."""
+        labels: list[Label] = self._told["labels"]
+        return labels
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, number: int) -> Pair:
+        ends = self._told["ends"]
+        begin = ends[number - 1] if number else 0
+        self._file.seek(begin)
+        return self._file.read(ends[number] - begin), self.targets[number]
+
+    @cached_property
+    def _told(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._index.read_text())
+        return found
+
+    @cached_property
+    def _file(self) -> BinaryIO:
+        return self._images.open("rb")

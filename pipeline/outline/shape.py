@@ -1,0 +1,59 @@
+"""Whether a network of the user's can go through the stages: be copied, saved and built again."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError, gist
+
+
+def check(network: nn.Module, again: nn.Module, target: str) -> None:
+    """Refuse what a later stage would stumble over.
+
+    Args:
+        network: as a target returned it.
+        again: as it returned it a second time.
+        target: for what is said.
+
+    Raises:
+        UserError: says what, and the cure.
+    """
+    told = f"model.target={target} returns a network"
+    try:
+        copy.deepcopy(network)
+    except Exception as error:  # whatever is in it
+        raise UserError(
+            f"{told} that cannot be copied ({gist(error)}), as averaging and fusing do; keep "
+            "locks, files and generators out of it"
+        ) from None
+    state = network.state_dict()
+    odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
+    if odd:
+        raise UserError(f"{told} with {odd!a} in its state, which is no tensor; leave that out")
+    if pair := _shared(network):
+        raise UserError(
+            f"{told} in which {pair[0]} and {pair[1]} are one tensor, and a file of weights holds "
+            "each once; give it one name, or each its own"
+        )
+    if _shapes(network) != _shapes(again):
+        raise UserError(
+            f"{told} of another structure each time; every stage builds it anew, so it must follow "
+            "from model.args alone"
+        )
+
+
+def _shared(network: nn.Module) -> tuple[str, str] | None:
+    """Return the names of two entries of the state that are one tensor."""
+    known: dict[int, str] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        if id(tensor) in known:
+            return known[id(tensor)], name
+        known[id(tensor)] = name
+    return None
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in network.state_dict().items()}

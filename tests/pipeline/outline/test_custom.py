@@ -1,0 +1,213 @@
+"""Networks and images of the user's own before anything is trained: tried, and refused in one line."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from pipeline import outline
+from pipeline.config.model import Custom
+from pipeline.errors import UserError
+from pipeline.networks import architectures
+from pipeline.outline import Request
+from pipeline.outline import __main__ as side
+
+NETS = """
+import threading
+import torch
+from torch import nn
+
+def net(num_classes=10, width=4):
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(width, num_classes),
+    )
+
+def ten(): return net(10)
+
+def needs_values(num_classes):
+    return net(num_classes, int(torch.linspace(1, 8, 5)[3].item()))
+
+def sized(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, num_classes))
+
+def lazy(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+
+def empty(num_classes): return nn.Flatten()
+def number(num_classes): return 3
+def kind(num_classes): return nn.ReLU
+
+class Pair(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.net = net(num_classes)
+    def forward(self, x): return self.net(x), None
+
+class Locked(Pair):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.lock = threading.Lock()
+    def forward(self, x): return self.net(x)
+
+class Twice(Locked):
+    def __init__(self, num_classes):
+        Pair.__init__(self, num_classes)
+        self.again = self.net
+
+class Noted(Twice):
+    def __init__(self, num_classes):
+        Pair.__init__(self, num_classes)
+    def get_extra_state(self): return "note"
+    def set_extra_state(self, state): pass
+
+made = []
+def moody(num_classes):
+    made.append(0)
+    return net(num_classes, 4 + len(made))
+"""
+
+
+@pytest.fixture(autouse=True)
+def mine(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.py").write_text(NETS)
+    yield
+    sys.modules.pop("mine", None)
+
+
+def custom(name, **args):
+    return Custom(name="custom", family="custom", target=f"mine:{name}", args=args, code="0" * 12)
+
+
+def asked(name, classes=7, counted=True, size=16, **args):
+    return Request(
+        model=custom(name, **args).model_dump(), sides=[size], batch=4, branches=["kxk", "1x1"],
+        classes=classes, counted=counted,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("request_", "width", "classes"),
+    [
+        (asked("net"), 4, 7),
+        (asked("net", width=8), 8, 7),
+        (asked("needs_values"), 6, 7),
+        (asked("ten", classes=10), 4, 10),
+        (asked("ten", classes=1000, counted=False), 4, 10),
+    ],
+)
+def test_a_network_is_looked_at(request_, width, classes):
+    found = side.outline(request_)
+    assert found.growable == 2
+    weights = 27 * width + 9 * width**2 + width * classes
+    assert found.parameters == weights + 4 * width + classes
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("number", "returned int; it must return a torch.nn.Module"),
+        ("kind", "returned type; it must return a torch.nn.Module"),
+        ("empty", "returned a network without parameters"),
+        ("lazy", "lazy modules; give them their sizes"),
+        (
+            "sized",
+            "cannot be trained on images of 16 pixels: it raised RuntimeError: ",
+        ),
+        ("ten", "it returns (1, 10) for 1 images and 7 classes, not one score for each class"),
+        ("Pair", "it returns a tuple, no tensor of scores"),
+        ("Locked", "cannot be copied (TypeError: cannot pickle '_thread.lock' object)"),
+        ("Twice", "in which net.0.weight and again.0.weight are one tensor"),
+        ("Noted", "with '_extra_state' in its state, which is no tensor"),
+        ("moody", "of another structure each time"),
+    ],
+)
+def test_a_network_that_cannot_go_through_the_stages_is_refused(name, said):
+    with torch.no_grad(), pytest.raises(UserError) as refused:
+        side.outline(asked(name))
+    assert str(refused.value).startswith(f"model.target=mine:{name} return")
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_network_is_built_anew_with_its_arguments():
+    network = architectures.build(custom("net", width=6), 3)
+    assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+    assert network[0].out_channels == 6
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch, inside):
+    """Launch in this process, also what is asked of the process that has torch, from a folder."""
+
+    def ask(arguments, request=""):
+        monkeypatch.setattr("sys.argv", ["outline", *arguments])
+        with torch.no_grad():
+            try:
+                return json.loads(json.dumps(side._answer(json.loads(request))))
+            except UserError as error:
+                return {"refused": str(error)}
+
+    monkeypatch.setattr(outline, "ask", ask)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(side.os, "chdir", lambda _: None)
+    outline._asked.cache_clear()
+    yield lambda *words: inside(*words, "train.batch_size=8", "data.image_size=16", "dry_run=true")
+    outline._asked.cache_clear()
+    sys.modules.pop("pictures", None)
+
+
+PICTURES = """
+def pictures(count=40):
+    for n in range(count):
+        yield bytes([n]), n % 2
+pictures.classes = ["even", "odd"]
+class Few(list):
+    def __init__(self): super().__init__([(b"x", 0)] * 8)
+"""
+
+
+def test_a_launch_tells_what_will_be_trained_and_touches_nothing(own, tmp_path, monkeypatch):
+    (tmp_path / "pictures.py").write_text(PICTURES)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = own(
+        "model=custom", "model.target=mine:net", "model.args={width: 8}",
+        "data=custom", "data.target=pictures:pictures",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "custom pictures:pictures · custom mine:net" in out
+    assert "for 2 classes, 2 convolutions can grow" in out
+    assert sorted(path.name for path in tmp_path.glob("[!_]*")) == ["mine.py", "pictures.py"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model=custom"], "model.target is missing; give model.target=package.module:function"),
+        (["model=custom", "model.target=mine"], "not of the form package.module:function"),
+        (["model=custom", "model.target=gone:net"], "there is no module gone in "),
+        (["model=custom", "model.target=mine:nett"], "mine has no nett; did you mean 'net'?"),
+        (["model=custom", "model.target=mine:ten", "data=emnist", "data.split=letters"],
+         "data.root is missing"),
+        (["model=custom", "model.target=mine:net", "model.args={widht: 3}"],
+         "called with (num_classes=10, widht=3), raised TypeError: net() got an unexpected"),
+        (["model=custom", "model.target=mine:net", "model.code=x"], "'x' is no copy of code"),
+        (["model=custom", "model.target=mine:net", f"model.code={'0' * 12}"],
+         f"model.code={'0' * 12}: there is no copy of it below root"),
+        (["model.target=mine:net"], "model.target is only a setting of model=custom"),
+        (["data=custom"], "data.target is missing"),
+        (["data=custom", "data.target=pictures:gone"], "pictures has no gone"),
+        (["data=custom", "data.target=pictures:Few"], "larger than the 7 training images"),
+        (["data=custom", "data.target=pictures:pictures", "data.val_fraction=null"],
+         "returns one set of images"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_at_launch(own, tmp_path, monkeypatch, words, said):
+    (tmp_path / "pictures.py").write_text(PICTURES)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = own(*words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert said in err
