@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test check lint format launch docs lock clean
+.PHONY: help demo test check compat lint format launch docs lock clean
 
 help: ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## /  make \1  /p' Makefile
@@ -20,6 +20,9 @@ test: $(INSTALLED) ## all tests
 
 check: lint ## style, types, imports, and the tests that start no stage and no SLURM
 	@$(BIN)/python -m pytest -n 2 -m 'not long'
+
+compat: ## demo, doctor and tests on SLURM, on a Debian 13 beside this system; as root
+	@.ci/compat
 
 lint: $(INSTALLED) ## style, types and import directions
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports

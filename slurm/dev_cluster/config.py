@@ -19,11 +19,12 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-from slurm.dev_cluster.machine import Failed, Refused, host_name, search_path
+from slurm.dev_cluster.machine import Failed, Refused, host_name, search_path, version
 
 LONGEST = 70  # characters of DIR: a socket's path is limited to 107, the longest adds 33
 NODES, DEVICES = 64, 16  # at most
 PORTS = range(10000, 32768)  # below those that the kernel gives to outgoing connections
+NEEDS_NO_CGROUPS = (23, 11)  # from here on slurmd insists on cgroups unless it is told otherwise
 
 
 def default_directory() -> Path:
@@ -114,6 +115,8 @@ def write_files(cluster: Cluster) -> None:
     password = secrets.token_hex(16)
     _write(directory / "munge.key", secrets.token_bytes(128))
     _write(directory / "gres.conf", _gres_conf(cluster))
+    if version() >= NEEDS_NO_CGROUPS:
+        _write(directory / "cgroup.conf", "CgroupPlugin=disabled\n", mode=0o644)
     _write(cluster.conf, _slurm_conf(cluster, controller, accounting, nodes), mode=0o644)
     if cluster.accounting:
         _write(directory / "database.cnf", _database_conf(cluster, database))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -67,6 +68,19 @@ def missing(accounting: bool = True) -> list[str]:
         plugins = [*library.glob(ACCOUNTING_PLUGIN), *library.glob(f"*/{ACCOUNTING_PLUGIN}")]
         absent += [] if plugins else ["slurm-wlm-mysql-plugin"]
     return absent
+
+
+def version() -> tuple[int, int]:
+    """Return the version of SLURM that is installed here, as (24, 11).
+
+    Raises:
+        Failed: slurmd does not tell.
+    """
+    told = call("slurmd", "-V", environment=os.environ | {"PATH": search_path()}, timeout=10)
+    match = re.search(r"(\d+)\.(\d+)", told.stdout)
+    if match is None:
+        raise Failed(f"slurmd -V tells no version:\n{tail(told.stdout + told.stderr)}")
+    return int(match[1]), int(match[2])
 
 
 def install(accounting: bool = True) -> None:

@@ -85,7 +85,7 @@ def test_pixi_and_make_run_the_same_commands(task):
 
 
 def test_ci_calls_the_test_command_of_the_readme():
-    assert "\nmake test" in (PROJECT / ".ci" / "run").read_text()
+    assert '\nmake "${@:-test}"' in (PROJECT / ".ci" / "run").read_text()
     assert "make test" in (PROJECT / "README.md").read_text()
 
 
