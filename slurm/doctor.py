@@ -110,7 +110,8 @@ def examine(resources: Resources, directory: Path) -> Iterator[Finding]:
     partitions = preflight.chosen(resources.partition)
     for partition in partitions:
         yield from _limits(partition)
-    yield Finding(None, f"arrays of up to {settings['MaxArraySize']} jobs: longer sweeps are split")
+    longest = preflight.longest_array()
+    yield Finding(None, f"arrays of up to {longest} jobs: longer sweeps are split")
     yield from _preemption(partitions, settings, resources)
     yield from _requeue(settings)
     yield from _accounting()
@@ -152,6 +153,10 @@ def _requeue(settings: dict[str, str]) -> Iterator[Finding]:
     yield Finding(None, f"a requeued job starts {int(expire) + 1} s later at the earliest")
     if settings.get("JobRequeue") == "0":
         yield Finding(None, "jobs are not requeued unless they ask to (JobRequeue=0); ours ask to")
+    if codes := scheduler.numbers(settings["RequeueExit"], settings["RequeueExitHold"]):
+        text = ", ".join(map(str, sorted(codes)))
+        what = f"what ends with exit code {text} is repeated or held by SLURM"
+        yield Finding(None, f"{what}; work that is given up ends with another")
 
 
 def _accounting() -> Iterator[Finding]:

@@ -176,6 +176,35 @@ def cancels(resources: Resources) -> bool:
     return "CANCEL" in mode.upper()
 
 
+def room(count: int) -> None:
+    """Make sure that the controller can hold so many more jobs; sbatch would try for minutes.
+
+    Raises:
+        Refused: it cannot.
+        Unreachable: it does not answer.
+    """
+    most = int(scheduler.config()["MaxJobCount"])
+    held = scheduler.call("squeue", "--noheader", "--all", "--array", "--states=all", "--format=%i")
+    known = len(held.splitlines())
+    if known + count >= most:
+        raise Refused(
+            f"{count} jobs are one launch too many: this cluster holds MaxJobCount={most} at a "
+            f"time, and has {known}; launch fewer runs at once, or wait until some have left"
+        )
+
+
+def longest_array() -> int:
+    """Return how many elements an array of jobs may have; 1 where there are none.
+
+    Raises:
+        Unreachable: SLURM does not answer.
+    """
+    settings = scheduler.config()
+    tasks = re.search(r"max_array_tasks=(\d+)", settings["SchedulerParameters"])
+    limits = [int(settings["MaxArraySize"]), *([int(tasks[1])] if tasks else [])]
+    return max(1, min(limits))
+
+
 def shared(directory: Path) -> None:
     """Make sure that other nodes may see a directory, which need not exist yet.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from slurm import marks, private, scheduler
 from slurm.job import Job, Resources
-from slurm.preflight import cancels
+from slurm.preflight import cancels, room
 from slurm.queue import active, alone, queued, settled
 from slurm.records import CANCELLED
 from slurm.records import Submission as Record
@@ -42,7 +42,7 @@ class Submission:
         folder: for submitit's files; shared by all nodes, closed to other users.
         cwd: where commands run.
         parallel: how many elements of an array may run at a time.
-        longest: how many elements an array may have; SLURM's MaxArraySize.
+        longest: how many elements an array may have; see `preflight.longest_array`.
         named: whether jobs bear a mark in their names; they do where comments are not left alone.
     """
 
@@ -81,6 +81,7 @@ class Submission:
         with alone(self.folder):
             self._attach(jobs, settled(jobs), labels)
             new = [job for job in jobs if job.directory not in self.ids]
+            room(len(new) + sum(cancels(job.resources) for job in new))
             for job in new:
                 prepare(job)
             try:

@@ -172,7 +172,7 @@ def _submission(launches: list[Launch]) -> Submission:
         folder=rundir.job_dir(root).resolve(),
         cwd=place(root),
         parallel=cluster.max_parallel,
-        longest=int(scheduler.config()["MaxArraySize"]),
+        longest=slurm.preflight.longest_array(),
     )
 
 
