@@ -15,7 +15,7 @@ from pathlib import Path
 
 from slurm import records
 
-DONE, REFUSED, STOPPED = 0, 2, 75
+DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 75
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,14 @@ class Place:
         )
 
 
+def blind(nodes: str, directory: Path) -> str:
+    """Return what to say where nothing came from some nodes of a job."""
+    return (
+        f"nothing came from {nodes}: do they see {directory}? To do without "
+        f"them: 'cluster.sbatch={{exclude: \"{nodes}\"}}'"
+    )
+
+
 def unsupervised(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return an environment without the word of a supervisor."""
     return {name: value for name, value in environment.items() if name not in WORDS}

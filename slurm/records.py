@@ -1,7 +1,8 @@
 """What is on record of a job, in its directory: one writer and one reader for each kind of row.
 
     jobs.jsonl      submissions: intent first, then the id SLURM gave
-    events.jsonl    what supervision saw and did: began, signal, ended, requeued, gave_up
+    events.jsonl    what supervision saw and did: began, joined, signal, ended, failed,
+                    requeued, gave_up
     progress.json   kept by the command: how far it is, and how far a repetition would begin
     CANCELLED       cancelled on purpose: nothing may start or requeue it
 
@@ -75,9 +76,11 @@ class Event(Row):
         restart: how often the job had been requeued before.
         nodes, gpus: began: the names of the nodes, and the GPUs on all of them.
         signal: signal: its name.
-        node, code: ended: the number of the node within the job, and the command's exit code.
+        node: joined, ended: the number of the node within the job.
+        code: ended: the command's exit code.
         saved: ended, requeued, gave_up: how far a repetition begins.
         why: requeued, gave_up: what ended the attempt.
+        message: failed: what was wrong.
     """
 
     FILE = EVENTS
@@ -91,6 +94,7 @@ class Event(Row):
     code: int | None = None
     why: str | None = None
     saved: int | None = None
+    message: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,16 @@ cancelled: only a job that is still RUNNING is requeued, by nobody but its prese
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from slurm import scheduler
+from slurm import files, scheduler
 from slurm.job import DONE, REFUSED, STOPPED, Job
+from slurm.place import blind
 from slurm.records import Event
 from slurm.sbatch import submitted_with
 from slurm.scheduler import Entry
@@ -23,11 +27,21 @@ SKEW = 60.0  # seconds that the nodes' clocks may differ
 POLL = 1.0  # seconds between two looks at a job that is suspended
 END = 120.0  # seconds until SLURM must have ended a job that it has requeued
 
+MEMORY = re.compile(r"^(slurmstepd|srun).*(oom|out of memory|memory limit)", re.I | re.M)
+BEGINS = "Starting with JobEnvironment"  # in what submitit prints first
+LAST = 65536  # bytes of a log that are looked at
+
 INTERRUPTED, TIME_LIMIT, CRASHED = "interrupted", "time limit", "crashed"
 
 
-def decide(job: Job, here: Allocation) -> int:
-    """Requeue a job that is not finished, or return the exit code that ends it for good."""
+def decide(job: Job, here: Allocation, printed: str = "") -> int:
+    """Requeue a job that is not finished, or return the exit code that ends it for good.
+
+    Args:
+        job: what was run.
+        here: the attempt that has ended.
+        printed: its log.
+    """
     if job.finished.exists():
         return DONE
     if job.cancelled:
@@ -35,12 +49,15 @@ def decide(job: Job, here: Allocation) -> int:
     entry = _awake(here.id)
     if entry is None or entry.state != "RUNNING" or entry.restarts != here.restart:
         return _end(f"SLURM has ended this attempt of {job.name}; it decides what comes next")
-    own = _own(job, here, entry)
+    since = entry.start.timestamp() - SKEW if entry.start else 0.0
+    own = here.own(job.directory, since)
     ended = [row.code for row in own if row.event == "ended"]
     if REFUSED in ended:
         return _end(f"{job.name} refused its input; its log says what", REFUSED)
     why = _why(job, ended, own, entry)
     saved = job.saved()
+    if why == CRASHED and (message := _cause(job, here, since, printed)):
+        here.event("failed", message=message).note(job.directory)
     if why != INTERRUPTED and _vain(job, saved) >= job.retries:
         here.event("gave_up", why=why, saved=saved).note(job.directory)
         return _end(
@@ -60,16 +77,6 @@ def _awake(id: str) -> Entry | None:
     return entry
 
 
-def _own(job: Job, here: Allocation, entry: Entry) -> list[Event]:
-    """Return what was noted of this attempt; an older cluster may have had a job of the same id."""
-    since = entry.start.timestamp() - SKEW if entry.start else 0.0
-    return [
-        row
-        for row in Event.read(job.directory)
-        if (row.job, row.restart) == (here.id, here.restart) and row.time >= since
-    ]
-
-
 def _why(job: Job, ended: list[int | None], own: list[Event], entry: Entry) -> str:
     """Return what ended an attempt: a signal in time or at the time limit, or else a crash.
 
@@ -83,6 +90,16 @@ def _why(job: Job, ended: list[int | None], own: list[Event], entry: Entry) -> s
         if left <= job.resources.signal_seconds + EARLY:
             return TIME_LIMIT
     return INTERRUPTED
+
+
+def _cause(job: Job, here: Allocation, since: float, printed: str) -> str | None:
+    """Return what made an attempt crash, if it is known outside of the command."""
+    if MEMORY.search(printed):
+        had = f"{job.resources.memory:g} GB" if job.resources.memory else "what the cluster gives"
+        return f"SLURM ended it, for it needs more memory than {had}; set cluster.memory (GB)"
+    if absent := here.absent(job.directory, since):
+        return blind(",".join(absent), job.directory)
+    return None
 
 
 def _vain(job: Job, saved: int) -> int:
@@ -108,13 +125,28 @@ def _requeue(job: str) -> int:
 
 def _end(why: str, code: int = 1) -> int:
     print(why, flush=True)
-    return code
+    return _final(code)
+
+
+def _final(code: int) -> int:
+    """Return the exit code, or another if SLURM itself requeues or holds jobs that end with it."""
+    settings = scheduler.patient(scheduler.config)
+    repeated = scheduler.numbers(settings["RequeueExit"], settings["RequeueExitHold"])
+    return next((other for other in (code, *range(1, 256)) if other not in repeated), code)
 
 
 def main(folder: Path) -> int:
     """Find the job this batch script belongs to, and decide."""
     job, _ = submitted_with(folder)
-    return decide(job, Allocation.here())
+    return decide(job, Allocation.here(), _printed())
+
+
+def _printed() -> str:
+    """Return the end of what this attempt has printed, into the file that is our own output."""
+    with suppress(OSError), files.opened(Path("/proc/self/fd/1")) as log:
+        log.seek(max(0, os.fstat(log.fileno()).st_size - LAST))
+        return log.read().decode(errors="replace").rpartition(BEGINS)[2]
+    return ""
 
 
 if __name__ == "__main__":

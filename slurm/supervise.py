@@ -8,6 +8,7 @@ notes them. It decides nothing: whether the job goes back into the queue is deci
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -16,17 +17,19 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
 from slurm import scheduler
-from slurm.job import DONE, REFUSED, STOPPED, Job
+from slurm.job import DONE, FAILED, REFUSED, STOPPED, Job
 from slurm.place import Place
 from slurm.records import Event
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 POLL = 0.2  # seconds
 AGREE = 60.0  # seconds for a file written on another node to become visible on this one
+JOIN = 120.0  # seconds in which the supervisors of all nodes must have begun
 AGAIN = 5.0  # seconds until a stop is asked for once more: the command may have been starting
 PORTS = range(20000, 32000)  # below those that the kernel gives to outgoing connections
 
@@ -72,6 +75,25 @@ class Allocation:
         """Return what happened in this attempt, to be noted; for `facts` see `slurm.records`."""
         return Event(event=name, job=self.id, restart=self.restart, **facts)
 
+    def own(self, directory: Path, since: float = 0.0) -> list[Event]:
+        """Return what is on record of this attempt.
+
+        Args:
+            directory: of the job.
+            since: when it started; an older cluster may have had a job of the same id.
+        """
+        return [
+            row
+            for row in Event.read(directory)
+            if (row.job, row.restart) == (self.id, self.restart) and row.time >= since
+        ]
+
+    def absent(self, directory: Path, since: float = 0.0) -> list[str]:
+        """Return the nodes whose supervisors have not begun; see `own`."""
+        rows = self.own(directory, since)
+        there = {row.node for row in rows if row.event == "joined"} | {0}
+        return [name for number, name in enumerate(self.names) if number not in there]
+
     def place(self) -> Place:
         """Return the part of this node, and how the nodes find each other.
 
@@ -112,6 +134,8 @@ def supervise(job: Job, first: str | None = None) -> None:
     if here.node == 0:
         gpus = len(here.names) * int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
         here.event("began", nodes=list(here.names), gpus=gpus).note(job.directory)
+    else:
+        here.event("joined", node=here.node).note(job.directory)
     why_not = refusal(job, first)
     if why_not is None:
         code = _run(job, here, seen)
@@ -176,8 +200,14 @@ def _run(job: Job, here: Allocation, seen: list[int]) -> int:
     )
     told = -AGAIN
     noted = False
+    due = time.monotonic() + JOIN if here.node == 0 else math.inf
     while True:
         code = command.poll()
+        if code is None and time.monotonic() > due:
+            if here.absent(job.directory):  # nobody waits for them for ever
+                command.kill()
+                return FAILED
+            due = math.inf
         if seen and not noted and here.node == 0:  # SLURM may have signalled the command, too
             noted = True
             here.event("signal", signal=signal.Signals(seen[0]).name).note(job.directory)

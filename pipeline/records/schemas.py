@@ -151,6 +151,13 @@ class Event(Record):
     kind: str = ""
     gpus: Finite = 0.0
     step: Count = 0
+    file: str = ""
+    job: str = ""
+    nodes: list[str] = []
+    node: Count = 0
+    signal: str = ""
+    code: int = 0
+    saved: Count = 0
 
 
 class Submission(Record):

@@ -17,10 +17,11 @@ from typing import Literal
 from pipeline.config.base import STAGE_NAMES
 from pipeline.errors import UserError, surroundings
 from pipeline.records import attempt, rundir, schemas, store
+from pipeline.records.lost import seconds
 from pipeline.records.progress import read_progress
 from pipeline.records.schemas import Event, Progress, Result
 from pipeline.signals import pulse
-from slurm import marks, scheduler
+from slurm import marks, place, scheduler
 from slurm.queue import active, submitted
 from slurm.records import CANCELLED, Submission
 from slurm.scheduler import Entry
@@ -40,6 +41,8 @@ ENDED = {
     "PREEMPTED": "its job was preempted and not requeued",
 }
 
+SPEECHLESS = ("FAILED", "BOOT_FAIL")  # how SLURM says that a job could not be started
+
 
 @dataclass(kw_only=True)
 class Standing:
@@ -51,7 +54,7 @@ class Standing:
         attempt: the newest; 0 before the first.
         done, total: how far it is, in its own unit.
         eta: seconds to its end, if that can be told.
-        lost: seconds between the end of an attempt and the first step of the next, queue included.
+        lost: seconds that interruptions took; see `records.lost`.
         gpu_hours: of all attempts; only on a cluster.
     """
 
@@ -106,7 +109,7 @@ def _look(
         done=progress.done,
         total=progress.total,
         text=progress.text,
-        lost=_lost(events),
+        lost=seconds(events),
         gpu_hours=gpu_hours(events),
         directory=str(directory),
     )
@@ -155,10 +158,16 @@ def _state(
         return "unknown", f"SLURM does not tell of job {jobs[-1].id}{word}", None
     job = _last_job(jobs, queue or {})
     if events:
-        return *_ended(events, job), None
+        return *(_silent(events, job, directory) or _ended(events, job)), None
     if job and job.state == "CANCELLED":
         return "cancelled", "what it waited for did not finish; launch again to go on", None
-    return ("stopped", "its job ended before it began", None) if job else ("not started", "", None)
+    return (*_unbegun(job, directory), None) if job else ("not started", "", None)
+
+
+def _unbegun(job: Entry, directory: Path) -> tuple[State, str]:
+    if job.nodes:
+        return "failed", place.blind(job.nodes, directory)
+    return "stopped", "its job ended before it began"
 
 
 def _at_work_here(directory: Path) -> tuple[State, str]:
@@ -212,6 +221,14 @@ def _ended(events: list[Event], job: Entry | None) -> tuple[State, str]:
     return "stopped", "launch again to go on"
 
 
+def _silent(events: list[Event], job: Entry | None, directory: Path) -> tuple[State, str] | None:
+    """Return how a stage ended whose last job left no word of its last start."""
+    if job is None or job.state not in SPEECHLESS or job.start is None:
+        return None
+    silent = job.start.timestamp() > events[-1].time + 1  # SLURM tells whole seconds
+    return _unbegun(job, directory) if silent else None
+
+
 def _runs_here(directory: Path) -> bool:
     """Whether an attempt that no job stands for is alive; elsewhere, its progress tells."""
     owner = attempt.last(directory)
@@ -233,19 +250,6 @@ def _eta(events: list[Event], progress: Progress) -> float | None:
     seconds = progress.time - begun[-1].time
     steps = progress.done - begun[-1].step
     return (progress.total - progress.done) * seconds / steps if steps > 0 < seconds else None
-
-
-def _lost(events: list[Event]) -> float:
-    """Return the time between the end of each attempt and the first step of the next."""
-    own = [row for row in events if row.attempt]
-    total = 0.0
-    for number in {row.attempt for row in own} - {1}:
-        before = [row.time for row in own if row.attempt < number]
-        after = [row for row in own if row.attempt == number]
-        steps = [row.time for row in after if row.event == "first_step"]
-        if before:
-            total += max(0.0, (steps or [after[0].time])[0] - max(before))
-    return total
 
 
 def gpu_hours(events: Iterable[Event]) -> float:

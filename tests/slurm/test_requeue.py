@@ -14,6 +14,7 @@ from slurm.supervise import Allocation
 START = datetime(2026, 11, 27, 10).timestamp()
 LIMIT = 60  # minutes
 END = datetime.fromtimestamp(START + 60 * LIMIT)
+SETTINGS = {"RequeueExit": "(null)", "RequeueExitHold": "NONE"}
 EARLY = START + 600.0  # long before the time limit
 LATE = START + 60 * LIMIT - 100.0  # within the notice before it
 
@@ -49,6 +50,7 @@ def asked(monkeypatch):
     found = []
     monkeypatch.setattr(requeue.scheduler, "requeue", found.append)
     monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry())
+    monkeypatch.setattr(requeue.scheduler, "config", lambda: SETTINGS)
     monkeypatch.setattr(requeue.time, "sleep", lambda seconds: None)
     return found
 
@@ -154,3 +156,41 @@ def test_a_job_that_is_just_being_suspended_is_not_taken_for_ended(job, asked, m
     note(job, "ended", code=STOPPED)
     requeue.decide(job, here())
     assert asked == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("repeated", "held", "code"),
+    [("(null)", "(null)", REFUSED), ("1-3", "NONE", 4), ("2", "1,3-4", 5), ("1-255", "", REFUSED)],
+)
+def test_what_ends_for_good_has_an_exit_code_that_slurm_does_not_repeat(
+    repeated, held, code, job, asked, monkeypatch
+):
+    settings = {"RequeueExit": repeated, "RequeueExitHold": held}
+    monkeypatch.setattr(requeue.scheduler, "config", lambda: settings)
+    note(job, "ended", code=REFUSED, node=0)
+    assert requeue.decide(job, here()) == code
+    assert not asked
+
+
+PRINTED = {  # the end of a job's log → whether it ended for want of memory
+    "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the": True,
+    "slurmstepd-n1: error: StepId=7.0 exceeded memory limit (114216960 > 106954752)": True,
+    "srun: error: n1: task 0: Out Of Memory": True,
+    "RuntimeError: CUDA out of memory": False,
+    "srun: error: n1: task 0: Killed": False,
+}
+
+
+@pytest.mark.parametrize("printed", PRINTED)
+def test_an_attempt_that_ran_out_of_memory_says_so(printed, job, asked):
+    requeue.decide(job, here(), f"it worked\n{printed}\n")
+    told = [row.message for row in Event.read(job.directory) if row.event == "failed"]
+    assert [("cluster.memory" in text) for text in told] == [True] * PRINTED[printed]
+
+
+def test_the_node_from_which_nothing_came_is_named(job, asked):
+    where = Allocation(id="7", number=7, restart=0, node=0, names=("n1", "n2", "n3"))
+    note(job, "joined", node=1)
+    requeue.decide(job, where)
+    (told,) = [row.message for row in Event.read(job.directory) if row.event == "failed"]
+    assert told.startswith(f"nothing came from n3: do they see {job.directory}?")
