@@ -1,18 +1,13 @@
 """What a site's plugin makes of jobs: ours are known again, whatever it writes."""
 
-import os
-import signal
-from pathlib import Path
-
 import pytest
 
 from slurm import preflight, scheduler
-from slurm.dev_cluster.daemons import start
 from slurm.job import Resources
 from slurm.queue import queued
 from slurm.scheduler import Refused
 from tests.cluster.job_under_test import preempt
-from tests.cluster.real import call, needs_slurm, wait_for
+from tests.cluster.real import call, needs_slurm, restart, wait_for
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
@@ -42,26 +37,6 @@ def site(cluster):
     restart(cluster, f"{plain}JobSubmitPlugins=lua\nAccountingStorageEnforce=limits\n")
     yield write
     restart(cluster, plain)
-
-
-def restart(cluster, configuration):
-    cluster.conf.write_text(configuration)
-    pid = int((cluster.directory / "run" / "slurmctld.pid").read_text())
-    os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: not Path(f"/proc/{pid}/cmdline").exists() or gone(pid))
-    start(cluster, "slurmctld")
-    wait_for(answers)
-
-
-def gone(pid):
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-
-
-def answers():
-    try:
-        return scheduler.partitions()
-    except scheduler.Unreachable:
-        return False
 
 
 def test_jobs_whose_comment_a_site_writes_are_known_again(chain, site, tmp_path):

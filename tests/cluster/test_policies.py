@@ -1,0 +1,140 @@
+"""What sites do to running jobs beside preemption between partitions, and to those that submit."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from pipeline.records import stage_status
+from slurm import preflight, scheduler
+from slurm.dev_cluster.daemons import start
+from slurm.submit import Submission
+from tests.cluster.job_under_test import Chain
+from tests.cluster.real import call, end, needs_slurm, restart, wait_for
+from tests.launcher import PROJECT
+
+pytestmark = [pytest.mark.cluster, needs_slurm]
+
+
+@pytest.fixture
+def policy(cluster):
+    """Return a way to change lines of the cluster's configuration, which is restored afterwards."""
+    plain = cluster.conf.read_text()
+
+    def change(**settings):
+        text = "".join(
+            line + "\n" for line in plain.splitlines() if line.split("=")[0] not in settings
+        )
+        lines = "".join(f"{key}={value}\n" for key, value in settings.items())
+        restart(cluster, lines + text)
+        preflight.preemption.cache_clear()
+
+    yield change
+    call("scancel", "--me")
+    wait_for(lambda: not call("squeue", "--me", "--noheader"))
+    restart(cluster, plain)
+    preflight.preemption.cache_clear()
+
+
+def test_a_job_that_a_gang_suspends_goes_on_in_place(chain, policy):
+    policy(PreemptMode="SUSPEND,GANG")
+    call("scontrol", "update", "PartitionName=low", "PreemptMode=SUSPEND", "GraceTime=0")
+    work = chain(steps=100).submit().working()
+    urgent = ("--nodes=4", "--ntasks-per-node=2", "--mem=1", "--output=/dev/null", "--wrap=sleep 3")
+    call("sbatch", "--partition=high", *urgent)
+    queue = wait_for(lambda: (q := scheduler.mine())[work.id].state == "SUSPENDED" and q)
+    assert stage_status.look("train", work.job.directory, queue, {}).state == "suspended"
+    wait_for(lambda: work.state() == "RUNNING")
+    work.finished()
+    assert len(work.attempts()) == 1
+    assert not work.events("signal")
+
+
+def test_a_job_that_a_better_qos_cancels_has_a_successor(chain, policy):
+    policy(PreemptType="preempt/qos", PreemptMode="CANCEL")
+    call("sacctmgr", "-i", "add", "qos", "urgent", "preempt=normal", "priority=100")
+    call("sacctmgr", "-i", "modify", "user", "root", "set", "qos+=urgent")
+    call("scontrol", "update", "PartitionName=low", "PreemptMode=OFF", "GraceTime=0")
+    work = chain(qos="normal", steps=100).submit().working()
+    urgent = ("--qos=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    call("sbatch", "--partition=low", *urgent)
+    work.finished().lost_nothing()
+    first, second = (row["job"].split(".")[0] for row in work.attempts())
+    assert [scheduler.end(first), scheduler.end(second)] == ["PREEMPTED", "COMPLETED"]
+
+
+def test_more_jobs_than_the_cluster_holds_are_refused_before_the_first(policy, cluster, tmp_path):
+    policy(MaxJobCount=10, MinJobAge=2)
+    chains = [
+        Chain(folder) for number in range(5) if not (folder := tmp_path / str(number)).mkdir()
+    ]
+    jobs = [job for work in chains for job in work.jobs]
+    call("sbatch", "--hold", "--output=/dev/null", "--wrap=true")
+    submission = Submission(tmp_path / "slurm", PROJECT, parallel=5, longest=1000)
+    with pytest.raises(scheduler.Refused, match="MaxJobCount=10"):
+        submission.submit(jobs, {job.directory: [] for job in jobs})
+    assert len(scheduler.mine()) == 1
+
+
+def test_a_sweep_longer_than_an_array_may_be_is_several(policy, tmp_path):
+    policy(MaxArraySize=2)
+    chains = [
+        Chain(folder, steps=2, seconds=0)
+        for number in range(3) if not (folder := tmp_path / str(number)).mkdir()
+    ]  # fmt: skip
+    jobs = [job for work in chains for job in work.jobs]
+    assert preflight.longest_array() == 2
+    submission = Submission(
+        tmp_path / "slurm", PROJECT, parallel=3, longest=preflight.longest_array()
+    )
+    submission.submit(jobs, {job.directory: [] for job in jobs})
+    for work in chains:
+        work.next_id = submission.ids[work.next.directory]
+        work.finished()
+
+
+def test_a_controller_that_is_away_in_the_midst_of_a_submission_gets_each_job_once(chain, cluster):
+    work = chain(steps=2, seconds=0)
+    submission = Submission(work.folder / "slurm", PROJECT, 64, 1000)
+    levels = []
+    back = threading.Timer(4, start, (cluster, "slurmctld"))
+
+    def away_before_the_second(level, batches=submission.batches):
+        levels.append(level)
+        if len(levels) == 2:
+            end(cluster, "slurmctld")
+            back.start()
+        return batches(level)
+
+    submission.batches = away_before_the_second
+    submission.submit(work.jobs, {job.directory: ["a run"] for job in work.jobs})
+    back.join()
+    work.id, work.next_id = (submission.ids[job.directory] for job in work.jobs)
+    work.finished()
+    ours = {entry.id for entry in scheduler.mine().values() if entry.comment}
+    assert {work.id, work.next_id} <= ours
+
+
+INSIDE = """
+import sys
+from pathlib import Path
+from tests.cluster.job_under_test import Chain
+import json
+print(json.dumps(list(map(str, Chain(Path(sys.argv[1]), steps=2, seconds=0, nodes=2).submit().ids.values()))))
+"""
+
+
+def test_what_is_launched_within_an_allocation_is_jobs_of_their_own(cluster, tmp_path):
+    allocated = ("salloc", "--nodes=1", "--ntasks=1", "--time=3", "--quiet")
+    done = subprocess.run(
+        [*allocated, sys.executable, "-c", INSIDE, tmp_path],
+        cwd=PROJECT, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout.splitlines()[-1])
+    wait_for(lambda: scheduler.find(second).state == "COMPLETED")
+    assert len(call("scontrol", "show", "hostnames", scheduler.find(first).nodes).split()) == 2
