@@ -1,4 +1,4 @@
-"""What interruptions cost: the work that was not saved, the queue, and the start of the next attempt."""
+"""What interruptions cost: work that was not saved, the queue, the start of the next attempt."""
 
 from __future__ import annotations
 
