@@ -1,8 +1,8 @@
-"""Draw the figures of docs/algorithm.md from `benchmarks/results/` and from the library itself.
+"""Draw the figures of docs/ from `benchmarks/results/` and from the library itself.
 
     python -m benchmarks.figures
 
-Writes docs/figures/block.svg, saliency.svg, cost.svg and train_error.svg.
+Writes docs/figures/block.svg, saliency.svg, cost.svg, train_error.svg and growth.svg.
 """
 
 import json
@@ -18,6 +18,10 @@ from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
 import dyrep
+from benchmarks.growth_study.networks import NETWORKS
+from benchmarks.growth_study.plan import JUDGING
+from benchmarks.growth_study.report import judge
+from benchmarks.growth_study.shelf import Shelf
 from dyrep import calibration, expansion
 from dyrep.fusion import relative_error
 
@@ -32,6 +36,7 @@ CHAINS = {
     "kx1": ["conv k×1", "BN"],
     "identity": ["BN"],
 }
+WORDS = {"plain": "plain", "plain_identity": "identity start", "ours": "and grown"}
 STYLE = {
     "svg.hashsalt": "dyrep",  # the same file from the same numbers
     "svg.fonttype": "none",
@@ -44,7 +49,7 @@ STYLE = {
 def main() -> None:
     FIGURES.mkdir(exist_ok=True)
     with plt.rc_context(STYLE):
-        for draw in (block, saliency, cost, train_error):
+        for draw in (block, saliency, cost, train_error, growth):
             figure = draw()
             path = FIGURES / f"{draw.__name__}.svg"
             figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
@@ -134,6 +139,24 @@ def train_error() -> plt.Figure:
     axes.axvline(4096, color="#999999", lw=0.8, ls="--")
     axes.set(xscale="log", yscale="log", xlabel="positions per channel", ylabel="relative error")
     axes.legend(frameon=False)
+    return figure
+
+
+def growth() -> plt.Figure:
+    """Accuracy at equal cost, each seed a dot; the same seeds are joined."""
+    rows = Shelf(RESULTS / "growth_study").rows()
+    figure, axes = plt.subplots(1, len(NETWORKS), figsize=(9, 3.4), sharey=True)
+    for axis, network in zip(axes, NETWORKS, strict=True):
+        found = [j for j in judge(rows, network, JUDGING) if j.arm in WORDS]
+        for seed in JUDGING:
+            line = [judged.rows[seed]["accuracy"] for judged in found]
+            axis.plot(line, "o-", color="#44597a", ms=4, lw=0.6, alpha=0.5)
+        for place, judged in enumerate(found):
+            axis.hlines(judged.accuracy.mean, place - 0.2, place + 0.2, color="#c0392b", lw=2)
+        labels = [f"{WORDS[judged.arm]}\nrate {judged.rate:g}" for judged in found]
+        axis.set_xticks(range(len(found)), labels)
+        axis.set_title({"deep": "19 convs without skips", "resnet": "small ResNet"}[network])
+    axes[0].set_ylabel("% of 10,000 test images")
     return figure
 
 

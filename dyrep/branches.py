@@ -7,7 +7,7 @@
     1xk, kx1  conv along one axis, BN
     identity  BN                                        same shape in and out only
 
-After Ding et al., "Diverse Branch Block", CVPR 2021, and Huang et al., CVPR 2022, section 3.
+After Ding et al., "Diverse Branch Block", CVPR 2021, and Huang et al., CVPR 2022.
 A branch maps (N, in, H, W) to (N, out, H', W') as the original conv does.
 """
 

@@ -1,7 +1,7 @@
 """Putting branches beside a convolution: `expand` at the start, `grow` while training.
 
 Growing keeps the function in eval mode exactly, and in train mode up to the fluctuation of batch
-statistics: the kxk kernel gives up what the new branches add (Huang et al., eq. 6), and its batch
+statistics: the kxk kernel gives up what the new branches add (Huang et al., CVPR 2022), and its batch
 norm gets the deviation and the mean of its own output as gamma and beta, so that normalising with
 a batch undoes itself. Where no batch norm follows that would hide it, even the fluctuation of kxk
 would show; there its norm keeps the calibrated statistics.
@@ -274,7 +274,7 @@ def add_alike(average: nn.Module, path: str, names: Sequence[str], block: Linear
 
 
 def _give_up(block: LinearBlock, new: Sequence[LinearBranch]) -> None:
-    """Take from the kernel of the conv what the new branches add (eq. 6)."""
+    """Take from the kernel of the conv what the new branches add."""
     if not new:
         return
     added = [branch.equivalent()[0] for branch in new]
@@ -317,7 +317,7 @@ def keep_output(block: BatchNormBlock, bias: Tensor) -> None:
 
 
 def _remainder(block: BatchNormBlock, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the kernel the new branches add, and the bias that is left for kxk (eq. 6)."""
+    """Return the kernel the new branches add, and the bias that is left for kxk."""
     kernels, biases = zip(*(branch.equivalent() for branch in block.others()), strict=True)
     return torch.stack(kernels).sum(0), bias - torch.stack(biases).sum(0)
 
