@@ -27,14 +27,14 @@ def scale_and_shift(
 def then_affine(
     kernel: Tensor, bias: Tensor, scale: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return conv followed by a per-channel affine map, as one conv (Ding et al. 2021, eq. 1)."""
+    """Return conv followed by a per-channel affine map, as one conv (Ding et al., CVPR 2021)."""
     return kernel * scale[:, None, None, None], bias * scale + shift
 
 
 def chain(first: Tensor, second: Tensor, groups: int) -> Tensor:
     """Return a 1x1 conv followed by a kxk conv of the same groups, as one kxk conv.
 
-    Neither has a bias, so both may be padded with zeros (Ding et al. 2021, eq. 3-5).
+    Neither has a bias, so both may be padded with zeros (Ding et al., CVPR 2021).
     """
     merged = rows(second, groups) @ columns(first, groups)
     return from_rows(merged, second.shape[2:])

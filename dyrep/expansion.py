@@ -1,8 +1,8 @@
 """Putting branches beside a convolution: `expand` at the start, `grow` while training.
 
 Growing keeps the function in eval mode exactly, and in train mode up to the fluctuation of batch
-statistics: the kxk kernel gives up what the new branches add (Huang et al., CVPR 2022), and its batch
-norm gets the deviation and the mean of its own output as gamma and beta, so that normalising with
+statistics: the kxk kernel gives up what the new branches add (Huang et al., CVPR 2022), and its
+batch norm gets the deviation and the mean of its own output as gamma and beta, so that normalising with
 a batch undoes itself. Where no batch norm follows that would hide it, even the fluctuation of kxk
 would show; there its norm keeps the calibrated statistics.
 
