@@ -2,9 +2,9 @@
 
 Growing keeps the function in eval mode exactly, and in train mode up to the fluctuation of batch
 statistics: the kxk kernel gives up what the new branches add (Huang et al., CVPR 2022), and its
-batch norm gets the deviation and the mean of its own output as gamma and beta, so that normalising with
-a batch undoes itself. Where no batch norm follows that would hide it, even the fluctuation of kxk
-would show; there its norm keeps the calibrated statistics.
+batch norm gets the deviation and the mean of its own output as gamma and beta, so that normalising
+with a batch undoes itself. Where no batch norm follows that would hide it, even the fluctuation of
+kxk would show; there its norm keeps the calibrated statistics.
 
 Linear blocks have no statistics: W_0 gives up the kernels of the new branches, and the function is
 the same to rounding in either mode, with nothing calibrated.
