@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,15 +52,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     table, label = _judge(options, opened, folder)
     found = _numbers(table, label, opened.preprocess.classes)
     numbers = (
-        f"top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, "
-        f"calibration error {found['ece']:.2f} %, {found['images']} images"
+        f"top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %, "
+        f"calibration error {found.ece:.2f} %, {found.images} images"
     )
     say(f"{options.file}: {numbers}")
-    worst = sorted((value, name) for name, value in found["per_class"].items() if value is not None)
+    worst = sorted((value, name) for name, value in found.per_class.items() if value is not None)
     names = ", ".join(f"{name} {value:.1f} %" for value, name in worst[:5])
     say(f"worst classes: {names}")
     if options.json:
-        outfile.write(options.json, rundir.to_json(found, indent=2) + "\n")
+        outfile.write(options.json, rundir.to_json(vars(found), indent=2) + "\n")
     return DONE
 
 
@@ -131,15 +132,27 @@ def _scores(file: Path, opened: Opened, images: Any) -> Any:
     return found
 
 
-def _numbers(table: Any, label: Any, classes: list[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Numbers:
+    """What `--json` writes; accuracies and the calibration error `ece` in percent."""
+
+    top1: float
+    top5: float
+    ece: float
+    images: int
+    per_class: dict[str, float | None]
+    reliability: list[dict[str, float]]
+
+
+def _numbers(table: Any, label: Any, classes: list[str]) -> Numbers:
     from pipeline.metrics import scores
 
-    return {
+    return Numbers(
         **scores.accuracy(table, label),
-        "images": len(label),
-        "per_class": dict(zip(classes, scores.per_class(table, label, len(classes)), strict=True)),
-        "reliability": scores.reliability(table, label),
-    }
+        images=len(label),
+        per_class=dict(zip(classes, scores.per_class(table, label, len(classes)), strict=True)),
+        reliability=scores.reliability(table, label),
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -87,7 +86,7 @@ def _record(run: Path) -> list[Standing]:
     return []
 
 
-def _row(name: str, stages: list[Standing]) -> dict[str, Any]:
+def _row(name: str, stages: list[Standing]) -> dict[str, object]:
     return {
         "name": name,
         "state": stage_status.overall(stages),

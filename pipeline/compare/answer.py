@@ -16,6 +16,7 @@ from pipeline.compare import front, settings
 from pipeline.compare.collect import ACCURACY, Run
 from pipeline.compare.settings import differing, group_by, identity
 from pipeline.compare.statistics import Mean, Pairs, holm, mean, paired
+from pipeline.config.base import Values
 from pipeline.errors import UserError
 
 SAME_IMAGES = {
@@ -148,7 +149,7 @@ def _data(runs: list[Run], force: bool, notes: list[str]) -> str:
     return " and ".join(sorted({str(run.settings.get("data.name")) for run, _ in known}))
 
 
-def _images(run: Run) -> dict[str, Any]:
+def _images(run: Run) -> Values:
     return {
         key: value
         for key, value in run.settings.items()

@@ -7,16 +7,17 @@ their work in steps of the same plain network.
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.compare.settings import identity
 from pipeline.compare.statistics import LEVEL, Pairs, holm, paired
+from pipeline.config.base import Values
 
 if TYPE_CHECKING:
     from pipeline.compare.answer import Group
 
 
-def unit(settings: dict[str, Any]) -> str:
+def unit(settings: Values) -> str:
     """Return what a plain step is a step of: network, size of the images, batch."""
     keys = ("data.image_size", "train.batch_size")
     return identity({k: v for k, v in settings.items() if k in keys or k.startswith("model.")})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from pipeline.compare import figures, table
 from pipeline.compare.answer import Answer
@@ -25,23 +25,35 @@ def render(answer: Answer, runs: list[Run]) -> str:
     )
 
 
-def _rows(answer: Answer, runs: list[Run]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Row:
+    """A run on the page; `numbers` are fused and unfused top-1, validation loss, and hours."""
+
+    name: str
+    group: str
+    seed: int | str
+    state: str
+    why: str
+    numbers: list[float | None]
+
+
+def _rows(answer: Answer, runs: list[Run]) -> list[Row]:
     """Return one row per run, whether it counts or not."""
     groups = {name: group.label for group in answer.groups for name in group.runs}
     left_out = {row["run"]: row for row in answer.left_out}
     return [
-        {
-            "name": run.name,
-            "group": groups.get(run.name, "–"),
-            "seed": run.seed if run.settings else "–",
-            "state": left_out[run.name]["state"] if run.name in left_out else "counted",
-            "why": left_out[run.name]["why"] if run.name in left_out else "",
-            "numbers": [
+        Row(
+            name=run.name,
+            group=groups.get(run.name, "–"),
+            seed=run.seed if run.settings else "–",
+            state=left_out[run.name]["state"] if run.name in left_out else "counted",
+            why=left_out[run.name]["why"] if run.name in left_out else "",
+            numbers=[
                 run.metrics.get(ACCURACY),
                 run.metrics.get("eval/unfused/top1"),
                 run.metrics.get("train/loss"),
                 run.gpu_hours if answer.time_unit == "GPU-hours" else run.wall_hours,
             ],
-        }
+        )
         for run in runs
     ]

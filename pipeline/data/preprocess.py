@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
@@ -18,8 +18,23 @@ if TYPE_CHECKING:
 FILE = "preprocess.json"
 
 
-def describe(data: Images, manifest: Manifest) -> dict[str, Any]:
-    """Return how evaluation prepares images: geometry, colours, and the names of the classes."""
+class Preprocessing(TypedDict):
+    """How evaluation prepares an image: its short side is scaled to `resize` pixels, the middle
+    `image_size` pixels are cut out, and values from 0 to 1 are normalised per channel.
+    """
+
+    colour: str
+    resize: int
+    interpolation: str
+    antialias: bool
+    image_size: int
+    mean: list[float]
+    std: list[float]
+    classes: list[str]
+
+
+def describe(data: Images, manifest: Manifest) -> Preprocessing:
+    """Return what `preprocess.json` says of prepared data."""
     return {
         "colour": "RGB",
         "resize": data.short_side,

@@ -7,7 +7,7 @@ What looks like a secret is told by the name it is given (`HF_TOKEN=…`, `--pas
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 MASK = "***"
@@ -123,7 +123,7 @@ def _is_named(name: str, value: str) -> bool:
     return bool(re.fullmatch(NAME, name, re.IGNORECASE)) and _is_secret(name, value)
 
 
-def found(values: dict[str, Any], key: str = "") -> Iterator[tuple[str, str]]:
+def found(values: Mapping[str, object], key: str = "") -> Iterator[tuple[str, str]]:
     """Yield the dotted key of each setting that holds a secret, and what is there, masked."""
     for name, value in values.items():
         path = f"{key}.{name}" if key else name

@@ -6,19 +6,89 @@ Every file carries it as JSON; `MODEL_CARD.md` is the same for people.
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import TypedDict
 
+from pipeline.config.base import Values
 from pipeline.contract.stage import Context
 from pipeline.data import preprocess
+from pipeline.data.preprocess import Preprocessing
 from pipeline.data.shards import Manifest
 from pipeline.display.outside import code
 from pipeline.display.outside import markdown as shown
+from pipeline.export.write import Outcome
 from pipeline.records import provenance, store
 from pipeline.records.schemas import Result
 
 
-def describe(context: Context, fusion: dict[str, Any]) -> dict[str, Any]:
-    """Return the card of the network that a fuse stage makes."""
+class Port(TypedDict):
+    """What goes in or comes out: its name, and its shape (a batch of any size)."""
+
+    name: str
+    shape: list[str | int]
+
+
+class Input(Port):
+    """Images (N, 3, H, W)."""
+
+    dtype: str
+
+
+class Output(Port):
+    """Scores (N, classes)."""
+
+    what: str
+
+
+class Headline(TypedDict):
+    """Accuracy on the validation images in percent, and size."""
+
+    top1: float
+    top5: float
+    images: int
+    parameters: float
+    flops: float
+
+
+class Origin(TypedDict):
+    """The data that the network was trained on."""
+
+    name: str
+    fingerprint: str
+    train_images: int
+
+
+class Proof(TypedDict):
+    """How far fused is from unfused, on how many images."""
+
+    max_rel_error: float
+    fold_bn: bool
+    images: int
+
+
+class Card(TypedDict):
+    """What is said of a network."""
+
+    architecture: Values
+    input: Input
+    output: Output
+    preprocess: Preprocessing
+    metrics: Headline
+    data: Origin
+    fusion: Proof
+    source: str
+    licence: str | None
+    versions: dict[str, str]
+
+
+def describe(context: Context, fusion: Mapping[str, float], images: int) -> Card:
+    """Return the card of the network that a fuse stage makes.
+
+    Args:
+        context: Of the stage.
+        fusion: Its numbers.
+        images: On how many fused was compared with unfused.
+    """
     config = context.config
     prepared = context.parents["prep"] / "data"
     manifest = Manifest.load(prepared)
@@ -42,14 +112,18 @@ def describe(context: Context, fusion: dict[str, Any]) -> dict[str, Any]:
             "fingerprint": prepared.resolve().name,
             "train_images": manifest.splits["train"].images,
         },
-        "fusion": {key: fusion[key] for key in ("max_rel_error", "fold_bn", "images")},
+        "fusion": {
+            "max_rel_error": fusion["max_rel_error"],
+            "fold_bn": config.fuse.fold_bn,
+            "images": images,
+        },
         "source": context.parents["train"].resolve().name,
         "licence": config.fuse.licence,
         "versions": provenance.versions(),
     }
 
 
-def markdown(card: dict[str, Any], exports: dict[str, dict[str, Any]]) -> str:
+def markdown(card: Card, exports: dict[str, Outcome]) -> str:
     """Return the card as a page."""
     told, metrics, data = card["preprocess"], card["metrics"], card["data"]
     files = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -103,13 +103,21 @@ def _along(factor: Tensor, weight: Tensor) -> Tensor:
     return factor.reshape(-1, *[1] * (weight.ndim - 1))
 
 
-def weight_ranges(network: nn.Module) -> list[dict[str, Any]]:
-    """Return for each conv the largest weight, and how far apart its output channels are.
+class WeightRange(TypedDict):
+    """The largest weight of a conv, and how far apart its output channels are.
 
     `spread` is the largest over the median of the channels' largest weights: what one scale for the
     whole kernel would cost the median channel.
     """
-    found = []
+
+    layer: str
+    largest: float
+    spread: float
+
+
+def weight_ranges(network: nn.Module) -> list[WeightRange]:
+    """Return the range of the weights of each conv, in the order of the network."""
+    found: list[WeightRange] = []
     for path, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             peaks = module.weight.detach().abs().amax(dim=(1, 2, 3))

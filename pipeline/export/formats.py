@@ -171,7 +171,7 @@ def _reader(batches: Sequence[Tensor]) -> Any:
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         left = iter(batches)
 
-        def get_next(self) -> dict[str, Any] | None:
+        def get_next(self) -> dict[str, object] | None:
             batch = next(self.left, None)
             return None if batch is None else {"images": batch.numpy()}
 

@@ -6,8 +6,6 @@ where there are fewer, and the probability of the first.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
@@ -73,7 +71,7 @@ def confusion(table: Tensor, label: Tensor, classes: int) -> Tensor:
     return counts
 
 
-def most_confused(counts: Tensor, limit: int) -> list[dict[str, Any]]:
+def most_confused(counts: Tensor, limit: int) -> list[dict[str, int]]:
     """Return the pairs of classes that are mistaken most often: label, predicted, images."""
     off = counts - counts.diagonal().diag()
     order = off.flatten().argsort(descending=True, stable=True)[:limit].tolist()

@@ -73,12 +73,12 @@ def choices_of(composition: Any) -> dict[str, str]:
     return {group: choice for group, choice in made.items() if not group.startswith("hydra/")}
 
 
-def to_config(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -> Config:
+def to_config(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> Config:
     """Resolve and check a composed tree; see `values` and `finish`."""
     return finish(values(tree, choices, overrides))
 
 
-def values(tree: DictConfig, choices: dict[str, Any], overrides: list[str]) -> Values:
+def values(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> Values:
     """Return what a composed tree says; a missing name is made from the choices."""
     said: Any = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(said, dict)
@@ -165,7 +165,7 @@ def check(values: Values) -> Config:
         raise UserError(_explain(error.errors()[0])) from None
 
 
-def derived_name(choices: dict[str, Any], seed: Any, overrides: list[str]) -> str:
+def derived_name(choices: dict[str, str], seed: Any, overrides: list[str]) -> str:
     """Name a run after its choices and whatever else was set, so that other settings differ."""
     parts = [str(choices[group]) for group in ("data", "model", "method")]
     if choices.get("experiment"):

@@ -137,7 +137,7 @@ def _described(config: Config, choices: dict[str, str], directory: Path, decides
         command=command_line() if decides else known.command,
         choices=choices,
         created=known.created or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        source=source_revision(),
+        source=dict(source_revision()),
         versions=versions(),
         wandb=known.wandb or {"id": wandb_id(directory)},
         job_ids=known.job_ids,

@@ -6,12 +6,11 @@ import os
 import platform
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from pipeline.records.provenance import versions
 
 
-def describe() -> dict[str, Any]:
+def describe() -> dict[str, str | int]:
     """Return versions and hardware as seen by this process."""
     return {**versions(), "device": device(), "cores": cores()}
 

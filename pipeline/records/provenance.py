@@ -9,7 +9,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pipeline.display.masking import mask
 
@@ -40,9 +40,17 @@ def version() -> str:
     return (PROJECT / "dyrep" / "VERSION").read_text().strip()
 
 
+class Source(TypedDict):
+    """The version of this project, its git revision, and whether there are uncommitted changes."""
+
+    version: str
+    revision: str | None
+    dirty: bool
+
+
 @cache
-def source_revision() -> dict[str, Any]:
-    """Return the version, the git revision, and whether there are uncommitted changes.
+def source_revision() -> Source:
+    """Return what the running code is.
 
     The revision is None for code that git does not track: installed from a wheel, it may well lie
     in the environment of another project, whose revision would say nothing.

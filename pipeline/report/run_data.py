@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from pipeline.commands import relaunch
 from pipeline.config.base import STAGE_NAMES
@@ -14,6 +14,9 @@ from pipeline.display.thinning import shown
 from pipeline.errors import UserError
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Result
+
+if TYPE_CHECKING:
+    from dyrep.events import Chosen  # which imports torch
 
 WHAT = {  # in the order of the tables
     "unfused": "as trained, with its branches",
@@ -32,6 +35,18 @@ WHAT = {  # in the order of the tables
     "plain": "the architecture as usually built",
     "plain_folded": "the same, batch norms folded",
 }
+
+
+class Change(TypedDict):
+    """A row of `growth.jsonl`: a layer grew or lost branches."""
+
+    epoch: int
+    step: int
+    action: str
+    layer: str
+    branches: list[str]
+    saliency: list[tuple[str, float]] | None
+    chosen: NotRequired[list[Chosen] | None]
 
 
 @dataclass
@@ -84,7 +99,7 @@ class Story:
     missing: list[str] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
-    growth: list[dict[str, Any]] = field(default_factory=list)
+    growth: list[Change] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -244,7 +259,7 @@ def _left(left: dict[str, str]) -> list[str]:
     return [f"Left alone, {reason}: {', '.join(paths)}" for reason, paths in by_reason.items()]
 
 
-def _choices(growth: list[dict[str, Any]]) -> Iterator[Choice]:
+def _choices(growth: list[Change]) -> Iterator[Choice]:
     """Yield why each branch was grown, where single ones are (`dyrep.Grower`)."""
     prices: dict[tuple[str, str], float] = {}
     for row in growth:
@@ -264,7 +279,7 @@ def _choices(growth: list[dict[str, Any]]) -> Iterator[Choice]:
             )
 
 
-def _layers(growth: list[dict[str, Any]]) -> list[str]:
+def _layers(growth: list[Change]) -> list[str]:
     """Return the layers that were ranked or changed, in the order of the network."""
     names = {name for row in growth for name, _ in row["saliency"] or []}
     return sorted(names | {row["layer"] for row in growth}, key=_natural)

@@ -138,6 +138,6 @@ def _colour(name: str) -> str:
     return COLOURS.get(name, SKY)
 
 
-def _line(name: str) -> dict[str, Any]:
+def _line(name: str) -> dict[str, str | float]:
     style = ":" if name == "plain" else "--" if name in DASHED else "-"
     return {"color": _colour(name), "lw": 1.3, "ls": style, "label": name}

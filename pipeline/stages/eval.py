@@ -9,7 +9,6 @@ twice or not at all, with any number of processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -135,7 +134,7 @@ def _write_predictions(
         save_file({name: column.contiguous() for name, column in columns.items()}, temporary)
 
 
-def _facts(tables: dict[str, Tensor], label: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
+def _facts(tables: dict[str, Tensor], label: Tensor, classes: tuple[str, ...]) -> dict[str, object]:
     """Return what a person looks at."""
     fused, count = tables["fused"], len(classes)
     counts = scores.confusion(fused, label, count)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TypedDict
 
 import torch
 from safetensors.torch import save_file
@@ -27,7 +27,7 @@ from pipeline.export.equalize import weight_ranges
 from pipeline.export.formats import Source
 from pipeline.export.runtime import CARD
 from pipeline.export.verify import Difference
-from pipeline.export.write import write
+from pipeline.export.write import Outcome, write
 from pipeline.networks import trained
 from pipeline.records import disk, rundir
 
@@ -72,7 +72,7 @@ def run(context: Context) -> dict[str, float]:
     deployed = exact.deployed.float()
     rounded = Difference.between(_scores(unfused.float(), images), _scores(deployed, images))
     metrics |= {f"float32/{name}": value for name, value in rounded.as_dict().items()}
-    told = card.describe(context, facts)
+    told = card.describe(context, metrics, len(images))
     with disk.replacing(context.dir / "model.safetensors") as temporary:
         state = {name: _rounded(tensor) for name, tensor in exact.state.items()}
         save_file(state, temporary, {"format": "pt", CARD: json.dumps(told)})
@@ -84,6 +84,20 @@ def run(context: Context) -> dict[str, float]:
     rundir.write_json(context.dir / "fusion.json", {**facts, **metrics, "exports": outcomes})
     rundir.write_text(context.dir / "MODEL_CARD.md", card.markdown(told, outcomes))
     return {**metrics, **_export_metrics(outcomes)}
+
+
+class Compared(TypedDict):
+    """How far fused is from unfused on one kind of input.
+
+    Errors are the largest at the scores; `flips` are the images whose first class is another;
+    `worst` are the blocks with the largest relative errors.
+    """
+
+    max_abs_error: float
+    max_rel_error: float
+    flips: int
+    images: int
+    worst: list[tuple[str, float]]
 
 
 class _Pair:
@@ -102,7 +116,7 @@ class _Pair:
             trained.folded(self.deployed, context.config.data.image_size)
 
     @torch.no_grad()
-    def compare(self, images: Tensor) -> dict[str, Any]:
+    def compare(self, images: Tensor) -> Compared:
         """Return the errors of the scores, and of the worst blocks; some images at a time."""
         errors: dict[str, float] = {}
         expected, actual = [], []
@@ -113,7 +127,13 @@ class _Pair:
             actual.append(self.deployed(batch))
         difference = Difference.between(torch.cat(expected), torch.cat(actual))
         worst = sorted(errors.items(), key=lambda item: -_rank(item[1]))[:WORST]
-        return {**difference.as_dict(), "images": len(images), "worst": worst}
+        return {
+            "max_abs_error": difference.max_abs_error,
+            "max_rel_error": difference.max_rel_error,
+            "flips": difference.flips,
+            "images": len(images),
+            "worst": worst,
+        }
 
     def sizes(self, images: Tensor) -> dict[str, float]:
         """Return parameters and FLOPs per image, before and after."""
@@ -136,7 +156,7 @@ def _inputs(images: Tensor) -> Iterator[tuple[str, Tensor]]:
     yield "channels apart", few * few.new_tensor([1000, 1, 0.001])[:, None, None]
 
 
-def _gate(kinds: dict[str, dict[str, Any]], tolerance: float) -> None:
+def _gate(kinds: dict[str, Compared], tolerance: float) -> None:
     """Refuse a fused network that is another one.
 
     Raises:
@@ -166,9 +186,7 @@ def _rounded(tensor: Tensor) -> Tensor:
     return (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
 
 
-def _export(
-    context: Context, network: nn.Module, images: Tensor, told: str
-) -> dict[str, dict[str, Any]]:
+def _export(context: Context, network: nn.Module, images: Tensor, told: str) -> dict[str, Outcome]:
     """Write the formats asked for; say which there are not and why."""
     settings = context.config.fuse
     wanted = list(dict.fromkeys(settings.exports))
@@ -176,20 +194,20 @@ def _export(
     source = Source(
         network=network, images=images[:1], card=told, opset=settings.opset, calibration=calibration
     )
-    outcomes: dict[str, dict[str, Any]] = {}
+    outcomes: dict[str, Outcome] = {}
     exporting = write(source, context.dir, wanted, images)
     for number, name in enumerate(wanted):
         context.check_stop()
         context.progress(2 + number, 2 + len(wanted), f"exporting {name}")
         _, outcomes[name] = next(exporting)
-        for trouble in ("skipped", "failed", "note"):
-            if trouble in outcomes[name]:
-                print(f"{name} {trouble}: {outcomes[name][trouble]}")
+        for key, why in outcomes[name].items():
+            if key in ("skipped", "failed", "note"):
+                print(f"{name} {key}: {why}")
     context.progress(2 + len(wanted), 2 + len(wanted))
     return outcomes
 
 
-def _export_metrics(outcomes: dict[str, dict[str, Any]]) -> dict[str, float]:
+def _export_metrics(outcomes: dict[str, Outcome]) -> dict[str, float]:
     """Return the errors of each exported file, and how many there are."""
     there = {name: found for name, found in outcomes.items() if "max_rel_error" in found}
     found = {f"{name}/max_rel_error": value["max_rel_error"] for name, value in there.items()}

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -258,7 +257,7 @@ def _numbers(key: str, timing: Timing) -> list[tuple[str, float]]:
     return [*percentiles, (f"{key}/images_per_s", batch / timing.percentile(50))]
 
 
-def _intervals(timing: Timing) -> dict[str, Any]:
+def _intervals(timing: Timing) -> dict[str, list[float | None]]:
     """Return the 95 % confidence interval of each percentile, milliseconds."""
     return {
         f"p{p}": [None if end is None else 1000 * end for end in timing.interval(p)] for p in SHOWN

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Required, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,19 @@ SLOWED = 0.01  # share of the time of the measurement
 # begin the names of variables that change how fast a network runs
 TUNING = ("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES", "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_",
           "DNNL_", "TORCH_", "CUBLAS_", "CUDA_", "CUDNN_", "NVIDIA_TF32_OVERRIDE")  # fmt: skip
+
+
+class State(TypedDict, total=False):
+    """What the kernel and the driver tell at one moment, in seconds since 1970.
+
+    `gpu` has the fields of nvidia-smi; `throttled` counts how often heat slowed a core down.
+    """
+
+    time: Required[float]
+    cpu_mhz: dict[str, float]
+    governors: list[str]
+    throttled: int
+    gpu: dict[str, str]
 
 
 def probe(device: torch.device) -> Callable[[], Tensor]:
@@ -56,12 +69,12 @@ def tuning() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(TUNING)}
 
 
-def state(device: torch.device) -> dict[str, Any]:
+def state(device: torch.device) -> State:
     """Return what the kernel and the driver tell; what they do not tell is left out.
 
     A GPU is left alone for a moment before that: what it does then, it does for others.
     """
-    told: dict[str, Any] = {"time": time.time()}
+    told: State = {"time": time.time()}
     clocks = [
         float(line.split(":")[1])
         for line in _read(Path("/proc/cpuinfo")).splitlines()
@@ -84,12 +97,12 @@ def state(device: torch.device) -> dict[str, Any]:
     return told
 
 
-def watched(told: dict[str, Any]) -> bool:
+def watched(told: State) -> bool:
     """Whether a state tells how busy the GPU is; for a part of one (MIG) no driver does."""
     return told.get("gpu", {}).get("utilization.gpu", "")[:1].isdigit()
 
 
-def disturbed(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+def disturbed(before: State, after: State) -> Iterator[str]:
     """Yield what happened to the processor and the GPU between two states."""
     if after.get("throttled", 0) > before.get("throttled", 0):
         yield "the processor was slowed down by heat"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.data.shards import Manifest, images_in
 from pipeline.records import rundir
@@ -34,7 +34,17 @@ def render(folder: Path, metrics: dict[str, float]) -> str:
     )
 
 
-def _classes(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Class:
+    """A class on the page: how many images it has, and one of them as a data URL."""
+
+    name: str
+    train: int
+    val: int
+    picture: str
+
+
+def _classes(folder: Path, manifest: Manifest) -> list[Class]:
     train, val = manifest.splits["train"], manifest.splits["val"]
     pictures: dict[int, str] = {}
     wanted = min(CLASSES, len(manifest.classes))
@@ -45,12 +55,7 @@ def _classes(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
             if label < CLASSES and label not in pictures:
                 pictures[label] = _thumbnail(data)
     return [
-        {
-            "name": name,
-            "train": train.counts[label],
-            "val": val.counts[label],
-            "picture": pictures.get(label, ""),
-        }
+        Class(name, train.counts[label], val.counts[label], pictures.get(label, ""))
         for label, name in enumerate(manifest.classes[:CLASSES])
     ]
 
