@@ -11,17 +11,12 @@ until all kills are spent.
 """
 
 import argparse
-import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -31,9 +26,9 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from benchmarks import evidence
+from benchmarks.killing import MOMENTS, PROJECT, Attempt, rows
 from pipeline.records import rundir
 
-PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (
     "stage.run=[prep,train]",
     "tracking=disabled",
@@ -46,8 +41,6 @@ SETTINGS = (
     "method.cut_ratio=10",
     "checkpoint.interval=5 steps",
 )
-MOMENTS = ("start", "step", "save", "validate", "adjust")
-VICTIMS = ("rank 0", "other rank", "parent", "all")
 MEASURED = {
     "step_seconds",
     "data_seconds",
@@ -59,8 +52,6 @@ MEASURED = {
     "plain_steps",
     "adjusting_steps",
 }  # may differ
-PATIENCE = 12.0  # seconds to wait for a moment before killing anyway
-ENDING = 120.0  # seconds in which a process that was told to stop must be gone
 
 
 def main() -> int:
@@ -148,127 +139,6 @@ def disturb(stage: Path, kills: int, chance: random.Random):
         if kill:
             kills -= 1
             yield kill
-
-
-class Attempt:
-    """One process of `python -m pipeline.run` with everything below it."""
-
-    def __init__(self, stage: Path) -> None:
-        self.stage, self.begun = stage, time.monotonic()
-        (stage / "logs").mkdir(exist_ok=True)
-        with (stage / "logs" / "chaos.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.run", str(stage)],
-                cwd=PROJECT, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-
-    def kill(self, chance: random.Random) -> dict | None:
-        """Wait for a random moment and kill; return what happened, None if it ended before."""
-        moment, victim = chance.choice(MOMENTS), chance.choice(VICTIMS)
-        number = chance.choice([signal.SIGKILL, signal.SIGTERM])
-        self._wait_for(moment, chance)
-        targets, everyone = self._pids(victim), self._pids("all")
-        if self.process.poll() is not None or not targets:
-            return None
-        step, doing = self._progress()
-        for pid in targets:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-        code = self.process.wait(ENDING)
-        left_behind = alive_after(everyone, ENDING)
-        return {
-            "moment": moment, "victim": victim, "signal": signal.Signals(number).name,
-            "after_seconds": round(time.monotonic() - self.begun, 2), "step": step,
-            "doing": doing, "exit_code": code, "left_behind": left_behind,
-            **self._repeated(),
-        }  # fmt: skip
-
-    def _repeated(self) -> dict:
-        """Return how many of the steps of this attempt the next one has to do again."""
-        events = rows(self.stage / rundir.EVENTS)
-        stopped = bool(events) and events[-1]["event"] == "stopped"
-        mine = [e for e in events if e["time"] > time.time() - time.monotonic() + self.begun]
-        if not any(event["event"] == "first_step" for event in mine):
-            return {"repeated": 0, "stopped": stopped}
-        done = max((r["step"] for r in rows(self.stage / rundir.HISTORY)), default=0)
-        done = max(done, self._progress()[0])
-        seals = (self.stage / "checkpoints").glob("step-*.json")
-        saved = max((json.loads(seal.read_text())["step"] for seal in seals), default=0)
-        return {"repeated": done - saved, "stopped": stopped}
-
-    def _wait_for(self, moment: str, chance: random.Random) -> None:
-        until = time.monotonic() + PATIENCE
-        if moment == "start":
-            time.sleep(chance.uniform(0, 4))
-            return
-        while time.monotonic() < until and self.process.poll() is None:
-            if self._is(moment):
-                if moment != "save":
-                    time.sleep(chance.uniform(0, 1.0 if moment == "step" else 0.2))
-                return
-            time.sleep(0.001)
-
-    def _is(self, moment: str) -> bool:
-        if moment == "save":
-            return any((self.stage / "checkpoints").glob(".step-*"))
-        at, doing = self._progress(fresh=True)
-        if moment == "step":
-            return at > 0
-        return doing.endswith({"validate": "validating", "adjust": "adjusting"}[moment])
-
-    def _progress(self, fresh: bool = False) -> tuple[int, str]:
-        """Return the step and what is done; with `fresh` nothing that an earlier attempt wrote."""
-        try:
-            row = json.loads((self.stage / rundir.PROGRESS).read_text())
-        except (OSError, ValueError):
-            return 0, ""
-        age = time.time() - row["time"]
-        if fresh and age > time.monotonic() - self.begun:
-            return 0, ""
-        return row["done"], row["text"]
-
-    def _pids(self, victim: str) -> list[int]:
-        ranks = {pid: rank(pid) for pid in children(self.process.pid)}
-        return {
-            "rank 0": [pid for pid, number in ranks.items() if number == 0],
-            "other rank": [pid for pid, number in ranks.items() if number],
-            "parent": [self.process.pid],
-            "all": [self.process.pid, *ranks],
-        }[victim]
-
-
-def alive_after(pids: list[int], seconds: float) -> int:
-    """Return how many of the processes are still there after some seconds, as a rule at once 0."""
-    until = time.monotonic() + seconds
-    while alive := [pid for pid in pids if command(pid)]:  # a zombie has no command line
-        if time.monotonic() > until:
-            break
-        time.sleep(0.05)
-    return len(alive)
-
-
-def children(pid: int) -> list[int]:
-    with suppress(OSError):
-        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
-
-
-def command(pid: int) -> bytes:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
-
-
-def rank(pid: int) -> int | None:
-    with suppress(OSError):
-        for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            if entry.startswith(b"RANK="):
-                return int(entry[5:])
-    return None
-
-
-def rows(path: Path) -> list[dict]:
-    return list(rundir.read_lines(path))
 
 
 def differences(one: Path, other: Path) -> list[str]:

@@ -28,7 +28,8 @@ from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18, resnet50
 
 from benchmarks import evidence
-from benchmarks.chaos import PROJECT, copy_question, launch, rows
+from benchmarks.chaos import copy_question, launch
+from benchmarks.killing import PROJECT, rows
 from pipeline.config.train import Checkpoint
 from pipeline.networks.architectures import vgg
 from pipeline.records import rundir

@@ -23,7 +23,7 @@ from benchmarks.growth_study.plan import JUDGING
 from benchmarks.growth_study.report import judge
 from benchmarks.growth_study.shelf import Shelf
 from dyrep import calibration, expansion
-from dyrep.fusion import relative_error
+from dyrep.proof import relative_error
 
 RESULTS = Path(__file__).parent / "results"
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"

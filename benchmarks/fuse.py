@@ -26,7 +26,8 @@ from torch import nn
 
 import dyrep
 from benchmarks import evidence
-from dyrep.fusion import fold_norms, plain_state, relative_error
+from dyrep.fusion import fold_norms, plain_state
+from dyrep.proof import relative_error
 from pipeline.export.formats import Source
 from pipeline.export.write import write
 from pipeline.networks import trained

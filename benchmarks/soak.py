@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import evidence
-from benchmarks.chaos import children
+from benchmarks.killing import children
 from pipeline.records import rundir
 
 PROJECT = Path(__file__).resolve().parents[1]

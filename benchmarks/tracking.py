@@ -28,7 +28,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import evidence
-from benchmarks.chaos import children
+from benchmarks.killing import children
 from pipeline import tracking
 from pipeline.config import Wandb
 from pipeline.records import rundir

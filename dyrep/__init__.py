@@ -20,9 +20,10 @@ from dyrep.cost import Cost, cost
 from dyrep.events import Event
 from dyrep.evolution import DyRep
 from dyrep.expansion import ACB_BRANCHES, DBB_BRANCHES, REPVGG_BRANCHES, Expansion, expand
-from dyrep.fusion import FusionError, fuse
+from dyrep.fusion import fuse
 from dyrep.grower import Grower
 from dyrep.linear import scales
+from dyrep.proof import FusionError
 from dyrep.pruning import branch_weights, cut
 from dyrep.published import load_published
 from dyrep.start import identity_start

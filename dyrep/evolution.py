@@ -17,9 +17,9 @@ from dyrep.branches import ALL_BRANCHES
 from dyrep.budget import Budget, Measure, extra_cost, input_shapes
 from dyrep.cost import cost
 from dyrep.events import Event
-from dyrep.fusion import noise, relative_error
 from dyrep.linear import scales
 from dyrep.optimizers import refuse_whole
+from dyrep.proof import noise, relative_error
 from dyrep.saliency import Saliency
 from dyrep.state import EvolverState
 from dyrep.transaction import all_or_nothing

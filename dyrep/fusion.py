@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,13 +12,9 @@ from torch import Tensor, nn
 from dyrep import algebra, branches, surgery
 from dyrep.base import RepBlock
 from dyrep.block import AbsorbedNorm, outer_blocks
-from dyrep.calling import Inputs, call, mapped, tensors
-from dyrep.geometry import Geometry
+from dyrep.calling import Inputs, call, mapped
 from dyrep.norm_pairs import following_norms, takes_shift
-
-
-class FusionError(ArithmeticError):
-    """The fused network differs from the original; names the worst block and its error."""
+from dyrep.proof import FusionError, compare_blocks, rank, scores_error
 
 
 @torch.no_grad()
@@ -63,7 +59,7 @@ def _fused(model: nn.Module, tolerance: float, inputs: Inputs | None, fold_bn: b
     reference = copied(model).double().eval()
     exact = plain_copy(reference, share=True)  # all but the blocks need not be there twice
     errors, expected = compare_blocks(reference, exact, inputs)
-    worst = max(errors, key=lambda path: _rank(errors[path]), default="")
+    worst = max(errors, key=lambda path: rank(errors[path]), default="")
     if errors and not errors[worst] <= tolerance:
         raise FusionError(f"{worst} differs by {errors[worst]:.1e} (allowed {tolerance:.1e})")
     del reference  # its tensors are those of `exact`, which may change from here on
@@ -209,84 +205,6 @@ def suspicious_norms(model: nn.Module) -> dict[str, str]:
     return found
 
 
-@torch.no_grad()
-def compare_blocks(
-    reference: nn.Module, fused: nn.Module, inputs: Inputs | None
-) -> tuple[dict[str, float], Any]:
-    """Return the relative error of the conv that took the place of each block, and the scores.
-
-    Each is compared while the reference runs, so what all of them receive need not be kept.
-
-    Args:
-        reference: A network with blocks, float64, in eval mode.
-        fused: The same without, its batch norms not folded.
-        inputs: A batch; None compares on noise and returns no scores.
-    """
-    outer = outer_blocks(reference)
-    errors: dict[str, float] = {}
-
-    def comparing(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def compare(_: nn.Module, arguments: tuple[Tensor, ...], expected: Tensor) -> None:
-            error = relative_error(expected, fused.get_submodule(path)(*arguments))
-            errors[path] = max(error, errors.get(path, error), key=_rank)
-
-        return compare
-
-    handles = [block.register_forward_hook(comparing(path)) for path, block in outer.items()]
-    try:
-        outputs = None if inputs is None else _run_exactly(reference, inputs)
-        for path, block in outer.items():
-            if path not in errors:
-                block(noise(block))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {path: errors[path] for path in outer}, outputs
-
-
-def _run_exactly(reference: nn.Module, inputs: Inputs) -> Any:
-    try:
-        return call(reference, mapped(inputs, lambda t: t.double()))
-    except FusionError:
-        raise
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"this network cannot run on these inputs in float64 ({error}); fuse without inputs "
-            "compares each block alone"
-        ) from error
-
-
-def scores_error(expected: Any, actual: Any) -> float:
-    """Return the largest relative error of the tensors that a network returned.
-
-    Of real or complex numbers; where it returned none, how many of the other values differ.
-
-    Raises:
-        ValueError: it returned no tensor.
-    """
-    pairs = list(zip(tensors(expected), tensors(actual), strict=True))
-    if not pairs:
-        kind = type(expected).__name__
-        raise ValueError(
-            f"this network returns no tensor that could be compared, but {kind}; leave inputs out"
-        )
-    numbers = [relative_error(e, a) for e, a in pairs if e.is_floating_point() or e.is_complex()]
-    others = [(e != a).double().mean().item() if e.numel() else 0.0 for e, a in pairs]
-    return max(numbers or others, key=_rank)
-
-
-def relative_error(expected: Tensor, actual: Tensor) -> float:
-    """Return max |expected - actual| / max |expected|; where both are infinite alike there is none.
-
-    Infinite values do not count as the largest: scores may be masked with them.
-    """
-    if not expected.numel():
-        return 0.0
-    off = torch.where(expected == actual, 0.0, (expected - actual).abs())
-    sizes = expected.abs().where(expected.isfinite(), 0.0)
-    return (off.max() / sizes.max().clamp(min=torch.finfo(expected.dtype).tiny)).item()
-
-
 def _refuse_not_finite(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -295,22 +213,5 @@ def _refuse_not_finite(model: nn.Module) -> None:
             )
 
 
-def noise(layer: nn.Module) -> Tensor:
-    """Return noise that a block or a conv can take, of its dtype and on its device."""
-    if isinstance(layer, RepBlock):
-        g, weight = layer.geometry, layer.kernel.detach()
-    else:
-        assert isinstance(layer, nn.Conv2d)
-        g, weight = Geometry.of(layer), layer.weight.detach()
-    sides = [d * (k - 1) + 8 for k, d in zip(g.kernel_size, g.dilation, strict=True)]
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(2, g.in_channels, *sides, dtype=torch.float64, generator=generator)
-    return drawn.to(weight)
-
-
 def _dtype(module: nn.Module) -> torch.dtype | None:
     return next((parameter.dtype for parameter in module.parameters()), None)
-
-
-def _rank(error: float) -> float:
-    return float("inf") if error != error else error  # not-a-number is the worst error

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from slurm import scheduler
+from slurm.duration import minutes
 from slurm.job import Resources
 from slurm.scheduler import Refused, Unreachable
 
@@ -47,7 +48,7 @@ def check(resources: Resources, partitions: list[dict[str, str]]) -> None:
 def above(resources: Resources, limits: Limits) -> Iterator[str]:
     """Yield which limits a job alone is above."""
     if limits.get(WALL):
-        most = scheduler.minutes(limits[WALL]) or math.inf
+        most = minutes(limits[WALL]) or math.inf
         if resources.time_limit > most:
             yield f"the time limit of {resources.time_limit} minutes is above {WALL}={limits[WALL]}"
     wanted = asked(resources)

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from slurm import limits, scheduler
+from slurm.duration import minutes
 from slurm.job import Resources
 from slurm.sbatch import FIELDS, OURS, Executor
 from slurm.scheduler import Refused
@@ -61,7 +62,7 @@ def _check_partitions(resources: Resources, partitions: list[dict[str, str]]) ->
 
 
 def _most(partition: dict[str, str]) -> float:
-    most = scheduler.minutes(partition["MaxTime"])
+    most = minutes(partition["MaxTime"])
     return math.inf if most is None else most
 
 

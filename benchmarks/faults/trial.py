@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.chaos import alive_after
+from benchmarks.killing import alive_after
 from benchmarks.soak import below
 from pipeline.config.base import STAGE_NAMES
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks import chaos
+from benchmarks import chaos, killing
 from benchmarks.gpu_campaign.launching import PROJECT, launched
 from benchmarks.gpu_campaign.measure import gist
 from benchmarks.gpu_campaign.report import Asked, Report
@@ -75,7 +75,7 @@ def killed_after(stage: Path, epochs: int) -> int:
             time.sleep(0.002)
         raise RuntimeError(f"the training ended before epoch {epochs + 1}, or hangs")
     finally:
-        for pid in [*chaos.children(process.pid), process.pid]:
+        for pid in [*killing.children(process.pid), process.pid]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()

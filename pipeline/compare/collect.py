@@ -17,7 +17,7 @@ from pipeline.display.masking import mask, masked
 from pipeline.errors import UserError, nearest, surroundings
 from pipeline.planning import again
 from pipeline.planning.named_run import settled
-from pipeline.records import rundir, schemas, stage_status, store
+from pipeline.records import rundir, schemas, spent, stage_status, store
 from pipeline.records.schemas import Change, Event, Result
 
 ACCURACY = "eval/fused/top1"
@@ -125,7 +125,7 @@ def _fill(run: Run, directory: Path) -> None:
     if "train" in results:
         run.history = stages["train"] / rundir.HISTORY
         run.wall_hours = results["train"].seconds / 3600
-        hours = stage_status.gpu_hours(store.rows(Event, stages["train"]))
+        hours = spent.gpu_hours(store.rows(Event, stages["train"]))
         run.gpu_hours = hours or None
         if run.metrics.get("train/grown"):
             rows = store.rows(Change, stages["train"])

@@ -12,7 +12,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from dyrep.fusion import relative_error
+from dyrep.proof import relative_error
 from pipeline.export import runtime
 
 

@@ -20,6 +20,7 @@ from pipeline.records import attempt, rundir, schemas, store
 from pipeline.records.lost import seconds
 from pipeline.records.progress import read_progress
 from pipeline.records.schemas import Event, Progress, Result
+from pipeline.records.spent import eta, gpu_hours
 from pipeline.signals import pulse
 from slurm import marks, place, scheduler
 from slurm.queue import active, submitted
@@ -117,7 +118,7 @@ def _look(
         age = time.time() - progress.time
         if progress.time and age > OLD:
             standing.state, standing.why = "stalled?", f"no word for {age:.0f} s"
-        standing.eta = _eta(events, progress)
+        standing.eta = eta(events, progress)
     return standing
 
 
@@ -238,35 +239,6 @@ def _runs_here(directory: Path) -> bool:
         progress = read_progress(directory)
         return progress is not None and time.time() - progress.time < OLD
     return attempt.alive(directory)
-
-
-def _eta(events: list[Event], progress: Progress) -> float | None:
-    """Return the seconds to the end: as the stage says, or at the pace of the present attempt."""
-    if progress.eta is not None:
-        return max(0.0, progress.eta - max(0.0, time.time() - progress.time))
-    begun = [row for row in events if row.event in ("first_step", "started")]
-    if not begun or not progress.total:
-        return None
-    seconds = progress.time - begun[-1].time
-    steps = progress.done - begun[-1].step
-    return (progress.total - progress.done) * seconds / steps if steps > 0 < seconds else None
-
-
-def gpu_hours(events: Iterable[Event]) -> float:
-    """Return what a supervisor saw of all attempts; nothing where none watched."""
-    total, began, last = 0.0, None, None
-    for last in events:
-        if last.event == "began":
-            began = last
-        elif last.event == "ended" and began:
-            total += _used(began, last)
-            began = None
-    return total + (_used(began, last) if began and last else 0.0)
-
-
-def _used(began: Event, last: Event) -> float:
-    """Return the GPU-hours between two events; a clock that was set back takes nothing away."""
-    return began.gpus * max(0.0, last.time - began.time) / 3600
 
 
 def names_of(

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import dyrep
-from dyrep.fusion import compare_blocks, plain_state, suspicious_norms
+from dyrep.fusion import plain_state, suspicious_norms
+from dyrep.proof import compare_blocks
 from pipeline.contract.stage import Context
 from pipeline.data import preprocess
 from pipeline.data.shards import Manifest

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.config.base import STAGE_NAMES
 from pipeline.display.masking import mask, masked
 from pipeline.display.thinning import shown
-from pipeline.records import rundir, schemas, stage_status, store
+from pipeline.records import rundir, schemas, spent, store
 from pipeline.records.schemas import Event, Result, Run
 from slurm.records import Event as Supervision
 
@@ -154,7 +154,7 @@ def results(run: Path) -> Row:
         found |= {f"{stage}/{name}": value for name, value in result.metrics.items()}
         found[f"{stage}/seconds"] = result.seconds
     if "train/seconds" in found:
-        found["train/gpu_hours"] = stage_status.gpu_hours(store.rows(Event, run / "train"))
+        found["train/gpu_hours"] = spent.gpu_hours(store.rows(Event, run / "train"))
     return found
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import dyrep
 from dyrep.block import RepBlock
-from dyrep.fusion import relative_error
+from dyrep.proof import relative_error
 from tests.dyrep.drawn import convs, randomise
 
 pytestmark = pytest.mark.long

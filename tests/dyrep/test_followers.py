@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dyrep
 from dyrep import pruning, surgery
-from dyrep.fusion import relative_error
+from dyrep.proof import relative_error
 from dyrep.saliency import SCORES
 from tests.dyrep.networks import (
     batches,

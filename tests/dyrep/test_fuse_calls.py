@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import dyrep
-from dyrep.fusion import plain_state, relative_error
+from dyrep.fusion import plain_state
 from dyrep.norm_pairs import following_norms, takes_shift
+from dyrep.proof import relative_error, scores_error
 from tests.dyrep.drawn import randomise
 from tests.dyrep.networks import example, network
 
@@ -65,7 +66,7 @@ def test_whatever_holds_tensors_is_compared(kind):
     model.net.append(Other())
     fused = dyrep.fusion.plain_copy(model.double())
     fused.net[-1] = nn.Identity()
-    error = dyrep.fusion.scores_error(model(x.double()), fused(x.double()))
+    error = scores_error(model(x.double()), fused(x.double()))
     assert error > 1e-3
 
 

@@ -6,8 +6,9 @@ import torchvision
 from torch import nn
 
 import dyrep
-from dyrep.fusion import fold_norms, plain_state, relative_error, suspicious_norms
+from dyrep.fusion import fold_norms, plain_state, suspicious_norms
 from dyrep.norm_pairs import following_norms
+from dyrep.proof import relative_error
 from tests.dyrep.drawn import randomise
 
 pytestmark = pytest.mark.long

@@ -10,7 +10,7 @@ from torch import nn
 
 import dyrep
 from dyrep import calibration, expansion, pruning
-from dyrep.fusion import relative_error
+from dyrep.proof import relative_error
 from tests.dyrep.drawn import convs
 
 pytestmark = pytest.mark.long

@@ -11,8 +11,8 @@ from torch import nn
 import dyrep
 from dyrep import branches, expansion, linear, pruning
 from dyrep.block import fitting
-from dyrep.fusion import relative_error
 from dyrep.geometry import Geometry
+from dyrep.proof import relative_error
 from tests.dyrep.drawn import convs
 from tests.dyrep.networks import example, network
 from tests.dyrep.test_budget import held_values

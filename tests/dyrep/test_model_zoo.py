@@ -13,7 +13,7 @@ from torch import nn
 import dyrep
 from dyrep import expansion
 from dyrep.block import RepBlock
-from dyrep.fusion import relative_error
+from dyrep.proof import relative_error
 from tests.dyrep.drawn import randomise
 
 pytestmark = pytest.mark.long

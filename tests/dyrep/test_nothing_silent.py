@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 import dyrep
 from dyrep.block import FixedNorm
-from dyrep.fusion import relative_error
+from dyrep.proof import relative_error
 from tests.dyrep.networks import batches, example, grow_at, grown, network, step
 
 pytestmark = pytest.mark.long

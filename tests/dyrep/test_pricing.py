@@ -14,8 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 import dyrep
 from dyrep import expansion, linear, pricing, promise
 from dyrep.block import fitting
-from dyrep.fusion import relative_error
 from dyrep.geometry import Geometry
+from dyrep.proof import relative_error
 from tests.dyrep.drawn import convs
 from tests.dyrep.networks import batches, network, optimizer_for, step
 

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 import dyrep
 from dyrep import expansion, pruning
-from dyrep.fusion import relative_error
+from dyrep.proof import relative_error
 from dyrep.saliency import Saliency
 from tests.dyrep.networks import batches, example, grow_at, grown, network, optimizer_for, step
 from tests.launcher import in_ranks

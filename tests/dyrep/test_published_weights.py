@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dyrep
-from dyrep.fusion import relative_error
+from dyrep.proof import relative_error
 from tests.dyrep.drawn import randomise
 
 

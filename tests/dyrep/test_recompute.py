@@ -9,7 +9,7 @@ from torch import nn
 import dyrep
 from dyrep import branches
 from dyrep.block import place_block
-from dyrep.fusion import relative_error
+from dyrep.proof import relative_error
 from tests.dyrep.drawn import randomise
 
 

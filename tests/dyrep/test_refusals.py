@@ -8,7 +8,7 @@ from torch import nn
 
 import dyrep
 from dyrep import pruning
-from dyrep.fusion import relative_error
+from dyrep.proof import relative_error
 from tests.dyrep.networks import batches, example, grow_at, grown, network, optimizer_for
 
 

@@ -13,7 +13,7 @@ from pipeline.contract.table import STAGES
 from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
 from pipeline.execution import dispatch, ending, local
 from pipeline.execution.processes import End
-from pipeline.records import attempt, disk, rundir, stage_status
+from pipeline.records import attempt, disk, rundir, spent
 from pipeline.records.schemas import Event
 from slurm.records import CANCELLED
 
@@ -117,8 +117,8 @@ def test_a_clock_set_back_takes_no_time_away(context):
 def test_a_clock_set_back_takes_no_gpu_time_away():
     began = Event(event="began", gpus=4, time=3600.0)
     ended, before = Event(event="ended", time=7200.0), Event(event="ended", time=0.0)
-    assert stage_status.gpu_hours([began, ended]) == 4
-    assert stage_status.gpu_hours([began, before, began, ended, began, before]) == 4
+    assert spent.gpu_hours([began, ended]) == 4
+    assert spent.gpu_hours([began, before, began, ended, began, before]) == 4
 
 
 def test_what_has_vanished_is_to_be_restored(tmp_path):

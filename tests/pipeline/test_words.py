@@ -9,7 +9,7 @@ import pytest
 from pipeline import commands, run, status
 from pipeline.errors import NoResult, StageFailed, UserError
 from pipeline.planning import compose
-from pipeline.records import stage_status
+from pipeline.records import spent
 from pipeline.records.schemas import Event, Progress
 from pipeline.stages.prep import _nothing_left
 from pipeline.training import telling as telling_module
@@ -70,7 +70,7 @@ def test_what_remains_holds_the_adjustments_to_come(monkeypatch):
 def test_what_a_stage_says_remains_is_what_is_shown(ago, remains):
     progress = Progress(done=1, total=10, text="", eta=90.0, time=time.time() - ago)
     events = [Event(time=time.time() - 31, event="first_step")]
-    assert stage_status._eta(events, progress) == pytest.approx(remains, abs=1)
+    assert spent.eta(events, progress) == pytest.approx(remains, abs=1)
 
 
 @pytest.mark.parametrize(("epochs", "times"), [(12, 5), (11, 5), (10, 4), (4, 1), (2, 0), (2.5, 1)])

@@ -5,7 +5,8 @@ from datetime import datetime
 import pytest
 
 from slurm import scheduler
-from slurm.scheduler import Unreachable, minutes
+from slurm.duration import minutes
+from slurm.scheduler import Unreachable
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ pytest.importorskip("nvidia.dali")
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.chaos import children, copy_question, differences, rank
+from benchmarks.chaos import copy_question, differences
+from benchmarks.killing import children, rank
 from pipeline import run
 from pipeline.contract.table import STAGES
 from pipeline.errors import Superseded, UserError

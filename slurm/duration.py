@@ -1,0 +1,24 @@
+"""Durations as SLURM writes them."""
+
+from __future__ import annotations
+
+import re
+
+
+def minutes(text: str) -> float | None:
+    """Return SLURM's notation of a duration (`1-00:00:00`, `5:00`) in minutes; None: no limit.
+
+    `90` is 90 minutes, `5:00` five, `1:30:00` ninety, `2-12` two days and a half.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if text in ("UNLIMITED", "INVALID", "NONE", "N/A", "NOT_SET", "Partition_Limit"):
+        return None
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if not match:
+        raise ValueError(f"'{text}' is no duration; use minutes, HH:MM:SS or D-HH:MM:SS")
+    days, first, second, third = (int(part or 0) for part in match.groups())
+    if match[1] or match[4]:  # days-hours:minutes:seconds, or hours:minutes:seconds
+        return days * 1440 + first * 60 + second + third / 60
+    return first + second / 60
