@@ -5,8 +5,8 @@ import torch
 
 from pipeline.data.loaders.choose import make
 from pipeline.data.prepare import examine
+from tests.pipeline.data.loaders.loading import part
 from tests.pipeline.data.preparing import Prepared, encoded, folder, picture
-from tests.pipeline.data.test_loaders import part
 
 pytestmark = [
     pytest.mark.gpu,

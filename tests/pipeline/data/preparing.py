@@ -12,6 +12,7 @@ from pipeline.config.data import Data, Prep
 from pipeline.contract.stage import Context
 from pipeline.contract.table import STAGES
 from pipeline.data.shards import Manifest, images_in
+from pipeline.data.sources.choose import source
 from pipeline.records import rundir
 from pipeline.stages import prep
 
@@ -90,3 +91,11 @@ def folder(path, classes=("cat", "dog"), images=8):
             file = path / name / f"{number:03d}.jpg"
             file.write_bytes(encoded(picture(1000 * label + number), quality=90))
     return path
+
+
+def prepared(tmp_path, images, name="o", **changes):
+    return Prepared(tmp_path / name, name="imagefolder", root=str(images), **changes)
+
+
+def listing(**changes):
+    return source(settings(**changes)).listing()

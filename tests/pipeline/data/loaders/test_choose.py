@@ -1,0 +1,46 @@
+"""Which loader is used, and why."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.data.loaders import choose as choosing
+from pipeline.data.loaders.choose import choose, make
+from pipeline.errors import UserError
+from tests.pipeline.data.loaders.loading import KINDS, augment, part
+
+pytestmark = pytest.mark.long
+
+
+def test_auto_takes_what_suits_and_says_why(data, odd, monkeypatch):
+    def chosen(own):
+        kind, why = choose("auto", own)
+        return kind.kind, why
+
+    assert chosen(part(data))[0] == "memory"
+    kind, why = chosen(part(odd[0], "val"))
+    assert kind == "dali" and "memory needs images of one size" in why
+    kind, why = chosen(part(data, augment=augment(policy="randaugment")))
+    assert kind == "torch" and "dali has no policy=randaugment" in why
+    monkeypatch.setattr(choosing, "IN_MEMORY", 1000)
+    assert "memory would need" in chosen(part(data))[1]
+    monkeypatch.setattr(choosing, "find_spec", lambda name: None)
+    assert chosen(part(data))[0] == "torch"
+    with pytest.raises(UserError, match=r"data.loader=dali is not installed"):
+        choose("dali", part(data))
+
+
+def test_what_a_loader_cannot_do_is_refused_with_one_that_can(data):
+    with pytest.raises(UserError, match=r"data.loader=dali has no policy=autoaugment; .*=torch"):
+        make("dali", part(data, augment=augment(policy="autoaugment")))
+    with pytest.raises(UserError, match=r"memory has no policy=randaugment; use data.loader=torch"):
+        make("memory", part(data, augment=augment(policy="randaugment")))
+
+
+def test_auto_goes_on_with_the_loader_that_a_state_is_of(data):
+    own = part(data, augment=augment(crop="resized"))
+    assert make("auto", own).kind == "memory"
+    for kind in KINDS:
+        assert make("auto", own, make(kind, own).state()).kind == kind
+    with pytest.raises(UserError, match="position to go on from is not one of these"):
+        make("auto", own, make("torch", replace(own, batch_size=4)).state())

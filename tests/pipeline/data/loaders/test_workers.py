@@ -1,0 +1,93 @@
+"""Worker processes that die, are late, or have no room."""
+
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.data.loaders import workers
+from pipeline.data.loaders.choose import make
+from pipeline.errors import Interrupted, UserError
+from tests.pipeline.data.loaders.loading import part, same
+
+pytestmark = pytest.mark.long
+
+
+class Items(Dataset):
+    """What a worker may meet with."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, place):
+        return self.what() if self.what else torch.zeros(2)
+
+
+def dies(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+def no_room():
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left")
+
+
+def working(what, waiting=lambda seconds: None):
+    return workers.batches(
+        DataLoader(Items(what), num_workers=1, timeout=1, multiprocessing_context="fork"), waiting
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (dies(signal.SIGKILL), "a worker process of data.loader=torch ended: .*Killed"),
+        (dies(signal.SIGBUS), "/dev/shm is full"),
+        (no_room, "/dev/shm is full, a batch did not fit in; .*--shm-size"),
+    ],
+)
+def test_the_end_of_a_worker_is_told_with_its_reason(what, words):
+    with pytest.raises(UserError, match=words) as error:
+        list(working(what))
+    assert "\n" not in str(error.value)
+
+
+def test_who_waits_for_a_batch_hears_that_it_is_to_leave():
+    def leave(seconds):
+        raise Interrupted(f"{seconds:.0f}")
+
+    with pytest.raises(Interrupted):
+        list(working(lambda: time.sleep(60), leave))
+
+
+def test_a_batch_that_comes_late_is_waited_for():
+    looks = []
+    late = working(lambda: time.sleep(1.2) or torch.zeros(2), looks.append)
+    assert next(late).shape == (1, 2) and looks
+
+
+@pytest.mark.parametrize(("free", "expected"), [(10**9, 4), (3 * 10**7, 4), (10**7, 3), (0, 0)])
+def test_no_more_workers_are_started_than_the_shared_memory_has_room_for(
+    monkeypatch, capsys, free, expected
+):
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    workers._say.cache_clear()
+    for _ in range(2):
+        assert workers.affordable(4, 10**6, neighbours=1) == expected
+    told = capsys.readouterr().out
+    assert told.count("\n") == (expected < 4)
+    assert (f"{expected} are used" in told) == (expected < 4)
+    assert workers.affordable(4, 10**6, neighbours=8) <= expected
+
+
+def test_without_room_the_batches_are_the_same(data, monkeypatch):
+    own = part(data)
+    enough = list(make("torch", own))
+    monkeypatch.setattr(workers, "SHARED", workers.Path("/nowhere"))
+    assert all(same(one, two) for one, two in zip(enough, make("torch", own), strict=True))
