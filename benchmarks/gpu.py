@@ -32,19 +32,9 @@ import time
 from pathlib import Path
 
 from benchmarks.gpu_campaign import summary
-from benchmarks.gpu_campaign.report import Asked, Report, read
+from benchmarks.gpu_campaign.report import SECTIONS, Asked, Report, read
 
 PROJECT = Path(__file__).resolve().parents[1]
-# seconds: a section is not begun with less than the first, and ended after the second
-SECTIONS = {
-    "steps": (60, 360),
-    "grown": (40, 150),
-    "costs": (30, 150),
-    "resume": (60, 180),
-    "whole": (60, 240),
-    "inference": (30, 150),
-    "checks": (30, 300),
-}
 TAIL = 3000  # characters of what a section printed that are kept if it fails
 
 

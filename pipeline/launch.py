@@ -26,7 +26,8 @@ from pipeline.planning import (
     summary,
     sweep,
 )
-from pipeline.planning.plan import Step, make_plan, verify
+from pipeline.planning.plan import make_plan, verify
+from pipeline.planning.step import Step
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Result
 from slurm import output

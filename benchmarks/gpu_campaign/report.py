@@ -17,6 +17,17 @@ from typing import Any
 from benchmarks.gpu_campaign import card
 from pipeline.records import disk
 
+# seconds: a section is not begun with less than the first, and ended after the second
+SECTIONS = {
+    "steps": (60, 360),
+    "grown": (40, 150),
+    "costs": (30, 150),
+    "resume": (60, 180),
+    "whole": (60, 240),
+    "inference": (30, 150),
+    "checks": (30, 300),
+}
+
 PACKAGES = (  # that decide speed, beside those that every result of a stage names
     "numpy", "nvidia-cudnn-cu13", "triton", "pydantic", "omegaconf", "safetensors", "submitit",
     "scipy",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_campaign.report import read
+from benchmarks.gpu_campaign.report import SECTIONS, read
 from pipeline.records import disk
 
 NOT_YET = "not measured"
@@ -156,8 +156,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _sections(out: Path) -> dict[str, Any]:
-    from benchmarks.gpu import SECTIONS
-
     kept = ("date", "commit", "small", "seconds", "error", "skipped")
     facts = {name: read(out, name) for name in SECTIONS}
     return {

@@ -1,21 +1,15 @@
-"""The answer of a comparison: groups of runs that differ only in their seed, judged.
-
-Whatever is shown or written, in a terminal, as JSON or as a page, is in `Answer`.
-"""
+"""Answer a comparison: group runs that differ only in their seed, and judge the groups."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from pipeline.compare import front, settings
 from pipeline.compare.collect import ACCURACY, Run
+from pipeline.compare.groups import Answer, Group
 from pipeline.compare.settings import differing, group_by, identity
-from pipeline.compare.statistics import Mean, Pairs, holm, mean, paired
+from pipeline.compare.statistics import Mean, holm, mean, paired
 from pipeline.config.base import Values
 from pipeline.errors import UserError
 
@@ -27,62 +21,6 @@ WORK = "train/plain_steps"
 PARTS = {"parameters": "fuse/parameters", "parameters_unfused": "fuse/parameters_unfused",
          "flops": "fuse/flops", "flops_unfused": "fuse/flops_unfused",
          "grown": "train/grown", "cut": "train/cut"}  # fmt: skip
-
-
-@dataclass(kw_only=True)
-class Group:
-    """Runs that differ only in their seed.
-
-    Args:
-        top1: fused, percent on the validation images.
-        cost: work of a training, in steps of its plain network; None where no run tells.
-        hours: of training, in the unit the answer names.
-        pareto: it earns a star; see `pipeline.compare.front`.
-        latency_ms: of the fused network, by batch size: the median of the runs' medians.
-        noisy: how many of the runs were timed on a machine that was not steady.
-        layers: how many of the runs grew branches on each layer.
-        versus: against the baseline, on common seeds; None for the baseline itself.
-    """
-
-    label: str
-    settings: settings.Settings
-    runs: list[str]
-    top1_by_seed: dict[int, float]
-    top1: Mean
-    unfused_top1: Mean | None
-    loss: Mean | None
-    cost: Mean | None
-    hours: Mean | None
-    cost_by_seed: dict[int, float] = field(default_factory=dict)
-    pareto: bool = False
-    sizes: dict[str, float] = field(default_factory=dict)
-    latency_ms: dict[int, float] = field(default_factory=dict)
-    noisy: int = 0
-    layers: dict[str, int] = field(default_factory=dict)
-    versus: Pairs | None = None
-
-
-@dataclass(kw_only=True)
-class Answer:
-    """Which is better, is it real, and what did it cost; the best group first."""
-
-    title: str
-    data: str
-    cost_unit: str
-    time_unit: str
-    baseline: str | None
-    groups: list[Group]
-    left_out: list[dict[str, str]]
-    differ: dict[str, dict[str, Any]]
-    notes: list[str]
-
-    def to_json(self) -> str:
-        """Return all facts as JSON, with the verdicts in words."""
-        tree = dataclasses.asdict(self)
-        for group, told in zip(self.groups, tree["groups"], strict=True):
-            if group.versus:
-                told["versus"] |= {"n": len(group.versus.seeds), "verdict": group.versus.verdict}
-        return json.dumps(tree, indent=2, allow_nan=False)
 
 
 def answer(title: str, runs: list[Run], baselines: list[str], force: bool) -> Answer:

@@ -10,8 +10,8 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.compare.answer import Answer, Group
 from pipeline.compare.collect import Run
+from pipeline.compare.groups import Answer, Group
 from pipeline.compare.table import interval
 from pipeline.display.outside import line, say
 from pipeline.errors import UserError

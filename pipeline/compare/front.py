@@ -7,14 +7,11 @@ their work in steps of the same plain network.
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING
 
+from pipeline.compare.groups import Group
 from pipeline.compare.settings import identity
 from pipeline.compare.statistics import LEVEL, Pairs, holm, paired
 from pipeline.config.base import Values
-
-if TYPE_CHECKING:
-    from pipeline.compare.answer import Group
 
 
 def unit(settings: Values) -> str:

@@ -11,8 +11,8 @@ import os
 from typing import Any
 
 from pipeline.compare import table
-from pipeline.compare.answer import Answer
 from pipeline.compare.collect import ACCURACY, Run, finite
+from pipeline.compare.groups import Answer
 from pipeline.config import WHERE, Config, completed, flatten
 from pipeline.display.outside import markdown
 from pipeline.errors import UserError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.compare import figures, table
-from pipeline.compare.answer import Answer
 from pipeline.compare.collect import ACCURACY, Run
+from pipeline.compare.groups import Answer
 from pipeline.compare.settings import shown
 from pipeline.report import render as fill
 

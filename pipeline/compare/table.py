@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.compare.answer import Answer, Group
+from pipeline.compare.groups import Answer, Group
 from pipeline.compare.settings import shown
 from pipeline.compare.statistics import Mean, Pairs
 from pipeline.display.terminal import Terminal, bold

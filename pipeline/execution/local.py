@@ -21,7 +21,8 @@ from pipeline import commands
 from pipeline.config import Config
 from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError, surroundings
 from pipeline.planning.named_run import write_question, write_where
-from pipeline.planning.plan import Step, verify_outputs
+from pipeline.planning.plan import verify_outputs
+from pipeline.planning.step import Step
 from pipeline.records import attempt, disk, rundir, store
 from pipeline.records.progress import Onlooker
 from pipeline.records.provenance import PROJECT

@@ -22,7 +22,7 @@ from pipeline.display.terminal import Terminal
 from pipeline.errors import Interrupted, StageFailed, UserError
 from pipeline.execution.code_snapshot import freeze, place
 from pipeline.planning import again, named_run
-from pipeline.planning.plan import Step
+from pipeline.planning.step import Step
 from pipeline.records import rundir
 from pipeline.records.progress import Onlooker
 from slurm import scheduler, wishes

@@ -14,16 +14,13 @@ import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.display.outside import say
 from pipeline.errors import UserError
+from pipeline.planning.step import Step
 from pipeline.records import disk, rundir, stage_status, store
 from pipeline.records.schemas import Question
 from slurm.queue import submitted
-
-if TYPE_CHECKING:
-    from pipeline.planning.plan import Step
 
 NOTE = "again"  # key of stage.yaml: how often the stage and its parents had been repeated
 

@@ -14,7 +14,7 @@ from pipeline.data.sources import changes
 from pipeline.data.sources.changes import Changes
 from pipeline.display.masking import mask
 from pipeline.display.outside import say
-from pipeline.planning.plan import Step
+from pipeline.planning.step import Step
 
 PATIENCE = 10.0  # seconds for a look at the files
 

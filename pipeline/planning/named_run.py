@@ -19,7 +19,7 @@ from pipeline.config.base import STAGE_NAMES, Values
 from pipeline.custom import code
 from pipeline.errors import UserError
 from pipeline.planning import again, compose, taking_up
-from pipeline.planning.plan import Step
+from pipeline.planning.step import Step
 from pipeline.records import disk, rundir, store
 from pipeline.records.provenance import PROJECT, command_line, source_revision, versions
 from pipeline.records.schemas import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from pipeline.commands import relaunch
 from pipeline.config.base import STAGE_NAMES
@@ -14,9 +14,6 @@ from pipeline.display.thinning import shown
 from pipeline.errors import UserError
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Result
-
-if TYPE_CHECKING:
-    from dyrep.events import Chosen  # which imports torch
 
 WHAT = {  # in the order of the tables
     "unfused": "as trained, with its branches",
@@ -35,6 +32,16 @@ WHAT = {  # in the order of the tables
     "plain": "the architecture as usually built",
     "plain_folded": "the same, batch norms folded",
 }
+
+
+class Chosen(TypedDict):
+    """Why a branch was grown, as `dyrep.Event.chosen` says it."""
+
+    branch: str
+    gain: float
+    price: float
+    place: int
+    of: int
 
 
 class Change(TypedDict):

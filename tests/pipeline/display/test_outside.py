@@ -19,7 +19,7 @@ from pipeline.display.terminal import Terminal
 from pipeline.errors import BAD_INPUT, FAILED, StageFailed, UserError
 from pipeline.export import card
 from pipeline.planning import summary
-from pipeline.planning.plan import Step
+from pipeline.planning.step import Step
 from pipeline.records import progress, rundir
 from pipeline.report import write_report
 from tests.launcher import PROJECT
