@@ -1,7 +1,7 @@
-"""Whether jobs will come back by themselves on this cluster: reads its settings, then rehearses.
+"""Check that interrupted jobs resume by themselves on this cluster: settings, then a rehearsal.
 
-The rehearsal is a real job, interrupted as a preemption would, that must save, requeue itself and
-go on where it was.
+The rehearsal is a real job. It is interrupted as by a preemption, and must save, requeue itself
+and continue where it stopped.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from slurm.rehearsal import COUNT, LOCK, NODE, PAUSE, RESULT, Node
 from slurm.scheduler import Refused, Unreachable
 from slurm.submit import Submission
 
-PATIENCE = 900.0  # seconds for the rehearsal, of which most is the queue
-SHORT = 60  # seconds of notice below which the end of a long step may not be reached
+PATIENCE = 900.0  # seconds for the rehearsal, mostly queueing
+SHORT = 60  # seconds of notice that may be too few to finish a long step
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: `well` is None where it is neither good nor bad."""
+    """One finding: `well` is None if it is neither good nor bad."""
 
     well: bool | None
     what: str
@@ -39,12 +39,12 @@ class Finding:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Examine the cluster; return 0 if jobs will come back, 1 if something is amiss."""
+    """Examine the cluster; return 0 if interrupted jobs resume, 1 if something is wrong."""
     output.settle()
     parser = argparse.ArgumentParser(
         prog=output.program("slurm.doctor"),
         description=__doc__,
-        epilog="Exit codes: 0 all well, 1 something is amiss (each with its cure), 2 bad input.",
+        epilog="Exit codes: 0 all is well, 1 something is wrong (with its fix), 2 bad input.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--partition", help="where jobs will run (default: the cluster's)")
@@ -79,14 +79,14 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     if bad:
-        print(f"{bad} of these will lose work; each says its cure")
+        print(f"{bad} problem(s) above can lose work; apply the fix shown under each")
         return 1
     print("interrupted jobs come back here; next: python -m pipeline.launch cluster=slurm")
     return 0
 
 
 def _gpus(parser: argparse.ArgumentParser, text: str) -> tuple[str | None, int]:
-    """Return the type, if one is named, and the number of GPUs that are asked for."""
+    """Parse `N` or `TYPE:N`; return the type, None without one, and the number."""
     kind, _, number = text.rpartition(":")
     if not number.isdecimal():
         parser.error(f"--gpus {text} is no number of GPUs; use N or TYPE:N, e.g. a100:2")
@@ -94,11 +94,11 @@ def _gpus(parser: argparse.ArgumentParser, text: str) -> tuple[str | None, int]:
 
 
 def examine(resources: Resources, directory: Path) -> Iterator[Finding]:
-    """Yield what is found, from the settings and from a rehearsal.
+    """Yield the findings, from the settings and from a rehearsal.
 
     Raises:
-        Refused: SLURM is not there, or takes no such job.
-        Unreachable: it does not answer.
+        Refused: SLURM is not installed, or refuses the job.
+        Unreachable: SLURM does not answer.
     """
     yield Finding(True, f"{scheduler.call('sinfo', '--version').strip()} answers")
     settings = scheduler.config()
@@ -142,7 +142,9 @@ def _preemption(
     yield Finding(
         None if notice >= SHORT else True,
         f"between the signal and the end there are {notice} s (grace {grace}, KillWait {kill})",
-        "" if notice >= SHORT else "a step and a save must fit in, or the save before it counts",
+        ""
+        if notice >= SHORT
+        else "a step and a save must fit in, or work since the last save repeats",
     )
 
 
@@ -170,7 +172,7 @@ def _accounting() -> Iterator[Finding]:
 
 
 def _rehearse(resources: Resources, directory: Path) -> Iterator[Finding]:
-    """Submit a job, interrupt it while it works, and see it come back."""
+    """Submit a job, interrupt it, and watch it resume."""
     folder = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=directory)).resolve()
     job = Job(
         name="rehearsal",
@@ -194,12 +196,12 @@ def _rehearse(resources: Resources, directory: Path) -> Iterator[Finding]:
 
 
 def _known_by(kept: list[str]) -> Finding:
-    """Say how jobs are known again, by where one bears its mark."""
+    """Report how jobs are recognized: by where SLURM kept the mark of one."""
     if marks.COMMENT in kept:
-        return Finding(True, "jobs keep their comment, by which they are known again")
+        return Finding(True, "jobs keep their comment, by which they are recognized")
     times = "their ids and when they were submitted"
     how = f"a mark in their names, and by {times}" if marks.NAME in kept else times
-    return Finding(None, f"this cluster writes the comment of jobs; ours are known by {how}")
+    return Finding(None, f"this cluster overwrites job comments; our jobs are recognized by {how}")
 
 
 def _interrupt(job: Job, id: str) -> Iterator[Finding]:
@@ -207,34 +209,34 @@ def _interrupt(job: Job, id: str) -> Iterator[Finding]:
     until = time.monotonic() + PATIENCE
     seen = Seen(job.directory / PROGRESS)
     if not _wait(lambda: seen.look() >= 3 or _over(id), until) or _over(id):
-        yield Finding(False, f"job {id} did not begin to work", _advice(job, id, until))
+        yield Finding(False, f"job {id} did not start working", _advice(job, id, until))
         return
     yield from _node(Node(**files.read_json(job.directory / NODE)), job.resources)
     yield Finding(
         not seen.torn,
-        f"files that a node replaces are seen whole, {seen.lag:.1f} s later at most"
+        f"files that a node replaces are seen complete, at most {seen.lag:.1f} s later"
         if not seen.torn
-        else "a file that a node replaced was seen half-written",
+        else "a file that a node replaced was read half-written",
         "use a file system whose rename is atomic for root" if seen.torn else "",
     )
     scheduler.call("scancel", f"--signal={signal.Signals(signal.SIGTERM).name[3:]}", id)
     if not _wait(lambda: (job.directory / COUNT).exists(), until):
-        yield Finding(False, "the job did not save when it was signalled", _advice(job, id, until))
+        yield Finding(False, "the job did not save on the signal", _advice(job, id, until))
         return
     saved = files.read_json(job.directory / COUNT)["step"]
     print(f"     rehearsal: interrupted and saved at step {saved}", file=sys.stderr, flush=True)
     if not _wait(lambda: job.finished.exists() or _over(id), until) or not job.finished.exists():
-        yield Finding(False, f"job {id} did not come back", _advice(job, id, until))
+        yield Finding(False, f"job {id} did not resume", _advice(job, id, until))
         return
     begun = [attempt["from"] for attempt in files.read_json(job.finished)["attempts"]]
     yield Finding(
         begun == [0, saved],
-        f"an interrupted job saved at step {saved}, requeued itself, and went on at {begun[-1]}",
+        f"an interrupted job saved at step {saved}, requeued itself, and resumed at {begun[-1]}",
     )
 
 
 class Seen:
-    """What this machine sees of a file that a node replaces again and again."""
+    """What this host sees of a file that a node replaces repeatedly."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -242,7 +244,7 @@ class Seen:
         self.lag = 0.0
 
     def look(self) -> int:
-        """Return how far the job has saved; note files seen in part or late."""
+        """Return how far the job has saved; record files that were read half-written or late."""
         try:
             row = json.loads(self._path.read_text())
         except FileNotFoundError:
@@ -265,7 +267,7 @@ def _node(node: Node, resources: Resources) -> Iterator[Finding]:
     yield Finding(
         well,
         f"torch on the node: {node.torch}",
-        "" if well else "install the environment where the nodes see it, or set cluster.setup",
+        "" if well else "install the environment where the nodes can see it, or set cluster.setup",
     )
     if resources.gpus_per_node:
         yield Finding(bool(node.gpus), f"GPUs on the node: {node.gpus or 'none'}")
@@ -288,10 +290,10 @@ def _over(id: str) -> bool:
 
 
 def _advice(job: Job, id: str, until: float) -> str:
-    """Return what is known of a job that did not do what it should."""
+    """Return what is known about a job that did not do what it should."""
     entry = scheduler.find(id)
     if entry and entry.state == "PENDING":
-        return f"it waits in the queue ({entry.reason}); try again, or another --partition"
+        return f"the job is pending ({entry.reason}); try again, or another --partition"
     last = list(rows(job.directory / EVENTS))[-1:]
     log = job.directory / "slurm" / f"{id}_0_log.out"
     lines = log.read_text().strip().splitlines()[-1:] if log.exists() else []

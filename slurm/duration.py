@@ -11,7 +11,7 @@ def minutes(text: str) -> float | None:
     `90` is 90 minutes, `5:00` five, `1:30:00` ninety, `2-12` two days and a half.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a duration.
     """
     if text in ("UNLIMITED", "INVALID", "NONE", "N/A", "NOT_SET", "Partition_Limit"):
         return None

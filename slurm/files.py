@@ -1,4 +1,4 @@
-"""Reading and extending records that others may have put anything in the place of."""
+"""Read and append to files that another process may have replaced by anything."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 
 def opened(path: Path) -> BufferedReader:
-    """Open a file to read its bytes; a FIFO or a device, where one could wait for ever, is refused.
+    """Open a file for reading; refuse a FIFO or a device, which could block for ever.
 
     Raises:
-        OSError: it is missing, may not be read, or is no regular file.
+        OSError: the file is missing, not readable, or not a regular file.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -31,12 +31,12 @@ def read(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds; None if it is not there."""
+    """Return the content of a JSON file; None if it does not exist."""
     return json.loads(read(path)) if path.exists() else None
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file under another name and rename it: it is seen whole or not at all."""
+    """Write a JSON file atomically: under a temporary name, then rename it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(value))
     temporary.replace(path)
@@ -46,7 +46,7 @@ def append(path: Path, text: str) -> None:
     """Append lines to a file in a single write, so that lines of two writers never mix.
 
     Raises:
-        OSError: it cannot be written, or the disk is full; the file is as it was.
+        OSError: the file cannot be written or the disk is full; the file is unchanged.
     """
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
     try:
@@ -58,10 +58,10 @@ def append(path: Path, text: str) -> None:
 
 
 def append_to(handle: int, text: str) -> None:
-    """Append to an open file in one piece, or not at all.
+    """Append to an open file, everything or nothing.
 
     Raises:
-        OSError: the disk is full; half a line, which would spoil the next one, was taken back.
+        OSError: the disk is full; a partial line was truncated, so the next line stays readable.
     """
     content = text.encode()
     written = os.write(handle, content)

@@ -1,11 +1,11 @@
-"""What is to run: commands with resources, in an order, each with a file that says it is finished.
+"""Jobs: a command, its resources, what it waits for, and the file that marks it as finished.
 
-A command is run once on each of its nodes and tells by its exit code how it ended: 0 done, or left
-because another node's part did; 75 saved and stopped before the end; 2 refused its input, which no
-repetition cures; anything else is a crash. While it runs it may keep `progress.json` in the job's
-directory: `{"done": …, "total": …, "text": …, "time": …, "saved": …}`, where `saved` is how far a
-repetition would begin. An attempt makes progress if `saved` increased. What else is on record in
-the job's directory: `slurm.records`.
+The command runs once on each node of the job. Its exit code says how it ended: 0 finished, or left
+because the command on another node did; 75 saved and stopped early; 2 refused its input, which a
+repetition cannot cure; any other code is a crash. A running command may write `progress.json` in
+the job's directory: `{"done": …, "total": …, "text": …, "time": …, "saved": …}`, where `saved` is
+the point from which a repetition would continue. An attempt makes progress if `saved` increased.
+`slurm.records` describes the other files in that directory.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 75
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a job is given; `None` leaves a choice to the cluster.
+    """The resources of a job; None leaves a choice to the cluster.
 
     Args:
-        gpus_per_node: SLURM is asked for none if it is 0.
-        gpu_type: what SLURM calls the GPUs to be given; None for any.
-        memory: of each node, in GB.
+        gpus_per_node: 0 requests none.
+        gpu_type: SLURM's name of the GPU type; None accepts any.
+        memory: GB per node.
         time_limit: minutes.
-        signal_seconds: how long before the time limit the job is asked to save and stop.
-        comment: what the jobs' comment is to say; else it is a mark of ours.
-        sbatch: further options of sbatch, by their long names.
-        srun: further arguments of srun.
-        setup: lines of shell that run before the command, on each job's first node.
+        signal_seconds: how long before the time limit SLURM sends the signal to save and stop.
+        comment: the job comment of the user; without it the comment is our mark.
+        sbatch: further sbatch options, by their long names.
+        srun: further srun arguments.
+        setup: shell lines that run before the command, on the first node of each job.
     """
 
     nodes: int = 1
@@ -54,16 +54,16 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A command and what is needed to run it until it is finished, whatever comes in between.
+    """A command, and what is needed to run it until it is finished, through any interruption.
 
     Args:
-        name: what `squeue` shows.
-        command: run once per node, in the directory the job is submitted from.
-        directory: identifies the job; holds its records.
-        finished: this file exists if and only if the job is finished.
-        after: directories of the jobs that must be finished before.
-        needs: files without which it does not start; the `finished` of those before.
-        retries: how many attempts in a row may end without progress before it is given up.
+        name: job name in `squeue`.
+        command: runs once per node, in the directory from which the job is submitted.
+        directory: identifies the job and holds its records.
+        finished: file that exists if and only if the job is finished.
+        after: directories of the jobs that must finish first.
+        needs: files without which the command does not start: `finished` of those jobs.
+        retries: number of attempts in a row that may end without progress before the job fails.
     """
 
     name: str
@@ -77,9 +77,9 @@ class Job:
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was cancelled on purpose."""
+        """Whether a user cancelled the job."""
         return (self.directory / records.CANCELLED).exists()
 
     def saved(self) -> int:
-        """Return from where a repetition would begin; 0 if nothing is saved."""
+        """Return the point from which a repetition would continue; 0 if nothing is saved."""
         return records.saved(self.directory)

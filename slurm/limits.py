@@ -1,8 +1,8 @@
-"""Limits of accounts and qualities of service under which a job would wait for ever.
+"""Limits of accounts and QOS under which a job would be pending for ever.
 
-SLURM takes such a job and lets it wait (QOSMaxWallDurationPerJobLimit, AssocMaxCpuPerJobLimit, …),
-unless the QOS has DenyOnLimit. Only what one job alone is above is looked at; what others use of a
-common limit comes and goes.
+SLURM accepts such a job (pending with QOSMaxWallDurationPerJobLimit, AssocMaxCpuPerJobLimit, …)
+unless the QOS has DenyOnLimit. Only limits that one job exceeds by itself count: usage of shared
+limits by other jobs changes.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from slurm.job import Resources
 from slurm.scheduler import Refused, Unreachable
 
 WALL = "MaxWall"
-TRES = ("MaxTRES", "MaxTRESPU", "MaxTRESPA", "GrpTRES")  # per job, user, account, and all together
+TRES = ("MaxTRES", "MaxTRESPU", "MaxTRESPA", "GrpTRES")  # per job, user, account; in total
 OF_ACCOUNTS = ("MaxTRES", "GrpTRES")
-UNITS = {"": 1, "M": 1, "K": 1 / 1024, "G": 1024, "T": 1024**2, "P": 1024**3}  # of memory, in MB
-Limits = dict[str, str]  # by their names in sacctmgr
+UNITS = {"": 1, "M": 1, "K": 1 / 1024, "G": 1024, "T": 1024**2, "P": 1024**3}  # memory units in MB
+Limits = dict[str, str]  # keyed by their names in sacctmgr
 
 
 def check(resources: Resources, partitions: list[dict[str, str]]) -> None:
-    """Make sure that a job is not above what its QOS and its account may have.
+    """Check a job against the limits of its QOS and its account.
 
     Raises:
-        Refused: it is in every partition; names the limit.
+        Refused: the job exceeds a limit in every partition; names the limit.
         Unreachable: SLURM does not answer.
     """
     enforced = scheduler.config().get("AccountingStorageEnforce", "").split(",")
     if not {"limits", "safe"}.intersection(enforced):
         return
-    with suppress(Unreachable):  # without accounting's word SLURM decides alone
+    with suppress(Unreachable):  # without accounting, SLURM itself decides
         account, own = _of_account(resources.account), _of_qos(resources)
         found = [
             next(above(resources, account | _both(own, _of_partition(partition))), None)
@@ -46,7 +46,7 @@ def check(resources: Resources, partitions: list[dict[str, str]]) -> None:
 
 
 def above(resources: Resources, limits: Limits) -> Iterator[str]:
-    """Yield which limits a job alone is above."""
+    """Yield the limits that a job exceeds by itself."""
     if limits.get(WALL):
         most = minutes(limits[WALL]) or math.inf
         if resources.time_limit > most:
@@ -59,7 +59,7 @@ def above(resources: Resources, limits: Limits) -> Iterator[str]:
 
 
 def asked(resources: Resources) -> dict[str, float]:
-    """Return what a job asks for, in SLURM's names; memory in MB."""
+    """Return the resources of a job under SLURM's names; memory in MB."""
     gpus = resources.nodes * resources.gpus_per_node
     return {
         "node": resources.nodes,
@@ -71,20 +71,20 @@ def asked(resources: Resources) -> dict[str, float]:
 
 
 def usual_qos(account: str | None) -> str:
-    """Return the QOS of a job that asks for none."""
+    """Return the default QOS of this user."""
     rows = _rows("show", "assoc", f"user={getpass.getuser()}", "format=Account,DefaultQOS")
     usual = dict(rows)
     return next(iter([usual[account]] if account in usual else usual.values()), "") or "normal"
 
 
 def _amounts(text: str) -> Iterator[tuple[str, float]]:
-    """Yield the numbers of `cpu=4,gres/gpu=2,mem=10G`; memory in MB."""
+    """Parse `cpu=4,gres/gpu=2,mem=10G`; memory in MB."""
     for what, number, unit in re.findall(r"([\w/:.-]+)=(\d+(?:\.\d+)?)([KMGTP]?)", text):
         yield what, float(number) * (UNITS[unit] if what == "mem" else 1)
 
 
 def _both(own: Limits, partition: Limits) -> Limits:
-    """Return the limits of a job's QOS and of its partition's, which wins unless that is told."""
+    """Return the limits of the job's QOS and the partition's; the latter wins by default."""
     return partition | own if "OverPartQOS" in own.get("Flags", "") else own | partition
 
 

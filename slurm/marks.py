@@ -1,9 +1,9 @@
-"""How a job in the queue is known to be the one that is on record.
+"""Recognize a queued job as the one in our records.
 
-Its id alone does not tell: a cluster that was set up anew counts from 1 again. So a mark, drawn for
-each call of sbatch, is the comment of its jobs. Where that is the user's or the site's, which may
-have a plugin that writes it, the mark is at the end of their names. Where that is written as well,
-the record holds when SLURM says that they were submitted.
+The job id alone is not enough: a cluster that was set up anew counts from 1 again. Each sbatch call
+therefore draws a random mark and makes it the comment of its jobs. Where the user sets the comment
+or a plugin of the site overwrites it, the mark is the end of the job name. Where the site
+overwrites names as well, the record holds the submit time that SLURM reports.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ COMMENT, NAME = "comment", "name"
 
 
 def named(name: str, mark: str) -> str:
-    """Return a job's name with a mark in it."""
+    """Return a job name that contains a mark."""
     return f"{name}.{mark}"
 
 
 def kept(entry: Entry, mark: str) -> list[str]:
-    """Return where a job bears a mark."""
+    """Return where a job carries a mark: in its comment or its name."""
     found = {COMMENT: entry.comment, NAME: entry.name.rpartition(".")[2]}
     return [where for where, text in found.items() if text == mark]
 
 
 def known(entry: Entry, row: Submission) -> bool:
-    """Whether a job is the one that a record is of."""
+    """Whether a queued job is the one of a record."""
     if kept(entry, row.token):
         return True
     if row.submitted is None or entry.submitted is None or entry.id != row.id:
         return False
-    return entry.submitted.timestamp() >= row.submitted  # later if it was requeued
+    return entry.submitted.timestamp() >= row.submitted  # later after a requeue
 
 
 def read_back(rows: Mapping[Path, Submission]) -> list[str]:
-    """Return where jobs bear their mark, as SLURM has the first of them.
+    """Return where SLURM kept the mark of these jobs, read back from the first one.
 
-    If nowhere, it is noted when they were submitted.
+    If SLURM kept it nowhere, their submit time is recorded.
 
     Args:
-        rows: what is on record of jobs that were submitted in one call, by their directories.
+        rows: records of the jobs of one sbatch call, by directory.
 
     Raises:
-        Refused: SLURM does not know them, or would not requeue them.
-        Unreachable: it does not answer.
+        Refused: SLURM does not know the jobs, or does not allow requeueing them.
+        Unreachable: SLURM does not answer.
     """
     row = next(iter(rows.values()))
     entry = scheduler.find(row.id)

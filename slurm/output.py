@@ -1,4 +1,4 @@
-"""What commands print: to a reader who may have left, on a terminal that may lack a character."""
+"""Print although the reader may have closed the pipe or the terminal may lack a character."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 STDERR = 2
-LEFT = (errno.EPIPE, errno.EIO)  # `| head` has seen enough; the terminal was closed
+LEFT = (errno.EPIPE, errno.EIO)  # `| head` has ended, or the terminal was closed
 PLAIN = {
     "→": "->", "⇄": "<->", "★": "*", "·": "-", "–": "-", "—": "-", "…": "...", "±": "+-", "×": "x",
     "≥": ">=", "≤": "<=", "≈": "~", "µ": "u", "’": "'", "━": "-", "█": "#",
@@ -19,9 +19,9 @@ PLAIN = {
 
 
 class Patient(io.FileIO):
-    """A file whose reader may leave: what he would have read is dropped, the work goes on.
+    """An output stream whose reader may go away: then output is dropped and the work goes on.
 
-    What cannot be written for another reason, a full disk, is an error once, and dropped after.
+    Any other write error, such as a full disk, is raised once; later output is dropped.
     """
 
     refused = False
@@ -38,14 +38,14 @@ class Patient(io.FileIO):
 
 
 def program(module: str) -> str:
-    """Return how a user calls a module: as a sub-command of `dyrep`, if it was, or by its name."""
+    """Return how the user called a module: `dyrep NAME` or `python -m MODULE`."""
     return sys.argv[0] if sys.argv[0].startswith("dyrep ") else f"python -m {module}"
 
 
 def settle() -> None:
-    """Have what is printed reach whoever reads it in his characters, and harm nobody if none does.
+    """Make standard output safe for any encoding and for a reader that goes away.
 
-    A command begins with this; it may be called again.
+    Every command calls this first; calling it again changes nothing.
     """
     codecs.register_error("plainly", _plainly)
     for name in ("stdout", "stderr"):
@@ -67,7 +67,7 @@ def _patient(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def _plainly(error: UnicodeError) -> tuple[str, int]:
-    """Replace what cannot be encoded by what looks like it, or by its number."""
+    """Replace characters that cannot be encoded by similar ones or by their number."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lost = error.object[error.start : error.end]
@@ -76,19 +76,19 @@ def _plainly(error: UnicodeError) -> tuple[str, int]:
 
 
 def deliver() -> None:
-    """Have all that was printed written, while an error can still be told.
+    """Flush standard output while an error can still be reported.
 
     Raises:
-        OSError: it cannot be.
+        OSError: the output cannot be written.
     """
     sys.stdout.flush()
 
 
 def gone() -> bool:
-    """Whether nobody reads any more what is printed."""
+    """Whether the reader of standard output is gone."""
     try:
         watch = select.poll()
         watch.register(sys.stdout.fileno(), 0)
         return any(told & (select.POLLERR | select.POLLHUP) for _, told in watch.poll(0))
     except (OSError, ValueError, AttributeError):
-        return False  # no file: a test looks on
+        return False  # not a file: pytest captures output

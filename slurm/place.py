@@ -1,7 +1,7 @@
-"""Where a command runs within its job: the word that a supervisor gives the command it starts.
+"""The node number and rendezvous address that a supervisor passes to its command.
 
-The names are our own, and the word holds for one directory. `NNODES`, `MASTER_ADDR` and their like
-are left behind in shells by other tools, and whatever is started inside a job inherits its
+They are environment variables with our own names, valid for one directory. Other tools leave
+`NNODES`, `MASTER_ADDR` and the like in shells, and everything started inside a job inherits its
 environment: neither may make a command wait for nodes that it does not have.
 """
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-OWNER = "SUPERVISED_JOB"  # job and number of its restart
-DIRECTORY = "SUPERVISED_DIRECTORY"  # of the command that the word is for
+OWNER = "SUPERVISED_JOB"  # job number and restart
+DIRECTORY = "SUPERVISED_DIRECTORY"  # directory for which the variables are valid
 NODE = "SUPERVISED_NODE"
 NODES = "SUPERVISED_NODES"
 ADDRESS = "SUPERVISED_ADDRESS"
@@ -27,11 +27,11 @@ class Place:
     """A node's part of a job.
 
     Args:
-        job: the job and the number of its restart.
+        job: job number and restart.
         node: number of this node in the job.
-        nodes: how many the job has.
-        address: where the first of them is reached.
-        port: on which the processes of the job meet there.
+        nodes: number of nodes of the job.
+        address: address of the first node.
+        port: port on the first node where the processes of the job meet.
     """
 
     job: str
@@ -41,7 +41,7 @@ class Place:
     port: int
 
     def words(self, directory: Path) -> dict[str, str]:
-        """Return what to add to the environment of the command of a directory."""
+        """Return the variables to add to the environment of a directory's command."""
         return {
             OWNER: self.job,
             DIRECTORY: str(directory),
@@ -53,7 +53,7 @@ class Place:
 
     @classmethod
     def told(cls, directory: Path, environment: Mapping[str, str] = os.environ) -> Self | None:
-        """Return what a supervisor says of the command of a directory; None if it says nothing."""
+        """Read the place of a directory's command from the environment, None if it is not there."""
         if any(word not in environment for word in WORDS):
             return None
         if Path(environment[DIRECTORY]).resolve() != directory.resolve():
@@ -76,5 +76,5 @@ def blind(nodes: str, directory: Path) -> str:
 
 
 def unsupervised(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return an environment without the word of a supervisor."""
+    """Return an environment without the supervisor's variables."""
     return {name: value for name, value in environment.items() if name not in WORDS}

@@ -1,4 +1,4 @@
-"""What SLURM would refuse, or silently never start, found before anything is submitted."""
+"""Find out before submitting what SLURM would refuse or never start."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from slurm.job import Resources
 from slurm.sbatch import FIELDS, OURS, Executor
 from slurm.scheduler import Refused
 
-NODE_LOCAL = ("tmpfs", "ramfs", "devtmpfs")  # file systems that no other node can see
+NODE_LOCAL = ("tmpfs", "ramfs", "devtmpfs")  # file systems that other nodes cannot see
 
 
 def check(resources: Resources, folder: Path) -> None:
-    """Make sure that SLURM takes a job with these resources and can run it.
+    """Check that SLURM accepts a job with these resources and can run it.
 
     Raises:
         Refused: it does not; names the resource and what is possible.
-        Unreachable: it does not answer.
+        Unreachable: SLURM does not answer.
     """
     scheduler.call("sbatch", "--version")
     for option in {name.replace("_", "-") for name in resources.sbatch}:
@@ -47,13 +47,13 @@ def check(resources: Resources, folder: Path) -> None:
 
 
 def _check_partitions(resources: Resources, partitions: list[dict[str, str]]) -> None:
-    """Make sure that one of the partitions takes jobs, of that length: others are passed over."""
+    """Check that at least one of the partitions is up and allows that time limit."""
     up = [p for p in partitions if p["State"] == "UP"]
     if not up:
         name, state = partitions[0]["PartitionName"], partitions[0]["State"].lower()
         raise Refused(f"partition {name} is {state}; choose another")
     longest = max(up, key=lambda p: _most(p))
-    if resources.time_limit > _most(longest):  # SLURM would let it wait for ever
+    if resources.time_limit > _most(longest):  # SLURM would leave it pending for ever
         raise Refused(
             f"the time limit of {resources.time_limit} minutes is above the {_most(longest):.0f} "
             f"minutes ({longest['MaxTime']}) of partition {longest['PartitionName']}; ask for "
@@ -67,11 +67,11 @@ def _most(partition: dict[str, str]) -> float:
 
 
 def chosen(names: str | None) -> list[dict[str, str]]:
-    """Return what SLURM says of the partitions that a job may run in.
+    """Return the settings of the partitions that a job may run in.
 
     Args:
-        names: one, several with commas between them, or None: the default, or all where a plugin of
-            the site chooses.
+        names: one name, several separated by commas, or None for the default partition, or for
+            all where a plugin of the site chooses.
 
     Raises:
         Refused: there is no such partition.
@@ -92,7 +92,7 @@ def chosen(names: str | None) -> list[dict[str, str]]:
 
 
 def _rehearse(resources: Resources, folder: Path) -> None:
-    """Have sbatch look at the script without submitting it."""
+    """Let sbatch test the script without submitting it."""
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
         script.write(Executor(folder, Path.cwd(), resources).text())
         script.flush()
@@ -100,7 +100,7 @@ def _rehearse(resources: Resources, folder: Path) -> None:
 
 
 def _later(resources: Resources, partitions: list[dict[str, str]]) -> bool:
-    """Return whether it is only for nodes that are out at present that a job cannot run."""
+    """Return whether a job cannot run only because nodes are down or drained now."""
     able, out = set(), False
     names = ",".join(p["PartitionName"] for p in partitions)
     fields = "NodeHost:|,CPUs:|,Memory:|,Gres:|,StateCompact:|"
@@ -115,13 +115,13 @@ def _later(resources: Resources, partitions: list[dict[str, str]]) -> bool:
             and sum(map(int, gpu.findall(gres))) >= resources.gpus_per_node
         )
         able |= {host} if enough else set()
-        silent = state.endswith("*")  # as all are for a moment after the controller has started
+        silent = state.endswith("*")  # all nodes are, for a moment after the controller has started
         out |= silent or state.startswith(("down", "drain", "drng", "fail", "maint", "unk"))
     return out and len(able) >= resources.nodes
 
 
 def _offer(partition: dict[str, str]) -> str:
-    """Say what the nodes of a partition have."""
+    """Describe the nodes of a partition."""
     text = scheduler.call(
         "sinfo", "-h", "-p", partition["PartitionName"], "-o", "%c CPUs, %m MB, %G"
     )
@@ -149,9 +149,9 @@ def gpus(partition: str | None) -> bool:
 
 @cache
 def preemption(partition: str | None, qos: str | None, account: str | None = None) -> str:
-    """Return OFF, REQUEUE, CANCEL or whatever else SLURM does to a job that is preempted.
+    """Return what SLURM does to a preempted job: OFF, REQUEUE, CANCEL, ….
 
-    Of several partitions that may do different things, the one that needs most of us.
+    Of several partitions with different modes, the mode that needs most from us.
     """
     settings = scheduler.config()
     mode = settings["PreemptMode"]
@@ -168,7 +168,7 @@ def preemption(partition: str | None, qos: str | None, account: str | None = Non
 
 
 def cancels(resources: Resources) -> bool:
-    """Return whether a job with these resources is cancelled for good when it is preempted.
+    """Return whether preemption cancels a job with these resources for good.
 
     Raises:
         Unreachable: SLURM does not answer.
@@ -207,11 +207,11 @@ def longest_array() -> int:
 
 
 def shared(directory: Path) -> None:
-    """Make sure that other nodes may see a directory, which need not exist yet.
+    """Check that other nodes can see a directory, which need not exist yet.
 
     Raises:
-        Refused: it lies in the memory of this machine, and the cluster has others; or its name
-            holds what SLURM replaces in the names of files.
+        Refused: the directory is in the memory of this host, and the cluster has others; or its
+            name contains %, which SLURM replaces in file names.
     """
     if "%" in str(directory):
         raise Refused(f"{directory} has a % in its name, which SLURM replaces; use another root")

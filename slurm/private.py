@@ -1,4 +1,4 @@
-"""Whether a directory is ours alone: whoever else may change what is in it decides what we run."""
+"""Check that only this user can change a directory: whoever else can decides what we run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ WRITERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def flaw(directory: Path, closed: int = OTHERS) -> str | None:
-    """Return why others may have put or may change what is in a directory; None if they cannot.
+    """Return why other users can change the content of a directory; None if they cannot.
 
-    It is looked at without following a link, and before anything in it is read.
+    Links are not followed, and nothing in the directory is read before this check.
 
     Args:
         directory: must exist.
-        closed: what group and others may not have.
+        closed: permission bits that group and others must not have.
     """
     facts = directory.lstat()
     if stat.S_ISLNK(facts.st_mode):
@@ -34,14 +34,14 @@ def flaw(directory: Path, closed: int = OTHERS) -> str | None:
 
 
 def exchangeable(directory: Path) -> Path | None:
-    """Return the directory above in which another user may put another in this one's place."""
+    """Return the parent directory in which another user can replace this directory."""
     return next((above for above in directory.absolute().parents if writers(above)), None)
 
 
 def writers(directory: Path) -> str | None:
-    """Return who else may rename and replace what is in a directory, in words; None if nobody.
+    """Return in words who else can rename and replace entries of a directory; None if nobody.
 
-    In a sticky directory, such as /tmp, everybody may only do so with what is their own.
+    In a sticky directory, such as /tmp, users can do that only with their own entries.
     """
     facts = directory.stat()
     if facts.st_uid not in (0, os.geteuid()):
@@ -54,7 +54,7 @@ def writers(directory: Path) -> str | None:
 
 
 def _group(gid: int) -> str | None:
-    """Return a group in words; None if it is the one that a user has to himself by convention."""
+    """Return a group in words; None if it is the private group of this user."""
     try:
         group = grp.getgrgid(gid)
         name = pwd.getpwuid(os.geteuid()).pw_name
@@ -65,7 +65,7 @@ def _group(gid: int) -> str | None:
 
 
 def owner(uid: int) -> str:
-    """Return whom a user id belongs to."""
+    """Return the user of a user id, in words."""
     try:
         return f"user {pwd.getpwuid(uid).pw_name}"
     except KeyError:
@@ -73,10 +73,10 @@ def owner(uid: int) -> str:
 
 
 def own(directory: Path) -> None:
-    """Make a directory, and those above it, that only this user can enter; close one of ours.
+    """Make a directory and its parents, and close it to other users.
 
     Raises:
-        PermissionError: it is somebody else's, or no directory.
+        PermissionError: the path belongs to another user or is not a directory.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     directory.mkdir(mode=0o700, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Which jobs in the queue are ours, by what their directories have on record.
+"""Find the queued jobs that belong to a directory, by its records.
 
-Also keeps launches from each other's way, and tells which jobs are about to leave.
+Also locks launches against each other and waits for jobs that are ending.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from slurm.job import Job
 from slurm.records import Submission
 from slurm.scheduler import Entry, Refused
 
-LEAVE = 120.0  # seconds for a job that SLURM is ending to leave the queue
+LEAVE = 120.0  # seconds in which a job that SLURM is ending leaves the queue
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other launch submits or cancels, then keep others waiting."""
+    """Hold the lock under which launches submit and cancel; wait for it first."""
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def settled(jobs: Sequence[Job]) -> dict[str, Entry]:
-    """Return the queue once none of these jobs is about to leave it.
+    """Return the queue once none of these jobs is ending.
 
-    What comes to its end may yet go back into the queue, or still be saving; what waits for
-    something that will not come is cancelled.
+    A job that is ending may still save or be requeued. Jobs that can never start are cancelled.
 
     Raises:
-        Refused: SLURM does not bring a job to its end.
+        Refused: SLURM does not end a job in time.
     """
     until = time.monotonic() + LEAVE
     said = False
@@ -55,7 +54,9 @@ def settled(jobs: Sequence[Job]) -> dict[str, Entry]:
 
 
 def _in_vain(jobs: Sequence[Job], queue: dict[str, Entry]) -> list[str]:
-    """Return the jobs that wait to succeed one that needs no successor, or for one that is gone."""
+    """Return the pending jobs that can never start: successors of finished jobs, dependents of
+    cancelled ones.
+    """
     found: list[str] = []
     lost: set[Path] = set()
     for job in jobs:
@@ -75,10 +76,10 @@ def _needs_no_successor(first: str, queue: dict[str, Entry]) -> bool:
 
 
 def queued(directory: Path, queue: dict[str, Entry]) -> list[tuple[Entry, str | None]]:
-    """Return the jobs in the queue that work on a directory, each with the one it is to succeed."""
+    """Return the queued jobs of a directory, each with the id of the job that it succeeds."""
     records = Submission.read(directory)
     known = [(row.id, row) for row in submitted(directory)]
-    if records and records[-1].event == "intent":  # the launcher died before it noted the id
+    if records and records[-1].event == "intent":  # the launcher died before it recorded the id
         last = records[-1]
         known += [(id, last) for id in queue if int(id.partition("_")[2] or 0) == last.index]
     found = {
@@ -90,13 +91,13 @@ def queued(directory: Path, queue: dict[str, Entry]) -> list[tuple[Entry, str | 
 
 
 def submitted(directory: Path) -> list[Submission]:
-    """Return the records of all jobs that were submitted for a directory, oldest first."""
+    """Return the submissions of a directory, oldest first."""
     found = Submission.read(directory)
     return [row for row in found if row.event == "submitted" and row.id and row.token]
 
 
 def active(directory: Path, queue: dict[str, Entry]) -> Entry | None:
-    """Return the job in the queue that works on a directory, or the next that will."""
+    """Return the queued job that works on a directory or will do so next."""
     found = queued(directory, queue)
     ids = {entry.id for entry, _ in found}
     return next((entry for entry, first in found if first not in ids), None)

@@ -1,4 +1,4 @@
-"""What is on record of a job, in its directory: one writer and one reader for each kind of row.
+"""The records of a job, in its directory: one writer and one reader for each kind of row.
 
     jobs.jsonl      submissions: intent first, then the id SLURM gave
     events.jsonl    what supervision saw and did: began, joined, signal, ended, failed,
@@ -31,7 +31,7 @@ CANCELLED = "CANCELLED"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of a JSON-lines file; a field at its default is not written."""
+    """A line of a JSON-lines file; fields at their default are not written."""
 
     FILE: ClassVar[str]
 
@@ -39,10 +39,10 @@ class Row:
     event: str
 
     def note(self, directory: Path) -> None:
-        """Append this to the records of a job, in one write that never mixes with another.
+        """Append this row to the records of a job, in one write that never mixes with another.
 
         Raises:
-            OSError: it cannot be written; the file is as it was.
+            OSError: the row cannot be written; the file is unchanged.
         """
         given = [(it, getattr(self, it.name)) for it in fields(self)]
         row = {it.name: value for it, value in given if value != it.default}
@@ -50,16 +50,16 @@ class Row:
 
     @classmethod
     def read(cls, directory: Path) -> list[Self]:
-        """Return the rows of this kind that a job has on record, oldest first.
+        """Return the rows of this kind in the records of a job, oldest first.
 
         Raises:
-            OSError: the file is there but may not be read, or is no regular file.
+            OSError: the file exists but is not readable, or is not a regular file.
         """
         return [cls(**known) for row in rows(directory / cls.FILE) if (known := cls._known(row))]
 
     @classmethod
     def _known(cls, row: dict[str, object]) -> dict[str, Any] | None:
-        """Return the fields of this kind that a line holds; None if it is not of this kind."""
+        """Return the fields of this kind in a line; None if the line is of another kind."""
         kinds = _kinds(cls)  # type: ignore[arg-type]  # mypy takes a dataclass for unhashable
         known = {name: value for name, value in row.items() if name in kinds}
         whole = known.keys() >= {it.name for it in fields(cls) if it.default is MISSING}
@@ -69,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Event(Row):
-    """What supervision saw or did in one attempt at a job.
+    """What the supervisor saw or did in one attempt at a job.
 
     Args:
         job: the id that SLURM gave.
@@ -99,15 +99,15 @@ class Event(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class Submission(Row):
-    """That a job is about to be submitted, was, or was found in the queue.
+    """A step of a submission: intent, submitted, or attached to a job found in the queue.
 
     Args:
-        id: submitted, attached: what SLURM gave.
-        token: intent, submitted: the mark by which the job is known again; see `slurm.marks`.
-        index: intent: of the job within its array.
-        runs: submitted, attached: what asked for it.
-        successor_of: submitted: the job that it succeeds.
-        submitted: submitted: when, as SLURM says; only of a job that does not bear its mark.
+        id: of `submitted`, `attached`: job id.
+        token: of `intent`, `submitted`: mark that identifies the job; see `slurm.marks`.
+        index: of `intent`: index of the job in its array.
+        runs: of `submitted`, `attached`: the runs that want the job.
+        successor_of: of `submitted`: id of the job that it succeeds.
+        submitted: of `submitted`: submit time by SLURM; only of a job that carries no mark.
     """
 
     FILE = JOBS
@@ -122,7 +122,7 @@ class Submission(Row):
 
 @cache
 def _kinds(row: type) -> dict[str, tuple[type, ...]]:
-    """Return the types that each field of a kind of row may have."""
+    """Return the types that each field of a row may have."""
     hints, found = get_type_hints(row), {}
     for name in (it.name for it in fields(row)):
         hint = hints[name]
@@ -132,7 +132,7 @@ def _kinds(row: type) -> dict[str, tuple[type, ...]]:
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON-lines file; lines that are not whole are left out."""
+    """Yield the rows of a JSON-lines file; skip incomplete lines."""
     try:
         text = files.read(path).decode(errors="replace")
     except FileNotFoundError:
@@ -147,7 +147,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def saved(directory: Path) -> int:
-    """Return from where a repetition would begin; 0 if nothing is saved."""
+    """Return the point from which a repetition would continue; 0 if nothing is saved."""
     try:
         return int(json.loads(files.read(directory / PROGRESS))["saved"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The command of the doctor's rehearsal: looks around on its node, counts, saves, can be resumed.
+"""The command of the doctor's rehearsal job: inspects its node, counts, saves, resumes.
 
 python -m slurm.rehearsal DIR
 """
@@ -22,7 +22,7 @@ from slurm.place import OWNER
 from slurm.records import PROGRESS
 
 STEPS = 40
-PAUSE = 0.5  # seconds between two steps
+PAUSE = 0.5  # seconds per step
 TORCH = (
     "import torch; print(torch.__version__, 'sees', torch.cuda.device_count(), 'GPUs',"
     " *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))"
@@ -32,7 +32,7 @@ LOCK, NODE, COUNT, RESULT = "locked", "node.json", "count.json", "result.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What a training would find on a node; `locked`: whether it sees the doctor's lock."""
+    """What a training would find on a node; `locked`: whether the doctor's lock is visible."""
 
     host: str
     python: str
@@ -43,7 +43,7 @@ class Node:
 
 
 def main(directory: Path) -> int:
-    """Count to `STEPS`, from where an earlier attempt saved."""
+    """Count to `STEPS`, starting from what an earlier attempt saved."""
     stops: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
     files.write_json(directory / NODE, asdict(look_around(directory)))
@@ -57,7 +57,7 @@ def main(directory: Path) -> int:
         if stops:
             files.write_json(directory / COUNT, count)
             return STOPPED
-        if not interrupted:  # it waits for that, and for nothing afterwards
+        if not interrupted:  # the doctor waits for this file, and for nothing after it
             time.sleep(PAUSE)
     files.write_json(directory / RESULT, count)
     return DONE
@@ -76,7 +76,7 @@ def look_around(directory: Path) -> Node:
 
 
 def output(*command: str) -> str:
-    """Return what a command prints, or the last line of its complaint."""
+    """Return the output of a command, or the last line of its error."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=90)
     except subprocess.TimeoutExpired:
@@ -85,7 +85,7 @@ def output(*command: str) -> str:
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether the lock that the doctor holds is seen from here."""
+    """Whether the lock that the doctor holds is visible on this node."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

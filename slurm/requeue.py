@@ -1,8 +1,8 @@
-"""After a job's command ended: it is finished, goes back into the queue, or is given up.
+"""Decide what follows when a job's command has ended: finished, requeued, or given up.
 
-The EXIT trap of every batch script. It runs outside the step that SLURM signals first and that may
-be killed, looks at files and at what SLURM says of the job, and never brings back what was
-cancelled: only a job that is still RUNNING is requeued, by nobody but its present attempt.
+This is the EXIT trap of every batch script. It runs outside the job step, which SLURM signals first
+and may kill. It reads files and the job's state in SLURM, and requeues only if SLURM reports the
+job as RUNNING and this is the current attempt, so a cancelled job never comes back.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from slurm.sbatch import submitted_with
 from slurm.scheduler import Entry
 from slurm.supervise import Allocation
 
-EARLY = 65  # seconds by which SLURM may send the signal before a time limit too early
-SKEW = 60.0  # seconds that the nodes' clocks may differ
-POLL = 1.0  # seconds between two looks at a job that is suspended
-END = 120.0  # seconds until SLURM must have ended a job that it has requeued
+EARLY = 65  # seconds by which SLURM may send the time-limit signal too early
+SKEW = 60.0  # seconds by which the clocks of the nodes may differ
+POLL = 1.0  # seconds between two queries about a suspended job
+END = 120.0  # seconds in which SLURM must end an attempt that it has requeued
 
 MEMORY = re.compile(r"^(slurmstepd|srun).*(oom|out of memory|memory limit)", re.I | re.M)
 BEGINS = "Starting with JobEnvironment"  # in what submitit prints first
@@ -69,7 +69,7 @@ def decide(job: Job, here: Allocation, printed: str = "") -> int:
 
 
 def _awake(id: str) -> Entry | None:
-    """Return a job once it is not about to be stopped where it is, or just goes on again."""
+    """Return a job's entry once the job is neither suspended nor just resumed."""
     while (entry := scheduler.patient(lambda: scheduler.find(id))) is not None:
         if entry.state not in scheduler.SUSPENDED:
             break
@@ -78,9 +78,9 @@ def _awake(id: str) -> Entry | None:
 
 
 def _why(job: Job, ended: list[int | None], own: list[Event], entry: Entry) -> str:
-    """Return what ended an attempt: a signal in time or at the time limit, or else a crash.
+    """Return what ended an attempt: a signal, the time limit, or a crash.
 
-    A crash on one node signals the others, where the command may still save and stop.
+    A crash on one node makes SLURM signal the other nodes, where the command may still save.
     """
     signals = [row.time for row in own if row.event == "signal"]
     if set(ended) != {STOPPED} or not signals:
@@ -103,7 +103,7 @@ def _cause(job: Job, here: Allocation, since: float, printed: str) -> str | None
 
 
 def _vain(job: Job, saved: int) -> int:
-    """Return how many attempts in a row, before this one, ended and were no progress."""
+    """Return how many attempts in a row before this one ended without progress."""
     count = 0
     for row in reversed(Event.read(job.directory)):
         if row.event == "gave_up" or (row.event == "requeued" and (row.saved or 0) < saved):
@@ -119,7 +119,7 @@ def _requeue(job: str) -> int:
         entry = scheduler.patient(lambda: scheduler.find(job))
         if entry is None or entry.state == "RUNNING":
             return _end(f"job {job} may not be requeued ({error}); launch again to continue")
-    time.sleep(END)  # SLURM ends us; to leave before it has would end the job instead
+    time.sleep(END)  # SLURM ends this process; exiting earlier would end the job instead
     return _end(f"job {job} was requeued, but SLURM did not end this attempt")
 
 
@@ -136,7 +136,7 @@ def _final(code: int) -> int:
 
 
 def main(folder: Path) -> int:
-    """Find the job this batch script belongs to, and decide."""
+    """Find the job of this batch script and decide what follows."""
     job, _ = submitted_with(folder)
     return decide(job, Allocation.here(), _printed())
 

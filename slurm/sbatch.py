@@ -1,4 +1,4 @@
-"""sbatch through submitit: our settings, the text it would get, and calls nobody answers."""
+"""Call sbatch through submitit: our settings, the text of the script, and lost answers."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ OURS = {"array", "clusters", "dependency", "error", "job-name", "kill-on-invalid
 FIELDS = {"account", "comment", "constraint", "cpus-per-task", "exclusive", "gres", "mem", "nodes",
           "ntasks-per-node", "partition", "qos", "time"}  # fmt: skip
 ATTEMPTS = 3
-PAUSE = 5.0  # seconds between two
+PAUSE = 5.0  # seconds between two calls calls
 
 
 class Executor(SlurmExecutor):
-    """submitit's, with our settings, and able to show what it would submit.
+    """submitit's executor with our settings; can also return the script without submitting it.
 
     Args:
-        folder: shared by all nodes; a folder for each job is made in it.
-        cwd: where the command runs and is imported from.
-        succession: whether a job has to queue the next successor when it starts.
+        folder: visible to all nodes; each job gets a folder in it.
+        cwd: working directory of the command, from which Python imports.
+        succession: whether a job queues its next successor when it starts.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Executor(SlurmExecutor):
         where = shlex.quote(str(folder))
         decide = f"{python} -m slurm.requeue {where}"
         succeed = [f"{python} -m slurm.successor {where} || true"] if succession else []
-        # a signal that arrives while Python starts would kill what has no handler yet
+        # while Python starts it has no handler, and a signal would kill it
         super().__init__(folder, python=f"env --ignore-signal=TERM --ignore-signal=USR2 {python}")
         self.update_parameters(
             time=resources.time_limit,
@@ -67,14 +67,14 @@ class Executor(SlurmExecutor):
             signal_delay_s=resources.signal_seconds,
             wckey=None,
             stderr_to_stdout=True,
-            # the rest of a job whose part on one node has failed would only hold its nodes
+            # after the command failed on one node, the other nodes would only be held
             srun_args=[
-                "--export=ALL",  # of the script, whatever that was given of the shell's
+                "--export=ALL",  # the script's values, whatever the shell exported
                 f"--cpus-per-task={resources.cpus_per_node}",
                 "--kill-on-bad-exit=1",
                 *resources.srun,
             ],
-            # first of all, so that it comes whatever ends the script, also a `set -e` in setup
+            # set first, so that it runs whatever ends the script, a `set -e` in setup too
             setup=[
                 f"trap {shlex.quote(f'{decide}; exit $?')} EXIT",
                 f"cd {shlex.quote(str(cwd))}",
@@ -89,14 +89,14 @@ class Executor(SlurmExecutor):
     def prepare(
         self, name: str, token: str, dependency: str, parallel: int, named: bool = False
     ) -> None:
-        """Set what differs between calls.
+        """Set the parameters that differ between calls.
 
         Args:
-            name: of the jobs.
-            token: their mark; it is their comment unless that is the user's.
-            dependency: what they wait for.
-            parallel: how many elements of an array may run at a time.
-            named: whether the mark is in their name as well.
+            name: job name.
+            token: mark of the jobs; it becomes their comment unless the user sets one.
+            dependency: as sbatch takes it.
+            parallel: largest number of elements of an array that run at the same time.
+            named: whether the job name contains the mark as well.
         """
         self.update_parameters(
             job_name=marks.named(name, token) if named or self._comment else name,
@@ -116,17 +116,17 @@ class Executor(SlurmExecutor):
     def hand_over(self, jobs: Sequence[Job], token: str, first: str | None = None) -> list[str]:
         """Submit a job, or several as one array; return their ids.
 
-        sbatch is called again if it did not answer, after what it may have done nevertheless was
-        withdrawn; so is that if the caller is interrupted.
+        If sbatch does not answer, jobs that it may have submitted all the same are cancelled, and
+        sbatch is called again. If the caller is interrupted, they are cancelled too.
 
         Args:
-            jobs: what is to be supervised.
-            token: the mark they are submitted with.
-            first: the job that they are the successor of, if they are.
+            jobs: the jobs to supervise.
+            token: mark with which they are submitted.
+            first: id of the job that they succeed, if they are successors.
 
         Raises:
-            Refused: SLURM says no.
-            Unreachable: it did not answer, several times.
+            Refused: SLURM refuses the jobs.
+            Unreachable: SLURM did not answer several times.
         """
         for left in reversed(range(ATTEMPTS)):
             try:
@@ -140,7 +140,7 @@ class Executor(SlurmExecutor):
                 if left:
                     time.sleep(PAUSE)
                 _withdraw(token)
-            except FailedSubmissionError as error:  # it is submitted, but under which id?
+            except FailedSubmissionError as error:  # the job is submitted, but its id is unknown
                 _withdraw(token)
                 raise Refused(scheduler.said(str(error))) from None
             except KeyboardInterrupt:
@@ -150,7 +150,7 @@ class Executor(SlurmExecutor):
 
 
 def _gres(resources: Resources) -> str | None:
-    """Return GPUs in sbatch's words."""
+    """Return the GPUs as sbatch takes them."""
     kind = [resources.gpu_type] if resources.gpu_type else []
     words = ["gpu", *kind, str(resources.gpus_per_node)]
     return ":".join(words) if resources.gpus_per_node else None
@@ -161,7 +161,7 @@ def _withdraw(token: str) -> None:
 
 
 def submitted_with(folder: Path) -> tuple[Job, str | None]:
-    """Return the job that the batch script we are in belongs to, and whom it succeeds."""
+    """Return the job of the current batch script, and the id of the job that it succeeds."""
     paths = JobPaths(folder, SlurmJobEnvironment().job_id)
     job, first = DelayedSubmission.load(paths.submitted_pickle).args
     return job, first
@@ -169,7 +169,7 @@ def submitted_with(folder: Path) -> tuple[Job, str | None]:
 
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Hide the job we may be in from sbatch, which would inherit its settings; not the cluster."""
+    """Hide the surrounding job from sbatch, which would inherit its settings."""
     kept = {name: os.environ[name] for name in shell.KEPT & os.environ.keys()}
     with helpers.clean_env():
         os.environ.update(kept)

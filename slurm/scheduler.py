@@ -1,7 +1,7 @@
-"""What SLURM says and what it is told: the only place that calls its commands.
+"""Call SLURM's commands and parse their output; no other module calls them.
 
-A controller that does not answer, or in words that cannot be read, is not the same as a job that
-is gone: `Unreachable` says that nothing is known, and nobody may conclude from it.
+No answer from the controller, or one that cannot be parsed, does not mean that a job is gone:
+`Unreachable` means that nothing is known, and callers must not conclude anything from it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ TIMEOUT = 60.0  # seconds for one command
 AWAY = ("Unable to contact", "Connection refused", "Socket timed out", "Communication connection",
         "Zero Bytes were transmitted", "Resource temporarily unavailable",
         "temporarily unable to accept")  # fmt: skip
-TAKEN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")  # how a job ends that SLURM took away
+TAKEN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")  # final states of a job that SLURM took away
 HELD = ("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
-SUSPENDED = ("SUSPENDED", "STOPPED")  # its processes are stopped where they are
+SUSPENDED = ("SUSPENDED", "STOPPED")  # the processes are stopped in place
 ENDED = (*TAKEN, "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "REVOKED",
          "TIMEOUT")  # fmt: skip
 
@@ -38,29 +38,29 @@ _PAIR = re.compile(r"(\w+)=(\S*)")
 
 
 class Unreachable(Exception):
-    """SLURM does not answer; nothing follows from that."""
+    """SLURM does not answer; nothing is known about the job."""
 
 
 class Refused(Exception):
-    """SLURM answered no; holds its words."""
+    """SLURM refused; the message holds its words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A job as the controller knows it.
+    """A job as the controller reports it.
 
     Args:
-        id: `12`, or `12_3` for an element of an array; `12_[3-9]` for several that wait together.
+        id: `12`, or `12_3` for an element of an array; `12_[3-9]` for several pending ones.
         state: RUNNING, PENDING, COMPLETING, …
-        reason: why it waits.
-        restarts: how often it was requeued.
-        start: when it started or is expected to.
-        end: when it ended or will have to; later if it was suspended; None without a limit.
-        nodes: the names of its nodes.
+        reason: why it is pending.
+        restarts: number of requeues.
+        start: start time, actual or expected.
+        end: end time, actual or by the time limit; later if it was suspended; None without limit.
+        nodes: names of its nodes.
         after: ids of the jobs it waits for.
-        comment: what it was submitted with, or its site wrote.
-        submitted: when that was.
-        requeues: whether it may be requeued.
+        comment: set at submission, or by the site.
+        submitted: submit time.
+        requeues: whether SLURM may requeue it.
     """
 
     id: str
@@ -78,26 +78,26 @@ class Entry:
 
     @property
     def active(self) -> bool:
-        """Whether it waits, runs or comes to its end: nobody else may start the same work."""
+        """Whether the job is pending, running or completing: no other job may do the same work."""
         return self.state not in ENDED
 
     @property
     def held(self) -> bool:
-        """Whether it waits until somebody releases it: by hand, or after a prolog that failed."""
+        """Whether the job is held until it is released: by a user, or after a failed prolog."""
         return self.state in HELD or (self.state == "PENDING" and bool(_HELD.search(self.reason)))
 
 
 def call(*command: str) -> str:
-    """Return what one of SLURM's commands prints.
+    """Return the standard output of a SLURM command.
 
     Raises:
-        Refused: it says no, or does not exist.
+        Refused: the command fails, or does not exist.
         Unreachable: the controller does not answer.
     """
     if shutil.which(command[0]) is None:
         raise Refused(f"there is no {command[0]} on this machine")
     conf = os.environ.get("SLURM_CONF")
-    if conf and not Path(conf).exists():  # SLURM itself would look for it for a minute
+    if conf and not Path(conf).exists():  # SLURM itself would search for a minute
         raise Refused(f"SLURM_CONF={conf} does not exist; set it to the cluster's slurm.conf")
     try:
         done = subprocess.run(
@@ -114,12 +114,12 @@ def call(*command: str) -> str:
 
 
 def said(stderr: str) -> str:
-    """Return what an SLURM command complained of, in one line."""
+    """Return the errors that a SLURM command printed, as one line."""
     lines = [re.sub(r"^\w+: (error: )?", "", line) for line in stderr.strip().splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"
 
 
-# none of these characters is in what a user can type, line breaks may be in a name or a comment
+# names and comments can contain line breaks, but not these control characters
 _FIELD, _ENTRY = "\x1f", "\x1e\n"
 _FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "StartTime", "EndTime", "NodeList",
            "Dependency", "Name", "Comment", "SubmitTime", "Requeue")  # fmt: skip
@@ -133,7 +133,7 @@ def mine() -> dict[str, Entry]:
     """Return this user's jobs that the controller still knows, by id.
 
     Raises:
-        Unreachable: it does not answer.
+        Unreachable: the controller does not answer.
     """
     return _entries(call(*_QUEUE, "--me"))
 
@@ -142,22 +142,22 @@ def find(job: str) -> Entry | None:
     """Return one job, or None if the controller does not know it (any more).
 
     Raises:
-        Unreachable: it does not answer.
+        Unreachable: the controller does not answer.
     """
     try:
         found = _entries(call(*_QUEUE, f"--jobs={job}"))
     except Refused as error:
         if "Invalid job id" in str(error):
             return None
-        raise Unreachable(str(error)) from None  # it may exist: nothing follows
+        raise Unreachable(str(error)) from None  # the job may exist
     return found.get(job)
 
 
 def _entries(text: str) -> dict[str, Entry]:
-    """Return jobs by id.
+    """Parse the output of squeue; return jobs by id.
 
     Raises:
-        Unreachable: one cannot be read; it may be any.
+        Unreachable: a line cannot be parsed, and could be any job.
     """
     try:
         found = [_entry(*entry.split(_FIELD)) for entry in text.split(_ENTRY) if entry]
@@ -196,10 +196,10 @@ def _time(text: str) -> datetime | None:
 
 
 def end(job: str) -> str | None:
-    """Return how a job ended: COMPLETED, PREEMPTED, CANCELLED, …; None if nobody knows (any more).
+    """Return how a job ended: COMPLETED, PREEMPTED, CANCELLED, …; None if that is unknown.
 
     Raises:
-        Unreachable: nobody answers, or not yet.
+        Unreachable: neither controller nor accounting answers, or not yet.
     """
     entry = find(job)
     if entry and not entry.active:
@@ -209,24 +209,24 @@ def end(job: str) -> str | None:
         told = call("sacct", *asked)
     except Refused:  # no accounting here
         return None
-    state = next(iter(told.split()), None)  # CANCELLED is followed by the one who did it
+    state = next(iter(told.split()), None)  # CANCELLED is followed by the user
     if state is not None and state not in ENDED:
         raise Unreachable(f"accounting has job {job} as {state}, though it is not in the queue")
     return state
 
 
 def requeue(job: str) -> None:
-    """Put a running job back into the queue.
+    """Requeue a running job.
 
     Raises:
-        Refused: it may not be requeued.
+        Refused: SLURM does not allow it.
         Unreachable: the controller does not answer.
     """
     call("scontrol", "requeue", job)
 
 
 def cancel(ids: Iterable[str]) -> None:
-    """Cancel jobs for good; those that have ended are passed over.
+    """Cancel jobs for good; jobs that have ended are skipped.
 
     Raises:
         Unreachable: the controller does not answer.
@@ -237,17 +237,17 @@ def cancel(ids: Iterable[str]) -> None:
 
 
 def facts(*what: str) -> dict[str, str]:
-    """Return the `Key=Value` pairs that `scontrol show …` prints; values end at a blank.
+    """Return the `Key=Value` pairs that `scontrol show …` prints; values end at a space.
 
     Raises:
-        Refused: there is no such thing.
+        Refused: SLURM knows no such object.
         Unreachable: the controller does not answer.
     """
     return dict(_PAIR.findall(call("scontrol", "--oneliner", "show", *what)))
 
 
 def partitions() -> list[dict[str, str]]:
-    """Return what `scontrol show partition` says of each partition.
+    """Return the settings of each partition, from `scontrol show partition`.
 
     Raises:
         Unreachable: the controller does not answer.
@@ -257,7 +257,7 @@ def partitions() -> list[dict[str, str]]:
 
 
 def hosts() -> set[str]:
-    """Return the machines of the cluster, of which each may be several nodes.
+    """Return the host names of the cluster; one host can run several nodes.
 
     Raises:
         Unreachable: the controller does not answer.
@@ -267,7 +267,7 @@ def hosts() -> set[str]:
 
 
 def config() -> dict[str, str]:
-    """Return the cluster's configuration, as `scontrol show config` prints it.
+    """Return the configuration of the cluster, from `scontrol show config`.
 
     Raises:
         Unreachable: the controller does not answer.
@@ -284,10 +284,10 @@ def numbers(*texts: str) -> set[int]:
 
 
 def patient(ask: Callable[[], T], seconds: float = math.inf) -> T:
-    """Return what `ask` returns, waiting while SLURM does not answer.
+    """Call `ask` until SLURM answers; return its result.
 
     Raises:
-        Unreachable: it did not within `seconds`.
+        Unreachable: SLURM did not answer within `seconds`.
     """
     begun, told = time.monotonic(), -math.inf
     while True:

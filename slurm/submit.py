@@ -1,9 +1,9 @@
-"""Hand jobs to SLURM: all of them or none, each once, and those that can be in one call.
+"""Submit jobs to SLURM: all or none, each once, as many as possible per sbatch call.
 
-Jobs alike in resources and in what they wait for become one array, so a sweep of a thousand runs
-takes a handful of calls. A job that is waiting or running already is not submitted again: what
-comes after it waits for that one. Intent is on record before each call, so a launcher that dies
-in between leaves nothing behind that the next one would not find.
+Jobs with the same resources and dependencies become one array, so a sweep of a thousand runs takes
+a handful of calls. A job that is already pending or running is not submitted again; its dependents
+wait for the existing job. The intent is recorded before each call, so the next launch finds what a
+launcher submitted that died during the call.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from slurm.successor import either, succeed
 
 @dataclass(kw_only=True)
 class Batch:
-    """Jobs that are submitted in one call, and what they wait for."""
+    """Jobs that are submitted in one sbatch call, and their dependency."""
 
     jobs: list[Job]
-    dependency: str  # in sbatch's words; empty if they wait for nothing
+    dependency: str  # as sbatch takes it; empty without one
 
 
 class Submission:
-    """What one launch hands to SLURM.
+    """The jobs that one launch submits to SLURM.
 
-    Where preemption cancels a job for good, a successor is queued with each, which runs if the
-    first is preempted; there, jobs are submitted one by one.
+    Where preemption cancels jobs for good, each job is submitted by itself, with a successor that
+    runs if the job is preempted.
 
     Args:
         folder: for submitit's files; shared by all nodes, closed to other users.
@@ -51,13 +51,13 @@ class Submission:
     ) -> None:
         self.folder, self.cwd = folder, cwd
         self.parallel, self.longest = parallel, longest
-        self.ids: dict[Path, str] = {}  # of each job's directory, attached ones included
-        self.attached: set[Path] = set()  # those that were in the queue before
-        self.kept: list[str] = []  # where jobs bear their marks, once one was read back
+        self.ids: dict[Path, str] = {}  # by directory, attached jobs included
+        self.attached: set[Path] = set()  # those that were in the queue before this launch
+        self.kept: list[str] = []  # where SLURM keeps the marks, known once a job was read back
         self._named = named
         self._successors: dict[Path, str] = {}
-        self._above: dict[Path, set[Path]] = {}  # all that a job waits for, directly or not
-        self._new: list[str] = []  # what scancel needs to take it all back
+        self._above: dict[Path, set[Path]] = {}  # direct and indirect dependencies
+        self._new: list[str] = []  # ids to cancel if a later call fails
 
     def submit(
         self,
@@ -65,19 +65,19 @@ class Submission:
         labels: dict[Path, list[str]],
         prepare: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        """Submit jobs that are not in the queue yet, while no other launch submits.
+        """Submit the jobs that are not in the queue yet, while holding the lock of all launches.
 
         Args:
-            jobs: in an order in which each comes after those it waits for.
-            labels: for each directory, what asked for it; noted in its record.
-            prepare: called with each job that is not in the queue yet, before it is.
+            jobs: each after those it waits for.
+            labels: for each directory, the runs that want it; recorded with the submission.
+            prepare: called with each job just before it is submitted.
 
         Raises:
-            Refused: SLURM says no; what was submitted before is taken back.
-            PermissionError: the folder is another user's.
-            Unreachable: it did not answer.
+            Refused: SLURM refuses a job; the jobs submitted before are cancelled.
+            PermissionError: the folder belongs to another user.
+            Unreachable: SLURM did not answer.
         """
-        private.own(self.folder)  # jobs un-pickle what is in it
+        private.own(self.folder)  # jobs unpickle the files in it
         with alone(self.folder):
             self._attach(jobs, settled(jobs), labels)
             new = [job for job in jobs if job.directory not in self.ids]
@@ -93,11 +93,11 @@ class Submission:
                 raise
 
     def executor(self, resources: Resources) -> Executor:
-        """Return what submits jobs with these resources."""
+        """Return the sbatch wrapper for jobs with these resources."""
         return Executor(self.folder, self.cwd, resources, succession=cancels(resources))
 
     def batches(self, level: Sequence[Job]) -> list[Batch]:
-        """Group jobs that do not wait for each other: as many as possible into each array."""
+        """Group independent jobs into as few arrays as possible."""
         groups: dict[str, list[Job]] = {}
         for job in level:
             parents = [self.ids[path].split("_")[0] for path in self._parents(job)]
@@ -110,17 +110,17 @@ class Submission:
         return found
 
     def _arrays(self, group: list[Job]) -> list[Batch]:
-        """Return a group as one array if one dependency is right for all, else one by one."""
+        """Return a group as one array if one dependency fits all jobs, else as single jobs."""
         dependency = self._common(group)
         if dependency is None:
             return [Batch(jobs=[job], dependency=self._common([job]) or "") for job in group]
         return [Batch(jobs=group, dependency=dependency)]
 
     def _common(self, group: list[Job]) -> str | None:
-        """Return the dependency that is right for every job of an array; None if there is none.
+        """Return the dependency that fits every job of an array; None if there is none.
 
-        Either all wait for the same job, or the first waits for the first element of an array, the
-        second for the second, and so on: SLURM's `aftercorr`.
+        Either all jobs wait for the same job, or each waits for the element of the same number in
+        another array: SLURM's `aftercorr`.
         """
         conditions = []
         for parents in zip(*map(self._parents, group), strict=True):
@@ -138,7 +138,7 @@ class Submission:
         return ",".join(dict.fromkeys(conditions))
 
     def _parents(self, job: Job) -> list[Path]:
-        """Return the jobs in the queue that a job waits for, without those they wait for."""
+        """Return the queued jobs that a job waits for directly."""
         waits = [path for path in job.after if path in self.ids]
         implied = set().union(*(self._above.get(path, set()) for path in waits))
         self._above[job.directory] = implied | set(waits)
@@ -193,7 +193,7 @@ class Submission:
 
 
 def levels(jobs: Iterable[Job]) -> list[list[Job]]:
-    """Return jobs by their distance from those that wait for none of the others."""
+    """Return jobs in levels: a job is one level above the highest job that it waits for."""
     depth: dict[Path, int] = {}
     found: list[list[Job]] = []
     for job in jobs:

@@ -1,7 +1,7 @@
-"""Where preemption cancels a job for good: another, queued beforehand, that goes on in its place.
+"""Successors: jobs queued in advance, for clusters where preemption cancels a job for good.
 
-A launch queues one with each job. A job that starts and has none left, because it is a successor
-itself, queues the next: `python -m slurm.successor`, in its batch script.
+A launch queues one successor with each job. A successor that starts queues the next one, by
+`python -m slurm.successor` in its batch script.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from slurm.supervise import Allocation, refusal
 
 
 def succeed(job: Job, first: str, folder: Path, cwd: Path, named: bool = False) -> str:
-    """Queue a successor of job `first`, which runs if that ends before it is finished.
+    """Queue a successor of job `first`, which runs if that job ends unfinished.
 
-    SLURM removes it when the first ends well.
+    SLURM removes the successor when the first job succeeds.
 
     Args:
-        job: what it goes on with.
-        first: the id of the job that it succeeds.
+        job: the job to continue.
+        first: id of the job to succeed.
         folder: for submitit's files.
-        cwd: where its command runs.
-        named: whether its mark is in its name, too; see `slurm.marks`.
+        cwd: working directory of the command.
+        named: whether the job name contains the mark, too; see `slurm.marks`.
     """
     token = secrets.token_hex(6)
     executor = Executor(folder, cwd, job.resources, succession=True)
@@ -43,12 +43,12 @@ def succeed(job: Job, first: str, folder: Path, cwd: Path, named: bool = False) 
 
 
 def either(first: str, successor: str) -> str:
-    """Return the dependency on a job that has a successor."""
+    """Return the sbatch dependency on a job or its successor, whichever succeeds."""
     return f"afterok:{first}?afterok:{successor}"
 
 
 def main(folder: Path) -> int:
-    """Queue a successor of the job we are in, if it has none; what waits for it waits for both."""
+    """Queue a successor of the current job if it has none; dependents then wait for either."""
     (job, first), here = submitted_with(folder), Allocation.here()
     if refusal(job, first):
         return 0

@@ -1,9 +1,9 @@
-"""What runs on each node of a job: start the command, pass signals on, say how it ended.
+"""Supervise a job's command on one node: start it, forward signals, record how it ended.
 
-SLURM's signals reach every process of a job at once, in any order and more than once. So this
-imports nothing heavy, is deaf to them until it can listen (submission sees to that), and only ever
-notes them. It decides nothing: whether the job goes back into the queue is decided after it, by
-`slurm.requeue` on the job's first node, where a supervisor that was killed is noticed, too.
+SLURM signals every process of a job at once, in any order and more than once. The supervisor
+therefore imports nothing heavy, starts with these signals ignored (set in the batch script), and
+afterwards only records and forwards them. It does not decide whether the job is requeued:
+`slurm.requeue` does, on the first node, after the supervisors ended, even if one was killed.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from slurm.records import Event
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 POLL = 0.2  # seconds
-AGREE = 60.0  # seconds for a file written on another node to become visible on this one
+AGREE = 60.0  # seconds in which a file written on another node becomes visible here
 JOIN = 120.0  # seconds in which the supervisors of all nodes must have begun
-AGAIN = 5.0  # seconds until a stop is asked for once more: the command may have been starting
-PORTS = range(20000, 32000)  # below those that the kernel gives to outgoing connections
+AGAIN = 5.0  # seconds between two stop requests: the command may have been starting
+PORTS = range(20000, 32000)  # below the range that the kernel uses for outgoing connections
 
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """Which attempt of which job this process is part of, and where.
+    """The attempt of a job that this process belongs to, and its node.
 
     Args:
-        id: the job's, as 12_3 within an array: its last element has the array's own number.
-        number: the job's own, different for each element.
-        restart: how often the job was requeued before.
+        id: job id, `12_3` within an array, whose last element has the array's own number.
+        number: job number, different for each element of an array.
+        restart: number of requeues before this attempt.
         node: number of this node in the job.
-        names: of the job's nodes.
+        names: names of the job's nodes.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Allocation:
 
     @classmethod
     def here(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """Return what SLURM says in the environment of a task or of a batch script."""
+        """Read it from the environment that SLURM gives a task or a batch script."""
         hosts = scheduler.call("scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"])
         number = environment["SLURM_JOB_ID"]
         array = environment.get("SLURM_ARRAY_JOB_ID")
@@ -68,11 +68,11 @@ class Allocation:
 
     @property
     def attempt(self) -> str:
-        """Tell this attempt from every other, of this job or another."""
+        """Identify this attempt among all attempts of all jobs."""
         return f"{self.id}.{self.restart}"
 
     def event(self, name: str, **facts: Any) -> Event:
-        """Return what happened in this attempt, to be noted; for `facts` see `slurm.records`."""
+        """Return an event of this attempt, to be recorded; see `slurm.records` for `facts`."""
         return Event(event=name, job=self.id, restart=self.restart, **facts)
 
     def own(self, directory: Path, since: float = 0.0) -> list[Event]:
@@ -95,10 +95,10 @@ class Allocation:
         return [name for number, name in enumerate(self.names) if number not in there]
 
     def place(self) -> Place:
-        """Return the part of this node, and how the nodes find each other.
+        """Return the part of this node, and where the nodes of the job meet.
 
-        The port follows from job and restart: the same on each node without a word exchanged, and
-        not the one that the attempt before may have left behind.
+        The port follows from job number and restart: all nodes derive the same port without
+        communication, and it differs from the port of the previous attempt, which may be in use.
         """
         number = self.number * 7 + self.restart
         return Place(
@@ -111,7 +111,7 @@ class Allocation:
 
 
 def _address(node: str) -> str:
-    """Return where a node is reached, which its name in SLURM need not tell."""
+    """Return the address of a node, which can differ from its name in SLURM."""
     try:
         return scheduler.facts("node", node)["NodeAddr"]
     except (scheduler.Refused, scheduler.Unreachable, KeyError):
@@ -119,14 +119,14 @@ def _address(node: str) -> str:
 
 
 def supervise(job: Job, first: str | None = None) -> None:
-    """Run a job's command on this node until it ends; leave with an exit code.
+    """Run a job's command on this node until it ends; return the exit code of the supervisor.
 
     Args:
         job: what to run.
-        first: the job this one is the successor of, if it is one.
+        first: id of the job that this job succeeds, if it is a successor.
 
-    The code is 0 if the command was done or has stopped as asked, so that SLURM does not end the
-    other nodes' parts, which may still be saving; 1 otherwise.
+    The code is 0 if the command finished or stopped on request, and 1 otherwise: on 1, SLURM ends
+    the command on the other nodes, which must not happen while these are saving.
     """
     seen: list[int] = []
     _listen(seen)
@@ -144,7 +144,7 @@ def supervise(job: Job, first: str | None = None) -> None:
     else:
         print(f"{job.name}: {why_not}", flush=True)
         code = REFUSED
-    if here.node == 0 or code not in (DONE, STOPPED):  # SLURM then ends the other nodes' parts
+    if here.node == 0 or code not in (DONE, STOPPED):  # SLURM then ends the other nodes
         ended = here.event("ended", node=here.node, code=code, saved=job.saved())
         ended.note(job.directory)
     sys.exit(0 if code in (DONE, STOPPED) else 1)
@@ -160,17 +160,17 @@ def _listen(seen: list[int]) -> None:
 
 
 def refusal(job: Job, first: str | None) -> str | None:
-    """Return why the command is not started, if it is not.
+    """Return why the command must not start, or None.
 
     Args:
-        job: what would be run.
-        first: the job that this one is to succeed, if it is.
+        job: The job.
+        first: id of the job that it succeeds, if it is a successor.
     """
     if job.finished.exists():
         return "finished already"
     if job.cancelled:
         return "was cancelled; it stays so until it is launched again"
-    waited = 0.0  # not by a clock, which goes on while the job is suspended
+    waited = 0.0  # by counting: a clock goes on while the job is suspended
     while missing := [path for path in job.needs if not path.exists()]:
         if waited >= AGREE:
             return f"{missing[0]} does not exist; what comes before is not finished"
@@ -180,9 +180,9 @@ def refusal(job: Job, first: str | None) -> str | None:
 
 
 def _not_to_succeed(first: str) -> str | None:
-    """Return why a successor has nothing to go on with, if so: its first was not taken away."""
+    """Return why a successor must not run: the job it succeeds was not preempted. Else None."""
     try:
-        # not for ever: nodes are held meanwhile
+        # for a limited time: the job holds its nodes meanwhile
         state = scheduler.patient(lambda: scheduler.end(first), AGREE)
     except scheduler.Unreachable:
         state = None
@@ -208,7 +208,7 @@ def _run(job: Job, here: Allocation, seen: list[int]) -> int:
                 command.kill()
                 return FAILED
             due = math.inf
-        if seen and not noted and here.node == 0:  # SLURM may have signalled the command, too
+        if seen and not noted and here.node == 0:  # SLURM may have signalled the command as well
             noted = True
             here.event("signal", signal=signal.Signals(seen[0]).name).note(job.directory)
         if code is not None:
@@ -222,6 +222,6 @@ def _run(job: Job, here: Allocation, seen: list[int]) -> int:
 
 
 def _deaf() -> None:
-    """Have the command ignore signals until it has handlers of its own."""
+    """Make the command ignore signals until it installs its own handlers."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

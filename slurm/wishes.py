@@ -1,7 +1,8 @@
-"""What a shell asks of sbatch: SBATCH_ACCOUNT, SBATCH_PARTITION, … are obeyed or refused.
+"""The sbatch variables of the user's shell (SBATCH_ACCOUNT, …) are obeyed or refused.
 
-Left to sbatch they would win over the batch script, and so over settings. So they become part of
-the script, where no setting says otherwise: seen before it is submitted, and kept by successors.
+sbatch itself would let them win over the batch script, and so over settings. Here they become part
+of the script unless a setting says otherwise, so they are visible before the submission and
+successors keep them.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ NAMES = {
     "MEM_PER_NODE": "mem",
     "REQ_SWITCH": "switches",
     "TIMELIMIT": "time",
-}  # whose option is called otherwise
+}  # variables whose option has another name
 FLAGS = {"get-user-env", "ignore-pbs", "no-kill", "overcommit", "spread-job", "use-min-nodes"}
-NOTHING = {"clusters", "debug", "requeue"}  # looked at elsewhere, only talk, asked for anyway
+NOTHING = {"clusters", "debug", "requeue"}  # handled elsewhere, only verbosity, or always requested
 COUNTED = {"gpus", "gpus-per-node", "gpus-per-socket", "gpus-per-task"}
 NAMED = ("account", "partition", "qos", "constraint")
 
 
 def obey(resources: Resources, environment: Mapping[str, str] = os.environ) -> Resources:
-    """Return resources with what the shell asks for and they leave open.
+    """Return the resources, completed by the sbatch variables of the shell.
 
     Raises:
-        Refused: it asks for what jobs here cannot have, or what has a setting with a default.
+        Refused: a variable asks for something that jobs here cannot have, or that has a setting.
         Unreachable: SLURM does not answer.
     """
     _check_cluster(environment)
@@ -47,7 +48,7 @@ def obey(resources: Resources, environment: Mapping[str, str] = os.environ) -> R
 
 
 def asked(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return what the shell asks for, as it says it."""
+    """Return the sbatch variables of the shell as `NAME=VALUE`."""
     return [f"{name}={value}" for name, value in environment.items() if name.startswith(PREFIX)]
 
 
@@ -73,7 +74,7 @@ def _obey(resources: Resources, name: str, value: str) -> Resources:
 
 
 def _check_cluster(environment: Mapping[str, str]) -> None:
-    """Make sure that the shell means the cluster that SLURM's configuration is of."""
+    """Check that the shell names the cluster of the current SLURM configuration."""
     for name in CLUSTERS:
         wish = environment.get(name)
         if wish and wish != _cluster():

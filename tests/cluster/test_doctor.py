@@ -26,7 +26,7 @@ def test_a_good_cluster_passes_and_nothing_is_left(cluster, tmp_path):
     said = done.stdout
     assert "requeued itself" in said, said + done.stderr
     for words in ("preempted jobs are requeued", "6 s later", "accounting answers",
-                  "up to 1-00:00:00", "seen whole", "torch on the node: 2"):  # fmt: skip
+                  "up to 1-00:00:00", "seen complete", "torch on the node: 2"):  # fmt: skip
         assert words in said
     # the dev cluster's GPUs are device files without a GPU behind them, and it says so
     assert "BAD  GPUs on the node: none" in said
@@ -44,7 +44,7 @@ def test_a_job_that_does_not_start_is_told_with_its_reason(cluster, tmp_path, mo
     found = list(examined.examine(Resources(time_limit=10, signal_seconds=30), tmp_path))
     call("scancel", block)
     assert found[-1].well is False
-    assert "it waits in the queue" in found[-1].cure
+    assert "the job is pending" in found[-1].cure
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Jobs are known again by their comment, their name, or their id and when they were submitted."""
+"""Jobs are recognized by their comment, their name, or their id and submit time."""
 
 from datetime import datetime
 
@@ -68,8 +68,11 @@ def test_what_bears_no_mark_is_noted_with_its_time(tmp_path, monkeypatch, found,
     ("kept", "words"),
     [
         (["comment", "name"], "jobs keep their comment"),
-        (["name"], "writes the comment of jobs; ours are known by a mark in their names, and by"),
-        ([], "writes the comment of jobs; ours are known by their ids and when"),
+        (
+            ["name"],
+            "overwrites job comments; our jobs are recognized by a mark in their names, and by",
+        ),
+        ([], "overwrites job comments; our jobs are recognized by their ids and when"),
     ],
 )
 def test_the_doctor_says_how_jobs_are_known(kept, words):
