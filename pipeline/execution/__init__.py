@@ -1,1 +1,1 @@
-"""Making a plan happen: stages on this machine or as SLURM jobs, and the processes of each."""
+"""Execute a plan: stages on this machine or as SLURM jobs, and the processes of a stage."""

@@ -1,4 +1,4 @@
-"""What follows a stage's result: the report and the W&B run of whoever asked for it."""
+"""After a stage finishes, refresh the report and W&B run of every run that uses it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from pipeline.config import Disabled, Wandb
 
 
-PATIENCE = 30.0  # seconds for the last curves of a training that has ended
+PATIENCE = 30.0  # seconds to send the last curves of a finished training
 
 
 def close(run: Path, tracked: Wandb | Disabled) -> None:
-    """Bring the report and the W&B run of a run up to date."""
+    """Refresh the report and the W&B run of a run."""
     write_report(run)
     tracking.mirror(run, tracked)
 
 
 def askers(stage: Path) -> list[Path]:
-    """Return the directories of the runs that asked for a stage."""
+    """Return the directories of the runs that use a stage."""
     asked = {
         name
         for row in store.rows(Submission, stage)
@@ -41,24 +41,24 @@ def askers(stage: Path) -> list[Path]:
 
 @contextmanager
 def followed(stage: Path) -> Iterator[None]:
-    """Show a training in W&B while it goes on, for the runs that are watched online."""
+    """Send a training to W&B while it runs, for the runs with tracking=online."""
     from pipeline.planning.named_run import frozen
 
     followers = []
     for run in askers(stage):
-        with suppress(OSError, UserError):  # it is sent at the end, which says what is amiss
+        with suppress(OSError, UserError):  # sent at the end, which reports the error
             followers.append(tracking.follow(run, frozen(run).tracking))
     yield
-    if (stage / rundir.RESULT).exists():  # whoever was interrupted has no time to wait
+    if (stage / rundir.RESULT).exists():  # an interrupted job must exit before SLURM kills it
         for follower in filter(None, followers):
             with suppress(subprocess.TimeoutExpired):
                 follower.wait(timeout=PATIENCE)
 
 
 def close_complete(stage: Path) -> None:
-    """Close the runs that asked for a stage and have now all they asked for.
+    """Finish the W&B runs whose last stage has just finished.
 
-    On a cluster nobody waits for the end of a run, so the job that brings its last result does it.
+    On a cluster no launcher waits for the end of a run, so the job with its last result does it.
     """
     from pipeline.planning.named_run import frozen
 

@@ -1,4 +1,4 @@
-"""Where libraries keep what they need only once, on a machine whose HOME cannot be written."""
+"""Cache folders for libraries on a machine where HOME is not writable."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PLACES = {
 
 
 def settle(root: Path) -> None:
-    """Name folders below `root` for this process and those it starts, wherever HOME has none.
+    """Set cache folders below `root` for this process and its children if HOME is not writable.
 
-    What is compiled is kept there in any case: PyTorch would look for it, and run it, at a place
-    in the common temporary directory that anybody can foresee.
+    Compiled code always goes there: PyTorch would load and run it from a predictable path in /tmp,
+    where other users could plant theirs.
     """
     kept = rundir.cache_dir(root.absolute())
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept / "torchinductor"))
@@ -33,6 +33,6 @@ def settle(root: Path) -> None:
 
 
 def _writable(folder: Path) -> bool:
-    """Return whether a folder can be written, or made."""
+    """Return whether a folder is writable or can be created."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     return folder.is_absolute() and there.is_dir() and os.access(there, os.W_OK | os.X_OK)

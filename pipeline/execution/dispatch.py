@@ -1,4 +1,4 @@
-"""Carry out what was planned, here or as jobs of SLURM; what became of it is returned."""
+"""Execute a plan on this machine or as SLURM jobs, and return the outcome."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipeline.planning import again, compose, summary
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run.
+    """The outcome of a run.
 
     Args:
         code: the exit code.
-        waiting: what is yet to be submitted; a sweep is as a whole.
-        repeated: stage directories that were made anew; what runs share is repeated once.
+        waiting: jobs yet to be submitted; a sweep is submitted as a whole.
+        repeated: stage directories that were repeated; stages shared by runs repeat once.
     """
 
     code: int = DONE
@@ -31,7 +31,7 @@ class Outcome:
 
 
 def run_here(this: Launch, overrides: list[str]) -> Outcome:
-    """Run the stages on this machine and show what has come of it."""
+    """Run the stages on this machine and show the results."""
     repeated = frozenset(again.set_aside(this.plan))
     code = commands.told(lambda: _run(this, overrides), this.config.root)
     return Outcome(code, repeated=repeated)
@@ -44,7 +44,7 @@ def _run(this: Launch, overrides: list[str]) -> int:
         how = _to_continue(this.config, overrides)
         raise Interrupted(f"stopped; to continue: {how}") from None
     except (UserError, StageFailed, OSError):
-        with suppress(OSError):  # what ended a stage may keep its report from being written
+        with suppress(OSError):  # the cause, such as a full disk, can affect the report as well
             _close(this)
         raise
     _close(this)
@@ -52,7 +52,7 @@ def _run(this: Launch, overrides: list[str]) -> int:
 
 
 def _close(this: Launch) -> None:
-    """Bring the report and W&B up to date and show the results."""
+    """Refresh the report and the W&B run, and show the results."""
     from pipeline.execution.after_stage import close
 
     if this.works or not this.report.exists():
@@ -61,7 +61,7 @@ def _close(this: Launch) -> None:
 
 
 def submit(waiting: list[Launch]) -> Outcome:
-    """Hand the jobs of all runs to the cluster; wait for them if asked to."""
+    """Submit the jobs of all runs to SLURM; wait for them if `cluster.wait` is set."""
     root = waiting[0].config.root
     repeated = commands.told(lambda: frozenset(slurm.submit(waiting)), root)
     if isinstance(repeated, int):
@@ -78,7 +78,7 @@ def _wait(waiting: list[Launch]) -> int:
 
 
 def _to_continue(config: Config, overrides: list[str]) -> str:
-    """Return the command that continues a run: with the settings that belong to a launch only."""
+    """Return the command that continues a run, with the settings that are not frozen."""
     kept = [
         mask(override.input_line or "")
         for override in compose.parse(overrides)

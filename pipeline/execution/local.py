@@ -1,7 +1,7 @@
-"""From a plan to running stages. Local: one process after the other, each in its own session.
+"""Run the stages of a plan on this machine, one after the other, each in its own session.
 
-A stage's own session keeps the terminal's Ctrl-C away from it: the launcher asks it to stop, waits
-until it has saved, and says how to continue.
+In its own session a stage does not receive the terminal's Ctrl-C: the launcher requests the stop,
+waits until the stage has saved, and says how to continue.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run_local(steps: list[Step], config: Config) -> None:
     for step in wanted:
         _refuse_running(step, config)
         _refuse_queued(step, config)
-    for step in wanted:  # a mark that comes from now on is meant for this launch
+    for step in wanted:  # a mark made after this point is meant for this launch
         (step.dir / CANCELLED).unlink(missing_ok=True)
     with Onlooker() as onlooker:
         for step in wanted:
@@ -58,7 +58,7 @@ def run_local(steps: list[Step], config: Config) -> None:
             onlooker.begin(step.stage.name)
             asked_to_stop = _run(step, config, onlooker)
             verify_outputs(step.dir)
-            if asked_to_stop and step is not wanted[-1]:  # it came to its end all the same
+            if asked_to_stop and step is not wanted[-1]:  # the stage finished all the same
                 raise Interrupted
 
 
@@ -67,7 +67,7 @@ def _cancelled(step: Step) -> bool:
 
 
 def _run(step: Step, config: Config, onlooker: Onlooker) -> bool:
-    """Run a stage to its end; return whether it was asked to stop and finished before it did."""
+    """Run a stage; return whether it finished although a stop was requested."""
     step.dir.mkdir(parents=True, exist_ok=True)
     write_question(step)
     write_where(step, config)
@@ -82,7 +82,7 @@ def _run(step: Step, config: Config, onlooker: Onlooker) -> bool:
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=PROJECT,
-            env=unsupervised(),  # also inside a job, whose word is for another directory
+            env=unsupervised(),  # also inside a job, whose place is for another directory
             start_new_session=True,
         )
         started = Submission(time=time.time(), executor="local", pid=process.pid, run=config.name)
@@ -94,7 +94,7 @@ def _run(step: Step, config: Config, onlooker: Onlooker) -> bool:
 
 
 def _refuse_running(step: Step, config: Config) -> None:
-    """Refuse to run beside another launch on this machine; `attempt.claim` has the last word."""
+    """Refuse to run beside another launch on this machine; `attempt.claim` decides finally."""
     if attempt.alive(step.dir):
         where, owner = commands.elsewhere(Path(config.root)), attempt.last(step.dir)
         raise UserError(
@@ -105,7 +105,7 @@ def _refuse_running(step: Step, config: Config) -> None:
 
 
 def _refuse_queued(step: Step, config: Config) -> None:
-    """Refuse to run beside a job: it would find its directory taken, or other settings in it."""
+    """Refuse to run beside a queued job, which would find its directory taken or changed."""
     if not submitted(step.dir):
         return
     with suppress(scheduler.Refused, scheduler.Unreachable):
@@ -120,7 +120,7 @@ def _refuse_queued(step: Step, config: Config) -> None:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collect the signals that ask the launcher to stop, instead of dying of them."""
+    """Collect the signals that request a stop, instead of dying from them."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -137,9 +137,9 @@ def _stop_requests() -> Iterator[list[int]]:
 def _wait(
     process: subprocess.Popen[bytes], step: Step, onlooker: Onlooker, stops: list[int]
 ) -> None:
-    """Wait for a stage; the first stop request is passed on, a second one kills.
+    """Wait for a stage; the first stop request is forwarded, a second one kills the stage.
 
-    `pipeline.cancel` asks a stage itself; one that was only about to begin did not hear it.
+    `pipeline.cancel` signals a stage directly; a stage that was just starting did not receive it.
     """
     passed_on, cancelled = 0, False
     while process.poll() is None:
@@ -168,7 +168,7 @@ def _go_on(config: Config) -> str:
 
 
 def _explain(step: Step, config: Config, log: Path, code: int, asked_to_stop: bool) -> None:
-    """Raise what a stage without a result means."""
+    """Raise the error that a stage without a result stands for."""
     if asked_to_stop:
         raise Interrupted
     if _cancelled(step):
@@ -178,7 +178,7 @@ def _explain(step: Step, config: Config, log: Path, code: int, asked_to_stop: bo
     if attempt.vanished(step.dir):
         raise surroundings(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), step.dir)
     end = attempt.ending(step.dir, attempt.last(step.dir).attempt)
-    if end is None and (refused := disk.refusal(step.dir)):  # it could not say so itself
+    if end is None and (refused := disk.refusal(step.dir)):  # the stage could not record it
         raise refused
     end = end or Event(time=time.time(), event="failed", message=f"exit code {code}")
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []

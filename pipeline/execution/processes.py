@@ -1,14 +1,14 @@
-"""A stage in processes of its own: started, asked to stop, waited for, and their end understood.
+"""Run a stage in one or more processes: start them, forward stop requests, interpret their end.
 
-We stay as the parent, without torch, ready for a signal at any moment. Should we be killed, the
-kernel asks the processes to stop and save. Should one of them die, the others are ended: what they
-do together cannot go on. What they leave behind (those who load data) is waited for, too: nobody
-may be left to write into the next attempt.
+This process stays as the parent, without torch, and can handle a signal at any moment. If it is
+killed, the kernel signals the processes to save and stop. If one of them dies, the others are
+ended, because collective work cannot continue. The parent also waits for processes that they leave
+behind (data loader workers): none may write into the next attempt.
 
-One process meets nobody. Several on one node meet through a file in memory that has no name, which
-only they have inherited, and talk on the loopback interface: none of it can be reached from
-another machine, none of it needs the name of this one. Those on several nodes meet where the
-supervisor of their job says.
+A single process needs no rendezvous. Several processes on one node meet through an unnamed file in
+memory that only they inherit, and communicate over the loopback interface: nothing is reachable
+from another machine, and no host name is needed. Processes on several nodes meet at the address
+that the supervisor of their job provides.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from pipeline.signals import interrupt
 from pipeline.signals.pulse import PULSE, SHOW, Watch
 from slurm.place import Place
 
-POLL = 0.2  # seconds between two looks at the processes
-PATIENCE = 30.0  # seconds that processes have to leave when one of them has died
-LEFT = 5.0  # seconds that what they left behind has
-SHOWING = 1.0  # seconds to write where each of them is
+POLL = 0.2  # seconds between two checks of the processes
+PATIENCE = 30.0  # seconds in which processes exit after one of them has died
+LEFT = 5.0  # seconds in which processes that they left behind exit
+SHOWING = 1.0  # seconds in which each process writes its stacks
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 HUNG = "made no step for"
-RENDEZVOUS = "PIPELINE_RENDEZVOUS"  # the URL at which processes of a group meet
+RENDEZVOUS = "PIPELINE_RENDEZVOUS"  # rendezvous URL of a process group
 INHERITED = re.compile(
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|NODE_RANK|NNODES|MASTER_(ADDR|PORT)"
     rf"|TORCHELASTIC_.*|PET_.*|{RENDEZVOUS}|{PULSE}"
@@ -49,15 +49,15 @@ LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
 
 @dataclass(frozen=True)
 class End:
-    """How a process ended that was not done and did not stop as asked."""
+    """How a process ended that neither finished nor stopped on request."""
 
     rank: int
     code: int
-    silent: float = 0.0  # seconds, of one that made no step and was ended for it
+    silent: float = 0.0  # seconds without a heartbeat, of a process that hung
 
     @property
     def signal(self) -> signal.Signals | None:
-        """The signal that killed it, if one did."""
+        """The signal that killed the process, if one did."""
         return signal.Signals(-self.code) if self.code < 0 else None
 
     def __str__(self) -> str:
@@ -72,21 +72,21 @@ class End:
 
 
 def forget_others() -> None:
-    """Forget what other tools tell their processes: the shell may have it from any of them."""
+    """Remove variables of other launchers (torchrun, …), which a shell may have inherited."""
     for name in filter(INHERITED.fullmatch, list(os.environ)):
         del os.environ[name]
 
 
 def run(command: Sequence[str], count: int, place: Place | None = None) -> End | None:
-    """Run a command in `count` processes on this node; return what went wrong first, if it did.
+    """Run a command in `count` processes on this node; return the first failure, if any.
 
     Args:
-        command: of each of them.
-        count: as many on each node.
-        place: of this node, where they are part of a job.
+        command: runs in each process.
+        count: number of processes per node.
+        place: of this node, if the processes are part of a SLURM job.
     """
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    others = _children()  # who follows the training is none of its processes
+    others = _children()  # the W&B follower is not a process of the training
     watch = Watch(count)
     with _meeting(count, place) as (meeting, inherited):
         workers = [
@@ -104,7 +104,7 @@ def run(command: Sequence[str], count: int, place: Place | None = None) -> End |
 
 @contextmanager
 def _meeting(count: int, place: Place | None) -> Iterator[tuple[dict[str, str], list[int]]]:
-    """Yield what processes need to meet: words for their environment, files that they inherit."""
+    """Yield what the processes need for their rendezvous: variables, and inherited files."""
     if place and place.nodes > 1:
         yield {RENDEZVOUS: f"tcp://{_host(place.address)}:{place.port}"}, []
     elif count > 1:
@@ -122,7 +122,7 @@ def _host(address: str) -> str:
 
 
 def _environment(local: int, count: int, place: Place | None) -> dict[str, str]:
-    """Return the environment of a process, who it is in the names that everyone uses."""
+    """Return the environment of a process, its rank in the usual variables."""
     node, nodes = (place.node, place.nodes) if place else (0, 1)
     own = {
         "RANK": node * count + local,
@@ -135,7 +135,7 @@ def _environment(local: int, count: int, place: Place | None) -> dict[str, str]:
 
 
 def _wait(workers: list[subprocess.Popen[bytes]], first_rank: int, watch: Watch) -> End | None:
-    """Wait for all; ask them to leave when we are asked, or when one of them fails or hangs."""
+    """Wait for all processes; end them on a stop request, a failure, or a hang."""
     running = dict(enumerate(workers, start=first_rank))
     first: End | None = None
     until = float("inf")
@@ -144,7 +144,7 @@ def _wait(workers: list[subprocess.Popen[bytes]], first_rank: int, watch: Watch)
         running = {rank: w for rank, w in running.items() if w.returncode is None}
         failed = [end for end in gone if end.code not in (DONE, STOPPED)]
         if failed and first is None:
-            # one that is killed takes the others along, whose connections break: it was the first
+            # a killed process breaks the connections of the others: it failed first
             first = min(failed, key=lambda end: end.code)
             until = time.monotonic() + PATIENCE
         pids = {rank - first_rank: worker.pid for rank, worker in running.items()}
@@ -162,7 +162,7 @@ def _wait(workers: list[subprocess.Popen[bytes]], first_rank: int, watch: Watch)
 
 
 def _wait_for_orphans(others: set[int]) -> None:
-    """Wait until what the processes left behind is gone, too."""
+    """Wait until the processes that they left behind are gone."""
     until = time.monotonic() + LEFT
     while orphans := _children() - others:
         _ask(orphans, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
@@ -173,7 +173,7 @@ def _wait_for_orphans(others: set[int]) -> None:
 
 
 def _show(hangs: End, pids: Iterable[int]) -> float:
-    """Have all processes write where they are; return the time at which that is done."""
+    """Make all processes write their stacks; return the time by which they have done so."""
     say(f"{hangs}; every process shows where it is", file=sys.stderr)
     _ask(pids, SHOW)
     time.sleep(SHOWING)
@@ -187,9 +187,9 @@ def _ask(pids: Iterable[int], number: signal.Signals) -> None:
 
 
 def _children() -> set[int]:
-    """Return the processes that we are the parent of; none where the kernel does not tell."""
+    """Return the children of this process; none if the kernel does not list them."""
     pid = os.getpid()
-    with suppress(FileNotFoundError):  # built without CONFIG_PROC_CHILDREN
+    with suppress(FileNotFoundError):  # kernel without CONFIG_PROC_CHILDREN
         told = Path(f"/proc/{pid}/task/{pid}/children").read_text()
         return {int(child) for child in told.split()}
     return set()

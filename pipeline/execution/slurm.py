@@ -1,4 +1,4 @@
-"""From plans to SLURM: one job per stage that is to run, however many runs ask for it."""
+"""Submit plans to SLURM: one job per stage to run, even if several runs share it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from slurm.queue import active
 from slurm.scheduler import Refused, Unreachable
 from slurm.submit import Submission, levels
 
-FOR_GPUS = {"aotinductor", "tensorrt"}  # exports that are compiled for the GPU they are made on
-POLL = 5.0  # seconds between two questions to SLURM
-AGREE = 60.0  # seconds for a result to become visible on this machine after its job has ended
+FOR_GPUS = {"aotinductor", "tensorrt"}  # exports compiled for the GPU of the fuse job
+POLL = 5.0  # seconds between two calls of SLURM
+AGREE = 60.0  # seconds in which the result of an ended job becomes visible here
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """One run of a launch: what it is, what is to be done, where its name leads."""
+    """One run of a launch: its configuration, its plan, and its directory."""
 
     config: Config
     plan: list[Step]
@@ -50,7 +50,7 @@ class Launch:
 
     @property
     def works(self) -> bool:
-        """Whether anything is to be executed."""
+        """Whether any stage is to be executed."""
         return any(step.runs for step in self.plan)
 
     @property
@@ -60,7 +60,7 @@ class Launch:
 
 
 def check(config: Config) -> None:
-    """Refuse what SLURM would refuse, before anything is written.
+    """Check with SLURM that the jobs can run, before anything is written.
 
     Raises:
         UserError: names the setting and what is possible.
@@ -79,7 +79,7 @@ _checked: set[str] = set()
 
 
 def _check(resources: Resources, stage: str) -> None:
-    """Ask SLURM once for each kind of resources, however many runs of a sweep want them."""
+    """Check each kind of resources once, however many runs of a sweep use it."""
     if repr(resources) in _checked:
         return
     try:
@@ -153,7 +153,7 @@ def _job(step: Step, config: Config, unfinished: dict[str, Step]) -> Job:
 
 
 def _jobs(launches: Iterable[Launch]) -> tuple[list[Job], dict[Path, list[str]]]:
-    """Return the jobs of all runs, each once, and which runs asked for each."""
+    """Return the jobs of all runs, each once, and the runs that use each job."""
     jobs: dict[Path, Job] = {}
     labels: dict[Path, list[str]] = {}
     for launch in launches:
@@ -177,7 +177,7 @@ def _submission(launches: list[Launch]) -> Submission:
 
 
 def show(launch: Launch) -> None:
-    """Print the batch scripts that a launch would submit; touch nothing."""
+    """Print the batch scripts that a launch would submit, without writing anything."""
     try:
         submission = _submission([launch])
         for level in levels(_jobs([launch])[0]):
@@ -194,20 +194,20 @@ def show(launch: Launch) -> None:
                     console.print(
                         Syntax(script, "bash", background_color="default", word_wrap=True)
                     )
-                else:  # whole lines, as they would be submitted
+                else:  # unwrapped, as they would be submitted
                     print(visible(script))
     except (Refused, Unreachable) as error:
         raise _explained(error) from None
 
 
 def submit(launches: list[Launch]) -> list[Path]:
-    """Submit what is not finished of all runs, and say what to do next.
+    """Submit the unfinished stages of all runs, and print the next commands.
 
     Returns:
-        The stage directories that are made anew.
+        The stage directories that are repeated.
 
     Raises:
-        UserError: SLURM refused or did not answer; nothing is left in its queue.
+        UserError: SLURM refused or did not answer; nothing stays in its queue.
     """
     jobs, labels = _jobs(launches)
     steps = {step.dir.resolve(): (step, launch) for launch in launches for step in launch.plan}
@@ -262,11 +262,11 @@ def _tell(launches: list[Launch], submission: Submission) -> None:
 
 
 def wait(launch: Launch) -> None:
-    """Show the stages of a run until all are finished.
+    """Show the progress of a run until all its stages are finished.
 
     Raises:
-        StageFailed: one of them ended without a result.
-        Interrupted: Ctrl-C; the jobs go on.
+        StageFailed: a stage ended without a result.
+        Interrupted: Ctrl-C; the jobs continue.
     """
     try:
         with Onlooker() as onlooker:

@@ -1,6 +1,6 @@
-"""The processes of one stage: who they are, where they compute, and the few words they exchange.
+"""The processes of one stage: their ranks and devices, and the values that they exchange.
 
-No object collective of torch is used: those un-pickle, that is run, what comes over the network.
+No object collective of torch is used: those unpickle data from the network, which can run code.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from pipeline.records import packing
 from pipeline.signals import interrupt, pulse
 
 T = TypeVar("T")
-LEAVING = 30.0  # seconds that who was asked to stop has for a step
-MEETING = 60.0  # seconds that processes have to meet, beyond those of a step
-FOR_EVER = timedelta(days=7)  # the parent ends what hangs, and knows of processes that were stopped
+LEAVING = 30.0  # seconds for a step after a stop request
+MEETING = 60.0  # seconds for the rendezvous, beyond those for a step
+FOR_EVER = timedelta(days=7)  # the parent ends hanging processes, and recognizes stopped ones
 
 
 @dataclass(kw_only=True)
 class World:
     """One process among `world_size`, and its device.
 
-    Who exchanges no word for `hang_timeout` seconds hangs: its parent has it write the stack of
-    each of its threads to stderr, and ends it. Who was asked to stop is given less, three times
-    the longest silence so far, at least `LEAVING`. Should the parent be gone, it ends itself: a
-    thread of C does that, so it works whatever Python is stuck in. That thread takes the time in
-    which it was stopped for silence, so it is patient while there is a parent, who does not.
+    A process without a heartbeat for `hang_timeout` seconds hangs: its parent makes it write the
+    stack of each thread to stderr, and ends it. After a stop request the timeout is shorter: three
+    times the longest silence so far, at least `LEAVING`. If the parent is gone, a C thread ends
+    the process, whatever Python is stuck in. That thread cannot tell a pause (SIGSTOP) from a hang,
+    so it has a longer timeout while the parent lives, which can.
     """
 
     rank: int
@@ -45,7 +45,7 @@ class World:
     device: torch.device
     hang_timeout: int
     _beat: float = field(default_factory=time.monotonic, init=False)
-    _longest: float = field(default=0.0, init=False)  # seconds between two words
+    _longest: float = field(default=0.0, init=False)  # seconds between two heartbeats
     _asked: bool = field(default=False, init=False)
     _parent: int = field(default_factory=os.getppid, init=False)
 
@@ -56,7 +56,7 @@ class World:
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other process, so that nothing has to be exchanged."""
+        """Whether this is the only process, so that nothing has to be exchanged."""
         return self.world_size == 1
 
     def total(self, values: Tensor) -> Tensor:
@@ -66,13 +66,13 @@ class World:
         return values
 
     def any(self, *flags: bool) -> list[bool]:
-        """Return of each flag whether it is set in any process; every process gets the same."""
+        """Return for each flag whether any process has set it; the same on every process."""
         return [bool(answer) for answer in self.sums(*flags)]
 
     def sums(self, *values: float) -> list[float]:
-        """Return each of some small numbers summed over all processes.
+        """Return small numbers, each summed over all processes.
 
-        The words go between CPUs, also where the training is on GPUs: those need not be waited for.
+        They travel between CPUs, in a GPU training too: no process waits for its GPU.
         """
         self.beat()
         if self.alone:
@@ -83,7 +83,7 @@ class World:
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, on every process; tensors in them on the CPU.
 
-        Values are what `packing` knows: plain ones and tensors, in dicts, lists and tuples.
+        Values are those of `packing`: plain ones and tensors, in dicts, lists and tuples.
         """
         if self.alone:
             return [value]
@@ -95,12 +95,12 @@ class World:
         return [packing.loads(part[: int(size)].numpy().tobytes()) for part, size in parts]
 
     def from_main(self, find: Callable[[], T]) -> T:
-        """Return what the main process finds, on every process."""
+        """Call `find` on the main process; return its result on every process."""
         found: T = self.gather(find() if self.main else None)[0]  # type: ignore[assignment]
         return found
 
     def spread(self, tensors: list[Tensor]) -> None:
-        """Give every process the tensors of the main one."""
+        """Overwrite tensors on every process by those of the main process."""
         for tensor in tensors if not self.alone else ():
             dist.broadcast(tensor, 0)
 
@@ -110,7 +110,7 @@ class World:
         return parts
 
     def beat(self) -> None:
-        """Say that this process is alive."""
+        """Send a heartbeat."""
         now = time.monotonic()
         if now - self._beat >= 1:
             self._longest = max(self._longest, now - self._beat)
@@ -118,12 +118,12 @@ class World:
             self._watch(self._patience())
 
     def hurry(self) -> None:
-        """Have this process end soon if it hangs: it was asked to stop."""
+        """Shorten the hang timeout: a stop was requested."""
         self._asked = True
         self._watch(self._patience())
 
     def saving(self) -> None:
-        """Give what is being written all the time it needs, also if we were asked to stop."""
+        """Allow the full hang timeout for writing a checkpoint, even after a stop request."""
         self._watch(self.hang_timeout)
 
     def _patience(self) -> float:
@@ -139,10 +139,10 @@ class World:
 
 @contextmanager
 def world(hang_timeout: int) -> Iterator[World]:
-    """Meet the other processes, if there are any: NCCL between GPUs, gloo between CPUs.
+    """Join the other processes, if there are any: NCCL between GPUs, gloo between CPUs.
 
     Args:
-        hang_timeout: Seconds without a word after which a process ends; see `World`.
+        hang_timeout: Seconds without a heartbeat after which a process is ended; see `World`.
     """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device, backend = torch.device("cpu"), "gloo"
@@ -153,7 +153,7 @@ def world(hang_timeout: int) -> Iterator[World]:
     faulthandler.register(pulse.SHOW)
     pulse.beat(hang_timeout + MEETING)
     with _group(here, backend):
-        interrupt.install()  # from here on there is something to save
+        interrupt.install()  # from here on there can be something to save
         interrupt.at_request(here.hurry)
         interrupt.die_with_parent(signal.SIGTERM)
         here.saving()

@@ -1,9 +1,9 @@
-"""Who owns a stage directory now: at most one attempt at a time, each with a number.
+"""Ownership of a stage directory: at most one attempt at a time, identified by its number.
 
-Two guards. A lock, held by the process that started the attempt for as long as it lives, so a
-second launch beside a running one is refused. And the number itself: what is about to publish
-something compares it first, because a lock does not reach processes that outlive their parent or
-sit on a node that lost contact. Whoever is no longer the newest attempt writes nothing more.
+There are two guards. The process that started the attempt holds a lock while it lives, so a second
+launch beside a running one is refused. And every write of a result or checkpoint first compares the
+attempt number, because a lock does not reach processes that outlived their parent or run on a node
+that lost contact. An attempt that is not the newest writes nothing more.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from pipeline.records import rundir, store
 from pipeline.records.schemas import Attempt, Event
 from pipeline.signals import interrupt
 
-PATIENCE = 300.0  # seconds a node waits for the first one of its job
-NUMBER = "PIPELINE_ATTEMPT"  # tells workers whose they are, whatever the directory says by then
+PATIENCE = 300.0  # seconds that a node waits for the first node of its job
+NUMBER = "PIPELINE_ATTEMPT"  # tells workers their attempt number, whatever the directory says later
 
 
 def last(directory: Path) -> Attempt:
     """Return the newest attempt; its number is 0 if there was none.
 
     Raises:
-        UserError: the file is damaged; numbers that begin anew would protect nothing.
+        UserError: the file is damaged; starting again at 1 would break the guard.
     """
     there = rundir.there(directory / Attempt.FILE)
     return store.read(Attempt, directory) if there else Attempt(attempt=0)
 
 
 def born(pid: int) -> int | None:
-    """Return when a process on this machine began, in ticks; None if it has ended.
+    """Return when a process on this machine started, in ticks; None if it has ended.
 
-    Together with its number this names a process: numbers are given again.
+    Process ids are reused; together with its start time an id identifies a process.
     """
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -49,7 +49,7 @@ def born(pid: int) -> int | None:
 def alive(directory: Path) -> bool:
     """Whether the newest attempt still runs, on this machine.
 
-    Asking for its lock would tell, too, but could turn away an attempt that begins just then.
+    The lock is not tested: taking it even briefly could make an attempt fail that starts now.
     """
     owner = last(directory)
     if owner.host != socket.gethostname() or not (now := born(owner.pid)):
@@ -65,17 +65,17 @@ def alive(directory: Path) -> bool:
 def claim(directory: Path, job: str | None = None) -> int:
     """Become the owner of `directory`; return the number of this attempt.
 
-    A job of a cluster takes over from another: the cluster knows that that one has ended, and what
-    is left of it, on a node that lost contact, writes nothing more once the number has changed.
+    A SLURM job takes over from an earlier one: SLURM knows that the earlier job has ended, and
+    processes of it on a node that lost contact write nothing more once the number has changed.
 
     Args:
         directory: of the stage.
-        job: the cluster's job and the count of its restarts, if this is part of one.
+        job: SLURM job id and restart count, if this process is part of a job.
 
     Raises:
         UserError: another process owns it.
     """
-    handle = os.open(directory / rundir.LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # open until we end
+    handle = os.open(directory / rundir.LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # stays open
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -97,11 +97,11 @@ def claim(directory: Path, job: str | None = None) -> int:
 
 
 def join(directory: Path, job: str) -> int:
-    """Return the number of the attempt that the first node of this job has claimed, waiting for it.
+    """Wait for the first node of this job to claim the directory; return the attempt number.
 
     Raises:
-        UserError: it has not within `PATIENCE`.
-        Interrupted: a signal asked this process to leave.
+        UserError: the first node did not claim it within `PATIENCE`.
+        Interrupted: a signal asked this process to stop.
     """
     until = time.monotonic() + PATIENCE
     while last(directory).job != job:
@@ -116,10 +116,10 @@ def join(directory: Path, job: str) -> int:
 
 
 def ending(directory: Path, number: int) -> Event | None:
-    """Return the event that tells how attempt `number` ended: stopped, or why it failed.
+    """Return the event that says how attempt `number` ended: stopped, or why it failed.
 
-    Several processes may have failed in it. One that refused its input, or was killed, takes the
-    others along; of crashes the first counts.
+    Several processes may have failed. A process that refused its input or was killed makes the
+    others crash, so it comes first; among crashes the first one counts.
     """
     rows = [row for row in store.events(directory) if row.attempt == number]
     ends = [row for row in rows if row.event in ("stopped", "failed")]
@@ -134,16 +134,16 @@ def own() -> int:
 
 
 def vanished(directory: Path) -> bool:
-    """Whether the directory of a stage that runs is gone, or what has its name is no stage."""
+    """Whether the directory of a running stage was removed or replaced by something else."""
     return not rundir.there(directory / rundir.STAGE)
 
 
 def check(directory: Path, number: int) -> None:
-    """Make sure that attempt `number` still owns `directory`.
+    """Check that attempt `number` still owns `directory`.
 
     Raises:
-        FileNotFoundError: the directory has vanished.
-        Superseded: a newer attempt does.
+        FileNotFoundError: the directory was removed.
+        Superseded: a newer attempt owns it.
     """
     if vanished(directory):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))

@@ -1,4 +1,4 @@
-"""Files as the disk is to have them: whole or not at all, and there after a power cut."""
+"""Write files atomically and durably: complete or not at all, also after a power cut."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pathlib import Path
 from pipeline.errors import UserError, surroundings
 from slurm import files
 
-FULL = 2**20  # bytes left on a disk that counts as full
+FULL = 2**20  # bytes; a disk with less space left counts as full
 
 
 @contextmanager
 def replacing(path: Path, private: bool = False) -> Iterator[Path]:
-    """Give a temporary name; what is written there replaces `path`, whole or not at all.
+    """Yield a temporary path; the file written there replaces `path` atomically.
 
-    What is `private` only this user may read. The folder must be there: one that was removed while
-    a stage runs must not come back with only the newest of its files.
+    A `private` file is readable by this user only. The folder must exist: if it was removed while
+    a stage runs, it must not reappear with only the newest of its files.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -35,8 +35,8 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
         sync(path.parent)
     except Exception as error:
         if isinstance(error, OSError) and error.filename in (None, name):
-            error.filename = str(path)  # what is known of it outside
-        full = errno.ENOSPC  # safetensors wraps it, torch does not even say
+            error.filename = str(path)  # the error as callers know it
+        full = errno.ENOSPC  # safetensors wraps the error, torch hides it
         told = f"os error {full}" in str(error) or shutil.disk_usage(path.parent).free < FULL
         if not isinstance(error, OSError) and told:
             raise OSError(full, os.strerror(full), str(path)) from error
@@ -70,7 +70,7 @@ def link(path: Path, target: Path) -> None:
 
 
 def refusal(directory: Path) -> UserError | None:
-    """Return what the machine says to a small file in a directory; None if it can be written."""
+    """Try to write a small file in a directory; return the error in words, or None."""
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(bytes(2**16))

@@ -1,4 +1,4 @@
-"""What a result was made on: versions, device, cores; enough to judge whether two compare."""
+"""The versions, device and cores behind a result: what decides whether two results compare."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def describe() -> dict[str, str | int]:
 
 
 def cores() -> int:
-    """Return how many cores this process may really use: its CPU set, and its share of time."""
+    """Return how many cores this process may use, by its CPU affinity and its cgroup quota."""
     allowed = len(os.sched_getaffinity(0))
     with suppress(OSError, ValueError):  # the quota of a container, cgroup v2
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

@@ -1,4 +1,4 @@
-"""The file that a command was told to write: `--json FILE`, `--html FILE`, whatever FILE is."""
+"""Write the file of an option such as `--json FILE`, whatever kind of file FILE is."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pipeline.records import rundir
 
 
 def write(path: Path, text: str) -> None:
-    """Write a text to what a user named.
+    """Write a text to the path that a user named.
 
-    A regular file is replaced, whole or not at all, where links to it lead. A device, a FIFO or an
-    open descriptor (/dev/stdout, /dev/fd/3) is written to, and stays what it is.
+    A regular file is replaced atomically, following links. A device, a FIFO or an open descriptor
+    (/dev/stdout, /dev/fd/3) is written to and not replaced.
 
     Raises:
-        UserError: it cannot be written, or is `-`, which elsewhere means standard output.
-        BrokenPipeError: who was to read it has gone.
+        UserError: the path cannot be written, or is `-`, which elsewhere means standard output.
+        BrokenPipeError: the reader is gone.
     """
     if str(path) == "-":
         raise UserError("- is no file; /dev/stdout is standard output, ./- a file of that name")
@@ -27,7 +27,7 @@ def write(path: Path, text: str) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             rundir.write_text(target, text)
         elif (descriptor := _descriptor(path)) is not None:
-            sys.stdout.flush()  # what was said before comes before
+            sys.stdout.flush()  # keep the order with what was printed before
             with open(descriptor, "w", encoding="utf-8", closefd=False) as stream:
                 stream.write(text)
         elif path.is_file():
@@ -42,9 +42,9 @@ def write(path: Path, text: str) -> None:
 
 
 def _descriptor(path: Path) -> int | None:
-    """Return the number if a path is one of this process's open descriptors, or a link to one.
+    """Return the descriptor if a path is, or links to, an open descriptor of this process.
 
-    To open it anew would begin at the start of a file that it appends to.
+    Opening the path again would write from the start of a file that the descriptor appends to.
     """
     open_ones = Path("/proc/self/fd").resolve()
     while path.is_symlink():
@@ -55,7 +55,7 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a path leads to something; links in a circle are an error."""
+    """Whether a path exists, following links; a circle of links is an error."""
     try:
         path.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Nested values with tensors in them as JSON and safetensors: what is read can run no code."""
+"""Store nested values with tensors as JSON and safetensors, so that reading runs no code."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-END = b"\0"  # of the JSON, which has none
+END = b"\0"  # key of the JSON part, which needs a tensor name
 
 
 def dumps(value: Any) -> bytes:
-    """Return a value as bytes: dicts, lists and tuples of tensors and plain values."""
+    """Return a value as bytes; it may hold dicts, lists, tuples, tensors and plain values."""
     tree, tensors = pack(value)
     return json.dumps(tree).encode() + END + save(tensors)
 
 
 def loads(content: bytes) -> Any:
-    """Return what `dumps` was given, on the CPU."""
+    """Return the value that `dumps` stored, its tensors on the CPU."""
     tree, _, tensors = content.partition(END)
     return unpack(json.loads(tree), load(tensors))
 
 
 def pack(value: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Return a value as JSON and its tensors, copied to the CPU, by their place in it.
+    """Return a value as JSON, and its tensors, copied to the CPU, by their path in the value.
 
     Raises:
-        TypeError: it holds a value of another type; names the place.
+        TypeError: the value holds something of another type; names its path.
     """
     tensors: dict[str, Tensor] = {}
     return _packed(value, "", tensors), tensors
 
 
 def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return what `pack` was given."""
+    """Return the value that `pack` was given."""
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
@@ -47,7 +47,7 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _packed(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """Return a value as JSON; containers are labelled, so that tuples and int keys come back."""
+    """Return a value as JSON, containers labelled so that tuples and int keys survive."""
     if isinstance(value, Tensor):
         tensors[place] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": place}

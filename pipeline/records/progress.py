@@ -1,7 +1,7 @@
-"""How far a running stage is, for whoever looks on: a bar on a terminal, sparse lines elsewhere.
+"""Show the progress of running stages: a bar on a terminal, occasional lines elsewhere.
 
-The stage writes `progress.json`, this reads it: the same file serves a local launch, a job on a
-cluster, and a look from another machine.
+A stage writes `progress.json` and this module reads it, so a local launch, a SLURM job and a
+command on another machine all show the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Onlooker:
-    """Shows the progress of one stage after the other.
+    """Shows the progress of stages, one after the other.
 
     Args:
         console: Where to draw; lines are printed instead of a bar if it is not a terminal.
@@ -67,7 +67,7 @@ class Onlooker:
         self.note(f"{stage}: started")
 
     def look(self, directory: Path) -> None:
-        """Show what the stage last said of itself."""
+        """Show the newest progress of the stage."""
         row = read_progress(directory)
         if row is None:
             return
@@ -82,13 +82,13 @@ class Onlooker:
             self.note(f"{self._stage}: {part}{row.text}{more}")
 
     def note(self, text: str) -> None:
-        """Print a line where there is no bar."""
+        """Print a line if there is no bar."""
         if not self.console.is_terminal:
             say(text, file=sys.stderr)
 
 
 def read_progress(directory: Path) -> schemas.Progress | None:
-    """Return the last progress of a stage, fit to be shown; None before the first."""
+    """Return the newest progress of a stage, safe to print; None before the first."""
     try:
         row = store.read(schemas.Progress, directory)
         return row.model_copy(update={"text": line(row.text)})

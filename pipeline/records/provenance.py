@@ -1,4 +1,4 @@
-"""Where a result comes from: the command, the source and the versions behind it."""
+"""The provenance of a result: command, source revision and package versions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import TypedDict
 
 from pipeline.display.masking import mask
 
-PROJECT = Path(__file__).resolve().parents[2]  # holds the packages: a checkout, or site-packages
+PROJECT = Path(__file__).resolve().parents[2]  # a checkout, or site-packages
 DALI = "nvidia-dali-cuda130"
 PACKAGES = ("torch", "torchvision", "timm", DALI, "hydra-core", "wandb")
 
 
 def command_line() -> str:
-    """Return the command that made this run, ready to paste but for secrets, which are masked."""
+    """Return the command that made this run, ready to paste; secrets are masked."""
     return shlex.join(["python", "-m", "pipeline.launch", *map(mask, sys.argv[1:])])
 
 
 @cache
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Return the versions of python and of packages, those that results depend on unless named."""
+    """Return the versions of Python and of packages, by default those that decide results."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -50,10 +50,10 @@ class Source(TypedDict):
 
 @cache
 def source_revision() -> Source:
-    """Return what the running code is.
+    """Return the version and revision of the running code.
 
-    The revision is None for code that git does not track: installed from a wheel, it may well lie
-    in the environment of another project, whose revision would say nothing.
+    The revision is None for code that git does not track: code from a wheel may lie inside the
+    checkout of another project, whose revision would be wrong.
     """
     return {"version": version(), **git_state(Path(__file__).resolve())}
 

@@ -1,14 +1,14 @@
-"""Every path and file name, and how our records are written and read.
+"""All paths and file names of a root, and the functions that read and write its files.
 
     <root>/stages/<stage>-<fingerprint>/    stage.yaml where.yaml jobs.jsonl attempt events.jsonl
                                             progress.json logs/ result.json and what the stage makes
     <root>/runs/<name>/                     config.yaml run.json report.html, links to stages
     <root>/data/<fingerprint>/              manifest.json quarantine.jsonl shards
     <root>/cache/                           what libraries compile, or keep for want of a HOME
-    <root>/code/<hash>/  <root>/slurm/      what jobs run, and what submitit leaves of them
-    <root>/sweeps/<date>/                   what a search with Optuna found
+    <root>/code/<hash>/  <root>/slurm/      code that jobs run, and submitit's files
+    <root>/sweeps/<date>/                   results of a search with Optuna
 
-Nobody else builds a path, so that a layout is changed here or nowhere.
+No other module builds a path, so the layout can be changed here alone.
 """
 
 from __future__ import annotations
@@ -40,33 +40,33 @@ HISTORY = "history.jsonl"
 GROWTH = "growth.jsonl"
 MANIFEST = "manifest.json"
 
-MOST_NESTED = 10_000  # openings in a YAML file; libyaml runs out of stack and takes Python along
+MOST_NESTED = 10_000  # nesting depth of a YAML file; beyond it libyaml overflows the stack
 
-Parsed = tuple[Any, schemas.Record | None]  # what a file holds, and the record that it must be
+Parsed = tuple[Any, schemas.Record | None]  # the content of a file, raw and as a record
 
 
 def absolute(path: str | Path, start: Path | None = None) -> Path:
-    """Return one spelling of a path, the same from any directory; links in it stay.
+    """Return a path as absolute, without resolving links.
 
     Args:
-        path: with `~` for a home, if you like.
-        start: what a relative path is below; the present directory if None.
+        path: may begin with `~`.
+        start: base of a relative path; the current directory if None.
     """
     given = Path(path)
-    with suppress(RuntimeError):  # nobody of that name: then it is a name like others
+    with suppress(RuntimeError):  # no such user: `~name` is an ordinary name
         given = given.expanduser()
     whole = os.path.normpath((start or Path.cwd()) / given)
-    return Path("/" + whole.lstrip("/"))  # two slashes would stay two
+    return Path("/" + whole.lstrip("/"))  # pathlib keeps two leading slashes
 
 
 def shown(path: Path) -> Path:
-    """Return the shorter spelling of a path where the user stands."""
+    """Return a path relative to the current directory if that is shorter."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) and path != here else path
 
 
 def stage_dir(root: Path, stage: str, fingerprint: str) -> Path:
-    """Return the one directory of a question."""
+    """Return the stage directory of a fingerprint."""
     return root / "stages" / f"{stage}-{fingerprint}"
 
 
@@ -76,37 +76,37 @@ def run_dir(root: Path, name: str) -> Path:
 
 
 def check_links(root: Path, *below: str) -> None:
-    """Look at a root, and at what is below it and may lie on another disk.
+    """Check a root and its folders, which may be links to other disks.
 
     Raises:
-        UserError: one is a link to what is not there.
+        UserError: one of them is a dangling link.
     """
     if lost := link_to_nothing(root, *(root / name for name in below)):
         raise lost
 
 
 def data_dir(root: Path, fingerprint: str, repeat: int = 0) -> Path:
-    """Return the directory of prepared data; of data that were prepared again, one of its own."""
+    """Return the directory of prepared data; data that are prepared again get a new one."""
     return root / "data" / (f"{fingerprint}.{repeat}" if repeat else fingerprint)
 
 
 def code_dir(root: Path, digest: str) -> Path:
-    """Return where code is kept for jobs that wait."""
+    """Return the folder of code snapshots for pending jobs."""
     return _mine(root / "code" / digest)
 
 
 def job_dir(root: Path) -> Path:
-    """Return where submitit keeps its files, which jobs un-pickle."""
+    """Return the folder of submitit's files, which jobs unpickle."""
     return _mine(root / "slurm")
 
 
 def cache_dir(root: Path) -> Path:
-    """Return where libraries keep what they compile and download; compiled code is run."""
+    """Return the folder where libraries cache downloads and compiled code, which is executed."""
     return _mine(root / "cache")
 
 
 def _mine(path: Path) -> Path:
-    """Return a path, or one beside it if another user of a shared root has that."""
+    """Return a path, or one beside it if another user of a shared root owns that path."""
     try:
         taken = path.lstat().st_uid != os.geteuid()
     except FileNotFoundError:
@@ -115,9 +115,9 @@ def _mine(path: Path) -> Path:
 
 
 def log_file(directory: Path, attempt: int, rank: int = 0, node: int = 0) -> Path:
-    """Return the log of one attempt; rank 0 shares it with the launcher of the processes.
+    """Return the log of one rank of an attempt; rank 0 shares it with the parent process.
 
-    On other nodes than the first, that launcher has a log of its own.
+    On nodes other than the first, the parent process has its own log.
     """
     suffix = f".node{node}" if node else f".rank{rank}" if rank else ""
     return directory / "logs" / f"attempt-{attempt:03d}{suffix}.log"
@@ -135,7 +135,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Return JSON that every reader takes: nan and infinity, which it has not, are null."""
+    """Return standard JSON: nan and infinity, which JSON lacks, become null."""
     try:
         return json.dumps(value, indent=indent, allow_nan=False)
     except ValueError:
@@ -143,7 +143,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 
 def _numbers(value: Any) -> Any:
-    """Return a copy in which what is no number is None."""
+    """Return a copy in which nan and infinity are None."""
     if isinstance(value, dict):
         return {key: _numbers(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -161,7 +161,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(path: Path) -> Parsed:
-    """Return what a JSON file holds, as it is and as the record that it must be."""
+    """Return the content of a JSON file, raw and as a record."""
     return _parsed(path, read_text(path))
 
 
@@ -174,7 +174,7 @@ def _parsed(path: Path, text: str | bytes, line: int = 0) -> Parsed:
 
 
 def write_yaml(path: Path, value: Any) -> None:
-    """Write a YAML file, atomically, in the order of its keys; one with a secret, for us alone."""
+    """Write a YAML file atomically, keys in order; private if it contains a secret."""
     import yaml
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # a sweep writes thousands
@@ -192,7 +192,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(path: Path) -> Parsed:
-    """Return what a YAML file holds, as it is and as the record that it must be."""
+    """Return the content of a YAML file, raw and as a record."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a comparison reads thousands
@@ -207,23 +207,23 @@ def parse_yaml(path: Path) -> Parsed:
 
 
 def damaged(path: Path, error: Exception, line: int = 0) -> UserError:
-    """Return the refusal of a file that is not what we wrote, or of one of its lines."""
+    """Return the error for a damaged file, or for one of its lines."""
     why = " ".join(str(error).split())
     if line:
         return UserError(f"{path} line {line} is damaged ({why}); restore or remove that line")
-    anew = path.name in (RESULT, STAGE)  # made again from what else there is
+    anew = path.name in (RESULT, STAGE)  # can be made again
     cure = f"{path} and launch again" if anew else f"{path.parent} to begin anew"
     return UserError(f"{path} is damaged ({why}); restore it, or remove {cure}")
 
 
 def there(path: Path) -> bool:
-    """Whether something has this name, be it a link to nothing or behind a closed door."""
+    """Whether a path exists, including a dangling link or an entry that may not be read."""
     try:
         path.lstat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # nothing can have such a name
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # not a possible file name
         return False
     except OSError:
-        return True  # who reads it is told
+        return True  # reading it raises the error
     return True
 
 
@@ -231,8 +231,8 @@ def read_text(path: Path) -> str:
     """Read a text file.
 
     Raises:
-        FileNotFoundError: it is not there.
-        UserError: it is damaged, may not be read, or something else has its name.
+        FileNotFoundError: the file does not exist.
+        UserError: the file is damaged, not readable, or not a regular file.
     """
     with reading(path) as file:
         try:
@@ -243,11 +243,11 @@ def read_text(path: Path) -> str:
 
 @contextmanager
 def reading(path: Path) -> Iterator[BufferedReader]:
-    """Open a file to read its bytes.
+    """Open a file for reading bytes.
 
     Raises:
-        FileNotFoundError: it is not there.
-        UserError: it may not be read, or something else has its name.
+        FileNotFoundError: the file does not exist.
+        UserError: the file is not readable, or not a regular file.
     """
     try:
         with files.opened(path) as file:
@@ -266,7 +266,7 @@ def append_line(path: Path, row: Mapping[str, object]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """Yield the rows of a JSON-lines file; a last line cut off by a kill is left out.
+    """Yield the rows of a JSON-lines file; skip a last line that a kill cut off.
 
     Raises:
         UserError: another line is damaged.
@@ -275,7 +275,7 @@ def read_lines(path: Path) -> Iterator[Any]:
 
 
 def parse_lines(path: Path) -> Iterator[Parsed]:
-    """Yield each row of a JSON-lines file, as it is and as the record that it must be."""
+    """Yield each row of a JSON-lines file, raw and as a record."""
     if not there(path):
         return
     with reading(path) as lines:

@@ -1,7 +1,7 @@
-"""What the small files of runs and stages must hold to be believed, by their names.
+"""Schemas of the small files of runs and stages, by file name.
 
-Only what other code relies on is listed, and nothing is converted: a file may hold more, and one of
-an older version less.
+A schema lists only the fields that other code relies on, and converts nothing: a file may have more
+fields, and a file of an older version fewer.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ Facts = dict[str, Any]
 
 
 class Record(BaseModel):
-    """A file, or a row of one; what else it holds is kept."""
+    """A file, or a row of one; further fields are kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     FILE: ClassVar[str]
 
     def values(self) -> dict[str, object]:
-        """Return what was set, to be written."""
+        """Return the fields that were set, to be written."""
         return self.model_dump(exclude_unset=True)
 
 
 class Output(Record):
-    """A file that a stage promised."""
+    """An output file of a stage."""
 
     path: str
     bytes: Count
@@ -38,7 +38,7 @@ class Output(Record):
 
 
 class Result(Record):
-    """The answer of a stage; numbers of older versions may be nan."""
+    """The result of a stage; metrics of older versions may be nan."""
 
     FILE = "result.json"
 
@@ -53,7 +53,7 @@ class Result(Record):
 
 
 class Question(Record):
-    """What a stage directory answers."""
+    """The question of a stage directory: what decides its result."""
 
     FILE = "stage.yaml"
 
@@ -66,7 +66,7 @@ class Question(Record):
 
 
 class Processes(Record):
-    """Where a stage runs, as far as the supervisor of its processes looks."""
+    """The settings of the processes of a stage, as far as their parent reads them."""
 
     processes_per_node: Count
 
@@ -81,7 +81,7 @@ class Where(Record):
 
 
 class Attempt(Record):
-    """Who owns a stage directory."""
+    """The owner of a stage directory."""
 
     FILE = "attempt"
 
@@ -130,7 +130,7 @@ class Images(Record):
 
 
 class Frozen(Record):
-    """The settings of a run, of whatever version."""
+    """The settings of a run, of any version."""
 
     FILE = "config.yaml"
 
@@ -161,7 +161,7 @@ class Event(Record):
 
 
 class Submission(Record):
-    """A job or a process that was started for a stage."""
+    """A job that was submitted, or a process that was started, for a stage."""
 
     FILE = "jobs.jsonl"
 
@@ -188,7 +188,7 @@ class Point(Record):
 
 
 class Change(Record):
-    """What was grown, cut or looked at."""
+    """A layer that grew, was cut, or was ranked."""
 
     FILE = "growth.jsonl"
 
@@ -215,10 +215,10 @@ def _validate(name: str) -> Any:
 
 
 def check(name: str, value: Any) -> Record | None:
-    """Return `value` as the record that a file of this name holds; None if that may be anything.
+    """Return `value` as a record of the file with this name; None if the file has no schema.
 
     Raises:
-        ValueError: names what it cannot be.
+        ValueError: the value does not fit; names the field.
     """
     if name not in SHAPES:
         return None

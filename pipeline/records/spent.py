@@ -9,7 +9,7 @@ from pipeline.records.schemas import Event, Progress
 
 
 def eta(events: list[Event], progress: Progress) -> float | None:
-    """Return the seconds to the end: as the stage says, or at the pace of the present attempt."""
+    """Return the remaining seconds: as the stage reports, or at the pace of this attempt."""
     if progress.eta is not None:
         return max(0.0, progress.eta - max(0.0, time.time() - progress.time))
     begun = [row for row in events if row.event in ("first_step", "started")]
@@ -21,7 +21,7 @@ def eta(events: list[Event], progress: Progress) -> float | None:
 
 
 def gpu_hours(events: Iterable[Event]) -> float:
-    """Return what a supervisor saw of all attempts; nothing where none watched."""
+    """Return the GPU-hours of all attempts that a supervisor recorded; 0 without one."""
     total, began, last = 0.0, None, None
     for last in events:
         if last.event == "began":
@@ -33,5 +33,5 @@ def gpu_hours(events: Iterable[Event]) -> float:
 
 
 def _used(began: Event, last: Event) -> float:
-    """Return the GPU-hours between two events; a clock that was set back takes nothing away."""
+    """Return the GPU-hours between two events; 0 if the clock was set back."""
     return began.gpus * max(0.0, last.time - began.time) / 3600

@@ -1,7 +1,7 @@
-"""How a stage stands, derived from its files and the queue each time somebody asks; stored nowhere.
+"""Compute a stage's status from its files and the SLURM queue. Status is never stored.
 
-Files come first: a result is a result whatever SLURM says of its job. Then the queue. What is
-neither finished nor in the queue has ended, and its last events tell how.
+Files come first: a stage with a result is done, whatever SLURM reports about its job. The queue
+comes second. A stage that is neither done nor in the queue has ended, and its last events say how.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ State = Literal[
 ]  # fmt: skip
 AT_WORK: set[State] = {"running", "stalled?", "suspended", "stopping"}
 UNDER_WAY: set[State] = AT_WORK | {"queued", "waiting", "requeued", "held", "unknown"}
-OLD = 180.0  # seconds without a word after which a running stage may be stalled
+OLD = 180.0  # seconds without progress after which a running stage may be stalled
 ENDED = {
     "CANCELLED": "its job was cancelled",
     "TIMEOUT": "its job met the time limit before it could save",
@@ -47,7 +47,7 @@ SPEECHLESS = ("FAILED", "BOOT_FAIL")  # how SLURM says that a job could not be s
 
 @dataclass(kw_only=True)
 class Standing:
-    """One stage of one run at this moment.
+    """The status of one stage of one run.
 
     Args:
         why: what it waits for, how it ended, or what it found.
@@ -76,13 +76,13 @@ class Standing:
 def look(
     stage: str, directory: Path, queue: dict[str, Entry] | None, names: dict[str, str]
 ) -> Standing:
-    """Return how a stage stands.
+    """Return the status of a stage.
 
     Args:
         stage: its name.
         directory: of the stage.
-        queue: this user's jobs, by id; None if SLURM does not tell.
-        names: of jobs that others may wait for, by id.
+        queue: this user's jobs, by id; None if SLURM does not answer.
+        names: names of jobs that other jobs may wait for, by id.
     """
     try:
         return _look(stage, directory, queue, names)
@@ -126,7 +126,7 @@ def _checked(directory: Path) -> list[Event]:
     """Return the events of a stage.
 
     Raises:
-        UserError: they, its submissions, or its result are damaged.
+        UserError: its events, its submissions, or its result are damaged.
     """
     if rundir.there(directory / rundir.RESULT):
         store.read(Result, directory)
@@ -200,13 +200,13 @@ def _in_queue(entry: Entry, names: dict[str, str]) -> tuple[State, str]:
 
 
 def _last_job(jobs: list[Submission], queue: dict[str, Entry]) -> Entry | None:
-    """Return the last job that was submitted for a stage, if SLURM still knows it."""
+    """Return the last submitted job of a stage, if SLURM still knows it."""
     entry = queue.get(jobs[-1].id) if jobs else None
     return entry if entry and marks.known(entry, jobs[-1]) else None
 
 
 def _ended(events: list[Event], job: Entry | None) -> tuple[State, str]:
-    """Return how a stage ended that is neither finished nor under way."""
+    """Return how a stage ended that has no result and does not run."""
     last = events[-1]
     if last.event == "gave_up":
         failed = [row.message for row in events if row.event == "failed"]
@@ -231,7 +231,7 @@ def _silent(events: list[Event], job: Entry | None, directory: Path) -> tuple[St
 
 
 def _runs_here(directory: Path) -> bool:
-    """Whether an attempt that no job stands for is alive; elsewhere, its progress tells."""
+    """Whether an attempt without a SLURM job runs; on another host, recent progress says so."""
     owner = attempt.last(directory)
     if not owner.attempt or owner.job:
         return False
@@ -244,11 +244,11 @@ def _runs_here(directory: Path) -> bool:
 def names_of(
     runs: Iterable[tuple[str, dict[str, Path]]], queue: dict[str, Entry]
 ) -> dict[str, str]:
-    """Return which stage of which run each job in the queue is, by the job's id."""
+    """Return the stage and run of each queued job, by job id."""
     found = {}
     for run, stages in runs:
         for stage, directory in stages.items():
-            with suppress(OSError):  # told where the stage is looked at
+            with suppress(OSError):  # `look` reports the error
                 for row in submitted(directory):
                     if row.id in queue and marks.known(queue[row.id], row):
                         found[row.id] = f"{stage} of {run}"
@@ -256,7 +256,7 @@ def names_of(
 
 
 def queued() -> tuple[dict[str, Entry] | None, str]:
-    """Return this user's jobs, or None and a note if SLURM does not tell."""
+    """Return this user's jobs, or None and a note if SLURM does not answer."""
     try:
         return scheduler.mine(), ""
     except scheduler.Refused as error:
@@ -267,16 +267,16 @@ def queued() -> tuple[dict[str, Entry] | None, str]:
 
 
 def by_slurm(directory: Path) -> bool:
-    """Whether a stage was ever submitted, so that what SLURM says matters to it."""
-    with suppress(OSError):  # told where the stage is looked at
+    """Whether a stage was ever submitted to SLURM."""
+    with suppress(OSError):  # `look` reports the error
         return bool(Submission.read(directory))
     return False
 
 
 def overall(stages: list[Standing]) -> str:
-    """Return a run's state: that of the first stage that is not done.
+    """Return the state of a run: the most important state of its stages that are not done.
 
-    A run some of whose stages were never asked for is `partly done` when the others are.
+    A run is `partly done` if some stages were never requested and the others are done.
     """
     states = [stage.state for stage in stages if stage.state != "done"]
     for state in (

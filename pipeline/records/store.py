@@ -1,7 +1,7 @@
 """The records of runs and stages: one reader and one writer for each kind, by the name of its file.
 
-A reader is strict: what it returns fits `schemas`, and a damaged file is named with its cure. Files
-that hold something else, or that are shown as they are, are read with `rundir.read_json`.
+Readers are strict: what they return fits `schemas`, and the error for a damaged file names the file
+and its cure. Files without a schema, or that are only shown, are read with `rundir.read_json`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ R = TypeVar("R", bound=Record)
 
 
 def read(kind: type[R], directory: Path) -> R:
-    """Return the record that a directory holds.
+    """Return the record of this kind in a directory.
 
     Raises:
-        FileNotFoundError: it holds none.
-        UserError: it is damaged.
+        FileNotFoundError: the directory has no such file.
+        UserError: the file is damaged.
     """
     path = directory / kind.FILE
     parse = rundir.parse_yaml if path.suffix == ".yaml" else rundir.parse_json
@@ -31,12 +31,12 @@ def read(kind: type[R], directory: Path) -> R:
 
 
 def write(record: Record, directory: Path) -> None:
-    """Write a record, atomically; what was not set is left out."""
+    """Write a record atomically; fields that were not set are left out."""
     rundir.write_json(directory / record.FILE, record.values())
 
 
 def rows(kind: type[R], directory: Path) -> Iterator[R]:
-    """Yield the rows of a kind, oldest first; a last line cut off by a kill is left out.
+    """Yield the rows of a kind, oldest first; skip a last line that a kill cut off.
 
     Raises:
         UserError: another line is damaged.
@@ -52,7 +52,7 @@ def note(record: Record, directory: Path) -> None:
 
 
 def events(directory: Path) -> list[Event]:
-    """Return what the attempts at a stage noted; a supervisor's notes in the same file are not.
+    """Return the events of the attempts at a stage, without the supervisor's in the same file.
 
     Raises:
         UserError: a line is damaged.

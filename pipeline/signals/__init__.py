@@ -1,1 +1,1 @@
-"""Signals between a stage's processes and their parent: requests to stop, and signs of life."""
+"""Between a stage's processes and their parent: stop requests and heartbeats."""

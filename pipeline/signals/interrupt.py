@@ -1,7 +1,7 @@
-"""Signals that ask a stage to save and leave: the handler sets a flag, the stage looks at it.
+"""Signals that ask a stage to save and stop: the handler sets a flag, and the stage polls it.
 
-Imports nothing heavy, because the handlers must stand before torch is imported: a signal that
-arrives during that import would otherwise kill the job.
+This module imports nothing heavy, because the handlers must be installed before torch is imported:
+a signal during that import would otherwise kill the job.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ def install() -> None:
 
 
 def requested() -> bool:
-    """Return whether a stop was asked for since `install`."""
+    """Return whether a stop was requested since `install`."""
     return _requested
 
 
 def at_request(do: Callable[[], None]) -> None:
-    """Call `do` at the first request, in a thread: the handler waits for what is stuck in C."""
+    """Call `do` at the first request, in a thread: a handler cannot run during a call into C."""
     hears, tells = os.pipe()
     os.set_blocking(tells, False)
     signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # who loads data
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # data loader workers
 
     def listen() -> None:
-        while os.read(hears, 1)[0] not in SIGNALS:  # of a child that ended, for one
+        while os.read(hears, 1)[0] not in SIGNALS:  # SIGCHLD of a child that ended, for example
             pass
         do()
 
@@ -47,13 +47,13 @@ def at_request(do: Callable[[], None]) -> None:
 
 
 def defaults() -> None:
-    """Let TERM, INT and USR2 end this process at once: it has nothing to save yet."""
+    """Let TERM, INT and USR2 end this process at once, while it has nothing to save."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
 
 
 def ignore() -> None:
-    """Hear no more stop requests: we are leaving, and Python would give up its handlers first."""
+    """Ignore stop signals during interpreter shutdown, when Python has removed its handlers."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -64,7 +64,7 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def die_with_parent(number: int) -> None:
-    """Have the kernel send us this signal when the parent dies, or now if it is dead already."""
+    """Let the kernel send this signal when the parent dies, or at once if it is dead already."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != _parent:
         os.kill(os.getpid(), number)

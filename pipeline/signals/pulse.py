@@ -1,8 +1,8 @@
-"""Whether the processes of a stage get on: each counts in memory that its parent looks at.
+"""Heartbeats: each process of a stage counts in shared memory, and its parent watches the counts.
 
-A clock alone cannot tell. To a process that was stopped (SIGSTOP, a job that SLURM suspends) all of
-that time passes at once when it goes on. So the parent counts, and only the time in which neither
-it nor any of the processes was stopped. It works whatever a process is stuck in.
+A timeout by the clock alone is not enough: for a stopped process (SIGSTOP, a suspended SLURM job)
+the whole pause passes at once when it continues. The parent therefore counts only time in which
+neither it nor any of the processes was stopped. This works whatever a process is stuck in.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-PULSE = "PIPELINE_PULSE"  # tells a process the descriptor of that memory
-SHOW = signal.SIGUSR1  # has a process write its stacks; see training.distributed
-SLOT = struct.Struct("=qd")  # words so far; the seconds until the next, 0 if nobody waits for it
-AWAKE = 1.0  # seconds between two looks, at most, if the parent was not stopped itself
+PULSE = "PIPELINE_PULSE"  # environment variable: descriptor of the shared memory
+SHOW = signal.SIGUSR1  # signal on which a process writes its stacks; see `execution.world`
+SLOT = struct.Struct("=qd")  # heartbeats so far; seconds until the next, 0 for no timeout
+AWAKE = 1.0  # longest time between two checks, in seconds, unless the parent was stopped
 
 
 class Watch:
-    """What the parent of some processes sees of them."""
+    """The heartbeats of some processes, as their parent sees them."""
 
     def __init__(self, count: int) -> None:
         self.file = os.memfd_create("pulse")
@@ -33,7 +33,7 @@ class Watch:
         self._looked = time.monotonic()
 
     def hanging(self, pids: Mapping[int, int]) -> dict[int, float]:
-        """Return who of those still running is silent for too long, and how many seconds that is.
+        """Return the running processes whose heartbeat is overdue, with their silence in s.
 
         Args:
             pids: by the number of the process on this node.
@@ -54,10 +54,10 @@ class Watch:
 
 
 def beat(patience: float) -> None:
-    """Tell the parent, if it watches, that this process gets on.
+    """Send a heartbeat to the parent, if it watches.
 
     Args:
-        patience: seconds in which it will again, at most; 0 if nobody should wait for that.
+        patience: longest time to the next heartbeat, in seconds; 0 for no timeout.
     """
     if PULSE not in os.environ:
         return
@@ -68,12 +68,12 @@ def beat(patience: float) -> None:
 
 
 def watched(parent: int) -> bool:
-    """Whether the process that was our parent when we began still is, and watches."""
+    """Whether the original parent of this process still lives and watches it."""
     return PULSE in os.environ and os.getppid() == parent
 
 
 def stopped(pid: int) -> bool:
-    """Whether a process is stopped: by Ctrl-Z, SIGSTOP, or as its job is suspended."""
+    """Whether a process is stopped: by Ctrl-Z, by SIGSTOP, or with its suspended job."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "tT"
     except OSError:
