@@ -1,10 +1,10 @@
-"""Repeating a stage: the old answer is kept aside, and a new one is made under the same name.
+"""Repeat a stage: keep the old result aside and make a new one under the same name.
 
-    <root>/stages/latency-<fingerprint>            the present answer, to which the runs link
-    <root>/stages/latency-<fingerprint>.again-1    the one before
+    <root>/stages/latency-<fingerprint>            the current result, to which the runs link
+    <root>/stages/latency-<fingerprint>.again-1    the result before
 
-An answer that follows from another notes in its `stage.yaml` how often that one had been repeated
-by then, so that it is known to be out of date when its parent is repeated without it.
+The `stage.yaml` of a stage records how often its parents had been repeated by then, so a stage is
+known to be out of date when a parent is repeated without it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOTE = "again"  # key of stage.yaml: how often the stage and its parents had bee
 
 
 def count(directory: Path) -> int:
-    """Return how often a stage was repeated: how many of its old answers are kept aside."""
+    """Return how often a stage was repeated: the number of old results kept aside."""
     number = 0
     while _aside(directory, number + 1).exists():
         number += 1
@@ -38,13 +38,13 @@ def _aside(directory: Path, number: int) -> Path:
 
 
 def note(own: Path, parents: Iterable[Path]) -> dict[str, int]:
-    """Return what `stage.yaml` is to keep: counts by stage, none of those never repeated."""
+    """Return the repeats of a stage and its parents for `stage.yaml`; zeros are left out."""
     counts = {path.name.partition("-")[0]: count(path) for path in (own, *parents)}
     return {stage: number for stage, number in counts.items() if number}
 
 
 def behind(directory: Path, parents: Iterable[Path]) -> str | None:
-    """Return the parent that was repeated since the stage of `directory` was begun, if any."""
+    """Return the parent that was repeated after the stage of `directory` began, if any."""
     now = note(directory, parents)
     now.pop(directory.name.partition("-")[0], None)
     if not now:
@@ -57,10 +57,10 @@ def behind(directory: Path, parents: Iterable[Path]) -> str | None:
 
 
 def check(steps: list[Step]) -> None:
-    """Make sure that nothing works on what is to be kept aside, or from it.
+    """Check that no job or process uses the directories that are to be repeated.
 
     Raises:
-        UserError: a job or a process does; names it.
+        UserError: one does; names it.
     """
     repeated = [step for step in steps if step.repeats]
     if not repeated:
@@ -96,13 +96,13 @@ def _refuse(directory: Path, why: str) -> None:
 
 
 def set_aside(steps: Iterable[Step]) -> list[Path]:
-    """Rename the directories of what is repeated; return them.
+    """Rename the directories of the stages to repeat; return them.
 
-    What follows from others goes first: killed in between, nothing is left that follows from an
-    answer which is not there any more.
+    Dependent stages are renamed first, so that a kill in between leaves no result whose parent
+    is gone.
 
     Raises:
-        UserError: a process has begun to work on one of them; nothing was renamed.
+        UserError: a process has started to use one of them; nothing was renamed.
     """
     moved: dict[Path, None] = {}
     with ExitStack() as locks:

@@ -1,8 +1,8 @@
-"""What a shell hands over, made readable to Hydra, and refused where Hydra would let it pass.
+"""Translate command-line arguments for Hydra, and refuse mistakes that Hydra would accept.
 
-Hydra has a grammar of its own, in which `~`, `=`, `#` and a name like `1e3` mean something else
-than they say. A value that it cannot read is quoted here, a number given for a text stays text;
-the schema judges both afterwards.
+In Hydra's grammar `~`, `=`, `#` and values like `1e3` have a special meaning. A value that Hydra
+cannot parse is quoted here, and a number for a text setting stays a text; afterwards the schema
+checks both.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ RECIPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a command line asks for.
+    """A parsed command line.
 
     Args:
-        words: all of it, as Hydra reads what it says.
-        settings: the words that choose or set something.
-        sweeps: whether a run is to be made of each combination of what varies.
-        shows: whether Hydra is to show something, and nothing is to run.
+        words: all arguments, as Hydra parses them.
+        settings: the arguments that set or choose something.
+        sweeps: whether each combination of values becomes a run.
+        shows: whether Hydra shows something and nothing runs.
         plain: whether there is no other option of Hydra's.
     """
 
@@ -64,28 +64,28 @@ class Asked:
 
     @property
     def sweeper(self) -> str:
-        """What tells which settings are tried next."""
+        """The sweeper that proposes settings."""
         chosen = [word for word in self.settings if word.startswith(SWEEPER)]
         return chosen[-1].removeprefix(SWEEPER) if chosen else "basic"
 
     @property
     def searches(self) -> bool:
-        """Whether what runs next depends on how the runs before ended."""
+        """Whether the next run depends on the results of the runs before."""
         return self.sweeps and self.sweeper != "basic"
 
 
 def read(arguments: list[str]) -> Asked:
-    """Return what the arguments ask for.
+    """Parse the arguments.
 
     Raises:
-        UserError: one of them says nothing, or chooses what is no choice.
+        UserError: an argument is not KEY=VALUE, or names a choice that does not exist.
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     known = parser.parse_intermixed_args(arguments)
     given = set(known.overrides)
     others = [word for word in arguments if word not in given]
-    arguments = others + known.overrides  # Hydra takes no settings on both sides of an option
+    arguments = others + known.overrides  # Hydra accepts settings on one side of an option only
     words = _readable(arguments, known)
     return Asked(
         words=words,
@@ -97,7 +97,7 @@ def read(arguments: list[str]) -> Asked:
 
 
 def _readable(arguments: list[str], known: Namespace) -> list[str]:
-    """Return the arguments as Hydra reads what they say."""
+    """Return the arguments in a form that Hydra parses as intended."""
     settings = set(known.overrides)
     elsewhere = known.config_dir or any("hydra.searchpath" in word for word in settings)
     spelt = [_spelt(word, known.multirun) if word in settings else word for word in arguments]
@@ -112,7 +112,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _spelt(word: str, sweeping: bool) -> str:
-    """Return one argument so that Hydra reads it as it is meant."""
+    """Return one argument in a form that Hydra parses as intended."""
     key, equals, value = word.partition("=")
     if not key or not (equals or key.startswith("~")) or not _parsed(f"{key}=1"):
         raise UserError(f"'{word}' is not of the form KEY=VALUE")
@@ -129,7 +129,7 @@ def _spelt(word: str, sweeping: bool) -> str:
 
 
 def _mended(key: str, value: str, sweeping: bool) -> str:
-    """Return a value that Hydra cannot read as a text; several of them are asked for in quotes."""
+    """Return a value that Hydra cannot parse as quoted text; a list must be quoted by the user."""
     takes = _takes(key)
     if value.startswith("[") and value.endswith("]") and str not in takes:
         spelling = f"[{_items(value[1:-1])}]"
@@ -145,7 +145,7 @@ def _mended(key: str, value: str, sweeping: bool) -> str:
 
 
 def _items(values: str) -> str:
-    """Return values between commas, in quotes where they cannot do without."""
+    """Return comma-separated values, each quoted if Hydra cannot parse it otherwise."""
     items = [item.strip() for item in values.split(",")]
     return ",".join(item if _parsed(f"x={item}") else _quoted(item) for item in items)
 
@@ -173,13 +173,13 @@ def _refuse_sweep(key: str, value: str) -> NoReturn:
 
 
 def _takes_text(key: str) -> bool:
-    """Whether a setting is a text, so that `007` and `1e3` are what they look like."""
+    """Whether a setting is a text, so that `007` and `1e3` must not become numbers."""
     kinds = _takes(key)
     return str in kinds and int not in kinds
 
 
 def _takes(key: str) -> set[Any]:
-    """Return what the schema allows for a dotted key, by any of the choices of its section."""
+    """Return the types that the schema allows for a dotted key, over all choices of its section."""
     kinds: set[Any] = {Config}
     for part in key.lstrip("+~").split("."):
         owners = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
@@ -189,7 +189,7 @@ def _takes(key: str) -> set[Any]:
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
-    """Yield what an annotation allows: the parts of a union, without what is said about them."""
+    """Yield the types of an annotation: the members of a union, without their metadata."""
     if get_origin(annotation) in (list, dict) or not get_args(annotation):
         yield annotation
         return
@@ -198,7 +198,7 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 def _check_choice(override: Override, files: Path | None) -> None:
-    """Refuse a choice that is none: of a folder of `conf/` exactly one file is chosen by name."""
+    """Refuse an invalid choice: an argument chooses one file of a folder of `conf/` by name."""
     group, said = override.key_or_group, override.input_line
     if group == "sweeps":
         files = rundir.shown(CONF / "sweeps" / "NAME.yaml")
@@ -221,7 +221,7 @@ def _check_choice(override: Override, files: Path | None) -> None:
 
 
 def _chosen(override: Override) -> list[Any]:
-    """Return the choices of a group that an override names; of a range or a glob Hydra knows."""
+    """Return the choices of a group that an override names; ranges and globs are left to Hydra."""
     if not override.is_sweep_override():
         return [override.value()]
     if isinstance(override.value(), ChoiceSweep):
@@ -230,7 +230,7 @@ def _chosen(override: Override) -> list[Any]:
 
 
 def unchosen(config: Config, overrides: list[str]) -> list[str]:
-    """Return what a launch left to the defaults although its images ask for something else."""
+    """Return notes on defaults that do not suit the images of this launch."""
     named = {override.key_or_group for override in parse(overrides)}
     data, size = config.data.name, config.data.image_size
     told = []

@@ -1,6 +1,6 @@
-"""Whether the images are still those that were prepared; told at launch, before anything runs.
+"""Tell at launch whether the images on disk are still those that were prepared.
 
-What was trained on them is no worse for it, so nothing is refused.
+Trained networks stay valid in any case, so nothing is refused.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pipeline.display.masking import mask
 from pipeline.display.outside import say
 from pipeline.planning.step import Step
 
-PATIENCE = 10.0  # seconds for a look at the files
+PATIENCE = 10.0  # seconds for comparing the files
 
 
 def tell(config: Config, prep: Step, overrides: list[str]) -> None:
-    """Print a note if the images differ from what was prepared, or if that is not known."""
+    """Print a note if the images differ from what was prepared, or cannot be compared."""
     root = config.data.root
     if prep.state != "done" or prep.repeats or root is None:
         return
@@ -32,7 +32,7 @@ def tell(config: Config, prep: Step, overrides: list[str]) -> None:
         say(f"note: {what}; what is prepared is used as it is. To prepare anew: {again}")
 
 
-@cache  # a sweep asks for each of its runs
+@cache  # cached: a sweep asks once per run
 def _notes(root: Path, folder: Path) -> list[str]:
     if not root.is_dir():
         return [f"data.root={root} is not there, so nobody knows whether it has changed"]

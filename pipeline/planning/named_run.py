@@ -1,8 +1,8 @@
-"""A run: a name for a configuration, frozen at its first launch.
+"""A run is a name for a configuration, which is frozen at the first launch.
 
-Launching an existing name takes up its frozen configuration, so that `name=X` alone continues it.
-Settings of where and who watches may differ from launch to launch; what has decided a result, or is
-deciding one, may not.
+A launch of an existing name uses the frozen configuration, so `name=X` alone continues the run.
+Settings of `cluster` and `tracking` may differ between launches; settings that a begun stage has
+read may not.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ Settled = tuple[Config, dict[str, str], list[str]]
 
 
 def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> Settled:
-    """Return configuration and choices to use: as asked for a new name, else those of the run.
+    """Return the configuration and choices to use: as requested, or those of an existing run.
 
-    What no stage of the run has read yet is as this launch asks, where it asks for anything.
+    Settings that no stage of the run has read yet follow this launch, where it sets them.
 
     Raises:
-        UserError: the tree does not fit the schema, or something decided was asked to differ.
+        UserError: the settings do not fit the schema, or would change a begun stage.
     """
     values = compose.values(tree, choices, overrides)
     directory = rundir.run_dir(Path(str(values["root"])), str(values["name"]))
@@ -67,16 +67,16 @@ def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> S
 
 
 def settled(flat: Values) -> Values:
-    """Return frozen settings, by dotted key, as they would be frozen today.
+    """Return frozen settings, by dotted key, as the current version would freeze them.
 
-    A relative `data.root` was once kept as written, and looked for below the checkout.
+    Older versions kept a relative `data.root` as written, relative to the checkout.
     """
     root = flat.get("data.root")
     return flat | {"data.root": str(rundir.absolute(root, PROJECT))} if root else flat
 
 
 def _freed(directory: Path) -> str:
-    """Return how a name is freed under which nothing of worth has been made."""
+    """Return how to free a name under which nothing was trained; empty if something was."""
     made = [
         directory / stage / name
         for stage in STAGE_NAMES
@@ -89,10 +89,10 @@ def _freed(directory: Path) -> str:
 
 
 def frozen(directory: Path) -> Config:
-    """Return the configuration a run was frozen with.
+    """Return the frozen configuration of a run.
 
     Raises:
-        UserError: it does not fit the present schema.
+        UserError: it does not fit the current schema.
     """
     content = rundir.read_yaml(directory / CONFIG)
     try:
@@ -120,7 +120,7 @@ def record(config: Config, choices: dict[str, str], plan: list[Step]) -> Path:
 
 
 def _decides(config: Config, directory: Path) -> bool:
-    """Whether a configuration is new to a run, or changes what decides a result."""
+    """Whether a configuration differs from the frozen one in a setting that decides results."""
     if not rundir.there(directory / CONFIG):
         return True
     return frozen(directory).model_dump(exclude=set(WHERE)) != config.model_dump(exclude=set(WHERE))
@@ -145,15 +145,15 @@ def _described(config: Config, choices: dict[str, str], directory: Path, decides
 
 
 def note_jobs(directory: Path, ids: dict[str, str]) -> None:
-    """Add the ids of jobs, by stage, to what `run.json` lists."""
+    """Add job ids, by stage, to `run.json`."""
     known = store.read(Run, directory)
     store.write(known.model_copy(update={"job_ids": [*known.job_ids, ids]}), directory)
 
 
 def wandb_id(directory: Path) -> str:
-    """Return an id that belongs to the run and its place, never to a job or an attempt.
+    """Return the W&B id of a run: derived from its directory, not from a job or an attempt.
 
-    An agent of a W&B sweep has one for it already.
+    An agent of a W&B sweep provides the id itself.
     """
     if "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ:
         return os.environ["WANDB_RUN_ID"]
@@ -161,11 +161,11 @@ def wandb_id(directory: Path) -> str:
 
 
 def write_question(step: Step) -> None:
-    """Write `stage.yaml`, the question a stage directory answers; once it is begun, it stays."""
+    """Write `stage.yaml`, the question of a stage directory, unless the stage has begun."""
     path = step.dir / rundir.STAGE
     if (step.dir / rundir.EVENTS).exists() and path.exists():
         return
-    question = json.loads(json.dumps(step.question.values()))  # plain lists, no tuples
+    question = json.loads(json.dumps(step.question.values()))  # lists instead of tuples
     parents = [path.parent.with_name(f"{n}-{f}") for n, f in step.question.parents.items()]
     note = {again.NOTE: counts} if (counts := again.note(step.dir, parents)) else {}
     content = {**question, **note}
@@ -174,7 +174,7 @@ def write_question(step: Step) -> None:
 
 
 def write_where(step: Step, config: Config) -> None:
-    """Write `where.yaml`: how to run the stage here, of the newest launch."""
+    """Write `where.yaml`: the settings of the newest launch for running the stage."""
     where = config.model_dump(mode="json", include={"cluster", "checkpoint"})
     where["cluster"]["processes_per_node"] = config.cluster.processes(step.stage.name)
     rundir.write_yaml(step.dir / rundir.WHERE, where)

@@ -1,7 +1,7 @@
-"""Configuration in, plan out: which stages, where, finished or not, and why.
+"""Make the plan of a configuration: which stages, in which directories, what to do, and why.
 
-A fingerprint is the hash of a question: the sections a stage reads, its parents' fingerprints and
-its version. The same question has the same directory, so runs that ask it share the answer.
+A fingerprint is the hash of a question: the sections that a stage reads, the fingerprints of its
+parents, and its version. Equal questions have the same directory, so runs share results.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pipeline.records.schemas import Event, Output, Question, Result
 
 
 def make_plan(config: Config, repeated: Container[Path] = ()) -> list[Step]:
-    """Return all five stages with what to do about each.
+    """Return all five stages, each with what to do.
 
     Args:
-        config: what is asked for.
-        repeated: stage directories that this launch has made anew, for another of its runs.
+        config: Of the run.
+        repeated: stage directories that this launch has already repeated, for another run.
 
     Raises:
-        UserError: a stage was asked for whose parent neither is finished nor will run, or one is
-            to be repeated that was not asked for.
+        UserError: a parent of a requested stage is neither finished nor will run, or `again`
+            names a stage that was not requested.
     """
     _check_again(config)
     root = Path(config.root)
@@ -67,20 +67,20 @@ def _check_again(config: Config) -> None:
 
 
 def _between(names: set[str]) -> list[str]:
-    """Return stages and those on the way from one of them to another, in their order."""
+    """Return stages and all stages between them, in order."""
     above = {name: _above(name) for name in STAGES}
     way = [name for name in STAGES if above[name] & names]
     return [n for n in STAGES if n in names or (n in way and any(n in above[x] for x in names))]
 
 
 def _above(name: str) -> set[str]:
-    """Return the stages that one follows from."""
+    """Return all stages that a stage depends on."""
     parents = STAGES[name].parents
     return {*parents}.union(*map(_above, parents))
 
 
 def _anew(asked: bool, state: State, directory: Path, parents: list[Step]) -> str:
-    """Return why what is there of a stage is not to be used; nothing if it is."""
+    """Return why the result of a stage must not be used; empty if it may."""
     if state == "new":
         return ""
     if asked:
@@ -93,7 +93,7 @@ def _anew(asked: bool, state: State, directory: Path, parents: list[Step]) -> st
 
 
 def _told(why: str, anew: str, asked: bool) -> str:
-    """Return why a stage is run or not, and what is done with what is there of it."""
+    """Return why a stage is run or not, and what happens to an existing result."""
     if anew:
         return f"{anew} ({why})"
     return f"{why}, so again= has nothing to repeat" if asked else why
@@ -112,7 +112,7 @@ def _question(stage: Stage, config: Config, steps: dict[str, Step]) -> Question:
 
 
 def _fingerprint(question: Question, ignores: tuple[str, ...]) -> str:
-    """Return the hash of a question without the keys that do not decide its answer."""
+    """Return the hash of a question, without the settings that the stage ignores."""
     kept = {
         name: {k: v for k, v in section.items() if f"{name}.{k}" not in ignores}
         if isinstance(section, dict)
@@ -145,7 +145,7 @@ def _why(state: State, directory: Path, link: Path, question: Question) -> str:
 
 
 def _difference(link: Path, question: Question) -> str:
-    """Name what differs between the question a link answers and the present one."""
+    """Name the differences between the question of a linked stage and the current one."""
     try:
         known = store.read(Question, link).values()
     except OSError:
@@ -176,7 +176,7 @@ def _check_parents(steps: dict[str, Step], name: str) -> None:
 
 
 def _enough(steps: dict[str, Step]) -> list[str]:
-    """Return the stages that were asked for, and what they need besides, in their order."""
+    """Return the requested stages and the stages that they need, in order."""
     names: set[str] = set()
     for name, step in reversed(steps.items()):
         needed = any(name in steps[child].stage.parents for child in names)
@@ -186,12 +186,12 @@ def _enough(steps: dict[str, Step]) -> list[str]:
 
 
 def verify(steps: list[Step]) -> None:
-    """Check that what finished stages left on disk is still what they wrote.
+    """Check that the outputs of finished stages are unchanged.
 
-    Sizes are always compared; contents where a file is newer than its result.
+    Sizes are always compared, and contents if a file is newer than its result.
 
     Raises:
-        UserError: a file is gone, cut off or edited; names it and the cure.
+        UserError: a file is missing, truncated or edited; names the file and the cure.
     """
     for step in steps:
         if step.state == "done" and not step.anew:

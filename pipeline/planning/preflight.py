@@ -1,6 +1,4 @@
-"""What can be refused before anything is written: data that cannot fill a batch, a root that
-cannot be written, a tracker that is not installed.
-"""
+"""Check before anything is written: enough images for a batch, a writable root, wandb."""
 
 from __future__ import annotations
 
@@ -20,11 +18,11 @@ from pipeline.records.schemas import Result
 
 
 def check(config: Config, plan: list[Step]) -> None:
-    """Refuse what would fail later.
+    """Refuse a launch that would fail later.
 
     Args:
-        config: what is asked for.
-        plan: the stages; what prep has prepared is not looked for at its source.
+        config: Of the run.
+        plan: Of the run; if prep is finished, the source of its images is not checked.
 
     Raises:
         UserError: names the setting and the cure.
@@ -51,7 +49,7 @@ def _check_root(root: Path) -> None:
 
 
 def _check_data(config: Config, plan: list[Step]) -> None:
-    """Refuse data that are not there, and, if it is to train, too few of them."""
+    """Refuse missing data, and too few training images if the train stage will run."""
     images = _training_images(config, plan[0])
     trains = any(step.wanted for step in plan if step.stage.name == "train")
     if trains and images is not None and config.train.batch_size > images:

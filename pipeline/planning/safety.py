@@ -1,4 +1,4 @@
-"""What a launch warns of: secrets among the settings, and a root that others may write to."""
+"""Warn at launch of secrets among the settings, and of a root that others can write to."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pipeline.display import masking
 from pipeline.display.outside import say
 from slurm import private
 
-SHOWN = 60  # characters of a setting
+SHOWN = 60  # characters shown of a setting
 
 
 def tell(config: Config) -> None:
-    """Warn of each once, however many runs a sweep has."""
+    """Print each warning once, however many runs a sweep has."""
     for key, what in masking.found(config.model_dump(mode="json")):
         shown = what if len(what) <= SHOWN else f"{what[:SHOWN]}…"
         _warn(

@@ -1,4 +1,4 @@
-"""A search with Optuna: Hydra's sweeper proposes settings, each is tried to its end."""
+"""Search with Optuna: Hydra's sweeper proposes settings, and each proposal is run to its end."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tempfile import TemporaryDirectory
 from pipeline.errors import DONE, UserError, gist, nearest
 from pipeline.planning.compose import HYDRA_ERRORS, Composed, by_hydra, parse
 
-SWEEPERS = ("search", "optuna")  # ours, which is the other with settings
+SWEEPERS = ("search", "optuna")  # our configuration of Optuna's sweeper
 Trial = Callable[[Composed], tuple[int, float | None]]
 
 
 def check(sweeper: str) -> None:
-    """Refuse a search by what is no sweeper, or is not installed.
+    """Refuse an unknown sweeper, or one that is not installed.
 
     Raises:
-        UserError: names the sweepers there are, or says what to install.
+        UserError: names the valid sweepers, or says what to install.
     """
     if sweeper not in SWEEPERS:
         valid = nearest(sweeper, ["basic", *SWEEPERS])
@@ -29,11 +29,11 @@ def check(sweeper: str) -> None:
 
 
 def run(settings: list[str], trial: Trial) -> int:
-    """Try what Optuna proposes, one after the other; return the worst exit code.
+    """Run what Optuna proposes, one proposal after the other; return the worst exit code.
 
     Args:
         settings: of the command line.
-        trial: tries one proposal; returns its exit code, and how good it is if it ended well.
+        trial: runs one proposal; returns its exit code, and its score if it succeeded.
 
     Raises:
         UserError: Optuna refuses the search.
@@ -57,13 +57,13 @@ def run(settings: list[str], trial: Trial) -> int:
         if not begun:
             raise UserError(f"Optuna refuses the search: {gist(error)}") from None
         if not (isinstance(error, ValueError) and max(codes, default=DONE) != DONE):
-            raise  # else it is Optuna's word for a search none of whose trials ended well
+            raise  # otherwise Optuna complains that no trial succeeded
     return max(codes, default=DONE)
 
 
 @contextmanager
 def noted(settings: list[str]) -> Iterator[None]:
-    """Have the note that Optuna writes of each search vanish after a dry run."""
+    """Let Optuna write its notes to a temporary folder in a dry run."""
     dry = [o.value() for o in parse(settings) if o.key_or_group == "dry_run"]
     if True not in dry:
         yield

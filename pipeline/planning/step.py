@@ -14,9 +14,9 @@ State = Literal["done", "unfinished", "new"]
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One stage of a plan: its directory, whether it was asked for, and what is known of it.
+    """One stage of a plan: its question, its directory, its state, and whether it is wanted.
 
-    `anew` tells why what is there of it is not to be used, if so.
+    `anew` says why an existing result must not be used; empty if it may.
     """
 
     stage: Stage
@@ -39,12 +39,12 @@ class Step:
 
     @property
     def repeats(self) -> bool:
-        """Whether launching keeps aside what is there and begins anew."""
+        """Whether launching keeps an existing result aside and begins anew."""
         return self.wanted and bool(self.anew)
 
     @property
     def action(self) -> str:
-        """What launching does: run, continue, repeat, skip (finished), or leave (not asked for)."""
+        """What launching does: run, continue, repeat, skip (finished), or leave (not wanted)."""
         if not self.wanted:
             return "leave"
         if self.repeats:

@@ -1,4 +1,4 @@
-"""What a launch prints: the plan before, the results after."""
+"""Print the plan before a launch, and the results after it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.records import rundir, store
 from pipeline.records.schemas import Result
 
 Metrics = Mapping[str, float]
-WIDTH = 110  # enough for a line of results, where the output is no terminal
+WIDTH = 110  # columns, if the output is not a terminal
 ACTIONS = {name: name for name in ("run", "continue", "repeat", "skip")} | {"leave": "not asked"}
 
 
@@ -31,14 +31,14 @@ def show_plan(
     notes: list[str],
     counted: int | None = None,
 ) -> None:
-    """Print what is trained, which stages will run and why, and what nobody chose.
+    """Print what is trained, which stages will run and why, and notes on defaults.
 
     Args:
         config: Of the run.
         plan: Its stages.
-        network: What is known of it; None where nothing is trained.
-        notes: What else is to be told.
-        counted: Classes that prep has found, if it is finished.
+        network: Its outline; None if nothing is trained.
+        notes: Further notes.
+        counted: Number of classes that prep has found, if it is finished.
     """
     console = Terminal(WIDTH)
     console.print(
@@ -65,7 +65,7 @@ def _name(section: Data | Model) -> str:
 
 
 def _training(config: Config, network: Outline | Unknown, counted: int | None) -> Iterator[str]:
-    """Say what follows from data and recipe: network, stem, growth."""
+    """Print what follows from data and recipe: network, stem, growth."""
     size, train = config.data.image_size, config.train
     small = getattr(config.model, "small_stem", None)
     stem = "" if small is None else "small stem, " if small else "published stem, "
@@ -102,7 +102,7 @@ def _classes(config: Config, counted: int | None) -> str:
 
 
 def _branches(config: Config, count: int) -> str:
-    """Say how many convolutions get branches, if the method gives them any."""
+    """Return in words how many convolutions get branches, if the method adds any."""
     if config.method.kind == "plain":
         return ""
     verb = "can grow" if isinstance(config.method, Growing) else "get branches"
@@ -132,7 +132,7 @@ def _growth(config: Config) -> str:
 
 
 def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:
-    """Print one line per stage that is finished or was asked for, and where to look."""
+    """Print one line per stage that is finished or wanted, and the paths of data and report."""
     console = Terminal(WIDTH)
     table = Table(title=None, header_style="bold")
     table.add_column("stage")

@@ -1,7 +1,7 @@
-"""The runs a command line means: choices composed once per combination, values on top.
+"""Compose the runs of a command line: once per combination of choices, then set the values.
 
-Hydra's own command composes each run of a sweep twice and from the files, which for a thousand runs
-takes minutes; what this returns is the same.
+Hydra's own command composes each run of a sweep twice and from the files, which takes minutes for
+a thousand runs; the result is the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OmegaConf.register_new_resolver("absolute", lambda path: str(rundir.absolute(pat
 
 
 def check(arguments: list[str], searching: bool) -> None:
-    """Refuse what varies nothing, or the same value twice.
+    """Refuse a setting that varies nothing, or has the same value twice.
 
     Raises:
         UserError: names the setting and the cure.
@@ -52,7 +52,7 @@ def check_name(settings: list[str]) -> None:
     """Refuse one constant name for all runs of a sweep.
 
     Raises:
-        UserError: says so.
+        UserError: the name does not depend on what varies.
     """
     overrides = parse(settings)
     varied = any(override.is_sweep_override() for override in overrides)
@@ -102,10 +102,10 @@ def _check_search(overrides: list[Override]) -> None:
 
 
 def check_different(runs: list[tuple[Config, dict[str, str], list[str]]]) -> None:
-    """Refuse a sweep in which one run comes twice, before the first begins.
+    """Refuse a sweep that contains a run twice, before the first run begins.
 
     Raises:
-        UserError: names both by what was varied.
+        UserError: names both by their varied settings.
     """
     seen: dict[str, list[str]] = {}
     for config, _, overrides in runs:
@@ -120,16 +120,16 @@ def check_different(runs: list[tuple[Config, dict[str, str], list[str]]]) -> Non
 
 
 def _apart(one: list[str], other: list[str]) -> list[str]:
-    """Return two lists of overrides in words, by what tells them apart if anything does."""
+    """Return two lists of overrides in words, by their differences if there are any."""
     both = set(one) & set(other)
     return [" ".join(o for o in words if o not in both) or "the same" for words in (one, other)]
 
 
 def single(arguments: list[str]) -> Composed:
-    """Return tree, choices and overrides of the one run that is meant without `-m`.
+    """Return tree, choices and overrides of the single run without `-m`.
 
     Raises:
-        HydraException: as Hydra would.
+        HydraException: as from Hydra's own command.
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
         return _one(arguments)
@@ -139,7 +139,7 @@ def composed(arguments: list[str]) -> list[Composed]:
     """Return tree, choices and overrides of each run of a sweep.
 
     Raises:
-        HydraException: as Hydra would.
+        HydraException: as from Hydra's own command.
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
         loader = GlobalHydra.instance().config_loader()
@@ -158,7 +158,7 @@ def _one(overrides: list[str]) -> Composed:
         for override in values:
             OmegaConf.update(tree, override.key_or_group, override.value(), merge=True)
     except OmegaConfBaseException:
-        _from_files(overrides)  # says what is wrong in Hydra's words
+        _from_files(overrides)  # raises Hydra's own error
         raise
     return tree, dict(choices), overrides
 
@@ -177,7 +177,7 @@ def _from_files(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
 
 
 def runs(asked: Asked) -> list[Composed]:
-    """Return the runs that a command line asks for."""
+    """Return the runs of a command line."""
     if asked.plain and asked.sweeps:
         return composed(asked.settings)
     if asked.plain and not any("hydra" in word for word in asked.settings):
@@ -188,7 +188,7 @@ def runs(asked: Asked) -> list[Composed]:
 
 
 def note_joined(configs: list[Config]) -> None:
-    """Say of a sweep that its group is not its own: a comparison takes the group as a whole."""
+    """Return a note if the group of a sweep has other runs, as comparisons include them."""
     names = {config.name for config in configs}
     for root, group in sorted({(config.root, config.group) for config in configs if config.group}):
         others = [run for run, its in commands.groups(Path(root))[0].items() if its == group]
