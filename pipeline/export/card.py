@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from pipeline.config.base import Values
 from pipeline.contract.stage import Context
@@ -41,10 +41,11 @@ class Output(Port):
 
 
 class Headline(TypedDict):
-    """Accuracy on the validation images in percent, and size."""
+    """Accuracy on the validation images in percent, the epoch if one was chosen, and size."""
 
     top1: float
     top5: float
+    epoch: NotRequired[float]
     images: int
     parameters: float
     flops: float
@@ -94,19 +95,21 @@ def describe(context: Context, fusion: Mapping[str, float], images: int) -> Card
     manifest = Manifest.load(prepared)
     trained = store.read(Result, context.parents["train"]).metrics
     size = config.data.image_size
+    headline: Headline = {
+        "top1": trained["top1"],
+        "top5": trained["top5"],
+        "images": manifest.splits["val"].images,
+        "parameters": fusion["parameters"],
+        "flops": fusion["flops"],
+    }
+    if "shipped_epoch" in trained:
+        headline["epoch"] = trained["shipped_epoch"]
     return {
         "architecture": config.model.model_dump(mode="json"),
         "input": {"name": "images", "shape": ["batch", 3, size, size], "dtype": "float32"},
         "output": {"name": "scores", "shape": ["batch", len(manifest.classes)], "what": "logits"},
         "preprocess": preprocess.describe(config.data, manifest),
-        "metrics": {
-            "top1": trained["top1"],
-            "top5": trained["top5"],
-            **({"epoch": trained["shipped_epoch"]} if "shipped_epoch" in trained else {}),
-            "images": manifest.splits["val"].images,
-            "parameters": fusion["parameters"],
-            "flops": fusion["flops"],
-        },
+        "metrics": headline,
         "data": {
             "name": config.data.name,
             "fingerprint": prepared.resolve().name,
@@ -165,7 +168,7 @@ def markdown(card: Card, exports: dict[str, Outcome]) -> str:
     )
 
 
-def _chosen(metrics: dict[str, Any]) -> str:
+def _chosen(metrics: Headline) -> str:
     if "epoch" not in metrics:
         return ""
     return f"; epoch {metrics['epoch']:.0f}, chosen as the best on these images"

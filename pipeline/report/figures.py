@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -23,6 +21,7 @@ from pipeline.report.canvas import (
     svg,
     within_percent,
 )
+from pipeline.report.growth import Change
 from pipeline.report.run_data import Story
 
 
@@ -112,7 +111,7 @@ def growth(story: Story) -> Markup:
     return svg(figure, "Which layers grew branches, and when", curves)
 
 
-def _draw_branches(axes: Axes, event: dict[str, Any], end: float, row: int, last: float) -> None:
+def _draw_branches(axes: Axes, event: Change, end: float, row: int, last: float) -> None:
     """Draw the branches of a layer from an adjustment to the next."""
     start, count = event["epoch"], len(event["branches"])
     axes.plot([start, end], [row, row], color=BLUE, lw=2 * count, zorder=2,

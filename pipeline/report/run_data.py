@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from pipeline.commands import relaunch
 from pipeline.config.base import STAGE_NAMES
@@ -14,6 +13,7 @@ from pipeline.display.thinning import shown
 from pipeline.errors import UserError
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Result
+from pipeline.report.growth import Change, Choice, choices, layers
 
 WHAT = {  # in the order of the tables
     "unfused": "as trained, with its branches",
@@ -34,28 +34,6 @@ WHAT = {  # in the order of the tables
 }
 
 
-class Chosen(TypedDict):
-    """Why a branch was grown, as `dyrep.Event.chosen` says it."""
-
-    branch: str
-    gain: float
-    price: float
-    place: int
-    of: int
-
-
-class Change(TypedDict):
-    """A row of `growth.jsonl`: a layer grew or lost branches."""
-
-    epoch: int
-    step: int
-    action: str
-    layer: str
-    branches: list[str]
-    saliency: list[tuple[str, float]] | None
-    chosen: NotRequired[list[Chosen] | None]
-
-
 @dataclass
 class Way:
     """One way to run the network: how good, how fast.
@@ -74,24 +52,6 @@ class Way:
     def what(self) -> str:
         """What it is, in words."""
         return WHAT.get(self.name, "") + (", on the CPU" if self.on_cpu else "")
-
-
-@dataclass
-class Choice:
-    """Why a single branch was grown.
-
-    `gain` is a share of the most of that adjustment; `price` of the branch and `layer_price` of all
-    that the layer then has are in steps of the plain network; it was taken at a `place` among `of`.
-    """
-
-    epoch: int
-    layer: str
-    branch: str
-    gain: float
-    price: float
-    layer_price: float
-    place: int
-    of: int
 
 
 @dataclass
@@ -233,8 +193,8 @@ def read(run: Path) -> Story:
         elif shown(row["step"]):  # all of a short training
             story.steps.append(row)
     story.growth = list(rundir.read_lines(run / "train" / rundir.GROWTH))
-    story.choices = list(_choices(story.growth))
-    story.layers = _layers(story.growth)
+    story.choices = list(choices(story.growth))
+    story.layers = layers(story.growth)
     story.left = _left(_facts(run, story, "train", "structure.json").get("left", {}))
     story.fusion = _facts(run, story, "fuse", "fusion.json")
     story.judged = _facts(run, story, "eval", "eval.json")
@@ -264,36 +224,6 @@ def _left(left: dict[str, str]) -> list[str]:
     for path, reason in left.items():
         by_reason.setdefault(reason, []).append(path)
     return [f"Left alone, {reason}: {', '.join(paths)}" for reason, paths in by_reason.items()]
-
-
-def _choices(growth: list[Change]) -> Iterator[Choice]:
-    """Yield why each branch was grown, where single ones are (`dyrep.Grower`)."""
-    prices: dict[tuple[str, str], float] = {}
-    for row in growth:
-        layer, chosen = row["layer"], row.get("chosen") or []
-        prices |= {(layer, one["branch"]): one["price"] for one in chosen}
-        together = [c for r in growth if r["step"] == row["step"] for c in r.get("chosen") or []]
-        for one in chosen:
-            yield Choice(
-                epoch=row["epoch"],
-                layer=layer,
-                branch=one["branch"],
-                gain=one["gain"] / (max(c["gain"] for c in together) or 1),
-                price=one["price"],
-                layer_price=sum(prices.get((layer, name), 0.0) for name in row["branches"]),
-                place=one["place"],
-                of=one["of"],
-            )
-
-
-def _layers(growth: list[Change]) -> list[str]:
-    """Return the layers that were ranked or changed, in the order of the network."""
-    names = {name for row in growth for name, _ in row["saliency"] or []}
-    return sorted(names | {row["layer"] for row in growth}, key=_natural)
-
-
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in name.split(".")]
 
 
 def short(number: float) -> str:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from pipeline.report.figures import shortened
+from pipeline.report.growth import Change
 from pipeline.report.run_data import Story, short
 
 LEGIBLE = 30  # classes up to which a confusion matrix can be read
@@ -74,8 +75,8 @@ def saliency(story: Story) -> HeatMap | None:
     return HeatMap([str(event["epoch"]) for event in events], rows)
 
 
-def _ranked(layer: str, event: dict[str, Any]) -> Cell:
-    scores = dict(event["saliency"])
+def _ranked(layer: str, event: Change) -> Cell:
+    scores = dict(event["saliency"] or [])
     highest = max(scores.values())
     if layer not in scores or highest <= 0:
         return Cell("–")
