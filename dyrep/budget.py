@@ -1,4 +1,4 @@
-"""What growing a conv would cost, and whether that is allowed: FLOPs, seconds of a step, memory."""
+"""The cost of growing a conv, and whether it is allowed: FLOPs, seconds of a step, memory."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from dyrep.fusion import plain_copy
 from dyrep.recompute import is_cheap
 
 Measure = Literal["flops", "seconds"]
-ROUNDS = 5  # steps of each network that are timed, after one to warm up
+ROUNDS = 5  # timed steps of each network, after one to warm up
 
 
 class Budget:
-    """A limit on what a network may cost, as a multiple of its plain form.
+    """A limit on the cost of a network, as a multiple of its plain form.
 
     Args:
-        limit: For example 1.5; None allows everything that fits into memory.
+        limit: For example 1.5; None: limited by memory only.
         measure: `flops` of a forward, or `seconds` of forward and backward, timed side by side.
-        form: Of the blocks that convs would become.
+        form: Form of the blocks that convs would become.
     """
 
     def __init__(self, limit: float | None, measure: Measure, form: Form = "batchnorm") -> None:
@@ -92,7 +92,7 @@ class Budget:
         shape: torch.Size,
         optimizer: Optimizer | None,
     ) -> float:
-        """Return how many bytes a step with the grown conv would be short of, on the worst rank."""
+        """Return the bytes that a step with the grown conv would lack, on the worst rank."""
         conv, block, example = _trial(model, path, names, shape, self.form)
         room = headroom(conv.weight.device)
         if room is None:
@@ -101,7 +101,7 @@ class Budget:
             outputs = conv(example[:1]).shape[2:].numel()
             values = shape[0] * activation_values(block, shape[2:].numel(), outputs)
         else:
-            values = block.kernel.numel()  # the composed kernel
+            values = block.kernel.numel()  # the composed kernel is kept
         state = optimizer.state.get(_conv(model, path).weight, {}) if optimizer else {}
         copies = 2 + sum(isinstance(v, Tensor) and v.ndim > 0 for v in state.values())
         parameters = cost(block, example).parameters - cost(conv, example).parameters
@@ -109,9 +109,9 @@ class Budget:
 
 
 def input_shapes(model: nn.Module, paths: Iterable[str], batch: Tensor) -> dict[str, torch.Size]:
-    """Return the shape (N, C, H, W) of what each layer receives when the model sees `batch`.
+    """Return the input shape (N, C, H, W) of each layer when the model gets `batch`.
 
-    What is inside a linear block receives what the block does.
+    A conv inside a linear block has the input shape of the block.
     """
     found: dict[str, torch.Size] = {}
     handles = [
@@ -143,12 +143,12 @@ def extra_cost(
 
 
 def activation_values(block: BatchNormBlock, inputs: int, outputs: int) -> int:
-    """Return how many values per image a block keeps for backward beyond what its conv would.
+    """Return how many more values per image than its conv a block keeps for backward.
 
     Args:
-        block: With its branches.
-        inputs: Positions (H times W) before it.
-        outputs: Positions after it.
+        block: The block.
+        inputs: Number of positions (H times W) of its input.
+        outputs: Number of positions of its output.
     """
 
     def kept(branch: NormBranch) -> int:
@@ -166,7 +166,7 @@ def activation_values(block: BatchNormBlock, inputs: int, outputs: int) -> int:
 
 
 def headroom(device: torch.device) -> int | None:
-    """Return the bytes that the steps so far left free on a GPU; None where nobody counts."""
+    """Return the GPU memory in bytes that no step so far has used; None on other devices."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
@@ -176,7 +176,7 @@ def headroom(device: torch.device) -> int | None:
 def _trial(
     model: nn.Module, path: str, names: Sequence[str], shape: torch.Size, form: Form
 ) -> tuple[nn.Conv2d, RepBlock, Tensor]:
-    """Return a copy of the conv, a block as it would become, and an input that takes no memory."""
+    """Return copies of the conv, plain and grown, and an input that takes no memory."""
     conv = _conv(model, path)
     holder = nn.Sequential(copy.deepcopy(conv))
     block = place_block(holder, "0", names, fixed=form == "linear", form=form)
@@ -196,7 +196,7 @@ def _times_plain(
     batch: Tensor,
     form: Form = "batchnorm",
 ) -> float:
-    """Return the seconds of a step with the conv grown, over those of the plain network."""
+    """Return the time of a step with the grown conv, as a multiple of the plain network's."""
     conv = model.get_submodule(path)
     plain = plain_copy(model)
     place_block(model, path, names, fixed=form == "linear", form=form)
@@ -209,7 +209,7 @@ def _times_plain(
 
 
 def step_seconds(model: nn.Module, batch: Tensor) -> float:
-    """Time a forward and backward; neither gradients nor statistics are left behind."""
+    """Time a forward and backward; gradients and statistics stay as they were."""
     weights = [p for p in model.parameters() if p.requires_grad]
     with batch_statistics(model), torch.enable_grad():
         _synchronise(batch.device)
@@ -225,7 +225,7 @@ def _synchronise(device: torch.device) -> None:
 
 
 def slowest(value: float) -> float:
-    """Return the largest value of all ranks."""
+    """Return the largest value over all ranks."""
     if not (dist.is_available() and dist.is_initialized()):
         return value
     device = torch.accelerator.current_accelerator() if dist.get_backend() == "nccl" else "cpu"

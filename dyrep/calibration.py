@@ -1,9 +1,9 @@
-"""Statistics of activations over given batches, without a trace left in the model.
+"""Statistics of activations over given batches; the model is left unchanged.
 
-Batch norms use the statistics of each batch, as in training, but their running statistics, their
-momentum and every train/eval flag are as before afterwards. Statistics are pooled over batches and
-ranks with the spread of the means: averaging variances alone would be wrong wherever batches or
-ranks differ in their mean.
+Batch norms normalise by each batch, as in training, but their running statistics, their momentum
+and all train/eval flags are restored. Variances are pooled over batches and ranks including the
+variance of the means: averaging variances alone would be wrong if batches or ranks differ in their
+means.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ def checked(batches: Iterable[Tensor]) -> list[Tensor]:
 def moments(
     model: nn.Module, targets: Sequence[nn.Module], batches: Iterable[Tensor]
 ) -> list[Moments]:
-    """Return the moments of what each target module receives while the model sees the batches.
+    """Return the moments of the inputs of each target module over the batches.
 
-    Collective when torch.distributed is initialised: every rank brings its own batches, as many
-    as the others, and gets the same result.
+    Collective if torch.distributed is initialised: each rank brings its own batches, all the same
+    number, and every rank gets the same result.
 
     Raises:
-        ValueError: what a target receives is not finite, or has no variance.
+        ValueError: the input of a target is not finite, or has no variance.
     """
     found: dict[nn.Module, Moments] = {}
     calls = 0
@@ -106,7 +106,7 @@ def moments(
                 calls = 0
                 with suppress(_Seen):
                     run(model, batch)
-                needed = calls  # the next batches need not go further than the last target
+                needed = calls  # later batches run only as far as the last target
     finally:
         for handle in handles:
             handle.remove()
@@ -124,7 +124,7 @@ def _finite(model: nn.Module, target: nn.Module, seen: Moments) -> Moments:
 
 
 def run(model: nn.Module, batch: Tensor) -> None:
-    """Let a model see a batch with batch statistics.
+    """Run a model on a batch with batch statistics.
 
     Raises:
         ValueError: a batch norm gets one value per channel, which has no variance.
@@ -141,14 +141,14 @@ def run(model: nn.Module, batch: Tensor) -> None:
 
 
 class _Seen(Exception):
-    """Every target has received its input."""
+    """Raised once every target has received its input."""
 
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Run the model as in training, without dropout and without any state changing.
+    """Run the model as in training, without dropout and without changing any state.
 
-    Batch norms normalise by the batch; momentum 0 leaves their running statistics bit for bit.
+    Batch norms normalise by the batch; momentum 0 keeps their running statistics bit for bit.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     flags = {m: m.training for m in model.modules()}
@@ -159,7 +159,7 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
         norm.train()
         norm.momentum = 0.0
     try:
-        with torch.compiler.set_stance("force_eager"):  # compiled code would not call hooks
+        with torch.compiler.set_stance("force_eager"):  # compiled code does not call hooks
             yield
     finally:
         for module, flag in flags.items():
@@ -177,7 +177,7 @@ def _copy(counter: Tensor | None) -> Tensor | None:
 def calibrate(
     model: nn.Module, norms: Sequence[_BatchNorm], batches: Iterable[Tensor]
 ) -> list[Moments]:
-    """Make what batch norms receive from the batches their running statistics; return it."""
+    """Set the running statistics of batch norms from the batches; return the moments."""
     found = moments(model, norms, batches)
     for norm, seen in zip(norms, found, strict=True):
         set_statistics(norm, seen)
@@ -185,7 +185,7 @@ def calibrate(
 
 
 def set_statistics(norm: _BatchNorm, seen: Moments) -> None:
-    """Make moments the running statistics of a batch norm (unbiased variance, as torch keeps)."""
+    """Set the running statistics of a batch norm (unbiased variance, as in torch)."""
     assert norm.running_mean is not None and norm.running_var is not None
     unbiased = seen.var * seen.count / (seen.count - 1).clamp(min=1)
     norm.running_mean.copy_(seen.mean)

@@ -1,4 +1,4 @@
-"""Calling a network with whatever it takes, and finding the tensors in whatever it returns."""
+"""Call a network with any form of inputs, and find the tensors in any form of output."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
-    """Return what a model makes of one tensor, of a tuple of arguments, or of named arguments."""
+    """Call a model with a tensor, a tuple of arguments, or a dict of named arguments."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
 
 
 def mapped(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return the inputs with every tensor of numbers with a point changed."""
+    """Return the inputs with `change` applied to every floating-point tensor."""
 
     def each(value: Any) -> Any:
         return change(value) if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -28,7 +28,7 @@ def mapped(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in what a network returned: in containers, and in attributes of objects."""
+    """Yield the tensors in an output, inside containers and attributes of objects too."""
     return _tensors(value, set())
 
 

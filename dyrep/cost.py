@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a network as it stands."""
+"""Count the parameters and FLOPs of a network."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 class Cost:
     """`parameters` of the network; `flops` of one forward per image (a multiply-add counts 2).
 
-    What a forward does once, however many images it sees (linear blocks compose their kernels), is
-    shared by the images of the example.
+    Work that a forward does once per batch (linear blocks compose their kernels) is divided by the
+    number of images in the example.
     """
 
     parameters: int
@@ -23,7 +23,7 @@ class Cost:
 
 @torch.no_grad()
 def cost(model: nn.Module, example: Tensor) -> Cost:
-    """Count on an example batch, in eval mode; the model is left as it was."""
+    """Count on an example batch (N, C, H, W), in eval mode; the model is unchanged."""
     flags = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""What happened to a network: one event per layer that grew or lost branches."""
+"""Events: one per layer that grew or lost branches at an adjustment."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Chosen(TypedDict):
 class Event:
     """A change of structure.
 
-    `branches` are those present afterwards; `saliency` is the ranking that led to growing, best
-    first; errors are the largest difference at the output of the layer relative to its largest
-    value, on a calibration batch (in train mode most of it is mean and scale of that batch, which a
-    BN behind the layer takes out again); `parameters` and `flops` are the whole network's, the
-    flops None where no calibration batch was given. Of a conv inside a linear block the output is
-    that of the block. `price` is what a step costs more with what grew, in steps of the plain
-    network, and `worth` the predicted gain per price of each new branch, where growing is priced;
+    `branches` are the branches after the change; `saliency` is the ranking then, best first.
+    `error_eval` and `error_train` are the largest change of the output of the layer relative to its
+    largest value, on a calibration batch; in train mode most of it is mean and scale of that batch,
+    which a batch norm behind the layer removes. For a conv inside a linear block it is the output
+    of the block. `parameters` and `flops` (per image) are those of the whole network; `flops` is None
+    without a calibration batch. With `Grower`, `price` is the additional cost of a step in steps of
+    the plain network, and `worth` the predicted gain per price of each new branch;
     `chosen` says of each why it was chosen: its `place` is among `of` candidates in the order in
     which they were taken.
     """
@@ -44,5 +44,5 @@ class Event:
     chosen: list[Chosen] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the event as JSON-able data."""
+        """Return the event as plain data for JSON."""
         return asdict(self)

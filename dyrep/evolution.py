@@ -1,4 +1,4 @@
-"""DyRep, the object a training loop holds: it watches, and decides when and where to change."""
+"""DyRep: sums saliency during training, and grows and cuts branches at adjustments."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ class DyRep:
 
     Args:
         model: The bare network, not wrapped in DistributedDataParallel or torch.compile.
-        optimizer: Follows the changes: new parameters join, momenta stay.
-        ema: An averaged copy of the model that follows too: `torch.optim.swa_utils.AveragedModel`
-            or a network of the same names.
+        optimizer: Is updated with each change: new parameters join a group, momenta stay.
+        ema: An averaged copy of the model, updated as well: a
+            `torch.optim.swa_utils.AveragedModel`, or a network with the same names.
         saliency: How convs are ranked; see `dyrep.saliency`.
-        branches: What a grown conv gets, as far as it can take it.
-        form: Of the blocks: `batchnorm`, as published, or `linear`, composed into one kernel, which
-            costs little and keeps the function exactly, in train mode too.
-        strength: Of a new branch; see `expansion.grow`. None is the default of the form.
+        branches: Branches of a grown conv; those that it cannot take are left out.
+        form: Form of the blocks: `batchnorm`, as published, or `linear`, composed into one kernel,
+            which costs little and keeps the function exactly, in train mode too.
+        strength: Strength of a new branch; see `expansion.grow`. None: the default of the form.
         adjust_interval: Epochs between adjustments.
-        last_adjust_epoch: Epochs after which the structure stays.
+        last_adjust_epoch: Number of epochs after which the structure is fixed.
         grow: Convs grown per adjustment.
-        cut_std, cut_ratio: Thresholds of the published cutting rule. In linear blocks branches
-            are cut that weigh less than `cut_ratio` of what they did when they were new.
-        max_cost: How many times the cost of its plain form the network may reach; a conv that would
-            take it further is passed over. None is no limit.
+        cut_std, cut_ratio: Thresholds of the published cutting rule. A branch of a linear block
+            is cut if it weighs less than `cut_ratio` of its weight when it was new.
+        max_cost: Limit on the cost of the network, as a multiple of its plain form; a conv that
+            would exceed it is not grown. None: no limit.
         cost: What `max_cost` counts: `flops` of a forward, or `seconds` of forward and backward.
-        seed: Of new weights; the same on every rank.
+        seed: Seed of new weights; the same on every rank.
 
-    `left` tells why convs were left alone: what they are, or what they would cost.
+    `left` maps the path of each conv that was left alone to the reason.
 
     Raises:
         TypeError: the model is wrapped, or the optimizer keeps parameters beside its groups.
@@ -108,10 +108,10 @@ class DyRep:
             expansion.warn_of_nothing(left)
 
     def accumulate(self, scaler: torch.amp.GradScaler | None = None) -> None:
-        """Note the gradients of this step: once per optimizer step, before it and after backward.
+        """Add the gradients of this step: once per step, after backward and before the optimizer.
 
         Args:
-            scaler: The scaler of the loss, if `scaler.unscale_(optimizer)` was not called before.
+            scaler: Scaler of the loss, unless `scaler.unscale_(optimizer)` was called before.
         """
         self._saliency.accumulate(scaler)
 
@@ -120,11 +120,11 @@ class DyRep:
         return (epoch + 1) % self.adjust_interval == 0 and epoch < self.last_adjust_epoch
 
     def adjust(self, calibration: Iterable[Tensor] | None = None) -> list[Event]:
-        """Grow, then cut, then start a new interval; return what was changed.
+        """Grow, then cut, then start a new interval; return one event per changed layer.
 
         Args:
-            calibration: Input batches of the model, on its device; on several ranks each brings
-                its own, as many as the others. Wrap the model in DistributedDataParallel again
+            calibration: Input batches of the model, on its device; each rank brings its own, all
+                the same number. Wrap the model in DistributedDataParallel again
                 afterwards. Linear blocks need none: with None the errors in events are measured
                 on noise, and their `flops` are unknown.
 
@@ -141,9 +141,9 @@ class DyRep:
         parameters = dict(self.model.named_parameters())
         networks = [self.model] if self.ema is None else [self.model, self.ema]
         with (
-            torch.inference_mode(False),  # what is made there cannot be trained
+            torch.inference_mode(False),  # tensors made in inference mode cannot be trained
             all_or_nothing(*networks),
-            torch.random.fork_rng(devices=[]),  # building a branch draws from the global one
+            torch.random.fork_rng(devices=[]),  # building a branch draws from the global generator
         ):
             events = [*self._grow_best(batches, generator), *self._cut(batches)]
         if self.optimizer is not None:
@@ -168,7 +168,7 @@ class DyRep:
         return []
 
     def state_dict(self) -> EvolverState:
-        """Return what a checkpoint needs beside the model, its structure and the optimizer."""
+        """Return the state to save in a checkpoint, beside model, structure and optimizer."""
         return {
             "adjustments": self.adjustments,
             "saliency": self._saliency.state_dict(),
@@ -177,7 +177,7 @@ class DyRep:
         }
 
     def load_state_dict(self, state: EvolverState) -> None:
-        """Take up a state; the model must have the structure it was saved with."""
+        """Load a state; the model must already have the structure it was saved with."""
         self.adjustments = state["adjustments"]
         self._saliency.load_state_dict(state["saliency"])
         self.budget.plain_flops = state.get("plain_flops")
@@ -268,9 +268,10 @@ class DyRep:
 
 @torch.no_grad()
 def outputs(model: nn.Module, path: str, batches: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return what a layer gives in eval mode and with batch statistics; nothing changes.
+    """Return the output of a layer in eval mode and with batch statistics; nothing changes.
 
-    On the first batch, or on noise without any. Of what is inside a linear block: what that gives.
+    The input is the first batch, or noise without batches. For a conv inside a linear block it is
+    the output of the block.
     """
     found: list[Tensor] = []
     target = model.get_submodule(called(model, path))

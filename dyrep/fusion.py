@@ -1,4 +1,4 @@
-"""Folding all branches of a network into plain convolutions, with proof."""
+"""Fold all branches of a network into plain convolutions, and prove that nothing changed."""
 
 from __future__ import annotations
 
@@ -26,43 +26,43 @@ def fuse(
 ) -> nn.Module:
     """Return the plain network: a new module of the original classes, in eval mode.
 
-    The original is untouched. Everything is folded and compared in float64, then rounded to the
-    dtype each layer had. Every block is compared with its conv on what it receives from `inputs`,
-    or on noise without; with `inputs` the scores are compared too. Errors are relative to the
-    largest value. The state loads strictly into the network as it was built, given a bias on the
-    convs that got one; `plain_state` does without that.
+    The original is unchanged. Folding and comparison are in float64; the result is rounded to the
+    dtype of each layer. Each block is compared with its conv on the activations that `inputs`
+    produce, or on noise without `inputs`; with `inputs` the scores are compared too. Errors are
+    relative to the largest value. The state loads strictly into the network as it was built if the
+    convs that got a bias have one there; `plain_state` returns a state without that condition.
 
     Args:
         model: A network with blocks, not wrapped.
         tolerance: Largest relative error allowed.
-        inputs: A batch of the model; a tuple or a dict is its arguments. Of what it returns every
-            tensor of real numbers is compared, in containers and in attributes of objects; others
-            (classes, masks) only where there is none.
+        inputs: A batch of the model; a tuple or a dict holds its arguments. All tensors of real
+            numbers in the output are compared, in containers and in attributes of objects; other
+            tensors (classes, masks) only if there are none.
         fold_bn: Also fold each batch norm that follows a conv into it, and put `nn.Identity` in its
             place; needs `inputs`.
 
     Raises:
         FusionError: a block, or the network, is off by more than `tolerance`, or holds values
             that are not finite.
-        ValueError: `fold_bn` without `inputs`, or a network that cannot run on them in float64 or
+        ValueError: `fold_bn` without `inputs`, or the network cannot run on them in float64, or
             returns no tensor.
     """
     surgery.refuse_wrapped(model)
     if fold_bn and inputs is None:
         raise ValueError("fold_bn needs inputs: a forward shows which norm follows which conv")
     _refuse_not_finite(model)
-    with torch.inference_mode(False):  # else the result could never be trained on
+    with torch.inference_mode(False):  # tensors made in inference mode could never be trained
         return _fused(model, tolerance, inputs, fold_bn)
 
 
 def _fused(model: nn.Module, tolerance: float, inputs: Inputs | None, fold_bn: bool) -> nn.Module:
     reference = copied(model).double().eval()
-    exact = plain_copy(reference, share=True)  # all but the blocks need not be there twice
+    exact = plain_copy(reference, share=True)  # tensors outside of blocks are shared
     errors, expected = compare_blocks(reference, exact, inputs)
     worst = max(errors, key=lambda path: rank(errors[path]), default="")
     if errors and not errors[worst] <= tolerance:
         raise FusionError(f"{worst} differs by {errors[worst]:.1e} (allowed {tolerance:.1e})")
-    del reference  # its tensors are those of `exact`, which may change from here on
+    del reference  # shares tensors with `exact`, which changes from here on
     changed = list(errors)
     if inputs is not None:
         inputs = mapped(inputs, lambda t: t.double())
@@ -81,11 +81,11 @@ def _fused(model: nn.Module, tolerance: float, inputs: Inputs | None, fold_bn: b
 
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """Return a deep copy, also of a network whose weights are computed (pruned ones, old norms).
+    """Return a deep copy, also of a network with computed weights (pruning, old weight norm).
 
     Args:
         model: Left as it was.
-        memo: Of `copy.deepcopy`: what is copied already, by `id`.
+        memo: As of `copy.deepcopy`: objects that are copied already, by `id`.
     """
     made = {} if memo is None else memo
     for module in model.modules():
@@ -99,7 +99,7 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
 
 
 def _ordinary(tensor: Tensor) -> Tensor:
-    """Return a copy that autograd can work with of a tensor made in `torch.inference_mode`."""
+    """Return a copy, usable by autograd, of a tensor made in `torch.inference_mode`."""
     value = tensor.clone()
     return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
 
@@ -110,9 +110,9 @@ def plain_copy(model: nn.Module, share: bool = False) -> nn.Module:
 
     Args:
         model: Left as it was.
-        share: Take the tensors outside of blocks themselves instead of copies of them.
+        share: Share the tensors outside of blocks instead of copying them.
     """
-    # to deepcopy the blocks are copied already, as convs: it takes those and leaves the branches
+    # deepcopy takes the convs as copies of the blocks, and does not copy the branches
     memo: dict[int, Any] = {id(block): _plain(block) for block in outer_blocks(model).values()}
     if share:
         memo |= {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
@@ -152,16 +152,16 @@ def fold_norms(plain: nn.Module, inputs: Inputs) -> list[str]:
 
 @torch.no_grad()
 def plain_state(fused: nn.Module, plain: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-    """Return the state of a fused network under the very keys of the network as it was built.
+    """Return the state of a fused network under the keys of the network as it was built.
 
-    A bias that folding gave to a conv moves into the running mean of the batch norm behind it, be
-    it one of another library, which may hold an activation. A
-    batch norm whose work the norms of a static block did comes back as one that adds that bias and
-    nothing else. Where no norm follows, as in DenseNet, the bias stays: a key more.
+    A bias that a conv got by folding moves into the running mean of the batch norm behind it, also
+    into a norm of another library with an activation inside. A batch norm that a static block had
+    absorbed comes back as a norm that only adds this bias. Where no norm follows, as in DenseNet,
+    the bias stays as an additional key.
 
     Args:
-        fused: From `fuse`, its batch norms not folded.
-        plain: The network as it was built; left as it was.
+        fused: From `fuse`, without `fold_bn`.
+        plain: The network as it was built; unchanged.
         inputs: A batch of it; only its shape matters.
     """
     state, known = fused.state_dict(), plain.state_dict()
@@ -182,7 +182,7 @@ def plain_state(fused: nn.Module, plain: nn.Module, inputs: Inputs) -> dict[str,
 def _doing_nothing(
     norm: nn.modules.batchnorm._BatchNorm, like: Tensor
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the state of a norm like this one that returns what it is given."""
+    """Yield the state of a norm of this kind that returns its input."""
     values = {"weight": 1.0, "running_var": 1 - norm.eps}
     for name, tensor in norm.state_dict().items():
         dtype = like.dtype if tensor.is_floating_point() else tensor.dtype
@@ -190,9 +190,9 @@ def _doing_nothing(
 
 
 def suspicious_norms(model: nn.Module) -> dict[str, str]:
-    """Return the batch norms whose statistics cannot be right, with the reason.
+    """Return the batch norms with implausible statistics, with the reason.
 
-    Folding is exact with them all the same; that the network is what was meant is in doubt.
+    Folding is exact in any case, but such a network is probably not the intended one.
     """
     found = {}
     for path, norm in model.named_modules():

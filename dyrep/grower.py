@@ -1,4 +1,4 @@
-"""Grower: linear branches one by one, where they promise most for what they cost."""
+"""Grower: add linear branches one by one, those with the largest predicted gain per cost."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ FAST_ENOUGH = "steps go far enough: no branch would have lowered the loss of the
 
 
 class Grower(DyRep):
-    """Grows single branches by predicted gain per cost, under a budget, and cuts weak ones.
+    """Grows single branches by predicted gain per cost, within a budget, and cuts weak ones.
 
-    Used like `DyRep`. Where no branch promises a gain, none is grown (`left` says so). Blocks are
-    linear (`dyrep.linear`), so a step costs little more than a plain one. A layer that grew rests
-    for one adjustment, so that its new branches are seen at work before it gets more.
+    It is used like `DyRep`. A layer without a branch of positive gain is not grown (`left` says
+    so). Blocks are linear (`dyrep.linear`), so a step costs little more than a plain one. A layer
+    that grew is skipped at the next adjustment, so that its new branches take effect first.
 
     Args:
         model, optimizer, ema, adjust_interval, last_adjust_epoch, cut_std, cut_ratio, seed: As
             for `DyRep`.
-        branches: Those a layer may get.
-        choose: `worth`, the most gain per price first (`dyrep.pricing`), or `random`, the baseline.
-        strength: Of a new branch; see `dyrep.expansion.grow`.
-        grow: Branches per adjustment.
-        max_cost: What a step may cost, in steps of the plain network.
-        cost: How prices are found: `seconds`, measured once per shape, or `flops`.
+        branches: Branches that a layer may get.
+        choose: `worth`, largest gain per price first (`dyrep.pricing`), or `random`, the baseline.
+        strength: Strength of a new branch; see `dyrep.expansion.grow`.
+        grow: Number of branches per adjustment.
+        max_cost: Limit on the cost of a step, in steps of the plain network.
+        cost: Unit of prices: `seconds`, measured once per shape, or `flops`.
 
     Raises:
         TypeError, ValueError: As `DyRep`; or `choose` is unknown.
@@ -79,7 +79,7 @@ class Grower(DyRep):
 
     def load_state_dict(self, state: EvolverState) -> None:
         self._resting = set(state["resting"])
-        if "prices" in state:  # not in those of older versions
+        if "prices" in state:  # missing in states of older versions
             self._prices.load_state_dict(state["prices"])
         super().load_state_dict(state)
 
@@ -106,7 +106,7 @@ class Grower(DyRep):
             yield dataclasses.replace(event, saliency=ranking, price=price, worth=worth, chosen=why)
 
     def _ranked(self, batch: Tensor, generator: torch.Generator) -> list[Candidate]:
-        """Return the branches that may be grown, the best first, and only those have a price."""
+        """Return the branches that may be grown, with prices, the best first."""
         assert isinstance(self._saliency, Promise)
         awake = [one for one in self._saliency.gains() if one.path not in self._resting]
         if self.choose == "worth":
@@ -122,7 +122,7 @@ class Grower(DyRep):
         return ranked
 
     def _affordable(self, ranked: list[Candidate], spent: float) -> list[Candidate]:
-        """Return what fits into the budget, the best first; note in `left` what does not."""
+        """Return the branches that fit into the budget; add the others to `left`."""
         limit = self.budget.limit
         assert limit is not None
         chosen: list[Candidate] = []
@@ -144,7 +144,7 @@ class Grower(DyRep):
     def _add(
         self, path: str, names: list[str], batches: list[Tensor], generator: torch.Generator
     ) -> Event:
-        """Grow a layer; its errors are measured on noise, as forwards of the network cost steps."""
+        """Grow a layer; measure its errors on noise, because forwards of the network cost time."""
         assert self.strength is not None
         before = outputs(self.model, path, [])
         block = expansion.add(self.model, path, names, generator, self.strength)

@@ -1,4 +1,4 @@
-"""conv 1x1, BN, less its border: how two branches begin."""
+"""conv 1x1, BN, less its border: the first layers of two kinds of branches."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dyrep.recompute import (
 
 
 class Inner:
-    """conv 1x1, BN, less its border; what backward needs is built again.
+    """conv 1x1, BN, less its border; activations for backward are recomputed.
 
-    The published code pads what comes out with what BN makes of zero, by its running statistics
-    (the border). Less that border, padding is padding with zeros, which a conv or a pooling does
-    itself, and the constant that is missing afterwards is one the next BN takes away in any case.
+    The published code pads the output with the value that BN maps zero to, by its running
+    statistics: the border. With the border subtracted, this padding is zero padding, which the
+    next conv or pooling does itself, and the BN behind it removes the missing constant.
     """
 
     def __init__(self, conv: nn.Module, norm: _BatchNorm, x: Tensor) -> None:
@@ -55,7 +55,7 @@ class Inner:
             border = _held_border(self._conv, norm, before)
         border = border[:, None, None].to(y.dtype)
         y = y.sub_(border)
-        # All ranks would have to normalise again; and running statistics may have moved on.
+        # Recomputing a synchronised norm would need all ranks, and statistics may have moved on.
         keep = isinstance(norm, nn.SyncBatchNorm) or not norm.training
         self._kept = y.detach() if keep else None
         self._normalise: Build | None = None if keep else self._normalised(border.detach())
@@ -71,7 +71,7 @@ class Inner:
         return build
 
     def again(self) -> Tensor:
-        """Return the output once more, in backward; what BN will ask for next is kept."""
+        """Return the output again, in backward; keep what BN needs next."""
         if self._kept is not None:
             return self._kept
         assert self._normalise is not None
@@ -83,9 +83,9 @@ class Inner:
 
 
 class _Held(NamedTuple):
-    """The border of a forward in training, and what it may be used again for.
+    """The border of a forward in training, to be used again when that forward is recomputed.
 
-    `fresh` is whether nothing has happened that another forward should see.
+    `fresh`: whether the next forward may still use it.
     """
 
     versions: list[Version]
@@ -97,9 +97,9 @@ _HELD: WeakKeyDictionary[nn.Module, _Held] = WeakKeyDictionary()
 
 
 def _held_border(conv: nn.Module, norm: _BatchNorm, before: list[Version]) -> Tensor:
-    """Return the border in training, which stays while weights do: (channels,), as published.
+    """Return the border (channels,) in training, constant while the weights are, as published.
 
-    `torch.utils.checkpoint` repeats forwards in backward, when running statistics have moved on.
+    `torch.utils.checkpoint` recomputes forwards in backward, after running statistics moved on.
     """
     held = _HELD.get(norm)
     known = held is not None and held.versions == before
@@ -123,13 +123,13 @@ def _held_border(conv: nn.Module, norm: _BatchNorm, before: list[Version]) -> Te
 
 
 def _outdate(norm: nn.Module) -> None:
-    """Let the next forward in training take another border; one that is repeated keeps its own."""
+    """Let the next forward in training compute a new border; a recomputed one keeps its own."""
     if not torch.compiler.is_compiling() and norm in _HELD:
         _HELD[norm] = _HELD[norm]._replace(fresh=False)
 
 
 def _border(norm: _BatchNorm) -> Tensor:
-    """Return what a batch norm makes of zero by its running statistics."""
+    """Return the value that a batch norm maps zero to, by its running statistics."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return norm.bias - norm.running_mean * scale

@@ -1,4 +1,4 @@
-"""Which batch norm follows which convolution, as the network really computes."""
+"""Find which batch norm follows which convolution, from the autograd graph of a forward."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 def following_norms(
     model: nn.Module, inputs: Inputs, fits: Callable[[nn.Module], bool] | None = None
 ) -> dict[str, str]:
-    """Return the path of each conv or block whose output goes to one batch norm and nowhere else.
+    """Map each conv or block whose output goes only to one batch norm to that norm, by path.
 
-    The value is the path of that norm. Read from the autograd graph of one forward in eval mode, so
-    functions between modules count as much as modules; a conv that is called twice is left out.
+    Reads the autograd graph of one forward in eval mode, so functions between modules count as much
+    as modules. A conv that is called twice is left out.
 
     Args:
-        model: Any network; left as it was.
-        inputs: A batch of it, of which the first image is used; a tuple or a dict is its arguments.
-        fits: Which norms count; by default batch norms that do nothing else, without hooks.
+        model: Any network; unchanged.
+        inputs: A batch, of which the first image is used; a tuple or a dict holds arguments.
+        fits: Which norms count; by default plain batch norms without hooks.
     """
     fits = fits or only_normalises
     made: dict[Node, str] = {}
@@ -53,7 +53,7 @@ def following_norms(
         return hook
 
     inside: list[Node] = []
-    sources, norms = [], []  # found before hooks of ours are on them
+    sources, norms = [], []  # decided before our hooks are registered
     for path, module in model.named_modules():
         if (type(module) is nn.Conv2d or isinstance(module, RepBlock)) and not replaced(module):
             sources.append((path, module))
@@ -78,7 +78,7 @@ def following_norms(
             handle.remove()
         for module, flag in flags.items():
             module.training = flag
-    # a network that returns classes alone has no graph behind them, but its layers have
+    # an output of classes alone has no graph, but the outputs of its layers have
     roots = _nodes(output) or inside
     readers = Counter(node for reader in _graph(roots) for node, _ in reader.next_functions)
     return {
@@ -96,9 +96,9 @@ def only_normalises(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def takes_shift(module: nn.Module) -> bool:
-    """Return whether a constant added to what a norm receives can be added to its mean instead.
+    """Return whether adding a constant to the input of a norm equals adding it to its mean.
 
-    Tried out, because norms of other libraries hold an activation, or are frozen.
+    The norm is tried out, because norms of other libraries contain an activation or are frozen.
     """
     mean = getattr(module, "running_mean", None)
     if only_normalises(module):

@@ -1,4 +1,4 @@
-"""Which optimizers can follow a change of structure, and the state a new parameter begins with."""
+"""Which optimizers support a change of structure, and the initial state of new parameters."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Optimizer
 
 ParamGroup = dict[str, Any]  # torch's own form: `params`, and options of the optimizer
-OWN = ("param_groups", "state", "defaults")  # what every optimizer has
+OWN = ("param_groups", "state", "defaults")  # attributes of every optimizer
 
 
 def refuse_whole(optimizer: Optimizer, model: nn.Module) -> None:
-    """Refuse an optimizer that keeps parameters elsewhere than in its groups.
+    """Refuse an optimizer that keeps parameters outside of its groups.
 
     Raises:
-        TypeError: names it, and what to use.
+        TypeError: names the optimizer, and what to use.
     """
     parameters = set(model.parameters())
     for layer in layers(optimizer):
@@ -31,7 +31,7 @@ def refuse_whole(optimizer: Optimizer, model: nn.Module) -> None:
 
 
 def layers(optimizer: Optimizer) -> Iterator[Optimizer]:
-    """Yield an optimizer and those it wraps that share its groups."""
+    """Yield an optimizer and the optimizers inside it that share its groups."""
     yield optimizer
     for value in vars(optimizer).values():
         if isinstance(value, Optimizer) and value.param_groups is optimizer.param_groups:
@@ -53,10 +53,10 @@ def _holds(value: Any, parameters: Set[Tensor], optimizer: Optimizer) -> bool:
 
 
 def initial_state(optimizer: Optimizer, group: ParamGroup, parameter: Tensor) -> None:
-    """Give a new parameter the state of one that was there from the start.
+    """Give a new parameter the initial state of its optimizer.
 
-    Adagrad makes it when it is built, and the fused kernel of SGD needs momenta of all or of none;
-    the others make it at the first step.
+    Adagrad creates it when it is built, and the fused kernel of SGD needs a momentum for all
+    parameters or for none; other optimizers create it at the first step.
     """
     for layer in layers(optimizer):
         if isinstance(layer, Adagrad):

@@ -1,6 +1,6 @@
-"""Growing linear branches one by one: those that promise most per cost, under a budget.
+"""Prices of linear branches, and the candidates for growth ordered by gain per price.
 
-What a branch gains is in `dyrep.promise`. Its price is what a step costs more with it, in steps of
+`dyrep.promise` computes gains. The price of a branch is the additional cost of a step, in steps of
 the plain network.
 """
 
@@ -24,10 +24,10 @@ from dyrep.linear import LinearBlock
 from dyrep.promise import Gain
 from dyrep.state import PricesState
 
-TINY = 1e-12  # a price that no clock can tell from nothing
-ROUNDS = 3  # times that a kernel is composed, after one to warm up
-CACHES = 2**23  # bytes; more than a core has of its own
-PLAIN_ROUNDS = 2  # steps of the plain network, after one to warm up
+TINY = 1e-12  # a price too small to measure
+ROUNDS = 3  # timed compositions of a kernel, after one to warm up
+CACHES = 2**23  # bytes; more than the caches of a core
+PLAIN_ROUNDS = 2  # timed steps of the plain network, after one to warm up
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Candidate:
     """A branch that a layer could get.
 
     Args:
-        path: Of the conv, or of the block it became.
-        branch: Its name.
-        gain: Per step, at least; see `dyrep.promise`.
-        price: In steps of the plain network.
+        path: Path of the conv, or of the block it became.
+        branch: Name of the branch.
+        gain: Gain per step, at least; see `dyrep.promise`.
+        price: Additional cost of a step, in steps of the plain network.
     """
 
     path: str
@@ -53,11 +53,11 @@ class Candidate:
 
 
 class Prices:
-    """What each kind of branch costs on each kind of conv, in steps of the plain network.
+    """The price of each kind of branch on each kind of conv, in steps of the plain network.
 
-    A linear block is the conv with a kernel that is composed, so what a branch costs is composing:
-    the same for any input, and found out once. `state_dict` keeps it, as what is measured again
-    would lead to other choices.
+    A linear block is a conv with a composed kernel, so the cost of a branch is the composition: it
+    does not depend on the input and is measured once. `state_dict` keeps it, because a second
+    measurement would lead to other choices.
 
     Args:
         measure: `seconds` of composing the kernel of a block with the branch, forward and
@@ -70,14 +70,14 @@ class Prices:
         self._whole: float | None = None
 
     def price(self, conv: nn.Conv2d, name: str, model: nn.Module, batch: Tensor) -> float:
-        """Return what a step of the model costs more with the branch; the same on every rank."""
+        """Return the additional cost of a step with the branch; the same on every rank."""
         key = f"{name} on {Geometry.of(conv)}, {conv.weight.dtype}"
         if key not in self._known:
             self._known[key] = slowest(self._composing(conv, name)) / self.whole(model, batch)
         return self._known[key]
 
     def whole(self, model: nn.Module, batch: Tensor) -> float:
-        """Return what a step of the plain network takes, in seconds or FLOPs of a forward."""
+        """Return the cost of a step of the plain network, in seconds or FLOPs of a forward."""
         if self._whole is None:
             plain = plain_copy(model)
             if self.measure == "flops":
@@ -95,12 +95,12 @@ class Prices:
         if self.measure == "flops":
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
                 composing(nothing)
-            # what is added is added somewhere
+            # at least the addition of the two kernels
             return float(max(counter.get_total_flops(), 2 * conv.weight.numel()))
         return min([_cold_seconds(composing, nothing) for _ in range(1 + ROUNDS)][1:])
 
     def state_dict(self) -> PricesState:
-        """Return what is known; seconds of a whole step are those of this machine, and stay."""
+        """Return the known prices; the seconds of a whole step are not portable and left out."""
         whole = self._whole if self.measure == "flops" else None
         return {"known": dict(self._known), "whole": whole}
 
@@ -110,14 +110,14 @@ class Prices:
 
 
 def _cold_seconds(model: nn.Module, batch: Tensor) -> float:
-    """Time a step as it is among others, whose activations have filled the caches of a CPU."""
+    """Time a step with cold CPU caches, as after the activations of other layers."""
     if batch.device.type == "cpu":
         torch.ones(CACHES, dtype=torch.uint8)
     return step_seconds(model, batch)
 
 
 class Composing(nn.Module):
-    """What a block does beyond its conv, whatever it is given."""
+    """The work of a block beyond its conv, which does not depend on the input."""
 
     def __init__(self, block: LinearBlock) -> None:
         super().__init__()
@@ -129,9 +129,9 @@ class Composing(nn.Module):
 
 
 def open_branches(model: nn.Module, branches: Sequence[str]) -> dict[str, list[str]]:
-    """Return which of the branches each layer could still get, by path.
+    """Return the branches that each layer could still get, by path.
 
-    What is inside a block gets none: a second branch of a kind only adds to the speed of the first.
+    A conv inside a block gets none: a second branch of a kind only adds to the speed of the first.
     """
     unfit = expansion.unfit_convs(model)
     found = {}
@@ -141,7 +141,7 @@ def open_branches(model: nn.Module, branches: Sequence[str]) -> dict[str, list[s
             continue
         there = model.get_submodule(owner)
         if isinstance(there, LinearBlock) and not there.fixed:
-            continue  # a block from the start, with all the branches it was to have
+            continue  # a block from `expand`, which has all its branches
         has = there.names if isinstance(there, LinearBlock) else []
         names = [n for n in fitting(conv, branches) if n != "kxk" and n not in has]
         if names:
@@ -150,7 +150,7 @@ def open_branches(model: nn.Module, branches: Sequence[str]) -> dict[str, list[s
 
 
 def spent(model: nn.Module, batch: Tensor, prices: Prices) -> float:
-    """Return what a step of a network with linear blocks costs, in steps of its plain form."""
+    """Return the cost of a step of a network with linear blocks, in steps of its plain form."""
     held = [(p, m) for p, m in model.named_modules() if isinstance(m, LinearBlock)]
     shapes = budget.input_shapes(model, [path for path, _ in held], batch)
     return 1 + sum(
@@ -164,7 +164,7 @@ def spent(model: nn.Module, batch: Tensor, prices: Prices) -> float:
 def candidates(
     model: nn.Module, gains: Sequence[Gain], batch: Tensor, prices: Prices
 ) -> list[Candidate]:
-    """Return branches with their prices, the one of most worth first."""
+    """Return the branches with their prices, largest gain per price first."""
     shapes = budget.input_shapes(model, list(dict.fromkeys(one.path for one in gains)), batch)
 
     def priced() -> Iterator[Candidate]:

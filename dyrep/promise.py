@@ -1,17 +1,17 @@
-"""What each linear branch that a conv could get would have gained, by the steps of the training.
+"""The predicted gain of each linear branch that a conv could get, from the steps of the training.
 
-The gain of a branch is how much lower the loss would be had the last step gone further along it, by
-what the branch adds to its speed. With D the step that the kernel made last, G = dL/dW on the next
-batch, P(.) the part that the branch can follow, and a strength that adds strength^2 to the speed of
-that part (`expansion.grow`), it is to first order
+The gain of a branch is the decrease of the loss had the last step gone further in the directions of
+the branch, by the learning speed that the branch adds. With D the last step of the kernel,
+G = dL/dW on the next batch, P(.) the projection onto what the branch can represent, and a strength
+that adds strength^2 to the speed of that part (`expansion.grow`), it is to first order
 
     gain = (strength^2 + 2 / fan_in) <P(D), P(G)>
 
-where the second term is what the strengths themselves learn: E <D, K> <K, G> for a kernel K drawn
-from N(0, 2 / fan_in). It is below zero where steps go too far already, and no branch helps there.
-D and G come from different batches, so noise does not count as gain, which it would in |P(G)|^2.
-The same product tells whether a learning rate should rise (Baydin et al., "Online Learning Rate
-Adaptation with Hypergradient Descent", arXiv 1703.04782); here it is taken branch by branch:
+where the second term is learned by the strengths themselves: E <D, K> <K, G> for a kernel K drawn
+from N(0, 2 / fan_in). The gain is negative where steps already go too far; no branch helps there.
+D and G come from different batches, so noise does not count as gain, as it would in |P(G)|^2. The
+same product decides whether a learning rate should rise (Baydin et al., "Online Learning Rate
+Adaptation with Hypergradient Descent", arXiv 1703.04782); here it is computed for each branch:
 
     1x1        at the centre                           fan_in: inputs of a group
     1xk, kx1   in the middle row, the column           times k
@@ -34,21 +34,21 @@ from dyrep.linear import LinearBlock
 from dyrep.saliency import Saliency
 from dyrep.state import SaliencyState
 
-EVERY = 8  # steps, of which the gains of one are taken
-SURE = 2.0  # standard errors by which a gain must be above zero
+EVERY = 8  # gains are computed in one of this many steps
+SURE = 2.0  # standard errors that are subtracted from a gain
 
 
 def gains(
     moved: Tensor, gradient: Tensor, geometry: Geometry, names: Sequence[str], strength: float
 ) -> Tensor:
-    """Return what each branch would have gained.
+    """Return the gain of each branch for one step.
 
     Args:
-        moved: By which the kernel went down at the last step, (out, in/groups, kh, kw).
-        gradient: Of the kernel now, of the same shape.
-        geometry: Of the conv.
-        names: Of branches the conv can take.
-        strength: Of a new branch.
+        moved: Decrease of the kernel at the last step, (out, in/groups, kh, kw).
+        gradient: Current gradient of the kernel, of the same shape.
+        geometry: Geometry of the conv.
+        names: Branches that the conv can take.
+        strength: Strength of a new branch.
 
     Returns:
         (len(names),)
@@ -75,13 +75,13 @@ def gains(
 
 
 def _diagonal(taps: Tensor, groups: int) -> Tensor:
-    """Return the taps (out, in/groups) by which each channel sees itself, (out,)."""
+    """Return the diagonal (out,) of taps (out, in/groups): the weight of a channel for itself."""
     own = torch.arange(len(taps), device=taps.device) % (len(taps) // groups)
     return taps.gather(1, own[:, None])[:, 0]
 
 
 class Gain(NamedTuple):
-    """What the branch `branch` of the layer at `path` gains per step, at least."""
+    """The gain per step, at least, of a branch of the layer at `path`."""
 
     path: str
     branch: str
@@ -89,9 +89,9 @@ class Gain(NamedTuple):
 
 
 class Promise(Saliency):
-    """Sums of the gains of all branches that convs could still get, and of their squares.
+    """Sums of the gains, and of their squares, of all branches that convs could still get.
 
-    One step of `EVERY` is looked at: from it to the next there is a copy of the kernels.
+    Gains are computed in one of `EVERY` steps; until the next step a copy of the kernels is kept.
     """
 
     def __init__(self, strength: float) -> None:
@@ -103,7 +103,7 @@ class Promise(Saliency):
         self._calls = 0
 
     def watch_branches(self, open_branches: dict[str, list[str]], model: nn.Module) -> None:
-        """Start anew with these branches, by the path of a conv or of the block it became."""
+        """Reset the sums and watch these branches, by the path of their conv or block."""
         layers = {path: model.get_submodule(path) for path in open_branches}
         convs = {
             path: layer.conv if isinstance(layer, LinearBlock) else layer
@@ -120,7 +120,7 @@ class Promise(Saliency):
 
     @torch.no_grad()
     def accumulate(self, scaler: torch.amp.GradScaler | None = None) -> None:
-        """Add the gains of the step before, seen from the present gradients, if it is its turn."""
+        """Add the gains of the last step, from the current gradients, in one of `EVERY` steps."""
         self._seen = self._seen or any(weight.grad is not None for weight in self._weights)
         if self._before:
             super().accumulate(scaler)

@@ -1,4 +1,4 @@
-"""The proof that a fused network is the network: block by block, and at the scores."""
+"""Compare a fused network with its original: block by block, and at the scores."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class FusionError(ArithmeticError):
 def compare_blocks(
     reference: nn.Module, fused: nn.Module, inputs: Inputs | None
 ) -> tuple[dict[str, float], Any]:
-    """Return the relative error of the conv that took the place of each block, and the scores.
+    """Return the relative error of each fused block, by path, and the scores of the reference.
 
-    Each is compared while the reference runs, so what all of them receive need not be kept.
+    Blocks are compared while the reference runs, so that activations need not be kept.
 
     Args:
         reference: A network with blocks, float64, in eval mode.
-        fused: The same without, its batch norms not folded.
+        fused: The same network without blocks, its batch norms not folded.
         inputs: A batch; None compares on noise and returns no scores.
     """
     outer = outer_blocks(reference)
@@ -66,12 +66,13 @@ def _run_exactly(reference: nn.Module, inputs: Inputs) -> Any:
 
 
 def scores_error(expected: Any, actual: Any) -> float:
-    """Return the largest relative error of the tensors that a network returned.
+    """Return the largest relative error over the tensors that a network returned.
 
-    Of real or complex numbers; where it returned none, how many of the other values differ.
+    Tensors of real or complex numbers count; without any, the share of differing values of the
+    other tensors.
 
     Raises:
-        ValueError: it returned no tensor.
+        ValueError: the network returned no tensor.
     """
     pairs = list(zip(tensors(expected), tensors(actual), strict=True))
     if not pairs:
@@ -85,9 +86,9 @@ def scores_error(expected: Any, actual: Any) -> float:
 
 
 def relative_error(expected: Tensor, actual: Tensor) -> float:
-    """Return max |expected - actual| / max |expected|; where both are infinite alike there is none.
+    """Return max |expected - actual| / max |expected|; equal infinities differ by zero.
 
-    Infinite values do not count as the largest: scores may be masked with them.
+    Infinite values do not count in the denominator: scores may be masked with them.
     """
     if not expected.numel():
         return 0.0
@@ -97,7 +98,7 @@ def relative_error(expected: Tensor, actual: Tensor) -> float:
 
 
 def noise(layer: nn.Module) -> Tensor:
-    """Return noise that a block or a conv can take, of its dtype and on its device."""
+    """Return random inputs for a block or a conv, of its dtype and on its device."""
     if isinstance(layer, RepBlock):
         g, weight = layer.geometry, layer.kernel.detach()
     else:

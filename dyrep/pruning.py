@@ -1,4 +1,4 @@
-"""Taking branches away again: the kxk branch absorbs what they computed."""
+"""Cut branches: the kxk branch absorbs their kernels, so the function stays the same."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Weights = dict[str, dict[str, float]]  # by block and branch, see `branch_weight
 
 @torch.no_grad()
 def branch_weights(model: nn.Module) -> Weights:
-    """Return what each branch weighs beside kxk, by block and branch.
+    """Return the weight of each branch other than kxk, by block and branch.
 
-    What cutting looks at: the mean |gamma| of the last norm of a branch relative to that
-    of kxk, or, in a linear block, the norm of its kernel relative to that of the whole kernel.
+    Cutting compares these: the mean |gamma| of the last norm of a branch relative to that of kxk,
+    or, in a linear block, the norm of its kernel relative to that of the whole kernel.
     """
     return {
         path: dict(zip(_other_names(block), _ratios(block).tolist(), strict=True))
@@ -34,10 +34,10 @@ def branch_weights(model: nn.Module) -> Weights:
 
 @torch.no_grad()
 def weak_branches(block: BatchNormBlock, cut_std: float, cut_ratio: float) -> list[str]:
-    """Return the branches the published rule cuts.
+    """Return the branches that the published rule cuts.
 
-    Where the weights spread by more than `cut_std`, those below both their mean and `cut_ratio` go
-    (after Huang et al.; the thresholds are those of the published code).
+    If the weights spread by more than `cut_std`, branches below both their mean and `cut_ratio` are
+    cut (after Huang et al.; the thresholds are those of the published code).
     """
     names, ratios = _other_names(block), _ratios(block)
     if len(names) < 2 or not ratios.std().item() > cut_std:
@@ -67,7 +67,7 @@ def cut(
     names: Sequence[str],
     batches: Sequence[Tensor] = (),
 ) -> RepBlock | nn.Conv2d:
-    """Remove branches of the block at `path`; return what stands there afterwards.
+    """Remove branches of the block at `path`; return the module that is there afterwards.
 
     The function stays the same in eval mode exactly; in train mode exactly if the block is linear,
     which needs no batches, else up to the fluctuation of batch statistics. A block inside the kxk
@@ -91,10 +91,10 @@ def cut(
 def without(
     model: nn.Module, path: str, names: Sequence[str], batches: Sequence[Tensor]
 ) -> RepBlock | nn.Conv2d:
-    """Do what `cut` does, for one who puts everything back on an error himself."""
+    """As `cut`, without restoring the model on an error: the caller does that."""
     left = _remove(model, path, names)
     if isinstance(left, BatchNormBlock):
-        for branch in reversed(left.chain()):  # innermost first: the outer ones see what it gives
+        for branch in reversed(left.chain()):  # innermost first: outer statistics depend on it
             (seen,) = calibration.moments(model, [branch.norm], batches)
             _renormalise(branch, partial(calibration.set_statistics, seen=seen))
     return left
@@ -149,7 +149,7 @@ def _remove(model: nn.Module, path: str, names: Sequence[str]) -> RepBlock | nn.
 
 
 def _renormalise(branch: WindowConv, set_statistics: Callable[[_BatchNorm], None]) -> None:
-    """Give the norm of a branch other statistics but the same eval-mode map: scale and shift."""
+    """Set new statistics of a norm, and scale and shift that keep its eval-mode map."""
     norm = branch.norm
     scale, shift = branches.affine(norm)
     set_statistics(norm)
@@ -179,13 +179,13 @@ def refresh(model: nn.Module, batches: Sequence[Tensor]) -> None:
 def weak_in(
     model: nn.Module, cut_std: float, cut_ratio: float, began: Weights
 ) -> dict[str, list[str]]:
-    """Return what is to be cut, by block, nested blocks first.
+    """Return the branches to cut, by block, nested blocks first.
 
     Args:
         model: With blocks.
-        cut_std: Of the published rule, for blocks with batch norms.
-        cut_ratio: Of that rule; in linear blocks those are weak that `faded` so far.
-        began: What the branches of linear blocks weighed when they were new.
+        cut_std: Threshold of the published rule, for blocks with batch norms.
+        cut_ratio: Threshold of that rule; for linear blocks see `faded`.
+        began: Weights that the branches of linear blocks had when they were new.
     """
     weak: dict[str, list[str]] = {}
     for path, block in reversed(blocks(model).items()):
@@ -198,18 +198,18 @@ def weak_in(
 
 @torch.no_grad()
 def faded(block: LinearBlock, cut_ratio: float, began: dict[str, float]) -> list[str]:
-    """Return the branches that weigh less than `cut_ratio` of what they did when they were new.
+    """Return the branches that weigh less than `cut_ratio` of their weight when they were new.
 
-    Kernels of linear branches have the sizes that they were given: the average of a block from the
-    start is a fourteenth of its kernel before the first step, and would always fall under the
-    published rule. What tells of use is whether the descent keeps up what weight decay shrinks.
+    Kernels of linear branches start at different sizes: the average branch of a block from `expand`
+    starts at a fourteenth of the whole kernel, and the published rule would always cut it. A branch
+    is useful if gradient descent keeps its weight up against weight decay.
     """
     now = zip(_other_names(block), _ratios(block).tolist(), strict=True)
     return [name for name, weight in now if weight < cut_ratio * began.get(name, weight)]
 
 
 def known(began: Weights, model: nn.Module) -> Weights:
-    """Return what each branch of a linear block weighed when it was new: now, if it is."""
+    """Return the initial weight of each branch of a linear block; for a new branch, its weight."""
     linear = {p for p, block in blocks(model).items() if isinstance(block, LinearBlock)}
     now = {path: names for path, names in branch_weights(model).items() if path in linear}
     return {

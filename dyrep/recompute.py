@@ -1,9 +1,9 @@
-"""Memory for little time: what is cheap to compute is computed again in backward, not kept.
+"""Save memory: recompute cheap activations in backward instead of keeping them.
 
 A block of seven branches would keep about ten activations for backward where a conv keeps one. Most
-of them are a small convolution, a normalisation or a pooling away from the input of the block,
-which is kept in any case: backward builds them anew. Under `torch.compile` nothing is done here,
-because the compiler decides itself what to keep.
+of them follow from the input of the block, which is kept in any case, by a small convolution, a
+normalisation or a pooling: backward recomputes them. Under `torch.compile` this module does
+nothing, because the compiler itself decides what to keep.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Build = Callable[[], Tensor]
-Version = tuple[int, int]  # of a tensor: which it is, and how often it was written to
-CHEAP = 192  # multiply-adds per output value: below, moving the data costs more than computing it
+Version = tuple[int, int]  # identity of a tensor, and its version counter
+CHEAP = 192  # multiply-adds per output value; below, memory traffic dominates
 
 
 def is_cheap(conv: nn.Module) -> bool:
-    """Return whether computing the output of a module once more is cheaper than keeping it."""
+    """Return whether recomputing the output of a module is cheaper than keeping it."""
     if not isinstance(conv, nn.Conv2d):
         return False
     taps = conv.kernel_size[0] * conv.kernel_size[1]
@@ -31,10 +31,10 @@ def is_cheap(conv: nn.Module) -> bool:
 
 
 def rebuilt(value: Tensor, build: Build) -> AbstractContextManager[object]:
-    """Where autograd would keep `value` for backward, let it call `build` then.
+    """Let autograd call `build` in backward instead of keeping `value`.
 
-    `build` must not hold `value`, or nothing is gained. Where nothing is kept, or where torch.func
-    decides what is, nothing is done.
+    `build` must not hold `value`, or nothing is gained. This does nothing if autograd keeps nothing
+    or if torch.func decides what is kept.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _in_torch_func():
         return nullcontext()
@@ -53,16 +53,16 @@ def rebuilt(value: Tensor, build: Build) -> AbstractContextManager[object]:
 
 
 def again(conv: nn.Module, x: Tensor, output: Tensor) -> Build:
-    """Return how to have `conv(x)`, which is `output`, once more: kept, or computed where cheap.
+    """Return a function for `conv(x)`, which is `output`: kept, or recomputed if that is cheap.
 
-    A conv that is computed again must have no bias.
+    A conv that is recomputed must not have a bias.
     """
     x, dtype = x.detach(), output.dtype
     if not is_cheap(conv):
         kept = output.detach()
         return lambda: kept
     assert isinstance(conv, nn.Conv2d)
-    # the tensors of now: after `functional_call` the module has others
+    # the current tensors: after `functional_call` the module has others
     weight = conv.weight.detach()
     before = versions([weight])
     stride, padding, dilation, groups = conv.stride, conv.padding, conv.dilation, conv.groups
@@ -76,7 +76,7 @@ def again(conv: nn.Module, x: Tensor, output: Tensor) -> Build:
 
 
 def normalised_again(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
-    """Return how to normalise by own statistics, as in training, without updating running ones."""
+    """Return a function that normalises by batch statistics without updating running ones."""
     weight, bias, eps = norm.weight.detach(), norm.bias.detach(), norm.eps
     before = versions([weight, bias])
 
@@ -89,10 +89,10 @@ def normalised_again(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
 
 
 def versions(tensors: Iterable[Tensor]) -> list[Version]:
-    """Return numbers per tensor that change when its value does, or when another takes its place.
+    """Return numbers per tensor that change when it is written to or replaced.
 
-    Tensors of `torch.inference_mode` are not counted: nothing is computed again for them. Neither
-    are those of a compiler, which cannot read the numbers and decides itself what it keeps.
+    Tensors of `torch.inference_mode` are skipped: nothing is recomputed for them. So are tensors of
+    a compiler, which cannot read the numbers and decides itself what to keep.
     """
     if torch.compiler.is_compiling():
         return []
@@ -100,17 +100,17 @@ def versions(tensors: Iterable[Tensor]) -> list[Version]:
 
 
 def refuse_changed(tensors: Iterable[Tensor], before: list[Version]) -> None:
-    """Refuse to compute again with other weights, as autograd does for what it keeps itself.
+    """Refuse to recompute with changed weights, as autograd does for tensors that it keeps.
 
     Raises:
-        RuntimeError: the weights are not those of the forward any more.
+        RuntimeError: the weights have changed since the forward.
     """
     if versions(tensors) != before:
         raise RuntimeError("the weights of a block were changed between forward and backward")
 
 
 def in_backward() -> bool:
-    """Return whether autograd is running a backward, as while `torch.utils.checkpoint` repeats."""
+    """Return whether autograd runs a backward, as when `torch.utils.checkpoint` recomputes."""
     return torch._C._current_graph_task_id() != -1
 
 

@@ -1,22 +1,22 @@
-"""Scores that say which convolution deserves branches, summed while training.
+"""Saliency scores that rank convolutions for growth, summed during training.
 
     gain        ||g||^2 / fan_in, an estimate of how far new branches can lower the loss (see below)
     snip        sum |g * w|   (Lee et al., ICLR 2019)
     grad_norm   ||g||_2
     synflow     sum(g * w), signed, as published. Zero in exact arithmetic for a conv followed by
                 batch norm (its output does not depend on the scale of the weight), so what it
-                ranks there is rounding; offered to reproduce published runs.
+                ranks there is rounding error; kept to reproduce published runs.
     random      noise, the baseline
 
-`gain` follows from what a branch is: kernel K times gamma, where K gives outputs of variance 1. A
+`gain` follows from the form of a branch: gamma times a kernel K with outputs of variance 1. A
 gradient step on gamma lowers the loss by lr * <g, K>^2 to first order; for a random K over
 independent inputs of second moment 1 the entries have variance 1 / fan_in, so this is expected to
-be lr * ||g||^2 / fan_in. What follows batch norm and ReLU has about half that: an estimate.
-`gain_per_flop` divides it by what the branches of the layer would cost.
+be lr * ||g||^2 / fan_in. After batch norm and ReLU it is about half of that: an estimate.
+`gain_per_flop` divides it by the FLOPs of the branches that the layer would get.
 
-Scores are taken from `weight.grad` after backward, on the device, in float32 or what the weights
-have beyond it; nothing is read by the host and no rank talks to another before `ranking`. Steps
-whose gradients overflowed are left out.
+Scores are computed from `weight.grad` after backward, on the device, in float32 or the wider dtype
+of the weights. Before `ranking` the host reads nothing and ranks do not communicate. Steps with
+overflowed gradients are left out.
 """
 
 from __future__ import annotations
@@ -77,24 +77,24 @@ class Saliency:
         self._weights: list[Tensor] = []
         self._sums: Tensor | None = None
         self._steps: Tensor | None = None
-        self._seen = False  # a gradient, be it zero
+        self._seen = False  # whether a gradient was seen, zero or not
 
     def watch(self, convs: dict[str, nn.Conv2d]) -> None:
-        """Start anew with these convs."""
+        """Reset the sums and watch these convs."""
         self._paths = list(convs)
         self._weights = [conv.weight for conv in convs.values()]
         self._sums = self._steps = None
 
     @property
     def dtype(self) -> torch.dtype:
-        """What scores are computed and summed in."""
+        """The dtype in which scores are computed and summed."""
         return reduce(torch.promote_types, (w.dtype for w in self._weights), torch.float32)
 
     @torch.no_grad()
     def accumulate(self, scaler: torch.amp.GradScaler | None = None) -> None:
-        """Add the present gradients; a conv without gradient adds nothing.
+        """Add the scores of the current gradients; a conv without gradient adds zero.
 
-        A step with a gradient that is not finite is left out, as a scaler leaves it out.
+        A step with non-finite gradients is left out, as a GradScaler leaves it out.
         """
         if not self._weights:
             return
@@ -109,10 +109,10 @@ class Saliency:
         self._steps += finite
 
     def scores(self, scale: Tensor) -> Tensor:
-        """Return the scores of this step, zero where a conv has no gradient.
+        """Return the scores (convs,) of this step; zero for a conv without gradient.
 
         Args:
-            scale: By which a GradScaler has multiplied the gradients; 1 without one.
+            scale: Factor by which a GradScaler has multiplied the gradients; 1 without one.
         """
         of, device, dtype = SCORES[self.name].of, self._weights[0].device, self.dtype
         scores = torch.stack(
@@ -125,7 +125,7 @@ class Saliency:
         return scores / scale ** SCORES[self.name].degree
 
     def ranking(self, generator: torch.Generator) -> list[tuple[str, float]]:
-        """Return (path, mean score per step), best first; collective, the same on every rank.
+        """Return pairs (path, mean score per step), best first; collective, equal on every rank.
 
         Raises:
             RuntimeError: no conv had a gradient at any step.
@@ -136,7 +136,7 @@ class Saliency:
         return sorted(zip(self._paths, means, strict=True), key=lambda pair: -pair[1])
 
     def means(self) -> tuple[list[float], float]:
-        """Return the mean of each score over steps, and how many steps each rank summed.
+        """Return the mean of each score over steps and ranks, and the number of steps per rank.
 
         Collective, the same on every rank.
 
@@ -158,15 +158,15 @@ class Saliency:
         return [value / max(steps, 1.0) for value in sums], steps / ranks
 
     def state_dict(self) -> SaliencyState:
-        """Return the sums of the running interval."""
+        """Return the sums of the current interval."""
         sums, steps = (None if t is None else t.clone() for t in (self._sums, self._steps))
         return {"paths": self._paths, "sums": sums, "steps": steps}
 
     def load_state_dict(self, state: SaliencyState) -> None:
-        """Take up the sums of an interval.
+        """Load the sums of an interval.
 
         Raises:
-            ValueError: they belong to other convs.
+            ValueError: the sums belong to other convs.
         """
         if state["paths"] != self._paths:
             raise ValueError("saliency was summed over other layers than this network has")

@@ -1,11 +1,11 @@
-"""Where a fresh convolution starts: at the kernel that was drawn, plus the identity.
+"""Initialize convolutions at the drawn kernel plus the identity.
 
     W = strength I + W_0
 
-I hands each channel on as it came: what an identity branch of this strength adds, folded into the
-kernel before the first step. It costs nothing, then or later. A deep network without skips passes
-its signal through every kernel and trains better from there; where skips exist there is little left
-to gain (`benchmarks/growth_study`). DiracNets (Zagoruyko and Komodakis, arXiv 1706.00388) keep
+I copies each channel: an identity branch of this strength, folded into the kernel before the first
+step. It costs nothing at any time. A deep network without skip connections passes its signal
+through every kernel and trains better from this start; with skip connections there is little to
+gain (`benchmarks/growth_study`). DiracNets (Zagoruyko and Komodakis, arXiv 1706.00388) keep
 diag(a) I + W apart through the training; here the kernel is one parameter from the start.
 """
 
@@ -29,7 +29,7 @@ def identity_start(model: nn.Module, strength: float = 1.0) -> list[str]:
 
     Args:
         model: A fresh network; its kernels are changed in place.
-        strength: Of the identity, for example 1.0.
+        strength: Factor of the identity, for example 1.0.
 
     Returns:
         The paths of the convs.

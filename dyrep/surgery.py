@@ -1,9 +1,9 @@
-"""Replacing a module of a network, with everything that hangs on its parameters following.
+"""Replace a module of a network, and update everything that refers to its parameters.
 
-Parameters that stay the same object keep their state and their group. New ones join the group of
-their nearest relative by name; the parameters of a group stand in the order of `model.parameters()`
-afterwards, so the state of this optimizer loads into one that is built afresh on the same
-structure.
+Parameters that stay the same object keep their optimizer state and their group. A new parameter
+joins the group of its nearest relative by name. Afterwards the parameters of a group are in the
+order of `model.parameters()`, so the optimizer state loads into an optimizer that is built on the
+same structure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dyrep.optimizers import ParamGroup, initial_state, layers
 
 
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module where `path` points to; works for top-level names too."""
+    """Set the module at `path`, also at a top-level name."""
     parent, _, name = path.rpartition(".")
     holder = model.get_submodule(parent)
     holder._modules[name] = module
@@ -30,7 +30,7 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backwa
 
 
 def replaced(module: nn.Module) -> str | None:
-    """Return what was put onto a module that its class alone does not do, or None."""
+    """Return how a module differs from its class (hooks, replaced methods, …), or None."""
     if any(getattr(module, hooks) for hooks in HOOKS):
         return "hooks on it may change what it computes"
     methods = [
@@ -40,12 +40,12 @@ def replaced(module: nn.Module) -> str | None:
 
 
 def hand_on_hooks(block: nn.Module, conv: nn.Module, copied: bool = False) -> None:
-    """Let the conv that takes the place of a block have its hooks.
+    """Move the hooks of a block to the conv that replaces it.
 
     Args:
-        block: What had them.
-        conv: What has them from here on.
-        copied: Both stay, so what is removed from one is not removed from the other.
+        block: Module with the hooks.
+        conv: Module that gets them.
+        copied: Copy the hooks, so that removing one from a module leaves the other's.
     """
     for name, value in vars(block).items():
         if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) and value:
@@ -54,7 +54,7 @@ def hand_on_hooks(block: nn.Module, conv: nn.Module, copied: bool = False) -> No
 
 
 def refuse_wrapped(model: nn.Module) -> None:
-    """Refuse a wrapper that keeps references to the parameters or hides their names.
+    """Refuse a wrapped model, whose wrapper refers to the parameters or changes their names.
 
     Raises:
         TypeError: names the cure.
@@ -72,17 +72,17 @@ def refuse_wrapped(model: nn.Module) -> None:
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """Return what is inside wrappers that call it `module`: AveragedModel, DDP and the like."""
+    """Return the model inside wrappers with an attribute `module`: AveragedModel, DDP, …."""
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module  # type: ignore[assignment]
     return model
 
 
 def rewrap(ddp: DistributedDataParallel) -> DistributedDataParallel:
-    """Return a new wrapper of the same settings and communication hooks around a changed network.
+    """Return a new DDP of the same settings and communication hooks around a changed network.
 
-    Collective. Let go of the old wrapper (`ddp = dyrep.rewrap(ddp)`): it holds the buckets of the
-    old parameters and would reduce gradients a second time.
+    Collective. Drop the old wrapper (`ddp = dyrep.rewrap(ddp)`): it holds the buckets of the old
+    parameters and would reduce gradients a second time.
     """
     hooks = list(ddp._comm_hooks)
     again = DistributedDataParallel(
@@ -113,20 +113,20 @@ def follow(
     before: Mapping[str, Tensor],
     undecayed: Collection[Tensor] = (),
 ) -> None:
-    """Make an optimizer that held parameters of a model hold those the model has now.
+    """Update the parameters of an optimizer after a change of its model.
 
-    A new parameter joins the group of the kernel it stands beside, if that is optimized here. A
-    vector does so if norms are in that group too; else it joins the norm of the nearest kin:
-    in a group of the same options but weight decay, of the longest path shared, or else the next.
-    Parameters of other models are left alone.
+    A new parameter joins the group of the kernel beside it, if that is in this optimizer. A vector
+    does so if that group also holds norms; otherwise it joins the group of the nearest norm:
+    preferably one with the same options except weight decay, then with the longest common path,
+    then the next one. Parameters of other models are left alone.
 
     Args:
-        optimizer: With per-parameter state.
-        model: After the change.
-        before: `dict(model.named_parameters())` from before it.
-        undecayed: Parameters that must not decay. Where the group they would join has weight decay
-            they get one like it without; beside a schedule, which cannot take another group, they
-            join and a warning says so.
+        optimizer: With state per parameter.
+        model: The model after the change.
+        before: `dict(model.named_parameters())` before the change.
+        undecayed: Parameters that must not decay. If their group has weight decay, they get a new
+            group without it; with a schedule, which cannot follow a new group, they join that
+            group and a warning says so.
     """
     named = dict(model.named_parameters())
     known = set(before.values())
@@ -160,7 +160,7 @@ def follow(
 
 
 def _without_decay(optimizer: Optimizer, like: ParamGroup) -> ParamGroup:
-    """Return a group of the same options as `like` but without weight decay; add it if needed."""
+    """Return a group with the options of `like` but without weight decay; add it if needed."""
     aside = ("params", "param_names", "weight_decay")
     options = {key: value for key, value in like.items() if key not in aside}
     for group in optimizer.param_groups:
@@ -185,7 +185,7 @@ def _kin(
     before: Mapping[str, Tensor],
     home: Mapping[Tensor, ParamGroup],
 ) -> str:
-    """Return the name of the vector whose group a new one beside a kernel joins."""
+    """Return the name of the vector whose group a new vector beside a kernel joins."""
     gammas = {getattr(module, "weight", None) for module in model.modules()}
     held = [name for name, p in before.items() if p in home]
     vectors = [name for name in held if before[name].ndim <= 1]
@@ -203,12 +203,12 @@ def _kin(
 
 
 def _options(group: ParamGroup) -> ParamGroup:
-    """Return the settings of a group, without weight decay and what it is called."""
+    """Return the settings of a group, without weight decay and without texts such as its name."""
     aside = ("params", "param_names", "weight_decay")
     return {k: v for k, v in group.items() if k not in aside and not isinstance(v, str)}
 
 
 def _shared(name: str, other: str) -> int:
-    """Return how many parts of two paths are the same from the start."""
+    """Return the number of leading components that two paths share."""
     pairs = zip(name.split("."), other.split("."), strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), len(name.split(".")))

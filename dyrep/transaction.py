@@ -1,4 +1,4 @@
-"""Changes of a network that happen as a whole or not at all."""
+"""Atomic changes of networks: complete, or undone on an error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ TABLES = ("_modules", "_parameters", "_buffers")
 
 @contextmanager
 def all_or_nothing(*models: nn.Module, values: bool = True) -> Iterator[None]:
-    """Put networks back as they were if what is done inside fails.
+    """Restore networks if the body of the `with` statement raises.
 
     Args:
-        models: Their modules, parameters and attributes come back as the very same objects.
-        values: Keep a copy of every tensor as well, for changes that write to them.
+        models: Modules, parameters and attributes are restored as the same objects.
+        values: Also restore the values of all tensors, for changes that write to them.
     """
     modules = [module for model in models for module in model.modules()]
     attributes = [dict(vars(module)) for module in modules]

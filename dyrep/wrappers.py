@@ -1,7 +1,7 @@
-"""What was made around a network before it changed, and would go on with what it was.
+"""Invalidate wrappers and averages that were made before a change of their network.
 
-A DistributedDataParallel reduces the parameters it was made with; an average of weights pairs its
-own with those of the network by their place. Either would go on without a word.
+A DistributedDataParallel reduces the parameters with which it was made, and an average pairs its
+weights with those of the network by position. Both would silently continue with outdated ones.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dyrep import surgery
 
-UPDATES = ("update_parameters", "update")  # of torch's averages, and of timm's
+UPDATES = ("update_parameters", "update")  # attributes of torch's and timm's averages
 
 
 def outdate(
     model: nn.Module, before: Mapping[str, Tensor], average: nn.Module | None = None
 ) -> None:
-    """Let wrappers and averages of a changed network refuse to go on.
+    """Make wrappers and averages of a changed network raise when they are used next.
 
     The next forward of a DistributedDataParallel around it raises, and so does the next update of
-    an average that has not followed.
+    an average that was not updated.
 
     Args:
-        model: After the change.
-        before: `dict(model.named_parameters())` from before it.
-        average: The bare average that has followed.
+        model: The model after the change.
+        before: `dict(model.named_parameters())` before the change.
+        average: The bare average that was updated.
     """
     if {id(p) for p in before.values()} == {id(p) for p in model.parameters()}:
         return
@@ -45,7 +45,7 @@ def outdate(
 
 
 def _holders() -> Iterator[nn.Module]:
-    """Yield the modules alive that hold another as `module`."""
+    """Yield all live modules that hold another module as `module`."""
     for thing in gc.get_objects():
         if issubclass(type(thing), nn.Module):
             modules = vars(thing).get("_modules")
