@@ -24,11 +24,10 @@ class Event:
     `error_eval` and `error_train` are the largest change of the output of the layer relative to its
     largest value, on a calibration batch; in train mode most of it is mean and scale of that batch,
     which a batch norm behind the layer removes. For a conv inside a linear block it is the output
-    of the block. `parameters` and `flops` (per image) are those of the whole network; `flops` is None
-    without a calibration batch. With `Grower`, `price` is the additional cost of a step in steps of
-    the plain network, and `worth` the predicted gain per price of each new branch;
-    `chosen` says of each why it was chosen: its `place` is among `of` candidates in the order in
-    which they were taken.
+    of the block. `parameters` and `flops` (per image) are those of the whole network; `flops` is
+    None without a calibration batch. With `Grower`, `price` is the additional cost of a step in
+    steps of the plain network, `worth` the predicted gain per price of each new branch, and
+    `chosen` says why each was chosen: it was taken at a `place` among `of` candidates.
     """
 
     action: Literal["grow", "cut"]

@@ -40,12 +40,17 @@ def version() -> str:
     return (PROJECT / "dyrep" / "VERSION").read_text().strip()
 
 
-class Source(TypedDict):
-    """The version of this project, its git revision, and whether there are uncommitted changes."""
+class GitState(TypedDict):
+    """The git revision of some code, and whether there are uncommitted changes."""
 
-    version: str
     revision: str | None
     dirty: bool
+
+
+class Source(GitState):
+    """The version of this project, and the state of its code."""
+
+    version: str
 
 
 @cache
@@ -58,7 +63,7 @@ def source_revision() -> Source:
     return {"version": version(), **git_state(Path(__file__).resolve())}
 
 
-def git_state(file: Path) -> dict[str, Any]:
+def git_state(file: Path) -> GitState:
     """Return the git revision of a file's repository and whether there are uncommitted changes."""
 
     def git(*arguments: str) -> str | None:
