@@ -20,6 +20,7 @@ from pathlib import Path
 
 from slurm import files, marks, output, preflight, private, scheduler, wishes
 from slurm.job import Job, Resources
+from slurm.notation import numbers
 from slurm.records import EVENTS, PROGRESS, rows
 from slurm.rehearsal import COUNT, LOCK, NODE, PAUSE, RESULT, Node
 from slurm.scheduler import Refused, Unreachable
@@ -155,7 +156,7 @@ def _requeue(settings: dict[str, str]) -> Iterator[Finding]:
     yield Finding(None, f"a requeued job starts {int(expire) + 1} s later at the earliest")
     if settings.get("JobRequeue") == "0":
         yield Finding(None, "jobs are not requeued unless they ask to (JobRequeue=0); ours ask to")
-    if codes := scheduler.numbers(settings["RequeueExit"], settings["RequeueExitHold"]):
+    if codes := numbers(settings["RequeueExit"], settings["RequeueExitHold"]):
         text = ", ".join(map(str, sorted(codes)))
         what = f"what ends with exit code {text} is repeated or held by SLURM"
         yield Finding(None, f"{what}; work that is given up ends with another")

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from slurm import scheduler
-from slurm.duration import minutes
 from slurm.job import Resources
+from slurm.notation import minutes
 from slurm.scheduler import Refused, Unreachable
 
 WALL = "MaxWall"

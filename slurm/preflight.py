@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from slurm import limits, scheduler
-from slurm.duration import minutes
 from slurm.job import Resources
+from slurm.notation import minutes
 from slurm.sbatch import FIELDS, OURS, Executor
 from slurm.scheduler import Refused
 

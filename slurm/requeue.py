@@ -16,6 +16,7 @@ from pathlib import Path
 
 from slurm import files, scheduler
 from slurm.job import DONE, REFUSED, STOPPED, Job
+from slurm.notation import numbers
 from slurm.place import blind
 from slurm.records import Event
 from slurm.sbatch import submitted_with
@@ -131,7 +132,7 @@ def _end(why: str, code: int = 1) -> int:
 def _final(code: int) -> int:
     """Return the exit code, or another if SLURM itself requeues or holds jobs that end with it."""
     settings = scheduler.patient(scheduler.config)
-    repeated = scheduler.numbers(settings["RequeueExit"], settings["RequeueExitHold"])
+    repeated = numbers(settings["RequeueExit"], settings["RequeueExitHold"])
     return next((other for other in (code, *range(1, 256)) if other not in repeated), code)
 
 

@@ -275,14 +275,6 @@ def config() -> dict[str, str]:
     return dict(re.findall(r"^(\w+)\s*= (.*)$", call("scontrol", "show", "config"), re.MULTILINE))
 
 
-def numbers(*texts: str) -> set[int]:
-    """Return the numbers in SLURM's notation `1-3,7`; words, such as NONE, hold none."""
-    found: set[int] = set()
-    for first, last in re.findall(r"(\d+)(?:-(\d+))?", ",".join(texts)):
-        found |= set(range(int(first), int(last or first) + 1))
-    return found
-
-
 def patient(ask: Callable[[], T], seconds: float = math.inf) -> T:
     """Call `ask` until SLURM answers; return its result.
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from pipeline.config.base import PARALLEL, STAGE_NAMES, Section, StageName
-from slurm.duration import minutes as duration
+from slurm.notation import minutes as duration
 
 GPUS = re.compile(r"[A-Za-z][\w.-]*(:\d+)?")  # a type, or a type and how many of it
 G = TypeVar("G", bound="Given | Slurm")

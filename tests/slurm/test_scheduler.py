@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from slurm import scheduler
-from slurm.duration import minutes
+from slurm.notation import minutes
 from slurm.scheduler import Unreachable
 
 

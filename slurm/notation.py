@@ -1,4 +1,4 @@
-"""Durations as SLURM writes them."""
+"""Durations and ranges of numbers as SLURM writes them."""
 
 from __future__ import annotations
 
@@ -22,3 +22,11 @@ def minutes(text: str) -> float | None:
     if match[1] or match[4]:  # days-hours:minutes:seconds, or hours:minutes:seconds
         return days * 1440 + first * 60 + second + third / 60
     return first + second / 60
+
+
+def numbers(*texts: str) -> set[int]:
+    """Return the numbers in SLURM's notation `1-3,7`; words, such as NONE, hold none."""
+    found: set[int] = set()
+    for first, last in re.findall(r"(\d+)(?:-(\d+))?", ",".join(texts)):
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
