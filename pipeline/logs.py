@@ -1,9 +1,11 @@
-"""The log of a stage over all attempts: `python -m pipeline.logs RUN [STAGE] [-f]`."""
+"""The log of a stage over all attempts: `python -m pipeline.logs RUN [STAGE] [--rank N] [-f]`."""
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 from pipeline import commands
@@ -11,11 +13,13 @@ from pipeline.config.base import STAGE_NAMES
 from pipeline.display.outside import say, visible
 from pipeline.errors import DONE, UserError
 from pipeline.records import rundir, store
-from pipeline.records.schemas import Submission
+from pipeline.records.schemas import Event, Submission
 from pipeline.records.stage_status import UNDER_WAY, look
+from pipeline.records.timeline import WORDS, parts
 from slurm import output, scheduler
 
 POLL = 0.5  # seconds
+LOG = re.compile(r"attempt-(\d+)(?:\.(rank|node)(\d+))?\.log")
 ASK = 10.0  # seconds between two questions to SLURM whether there is anything to wait for
 
 
@@ -23,82 +27,134 @@ def main(arguments: list[str] | None = None) -> int:
     """Print logs."""
     parser = commands.parser(
         "logs",
-        "Print what a stage said, attempt after attempt, and what supervised it.",
-        "Without STAGE: the one that runs or ran last. Other ranks' logs lie beside, in logs/."
+        "Print what a stage said on all its ranks, attempt after attempt, what supervised it, and"
+        " when it was interrupted."
+        "\nWithout STAGE: the one that runs or ran last; with -f then those after it, too."
         "\nWhat would steer a terminal is shown as escapes; the files have it as it was printed."
         "\nExit codes: 0 printed; 2 bad input, e.g. a stage that has not begun; 130 interrupted.",
     )
     parser.add_argument("run", metavar="RUN", help="name of a run")
     parser.add_argument("stage", nargs="?", choices=STAGE_NAMES, metavar="STAGE",
                         help=f"one of {' '.join(STAGE_NAMES)}")  # fmt: skip
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the stage ends")
+    parser.add_argument("--rank", type=int, metavar="N", help="what this rank said, and no other")
+    parser.add_argument("-f", "--follow", action="store_true",
+                        help="go on until it ends; without STAGE, until the run ends")  # fmt: skip
     options = parser.parse_args(arguments)
-    return commands.ending(lambda: _show(options.root, options.run, options.stage, options.follow))
+    return commands.ending(
+        lambda: _show(options.root, options.run, options.stage, options.rank, options.follow)
+    )
 
 
-def _show(root: Path, name: str, stage: str | None, follow: bool) -> int:
+def _show(root: Path, name: str, stage: str | None, rank: int | None, follow: bool) -> int:
     (run,) = commands.find(root, [name])
     stages = commands.stages(run)
-    if stage is None:
-        begun = [s for s, path in stages.items() if (path / rundir.EVENTS).exists()]
-        stage = (begun or list(stages))[-1 if begun else 0] if stages else "prep"
-    if stage not in stages:
-        raise UserError(
-            f"{stage} was not asked for in run '{name}'; it has {', '.join(stages) or 'no stage'}"
-        )
-    directory = stages[stage]
-    reader = Reader(files(root, directory))
-    say(f"== {stage} of {name}: {directory}")
-    reader.read()
-    asked = time.monotonic()
-    while follow and not (directory / rundir.RESULT).exists() and not output.gone():
-        time.sleep(POLL)
-        reader.paths = files(root, directory)
+    chosen = [stage] if stage else _from_last_begun(stages)
+    if chosen[0] not in stages:
+        has = ", ".join(stages) or "no stage"
+        raise UserError(f"{chosen[0]} was not asked for in run '{name}'; it has {has}")
+    for each in chosen:
+        reader = Reader(root, stages[each], rank)
+        say(f"== {each} of {name}: {stages[each]}")
         reader.read()
-        if time.monotonic() - asked > ASK:
-            asked = time.monotonic()
-            if not _under_way(stage, directory):
-                break
-    reader.paths = files(root, directory)
-    reader.read()
-    if not reader.seen:
-        print("nothing was printed yet")
+        if follow:
+            _follow(each, reader)
+        if not reader.seen:
+            say("nothing was printed yet" if rank is None else f"rank {rank} printed nothing yet")
+        if not follow or not (stages[each] / rundir.RESULT).exists():
+            break
     return DONE
 
 
-def files(root: Path, directory: Path) -> list[Path]:
-    """Return the logs of a stage's attempts, and those of its jobs' supervision."""
-    attempts = [
-        p for p in sorted((directory / "logs").glob("attempt-*.log")) if p.suffixes == [".log"]
-    ]
-    ids = dict.fromkeys(row.id for row in store.rows(Submission, directory) if row.id)
-    jobs = [rundir.job_dir(root) / f"{id}_0_log.out" for id in ids]
-    return [*(path for path in jobs if path.exists()), *attempts]
+def _from_last_begun(stages: dict[str, Path]) -> list[str]:
+    """Return the stage that began last, and those that come after it."""
+    names = list(stages) or ["prep"]
+    begun = [name for name, path in stages.items() if (path / rundir.EVENTS).exists()]
+    return names[names.index(begun[-1]) :] if begun else names
+
+
+def _follow(stage: str, reader: Reader) -> None:
+    """Print what comes until a stage ends, or there is nothing to wait for."""
+    asked = time.monotonic()
+    while not (reader.directory / rundir.RESULT).exists() and not output.gone():
+        time.sleep(POLL)
+        reader.read()
+        if time.monotonic() - asked > ASK:
+            asked = time.monotonic()
+            if not _under_way(stage, reader.directory):
+                break
+    reader.read()
 
 
 class Reader:
-    """Prints what is new in files that grow."""
+    """Prints what is new in the files of a stage that grow: logs, with events in between.
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
+    Args:
+        root: of the runs.
+        directory: of the stage.
+        rank: whose logs are printed; None: everyone's, and those of supervision.
+    """
+
+    def __init__(self, root: Path, directory: Path, rank: int | None) -> None:
+        self.directory = directory
         self.seen: dict[Path, int] = {}
+        self._root, self._rank = root, rank
+        self._told: set[int] = set()
         self._last: Path | None = None
 
     def read(self) -> None:
         """Print what has come since."""
-        for path in self.paths:
-            with rundir.reading(path) as file:
-                file.seek(self.seen.get(path, 0))
-                new = file.read()
-            if not new:
-                continue
-            if path != self._last:
-                say(f"-- {path}")
-                self._last = path
-            self.seen[path] = self.seen.get(path, 0) + len(new)
-            said = new.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
-            sys.stdout.write(visible(said))
-            sys.stdout.flush()
+        if self._rank is None:
+            for path in _of_jobs(self._root, self.directory):
+                self._print(path)
+        events = list(store.rows(Event, self.directory))
+        logs = _of_attempts(self.directory, self._rank)
+        for part in parts(events):
+            for number, row in part.opening:
+                self._tell(number, row)
+            for path in logs.pop(part.attempt, []):
+                self._print(path)
+            for number, row in part.closing:
+                self._tell(number, row)
+        for path in (path for some in logs.values() for path in some):
+            self._print(path)
+
+    def _tell(self, number: int, row: Event) -> None:
+        """Print an event, unless it was."""
+        if number not in self._told:
+            self._told.add(number)
+            at = datetime.fromtimestamp(row.time)
+            say(f"-- {at:%d %b %H:%M:%S} {WORDS[row.event](row)}")
+
+    def _print(self, path: Path) -> None:
+        with rundir.reading(path) as file:
+            file.seek(self.seen.get(path, 0))
+            new = file.read()
+        if not new:
+            return
+        if path != self._last:
+            say(f"-- {path}")
+            self._last = path
+        self.seen[path] = self.seen.get(path, 0) + len(new)
+        said = new.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+        sys.stdout.write(visible(said))
+        sys.stdout.flush()
+
+
+def _of_jobs(root: Path, directory: Path) -> list[Path]:
+    """Return the logs of the supervision of a stage's jobs, on all their nodes."""
+    ids = dict.fromkeys(row.id for row in store.rows(Submission, directory) if row.id)
+    return [path for id in ids for path in sorted(rundir.job_dir(root).glob(f"{id}_*_log.out"))]
+
+
+def _of_attempts(directory: Path, rank: int | None) -> dict[int, list[Path]]:
+    """Return the logs of each attempt: rank 0 first, then the other ranks and nodes."""
+    found: dict[int, list[tuple[str, int, Path]]] = {}
+    for path in (directory / "logs").glob("attempt-*.log"):
+        if match := LOG.fullmatch(path.name):
+            kind, number = match[2] or "", int(match[3] or 0)
+            if rank is None or (kind in ("", "rank") and number == rank):
+                found.setdefault(int(match[1]), []).append((kind, number, path))
+    return {attempt: [path for *_, path in sorted(rows)] for attempt, rows in sorted(found.items())}
 
 
 def _under_way(stage: str, directory: Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import shutil
 import signal
 import sys
@@ -22,7 +21,7 @@ from slurm import files, marks, output, preflight, private, scheduler, wishes
 from slurm.job import Job, Resources
 from slurm.notation import numbers
 from slurm.records import EVENTS, PROGRESS, rows
-from slurm.rehearsal import COUNT, LOCK, NODE, PAUSE, RESULT, Node
+from slurm.rehearsal import COUNT, LOCK, NODE, RESULT, Node, Seen
 from slurm.scheduler import Refused, Unreachable
 from slurm.submit import Submission
 
@@ -236,27 +235,6 @@ def _interrupt(job: Job, id: str) -> Iterator[Finding]:
     )
 
 
-class Seen:
-    """What this host sees of a file that a node replaces repeatedly."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.torn = False
-        self.lag = 0.0
-
-    def look(self) -> int:
-        """Return how far the job has saved; record files that were read half-written or late."""
-        try:
-            row = json.loads(self._path.read_text())
-        except FileNotFoundError:
-            return 0
-        except (OSError, ValueError):
-            self.torn = True
-            return 0
-        self.lag = max(self.lag, time.time() - row["time"] - PAUSE)
-        return int(row["saved"])
-
-
 def _node(node: Node, resources: Resources) -> Iterator[Finding]:
     yield Finding(True, f"node {node.host} sees the directory, with Python {node.python}")
     yield Finding(
@@ -270,8 +248,23 @@ def _node(node: Node, resources: Resources) -> Iterator[Finding]:
         f"torch on the node: {node.torch}",
         "" if well else "install the environment where the nodes can see it, or set cluster.setup",
     )
-    if resources.gpus_per_node:
+    if well:
+        yield from _gpus_seen(node, resources)
+
+
+def _gpus_seen(node: Node, resources: Resources) -> Iterator[Finding]:
+    """Say what the number of GPUs that torch sees means for a training."""
+    asked, sees = resources.gpus_per_node, int(node.torch.split(" sees ")[1].split()[0])
+    if asked:
         yield Finding(bool(node.gpus), f"GPUs on the node: {node.gpus or 'none'}")
+        cure = "compare the driver (nvidia-smi) with what torch needs; +cpu is one without GPUs"
+        bad = sees < asked
+        yield Finding(not bad, f"torch sees {sees} of {asked} GPUs asked for", cure if bad else "")
+    elif preflight.gpus(resources.partition):
+        cure = "try it: --gpus 1"
+        yield Finding(None, "no GPU was asked for here; a training asks for one per process", cure)
+    else:
+        yield Finding(None, "the partition has no GPUs: a training computes on its CPUs")
 
 
 def _wait(condition: Callable[[], bool], until: float) -> bool:

@@ -6,6 +6,7 @@ python -m slurm.rehearsal DIR
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import platform
 import shutil
@@ -40,6 +41,27 @@ class Node:
     gpus: str
     visible: str | None
     locked: bool
+
+
+class Seen:
+    """What this host sees of a file that a node replaces repeatedly."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.torn = False
+        self.lag = 0.0
+
+    def look(self) -> int:
+        """Return how far the job has saved; record files that were read half-written or late."""
+        try:
+            row = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError):
+            self.torn = True
+            return 0
+        self.lag = max(self.lag, time.time() - row["time"] - PAUSE)
+        return int(row["saved"])
 
 
 def main(directory: Path) -> int:

@@ -145,9 +145,11 @@ def _described(config: Config, choices: dict[str, str], directory: Path, decides
 
 
 def note_jobs(directory: Path, ids: dict[str, str]) -> None:
-    """Add job ids, by stage, to `run.json`."""
+    """Add job ids, by stage, to `run.json`, each once."""
     known = store.read(Run, directory)
-    store.write(known.model_copy(update={"job_ids": [*known.job_ids, ids]}), directory)
+    listed = {(stage, id) for row in known.job_ids for stage, id in row.items()}
+    if new := {stage: id for stage, id in ids.items() if (stage, id) not in listed}:
+        store.write(known.model_copy(update={"job_ids": [*known.job_ids, new]}), directory)
 
 
 def wandb_id(directory: Path) -> str:

@@ -30,6 +30,7 @@ def test_a_good_cluster_passes_and_nothing_is_left(cluster, tmp_path):
         assert words in said
     # the dev cluster's GPUs are device files without a GPU behind them, and it says so
     assert "BAD  GPUs on the node: none" in said
+    assert "BAD  torch sees 0 of 1 GPUs asked for" in said
     assert done.returncode == 1
     assert not list(tmp_path.iterdir())
     wait_for(lambda: not [entry for entry in scheduler.mine().values() if entry.active])

@@ -1,0 +1,54 @@
+"""What happened to a stage between what it printed: where attempts begin, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.records.schemas import Event
+
+OPENING: dict[str, Callable[[Event], str]] = {
+    "began": lambda row: f"job {row.job} begins on {', '.join(row.nodes)}",
+    "started": lambda row: f"attempt {row.attempt} begins",
+    "resumed": lambda row: f"attempt {row.attempt} goes on from step {row.step}",
+}
+CLOSING: dict[str, Callable[[Event], str]] = {
+    "signal": lambda row: f"SLURM sends {row.signal}",
+    "stopped": lambda row: f"attempt {row.attempt} has saved and stopped",
+    "failed": lambda row: f"failed: {row.message}",
+    "requeued": lambda row: f"requeued ({row.why}), {_saved(row)}",
+    "gave_up": lambda row: f"given up ({row.why}), {_saved(row)}",
+    "finished": lambda row: f"attempt {row.attempt} has finished",
+}
+WORDS = OPENING | CLOSING
+
+
+@dataclass(kw_only=True)
+class Part:
+    """The events of one attempt, each with its place among all: before and after what it said."""
+
+    attempt: int = 0
+    opening: list[tuple[int, Event]] = field(default_factory=list)
+    closing: list[tuple[int, Event]] = field(default_factory=list)
+
+
+def parts(events: Sequence[Event]) -> list[Part]:
+    """Return the events that are worth a line, attempt by attempt, oldest first.
+
+    A supervisor's events bear no number of an attempt: the first after it is theirs.
+    """
+    found = [Part()]
+    for number, row in enumerate(events):
+        if row.event not in WORDS:
+            continue
+        another = row.attempt > found[-1].attempt > 0 or row.event == "began"
+        if another and (found[-1].attempt or found[-1].closing):
+            found.append(Part())
+        part = found[-1]
+        part.attempt = part.attempt or row.attempt
+        (part.opening if row.event in OPENING else part.closing).append((number, row))
+    return found
+
+
+def _saved(row: Event) -> str:
+    return f"up to {row.saved} is saved" if row.saved else "nothing is saved"
