@@ -173,6 +173,7 @@ ADDED = {
     "train.schedule": "cosine",
     "train.decay_epochs": None,
     "train.decay_rate": 0.1,
+    "train.decay_power": None,
     "train.cycle_epochs": None,
     "train.cycle_growth": 1,
     "train.layer_decay": None,

@@ -27,6 +27,7 @@ MOST = {  # of what has a smaller one
 }
 COUNTS = {"digits": (1797, 10)}  # images and classes
 PLACELESS = ("digits", "synthetic")
+CANNOT = {"memory": ("policy",), "dali": ("policy", "erase", "cutout")}  # loaders; of augment
 RANGES = ("train.augment.scale", "train.augment.ratio")
 SETS = (
     "method.branches",
@@ -188,6 +189,18 @@ def _place(flat: Flat) -> Iterator[str]:
         )
 
 
+def _loader(flat: Flat) -> Iterator[str]:
+    """The loader can change images as the recipe says; `auto` takes one that can."""
+    loader, prefix = flat["data.loader"], "train.augment"
+    wanted = {name: flat[f"{prefix}.{name}"] for name in CANNOT.get(loader, ())}
+    for name, value in wanted.items():
+        if value:
+            yield (
+                f"data.loader={loader} does not do {prefix}.{name}={value}; use data.loader=auto, "
+                "or leave it out"
+            )
+
+
 def _exports(flat: Flat) -> Iterator[str]:
     if flat["fuse.opset"] > OPSET:
         yield f"fuse.opset={flat['fuse.opset']} is newer than the exporter; use 18 to {OPSET}"
@@ -195,7 +208,7 @@ def _exports(flat: Flat) -> Iterator[str]:
 
 CHECKS = (
     _exports, _numbers, _texts, _names, _lists, _augmentation, _learning_rate, _schedule, _place,
-    _images,
+    _images, _loader,
 )  # fmt: skip
 
 

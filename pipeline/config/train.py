@@ -18,12 +18,14 @@ from pydantic import (
 from pipeline.config.base import Section, Share
 
 Schedule = Literal[
-    "cosine", "linear", "constant", "step", "onecycle", "exponential", "restarts", "plateau"
-]
+    "cosine", "linear", "polynomial", "constant", "step", "onecycle", "exponential", "restarts",
+    "plateau",
+]  # fmt: skip
 FALLING: tuple[Schedule, ...] = ("step", "exponential", "plateau")
 OF_SCHEDULE: dict[str, tuple[Schedule, ...]] = {
     "decay_epochs": FALLING,
     "decay_rate": FALLING,
+    "decay_power": ("polynomial",),
     "cycle_epochs": ("restarts",),
     "cycle_growth": ("restarts",),
 }
@@ -33,6 +35,7 @@ NEEDED: dict[Schedule, tuple[str, str]] = {
     "exponential": ("decay_epochs", "falls evenly in so many epochs; give train.decay_epochs=30"),
     "plateau": ("decay_epochs", "falls after so many epochs without a lower validation loss; give "
                 "train.decay_epochs, e.g. 10"),
+    "polynomial": ("decay_power", "falls by a power of what is left; give train.decay_power=2"),
     "restarts": ("cycle_epochs", "begins anew after so many epochs; give train.cycle_epochs, "
                  "e.g. 10"),
 }  # fmt: skip
@@ -130,6 +133,7 @@ class Train(Section):
             the epochs after which it does; of `exponential`: in how many epochs it does; of
             `plateau`: after how many epochs without a lower validation loss.
         decay_rate: of those: to what share it falls.
+        decay_power: of `schedule=polynomial`: which power of the share that is left; 1 is `linear`.
         cycle_epochs, cycle_growth: of `schedule=restarts`: how many epochs the first cosine takes,
             and how many times as long as the one before each further one does.
         clip_grad: the largest norm of all gradients together; larger ones are scaled down to it.
@@ -161,6 +165,7 @@ class Train(Section):
     schedule: Schedule = "cosine"
     decay_epochs: PositiveInt | Epochs | None = None
     decay_rate: Share = 0.1
+    decay_power: PositiveFloat | None = None
     cycle_epochs: PositiveInt | None = None
     cycle_growth: PositiveInt = 1
     warmup_epochs: NonNegativeInt

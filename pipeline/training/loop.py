@@ -120,7 +120,8 @@ class Training:
         """Return the network that `train.ship` means, with its branches."""
         if self.recipe.ship == "last":
             return self.state.learner.shipped
-        return network_of(self.context.config, self.images.classes, self.saving.load_best())
+        best = self.saving.load_best(self.state.standing.best_epoch)
+        return network_of(self.context.config, self.images.classes, best)
 
     def leave_if_asked(self) -> None:
         """Raise `Interrupted` if any process was asked to stop; collective."""

@@ -101,6 +101,8 @@ class Pace:
         schedule = self._recipe.schedule
         if schedule in SHARES:
             return SHARES[schedule](min(way, rest) / rest)
+        if schedule == "polynomial":
+            return float((1.0 - min(way, rest) / rest) ** (self._recipe.decay_power or 1.0))
         if schedule == "restarts":
             first = (self._recipe.cycle_epochs or 1) * self.steps_per_epoch
             return _restarts(way, first, self._recipe.cycle_growth)

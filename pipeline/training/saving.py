@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.contract.stage import Context
+from pipeline.errors import UserError
 from pipeline.execution.world import World
 from pipeline.training import checkpoint, resume
 from pipeline.training.checkpoint import Facts
@@ -55,14 +56,23 @@ class Saving:
                 self._folder, self.saver.newest, state.epoch, state.metrics["top1"]
             )
 
-    def load_best(self) -> Saved:
+    def load_best(self, epoch: int) -> Saved:
         """Return the state that validated best.
 
+        Args:
+            epoch: In which it did.
+
         Raises:
-            UserError: its file is damaged or gone.
+            UserError: its file is damaged or gone, or one that was given up is noted.
         """
         self.saver.wait()
-        best: Saved = checkpoint.load(checkpoint.best(self._folder))
+        path = checkpoint.best(self._folder)
+        best: Saved = checkpoint.load(path)
+        if best["epoch"] + 1 != epoch:  # it was saved before it was validated and counted
+            raise UserError(
+                f"{path} is not of epoch {epoch}, the best, which was trained again from an older "
+                "checkpoint; train again with again=[train], or ship the last with train.ship=last"
+            )
         return best
 
     def _facts(self, state: State) -> Facts:

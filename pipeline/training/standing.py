@@ -63,15 +63,20 @@ class Standing:
         if not self.over:
             return []
         return [
-            f"the training ends: no better top-1 since epoch {self.best['epoch']} "
+            f"the training ends: no better top-1 since epoch {self.best_epoch} "
             f"(train.patience={self._recipe.patience})"
         ]
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of the highest top-1 so far; 0 before the first."""
+        return int(self.best.get("epoch", 0))
 
     @property
     def over(self) -> bool:
         """Whether the training ends because nothing got better for `train.patience` epochs."""
         patience = self._recipe.patience
-        return patience is not None and self.epoch - self.best.get("epoch", 0) >= patience
+        return patience is not None and self.epoch - self.best_epoch >= patience
 
     def state(self) -> StandingState:
         """Return what a checkpoint keeps."""

@@ -29,6 +29,8 @@ REFUSED = [
     ("train.schedule=step train.decay_epochs=[6,12]", "never comes with train.epochs=12"),
     ("train.schedule=restarts train.cycle_epochs=12 train.warmup_epochs=0", "never comes with"),
     ("train.augment.cutout_clip=true", "give train.augment.cutout"),
+    ("data.loader=memory train.augment.policy=rand-m9-mstd0.5", "use data.loader=auto"),
+    ("data.loader=dali train.augment.cutout=4", "dali does not do train.augment.cutout=4"),
     ("train.augment.policy=rand-m9-x3", "rand-m9-x3 is no policy; use randaugment, autoaugment"),
     ("train.augment.policy=autoaugmant", "is no policy"),
     ("train.patience=12", "train.patience=12 never ends a training of train.epochs=12"),

@@ -209,6 +209,15 @@ def test_the_model_card(name):
     same(lambda name: rendered(card.markdown(carded(name), {"onnx": outcome})), name)
 
 
+def test_the_model_card_says_which_epoch_was_chosen():
+    told = carded("a")
+    assert "epoch" not in card.markdown(told, {})
+    told["metrics"]["epoch"] = 7
+    assert "validation images; epoch 7, chosen as the best on these images" in card.markdown(
+        told, {}
+    )
+
+
 def test_code_in_markdown_is_what_it_is():
     for name in NAMES.values():
         shown = Skeleton(rendered(f"a {code(name)} b"))

@@ -160,3 +160,17 @@ def test_the_learning_rate_and_every_number_are_on_the_page(tmp_path):
         '<td class="name">train/odd</td><td class="n" data-value="1234.56789">1234.57</td>' in page
     )
     assert "http" not in page.replace("http://www.w3.org/", "")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [
+        ({"train/epochs": 5}, "Shipped: the last of 5 epochs"),
+        (
+            {"train/epochs": 5, "train/shipped_epoch": 2},
+            "Shipped: epoch 2 of 5, chosen for its top-1",
+        ),
+    ],
+)
+def test_the_report_says_which_epoch_is_shipped(tmp_path, metrics, told):
+    assert run_data.read(make_run(tmp_path, "a", metrics=metrics)).shipped.startswith(told)

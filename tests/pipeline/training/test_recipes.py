@@ -41,6 +41,7 @@ TOGETHER = [
     ("adafactor", "cosine", "dyrep", "train.patience=3"),
     ("sgd", "plateau", "linear", "train.decay_epochs=1 train.ship=best train.accumulate=2"),
     ("adamw", "restarts", "grow", "train.cycle_epochs=1 train.cycle_growth=2 train.ship=best"),
+    ("lion", "polynomial", "grow", "train.decay_power=2 train.accumulate=6"),
     ("sgd", "exponential", "dyrep", "train.decay_epochs=1 train.layer_decay=0.5"),
 ]
 
@@ -76,6 +77,7 @@ def checked(*overrides):
     [
         ("cosine", [1, 0.5, 0.024, 0]),
         ("linear", [1, 0.5, 0.1, 0]),
+        ("polynomial train.decay_power=2", [1, 0.25, 0.01, 0]),
         ("constant", [1, 1, 1, 1]),
         ("onecycle", [0.04, 0.812, 0.05, 4e-6]),
         ("step train.decay_epochs=3 train.decay_rate=0.5", [1, 0.5, 0.125, 0.125]),
@@ -184,10 +186,12 @@ def test_the_best_epoch_is_shipped_with_its_structure(training, monkeypatch):
 def test_a_best_epoch_that_is_damaged_is_not_shipped(training):
     made = training("method=plain", *PLAIN, "train.ship=best")
     made.run()
+    with pytest.raises(UserError, match=r"is not of epoch 9, the best.* again=\[train\]"):
+        made.saving.load_best(9)
     best = checkpoint.best(made.context.dir / "checkpoints")
     best.write_bytes(best.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"instead of .* again=\[train\].* train.ship=last"):
-        made.saving.load_best()
+        made.saving.load_best(made.state.standing.best_epoch)
 
 
 # -- what layers learn ----------------------------------------------------------------------------
