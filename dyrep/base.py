@@ -25,9 +25,15 @@ class RepBlock(nn.Module):
         conv: The conv it replaces.
         parts: Branches by name; kxk is always among them.
         fixed: The kxk branch hands on what its conv gives, without learning how much of it.
+
+    `own` names branches that belong to the network itself, as those of RepVGG do: they are never
+    cut, and what grows inside such a block grows as deep as in a network without it. `widen` says
+    how many times the channels that come in its 1x1_kxk branch has inside.
     """
 
     form: ClassVar[Form]
+    own: tuple[str, ...] = ()
+    widen: int = 1
 
     def __init__(self, conv: nn.Conv2d, parts: Mapping[str, Branch], fixed: bool) -> None:
         super().__init__()

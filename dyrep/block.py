@@ -25,6 +25,7 @@ __all__ = [
     "called",
     "depth",
     "fitting",
+    "grown_depth",
     "outer_blocks",
     "place_block",
     "require_form",
@@ -75,18 +76,25 @@ class BatchNormBlock(RepBlock):
         names: Branches; kxk is always among them.
         norm: Makes a batch norm for a number of channels.
         fixed: The norm of kxk keeps its statistics; see `FixedNorm`.
+        widen: Channels inside 1x1_kxk, in channels that come in.
     """
 
     form = "batchnorm"
 
     def __init__(
-        self, conv: nn.Conv2d, names: Sequence[str], norm: Norm, fixed: bool = False
+        self,
+        conv: nn.Conv2d,
+        names: Sequence[str],
+        norm: Norm,
+        fixed: bool = False,
+        widen: int = 1,
     ) -> None:
         geometry = Geometry.of(conv)
-        parts = {name: branches.build(name, geometry, norm) for name in in_order(names)}
+        parts = {name: branches.build(name, geometry, norm, widen) for name in in_order(names)}
         if fixed:
             parts["kxk"].norm = FixedNorm(nn.BatchNorm2d(conv.out_channels))  # type: ignore[assignment]
         super().__init__(conv, parts, fixed)
+        self.widen = widen
         inner = self.kxk.conv
         assert isinstance(inner, nn.Conv2d)
         inner.weight = conv.weight
@@ -166,8 +174,19 @@ def place_block(
     names: Sequence[str],
     fixed: bool = False,
     form: Form = "batchnorm",
+    own: Sequence[str] = (),
+    widen: int = 1,
 ) -> RepBlock:
     """Replace the conv at `path` by a block with those of the branches it can take.
+
+    Args:
+        model: Changed in place.
+        path: Of the conv.
+        names: Of branches.
+        fixed: See `RepBlock`.
+        form: Of the block.
+        own: Those of the branches that belong to the network itself.
+        widen: Channels inside 1x1_kxk, in channels that come in; 1 in linear blocks.
 
     Raises:
         ValueError: there is no branch or form of that name, or the model has blocks of another.
@@ -181,7 +200,8 @@ def place_block(
     if form == "linear":
         block = LinearBlock(conv, names, fixed)
     else:
-        block = BatchNormBlock(conv, names, norm_like(model), fixed)
+        block = BatchNormBlock(conv, names, norm_like(model), fixed, widen)
+    block.own = tuple(name for name in block.names if name in own)
     # the weight of a depthwise conv is contiguous either way
     if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
         block.to(memory_format=torch.channels_last)
@@ -226,9 +246,18 @@ def outer_blocks(model: nn.Module) -> dict[str, RepBlock]:
 
 def depth(model: nn.Module, path: str) -> int:
     """Return how many blocks are around the module at `path`."""
+    return len(_around(model, path))
+
+
+def grown_depth(model: nn.Module, path: str) -> int:
+    """Return how many blocks are around the module at `path`, those of the network not counted."""
+    return sum(not block.own for block in _around(model, path))
+
+
+def _around(model: nn.Module, path: str) -> list[RepBlock]:
     parts = path.split(".")
-    above = (".".join(parts[:end]) for end in range(len(parts)))
-    return sum(isinstance(model.get_submodule(parent), RepBlock) for parent in above)
+    above = (model.get_submodule(".".join(parts[:end])) for end in range(len(parts)))
+    return [module for module in above if isinstance(module, RepBlock)]
 
 
 def called(model: nn.Module, path: str) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Protocol, TypeGuard
 
 import torch
@@ -75,15 +76,16 @@ class WindowConv(NormBranch):
 
 
 class OneByOneKxK(NormBranch):
-    """conv 1x1, BN, conv kxk, BN."""
+    """conv 1x1, BN, conv kxk, BN; `widen` times as many channels in between as there come in."""
 
-    def __init__(self, geometry: Geometry, norm: Norm) -> None:
+    def __init__(self, geometry: Geometry, norm: Norm, widen: int = 1) -> None:
         super().__init__()
         g = geometry
         self.geometry = g
-        self.reduce = nn.Conv2d(g.in_channels, g.in_channels, 1, groups=g.groups, bias=False)
-        self.inner_norm = norm(g.in_channels)
-        self.conv: nn.Module = g.conv(g.kernel_size, (0, 0))
+        inside = replace(g, in_channels=widen * g.in_channels)
+        self.reduce = nn.Conv2d(g.in_channels, inside.in_channels, 1, groups=g.groups, bias=False)
+        self.inner_norm = norm(inside.in_channels)
+        self.conv: nn.Module = inside.conv(g.kernel_size, (0, 0))
         self.norm = norm(g.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ class OneByOneAverage(NormBranch):
         self.geometry = g
         self.norm = norm(g.out_channels)
         self.reduce: nn.Module | None = None
-        if not g.in_channels == g.out_channels == g.groups:
+        if not g.depthwise:
             self.reduce = nn.Conv2d(g.in_channels, g.out_channels, 1, groups=g.groups, bias=False)
             self.inner_norm = norm(g.out_channels)
 
@@ -176,14 +178,14 @@ def windows(geometry: Geometry) -> dict[str, tuple[Pair, Pair]]:
     }
 
 
-def build(name: str, geometry: Geometry, norm: Norm) -> NormBranch:
-    """Return a fresh branch by its name."""
+def build(name: str, geometry: Geometry, norm: Norm, widen: int = 1) -> NormBranch:
+    """Return a fresh branch by its name; `widen` as in `OneByOneKxK`."""
     places = windows(geometry)
     if name in places:
         return WindowConv(geometry, *places[name], norm)
-    return {"1x1_kxk": OneByOneKxK, "1x1_avg": OneByOneAverage, "identity": Identity}[name](
-        geometry, norm
-    )
+    if name == "1x1_kxk":
+        return OneByOneKxK(geometry, norm, widen)
+    return {"1x1_avg": OneByOneAverage, "identity": Identity}[name](geometry, norm)
 
 
 def unfit(name: str, geometry: Geometry) -> str | None:

@@ -156,7 +156,7 @@ def activation_values(block: BatchNormBlock, inputs: int, outputs: int) -> int:
         if isinstance(branch, WindowConv):
             return 0 if is_cheap(branch.conv) else at_output
         if isinstance(branch, OneByOneKxK):
-            inner = 0 if is_cheap(branch.reduce) else inputs * block.geometry.in_channels
+            inner = 0 if is_cheap(branch.reduce) else inputs * branch.inner_norm.num_features
             return inner + at_output
         if isinstance(branch, OneByOneAverage) and branch.reduce is not None:
             return 0 if is_cheap(branch.reduce) else inputs * block.geometry.out_channels

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from dyrep import calibration, expansion, pruning, surgery, wrappers
 from dyrep.base import Form, RepBlock
-from dyrep.block import blocks, called, depth, require_form
+from dyrep.block import blocks, called, grown_depth, require_form
 from dyrep.branches import ALL_BRANCHES
 from dyrep.budget import Budget, Measure, extra_cost, input_shapes
 from dyrep.cost import cost
@@ -189,7 +189,7 @@ class DyRep:
             {
                 path: conv
                 for path, conv in expansion.convs(self.model)
-                if path not in unfit and depth(self.model, path) < expansion.DEEPEST
+                if path not in unfit and grown_depth(self.model, path) < expansion.DEEPEST
             }
         )
 

@@ -22,9 +22,10 @@ from torch import Generator, Tensor, nn
 
 from dyrep import calibration, linear, surgery, wrappers
 from dyrep.base import Form, RepBlock
-from dyrep.block import AbsorbedNorm, BatchNormBlock, fitting, place_block, require_form
+from dyrep.block import AbsorbedNorm, BatchNormBlock, depth, fitting, place_block, require_form
 from dyrep.branches import WindowConv, has_inner
 from dyrep.calling import Inputs
+from dyrep.geometry import Geometry
 from dyrep.linear import LinearBlock, LinearBranch, LinearWindow
 from dyrep.norm_pairs import following_norms
 from dyrep.transaction import all_or_nothing
@@ -57,6 +58,8 @@ def expand(
     branches: Sequence[str] = DBB_BRANCHES,
     absorb: Inputs | None = None,
     form: Form = "batchnorm",
+    own: bool = False,
+    widen_depthwise: int = 1,
 ) -> Expansion:
     """Give convs the same branches, freshly initialised, before training starts (DBB, ACB, RepVGG).
 
@@ -68,25 +71,27 @@ def expand(
         names: Paths of convs; all of them if None.
         branches: Each conv takes those it can.
         absorb: A batch of the model. With it, the batch norm that follows a conv is taken away, as
-            published for all three: each branch has its own.
+            published for all three: each branch has its own. One inside a block stays.
         form: `batchnorm`, each branch ends in a batch norm, or `linear`, the branches are composed
             into one kernel.
+        own: The branches belong to the network itself, as those of RepVGG do: none is ever cut, and
+            blocks grow inside as they grow in a network without branches. The kxk of a linear
+            block then has no strength.
+        widen_depthwise: How many times its channels the 1x1_kxk branch of a depthwise conv has
+            inside; 2 in DBB as published (github.com/DingXiaoH/DiverseBranchBlock).
 
     Raises:
         KeyError: a name is not a path of the model.
         ValueError: there is no branch or form of that name, the model has blocks of another form,
-            or `absorb` with linear blocks.
+            `absorb` or `widen_depthwise` with linear blocks, or that is below 1.
     """
     surgery.refuse_wrapped(model)
     require_form(model, form)
-    if form == "linear" and absorb is not None:
-        raise ValueError(
-            "absorb takes away the batch norm behind a conv because each branch has its own; "
-            "linear branches have none: leave absorb out"
-        )
+    _refuse_unfit_form(form, absorb is not None, widen_depthwise)
     done = Expansion(left=unfit_convs(model))
     known = dict(convs(model))
     followed = {} if absorb is None else following_norms(model, absorb)
+    followed = {path: norm for path, norm in followed.items() if depth(model, norm) == 0}
     chosen = list(known if names is None else names)
     for path in chosen:
         if path not in known:
@@ -96,7 +101,17 @@ def expand(
     before = dict(model.named_parameters())
     with all_or_nothing(model, values=False):
         for path in [path for path in chosen if path not in done.left]:
-            done.grown[path] = place_block(model, path, branches, form=form).names
+            wide = Geometry.of(known[path]).depthwise and "1x1_kxk" in branches
+            block = place_block(
+                model,
+                path,
+                branches,
+                fixed=own and form == "linear",
+                form=form,
+                own=branches if own else (),
+                widen=widen_depthwise if wide else 1,
+            )
+            done.grown[path] = block.names
             if path in followed:
                 surgery.replace(model, followed[path], AbsorbedNorm())
                 done.absorbed.append(followed[path])
@@ -104,6 +119,19 @@ def expand(
         warn_of_nothing(done.left)
     wrappers.outdate(model, before)
     return done
+
+
+def _refuse_unfit_form(form: Form, absorb: bool, widen_depthwise: int) -> None:
+    if form == "linear" and absorb:
+        raise ValueError(
+            "absorb takes away the batch norm behind a conv because each branch has its own; "
+            "linear branches have none: leave absorb out"
+        )
+    if widen_depthwise < 1 or (form == "linear" and widen_depthwise > 1):
+        raise ValueError(
+            f"widen_depthwise={widen_depthwise}: a branch has at least the channels that come in, "
+            "and no more in linear blocks; use 1"
+        )
 
 
 def warn_of_nothing(left: Mapping[str, str]) -> None:

@@ -51,6 +51,11 @@ class Geometry:
         )
 
     @property
+    def depthwise(self) -> bool:
+        """Whether each channel has a kernel of its own."""
+        return self.in_channels == self.out_channels == self.groups
+
+    @property
     def centre(self) -> Pair:
         """The tap a 1x1 window takes; for an even kernel the one before the middle."""
         height, width = self.kernel_size

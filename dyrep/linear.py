@@ -126,7 +126,7 @@ class LinearOneByOneAverage(LinearBranch):
         super().__init__(geometry, start)
         g = geometry
         self.reduce: nn.Conv2d | None = None
-        if not g.in_channels == g.out_channels == g.groups:
+        if not g.depthwise:
             self.reduce = nn.Conv2d(g.in_channels, g.out_channels, 1, groups=g.groups, bias=False)
 
     @property

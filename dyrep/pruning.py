@@ -179,7 +179,7 @@ def refresh(model: nn.Module, batches: Sequence[Tensor]) -> None:
 def weak_in(
     model: nn.Module, cut_std: float, cut_ratio: float, began: Weights
 ) -> dict[str, list[str]]:
-    """Return the branches to cut, by block, nested blocks first.
+    """Return the branches to cut, by block, nested blocks first; none of the network's own.
 
     Args:
         model: With blocks.
@@ -193,7 +193,9 @@ def weak_in(
             weak[path] = faded(block, cut_ratio, began.get(path, {}))
         elif isinstance(block, BatchNormBlock):
             weak[path] = weak_branches(block, cut_std, cut_ratio)
-    return {path: names for path, names in weak.items() if names}
+    there = blocks(model)
+    free = {path: [n for n in names if n not in there[path].own] for path, names in weak.items()}
+    return {path: names for path, names in free.items() if names}
 
 
 @torch.no_grad()

@@ -96,12 +96,18 @@ def _place(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             conv = None
         if not isinstance(conv, nn.Conv2d):
             raise ValueError(f"the checkpoint has a block at {path}, this network no convolution")
-        if place_block(model, here, names).names != names:
+        if place_block(model, here, names, widen=_widen(state, path, conv)).names != names:
             raise ValueError(f"the convolution {path} cannot have the branches {', '.join(names)}")
     for path, norm in list(model.named_modules()):
         inside = any(path.startswith(f"{_here(block)}.") for block in found)
         if isinstance(norm, _BatchNorm) and not inside and f"{path}.running_mean" not in state:
             surgery.replace(model, path, AbsorbedNorm())
+
+
+def _widen(state: Mapping[str, Tensor], path: str, conv: nn.Conv2d) -> int:
+    """Return how many times the channels that come in 1x1_kxk has inside: 2 on depthwise convs."""
+    inside = state.get(f"{path}.dbb_1x1_kxk.bn1.bn.weight")
+    return 1 if inside is None else max(1, len(inside) // conv.in_channels)
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:

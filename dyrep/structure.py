@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import nn
@@ -18,11 +18,17 @@ VERSION = 1
 
 
 class Block(TypedDict):
-    """A block: the path of its convolution, its branches, and whether they never change."""
+    """A block: the path of its convolution, its branches, and whether they never change.
+
+    `own`: those of the branches that belong to the network itself; `widen`: how many times as many
+    channels 1x1_kxk has inside as come in. Neither is there where there is nothing to tell.
+    """
 
     path: str
     branches: list[str]
     fixed: bool
+    own: NotRequired[list[str]]
+    widen: NotRequired[int]
 
 
 class Structure(TypedDict):
@@ -43,7 +49,13 @@ def structure(model: nn.Module) -> Structure:
     """Return which blocks a network has."""
     there = blocks(model)
     found: list[Block] = [
-        {"path": path, "branches": block.names, "fixed": block.fixed}
+        {
+            "path": path,
+            "branches": block.names,
+            "fixed": block.fixed,
+            **({"own": list(block.own)} if block.own else {}),
+            **({"widen": block.widen} if block.widen != 1 else {}),
+        }
         for path, block in there.items()
     ]
     form = next((block.form for block in there.values()), None)
@@ -93,7 +105,8 @@ def _apply(model: nn.Module, description: Mapping[str, Any]) -> None:
             raise ValueError(f"a block of a structure has path, branches and fixed, not {entry}")
         path, names = entry["path"], entry["branches"]
         _conv(model, path)
-        block = place_block(model, path, names, entry["fixed"], form)
+        more = {key: entry[key] for key in ("own", "widen") if key in entry}
+        block = place_block(model, path, names, entry["fixed"], form, **more)
         if block.names != in_order(names):
             missing = ", ".join(sorted({*names} - {*block.names}))
             raise ValueError(f"{path} cannot have {missing}: the structure is of another network")

@@ -65,15 +65,19 @@ class Block(nn.Module):
         if average:
             first = FromIdentity if kind == "dbb" else nn.Conv2d
             parts[average] = nn.Sequential()
-            parts[average].conv = nn.Conv2d(inputs, outputs, 1, groups=groups, bias=False)
-            parts[average].bn = Bordered(outputs)
-            parts[average].avg = nn.AvgPool2d(3, stride)
+            if groups < outputs:
+                parts[average].conv = nn.Conv2d(inputs, outputs, 1, groups=groups, bias=False)
+                parts[average].bn = Bordered(outputs)
+            parts[average].avg = nn.AvgPool2d(3, stride, 0 if groups < outputs else 1)
             parts[average].avgbn = nn.BatchNorm2d(outputs)
             chain = parts["dbb_1x1_kxk"] = nn.Sequential()
             name = "idconv1" if kind == "dbb" else "conv1"
-            chain.add_module(name, first(inputs, inputs, 1, groups=groups, bias=False))
-            chain.bn1 = Bordered(inputs)
-            chain.conv2 = nn.Conv2d(inputs, outputs, 3, bias=False, **common)
+            inside = inputs if groups < outputs else 2 * inputs
+            if inside != inputs:
+                name, first = "conv1", nn.Conv2d
+            chain.add_module(name, first(inputs, inside, 1, groups=groups, bias=False))
+            chain.bn1 = Bordered(inside)
+            chain.conv2 = nn.Conv2d(inside, outputs, 3, bias=False, **common)
             chain.bn2 = nn.BatchNorm2d(outputs)
         if kind == "dyrep":
             parts["dbb_1xk"] = conv_norm(inputs, outputs, (1, 3), padding=(0, 1), **common)
@@ -117,6 +121,17 @@ def test_the_function_is_that_of_the_published_network(kind, norm):
     assert relative_error(published(x), plain(x)) < 1e-12
     assert relative_error(published(x), dyrep.fuse(plain, inputs=x)(x)) < 1e-12
     assert len(dyrep.block.blocks(plain)) == 2 + bool(nested)
+
+
+def test_twice_the_channels_inside_a_depthwise_conv_are_found_in_a_checkpoint():
+    torch.manual_seed(0)
+    published = nn.Sequential(Block("dbb", 4, 4, groups=4), nn.ReLU()).double()
+    randomise(published)
+    plain = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), nn.ReLU()).double()
+    dyrep.load_published(plain, published.state_dict())
+    x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
+    assert relative_error(published.eval()(x), plain.eval()(x)) < 1e-12
+    assert dyrep.structure(plain)["blocks"][0]["widen"] == 2
 
 
 WRONG = {

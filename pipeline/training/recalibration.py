@@ -1,0 +1,97 @@
+"""Set the running statistics of all batch norms anew at the end of an epoch.
+
+The averages of training lag behind the weights. Here every batch norm takes the mean and variance
+that it has on average over some batches, with the weights as they are, as the published commands
+for RepVGG do (`--dyrep_recal_bn_every_epoch`, lib/models/utils/recal_bn.py of
+github.com/hunto/image_classification_sota): in epochs after which nothing grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.config.train import Train
+from pipeline.execution.world import World
+from pipeline.training.images import Images
+from pipeline.training.state import State
+
+
+def due(state: State, recipe: Train) -> bool:
+    """Return whether to recalibrate now, after the last step of an epoch."""
+    if recipe.recalibrate is None or state.recalibrated == state.epoch + 1:
+        return False
+    until = recipe.recalibrate_until
+    if until is not None and state.plain_epochs > until:
+        return False
+    goes_on = state.pace.steps_left(state.step) > 0
+    return not (goes_on and state.growth.due(state.plain_epochs, state.pace.price))
+
+
+def recalibrate(
+    state: State, recipe: Train, world: World, images: Images, check_stop: Callable[[], None]
+) -> None:
+    """Recalibrate the network, and the averaged one if there is one; collective.
+
+    Args:
+        state: Of the training; its `recalibrated` is updated.
+        recipe: Settings of the training.
+        world: All processes, each of which calls this.
+        images: Source of the batches.
+        check_stop: Called before each batch, may raise.
+    """
+    assert recipe.recalibrate is not None
+    learner, epoch = state.learner, state.epoch + 1
+    networks = dict.fromkeys((learner.model, learner.shipped))  # often the same
+    with state.cost.changing(world, state.history.step_seconds), learner.compiler.aside():
+        batches = images.apart(recipe.recalibrate, epoch, check_stop)
+        average_statistics(list(networks), batches, world, learner.autocast())
+    state.recalibrated = epoch
+
+
+@torch.no_grad()
+def average_statistics(
+    networks: list[nn.Module],
+    batches: Iterable[Tensor],
+    world: World,
+    autocast: AbstractContextManager[None],
+) -> None:
+    """Make means over batches the running statistics of batch norms; collective."""
+    norms = [m for n in networks for m in n.modules() if isinstance(m, _BatchNorm)]
+    norms = [norm for norm in norms if norm.running_mean is not None]
+    with ExitStack() as stack:
+        for network in networks:
+            stack.enter_context(_averaging(network, norms))
+        for batch in batches:
+            with autocast:
+                for network in networks:
+                    network(batch)
+    statistics = [t for norm in norms for t in (norm.running_mean, norm.running_var)]
+    if statistics and not world.alone:
+        whole = world.total(torch.cat([t.double() for t in statistics])) / world.world_size
+        for own, shared in zip(statistics, whole.split([len(t) for t in statistics]), strict=True):
+            own.copy_(shared)
+
+
+@contextmanager
+def _averaging(network: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
+    """Have batch norms begin anew and average what they see; all else is in eval mode."""
+    flags = {module: module.training for module in network.modules()}
+    own = [norm for norm in norms if norm in flags]
+    momenta = [norm.momentum for norm in own]
+    network.eval()
+    for norm in own:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch: the mean over all batches
+        norm.train()
+    try:
+        yield
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+        for norm, momentum in zip(own, momenta, strict=True):
+            norm.momentum = momentum
