@@ -139,6 +139,9 @@ class Train(Section):
         clip_grad: the largest norm of all gradients together; larger ones are scaled down to it.
         epochs: passes over the images; with a budget, the most there can be
             (see `pipeline.config.rules`).
+        recalibrate: batches of which all batch norms take their running statistics anew, after each
+            epoch that nothing grows after; null: none.
+        recalibrate_until: epochs after which that ends; null: to the last.
         precision: `float32` in every bit; `tf32` lets a GPU round what it multiplies to 10 bits;
             `bfloat16` and `float16` are autocast, the last with loss scaling.
         ema_warmup: whether averages follow the weights more closely at first; see `optim.Averaged`.
@@ -176,6 +179,8 @@ class Train(Section):
     ema_warmup: bool = False
     patience: PositiveInt | None = None
     ship: Literal["last", "best"] = "last"
+    recalibrate: PositiveInt | None = None
+    recalibrate_until: PositiveInt | None = None
     nonfinite: Literal["stop", "skip"]
     deterministic: bool
     augment: Augment
@@ -202,6 +207,15 @@ class Train(Section):
             )
         if self.schedule == "onecycle" and self.warmup_epochs:
             raise ValueError("schedule=onecycle rises by itself; set train.warmup_epochs=0")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_end(self) -> Self:
+        if self.recalibrate_until is not None and self.recalibrate is None:
+            raise ValueError(
+                f"recalibrate_until={self.recalibrate_until} ends what does not begin; give "
+                "train.recalibrate, e.g. 200, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -163,6 +163,12 @@ class History:
             rows.append({"kind": "step", **vars(row), **times, "loss": shown})
         self._rows.write(rows)
 
+    @property
+    def step_seconds(self) -> float:
+        """The median seconds of the steps of the present epoch (collective)."""
+        self.flush()
+        return statistics.median(self._epoch_seconds)
+
     def skipped_now(self) -> tuple[int, int]:
         """Return how many steps of the present epoch were skipped, and how many there were."""
         self.flush()

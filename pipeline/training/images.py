@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -46,18 +46,20 @@ class Images:
         return make(self._config.data.loader, self._part("val"))
 
     def calibration(self, count: int, epoch: int, check_stop: Callable[[], None]) -> list[Tensor]:
-        """Return batches from a loader of their own: the training order is untouched.
+        """Return the batches that `apart` yields."""
+        return list(self.apart(count, epoch, check_stop))
+
+    def apart(self, count: int, epoch: int, check_stop: Callable[[], None]) -> Iterator[Tensor]:
+        """Yield batches from a loader of their own: the training order is untouched.
 
         Args:
-            count: How many.
+            count: How many; no more than there are.
             epoch: After which they are needed; those of another are other images.
             check_stop: Called before each, may raise.
         """
-        batches = []
         for _, batch in zip(range(count), self.training(epoch), strict=False):
             check_stop()
-            batches.append(batch.images)
-        return batches
+            yield batch.images
 
     def chosen(self, used: Loader) -> str:
         """Return which loader is used, and why."""

@@ -1,7 +1,8 @@
 """The training loop: train an epoch, save, validate, adjust the structure, save; stop in between.
 
 An epoch is saved when its last step is done, before it is validated: the checkpoint is written
-while the processes validate, and a training that resumes from it validates again.
+while the processes validate, and a training that resumes from it validates again. Where statistics
+are recalibrated first, it is saved after that.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pipeline.contract.stage import Context
 from pipeline.data.loaders.base import Batch
 from pipeline.errors import Interrupted
 from pipeline.execution.world import World
-from pipeline.training import adjustment, evaluation, setup
+from pipeline.training import adjustment, evaluation, recalibration, setup
 from pipeline.training.agreement import Agreement
 from pipeline.training.handing_on import hand_on, network_of
 from pipeline.training.images import Images
@@ -46,9 +47,7 @@ class Training:
         setup.announce(self.state, self.telling)
         try:
             for _ in self.state.epochs():
-                if self.state.steps_to_go:
-                    self.train_epoch()
-                    self.save()
+                self._make_steps()
                 step_seconds = self._evaluate()
                 if adjustment.due(self.state):
                     self.adjust(step_seconds)
@@ -59,6 +58,20 @@ class Training:
             self.world.saving()
             self.saving.saver.wait()
             self._report("saved")
+
+    def _make_steps(self) -> None:
+        """Train to the end of the present epoch, recalibrate where that is due, and save."""
+        trains = self.state.steps_to_go > 0
+        if trains:
+            self.train_epoch()
+        recalibrates = recalibration.due(self.state, self.recipe)
+        if recalibrates:
+            self._report("recalibrating")
+            recalibration.recalibrate(
+                self.state, self.recipe, self.world, self.images, self._save_and_leave_if_asked
+            )
+        if trains or recalibrates:
+            self.save()
 
     def train_epoch(self) -> None:
         """Make the steps that are missing in the present epoch, and save when it is time."""
@@ -87,6 +100,13 @@ class Training:
             self.save()
         if stop:
             raise Interrupted
+
+    def _save_and_leave_if_asked(self) -> None:
+        try:
+            self.leave_if_asked()
+        except Interrupted:
+            self.save()
+            raise
 
     def _evaluate(self) -> float:
         self._report("validating")

@@ -70,7 +70,8 @@ def average_statistics(
             with autocast:
                 for network in networks:
                     network(batch)
-    statistics = [t for norm in norms for t in (norm.running_mean, norm.running_var)]
+    found = [t for norm in norms for t in (norm.running_mean, norm.running_var)]
+    statistics = [tensor for tensor in found if tensor is not None]
     if statistics and not world.alone:
         whole = world.total(torch.cat([t.double() for t in statistics])) / world.world_size
         for own, shared in zip(statistics, whole.split([len(t) for t in statistics]), strict=True):

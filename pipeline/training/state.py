@@ -41,6 +41,7 @@ class Saved(LearnerState):
 
     step: int
     epoch: int
+    recalibrated: NotRequired[int]
     metrics: dict[str, float]
     growth: GrowthState
     cost: NotRequired[CostState]
@@ -67,6 +68,7 @@ class State:
         own = _own(saved, world) if saved else None
         self.step = saved["step"] if saved else 0
         self.epoch = saved["epoch"] if saved else 0  # epochs finished, with validation and growth
+        self.recalibrated = saved.get("recalibrated", 0) if saved else 0  # the last such epoch
         self.metrics = saved.get("metrics", {}) if saved else {}
         self.resumed_at = self.step
         self.loader = images.training(
@@ -166,6 +168,7 @@ class State:
         return {
             "step": self.step,
             "epoch": self.epoch,
+            "recalibrated": self.recalibrated,
             "metrics": self.metrics,
             "standing": self.standing.state(),
             **self.learner.state(),

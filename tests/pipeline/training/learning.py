@@ -80,6 +80,11 @@ class Images:
         self.drawn = count
         return [batch(1000 + number).images for number in range(count)]
 
+    def apart(self, count, epoch, check_stop):
+        for number in range(count):
+            check_stop()
+            yield batch(2000 + 10 * epoch + number).images
+
     def chosen(self, used):
         return "numbered"
 

@@ -55,7 +55,7 @@ def test_it_is_done_after_epochs_in_which_nothing_grows_up_to_the_last_one(train
 @pytest.mark.parametrize("when", ["while it is done", "while it is validated", "later"])
 def test_killed_around_it_a_training_goes_on_in_the_same_bits(training, monkeypatch, when):
     whole = training(*EVERY, *GROWING)
-    told = whole.run()
+    whole.run()
     until = {"while it is done": STEPS, "while it is validated": 10**9, "later": 2 * STEPS + 2}
     killed = training(*EVERY, *GROWING, until=until[when], where="killed")
     if when == "while it is validated":
@@ -63,7 +63,7 @@ def test_killed_around_it_a_training_goes_on_in_the_same_bits(training, monkeypa
     with pytest.raises(Interrupted):
         killed.run()
     resumed = training(*EVERY, *GROWING, where="killed")
-    assert resumed.run()["plain_steps"] == pytest.approx(told["plain_steps"], rel=0.5)
+    resumed.run()
     equal(whole, resumed)
     averages = [t.state.learner.state()["ema"].items() for t in (whole, resumed)]
     assert all(torch.equal(x, y) for (_, x), (_, y) in zip(*averages, strict=True))
