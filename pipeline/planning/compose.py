@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,37 @@ def values(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> V
     """Return what a composed tree says; a missing name is made from the choices."""
     said: Any = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(said, dict)
+    _leave_out(said, choices, {override.key_or_group for override in parse(overrides)})
     refuse_two_lengths(overrides, said)
     refuse_another_optimizers(overrides, said)
     if said.get("name") is None:
         said["name"] = derived_name(choices, said.get("seed"), overrides)
     _settle_paths(said)
     return {str(key): value for key, value in said.items()}
+
+
+def _leave_out(said: Values, choices: dict[str, Any], named: set[str]) -> None:
+    """Leave out what an experiment sets for other choices of a section than the one that is made.
+
+    So it can say when methods grow, and be run with those that do not. What the command line names
+    stays, to be refused, and so does what no choice of the section has.
+    """
+    for section, settings in said.items():
+        if not isinstance(settings, dict):
+            continue
+        choice = str(choices.get(section, settings.get("name")))
+        if not (CONF / section / f"{choice}.yaml").is_file():
+            continue  # from elsewhere
+        for key in (has(section) - has(section, choice)) & settings.keys():
+            if f"{section}.{key}" not in named:
+                del settings[key]
+
+
+@cache
+def has(section: str, choice: str = "*") -> frozenset[str]:
+    """Return the settings that a choice of a section has; by default, that any of them has."""
+    files = (CONF / section).glob(f"{choice}.yaml")
+    return frozenset().union(*(_keys(file, section) for file in files))
 
 
 def refuse_two_lengths(overrides: list[str], values: Values) -> None:

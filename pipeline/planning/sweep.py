@@ -25,6 +25,7 @@ from pipeline.display.outside import say
 from pipeline.errors import UserError
 from pipeline.planning.arguments import Asked
 from pipeline.planning.compose import CONF, Composed, by_hydra, choices_of, parse
+from pipeline.planning.settings_along import settings_along
 from pipeline.records import rundir
 
 SPACES = ("hydra.sweeper.params", "hydra.sweeper.search_space")
@@ -144,7 +145,8 @@ def composed(arguments: list[str]) -> list[Composed]:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
         loader = GlobalHydra.instance().config_loader()
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-        return [_one(each) for each in BasicSweeper.split_arguments(overrides, None)[0]]
+        runs = settings_along(overrides, BasicSweeper.split_arguments(overrides, None)[0])
+        return [_one(each) for each in runs]
 
 
 def _one(overrides: list[str]) -> Composed:
