@@ -184,6 +184,12 @@ ADDED = {
     "train.budget": {"plain_epochs": None},
     "model.drop": None,
     "model.drop_path": None,
+    "train.recalibrate": None,
+    "train.recalibrate_until": None,
+    "model.hidden": None,
+    "model.bias": True,
+    "model.own_branches": False,
+    "method.widen_depthwise": 1,
     "method.form": "batchnorm",
     "method.start": "drawn",
 }

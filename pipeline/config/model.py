@@ -27,11 +27,19 @@ def channels(count: int, width: float) -> int:
 
 
 class Vgg(Section):
-    """A VGG-style network with batch norm."""
+    """A VGG-style network with batch norm.
+
+    Args:
+        widths: channels of each convolution, by stage.
+        hidden: outputs of a linear layer and ReLU before the classifier; null: there is none.
+        bias: whether convolutions have one.
+    """
 
     name: str
     family: Literal["vgg"]
     widths: list[list[PositiveInt]] = Field(min_length=1)
+    hidden: PositiveInt | None = None
+    bias: bool = True
 
 
 class MobileNetV1(Section):
@@ -76,9 +84,21 @@ class Torchvision(Library):
 
 
 class Timm(Library):
-    """A classifier of timm."""
+    """A classifier of timm.
+
+    `own_branches`: a RepVGG trains with its 1x1 and identity branches, whatever the method.
+    """
 
     family: Literal["timm"]
+    own_branches: bool = False
+
+    @model_validator(mode="after")
+    def _has_branches(self) -> Self:
+        if self.own_branches and not self.name.startswith("repvgg"):
+            raise ValueError(
+                f"own_branches is for RepVGG and {self.name} is none; set model.own_branches=false"
+            )
+        return self
 
 
 class Custom(Target):
@@ -111,9 +131,15 @@ class Static(Starting):
     form: Form = "batchnorm"
     branches: list[Branch] = Field(min_length=1)
     absorb: bool
+    widen_depthwise: PositiveInt = 1
 
     @model_validator(mode="after")
     def _norms_that_can_go(self) -> Self:
+        if self.widen_depthwise > 1 and self.form == "linear":
+            raise ValueError(
+                f"widen_depthwise={self.widen_depthwise} is for branches with batch norms; with "
+                "form=linear set method.widen_depthwise=1"
+            )
         if self.absorb and self.form == "linear":
             raise ValueError(
                 "absorb=true takes the batch norm behind a convolution away because each branch "

@@ -27,7 +27,7 @@ def build(model: Model, classes: int) -> nn.Module:
     if isinstance(model, Custom):
         return from_target(model, classes)
     if isinstance(model, Vgg):
-        return vgg(model.widths, classes)
+        return vgg(model.widths, classes, model.hidden, model.bias)
     if isinstance(model, MobileNetV1):
         return mobilenet_v1(model.width, model.small_stem, classes)
     drops = {key: value for key in DROPS if (value := getattr(model, key)) is not None}
@@ -36,19 +36,29 @@ def build(model: Model, classes: int) -> nn.Module:
     return from_torchvision(model.name, model.small_stem, classes, **drops)
 
 
-def vgg(widths: list[list[int]], classes: int) -> nn.Module:
+def vgg(
+    widths: list[list[int]], classes: int, hidden: int | None = None, bias: bool = True
+) -> nn.Module:
     """Return conv-BN-ReLU layers, a 2x2 max pool after each stage, and a linear classifier.
 
-    Convolutions have biases, as torchvision's VGG does: a fused network then has the same keys.
+    Args:
+        widths: Channels of each convolution, by stage.
+        classes: Outputs.
+        hidden: Outputs of a linear layer and ReLU before the classifier; None: there is none.
+        bias: Of convolutions. torchvision's VGG has them: a fused network then has the same keys.
     """
     layers: list[nn.Module] = []
     inputs = 3
     for stage in widths:
         for width in stage:
-            layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [
+                nn.Conv2d(inputs, width, 3, padding=1, bias=bias),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
             inputs = width
         layers.append(nn.MaxPool2d(2))
-    return _classifier(layers, inputs, classes)
+    return _classifier(layers, inputs, classes, hidden)
 
 
 def mobilenet_v1(width: float, small_stem: bool, classes: int) -> nn.Module:
@@ -167,12 +177,21 @@ def _check_name(name: str, valid: list[str], library: str) -> None:
         raise UserError(f"model.name={name} is no classifier of {library}; {cure}")
 
 
-def _classifier(layers: list[nn.Module], features: int, classes: int) -> nn.Module:
-    """Return layers, global pooling and a linear classifier, freshly initialised."""
+def _classifier(
+    layers: list[nn.Module], features: int, classes: int, hidden: int | None = None
+) -> nn.Module:
+    """Return layers, global pooling and a linear classifier, freshly initialised.
+
+    `hidden`: outputs of a linear layer and ReLU between the last two.
+    """
     network = nn.Sequential()
     network.add_module("features", nn.Sequential(*layers))
     network.add_module("pool", nn.AdaptiveAvgPool2d(1))
     network.add_module("flatten", nn.Flatten())
+    if hidden:
+        network.add_module("hidden", nn.Linear(features, hidden))
+        network.add_module("hidden_relu", nn.ReLU())
+        features = hidden
     network.add_module("classifier", nn.Linear(features, classes))
     _initialise(network)
     return network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pipeline.config.model import BLOCKS, channels
@@ -57,12 +58,14 @@ def outline(request: Request) -> Outline:
                 "needs two; use at least two images per process in train.batch_size"
             )
     layers = list(convs(request.model, request.sides[0]))
-    last = layers[-1].outputs
+    head = [layers[-1].outputs, request.model.get("hidden"), request.classes]
+    linear = list(pairwise(width for width in head if width))
     parameters = sum(c.weights + c.outputs * (3 if c.bias else 2) for c in layers)
-    parameters += (last + 1) * request.classes
+    parameters += sum((inputs + 1) * outputs for inputs, outputs in linear)
     if parameters > LARGEST:
         raise UserError(f"model={name} would have {parameters:.1e} parameters; make it narrower")
-    flops = sum(2 * c.weights * c.side**2 for c in layers) + 2 * last * request.classes
+    flops = sum(2 * c.weights * c.side**2 for c in layers)
+    flops += sum(2 * inputs * outputs for inputs, outputs in linear)
     growable = sum(c.takes(request.branches) for c in layers)
     large = sum(c.kernel > 1 for c in layers)
     left = {"it can take none of these branches": large - growable} if large > growable else {}
@@ -72,15 +75,15 @@ def outline(request: Request) -> Outline:
 def convs(model: dict[str, object], side: int) -> Iterator[Conv]:
     """Yield the convolutions of a network for images of a side."""
     if model["family"] == "vgg":
-        return _vgg(model["widths"], side)  # type: ignore[arg-type]
+        return _vgg(model["widths"], side, bool(model.get("bias", True)))  # type: ignore[arg-type]
     return _mobilenet(model["width"], bool(model["small_stem"]), side)  # type: ignore[arg-type]
 
 
-def _vgg(widths: list[list[int]], side: int) -> Iterator[Conv]:
+def _vgg(widths: list[list[int]], side: int, bias: bool) -> Iterator[Conv]:
     inputs = 3
     for stage in widths:
         for width in stage:
-            yield Conv(inputs, width, 3, 1, 1, side, bias=True)
+            yield Conv(inputs, width, 3, 1, 1, side, bias)
             inputs = width
         side //= 2
     if side < 1:

@@ -11,27 +11,67 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 import dyrep
+from dyrep.block import blocks
 from dyrep.state import EvolverState
+from pipeline.config.base import Form
 from pipeline.config.model import DyRep, Grow, Growing, Method, Static
 from pipeline.training import growable
 from pipeline.training.history import Rows
 
 
-def prepare(model: nn.Module, method: Method, seed: int, image_size: int) -> dict[str, str]:
+def prepare(
+    model: nn.Module, method: Method, seed: int, image_size: int, own_branches: bool = False
+) -> dict[str, str]:
     """Give the network the kernels and branches it starts with; return what is left alone, and why.
 
+    Args:
+        model: Plain; changed in place.
+        method: What it is to get.
+        seed: Of new weights.
+        image_size: Side of its images, pixels.
+        own_branches: It is a RepVGG that is to have its own branches, too.
+
     Raises:
-        UserError: all of it, by a method that is to change something.
+        UserError: all of it is left alone, by a method that is to change something.
     """
     if method.start == "identity":
         dyrep.identity_start(model)
     left = growable.left_alone(model, method)
+    example = torch.zeros(1, 3, image_size, image_size)
+    torch.manual_seed(seed)
+    if own_branches:
+        _own_branches(model, _form(method), example)
     if isinstance(method, Static):
-        torch.manual_seed(seed)
-        example = torch.zeros(1, 3, image_size, image_size)
-        absorb = example if method.absorb else None
-        dyrep.expand(model, branches=tuple(method.branches), absorb=absorb, form=method.form)
+        dyrep.expand(
+            model,
+            branches=tuple(method.branches),
+            absorb=example if method.absorb else None,
+            form=method.form,
+            widen_depthwise=method.widen_depthwise,
+        )
     return left
+
+
+def _form(method: Method) -> Form:
+    """Return the form of the blocks of a method; of no blocks, that of published networks."""
+    return "linear" if isinstance(method, Grow) else getattr(method, "form", "batchnorm")
+
+
+@torch.no_grad()
+def _own_branches(model: nn.Module, form: Form, example: Tensor) -> None:
+    """Give a RepVGG its 1x1 and identity branches, with the weights that timm begins with.
+
+    In a linear block they have no norms, and the batch norm behind the block stays.
+    """
+    absorb = example if form == "batchnorm" else None
+    dyrep.expand(model, branches=dyrep.REPVGG_BRANCHES, absorb=absorb, form=form, own=True)
+    for block in blocks(model).values() if form == "batchnorm" else ():
+        for part in block.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(part, nn.BatchNorm2d):
+                nn.init.normal_(part.weight, 0.1, 0.1)
+                nn.init.normal_(part.bias, 0.0, 0.1)
 
 
 class GrowthState(TypedDict):

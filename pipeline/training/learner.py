@@ -67,7 +67,8 @@ class Learner:
         if saved:
             dyrep.apply_structure(self.model, saved["structure"])
         else:
-            self.left = prepare(self.model, config.method, config.seed, config.data.image_size)
+            own = getattr(config.model, "own_branches", False)
+            self.left = prepare(self.model, config.method, config.seed, config.data.image_size, own)
         self.layout = device.layout(world.device, self._recipe)
         self.model.to(world.device).to(memory_format=self.layout)
         self.ema = optim.averaged(self.model, self._recipe)

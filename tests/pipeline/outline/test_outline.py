@@ -40,6 +40,7 @@ def asked(model, *sides, batch=4, branches=ALL, classes=10):
     ("model", "side"),
     [
         (vgg([32, 32], [64], [128, 128, 16]), 19),
+        (vgg([8], [16]).model_copy(update={"hidden": 5, "bias": False}), 19),
         (mobilenet(1.0, True), 32),
         (mobilenet(0.3, False), 75),
     ],
