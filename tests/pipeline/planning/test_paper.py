@@ -1,0 +1,95 @@
+"""The experiments of the paper: each with each method, at the settings that were published."""
+
+import functools
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.planning import compose, named_run, sweep
+from pipeline.planning.plan import make_plan
+
+METHODS = ("plain", "dbb", "dyrep", "grow", "orepa")
+# epochs, interval and last epoch of adjustments, weight decay, on norms too, Nesterov
+# (configs/strategies/DyRep/*.yaml of github.com/hunto/image_classification_sota)
+PUBLISHED = {
+    "cifar10_vgg16": (600, 15, 500, 1e-4, True, False),
+    "cifar100_vgg16": (600, 15, 500, 1e-4, True, False),
+    "imagenet_resnet18": (120, 5, 100, 1e-4, False, True),
+    "imagenet_resnet34": (120, 5, 100, 1e-4, False, True),
+    "imagenet_resnet50": (120, 5, 100, 1e-4, False, True),
+    "imagenet_mobilenet_v1": (90, 5, 70, 4e-5, False, True),
+    "imagenet_repvgg_a2": (120, 5, 100, 1e-4, False, True),
+    "imagenet_repvgg_b2g4": (200, 5, 100, 1e-4, False, True),
+    "imagenet_repvgg_b3": (200, 5, 100, 1e-4, False, True),
+}
+
+
+@functools.cache
+def configured(*words):
+    """Return the configurations of a sweep, by method."""
+    runs = [named_run.settle(*run) for run in sweep.composed(["data.root=/x", *words])]
+    return {config.method.name: config for config, *_ in runs}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("experiment", PUBLISHED)
+def test_each_experiment_is_composed_and_planned_with_each_method(tmp_path, experiment):
+    words = (f"method={','.join(METHODS)}", f"experiment={experiment}", f"root={tmp_path}")
+    found = configured(*words)
+    assert tuple(found) == METHODS
+    for name, config in found.items():
+        assert len(make_plan(config)) == 5
+        window = [getattr(config.method, k, None) for k in ("adjust_interval", "last_adjust_epoch")]
+        grows = name in ("dyrep", "grow")
+        train = config.train
+        recipe = (train.weight_decay, train.decay_norms, train.nesterov)
+        assert (train.epochs, *(window if grows else PUBLISHED[experiment][1:3]), *recipe) == (
+            PUBLISHED[experiment]
+        )
+        assert grows or window == [None, None]
+
+
+def test_a_setting_that_an_experiment_has_for_another_choice_is_left_out_and_a_wrong_one_is_not():
+    values = {"method": {"name": "plain", "kind": "plain", "adjust_interval": 5, "adjst": 1}}
+    compose._leave_out(values, {"method": "plain"}, set())
+    assert values["method"].keys() == {"name", "kind", "adjst"}
+    values["method"]["adjust_interval"] = 5
+    compose._leave_out(values, {"method": "plain"}, {"method.adjust_interval"})
+    assert "adjust_interval" in values["method"]
+
+
+def test_a_sweep_over_methods_takes_settings_along_that_some_of_them_have(capsys):
+    found = sweep.composed(["method=plain,dyrep", "method.adjust_interval=2,3", "seed=1"])
+    assert [overrides for *_, overrides in found] == [
+        ["method=plain", "seed=1"],
+        ["method=dyrep", "method.adjust_interval=2", "seed=1"],
+        ["method=dyrep", "method.adjust_interval=3", "seed=1"],
+    ]
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        f"note: method.adjust_interval={number} is no setting of method=plain, whose runs go without it"
+        for number in (2, 3)
+    ]
+
+
+@pytest.mark.parametrize("words", [["method=plain,dbb", "method.adjust_interval=2"],
+                                   ["method=plain", "seed=1,2", "method.adjust_interval=2"],
+                                   ["method=plain,dyrep", "method.nothing=2"]])  # fmt: skip
+def test_what_none_of_the_choices_has_is_refused(words):
+    with pytest.raises(UserError), compose.explained():
+        sweep.composed(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("model=timm", "model.name=resnet10t", "model.own_branches=true"), "is for RepVGG"),
+        (("method=dbb", "method.form=linear", "method.absorb=false", "method.widen_depthwise=2"),
+         "widen_depthwise=2 is for branches with batch norms"),
+        (("train.recalibrate_until=3",), "ends what does not begin"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_are_refused(words, said):
+    with pytest.raises(UserError, match=said):
+        for run in sweep.composed(list(words)):
+            named_run.settle(*run)
