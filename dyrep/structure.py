@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyrep import surgery, wrappers
-from dyrep.base import Form, in_order
+from dyrep.base import Form, RepBlock, in_order
 from dyrep.block import AbsorbedNorm, blocks, place_block
 from dyrep.transaction import all_or_nothing
 
@@ -48,16 +48,7 @@ class Structure(TypedDict):
 def structure(model: nn.Module) -> Structure:
     """Return which blocks a network has."""
     there = blocks(model)
-    found: list[Block] = [
-        {
-            "path": path,
-            "branches": block.names,
-            "fixed": block.fixed,
-            **({"own": list(block.own)} if block.own else {}),
-            **({"widen": block.widen} if block.widen != 1 else {}),
-        }
-        for path, block in there.items()
-    ]
+    found = [_described(path, block) for path, block in there.items()]
     form = next((block.form for block in there.values()), None)
     biases = [
         path for path, module in model.named_modules() if getattr(module, "bias_was_added", False)
@@ -70,6 +61,15 @@ def structure(model: nn.Module) -> Structure:
         "biases": biases,
         "absorbed": absorbed,
     }
+
+
+def _described(path: str, block: RepBlock) -> Block:
+    described: Block = {"path": path, "branches": block.names, "fixed": block.fixed}
+    if block.own:
+        described["own"] = list(block.own)
+    if block.widen != 1:
+        described["widen"] = block.widen
+    return described
 
 
 def apply_structure(model: nn.Module, description: Mapping[str, Any]) -> None:
