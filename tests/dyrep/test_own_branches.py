@@ -107,3 +107,21 @@ def test_depthwise_convs_alone_have_wider_chains_which_fuse_exactly_and_are_in_t
 def test_a_width_that_cannot_be_is_refused(widen, form):
     with pytest.raises(ValueError, match="widen_depthwise"):
         dyrep.expand(depthwise(), form=form, widen_depthwise=widen)
+
+
+def test_single_branches_join_own_linear_ones_which_stay():
+    model = owning("linear")
+    optimizer = optimizer_for(model)
+    grower = dyrep.Grower(model, optimizer, choose="random", max_cost=9, cost="flops", grow=3)
+    for seed in range(4):
+        step(model, optimizer, grower, seed)
+    grown = [event for event in grower.adjust(batches()) if event.action == "grow"]
+    assert sum(len(event.worth) for event in grown) == 3
+    with torch.no_grad():
+        for block in dyrep.block.blocks(model).values():
+            for branch in block.others():
+                branch.scale.mul_(1e-3)
+    step(model, optimizer, grower)
+    grower.adjust(batches())
+    assert all(set(block.own) <= set(block.names) for block in (model[0], model[3]))
+    assert sum(len(block.names) for block in (model[0], model[3])) < 5 + 6
