@@ -73,4 +73,6 @@ def test_a_budget_counts_it(training):
     settings = (*EVERY, "method=plain", "train.budget.plain_epochs=4")
     told = training(*settings).run()
     assert told["plain_steps"] == pytest.approx(4 * STEPS, abs=1.5)
-    assert told["adjusting_steps"] == pytest.approx(4 * told["epochs"] / 3, abs=1e-3)  # two networks
+    assert told["adjusting_steps"] == pytest.approx(
+        4 * told["epochs"] / 3, abs=1e-3
+    )  # two networks
