@@ -8,7 +8,7 @@ from torch import nn
 
 import dyrep
 from dyrep.block import grown_depth
-from dyrep.fusion import relative_error
+from dyrep.proof import relative_error
 from dyrep.pruning import weak_in
 from tests.dyrep.drawn import randomise
 from tests.dyrep.networks import batches, grow_at, network, optimizer_for, step
