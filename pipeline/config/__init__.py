@@ -66,13 +66,27 @@ class Latency(Section):
     load: Annotated[float, Field(gt=0, lt=1)]
 
 
-class Disabled(Section):
-    """Nothing is tracked outside the run directory."""
+Curves = Literal["tensorboard", "csv"]
+
+
+class Watched(Section):
+    """What shows the curves of a run, whether W&B does or not."""
+
+    also: list[Curves] = Field(default=[])
+
+    @field_validator("also", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return list(dict.fromkeys([value] if isinstance(value, str) else value))
+
+
+class Disabled(Watched):
+    """No W&B run is written."""
 
     mode: Literal["disabled"]
 
 
-class Wandb(Section):
+class Wandb(Watched):
     """Where the Weights & Biases run goes."""
 
     mode: Literal["offline", "online"]
@@ -182,6 +196,7 @@ ADDED = {
     "train.patience": None,
     "train.ship": "last",
     "train.budget": {"plain_epochs": None},
+    "train.profile": None,
     "model.drop": None,
     "model.drop_path": None,
     "train.recalibrate": None,

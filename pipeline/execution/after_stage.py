@@ -41,16 +41,16 @@ def askers(stage: Path) -> list[Path]:
 
 @contextmanager
 def followed(stage: Path) -> Iterator[None]:
-    """Send a training to W&B while it runs, for the runs with tracking=online."""
+    """Show a training while it runs, in W&B, TensorBoard or CSV, for the runs that ask for it."""
     from pipeline.planning.named_run import frozen
 
-    followers = []
+    followers: list[subprocess.Popen[bytes]] = []
     for run in askers(stage):
         with suppress(OSError, UserError):  # sent at the end, which reports the error
-            followers.append(tracking.follow(run, frozen(run).tracking))
+            followers += tracking.follow(run, frozen(run).tracking)
     yield
     if (stage / rundir.RESULT).exists():  # an interrupted job must exit before SLURM kills it
-        for follower in filter(None, followers):
+        for follower in followers:
             with suppress(subprocess.TimeoutExpired):
                 follower.wait(timeout=PATIENCE)
 

@@ -36,6 +36,11 @@ def check(config: Config, plan: list[Step]) -> None:
             "tracking=online needs wandb, which is not installed; `pip install wandb`, or use "
             "tracking=offline or disabled"
         )
+    if "tensorboard" in config.tracking.also and find_spec("tensorboard") is None:
+        raise UserError(
+            "tracking.also=[tensorboard] needs tensorboard, which is not installed; "
+            "`pip install tensorboard` (the extra [tensorboard]), or use tracking.also=[csv]"
+        )
 
 
 def _check_root(root: Path) -> None:

@@ -1,9 +1,9 @@
-"""Weights & Biases as a mirror of the run directory, written from its files.
+"""Weights & Biases, TensorBoard and CSV as mirrors of the run directory, written from its files.
 
 The files are the truth; whatever happens to W&B, nothing is lost and nothing waits. Whoever writes
 the mirror is a process of its own, so that neither its start-up, nor its signal handling, nor a
-server that does not answer can reach a training. `tracking=disabled` starts no process and imports
-nothing.
+server that does not answer can reach a training. `tracking=disabled` without `tracking.also` starts
+no process and imports nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 def mirror(run: Path, tracking: Wandb | Disabled) -> None:
-    """Write the W&B run of a run directory; a failure is a notice, never an error."""
+    """Write all that mirrors a run directory; a failure is a notice, never an error."""
+    if tracking.also:
+        words = curves_command(run, tracking)
+        _write(run, "curves", words, "launch again with the same name")
     if tracking.mode == "disabled":
         return
     mode = tracking.mode
@@ -32,28 +35,42 @@ def mirror(run: Path, tracking: Wandb | Disabled) -> None:
     if mode == "online" and (reason := unreachable(server())):
         mode = "offline"
         say(f"note: {reason}; `{later}` sends the run later")
-    log = run / "wandb.log"
+    _write(run, "wandb", command(run, tracking, "--mode", mode), f"`{later}` tries again")
+
+
+WHAT = {"wandb": "W&B run", "curves": "CSV or TensorBoard files"}
+
+
+def _write(run: Path, name: str, words: list[str], cure: str) -> None:
+    """Run a process that writes a mirror; its output is in `NAME.log`."""
+    log = run / f"{name}.log"
     try:
         with log.open("ab") as output:
             subprocess.run(
-                command(run, tracking, "--mode", mode),
-                stdout=output, stderr=output, check=True, cwd=PROJECT, env=environment(run),
-            )  # fmt: skip
+                words, stdout=output, stderr=output, check=True, cwd=PROJECT, env=environment(run)
+            )
     except (OSError, subprocess.SubprocessError):
         say(
-            f"note: the W&B run could not be written (see {log}); no result is affected, and "
-            f"`{later}` tries again"
+            f"note: the {WHAT[name]} could not be written (see {log}); no result is affected, and "
+            f"{cure}"
         )
 
 
-def follow(run: Path, tracking: Wandb | Disabled) -> subprocess.Popen[bytes] | None:
-    """Begin to send the curves of a training while it goes on; None if nobody watches online."""
-    if tracking.mode != "online":
-        return None
-    with (run / "wandb.log").open("ab") as output:
+def follow(run: Path, tracking: Wandb | Disabled) -> list[subprocess.Popen[bytes]]:
+    """Begin to show a training while it goes on; return the processes that do."""
+    parent = ["--follow", str(os.getpid())]
+    found = []
+    if tracking.mode == "online":
+        found.append(_start(run, "wandb", command(run, tracking, *parent)))
+    if tracking.also:
+        found.append(_start(run, "curves", [*curves_command(run, tracking), *parent]))
+    return found
+
+
+def _start(run: Path, name: str, words: list[str]) -> subprocess.Popen[bytes]:
+    with (run / f"{name}.log").open("ab") as output:
         return subprocess.Popen(
-            command(run, tracking, "--follow", str(os.getpid())),
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=PROJECT,
+            words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=PROJECT,
             env=environment(run), start_new_session=True,
         )  # fmt: skip
 
@@ -70,3 +87,8 @@ def command(run: Path, tracking: Wandb, *more: str) -> list[str]:
     entity = ["--entity", tracking.entity] if tracking.entity else []
     words = [sys.executable, "-m", "pipeline.tracking", str(run), "--project", tracking.project]
     return [*words, *entity, *more]
+
+
+def curves_command(run: Path, tracking: Wandb | Disabled) -> list[str]:
+    """Return the command line that writes CSV and event files."""
+    return [sys.executable, "-m", "pipeline.tracking", str(run), "--curves", *tracking.also]

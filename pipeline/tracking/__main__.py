@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.display.outside import say
 from pipeline.errors import BAD_INPUT, DONE, FAILED, UserError
-from pipeline.tracking import session
+from pipeline.tracking import curves, session
 from pipeline.tracking.reach import server, unreachable
 
 TRIES = "PIPELINE_FOLLOWER_TRIES"
@@ -24,7 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--follow", type=int, metavar="PID", help="go on while a process lives")
     parser.add_argument("--project", default="dyrep")
     parser.add_argument("--entity")
+    parser.add_argument("--curves", nargs="+", choices=list(curves.WRITERS), default=[])
     options = parser.parse_args(arguments)
+    if options.curves:
+        return _write_curves(options)
     if options.follow:
         return _follow(options)
     import wandb
@@ -45,10 +48,28 @@ def main(arguments: list[str] | None = None) -> int:
     return DONE
 
 
+def _write_curves(options: argparse.Namespace) -> int:
+    """Write CSV and event files instead of a W&B run."""
+    if options.follow:
+        _outlive_signals()
+    try:
+        count = curves.write(options.run, options.curves, options.follow)
+    except (OSError, UserError) as error:
+        say(f"error: {error}", file=sys.stderr)
+        return FAILED
+    say(f"{count} steps written as {' and '.join(options.curves)}")
+    return DONE
+
+
+def _outlive_signals() -> None:
+    """Leave alone what SLURM sends to every process of a job."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _follow(options: argparse.Namespace) -> int:
     """Follow a training; begin anew if wandb's own process was killed by a signal meant for all."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # SLURM sends them to every process of a job
+    _outlive_signals()
     environment = dict(os.environ)
     if reason := unreachable(server()):
         say(f"note: {reason}; the run is sent when it ends, or by pipeline.sync")

@@ -43,7 +43,7 @@ def replay(run: Path, mode: Mode, project: str, entity: str | None) -> int:
         wandb.Error: W&B does not take it.
         TimeoutError: the server did not take all of it; the next time goes on from there.
     """
-    with _only_writer(run):
+    with only_writer(run, LOCK):
         # a new directory is written from the same files before the old one goes
         old = list((run / "wandb").glob(f"offline-run-*-{_id(run)}"))
         session = _opened(run, mode, project, entity, finish_timeout=LIMIT - 10)
@@ -60,7 +60,7 @@ def replay(run: Path, mode: Mode, project: str, entity: str | None) -> int:
 def follow(run: Path, project: str, entity: str | None, parent: int) -> None:
     """Send what a training writes while it writes it, until it ends or its process does."""
     train = run / "train"
-    with _only_writer(run):
+    with only_writer(run, LOCK):
         before = _children()
         session = _opened(run, "online", project, entity, finish_timeout=PATIENCE)
         core = _children() - before
@@ -223,9 +223,9 @@ def _give_up(*_: Any) -> None:
 
 
 @contextmanager
-def _only_writer(run: Path) -> Iterator[None]:
-    """Hold the run's lock; two writers of one W&B run would overwrite each other's rows."""
-    handle = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+def only_writer(run: Path, lock: str) -> Iterator[None]:
+    """Hold a lock of the run; two writers of one copy would overwrite each other's rows."""
+    handle = os.open(run / lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
