@@ -149,6 +149,7 @@ class Train(Section):
         ship: the epoch whose network the later stages get: the last, or that of the best top-1.
         compile: what torch.compile is given: nothing, each block (see `training.compiling`), or the
             whole network.
+        profile: how many steps torch's profiler watches (see `training.profile`).
     """
 
     name: str
@@ -183,6 +184,7 @@ class Train(Section):
     recalibrate_until: PositiveInt | None = None
     nonfinite: Literal["stop", "skip"]
     deterministic: bool
+    profile: Annotated[int, Field(ge=1, le=500)] | None = None
     augment: Augment
 
     @field_validator("budget", mode="before")

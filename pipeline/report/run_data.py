@@ -74,6 +74,7 @@ class Story:
     fusion: dict[str, Any] = field(default_factory=dict)
     judged: dict[str, Any] = field(default_factory=dict)
     timed: dict[str, Any] = field(default_factory=dict)
+    profile: dict[str, Any] = field(default_factory=dict)
 
     def metric(self, stage: str, name: str) -> float | None:
         """Return a number of a finished stage."""
@@ -199,6 +200,8 @@ def read(run: Path) -> Story:
     story.fusion = _facts(run, story, "fuse", "fusion.json")
     story.judged = _facts(run, story, "eval", "eval.json")
     story.timed = _facts(run, story, "latency", "latency.json")
+    if (profile := run / "train" / "profile.json").exists():
+        story.profile = rundir.read_json(profile)
     story.noise = story.timed.get("noise", [])
     return story
 

@@ -17,6 +17,7 @@ from pipeline.training import adjustment, evaluation, recalibration, setup
 from pipeline.training.agreement import Agreement
 from pipeline.training.handing_on import hand_on, network_of
 from pipeline.training.images import Images
+from pipeline.training.profile import Profile
 from pipeline.training.saving import Saving
 from pipeline.training.telling import Telling
 
@@ -33,6 +34,7 @@ class Training:
         self.telling = Telling(context, world)
         self.saving = Saving(context, world)
         self.state = setup.set_up(context, world, self.images, self.saving, self.telling)
+        self.profile = Profile(self.recipe.profile if world.main else None, context.dir)
         self.agreement = Agreement(world, self.saving.saver, context.stop_requested)
 
     def run(self) -> dict[str, float]:
@@ -55,6 +57,7 @@ class Training:
                 self.leave_if_asked()
             return self._finish()
         finally:
+            self.profile.end()
             self.world.saving()
             self.saving.saver.wait()
             self._report("saved")
@@ -88,6 +91,7 @@ class Training:
         loss = state.train_on(batch)
         state.step += 1
         state.history.step(state.step, state.epoch + 1, loss, lr)
+        self.profile.step()
         if seconds := state.learner.compiler.seconds():
             state.cost.compiled(seconds)
             self.telling.say(state.learner.compiler.told(seconds))
@@ -131,6 +135,7 @@ class Training:
     def _finish(self) -> dict[str, float]:
         growth = self.state.growth
         growth.settle(None)
+        self.profile.end(complete=True)
         if self.world.main:
             self.context.check_owner()
             hand_on(self._shipped(), self.context.dir, growth.left)
