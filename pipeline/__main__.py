@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": ("pipeline.compare.__main__", "compare runs: which setting is better, at what cost"),
     "sync": ("pipeline.sync", "send runs to Weights & Biases"),
     "evaluate": ("pipeline.evaluate", "evaluate a file on prepared images"),
+    "lr-finder": ("pipeline.lr_finder", "suggest a learning rate, from a short training"),
     "doctor": ("slurm.doctor", "check whether interrupted jobs come back on this cluster"),
     "dev-cluster": ("slurm.dev_cluster.__main__", "run a real SLURM on this machine, to try it"),
 }

@@ -78,7 +78,7 @@ for (const place of document.querySelectorAll("[data-copy]")) {
   button.textContent = "Copy";
   place.append(button);
   button.onclick = async () => {
-    const rows = document.querySelectorAll(`${place.dataset.copy} tr`);
+    const rows = document.querySelectorAll(place.dataset.copy);
     const text = [...rows].map(row => [...row.cells].map(cell => cell.dataset.value ?? cell.textContent).join("\t")).join("\n");
     const area = document.body.appendChild(document.createElement("textarea"));
     area.value = text;

@@ -1,0 +1,120 @@
+"""Which learning rate: `python -m pipeline.lr_finder RUN` trains a little and draws the loss."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import commands
+from pipeline.display.outside import say
+from pipeline.errors import DONE, UserError
+from pipeline.records import outfile, rundir
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from pipeline.config import Config
+    from pipeline.training.ramp import Found
+
+HOW = (
+    "the smoothed loss falls fastest there, per factor of the learning rate; it is lowest at "
+    "{lowest:.2g}, where a training is close to diverging"
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Suggest a learning rate."""
+    parser = commands.parser(
+        "lr_finder",
+        "Train the network of a run for some steps, from its start and on the images that its\n"
+        "prep has prepared, while the learning rate rises. The run itself is only read.",
+        "Exit codes: 0 done; 2 bad input, e.g. nothing was prepared, or the loss does not fall.",
+    )
+    parser.add_argument("run", metavar="RUN", help="the name of a run whose prep is done")
+    parser.add_argument("--steps", type=commands.count, default=200, help="default: 200")
+    parser.add_argument("--low", type=_rate, default=1e-5, help="the first rate (default: 1e-5)")
+    parser.add_argument("--high", type=_rate, default=10.0, help="the last rate (default: 10)")
+    parser.add_argument("--html", type=Path, metavar="FILE",
+                        help="the page with the curve (default: lr-RUN.html)")  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
+    options = parser.parse_args(arguments)
+    return commands.ending(lambda: _find(options))
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no learning rate; use a number above 0")
+    return value
+
+
+def _find(options: argparse.Namespace) -> int:
+    from pipeline.planning.named_run import frozen
+
+    if options.low >= options.high:
+        raise UserError(f"--low {options.low:g} is not below --high {options.high:g}")
+    if options.steps < 20:
+        raise UserError(f"--steps {options.steps} are too few to see a loss fall; use at least 20")
+    (run,) = commands.find(options.root, [options.run])
+    data = run / "prep" / "data"
+    if not (data / rundir.MANIFEST).exists():
+        cure = commands.relaunch(options.root, run.name, "stage=prep")
+        raise UserError(f"run {run.name} has no prepared images; `{cure}` makes them")
+    config = frozen(run)
+    found = _climb(config, data, options)
+    page = options.html or Path(f"lr-{run.name}.html")
+    outfile.write(page, _page(run.name, config, found))
+    if options.json:
+        outfile.write(options.json, rundir.to_json(dataclasses.asdict(found), indent=2) + "\n")
+    say(f"train.lr={found.suggestion:.2g}: {HOW.format(lowest=found.lowest)}")
+    say(f"the run has train.lr={config.train.lr:g}; the curve of {len(found.rates)} steps: {page}")
+    return DONE
+
+
+def _climb(config: Config, data: Path, options: argparse.Namespace) -> Found:
+    from pipeline.training import ramp
+
+    rates = ramp.rise(options.low, options.high, options.steps)
+    return ramp.judge(rates, ramp.climb(config, data, rates))
+
+
+def _page(name: str, config: Config, found: Found) -> str:
+    from pipeline.report import render
+
+    return render(
+        "report/lr_finder.html",
+        name=name,
+        config=config,
+        found=found,
+        how=HOW.format(lowest=found.lowest),
+        figure=_curve(found),
+    )
+
+
+def _curve(found: Found) -> Markup:
+    """Draw the loss, step by step and smoothed, by the learning rate."""
+    import matplotlib
+
+    from pipeline.report.canvas import BLUE, GREY, ORANGE, STYLE, Curve, canvas, svg
+
+    with matplotlib.rc_context(STYLE):
+        figure, axes = canvas("Loss by learning rate", xlabel="learning rate")
+        axes.plot(found.rates, found.losses, color=GREY, lw=0.7, label="step")
+        axes.plot(found.rates, found.smoothed, color=BLUE, label="smoothed")
+        axes.axvline(found.suggestion, color=ORANGE, lw=1.2, ls="--", label="suggestion")
+        axes.set_xscale("log")
+        low, high = min(found.smoothed), max(found.smoothed[: 1 + len(found.smoothed) // 2])
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
+        axes.legend(loc="lower left")
+        curve = Curve("smoothed loss", BLUE, found.rates, found.smoothed)
+        return svg(figure, "Loss by learning rate, with the suggestion", [curve])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

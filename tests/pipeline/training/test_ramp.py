@@ -1,0 +1,75 @@
+"""A learning rate is suggested where the loss falls fastest, and the run is left as it was."""
+
+import json
+import math
+
+import pytest
+
+from pipeline.errors import BAD_INPUT, DONE, UserError
+from pipeline.lr_finder import main
+from pipeline.records import rundir
+from pipeline.training import ramp
+from tests.runs import make_run
+
+RATES = ramp.rise(1e-5, 10.0, 121)
+
+
+def falling(at):
+    """Return losses that fall around a rate, and rise from a hundred times that on."""
+    return [
+        2.3 - 1.5 / (1 + (at / rate) ** 2) + (20 * max(0.0, math.log10(rate / (100 * at))))
+        for rate in RATES
+    ]
+
+
+@pytest.mark.parametrize("at", [1e-3, 1e-2])
+def test_the_suggestion_is_where_the_loss_falls_fastest(at):
+    found = ramp.judge(RATES, falling(at))
+    assert at / 2 < found.suggestion < 8 * at  # an average over ten steps is late
+    assert found.suggestion < found.lowest
+    assert len(found.rates) == len(found.losses) == len(found.smoothed)
+
+
+def test_a_fall_from_where_it_had_diverged_to_is_none():
+    losses = falling(1e-3)
+    losses[100:] = [losses[99] - 0.5 * step for step in range(21)]
+    assert ramp.judge(RATES, losses).suggestion < 1e-2
+
+
+@pytest.mark.parametrize("losses", [[2.0 + 0.01 * n for n in range(121)], [math.nan], [2.0], []])
+def test_a_loss_that_does_not_fall_has_no_suggestion(losses):
+    with pytest.raises(UserError, match="falls at no learning rate"):
+        ramp.judge(RATES, losses)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["r", "--low", "1", "--high", "0.1"], "--low 1 is not below --high 0.1"),
+        (["r", "--steps", "5"], "use at least 20"),
+        (["q"], "there is no run 'q'"),
+        (["r"], "run r has no prepared images; `python -m pipeline.launch name=r stage=prep"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, told, tmp_path, capsys):
+    make_run(tmp_path, "r", finished=())
+    assert main([*arguments, "--root", str(tmp_path)]) == BAD_INPUT
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+@pytest.mark.long
+def test_a_run_is_read_only(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = rundir.run_dir(finished.root, "small")
+    before = {path: path.stat().st_mtime_ns for path in sorted(run.parent.parent.rglob("*"))}
+    numbers = tmp_path / "a.json"
+    arguments = ["small", "--root", str(finished.root), "--steps", "30", "--json", str(numbers)]
+    assert main([*arguments, "--low", "1e-3", "--high", "1"]) == DONE
+    assert "train.lr=" in capsys.readouterr().out
+    told = json.loads(numbers.read_text())
+    assert 1e-3 < told["suggestion"] < 1 and len(told["losses"]) <= 30
+    assert "Loss by learning rate" in (tmp_path / "lr-small.html").read_text()
+    assert {
+        path: path.stat().st_mtime_ns for path in sorted(run.parent.parent.rglob("*"))
+    } == before
