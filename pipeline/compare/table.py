@@ -128,7 +128,7 @@ def _table(title: str, *columns: str) -> Table:
 def _accuracy(groups: list[Group]) -> Table:
     table = _table(
         "Which is better: mean ± 95 % interval over seeds",
-        "group", ">n", ">top-1 fused", ">top-1 unfused", ">loss",
+        "group", ">n", ">top-1 fused", ">top-1 unfused", ">val loss",
     )  # fmt: skip
     for group in groups:
         table.add_row(

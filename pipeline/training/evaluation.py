@@ -59,7 +59,8 @@ def headline(state: State, recipe: Train) -> dict[str, float]:
     return {
         "top1": metrics["top1"],
         "top5": metrics["top5"],
-        "loss": metrics["val_loss"],
+        "val_loss": metrics["val_loss"],
+        "loss": metrics["val_loss"],  # its name in the results of older versions
         **({"shipped_epoch": best["epoch"]} if best else {}),
         "epochs": state.epoch,
         "steps": state.step,
