@@ -1,4 +1,4 @@
-"""Whether to save or to leave, agreed between the processes of a training."""
+"""Let the processes of a training agree when to save and when to stop."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable
 from pipeline.execution.world import World
 from pipeline.training.saver import Saver
 
-EVERY = 1.0  # seconds between two agreements, about
+EVERY = 1.0  # approximate seconds between two exchanges
 
 
 class Agreement:
-    """Asks all processes about once a second, each after the same step; one asks itself each time.
+    """Exchanges about once a second, after the same step on all processes, whether to stop or save.
 
-    When they ask next is part of what they agree on: as many steps later as the main process makes
-    in a second, at most twice as many as the last time, and never beyond a step after which a save
-    is due.
+    The next exchange is agreed as well: after as many steps as the main process makes in a second,
+    at most twice as many as the last time, and not later than the next save by steps. A single
+    process decides after each step.
     """
 
     def __init__(self, world: World, saver: Saver, stop_requested: Callable[[], bool]) -> None:
@@ -25,7 +25,7 @@ class Agreement:
         self._asked = time.monotonic()
 
     def after(self, step: int) -> tuple[bool, bool]:
-        """Return whether to stop and whether to save after a step, the same in every process."""
+        """Return whether to stop and whether to save after a step; equal on every process."""
         if step < self._next:
             self._world.beat()
             return False, False
@@ -39,7 +39,7 @@ class Agreement:
         return bool(stop), bool(save)
 
     def _affordable(self, step: int) -> int:
-        """Return after how many steps to ask again."""
+        """Return the number of steps to the next exchange."""
         if self._world.alone:
             return 1
         now = time.monotonic()

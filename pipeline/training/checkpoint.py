@@ -1,14 +1,14 @@
-"""Checkpoint files: written whole or not at all, checked before they are read, no code in them.
+"""Checkpoint files: written atomically, verified before they are read, and free of code.
 
-    checkpoints/step-00000110-e005-a003.safetensors   every tensor, by its place in the state; the
-                                                      other values as JSON in the metadata
-    checkpoints/step-00000110-e005-a003.json          its seal: size, SHA-256, what a choice needs;
-                                                      written last: a file without is ignored
-    checkpoints/best.json                             which of them validated best
+    checkpoints/step-00000110-e005-a003.safetensors   all tensors, by their path in the state; other
+                                                      values as JSON in the metadata
+    checkpoints/step-00000110-e005-a003.json          the seal: size, SHA-256, and `Facts`; written
+                                                      last: a file without a seal is ignored
+    checkpoints/best.json                             the checkpoint that validated best
 
-The name holds the steps done, the epochs finished (before and after a change of structure the step
-is the same) and the attempt that wrote it: an attempt that lives on after it was given up can
-neither overwrite the file of a newer one nor be taken for newer.
+The file name holds the step, the number of finished epochs (the step is the same before and after a
+change of structure) and the attempt: an older attempt that still runs can neither overwrite the
+file of a newer attempt nor count as newer.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ BEST = "best.json"
 
 @dataclass(frozen=True)
 class Facts:
-    """What is told of a checkpoint without reading it.
+    """The facts about a checkpoint that are known without reading it.
 
-    `boundary`: no epoch is under way. `history`, `growth`: the rows it knows of them. `identity`:
-    what it belongs to.
+    `boundary`: it is between two epochs. `history`, `growth`: numbers of rows of these files.
+    `identity`: the settings and data that it belongs to.
     """
 
     step: int
@@ -56,7 +56,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Seal(Facts):
-    """What the `.json` beside a checkpoint says: its facts, and the size and hash of the file."""
+    """The `.json` beside a checkpoint: its facts, and the size and hash of the file."""
 
     bytes: int
     sha256: str
@@ -73,7 +73,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state as it was at one moment, on the CPU; training may go on."""
+    """A copy of a state on the CPU; training may continue meanwhile."""
 
     tree: Any
     tensors: dict[str, Tensor]
@@ -83,7 +83,7 @@ def snapshot(state: Any) -> Snapshot:
     """Copy a state: nested dicts, lists and tuples of tensors and plain values.
 
     Raises:
-        TypeError: it holds a value of another type; names the place.
+        TypeError: the state holds a value of another type; names its path.
     """
     return Snapshot(*packing.pack(state))
 
@@ -107,14 +107,14 @@ def load(path: Path) -> Any:
 
 
 def facts(path: Path) -> Facts:
-    """Return what is told of a file that `newest` found."""
+    """Return the facts of a file that `newest` found."""
     seal = rundir.read_json(path.with_suffix(".json"))
     return Facts(**{field.name: seal[field.name] for field in fields(Facts)})
 
 
 @dataclass(frozen=True)
 class PassedOver:
-    """A checkpoint that is newer than the one found, and why it is not that."""
+    """A newer checkpoint that was skipped, and why."""
 
     path: Path
     reason: str
@@ -129,16 +129,16 @@ def newest(
     damage: Callable[[Facts], str | None],
     refusal: Callable[[Facts], str | None],
 ) -> tuple[Path | None, list[PassedOver]]:
-    """Find the newest checkpoint that is intact and not refused; tell what was passed over.
+    """Return the newest checkpoint that is intact and not refused, and the skipped newer ones.
 
     Args:
-        folder: Of the checkpoints.
-        damage: What is wrong with one that is intact in itself.
-        refusal: Why one that is intact will not do.
+        folder: Folder of the checkpoints.
+        damage: Returns why an intact file is damaged in its context, or None.
+        refusal: Returns why an undamaged checkpoint cannot be used, or None.
     """
     passed_over: list[PassedOver] = []
     for path in _by_age(folder):
-        if not path.with_suffix(".json").exists():  # its writing was cut off
+        if not path.with_suffix(".json").exists():  # writing it was interrupted
             continue
         wrong = _damage(path) or damage(facts(path))
         reason = wrong or refusal(facts(path))
@@ -149,19 +149,19 @@ def newest(
 
 
 def tidy(folder: Path) -> None:
-    """Remove what killed attempts left half written."""
+    """Remove partial files of killed attempts."""
     for leftover in folder.glob(".step-*"):
         leftover.unlink(missing_ok=True)
 
 
 def unseal(passed_over: list[PassedOver]) -> None:
-    """Make sure that no later attempt takes up what this one passed over and writes anew."""
+    """Remove the seals of skipped checkpoints, so that no later attempt resumes from them."""
     for item in passed_over:
         item.path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def mark_best(folder: Path, file: str, epoch: int, top1: float) -> None:
-    """Note that a checkpoint validated best so far, if it did."""
+    """Record a checkpoint as the best, if it validated best so far."""
     best = _best(folder)
     if best is None or best.top1 < top1:
         rundir.write_json(folder / BEST, vars(Best(file, epoch, top1)))
@@ -198,7 +198,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def _best(folder: Path) -> Best | None:
-    """Return what is noted of the best; None where nothing is, or nothing that helps."""
+    """Return the record of the best checkpoint; None if it is missing, damaged or outdated."""
     try:
         best = rundir.read_json(folder / BEST)
     except (OSError, UserError):
@@ -211,7 +211,7 @@ def _best(folder: Path) -> Best | None:
 
 
 def _by_age(folder: Path) -> list[Path]:
-    """Return all files, the newest attempt first, in it the latest state first."""
+    """Return all files, by attempt and state, newest first."""
 
     def age(path: Path) -> tuple[int, int, int]:
         _, step, epoch, attempt = path.stem.split("-")
@@ -221,7 +221,7 @@ def _by_age(folder: Path) -> list[Path]:
 
 
 def _seal(path: Path) -> Seal | None:
-    """Return the seal of a file; None if there is none or it is damaged."""
+    """Return the seal of a file; None if it is missing or damaged."""
     try:
         seal = rundir.read_json(path.with_suffix(".json"))
     except (OSError, UserError):

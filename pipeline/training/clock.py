@@ -1,7 +1,7 @@
-"""When steps begin and end, as whoever computes them sees it.
+"""Measure when steps begin and end on the device that computes them.
 
-A GPU works off what the host has queued long before, so the host's clock would tell of its queue.
-There a mark is an event of the GPU itself, which can be read once the GPU has passed it.
+A GPU executes work that the host queued earlier, so the host's clock would measure queueing. On a
+GPU a mark is a CUDA event, which can be read once the GPU has passed it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Mark = float | torch.cuda.Event
 
 
 def mark(device: torch.device) -> Mark:
-    """Return this moment: on a GPU, the end of what it was given so far."""
+    """Return a mark of this moment: on a GPU, of the end of the work queued so far."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -24,7 +24,7 @@ def mark(device: torch.device) -> Mark:
 
 
 def seconds(first: Mark, last: Mark) -> float:
-    """Return the time between two marks, which the device must have passed."""
+    """Return the seconds between two marks, which the device must have passed."""
     if isinstance(first, float) or isinstance(last, float):
         assert isinstance(first, float) and isinstance(last, float)
         return last - first
@@ -32,7 +32,7 @@ def seconds(first: Mark, last: Mark) -> float:
 
 
 class OnItsWay:
-    """Values of a device on their way to the host, which need not wait for them."""
+    """An asynchronous copy of values from a device to the host."""
 
     def __init__(self, values: Tensor) -> None:
         self._gpu = values.is_cuda
@@ -44,7 +44,7 @@ class OnItsWay:
             self._arrived.record()
 
     def get(self) -> list[float]:
-        """Return the values; waits for those that have not arrived."""
+        """Return the values; wait until they have arrived."""
         if self._gpu:
             self._arrived.synchronize()
         found: list[float] = self._values.tolist()

@@ -1,11 +1,11 @@
-"""torch.compile for a network that changes while it is trained.
+"""torch.compile for a network that changes during training.
 
-Modules are compiled in place: names of parameters stay, and before a change of structure everything
-is taken back. What torch has compiled it keeps and finds again by what the code depends on, so
-after the change only what differs is compiled. With `train.compile=blocks` that is each block for
-itself (`networks.layers.blocks`), with `model` the whole network.
+Modules are compiled in place: names of parameters stay, and compilation is undone before a change
+of structure. torch caches compiled code by its guards, so after the change it compiles only what
+differs. `train.compile=blocks` compiles each block by itself (`networks.layers.blocks`), `model`
+the whole network.
 
-Only training steps run what was compiled. A validation would have all compiled once more.
+Only training steps run compiled code; a validation would compile everything once more.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pipeline.errors import UserError, gist
 from pipeline.networks.layers import blocks
 
 BACKEND = "inductor"
-VARIANTS = 100_000  # torch gives up after 8 of one function, and all modules share one
+VARIANTS = 100_000  # torch's limit is 8 per function, and all modules share one function
 
 
 class Compiler:
-    """Compiles one network as `train.compile` says, and knows how long that took.
+    """Compiles one network as `train.compile` says, and measures the time.
 
     Raises:
         UserError: there is no C++ compiler for a CPU.
@@ -51,24 +51,24 @@ class Compiler:
         inductor.deterministic = recipe.deterministic
 
     def apply(self, model: nn.Module) -> None:
-        """Have a network compiled when it is next trained."""
+        """Let a network be compiled at its next training step."""
         if self.mode != "off":
             self._parts = [model] if self.mode == "model" else list(blocks(model))
         for part in self._parts:
             part.compile(backend=BACKEND, dynamic=False)
 
     def remove(self) -> None:
-        """Leave the network as it was before `apply`."""
+        """Undo `apply`."""
         for part in self._parts:
             part._compiled_call_impl = None
         self._parts = []
 
     def told(self, seconds: float) -> str:
-        """Return how long compiling took, as a line."""
+        """Return a line about the time that compiling took."""
         return f"train.compile={self.mode}: compiling took {seconds:.1f} s"
 
     def lacking(self) -> str:
-        """Return what to say if there is nothing to compile, else nothing."""
+        """Return a note if there is nothing to compile, else an empty text."""
         if self.mode == "off" or self._parts:
             return ""
         return (
@@ -77,13 +77,13 @@ class Compiler:
         )
 
     def aside(self) -> AbstractContextManager[object]:
-        """Return a context in which a network runs as if it were not compiled."""
+        """Return a context in which a network runs uncompiled."""
         if self.mode == "off":
             return nullcontext()
         return torch.compiler.set_stance("force_eager")
 
     def seconds(self) -> float:
-        """Return how long compiling took since this was last asked."""
+        """Return the seconds spent compiling since the last call."""
         if self.mode == "off":
             return 0.0
         from torch._dynamo.utils import calculate_time_spent
@@ -94,7 +94,7 @@ class Compiler:
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """Say of a failure to compile what it is.
+        """Turn a compilation failure into a one-line error.
 
         Raises:
             UserError: torch cannot compile the network.

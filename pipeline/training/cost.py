@@ -1,13 +1,13 @@
-"""What a training costs, as work: in steps of the plain network.
+"""Measure the cost of a training as work: in steps of the plain network.
 
-Seconds tell as much of the machine and its neighbours as of the method. How many plain steps one
-step of the present network costs is therefore measured side by side, a step of each in turn, when
-the training begins and after each change of structure, and summed over the steps that are made.
-What growing, cutting and this measuring take is added. Checkpoints keep it: a training that is
-continued measures nothing twice.
+Seconds depend on the machine and on other programs as much as on the method. The price of a step of
+the current network, in plain steps, is therefore measured side by side, alternating steps of both
+networks, when the training begins and after each change of structure, and summed over all steps.
+The time for growing, cutting and measuring is added. Checkpoints keep the sums: a resumed training
+measures nothing twice.
 
-Under a budget with `train.deterministic`, FLOPs are counted in place of all this, as what is
-measured would end the training at another step each time.
+Under a budget with `train.deterministic` FLOPs are counted instead, because measured prices would
+end the training at a different step each time.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from pipeline.execution.world import World
 from pipeline.networks import architectures
 from pipeline.training import device, generators
 
-FEWEST, MOST = 5, 15  # pairs of steps, after one to warm up
-LONGEST = 5.0  # seconds; one pair is timed however long it takes
-SHARE = 0.005  # of the steps to come: what is timed beyond the fewest pairs takes no more
-STEP = 3  # forwards that a step counts as: one, and twice as much backward
+FEWEST, MOST = 5, 15  # number of timed pairs of steps, after one to warm up
+LONGEST = 5.0  # seconds; at least one pair is timed, however long it takes
+SHARE = 0.005  # of the time of the remaining steps; limit for more than the fewest pairs
+STEP = 3  # a step counts as three forwards: the backward as two
 NO_ROOM = "GPU memory does not hold the plain network beside the present one"
 
 
 class Price(NamedTuple):
-    """What a step costs, and what it took to find that out; both in plain steps."""
+    """The price of a step, and the cost of measuring it; both in plain steps."""
 
     per_step: float
     took: float
@@ -54,7 +54,7 @@ class CostState(TypedDict, total=False):
 
 
 class Cost:
-    """The work of one training, counted step by step.
+    """The cost of one training, counted step by step.
 
     Args:
         config: Its model is the plain network.
@@ -68,35 +68,35 @@ class Cost:
         self._flops = self.budgeted and config.train.deterministic
         begun: CostState = {"per_step": 1.0, "plain_steps": 0.0} if saved is None else saved
         self.per_step = begun.get("per_step")
-        self.plain_steps = begun.get("plain_steps")  # None: not known of all steps
-        self.adjusting = begun.get("adjusting", 0.0)  # of them, all that was no step
-        self.compile_seconds = begun.get("compile_seconds")  # None: nothing was
+        self.plain_steps = begun.get("plain_steps")  # None: not known for all steps
+        self.adjusting = begun.get("adjusting", 0.0)  # the part of it that was not training steps
+        self.compile_seconds = begun.get("compile_seconds")  # None: nothing was compiled
 
     @property
     def price(self) -> float:
-        """What a step costs; known where there is a budget."""
+        """The price of a step; known if there is a budget."""
         assert self.per_step is not None
         return self.per_step
 
     @property
     def spent(self) -> float:
-        """What the training has cost so far; known where there is a budget."""
+        """The cost of the training so far; known if there is a budget."""
         assert self.plain_steps is not None
         return self.plain_steps
 
     def count(self) -> None:
-        """Add a step of the present network."""
+        """Add a step of the current network."""
         if self.plain_steps is not None:
             price = self.per_step
             self.plain_steps = None if price is None else self.plain_steps + price
 
     @contextmanager
     def changing(self, world: World, step_seconds: float) -> Iterator[None]:
-        """Add what is done within, which is no step, by the clock of the main process.
+        """Add the cost of an adjustment, by the clock of the main process; collective.
 
         Args:
-            world: Of the processes, all of which are to enter.
-            step_seconds: That a step of the network took before it is changed.
+            world: All processes.
+            step_seconds: Duration of a step before the change.
         """
         if self._flops:
             plain = cost(self._plain(world.device), self._batch(world))
@@ -123,13 +123,13 @@ class Cost:
     def renew(
         self, world: World, model: nn.Module, autocast: AbstractContextManager[Any], steps: int
     ) -> str:
-        """Have the main process measure a step of `model`; return what went wrong, if it did.
+        """Measure a step of `model` on the main process; return a note if that failed. Collective.
 
         Args:
-            world: Of the processes, all of which are to call this.
-            model: With its branches.
-            autocast: The precision it is trained in.
-            steps: Those to come.
+            world: All processes.
+            model: The network with its branches.
+            autocast: Precision of the training.
+            steps: Number of remaining steps.
         """
         batch = self._batch(world)
         found = world.from_main(lambda: self.measure(model, batch, autocast, steps))
@@ -146,10 +146,10 @@ class Cost:
     def measure(
         self, model: nn.Module, batch: Tensor, autocast: AbstractContextManager[Any], steps: int
     ) -> Price | None:
-        """Return what a step of `model` costs; None where both networks do not fit.
+        """Return the price of a step of `model`; None if both networks do not fit into memory.
 
-        The model is copied; its weights and statistics and all generators stay as they are, and
-        what it took counts for no later look at the most memory that was used.
+        The model is copied; its state and all random generators are unchanged, and the peak memory
+        statistics are reset afterwards.
         """
         if not blocks(model):
             return Price(1.0, 0.0)
@@ -176,7 +176,7 @@ class Cost:
         return plain.to(memory_format=device.layout(where, self._config.train))
 
     def _batch(self, world: World) -> Tensor:
-        """Return noise of the size that goes through the network of a process at once."""
+        """Return noise with the shape of the batch that a process sends through its network."""
         size, train = self._config.data.image_size, self._config.train
         shape = (train.batch_size // (world.world_size * train.accumulate), 3, size, size)
         generator = torch.Generator(world.device).manual_seed(0)
@@ -211,14 +211,14 @@ def _times_plain(
     autocast: AbstractContextManager[Any],
     steps: int,
 ) -> Price:
-    """Return the seconds of a step over those of the plain network, the fastest of each in turn.
+    """Return the time of a step relative to the plain network, from the fastest step of each.
 
-    What a neighbour on the machine takes only ever adds, so the fastest step tells most. The plain
-    network is part of the other: less than its price is a fault of the clock.
+    Other programs only add time, so the fastest step is the best estimate. The plain network is
+    part of the other network, so a ratio below 1 is a measurement error.
     """
 
     def seconds(network: nn.Module) -> float:
-        with autocast:  # anew for each step, as in training: what was cast is kept within
+        with autocast:  # entered for each step, as in training: its cache of casts lives that long
             return step_seconds(network, batch)
 
     entered = time.perf_counter()

@@ -1,6 +1,6 @@
-"""What the processor is asked for: number formats, kernels, and how images lie in memory.
+"""Set up the device: number formats, kernels, and the memory format of images.
 
-On a GPU each follows from `train.precision` and `train.deterministic`; on a CPU torch's own choices
+On a GPU they follow from `train.precision` and `train.deterministic`; on a CPU torch's defaults
 stay.
 """
 
@@ -12,19 +12,19 @@ import torch
 
 from pipeline.config.train import Train
 
-TF32 = (8, 0)  # compute capability from which GPUs have it
+TF32 = (8, 0)  # lowest compute capability with TF32
 
 
 def settle(device: torch.device, recipe: Train) -> str:
-    """Set torch up for a training, before its network is built; return what cannot be had.
+    """Set torch up for a training, before its network is built; return a note, or nothing.
 
-    The older names of the TF32 settings are used: torch.compile of torch 2.10 to 2.15 asks for
-    them, and what was set by the new ones is an error then.
+    The older names of the TF32 settings are used: torch.compile of torch 2.10 to 2.15 reads them,
+    and fails if the new ones were set.
     """
     tf32 = recipe.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     if recipe.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by torch
         torch.use_deterministic_algorithms(True)
     elif device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -38,10 +38,10 @@ def _has_tf32(device: torch.device) -> bool:
 
 
 def layout(device: torch.device, recipe: Train) -> torch.memory_format:
-    """Return how images (N, C, H, W) and kernels lie in memory.
+    """Return the memory format of images (N, C, H, W) and kernels.
 
-    Channels last is what a GPU's tensor cores work on; where they are not used, in float32, and on
-    a CPU it is not known to help.
+    The tensor cores of a GPU use channels last; in float32 they are not used, and on a CPU channels
+    last is not known to help.
     """
     tensor_cores = device.type == "cuda" and recipe.precision != "float32"
     return torch.channels_last if tensor_cores else torch.contiguous_format

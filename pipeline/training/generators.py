@@ -1,4 +1,4 @@
-"""The random generators of a process, all of them, as plain values and tensors."""
+"""The states of all random generators of a process, as plain values and tensors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def state() -> Generators:
 
 
 def restore(saved: Generators) -> None:
-    """Continue from what `state` returned."""
+    """Restore what `state` returned."""
     kind, keys, *rest = saved["numpy"]
     random.setstate(saved["python"])
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
@@ -52,7 +52,7 @@ def restore(saved: Generators) -> None:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Have what is done within draw nothing, as it were."""
+    """Restore all generators after the body of the `with` statement."""
     drawn = state()
     try:
         yield

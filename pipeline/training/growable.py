@@ -1,6 +1,6 @@
-"""Which convolutions of a plain network `method=` can give branches to, and why not to the others.
+"""Find which convolutions of a plain network `method=` can grow, and why not the others.
 
-Needs no weights and no data: a network on the meta device will do.
+This needs no weights and no data: a network on the meta device is enough.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dyrep.expansion import convs, unfit_convs
 from pipeline.config.model import Method, Plain, Static
 from pipeline.errors import UserError
 
-NAMED = 3  # convolutions that are named for each reason
+NAMED = 3  # convolutions named per reason
 
 
 def left_alone(model: nn.Module, method: Method) -> dict[str, str]:
-    """Return the convolutions that stay as they are, with the reason.
+    """Return the convolutions that get no branches, with the reason.
 
     Raises:
-        UserError: all do, so the method would change nothing.
+        UserError: none gets any, so the method would change nothing.
     """
     if isinstance(method, Plain):
         return {}
@@ -38,7 +38,7 @@ def left_alone(model: nn.Module, method: Method) -> dict[str, str]:
 
 
 def told(left: dict[str, str]) -> list[str]:
-    """Return a line per reason: how many convolutions, and the first of them."""
+    """Return a line per reason: the number of convolutions, and the first ones."""
     by_reason: dict[str, list[str]] = {}
     for path, reason in left.items():
         by_reason.setdefault(reason, []).append(path)

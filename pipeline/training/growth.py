@@ -1,4 +1,4 @@
-"""What `method=` means for a network: nothing, the same branches everywhere, or growing ones."""
+"""Apply `method=`: a plain network, static branches, or growth during training."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pipeline.training.history import Rows
 def prepare(
     model: nn.Module, method: Method, seed: int, image_size: int, own_branches: bool = False
 ) -> dict[str, str]:
-    """Give the network the kernels and branches it starts with; return what is left alone, and why.
+    """Give the network its initial kernels and branches; return the convs left alone, and why.
 
     Args:
-        model: Plain; changed in place.
-        method: What it is to get.
-        seed: Of new weights.
+        model: A plain network; changed in place.
+        method: The method to apply.
+        seed: Seed of new weights.
         image_size: Side of its images, pixels.
         own_branches: It is a RepVGG that is to have its own branches, too.
 
@@ -88,8 +88,8 @@ class GrowthState(TypedDict):
 class Growth:
     """Grows and cuts a network by its method and writes `growth.jsonl`.
 
-    A row tells the time per step before and after, so it is written when the epoch that follows
-    the adjustment has been timed; until then it waits here and in the checkpoints.
+    A row holds the time per step before and after the change, so it is written at the end of the
+    next epoch; until then it is kept here and in checkpoints.
     """
 
     def __init__(
@@ -107,46 +107,46 @@ class Growth:
         self.left = left
         self._waiting: list[dict[str, object]] = []  # rows of `growth.jsonl`
         self.totals = {"grown": 0, "cut": 0}
-        self._reached = 0  # how many of the times to adjust have come
+        self._reached = 0  # number of scheduled adjustments that have passed
         self._method = method
-        # by steps that are short on purpose `Grower` would think that branches are missing
+        # the short steps of the warm-up would make `Grower` overrate branches
         self._begin = warmup_epochs if isinstance(method, Grow) else 0
         self._evolver = _evolver(model, optimizer, ema, method, seed)
 
     @property
     def rows(self) -> int:
-        """How many rows are written."""
+        """Number of rows written."""
         return self._rows.count
 
     @property
     def changed(self) -> bool:
-        """Whether the last adjustment changed the network; known until the epoch after it ends."""
+        """Whether the last adjustment changed the network; valid until the next epoch ends."""
         return bool(self._waiting)
 
     def accumulate(self, scaler: GradScaler | None, epochs: float) -> None:
         """Add this step's gradients to the saliency of each layer.
 
         Args:
-            scaler: Of the loss, if the gradients have its scale.
-            epochs: That are done; under a budget, of the plain network.
+            scaler: Scaler of the loss, if the gradients are scaled.
+            epochs: Progress in epochs; under a budget, in epochs of the plain network.
         """
         if self._evolver and epochs >= self._begin:
             self._evolver.accumulate(scaler)
 
     def due(self, epochs: float, last: float) -> bool:
-        """Return whether to adjust, at the end of an epoch, when so many are done.
+        """Return whether to adjust now, at the end of an epoch.
 
         Args:
-            epochs: Under a budget, of the plain network; one may go past several times to adjust,
-                and past the end of growth if it began before that.
-            last: Those that the epoch which has ended counts for.
+            epochs: Progress in epochs; under a budget, in epochs of the plain network. An epoch may
+                pass several scheduled adjustments, and the end of growth if it began before that.
+            last: Progress made by the epoch that has ended.
         """
         if self._evolver is None or epochs - last >= self._evolver.last_adjust_epoch:
             return False
         return self._times(epochs) > self._reached
 
     def to_come(self, done: float, epochs: float) -> int:
-        """Return how often it will adjust yet, when so many epochs are done of so many."""
+        """Return the number of adjustments to come, with `done` of `epochs` epochs done."""
         if self._evolver is None or done > self._evolver.last_adjust_epoch:
             return 0
         return max(0, self._times(math.ceil(epochs) - 1) - self._reached)
@@ -161,7 +161,7 @@ class Growth:
 
     @property
     def batches(self) -> int:
-        """How many batches `adjust` needs."""
+        """Number of batches that `adjust` needs."""
         assert self._evolver is not None and isinstance(self._method, Growing)
         return 1 if self._evolver.form == "linear" else self._method.calibration_batches
 
@@ -173,14 +173,14 @@ class Growth:
         step: int,
         step_seconds: float,
     ) -> list[str]:
-        """Grow and cut; return what was done, one line per event.
+        """Grow and cut; return one line per event.
 
         Args:
-            calibration: As many as `batches`.
+            calibration: `batches` batches (N, 3, H, W).
             epochs: As for `due`.
-            epoch: That has ended.
-            step: The last one.
-            step_seconds: What one took.
+            epoch: Number of finished epochs.
+            step: Number of the last step.
+            step_seconds: Duration of a step before the change.
         """
         assert self._evolver is not None
         self._reached = self._times(epochs)
@@ -194,21 +194,21 @@ class Growth:
         return [*lines, *self._passed_over({event.layer for event in events})]
 
     def _passed_over(self, changed: set[str]) -> list[str]:
-        """Take up what was passed over this time, and what is no more; return the new, told."""
+        """Update `left` after an adjustment; return lines about newly skipped layers."""
         assert self._evolver is not None
         new = {k: v for k, v in self._evolver.left.items() if k not in self.left.keys() | changed}
         self.left = {k: v for k, v in self.left.items() if k not in changed} | new
         return growable.told(new)
 
     def price(self, step_cost: float | None, adjusting_steps: float) -> None:
-        """Note in the waiting rows what a step costs now and what adjusting did, in plain steps."""
+        """Add the price of a step and the cost of the adjustment, in plain steps."""
         told = {"step_cost": step_cost, "adjusting_steps": round(adjusting_steps, 4)}
         self._waiting = [{**row, **told} for row in self._waiting]
 
     def settle(self, step_seconds: float | None) -> None:
-        """Write the waiting rows, now that an epoch with the new structure has been timed.
+        """Write the waiting rows, with the time per step of the epoch after the change.
 
-        None: it never will be, as what is left of a budget pays no step.
+        None: no epoch followed.
         """
         self._rows.write([{**row, "step_seconds_after": step_seconds} for row in self._waiting])
         self._waiting = []

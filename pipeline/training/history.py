@@ -1,6 +1,6 @@
-"""`history.jsonl` and `growth.jsonl`: each step and event once, whatever was killed in between.
+"""Write `history.jsonl` and `growth.jsonl`: each step and event once, also after a kill.
 
-A checkpoint notes how many rows it knows; resuming from it cuts the file back to that many.
+A checkpoint records the number of rows; resuming from it truncates the file to that number.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pipeline.training.clock import Mark, OnItsWay
 from pipeline.training.nonfinite import NotFinite
 from slurm import files
 
-STEPS_PER_WRITE = 20  # losses stay on the device until then
+STEPS_PER_WRITE = 20  # losses stay on the device until that many steps are written
 
 
 class Rows:
     """A JSON-lines file that continues after `known` rows.
 
-    It is written anew and then kept open: an older attempt that still lives holds the old file,
-    which nobody sees any more, and cannot write into this one.
+    The file is written anew and kept open: an older attempt that still runs has the old file open
+    and cannot write into this one.
     """
 
     def __init__(self, path: Path, known: int, writes: bool) -> None:
@@ -73,7 +73,7 @@ class HistoryState(TypedDict, total=False):
 
 
 class _Sent(NamedTuple):
-    """Steps whose losses are on their way."""
+    """Steps whose losses are being copied to the host."""
 
     losses: OnItsWay
     rows: list[Step]
@@ -81,7 +81,7 @@ class _Sent(NamedTuple):
 
 
 class History:
-    """The numbers of each step and epoch, on their way into `history.jsonl`."""
+    """Collects the numbers of steps and epochs and writes them to `history.jsonl`."""
 
     def __init__(self, path: Path, world: World, recipe: Train, saved: HistoryState) -> None:
         self.world, self._recipe = world, recipe
@@ -89,31 +89,32 @@ class History:
         self._epoch_losses = saved.get("epoch_losses", [])
         self._epoch_seconds = saved.get("epoch_seconds", [])
         self._data_seconds = saved.get("data_seconds", 0.0)
-        self.skipped = saved.get("skipped", 0)  # steps of all epochs that ended
-        self.waiting = 0.0  # share of the last epoch in which there was no batch to work on
+        self.skipped = saved.get("skipped", 0)  # skipped steps of all finished epochs
+        self.waiting = 0.0  # fraction of the last epoch spent waiting for data
         self._waiting: list[Step] = []
         self._losses: list[Tensor] = []
-        self._marks: list[tuple[Mark, Mark, Mark]] = []  # a step's begin, its batch, its end
+        self._marks: list[tuple[Mark, Mark, Mark]] = []  # of each step: begin, batch arrived, end
         self._sent: _Sent | None = None
         self.start_clock()
 
     @property
     def rows(self) -> int:
-        """How many rows are written."""
+        """Number of rows written."""
         return self._rows.count
 
     def start_clock(self) -> None:
-        """Begin timing the next step; call when something other than a step went before it."""
+        """Start timing the next step; call this after anything other than a step."""
         self._begin = self._came = clock.mark(self.world.device)
 
     def batch_came(self) -> None:
-        """Note that from here on there is something to work on."""
+        """Mark the arrival of a batch: the wait for data ends here."""
         self._came = clock.mark(self.world.device)
 
     def step(self, step: int, epoch: int, loss: Tensor, lr: float) -> None:
-        """Note a step; `loss` is a scalar tensor and is not read before the rows are written.
+        """Record a step; `loss` is a scalar tensor, read only when its row is written.
 
-        Rows are sent for together and written when the next are sent for: a GPU has them by then.
+        Losses are copied to the host in groups. A group is written when the next copy starts: by
+        then the GPU has finished the first.
         """
         end = clock.mark(self.world.device)
         self._marks.append((self._begin, self._came, end))
@@ -170,7 +171,7 @@ class History:
         return statistics.median(self._epoch_seconds)
 
     def skipped_now(self) -> tuple[int, int]:
-        """Return how many steps of the present epoch were skipped, and how many there were."""
+        """Return the number of skipped steps in the current epoch, and of all its steps."""
         self.flush()
         steps = len(self._epoch_seconds)
         return steps - len(self._epoch_losses), steps
@@ -183,9 +184,9 @@ class History:
         images: int,
         facts: Mapping[str, object],
     ) -> float:
-        """Write the row of an epoch of `images` images per step; return its median step seconds.
+        """Write the row of an epoch; return the median seconds per step.
 
-        `facts`: of the network at its end, added to the row.
+        `images` is the batch size; `facts` about the network are added to the row.
         """
         skipped, _ = self.skipped_now()
         self.skipped += skipped

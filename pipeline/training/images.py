@@ -1,4 +1,4 @@
-"""The images of a training: a loader for each of their uses."""
+"""The loaders of a training: for training, validation and calibration."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline.training import device
 
 
 class Images:
-    """The prepared images, as one process of a training is shown them.
+    """Makes loaders of the prepared images for one process of a training.
 
     Args:
-        config: Of the training.
-        folder: With the prepared data.
-        world: Each of its processes has a share of every batch.
+        config: Settings of the training.
+        folder: Folder of the prepared data.
+        world: The processes, each of which loads its share of every batch.
         waiting: See `Part.waiting`.
     """
 
@@ -29,7 +29,7 @@ class Images:
     ) -> None:
         self._config, self._folder, self._world = config, folder, world
         self._waiting = waiting
-        # apart from those of its neighbours; what is added stays within 64 bits
+        # far from the seeds of other runs; sums with it stay within 64 bits
         self.seed = config.seed * 100_003 % 2**62
 
     @property
@@ -38,11 +38,11 @@ class Images:
         return len(self._part("train").manifest.classes)
 
     def training(self, since: int = 0, state: Tensor | None = None) -> Loader:
-        """Return a loader to train with: in another order for each `since`, or as saved."""
+        """Return a training loader; its order depends on `since`, or continues a saved `state`."""
         return make(self._config.data.loader, self._part("train", since), state)
 
     def validation(self) -> Loader:
-        """Return a loader of the validation images, unchanged and in order."""
+        """Return a loader of the validation images, without augmentation and in order."""
         return make(self._config.data.loader, self._part("val"))
 
     def calibration(self, count: int, epoch: int, check_stop: Callable[[], None]) -> list[Tensor]:
@@ -50,19 +50,19 @@ class Images:
         return list(self.apart(count, epoch, check_stop))
 
     def apart(self, count: int, epoch: int, check_stop: Callable[[], None]) -> Iterator[Tensor]:
-        """Yield batches from a loader of their own: the training order is untouched.
+        """Yield batches (N, 3, H, W) from a separate loader; the training order is not affected.
 
         Args:
-            count: How many; no more than there are.
-            epoch: After which they are needed; those of another are other images.
-            check_stop: Called before each, may raise.
+            count: Number of batches, at most those of an epoch.
+            epoch: Number of finished epochs; each epoch gets other images.
+            check_stop: Called before each batch, may raise.
         """
         for _, batch in zip(range(count), self.training(epoch), strict=False):
             check_stop()
             yield batch.images
 
     def chosen(self, used: Loader) -> str:
-        """Return which loader is used, and why."""
+        """Return in words which loader is used, and why."""
         kind, why = choose(self._config.data.loader, self._part("train"))
         return f"data.loader: {used.kind} ({why if kind.kind == used.kind else 'as it began'})"
 

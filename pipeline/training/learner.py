@@ -1,4 +1,4 @@
-"""What one training step changes: network, average, optimizer, schedule, scaler; and the step."""
+"""The training step, and what it changes: network, average, optimizer, schedule, scaler."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class LearnerState(TypedDict):
 
 
 def _parts(batch: Batch, count: int) -> Iterator[Batch]:
-    """Yield a batch in so many parts of one size."""
+    """Yield a batch in parts of equal size."""
     yield from map(Batch, *(tensor.chunk(count) for tensor in batch))
 
 
 class Learner:
-    """The network of a run in one of its processes, and all that learning it takes.
+    """The network of a run in one process, with its optimizer, schedule, scaler and average.
 
-    Begun anew, or with the structure of a checkpoint; `load_state` brings the values of one.
+    It begins fresh, or with the structure of a checkpoint, whose values `load_state` loads.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Learner:
         self._config, self._recipe, self._world = config, config.train, world
         self._classes = classes
         self.model = architectures.build(config.model, classes)
-        self.left: dict[str, str] = {}  # why convolutions get no branches, by their path
+        self.left: dict[str, str] = {}  # reasons why convolutions get no branches, by path
         if saved:
             dyrep.apply_structure(self.model, saved["structure"])
         else:
@@ -77,37 +77,37 @@ class Learner:
         self.overflows = optim.Overflows(self.optimizer)
         half = self._recipe.precision == "float16"
         self._scaler = GradScaler(world.device.type, enabled=half)
-        self._skipped = 0  # steps in a row
+        self._skipped = 0  # skipped steps in a row
         self.compiler = Compiler(self._recipe, world.device)
 
     @property
     def shipped(self) -> nn.Module:
-        """The network as it is validated and handed on: averaged, if averages are kept."""
+        """The network that is validated and handed on: the average, if there is one."""
         return self.ema.module if self.ema else self.model
 
     def reschedule(self) -> None:
-        """Set the learning rate of the coming step anew, as what it follows from has changed."""
+        """Update the learning rate of the next step after a change of what it depends on."""
         self._schedule.last_epoch -= 1
         self._schedule.step()
 
     @property
     def lr(self) -> float:
-        """Learning rate of the coming step; with `train.layer_decay`, of the last layer."""
+        """Learning rate of the next step; with `train.layer_decay`, of the last layer."""
         return float(self._schedule.get_last_lr()[-1])
 
     def autocast(self) -> torch.autocast:
-        """Return the context in which the forward is computed."""
+        """Return the autocast context of a forward."""
         kind = PRECISIONS.get(self._recipe.precision)
         return torch.autocast(self._world.device.type, kind, enabled=kind is not None)
 
     def update(self, batch: Batch, accumulate: Callable[[GradScaler | None], None]) -> Tensor:
         """Train on a batch; return its loss, on the device.
 
-        `accumulate` is called when the gradients are there and not yet used, with the scaler whose
-        scale they have.
+        `accumulate` is called after backward and before the optimizer, with the scaler if the
+        gradients are scaled.
 
         Raises:
-            Diverged: step after step is skipped, with `train.nonfinite=skip`.
+            Diverged: too many steps in a row were skipped, with `train.nonfinite=skip`.
         """
         skipping = self._recipe.nonfinite == "skip"
         statistics = [(b, b.clone()) for b in self.model.buffers()] if skipping else []
@@ -154,7 +154,7 @@ class Learner:
             accumulate(self._scaler)
         else:
             self._scaler.unscale_(self.optimizer)
-            accumulate(None)  # of what is then clipped, differently in each step
+            accumulate(None)  # before clipping, whose factor differs in each step
             nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.clip_grad)
         self.overflows.ask()
         self._scaler.step(self.optimizer)
@@ -176,14 +176,14 @@ class Learner:
             return cross_entropy(scores, batch.labels, label_smoothing=smoothing)
 
     def validate(self, images: Iterable[Batch], check_stop: Callable[[], None]) -> dict[str, float]:
-        """Return accuracy and loss of the network that is shipped; see `validation`."""
+        """Return the metrics of the shipped network; see `validation`."""
         with self.compiler.aside():
             return validation.validate(
                 self.shipped, images, self._world, self.autocast(), check_stop
             )
 
     def facts(self) -> dict[str, object]:
-        """Return what an epoch tells of the network: its size, and what its branches weigh."""
+        """Return facts about the network for an epoch's row: size, branch weights, memory."""
         facts: dict[str, object] = {"parameters": sum(p.numel() for p in self.model.parameters())}
         if weights := dyrep.branch_weights(self.model):
             facts["branch_weights"] = weights
@@ -192,7 +192,7 @@ class Learner:
         return facts
 
     def share_statistics(self) -> None:
-        """Give every process the batch statistics of the first: each has gathered its own."""
+        """Copy the batch norm statistics of the main process to all: each has its own."""
         self._world.spread(list(self.model.buffers()))
         if self.ema:
             self._world.spread(list(self.ema.buffers()))
@@ -202,7 +202,7 @@ class Learner:
         self._wrapped.train()
 
     def wrap(self) -> None:
-        """Have the network as it is now compiled, and its gradients summed over processes."""
+        """Compile the network and wrap it in DDP, in its current structure."""
         optim.arrange(self.optimizer)
         self.compiler.apply(self.model)
         self._wrapped = self.model
@@ -215,7 +215,7 @@ class Learner:
                 self._settle_buckets()
 
     def unwrap(self) -> None:
-        """Free DDP's buckets and what was compiled, before the structure is changed."""
+        """Remove DDP and compilation before a change of structure."""
         del self._wrapped
         self.compiler.remove()
 
@@ -232,10 +232,10 @@ class Learner:
         }
 
     def load_state(self, saved: LearnerState) -> None:
-        """Take up what `state` returned; the structure is there already."""
+        """Load what `state` returned, except the structure, which is built already."""
         self.model.load_state_dict(saved["model"], strict=True)
         if self.ema:
-            assert saved["ema"] is not None  # train.ema is part of what a checkpoint is checked for
+            assert saved["ema"] is not None  # a checkpoint with another train.ema is refused
             self.ema.load_state_dict(saved["ema"], strict=True)
         optim.load(self.optimizer, saved["optimizer"])
         self._schedule.load_state_dict(saved["schedule"])
@@ -252,11 +252,11 @@ class Learner:
             )
 
     def _settle_buckets(self) -> None:
-        """Have DDP arrange its buckets now instead of after the first step.
+        """Let DDP arrange its buckets now instead of after the first step.
 
-        It arranges them by the order in which gradients arrive, once. The order of additions
-        between processes follows the buckets, so a step after a restart would otherwise be summed
-        in another order than the same step without one.
+        DDP arranges them once, by the order in which gradients arrive, and the order of additions
+        between processes follows the buckets. Otherwise the first step after a restart would be
+        summed in another order than the same step without a restart.
         """
         kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         size = self._config.data.image_size

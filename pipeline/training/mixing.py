@@ -1,4 +1,4 @@
-"""What is done to a whole training batch, on the device: smaller images at first, mixed images."""
+"""Change whole training batches on the device: progressive resizing, mixup, cutmix."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torchvision.transforms import v2
 from pipeline.config.train import Train
 from pipeline.data.loaders.base import Batch
 
-STEP = 8  # the side of images that grow is a multiple of it, pixels
+STEP = 8  # pixels; sides of progressive images are multiples of it
 
 
 class Mixing:
-    """Changes batches as `train.augment` asks: mixup, cutmix, progressive.
+    """Changes batches as `train.augment` says: mixup, cutmix, progressive.
 
     Mixing draws from torch's generator, whose state is part of every checkpoint.
     """
@@ -40,7 +40,7 @@ class Mixing:
         return Batch(images, labels, numbers)
 
     def side(self, epoch: int) -> int:
-        """Return the side of the images in an epoch (from 0): growing evenly, full at the end."""
+        """Return the side of the images in an epoch, counted from 0: it grows to full size."""
         first = self._recipe.augment.progressive
         if first is None or self._recipe.epochs == 1:
             return self._size

@@ -1,9 +1,8 @@
-"""A loss that is nan or infinite: found late, explained exactly.
+"""Detect a non-finite loss lazily; replay from the checkpoint to name its cause.
 
-Looking at every loss would make a GPU wait at each step, so losses are looked at when they are
-written down, a few steps later. Where the first of them came from is found by resuming: the newest
-checkpoint is from before, and exact resume walks into the same step again, this time with an eye
-on every layer.
+Checking every loss at once would make a GPU wait at each step, so losses are checked when they are
+written, some steps later. To find the cause, the training resumes from the newest checkpoint, which
+is older than the first bad step, and repeats the same steps while watching every layer.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from pipeline.data.loaders.base import Batch
 from pipeline.errors import NoResult
 from pipeline.execution.world import World
 
-MOST_SKIPPED = 20  # steps in a row; more is no accident
-MOST_OF_EPOCH = 0.5  # share of an epoch's steps; more is no training
+MOST_SKIPPED = 20  # steps in a row; more are no accident
+MOST_OF_EPOCH = 0.5  # share of the steps of an epoch; with more, nothing is learned
 
 
 class NotFinite(Exception):
@@ -37,16 +36,16 @@ class Diverged(NoResult):
 
 
 def judge(skipped: int, overflowed: int, steps: int, epoch: int) -> list[str]:
-    """Return what to say of an epoch some of whose steps were skipped.
+    """Return lines about the skipped steps of an epoch.
 
     Args:
-        skipped: Steps whose loss or gradients were not finite.
-        overflowed: Steps left out by the loss scaler, which has to find its scale first.
-        steps: All of the epoch.
+        skipped: Number of steps with a non-finite loss or gradients.
+        overflowed: Number of steps left out by the loss scaler, which has to find its scale first.
+        steps: Number of steps of the epoch.
         epoch: Counted from 1.
 
     Raises:
-        Diverged: most of them were: such a training has not seen its data.
+        Diverged: most steps were skipped, so the training has not learned from its data.
     """
     if skipped > MOST_OF_EPOCH * steps:
         raise Diverged(
@@ -71,9 +70,9 @@ def judge(skipped: int, overflowed: int, steps: int, epoch: int) -> list[str]:
 
 
 def finite_gradients(model: nn.Module, scaler: GradScaler) -> bool:
-    """Return whether all gradients are finite; the same on every process, which share them.
+    """Return whether all gradients are finite; equal on every process, after the all-reduce.
 
-    A loss scaler that is in use looks itself.
+    An enabled loss scaler checks this itself; then the result is True.
     """
     if scaler.is_enabled():
         return True
@@ -89,15 +88,15 @@ def explain(
     check_stop: Callable[[], None],
     steps: range,
 ) -> Diverged:
-    """Walk from a checkpoint into the step whose loss is not finite and say where it began.
+    """Repeat the steps from a checkpoint to a step with a non-finite loss, and name the cause.
 
     Args:
-        model: As it was at the checkpoint.
-        batches: That follow it.
-        update: Trains on one and returns its loss.
-        world: Where the first process that sees something tells it to all.
+        model: In the state of the checkpoint.
+        batches: The batches after the checkpoint.
+        update: Trains on a batch and returns the loss.
+        world: All processes; the first cause that one of them finds is reported.
         check_stop: Called before each step, may raise.
-        steps: From the one after the checkpoint to the one whose loss was not finite.
+        steps: From the step after the checkpoint to the step with the non-finite loss.
     """
     last = f"the last checkpoint is from step {steps.start - 1}"
     with watching(model) as layers:
@@ -121,7 +120,7 @@ def explain(
 
 @contextmanager
 def watching(model: nn.Module) -> Iterator[list[str]]:
-    """Note the layers whose output is not finite, in the order of the forward."""
+    """Collect the layers with non-finite output, in the order of the forward."""
     found: list[str] = []
 
     def look(name: str) -> Any:
@@ -141,7 +140,7 @@ def watching(model: nn.Module) -> Iterator[list[str]]:
 
 
 def source(model: nn.Module, layers: list[str], images: Tensor) -> str:
-    """Say where the first value came from that is not finite, after a step under `watching`."""
+    """Return in words the source of the first non-finite value, after a step under `watching`."""
     if not torch.isfinite(images).all():
         return "the images of the batch are not finite"
     if layers:

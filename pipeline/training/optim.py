@@ -1,4 +1,4 @@
-"""What belongs to an optimizer: its state, learning rate, averages; the host waits for none."""
+"""Optimizer state, learning rate and averages, without making the host wait."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pipeline.training.pace import Pace
 
 
 def load(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Take up a state, also one that was saved on another kind of device."""
+    """Load a state, also one that was saved on another kind of device."""
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups if "fused" in optimizer.defaults else ():
         group["fused"] = optimizer.defaults["fused"]
 
 
 def arrange(optimizer: Optimizer) -> None:
-    """Give each parameter a momentum that lies in memory as it does: a fused kernel asks for both.
+    """Give each parameter a momentum of the same memory format, as a fused kernel needs.
 
-    One that is not there yet is zero, of which the first step makes the gradient. Torch would begin
-    with what is in memory by chance if the loss scaler skips the very first step.
+    A missing momentum is set to zero, from which the first step makes the gradient. Torch itself
+    would start with uninitialised memory if the loss scaler skips the very first step.
     """
     for group in optimizer.param_groups:
         one_kernel = group.get("fused") and group.get("momentum")
@@ -43,20 +43,20 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Overflows:
-    """Counts the steps that the loss scaler leaves out because a gradient is beyond float16.
+    """Counts the steps that the loss scaler skips because a gradient overflows float16.
 
-    It calls the optimizer without them, or, if that is fused, tells it on the device, which is read
-    only when somebody asks for the count.
+    The scaler does not call the optimizer then, or, for a fused optimizer, sets a flag on the
+    device, which is read only when the count is needed.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self.total = 0  # of the epochs before
+        self.total = 0  # of earlier epochs
         self._asked = self._called = 0
         self._told: Tensor | int = 0
         optimizer.register_step_pre_hook(self._step)
 
     def ask(self) -> None:
-        """Note that the scaler is about to be asked for a step."""
+        """Count a call of the scaler's `step`."""
         self._asked += 1
 
     def _step(self, optimizer: Optimizer, *_: Any) -> None:
@@ -65,7 +65,7 @@ class Overflows:
 
     @property
     def now(self) -> int:
-        """How many there were in the present epoch."""
+        """Number of overflows in the current epoch."""
         return self._asked - self._called + int(self._told)
 
     def end_epoch(self) -> None:
@@ -85,7 +85,7 @@ class Overflows:
 class Averaged(AveragedModel):
     """The exponential moving average of the weights and running statistics of a network.
 
-    Computes what torch's does, which looks at its counter, a tensor, in every step.
+    Equal to torch's AveragedModel, which reads its counter, a tensor, in every step.
 
     Args:
         model: The network.
@@ -107,9 +107,9 @@ class Averaged(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take up the present weights; the first ones are copied."""
+        """Add the current weights to the average; the first ones are copied."""
         if not self._begun:
-            self._steps = int(self.n_averaged)  # a checkpoint may have been loaded
+            self._steps = int(self.n_averaged)  # true after loading a checkpoint
             self._begun = self._steps > 0
             super().update_parameters(model)
             self._steps += 1
@@ -128,7 +128,7 @@ def _tensors(model: nn.Module, floating: bool) -> list[torch.Tensor]:
 
 
 def averaged(model: nn.Module, train: Train) -> Averaged | None:
-    """Return the average of the weights, if it was asked for."""
+    """Return the average of the weights, if `train.ema` is set."""
     return None if train.ema is None else Averaged(model, train.ema, train.ema_warmup)
 
 

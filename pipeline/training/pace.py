@@ -1,4 +1,4 @@
-"""How far a training is, and what follows from that: its learning rate, its growth, its end."""
+"""Map the progress of a training to its learning rate, its growth and its end."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pipeline.config.train import Train
 from pipeline.training.cost import Cost
 
-TINY = 1e-6  # steps: what sums of prices are off by rounding
-RISE = 0.3  # of onecycle: the share of the way on which it rises
-LOW, LAST = 1 / 25, 1 / 25e4  # of onecycle: where it begins and ends, shares of the learning rate
+TINY = 1e-6  # steps; rounding error of sums of prices
+RISE = 0.3  # onecycle: share of the training in which the rate rises
+LOW, LAST = 1 / 25, 1 / 25e4  # onecycle: first and last rate, as shares of the learning rate
 
 
 def _cosine(way: float, begin: float = 1.0, end: float = 0.0) -> float:
@@ -18,7 +18,7 @@ def _cosine(way: float, begin: float = 1.0, end: float = 0.0) -> float:
 
 
 def _onecycle(way: float) -> float:
-    """Rise, then fall below the start; as torch's OneCycleLR, which turns the momentum as well."""
+    """Rise, then fall below the start; as torch's OneCycleLR without its momentum cycle."""
     if way < RISE:
         return _cosine(way / RISE, LOW, 1.0)
     return _cosine((way - RISE) / (1 - RISE), 1.0, LAST)
@@ -30,7 +30,7 @@ SHARES: dict[str, Callable[[float], float]] = {
     "constant": lambda way: 1.0,
     "onecycle": _onecycle,
 }
-"""Schedules: the share of the learning rate by the share of the way that is done, warm-up aside."""
+"""Schedules: map the progress after warm-up, 0 to 1, to a share of the learning rate."""
 
 
 def _restarts(done: float, first: float, growth: int) -> float:
@@ -49,16 +49,16 @@ def _restarts(done: float, first: float, growth: int) -> float:
 
 
 class Pace:
-    """The way a training goes, in steps; under a budget, in what they cost in plain steps.
+    """The progress of a training, in steps; under a budget, in plain steps spent.
 
-    With `train.budget` a training is as far as what it has spent: warm-up, schedule, growth and
-    smaller images at first are shares of the budget, and no step is made that it cannot pay. A
-    network without branches that changes nothing goes the same way with a budget as with epochs.
+    With `train.budget` progress is the share of the budget that is spent: warm-up, schedule, growth
+    and progressive resizing follow it, and no step is made that the budget cannot pay. A network
+    without branches trains the same with a budget as with that number of epochs.
 
     Args:
-        recipe: Of the training.
-        steps_per_epoch: The number of batches in a pass over the images.
-        cost: What was spent so far, and what a step costs.
+        recipe: Settings of the training.
+        steps_per_epoch: Number of batches in a pass over the images.
+        cost: Plain steps spent so far, and the price of a step.
     """
 
     def __init__(self, recipe: Train, steps_per_epoch: int, cost: Cost) -> None:
@@ -76,20 +76,20 @@ class Pace:
         return self._budget is not None
 
     def position(self, step: int) -> float:
-        """Return how far a training is that has made so many steps."""
+        """Return the progress after `step` steps, in steps or, under a budget, plain steps."""
         return self._cost.spent if self.budgeted else step
 
     def plain_epochs(self, step: int) -> float:
-        """Return that in epochs; under a budget, of the plain network."""
+        """Return the progress in epochs; under a budget, in epochs of the plain network."""
         return self.position(step) / self.steps_per_epoch
 
     @property
     def price(self) -> float:
-        """What a step counts for now."""
+        """The progress that the next step makes."""
         return self._cost.price if self.budgeted else 1.0
 
     def steps_left(self, step: int) -> int:
-        """Return how many more steps there are; under a budget, at the present price."""
+        """Return the number of remaining steps; under a budget, at the current price."""
         return max(0, math.floor((self._total - self.position(step) + TINY) / self.price))
 
     def lr_factor(self, step: int) -> float:

@@ -1,7 +1,7 @@
-"""Which checkpoint to resume from, and whether it belongs here.
+"""Choose the checkpoint to resume from, and check that it belongs to this training.
 
-DALI restores the position of other data, of another batch or another number of processes without a
-word, so what a checkpoint was written for is compared before it is used.
+DALI silently restores positions of other data, of another batch size or another number of
+processes, so the settings and data of a checkpoint are compared before it is used.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from pipeline.training.checkpoint import Facts
 
 
 def identity(context: Context) -> Values:
-    """Return what a checkpoint has to agree with: settings, data, and the version of DALI."""
+    """Return what must be equal in a checkpoint: settings, data, and the version of DALI."""
     config = values_of(context.config, context.stage.reads)
     data = disk.sha256(context.parents["prep"] / "data" / rundir.MANIFEST)
     return {**flatten(config), "prepared data": data[:12], "DALI": versions().get(DALI)}
 
 
 def find(context: Context, world: World, own: Values) -> Path | None:
-    """Return the checkpoint to resume from, or None to begin; the same on every process.
+    """Return the checkpoint to resume from, or None to begin; equal on every process.
 
-    With another number of processes only one between two epochs will do: in the middle of an epoch
-    each process has its own position in the data.
+    With another number of processes only a checkpoint between two epochs can be used: in the middle
+    of an epoch each process has its own position in the data.
 
     Raises:
-        UserError: the checkpoints belong to something else, or none of them is intact.
+        UserError: the checkpoints belong to another training, or none of them is intact.
     """
     folder = context.dir / "checkpoints"
     name = world.from_main(lambda: _choose(folder, context, world.world_size, own))

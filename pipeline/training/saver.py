@@ -1,8 +1,8 @@
-"""When to save, and saving while training goes on.
+"""Decide when to save, and save while training continues.
 
-Taking a snapshot holds the training up for one copy of its state; a thread writes it. Only one is
-under way at a time. What could not be written (a full disk) is written anew at the next step, and
-waited for: only when that fails, too, is it raised.
+A snapshot stops the training only for copying its state; a thread writes the copy. At most one
+write runs at a time. If a write failed (a full disk), the state is saved again at the next step,
+synchronously; the error is raised only if that fails too.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pipeline.config.train import Checkpoint
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Facts, Snapshot
 
-FIRST = 60.0  # seconds to the first save where the cost of one is not known yet
-SHARE = 0.01  # of the time, at most, goes into saving
+FIRST = 60.0  # seconds to the first save, while the cost of a save is unknown
+SHARE = 0.01  # largest share of the time that goes into saving
 
 
 class Saver:
-    """Writes the checkpoints of one training; in its main process only.
+    """Writes the checkpoints of one training, on its main process.
 
     Args:
-        folder: Where they go.
-        settings: How often, and how many are kept.
-        may_write: Raises if this attempt may not write any more.
-        saved: Told of each checkpoint on disk.
+        folder: Folder of the checkpoints.
+        settings: How often to save, and how many checkpoints to keep.
+        may_write: Raises if this attempt must not write any more.
+        saved: Called with the facts of each written checkpoint, and the seconds that it cost.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class Saver:
         self._under_way: Future[None] | None = None
         self._cost: float | None = None
         self._last_step, self._last_time = 0, time.monotonic()
-        self.newest: str | None = None  # file of the newest state, on disk or under way
+        self.newest: str | None = None  # file of the newest state, written or being written
 
     def due(self, step: int) -> bool:
-        """Return whether the interval since the last save is over, or that save failed."""
+        """Return whether the interval since the last save has passed, or the last save failed."""
         if self._failed():
             return True
         if self._settings.interval == "auto":
@@ -59,20 +59,20 @@ class Saver:
         return time.monotonic() - self._last_time >= 60 * int(count)
 
     def steps_left(self, step: int) -> int:
-        """Return how many steps there are to the one after which a save is due, if known."""
+        """Return the number of steps to the next save if the interval counts steps."""
         count, _, unit = self._settings.interval.partition(" ")
         return self._last_step + int(count) - step if unit.startswith("step") else 2**31
 
     def begin(self, step: int, file: str | None) -> None:
-        """Count the interval from here, where the newest state is in `file`."""
+        """Start the interval now; `file` holds the newest state."""
         self._last_step, self._last_time, self.newest = step, time.monotonic(), file
 
     def save(self, facts: Facts, state: Any) -> None:
         """Take a snapshot now and write it in the background.
 
         Raises:
-            OSError: the one before could not be written, and neither can this one.
-            Superseded: this attempt may not write any more.
+            OSError: neither the checkpoint before nor this one can be written.
+            Superseded: a newer attempt owns the directory.
         """
         start = time.monotonic()
         again = False
@@ -87,11 +87,11 @@ class Saver:
             self.wait()
 
     def wait(self) -> None:
-        """Wait until what is under way is on disk.
+        """Wait until the running write has finished.
 
         Raises:
-            OSError: it could not be written.
-            Superseded: this attempt may not write any more.
+            OSError: the checkpoint could not be written.
+            Superseded: a newer attempt owns the directory.
         """
         if self._under_way:
             under_way, self._under_way = self._under_way, None
@@ -110,10 +110,10 @@ class Saver:
         self._saved(facts, self._cost)
 
     def automatic_interval(self) -> float:
-        """Return the seconds that lose the least: Young's sqrt(2 · cost · time between failures).
+        """Return the optimal interval in seconds: sqrt(2 · cost · time between failures).
 
-        The cost counts the writing as well, which takes cores from a training on CPUs (J. W. Young,
-        "A first order approximation to the optimum checkpoint interval", CACM 1974).
+        The cost includes the writing, which takes cores from a training on CPUs (J. W. Young, "A
+        first order approximation to the optimum checkpoint interval", CACM 1974).
         """
         if self._cost is None:
             return FIRST

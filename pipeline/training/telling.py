@@ -1,4 +1,4 @@
-"""What a training says while it goes on; its main process only."""
+"""Print the progress of a training, on its main process."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pipeline.execution.world import World
 from pipeline.records import attempt
 from pipeline.training.pace import Pace
 
-PHASES = ("processes", "imports", "checkpoint", "first_step")  # from the attempt to its first step
+PHASES = ("processes", "imports", "checkpoint", "first_step")  # up to the first step
 MUCH_WAITING = 0.1  # share of an epoch
 
 
 class Telling:
-    """The words of one training: progress, lines in its log, and how long it took to start."""
+    """Reports progress, prints lines to the log, and measures the start-up time of a training."""
 
-    pace: Pace  # set as soon as it is known, before the first `progress`
+    pace: Pace  # set before the first call of `progress`
 
     def __init__(self, context: Context, world: World) -> None:
         self._context, self._main = context, world.main
         self._marks = [context.started]
         self._told_waiting = False
-        self._begun: tuple[float, int] | None = None  # when, and with which step, this attempt did
-        self._adjustments: list[float] = []  # seconds of each
+        self._begun: tuple[float, int] | None = None  # time and number of the first step
+        self._adjustments: list[float] = []  # seconds per adjustment
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -36,10 +36,10 @@ class Telling:
     def progress(
         self, step: int, metrics: dict[str, float], doing: str = "", adjustments: int = 0
     ) -> None:
-        """Report where the training is: after `step`, in the epoch of that step.
+        """Report the progress after `step`.
 
-        `adjustments` of the structure are to come; while none was timed, the time they will take is
-        not in what is said to remain, and they are named instead.
+        `adjustments` is the number of adjustments to come. Until one was timed, the remaining time
+        does not include them, and the text names their number instead.
         """
         if self._main:
             accuracy = f", top-1 {metrics['top1']:.1f} %" if metrics else ""
@@ -50,7 +50,7 @@ class Telling:
             self._context.progress(step, step + left, text, self._eta(step, left, adjustments))
 
     def _eta(self, step: int, left: int, adjustments: int) -> float | None:
-        """Return the seconds that the steps and adjustments to come take, if that can be told."""
+        """Return the remaining seconds for steps and adjustments; None if not yet known."""
         if self._begun is None or step == self._begun[1]:
             return None
         when, since = self._begun
@@ -60,7 +60,7 @@ class Telling:
 
     @contextmanager
     def adjusting(self) -> Iterator[None]:
-        """Time what is done within, which is no step."""
+        """Measure the time of an adjustment."""
         begun = time.monotonic()
         yield
         self._adjustments.append(time.monotonic() - begun)
@@ -73,11 +73,11 @@ class Telling:
         return f"{epoch}, spent {pace.plain_epochs(step):.1f} of {pace.epochs:g} plain epochs"
 
     def mark(self) -> None:
-        """Note that one of the `PHASES` has ended, but for the first and the last."""
+        """Mark the end of one of the `PHASES`, except the first and the last."""
         self._marks.append(time.time())
 
     def first_step(self, step: int, loader: str) -> None:
-        """Say how long it took from the start of the attempt to its first step, and on what."""
+        """Print which loader is used, and the time from the start of the attempt to this step."""
         self._begun = time.monotonic(), step
         if not self._main:
             return
@@ -90,7 +90,7 @@ class Telling:
         self.say(f"first step after {sum(took):.1f} s ({parts})")
 
     def waiting(self, share: float) -> None:
-        """Say once if the images are the bottleneck: the share of an epoch spent without any."""
+        """Warn once if data loading is the bottleneck; `share` of the epoch was spent waiting."""
         if share > MUCH_WAITING and not self._told_waiting:
             self._told_waiting = True
             self.say(
