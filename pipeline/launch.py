@@ -23,6 +23,7 @@ from pipeline.planning import (
     preflight,
     safety,
     search,
+    starts,
     summary,
     sweep,
 )
@@ -130,6 +131,7 @@ def _show_plan(this: Launch, overrides: list[str]) -> None:
     Raises:
         UserError: the network to be trained cannot be.
     """
+    changed = starts.check(this.config, this.plan)
     training = any(step.runs for step in this.plan if step.stage.name == "train")
     counted = preflight.classes(this.config, this.plan[0])
     network = outline.look(this.config, counted) if training else None
@@ -137,6 +139,7 @@ def _show_plan(this: Launch, overrides: list[str]) -> None:
     notes = [] if this.directory.exists() else arguments.unchosen(this.config, overrides)
     if this.directory.exists():
         notes = [*notes, *code.told(this.config)]
+    notes += changed
     if untried:
         notes = [
             *notes,

@@ -177,7 +177,11 @@ WHERE = (
 )  # fmt: skip
 """Keys that say where, how safely and who watches: they decide no result, enter no fingerprint."""
 
-ADDED = {
+ADDED: Values = {
+    "model.pretrained": None,
+    "model.pretrained_sha256": None,
+    "model.freeze": [],
+    "train.head_lr": None,
     "train.compile": "off",
     "train.accumulate": 1,
     "train.optimizer": "sgd",

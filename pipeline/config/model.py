@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -11,6 +11,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -19,6 +20,9 @@ from pipeline.config.rules import RESNETS
 
 BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
 BLOCKS += [(1024, 2), (1024, 1)]  # channels and stride of MobileNet's 13 blocks
+BEGUN = ("pretrained", "pretrained_sha256", "freeze")  # how a network starts, not what it is
+ASIDE = (*BEGUN, "drop", "drop_path", "code")  # in which one and the same network may differ
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def channels(count: int, width: float) -> int:
@@ -26,7 +30,27 @@ def channels(count: int, width: float) -> int:
     return max(8, int(count * width))
 
 
-class Vgg(Section):
+class Network(Section):
+    """What all networks have: the weights they start with, and which of them stay.
+
+    Args:
+        pretrained: a file of weights; `pipeline.planning.starts` makes one of a run or a name.
+        pretrained_sha256: of its content, so that another content is noticed.
+        freeze: globs of the names of parameters, or of the modules that hold them.
+    """
+
+    name: str
+    pretrained: Annotated[str, Field(min_length=1)] | None = None
+    pretrained_sha256: Digest | None = None
+    freeze: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [] if value is None else [value] if isinstance(value, str) else value
+
+
+class Vgg(Network):
     """A VGG-style network with batch norm.
 
     Args:
@@ -35,23 +59,21 @@ class Vgg(Section):
         bias: whether convolutions have one.
     """
 
-    name: str
     family: Literal["vgg"]
     widths: list[list[PositiveInt]] = Field(min_length=1)
     hidden: PositiveInt | None = None
     bias: bool = True
 
 
-class MobileNetV1(Section):
+class MobileNetV1(Network):
     """MobileNet of 2017, whose convolutions are depthwise and 1x1; `small_stem` as below."""
 
-    name: str
     family: Literal["mobilenet_v1"]
     width: PositiveFloat
     small_stem: bool
 
 
-class Library(Section):
+class Library(Network):
     """A classifier of a library, by its name there; `architectures.build` knows which there are.
 
     Args:
@@ -60,7 +82,6 @@ class Library(Section):
             before it less. null: what the network has by itself.
     """
 
-    name: str
     drop: Share | None = None
     drop_path: Share | None = None
 
@@ -101,7 +122,7 @@ class Timm(Library):
         return self
 
 
-class Custom(Target):
+class Custom(Network, Target):
     """A network of the user's own: what a function or class returns for `num_classes`."""
 
     name: Literal["custom"]
@@ -148,6 +169,19 @@ class Static(Starting):
         return self
 
 
+class Structured(Starting):
+    """The branches that another run had in the end, on fresh weights from the first step.
+
+    Args:
+        structure: its `structure.json`; `pipeline.planning.starts` finds that of a run.
+        structure_sha256: of its content, so that another content is noticed.
+    """
+
+    kind: Literal["structure"]
+    structure: Annotated[str, Field(min_length=1)]
+    structure_sha256: Digest | None = None
+
+
 class Growing(Starting):
     """Branches grown and cut while training.
 
@@ -185,4 +219,4 @@ class Grow(Growing):
     max_cost: Annotated[float, Field(ge=1)]
 
 
-Method = Annotated[Plain | Static | DyRep | Grow, Field(discriminator="kind")]
+Method = Annotated[Plain | Static | Structured | DyRep | Grow, Field(discriminator="kind")]

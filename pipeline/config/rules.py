@@ -23,6 +23,7 @@ RULED = (
     ("method", "last_adjust_epoch", None),
     ("method", "adjust_interval", None),
     ("method", "cost", None),
+    ("method", "start", None),
 )
 RESNETS = r"(wide_)?res(net|next)"
 
@@ -60,6 +61,9 @@ def by_rule(values: Values) -> dict[str, Values]:
         if method.get("cost", "") is None:
             exact = bool(_section(values, "train").get("deterministic"))
             found["method"]["cost"] = "flops" if exact else "seconds"
+    if method.get("start", "") is None:
+        fresh = method.get("kind") == "grow" and model.get("pretrained") is None
+        found.setdefault("method", {})["start"] = "identity" if fresh else "drawn"
     return found
 
 

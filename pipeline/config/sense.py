@@ -31,6 +31,7 @@ CANNOT = {"memory": ("policy",), "dali": ("policy", "erase", "cutout")}  # loade
 RANGES = ("train.augment.scale", "train.augment.ratio")
 SETS = (
     "method.branches",
+    "model.freeze",
     "stage.run",
     "again",
     "fuse.exports",
@@ -201,6 +202,31 @@ def _loader(flat: Flat) -> Iterator[str]:
             )
 
 
+def _starts(flat: Flat) -> Iterator[str]:
+    """What was trained must not be undone by what begins at random."""
+    for key in ("model.pretrained", "method.structure"):
+        if flat.get(f"{key}_sha256") and not flat[key]:
+            yield f"{key}_sha256 is of a file, and there is none; give {key}, too"
+    if flat["model.pretrained"] is None:
+        return
+    method = flat["method.name"]
+    if flat["method.kind"] in ("static", "structure"):
+        yield (
+            f"method={method} puts fresh branches on the network, which would undo "
+            "model.pretrained; use method=plain, or dyrep or grow, which change nothing at first"
+        )
+    if flat.get("model.own_branches"):
+        yield (
+            "model.own_branches=true puts fresh branches on the network, which would undo "
+            "model.pretrained; leave model.own_branches out"
+        )
+    if flat["method.start"] == "identity":
+        yield (
+            "method.start=identity adds to every kernel, which would undo model.pretrained; "
+            "leave method.start out"
+        )
+
+
 def _exports(flat: Flat) -> Iterator[str]:
     if flat["fuse.opset"] > OPSET:
         yield f"fuse.opset={flat['fuse.opset']} is newer than the exporter; use 18 to {OPSET}"
@@ -208,7 +234,7 @@ def _exports(flat: Flat) -> Iterator[str]:
 
 CHECKS = (
     _exports, _numbers, _texts, _names, _lists, _augmentation, _learning_rate, _schedule, _place,
-    _images, _loader,
+    _images, _loader, _starts,
 )  # fmt: skip
 
 

@@ -125,6 +125,7 @@ class Train(Section):
         optimizer: `sgd`, or the name of one of timm's; see `networks.optimizers`.
         optimizer_args: what one of timm's takes beside, e.g. betas; `momentum` and `nesterov` are
             those of sgd.
+        head_lr: learning rate of the class head, on the same schedule; null: as the rest.
         decay_norms: whether weights of norms, and biases, decay too.
         layer_decay: the learning rate of a layer is this share of that of the layer behind it; see
             `networks.layers`.
@@ -160,6 +161,7 @@ class Train(Section):
     optimizer: Annotated[str, Field(min_length=1)] = "sgd"
     optimizer_args: dict[str, Any] | None = None
     lr: PositiveFloat
+    head_lr: PositiveFloat | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)]
     nesterov: bool
     weight_decay: NonNegativeFloat

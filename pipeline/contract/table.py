@@ -8,6 +8,7 @@ from __future__ import annotations
 from pipeline.contract.stage import Stage
 
 ELSEWHERE = ("data.root", "data.max_bad")  # what became of them is in the prepared data
+PLACES = ("model.pretrained", "method.structure")  # what lies there is asked for by its hash
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -25,7 +26,7 @@ STAGES: dict[str, Stage] = {
             does="train, growing and cutting branches on the way",
             parents=("prep",),
             reads=("data", "model", "method", "train", "seed"),
-            ignores=ELSEWHERE,
+            ignores=(*ELSEWHERE, *PLACES),
             outputs=("model.safetensors", "structure.json", "history.jsonl"),
             processes=True,
             version=2,
@@ -35,7 +36,7 @@ STAGES: dict[str, Stage] = {
             does="fold all branches into the plain network, prove it equal and export it",
             parents=("prep", "train"),
             reads=("data", "model", "fuse"),
-            ignores=ELSEWHERE,
+            ignores=(*ELSEWHERE, *PLACES),
             outputs=(
                 "model.safetensors",
                 "model.*",
@@ -50,7 +51,7 @@ STAGES: dict[str, Stage] = {
             does="evaluate the unfused, the fused and the exported networks",
             parents=("prep", "train", "fuse"),
             reads=("data", "model", "eval"),
-            ignores=ELSEWHERE,
+            ignores=(*ELSEWHERE, *PLACES),
             outputs=("predictions.safetensors", "eval.json"),
             processes=True,
             version=3,
@@ -60,7 +61,7 @@ STAGES: dict[str, Stage] = {
             does="time the fused, the unfused, the plain and the exported networks",
             parents=("prep", "train", "fuse"),
             reads=("data", "model", "latency"),
-            ignores=ELSEWHERE,
+            ignores=(*ELSEWHERE, *PLACES),
             outputs=("latency.json",),
             version=5,
         ),

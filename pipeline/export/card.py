@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
 from pipeline.config.base import Values
+from pipeline.config.model import BEGUN
 from pipeline.contract.stage import Context
 from pipeline.data import preprocess
 from pipeline.data.preprocess import Preprocessing
@@ -78,6 +79,7 @@ class Card(TypedDict):
     data: Origin
     fusion: Proof
     source: str
+    start: NotRequired[str | None]
     licence: str | None
     versions: dict[str, str]
 
@@ -105,7 +107,7 @@ def describe(context: Context, fusion: Mapping[str, float], images: int) -> Card
     if "shipped_epoch" in trained:
         headline["epoch"] = trained["shipped_epoch"]
     return {
-        "architecture": config.model.model_dump(mode="json"),
+        "architecture": config.model.model_dump(mode="json", exclude=set(BEGUN)),
         "input": {"name": "images", "shape": ["batch", 3, size, size], "dtype": "float32"},
         "output": {"name": "scores", "shape": ["batch", len(manifest.classes)], "what": "logits"},
         "preprocess": preprocess.describe(config.data, manifest),
@@ -121,6 +123,7 @@ def describe(context: Context, fusion: Mapping[str, float], images: int) -> Card
             "images": images,
         },
         "source": context.parents["train"].resolve().name,
+        "start": config.model.pretrained_sha256,
         "licence": config.fuse.licence,
         "versions": provenance.versions(),
     }
@@ -134,6 +137,7 @@ def markdown(card: Card, exports: dict[str, Outcome]) -> str:
         for outcome in exports.values()
         if "max_rel_error" in outcome
     ]
+    begun = card.get("start")
     return "\n".join(
         [
             f"# {shown(card['architecture']['name'])} on {shown(data['name'])}",
@@ -153,6 +157,7 @@ def markdown(card: Card, exports: dict[str, Outcome]) -> str:
             f"as {code(data['fingerprint'])}",
             f"- **Trained** by {code(card['source'])}; fused with a relative error of "
             f"{card['fusion']['max_rel_error']:.1e} in float64",
+            *([f"- **Started** from weights of SHA-256 {code(begun)}"] if begun else []),
             f"- **Licence** {shown(card['licence'] or 'not stated')}",
             f"- **Architecture** {code(json.dumps(card['architecture']))}",
             "",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import product
 
+import torch
 from torch import nn
 
 from pipeline.config.model import BLOCKS, Custom, MobileNetV1, Model, Timm, Vgg, channels
@@ -34,6 +35,22 @@ def build(model: Model, classes: int) -> nn.Module:
     if isinstance(model, Timm):
         return from_timm(model.name, classes, **drops)
     return from_torchvision(model.name, model.small_stem, classes, **drops)
+
+
+def head(model: Model, classes: int) -> set[str]:
+    """Return the names of the class head: parameters whose shape follows from the classes."""
+    one, other = (_shapes(model, count) for count in (classes, classes + 1))
+    return {name for name, shape in one.items() if other.get(name) != shape}
+
+
+def _shapes(model: Model, classes: int) -> dict[str, torch.Size]:
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                network = build(model, classes)
+        except (NotImplementedError, RuntimeError):  # one that looks at values while it is built
+            network = build(model, classes)
+    return {name: parameter.shape for name, parameter in network.named_parameters()}
 
 
 def vgg(
@@ -92,7 +109,7 @@ def from_torchvision(name: str, small_stem: bool, classes: int, **drops: float) 
     """
     from torchvision import models  # takes four seconds: only where it is asked for
 
-    _check_name(name, models.list_models(module=models), "torchvision")
+    check_name(name, models.list_models(module=models), "torchvision")
     one_output = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
     make = partial(models.get_model, name, weights=None, num_classes=classes, **one_output)
     network = _dropping(make, f"{name} of torchvision", drops)
@@ -111,7 +128,7 @@ def from_timm(name: str, classes: int, **drops: float) -> nn.Module:
     """
     import timm  # takes four seconds: only where it is asked for
 
-    _check_name(name, timm.list_models(), "timm")
+    check_name(name, timm.list_models(), "timm")
     make = partial(timm.create_model, name, pretrained=False, num_classes=classes)
     network = _dropping(make, f"{name} of timm", drops)
     _straighten(network)
@@ -171,7 +188,12 @@ def _straighten(network: nn.Module) -> None:
             network.set_submodule(path, plain)
 
 
-def _check_name(name: str, valid: list[str], library: str) -> None:
+def check_name(name: str, valid: list[str], library: str) -> None:
+    """Refuse a name that a library does not know.
+
+    Raises:
+        UserError: names the nearest.
+    """
     if name not in valid:
         cure = nearest(name, valid, "model.name=")
         raise UserError(f"model.name={name} is no classifier of {library}; {cure}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -17,16 +18,21 @@ ON_GPU = ("bnb", "fused")  # what names of optimizers begin with that need one
 ELSEWHERE = ("params", "lr", "weight_decay")  # what an optimizer takes from other settings
 
 
-def build(model: nn.Module, train: Train) -> Optimizer:
-    """Return the optimizer of a recipe.
+def build(model: nn.Module, train: Train, head: Collection[str] = ()) -> Optimizer:
+    """Return the optimizer of a recipe, for the parameters that are not frozen.
 
     `sgd` is torch's, on a GPU as one kernel that does the loss scaler's part too. All others are
     timm's, with timm's defaults where `optimizer_args` says nothing.
 
+    Args:
+        model: Of which it is.
+        train: The recipe.
+        head: Names of the parameters that learn at `train.head_lr`.
+
     Raises:
         UserError: timm has none of that name, or it does not take such arguments.
     """
-    groups = _groups(model, train)
+    groups = _groups(model, train, head)
     if train.optimizer == "sgd":
         fused = True if next(model.parameters()).is_cuda else None
         return SGD(
@@ -45,17 +51,29 @@ def needs_gpu(name: str) -> bool:
     return name.startswith(ON_GPU)
 
 
-def _groups(model: nn.Module, train: Train) -> list[dict[str, Any]]:
+def _groups(model: nn.Module, train: Train, head: Collection[str]) -> list[dict[str, Any]]:
+    """Return the groups of the network, after those of a head that learns at its own rate."""
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    heads = [p for name, p in learning.items() if name in head]
+    rest = {name: p for name, p in learning.items() if name not in head}
+    groups = _by_layer(model, rest, train) if rest else []
+    own = _by_decay(model, heads, train)[:2] if heads else []  # a head has no strengths
+    return [{**group, "lr": train.head_lr} for group in own] + groups
+
+
+def _by_layer(
+    model: nn.Module, parameters: dict[str, nn.Parameter], train: Train
+) -> list[dict[str, Any]]:
     """Return the parameters by weight decay and, with `layer_decay`, by layer.
 
     Each layer has all groups, also empty ones: what grows on it joins them.
     """
     if train.layer_decay is None:
-        return _by_decay(model, list(model.parameters()), train)
+        return _by_decay(model, list(parameters.values()), train)
     depth = depths(model)
     last = max(depth.values())
     layers: list[list[nn.Parameter]] = [[] for _ in range(last + 1)]
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         layers[depth.get(name, last)].append(parameter)
     return [
         {**group, "lr": train.lr * train.layer_decay ** (last - number)}

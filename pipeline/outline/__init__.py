@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.config import Config
+from pipeline.config.base import Values
+from pipeline.config.model import Structured
 from pipeline.custom import code
 from pipeline.errors import UserError
 from pipeline.records.provenance import PROJECT
@@ -38,12 +40,14 @@ class Outline:
         flops: of one image; a multiply-add counts 2.
         growable: convolutions that can take branches of the method.
         left: why others cannot, and how many.
+        start: what the weights are that it starts with, and which of them stay.
     """
 
     parameters: int
     flops: int
     growable: int
     left: dict[str, int] = field(default_factory=dict)
+    start: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +124,8 @@ def look(config: Config, counted: int | None = None) -> Outline | Unknown:
     else:
         answer = _accepted(_asked("--outline", json.dumps(vars(request)), config.root))
         found = answer if isinstance(answer, Unknown) else Outline(**answer)
+    if isinstance(found, Outline):
+        found = _started(config, counted, found)
     if isinstance(found, Outline) and not found.growable and config.method.kind != "plain":
         reasons = "; ".join(f"{reason} ({count})" for reason, count in found.left.items())
         raise UserError(
@@ -160,6 +166,38 @@ def _accepted(answer: Any) -> Any:
     if isinstance(answer, dict) and "refused" in answer:
         raise UserError(answer["refused"])
     return answer
+
+
+def weights(family: str, name: str, word: str) -> Path | Unknown:
+    """Return the file to which a library has fetched weights that it publishes under a name.
+
+    Raises:
+        UserError: it has none of that name, or has not fetched them.
+    """
+    asked = {"family": family, "name": name, "word": word}
+    answer = _accepted(_asked("--weights", json.dumps(asked), ""))
+    return answer if isinstance(answer, Unknown) else Path(answer["path"])
+
+
+def _started(config: Config, counted: int | None, found: Outline) -> Outline:
+    """Return what is known of a network once it has what it starts with, if it is given anything.
+
+    Raises:
+        UserError: that does not fit.
+    """
+    model, method = config.model, config.method
+    if not (model.pretrained or model.freeze or isinstance(method, Structured)):
+        return found
+    known = classes(config, counted)
+    asked: Values = {
+        "model": model.model_dump(mode="json"),
+        "method": method.model_dump(mode="json"),
+    }
+    asked |= {"classes": known or UNTOLD, "counted": known is not None}
+    answer = _accepted(_asked("--start", json.dumps(asked), config.root))
+    if isinstance(answer, Unknown):
+        return replace(found, start=[f"start: it was not looked at: {answer.why}"])
+    return replace(found, **answer)
 
 
 @cache

@@ -1,7 +1,8 @@
 """The side that has torch: builds a network of a library on the meta device and looks at it.
 
-`--outline`, `--optimizer`, which tries one, and `--images`, which tries code that gives them, read
-a request from stdin, `--names` lists what can be built; all answer in JSON.
+`--outline`, `--start` (weights and branches to start with), `--weights` (where a library has
+fetched them to), `--optimizer`, which tries one, and `--images`, which tries code that gives them,
+read a request from stdin, `--names` lists what can be built; all answer in JSON.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,17 @@ from pydantic import TypeAdapter
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dyrep.block import fitting
+from dyrep.block import fitting, outer_blocks
 from dyrep.cost import cost
 from dyrep.expansion import convs, unfit_convs
 from pipeline.config import sections
 from pipeline.config.data import Custom as Settings
-from pipeline.config.model import Model
+from pipeline.config.model import Model, Structured
 from pipeline.custom import code
 from pipeline.custom.call import raised
 from pipeline.data.sources.custom import Custom
 from pipeline.errors import UserError, gist
-from pipeline.networks import architectures, optimizers
+from pipeline.networks import architectures, library, optimizers, pretrained, structures
 from pipeline.networks.architectures import DROPS
 from pipeline.outline import Images, Outline, Request, shape, trial
 
@@ -57,17 +59,36 @@ def outline(request: Request) -> Outline:
     device = next(network.parameters()).device
     _refuse_idle(request, device)
     spent = cost(network, torch.zeros(1, 3, *[request.sides[0]] * 2, device=device))
+    return Outline(
+        parameters=spent.parameters, flops=spent.flops, **_growth(network, request.branches)
+    )
+
+
+def _growth(network: nn.Module, branches: Sequence[str]) -> dict[str, Any]:
+    """Return how many convolutions can take branches, and why others cannot."""
     left = dict(unfit_convs(network))
     for path, conv in convs(network):
-        if path not in left and not fitting(conv, request.branches):
+        if path not in left and not fitting(conv, branches):
             left[path] = "it can take none of these branches"
     growable = sum(path not in left for path, _ in convs(network))
-    return Outline(
-        parameters=spent.parameters,
-        flops=spent.flops,
-        growable=growable,
-        left=dict(Counter(left.values())),
-    )
+    return {"growable": growable, "left": dict(Counter(left.values()))}
+
+
+def start(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return what a network is once it has the weights and branches it starts with.
+
+    Raises:
+        UserError: it cannot have them.
+    """
+    known = sections({"model": asked["model"], "method": asked["method"]})
+    network = architectures.build(known.model, asked["classes"])
+    told = pretrained.begin(network, known.model, asked["classes"], asked["counted"])
+    found = _growth(network, getattr(known.method, "branches", ["kxk"]))
+    if isinstance(known.method, Structured):
+        structures.apply(network, known.method)
+        told.append(structures.told(network, known.method))
+        found = {"growable": len(outer_blocks(network)), "left": {}}
+    return {**found, "start": told}
 
 
 def _built(request: Request) -> nn.Module:
@@ -198,6 +219,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     os.chdir("/")  # a stage does not run where it was launched
     if sys.argv[1:] == ["--images"]:
         return vars(_images({"data": request["data"]}))
+    if sys.argv[1:] == ["--weights"]:
+        return {"path": str(library.cached(**request))}
+    if sys.argv[1:] == ["--start"]:
+        return start(request)
     if sys.argv[1:] == ["--optimizer"]:
         asked = sections(request)
         try:

@@ -36,6 +36,7 @@ from pipeline.custom import code
 from pipeline.display.masking import mask, mask_yaml
 from pipeline.display.outside import visible
 from pipeline.errors import DONE, UserError, nearest
+from pipeline.planning import starts
 from pipeline.records import rundir
 from pipeline.records.provenance import PROJECT
 
@@ -46,6 +47,7 @@ HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 INSTALLED = PROJECT / "pipeline" / "conf"  # where a wheel puts it
 CONF = INSTALLED if INSTALLED.is_dir() else PROJECT / "conf"
 OmegaConf.register_new_resolver("conf", lambda: str(rundir.shown(CONF)), replace=True)
+WHAT = {starts.STRUCTURE: "RUN, one of the same network that has grown"}
 FREE = ("cluster.sbatch",)  # may hold any key
 TAGS = tags()  # not part of a key, though pydantic puts them there
 
@@ -89,6 +91,7 @@ def values(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> V
     if said.get("name") is None:
         said["name"] = derived_name(choices, said.get("seed"), overrides)
     _settle_paths(said)
+    starts.pin(said)
     return {str(key): value for key, value in said.items()}
 
 
@@ -163,7 +166,7 @@ def finish(values: Values) -> Config:
 
 
 def _missing(key: str, values: Values) -> str:
-    value = "VALUE"
+    value = WHAT.get(key, "VALUE")
     if key == "data.root" and (holds := HOLDS.get(values["data"]["name"])):
         value = f"FOLDER, {holds}"
     elif key.endswith(".target"):

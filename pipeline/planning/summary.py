@@ -77,6 +77,7 @@ def _training(config: Config, network: Outline | Unknown, counted: int | None) -
             f"{network.parameters / 1e6:.3g} M parameters for {_classes(config, counted)}"
             f"{_branches(config, network.growable)}{_start(config)}"
         )
+        yield from network.start
     yield f"recipe: train={train.name}, {_length(train)} of {_batch(config)}{_growth(config)}"
 
 
@@ -110,6 +111,8 @@ def _branches(config: Config, count: int) -> str:
 
 
 def _start(config: Config) -> str:
+    if config.method.kind == "grow" and config.model.pretrained:
+        return ", kernels start as they were trained, without the identity"
     return ", kernels start with the identity in them" if config.method.start == "identity" else ""
 
 

@@ -17,6 +17,7 @@ from pipeline.contract.stage import Stage
 from pipeline.contract.table import STAGES
 from pipeline.custom import code
 from pipeline.display.masking import masked
+from pipeline.planning import starts
 from pipeline.planning.compose import parse
 from pipeline.records import rundir, store
 
@@ -105,7 +106,8 @@ def _named(overrides: list[str]) -> Iterable[str]:
 def _leaves(override: Override) -> list[str]:
     value = None if override.is_delete() else override.value()
     key = override.key_or_group
-    return list(flatten(value, f"{key}.")) if isinstance(value, dict) else [key]
+    named = list(flatten(value, f"{key}.")) if isinstance(value, dict) else [key]
+    return [*named, *(starts.PINS[name] for name in named if name in starts.PINS)]
 
 
 def _put(values: Values, path: list[str], source: Values) -> Values:

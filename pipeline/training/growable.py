@@ -9,7 +9,7 @@ from torch import nn
 
 from dyrep.block import fitting
 from dyrep.expansion import convs, unfit_convs
-from pipeline.config.model import Method, Plain, Static
+from pipeline.config.model import Method, Plain, Static, Structured
 from pipeline.errors import UserError
 
 NAMED = 3  # convolutions named per reason
@@ -21,7 +21,7 @@ def left_alone(model: nn.Module, method: Method) -> dict[str, str]:
     Raises:
         UserError: none gets any, so the method would change nothing.
     """
-    if isinstance(method, Plain):
+    if isinstance(method, Plain | Structured):
         return {}
     left, known = unfit_convs(model), dict(convs(model))
     for path, conv in known.items():

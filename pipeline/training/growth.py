@@ -14,7 +14,8 @@ import dyrep
 from dyrep.block import blocks
 from dyrep.state import EvolverState
 from pipeline.config.base import Form
-from pipeline.config.model import DyRep, Grow, Growing, Method, Static
+from pipeline.config.model import DyRep, Grow, Growing, Method, Static, Structured
+from pipeline.networks import structures
 from pipeline.training import growable
 from pipeline.training.history import Rows
 
@@ -39,7 +40,7 @@ def prepare(
     left = growable.left_alone(model, method)
     example = torch.zeros(1, 3, image_size, image_size)
     torch.manual_seed(seed)
-    if own_branches:
+    if own_branches and not isinstance(method, Structured):  # a structure has them, too
         _own_branches(model, _form(method), example)
     if isinstance(method, Static):
         dyrep.expand(
@@ -49,6 +50,8 @@ def prepare(
             form=method.form,
             widen_depthwise=method.widen_depthwise,
         )
+    if isinstance(method, Structured):
+        structures.apply(model, method)
     return left
 
 

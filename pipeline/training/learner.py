@@ -16,10 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 import dyrep
 from dyrep.structure import Structure
 from pipeline.config import Config
+from pipeline.config.model import Structured
 from pipeline.data.loaders.base import Batch
 from pipeline.errors import UserError
 from pipeline.execution.world import World
-from pipeline.networks import architectures, optimizers
+from pipeline.networks import architectures, freezing, optimizers, pretrained, structures
 from pipeline.training import device, generators, nonfinite, optim, validation
 from pipeline.training.compiling import Compiler
 from pipeline.training.growth import prepare
@@ -65,14 +66,20 @@ class Learner:
         self.model = architectures.build(config.model, classes)
         self.left: dict[str, str] = {}  # reasons why convolutions get no branches, by path
         if saved:
+            self.told = freezing.freeze(self.model, config.model.freeze)
             dyrep.apply_structure(self.model, saved["structure"])
         else:
+            self.told = pretrained.begin(self.model, config.model, classes)
             own = getattr(config.model, "own_branches", False)
             self.left = prepare(self.model, config.method, config.seed, config.data.image_size, own)
+        if isinstance(config.method, Structured):
+            self.told.append(structures.told(self.model, config.method))
         self.layout = device.layout(world.device, self._recipe)
         self.model.to(world.device).to(memory_format=self.layout)
         self.ema = optim.averaged(self.model, self._recipe)
-        self.optimizer = optimizers.build(self.model, self._recipe)
+        separate = self._recipe.head_lr is not None
+        head = architectures.head(config.model, classes) if separate else ()
+        self.optimizer = optimizers.build(self.model, self._recipe, head)
         self._schedule = optim.schedule(self.optimizer, pace)
         self.overflows = optim.Overflows(self.optimizer)
         half = self._recipe.precision == "float16"

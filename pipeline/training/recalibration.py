@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.config.train import Train
 from pipeline.execution.world import World
+from pipeline.networks.freezing import Frozen
 from pipeline.training.images import Images
 from pipeline.training.state import State
 
@@ -60,9 +61,9 @@ def average_statistics(
     world: World,
     autocast: AbstractContextManager[None],
 ) -> None:
-    """Make means over batches the running statistics of batch norms; collective."""
+    """Make means over batches the running statistics of batch norms but frozen ones; collective."""
     norms = [m for n in networks for m in n.modules() if isinstance(m, _BatchNorm)]
-    norms = [norm for norm in norms if norm.running_mean is not None]
+    norms = [n for n in norms if n.running_mean is not None and not isinstance(n, Frozen)]
     with ExitStack() as stack:
         for network in networks:
             stack.enter_context(_averaging(network, norms))

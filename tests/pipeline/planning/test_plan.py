@@ -148,6 +148,9 @@ def test_every_choice_composes(tmp_path):
             more += ["data.root=any"] if "root: ???" in file.read_text() else []
             target = f"{group.name}.target=torchvision.models:resnet18"
             more += [target] if "target: ???" in file.read_text() else []
+            if file.stem == "structure":
+                (tmp_path / "structure.json").write_text("{}")
+                more += [f"method.structure={tmp_path}/structure.json"]
             config(tmp_path, f"{group.name}={file.stem}", *more)
 
 

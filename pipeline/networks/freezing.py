@@ -1,0 +1,75 @@
+"""Parameters that stay as they are: their names by globs, and the batch norms that go with them."""
+
+from __future__ import annotations
+
+import fnmatch
+from itertools import accumulate
+from typing import Self
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.errors import UserError, nearest
+
+
+class Frozen:
+    """A batch norm that stays in eval mode: it normalises by the statistics it has and keeps them.
+
+    What users of timm and Keras expect of a norm that is frozen: with statistics of other images it
+    would compute something else although no parameter moved.
+    """
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode."""
+        return super().train(False)  # type: ignore[misc]
+
+
+def freeze(network: nn.Module, globs: list[str]) -> list[str]:
+    """Freeze the parameters of a plain network whose name, or a module they are in, is matched.
+
+    A batch norm all of whose parameters are frozen keeps its statistics, too. Call it before the
+    network gets branches: a frozen convolution gets none.
+
+    Returns:
+        What is to be told.
+
+    Raises:
+        UserError: a glob matches nothing, or nothing is left to train.
+    """
+    if not globs:
+        return []
+    parameters = dict(network.named_parameters())
+    frozen = {name for glob in globs for name in _matching(glob, parameters)}
+    if frozen == parameters.keys():
+        raise UserError(f"model.freeze={globs} leaves nothing to train; match less")
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+    still = [norm for norm in network.modules() if _is_frozen(norm)]
+    for norm in still:
+        norm.__class__ = type(f"Frozen{type(norm).__name__}", (Frozen, type(norm)), {})
+        norm.eval()
+    values = sum(parameters[name].numel() for name in frozen)
+    return [
+        f"frozen: {len(frozen)} of {len(parameters)} parameters, {values:,} of "
+        f"{sum(p.numel() for p in parameters.values()):,} values"
+        + (f"; {len(still)} batch norms keep their statistics" if still else "")
+    ]
+
+
+def _matching(glob: str, parameters: dict[str, nn.Parameter]) -> list[str]:
+    def known_as(name: str) -> list[str]:
+        return list(accumulate(name.split("."), lambda path, part: f"{path}.{part}"))
+
+    found = [n for n in parameters if any(fnmatch.fnmatchcase(k, glob) for k in known_as(n))]
+    if not found:
+        there = dict.fromkeys(path for name in parameters for path in known_as(name))
+        raise UserError(
+            f"model.freeze={glob} matches no parameter and no module; "
+            f"{nearest(glob.strip('*.'), list(there), 'model.freeze=')}"
+        )
+    return found
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    own = list(module.parameters())
+    return isinstance(module, _BatchNorm) and bool(own) and not any(p.requires_grad for p in own)

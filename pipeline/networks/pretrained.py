@@ -1,0 +1,198 @@
+"""Starting from weights that were trained: fitted to the network, or refused with what differs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.config.model import ASIDE, Custom, MobileNetV1, Model, Timm, Torchvision
+from pipeline.config.rules import has_small_stem
+from pipeline.errors import UserError
+from pipeline.networks import architectures, freezing, weights
+from pipeline.networks.weights import KEY
+from pipeline.records import rundir
+
+NAMED = 3  # keys that are named where more differ
+COUNTER = ".num_batches_tracked"  # of a batch norm; files of before torch 0.4.1 have none
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that torchvision takes off its networks
+UNCOUNTED = "with their class head if prep finds as many classes as it has, else with a new one"
+
+
+@dataclass
+class Fit:
+    """How weights fit a network: what is loaded, what stays fresh, what differs."""
+
+    loaded: dict[str, Tensor] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)  # of the class head
+    differing: list[str] = field(default_factory=list)  # a description each
+
+
+def begin(network: nn.Module, model: Model, classes: int, counted: bool = True) -> list[str]:
+    """Give a fresh network the weights it starts with, and freeze what stays.
+
+    Args:
+        network: As it was built.
+        model: Its settings.
+        classes: Of its class head.
+        counted: Whether the data have so many; else prep has yet to find out.
+
+    Returns:
+        What is to be told.
+
+    Raises:
+        UserError: they cannot be read, are of another network, or what must be trained is frozen.
+    """
+    told, fresh = ([], []) if model.pretrained is None else _load(network, model, classes, counted)
+    told += freezing.freeze(network, model.freeze)
+    for name in fresh if counted else ():
+        if not network.get_parameter(name).requires_grad:
+            raise UserError(
+                f"model.freeze keeps {name}, which is new and drawn at random; match less"
+            )
+    return told
+
+
+def _load(
+    network: nn.Module, model: Model, classes: int, counted: bool
+) -> tuple[list[str], list[str]]:
+    """Load `model.pretrained`; return what is to be told, and what of the class head is fresh.
+
+    A class head for another number of classes stays as it was drawn. A bias that fusing had to
+    give to a convolution is added to that of the network.
+    """
+    path = Path(str(model.pretrained))
+    held = weights.read(path, model.pretrained_sha256)
+    head = architectures.head(model, classes)
+    found = fit(network, held, head)
+    if found.differing and isinstance(model, Timm):
+        found = min(found, _as_timm(network, held, head), key=lambda each: len(each.differing))
+    if found.differing:
+        raise UserError(_refusal(path, model, found.differing, held))
+    _add_biases(network, found.loaded)
+    network.load_state_dict(found.loaded, strict=False)
+    told = [f"start: weights of {path}, {_head(found, held, classes) if counted else UNCOUNTED}"]
+    if idle := _idle_norms(network):
+        told.append(
+            f"note: {idle} batch norms of these weights have no statistics, because branches had "
+            "them before fusing; they gather them anew"
+        )
+    return told, found.fresh
+
+
+def fit(network: nn.Module, held: dict[str, Tensor], head: set[str]) -> Fit:
+    """Compare weights with those of a network, by name and shape.
+
+    Args:
+        network: As it was built.
+        held: The weights.
+        head: Names of its tensors whose shape follows from the number of classes.
+    """
+    own = network.state_dict()
+    held = weights.named_as(held, own)
+    found = Fit()
+    for name, tensor in own.items():
+        other = held.get(name)
+        if other is not None and other.shape == tensor.shape:
+            found.loaded[name] = other
+        elif name in head and (other is None or other.shape[1:] == tensor.shape[1:]):
+            found.fresh.append(name)
+        elif other is not None:
+            found.differing.append(f"{name} is {_size(other)} there and {_size(tensor)} here")
+        elif not name.endswith(COUNTER):
+            found.differing.append(f"{name} is not there")
+    for name in held.keys() - own.keys():
+        if _bias_of(network, name):
+            found.loaded[name] = held[name]
+    extra = [n for n in held if n not in own and n not in found.loaded]
+    found.differing += [f"{n} is not here" for n in extra if not n.startswith(AUXILIARY)]
+    return found
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "one value"
+
+
+def _bias_of(network: nn.Module, name: str) -> nn.Conv2d | None:
+    """Return the convolution without a bias that this name would be the bias of."""
+    path, _, last = name.rpartition(".")
+    try:
+        conv = network.get_submodule(path)
+    except AttributeError:
+        return None
+    return conv if last == "bias" and isinstance(conv, nn.Conv2d) and conv.bias is None else None
+
+
+def _add_biases(network: nn.Module, loaded: dict[str, Tensor]) -> None:
+    for name in loaded:
+        if conv := _bias_of(network, name):
+            conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))
+            conv.bias_was_added = True  # type: ignore[assignment]  # noted by dyrep.structure
+
+
+def _as_timm(network: nn.Module, held: dict[str, Tensor], head: set[str]) -> Fit:
+    """Fit weights as timm does: older files have other names, or are for other image sizes."""
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    try:
+        converted = convert(dict(held), network) if convert else held
+    except Exception:  # whatever it expects of a file that is of another network
+        converted = held
+    return fit(network, converted, head)
+
+
+def _head(found: Fit, held: dict[str, Tensor], classes: int) -> str:
+    if not found.fresh:
+        return f"with their class head, of {classes:,} classes"
+    name = found.fresh[0]
+    there = f"{len(held[name]):,} classes there" if name in held else "there is none there"
+    return f"but the class head ({', '.join(found.fresh)}) is new: {there}, {classes:,} here"
+
+
+def _idle_norms(network: nn.Module) -> int:
+    """Return how many batch norms do nothing: those of static blocks, after fusing."""
+    norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm)]
+    spreads = [(norm.running_var, 1 - norm.eps) for norm in norms]
+    return sum(v is not None and torch.equal(v, torch.full_like(v, s)) for v, s in spreads)
+
+
+def _refusal(path: Path, model: Model, differing: list[str], held: dict[str, Tensor]) -> str:
+    more = len(differing) - NAMED
+    named = "; ".join(differing[:NAMED]) + (f"; and {more} more" if more > 0 else "")
+    cure = next(_cures(path, model, held))
+    return f"{KEY}={path} does not fit {_named(model)}: {named}. {cure}"
+
+
+def _named(model: Model) -> str:
+    if isinstance(model, Custom):
+        return f"model.target={model.target}"
+    return f"model.name={model.name}"
+
+
+def _cures(path: Path, model: Model, held: dict[str, Tensor]) -> Iterator[str]:
+    """Yield what may help, the most likely first."""
+    if any(".branches." in name for name in held):
+        yield "They have branches: give the run by its name, which means what it ships, fused"
+    if isinstance(model, Torchvision | MobileNetV1):
+        stem = not model.small_stem
+        other = model.model_copy(update={"small_stem": stem})
+        if (stem is False or has_small_stem(model.model_dump())) and _fits(other, held):
+            yield f"They fit with model.small_stem={str(stem).lower()}"
+    run = path.parents[1] / "config.yaml"
+    if rundir.there(run):
+        theirs = rundir.read_yaml(run)["model"]
+        ours = model.model_dump(mode="json", exclude=set(ASIDE))
+        differing = [f"model.{k}={theirs.get(k)}" for k in ours if theirs.get(k) != ours[k]]
+        if differing:
+            yield f"That run has {', '.join(differing)}"
+    yield "Choose the model= and model.name= that these weights are of"
+
+
+def _fits(model: Model, held: dict[str, Tensor]) -> bool:
+    with torch.random.fork_rng(devices=[]):
+        network = architectures.build(model, 1)
+    return not fit(network, held, architectures.head(model, 1)).differing

@@ -1,0 +1,47 @@
+"""The branches that another run had in the end, put on a fresh network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+import dyrep
+from dyrep.block import blocks
+from pipeline.config.model import Structured
+from pipeline.errors import UserError
+from pipeline.records import disk, rundir
+
+KEY = "method.structure"
+
+
+def apply(network: nn.Module, method: Structured) -> None:
+    """Give a network the branches that `method.structure` describes, freshly initialised.
+
+    Raises:
+        UserError: the file is gone or holds something else than it did, or is of another network.
+    """
+    path = Path(method.structure)
+    try:
+        if method.structure_sha256 not in (None, disk.sha256(path)):
+            raise UserError(
+                f"{KEY}={path} holds something else than when the run was frozen; restore it, or "
+                "choose another name= to train anew"
+            )
+        dyrep.apply_structure(network, rundir.read_json(path))
+    except OSError as error:
+        raise UserError(f"{KEY}={path} cannot be read ({error.strerror}); restore it") from None
+    except ValueError as error:
+        raise UserError(
+            f"{KEY}={path} cannot be put on this network: {error}; choose the network of that run"
+        ) from None
+    for name, block in blocks(network).items():
+        if not block.kernel.requires_grad:
+            raise UserError(f"{KEY} has branches on {name}, which model.freeze keeps; match less")
+
+
+def told(network: nn.Module, method: Structured) -> str:
+    """Return what a network was given, as a line."""
+    count = len(blocks(network))
+    what = f"{count} block{'s' * (count != 1)} of branches"
+    return f"structure: {what}, fresh, as in {method.structure}"

@@ -1,0 +1,227 @@
+"""What a training starts from: weights, or the structure of another run; each settled to one file.
+
+A file is known by its hash, which is frozen with the run and part of the question: the same weights
+at another place are the same question, and other weights at the same place are noticed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from pipeline import commands, outline
+from pipeline.config import Config
+from pipeline.config.base import Values
+from pipeline.config.model import ASIDE, Structured
+from pipeline.errors import UserError, nearest
+from pipeline.planning.step import Step
+from pipeline.records import disk, rundir, store
+from pipeline.records.schemas import Result
+from slurm import files
+
+WEIGHTS, STRUCTURE = "model.pretrained", "method.structure"
+PINS = {WEIGHTS: f"{WEIGHTS}_sha256", STRUCTURE: f"{STRUCTURE}_sha256"}
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".json")
+LIBRARIES = ("timm", "torchvision")
+SHOWN = 12  # digits of a hash
+NO_WEIGHTS = {  # how files begin that are taken for weights and are none
+    b"version https://git-lfs": "a pointer of Git LFS; `git lfs pull` fetches what it points to",
+    b"<": "a page of the web, not what was to be downloaded; download it again",
+}
+
+
+def pin(values: Values) -> None:
+    """Put the file in the place of what a launch calls it, and the hash of what it holds beside it.
+
+    Raises:
+        UserError: there is no such file, run or name; or it holds something else than was said.
+    """
+    for key, digest_key in PINS.items():
+        section, name = key.split(".")
+        part = values.get(section)
+        word = part.get(name) if isinstance(part, dict) else None
+        if part is None or not isinstance(word, str) or _is_none(word):
+            continue  # the schema, and what cannot be meant, are looked at later
+        path = _found(key, word, values)
+        digest, said = _digest(key, path), part.get(f"{name}_sha256")
+        if said not in (None, digest):
+            raise UserError(
+                f"{key}={word} has the SHA-256 {digest}, and {digest_key} says {said}; "
+                "give that file, or leave out the hash"
+            )
+        part |= {name: str(path), f"{name}_sha256": digest}
+        if key == STRUCTURE and part.get("start", "") is None:
+            part["start"] = _of_run(path, "method").get("start", "drawn")
+
+
+def _is_none(word: str) -> bool:
+    return word in ("", MISSING) or not word.isprintable()
+
+
+def _found(key: str, word: str, values: Values) -> Path:
+    """Return the file that a word means: a path, a run, a name in a library, a file right here."""
+    path, named = rundir.absolute(word), "/" not in word and not word.endswith(SUFFIXES)
+    if named and _is_run(run := rundir.run_dir(Path(str(values["root"])), word)):
+        return _in_run(key, run)
+    if not named or rundir.there(path):
+        return _in_run(key, path) if _is_run(path) else path
+    model = values.get("model")
+    if key == WEIGHTS and isinstance(model, dict) and model.get("family") in LIBRARIES:
+        return _of_library(str(model["family"]), str(model.get("name")), word)
+    runs = sorted(run.name for run in _runs(Path(str(values["root"]))))
+    cure = nearest(word, runs) if runs else f"there are no runs in {values['root']}"
+    raise UserError(f"{key}={word} is no file and no run; {cure}")
+
+
+def _runs(root: Path) -> Iterator[Path]:
+    folder = rundir.run_dir(root, "")
+    return (run for run in (folder.iterdir() if folder.is_dir() else ()) if _is_run(run))
+
+
+def _is_run(path: Path) -> bool:
+    with suppress(OSError):  # a name too long, a closed door: who reads it is told
+        return all((path / name).is_file() for name in ("config.yaml", "run.json"))
+    return False
+
+
+def _in_run(key: str, run: Path) -> Path:
+    """Return the file of a run that is meant.
+
+    Raises:
+        UserError: the stage that makes it is not finished.
+    """
+    stage, name = ("fuse", "model.safetensors") if key == WEIGHTS else ("train", "structure.json")
+    if not (run / stage / rundir.RESULT).exists():
+        cure = commands.relaunch(run.parent.parent, run.name, "stage=all")
+        raise UserError(
+            f"{key}={run.name} is a run whose {stage} is not finished; `{cure}` goes on with it"
+        )
+    path = run / stage / name
+    known = store.read(Result, run / stage).outputs.get(name)
+    if path.is_file() and known is not None and _digest(key, path) != known.sha256:
+        raise UserError(f"{key}: {path} is not as {stage} wrote it; restore it")
+    return path
+
+
+def _of_library(family: str, name: str, word: str) -> Path:
+    found = outline.weights(family, name, word)
+    if isinstance(found, outline.Unknown):
+        raise UserError(
+            f"{WEIGHTS}={word} is no file and no run, and whether {family} has it is not known: "
+            f"{found.why}; give a file"
+        )
+    return found
+
+
+def _digest(key: str, path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        UserError: it cannot be read, or is seen at once to hold no weights.
+    """
+    try:
+        with files.opened(path) as file:
+            begin, stat = file.read(64).lstrip(), os.fstat(file.fileno())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{key}={path} is not there; give a file, or a run by its name") from None
+    except OSError as error:
+        if error.errno == errno.EINVAL and path.is_dir():
+            raise UserError(f"{key}={path} is a folder and no run; give a file in it") from None
+        raise UserError(f"{key}={path} cannot be read ({error.strerror}); mend that") from None
+    for mark, what in NO_WEIGHTS.items():
+        if begin.startswith(mark):
+            raise UserError(f"{key}={path} is {what}")
+    if not stat.st_size:
+        raise UserError(f"{key}={path} is empty; restore it")
+    return _hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache  # a sweep asks for each of its runs
+def _hash(path: Path, size: int, changed: int) -> str:
+    return disk.sha256(path)
+
+
+def _of_run(path: Path, section: str) -> dict[str, Any]:
+    """Return a section of the settings of the run that a file belongs to; nothing if to none."""
+    run = path.parents[1]
+    return dict(rundir.read_yaml(run / "config.yaml")[section]) if _is_run(run) else {}
+
+
+def check(config: Config, plan: list[Step]) -> list[str]:
+    """Make sure that a training which is to begin can have what it starts from.
+
+    One that goes on from a checkpoint needs it no more; then it is told what has become of it.
+
+    Raises:
+        UserError: a file is gone or holds something else, or a structure is of another network.
+    """
+    train = next(step for step in plan if step.stage.name == "train")
+    if not train.runs:
+        return []
+    if isinstance(config.method, Structured):
+        _check_run(config, Path(config.method.structure))
+    begun = not train.repeats and any((train.dir / "checkpoints").glob("step-*.json"))
+    notes = []
+    for key, path, digest in _pinned(config):
+        wrong = _wrong(key, path, digest)
+        if wrong and not begun:
+            raise UserError(f"{wrong}; restore it, or choose another name= to train anew")
+        notes += [f"{wrong}; the training goes on from its checkpoint"] if wrong else []
+    return notes
+
+
+def _pinned(config: Config) -> Iterator[tuple[str, Path, str | None]]:
+    for key in PINS:
+        section, name = key.split(".")
+        part = getattr(config, section)
+        if (path := getattr(part, name, None)) is not None:
+            yield key, Path(path), getattr(part, f"{name}_sha256")
+
+
+def _wrong(key: str, path: Path, digest: str | None) -> str | None:
+    try:
+        found = _digest(key, path)
+    except UserError as error:
+        return str(error).partition(";")[0]
+    if found == digest:
+        return None
+    return (
+        f"{key}={path} holds something else than when the run was frozen "
+        f"(SHA-256 {found[:SHOWN]}… instead of {str(digest)[:SHOWN]}…)"
+    )
+
+
+def _check_run(config: Config, path: Path) -> None:
+    """Refuse the structure of a run of another network, or of one that has not grown.
+
+    Raises:
+        UserError: names what differs.
+    """
+    key = f"{STRUCTURE}={path}"
+    if not (rundir.read_json(path) or {}).get("blocks"):
+        raise UserError(
+            f"{key} has no branches: nothing had grown in the end; use method=plain, or a run that "
+            "has grown"
+        )
+    if not (model := _of_run(path, "model")):
+        return
+    method = _of_run(path, "method")
+    if method["kind"] == "static":
+        raise UserError(
+            f"{key} is of a run that did not grow; its branches are those of "
+            f"method={method['name']}, which gives them to a network from the first step"
+        )
+    ours = config.model.model_dump(mode="json", exclude=set(ASIDE))
+    differing = [f"model.{k} {model.get(k)} → {ours[k]}" for k in ours if ours[k] != model.get(k)]
+    if differing:
+        raise UserError(
+            f"{key} is of another network ({', '.join(differing)}); choose that one, or a run of "
+            "this one"
+        )

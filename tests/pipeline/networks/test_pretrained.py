@@ -1,0 +1,313 @@
+"""Weights to start from: read without running code, fitted by name and shape, or refused in a line."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import save_file
+from torch import nn
+
+import dyrep
+from pipeline.config.model import Model
+from pipeline.errors import UserError
+from pipeline.networks import architectures, library, pretrained, weights
+from pipeline.records import disk
+
+
+def model(family="vgg", name="v", **more):
+    more = {"widths": [[4], [6]]} if family == "vgg" and not more else more
+    return TypeAdapter(Model).validate_python({"family": family, "name": name, **more})
+
+
+def network(classes=3, seed=0, **more):
+    torch.manual_seed(seed)
+    return architectures.build(model(**more), classes).eval()
+
+
+def stored(folder, state, name="weights.safetensors"):
+    save_file({key: value.contiguous() for key, value in state.items()}, folder / name)
+    return folder / name
+
+
+def begun(path, classes=3, counted=True, **settings):
+    """Return a fresh network that has begun from a file, and what was told."""
+    fresh = network(classes, seed=1)
+    asked = model().model_copy(update={"pretrained": str(path), **settings})
+    return fresh, pretrained.begin(fresh, asked, classes, counted)
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("/tmp/should-never-be-made",)
+
+
+def whole(folder):
+    torch.save(network(), folder / "x.pth")
+
+
+def cut_off(name):
+    def make(folder):
+        state = {"w": torch.ones(5000)}
+        save_file(state, folder / name) if "safe" in name else torch.save(state, folder / name)
+        os.truncate(folder / name, 5000)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda f: torch.save(Code(), f / "x.pth"), "may be code (posix.mkdir); save"),
+        (lambda f: torch.save({"w": torch.ones(2), "args": SimpleNamespace()}, f / "x.pt"), "(types.SimpleNamespace)"),
+        (whole, "save model.state_dict() alone"),
+        (cut_off("x.pth"), "or was cut off ("),
+        (cut_off("x.safetensors"), "was cut off (SafetensorError"),
+        (lambda f: (f / "x.pth").write_bytes(b"\x80\x02half"), "give a"),
+        (lambda f: (f / "x.pth").write_bytes(b"GIF89a and so on"), "is no file of weights"),
+        (lambda f: torch.save([torch.ones(2)], f / "x.pth"), "holds a list and no weights by name"),
+        (lambda f: torch.save({"epoch": 3}, f / "x.pth"), "no weights by name, but epoch"),
+        (lambda f: torch.save({"w": torch.tensor([1.0, torch.nan])}, f / "x.pth"), "not finite"),
+        (lambda f: save_file({"w": torch.ones(2)}, f / "x.safetensors", {"state": "{}"}), "a checkpoint"),
+    ],
+)  # fmt: skip
+def test_what_holds_no_weights_is_refused_in_one_line(tmp_path, make, said):
+    make(tmp_path)
+    with pytest.raises(UserError) as refused:
+        weights.read(next(tmp_path.iterdir()), None)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
+    assert not Path("/tmp/should-never-be-made").exists()
+
+
+def test_a_file_that_was_changed_since_is_refused(tmp_path):
+    path = stored(tmp_path, {"w": torch.ones(2)})
+    assert weights.read(path, disk.sha256(path))["w"].tolist() == [1, 1]
+    with pytest.raises(UserError, match="something else than when the run was frozen; restore"):
+        weights.read(path, "0" * 64)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"w": torch.ones(1)}},
+        lambda state: {"model": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: {"state_dict": {f"model._orig_mod.{k}": v for k, v in state.items()}},
+        lambda state: {"state_dict": {"w": torch.ones(1)}, "state_dict_ema": state},
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_are_found_in_what_programs_save(tmp_path, wrapped, zipped):
+    source = network()
+    torch.save(
+        wrapped(source.state_dict()), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped
+    )
+    made, _ = begun(tmp_path / "x.pth")
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(made.eval()(images), source(images))
+
+
+# -- how they fit ----------------------------------------------------------------------------------
+
+
+def test_a_head_of_as_many_classes_is_taken_along(tmp_path):
+    _, told = begun(stored(tmp_path, network().state_dict()))
+    assert told == [
+        f"start: weights of {tmp_path}/weights.safetensors, with their class head, of 3 classes"
+    ]
+
+
+def test_a_head_of_other_classes_is_drawn_anew_and_told(tmp_path):
+    source = network(classes=7)
+    made, (told,) = begun(stored(tmp_path, source.state_dict()))
+    assert told.endswith(
+        "but the class head (classifier.weight, classifier.bias) is new: 7 classes there, 3 here"
+    )
+    assert torch.equal(made.features[0].weight, source.features[0].weight)
+    assert torch.equal(made.classifier.weight, network(seed=1).classifier.weight)
+    _, (told,) = begun(stored(tmp_path, source.state_dict()), counted=False)
+    assert told.endswith("if prep finds as many classes as it has, else with a new one")
+
+
+def test_weights_without_a_head_begin_with_a_new_one(tmp_path):
+    state = {k: v for k, v in network().state_dict().items() if "classifier" not in k}
+    assert begun(stored(tmp_path, state))[1][0].endswith("is new: there is none there, 3 here")
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (
+            {"widths": [[4], [8]]},
+            "does not fit model.name=v: features.4.weight is 8x4x3x3 there and 6x4x3x3 here; "
+            "features.4.bias is 8 there and 6 here; features.5.weight is 8 there and 6 here; "
+            "and 4 more. Choose the model= and model.name=",
+        ),
+        ({"widths": [[4]]}, "features.4.weight is not there; features.4.bias is not there; feat"),
+        (
+            {"widths": [[4], [6], [6]]},
+            "features.8.bias is not here; features.8.weight is not here; features.9",
+        ),
+    ],
+)
+def test_weights_of_another_network_are_refused_with_three_keys(tmp_path, other, said):
+    path = stored(tmp_path, network(**other).state_dict())
+    with pytest.raises(UserError) as refused:
+        begun(path)
+    assert said in str(refused.value)
+
+
+def test_a_network_with_branches_is_refused_with_the_cure(tmp_path):
+    grown = network()
+    dyrep.expand(grown, form="linear")
+    with pytest.raises(UserError, match="have branches: give the run by its name"):
+        begun(stored(tmp_path, grown.state_dict()))
+
+
+def test_the_stem_that_weights_have_is_named(tmp_path):
+    large = model("torchvision", "resnet18", small_stem=False)
+    path = stored(tmp_path, architectures.build(large, 5).state_dict())
+    asked = large.model_copy(update={"small_stem": True, "pretrained": str(path)})
+    with pytest.raises(UserError, match=r"conv1.weight is 64x3x7x7 .* model.small_stem=false"):
+        pretrained.begin(architectures.build(asked, 5), asked, 5)
+
+
+def test_a_bias_that_fusing_gave_to_a_convolution_stays_and_later_stages_know(tmp_path):
+    bare = model("mobilenet_v1", "m", width=0.1, small_stem=True)
+    source = architectures.build(bare, 3)
+    state = source.state_dict() | {"features.0.bias": torch.ones(8)}
+    asked = bare.model_copy(update={"pretrained": str(stored(tmp_path, state))})
+    made = architectures.build(bare, 3)
+    pretrained.begin(made, asked, 3)
+    again = architectures.build(bare, 3)
+    dyrep.apply_structure(again, dyrep.structure(made))
+    again.load_state_dict(made.state_dict())
+    assert again.features[0].bias.tolist() == [1.0] * 8
+
+
+def test_norms_that_do_nothing_are_told(tmp_path):
+    source = network()
+    source.features[1].running_var.fill_(1 - source.features[1].eps)
+    assert "note: 1 batch norms" in begun(stored(tmp_path, source.state_dict()))[1][1]
+
+
+def test_a_new_head_cannot_be_frozen(tmp_path):
+    path = stored(tmp_path, network(classes=7).state_dict())
+    with pytest.raises(UserError, match=r"freeze keeps classifier.weight, which is new"):
+        begun(path, freeze=["classifier"])
+    assert "frozen: 2 of 10" in begun(path, freeze=["features.0"])[1][1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "head"),
+    [
+        ({}, {"classifier.weight", "classifier.bias"}),
+        ({"family": "torchvision", "name": "squeezenet1_1", "small_stem": False},
+         {"classifier.1.weight", "classifier.1.bias"}),
+    ],
+)  # fmt: skip
+def test_the_head_is_what_follows_from_the_classes(settings, head):
+    drawn = torch.get_rng_state()
+    assert architectures.head(model(**settings), 3) == head
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+# -- names of libraries ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disks(tmp_path, monkeypatch):
+    """Have both caches of weights below a folder of this test."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    return tmp_path
+
+
+def touched(path):
+    path.parent.mkdir(parents=True)
+    path.touch()
+    return path
+
+
+def test_weights_that_torchvision_has_fetched_are_found(disks):
+    file = touched(disks / "torch/hub/checkpoints/resnet18-f37072fd.pth")
+    for word in ("IMAGENET1K_V1", "imagenet1k_v1", "default"):
+        assert library.cached("torchvision", "resnet18", word) == file
+
+
+def test_weights_that_timm_has_fetched_are_found(disks):
+    hub = disks / "hf/models--timm--resnet18.a1_in1k"
+    file = touched(hub / "snapshots/abc/model.safetensors")
+    touched(hub / "refs/main").write_text("abc")
+    assert library.cached("timm", "resnet18", "a1_in1k") == file
+    old = touched(disks / "torch/hub/checkpoints/resnet18_a2_0-b61bd467.pth")
+    assert library.cached("timm", "resnet18", "a2_in1k") == old
+
+
+@pytest.mark.parametrize(
+    ("family", "word", "said"),
+    [
+        ("torchvision", "default", "get_model('resnet18', weights='IMAGENET1K_V1')"),
+        ("timm", "a1_in1k", "timm.create_model('resnet18.a1_in1k', pretrained=True)"),
+        ("timm", "a1_in2k", "published for resnet18; did you mean 'a1_in1k'"),
+        ("torchvision", "teacher", "is no file, no run, and no weights that are published for"),
+    ],
+)
+def test_nothing_is_downloaded(disks, family, word, said):
+    with pytest.raises(UserError) as refused:
+        library.cached(family, "resnet18", word)
+    assert said in str(refused.value)
+
+
+# -- freezing --------------------------------------------------------------------------------------
+
+
+def frozen(*globs):
+    made = network()
+    return made, pretrained.begin(made, model().model_copy(update={"freeze": list(globs)}), 3)
+
+
+@pytest.mark.parametrize(
+    ("globs", "names", "norms"),
+    [
+        (["features.0"], {"features.0.weight", "features.0.bias"}, 0),
+        (["features.[01]"], {f"features.{n}.{p}" for n in (0, 1) for p in ("weight", "bias")}, 1),
+        (["*.bias"], {f"{n}.bias" for n in ("features.0", "features.1", "features.4", "features.5",
+                                            "classifier")}, 0),
+        (["features"], {f"features.{n}.{p}" for n in (0, 1, 4, 5) for p in ("weight", "bias")}, 2),
+    ],
+)  # fmt: skip
+def test_what_globs_match_stays(globs, names, norms):
+    made, (told,) = frozen(*globs)
+    assert {n for n, p in made.named_parameters() if not p.requires_grad} == names
+    assert told.startswith(f"frozen: {len(names)} of 10 parameters")
+    before = {name: value.clone() for name, value in made.named_buffers()}
+    made.train()(torch.randn(4, 3, 8, 8))
+    kept = [n for n, value in made.named_buffers() if "mean" in n and torch.equal(value, before[n])]
+    assert len(kept) == norms == sum(isinstance(m, nn.BatchNorm2d) and not m.training
+                                     for m in made.modules())  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("glob", "said"),
+    [
+        ("feature.0", "matches no parameter and no module; did you mean 'model.freeze=features.0'"),
+        ("*", "leaves nothing to train"),
+    ],
+)
+def test_globs_that_cannot_be_meant_are_refused(glob, said):
+    with pytest.raises(UserError, match=said.replace("*", ".")):
+        frozen(glob)
+
+
+def test_only_what_is_not_frozen_grows():
+    made, _ = frozen("features.[01]")
+    assert dyrep.expand(made, form="linear").left == {"features.0": "frozen"}

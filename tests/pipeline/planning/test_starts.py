@@ -1,0 +1,260 @@
+"""What `model.pretrained` and `method.structure` mean: one file, known by its hash ever after."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline import outline
+from pipeline.errors import UserError
+from pipeline.planning import starts
+from pipeline.planning.plan import make_plan
+from pipeline.records import rundir, store
+from pipeline.records.schemas import Output, Result
+from tests.pipeline.planning.test_plan import config, fingerprints
+from tests.pipeline.planning.test_taking_up import Name
+from tests.runs import make_run
+
+BLOCK = '{"version": 1, "blocks": [{"path": "features.3"}], "absorbed": [], "biases": []}'
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "outputs"
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"PK\x03\x04 weights")
+    return path
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def teacher(root, *overrides, structure=BLOCK, name="teacher", **changed):
+    """Make a finished run that ships weights and has grown."""
+    run = make_run(root, name, *overrides, **changed)
+    for stage, file, content in (
+        ("fuse", "model.safetensors", b"shipped"),
+        ("train", "structure.json", structure.encode()),
+    ):
+        if not (run / stage / rundir.RESULT).exists():
+            continue
+        (run / stage / file).write_bytes(content)
+        facts = Output(path=file, bytes=len(content), sha256=sha256(content))
+        result = store.read(Result, run / stage)
+        store.write(result.model_copy(update={"outputs": {file: facts}}), run / stage)
+    return run
+
+
+def pinned(root, word, key="pretrained", **more):
+    values = {"root": str(root), "model": {"family": "vgg", "name": "v"}, "method": {}}
+    values["model" if key == "pretrained" else "method"] |= {key: str(word), **more}
+    starts.pin(values)
+    return values["model" if key == "pretrained" else "method"]
+
+
+# -- what a word means -----------------------------------------------------------------------------
+
+
+def test_a_file_is_named_by_any_path(tmp_path, root, weights, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain").write_bytes(b"\x80 also weights")
+    for word, file in ((weights, weights), ("w.pth", weights), ("./w.pth", weights),
+                       ("plain", tmp_path / "plain")):  # fmt: skip
+        found = pinned(root, word)
+        assert found["pretrained"] == str(file)
+        assert found["pretrained_sha256"] == sha256(file.read_bytes())
+
+
+def test_a_run_means_what_it_ships(root):
+    run = teacher(root)
+    for word in ("teacher", run, f"{run}/"):
+        assert pinned(root, word)["pretrained"] == str(run / "fuse/model.safetensors")
+        assert pinned(root, word, "structure")["structure"] == str(run / "train/structure.json")
+
+
+def test_a_structure_starts_as_its_run_did(root):
+    teacher(root, "method=grow")
+    assert pinned(root, "teacher", "structure", start=None)["start"] == "identity"
+    assert pinned(root, "teacher", "structure", start="drawn")["start"] == "drawn"
+
+
+def test_other_words_are_asked_of_the_library_of_the_network(root, monkeypatch, weights):
+    asked = []
+    monkeypatch.setattr(outline, "weights", lambda *words: asked.append(words) or weights)
+    found = pinned(root, "IMAGENET1K_V1", family="torchvision", name="resnet18")
+    assert (asked, found["pretrained"]) == (
+        [("torchvision", "resnet18", "IMAGENET1K_V1")],
+        str(weights),
+    )
+    monkeypatch.setattr(outline, "weights", lambda *_: outline.Unknown(why="torch is not here"))
+    with pytest.raises(UserError, match="is not known: torch is not here; give a file"):
+        pinned(root, "IMAGENET1K_V1", family="torchvision", name="resnet18")
+
+
+def lfs(path):
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, "w is not there; give a file, or a run by its name"),
+        (Path.mkdir, "is a folder and no run; give a file in it"),
+        (Path.touch, "is empty; restore it"),
+        (lfs, "is a pointer of Git LFS; `git lfs pull` fetches"),
+        (lambda path: path.write_text("<!DOCTYPE html>"), "is a page of the web"),
+        (os.mkfifo, "cannot be read (it is no regular file)"),
+        (lambda path: path.symlink_to("nowhere"), "is not there"),
+        (lambda path: path.symlink_to(path), "cannot be read"),
+    ],
+)
+def test_what_can_be_no_weights_is_refused_in_one_line(tmp_path, root, make, said):
+    make(tmp_path / "w")
+    for word in (tmp_path / "w", f"{tmp_path}//w"):
+        with pytest.raises(UserError) as refused:
+            pinned(root, word)
+        assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["pretrained", "structure"])
+def test_a_word_that_means_nothing_is_refused_with_the_nearest_run(root, key):
+    with pytest.raises(UserError, match="is no file and no run; there are no runs in"):
+        pinned(root, "teacher", key)
+    teacher(root)
+    with pytest.raises(UserError, match="is no file and no run; did you mean 'teacher'"):
+        pinned(root, "taecher", key)
+    with pytest.raises(UserError, match=r"cannot be read \(File name too long\)"):
+        pinned(root, "x" * 999, key)
+
+
+def test_a_run_must_have_made_what_is_asked_of_it(root):
+    teacher(root, finished=("prep",))
+    with pytest.raises(UserError, match=r"whose fuse is not finished; `.* name=teacher stage=all"):
+        pinned(root, "teacher")
+    with pytest.raises(UserError, match=r"whose train is not finished; `"):
+        pinned(root, "teacher", "structure")
+    run = teacher(root, name="other")
+    (run / "fuse/model.safetensors").write_bytes(b"edited")
+    with pytest.raises(UserError, match="is not as fuse wrote it; restore it"):
+        pinned(root, "other")
+
+
+def test_the_hash_can_be_asked_for(root, weights):
+    right = sha256(weights.read_bytes())
+    assert pinned(root, weights, pretrained_sha256=right)["pretrained_sha256"] == right
+    with pytest.raises(UserError, match=f"has the SHA-256 {right}, and .* says 000"):
+        pinned(root, weights, pretrained_sha256="0" * 64)
+
+
+# -- the question ----------------------------------------------------------------------------------
+
+
+def test_what_a_file_holds_is_asked_and_not_where_it_lies(tmp_path, weights):
+    before = fingerprints(tmp_path, "method=plain")
+    asked = fingerprints(tmp_path, "method=plain", f"model.pretrained={weights}")
+    assert {name for name in before if before[name] != asked[name]} == {
+        "train", "fuse", "eval", "latency",
+    }  # fmt: skip
+    weights.rename(moved := tmp_path / "moved.pth")
+    assert fingerprints(tmp_path, "method=plain", f"model.pretrained={moved}") == asked
+    moved.write_bytes(b"PK\x03\x04 others")
+    assert fingerprints(tmp_path, "method=plain", f"model.pretrained={moved}") != asked
+
+
+def test_freezing_and_the_rate_of_the_head_move_the_training(tmp_path):
+    before = fingerprints(tmp_path)
+    for override in ("model.freeze=[features.0]", "train.head_lr=0.5"):
+        assert fingerprints(tmp_path, override)["train"] != before["train"]
+    assert config(tmp_path, "model.freeze=features.0").model.freeze == ["features.0"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        (("method=grow",), "identity"),
+        (("method=grow", "model.pretrained=W"), "drawn"),
+        (("method=grow", "method.start=drawn"), "drawn"),
+        (("method=dyrep", "model.pretrained=W"), "drawn"),
+    ],
+)
+def test_the_identity_is_added_to_fresh_kernels_alone(tmp_path, weights, overrides, start):
+    words = [word.replace("W", str(weights)) for word in overrides]
+    assert config(tmp_path, *words).method.start == start
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["method=grow", "method.start=identity"], "would undo model.pretrained; leave method.sta"),
+        (["method=dbb"], "method=dbb puts fresh branches on the network, which would undo"),
+        (["method=structure", "method.structure=S"], "method=structure puts fresh branches"),
+    ],
+)
+def test_what_would_undo_trained_weights_is_refused(tmp_path, weights, overrides, said):
+    (tmp_path / "S.json").write_text(BLOCK)
+    words = [word.replace("=S", f"={tmp_path}/S.json") for word in overrides]
+    with pytest.raises(UserError, match=said):
+        config(tmp_path, f"model.pretrained={weights}", *words)
+
+
+# -- launched again --------------------------------------------------------------------------------
+
+
+def test_a_name_goes_on_with_the_weights_it_was_frozen_with(tmp_path, root, weights):
+    run = Name(root)
+    asked = ("method=plain", f"model.pretrained={weights}")
+    frozen = run.launch(*asked)
+    assert run.launch() == run.launch(*asked) == frozen
+    assert starts.check(frozen, make_plan(frozen)) == []
+    weights.write_bytes(b"PK\x03\x04 others")
+    with pytest.raises(UserError, match=r"something else than when the run was frozen .* instead"):
+        starts.check(frozen, make_plan(frozen))
+    assert run.launch(*asked) != frozen  # nothing is trained yet: these are the weights now
+
+
+def test_a_training_that_has_begun_keeps_its_weights(root, weights):
+    run = Name(root)
+    asked = ("method=plain", f"model.pretrained={weights}")
+    frozen = run.launch(*asked)
+    run.mark("train", "started")
+    copied = weights.with_name("copied.pth")
+    copied.write_bytes(weights.read_bytes())
+    assert run.launch(f"model.pretrained={copied}").model.pretrained == str(copied)
+    weights.write_bytes(b"PK\x03\x04 others")
+    with pytest.raises(UserError, match=r"exists with other settings: model.pretrained_sha256 is"):
+        run.launch(*asked)
+    checkpoints = rundir.run_dir(root, "x") / "train/checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "step-00000001-e000-a001.json").touch()
+    (note,) = starts.check(frozen, make_plan(frozen))
+    assert note.endswith("the training goes on from its checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"structure": BLOCK.replace('{"path": "features.3"}', "")}, "had grown in the end; use"),
+        (
+            {"overrides": ("model=resnet18",)},
+            r"another network \(model.name resnet18 → vgg_small, model.fam",
+        ),
+        ({"changed": {"model.widths": [[1]]}}, r"another network \(model.widths \[\[1\]\] → "),
+        ({"overrides": ("method=dbb",)}, "its branches are those of method=dbb"),
+        ({"overrides": ("method=grow",)}, None),
+        ({"changed": {"model.freeze": ["x"]}}, None),
+    ],
+)
+def test_a_structure_is_of_the_same_network_and_has_grown(root, made, said):
+    teacher(root, *made.pop("overrides", ()), **made)
+    asked = config(root, "method=structure", f"method.structure={root}/runs/teacher")
+    if said is None:
+        assert starts.check(asked, make_plan(asked)) == []
+        return
+    with pytest.raises(UserError, match=said):
+        starts.check(asked, make_plan(asked))

@@ -1,0 +1,136 @@
+"""Trainings that start from something: weights, a frozen part, a head of its own rate, a structure."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import dyrep
+from pipeline.config.model import Structured, Vgg
+from pipeline.errors import Interrupted, UserError
+from pipeline.networks import architectures, structures
+from tests.pipeline.training.learning import STEPS, batch, equal, learner
+
+pytestmark = pytest.mark.long
+
+SHORT = ("train.epochs=3", "method.adjust_interval=1", "method.last_adjust_epoch=1",
+         "train.deterministic=true", "train.warmup_epochs=0", "train.lr=0.01")  # fmt: skip
+GROWING = {
+    "dyrep": ("method=dyrep", "method.calibration_batches=2"),
+    "grow": ("method=grow", "method.choose=random", "method.max_cost=3", "method.cost=flops"),
+}
+IMAGES = batch(7).images
+
+
+def finished(folder, classes=3):
+    """Return a network that was trained, more or less, and the settings that start from it."""
+    torch.manual_seed(3)
+    model = Vgg(name="vgg_small", family="vgg", widths=[[4], [4]])
+    source = architectures.build(model, classes)
+    source.train()(IMAGES)  # batch norms have statistics
+    save_file(source.state_dict(), folder / "w.safetensors")
+    return source.eval(), (f"model.pretrained={folder}/w.safetensors",)
+
+
+@pytest.mark.parametrize("method", GROWING)
+def test_growing_starts_at_what_was_trained_and_goes_on_in_the_same_bits(
+    training, tmp_path, method
+):
+    source, asked = finished(tmp_path)
+    settings = (*asked, *GROWING[method], *SHORT, "train.head_lr=0.1", "train.ema=0.9",
+                "model.freeze=[features.0,features.1]")  # fmt: skip
+    whole = training(*settings)
+    made = whole.state.learner
+    assert torch.equal(made.model.eval()(IMAGES), source(IMAGES))
+    assert whole.run()["grown"] > 0
+    assert {entry["path"] for entry in dyrep.structure(made.model)["blocks"]} == {"features.4"}
+    for name in ("features.0.weight", "features.1.running_mean", "features.1.running_var"):
+        for network in (made.model, made.ema.module):
+            assert torch.equal(network.state_dict()[name], source.state_dict()[name])
+    assert not torch.equal(made.model.features[5].running_mean, source.features[5].running_mean)
+    with pytest.raises(Interrupted):
+        training(*settings, until=STEPS + 2, where="killed").run()
+    (tmp_path / "w.safetensors").unlink()  # its checkpoint holds all that is needed
+    resumed = training(*settings, where="killed")
+    assert resumed.run()["grown"] > 0
+    equal(whole, resumed)
+
+
+def test_a_head_has_a_rate_of_its_own_on_the_same_schedule():
+    made = learner("train.head_lr=0.5", "train.lr=0.01", "train.schedule=linear",
+                   "train.warmup_epochs=0", "method=plain")  # fmt: skip
+    head = set(made.model.classifier.parameters())
+    rates = {(group["lr"], set(group["params"]) <= head) for group in made.optimizer.param_groups}
+    assert rates == {(0.01, False), (0.5, True)}
+    made.update(batch(), lambda _: None)
+    shares = [group["lr"] / group["initial_lr"] for group in made.optimizer.param_groups]
+    assert shares == pytest.approx([shares[0]] * len(shares)) and shares[0] < 1
+    assert made.lr == pytest.approx(0.01 * shares[0])  # that of the rest is told
+
+
+def test_layers_and_head_have_rates_beside_each_other():
+    made = learner("train.head_lr=0.5", "train.lr=0.01", "train.layer_decay=0.5", "method=plain",
+                   "train.warmup_epochs=0")  # fmt: skip
+    rates = [group["initial_lr"] for group in made.optimizer.param_groups if group["params"]]
+    assert rates[:2] == [0.5, 0.5] and rates[2:] == sorted(rates[2:]) and rates[-1] <= 0.01
+
+
+def test_what_is_frozen_is_not_optimized():
+    made = learner("model.freeze=[features]", "method=plain")
+    learning = [p for group in made.optimizer.param_groups for p in group["params"]]
+    assert learning == list(made.model.classifier.parameters())
+    made.update(batch(), lambda _: None)
+
+
+@pytest.mark.parametrize("source", ["dyrep", "grow"])
+def test_a_structure_is_trained_from_scratch(training, tmp_path, source):
+    grown = learner(*GROWING[source])
+    if source == "dyrep":
+        block = dyrep.expand(grown.model, ["features.4"], form="batchnorm")
+    else:
+        block = dyrep.expand(grown.model, ["features.4"], form="linear")
+    assert block.grown
+    path = tmp_path / "structure.json"
+    path.write_text(json.dumps({**dyrep.structure(grown.model), "left": {}}))
+    asked = ("method=structure", f"method.structure={path}", "train.epochs=1",
+             "train.warmup_epochs=0", "train.deterministic=true")  # fmt: skip
+    whole = training(*asked)
+    assert dyrep.structure(whole.state.learner.model) == dyrep.structure(grown.model)
+    assert whole.state.learner.told == [f"structure: 1 block of branches, fresh, as in {path}"]
+    other = training(*asked, where="other")
+    equal(whole, other)
+    with pytest.raises(Interrupted):
+        training(*asked, until=2, where="killed").run()
+    whole.run()
+    resumed = training(*asked, where="killed")
+    resumed.run()
+    equal(whole, resumed)
+
+
+@pytest.mark.parametrize(
+    ("description", "more", "said"),
+    [
+        ({"blocks": [{"path": "stem", "branches": ["kxk"], "fixed": False}]}, (), "has no stem"),
+        ({"version": 9}, (), "structure of version 9, not 1; choose the network of that run"),
+        ({}, ("model.freeze=[features.4]",), "branches on features.4, which model.freeze keeps"),
+    ],
+)
+def test_a_structure_that_cannot_be_put_on_is_refused_in_one_line(
+    training, tmp_path, description, more, said
+):
+    grown = learner("method=plain")
+    dyrep.expand(grown.model, ["features.4"], form="linear")
+    path = tmp_path / "structure.json"
+    path.write_text(json.dumps(dyrep.structure(grown.model) | description))
+    with pytest.raises(UserError) as refused:
+        training("method=structure", f"method.structure={path}", *more)
+    assert said in str(refused.value)
+
+
+def test_a_structure_that_was_changed_since_is_refused(tmp_path):
+    (tmp_path / "s.json").write_text("{}")
+    asked = Structured(name="structure", kind="structure", structure=str(tmp_path / "s.json"),
+                       structure_sha256="0" * 64)  # fmt: skip
+    with pytest.raises(UserError, match="something else than when the run was frozen; restore it"):
+        structures.apply(torch.nn.Sequential(), asked)
