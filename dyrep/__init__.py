@@ -19,7 +19,14 @@ from dyrep.branches import ALL_BRANCHES
 from dyrep.cost import Cost, cost
 from dyrep.events import Event
 from dyrep.evolution import DyRep
-from dyrep.expansion import ACB_BRANCHES, DBB_BRANCHES, REPVGG_BRANCHES, Expansion, expand
+from dyrep.expansion import (
+    ACB_BRANCHES,
+    DBB_BRANCHES,
+    OREPA_BRANCHES,
+    REPVGG_BRANCHES,
+    Expansion,
+    expand,
+)
 from dyrep.fusion import fuse
 from dyrep.grower import Grower
 from dyrep.linear import scales
@@ -36,6 +43,7 @@ __all__ = [
     "ACB_BRANCHES",
     "ALL_BRANCHES",
     "DBB_BRANCHES",
+    "OREPA_BRANCHES",
     "REPVGG_BRANCHES",
     "Cost",
     "DyRep",

@@ -118,4 +118,5 @@ class RepBlock(nn.Module):
 
 def in_order(names: Sequence[str]) -> list[str]:
     """Return kxk and those of the names that are branches, in the order they are summed."""
-    return [name for name in branches.ALL_BRANCHES if name == "kxk" or name in names]
+    known = (*branches.ALL_BRANCHES, *branches.LINEAR_ONLY)
+    return [name for name in known if name == "kxk" or name in names]

@@ -156,15 +156,20 @@ class BatchNormBlock(RepBlock):
         return conv
 
 
-def fitting(conv: nn.Conv2d, names: Sequence[str]) -> list[str]:
-    """Return those of the branches that a conv can take.
+def require_branches(names: Sequence[str], form: Form) -> None:
+    """Refuse what is no branch, or none of this form.
 
     Raises:
-        ValueError: there is no branch of that name.
+        ValueError: names those, and what there is.
     """
-    unknown = sorted(set(names) - set(branches.ALL_BRANCHES))
-    if unknown:
-        raise ValueError(f"unknown branches {unknown}; choose from {branches.ALL_BRANCHES}")
+    known = branches.ALL_BRANCHES + (branches.LINEAR_ONLY if form == "linear" else ())
+    if unknown := sorted(set(names) - set(known)):
+        only = " (without batch norms alone)" if set(unknown) <= set(branches.LINEAR_ONLY) else ""
+        raise ValueError(f"unknown branches {unknown} of form {form!r}{only}; choose from {known}")
+
+
+def fitting(conv: nn.Conv2d, names: Sequence[str]) -> list[str]:
+    """Return those of the branches that a conv can take."""
     return [name for name in names if branches.unfit(name, Geometry.of(conv)) is None]
 
 
@@ -192,6 +197,7 @@ def place_block(
         ValueError: there is no branch or form of that name, or the model has blocks of another.
     """
     require_form(model, form)
+    require_branches(names, form)
     conv = model.get_submodule(path)
     assert isinstance(conv, nn.Conv2d)
     names = fitting(conv, names)

@@ -28,6 +28,7 @@ from dyrep.inner import Inner
 from dyrep.recompute import again, rebuilt
 
 ALL_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity")
+LINEAR_ONLY = ("1x1_prior", "dw_1x1")  # of OREPA, in `dyrep.linear`
 Norm = Callable[[int], _BatchNorm]
 
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from dyrep import calibration, expansion, pruning, surgery, wrappers
 from dyrep.base import Form, RepBlock
-from dyrep.block import blocks, called, grown_depth, require_form
+from dyrep.block import blocks, called, grown_depth, require_branches, require_form
 from dyrep.branches import ALL_BRANCHES
 from dyrep.budget import Budget, Measure, extra_cost, input_shapes
 from dyrep.cost import cost
@@ -81,9 +81,7 @@ class DyRep:
             raise ValueError(f"strength={strength}; use a number above 0")
         if adjust_interval < 1:
             raise ValueError(f"adjust_interval={adjust_interval}; use 1 or more epochs")
-        unknown = set(branches) - set(ALL_BRANCHES)
-        if unknown:
-            raise ValueError(f"unknown branches {sorted(unknown)}; choose from {ALL_BRANCHES}")
+        require_branches(branches, form)
         if optimizer is not None:
             refuse_whole(optimizer, model)
         if optimizer is not None and not surgery.optimizes(optimizer, model):

@@ -20,17 +20,27 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor, nn
 
-from dyrep import calibration, linear, surgery, wrappers
+from dyrep import calibration, linear_branches, surgery, wrappers
 from dyrep.base import Form, RepBlock
-from dyrep.block import AbsorbedNorm, BatchNormBlock, depth, fitting, place_block, require_form
+from dyrep.block import (
+    AbsorbedNorm,
+    BatchNormBlock,
+    depth,
+    fitting,
+    place_block,
+    require_branches,
+    require_form,
+)
 from dyrep.branches import WindowConv, has_inner
 from dyrep.calling import Inputs
 from dyrep.geometry import Geometry
-from dyrep.linear import LinearBlock, LinearBranch, LinearWindow
+from dyrep.linear import LinearBlock
+from dyrep.linear_branches import LinearBranch, LinearDepthwise, LinearWindow
 from dyrep.norm_pairs import following_norms
 from dyrep.transaction import all_or_nothing
 
 DBB_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg")
+OREPA_BRANCHES = (*DBB_BRANCHES, "1x1_prior", "dw_1x1")  # of linear blocks
 ACB_BRANCHES = ("kxk", "1xk", "kx1")
 REPVGG_BRANCHES = ("kxk", "1x1", "identity")
 OTHER_CONVS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -63,8 +73,8 @@ def expand(
 ) -> Expansion:
     """Give convs the same branches, freshly initialised, before training starts (DBB, ACB, RepVGG).
 
-    Linear branches begin with the strengths of OREPA (Hu et al., CVPR 2022; see `linear.START`),
-    kxk among them.
+    Linear branches begin with the strengths of OREPA (Hu et al., CVPR 2022; see
+    `linear_branches.START`), kxk among them.
 
     Args:
         model: Changed in place.
@@ -87,6 +97,7 @@ def expand(
     """
     surgery.refuse_wrapped(model)
     require_form(model, form)
+    require_branches(branches, form)
     _refuse_unfit_form(form, absorb is not None, widen_depthwise)
     done = Expansion(left=unfit_convs(model))
     known = dict(convs(model))
@@ -156,7 +167,9 @@ def convs(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
 
 
 def _is_part_of_kernel(parent: nn.Module) -> bool:
-    """Whether a conv's parent is a 1xk or kx1 branch: those are leaves."""
+    """Whether a conv's parent is a 1xk, kx1 or dw_1x1 branch: those are leaves."""
+    if isinstance(parent, LinearDepthwise):
+        return True
     if not isinstance(parent, (WindowConv, LinearWindow)):
         return False
     return parent.size != parent.geometry.kernel_size
@@ -259,8 +272,8 @@ def _grow_linear(
     block = place_block(model, path, names, fixed=True, form="linear")
     assert isinstance(block, LinearBlock)
     for branch in block.others():
-        linear.draw(branch, generator)
-        linear.strengthen(branch, strength)
+        linear_branches.draw(branch, generator)
+        linear_branches.strengthen(branch, strength)
     _give_up(block, block.others())
     return block
 
@@ -283,8 +296,8 @@ def add(
         return _grow_linear(model, path, names, generator, strength)
     new = block.add(names)
     for branch in new:
-        linear.draw(branch, generator)
-        linear.strengthen(branch, strength)
+        linear_branches.draw(branch, generator)
+        linear_branches.strengthen(branch, strength)
     _give_up(block, new)
     return block
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dyrep import expansion, pricing
-from dyrep.branches import ALL_BRANCHES
+from dyrep.branches import ALL_BRANCHES, LINEAR_ONLY
 from dyrep.budget import Measure
 from dyrep.cost import cost as cost_of
 from dyrep.events import Chosen, Event
@@ -41,7 +41,7 @@ class Grower(DyRep):
         cost: Unit of prices: `seconds`, measured once per shape, or `flops`.
 
     Raises:
-        TypeError, ValueError: As `DyRep`; or `choose` is unknown.
+        TypeError, ValueError: As `DyRep`; or `choose` is unknown, or the gain of a branch is.
     """
 
     def __init__(
@@ -64,6 +64,11 @@ class Grower(DyRep):
     ) -> None:
         if choose not in ("worth", "random"):
             raise ValueError(f"choose={choose!r}; use worth or random")
+        if set(branches) & set(LINEAR_ONLY):
+            raise ValueError(
+                f"branches={tuple(branches)}: what {' and '.join(LINEAR_ONLY)} gain is not known; "
+                f"choose from {ALL_BRANCHES}"
+            )
         self.choose = choose
         self._prices = Prices(cost)
         self._resting: set[str] = set()

@@ -22,136 +22,14 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from dyrep import algebra
 from dyrep.base import RepBlock, in_order
-from dyrep.branches import Branch, conv_equivalent, windows
-from dyrep.geometry import Geometry, Pair
-from dyrep.recompute import rebuilt, refuse_changed, versions
+from dyrep.branches import conv_equivalent
+from dyrep.geometry import Geometry
+from dyrep.linear_branches import LinearBranch, LinearWindow, build, draw
 
-# Of blocks from the start. kxk, 1x1, 1x1_kxk and 1x1_avg as in the code of OREPA; it has no strips
-# and no identity, which stand between its 1x1 and its average here.
-START = {
-    "kxk": 0.25,
-    "1x1": 1.0,
-    "1x1_kxk": 0.5,
-    "1x1_avg": 0.25,
-    "1xk": 0.5,
-    "kx1": 0.5,
-    "identity": 0.5,
-}
 TINY = 1e-3  # a strength below is no number to divide by
-
-
-class LinearBranch(Branch):
-    """A kernel times a strength per output channel.
-
-    `scale` (out,) is None in a kxk branch that keeps the strength 1. `speed` is how fast gradient
-    descent moves the kernel within what the branch can follow, beside a conv, at strength 1.
-    """
-
-    def __init__(self, geometry: Geometry, start: float | None) -> None:
-        super().__init__()
-        self.geometry = geometry
-        strengths = None if start is None else torch.full((geometry.out_channels,), start)
-        self.scale = None if strengths is None else nn.Parameter(strengths)
-
-    @property
-    def speed(self) -> float:
-        return 1.0
-
-    def kernel(self, dtype: torch.dtype) -> Tensor:
-        """Return what the branch adds to the kernel of the block, composed in this dtype."""
-        raise NotImplementedError
-
-    def scaled(self, kernel: Tensor) -> Tensor:
-        """Return a kernel times the strengths."""
-        return kernel if self.scale is None else scaled(kernel, self.scale)
-
-    @torch.no_grad()
-    def equivalent(self) -> tuple[Tensor, Tensor]:
-        kernel = self.kernel(torch.float64)
-        return kernel, kernel.new_zeros(len(kernel))
-
-
-class LinearWindow(LinearBranch):
-    """kxk, 1x1, 1xk and kx1: a kernel in its place."""
-
-    def __init__(self, geometry: Geometry, size: Pair, offset: Pair, start: float | None) -> None:
-        super().__init__(geometry, start)
-        self.size, self.offset = size, offset
-        self.conv: nn.Module = geometry.conv(size, offset)
-
-    def kernel(self, dtype: torch.dtype) -> Tensor:
-        kernel = self.scaled(weight(self.conv, dtype))
-        return algebra.embed(kernel, self.geometry.kernel_size, self.offset)
-
-    def equivalent(self) -> tuple[Tensor, Tensor]:
-        return super().equivalent()[0], conv_equivalent(self.conv)[1]
-
-
-class LinearOneByOneKxK(LinearBranch):
-    """A 1x1 kernel, the identity plus `reduce`, then a kxk kernel."""
-
-    def __init__(self, geometry: Geometry, start: float) -> None:
-        super().__init__(geometry, start)
-        g = geometry
-        self.reduce = nn.Conv2d(g.in_channels, g.in_channels, 1, groups=g.groups, bias=False)
-        self.conv: nn.Module = g.conv(g.kernel_size, (0, 0))
-
-    def kernel(self, dtype: torch.dtype) -> Tensor:
-        g, learned = self.geometry, weight(self.reduce, dtype)
-        first = learned + algebra.identity(g.in_channels, g.groups, like=learned)
-        # the tensors of now: after `functional_call` the modules have others
-        inside, scale = self.conv, self.scale
-        kernel = inside.weight if isinstance(inside, nn.Conv2d) else weight(inside, dtype)
-        assert scale is not None
-        before = versions([kernel, scale])
-
-        def second() -> Tensor:
-            refuse_changed([kernel, scale], before)
-            return algebra.rows(scaled(kernel.to(dtype), scale), g.groups)
-
-        matrices = second()
-        with rebuilt(matrices, second):  # as large as the kernel: not kept for backward
-            merged = matrices @ algebra.columns(first, g.groups)
-        return algebra.from_rows(merged, g.kernel_size)
-
-
-class LinearOneByOneAverage(LinearBranch):
-    """A 1x1 kernel spread over the window; the average alone where the conv is depthwise."""
-
-    def __init__(self, geometry: Geometry, start: float) -> None:
-        super().__init__(geometry, start)
-        g = geometry
-        self.reduce: nn.Conv2d | None = None
-        if not g.depthwise:
-            self.reduce = nn.Conv2d(g.in_channels, g.out_channels, 1, groups=g.groups, bias=False)
-
-    @property
-    def speed(self) -> float:
-        height, width = self.geometry.kernel_size
-        return 1 / (height * width)
-
-    def kernel(self, dtype: torch.dtype) -> Tensor:
-        g = self.geometry
-        if self.reduce is None:
-            assert self.scale is not None
-            kernel = algebra.identity(g.out_channels, g.groups, like=self.scale.to(dtype))
-        else:
-            kernel = weight(self.reduce, dtype)
-        return algebra.average(self.scaled(kernel), g.kernel_size)
-
-
-class LinearIdentity(LinearBranch):
-    """The input itself."""
-
-    def kernel(self, dtype: torch.dtype) -> Tensor:
-        g = self.geometry
-        assert self.scale is not None
-        kernel = algebra.identity(g.out_channels, g.groups, like=self.scale.to(dtype))
-        return algebra.embed(self.scaled(kernel), g.kernel_size, g.centre)
 
 
 class LinearBlock(RepBlock):
@@ -249,53 +127,6 @@ class LinearBlock(RepBlock):
         """Return the conv itself, with this kernel in its very weight."""
         self.kernel.copy_(kernel)
         return self.conv
-
-
-def build(name: str, geometry: Geometry, fixed: bool) -> LinearBranch:
-    """Return a fresh branch by its name; a fixed kxk has no strengths."""
-    places = windows(geometry)
-    if name in places:
-        start = None if fixed and name == "kxk" else START[name]
-        return LinearWindow(geometry, *places[name], start)
-    kinds = {
-        "1x1_kxk": LinearOneByOneKxK,
-        "1x1_avg": LinearOneByOneAverage,
-        "identity": LinearIdentity,
-    }
-    return kinds[name](geometry, START[name])
-
-
-@torch.no_grad()
-def draw(branch: LinearBranch, generator: Generator | None = None) -> None:
-    """Draw kernels from N(0, 2 / fan_in); the first of a chain begins as the identity."""
-    for module in branch.modules():
-        if isinstance(module, nn.Conv2d):
-            deviation = (2 / module.weight[0].numel()) ** 0.5
-            drawn = torch.empty(module.weight.shape).normal_(0, deviation, generator=generator)
-            module.weight.copy_(drawn)
-    if isinstance(branch, LinearOneByOneKxK):
-        branch.reduce.weight.zero_()
-
-
-@torch.no_grad()
-def strengthen(branch: LinearBranch, strength: float) -> None:
-    """Let gradient descent move what a branch can follow faster by strength^2."""
-    if branch.scale is not None:
-        branch.scale.fill_(strength / branch.speed**0.5)
-
-
-def scaled(kernel: Tensor, scale: Tensor) -> Tensor:
-    """Return a kernel times one strength per output channel."""
-    return kernel * scale.to(kernel.dtype)[:, None, None, None]
-
-
-def weight(conv: nn.Module, dtype: torch.dtype) -> Tensor:
-    """Return the kernel of a conv, or of the block that took its place, in this dtype."""
-    if isinstance(conv, LinearBlock):
-        return conv.composed(dtype)
-    kernel = conv.weight
-    assert isinstance(kernel, Tensor)
-    return kernel.to(dtype)
 
 
 def scales(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,8 +1,9 @@
-"""Weights of the published training-time networks: DBB, DyRep and RepVGG.
+"""Weights of the published training-time networks: DBB, DyRep, RepVGG and OREPA.
 
     DBB      github.com/DingXiaoH/DiverseBranchBlock       P.dbb_origin.conv.weight, ...
     DyRep    github.com/hunto/image_classification_sota    P.dbb_kxk.conv.weight, ..., nested in kxk
     RepVGG   github.com/DingXiaoH/RepVGG                   P.rbr_dense.conv.weight, ...
+    OREPA    in `dyrep.published_orepa`
 
 P is the path of the conv in a network of the same paths. The chained branches pad with what the
 inner norm makes of zero there; here that border is taken away everywhere (see `dyrep.inner`), so
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dyrep import algebra, branches, surgery, wrappers
+from dyrep import algebra, branches, published_orepa, surgery, wrappers
 from dyrep.base import in_order
 from dyrep.block import AbsorbedNorm, BatchNormBlock, blocks, place_block
 from dyrep.branches import NormBranch, OneByOneAverage, OneByOneKxK
@@ -74,8 +75,12 @@ def load_published(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     state = {key.removeprefix("module."): value for key, value in state.items()}
     before = dict(model.named_parameters())
     with all_or_nothing(model):
-        _place(model, state)
-        _load(model, state)
+        if orepa := published_orepa.paths(state):
+            behind = published_orepa.place(model, orepa, state)
+            _load_strictly(model, dict(published_orepa.translated(model, behind, state)))
+        else:
+            _place(model, state)
+            _load(model, state)
     wrappers.outdate(model, before)
 
 
@@ -85,8 +90,8 @@ def _place(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         found.setdefault(path, set()).add(EXACT[part].partition(".")[0])
     if not found:
         raise ValueError(
-            "this checkpoint has no blocks of DBB, DyRep or RepVGG as they are while training: its "
-            f"keys look like {next(iter(state), 'nothing')}"
+            "this checkpoint has no blocks of DBB, DyRep, RepVGG or OREPA as they are in training: "
+            f"its keys look like {next(iter(state), 'nothing')}"
         )
     for path in sorted(found, key=lambda path: path.count(".dbb_kxk.conv")):
         here, names = _here(path), in_order([*found[path]])
@@ -111,11 +116,7 @@ def _widen(state: Mapping[str, Tensor], path: str, conv: nn.Conv2d) -> int:
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    translated = dict(_translated(model, state))
-    try:
-        model.load_state_dict(translated, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"the checkpoint does not fit this network: {error}") from error
+    _load_strictly(model, dict(_translated(model, state)))
     for key, value in state.items():  # biases before the norm of kxk, as DyRep has them
         path, _, name = key.rpartition(".dbb_kxk.conv.")
         if path and name == "bias":
@@ -126,6 +127,13 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         for branch in block.others():
             if isinstance(branch, NormBranch) and branches.has_inner(branch):
                 _take_border(branch)
+
+
+def _load_strictly(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint does not fit this network: {error}") from error
 
 
 def _translated(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

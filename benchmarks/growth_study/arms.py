@@ -63,7 +63,7 @@ ARMS = {
     "linear": Arm("linear, all branches from the start", **LINEAR),
     "linear_steps": Arm("linear, all branches, as many steps", **LINEAR, by_steps=True),
     "plain_x2": Arm("plain, twice the cost", budget=2),
-    "orepa": Arm("OREPA's branches, linear", branches=dyrep.DBB_BRANCHES, form="linear"),
+    "orepa": Arm("OREPA", branches=dyrep.OREPA_BRANCHES, form="linear"),
     "linear_cut": Arm("linear from the start, then cut", **LINEAR,
                       evolves={**LINEAR, "grow": 0}, at=FIRST_HALF),
     "ours_plain_start": Arm("ours without the identity", **GROWER),

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 StageName = Literal["prep", "train", "fuse", "eval", "latency"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 Branch = Literal["kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity"]
+OfLinear = Literal["1x1_prior", "dw_1x1"]  # branches of linear blocks alone
 Form = Literal["batchnorm", "linear"]
 ExportFormat = Literal["pt2", "onnx", "int8", "torchscript", "aotinductor", "tensorrt"]
 Variant = Literal[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     Field,
@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import Branch, Form, Section, Share, Target
+from pipeline.config.base import Branch, Form, OfLinear, Section, Share, Target
 from pipeline.config.rules import RESNETS
 
 BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
@@ -150,9 +150,18 @@ class Static(Starting):
 
     kind: Literal["static"]
     form: Form = "batchnorm"
-    branches: list[Branch] = Field(min_length=1)
+    branches: list[Branch | OfLinear] = Field(min_length=1)
     absorb: bool
     widen_depthwise: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _branches_of_the_form(self) -> Self:
+        if self.form != "linear" and (alone := set(self.branches) & set(get_args(OfLinear))):
+            raise ValueError(
+                f"method.branches: {', '.join(sorted(alone))} are branches of linear blocks alone; "
+                "set method.form=linear, or leave them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _norms_that_can_go(self) -> Self:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import dyrep
-from dyrep import branches, expansion, linear, pruning
+from dyrep import branches, expansion, linear_branches, pruning
 from dyrep.block import fitting
 from dyrep.geometry import Geometry
 from dyrep.proof import relative_error
@@ -19,14 +19,15 @@ from tests.dyrep.test_budget import held_values
 
 pytestmark = pytest.mark.long
 
-OTHERS = [name for name in dyrep.ALL_BRANCHES if name != "kxk"]
+EVERY = (*dyrep.ALL_BRANCHES, *branches.LINEAR_ONLY)
+OTHERS = [name for name in EVERY if name != "kxk"]
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def grow(model, path, names=dyrep.ALL_BRANCHES, seed=0, **options):
+def grow(model, path, names=EVERY, seed=0, **options):
     return expansion.grow(model, path, names, [], generator(seed), "linear", **options)
 
 
@@ -81,7 +82,7 @@ def test_blocks_from_the_start_fold_and_are_cut_exactly(conv, seed):
     torch.manual_seed(seed)
     model = nn.Sequential(conv)
     weight = conv.weight
-    dyrep.expand(model, branches=dyrep.ALL_BRANCHES, form="linear")
+    dyrep.expand(model, branches=EVERY, form="linear")
     block = model[0]
     with torch.no_grad():
         block.kxk.scale[0] = 0  # of such a channel nothing is left to divide by
@@ -121,7 +122,7 @@ def test_each_kernel_is_that_of_the_published_branch_without_its_norms(conv, see
     torch.manual_seed(seed)
     geometry = Geometry.of(conv)
     for name in fitting(conv, dyrep.ALL_BRANCHES):
-        ours = linear.build(name, geometry, fixed=False).double()
+        ours = linear_branches.build(name, geometry, fixed=False).double()
         theirs = branches.build(name, geometry, lambda n: nn.BatchNorm2d(n, eps=0)).double()
         nn.init.normal_(ours.scale)
         for part, weight in ours.named_parameters():
@@ -163,13 +164,13 @@ def test_the_kernel_moves_faster_by_the_square_of_the_strength(branch):
 def test_strengths_from_the_start_are_those_of_orepa():
     model = single()
     weight = model[0].weight.detach().clone()
-    dyrep.expand(model, branches=dyrep.ALL_BRANCHES, form="linear")
+    dyrep.expand(model, branches=EVERY, form="linear")
     starts = {
         path.split(".")[2]: scale.unique().tolist() for path, scale in dyrep.scales(model).items()
     }
     assert starts == {
         "kxk": [0.25], "1x1": [1.0], "1x1_kxk": [0.5], "1x1_avg": [0.25],
-        "1xk": [0.5], "kx1": [0.5], "identity": [0.5],
+        "1xk": [0.5], "kx1": [0.5], "identity": [0.5], "1x1_prior": [0.0], "dw_1x1": [0.5],
     }  # fmt: skip
     chain = model[0].branches["1x1_kxk"]
     assert not chain.reduce.weight.any()

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import dyrep
-from dyrep import expansion, linear, pricing, promise
+from dyrep import expansion, linear, linear_branches, pricing, promise
 from dyrep.block import fitting
 from dyrep.geometry import Geometry
 from dyrep.proof import relative_error
@@ -121,7 +121,7 @@ def test_one_step_tells_nothing_and_no_gradient_is_an_error():
 
 def told(branch, gradient, seed):
     """Return the squared gradient of the strengths of a branch whose kernels are drawn anew."""
-    linear.draw(branch, seeded(seed))
+    linear_branches.draw(branch, seeded(seed))
     branch.scale.grad = None
     (branch.kernel(torch.float64) * gradient).sum().backward()
     return branch.scale.grad.square().sum().item()
@@ -276,6 +276,7 @@ def test_seconds_are_measured_once_per_kind(monkeypatch):
         ({"max_cost": 0.9}, "less than the plain network"),
         ({"cost": "time"}, "choose flops or seconds"),
         ({"branches": ["2x2"]}, "unknown branches"),
+        ({"branches": ["1x1", "dw_1x1"]}, "gain is not known"),
         ({"strength": 0.0}, "use a number above 0"),
     ],
 )

@@ -3,6 +3,7 @@
 The networks here are written after the layouts (names, and what each part computes), not copied.
 """
 
+import math
 from collections import OrderedDict
 
 import pytest
@@ -136,7 +137,8 @@ def test_twice_the_channels_inside_a_depthwise_conv_are_found_in_a_checkpoint():
 
 WRONG = {
     "fused": lambda s: {"0.dbb_reparam.weight": torch.zeros(8, 2, 3, 3)},
-    "orepa": lambda s: {"0.weight_orepa_origin": torch.zeros(8, 2, 3, 3)},
+    "a part of a block of OREPA": lambda s: {"0.weight_orepa_origin": torch.zeros(8, 2, 3, 3)},
+    "OREPA without a conv": lambda s: {"1.weight_orepa_origin": torch.zeros(8, 2, 3, 3)},
     "empty": lambda s: {},
     "no conv": lambda s: {**s, "2.dbb_origin.conv.weight": torch.zeros(8, 8, 3, 3)},
     "unknown path": lambda s: {**s, "9.dbb_1x1.conv.weight": torch.zeros(8, 8, 1, 1)},
@@ -156,3 +158,84 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(kind):
     after = plain.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+class Orepa(nn.Module):
+    """A block of OREPA while it trains, with the keys and the function of the published one."""
+
+    def __init__(self, inputs, outputs, stride=1, groups=1):
+        super().__init__()
+        shapes = {
+            "weight_orepa_origin": (outputs, inputs // groups, 3, 3),
+            "weight_orepa_avg_conv": (outputs, inputs // groups, 1, 1),
+            "weight_orepa_pfir_conv": (outputs, inputs // groups, 1, 1),
+            "weight_orepa_1x1": (outputs, inputs // groups, 1, 1),
+            "weight_orepa_1x1_kxk_idconv1": (inputs, inputs // groups, 1, 1),
+            "weight_orepa_1x1_kxk_conv2": (outputs, inputs // groups, 3, 3),
+            "weight_orepa_gconv_dw": (8 * inputs, 1, 3, 3),
+            "weight_orepa_gconv_pw": (outputs, 8 * inputs // groups, 1, 1),
+            "vector": (6, outputs),
+        }
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.randn(shape)))
+        self.register_buffer("weight_orepa_avg_avg", torch.full((3, 3), 1 / 9))
+        self.register_buffer("weight_orepa_prior", torch.tensor([
+            [[self.wave(i, outputs / 2, h, w) for w in range(3)] for h in range(3)]
+            for i in range(outputs)
+        ]))  # fmt: skip
+        eye = torch.eye(inputs // groups).repeat(groups, 1)[:, :, None, None]
+        self.register_buffer("id_tensor", eye)
+        self.bn, self.stride, self.groups = nn.BatchNorm2d(outputs), stride, groups
+
+    @staticmethod
+    def wave(channel, half, h, w):
+        if channel < half:
+            return math.cos(math.pi * (h + 0.5) * (channel + 1) / 3)
+        return math.cos(math.pi * (w + 0.5) * (channel + 1 - half) / 3)
+
+    def forward(self, x):
+        """Run the branches one by one; their outputs add up, each channel with its strength."""
+        g, s = self.groups, self.stride
+        conv = nn.functional.conv2d
+        inside = conv(x, self.weight_orepa_1x1_kxk_idconv1 + self.id_tensor, groups=g)
+        pooled = self.weight_orepa_avg_conv * self.weight_orepa_avg_avg
+        waves = self.weight_orepa_pfir_conv * self.weight_orepa_prior[:, None]
+        wide = conv(x, self.weight_orepa_gconv_dw, None, s, 1, groups=x.shape[1])
+        outputs = len(self.weight_orepa_origin)  # the published 1x1 has them interleaved by group
+        rows = torch.arange(outputs).view(-1, g).t().flatten()
+        found = [
+            conv(x, self.weight_orepa_origin, None, s, 1, groups=g),
+            conv(x, pooled, None, s, 1, groups=g),
+            conv(x, waves, None, s, 1, groups=g),
+            conv(inside, self.weight_orepa_1x1_kxk_conv2, None, s, 1, groups=g),
+            conv(x, self.weight_orepa_1x1, None, s, 0, groups=g),
+            conv(wide, self.weight_orepa_gconv_pw[rows], groups=g),
+        ]
+        strengths = self.vector[:, None, :, None, None]
+        return self.bn((torch.stack(found) * strengths).sum(0))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_function_is_that_of_the_published_orepa(groups):
+    torch.manual_seed(0)
+    published = nn.Sequential(
+        Orepa(4, 6, 2, groups), nn.Identity(), nn.ReLU(), Orepa(6, 6, 1, groups), nn.Identity()
+    )
+    randomise(published)
+    published = published.double().eval()
+    plain = nn.Sequential(
+        nn.Conv2d(4, 6, 3, 2, 1, groups=groups, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 6, 3, 1, 1, groups=groups, bias=False), nn.BatchNorm2d(6),
+    ).double().eval()  # fmt: skip
+    dyrep.load_published(plain, published.state_dict())
+    x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
+    assert relative_error(published(x), plain(x)) < 1e-6  # the published prior is float32
+    assert relative_error(plain(x), dyrep.fuse(plain, inputs=x)(x)) < 1e-12
+    assert plain[0].names == list(dyrep.OREPA_BRANCHES)
+
+
+def test_the_frequency_prior_is_that_of_orepa():
+    conv = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1, bias=False))
+    dyrep.expand(conv, branches=dyrep.OREPA_BRANCHES, form="linear")
+    branches = conv[0].branches
+    assert torch.allclose(branches["1x1_prior"].prior, Orepa(4, 6).weight_orepa_prior, atol=1e-6)

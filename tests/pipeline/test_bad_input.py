@@ -13,6 +13,7 @@ REFUSED = [
     (["method=plain", "method.adjust_interval=2"], "only a setting of method=dyrep"),
     (["method.form=diverse"], "'batchnorm' or 'linear'"),
     (["method=dbb", "method.form=linear"], "set method.absorb=false"),
+    (["method=dbb", "method.branches=[kxk,dw_1x1]"], "set method.form=linear"),
     (["train.epochs=many"], "train.epochs=many: input should be a valid integer"),
     (["train.epochs=2.5"], "train.epochs=2.5"),
     (["train.deterministic=1"], "valid boolean"),

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 import dyrep
-from dyrep import linear, saliency
+from dyrep import branches, linear_branches, saliency
 from pipeline.config import Config, base
 from pipeline.config.model import DyRep
 from pipeline.contract.table import STAGES
@@ -21,7 +21,11 @@ def chosen(group):
 
 PAIRS = {
     "branches of the settings and of dyrep": (get_args(base.Branch), dyrep.ALL_BRANCHES),
-    "branches and their linear strengths": (linear.START, dyrep.ALL_BRANCHES),
+    "branches of linear blocks alone": (get_args(base.OfLinear), branches.LINEAR_ONLY),
+    "branches and their linear strengths": (
+        linear_branches.START,
+        (*dyrep.ALL_BRANCHES, *branches.LINEAR_ONLY),
+    ),
     "saliencies": (get_args(DyRep.model_fields["saliency"].annotation), saliency.SCORES),
     "stages and their table": (base.STAGE_NAMES, STAGES),
     "stages and their lines after a launch": (base.STAGE_NAMES, summary.LINES),
