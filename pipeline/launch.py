@@ -85,7 +85,7 @@ def _check(asked: Asked) -> None:
     if asked.searches:
         search.check(asked.sweeper)
     if asked.sweeps and asked.plain:
-        sweep.check(asked.settings, asked.searches)
+        sweep.check(asked.settings, asked.searches, asked.folder)
 
 
 def launch(run: Settled, repeated: frozenset[Path] = frozenset()) -> Outcome:

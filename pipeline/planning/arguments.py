@@ -33,6 +33,7 @@ from pipeline.planning.compose import CONF, parse
 from pipeline.records import rundir
 
 SWEEPER = "hydra/sweeper="
+KNOWN = ("overrides", "multirun", "config_dir")  # options of Hydra's that runs are composed with
 LIBRARIES = (
     " Networks of timm and torchvision: model=timm model.name={}; "
     "python -m pipeline.launch --models lists them"
@@ -53,6 +54,7 @@ class Asked:
         settings: the arguments that set or choose something.
         sweeps: whether each combination of values becomes a run.
         shows: whether Hydra shows something and nothing runs.
+        folder: with choices of the user's, beside those of `conf/`.
         plain: whether there is no other option of Hydra's.
     """
 
@@ -60,6 +62,7 @@ class Asked:
     settings: list[str]
     sweeps: bool
     shows: bool
+    folder: str | None
     plain: bool
 
     @property
@@ -92,7 +95,8 @@ def read(arguments: list[str]) -> Asked:
         settings=[spelt for word, spelt in zip(arguments, words, strict=True) if word in given],
         sweeps=known.multirun,
         shows=bool(known.help or known.hydra_help or known.cfg or known.info),
-        plain=len(others) == known.multirun,
+        folder=known.config_dir and str(rundir.absolute(known.config_dir)),
+        plain=not any(value for key, value in vars(known).items() if key not in KNOWN),
     )
 
 

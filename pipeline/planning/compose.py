@@ -48,7 +48,7 @@ INSTALLED = PROJECT / "pipeline" / "conf"  # where a wheel puts it
 CONF = INSTALLED if INSTALLED.is_dir() else PROJECT / "conf"
 OmegaConf.register_new_resolver("conf", lambda: str(rundir.shown(CONF)), replace=True)
 WHAT = {starts.STRUCTURE: "RUN, one of the same network that has grown"}
-FREE = ("cluster.sbatch",)  # may hold any key
+FREE = ("cluster.sbatch", "data.args", "model.args", "train.optimizer_args")  # may hold any key
 TAGS = tags()  # not part of a key, though pydantic puts them there
 
 
@@ -232,6 +232,8 @@ def _explain(error: ErrorDetails) -> str:
 def _unknown(key: str) -> str:
     """Say that there is no such key, and which one may be meant."""
     head, _, last = key.rpartition(".")
+    if not head and (CONF / key).is_dir():
+        return f"{key} is a choice and no section: begin its file with '# @package _global_'"
     if not head:
         return f"{key} is not a setting; {nearest(last, _top_level())}"
     if head in FREE:

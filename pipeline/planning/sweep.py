@@ -9,10 +9,13 @@ from __future__ import annotations
 import copy
 import functools
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
@@ -33,13 +36,31 @@ SPACES = ("hydra.sweeper.params", "hydra.sweeper.search_space")
 OmegaConf.register_new_resolver("absolute", lambda path: str(rundir.absolute(path)), replace=True)
 
 
-def check(arguments: list[str], searching: bool) -> None:
+@contextmanager
+def composing(folder: str | None) -> Iterator[None]:
+    """Have Hydra compose from `conf/`, and from a folder of the user's if one is given.
+
+    Raises:
+        UserError: it is no folder.
+    """
+    if folder and not Path(folder).is_dir():
+        raise UserError(f"--config-dir {folder} is no folder; it holds e.g. experiment/NAME.yaml")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
+        if folder:
+            path = GlobalHydra.instance().config_loader().get_search_path()
+            path.prepend("command-line", f"file://{folder}", anchor="schema")
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2("launch", path)
+        yield
+
+
+def check(arguments: list[str], searching: bool, folder: str | None = None) -> None:
     """Refuse a setting that varies nothing, or has the same value twice.
 
     Raises:
         UserError: names the setting and the cure.
     """
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
+    with composing(folder):
         loader = GlobalHydra.instance().config_loader()
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
         for override in overrides:
@@ -126,35 +147,35 @@ def _apart(one: list[str], other: list[str]) -> list[str]:
     return [" ".join(o for o in words if o not in both) or "the same" for words in (one, other)]
 
 
-def single(arguments: list[str]) -> Composed:
+def single(arguments: list[str], folder: str | None = None) -> Composed:
     """Return tree, choices and overrides of the single run without `-m`.
 
     Raises:
         HydraException: as from Hydra's own command.
     """
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
-        return _one(arguments)
+    with composing(folder):
+        return _one(arguments, folder)
 
 
-def composed(arguments: list[str]) -> list[Composed]:
+def composed(arguments: list[str], folder: str | None = None) -> list[Composed]:
     """Return tree, choices and overrides of each run of a sweep.
 
     Raises:
         HydraException: as from Hydra's own command.
     """
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
+    with composing(folder):
         loader = GlobalHydra.instance().config_loader()
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
         runs = settings_along(overrides, BasicSweeper.split_arguments(overrides, None)[0])
-        return [_one(each) for each in runs]
+        return [_one(each, folder) for each in runs]
 
 
-def _one(overrides: list[str]) -> Composed:
+def _one(overrides: list[str], folder: str | None) -> Composed:
     parsed = parse(overrides)
     values = [o for o in parsed if not (CONF / o.key_or_group).is_dir()]
     if any(o.is_add() or o.is_delete() for o in values):
         return *_from_files(overrides), overrides
-    base, choices = _chosen(*(o.input_line or "" for o in parsed if o not in values))
+    base, choices = _chosen(folder, *(o.input_line or "" for o in parsed if o not in values))
     tree = copy.deepcopy(base)
     try:
         for override in values:
@@ -166,7 +187,8 @@ def _one(overrides: list[str]) -> Composed:
 
 
 @functools.cache
-def _chosen(*choices: str) -> tuple[DictConfig, dict[str, str]]:
+def _chosen(folder: str | None, *choices: str) -> tuple[DictConfig, dict[str, str]]:
+    """Compose choices, once for each folder that the user's are in."""
     return _from_files(list(choices))
 
 
@@ -181,9 +203,9 @@ def _from_files(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
 def runs(asked: Asked) -> list[Composed]:
     """Return the runs of a command line."""
     if asked.plain and asked.sweeps:
-        return composed(asked.settings)
+        return composed(asked.settings, asked.folder)
     if asked.plain and not any("hydra" in word for word in asked.settings):
-        return [single(asked.settings)]
+        return [single(asked.settings, asked.folder)]
     found: list[Composed] = []
     by_hydra(found.append)
     return found

@@ -7,13 +7,9 @@ import sys
 
 import pytest
 
+from pipeline.data.shards import Manifest
 from pipeline.records import rundir
 from tests.launcher import PROJECT, Launcher
-
-TINY = (
-    "data.args.images=60", "train.epochs=2", "train.batch_size=16", "train.deterministic=true",
-    "method.adjust_interval=1", "fuse.exports=[]", "tracking=disabled",
-)  # fmt: skip
 
 
 @pytest.mark.long
@@ -25,24 +21,25 @@ def test_a_run_goes_on_from_anywhere_with_the_code_it_was_started_with(tmp_path,
     command = Launcher(tmp_path / "outputs").command
 
     def launch(folder, *words):
-        return subprocess.run(
+        done = subprocess.run(
             command("name=shapes", *words), cwd=folder, capture_output=True, text=True, timeout=300
         )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
-    done = launch(own, "--config-dir", "conf", "experiment=shapes", "stage.run=[prep,train]", *TINY)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "for 3 classes, 5 convolutions can grow" in done.stdout
-    (own / "network.py").write_text("raise SystemExit('edited')")
-    done = launch(own, "stage.run=[fuse]", "dry_run=true")
-    assert "the code of network:small_resnet has changed since run shapes began" in done.stdout
-    done = launch(elsewhere, "stage.run=[fuse]")
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = rundir.run_dir(tmp_path / "outputs", "shapes")
-    origin = json.loads((run / "run.json").read_text())["custom"]["model"]
-    assert origin["file"] == str(own / "network.py")
-    assert rundir.read_json(run / "train" / "result.json")["metrics"]["grown"] > 0
+    launch(own, "--config-dir", "conf", "experiment=shapes", "stage=prep", "data.args.images=60")
+    prep = rundir.run_dir(tmp_path / "outputs", "shapes") / "prep"
+    first = prep.resolve()
+    (own / "images.py").write_text("raise SystemExit('edited')")
+    told = launch(elsewhere, "stage=prep", "again=[prep]")
+    assert "the old answer is kept" in told
+    assert Manifest.load(prep / "data") == Manifest.load(
+        first.with_name(f"{first.name}.again-1") / "data"
+    )
+    origin = json.loads((prep.parent / "run.json").read_text())["custom"]["data"]
     kept = {path.parent.name: path.name for path in (tmp_path / "outputs/code").glob("*/*.py")}
-    assert kept[origin["code"]] == "network.py"
+    assert origin["file"] == str(own / "images.py")
+    assert kept[origin["code"]] == "images.py"
     assert sorted(kept.values()) == ["images.py", "network.py"]
 
 
