@@ -58,6 +58,7 @@ def test_resnets_are_what_torchvision_tells_of_them(name):
     assert found.flops / 2e9 == pytest.approx(told["_ops"], abs=2e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("experiment", ROUNDED)
 def test_repvgg_is_that_of_the_paper_when_shipped_and_that_of_timm_while_training(experiment):
     import timm

@@ -1,0 +1,23 @@
+"""What the experiments of the paper are shown with is a configuration of each."""
+
+from argparse import Namespace
+
+import pytest
+
+from benchmarks import paper
+from pipeline.planning import compose, named_run, sweep
+
+
+@pytest.mark.parametrize(
+    ("experiment", "method", "share"),
+    [("cifar10_vgg16", "dyrep", 0.001), ("imagenet_repvgg_b3", "plain", 0.01)],
+)
+def test_an_experiment_is_small_and_can_be_planned(experiment, method, share):
+    options = Namespace(method=method, share=share, pixels=32, epochs=2)
+    words = paper.settings(experiment, options)
+    config = named_run.settle(*sweep.single([*words, "root=/tmp/nowhere"]))[0]
+    assert config.data.name == "synthetic" and config.data.images < 14_000
+    assert config.train.augment.policy == (None if "cifar" in experiment else "rand-m9-mstd0.5")
+    assert {file.stem for file in (compose.CONF / "experiment").glob("*_*.yaml")} == {
+        *paper.EXPERIMENTS
+    }
