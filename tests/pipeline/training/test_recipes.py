@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
+from torchvision.ops import StochasticDepth
 
 import dyrep
 from pipeline.config.train import Schedule
@@ -65,6 +66,27 @@ def test_killed_amid_growth_it_goes_on_in_the_same_bits(
     assert one == other and len(one) == 4 * STEPS
     shipped = [load_file(t.context.dir / "model.safetensors") for t in (whole, resumed)]
     assert all(map(torch.equal, shipped[0].values(), shipped[1].values()))
+
+
+@pytest.mark.parametrize("method", ["dyrep", "grow"])
+def test_what_is_dropped_goes_on_in_the_same_bits(training, monkeypatch, method):
+    build = architectures.build
+
+    def dropping(*args):
+        network = build(*args)
+        network.features.add_module("drop_path", StochasticDepth(0.3, "row"))
+        network.features.add_module("drop", torch.nn.Dropout(0.2))
+        return network
+
+    monkeypatch.setattr(architectures, "build", dropping)
+    settings = (*GROWN[method], *HOLDS, "train.accumulate=2")
+    whole = training(*settings)
+    assert whole.run()["grown"] > 0
+    with pytest.raises(Interrupted):
+        training(*settings, until=STEPS + 2, where="killed").run()
+    resumed = training(*settings, where="killed")
+    resumed.run()
+    equal(whole, resumed)
 
 
 def checked(*overrides):
