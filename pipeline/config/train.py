@@ -32,10 +32,10 @@ OF_SCHEDULE: dict[str, tuple[Schedule, ...]] = {
 """Settings that only some schedules read."""
 NEEDED: dict[Schedule, tuple[str, str]] = {
     "step": ("decay_epochs", "falls every so many epochs; give train.decay_epochs, e.g. 30"),
-    "exponential": ("decay_epochs", "falls evenly in so many epochs; give train.decay_epochs=30"),
+    "exponential": ("decay_epochs", "falls evenly in that time; give train.decay_epochs, e.g. 30"),
     "plateau": ("decay_epochs", "falls after so many epochs without a lower validation loss; give "
                 "train.decay_epochs, e.g. 10"),
-    "polynomial": ("decay_power", "falls by a power of what is left; give train.decay_power=2"),
+    "polynomial": ("decay_power", "falls by a power of the rest; give train.decay_power, e.g. 2"),
     "restarts": ("cycle_epochs", "begins anew after so many epochs; give train.cycle_epochs, "
                  "e.g. 10"),
 }  # fmt: skip
@@ -193,6 +193,18 @@ class Train(Section):
     @classmethod
     def _none_is_no_limit(cls, value: Any) -> Any:
         return Budget() if value is None else value
+
+    @field_validator("decay_epochs", mode="before")
+    @classmethod
+    def _epochs_are_some(cls, value: Any) -> Any:
+        epochs = value if isinstance(value, list) else [1 if value is None else value]
+        if not epochs or any(type(epoch) is not int or epoch < 1 for epoch in epochs):
+            raise ValueError(
+                f"{value} is not a number of epochs or a list of them, as 30 or [30,60]"
+            )
+        if len(set(epochs)) < len(epochs):
+            raise ValueError(f"{value} names an epoch twice; name it once")
+        return value
 
     @field_validator("compile", mode="before")
     @classmethod

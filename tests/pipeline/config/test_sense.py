@@ -25,6 +25,13 @@ REFUSED = [
     ("train.decay_rate=0.5", "a setting of train.schedule=step or exponential or plateau, not of"),
     ("train.decay_epochs=5", "train.decay_epochs=5 is a setting of train.schedule=step or expo"),
     ("train.schedule=step train.decay_epochs=2 train.cycle_growth=2", "=restarts, not of step"),
+    ("train.schedule=step train.decay_epochs=[]", "decay_epochs: [] is not a number of epochs"),
+    (
+        "train.schedule=step train.decay_epochs=[3,0]",
+        "decay_epochs: [3, 0] is not a number of epoc",
+    ),
+    ("train.schedule=step train.decay_epochs=0.5", "0.5 is not a number of epochs"),
+    ("train.schedule=step train.decay_epochs=[3,3]", "names an epoch twice"),
     ("train.schedule=step train.decay_epochs=12", "never comes with train.epochs=12"),
     ("train.schedule=step train.decay_epochs=[6,12]", "never comes with train.epochs=12"),
     ("train.schedule=restarts train.cycle_epochs=12 train.warmup_epochs=0", "never comes with"),
