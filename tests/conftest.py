@@ -6,6 +6,7 @@ the machine is for the others.
 
 import gc
 import os
+import re
 import shutil
 
 import pytest
@@ -16,14 +17,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from tests.launcher import SMALL, Inside, Launcher
 
 STARTS = {"launch", "finished", "copied", "recorder"}  # fixtures that start stages or W&B's client
+LEFT_OUT = {"cluster", "zoo", "slow", "gpu"}  # by `make check`, like `long`
+WHOLE = re.compile(
+    rf"^pytestmark = \[?\s*pytest\.mark\.(long|{'|'.join(LEFT_OUT)})\b", re.MULTILINE
+)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Spare `make check` the imports of files that it leaves out whole."""
+    if config.option.markexpr == "not long" and collection_path.suffix == ".py":
+        return bool(WHOLE.search(collection_path.read_text())) or None
+    return None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Mark the tests that `make check` leaves out."""
     for item in items:
-        left_out = {"cluster", "zoo", "slow", "gpu"} & set(item.keywords)
-        if left_out or STARTS & set(item.fixturenames):
+        if LEFT_OUT & set(item.keywords) or STARTS & set(item.fixturenames):
             item.add_marker(pytest.mark.long)
 
 

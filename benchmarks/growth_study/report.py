@@ -5,10 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -163,10 +160,11 @@ def _interval(middle: float, half: float | None, sign: str = "") -> str:
     return f"{middle:{sign}.2f}" + ("" if half is None else f" ± {half:.2f}")
 
 
-def draw(rows: Rows) -> plt.Figure:
+def draw(rows: Rows) -> Figure:
     """Draw accuracy against cost, the mean over all seeds that an arm has at its best rate."""
     networks = [name for name in NETWORKS if any(run.network == name for run in rows)]
-    figure, axes = plt.subplots(1, len(networks), figsize=(7 * len(networks), 4.5), squeeze=False)
+    figure = Figure(figsize=(7 * len(networks), 4.5))
+    axes = figure.subplots(1, len(networks), squeeze=False)
     for axis, network in zip(axes[0], networks, strict=True):
         for judged in judge(rows, network, (*CHOOSING, *JUDGING)):
             axis.plot(

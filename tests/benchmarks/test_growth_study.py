@@ -139,6 +139,7 @@ def test_a_run_is_made_by_one_worker(tmp_path):
         assert not mine
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arm", "steps", "structure"),
     [("plain", 40, 0), ("plain_x2", 80, 0), ("linear", 20, 4), ("linear_steps", 40, 4)],
@@ -156,6 +157,7 @@ def test_the_learning_rate_ends_at_zero():
     assert training.schedule(training.WARM_UP) == 1
 
 
+@pytest.mark.long
 def test_a_growing_network_makes_fewer_steps_and_its_structure_can_be_trained_anew(folder, small):
     images, kept = data.read(folder, SMALL.train, SMALL.test), Shelf(folder / "results")
     grow = Training(Run("resnet", "ours_random", 0.01, 0), images, SMALL, kept)()
@@ -167,6 +169,7 @@ def test_a_growing_network_makes_fewer_steps_and_its_structure_can_be_trained_an
     assert all(not block["fixed"] for block in training.dyrep.structure(anew.model)["blocks"])
 
 
+@pytest.mark.long
 def test_the_last_step_is_compared_with_the_next_gradient(folder, small):
     images, kept = data.read(folder, SMALL.train, SMALL.test), Shelf(folder / "results")
     epochs = alignment.watched(Run("resnet", "plain", 0.01, 0), images, SMALL, kept)
@@ -175,6 +178,7 @@ def test_the_last_step_is_compared_with_the_next_gradient(folder, small):
     assert len(values) >= 20 and all(-1 <= value <= 1 for value in values)
 
 
+@pytest.mark.long
 def test_arms_of_a_seed_begin_with_the_same_kernels_and_see_the_same_images(folder, small):
     images, kept = data.read(folder, SMALL.train, SMALL.test), Shelf(folder / "results")
     plain, linear = (
@@ -186,6 +190,7 @@ def test_arms_of_a_seed_begin_with_the_same_kernels_and_see_the_same_images(fold
     assert torch.equal(data.augment(drawn[0], plain.order), data.augment(drawn[1], linear.order))
 
 
+@pytest.mark.long
 def test_a_worker_makes_what_there_is_time_for(folder, small, monkeypatch, capsys):
     monkeypatch.setattr(study.time, "monotonic", iter([0.0, *[1e9] * 999]).__next__)
     kept = Shelf(folder / "results")
@@ -224,6 +229,7 @@ def test_worse_than_plain_is_found():
     assert by_arm["dbb"].versus.verdict == "worse" and by_arm["plain"].versus is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_price_is_measured_once_and_beside_the_plain_network(tmp_path, name):
     kept = Shelf(tmp_path)

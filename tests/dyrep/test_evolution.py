@@ -162,6 +162,7 @@ def test_unknown_names_are_refused():
         dyrep.DyRep(network(), branches=["kxk", "2x2"])
 
 
+@pytest.mark.long
 def test_importing_dyrep_imports_nothing_but_torch():
     code = """
 import sys, torch, torch.utils.flop_counter
@@ -204,6 +205,7 @@ os._exit(0)  # gloo's threads sometimes abort a process that takes its group dow
 """
 
 
+@pytest.mark.long
 def test_two_ranks_grow_the_same_bits(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     done = in_ranks(tmp_path / "worker.py")

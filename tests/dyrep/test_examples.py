@@ -8,6 +8,8 @@ import dyrep
 from examples import timm_network
 from tests.dyrep.networks import example, network, optimizer_for
 
+pytestmark = pytest.mark.long
+
 
 def test_a_timm_network_grows_and_its_checkpoint_goes_on_with_the_same_bits(capsys):
     timm_network.main()

@@ -3,7 +3,6 @@
 from collections import namedtuple
 
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -139,6 +138,8 @@ def test_a_network_made_in_inference_mode_can_be_trained_once_fused():
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050"])
 def test_the_plain_state_is_strict_where_norms_hold_the_activation(name):
     """A trained network: its folded convs have biases, which must go into those norms."""
+    import timm
+
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=4)
     dyrep.expand(model, branches=["kxk", "1x1_avg"])
@@ -158,7 +159,9 @@ class Rooted(nn.BatchNorm2d):
 
 
 def test_norms_are_tried_out_and_hooks_count():
-    kinds = [nn.BatchNorm2d(4), timm.layers.BatchNormAct2d(4), Rooted(4), nn.GroupNorm(2, 4)]
+    from timm.layers import BatchNormAct2d
+
+    kinds = [nn.BatchNorm2d(4), BatchNormAct2d(4), Rooted(4), nn.GroupNorm(2, 4)]
     assert [takes_shift(kind) for kind in kinds] == [True, True, False, False]
     model = network()
     model[1].register_forward_hook(lambda *_: None)

@@ -171,6 +171,7 @@ os._exit(0)  # gloo's threads sometimes abort a process that takes its group dow
 """
 
 
+@pytest.mark.long
 def test_statistics_of_two_ranks_are_those_of_all_images(tmp_path):
     """The published code averages the variances of different branches on each rank.
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from scipy import stats
 
 from pipeline.compare import answer, collect, page
 from pipeline.compare.__main__ import main
@@ -62,6 +61,8 @@ def test_one_run_has_no_interval_and_none_no_mean():
 
 
 def test_a_paired_test_is_that_of_scipy():
+    from scipy import stats
+
     ours, theirs = {1: 91.0, 2: 93.5, 3: 91.5, 9: 0.0}, {1: 90.0, 2: 92.0, 3: 91.0, 4: 0.0}
     pairs = paired(ours, theirs)
     expected = stats.ttest_rel([91.0, 93.5, 91.5], [90.0, 92.0, 91.0])

@@ -180,6 +180,7 @@ with world(hang_timeout=3) as processes:
 """
 
 
+@pytest.mark.long
 def test_a_process_that_hangs_ends_and_every_process_shows_its_stack(tmp_path):
     script = tmp_path / "hanging.py"
     script.write_text(HANGING)
