@@ -16,6 +16,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+Image.init()
+FORMATS = sorted(Image.OPEN.keys() - {"EPS"})  # a program, which Pillow would have Ghostscript run
 LARGEST_CARD = 2**26  # bytes; a small archive may claim more than fits into memory
 
 
@@ -53,7 +55,7 @@ def main():
 
 def prepare(path, told):
     """Return an image as a flat list of 3 x size x size numbers, as in evaluation, and the size."""
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGB")
     short, size = told["resize"], told["image_size"]
     width, height = image.size

@@ -41,11 +41,19 @@ def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentPa
     )
     made.add_argument(
         "--root",
-        type=rundir.absolute,
-        default=rundir.absolute(OUTPUTS),
+        type=_place,
+        default=OUTPUTS,
         help=f"where runs live (default: {OUTPUTS})",
     )
     return made
+
+
+def _place(text: str) -> Path:
+    """Return the path that an option gives."""
+    try:
+        return rundir.absolute(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(text: str) -> int:

@@ -55,6 +55,7 @@ def main() -> int:
 @compose.explained()
 def _all(words: list[str]) -> int:
     """Launch all that a command line asks for; return the worst exit code."""
+    rundir.here()  # before Hydra asks for it
     asked = arguments.read(words)
     sys.argv[1:] = asked.words  # where Hydra reads them
     _check(asked)

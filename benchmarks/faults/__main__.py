@@ -51,7 +51,7 @@ def run(name: str, case: Case, folder: Path, originals: dict[int, Path]) -> dict
             "case": name, "code": code, "last": last_line(first, disk),
             "faults": [*said(case, code, first, disk), *strange(trial.looks), *mine],
         }  # fmt: skip
-        if trial.disk.exists() and code:
+        if trial.disk.exists() and code and case.disk != "ext4":  # that is read-only
             found["faults"] += left_behind(trial.root)
         if code:
             case.mend(trial)
@@ -62,6 +62,7 @@ def run(name: str, case: Case, folder: Path, originals: dict[int, Path]) -> dict
                 [f"again: exit {code}: {last_line(second, disk)}"] if code else []
             )
         if case.launch:
+            found["faults"] += left_behind(trial.root)
             found["faults"] += [
                 f"differs: {what}" for what in differ(original, trial.root, case.begin)
             ]

@@ -27,6 +27,10 @@ HOLDS = {  # what data.root is to be, by the name of the data
 }
 
 
+MAX_PIXELS = 100_000_000  # of an image: a small file may claim more than fits into memory
+MAX_ASPECT = 50  # beyond it, scaling the short side up makes the long one enormous
+
+
 class Images(Section):
     """What every source of images has.
 

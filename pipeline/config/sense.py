@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.config.data import MAX_ASPECT, MAX_PIXELS
 from pipeline.config.rules import RULED, WINDOWS
 from pipeline.config.train import OF_SCHEDULE, Train
 from pipeline.display.masking import mask
@@ -137,6 +138,11 @@ def _schedule(flat: Flat) -> Iterator[str]:
             f"train.warmup_epochs={warmup} is more than train.epochs={epochs}; "
             "set train.warmup_epochs below train.epochs"
         )
+    if epochs > 1 and (falls := flat["train.decay_epochs"]) is not None and falls >= epochs:
+        yield (
+            f"train.decay_epochs={falls} never comes with train.epochs={epochs}: train.lr would "
+            f"not fall; use {epochs - 1} or less, or train.schedule=constant"
+        )
     if flat["method.kind"] not in WINDOWS:
         return
     interval, last = flat["method.adjust_interval"], flat["method.last_adjust_epoch"]
@@ -161,10 +167,20 @@ def _images(flat: Flat) -> Iterator[str]:
         )
     if flat.get("data.classes") == 1:
         yield "data.classes=1 leaves nothing to tell apart; use 2 or more"
+    yield from _sizes(flat.get("data.height", side), flat.get("data.width", side))
     images, classes = COUNTS.get(flat["data.name"], (flat.get("data.images"), None))
     classes = classes or flat.get("data.classes")
     if images and classes and flat["data.val_fraction"]:
         yield from _split(images, classes, flat["data.val_fraction"])
+
+
+def _sizes(height: int, width: int) -> Iterator[str]:
+    """Prep leaves out what is larger or thinner."""
+    asked = f"data.height={height} and data.width={width}"
+    if height * width > MAX_PIXELS:
+        yield f"{asked} are more than {MAX_PIXELS // 10**6} million pixels; use less"
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        yield f"{asked} are thinner than 1:{MAX_ASPECT}; use sides that are more alike"
 
 
 def _split(images: int, classes: int, share: float) -> Iterator[str]:

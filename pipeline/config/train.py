@@ -112,7 +112,7 @@ class Budget(Section):
             tells how long it is.
     """
 
-    plain_epochs: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    plain_epochs: Annotated[float, Field(ge=1, le=1e9, allow_inf_nan=False)] | None = None
 
 
 class Train(Section):
@@ -262,6 +262,6 @@ class Checkpoint(Section):
     @field_validator("interval")
     @classmethod
     def _interval_is_one(cls, value: str) -> str:
-        if value != "auto" and not re.fullmatch(r"[1-9]\d* (step|minute)s?", value):
+        if value != "auto" and not re.fullmatch(r"[1-9]\d{0,8} (step|minute)s?", value):
             raise ValueError(f"'{value}' is no interval; use auto, '500 steps' or '10 minutes'")
         return value

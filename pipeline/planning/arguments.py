@@ -83,6 +83,8 @@ def read(arguments: list[str]) -> Asked:
     Raises:
         UserError: an argument is not KEY=VALUE, or names a choice that does not exist.
     """
+    for word in arguments:
+        _check_text(word)
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     known = parser.parse_intermixed_args(arguments)
@@ -98,6 +100,15 @@ def read(arguments: list[str]) -> Asked:
         folder=known.config_dir and str(rundir.absolute(known.config_dir)),
         plain=not any(value for key, value in vars(known).items() if key not in KNOWN),
     )
+
+
+def _check_text(word: str) -> None:
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # bytes that Python could not read
+        raise UserError(
+            f"{word} is no UTF-8; rename what it names, or set a locale like LC_ALL=C.UTF-8"
+        ) from None
 
 
 def _readable(arguments: list[str], known: Namespace) -> list[str]:

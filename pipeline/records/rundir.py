@@ -51,18 +51,33 @@ def absolute(path: str | Path, start: Path | None = None) -> Path:
     Args:
         path: may begin with `~`.
         start: base of a relative path; the current directory if None.
+
+    Raises:
+        UserError: the current directory is gone.
     """
     given = Path(path)
     with suppress(RuntimeError):  # no such user: `~name` is an ordinary name
         given = given.expanduser()
-    whole = os.path.normpath((start or Path.cwd()) / given)
+    whole = os.path.normpath((start or here()) / given)
     return Path("/" + whole.lstrip("/"))  # pathlib keeps two leading slashes
+
+
+def here() -> Path:
+    """Return the current directory.
+
+    Raises:
+        UserError: it is gone.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise UserError("the directory you are in is gone; cd to one that is there") from None
 
 
 def shown(path: Path) -> Path:
     """Return a path relative to the current directory if that is shorter."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) and path != here else path
+    start = here()
+    return path.relative_to(start) if path.is_relative_to(start) and path != start else path
 
 
 def stage_dir(root: Path, stage: str, fingerprint: str) -> Path:
@@ -266,7 +281,7 @@ def append_line(path: Path, row: Mapping[str, object]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """Yield the rows of a JSON-lines file; skip a last line that a kill cut off.
+    """Yield the rows of a JSON-lines file; skip what a kill or a power cut took of them.
 
     Raises:
         UserError: another line is damaged.
@@ -280,5 +295,6 @@ def parse_lines(path: Path) -> Iterator[Parsed]:
         return
     with reading(path) as lines:
         for number, line in enumerate(lines, start=1):
-            if line.endswith(b"\n"):
-                yield _parsed(path, line, number)
+            row = line.lstrip(b"\0")  # what a disk that failed lost of the rows before
+            if row.endswith(b"\n") and row != b"\n":
+                yield _parsed(path, row, number)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.config.base import StageName
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(gt=-1e12, lt=1e12)]  # seconds: what is made of them is finite, too
 Facts = dict[str, Any]
 
 
@@ -103,7 +103,7 @@ class Progress(Record):
     text: str
     time: Finite
     saved: Count = 0
-    eta: float | None = None
+    eta: Finite | None = None
 
 
 class Run(Record):

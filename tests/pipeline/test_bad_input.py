@@ -22,6 +22,10 @@ REFUSED = [
     (["train.budget.plain_epochs=inf"], "train.budget.plain_epochs=inf: input should be a finite"),
     (["train.budget.plain_epochs=nan"], "train.budget.plain_epochs=nan"),
     (["train.budget.plain_epochs=much"], "train.budget.plain_epochs=much: input should be a valid"),
+    (["train.budget.plain_epochs=1e300"], "input should be less than or equal to 1000000000"),
+    (["checkpoint.interval=9999999999 steps"], "'9999999999 steps' is no interval"),
+    (["group=caf\udce9"], "group=caf\\udce9 is no UTF-8; rename what it names"),
+    (["data=imagefolder", "data.root=/x/\udcff"], "is no UTF-8"),
     (["train.budget.epochs=3"], "train.budget.epochs is not a setting"),
     (["train.budget=3"], "train.budget"),
     (["train.budget.plain_epochs=8", "train.epochs=3"], "leave train.epochs out, or set"),
@@ -100,7 +104,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), REFUSED, ids=[" ".join(a) for a, _ in REFUSED])
+@pytest.mark.parametrize(
+    ("arguments", "said"), REFUSED, ids=[ascii(" ".join(a)) for a, _ in REFUSED]
+)
 def test_it_is_refused_in_one_line(inside, arguments, said):
     code, _, told = inside(*arguments)
     assert code == 2

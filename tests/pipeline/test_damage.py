@@ -99,7 +99,7 @@ READ = {  # what each command relies on, so that it names what is damaged there
                f"{WAITING}/attempt"},
 }  # fmt: skip
 NO_DAMAGE = {("config.yaml", "half")} | {
-    (file, damage) for file in FILES if file.endswith(".jsonl") for damage in ("empty", "half")
+    (file, damage) for file in FILES if file.endswith(".jsonl") for damage in ("empty", "half", "zeros")
 } | {(f"{WAITING}/jobs.jsonl", "mapping")}  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import torch
 
 from pipeline import run
 from pipeline.contract.table import STAGES
-from pipeline.errors import NoNumber
+from pipeline.errors import NoNumber, UserError
 from pipeline.planning import summary
 from pipeline.records import rundir
 from pipeline.training import nonfinite
@@ -49,6 +49,23 @@ def test_files_of_older_versions_that_hold_nan_are_read(tmp_path):
         '{"kind": "step", "step": 1, "epoch": 1, "loss": NaN}\n'
     )
     assert len(list(rundir.read_lines(tmp_path / "history.jsonl"))) == 1
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e308", "-1e308"])
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("progress.json", '{"done": 1, "total": 2, "text": "", "time": 1.0, "eta": %s}'),
+        ("progress.json", '{"done": 1, "total": 2, "text": "", "time": %s}'),
+        ("events.jsonl", '{"time": %s, "event": "started"}'),
+        ("events.jsonl", '{"time": 1.0, "event": "began", "gpus": %s}'),
+        ("result.json", '{"seconds": %s, "metrics": {}}'),
+    ],
+)
+def test_a_number_beyond_all_clocks_is_damage(tmp_path, file, content, number):
+    (tmp_path / file).write_text(content % number + "\n")
+    with pytest.raises(UserError, match=rf"{file} .*is damaged"):
+        list(rundir.parse_lines(tmp_path / file))
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])

@@ -53,6 +53,18 @@ def test_a_folder_is_one_data_set_however_it_is_spelt(tmp_path, monkeypatch):
     assert len({make_plan(one)[0].fingerprint for one in made}) == 1
 
 
+def test_a_directory_that_is_gone_is_told(inside, tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    told = "the directory you are in is gone; cd to one that is there\n"
+    for command in (status, cancel):
+        with pytest.raises(SystemExit, match="2"):
+            command.main(["x"])
+        assert capsys.readouterr().err.endswith(told)
+    assert inside("name=x") == (2, "", f"error: {told}")
+
+
 def test_a_root_is_the_same_for_the_launcher_and_its_stages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert config("root=o/").root == config("root=./o").root == str(tmp_path / "o")

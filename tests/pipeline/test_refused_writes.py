@@ -13,7 +13,7 @@ from pipeline.contract.table import STAGES
 from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
 from pipeline.execution import dispatch, ending, local
 from pipeline.execution.processes import End
-from pipeline.records import attempt, disk, rundir, spent
+from pipeline.records import attempt, disk, rundir, spent, store
 from pipeline.records.schemas import Event
 from slurm.records import CANCELLED
 
@@ -119,6 +119,16 @@ def test_a_clock_set_back_takes_no_gpu_time_away():
     ended, before = Event(event="ended", time=7200.0), Event(event="ended", time=0.0)
     assert spent.gpu_hours([began, ended]) == 4
     assert spent.gpu_hours([began, before, began, ended, began, before]) == 4
+
+
+@pytest.mark.parametrize("lost", ["", "\0" * 300, "\0" * 300 + "\n"])
+def test_rows_after_a_power_cut_are_read(tmp_path, lost):
+    """A file may have been made longer, and what was written not have reached the disk."""
+    row = '{"time": 1.0, "event": "started", "attempt": 1}\n'
+    (tmp_path / rundir.EVENTS).write_text(row + lost)
+    assert len(list(rundir.read_lines(tmp_path / rundir.EVENTS))) == 1
+    rundir.append_line(tmp_path / rundir.EVENTS, {"time": 2.0, "event": "stopped", "attempt": 1})
+    assert [event.event for event in store.events(tmp_path)] == ["started", "stopped"]
 
 
 def test_what_has_vanished_is_to_be_restored(tmp_path):

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.config.data import Prep
+from pipeline.config.data import MAX_ASPECT, MAX_PIXELS, Prep
 from pipeline.data.prepare import jpeg, pixels
 
-MAX_PIXELS = 100_000_000  # a small file may claim more than fits into memory
-MAX_ASPECT = 50  # beyond it, scaling the short side up makes the long one enormous
 GRID = (72, 64)  # pixels, across and down, that are looked at once an image is decoded
 KEPT = {"JPEG": "jpg", "PNG": "png"}
 MAX_LOST = 0.05  # share of the rows that a file that was cut off may lack
 GPU = Path("/dev/nvidia0")
 Image.MAX_IMAGE_PIXELS = None  # we look ourselves, before decoding
+Image.init()
+FORMATS = sorted(Image.OPEN.keys() - {"EPS"})  # a program, which Pillow would have Ghostscript run
 
 
 class Bad(Exception):
@@ -110,7 +110,7 @@ def examine(name: str, data: bytes, prep: Prep) -> Good:
 def _decoded(data: bytes) -> tuple[Image.Image, str, list[str]]:
     """Return the picture, its format, and what is to be remarked."""
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:
         raise Bad("no image that Pillow knows") from error
     width, height = image.size

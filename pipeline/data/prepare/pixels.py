@@ -91,7 +91,8 @@ def is_cut(data: bytes, kind: str, image: Image.Image) -> bool:
     if passes is WHOLE and np.asarray(last).any():
         return False
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]
-    return _inflated(data) < sum(_pass_bytes(image.size, channels * data[24], p) for p in passes)
+    whole = sum(_pass_bytes(image.size, channels * data[24], p) for p in passes)
+    return _inflated(data, whole) < whole
 
 
 def _pass_bytes(size: tuple[int, int], bits: int, which: tuple[int, int, int, int]) -> int:
@@ -101,15 +102,15 @@ def _pass_bytes(size: tuple[int, int], bits: int, which: tuple[int, int, int, in
     return rows * (1 + -(-columns * bits // 8)) if columns > 0 < rows else 0
 
 
-def _inflated(data: bytes) -> int:
-    """Return the bytes of pixels in a PNG."""
+def _inflated(data: bytes, most: int) -> int:
+    """Return the bytes of pixels in a PNG, `most` if there are more: they may be without end."""
     packed, place = io.BytesIO(), 8
     while place < len(data):
         size = int.from_bytes(data[place : place + 4])
         if data[place + 4 : place + 8] == b"IDAT":
             packed.write(data[place + 8 : place + 8 + size])
         place += size + 12
-    return len(zlib.decompressobj().decompress(packed.getvalue()))
+    return len(zlib.decompressobj().decompress(packed.getvalue(), most))
 
 
 @lru_cache(256)

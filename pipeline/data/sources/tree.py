@@ -18,6 +18,7 @@ EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif",
 SYSTEM = {"@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot",
           "__macosx", "lost+found", "$recycle.bin", "recycler", "system volume information",
           "found.000", "__pycache__"}  # fmt: skip
+LARGEST = 2**31  # bytes of one image; there are sparse files of terabytes
 KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device",
          stat.S_IFBLK: "device"}  # fmt: skip
 
@@ -185,6 +186,9 @@ def read(path: Path) -> bytes:
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "no regular file", str(path))
+        if status.st_size > LARGEST:
+            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes are too many for one image")
         return file.read()

@@ -51,6 +51,9 @@ REFUSED = [
     ("method.adjust_interval=5 method.last_adjust_epoch=4", "with method.last_adjust_epoch=4"),
     ("method.last_adjust_epoch=0", "a later method.last_adjust_epoch"),
     ("method.adjust_interval=3 train.epochs=2", "with train.epochs=2"),
+    ("train.schedule=step train.decay_epochs=12", "never comes with train.epochs=12"),
+    ("data=synthetic data.height=100000 data.width=100000", "more than 100 million pixels"),
+    ("data=synthetic data.height=1 data.width=51", "thinner than 1:50"),
     ("train.epochs=1 train.warmup_epochs=5", "more than train.epochs=1"),
     ("train.epochs=9999999999999999", "train.epochs=9999999999999999 is too large"),
     ("model.widths=[[99999999999]]", "too large"),
@@ -87,6 +90,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path, asked, said):
 
 @pytest.mark.parametrize("asked", ["train.epochs=1", "train.epochs=2", "seed=9223372036854775807",
                                    "train.augment.progressive=16", "method.adjust_interval=11",
+                                   "train.schedule=step train.decay_epochs=11", "data=synthetic data.height=1 data.width=50",
                                    "data.val_fraction=0.99", "data=synthetic data.images=20 data.val_fraction=0.5"])  # fmt: skip
 def test_what_can_be_meant_is_not(tmp_path, asked):
     config(tmp_path, *asked.split())

@@ -161,6 +161,7 @@ REFUSED = {
     "flipped bit": (flipped, "cannot be decoded"),
     "text": (lambda: b"these are no pixels\n" * 40, "no image"),
     "HTML": (lambda: b"<!doctype html><title>404</title>", "no image"),
+    "EPS, a program": (lambda: encoded(picture(1), "EPS"), "no image"),
     "random bytes": (lambda: np.random.default_rng(0).bytes(3000), "no image"),
     "1x5000": (lambda: encoded(picture(1, 1, 5000)), "thinner than 1:50"),
     "bomb": (lambda: bomb(30_000, 30_000), "30000x30000 pixels"),
@@ -293,6 +294,14 @@ def test_it_is_stored_so_that_every_decoder_sees_the_same(kind):
     if decoder:
         other = np.array(decoder.decode(good.data))
         assert np.array_equal(np.broadcast_to(other, expected.shape), expected)
+
+
+def test_a_png_that_goes_on_for_ever_is_read_as_far_as_its_rows_go():
+    rows = np.zeros((9, 30), np.uint8)
+    data = png(8, 0, np.zeros((10**6, 30), np.uint8), height=9)
+    assert pixels._inflated(data, 9 * 31) == 9 * 31
+    stored = np.asarray(Image.open(io.BytesIO(examine("x.png", data, KEEP).data)))
+    assert np.array_equal(stored, rows)
 
 
 def test_sixteen_bits_are_scaled_not_cut():

@@ -191,6 +191,12 @@ def test_what_became_a_fifo_is_not_waited_for(root):
         source(settings(name="imagefolder", root=str(root))).read("cat/000.jpg")
 
 
+def test_a_file_too_large_for_an_image_is_not_read(root):
+    os.truncate(root / "cat" / "000.jpg", 2**40)  # sparse
+    with pytest.raises(OSError, match="1,099,511,627,776 bytes are too many for one image"):
+        source(settings(name="imagefolder", root=str(root))).read("cat/000.jpg")
+
+
 def test_synthetic_images_are_the_same_each_time_and_of_their_size():
     config = settings(name="synthetic", images=30, classes=3, height=40, width=60)
     images = source(config)
