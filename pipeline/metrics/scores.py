@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    binary_calibration_error,
-    multiclass_confusion_matrix,
-)
 
 TOP = 5
 WIDTH = TOP + 1
@@ -34,6 +30,8 @@ def accuracy(table: Tensor, label: Tensor) -> dict[str, float]:
         table: Answers (N, 6).
         label: (N,) int64.
     """
+    from torchmetrics.functional.classification import binary_calibration_error  # takes seconds
+
     hits = table[:, :TOP].long() == label[:, None]
     confidence = table[:, -1].contiguous()
     return {
@@ -67,6 +65,8 @@ def reliability(table: Tensor, label: Tensor) -> list[dict[str, float]]:
 
 def confusion(table: Tensor, label: Tensor, classes: int) -> Tensor:
     """Return how many images of each class (row) were taken for each (column), int64."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix  # takes seconds
+
     counts: Tensor = multiclass_confusion_matrix(table[:, 0].long(), label, classes)
     return counts
 

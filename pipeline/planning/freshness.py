@@ -14,6 +14,7 @@ from pipeline.data.sources import changes
 from pipeline.data.sources.changes import Changes
 from pipeline.display.masking import mask
 from pipeline.display.outside import say
+from pipeline.errors import gist
 from pipeline.planning.step import Step
 
 PATIENCE = 10.0  # seconds for comparing the files
@@ -38,7 +39,11 @@ def _notes(root: Path, folder: Path) -> list[str]:
         return [f"data.root={root} is not there, so nobody knows whether it has changed"]
     if not (folder / changes.FILE).exists():
         return [f"{folder} is of an older version, so nobody knows whether {root} has changed"]
-    return _told(root, changes.compare(root, folder / changes.FILE, PATIENCE))
+    try:
+        return _told(root, changes.compare(root, folder / changes.FILE, PATIENCE))
+    except changes.DAMAGED as error:
+        why = f"{folder / changes.FILE} is damaged ({gist(error)})"
+        return [f"{why}, so nobody knows whether {root} has changed"]
 
 
 def _told(root: Path, found: Changes) -> list[str]:

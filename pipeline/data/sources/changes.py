@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import json
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
@@ -32,8 +33,11 @@ from pipeline.data.sources.tree import (
     why_not,
 )
 from pipeline.records import disk
+from slurm import files
 
 FILE = "source.gz"
+DAMAGED = (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError)
+"""What reading a damaged `source.gz` raises."""
 
 
 @dataclass
@@ -95,6 +99,9 @@ def compare(root: Path, path: Path, seconds: float) -> Changes:
         root: of the source.
         path: what `save` wrote.
         seconds: after which the rest is left unseen.
+
+    Raises:
+        DAMAGED: what `save` wrote is not there any more.
     """
     until = time.monotonic() + seconds
     header, _ = _open(path)
@@ -160,8 +167,8 @@ def _lines(listing: Listing) -> Iterator[str]:
 
 
 def _open(path: Path) -> tuple[dict[str, Any], Iterator[File]]:
-    lines = gzip.open(path, "rt", encoding="utf-8")  # noqa: SIM115 (closed with the iterator)
-    return json.loads(next(lines)), _files(lines)
+    lines = gzip.open(files.opened(path), "rt", encoding="utf-8")  # noqa: SIM115 (see `_files`)
+    return json.loads(next(lines, "")), _files(lines)
 
 
 def _files(lines: Any) -> Iterator[File]:

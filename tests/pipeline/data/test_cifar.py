@@ -49,7 +49,7 @@ def test_cifar_gives_the_pixels_of_its_authors(cifar, extracted):
     root, content = cifar
     if extracted:
         with tarfile.open(root / datasets.CIFAR10.filename) as tar:
-            tar.extractall(root, filter="data")
+            tar.extractall(root)
         (root / datasets.CIFAR10.filename).unlink()
     images = source(settings(name="cifar10", root=str(root), val_fraction=None))
     found = images.listing()
@@ -83,7 +83,7 @@ class Hostile:
 def test_a_batch_that_is_not_its_authors_is_not_unpickled(cifar, tmp_path):
     root, _ = cifar
     with tarfile.open(root / datasets.CIFAR10.filename) as tar:
-        tar.extractall(root, filter="data")
+        tar.extractall(root)
     batch = root / datasets.CIFAR10.base_folder / "data_batch_1"
     batch.write_bytes(pickle.dumps(Hostile(tmp_path / "mark")))
     with pytest.raises(UserError, match=r"data_batch_1 is damaged \(MD5 .* get it anew"):

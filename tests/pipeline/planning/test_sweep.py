@@ -54,7 +54,7 @@ def test_a_sweep_composes_what_hydra_composes(arguments, runs):
         ["method=dbb", "method.branches=[1x1]", "train.lr=3", "root=o"],
         ["cluster=slurm", "cluster.resources.eval={nodes: 2}", "+cluster.sbatch.nice=1"],
         ["name=x-${seed}", "seed=4", "train.budget=null", "data.val_fraction=0.5"],
-        ["~train.ema", "model=resnet18", "model.small_stem=true"],
+        ["~train.lr", "model=resnet18", "model.small_stem=true"],
         ["experiment=digits", "train.epochs=2", "train.augment={rotate: 3.0}"],
     ],
 )

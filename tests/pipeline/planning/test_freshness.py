@@ -1,0 +1,64 @@
+"""Whether the images have changed since prep: told also where nobody can know."""
+
+import gzip
+import os
+
+import pytest
+
+from pipeline.data.sources import changes
+from pipeline.data.sources.choose import source
+from pipeline.planning import freshness
+from tests.pipeline.data.preparing import settings
+
+
+def instead(make):
+    def damage(path):
+        path.unlink()
+        make(path)
+
+    return damage
+
+
+def rewritten(change):
+    return lambda path: path.write_bytes(gzip.compress(change(gzip.decompress(path.read_bytes()))))
+
+
+DAMAGES = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:40]),
+    "empty": lambda path: path.write_bytes(b""),
+    "no gzip": lambda path: path.write_bytes(b"null\n"),
+    "one bit": lambda path: path.write_bytes(path.read_bytes()[:-5] + b"\x00\xff\x00\xff\x00"),
+    "no line": rewritten(lambda _: b""),
+    "null": rewritten(lambda _: b"null\n"),
+    "another file": rewritten(lambda _: b"{}\n"),
+    "zeros of a power cut": rewritten(lambda content: content + bytes(90)),
+    "half a row": rewritten(lambda content: content[:-20]),
+    "FIFO": instead(os.mkfifo),
+    "folder": instead(os.mkdir),
+    "device": instead(lambda path: path.symlink_to("/dev/zero")),
+    "loop": instead(lambda path: path.symlink_to(path.name)),
+}
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """Return a folder of images, and one in which they are written down."""
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "a.jpg").touch()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    found = source(settings(name="imagefolder", root=str(tmp_path / "images"))).listing()
+    changes.save(found, kept / changes.FILE)
+    return tmp_path / "images", kept
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_was_written_down_and_is_damaged_is_a_note(listed, damage):
+    root, kept = listed
+    assert freshness._notes(root, kept) == []
+    freshness._notes.cache_clear()
+    DAMAGES[damage](kept / changes.FILE)
+    (told,) = freshness._notes(root, kept)
+    assert told.endswith(f"so nobody knows whether {root} has changed")
+    assert "\n" not in told
