@@ -138,11 +138,6 @@ def _schedule(flat: Flat) -> Iterator[str]:
             f"train.warmup_epochs={warmup} is more than train.epochs={epochs}; "
             "set train.warmup_epochs below train.epochs"
         )
-    if epochs > 1 and (falls := flat["train.decay_epochs"]) is not None and falls >= epochs:
-        yield (
-            f"train.decay_epochs={falls} never comes with train.epochs={epochs}: train.lr would "
-            f"not fall; use {epochs - 1} or less, or train.schedule=constant"
-        )
     if flat["method.kind"] not in WINDOWS:
         return
     interval, last = flat["method.adjust_interval"], flat["method.last_adjust_epoch"]
@@ -167,7 +162,7 @@ def _images(flat: Flat) -> Iterator[str]:
         )
     if flat.get("data.classes") == 1:
         yield "data.classes=1 leaves nothing to tell apart; use 2 or more"
-    yield from _sizes(flat.get("data.height", side), flat.get("data.width", side))
+    yield from _sizes(flat.get("data.height") or side, flat.get("data.width") or side)
     images, classes = COUNTS.get(flat["data.name"], (flat.get("data.images"), None))
     classes = classes or flat.get("data.classes")
     if images and classes and flat["data.val_fraction"]:

@@ -77,7 +77,7 @@ REFUSED = [
     (["train.optimizer_args={eps:1}"], "optimizer_args are for optimizers of timm"),
     (["train.schedule=polly"], "train.schedule=polly: input should be 'cosine'"),
     (["train.schedule=step"], "give train.decay_epochs, e.g. 30"),
-    (["train.decay_epochs=3"], "decay_epochs is a setting of train.schedule=step"),
+    (["train.decay_epochs=3"], "decay_epochs=3 is a setting of train.schedule=step"),
     (["train.schedule=onecycle"], "train.warmup_epochs=0"),
     (["~train"], "train needs a choice"),
     (["train=null"], "train needs a choice"),
