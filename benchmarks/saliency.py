@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 import dyrep
 from benchmarks import evidence
-from dyrep import expansion, surgery
+from dyrep import eligible, expansion, surgery
 from dyrep.budget import extra_cost, input_shapes
 from dyrep.saliency import SCORES, Saliency
 from pipeline.networks.architectures import vgg
@@ -60,7 +60,7 @@ def measure(seed: int, steps: int) -> dict[str, object]:
     images, labels = digits()
     model = vgg(WIDTHS, 10)
     optimizer = sgd(model)
-    layers = dict(expansion.convs(model))
+    layers = dict(eligible.convs(model))
     names = [name for name, score in SCORES.items() if not score.per_flop]
     for epoch in range(WARM_EPOCHS):
         scores = {name: Saliency(name) for name in names}

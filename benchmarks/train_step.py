@@ -37,7 +37,7 @@ from torch.nn.functional import cross_entropy
 
 import dyrep
 from benchmarks import evidence
-from dyrep import expansion, surgery
+from dyrep import eligible, expansion, surgery
 from dyrep.base import Form
 from dyrep.block import RepBlock, depth
 from pipeline.networks import architectures
@@ -198,7 +198,7 @@ def change(model: nn.Module, point: str, seed: int, form: Form = "batchnorm") ->
     generator = torch.Generator().manual_seed(seed)
     layers = []
     for _ in range(int(point)):
-        paths = [p for p, _ in expansion.convs(model) if depth(model, p) < expansion.DEEPEST]
+        paths = [p for p, _ in eligible.convs(model) if depth(model, p) < expansion.DEEPEST]
         layers.append(paths[int(torch.randint(len(paths), (), generator=generator))])
         names = published_branches(model, layers[-1])
         expansion.place_block(model, layers[-1], names, form == "linear", form)

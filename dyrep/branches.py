@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Protocol, TypeGuard
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyrep import algebra
@@ -237,3 +237,14 @@ def has_inner(branch: NormBranch) -> TypeGuard[OneByOneKxK | OneByOneAverage]:
     return isinstance(branch, OneByOneKxK) or (
         isinstance(branch, OneByOneAverage) and branch.reduce is not None
     )
+
+
+def draw(branch: nn.Module, generator: Generator) -> None:
+    """Draw conv weights as published: N(0, 2 / fan_out)."""
+    for module in branch.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+            weight = torch.empty(module.weight.shape).normal_(
+                0, (2 * module.groups / fan_out) ** 0.5, generator=generator
+            )
+            module.weight.copy_(weight)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dyrep import calibration, expansion, pruning, surgery, wrappers
+from dyrep import calibration, eligible, expansion, pruning, surgery, wrappers
 from dyrep.base import Form, RepBlock
 from dyrep.block import blocks, called, grown_depth, require_branches, require_form
 from dyrep.branches import ALL_BRANCHES
@@ -101,9 +101,9 @@ class DyRep:
         self._began = pruning.known({}, model)
         self._saliency = Saliency(saliency)
         self._watch()
-        left = expansion.unfit_convs(model)
-        if not blocks(model) and {path for path, _ in expansion.convs(model)} <= left.keys():
-            expansion.warn_of_nothing(left)
+        left = eligible.unfit_convs(model)
+        if not blocks(model) and {path for path, _ in eligible.convs(model)} <= left.keys():
+            eligible.warn_of_nothing(left)
 
     def accumulate(self, scaler: torch.amp.GradScaler | None = None) -> None:
         """Add the gradients of this step: once per step, after backward and before the optimizer.
@@ -135,7 +135,7 @@ class DyRep:
         generator = torch.Generator().manual_seed(
             (self.seed * 1_000_003 + self.adjustments) % 2**63
         )
-        self.left = expansion.unfit_convs(self.model)
+        self.left = eligible.unfit_convs(self.model)
         parameters = dict(self.model.named_parameters())
         networks = [self.model] if self.ema is None else [self.model, self.ema]
         with (
@@ -182,11 +182,11 @@ class DyRep:
         self._began = pruning.known(state.get("began", {}), self.model)
 
     def _watch(self) -> None:
-        unfit = expansion.unfit_convs(self.model)
+        unfit = eligible.unfit_convs(self.model)
         self._saliency.watch(
             {
                 path: conv
-                for path, conv in expansion.convs(self.model)
+                for path, conv in eligible.convs(self.model)
                 if path not in unfit and grown_depth(self.model, path) < expansion.DEEPEST
             }
         )

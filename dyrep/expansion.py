@@ -1,4 +1,4 @@
-"""Putting branches beside a convolution: `expand` at the start, `grow` while training.
+"""Put branches beside convolutions: `expand` before training, `grow` during training.
 
 Growing keeps the function in eval mode exactly, and in train mode up to the fluctuation of batch
 statistics: the kxk kernel gives up what the new branches add (Huang et al., CVPR 2022), and its
@@ -12,9 +12,7 @@ the same to rounding in either mode, with nothing calibrated.
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,11 +29,12 @@ from dyrep.block import (
     require_branches,
     require_form,
 )
-from dyrep.branches import WindowConv, has_inner
+from dyrep.branches import draw, has_inner
 from dyrep.calling import Inputs
+from dyrep.eligible import convs, unfit_convs, warn_of_nothing
 from dyrep.geometry import Geometry
 from dyrep.linear import LinearBlock
-from dyrep.linear_branches import LinearBranch, LinearDepthwise, LinearWindow
+from dyrep.linear_branches import LinearBranch
 from dyrep.norm_pairs import following_norms
 from dyrep.transaction import all_or_nothing
 
@@ -43,18 +42,18 @@ DBB_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg")
 OREPA_BRANCHES = (*DBB_BRANCHES, "1x1_prior", "dw_1x1")  # of linear blocks
 ACB_BRANCHES = ("kxk", "1xk", "kx1")
 REPVGG_BRANCHES = ("kxk", "1x1", "identity")
-OTHER_CONVS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-DEEPEST = 2  # blocks around a conv: one level of recursion, as published
-# Of a new branch. With batch norms: of the deviation of the output of the layer; 0.01 of gamma = 1
-# as published; not compared with others. Linear: see `grow`.
+DEEPEST = 2  # most blocks around a conv: one level of recursion, as published
+# Strength of a new branch. With batch norms: gamma, in deviations of the output of the layer;
+# published: 0.01 at gamma = 1; other values were not compared. Linear: see `grow`.
 STRENGTHS: dict[Form, float] = {"batchnorm": 0.005, "linear": 0.5}
 
 
 @dataclass
 class Expansion:
-    """What was done and what was left alone.
+    """The result of `expand`.
 
-    `grown` is path to branches, `left` path to reason, `absorbed` the norms that were replaced.
+    `grown` maps paths to branches, `left` maps paths of convs left alone to the reason, `absorbed`
+    lists the norms that were replaced.
     """
 
     grown: dict[str, list[str]] = field(default_factory=dict)
@@ -145,73 +144,6 @@ def _refuse_unfit_form(form: Form, absorb: bool, widen_depthwise: int) -> None:
         )
 
 
-def warn_of_nothing(left: Mapping[str, str]) -> None:
-    """Say that no conv of a network takes branches, and why."""
-    reasons = "; ".join(f"{path or 'the model'}: {reason}" for path, reason in left.items())
-    warnings.warn(
-        "there is nothing to do for dyrep here: "
-        + (reasons or "the network has no Conv2d larger than 1x1"),
-        stacklevel=3,
-    )
-
-
-def convs(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
-    """Return the convs that may become blocks: those of the network, and kxk convs in blocks."""
-    return [
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-        and max(module.kernel_size) > 1
-        and not _is_part_of_kernel(model.get_submodule(path.rpartition(".")[0]))
-    ]
-
-
-def _is_part_of_kernel(parent: nn.Module) -> bool:
-    """Whether a conv's parent is a 1xk, kx1 or dw_1x1 branch: those are leaves."""
-    if isinstance(parent, LinearDepthwise):
-        return True
-    if not isinstance(parent, (WindowConv, LinearWindow)):
-        return False
-    return parent.size != parent.geometry.kernel_size
-
-
-def unfit_convs(model: nn.Module) -> dict[str, str]:
-    """Return the convs that must be left alone, with the reason."""
-    everything = [m for _, m in model.named_modules(remove_duplicate=False)]
-    paths = Counter(everything)
-    owners = Counter(p for m in set(everything) for p in m._parameters.values())
-    found: dict[str, str] = {}
-    scripted: set[str] = set()
-    for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            if path.rpartition(".")[0] not in scripted:
-                found[path] = "a ScriptModule; branches go onto the network before torch.jit"
-            scripted.add(path)
-        if isinstance(module, OTHER_CONVS):
-            found[path] = f"a {type(module).__name__}: branches are for Conv2d alone"
-        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
-            shared = paths[module] > 1 or any(
-                owners[p] > 1 for p in module._parameters.values() if p is not None
-            )
-            if not path:
-                found[path] = "it is the model itself; wrap it in nn.Sequential"
-                continue
-            reason = "shared between paths" if shared else _unfit(module)
-            if reason:
-                found[path] = reason
-    return found
-
-
-def _unfit(conv: nn.Conv2d) -> str | None:
-    if type(conv) is not nn.Conv2d:
-        return f"a subclass of Conv2d ({type(conv).__name__}) may compute something else"
-    if changed := surgery.replaced(conv):
-        return changed
-    if not conv.weight.requires_grad:
-        return "frozen"
-    return None
-
-
 @torch.no_grad()
 def grow(
     model: nn.Module,
@@ -251,7 +183,7 @@ def grow(
     block = place_block(model, path, names, fixed=not followed)
     assert isinstance(block, BatchNormBlock)
     for branch in block.others():
-        _draw(branch, generator)
+        draw(branch, generator)
     inner = [branch.inner_norm for branch in block.others() if has_inner(branch)]
     calibration.calibrate(model, inner, batches)  # first: the border follows from them
     last = [branch.norm for branch in block.others()]
@@ -350,7 +282,7 @@ def _bias(conv: nn.Module) -> Tensor:
 
 
 def keep_output(block: BatchNormBlock, bias: Tensor) -> None:
-    """Set gamma and beta of the kxk norm so that it hands its input on, plus `bias`."""
+    """Set gamma and beta of the kxk norm so that it passes its input through, plus `bias`."""
     norm = block.kxk.norm
     assert norm.running_mean is not None and norm.running_var is not None
     norm.weight.copy_((norm.running_var.double() + norm.eps).sqrt())
@@ -361,14 +293,3 @@ def _remainder(block: BatchNormBlock, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Return the kernel the new branches add, and the bias that is left for kxk."""
     kernels, biases = zip(*(branch.equivalent() for branch in block.others()), strict=True)
     return torch.stack(kernels).sum(0), bias - torch.stack(biases).sum(0)
-
-
-def _draw(branch: nn.Module, generator: Generator) -> None:
-    """Draw conv weights as published: N(0, 2 / fan_out)."""
-    for module in branch.modules():
-        if isinstance(module, nn.Conv2d):
-            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-            weight = torch.empty(module.weight.shape).normal_(
-                0, (2 * module.groups / fan_out) ** 0.5, generator=generator
-            )
-            module.weight.copy_(weight)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dyrep import budget, expansion
+from dyrep import budget, eligible
 from dyrep.block import depth, fitting, place_block
 from dyrep.budget import Measure, slowest, step_seconds
 from dyrep.cost import cost
@@ -133,9 +133,9 @@ def open_branches(model: nn.Module, branches: Sequence[str]) -> dict[str, list[s
 
     A conv inside a block gets none: a second branch of a kind only adds to the speed of the first.
     """
-    unfit = expansion.unfit_convs(model)
+    unfit = eligible.unfit_convs(model)
     found = {}
-    for path, conv in expansion.convs(model):
+    for path, conv in eligible.convs(model):
         owner = path.removesuffix(".branches.kxk.conv")
         if path in unfit or depth(model, owner) > 0:
             continue

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dyrep import algebra, expansion, surgery
+from dyrep import algebra, eligible, surgery
 from dyrep.block import blocks, fitting
 from dyrep.geometry import Geometry
 
@@ -40,9 +40,9 @@ def identity_start(model: nn.Module, strength: float = 1.0) -> list[str]:
     surgery.refuse_wrapped(model)
     if blocks(model):
         raise ValueError("identity_start is for a fresh network; this one has blocks already")
-    unfit = expansion.unfit_convs(model)
+    unfit = eligible.unfit_convs(model)
     started = []
-    for path, conv in expansion.convs(model):
+    for path, conv in eligible.convs(model):
         if path not in unfit and fitting(conv, ["identity"]):
             geometry = Geometry.of(conv)
             identity = algebra.identity(geometry.out_channels, geometry.groups, like=conv.weight)

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dyrep.block import fitting, outer_blocks
 from dyrep.cost import cost
-from dyrep.expansion import convs, unfit_convs
+from dyrep.eligible import convs, unfit_convs
 from pipeline.config import sections
 from pipeline.config.data import Custom as Settings
 from pipeline.config.model import Model, Structured

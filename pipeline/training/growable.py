@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from dyrep.block import fitting
-from dyrep.expansion import convs, unfit_convs
+from dyrep.eligible import convs, unfit_convs
 from pipeline.config.model import Method, Plain, Static, Structured
 from pipeline.errors import UserError
 

@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 import dyrep
-from dyrep import expansion
+from dyrep import eligible
 from dyrep.block import RepBlock
 from dyrep.proof import relative_error
 from tests.dyrep.drawn import randomise
@@ -125,7 +125,7 @@ def check(build, size, few=False, wild=False):
     keys = set(model.state_dict())
     convs = [m for m in model.modules() if type(m) is nn.Conv2d and max(m.kernel_size) > 1]
     x = torch.randn(1, 3, size, size, dtype=torch.float64)
-    chosen = [path for path, _ in expansion.convs(model)][:4] if few else None
+    chosen = [path for path, _ in eligible.convs(model)][:4] if few else None
     done = dyrep.expand(model, chosen, branches=dyrep.ALL_BRANCHES)
     randomise(model, spread=0.1)
     assert len(done.grown) + len(done.left) >= len(convs if chosen is None else chosen) > 0
