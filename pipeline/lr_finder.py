@@ -100,6 +100,7 @@ def _page(name: str, config: Config, found: Found) -> str:
 def _curve(found: Found) -> Markup:
     """Draw the loss, step by step and smoothed, by the learning rate."""
     import matplotlib
+    from matplotlib.ticker import FuncFormatter
 
     from pipeline.report.canvas import BLUE, GREY, ORANGE, STYLE, Curve, canvas, svg
 
@@ -109,6 +110,7 @@ def _curve(found: Found) -> Markup:
         axes.plot(found.rates, found.smoothed, color=BLUE, label="smoothed")
         axes.axvline(found.suggestion, color=ORANGE, lw=1.2, ls="--", label="suggestion")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
         low, high = min(found.smoothed), max(found.smoothed[: 1 + len(found.smoothed) // 2])
         axes.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
         axes.legend(loc="lower left")
