@@ -77,7 +77,8 @@ class Watched(Section):
     @field_validator("also", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
-        return list(dict.fromkeys([value] if isinstance(value, str) else value))
+        names = [value] if isinstance(value, str) else value
+        return list(dict.fromkeys(map(str, names))) if isinstance(names, list) else names
 
 
 class Disabled(Watched):

@@ -106,5 +106,6 @@ def preflight_config(root, also):
 
 def test_one_word_is_a_list_and_an_unknown_one_is_refused(tmp_path):
     assert preflight_config(tmp_path, also="csv").tracking.also == ["csv"]
-    with pytest.raises(UserError, match="also"):
-        preflight_config(tmp_path, also=["xls"])
+    for wrong in (["xls"], 7, None, [["csv"]]):
+        with pytest.raises(UserError, match=r"tracking\.also"):
+            preflight_config(tmp_path, also=wrong)
