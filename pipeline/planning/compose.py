@@ -113,10 +113,20 @@ def _leave_out(said: Values, choices: dict[str, Any], named: set[str]) -> None:
 
 
 @cache
-def has(section: str, choice: str = "*") -> frozenset[str]:
-    """Return the settings that a choice of a section has; by default, that any of them has."""
-    files = (CONF / section).glob(f"{choice}.yaml")
-    return frozenset().union(*(_keys(file, section) for file in files))
+def has(section: str, choice: str = "*", folder: str | None = None) -> frozenset[str]:
+    """Return the settings that a choice of a section has; by default, that any of them has.
+
+    Nothing is known of a choice that is elsewhere, or builds on others by a list of defaults.
+
+    Args:
+        section: A folder of `conf/`.
+        choice: The name of a file there.
+        folder: Holds choices as well (`--config-dir`).
+    """
+    places = [CONF, *([Path(folder)] if folder else [])]
+    files = (file for place in places for file in (place / section).glob(f"{choice}.yaml"))
+    found = [_keys(file, section) for file in files]
+    return frozenset().union(*(keys for keys in found if "defaults" not in keys))
 
 
 def refuse_two_lengths(overrides: list[str], values: Values) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from hydra.core.override_parser.types import Override
 
 from pipeline.display.outside import say
-from pipeline.planning.compose import has, parse
+from pipeline.planning.compose import CONF, has, parse
 
 
-def settings_along(overrides: list[Override], runs: list[list[str]]) -> list[list[str]]:
+def settings_along(
+    overrides: list[Override], runs: list[list[str]], folder: str | None = None
+) -> list[list[str]]:
     """Leave out of each run what is a setting of other choices that the sweep goes through.
 
     So `method=plain,dyrep method.adjust_interval=5` is a sweep of two runs, and a setting that
@@ -17,13 +19,21 @@ def settings_along(overrides: list[Override], runs: list[list[str]]) -> list[lis
     Args:
         overrides: Those of the sweep.
         runs: What each of its runs is asked for.
+        folder: With choices beside those of `conf/`.
     """
-    varied = {o.key_or_group for o in overrides if o.is_sweep_override()}
+    varied = {
+        override.key_or_group
+        for override in overrides
+        if override.is_sweep_override() and (CONF / override.key_or_group).is_dir()
+    }
     settings = (o.key_or_group for o in overrides if "." in o.key_or_group)
     if not any(key.partition(".")[0] in varied for key in settings):
         return runs
-    chosen = {group: {_choice(run, group) for run in runs} for group in varied}
-    foreign = [_foreign(run, chosen) for run in runs]
+    known = {
+        group: {choice: has(group, choice, folder) for choice in {_choice(r, group) for r in runs}}
+        for group in varied
+    }
+    foreign = [_foreign(run, known) for run in runs]
     for word, group, choice in sorted(set().union(*foreign)):
         say(f"note: {word} is no setting of {group}={choice}, whose runs go without it")
     left = []
@@ -33,16 +43,22 @@ def settings_along(overrides: list[Override], runs: list[list[str]]) -> list[lis
     return [list(run) for run in dict.fromkeys(left)]
 
 
-def _foreign(run: list[str], chosen: dict[str, set[str]]) -> set[tuple[str, str, str]]:
-    """Return overrides of a run that only other choices have, with the group and the choice."""
+def _foreign(
+    run: list[str], known: dict[str, dict[str, frozenset[str]]]
+) -> set[tuple[str, str, str]]:
+    """Return overrides of a run that only other choices have, with the group and the choice.
+
+    `known`: the settings of each choice, by group; a choice without any may have all.
+    """
     found = set()
     for override in parse(run):
         group, _, key = override.key_or_group.partition(".")
-        if not key or group not in chosen:
+        if not key or group not in known:
             continue
-        own, setting = _choice(run, group), key.partition(".")[0]
-        if setting not in has(group, own) and any(setting in has(group, c) for c in chosen[group]):
-            found.add((override.input_line or "", group, own))
+        choice, setting = _choice(run, group), key.partition(".")[0]
+        own, others = known[group][choice], known[group].values()
+        if own and setting not in own and any(setting in its for its in others):
+            found.add((override.input_line or "", group, choice))
     return found
 
 

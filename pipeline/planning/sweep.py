@@ -166,7 +166,8 @@ def composed(arguments: list[str], folder: str | None = None) -> list[Composed]:
     with composing(folder):
         loader = GlobalHydra.instance().config_loader()
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-        runs = settings_along(overrides, BasicSweeper.split_arguments(overrides, None)[0])
+        runs = BasicSweeper.split_arguments(overrides, None)[0]
+        runs = settings_along(overrides, runs, folder)
         return [_one(each, folder) for each in runs]
 
 

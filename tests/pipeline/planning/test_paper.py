@@ -72,6 +72,21 @@ def test_a_sweep_over_methods_takes_settings_along_that_some_of_them_have(capsys
     ]
 
 
+def test_any_value_may_vary_beside_a_choice():
+    words = ["data=digits,imagefolder", "data.root=/a,/b", "data.max_bad=0.1"]
+    assert len(sweep.composed(words)) == 4
+
+
+def test_choices_of_ones_own_have_settings_too(tmp_path):
+    (tmp_path / "method").mkdir()
+    written = (compose.CONF / "method" / "dyrep.yaml").read_text()
+    (tmp_path / "method" / "mine.yaml").write_text(written)
+    (tmp_path / "method" / "based.yaml").write_text("defaults: [dyrep]\ngrow: 2\n")
+    words = ["method=plain,mine,based", "method.adjust_interval=2"]
+    found = sweep.composed(words, str(tmp_path))
+    assert [overrides[1:] for *_, overrides in found] == [[], [words[1]], [words[1]]]
+
+
 @pytest.mark.parametrize("words", [["method=plain,dbb", "method.adjust_interval=2"],
                                    ["method=plain", "seed=1,2", "method.adjust_interval=2"],
                                    ["method=plain,dyrep", "method.nothing=2"]])  # fmt: skip

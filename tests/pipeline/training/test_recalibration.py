@@ -37,6 +37,23 @@ def test_statistics_are_the_means_over_the_batches_and_nothing_else_changes():
     assert all(map(torch.equal, model.parameters(), before.parameters()))
 
 
+def test_several_processes_take_the_mean_of_their_statistics():
+    class Two:
+        alone, world_size = False, 2
+
+        def total(self, own):
+            return own + 3.0  # that the other has three everywhere
+
+    torch.manual_seed(0)
+    alone = nn.Sequential(nn.BatchNorm2d(3))
+    together = copy.deepcopy(alone)
+    batches = [torch.randn(5, 3, 6, 6)]
+    average_statistics([alone], batches, ALONE, nullcontext())
+    average_statistics([together], batches, Two(), nullcontext())
+    torch.testing.assert_close(together[0].running_var, (alone[0].running_var + 3) / 2)
+    torch.testing.assert_close(together[0].running_mean, (alone[0].running_mean + 3) / 2)
+
+
 def test_it_is_done_after_epochs_in_which_nothing_grows_up_to_the_last_one(training, monkeypatch):
     done, recalibrate = [], recalibration.recalibrate
 
