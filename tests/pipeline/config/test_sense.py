@@ -1,10 +1,13 @@
 """What fits the schema and yet cannot be meant is refused when it is asked for, in one line."""
 
+import re
+
 import pytest
 
 from pipeline.config import flatten, sense
 from pipeline.errors import UserError
 from pipeline.planning import compose
+from tests.launcher import PROJECT
 from tests.pipeline.planning.test_plan import config
 
 REFUSED = [
@@ -107,3 +110,12 @@ def test_what_is_frozen_stays_readable(tmp_path):
     values["method"]["adjust_interval"] = 99
     old = compose.check(values)
     assert sense.wrong(flatten(old.model_dump()))
+
+
+def test_what_timm_calls_it_is_accepted(tmp_path):
+    page = (PROJECT / "docs" / "stages.md").read_text()
+    table = page.partition("## What timm's train.py calls it")[2].partition("\n## ")[0]
+    rows = re.findall(r"(?m)^\| `--.*\| `([^`]*)` \|$", table)
+    assert len(rows) > 14
+    for row in rows:
+        config(tmp_path, *row.split())
