@@ -18,6 +18,7 @@ from pipeline.planning import (
     again,
     arguments,
     compose,
+    explain,
     freshness,
     named_run,
     preflight,
@@ -52,7 +53,7 @@ def main() -> int:
     return commands.ending(lambda: _all(words), at_interrupt="interrupted")
 
 
-@compose.explained()
+@explain.explained()
 def _all(words: list[str]) -> int:
     """Launch all that a command line asks for; return the worst exit code."""
     rundir.here()  # before Hydra asks for it
