@@ -82,7 +82,7 @@ def values(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> V
     return {str(key): value for key, value in said.items()}
 
 
-def _leave_out(said: Values, choices: dict[str, Any], named: set[str]) -> None:
+def _leave_out(said: Values, choices: dict[str, str], named: set[str]) -> None:
     """Leave out what an experiment sets for other choices of a section than the one that is made.
 
     So it can say when methods grow, and be run with those that do not. What the command line names
