@@ -12,6 +12,7 @@ from pipeline.errors import nearest
 
 T = TypeVar("T")
 Settings = dict[str, Any]  # by dotted key
+HASH = "_sha256"  # ends the key of what a file holds, beside that of where it lies
 
 
 def group_by(items: Iterable[T], key: Callable[[T], str]) -> list[list[T]]:
@@ -44,6 +45,7 @@ def labels(trees: list[Settings], differ: list[str]) -> list[str]:
         return [" · ".join(str(tree.get(f"{part}.name")) for part in ("data", "model", "method"))]
     choices = [key for key in differ if key.endswith(".name")]
     within = [key for key in differ if key not in choices and _within_choice(trees, key, choices)]
+    within = [k for k in within if not k.endswith(HASH) or k.removesuffix(HASH) not in within]
     names = {key: key.removesuffix(".name") for key in choices + within}
     return [" ".join(f"{n}={shown(t[key])}" for key, n in names.items() if key in t) for t in trees]
 

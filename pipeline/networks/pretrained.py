@@ -177,6 +177,8 @@ def _cures(path: Path, model: Model, held: dict[str, Tensor]) -> Iterator[str]:
     """Yield what may help, the most likely first."""
     if any(".branches." in name for name in held):
         yield "They have branches: give the run by its name, which means what it ships, fused"
+    if any(".conv_kxk." in name for name in held):
+        yield "They have the branches of RepVGG, this network has none: give a run that ships it"
     if isinstance(model, Torchvision | MobileNetV1):
         stem = not model.small_stem
         other = model.model_copy(update={"small_stem": stem})

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from pipeline.compare import answer, collect, page
+from pipeline.compare import answer, collect, page, settings
 from pipeline.compare.__main__ import main
 from pipeline.compare.statistics import holm, mean, paired
 from pipeline.config import ADDED
@@ -309,3 +309,15 @@ def test_a_run_from_before_a_setting_was_there_is_of_the_same_group(tmp_path):
     frozen.write_text(yaml.dump(config))
     settings = [run.settings for run in collect.read(collect.select(tmp_path, [], "g"))]
     assert len(settings) == 2 and settings[0] == settings[1]
+
+
+def test_a_file_is_told_by_its_name_and_not_by_its_hash_too():
+    trees = [
+        {"method.name": "plain", "model.pretrained": f, "model.pretrained_sha256": f * 9}
+        for f in "ab"
+    ]
+    assert settings.labels(trees, ["model.pretrained", "model.pretrained_sha256"]) == [
+        "model.pretrained=a",
+        "model.pretrained=b",
+    ]
+    assert settings.labels(trees, ["model.pretrained_sha256"])[0].startswith("model.pretrained_sha")

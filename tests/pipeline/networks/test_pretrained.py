@@ -178,17 +178,22 @@ def test_the_stem_that_weights_have_is_named(tmp_path):
         pretrained.begin(architectures.build(asked, 5), asked, 5)
 
 
-def test_a_bias_that_fusing_gave_to_a_convolution_stays_and_later_stages_know(tmp_path):
+@pytest.mark.parametrize("form", [None, "linear", "batchnorm"])
+def test_a_bias_that_fusing_gave_to_a_convolution_stays_and_later_stages_know(tmp_path, form):
     bare = model("mobilenet_v1", "m", width=0.1, small_stem=True)
     source = architectures.build(bare, 3)
     state = source.state_dict() | {"features.0.bias": torch.ones(8)}
     asked = bare.model_copy(update={"pretrained": str(stored(tmp_path, state))})
     made = architectures.build(bare, 3)
     pretrained.begin(made, asked, 3)
+    assert made.features[0].bias.tolist() == [1.0] * 8
+    if form:
+        dyrep.expand(made, ["features.0"], form=form)
     again = architectures.build(bare, 3)
     dyrep.apply_structure(again, dyrep.structure(made))
     again.load_state_dict(made.state_dict())
-    assert again.features[0].bias.tolist() == [1.0] * 8
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(again.eval()(images), made.eval()(images))
 
 
 def test_norms_that_do_nothing_are_told(tmp_path):
