@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,6 @@ from pipeline.planning import (
     again,
     arguments,
     compose,
-    explain,
     freshness,
     named_run,
     preflight,
@@ -53,7 +53,7 @@ def main() -> int:
     return commands.ending(lambda: _all(words), at_interrupt="interrupted")
 
 
-@explain.explained()
+@compose.explained()
 def _all(words: list[str]) -> int:
     """Launch all that a command line asks for; return the worst exit code."""
     rundir.here()  # before Hydra asks for it
@@ -137,18 +137,23 @@ def _show_plan(this: Launch, overrides: list[str]) -> None:
     training = any(step.runs for step in this.plan if step.stage.name == "train")
     counted = preflight.classes(this.config, this.plan[0])
     network = outline.look(this.config, counted) if training else None
-    untried = outline.try_optimizer(this.config) if training else None
-    notes = [] if this.directory.exists() else arguments.unchosen(this.config, overrides)
     if this.directory.exists():
-        notes = [*notes, *code.told(this.config)]
-    notes += changed
-    if untried:
-        notes = [
-            *notes,
-            f"train.optimizer={this.config.train.optimizer} was not tried: {untried.why}",
-        ]
+        notes = list(code.told(this.config))
+    else:
+        notes = arguments.unchosen(this.config, overrides)
+    notes += [*changed, *_untried(this.config, training, this.plan[0])]
     summary.show_plan(this.config, this.plan, network, notes, counted)
     freshness.tell(this.config, this.plan[0], overrides)
+
+
+def _untried(config: Config, training: bool, prep: Step) -> Iterator[str]:
+    """Yield what could not be tried here before it runs, and why."""
+    if training and (unknown := outline.try_optimizer(config)):
+        yield f"train.optimizer={config.train.optimizer} was not tried: {unknown.why}"
+    if config.data.name == "custom" and prep.runs:
+        told = outline.try_images(config)
+        if isinstance(told, outline.Unknown):
+            yield f"data.target={config.data.target} was not tried: {told.why}"
 
 
 def _search(asked: Asked) -> int:

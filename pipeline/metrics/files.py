@@ -142,8 +142,8 @@ def _built(stage: Path, model: Model, classes: int, trust: bool) -> nn.Module:
     if isinstance(model, Target):
         if not trust:
             raise UserError(
-                f"the network of {stage} is code that its card names, {model.target}; run it as "
-                "you: --trust"
+                f"the network of {stage} is code that its card names, {model.target}; "
+                "--trust runs it, as you"
             )
         enable(model, stage.resolve().parents[1])
     return architectures.build(model, classes)

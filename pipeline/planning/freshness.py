@@ -23,7 +23,7 @@ PATIENCE = 10.0  # seconds for comparing the files
 def tell(config: Config, prep: Step, overrides: list[str]) -> None:
     """Print a note if the images differ from what was prepared, or cannot be compared."""
     root = config.data.root
-    if prep.state != "done" or prep.repeats or root is None:
+    if prep.state != "done" or prep.repeats or root is None or config.data.name == "custom":
         return
     left_out = ("dry_run=", "again=", *(() if prep.wanted else ("stage=", "stage.run=")))
     folder = (prep.dir / "data").resolve()

@@ -183,6 +183,14 @@ def test_a_launch_tells_what_will_be_trained_and_touches_nothing(own, tmp_path, 
     assert sorted(path.name for path in tmp_path.glob("[!_]*")) == ["mine.py", "pictures.py"]
 
 
+def test_what_cannot_be_tried_is_told(own, tmp_path, monkeypatch):
+    (tmp_path / "pictures.py").write_text(PICTURES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(outline, "ask", lambda *_: outline.Unknown(why="no torch"))
+    code, out, _ = own("data=custom", "data.target=pictures:pictures")
+    assert (code, "note: data.target=pictures:pictures was not tried: no torch" in out) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
