@@ -108,9 +108,9 @@ def test_interrupted_while_it_submits_a_launcher_leaves_nothing(chain, tmp_path,
 
 def test_a_refusal_in_the_middle_takes_back_what_was_submitted(chain):
     work = chain()
-    impossible = Resources(time_limit=5, partition="nowhere")
+    impossible = Resources(time_limit=5, constraint="nowhere")
     work.jobs[1] = replace(work.next, resources=impossible)
-    with pytest.raises(Refused, match="partition"):
+    with pytest.raises(Refused, match="feature"):
         work.submit()
     ids = [row["id"] for row in rows(work.job.directory / "jobs.jsonl") if "id" in row]
     wait_for(lambda: work.state(ids[0]) == "CANCELLED")

@@ -52,7 +52,7 @@ def test_a_cancelled_run_stays_so_until_it_is_launched_again(cluster, tmp_path):
     first = run("launch", f"root={tmp_path}", "name=day", *settings)
     assert first.returncode == 0, first.stderr
     day = recovery.Night(cluster, tmp_path / "runs" / "day")
-    wait_for(lambda: day.events("first_step"))
+    wait_for(lambda: day.events("first_step"), 180)
     assert "for train of day" in run("status", "day", f"--root={tmp_path}").stdout
     done = run("cancel", "day", f"--root={tmp_path}")
     assert done.returncode == 0, done.stderr
