@@ -106,7 +106,7 @@ def _branches(config: Config, count: int) -> str:
     """Return in words how many convolutions get branches, if the method adds any."""
     if config.method.kind == "plain":
         return ""
-    verb = "can grow" if isinstance(config.method, Growing) else "get branches"
+    verb = "can grow" if isinstance(config.method, Growing) else f"get{'s' * (count == 1)} branches"
     return f", {_count(count, 'convolution')} {verb}"
 
 

@@ -82,6 +82,9 @@ def test_a_structure_starts_as_its_run_did(root):
     teacher(root, "method=grow")
     assert pinned(root, "teacher", "structure", start=None)["start"] == "identity"
     assert pinned(root, "teacher", "structure", start="drawn")["start"] == "drawn"
+    run = f"method.structure={root}/runs/teacher"
+    assert config(root, "method=structure", run).method.start == "identity"
+    assert config(root, "method=structure", run, "method.start=drawn").method.start == "drawn"
 
 
 def test_other_words_are_asked_of_the_library_of_the_network(root, monkeypatch, weights):
