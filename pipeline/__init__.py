@@ -1,14 +1,15 @@
 """From images to a fused, measured classifier: prep, train, fuse, eval, latency.
 
-`launch` composes the configuration, plans which stages are new, and has each run by
-`python -m pipeline.run DIR`; a stage is finished when its directory holds `result.json`.
+`launch` composes the configuration, plans which stages to run, and starts
+`python -m pipeline.run DIR` for each; a stage is finished when its directory contains
+`result.json`.
 """
 
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-if Path(sys.argv[0]).name in ("-m", "dyrep"):  # a command tells what is missing before it imports
+if Path(sys.argv[0]).name in ("-m", "dyrep"):  # checked before commands import them
     missing = [name for name in ("pydantic", "rich", "yaml") if find_spec(name) is None]
     if missing:
         from pipeline.display.outside import say

@@ -1,6 +1,6 @@
-"""Every command under one name: `dyrep launch`, `dyrep status`, … as `python -m pipeline.launch`.
+"""The `dyrep` command: `dyrep launch`, `dyrep status`, … for `python -m pipeline.launch`, ….
 
-A command is imported when it is called: one that only looks at files is not to wait for torch.
+A command is imported when it is called, so commands that only read files do not wait for torch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Exit codes: 0 done, 1 a stage or job failed, 2 bad input, 130 interrupted."""
 
 
 def main() -> int:
-    """Run the command that is named first with what follows; return its exit code."""
+    """Run the command named first with the arguments after it; return its exit code."""
     output.settle()
     name, *rest = sys.argv[1:] or ["--help"]
     if name in COMMANDS:

@@ -1,4 +1,4 @@
-"""Stop a run and what waits for it, for good: `python -m pipeline.cancel RUN…`."""
+"""Stop runs and their dependent jobs for good: `python -m pipeline.cancel RUN…`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slurm import scheduler
 from slurm.queue import alone, queued, submitted
 from slurm.records import CANCELLED, Submission
 
-PATIENCE = 60.0  # seconds for a stage to save and leave
+PATIENCE = 60.0  # seconds in which a stage saves and stops
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _cancel(root: Path, names: list[str]) -> int:
     folder = rundir.job_dir(root)
     runs = commands.find(root, names)
-    # not while another launch submits what is to be cancelled
+    # a concurrent launch could submit what is to be cancelled
     with alone(folder) if folder.exists() else nullcontext():
         stopped, trouble = _stop(root, runs)
     if trouble:
@@ -54,7 +54,7 @@ def _cancel(root: Path, names: list[str]) -> int:
 
 
 def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
-    """Stop the stages that nobody else needs; return how many, and what still goes on."""
+    """Stop the stages that no other run needs; return their number, and what still runs."""
     try:
         queue, trouble = scheduler.mine(), ""
     except (scheduler.Refused, scheduler.Unreachable) as error:
@@ -62,7 +62,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
     for run in runs:
         rundir.write_text(run / CANCELLED, f"{time.strftime('%FT%T%z')}\n")
     ids: list[str] = []
-    here: dict[str, Path] = {}  # what runs without a job, by what it is called
+    here: dict[str, Path] = {}  # stages that run without a job, by title
     stopped, concerned = 0, False
     for run in runs:
         for stage, directory in commands.stages(run).items():
@@ -72,7 +72,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             if state != "damaged" and (others := _others(root, directory)):
                 say(f"{stage} of {run.name} goes on: {', '.join(others)} needs it, too")
                 continue
-            # first the mark, so that nobody requeues what is about to be cancelled, or begins it
+            # the mark comes first, so that the job is neither requeued nor started
             directory.mkdir(parents=True, exist_ok=True)
             rundir.write_text(directory / CANCELLED, f"{time.strftime('%FT%T%z')}\n")
             jobs = _queued(directory, queue or {})
@@ -87,7 +87,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
         _ask(directory)
     if queue is not None:
         try:
-            scheduler.cancel(reversed(ids))  # the last first: nothing starts in between
+            scheduler.cancel(reversed(ids))  # last stage first, so that none starts in between
         except (scheduler.Refused, scheduler.Unreachable) as error:
             trouble, concerned = str(error), True
     doubt = [f"{trouble}; nothing will be requeued, but cancel again"] if trouble else []
@@ -95,14 +95,14 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
 
 
 def _queued(directory: Path, queue: dict[str, scheduler.Entry]) -> list[str]:
-    """Return the ids of a stage's jobs, as far as they can be told."""
+    """Return the ids of a stage's jobs, as far as they can be read."""
     with suppress(OSError):
         return [entry.id for entry, _ in queued(directory, queue)]
     return []
 
 
 def _damaged(runs: list[Path]) -> str:
-    """Return what is damaged about stages that were to be stopped, and how that is mended."""
+    """Return the damage of stages that were to be stopped, and how to fix it."""
     looks = [
         look(name, path, None, {}) for run in runs for name, path in commands.stages(run).items()
     ]
@@ -114,28 +114,28 @@ def _goes_on(directory: Path) -> bool:
 
 
 def _lives(directory: Path) -> bool:
-    """Whether a stage runs here, as far as that can be told."""
+    """Whether a stage runs on this machine, as far as its records can be read."""
     with suppress(UserError):
         return attempt.alive(directory)
     return False
 
 
 def _others(root: Path, directory: Path) -> list[str]:
-    """Return the runs that asked for a stage and are neither removed nor cancelled."""
+    """Return the runs that use a stage and are neither removed nor cancelled."""
     asked = {run for row in Submission.read(directory) for run in row.runs or []}
     there = {name for name in asked if (rundir.run_dir(root, name) / "run.json").exists()}
     return sorted(n for n in there if not (rundir.run_dir(root, n) / CANCELLED).exists())
 
 
 def _ask(directory: Path) -> None:
-    """Ask a stage that runs on this machine to save and leave; on another, its launcher does."""
+    """Request a stop of a stage on this machine; on another one, its launcher does that."""
     with suppress(ProcessLookupError, PermissionError):
         if _lives(directory):
             os.kill(attempt.last(directory).pid, signal.SIGTERM)
 
 
 def _await(stages: dict[str, Path]) -> Iterator[str]:
-    """Wait for stages that were asked to leave; yield what still runs, and how to end it."""
+    """Wait for stages that were asked to stop; yield those that still run, and how to end them."""
     until = time.monotonic() + PATIENCE
     for title, directory in stages.items():
         while _goes_on(directory) and time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""What the commands that look at runs have in common: arguments, names, ways of ending."""
+"""Shared by commands: arguments, names of runs, and exit codes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentPa
 
 
 def _place(text: str) -> Path:
-    """Return the path that an option gives."""
+    """Parse an option that is a path."""
     try:
         return rundir.absolute(text)
     except UserError as error:
@@ -57,19 +57,19 @@ def _place(text: str) -> Path:
 
 
 def count(text: str) -> int:
-    """Return the number that an option gives, of at least one."""
+    """Parse an option that is a number of at least one."""
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
 
 
 def elsewhere(root: Path) -> str:
-    """Return the option that leads a command to a root, if it is not the default."""
+    """Return the option `--root` for a root, or nothing for the default."""
     return "" if root == rundir.absolute(OUTPUTS) else f" --root {shlex.quote(str(root))}"
 
 
 def relaunch(root: Path, name: str, *settings: str) -> str:
-    """Return the command that continues a run, for where the user stands."""
+    """Return the command that continues a run, from the current directory."""
     plain = re.fullmatch(r"[\w/.+-]+", str(root), re.ASCII)
     quoted = str(root) if plain else "'" + str(root).replace("'", "\\'") + "'"  # for Hydra
     place = [] if root == rundir.absolute(OUTPUTS) else [f"root={quoted}"]
@@ -77,17 +77,17 @@ def relaunch(root: Path, name: str, *settings: str) -> str:
 
 
 def go_on(run: Path) -> str:
-    """Return the command that continues a run with the stages it was asked for."""
+    """Return the command that continues a run with the stages of its last launch."""
     asked = list(stages(run))
     some = [f"stage.run=[{','.join(asked)}]"] if asked and len(asked) < len(STAGE_NAMES) else []
     return relaunch(run.parent.parent, run.name, *some)
 
 
 def find(root: Path, names: list[str]) -> list[Path]:
-    """Return the directories of runs by name; of all, newest first, if none is named.
+    """Return the directories of the named runs, or of all runs, newest first.
 
     Raises:
-        UserError: there is no such run.
+        UserError: a named run does not exist.
     """
     there = {run.name: run for run in _runs(root)}
     if not there:
@@ -101,7 +101,7 @@ def find(root: Path, names: list[str]) -> list[Path]:
 
 
 def _launched(run: Path) -> float:
-    """Return when a run was launched last; 0 if that may not be seen."""
+    """Return the time of the last launch of a run; 0 if it cannot be read."""
     try:
         return (run / "run.json").lstat().st_mtime
     except OSError:
@@ -109,10 +109,10 @@ def _launched(run: Path) -> float:
 
 
 def _runs(root: Path) -> list[Path]:
-    """Return the directories of all runs, with the damaged ones.
+    """Return the directories of all runs, including damaged ones.
 
     Raises:
-        UserError: nobody may look there, or it is a link to nothing.
+        UserError: the folder is not readable, or a dangling link.
     """
     rundir.check_links(root, "stages", "runs")
     folder = rundir.run_dir(root, "")
@@ -125,7 +125,7 @@ def _runs(root: Path) -> list[Path]:
 
 
 def groups(root: Path) -> tuple[dict[Path, str | None], list[Path]]:
-    """Return the group of each run that is there, and the runs of which it cannot be told."""
+    """Return the group of each run, and the runs whose group cannot be read."""
     found: dict[Path, str | None] = {}
     damaged = []
     for run in _runs(root):
@@ -139,15 +139,15 @@ def groups(root: Path) -> tuple[dict[Path, str | None], list[Path]]:
 def stages(run: Path) -> dict[str, Path]:
     """Return the directories of a run's stages, by name, in their order."""
     there = [name for name in STAGE_NAMES if rundir.there(run / name)]
-    return {name: Path(os.path.realpath(run / name)) for name in there}  # of a loop, too
+    return {name: Path(os.path.realpath(run / name)) for name in there}  # also for a loop of links
 
 
 def ending(command: Callable[[], int], at_interrupt: str = "") -> int:
-    """Run a command to its exit code, however it ends.
+    """Run a command and return its exit code, however it ends.
 
     Args:
         command: returns its exit code.
-        at_interrupt: what to say of a Ctrl-C that nobody has said anything about.
+        at_interrupt: message for a Ctrl-C without a message.
     """
     try:
         return told(command, "the root")
@@ -158,11 +158,11 @@ def ending(command: Callable[[], int], at_interrupt: str = "") -> int:
 
 
 def told(work: Callable[[], T], where: object) -> T | int:
-    """Do some work and return what it returns, or else an exit code, and say why in a last line.
+    """Return the result of `work`; on an error print one last line and return an exit code.
 
     Args:
-        work: what is refused or fails in it becomes the exit code.
-        where: it is done, should the machine refuse something without saying where.
+        work: the work to do.
+        where: path to name if the operating system reports an error without one.
     """
     try:
         done = work()

@@ -1,6 +1,6 @@
-"""What can go wrong, and the exit code each way of ending gets.
+"""Errors and exit codes.
 
-A `UserError` is bad input: one line that says what, where and how to mend it.
+A `UserError` is bad input: one line that says what is wrong, where, and how to fix it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pipeline.display.outside import line
 DONE = 0
 FAILED = 1
 BAD_INPUT = 2
-STOPPED = 75  # EX_TEMPFAIL: saved and left before the end; the same command continues
+STOPPED = 75  # EX_TEMPFAIL: saved and stopped early; the same command continues
 INTERRUPTED = 130
-LISTED = 40  # names at most in one line
+LISTED = 40  # largest number of names in one line
 
 
 class UserError(Exception):
     """Bad input, in one line: what is wrong, where, and the cure. Exit code 2.
 
-    The line may quote what was given; a secret in it is masked.
+    The line may quote the input; secrets in it are masked.
     """
 
     def __init__(self, message: str) -> None:
@@ -38,7 +38,7 @@ REFUSALS = {
 
 
 def surroundings(error: OSError, where: object) -> UserError:
-    """Return what the machine refused as one line; `where`, if the error does not say."""
+    """Convert an OSError to a one-line UserError; `where` is its path if the error has none."""
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
     if path and (lost := link_to_nothing(path, *path.parents)):
         return lost
@@ -47,9 +47,9 @@ def surroundings(error: OSError, where: object) -> UserError:
 
 
 def link_to_nothing(*paths: Path) -> UserError | None:
-    """Return the refusal of the first path that is a link to what is not there, if one is.
+    """Return the error for the first path that is a dangling link, if there is one.
 
-    To make what it leads to would write beside a disk that is not mounted.
+    Creating its target would write to the wrong disk if a disk is not mounted.
     """
     lost = next((path for path in paths if _leads_nowhere(path)), None)
     if lost is None:
@@ -60,7 +60,7 @@ def link_to_nothing(*paths: Path) -> UserError | None:
 def _leads_nowhere(path: Path) -> bool:
     try:
         return path.is_symlink() and not path.exists()
-    except OSError:  # nobody may look
+    except OSError:  # not readable
         return False
 
 
@@ -72,31 +72,31 @@ class StageFailed(Exception):
 
 
 class NoResult(Exception):
-    """A stage can have no result; says why and what to change, so that no traceback is needed."""
+    """A stage cannot have a result; the message says why and what to change, without traceback."""
 
 
 class NoNumber(NoResult):
-    """A stage came to its end with nan or infinity for a result."""
+    """A stage ended with nan or infinity as a result."""
 
 
 class Superseded(Exception):
-    """A newer attempt owns the stage directory; this one may not write any more."""
+    """A newer attempt owns the stage directory; this attempt must not write any more."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A stop was asked for and everything worth keeping is on disk; ends a whole sweep."""
+    """A stop was requested and everything is saved; ends a whole sweep."""
 
 
 def gist(error: BaseException) -> str:
-    """Return kind and first line of an error; exporters and compilers write pages."""
+    """Return type and first line of an error; exporters and compilers print pages."""
     lines = [line.strip() for line in str(error).splitlines()]
     return f"{type(error).__name__}: {next((line for line in lines if line), 'no reason given')}"
 
 
 def nearest(word: str, valid: list[str], prefix: str = "") -> str:
-    """Return `did you mean 'x'?` for a close valid name, else the list of the valid ones.
+    """Return `did you mean 'x'?` for a close valid name, else the list of valid names.
 
-    A list too long to read helps nobody: then the nearest is named, however far it is.
+    With more names than fit into a line, only the closest one is named.
     """
     from difflib import get_close_matches
 

@@ -1,4 +1,4 @@
-"""How good is this file on those images: `python -m pipeline.evaluate FILE --data DIR`."""
+"""Evaluate a file on prepared images: `python -m pipeline.evaluate FILE --data DIR`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _prepared(folder: Path) -> Path:
-    """Return prepared data, given it or a run."""
+    """Return the folder of prepared data, given that folder or a run."""
     for place in (folder, folder / "prep" / "data"):
         if (place / rundir.MANIFEST).exists():
             return place
@@ -88,7 +88,7 @@ def _check_classes(options: argparse.Namespace, opened: Opened, folder: Path) ->
 
 
 def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
-    """Return the answers to all validation images, and their labels."""
+    """Return the answers (N, 6) for all validation images, and their labels (N,)."""
     import torch
     from rich.progress import track
 
@@ -113,7 +113,7 @@ def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
     tables, labels = [], []
     with torch.inference_mode():
         for images, label, _ in track(make("auto", part), "evaluating", transient=True):
-            if ours != its:  # the loader normalises as this data was, the network wants its own
+            if ours != its:  # normalised by other means than the network's
                 images = Pixels(*its).normalised(Pixels(*ours).of(images))
             tables.append(scores.answers(_scores(options.file, opened, images)).cpu())
             labels.append(label.cpu())
@@ -121,10 +121,10 @@ def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
 
 
 def _scores(file: Path, opened: Opened, images: Any) -> Any:
-    """Return the scores of images (N, classes); a file need not do what its card says."""
+    """Return the scores (N, classes) of images; check them, as a file can contradict its card."""
     try:
         found = opened.network(images)
-    except Exception as error:  # each runtime has its own
+    except Exception as error:  # each runtime has its own error types
         raise UserError(f"{file} does not run on images of its card ({gist(error)})") from error
     expected = len(images), len(opened.preprocess.classes)
     if tuple(found.shape) != expected:

@@ -1,4 +1,4 @@
-"""Compose, plan, execute, say what happened: `python -m pipeline.launch [KEY=VALUE …]`."""
+"""Compose, plan and execute runs: `python -m pipeline.launch [KEY=VALUE …]`."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ MODELS = "--models"
 
 
 def main() -> int:
-    """Run the command; every way of ending has its exit code and its last line."""
+    """Run the command; return its exit code, after a last line that says how it ended."""
     output.settle()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of Hydra's exit code 1
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of exiting with 1
     words = sys.argv[1:]
     if words[:1] == [MODELS]:
         return commands.ending(lambda: catalogue.show(*words[1:]))
@@ -55,7 +55,7 @@ def main() -> int:
 
 @compose.explained()
 def _all(words: list[str]) -> int:
-    """Launch all that a command line asks for; return the worst exit code."""
+    """Launch the runs of a command line; return the worst exit code."""
     rundir.here()  # before Hydra asks for it
     asked = arguments.read(words)
     sys.argv[1:] = asked.words  # where Hydra reads them
@@ -65,14 +65,14 @@ def _all(words: list[str]) -> int:
     if asked.searches:
         return _search(asked)
     settled = [named_run.settle(*run) for run in sweep.runs(asked)]
-    if asked.sweeps:  # the first begins when all are in order
+    if asked.sweeps:  # checked before the first run begins
         sweep.check_different(settled)
         sweep.note_joined([config for config, *_ in settled])
     return _each(settled)
 
 
 def _each(settled: list[Settled]) -> int:
-    """Launch runs one after the other; of a sweep on a cluster all is submitted, or nothing."""
+    """Launch runs one after the other; a sweep on a cluster is submitted whole or not."""
     code, repeated, waiting = DONE, frozenset[Path](), list[Launch]()
     for run in settled:
         outcome = launch(run, repeated)
@@ -91,11 +91,11 @@ def _check(asked: Asked) -> None:
 
 
 def launch(run: Settled, repeated: frozenset[Path] = frozenset()) -> Outcome:
-    """Do what one run asks for.
+    """Launch one run.
 
     Args:
         run: its configuration, choices and overrides.
-        repeated: stage directories that this command has made anew, for another of its runs.
+        repeated: stage directories that this command has already repeated, for another run.
     """
     found = commands.told(lambda: _launch(run, repeated), run[0].root)
     return Outcome(found) if isinstance(found, int) else found
@@ -115,7 +115,7 @@ def _launch(run: Settled, repeated: frozenset[Path]) -> Outcome:
 
 
 def _plan(config: Config, repeated: frozenset[Path]) -> list[Step]:
-    """Return what is to be done, once all is checked that can be without building the network."""
+    """Return the checked plan of a run; everything except the network is checked here."""
     safety.tell(config)
     plan = make_plan(config, repeated)
     preflight.check(config, plan)
@@ -128,10 +128,10 @@ def _plan(config: Config, repeated: frozenset[Path]) -> list[Step]:
 
 
 def _show_plan(this: Launch, overrides: list[str]) -> None:
-    """Print the plan, and what one should know before it is executed.
+    """Print the plan and its notes.
 
     Raises:
-        UserError: the network to be trained cannot be.
+        UserError: the network cannot be built or trained.
     """
     changed = starts.check(this.config, this.plan)
     training = any(step.runs for step in this.plan if step.stage.name == "train")
@@ -157,7 +157,7 @@ def _untried(config: Config, training: bool, prep: Step) -> Iterator[str]:
 
 
 def _search(asked: Asked) -> int:
-    """Launch one run after the other, each chosen by what came of those before."""
+    """Launch one run after the other, each chosen by the results of those before."""
     repeated: set[Path] = set()
 
     def trial(run: Composed) -> tuple[int, float | None]:
@@ -173,7 +173,7 @@ def _search(asked: Asked) -> int:
 
 
 def _score(config: Config) -> float | None:
-    """Return the fused top-1 of a run, if there is any; of a dry run, none is better."""
+    """Return the fused top-1 of a run, if there is one; for a dry run, a neutral value."""
     folder = rundir.run_dir(Path(config.root), config.name) / "eval"
     if config.dry_run:
         return 0.0

@@ -20,7 +20,7 @@ from slurm import output, scheduler
 
 POLL = 0.5  # seconds
 LOG = re.compile(r"attempt-(\d+)(?:\.(rank|node)(\d+))?\.log")
-ASK = 10.0  # seconds between two questions to SLURM whether there is anything to wait for
+ASK = 10.0  # seconds between two queries to SLURM whether the run continues
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,14 +66,14 @@ def _show(root: Path, name: str, stage: str | None, rank: int | None, follow: bo
 
 
 def _from_last_begun(stages: dict[str, Path]) -> list[str]:
-    """Return the stage that began last, and those that come after it."""
+    """Return the stage that began last, and the stages after it."""
     names = list(stages) or ["prep"]
     begun = [name for name, path in stages.items() if (path / rundir.EVENTS).exists()]
     return names[names.index(begun[-1]) :] if begun else names
 
 
 def _follow(stage: str, reader: Reader) -> None:
-    """Print what comes until a stage ends, or there is nothing to wait for."""
+    """Print new output until a stage ends or cannot continue."""
     asked = time.monotonic()
     while not (reader.directory / rundir.RESULT).exists() and not output.gone():
         time.sleep(POLL)
@@ -86,12 +86,12 @@ def _follow(stage: str, reader: Reader) -> None:
 
 
 class Reader:
-    """Prints what is new in the files of a stage that grow: logs, with events in between.
+    """Prints new lines of the logs of a stage, with its events in between.
 
     Args:
         root: of the runs.
         directory: of the stage.
-        rank: whose logs are printed; None: everyone's, and those of supervision.
+        rank: print the logs of this rank only; None: of all ranks and of supervisors.
     """
 
     def __init__(self, root: Path, directory: Path, rank: int | None) -> None:
@@ -102,7 +102,7 @@ class Reader:
         self._last: Path | None = None
 
     def read(self) -> None:
-        """Print what has come since."""
+        """Print what is new since the last call."""
         if self._rank is None:
             for path in _of_jobs(self._root, self.directory):
                 self._print(path)
@@ -119,7 +119,7 @@ class Reader:
             self._print(path)
 
     def _tell(self, number: int, row: Event) -> None:
-        """Print an event, unless it was."""
+        """Print an event once."""
         if number not in self._told:
             self._told.add(number)
             at = datetime.fromtimestamp(row.time)
@@ -141,7 +141,7 @@ class Reader:
 
 
 def _of_jobs(root: Path, directory: Path) -> list[Path]:
-    """Return the logs of the supervision of a stage's jobs, on all their nodes."""
+    """Return the logs of the supervisors of a stage's jobs, on all nodes."""
     ids = dict.fromkeys(row.id for row in store.rows(Submission, directory) if row.id)
     return [path for id in ids for path in sorted(rundir.job_dir(root).glob(f"{id}_*_log.out"))]
 

@@ -1,8 +1,8 @@
-"""What every job executes: `python -m pipeline.run DIR` answers the question in DIR/stage.yaml.
+"""Run the stage of DIR/stage.yaml: every job executes `python -m pipeline.run DIR`.
 
-Reads only DIR and the directories of its parents; needs no launcher and no Hydra, so a stage can
-be repeated or debugged by its directory alone. Train and eval run in processes of their own, below
-it (`pipeline.worker`). `result.json` is written last, after every promised output was seen.
+It reads only DIR and the directories of its parents and needs neither launcher nor Hydra, so a
+stage can be repeated or debugged by its directory alone. Train and eval run in child processes
+(`pipeline.worker`). `result.json` is written last, after all promised outputs were checked.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _own(stage: Stage, directory: Path) -> int:
-    """Become the owner of the directory and run its stage, here or in processes of their own."""
+    """Claim the directory and run its stage, in this process or in child processes."""
     if (directory / rundir.RESULT).exists():
         say(f"{directory.name} is finished; nothing to do")
         return DONE
     count = _read(Where, directory).cluster.processes_per_node
     place = Place.told(directory)
-    if place and place.node:  # the first node claims, tells how it ended, and closes
+    if place and place.node:  # the first node claims the stage and says how it ended
         number = attempt.join(directory, place.job)
         _redirect(rundir.log_file(directory, number, node=place.node))
         return ending.of_other_node(_in_processes(directory, number, count, place))
@@ -111,13 +111,13 @@ def _read(kind: type[store.R], directory: Path) -> store.R:
 
 
 def work(directory: Path) -> int:
-    """Answer the question of a directory in this process; return the exit code."""
+    """Run the stage of a directory in this process; return the exit code."""
     question = _read(Question, directory)
     return _run(STAGES[question.stage], directory, question)
 
 
 def _in_processes(directory: Path, number: int, count: int, place: Place | None) -> End | None:
-    """Run the stage in processes of its own; note and return which of them ended first, and how."""
+    """Run the stage in child processes; record and return the first failure."""
     command = [sys.executable, "-u", "-m", "pipeline.worker", str(directory)]
     end = processes.run(command, count, place)
     ending.note_killed(directory, number, end)
@@ -145,7 +145,7 @@ def _run(stage: Stage, directory: Path, question: Question) -> int:
 
 
 def _context(stage: Stage, directory: Path, question: Question) -> Context:
-    """Build what the stage body sees: the sections it reads, where it runs, and no others."""
+    """Build the context of the stage body: the sections it reads, where it runs, nothing else."""
     from pipeline.config import sections
 
     where = _read(Where, directory).values()
@@ -178,7 +178,7 @@ def _has_started(context: Context) -> bool:
 
 
 def _redirect(log: Path) -> None:
-    """Send everything this process prints to its own log."""
+    """Redirect the output of this process to its own log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(handle, 1)
@@ -204,13 +204,13 @@ def _failed(context: Context, error: Exception) -> int:
     noted = _note(context, kind="input" if refused else "error", message=said)
     if not explained:
         traceback.print_exception(error)
-    elif not (noted and context.stage.processes):  # else the parent says it, at the end
+    elif not (noted and context.stage.processes):  # otherwise the parent prints it at the end
         say(f"error: {said}", file=sys.stderr)
     return BAD_INPUT if refused else FAILED
 
 
 def _note(context: Context, **facts: str) -> bool:
-    """Note a failure; return whether that went well: a full disk may have no room for it."""
+    """Record a failure; return whether that succeeded, as a full disk can prevent it."""
     with suppress(OSError):
         context.event("failed", **facts)
         return True
@@ -218,10 +218,10 @@ def _note(context: Context, **facts: str) -> bool:
 
 
 def _check_numbers(stage: Stage, metrics: dict[str, float]) -> None:
-    """Refuse to call a stage done whose numbers are none.
+    """Refuse a result that contains nan or infinity.
 
     Raises:
-        NoNumber: names them.
+        NoNumber: names the metrics.
     """
     bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
@@ -248,14 +248,14 @@ def _finish(context: Context, metrics: dict[str, float]) -> None:
 
 
 def _seconds(context: Context) -> float:
-    """Return the time spent in all attempts, each from its start to its last event."""
+    """Return the seconds spent in all attempts, each from its start to its last event."""
     spans: dict[int, tuple[float, float]] = {}
     for row in store.events(context.dir):
         first, _ = spans.get(row.attempt, (row.time, 0.0))
         spans[row.attempt] = (first, row.time)
     first, _ = spans[context.attempt]
     spans[context.attempt] = (first, time.time())
-    # a clock that was set back meanwhile takes nothing away
+    # 0 if the clock was set back
     return round(sum(max(0.0, end - start) for start, end in spans.values()), 3)
 
 

@@ -1,4 +1,4 @@
-"""What each stage of a run is doing, and why it waits: `python -m pipeline.status [RUN …]`."""
+"""Show what each stage of a run is doing: `python -m pipeline.status [RUN …]`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.records import rundir, stage_status, store
 from pipeline.records.schemas import Result, Run
 from pipeline.records.stage_status import Standing
 
-SINGLY = 3  # so many runs are shown stage by stage, more in a line each
+SINGLY = 3  # up to this many runs are shown stage by stage, more runs in one line each
 PARTLY = ("running", "stalled?", "suspended", "requeued", "held", "stopped")
 COLOURS = {
     "done": "green", "partly done": "green", "running": "cyan", "stalled?": "yellow",
@@ -72,13 +72,13 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
 
 
 def _damages(found: dict[str, list[Standing]]) -> list[str]:
-    """Return what is damaged and how it is mended; of stages that runs share once."""
+    """Return what is damaged and how to fix it; shared stages are named once."""
     stages = [stage for stages in found.values() for stage in stages if stage.state == "damaged"]
     return list(dict.fromkeys(stage.why for stage in stages))
 
 
 def _record(run: Path) -> list[Standing]:
-    """Return what is damaged about a run itself."""
+    """Return the damage of the records of a run."""
     try:
         store.read(Run, run)
     except (UserError, OSError) as error:
@@ -182,7 +182,7 @@ def _last_line(found: dict[str, list[Standing]], root: Path) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time to read: `42 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    """Return a duration in words: `42 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
     minutes, hours = round(seconds / 60), seconds / 3600
     if seconds < 120:
         return f"{seconds:.0f} s"

@@ -25,7 +25,7 @@ from pipeline.records.provenance import PROJECT
 from pipeline.tracking import command, environment
 from pipeline.tracking.reach import server, unreachable
 
-SENT = ".wandb.sent"  # what the files were like when all of them was there
+SENT = ".wandb.sent"  # state of the files when everything had been sent
 EXPECTED = (rundir.HISTORY, rundir.GROWTH, rundir.RESULT)
 
 
@@ -80,7 +80,7 @@ def _check_key() -> None:
 
 
 def _all(runs: list[Path], jobs: int) -> Iterator[tuple[Path, str]]:
-    """Send runs, some at a time; yield those that could not be sent, and why."""
+    """Send runs, several at a time; yield those that could not be sent, and why."""
     from rich.progress import track
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -96,8 +96,8 @@ def _all(runs: list[Path], jobs: int) -> Iterator[tuple[Path, str]]:
 
 
 def _send(run: Path) -> str | None:
-    """Send one run in a process of its own; return what went wrong."""
-    before = _digest(run)  # what is added meanwhile is for the next time
+    """Send one run in a child process; return the error, if any."""
+    before = _digest(run)  # rows added meanwhile are sent the next time
     try:
         done = subprocess.run(
             command(run, _wanted(run), "--mode", "online"),
@@ -113,7 +113,7 @@ def _send(run: Path) -> str | None:
 
 
 def _wanted(run: Path) -> Wandb:
-    """Return where a run is to go."""
+    """Return the W&B destination of a run."""
     tracked = frozen(run).tracking
     if isinstance(tracked, Wandb):
         return tracked
@@ -125,7 +125,7 @@ def _sent(run: Path) -> str | None:
 
 
 def _digest(run: Path) -> str:
-    """Return what changes whenever there is something new to send, and with the server."""
+    """Return a value that changes when there is something new to send, or another server."""
     facts: list[object] = [server()]
     for path in (run / stage / name for stage in STAGE_NAMES for name in EXPECTED):
         if path.exists():

@@ -1,7 +1,7 @@
-"""One of the processes of a stage; `pipeline.execution.processes` starts it.
+"""One process of a stage, started by `pipeline.execution.processes`.
 
-Until it has met the others it has nothing to save, and waits in C, deaf to handlers: a signal ends
-it. From then on `training.distributed` listens.
+During rendezvous it blocks in C, where Python handlers do not run, and has nothing to save: a
+signal ends it at once. Afterwards `pipeline.execution.world` handles stop signals.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.signals import interrupt
 
 
 def main(directory: Path) -> int:
-    """Do the part of this process; return the exit code."""
+    """Run the part of this process; return the exit code."""
     interrupt.die_with_parent(signal.SIGKILL)
     interrupt.defaults()
     return run.work(directory)

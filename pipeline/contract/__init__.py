@@ -1,1 +1,1 @@
-"""What a stage is: the contract with everything around it, and the five stages as a table."""
+"""The contract of a stage with everything around it, and the table of the five stages."""

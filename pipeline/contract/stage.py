@@ -27,12 +27,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One row of the table in `pipeline.stages`.
+    """One row of the table in `pipeline.contract.table`.
 
-    `reads` are the sections of the configuration that decide the result, but for the keys that it
+    `reads` are the sections of the configuration that decide the result, except the keys in
     `ignores`; `outputs` are glob patterns below the stage directory, each of which must match;
-    `processes` says that it runs in as many of its own as it is given; `version` is raised by hand
-    when results of older code are wrong.
+    `processes`: whether the stage runs in several processes; `version` is raised by hand when
+    results of older code are wrong.
     """
 
     name: StageName
@@ -47,7 +47,7 @@ class Stage:
 
 @dataclass(kw_only=True)
 class Context:
-    """What a stage body is given: its settings, its directory, its parents, and a way to report."""
+    """The arguments of a stage body: settings, directory, parents, and ways to report."""
 
     stage: Stage
     dir: Path
@@ -56,27 +56,27 @@ class Context:
     config: Config
     parents: dict[str, Path]
     attempt: int
-    repeat: int = 0  # how often this was done before; see pipeline.planning.again
+    repeat: int = 0  # number of earlier repeats; see pipeline.planning.again
     stopping: Any = field(default=lambda: False)
     started: float = field(default_factory=time.time)
-    saved: int = 0  # how far a repetition would begin; see slurm.job
+    saved: int = 0  # where a repetition would continue; see slurm.job
     _reported: float = 0.0
     _said: str = ""
 
     def event(self, name: str, **facts: Any) -> None:
-        """Append what happened to `events.jsonl` (rank 0 only)."""
+        """Append an event to `events.jsonl` (rank 0 only)."""
         row = Event(time=time.time(), event=name, attempt=self.attempt, **facts)
         store.note(row, self.dir)
 
     def check_owner(self) -> None:
-        """Make sure that no newer attempt owns the directory; see `attempt.check`."""
+        """Check that no newer attempt owns the directory; see `attempt.check`."""
         attempt.check(self.dir, self.attempt)
 
     def progress(self, done: int, total: int, text: str = "", eta: float | None = None) -> None:
-        """Say how far the stage is (rank 0 only).
+        """Report progress (rank 0 only).
 
-        At most five times a second reach the disk, and whenever the text changes. A stage whose
-        pace tells less than it knows itself gives `eta`, the seconds to its end.
+        It is written at most five times a second, and whenever the text changes. A stage that knows
+        more than its average pace gives `eta`, the remaining seconds.
         """
         now = time.monotonic()
         if done < total and now - self._reported < 0.2 and text == self._said:
@@ -88,7 +88,7 @@ class Context:
         )
         temporary = self.dir / f".{rundir.PROGRESS}.{self.attempt}"
         try:
-            # no fsync: only an onlooker reads it
+            # no fsync: only commands that show progress read it
             temporary.write_text(rundir.to_json(row.values()))
             temporary.replace(self.dir / rundir.PROGRESS)
         except OSError as error:
@@ -98,11 +98,11 @@ class Context:
                 temporary.unlink()
 
     def stop_requested(self) -> bool:
-        """Return whether a signal asked this process to save and leave."""
+        """Return whether a signal requested a stop."""
         return bool(self.stopping())
 
     def check_stop(self) -> None:
-        """Leave with `Interrupted` if a signal asked for it; for stages with nothing to save."""
+        """Raise `Interrupted` if a signal requested a stop; for stages with nothing to save."""
         if self.stop_requested():
             raise Interrupted
 

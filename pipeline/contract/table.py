@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pipeline.contract.stage import Stage
 
-ELSEWHERE = ("data.root", "data.max_bad")  # what became of them is in the prepared data
-PLACES = ("model.pretrained", "method.structure")  # what lies there is asked for by its hash
+ELSEWHERE = ("data.root", "data.max_bad")  # their effect is part of the prepared data
+PLACES = ("model.pretrained", "method.structure")  # identified by the hash of its content
 
 STAGES: dict[str, Stage] = {
     stage.name: stage

@@ -1,1 +1,1 @@
-"""How text and curves from outside are shown: made safe, masked, thinned, set in tables."""
+"""Show text and curves from outside: escaped, masked, thinned, in tables."""

@@ -1,7 +1,7 @@
-"""Keys, tokens and passwords among the settings: found, and masked wherever they are shown.
+"""Find keys, tokens and passwords among the settings, and mask them wherever they are shown.
 
-What looks like a secret is told by the name it is given (`HF_TOKEN=…`, `--password …`), by its form
-(`ghp_…`) or by its place (`https://user:…@host`). A reference such as `$TOKEN` is none.
+A secret is recognized by its name (`HF_TOKEN=…`, `--password …`), its form (`ghp_…`) or its place
+(`https://user:…@host`). A reference such as `$TOKEN` is not a secret.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ HARMLESS = re.compile(
 
 
 def mask(text: str) -> str:
-    """Return a text with `***` in the place of each secret."""
+    """Return a text with `***` in place of each secret."""
     for pattern in NAMED:
         text = pattern.sub(lambda found: _masked(found, _is_secret), text)
     for pattern in (*PLACED, FORMS, BLOCK):
@@ -69,7 +69,7 @@ def mask(text: str) -> str:
 
 
 def mask_yaml(text: str) -> str:
-    """Return settings as YAML, with `***` in the place of each secret; any other text, too."""
+    """Return YAML with `***` in place of each secret; other text is masked as such."""
     import yaml
 
     try:
@@ -101,7 +101,7 @@ def _is_value(value: str) -> bool:
 
 
 def masked(values: Any, name: str = "") -> Any:
-    """Return settings, nested or not, with `***` in the place of each secret."""
+    """Return settings, nested or not, with `***` in place of each secret."""
     if isinstance(values, dict):
         return {key: masked(value, str(key)) for key, value in values.items()}
     if isinstance(values, list | tuple):
@@ -124,7 +124,7 @@ def _is_named(name: str, value: str) -> bool:
 
 
 def found(values: Mapping[str, object], key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted key of each setting that holds a secret, and what is there, masked."""
+    """Yield the dotted key of each setting that holds a secret, and its masked value."""
     for name, value in values.items():
         path = f"{key}.{name}" if key else name
         if isinstance(value, dict):

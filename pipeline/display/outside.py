@@ -1,8 +1,8 @@
-"""Text from outside, as a medium can show it without obeying it.
+"""Escape text from outside, so that a terminal or a page shows it without interpreting it.
 
-Names of files, classes, layers and runs, and messages of other programs, may hold what a terminal
-obeys, what turns the direction of reading, and what Markdown takes for HTML or a link. Pages are
-escaped by their templates (`report.render`), tables in a terminal by their console (`terminal`).
+Names of files, classes, layers and runs, and messages of other programs, can contain terminal
+control codes, characters that change the direction of reading, and Markdown or HTML. Templates
+escape pages (`report.render`), and the console escapes tables in a terminal (`terminal`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import html
 import re
 from typing import TextIO
 
-KEPT = "\n\t\xa0\u3000\u200c\u200d"  # blanks, and what joins letters in some scripts
+KEPT = "\n\t\xa0\u3000\u200c\u200d"  # spaces, and joiners of some scripts
 SYNTAX = re.compile(r"[\\`*_\[\]|~$#]")
 
 

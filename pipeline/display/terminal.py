@@ -1,4 +1,4 @@
-"""A console for tables: what is text is shown as it is."""
+"""A console for tables that shows text without interpreting it."""
 
 from __future__ import annotations
 
