@@ -11,7 +11,7 @@ _dyrep() {
                 choices=$(COMP_LINE="launch ${line#*launch }" "${COMP_WORDS[0]}" launch \
                     --shell-completion query=bash 2>/dev/null) ;;
             logs) choices="$(ls "$root/runs" 2>/dev/null) prep train fuse eval latency" ;;
-            status | cancel | compare | sync) choices=$(ls "$root/runs" 2>/dev/null) ;;
+            status | cancel | compare | sync | lr-finder) choices=$(ls "$root/runs" 2>/dev/null) ;;
             dev-cluster) choices="up down status" ;;
         esac
     fi

@@ -19,6 +19,7 @@ from pipeline.planning import (
     again,
     arguments,
     compose,
+    explain,
     freshness,
     named_run,
     preflight,
@@ -53,7 +54,7 @@ def main() -> int:
     return commands.ending(lambda: _all(words), at_interrupt="interrupted")
 
 
-@compose.explained()
+@explain.explained()
 def _all(words: list[str]) -> int:
     """Launch the runs of a command line; return the worst exit code."""
     rundir.here()  # before Hydra asks for it

@@ -27,7 +27,8 @@ from pipeline.contract.table import STAGES
 from pipeline.data.loaders.base import Batch
 from pipeline.execution import world
 from pipeline.networks import architectures
-from pipeline.planning.compose import CONF, to_config
+from pipeline.planning.compose import to_config
+from pipeline.planning.conf import CONF
 from pipeline.records import attempt, rundir
 from pipeline.training import device, images, learner, loop
 

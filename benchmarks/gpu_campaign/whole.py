@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.gpu_campaign.launching import launched
 from benchmarks.gpu_campaign.report import Asked, Report
-from pipeline.planning.compose import CONF
+from pipeline.planning.conf import CONF
 from pipeline.records import rundir
 
 GOAL = 93.0  # percent

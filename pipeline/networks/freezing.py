@@ -52,8 +52,16 @@ def freeze(network: nn.Module, globs: list[str]) -> list[str]:
     return [
         f"frozen: {len(frozen)} of {len(parameters)} parameters, {values:,} of "
         f"{sum(p.numel() for p in parameters.values()):,} values"
-        + (f"; {len(still)} batch norms keep their statistics" if still else "")
+        + (f"; {_norms(len(still))}" if still else "")
     ]
+
+
+def _norms(count: int) -> str:
+    return (
+        "1 batch norm keeps its statistics"
+        if count == 1
+        else f"{count} batch norms keep their statistics"
+    )
 
 
 def _matching(glob: str, parameters: dict[str, nn.Parameter]) -> list[str]:

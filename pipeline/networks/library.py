@@ -66,6 +66,7 @@ def _timm(name: str, word: str) -> Path:
 def _chosen(word: str, known: list[str], usual: str, name: str) -> str:
     if word.lower() == DEFAULT and usual in known:
         return usual
+    word = word.rpartition(".")[2]  # of resnet18.a1_in1k, or ResNet18_Weights.IMAGENET1K_V1
     written = {each.lower(): each for each in known}
     if word.lower() not in written:
         cure = nearest(word, [DEFAULT, *known]) if known else "there are none, give a file"

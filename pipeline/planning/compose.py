@@ -1,15 +1,15 @@
-"""From Hydra's composed tree to a checked `Config`, and from its errors to one line.
+"""Turn Hydra's composed tree into a checked `Config`.
 
-Hydra stops a misspelt key or choice, the schema stops everything else; both end in a `UserError`
-that names the key, what is wrong with it and the nearest valid name.
+Hydra refuses a misspelt key or choice, the schema refuses everything else; both end in a
+`UserError` that names the key, the problem and the nearest valid name (see `explain`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -19,37 +19,24 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import (
-    GrammarParseError,
-    InterpolationResolutionError,
-    OmegaConfBaseException,
-)
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from pipeline.config import WHERE, Config, flatten, rules, sense, tags
+from pipeline.config import WHERE, Config, flatten, rules, sense
 from pipeline.config.base import Values
 from pipeline.config.data import HOLDS
 from pipeline.custom import code
 from pipeline.display.masking import mask, mask_yaml
 from pipeline.display.outside import visible
-from pipeline.errors import DONE, UserError, nearest
+from pipeline.errors import DONE, UserError
 from pipeline.planning import starts
+from pipeline.planning.conf import CONF
+from pipeline.planning.explain import _keys, explain_schema
 from pipeline.records import rundir
-from pipeline.records.provenance import PROJECT
 
 Composed = tuple[DictConfig, dict[str, str], list[str]]  # settings, choices, overrides
 
-INTERPOLATION = (InterpolationResolutionError, GrammarParseError)
-HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
-INSTALLED = PROJECT / "pipeline" / "conf"  # where a wheel puts it
-CONF = INSTALLED if INSTALLED.is_dir() else PROJECT / "conf"
-OmegaConf.register_new_resolver("conf", lambda: str(rundir.shown(CONF)), replace=True)
 WHAT = {starts.STRUCTURE: "RUN, one of the same network that has grown"}
-FREE = ("cluster.sbatch", "data.args", "model.args", "train.optimizer_args")  # may hold any key
-TAGS = tags()  # not part of a key, though pydantic puts them there
 
 
 def parse(overrides: list[str]) -> list[Override]:
@@ -95,7 +82,7 @@ def values(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> V
     return {str(key): value for key, value in said.items()}
 
 
-def _leave_out(said: Values, choices: dict[str, Any], named: set[str]) -> None:
+def _leave_out(said: Values, choices: dict[str, str], named: set[str]) -> None:
     """Leave out what an experiment sets for other choices of a section than the one that is made.
 
     So it can say when methods grow, and be run with those that do not. What the command line names
@@ -201,7 +188,7 @@ def check(values: Values) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error.errors()[0])) from None
+        raise UserError(explain_schema(error.errors()[0])) from None
 
 
 def derived_name(choices: dict[str, str], seed: Any, overrides: list[str]) -> str:
@@ -224,60 +211,6 @@ def derived_name(choices: dict[str, str], seed: Any, overrides: list[str]) -> st
     return name
 
 
-def _explain(error: ErrorDetails) -> str:
-    path = [str(part) for part in error["loc"] if str(part) not in TAGS]
-    key = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        return _unknown(key)
-    if error["type"] == "missing":
-        return f"{key} is missing; give {key}=VALUE"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    if error["type"] == "list_type":
-        return f"{key}={error['input']} is no list; write [{error['input']}] in its place"
-    return f"{key}={error['input']}: {message[0].lower()}{message[1:]}"
-
-
-def _unknown(key: str) -> str:
-    """Say that there is no such key, and which one may be meant."""
-    head, _, last = key.rpartition(".")
-    if not head and (CONF / key).is_dir():
-        return f"{key} is a choice and no section: begin its file with '# @package _global_'"
-    if not head:
-        return f"{key} is not a setting; {nearest(last, _top_level())}"
-    if head in FREE:
-        return f"{key} is not among the settings yet; add it: +{key}=VALUE"
-    section = head.split(".")[0]
-    owners = [f.stem for f in _files(section) if f.parent != CONF and last in _keys(f, head)]
-    if owners:
-        return (
-            f"{key} is only a setting of {section}={' or '.join(owners)}; choose that or leave it"
-        )
-    valid = sorted(set().union(*(_keys(f, head) for f in _files(section))))
-    if valid:
-        return f"{key} is not a setting; {nearest(last, valid, f'{head}.')}"
-    return f"{key} is not a setting; {nearest(section, _top_level())}"
-
-
-def _top_level() -> list[str]:
-    others = ("hydra", "sweeps")  # the second is read by W&B
-    folders = {path.name for path in CONF.iterdir() if path.is_dir() and path.name not in others}
-    return sorted(folders | Config.model_fields.keys())
-
-
-def _files(section: str) -> list[Path]:
-    return sorted((CONF / section).glob("*.yaml")) or [CONF / "config.yaml"]
-
-
-def _keys(file: Path, head: str) -> set[str]:
-    """Return the keys a file of `conf/` has below the dotted path `head`."""
-    inside = head if file.parent == CONF else head.partition(".")[2]
-    tree = OmegaConf.load(file)
-    below = OmegaConf.select(tree, inside) if inside else tree
-    return {str(key) for key in below} if isinstance(below, DictConfig) else set()
-
-
 def show() -> int:
     """Have Hydra show what it is asked for; `--cfg job` prints what was given."""
     told = StringIO()
@@ -287,44 +220,3 @@ def show() -> int:
     finally:
         print(visible(mask_yaml(told.getvalue())), end="")
     return DONE
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Have what Hydra refuses end as the bad input it is."""
-    try:
-        yield
-    except HYDRA_ERRORS as error:
-        raise UserError(explain_hydra(error)) from None
-
-
-def explain_hydra(error: Exception) -> str:
-    """Return Hydra's complaint about the command line as one line with the nearest valid name."""
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice} is not a choice; {nearest(choice, list(error.options))}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: not of the form KEY=VALUE ({str(error).splitlines()[-2]})"
-    key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)
-    if isinstance(error, INTERPOLATION) or isinstance(error.__cause__, INTERPOLATION):
-        return f"{key}: {_line(error)}; for a $ that means no more, write \\$"
-    if key and key.startswith("hydra."):
-        return _not_of_hydra(key, error)
-    return _unknown(key) if key else _line(error)
-
-
-def _not_of_hydra(key: str, error: BaseException) -> str:
-    """Say that there is no such setting of Hydra's, by what its section has."""
-    while (section := getattr(error, "parent_node", None)) is None and error.__cause__:
-        error = error.__cause__
-    head, _, last = key.rpartition(".")
-    if not isinstance(section, DictConfig):
-        return f"{key} is not a setting"
-    valid = sorted(name for name in map(str, section) if not name.startswith("_"))
-    return f"{key} is not a setting; {nearest(last, valid, f'{head}.')}"
-
-
-def _line(error: Exception) -> str:
-    """Return what an error says without OmegaConf's further lines, as one line."""
-    said = getattr(error, "msg", None) or str(error)
-    return " ".join(said.partition("full_key:")[0].split())

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 
 from pipeline.errors import DONE, UserError, gist, nearest
-from pipeline.planning.compose import HYDRA_ERRORS, Composed, by_hydra, parse
+from pipeline.planning.compose import Composed, by_hydra, parse
+from pipeline.planning.explain import HYDRA_ERRORS
 
 SWEEPERS = ("search", "optuna")  # our configuration of Optuna's sweeper
 Trial = Callable[[Composed], tuple[int, float | None]]

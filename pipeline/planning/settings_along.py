@@ -5,7 +5,8 @@ from __future__ import annotations
 from hydra.core.override_parser.types import Override
 
 from pipeline.display.outside import say
-from pipeline.planning.compose import CONF, has, parse
+from pipeline.planning.compose import has, parse
+from pipeline.planning.conf import CONF
 
 
 def settings_along(

@@ -67,6 +67,11 @@ def _is_none(word: str) -> bool:
 
 def _found(key: str, word: str, values: Values) -> Path:
     """Return the file that a word means: a path, a run, a name in a library, a file right here."""
+    if "://" in word:
+        raise UserError(
+            f"{key}={word} is an address, and nothing is downloaded; fetch it where there is a "
+            "network (curl -LO), and give the file"
+        )
     path, named = rundir.absolute(word), "/" not in word and not word.endswith(SUFFIXES)
     if named and _is_run(run := rundir.run_dir(Path(str(values["root"])), word)):
         return _in_run(key, run)

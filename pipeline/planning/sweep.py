@@ -27,7 +27,8 @@ from pipeline.config import Config
 from pipeline.display.outside import say
 from pipeline.errors import UserError
 from pipeline.planning.arguments import Asked
-from pipeline.planning.compose import CONF, Composed, by_hydra, choices_of, parse
+from pipeline.planning.compose import Composed, by_hydra, choices_of, parse
+from pipeline.planning.conf import CONF
 from pipeline.planning.settings_along import settings_along
 from pipeline.records import rundir
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands import relaunch
-from pipeline.config.base import STAGE_NAMES
+from pipeline.config.base import STAGE_NAMES, Values
 from pipeline.display.masking import mask_yaml, masked
 from pipeline.display.thinning import shown
 from pipeline.errors import UserError
@@ -206,7 +206,7 @@ def read(run: Path) -> Story:
     return story
 
 
-def _settings(run: Path) -> dict[str, Any]:
+def _settings(run: Path) -> Values:
     """Return the sections of the configuration; none where it is damaged, it is only shown."""
     try:
         tree = masked(rundir.read_yaml(run / "config.yaml"))

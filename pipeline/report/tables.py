@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
+from pipeline.config.base import Values
 from pipeline.report.figures import shortened
 from pipeline.report.growth import Change
 from pipeline.report.run_data import Story, short
@@ -30,7 +30,7 @@ class HeatMap:
     rows: list[tuple[str, list[Cell]]]
 
 
-def all_of(story: Story) -> dict[str, Any]:
+def all_of(story: Story) -> dict[str, object]:
     """Return the tables of a report by name; what there is no data for is None or empty."""
     return {
         "training": training(story),
@@ -59,7 +59,7 @@ def training(story: Story) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in rows if value is not None]
 
 
-def _rate(recipe: dict[str, Any]) -> str | None:
+def _rate(recipe: Values) -> str | None:
     if "lr" not in recipe:
         return None
     schedule = recipe.get("schedule")

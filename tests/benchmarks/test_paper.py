@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 
 from benchmarks import paper
-from pipeline.planning import compose, named_run, sweep
+from pipeline.planning import conf, named_run, sweep
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,6 @@ def test_an_experiment_is_small_and_can_be_planned(experiment, method, share):
     config = named_run.settle(*sweep.single([*words, "root=/tmp/nowhere"]))[0]
     assert config.data.name == "synthetic" and config.data.images < 14_000
     assert config.train.augment.policy == (None if "cifar" in experiment else "rand-m9-mstd0.5")
-    assert {file.stem for file in (compose.CONF / "experiment").glob("*_*.yaml")} == {
+    assert {file.stem for file in (conf.CONF / "experiment").glob("*_*.yaml")} == {
         *paper.EXPERIMENTS
     }

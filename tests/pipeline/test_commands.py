@@ -14,7 +14,7 @@ from pipeline import __main__ as dispatcher
 from pipeline import commands
 from tests.launcher import PROJECT
 
-NAMES = ["launch", "run", "status", "logs", "cancel", "compare", "sync", "evaluate"]
+NAMES = ["launch", "run", "status", "logs", "cancel", "compare", "sync", "evaluate", "lr_finder"]
 
 
 @pytest.mark.parametrize("module", [*(f"pipeline.{name}" for name in NAMES), "slurm.dev_cluster"])

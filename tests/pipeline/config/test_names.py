@@ -11,12 +11,12 @@ from pipeline.config.model import DyRep
 from pipeline.contract.table import STAGES
 from pipeline.execution import slurm
 from pipeline.export.formats import FORMATS
-from pipeline.planning import compose, summary
+from pipeline.planning import conf, summary
 from pipeline.report import run_data, shipping
 
 
 def chosen(group):
-    return {file.stem for file in (compose.CONF / group).glob("*.yaml")}
+    return {file.stem for file in (conf.CONF / group).glob("*.yaml")}
 
 
 PAIRS = {

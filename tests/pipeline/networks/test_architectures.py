@@ -9,7 +9,7 @@ from pipeline.config.model import Timm, Torchvision
 from pipeline.errors import UserError
 from pipeline.networks import architectures
 from pipeline.planning import compose, sweep
-from pipeline.planning.compose import CONF
+from pipeline.planning.conf import CONF
 
 CHOICES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 NAMES = {"torchvision": "mobilenet_v2", "timm": "resnet10t"}  # where the user has to choose

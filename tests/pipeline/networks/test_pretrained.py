@@ -244,7 +244,7 @@ def touched(path):
 
 def test_weights_that_torchvision_has_fetched_are_found(disks):
     file = touched(disks / "torch/hub/checkpoints/resnet18-f37072fd.pth")
-    for word in ("IMAGENET1K_V1", "imagenet1k_v1", "default"):
+    for word in ("IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1", "imagenet1k_v1", "default"):
         assert library.cached("torchvision", "resnet18", word) == file
 
 
@@ -252,7 +252,8 @@ def test_weights_that_timm_has_fetched_are_found(disks):
     hub = disks / "hf/models--timm--resnet18.a1_in1k"
     file = touched(hub / "snapshots/abc/model.safetensors")
     touched(hub / "refs/main").write_text("abc")
-    assert library.cached("timm", "resnet18", "a1_in1k") == file
+    for word in ("a1_in1k", "resnet18.a1_in1k", "default"):
+        assert library.cached("timm", "resnet18", word) == file
     old = touched(disks / "torch/hub/checkpoints/resnet18_a2_0-b61bd467.pth")
     assert library.cached("timm", "resnet18", "a2_in1k") == old
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.planning.compose import CONF
+from pipeline.planning.conf import CONF
 
 FILES = {
     "experiment/mine.yaml": (

@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.planning import compose, named_run, sweep
+from pipeline.planning import compose, explain, named_run, sweep
 from pipeline.planning.plan import make_plan
 
 METHODS = ("plain", "dbb", "dyrep", "grow", "orepa")
@@ -91,7 +91,7 @@ def test_choices_of_ones_own_have_settings_too(tmp_path):
                                    ["method=plain", "seed=1,2", "method.adjust_interval=2"],
                                    ["method=plain,dyrep", "method.nothing=2"]])  # fmt: skip
 def test_what_none_of_the_choices_has_is_refused(words):
-    with pytest.raises(UserError), compose.explained():
+    with pytest.raises(UserError), explain.explained():
         sweep.composed(words)
 
 

@@ -9,7 +9,7 @@ from pipeline.config import ADDED, sections
 from pipeline.config.base import Section
 from pipeline.errors import UserError
 from pipeline.planning import compose, sweep
-from pipeline.planning.compose import CONF
+from pipeline.planning.conf import CONF
 from pipeline.planning.plan import make_plan, verify
 from pipeline.records import disk, rundir
 

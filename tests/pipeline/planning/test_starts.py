@@ -132,6 +132,8 @@ def test_a_word_that_means_nothing_is_refused_with_the_nearest_run(root, key):
     teacher(root)
     with pytest.raises(UserError, match="is no file and no run; did you mean 'teacher'"):
         pinned(root, "taecher", key)
+    with pytest.raises(UserError, match=r"is an address, and nothing is downloaded"):
+        pinned(root, "https://example.org/w.pth", key)
     with pytest.raises(UserError, match=r"cannot be read \(File name too long\)"):
         pinned(root, "x" * 999, key)
 

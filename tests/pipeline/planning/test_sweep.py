@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.compare.collect import ACCURACY
 from pipeline.errors import UserError
 from pipeline.planning import search, sweep
-from pipeline.planning.compose import CONF, to_config
+from pipeline.planning.compose import to_config
+from pipeline.planning.conf import CONF
 from pipeline.planning.named_run import wandb_id
 from pipeline.planning.sweep import composed
 from pipeline.records import rundir

@@ -174,3 +174,14 @@ def test_the_learning_rate_and_every_number_are_on_the_page(tmp_path):
 )
 def test_the_report_says_which_epoch_is_shipped(tmp_path, metrics, told):
     assert run_data.read(make_run(tmp_path, "a", metrics=metrics)).shipped.startswith(told)
+
+
+def test_every_page_has_the_skeleton_and_no_style_of_its_own():
+    folder = Path(pipeline.report.__file__).parents[1]
+    parts = {"base.html", "macros.html"}
+    pages = [path for path in folder.rglob("*.html") if path.name not in parts]
+    assert len(pages) >= 4
+    for page in pages:
+        text = page.read_text()
+        assert text.startswith('{% extends "report/base.html" %}\n'), page
+        assert "<style" not in text and "<script" not in text, page

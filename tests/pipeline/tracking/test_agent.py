@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.planning.compose import CONF
+from pipeline.planning.conf import CONF
 from tests.launcher import PROJECT
 
 pytest.importorskip("wandb")

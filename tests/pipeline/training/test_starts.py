@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import save_file
 
 import dyrep
+from pipeline import outline
 from pipeline.config.model import Structured, Vgg
 from pipeline.errors import Interrupted, UserError
 from pipeline.networks import architectures, structures
+from pipeline.outline.__main__ import start
 from tests.pipeline.training.learning import STEPS, batch, equal, learner
 
 pytestmark = pytest.mark.long
@@ -134,3 +136,33 @@ def test_a_structure_that_was_changed_since_is_refused(tmp_path):
                        structure_sha256="0" * 64)  # fmt: skip
     with pytest.raises(UserError, match="something else than when the run was frozen; restore it"):
         structures.apply(torch.nn.Sequential(), asked)
+
+
+def test_recalibrating_leaves_frozen_norms_alone(training, tmp_path):
+    source, asked = finished(tmp_path)
+    made = training(*asked, "method=plain", "model.freeze=[features.1]", "train.recalibrate=2",
+                    "train.epochs=1", "train.warmup_epochs=0", "train.ema=0.9")  # fmt: skip
+    made.run()
+    for network in (made.state.learner.model, made.state.learner.ema.module):
+        assert torch.equal(network.features[1].running_var, source.features[1].running_var)
+        assert not torch.equal(network.features[5].running_var, source.features[5].running_var)
+
+
+def test_weights_of_another_network_end_a_launch_before_anything_is_written(inside, tmp_path):
+    finished(tmp_path)
+    code, _, told = inside("method=plain", f"model.pretrained={tmp_path}/w.safetensors")
+    assert code == 2
+    assert "does not fit model.name=vgg_small: features.0.weight is 4x3x3x3 there and 32x" in told
+    assert told.startswith("error: ") and told.count("\n") == 1
+    assert not inside.root.exists()
+
+
+def test_the_plan_tells_what_a_training_starts_from(inside, tmp_path, monkeypatch):
+    finished(tmp_path)
+    monkeypatch.setattr(outline, "ask", lambda _, request: start(json.loads(request)))
+    code, out, _ = inside("method=grow", f"model.pretrained={tmp_path}/w.safetensors",
+                          "model.widths=[[4],[4]]", "model.freeze=[features.0]", "dry_run=true")  # fmt: skip
+    assert code == 0
+    for words in ("1 convolution can grow, kernels start as they were trained", "w.safetensors, but",
+                  "is new: 3 classes there, 10 here", "frozen: 2 of 10 parameters"):  # fmt: skip
+        assert words in out

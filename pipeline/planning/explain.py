@@ -1,0 +1,121 @@
+"""Turn errors of Hydra and of the schema into one line with the nearest valid name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
+from pydantic_core import ErrorDetails
+
+from pipeline.config import Config, tags
+from pipeline.errors import UserError, nearest
+from pipeline.planning.conf import CONF
+
+INTERPOLATION = (InterpolationResolutionError, GrammarParseError)
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
+FREE = ("cluster.sbatch", "data.args", "model.args", "train.optimizer_args")  # may hold any key
+TAGS = tags()  # not part of a key, though pydantic puts them there
+
+
+def explain_schema(error: ErrorDetails) -> str:
+    """Return an error of the schema as one line that names the key and the cure."""
+    path = [str(part) for part in error["loc"] if str(part) not in TAGS]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return _unknown(key)
+    if error["type"] == "missing":
+        return f"{key} is missing; give {key}=VALUE"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    if error["type"] == "list_type":
+        return f"{key}={error['input']} is no list; write [{error['input']}] in its place"
+    return f"{key}={error['input']}: {message[0].lower()}{message[1:]}"
+
+
+def _unknown(key: str) -> str:
+    """Return that a key does not exist, with the nearest valid one."""
+    head, _, last = key.rpartition(".")
+    if not head and (CONF / key).is_dir():
+        return f"{key} is a choice and no section: begin its file with '# @package _global_'"
+    if not head:
+        return f"{key} is not a setting; {nearest(last, _top_level())}"
+    if head in FREE:
+        return f"{key} is not among the settings yet; add it: +{key}=VALUE"
+    section = head.split(".")[0]
+    owners = [f.stem for f in _files(section) if f.parent != CONF and last in _keys(f, head)]
+    if owners:
+        return (
+            f"{key} is only a setting of {section}={' or '.join(owners)}; choose that or leave it"
+        )
+    valid = sorted(set().union(*(_keys(f, head) for f in _files(section))))
+    if valid:
+        return f"{key} is not a setting; {nearest(last, valid, f'{head}.')}"
+    return f"{key} is not a setting; {nearest(section, _top_level())}"
+
+
+def _top_level() -> list[str]:
+    others = ("hydra", "sweeps")  # the second is read by W&B
+    folders = {path.name for path in CONF.iterdir() if path.is_dir() and path.name not in others}
+    return sorted(folders | Config.model_fields.keys())
+
+
+def _files(section: str) -> list[Path]:
+    return sorted((CONF / section).glob("*.yaml")) or [CONF / "config.yaml"]
+
+
+def _keys(file: Path, head: str) -> set[str]:
+    """Return the keys a file of `conf/` has below the dotted path `head`."""
+    inside = head if file.parent == CONF else head.partition(".")[2]
+    tree = OmegaConf.load(file)
+    below = OmegaConf.select(tree, inside) if inside else tree
+    return {str(key) for key in below} if isinstance(below, DictConfig) else set()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn errors of Hydra into a `UserError`."""
+    try:
+        yield
+    except HYDRA_ERRORS as error:
+        raise UserError(explain_hydra(error)) from None
+
+
+def explain_hydra(error: Exception) -> str:
+    """Return an error of Hydra about the command line as one line."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice} is not a choice; {nearest(choice, list(error.options))}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form KEY=VALUE ({str(error).splitlines()[-2]})"
+    key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)
+    if isinstance(error, INTERPOLATION) or isinstance(error.__cause__, INTERPOLATION):
+        return f"{key}: {_line(error)}; for a $ that means no more, write \\$"
+    if key and key.startswith("hydra."):
+        return _not_of_hydra(key, error)
+    return _unknown(key) if key else _line(error)
+
+
+def _not_of_hydra(key: str, error: BaseException) -> str:
+    """Return that Hydra has no such setting, with the nearest valid one."""
+    while (section := getattr(error, "parent_node", None)) is None and error.__cause__:
+        error = error.__cause__
+    head, _, last = key.rpartition(".")
+    if not isinstance(section, DictConfig):
+        return f"{key} is not a setting"
+    valid = sorted(name for name in map(str, section) if not name.startswith("_"))
+    return f"{key} is not a setting; {nearest(last, valid, f'{head}.')}"
+
+
+def _line(error: Exception) -> str:
+    """Return the message of an error without OmegaConf's context, as one line."""
+    said = getattr(error, "msg", None) or str(error)
+    return " ".join(said.partition("full_key:")[0].split())
