@@ -37,13 +37,18 @@ HOLDS = (*PLAIN, "method.adjust_interval=1", "method.last_adjust_epoch=2")
 TOGETHER = [
     ("sgd", "constant", "grow", "train.accumulate=3"),
     ("adamw", "step", "dyrep", "train.decay_epochs=2 train.accumulate=2 train.nonfinite=skip"),
-    ("lamb", "onecycle", "linear", "train.layer_decay=0.7"),
+    ("lamb", "onecycle", "linear", "train.layer_decay=0.7 train.head_lr=0.02"),
     ("muon", "linear", "grow", "train.ema_warmup=true"),
     ("adafactor", "cosine", "dyrep", "train.patience=3"),
     ("sgd", "plateau", "linear", "train.decay_epochs=1 train.ship=best train.accumulate=2"),
     ("adamw", "restarts", "grow", "train.cycle_epochs=1 train.cycle_growth=2 train.ship=best"),
     ("lion", "polynomial", "grow", "train.decay_power=2 train.accumulate=6"),
-    ("sgd", "exponential", "dyrep", "train.decay_epochs=1 train.layer_decay=0.5"),
+    (
+        "sgd",
+        "exponential",
+        "dyrep",
+        "train.decay_epochs=1 train.layer_decay=0.5 model.freeze=[features.0]",
+    ),
 ]
 
 
