@@ -13,7 +13,7 @@ help: ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## /  make \1  /p' Makefile
 
 demo: $(INSTALLED) ## the whole pipeline on embedded real images, then a report
-	@$(BIN)/python -m pipeline.launch name=demo
+	@$(BIN)/python -m pipeline.launch name=demo method=dyrep
 
 test: $(INSTALLED) ## all tests
 	@$(BIN)/python -m pytest -n 2

@@ -12,6 +12,7 @@ from pipeline import launch
 PROJECT = Path(__file__).resolve().parents[1]
 
 SMALL = (
+    "method=dyrep",
     "train.epochs=4",
     "method.adjust_interval=2",
     "method.last_adjust_epoch=9",

@@ -11,7 +11,7 @@ REFUSED = [
     (["+invented.key=1"], "invented is not a setting"),
     (["+train.invented=1"], "train.invented is not a setting"),
     (["method=plain", "method.adjust_interval=2"], "only a setting of method=dyrep"),
-    (["method.form=diverse"], "'batchnorm' or 'linear'"),
+    (["method=dyrep", "method.form=diverse"], "'batchnorm' or 'linear'"),
     (["method=dbb", "method.form=linear"], "set method.absorb=false"),
     (["method=dbb", "method.branches=[kxk,dw_1x1]"], "set method.form=linear"),
     (["train.epochs=many"], "train.epochs=many: input should be a valid integer"),

@@ -243,8 +243,8 @@ def test_a_noisy_latency_says_how_it_is_timed_again(tmp_path):
 def test_a_comparison_carries_noise_and_what_is_out_of_date(tmp_path):
     noisy = {"latency/noisy": 1.0}
     named = [
-        make_run(tmp_path, "a", seed=0, metrics=noisy),
-        make_run(tmp_path, "b", seed=1),
+        make_run(tmp_path, "a", "method=dyrep", seed=0, metrics=noisy),
+        make_run(tmp_path, "b", "method=dyrep", seed=1),
         make_run(tmp_path, "c", "method=plain", metrics=noisy),
     ]
     told = answer("t", collect.read(named), [], False)

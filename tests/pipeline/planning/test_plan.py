@@ -46,8 +46,8 @@ def fingerprints(tmp_path, *overrides):
         ("train.compile=off", set()),
         ("train.budget.plain_epochs=8", {"train", "fuse", "eval", "latency"}),
         ("train.budget=null", set()),
-        ("method.form=linear", {"train", "fuse", "eval", "latency"}),
-        ("method.form=batchnorm", set()),
+        ("method.strength=0.4", {"train", "fuse", "eval", "latency"}),
+        ("method.strength=0.5", set()),
         ("cluster.processes_per_node=2", set()),
         ("tracking=disabled", set()),
         ("group=g", set()),
@@ -61,9 +61,10 @@ def test_a_setting_moves_the_stages_that_read_it_and_what_follows(tmp_path, over
 
 
 def choice_with(section, name):
-    """Return what chooses a section that has a setting, where the default choice has it not."""
-    if name in compose.has(section, {"model": "vgg_small", "method": "dyrep"}.get(section, "*")):
-        return []
+    """Return what chooses a section that has a setting."""
+    usual = {"model": "vgg_small", "method": "dyrep"}.get(section)
+    if name in compose.has(section, usual or "*"):
+        return [f"{section}={usual}"] if usual else []
     files = sorted(file.stem for file in (CONF / section).glob("*.yaml"))
     chosen = next(file for file in files if name in compose.has(section, file))
     return [f"{section}={chosen}", *(["model.name=any"] if chosen == "timm" else [])]

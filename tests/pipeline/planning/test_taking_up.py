@@ -58,7 +58,7 @@ def test_after_prep_the_model_and_the_recipe_can_be_chosen(prepared):
     config = prepared.launch("train=imagenet", "model=resnet18", "train.batch_size=16")
     assert (config.data.images, config.train.epochs, config.train.batch_size) == (100, 120, 16)
     assert config.model.small_stem is False
-    assert config.method.last_adjust_epoch == 100  # follows again
+    assert config.method.last_adjust_epoch == 60  # follows again
     assert prepared.facts["choices"]["model"] == "resnet18"
     again = named_run.frozen(rundir.run_dir(prepared.root, "x"))
     assert again.model == config.model
@@ -70,7 +70,7 @@ def test_what_was_chosen_first_stays_unless_it_is_chosen_again(prepared):
     prepared.launch("stage=prep", "model=mobilenet_v1", "model.width=0.5")
     config = prepared.launch("train.epochs=30", "model=mobilenet_v1")
     assert (config.model.width, config.train.batch_size) == (0.5, 32)
-    assert (config.method.adjust_interval, config.method.last_adjust_epoch) == (3, 24)
+    assert (config.method.adjust_interval, config.method.last_adjust_epoch) == (3, 15)
 
 
 def test_what_prep_does_not_read_is_free_after_it(prepared):
