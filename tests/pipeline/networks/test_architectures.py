@@ -11,7 +11,7 @@ from pipeline.networks import architectures
 from pipeline.planning import compose, sweep
 from pipeline.planning.conf import CONF
 
-CHOICES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
+CHOICES = sorted({file.stem for file in (CONF / "model").glob("*.yaml")} - {"custom"})
 NAMES = {"torchvision": "mobilenet_v2", "timm": "resnet10t"}  # where the user has to choose
 BIG = ("vgg16", "resnet34", "resnet50", "repvgg_a2", "repvgg_b2g4", "repvgg_b3")
 

@@ -179,7 +179,9 @@ def test_the_plan_tells_classes_and_branches(tmp_path, words, counted, told, met
 
 
 def test_the_plan_shows_network_and_recipe(inside):
-    code, out, _ = inside("dry_run=true", "method=dyrep", "train.epochs=120", "method.start=identity")
+    code, out, _ = inside(
+        "dry_run=true", "method=dyrep", "train.epochs=120", "method.start=identity"
+    )
     assert code == 0
     assert "GFLOPs for 16 pixels" in out
     assert "6 convolutions can grow, kernels start with the identity in them" in out
