@@ -17,7 +17,7 @@ TELLING = re.compile(
     r"(?:passw(?:or)?d|passphrase|secret|credentials?"
     r"|(?:api|access|secret|private|account|encryption|auth)[_-]?key"
     r"|(?:api|access|auth|bearer|bot|refresh|session|secret|hf|gh|github|gitlab|wandb)[_-]?token"
-    r"|(?-i:[A-Z0-9]_(?:TOKEN|PASS|PW|PWD))|--?token)$",
+    r"|(?-i:[A-Z0-9]_(?:AUTH|TOKEN|PASS|PW|PWD))|--?token)$",
     re.IGNORECASE,
 )
 NAME = (
@@ -32,6 +32,8 @@ NAMED = [
         rf"(?<![\w.-]){NAME}\s*=\s*{VALUE}",
         rf"(?<![\w.-])(?=-){NAME}\s+(?!-){VALUE}",
         rf"[{{,]\s*[\"']?{NAME}[\"']?\s*:\s*{VALUE}",
+        rf"\s(?:-H|--header)[\s=]*[\"']?{NAME}\s*:\s*{VALUE}",
+        rf"\bconfig(?:ure)?\s+set\s+{NAME}\s+{VALUE}",
     )
 ]
 PLACED = [
@@ -39,10 +41,11 @@ PLACED = [
     for text in (
         r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,20}://[^\s/@:'\"]{0,200}:(?P<value>[^\s/@]+)@",
         rf"\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?{VALUE}",
-        rf"\bwandb\s+login\s+(?:--[\w-]+\s+)*(?!-){VALUE}",
+        rf"\bwandb\s+login\s+(?:--[\w-]+(?:[=\s]\S*[./]\S*)?\s+)*(?!-){VALUE}",
         rf"\b(?:sshpass|docker\s+login\b[^;|&]*?)\s-p\s*{VALUE}",
         r"\bcurl\b[^;|&]*?\s(?:-u|--user)[\s=]*['\"]?[^\s:'\"]+:(?P<value>[^\s'\"]+)",
         rf"\blogin\s+\S+\s+password\s+{VALUE}",
+        rf"\s-pass(?:in|out)?[\s=]+[\"']?pass:{VALUE}",
     )
 ]
 FORMS = re.compile(
