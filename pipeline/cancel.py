@@ -13,11 +13,12 @@ from pathlib import Path
 from pipeline import commands
 from pipeline.display.outside import say
 from pipeline.errors import DONE, FAILED, UserError
-from pipeline.records import attempt, rundir
+from pipeline.records import attempt, rundir, store
+from pipeline.records.schemas import Submission
 from pipeline.records.stage_status import AT_WORK, look
 from slurm import scheduler
 from slurm.queue import alone, queued, submitted
-from slurm.records import CANCELLED, Submission
+from slurm.records import CANCELLED
 
 PATIENCE = 60.0  # seconds in which a stage saves and stops
 
@@ -69,7 +70,8 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             state = look(stage, directory, queue, {}).state
             if state == "done":
                 continue
-            if state != "damaged" and (others := _others(root, directory)):
+            others = _others(root, directory, state in AT_WORK) if state != "damaged" else []
+            if others:
                 say(f"{stage} of {run.name} goes on: {', '.join(others)} needs it, too")
                 continue
             # the mark comes first, so that the job is neither requeued nor started
@@ -120,10 +122,14 @@ def _lives(directory: Path) -> bool:
     return False
 
 
-def _others(root: Path, directory: Path) -> list[str]:
-    """Return the runs that use a stage and are neither removed nor cancelled."""
-    asked = {run for row in Submission.read(directory) for run in row.runs or []}
-    there = {name for name in asked if (rundir.run_dir(root, name) / "run.json").exists()}
+def _others(root: Path, directory: Path, works: bool) -> list[str]:
+    """Return the runs that use a stage and are neither removed nor cancelled.
+
+    Of a local stage that is at work, this is the run whose launcher executes it.
+    """
+    rows = list(store.rows(Submission, directory))
+    asked = {run for row in rows for run in row.runs} | {row.run for row in rows[-1:] if works}
+    there = {name for name in asked - {""} if (rundir.run_dir(root, name) / "run.json").exists()}
     return sorted(n for n in there if not (rundir.run_dir(root, n) / CANCELLED).exists())
 
 

@@ -139,7 +139,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
         return
     for line in text.split("\n"):
         try:
-            row = json.loads(line)
+            row = json.loads(line.lstrip("\0"))  # zeros are left of a power cut
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):

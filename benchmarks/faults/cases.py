@@ -54,7 +54,7 @@ def read_only(stage: str, *moment: str) -> Callable[[Trial], None]:
 def mount_again(trial: Trial) -> None:
     image = trial.disk.with_suffix(".img")
     subprocess.run(["umount", trial.disk], check=True)
-    subprocess.run(["fsck.ext4", "-p", image], stdout=subprocess.DEVNULL)
+    subprocess.run(["fsck.ext4", "-fy", image], stdout=subprocess.DEVNULL)
     subprocess.run(["mount", "-o", "loop,errors=remount-ro", image, trial.disk], check=True)
 
 

@@ -237,7 +237,8 @@ def _runs_here(directory: Path) -> bool:
         return False
     if owner.host != socket.gethostname():
         progress = read_progress(directory)
-        return progress is not None and time.time() - progress.time < OLD
+        recent = progress is not None and time.time() - progress.time < OLD
+        return recent and attempt.ending(directory, owner.attempt) is None
     return attempt.alive(directory)
 
 

@@ -155,6 +155,31 @@ def test_a_live_stage_is_seen_from_anywhere_and_cancelled(live, capsys, monkeypa
     assert states(capsys, "--root", f"{tmp_path}/outputs")[1:] == 4 * ["cancelled"]
 
 
+def test_what_another_run_executes_goes_on(live, capsys, tmp_path):
+    live("leaves")
+    shared = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
+    rundir.append_line(shared / rundir.JOBS, {"time": 1.0, "executor": "local", "run": "x"})
+    run = make_run(tmp_path / "outputs", "y", finished=("prep",))
+    (run / "train").unlink()
+    (run / "train").symlink_to(shared)
+    assert cancel.main(["y"]) == 0
+    assert "train of y goes on: x needs it, too" in capsys.readouterr().out
+    assert states(capsys)[1] == "running"
+
+
+def test_on_another_machine_an_attempt_that_told_its_end_has_ended(live, capsys, tmp_path):
+    live("leaves")
+    train = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
+    owner = rundir.read_json(train / rundir.ATTEMPT)
+    rundir.write_json(train / rundir.ATTEMPT, owner | {"host": "another"})
+    row = {"done": 1, "total": 2, "text": "", "time": time.time()}
+    rundir.write_json(train / rundir.PROGRESS, row)
+    assert states(capsys)[1] == "running"
+    row = {"time": time.time(), "event": "stopped", "attempt": owner["attempt"]}
+    rundir.append_line(train / rundir.EVENTS, row)
+    assert states(capsys)[1] == "stopped"
+
+
 def test_what_does_not_leave_is_not_called_cancelled(live, capsys, monkeypatch):
     process = live("stays")
     monkeypatch.setattr("pipeline.cancel.PATIENCE", 0.3)
