@@ -1,4 +1,4 @@
-"""The runs of a comparison as their directories tell them: settings, results, cost.
+"""Read the runs of a comparison from their directories: settings, results, cost.
 
 Only small files are read, so that a thousand runs take seconds.
 """
@@ -25,7 +25,7 @@ ACCURACY = "eval/fused/top1"
 
 @dataclass(kw_only=True)
 class Run:
-    """One run, wherever it was read from.
+    """One run, read from its directory or from W&B.
 
     Args:
         state: `done` if its numbers count; otherwise what keeps them out, with `why`.
@@ -57,8 +57,8 @@ def select(root: Path, names: list[str], group: str | None, damaged: bool = Fals
     Args:
         root: where runs live.
         names: of runs.
-        group: or one of these.
-        damaged: with those whose group cannot be told.
+        group: a group of runs.
+        damaged: include runs whose group cannot be read.
 
     Raises:
         UserError: there is no such run or group.
@@ -75,7 +75,7 @@ def select(root: Path, names: list[str], group: str | None, damaged: bool = Fals
 
 
 def read(directories: list[Path]) -> list[Run]:
-    """Read runs; the queue is asked only if one of them is not finished."""
+    """Read runs; query SLURM only if one of them is not finished."""
     runs = [_read(directory) for directory in directories]
     pending = [pair for pair in zip(runs, directories, strict=True) if pair[0].state == ""]
     if pending:

@@ -1,4 +1,4 @@
-"""How groups of runs are told apart: which of their settings differ, and what that names them."""
+"""Name groups of runs by the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HASH = "_sha256"  # ends the key of what a file holds, beside that of where it l
 
 
 def group_by(items: Iterable[T], key: Callable[[T], str]) -> list[list[T]]:
-    """Return items with the same key together, in the order they came."""
+    """Group items by key, in their original order."""
     found: dict[str, list[T]] = {}
     for item in items:
         found.setdefault(key(item), []).append(item)
@@ -29,7 +29,7 @@ def identity(value: Any) -> str:
 
 
 def differing(trees: list[Settings]) -> list[str]:
-    """Return the keys whose values are not the same everywhere; missing is a value, too."""
+    """Return the keys whose values differ; a missing key counts as a value."""
     keys = dict.fromkeys(key for tree in trees for key in tree)
     return [key for key in keys if _differs(trees, key)]
 
@@ -73,7 +73,7 @@ def fits(tree: Settings, key: str, value: str) -> bool:
 
 
 def valid(trees: list[Settings], key: str, value: str) -> str:
-    """Say what a user may have meant where nothing fits."""
+    """Return suggestions for a setting that matches no group."""
     keys = {k for tree in trees for k in tree}
     names = sorted(keys | {k.removesuffix(".name") for k in keys if k.endswith(".name")})
     if key not in names:

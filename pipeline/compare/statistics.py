@@ -28,7 +28,7 @@ class Mean:
 
 
 def mean(values: Sequence[float]) -> Mean | None:
-    """Return mean, standard deviation and interval; None of nothing."""
+    """Return mean, standard deviation and interval; None without values."""
     if len(values) < 2:
         return Mean(1, values[0]) if values else None
     middle, std = statistics.fmean(values), statistics.stdev(values)
@@ -68,7 +68,7 @@ class Pairs:
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Pairs:
     """Compare two groups on the seeds they have in common.
 
-    Differences that do not vary at all would give any p one likes: they get none.
+    Differences without any variance have no meaningful p: they get None.
     """
     seeds = sorted(ours.keys() & theirs.keys())
     differences = [ours[seed] - theirs[seed] for seed in seeds]
@@ -95,7 +95,7 @@ def holm(tests: list[Pairs]) -> None:
 
 @functools.cache
 def _quantile(freedom: int) -> float:
-    """Return how many standard errors the 95 % interval reaches to each side."""
+    """Return the half width of the 95 % interval, in standard errors."""
     from scipy.special import stdtrit  # scipy.stats would take a second to import
 
     return float(stdtrit(freedom, 1 - LEVEL / 2))

@@ -1,5 +1,5 @@
-"""Writing the fused network in formats that run without this project, and proof that they do.
+"""Export the fused network to formats that run without this project, and verify the files.
 
-`formats` writes, `card` says what the file is, `runtime` runs it, and `verify` has `runtime` load
-the file in a process that imports nothing of ours, checks that, and compares the scores.
+`formats` writes a file, `card` describes it, `runtime` runs it, and `verify` loads it by `runtime`
+in a process that imports nothing of this project, and compares the scores.
 """

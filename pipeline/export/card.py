@@ -1,4 +1,4 @@
-"""The model card: what a file is, what goes in, what comes out, how good it is, whence it came.
+"""The model card: describes a network, its inputs and outputs, its accuracy and its origin.
 
 Every file carries it as JSON; `MODEL_CARD.md` is the same for people.
 """
@@ -23,7 +23,7 @@ from pipeline.records.schemas import Result
 
 
 class Port(TypedDict):
-    """What goes in or comes out: its name, and its shape (a batch of any size)."""
+    """An input or output: its name, and its shape (a batch of any size)."""
 
     name: str
     shape: list[str | int]
@@ -61,7 +61,7 @@ class Origin(TypedDict):
 
 
 class Proof(TypedDict):
-    """How far fused is from unfused, on how many images."""
+    """The difference between fused and unfused network, and the number of compared images."""
 
     max_rel_error: float
     fold_bn: bool
@@ -69,7 +69,7 @@ class Proof(TypedDict):
 
 
 class Card(TypedDict):
-    """What is said of a network."""
+    """The description of a network."""
 
     architecture: Values
     input: Input
@@ -89,8 +89,8 @@ def describe(context: Context, fusion: Mapping[str, float], images: int) -> Card
 
     Args:
         context: Of the stage.
-        fusion: Its numbers.
-        images: On how many fused was compared with unfused.
+        fusion: Metrics of the stage.
+        images: Number of images on which fused and unfused network were compared.
     """
     config = context.config
     prepared = context.parents["prep"] / "data"

@@ -1,8 +1,8 @@
-"""Cross-layer equalization: the same function, with channels of like size (Nagel et al., 2019).
+"""Cross-layer equalization: make channels similar in size (Nagel et al., 2019).
 
 The channels of a fused kernel can differ by orders of magnitude, and int8 has one scale for all
-channels of an activation: the small ones vanish. Where a ReLU or a pool lies between two layers, a
-factor per channel can be taken out of the first and put into the second: ReLU(s x) = s ReLU(x).
+channels of an activation, so small channels vanish. Between two layers with a ReLU or a pooling in
+between, a factor per channel can move from the first to the second: ReLU(s x) = s ReLU(x).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ HOMOGENEOUS = (
     ATEN.adaptive_avg_pool2d.default, ATEN.mean.dim, ATEN.flatten.using_ints,
     ATEN.dropout.default,
 )  # fmt: skip
-PASSES = 20  # over all pairs; each changes the range its neighbours have to meet
+PASSES = 20  # passes over all pairs; each changes the ranges of neighbouring pairs
 
 
 @torch.no_grad()
 def equalized(network: nn.Module, images: Tensor) -> nn.Module:
-    """Return a copy that computes the same, its channels equalized wherever they can be.
+    """Return a copy that computes the same, with equalized channels where possible.
 
     Args:
         network: In eval mode, its batch norms folded: what lies behind one is not scaled.
@@ -42,14 +42,14 @@ def equalized(network: nn.Module, images: Tensor) -> nn.Module:
 
 
 def _pairs(network: nn.Module, images: Tensor) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Yield the layers between which nothing but homogeneous functions lies."""
+    """Yield pairs of layers with only homogeneous functions in between."""
     program = torch.export.export(network, (images,))
     names = program.graph_signature.inputs_to_parameters
 
     def layer(node: torch.fx.Node) -> nn.Module | None:
         weight = node.args[1]
         assert isinstance(weight, torch.fx.Node)
-        if len(weight.users) > 1:  # it works in several places
+        if len(weight.users) > 1:  # used in several places
             return None
         return network.get_submodule(names[weight.name].rpartition(".")[0])
 
@@ -68,14 +68,14 @@ def _only_reader(node: torch.fx.Node) -> torch.fx.Node | None:
 
 
 def _fit(first: nn.Module, second: nn.Module) -> bool:
-    """Whether a channel that leaves the first is a channel the second reads."""
+    """Whether the output channels of the first layer are the input channels of the second."""
     if isinstance(second, nn.Conv2d) and second.groups not in (1, second.in_channels):
         return False
     return _reading(second).shape[0] == _weight(first).shape[0]
 
 
 def _equalize(first: nn.Module, second: nn.Module) -> None:
-    """Give both the same largest weight in each channel between them."""
+    """Equalize the largest weights of both layers in each channel between them."""
     reading, writing = _reading(second), _weight(first)
     sent = writing.abs().flatten(1).amax(1)
     read = reading.abs().flatten(1).amax(1)
@@ -93,7 +93,7 @@ def _weight(layer: nn.Module) -> Tensor:
 
 
 def _reading(layer: nn.Module) -> Tensor:
-    """Return a view of a weight whose first axis is the channel that is read."""
+    """Return a view of a weight whose first axis is the input channel."""
     weight = _weight(layer)
     depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
     return weight if depthwise else weight.transpose(0, 1)
@@ -106,8 +106,8 @@ def _along(factor: Tensor, weight: Tensor) -> Tensor:
 class WeightRange(TypedDict):
     """The largest weight of a conv, and how far apart its output channels are.
 
-    `spread` is the largest over the median of the channels' largest weights: what one scale for the
-    whole kernel would cost the median channel.
+    `spread` is the largest weight over the median of the largest weights per channel: the precision
+    that the median channel loses with one scale for the whole kernel.
     """
 
     layer: str

@@ -1,6 +1,6 @@
-"""The formats a fused network can be exported to, as a table; each file carries its model card.
+"""The table of export formats; each exported file contains its model card.
 
-Adding a format is adding a row here and a way to load it in `pipeline.export.runtime`.
+To add a format, add a row here and a loader in `pipeline.export.runtime`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pipeline.export import runtime
 from pipeline.export.equalize import equalized
 from pipeline.export.runtime import CARD
 
-TRT_USUAL, TRT_MOST = 8, 256  # images per call that TensorRT tunes an engine for, and takes at most
-ENOUGH = 99.0  # percent of images that keep their class in int8: nothing to mend
+TRT_USUAL, TRT_MOST = 8, 256  # images per call: what TensorRT optimizes for, and the largest number
+ENOUGH = 99.0  # percent of images with an unchanged class in int8; above, no equalization
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What is exported: a network on the CPU in eval mode, images of its shape, and its card."""
+    """What is exported: a network on the CPU in eval mode, example images, and its card."""
 
     network: nn.Module
     images: Tensor
@@ -53,13 +53,13 @@ class Format:
     exact: bool = True
 
     def missing(self) -> str | None:
-        """Return what this machine lacks to write the format and how to get it, None if nothing."""
+        """Return what is missing to write the format, and how to get it; None if nothing is."""
         lacking = [name for name in self.needs if not _found(name)]
         return f"{', '.join(lacking)} not found: {self.install}" if lacking else None
 
 
 def _found(name: str) -> bool:
-    """Whether a module, a compiler or a GPU is there."""
+    """Whether a module, a compiler or a GPU is available."""
     if name == "CUDA device":
         return torch.cuda.is_available()
     return find_spec(name) is not None or shutil.which(name) is not None
@@ -72,7 +72,7 @@ def program(source: Source, most: int | None = None) -> torch.export.ExportedPro
 
 
 def _example(source: Source) -> tuple[Tensor]:
-    """Return two images: of one, torch.export would conclude that there is always one."""
+    """Return two images: from one, torch.export would infer a constant batch size of one."""
     return (torch.cat([source.images[:1]] * 2),)
 
 
@@ -96,7 +96,7 @@ def _onnx(source: Source, path: Path) -> None:
 
 def _torchscript(source: Source, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # deprecated, and asked for all the same
+        warnings.simplefilter("ignore", FutureWarning)  # deprecated, but still required
         traced = torch.jit.trace(source.network, _example(source))
         torch.jit.save(traced, path, _extra_files={CARD: source.card})
 
@@ -131,8 +131,8 @@ def _tensorrt(source: Source, path: Path) -> None:
 def _int8(source: Source, path: Path) -> str | None:
     """Quantize weights per output channel, and activations by their range on training images.
 
-    The channels of a fused kernel can differ in size by orders of magnitude (`fusion.json` has the
-    ranges), and then the network collapses. So if predictions change, it is equalized first.
+    The channels of a fused kernel can differ by orders of magnitude (`fusion.json` has the ranges),
+    and int8 predictions then collapse. If predictions change, the network is equalized first.
     """
     agreed = _quantize(source, source.network, path)
     if agreed >= ENOUGH:

@@ -1,9 +1,9 @@
-"""Running an exported file, whatever its format. Imports nothing of this project.
+"""Run an exported file of any format, without importing anything of this project.
 
     python -I runtime.py FILE IMAGES SCORES
 
-reads IMAGES (an .npy of (N, 3, H, W) float32) and writes the scores (N, classes) to SCORES: the
-proof that a file stands alone. FILE is trusted there: most formats can carry code, see `KINDS`.
+reads IMAGES (an .npy of (N, 3, H, W) float32) and writes the scores (N, classes) to SCORES, which
+proves that the file is self-contained. FILE is trusted: most formats can contain code, see `KINDS`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 CARD = "card.json"
-LARGEST_CARD = 2**26  # bytes; a small archive may claim more than fits into memory
+LARGEST_CARD = 2**26  # bytes; a small archive can expand to more than the memory
 OURS = {"dyrep", "pipeline"}
 Network = Callable[[Tensor], Tensor]
 
@@ -50,15 +50,15 @@ class Kind(NamedTuple):
 
 
 class Elsewhere(Exception):
-    """A file was built for a device that is not here."""
+    """A file was built for a device that this machine does not have."""
 
 
 class Untrusted(Exception):
-    """A file may hold code, and nobody said that it may run; tells the cure."""
+    """A file can contain code and is not trusted; the message names the cure."""
 
 
 def exact_float32() -> None:
-    """Have a GPU compute float32 in float32; torch lets it round to 10 bits (TF32) in places."""
+    """Compute float32 in full precision on a GPU, where torch partly defaults to TF32."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
 
@@ -92,7 +92,7 @@ def load(path: Path, *, trust: bool = False, threads: int | None = None) -> Load
     kind = _kind(path)
     with _told(path):
         if kind.code and not trust:
-            kind.card(path)  # of a damaged file it is told that it is damaged
+            kind.card(path)  # so that a damaged file is reported as damaged
             raise Untrusted(
                 f"{path} is not opened: it may hold {kind.code}, to run as you; add --trust if you "
                 "know who made it, or take the .onnx or .safetensors file, which hold no code"

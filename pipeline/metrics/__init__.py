@@ -1,1 +1,1 @@
-"""Judging predictions: how often right, for which classes, how sure, and what is mistaken."""
+"""Metrics of predictions: accuracy, accuracy per class, calibration, and mistakes."""

@@ -1,4 +1,4 @@
-"""Opening whatever holds a network: exported files, fused or trained weights, checkpoints."""
+"""Open any file with a network: exported files, fused or trained weights, checkpoints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Size = Annotated[int, Field(ge=1, le=4096)]  # pixels
 
 
 class Preprocess(BaseModel):
-    """What is needed of `preprocess.describe`."""
+    """The fields of `preprocess.describe` that are used here."""
 
     resize: Size
     image_size: Size
@@ -43,7 +43,7 @@ class Preprocess(BaseModel):
 
 
 class Card(BaseModel):
-    """What is needed of a model card."""
+    """The fields of a model card that are used here."""
 
     preprocess: Preprocess
     architecture: Model | None = None
@@ -51,14 +51,14 @@ class Card(BaseModel):
 
 @dataclass(frozen=True)
 class Opened:
-    """A network, and what its card tells of its images and classes."""
+    """A network, and how its card describes images and classes."""
 
     network: Callable[[Tensor], Tensor]
     preprocess: Preprocess
 
 
 def open_file(path: Path, trust: bool = False) -> Opened:
-    """Return the network in a file; the card is read first, which runs nothing in it.
+    """Return the network in a file; its card is read first, which runs no code of the file.
 
     Args:
         path: An exported file, weights, or a checkpoint.
@@ -128,7 +128,7 @@ def _checkpoint(path: Path) -> tuple[dict[str, Tensor], Any]:
     saved = checkpoint.load(path)
     if saved["ema"] is None:
         return saved["model"], saved["structure"]
-    prefix = "module."  # averages are kept in a wrapper of torch
+    prefix = "module."  # torch keeps averages in a wrapper
     averaged = {k.removeprefix(prefix): v for k, v in saved["ema"].items() if k.startswith(prefix)}
     return averaged, saved["structure"]
 

@@ -1,4 +1,4 @@
-"""The images a network was surest of and wrong about."""
+"""The mistakes of a network with the highest confidence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIDE = 96  # of a picture in the gallery, pixels
 
 @dataclass(frozen=True)
 class Mistake:
-    """One image: its number, its class, what it was taken for and with which probability."""
+    """A mistake: number of the image, its class, the predicted class and its probability."""
 
     number: int
     label: int
@@ -30,7 +30,7 @@ class Mistake:
 
 
 class Gallery:
-    """Keeps the `limit` surest mistakes of those it was shown."""
+    """Keeps the `limit` mistakes with the highest confidence."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -51,7 +51,7 @@ class Gallery:
 
 
 def best(mistakes: list[Mistake], limit: int) -> list[Mistake]:
-    """Return the surest, the same ones whatever order they come in."""
+    """Return the mistakes with the highest confidence, independent of their order."""
     return sorted(mistakes, key=lambda one: (-one.confidence, one.number))[:limit]
 
 

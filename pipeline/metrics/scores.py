@@ -1,7 +1,7 @@
-"""From scores to numbers: accuracy, accuracy per class, calibration, confusion.
+"""Compute metrics from scores: accuracy, accuracy per class, calibration, confusion.
 
-A network's answer for N images is a table (N, 6) float64, `answers`: the five best classes, -1
-where there are fewer, and the probability of the first.
+The `answers` of a network for N images are a table (N, 6) float64: the five best classes, -1 if
+there are fewer, and the probability of the first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BINS = 15  # of the calibration, as usual since Guo et al., "On Calibration …"
 def answers(scores: Tensor) -> Tensor:
     """Return the table (N, 6) of scores (N, classes)."""
     probabilities = scores.double().softmax(dim=1)
-    # equal scores: topk may take either, and not the same from run to run; argsort keeps the order
+    # with equal scores topk is not reproducible; a stable argsort keeps the order
     best = scores.argsort(dim=1, descending=True, stable=True)[:, :TOP]
     filled = torch.nn.functional.pad(best, (0, TOP - best.shape[1]), value=-1)
     return torch.cat([filled.double(), probabilities.amax(dim=1, keepdim=True)], dim=1)
@@ -64,7 +64,7 @@ def reliability(table: Tensor, label: Tensor) -> list[dict[str, float]]:
 
 
 def confusion(table: Tensor, label: Tensor, classes: int) -> Tensor:
-    """Return how many images of each class (row) were taken for each (column), int64."""
+    """Return the confusion matrix (classes, classes): class in rows, prediction in columns."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix  # takes seconds
 
     counts: Tensor = multiclass_confusion_matrix(table[:, 0].long(), label, classes)
@@ -72,7 +72,7 @@ def confusion(table: Tensor, label: Tensor, classes: int) -> Tensor:
 
 
 def most_confused(counts: Tensor, limit: int) -> list[dict[str, int]]:
-    """Return the pairs of classes that are mistaken most often: label, predicted, images."""
+    """Return the most frequent confusions: label, predicted class, number of images."""
     off = counts - counts.diagonal().diag()
     order = off.flatten().argsort(descending=True, stable=True)[:limit].tolist()
     classes = len(counts)

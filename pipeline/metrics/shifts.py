@@ -1,8 +1,8 @@
-"""Images as a camera or a website spoils them, to see whether a network still knows them.
+"""Corrupt images as a camera or a website does, to test the robustness of a network.
 
-Of the kind and about the strength of severity 2 to 3 of ImageNet-C (Hendrycks and Dietterich,
-2019). Noise is drawn from the number of the image: with any number of processes, each image is
-spoilt in the same way.
+The corruptions are like severity 2 to 3 of ImageNet-C (Hendrycks and Dietterich, 2019). Noise is
+seeded by the number of the image, so each image is corrupted in the same way with any number of
+processes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def blur(pixels: Tensor, numbers: Tensor) -> Tensor:
 
 
 def noise(pixels: Tensor, numbers: Tensor) -> Tensor:
-    """Return images with Gaussian noise, that of an image drawn from its number."""
+    """Return images with Gaussian noise, seeded by the number of each image."""
     drawn = [
         torch.randn(pixels.shape[1:], generator=torch.Generator().manual_seed(number))
         for number in numbers.tolist()
@@ -58,7 +58,7 @@ SHIFTS: dict[Literal["blur", "noise", "jpeg"], Shift] = {"blur": blur, "noise": 
 
 
 class Pixels:
-    """From normalised images to pixels from 0 to 1, and back."""
+    """Converts normalised images to pixels from 0 to 1, and back."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.mean = torch.tensor(mean)[:, None, None]
@@ -69,5 +69,5 @@ class Pixels:
         return (images * self.std.to(images) + self.mean.to(images)).clamp(0, 1)
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """Return what a network is given."""
+        """Return pixels as normalised images."""
         return (pixels - self.mean.to(pixels)) / self.std.to(pixels)

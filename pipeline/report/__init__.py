@@ -9,7 +9,7 @@ from pipeline.display.outside import visible
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` of a run directory from whatever its stages have left so far."""
+    """Write `report.html` of a run directory from the files that its stages have written so far."""
     from pipeline.records import rundir
     from pipeline.report import figures, run_data, shipping, tables
 
@@ -22,7 +22,7 @@ def write_report(run: Path) -> Path:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a page from a template below `pipeline/`; whatever is put into it is escaped."""
+    """Render a template below `pipeline/`; all values are escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -37,7 +37,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """Return what a page shows of a value: of text, control characters as escapes."""
+    """Return a value as a page shows it: control characters of texts as escapes."""
     from markupsafe import Markup
 
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,4 +1,4 @@
-"""What a report shows of growth: the rows of `growth.jsonl`, and why each branch was grown."""
+"""The rows of `growth.jsonl` in a report, and the reason for each branch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NotRequired, TypedDict
 
 
 class Chosen(TypedDict):
-    """Why a branch was grown, as `dyrep.Event.chosen` says it."""
+    """The reason for a branch, as in `dyrep.Event.chosen`."""
 
     branch: str
     gain: float
@@ -31,10 +31,11 @@ class Change(TypedDict):
 
 @dataclass
 class Choice:
-    """Why a single branch was grown.
+    """The reason why a single branch was grown.
 
-    `gain` is a share of the most of that adjustment; `price` of the branch and `layer_price` of all
-    that the layer then has are in steps of the plain network; it was taken at a `place` among `of`.
+    `gain` is relative to the largest gain of that adjustment; `price` of the branch and
+    `layer_price` of all branches of the layer are in steps of the plain network; the branch was
+    taken at a `place` among `of` candidates.
     """
 
     epoch: int
@@ -48,7 +49,7 @@ class Choice:
 
 
 def choices(growth: list[Change]) -> Iterator[Choice]:
-    """Yield why each branch was grown, where single ones are (`dyrep.Grower`)."""
+    """Yield the reason for each branch, for growth by `dyrep.Grower`."""
     prices: dict[tuple[str, str], float] = {}
     for row in growth:
         layer, chosen = row["layer"], row.get("chosen") or []

@@ -1,4 +1,4 @@
-"""What a run has to tell, read from its directory; what does not exist yet is None or empty."""
+"""Read what a report shows from a run directory; missing data are None or empty."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WHAT = {  # in the order of the tables
 
 @dataclass
 class Way:
-    """One way to run the network: how good, how fast.
+    """One way to run the network: its accuracy and latency.
 
     `top1` and `agreement` (with fused) in percent, `ms` per batch by batch size (median).
     """
@@ -112,7 +112,7 @@ class Story:
 
     @property
     def spent(self) -> str:
-        """What the training cost, in words; empty where that is not known."""
+        """The cost of the training, in words; empty if it is not known."""
         steps, adjusting = (self.metric("train", n) for n in ("plain_steps", "adjusting_steps"))
         if steps is None:
             return ""
@@ -154,7 +154,7 @@ class Story:
 
     @property
     def headlines(self) -> list[tuple[str, str, str]]:
-        """Big numbers: value, what it is, how to read it."""
+        """The headline numbers: value, name, explanation."""
         found: list[tuple[str, str, str]] = []
         top1, unfused = self.metric("eval", "fused/top1"), self.metric("eval", "unfused/top1")
         if top1 is not None and unfused is not None:
@@ -216,7 +216,7 @@ def _settings(run: Path) -> Values:
 
 
 def _facts(run: Path, story: Story, stage: str, name: str) -> dict[str, Any]:
-    """Return what a finished stage wrote beside its numbers."""
+    """Return a further file of a finished stage."""
     path = run / stage / name
     return rundir.read_json(path) if stage in story.results and path.exists() else {}
 

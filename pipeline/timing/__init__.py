@@ -1,1 +1,1 @@
-"""Timing that refuses to lie: what is timed, how, and who disturbed it."""
+"""Time networks: the variants, the measurement, and what disturbed it."""

@@ -1,4 +1,4 @@
-"""Who else used the cores while something was timed, from the kernel's own counters."""
+"""Detect other use of the cores during a measurement, from the counters of the kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 IDLE, IOWAIT, STEAL = 3, 4, 7  # columns of /proc/stat
-COUNTED = 8  # what follows is counted in the columns before
+COUNTED = 8  # later columns are included in earlier ones
 
 
 @dataclass
@@ -28,12 +28,12 @@ class Neighbours:
 
 @contextmanager
 def watched() -> Iterator[Neighbours]:
-    """Count from the beginning to the end of a block; the result is filled in at its end."""
+    """Measure over the body of the `with` statement; the result is filled in at its end."""
     found = Neighbours()
     before, own, begun = _ticks(), _own_seconds(), time.monotonic()
     yield found
     after = _ticks()
-    if not before or not after:  # no Linux, or not allowed to look
+    if not before or not after:  # not Linux, or not readable
         return
     spent = [b - a for a, b in zip(before, after, strict=True)]
     second = os.sysconf("SC_CLK_TCK")
@@ -44,7 +44,7 @@ def watched() -> Iterator[Neighbours]:
 
 
 def _ticks() -> list[int]:
-    """Return what the cores of this process did so far, by column, in clock ticks."""
+    """Return the counters of the cores of this process, by column, in clock ticks."""
     try:
         lines = Path("/proc/stat").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The machine while it was timed: its speed, clocks, throttling, and what was set from outside."""
+"""Record the state of the machine during a measurement: speed, clocks, throttling, tuning."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ GPU = ("name", "clocks.sm", "clocks.max.sm", "temperature.gpu", "power.draw", "p
        "utilization.gpu")  # fmt: skip
 HELD_BACK = "clocks_event_reasons_counters."  # microseconds since the driver was loaded
 REASONS = ("sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
-POWER = "sw_power_cap"  # the work itself may be what reaches it: told, and no noise
-REST = 1.5  # seconds; the driver counts utilization over the last one
-BUSY = 0.05  # share of that second in which the GPU worked for others
-SLOWED = 0.01  # share of the time of the measurement
-# begin the names of variables that change how fast a network runs
+POWER = "sw_power_cap"  # the measured work itself can reach it: recorded, but no noise
+REST = 1.5  # seconds; the driver averages utilization over the last second
+BUSY = 0.05  # largest share of that second in which the GPU works for other processes
+SLOWED = 0.01  # largest share of the measurement with a slowed-down GPU
+# prefixes of variables that change the speed of a network
 TUNING = ("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES", "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_",
           "DNNL_", "TORCH_", "CUBLAS_", "CUDA_", "CUDNN_", "NVIDIA_TF32_OVERRIDE")  # fmt: skip
 
 
 class State(TypedDict, total=False):
-    """What the kernel and the driver tell at one moment, in seconds since 1970.
+    """What kernel and driver report at one time (seconds since 1970).
 
     `gpu` has the fields of nvidia-smi; `throttled` counts how often heat slowed a core down.
     """
@@ -42,16 +42,16 @@ class State(TypedDict, total=False):
 def probe(device: torch.device) -> Callable[[], Tensor]:
     """Return a fixed computation: four 3x3 convolutions of 64 channels on 56 x 56 pixels.
 
-    On a GPU of 64 images, or it would wait for the CPU to launch its kernels; on a CPU of one.
+    It has 64 images on a GPU, which would otherwise wait for kernel launches, and one on a CPU.
 
-    Timed between the networks, it says how fast the machine was meanwhile. A host that gives a
-    virtual machine less for minutes shows in nothing else; times compare where their probes do.
+    It is timed between the networks and measures the speed of the machine. Nothing else shows a
+    host that slows a virtual machine down for minutes; times are comparable if their probes are.
     """
     draw = torch.Generator().manual_seed(0)
     layers = [nn.Conv2d(64, 64, 3, padding=1, device=device) for _ in range(4)]
     network = nn.Sequential(*layers).eval()
     with torch.no_grad():
-        for weight in network.parameters():  # fixed, whatever the state of the global generator
+        for weight in network.parameters():  # independent of the global generator
             weight.copy_(0.01 * torch.randn(weight.shape, generator=draw))
     count = 64 if device.type == "cuda" else 1
     images = torch.randn(count, 64, 56, 56, generator=draw).to(device)
@@ -65,14 +65,14 @@ def probe(device: torch.device) -> Callable[[], Tensor]:
 
 
 def tuning() -> dict[str, str]:
-    """Return the variables of the environment that change how fast a network runs."""
+    """Return the environment variables that change the speed of a network."""
     return {name: value for name, value in os.environ.items() if name.startswith(TUNING)}
 
 
 def state(device: torch.device) -> State:
-    """Return what the kernel and the driver tell; what they do not tell is left out.
+    """Return what kernel and driver report; missing values are left out.
 
-    A GPU is left alone for a moment before that: what it does then, it does for others.
+    The GPU is idle for a moment before: what it does then, it does for other processes.
     """
     told: State = {"time": time.time()}
     clocks = [
@@ -90,7 +90,7 @@ def state(device: torch.device) -> State:
         told["throttled"] = sum(int(count or 0) for count in throttled)
     if device.type == "cuda":
         time.sleep(REST)
-        # an older driver does not count how long it held the GPU back, and then tells nothing
+        # an older driver lacks the counters of slow-downs, and then reports nothing at all
         reasons = [HELD_BACK + reason for reason in (*REASONS, POWER)]
         if gpu := _gpu(device, [*GPU, *reasons]) or _gpu(device, GPU):
             told["gpu"] = gpu
@@ -98,12 +98,12 @@ def state(device: torch.device) -> State:
 
 
 def watched(told: State) -> bool:
-    """Whether a state tells how busy the GPU is; for a part of one (MIG) no driver does."""
+    """Whether a state includes GPU utilization; for a MIG partition no driver reports it."""
     return told.get("gpu", {}).get("utilization.gpu", "")[:1].isdigit()
 
 
 def disturbed(before: State, after: State) -> Iterator[str]:
-    """Yield what happened to the processor and the GPU between two states."""
+    """Yield what slowed down the processor or the GPU between two states."""
     if after.get("throttled", 0) > before.get("throttled", 0):
         yield "the processor was slowed down by heat"
     first, last = before.get("gpu", {}), after.get("gpu", {})
@@ -131,7 +131,7 @@ def _gpu(device: torch.device, fields: Sequence[str]) -> dict[str, str]:
 
 
 def _number(told: dict[str, str], field: str) -> float:
-    """Return what a driver told, without its unit; 0 for what it does not tell."""
+    """Return a value of the driver without its unit; 0 if it is missing."""
     try:
         return float(told[field].split()[0])
     except (KeyError, ValueError, IndexError):

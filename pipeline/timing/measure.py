@@ -1,7 +1,7 @@
-"""Honest timing: warmed up, synchronised, variants interleaved, percentiles instead of means.
+"""Time calls: warmed up, synchronised, variants interleaved, percentiles instead of means.
 
-Interleaving lets a slow moment of the machine hit every variant alike, so that their ratios hold
-even where the times do not.
+Interleaving makes a slow phase of the machine affect all variants equally, so their ratios stay
+valid even if the times do not.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from scipy.stats import binom
 
 WINDOW_SECONDS = 0.2  # of a warm-up, compared with the one before
 WINDOW_CALLS = 3
-STABLE = 0.05  # largest change from window to window of something warm
+STABLE = 0.05  # largest change between windows after warm-up
 SETTLE_SECONDS = 0.003
 LONG = 0.1  # seconds of a call beside which that is nothing
-PATIENCE = 10.0  # seconds, then it is timed as it is
+PATIENCE = 10.0  # seconds; after that the variant is timed anyway
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call of one variant; `stable`: whether its warm-up came to an end."""
+    """Seconds per call of one variant; `stable`: whether its warm-up converged."""
 
     seconds: list[float]
     stable: bool = True
@@ -37,8 +37,8 @@ class Timing:
     def interval(self, percent: float) -> tuple[float | None, float | None]:
         """Return the 95 % confidence interval of a percentile, in seconds, from order statistics.
 
-        It holds for any distribution. None is an end that so few calls cannot tell: the 99th
-        percentile has no upper end below 368 calls.
+        It is valid for any distribution. An end is None with too few calls: the 99th percentile has
+        no upper end below 368 calls.
         """
         ordered, count = sorted(self.seconds), len(self.seconds)
         tail = (1 - CONFIDENCE) / 2
@@ -51,7 +51,7 @@ class Timing:
 
     @property
     def drift(self) -> float:
-        """How far the medians of the first and the second half are apart, relative to the lower."""
+        """Difference of the medians of the first and second half, relative to the lower one."""
         middle = len(self.seconds) // 2
         first, second = Timing(self.seconds[:middle]), Timing(self.seconds[middle:])
         medians = first.percentile(50), second.percentile(50)
@@ -63,8 +63,8 @@ def interleaved(
 ) -> Iterator[dict[str, Timing]]:
     """Time every variant `repeats` times in rounds of random order; yield after each round.
 
-    Each is called for some milliseconds before it is timed: until then threads of the one before
-    still spin on the cores, and its weights fill the caches.
+    Each variant is called for some milliseconds before it is timed: until then threads of the
+    previous variant still spin on the cores, and its weights fill the caches.
     """
     order = random.Random(0)
     stable = {name: warm_up(call, device) for name, call in variants.items()}
@@ -81,11 +81,11 @@ def _settle(call: Callable[[], object], device: torch.device) -> None:
     end = time.perf_counter() + SETTLE_SECONDS
     while time.perf_counter() < end:
         call()
-        _synchronise(device)  # a GPU takes calls much faster than it answers them
+        _synchronise(device)  # calls are queued on a GPU much faster than they are executed
 
 
 def warm_up(call: Callable[[], object], device: torch.device) -> bool:
-    """Call until the median no longer moves; return whether it came to that."""
+    """Call until the median is stable; return whether that happened in time."""
     until = time.perf_counter() + PATIENCE
     before = _window(call, device)
     while time.perf_counter() < until:
@@ -109,8 +109,8 @@ def _window(call: Callable[[], object], device: torch.device) -> float:
 class Paced:
     """Requests that arrive at a fixed rate, whether or not the last is answered (an open loop).
 
-    `seconds` are from the arrival that was due to the answer: what waits in a queue counts, and so
-    does what a processor loses by dozing off in between.
+    `seconds` are measured from the scheduled arrival to the answer, so queueing counts, and so does
+    the wake-up of an idle processor.
     """
 
     rate: float  # per second
@@ -129,7 +129,7 @@ class Paced:
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Return how long one call takes, until the device has done it."""
+    """Return the seconds of one call, until the device has finished it."""
     _synchronise(device)
     start = time.perf_counter()
     call()

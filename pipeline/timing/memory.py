@@ -1,4 +1,4 @@
-"""How much memory a call takes, and how large a batch fits into what there is."""
+"""Measure the memory of a call, and find the largest batch that fits."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MIB = 2**20
 
 
 def peak(call: Callable[[], object], device: torch.device) -> float | None:
-    """Return MiB that a call takes at most, beyond what is there before it; None if untold.
+    """Return the peak memory of a call in MiB, beyond the memory before it; None if unknown.
 
-    On a GPU from torch's allocator, on Linux from the peak of the resident pages.
+    On a GPU it is read from torch's allocator, on Linux from the peak of resident pages.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -22,8 +22,8 @@ def peak(call: Callable[[], object], device: torch.device) -> float | None:
         call()
         return (torch.cuda.max_memory_allocated(device) - before) / MIB
     try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the call would find pages that were kept
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # otherwise the call would reuse freed pages
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
         start = _resident("VmRSS")
         call()
         return (_resident("VmHWM") - start) / 1024
@@ -40,7 +40,7 @@ def _resident(field: str) -> float:
 
 
 def exceeded(error: BaseException) -> bool:
-    """Whether an error says that memory ran out."""
+    """Whether an error means that memory ran out."""
     known = ("can't allocate memory", "out of memory", "Failed to allocate", "bad_alloc")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         words in str(error) for words in known
@@ -51,9 +51,9 @@ def largest_batch(fits: Callable[[int], bool], below: int, above: int) -> int:
     """Return the largest batch that fits, by bisection.
 
     Args:
-        fits: Tries a batch.
-        below: Fits, or 0.
-        above: Does not.
+        fits: Tries a batch size.
+        below: A size that fits, or 0.
+        above: A size that does not.
     """
     while above - below > 1:
         middle = (below + above) // 2

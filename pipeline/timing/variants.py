@@ -1,4 +1,4 @@
-"""What is timed: ways to run the fused network, and what they are compared with."""
+"""The timed variants: ways to run the fused network, and networks to compare with."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Network = Callable[[Tensor], Tensor]
 
 
 class Unavailable(Exception):
-    """A variant cannot be run on this machine; says why, and how it could."""
+    """A variant cannot run on this machine; the message says why, and what it needs."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A network ready to be called; `first_seconds` from its file to its first scores."""
+    """A network ready to be called; `first_seconds`: from its file to its first scores."""
 
     network: Network
     first_seconds: float
-    comparable: bool  # is meant to predict what the fused network does
-    device: str  # type of the one it computes on
+    comparable: bool  # whether it should predict the same as the fused network
+    device: str  # type of the device on which it computes
 
 
 def make(context: Context, name: str, images: Tensor) -> Variant:
@@ -44,7 +44,7 @@ def make(context: Context, name: str, images: Tensor) -> Variant:
         images: A batch on the device to run on.
 
     Raises:
-        Unavailable: it cannot be run here.
+        Unavailable: the variant cannot run on this machine.
     """
     start = time.perf_counter()
     device = images.device.type
@@ -58,7 +58,7 @@ def make(context: Context, name: str, images: Tensor) -> Variant:
     except Exception as error:
         if name not in COMPILED:
             raise
-        # a compiler fails for reasons of its own, e.g. the headers of Python are not installed
+        # compilers fail in many ways, e.g. without the headers of Python
         raise Unavailable(f"it cannot be compiled: {gist(error)}") from error
     if images.is_cuda:
         torch.cuda.synchronize()
@@ -120,7 +120,7 @@ def _channels_last(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _tf32(network: nn.Module, images: Tensor) -> Tensor:
-    """Let convolutions round what they multiply to 10 bits, as torch does unless told not to."""
+    """Let convolutions use TF32, which rounds to 10 bits, as is torch's default."""
     torch.backends.cudnn.allow_tf32 = True
     try:
         scores: Tensor = network(images)
