@@ -34,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         "Exit codes: 0 done; 2 bad input, e.g. nothing was prepared, or the loss does not fall.",
     )
     parser.add_argument("run", metavar="RUN", help="the name of a run whose prep is done")
-    parser.add_argument("--steps", type=commands.count, default=200, help="default: 200")
+    parser.add_argument(
+        "--steps", type=commands.count, default=200, help="of the short training (default: 200)"
+    )
     parser.add_argument("--low", type=_rate, default=1e-5, help="the first rate (default: 1e-5)")
     parser.add_argument("--high", type=_rate, default=10.0, help="the last rate (default: 10)")
     parser.add_argument("--html", type=Path, metavar="FILE",
