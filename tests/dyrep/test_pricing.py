@@ -19,6 +19,8 @@ from dyrep.proof import relative_error
 from tests.dyrep.drawn import convs
 from tests.dyrep.networks import batches, network, optimizer_for, step
 
+pytestmark = pytest.mark.long
+
 OTHERS = [name for name in dyrep.ALL_BRANCHES if name != "kxk"]
 
 

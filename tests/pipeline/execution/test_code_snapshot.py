@@ -17,6 +17,7 @@ from slurm import private
 from tests.launcher import PROJECT
 
 
+@pytest.mark.long
 def test_the_copy_runs_by_itself(tmp_path):
     kept = code_snapshot.freeze(tmp_path)
     command = [sys.executable, "-c", "import pipeline.run, dyrep, slurm; print(pipeline.__file__)"]

@@ -16,6 +16,8 @@ from pipeline.training.growth import prepare
 from tests.dyrep.drawn import randomise
 from tests.runs import composed
 
+pytestmark = pytest.mark.long
+
 # Parameters, and FLOPs of which a multiply-add counts 2. Of VGG-16 and MobileNetV1 counted on the
 # network that the published code builds (github.com/hunto/image_classification_sota,
 # configs/models/VGG/ and lib/models/mobilenet_v1.py); of ResNets what torchvision tells of its weights;

@@ -69,6 +69,7 @@ def dropping(family, name, **drops):
     return asked({"name": name, "family": family, **stem, **drops}, 64)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("request_", "said"),
     [

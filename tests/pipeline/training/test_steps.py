@@ -18,6 +18,8 @@ from pipeline.training.history import History
 from pipeline.training.saver import Saver
 from tests.pipeline.training.learning import ALONE, batch, learner
 
+pytestmark = pytest.mark.long
+
 
 class Reads(TorchDispatchMode):
     """Counts how often a value of a tensor is asked for."""
