@@ -82,18 +82,12 @@ def test_what_was_cancelled_is_not_repeated_for_its_exit_code(chain, harsh):
     assert len(work.attempts()) == 1
 
 
-def test_a_held_job_with_a_special_exit_is_told_and_goes_on(chain):
-    work = chain().submit().working()
+def test_a_special_exit_is_told_and_what_gets_no_environment_goes_on(chain):
+    work = chain(sbatch={"export": "NONE"}).submit().working()
     call("scontrol", "requeuehold", "State=SpecialExit", work.id)
     told = wait_for(lambda: (it := standing(work.job)).state == "held" and it)
     assert f"scontrol release {work.id}" in told.why
     call("scontrol", "release", work.id)
-    work.finished().lost_nothing()
-
-
-def test_a_job_that_gets_nothing_of_the_environment_runs(chain):
-    work = chain(sbatch={"export": "NONE"}).submit().working()
-    call("scontrol", "requeue", work.id)
     work.finished().lost_nothing()
 
 
