@@ -184,9 +184,9 @@ def _cures(path: Path, model: Model, held: dict[str, Tensor]) -> Iterator[str]:
         other = model.model_copy(update={"small_stem": stem})
         if (stem is False or has_small_stem(model.model_dump())) and _fits(other, held):
             yield f"They fit with model.small_stem={str(stem).lower()}"
-    run = path.parents[1] / "config.yaml"
-    if rundir.there(run):
-        theirs = rundir.read_yaml(run)["model"]
+    run = path.parent.parent
+    if rundir.there(run / "run.json"):
+        theirs = rundir.read_yaml(run / "config.yaml")["model"]
         ours = model.model_dump(mode="json", exclude=set(ASIDE))
         differing = [f"model.{k}={theirs.get(k)}" for k in ours if theirs.get(k) != ours[k]]
         if differing:

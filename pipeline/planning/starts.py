@@ -155,7 +155,7 @@ def _hash(path: Path, size: int, changed: int) -> str:
 
 def _of_run(path: Path, section: str) -> dict[str, Any]:
     """Return a section of the settings of the run that a file belongs to; nothing if to none."""
-    run = path.parents[1]
+    run = path.parent.parent
     return dict(rundir.read_yaml(run / "config.yaml")[section]) if _is_run(run) else {}
 
 

@@ -15,6 +15,7 @@ from pipeline.config.model import Model
 from pipeline.errors import UserError
 from pipeline.networks import architectures, library, pretrained, weights
 from pipeline.records import disk
+from tests.runs import make_run
 
 
 def model(family="vgg", name="v", **more):
@@ -157,10 +158,21 @@ def test_weights_without_a_head_begin_with_a_new_one(tmp_path):
     ],
 )
 def test_weights_of_another_network_are_refused_with_three_keys(tmp_path, other, said):
-    path = stored(tmp_path, network(**other).state_dict())
+    (tmp_path / "files").mkdir()
+    (tmp_path / "config.yaml").write_text("of: another project")
+    path = stored(tmp_path / "files", network(**other).state_dict())
     with pytest.raises(UserError) as refused:
         begun(path)
     assert said in str(refused.value)
+
+
+def test_weights_of_a_run_of_another_network_name_its_settings(tmp_path):
+    run = make_run(tmp_path, "teacher", "model.widths=[[4],[8]]")
+    path = stored(run / "fuse", network(widths=[[4], [8]]).state_dict())
+    with pytest.raises(
+        UserError, match=r"That run has model.name=vgg_small, model.widths=\[\[4\], "
+    ):
+        begun(path)
 
 
 def test_a_network_with_branches_is_refused_with_the_cure(tmp_path):
