@@ -1,6 +1,6 @@
-"""preprocess.json: what an image has to go through before the network, beside the fused network.
+"""preprocess.json, beside the fused network: how images are prepared for the network.
 
-So whoever deploys it need not know how it was trained: `load` gives a transform of torchvision.
+A deployment needs to know nothing about the training: `load` returns a torchvision transform.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Preprocessing(TypedDict):
 
 
 def describe(data: Images, manifest: Manifest) -> Preprocessing:
-    """Return what `preprocess.json` says of prepared data."""
+    """Return the content of `preprocess.json` for prepared data."""
     return {
         "colour": "RGB",
         "resize": data.short_side,

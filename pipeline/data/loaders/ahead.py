@@ -1,4 +1,4 @@
-"""Batches on their way to a GPU while it still works on the one before."""
+"""Copy batches to a GPU while it still works on the previous batch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pipeline.data.loaders.base import Batch, Part
 def copied(batches: Iterable[Sequence[Tensor]], part: Part) -> Iterator[Batch]:
     """Yield batches on the device of a part, in its layout.
 
-    Whoever trains asks for the next batch when a step is queued, not done. Copying, and the change
-    of layout, have a stream of their own: from pinned memory they go on beside that step.
+    A training requests the next batch when a step is queued, not when it is finished. Copies and
+    layout changes run in a stream of their own, from pinned memory, in parallel to that step.
     """
     if part.device.type != "cuda":
         yield from (part.placed(Batch(*batch)) for batch in batches)
@@ -25,5 +25,5 @@ def copied(batches: Iterable[Sequence[Tensor]], part: Part) -> Iterator[Batch]:
             placed = part.placed(Batch(*batch))
         steps.wait_stream(stream)
         for tensor in placed:
-            tensor.record_stream(steps)  # its memory is free when the step is done
+            tensor.record_stream(steps)  # its memory is reused after the step
         yield placed

@@ -1,7 +1,7 @@
-"""What every loader has: batches of one split for one process, and a position to go on from.
+"""The interface of loaders: batches of one split for one process, with a resumable position.
 
-`dali`, `memory` and `torch` give the same images to an evaluation, to within rounding; for training
-they differ in speed and in what they can do to an image. `choose` says which one suits.
+`dali`, `memory` and `torch` yield the same images in an evaluation, up to rounding; in training
+they differ in speed and in the supported augmentations. `choose` selects a loader.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Which images, in what shape, for whom.
+    """What a loader loads: which images, in which form, for which process.
 
     Args:
         folder: prepared data.
@@ -55,8 +55,8 @@ class Part:
         resize: short side the image is scaled to before that square is cut out of its middle.
         augment: random changes; None evaluates: fixed order, each image once.
         rank, world_size: which part of the split this process reads.
-        device: where the batches end up.
-        layout: how images lie in memory there.
+        device: device of the batches.
+        layout: memory format of the images.
         seed: order and augmentation.
         neighbours: processes that share this machine's cores.
         waiting: called now and then while a batch does not come, with the seconds since the last;
@@ -79,7 +79,7 @@ class Part:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """What the prepared folder holds."""
+        """The manifest of the prepared folder."""
         return Manifest.load(self.folder)
 
     def pictures(self) -> Pictures:
@@ -88,12 +88,12 @@ class Part:
 
     @property
     def threads(self) -> int:
-        """How many cores may decode for this process."""
+        """The number of cores that may decode for this process."""
         return max(1, cores() // self.neighbours)
 
     @property
     def batch_bytes(self) -> int:
-        """What a batch takes in memory."""
+        """The bytes of a batch."""
         return self.batch_size * (3 * self.image_size**2 * 4 + 16)
 
     def placed(self, batch: Batch) -> Batch:
@@ -102,7 +102,7 @@ class Part:
         return Batch(images.contiguous(memory_format=self.layout), labels, numbers)
 
     def digest(self, kind: str) -> bytes:
-        """Identify everything that a position is worth nothing without."""
+        """Return a hash of everything that a saved position depends on."""
         facts = {
             "kind": kind,
             "shards": [shard.sha256 for shard in self.manifest.splits[self.split].shards],
@@ -116,7 +116,7 @@ class Part:
 
 
 class Loader(ABC):
-    """Batches of one part; iterating goes through one epoch, or what is left of it."""
+    """Batches of one part; iteration goes through one epoch, or the rest of it."""
 
     kind: str
 
@@ -139,7 +139,7 @@ class Loader(ABC):
 
     @abstractmethod
     def _batches(self) -> Iterator[Batch]:
-        """Yield what is left of an epoch."""
+        """Yield the remaining batches of an epoch."""
 
     @abstractmethod
     def _position(self) -> bytes:
@@ -165,7 +165,7 @@ class Loader(ABC):
         """Return the position in a state.
 
         Raises:
-            UserError: it is one of other data, another loader, or another part.
+            UserError: the position belongs to other data, another loader, or another part.
         """
         content = bytes(state.tolist())
         if content[:DIGEST] != self.part.digest(self.kind):
@@ -179,14 +179,14 @@ class Loader(ABC):
 
 @dataclass(frozen=True)
 class Place:
-    """A position of loaders that count themselves."""
+    """The position of loaders that count batches themselves."""
 
     seed: int
     epoch: int = 0
     step: int = 0
 
     def to_bytes(self) -> bytes:
-        """Return it as it is saved."""
+        """Return the position as it is saved."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
@@ -196,11 +196,11 @@ class Place:
 
 
 def order(count: int, place: Place, part: Part) -> Tensor:
-    """Return which image is where in an epoch, the same on every process.
+    """Return the image indices in the order of an epoch; identical on all ranks.
 
-    Training: a fresh permutation of all images, without what would not fill a batch on every
-    process. With `repeats`, each of the first images comes so many times in a row, hence on
-    different processes (Hoffer et al., 2020; the epoch is as long as without).
+    In training it is a new permutation of all images, without a last incomplete batch. With
+    `repeats`, each of the first images occurs that many times in a row, hence on different
+    processes (Hoffer et al., 2020); the epoch is as long as without repeats.
     """
     if part.augment is None:
         return torch.arange(count)
@@ -217,10 +217,10 @@ def steps(count: int, part: Part) -> int:
 
 
 def mine(step: int, part: Part) -> slice:
-    """Return which places of the epoch's order are a process's batch in a step.
+    """Return the slice of the epoch's order that a rank reads in a step.
 
-    In an evaluation they alternate between processes, so that all have as many batches; the last
-    may be empty.
+    In an evaluation images alternate between processes, so that all have the same number of
+    batches; the last one may be empty.
     """
     whole = part.batch_size * part.world_size
     if part.augment is None:
@@ -242,6 +242,6 @@ def decoded(data: bytes) -> Tensor:
 
 
 def mixed(*numbers: int) -> int:
-    """Return a seed in which all numbers count."""
+    """Return a seed that depends on all numbers."""
     digest = hashlib.sha256(repr(numbers).encode()).digest()
     return int.from_bytes(digest[:7], "big")

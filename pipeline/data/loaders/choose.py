@@ -1,4 +1,4 @@
-"""Which loader reads a part: the one asked for, or the one that suits."""
+"""Choose the loader of a part: the requested one, or the most suitable."""
 
 from importlib.util import find_spec
 
@@ -9,7 +9,7 @@ from pipeline.data.loaders.memory import MemoryLoader
 from pipeline.data.loaders.torch import TorchLoader
 from pipeline.errors import UserError
 
-IN_MEMORY = 2 * 2**30  # bytes of pixels up to which a set is held in memory
+IN_MEMORY = 2 * 2**30  # bytes; a split with more pixels is not held in memory
 
 
 def kinds() -> dict[str, type[Loader]]:
@@ -23,14 +23,14 @@ def kinds() -> dict[str, type[Loader]]:
 
 
 def choose(name: str, part: Part) -> tuple[type[Loader], str]:
-    """Return the loader for a part, and why it.
+    """Return the loader for a part, and the reason.
 
     Args:
         name: `data.loader`.
-        part: what is to be read.
+        part: the part to read.
 
     Raises:
-        UserError: the one asked for cannot do it, or is not installed.
+        UserError: the requested loader cannot read the part, or is not installed.
     """
     there = kinds()
     if name != "auto":
@@ -59,13 +59,13 @@ def choose(name: str, part: Part) -> tuple[type[Loader], str]:
 def make(name: str, part: Part, state: Tensor | None = None) -> Loader:
     """Return the loader `name` of a part, or the one that suits if it is `auto`.
 
-    With `auto`, who goes on from a state goes on with the loader that it is of.
+    With `auto` a saved state is continued by the loader that wrote it.
     """
     kind, _ = choose(_of(state, part) or name if name == "auto" else name, part)
     return kind(part, state)
 
 
 def _of(state: Tensor | None, part: Part) -> str | None:
-    """Return the name of the loader that a state is of, if there is one."""
+    """Return the name of the loader that wrote a state, if there is one."""
     own = None if state is None else bytes(state[:DIGEST].tolist())
     return next((name for name in kinds() if part.digest(name) == own), None)

@@ -1,6 +1,6 @@
-"""The memory loader: all pixels on the device, whole batches changed at once.
+"""The memory loader: all pixels on the device, augmentation of whole batches.
 
-For sets of small images of one size, where decoding each image anew is most of the work.
+It suits sets of small images of one size, for which repeated decoding would dominate.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _turned(images: Tensor, draws: Tensor, degrees: float, share: float) -> Tens
 
 
 def _rectangle(side: int, place: Tensor, size: Tensor, clip: bool = False) -> Tensor:
-    """Return masks (N, side, side) of rectangles of a size (N, 2), at a place in [0, 1).
+    """Return masks (N, side, side) of rectangles of a size (N, 2), at positions in [0, 1).
 
     `clip`: that is the place of the centre, and what is beyond the border is cut off.
     """

@@ -1,7 +1,7 @@
-"""Parts and colours of whole batches at once, each image by random numbers of its own.
+"""Random crops and colours of whole batches on a device, for the memory loader.
 
-For the memory loader, on a device; by matrices, so that what is drawn for an image need not be
-known to the host.
+Each image has its own random numbers. Crops are matrix products, so the host need not know what was
+drawn.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The torch loader: torchvision's decoders and transforms in a DataLoader, from the shards.
 
-Needs nothing but torch and torchvision, and can do whatever they can.
+It needs only torch and torchvision, and supports all of their transforms.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Images(Dataset[Any]):
 
 
 def _shared(rows: list[tuple[Tensor, Tensor] | None]) -> list[Tensor]:
-    """Put a batch into shared memory here: of a thread of torch, which would, no error is heard."""
+    """Put a batch into shared memory here, because errors in torch's own thread are lost."""
     return [tensor.contiguous().share_memory_() for tensor in _collated(rows)]
 
 

@@ -1,9 +1,9 @@
-"""Worker processes of a DataLoader on a machine as it is: little shared memory, killed processes.
+"""Worker processes of a DataLoader, with little shared memory or killed processes.
 
-Batches go from the workers to the training through /dev/shm. What does not fit in is lost without
-a word in a thread of the worker, and the training waits for it for ever. So as many workers are
-started as there is room for, each puts its batch there itself, where an error is heard, and whoever
-waits looks up now and then.
+Batches pass from the workers to the training through /dev/shm. A batch that does not fit is
+silently lost in a thread of the worker, and the training waits for ever. Therefore only as many
+workers are started as there is room for, each worker writes its batch itself, so errors are
+reported, and the waiting process checks regularly.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from torch.utils.data import DataLoader
 from pipeline.errors import UserError
 
 SHARED = Path("/dev/shm")
-PREFETCH = 2  # batches that each worker may have ready
-HELD = 2  # batches that are worked on, or on their way
-SPARE = 0.9  # share of what is free that may be used
+PREFETCH = 2  # batches prepared in advance per worker
+HELD = 2  # further batches in work or in transit
+SPARE = 0.9  # share of the free memory to use
 LOOK = 1  # seconds
 CURE = "give it more (docker run --shm-size=8g), or use a smaller train.batch_size"
 
 
 def affordable(wanted: int, batch_bytes: int, neighbours: int) -> int:
-    """Return how many workers the shared memory has room for, and say so if those are fewer.
+    """Return how many workers the shared memory has room for; print a note if fewer.
 
     Args:
         wanted: workers of this process.
-        batch_bytes: what a batch takes.
+        batch_bytes: size of a batch.
         neighbours: processes on this machine that share the memory.
     """
     free = shutil.disk_usage(SHARED).free if SHARED.is_dir() else 0

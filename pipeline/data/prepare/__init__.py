@@ -1,1 +1,1 @@
-"""From a source's images to shards: examined, deduplicated, written, shown on a page."""
+"""Turn the images of a source into shards: examine, deduplicate, write, show on a page."""

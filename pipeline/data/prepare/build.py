@@ -1,9 +1,9 @@
-"""From a listing to shards: image by image, on all cores, and on from where it was stopped.
+"""Turn a listing into shards, on all cores, and continue after an interruption.
 
-The order is drawn before anything is looked at, and cut into one task per shard; so what a shard
-holds depends on nothing but the source and the settings, and a task that was done need not be done
-again. A task leaves its shard and, written last, a record of what it saw. Only then is it known
-which pictures are there twice; the few shards that lose one are written anew.
+The order is drawn before any image is read, and divided into one task per shard, so the content of
+a shard depends only on the source and the settings, and a finished task is never repeated. A task
+writes its shard and, last, a record of its images. Duplicates are known only after all tasks; the
+few shards that lose an image are then written again.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from pipeline.signals import interrupt
 if TYPE_CHECKING:
     from pipeline.config.data import Images, Prep
 
-ALONE = 4000  # so few images are not worth the start of other processes
+ALONE = 4000  # below this, starting workers costs more than it saves
 SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One shard: where it goes, and the numbered images that are to be in it.
+    """One shard: its path, and the numbered images to put into it.
 
-    `state` is a digest of size and time of their files: what was made of other files is not theirs.
-    `places` are those of the listing, if it has any. `scratch` is that of the source.
+    `state` is a digest of size and time of their files, so that changed files are read again.
+    `places` are those of the listing, if it has any; `scratch` is that of the source.
     """
 
     data: Images
@@ -58,24 +58,24 @@ class Task:
 
     @property
     def record(self) -> Path:
-        """What was seen; there if and only if the shard is complete."""
+        """The record of the task; it exists if and only if the shard is complete."""
         return self.path.with_suffix(".json")
 
     def forget(self) -> None:
-        """Remove what was made, the record first."""
+        """Remove the files of the task, the record first."""
         for path in (self.record, self.path, self.path.with_suffix(".idx")):
             path.unlink(missing_ok=True)
 
 
 def numbered(listing: Listing) -> list[Item]:
-    """Return all images; the place of each is its number."""
+    """Return all images; the index of each is its number."""
     return [item for items in listing.splits.values() for item in items]
 
 
 def tasks(
     listing: Listing, data: Images, prep: Prep, folder: Path, scratch: Path | None = None
 ) -> list[Task]:
-    """Return what is to be written, in order.
+    """Return the tasks, in order.
 
     Raises:
         UserError: a class has too few images to be in both splits.
@@ -133,7 +133,7 @@ def _order(listing: Listing, data: Images) -> tuple[list[int], list[int]]:
 
 
 def _together(numbers: np.ndarray, listing: Listing, data: Images) -> list[int]:
-    """Return shuffled numbers, those one after another that are read with one another."""
+    """Return shuffled numbers, keeping images together that are read together."""
     if not listing.groups:
         return numbers.tolist()
     numbers = np.sort(numbers)
@@ -143,13 +143,13 @@ def _together(numbers: np.ndarray, listing: Listing, data: Images) -> list[int]:
 
 
 def build(work: list[Task], cores: int, report: Callable[[int], None]) -> list[Record]:
-    """Do all tasks that are not done yet; return the records of all, in order.
+    """Do all unfinished tasks; return the records of all tasks, in order.
 
     Args:
-        work: what to do.
-        cores: how many processes may run.
-        report: called again and again with the number of images that are done; may raise to stop,
-            which leaves behind what is being read, for a dead file system never answers.
+        work: the tasks.
+        cores: largest number of processes.
+        report: called regularly with the number of finished images; may raise to stop, which does
+            not wait for running reads, as a dead file system never answers.
 
     Raises:
         OSError: a shard cannot be written.
@@ -172,7 +172,7 @@ def build(work: list[Task], cores: int, report: Callable[[int], None]) -> list[R
 
 
 def _done(task: Task) -> bool:
-    """Return whether a task was done of the very files that are there now."""
+    """Return whether a task was done with the current files."""
     if not task.record.exists():
         return False
     if Record.load(task.record).state == task.state:
@@ -182,13 +182,13 @@ def _done(task: Task) -> bool:
 
 
 def _here(open_: list[Task], look: Callable[..., None]) -> None:
-    """Do tasks; `look` is told the number of images of each, and called now and then."""
+    """Do tasks; `look` is called with the number of images of each, and regularly."""
     for task in open_:
         look(patiently(partial(carry_out, task), look))
 
 
 def _in_processes(open_: list[Task], cores: int, look: Callable[..., None]) -> None:
-    """Do the same on several cores."""
+    """Do tasks on several cores."""
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(cores, mp_context=context, initializer=_begin)
@@ -196,7 +196,7 @@ def _in_processes(open_: list[Task], cores: int, look: Callable[..., None]) -> N
     left = iter(open_)
     try:
         while True:
-            # not all at once: a million tasks would lie in memory
+            # not all at once: a million tasks would fill the memory
             waiting |= {
                 pool.submit(carry_out, task) for task in islice(left, 2 * cores - len(waiting))
             }
@@ -211,12 +211,12 @@ def _in_processes(open_: list[Task], cores: int, look: Callable[..., None]) -> N
         ) from None
     finally:
         for process in set(multiprocessing.active_children()) - others if waiting else ():
-            process.kill()  # what it does may never end
+            process.kill()  # its read may never return
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin() -> None:
-    """Leave it to our parent to hear that one is to stop, and do not outlive it."""
+    """Ignore stop signals, which the parent handles, and die with the parent."""
     interrupt.ignore()
     interrupt.die_with_parent(signal.SIGKILL)
 
@@ -225,7 +225,7 @@ _opened: dict[str, Source] = {}
 
 
 def carry_out(task: Task) -> int:
-    """Write a shard and its record; return how many images were looked at."""
+    """Write a shard and its record; return the number of images that were read."""
     key = repr(task.data)
     if key not in _opened:
         _opened[key] = source(task.data, task.scratch)
@@ -261,7 +261,7 @@ def carry_out(task: Task) -> int:
 
 
 class Stored:
-    """The pictures that are in the shards, by their number."""
+    """The pictures in the shards, by image number."""
 
     def __init__(self, work: list[Task], records: list[Record]) -> None:
         self._work = work
@@ -270,16 +270,16 @@ class Stored:
             self._task[record.kept["number"]] = place
 
     def same(self, number: int, other: int) -> bool:
-        """Return whether two pictures, whose hashes are equal, are so in every pixel."""
+        """Return whether two pictures with equal hashes are equal in every pixel."""
         one, two = (shards.picture(self._work[self._task[n]].path, n) for n in (number, other))
-        if one == two or one is None or two is None:  # it was taken out before prep was killed
+        if one == two or one is None or two is None:  # removed before prep was killed
             return True
         first, second = (Image.open(io.BytesIO(data)).convert("RGB") for data in (one, two))
         return np.array_equal(np.asarray(first), np.asarray(second))
 
 
 def drop(task: Task, record: Record, numbers: set[int]) -> Record:
-    """Write a shard anew without some of its images; return its new record."""
+    """Write a shard again without some of its images; return its new record."""
     writer = shards.Writer(task.path)
     for number, data, extension, label in shards.images_in(task.path):
         if number not in numbers:

@@ -1,7 +1,7 @@
-"""Pictures that are there more than once, by what was recorded of each.
+"""Find duplicate pictures, from the records of the images.
 
-A copy of a validation image among the training images makes every accuracy too good, so it is taken
-out. Copies within one split are told and kept: published datasets have them, too.
+A copy of a validation image among the training images inflates every accuracy, so it is removed.
+Copies within one split are reported and kept, because published datasets contain them as well.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SOME = 256  # are compared at a time: all validation images may look like each
-NEAR = 3  # of 64 bits that may differ between two that look alike
+SOME = 256  # training images compared at a time: each may resemble all validation images
+NEAR = 3  # bits of 64 that may differ between look-alikes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """What is there twice.
+    """The duplicates.
 
     Args:
         leaks: for each training image that is also a validation image: the number of the latter.
         copies: (number, number of the first one) within a split.
         contradictions: those among the copies that have another label than the first.
-        alike: (training, validation) images whose looks are nearly the same and pixels are not.
+        alike: (training, validation) images that look nearly the same but differ in pixels.
     """
 
     leaks: dict[int, int]
@@ -33,12 +33,12 @@ class Duplicates:
 
 
 def find(train: np.ndarray, val: np.ndarray, same: Callable[[int, int], bool]) -> Duplicates:
-    """Compare what was kept of both splits.
+    """Compare the images of both splits.
 
     Args:
         train: table of images; see `record.KEPT`.
-        val: the same of the validation.
-        same: decides of two numbers whose pixels have the same hash.
+        val: the same for validation.
+        same: decides for two numbers with equal hashes whether all pixels are equal.
     """
     leaks = {n: m for n, m in _pairs(train, val) if same(n, m)}
     copies, contradictions = [], []
@@ -61,16 +61,16 @@ def find(train: np.ndarray, val: np.ndarray, same: Callable[[int, int], bool]) -
 
 
 def _pairs(train: np.ndarray, val: np.ndarray) -> list[tuple[int, int]]:
-    """Return (training, validation) numbers wherever the hash of the pixels is the same."""
+    """Return (training, validation) numbers with equal hashes of pixels."""
     known = dict(zip(val["pixels"].tolist(), val["number"].tolist(), strict=True))
     found = train[np.isin(train["pixels"], val["pixels"])]
     return [(int(row["number"]), known[int(row["pixels"])]) for row in found]
 
 
 def _alike(train: np.ndarray, val: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield for each training image that has one a look-alike of the validation.
+    """Yield for each training image its look-alike among the validation images, if any.
 
-    Where at most three bits differ, one of four 16-bit parts is equal: only those are compared.
+    If at most three bits differ, one of the four 16-bit parts is equal: only those are compared.
     """
     train, val = train[train["looks"] > 0], val[val["looks"] > 0]
     looks, other_looks = train["looks"], val["looks"]

@@ -1,8 +1,9 @@
-"""One image: whether it is sound, and the bytes it is stored as.
+"""Examine one image: decide whether it is intact, and return the bytes to store.
 
-Two decoders look at each, for each lets some damage pass: Pillow refuses broken data streams that
-nvImageCodec, which DALI decodes with, decodes to garbage, and DALI stops a training at what only
-Pillow can read. What is stored needs no further care: 8 bits, grey or RGB, upright, no animation.
+Two decoders read each image, because each accepts some damage: Pillow refuses broken data streams
+that nvImageCodec (the decoder of DALI) decodes to garbage, and DALI stops a training at images that
+only Pillow can read. Stored images need no special treatment: 8 bits, grey or RGB, upright, not
+animated.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from PIL import Image
 from pipeline.config.data import MAX_ASPECT, MAX_PIXELS, Prep
 from pipeline.data.prepare import jpeg, pixels
 
-GRID = (72, 64)  # pixels, across and down, that are looked at once an image is decoded
+GRID = (72, 64)  # grid of pixels that is hashed and counted per image
 KEPT = {"JPEG": "jpg", "PNG": "png"}
-MAX_LOST = 0.05  # share of the rows that a file that was cut off may lack
+MAX_LOST = 0.05  # largest share of rows that a truncated file may lack
 GPU = Path("/dev/nvidia0")
-Image.MAX_IMAGE_PIXELS = None  # we look ourselves, before decoding
+Image.MAX_IMAGE_PIXELS = None  # checked here before decoding
 Image.init()
 FORMATS = sorted(Image.OPEN.keys() - {"EPS"})  # a program, which Pillow would have Ghostscript run
 
 
 class Bad(Exception):
-    """An image cannot be used; says why."""
+    """An image cannot be used; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Good:
-    """A sound image.
+    """An intact image.
 
     Args:
         data: as it is stored.
@@ -60,15 +61,15 @@ class Good:
 
 
 def examine(name: str, data: bytes, prep: Prep) -> Good:
-    """Decode an image in full and return what to store.
+    """Decode an image completely and return what to store.
 
     Raises:
-        Bad: it cannot be used.
+        Bad: the image cannot be used.
     """
     if not data:
         raise Bad("empty file")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Pillow warns of is either harmless or refused here
+        warnings.simplefilter("ignore")  # harmless, or the image is refused here
         image, kind, remarks = _decoded(data)
         if kind == "MPO":
             data, kind = jpeg.first_picture(data), "JPEG"
@@ -108,7 +109,7 @@ def examine(name: str, data: bytes, prep: Prep) -> Good:
 
 
 def _decoded(data: bytes) -> tuple[Image.Image, str, list[str]]:
-    """Return the picture, its format, and what is to be remarked."""
+    """Return the picture, its format, and remarks."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:
@@ -126,7 +127,7 @@ def _decoded(data: bytes) -> tuple[Image.Image, str, list[str]]:
         image.load()
     except Bad:
         raise
-    except Exception as error:  # Pillow raises many kinds for damaged data
+    except Exception as error:  # Pillow raises many types of errors for damaged data
         raise Bad(f"cannot be decoded: {error}") from error
     return image, str(image.format), [f"the first of {frames} pictures in it"] * (frames > 1)
 
@@ -141,10 +142,10 @@ def _checked(data: bytes, kind: str, image: Image.Image) -> list[str]:
 
 
 def _losses(data: bytes, kind: str, image: Image.Image) -> list[str]:
-    """Return what is missing of an image, to be remarked.
+    """Return a remark about missing parts of an image.
 
     Raises:
-        Bad: too much of it.
+        Bad: too much is missing.
     """
     if pixels.is_cut(data, kind, image):
         raise Bad("cut off, and closed again")
@@ -185,7 +186,7 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def _grid(image: Image.Image) -> Image.Image:
-    """Return an even grid of the pixels of a large image; it tells as much as all of them."""
+    """Return a regular grid of pixels of a large image, which represents all of them."""
     large = image.width > GRID[0] and image.height > GRID[1]
     return image.resize(GRID, Image.Resampling.NEAREST) if large else image
 
@@ -196,7 +197,7 @@ def _fingerprint(size: tuple[int, int], grid: Image.Image) -> int:
 
 
 def _looks(grid: Image.Image) -> int:
-    """Return for 8x8 places whether it gets brighter to the right."""
+    """Return for 8x8 positions whether the picture gets brighter to the right."""
     if grid.size != GRID:
         return 0
     values = np.asarray(grid.convert("L").resize((9, 8), Image.Resampling.BOX))
@@ -229,7 +230,7 @@ def _other() -> Any:
 
 
 def _check_other_decoder(data: bytes) -> None:
-    """Decode once more; of the pixels only the last are made, for which the whole is read."""
+    """Decode again with nvImageCodec; only the last pixels, which needs the whole file."""
     decoder = _other()
     if decoder is None:
         return

@@ -1,7 +1,7 @@
-"""To wait for what may never return, and still hear that one is to leave.
+"""Wait for a call that may never return, and still react to stop requests.
 
-A read from a dead file system returns to nobody, and no signal ends it. So it is done in a thread
-that may be left behind, while the main thread, which hears the signals, looks up now and then.
+A read from a dead file system never returns, and no signal ends it. It is therefore done in a
+thread that can be abandoned, while the main thread, which handles signals, checks regularly.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
-BEAT = 0.2  # seconds between two looks
+BEAT = 0.2  # seconds between two checks
 
 
 def patiently(work: Callable[[], T], look: Callable[[], None]) -> T:
-    """Return what `work` returns; `look` is called meanwhile, and may raise to leave it behind."""
+    """Return the result of `work`; `look` is called meanwhile, and may raise to abandon it."""
     answer: Future[T] = Future()
     thread = Thread(target=_do, args=(work, answer), daemon=True)
     thread.start()
