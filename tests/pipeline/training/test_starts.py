@@ -166,3 +166,16 @@ def test_the_plan_tells_what_a_training_starts_from(inside, tmp_path, monkeypatc
     for words in ("1 convolution can grow, kernels start as they were trained", "w.safetensors, but",
                   "is new: 3 classes there, 10 here", "frozen: 2 of 10 parameters"):  # fmt: skip
         assert words in out
+
+
+def test_what_grows_before_a_frozen_norm_keeps_its_statistics_too(training, tmp_path):
+    _, asked = finished(tmp_path)
+    made = training(*asked, *GROWING["dyrep"], *SHORT, "model.freeze=[features.0,features.5]")
+    assert made.run()["grown"] == 1
+    model = made.state.learner.model
+    (grown,) = dyrep.structure(model)["blocks"]
+    assert (grown["path"], grown["fixed"]) == ("features.4", True)
+    fresh = architectures.build(Vgg(name="v", family="vgg", widths=[[4], [4]]), 3)
+    dyrep.apply_structure(fresh, dyrep.structure(model))
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh.eval()(IMAGES), model.eval()(IMAGES))
