@@ -43,7 +43,9 @@ def read(path: Path, digest: str | None) -> dict[str, Tensor]:
             pickled = file.read(4).startswith(PICKLES)
         held = _pickled(path) if pickled else _safe(path)
     except OSError as error:
-        raise UserError(f"{KEY}={path} cannot be read ({error.strerror}); restore it") from None
+        raise UserError(
+            f"{KEY}={path} cannot be read ({error.strerror or error}); restore it"
+        ) from None
     for name, tensor in held.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{KEY}={path}: {name} holds values that are not finite; use another")

@@ -365,6 +365,7 @@ UNPICKLES = re.compile(
 )
 KNOWN = {
     "pipeline/data/sources/arrays.py": {"pickle"},  # what has its authors' checksum
+    "pipeline/networks/weights.py": {"pickled", "_pickled"},  # by torch, tensors alone
     "slurm/sbatch.py": {"submitted_pickle"},  # in a directory that only we may write
 }
 
