@@ -45,7 +45,11 @@ KINDS = {
     "commands: words and numbers": [
         "test_words", "test_numbers", "training/test_nonfinite", "training/test_cost",
     ],
-    "data": ["data/test_bad_images", "stages/test_prep", "data/test_sources"],
+    "data": [
+        "data/test_bad_images", "data/test_sources", "data/test_imagenet", "data/test_cifar",
+        "stages/test_prep", "stages/test_prep_freshness", "stages/test_prep_killed",
+        "planning/test_freshness",
+    ],
     "settings": [
         "planning/test_arguments", "test_bad_input", "networks/test_architectures",
         "config/test_rules", "config/test_sense", "planning/test_sweep", "outline/test_outline",
