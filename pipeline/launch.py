@@ -137,7 +137,7 @@ def _show_plan(this: Launch, overrides: list[str]) -> None:
     changed = starts.check(this.config, this.plan)
     training = any(step.runs for step in this.plan if step.stage.name == "train")
     counted = preflight.classes(this.config, this.plan[0])
-    network = outline.look(this.config, counted) if training else None
+    network = outline.look(this.config, counted, begins=not changed) if training else None
     if this.directory.exists():
         notes = list(code.told(this.config))
     else:

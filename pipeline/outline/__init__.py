@@ -106,12 +106,13 @@ def classes(config: Config, counted: int | None) -> int | None:
     return counted or getattr(config.data, "classes", CLASSES.get(config.data.name))
 
 
-def look(config: Config, counted: int | None = None) -> Outline | Unknown:
+def look(config: Config, counted: int | None = None, begins: bool = True) -> Outline | Unknown:
     """Return what is known of the network of a configuration.
 
     Args:
         config: Of a run.
         counted: Classes that prep has found, if it is finished.
+        begins: Whether to look at what it starts with, too; a training that goes on has had that.
 
     Raises:
         UserError: it cannot be built, run on such images, or grow although the method grows.
@@ -124,7 +125,7 @@ def look(config: Config, counted: int | None = None) -> Outline | Unknown:
     else:
         answer = _accepted(_asked("--outline", json.dumps(vars(request)), config.root))
         found = answer if isinstance(answer, Unknown) else Outline(**answer)
-    if isinstance(found, Outline):
+    if begins and isinstance(found, Outline):
         found = _started(config, counted, found)
     if isinstance(found, Outline) and not found.growable and config.method.kind != "plain":
         reasons = "; ".join(f"{reason} ({count})" for reason, count in found.left.items())

@@ -170,8 +170,6 @@ def check(config: Config, plan: list[Step]) -> list[str]:
     train = next(step for step in plan if step.stage.name == "train")
     if not train.runs:
         return []
-    if isinstance(config.method, Structured):
-        _check_run(config, Path(config.method.structure))
     begun = not train.repeats and any((train.dir / "checkpoints").glob("step-*.json"))
     notes = []
     for key, path, digest in _pinned(config):
@@ -179,6 +177,8 @@ def check(config: Config, plan: list[Step]) -> list[str]:
         if wrong and not begun:
             raise UserError(f"{wrong}; restore it, or choose another name= to train anew")
         notes += [f"{wrong}; the training goes on from its checkpoint"] if wrong else []
+    if isinstance(config.method, Structured) and not begun:
+        _check_run(config, Path(config.method.structure))
     return notes
 
 

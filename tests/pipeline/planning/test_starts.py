@@ -224,7 +224,7 @@ def test_a_name_goes_on_with_the_weights_it_was_frozen_with(tmp_path, root, weig
     assert run.launch(*asked) != frozen  # nothing is trained yet: these are the weights now
 
 
-def test_a_training_that_has_begun_keeps_its_weights(root, weights):
+def test_a_training_that_has_begun_keeps_its_weights(root, weights, inside):
     run = Name(root)
     asked = ("method=plain", f"model.pretrained={weights}")
     frozen = run.launch(*asked)
@@ -240,6 +240,10 @@ def test_a_training_that_has_begun_keeps_its_weights(root, weights):
     (checkpoints / "step-00000001-e000-a001.json").touch()
     (note,) = starts.check(frozen, make_plan(frozen))
     assert note.endswith("the training goes on from its checkpoint")
+    copied.write_bytes(b"PK\x03\x04 others")
+    code, out, told = inside("name=x", "dry_run=true")  # what is there now is not looked at
+    assert code == 0, told
+    assert "the training goes on from its checkpoint" in out
 
 
 @pytest.mark.parametrize(
