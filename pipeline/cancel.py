@@ -16,8 +16,8 @@ from pipeline.errors import DONE, FAILED, UserError
 from pipeline.records import attempt, rundir, store
 from pipeline.records.schemas import Submission
 from pipeline.records.stage_status import AT_WORK, look
-from slurm import scheduler
-from slurm.queue import alone, queued, submitted
+from slurm import private, scheduler
+from slurm.queue import active, alone, of_others, queued, submitted
 from slurm.records import CANCELLED
 
 PATIENCE = 60.0  # seconds in which a stage saves and stops
@@ -57,7 +57,8 @@ def _cancel(root: Path, names: list[str]) -> int:
 def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
     """Stop the stages that no other run needs; return their number, and what still runs."""
     try:
-        queue, trouble = scheduler.mine(), ""
+        paths = [path for run in runs for path in commands.stages(run).values()]
+        queue, trouble = scheduler.mine() | of_others(paths), ""
     except (scheduler.Refused, scheduler.Unreachable) as error:
         queue, trouble = None, str(error)
     for run in runs:
@@ -73,6 +74,9 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             others = _others(root, directory, state in AT_WORK) if state != "damaged" else []
             if others:
                 say(f"{stage} of {run.name} goes on: {', '.join(others)} needs it, too")
+                continue
+            if (owner := _owner(directory, queue or {})) is not None:
+                say(f"{stage} of {run.name} goes on: its job is of {private.owner(owner)}")
                 continue
             # the mark comes first, so that the job is neither requeued nor started
             directory.mkdir(parents=True, exist_ok=True)
@@ -94,6 +98,15 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             trouble, concerned = str(error), True
     doubt = [f"{trouble}; nothing will be requeued, but cancel again"] if trouble else []
     return stopped, "; ".join([*(doubt if concerned else []), *_await(here)])
+
+
+def _owner(directory: Path, queue: dict[str, scheduler.Entry]) -> int | None:
+    """Return the other user whose queued job works on a stage."""
+    with suppress(OSError):
+        entry = active(directory, queue)
+        rows = [row for row in submitted(directory) if entry and row.id == entry.id]
+        return rows[-1].user if rows and not rows[-1].ours else None
+    return None
 
 
 def _queued(directory: Path, queue: dict[str, scheduler.Entry]) -> list[str]:

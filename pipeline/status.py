@@ -44,8 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _show(root: Path, names: list[str], as_json: bool) -> int:
     found_runs = commands.find(root, names)
     runs = {run.name: commands.stages(run) for run in found_runs}
-    queue, note = stage_status.queued()
-    paths = (path for stages in runs.values() for path in stages.values())
+    paths = [path for stages in runs.values() for path in stages.values()]
+    queue, note = stage_status.queued(paths)
     if note and not any(map(stage_status.by_slurm, paths)):
         note = ""
     waits = stage_status.names_of(runs.items(), queue or {})

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from slurm import marks, scheduler
@@ -38,7 +38,7 @@ def settled(jobs: Sequence[Job]) -> dict[str, Entry]:
     until = time.monotonic() + LEAVE
     said = False
     while True:
-        queue = scheduler.mine()
+        queue = scheduler.mine() | of_others(job.directory for job in jobs)
         vain = _in_vain(jobs, queue)
         scheduler.cancel(vain)
         found = [entry for job in jobs for entry, _ in queued(job.directory, queue)]
@@ -73,6 +73,19 @@ def _in_vain(jobs: Sequence[Job], queue: dict[str, Entry]) -> list[str]:
 def _needs_no_successor(first: str, queue: dict[str, Entry]) -> bool:
     alive = first in queue and queue[first].active
     return not alive and scheduler.end(first) not in scheduler.TAKEN
+
+
+def of_others(directories: Iterable[Path]) -> dict[str, Entry]:
+    """Return the jobs of other users that work on directories of a root they share with us.
+
+    Raises:
+        Unreachable: the controller does not answer.
+    """
+    ids = []
+    for directory in directories:
+        with suppress(OSError):  # reported where the directory is examined
+            ids += [row.id for row in submitted(directory)[-1:] if not row.ours]
+    return scheduler.known(ids)
 
 
 def queued(directory: Path, queue: dict[str, Entry]) -> list[tuple[Entry, str | None]]:

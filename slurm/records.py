@@ -13,6 +13,7 @@ in the same file, and where a job is decided upon nobody is there to mend a file
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields
@@ -108,6 +109,7 @@ class Submission(Row):
         runs: of `submitted`, `attached`: the runs that want the job.
         successor_of: of `submitted`: id of the job that it succeeds.
         submitted: of `submitted`: submit time by SLURM; only of a job that carries no mark.
+        user: of `submitted`: uid of the owner of the job.
     """
 
     FILE = JOBS
@@ -118,6 +120,12 @@ class Submission(Row):
     runs: list[str] | None = None
     successor_of: str | None = None
     submitted: float | None = None
+    user: int | None = None
+
+    @property
+    def ours(self) -> bool:
+        """Whether the job is this user's; older rows do not tell, and count as such."""
+        return self.user in (None, os.geteuid())
 
 
 @cache

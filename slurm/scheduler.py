@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -151,6 +151,22 @@ def find(job: str) -> Entry | None:
             return None
         raise Unreachable(str(error)) from None  # the job may exist
     return found.get(job)
+
+
+def known(ids: Sequence[str]) -> dict[str, Entry]:
+    """Return those of some jobs that the controller still knows, whoever owns them.
+
+    Raises:
+        Unreachable: the controller does not answer.
+    """
+    found: dict[str, Entry] = {}
+    for some in (ids[i : i + 500] for i in range(0, len(ids), 500)):
+        try:
+            found |= _entries(call(*_QUEUE, f"--jobs={','.join(some)}"))
+        except Refused as error:
+            if "Invalid job id" not in str(error):
+                raise Unreachable(str(error)) from None  # the jobs may exist
+    return found
 
 
 def _entries(text: str) -> dict[str, Entry]:

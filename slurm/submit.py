@@ -8,6 +8,7 @@ launcher submitted that died during the call.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -172,7 +173,9 @@ class Submission:
         rows = {}
         for job, id in zip(batch.jobs, ids, strict=True):
             self.ids[job.directory] = id
-            row = Record(event="submitted", id=id, token=token, runs=labels[job.directory])
+            row = Record(
+                event="submitted", id=id, token=token, runs=labels[job.directory], user=os.geteuid()
+            )
             row.note(job.directory)
             rows[job.directory] = row
         if not self.kept:

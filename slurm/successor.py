@@ -6,6 +6,7 @@ A launch queues one successor with each job. A successor that starts queues the 
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def succeed(job: Job, first: str, folder: Path, cwd: Path, named: bool = False) 
     executor = Executor(folder, cwd, job.resources, succession=True)
     executor.prepare(job.name, token, f"afternotok:{first}", 1, named)
     (id,) = executor.hand_over([job], token, first)
-    row = Submission(event="submitted", id=id, token=token, successor_of=first)
+    row = Submission(event="submitted", id=id, token=token, successor_of=first, user=os.geteuid())
     row.note(job.directory)
     if named:
         marks.read_back({job.directory: row})

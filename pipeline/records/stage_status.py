@@ -23,7 +23,7 @@ from pipeline.records.schemas import Event, Progress, Result
 from pipeline.records.spent import eta, gpu_hours
 from pipeline.signals import pulse
 from slurm import marks, place, scheduler
-from slurm.queue import active, submitted
+from slurm.queue import active, of_others, submitted
 from slurm.records import CANCELLED, Submission
 from slurm.scheduler import Entry
 
@@ -256,10 +256,13 @@ def names_of(
     return found
 
 
-def queued() -> tuple[dict[str, Entry] | None, str]:
-    """Return this user's jobs, or None and a note if SLURM does not answer."""
+def queued(directories: Iterable[Path] = ()) -> tuple[dict[str, Entry] | None, str]:
+    """Return this user's jobs, and other users' that work on some directories.
+
+    None and a note if SLURM does not answer.
+    """
     try:
-        return scheduler.mine(), ""
+        return scheduler.mine() | of_others(directories), ""
     except scheduler.Refused as error:
         here = "no squeue" not in str(error)
         return None, f"SLURM says: {error}" if here else ""

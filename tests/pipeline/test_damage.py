@@ -159,7 +159,7 @@ def world(pristine, tmp_path, monkeypatch):
     monkeypatch.setattr(sync, "_check_key", lambda: None)
     done = types.SimpleNamespace(returncode=0, stdout="", stderr="")
     monkeypatch.setattr(sync.subprocess, "run", lambda *_, **__: done)
-    monkeypatch.setattr("pipeline.records.stage_status.queued", lambda: (None, ""))
+    monkeypatch.setattr("pipeline.records.stage_status.queued", lambda *paths: (None, ""))
     monkeypatch.setattr("slurm.scheduler.mine", dict)
     yield root, configs
     shutil.rmtree(root)
