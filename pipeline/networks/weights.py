@@ -78,10 +78,15 @@ def _pickled(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # torch raises whatever it stumbles over
         raise UserError(
-            f"{KEY}={path} cannot be read, or was cut off ({gist(error)}); give a whole file that "
-            "torch.save made of model.state_dict()"
+            f"{KEY}={path} cannot be read, or was cut off ({_first(error)}); give a whole file "
+            "that torch.save made of model.state_dict()"
         ) from None
     return _unwrapped(path, loaded)
+
+
+def _first(error: Exception) -> str:
+    """Return the first sentence of what torch says; it writes a page."""
+    return gist(error).partition(". ")[0]
 
 
 def _unsafe(error: UnpicklingError) -> str:
