@@ -376,7 +376,7 @@ def test_a_network_that_a_card_names_by_its_code_is_called_only_if_trusted(tmp_p
     named = {"name": "custom", "family": "custom", "target": "os:mkdir", "code": code}
     card = CARD | {"architecture": named | {"args": {"path": str(mark)}}}
     save_file({"x": torch.zeros(1)}, path, {runtime.CARD: json.dumps(card)})
-    with pytest.raises(UserError, match=r"is code that its card names, os:mkdir; .* --trust"):
+    with pytest.raises(UserError, match=r"is code that its card names, os:mkdir; --trust"):
         open_file(path)
     assert not mark.exists()
     if "==" not in code:
