@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -255,13 +256,15 @@ def sections(values: Values) -> Config:
 
     A stage is handed no others: reading a section it did not declare is an AttributeError.
     """
-    parts = {}
-    for name, value in values.items():
-        field = Config.model_fields[name]
-        kind: Any = field.annotation
-        annotation: Any = Annotated[kind, field] if field.discriminator else kind
-        parts[name] = TypeAdapter(annotation).validate_python(value)
+    parts = {name: _adapter(name).validate_python(value) for name, value in values.items()}
     return Config.model_construct(None, **parts)
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    field = Config.model_fields[name]
+    kind: Any = field.annotation
+    return TypeAdapter(Annotated[kind, field] if field.discriminator else kind)
 
 
 def tags() -> set[str]:
