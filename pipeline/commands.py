@@ -174,7 +174,7 @@ def told(work: Callable[[], T], where: object) -> T | int:
         code, said = FAILED, str(error)
     except OSError as error:
         code, said = BAD_INPUT, str(surroundings(error, where))
-    log, _, last = said.rpartition("\n")
+    log, _, last = said.rstrip().rpartition("\n")
     lines = "\n".join(filter(None, (log, f"error: {last}")))
     print(visible(lines), file=sys.stderr, flush=True)
     return code

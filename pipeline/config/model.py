@@ -47,7 +47,9 @@ class Network(Section):
     @field_validator("freeze", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
-        return [] if value is None else [value] if isinstance(value, str) else value
+        """Take one glob for a list of it, and numbers for the names of modules in a Sequential."""
+        globs = [] if value is None else value if isinstance(value, list) else [value]
+        return [str(glob) if type(glob) is int else glob for glob in globs]
 
 
 class Vgg(Network):

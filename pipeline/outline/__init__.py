@@ -224,4 +224,7 @@ def ask(arguments: list[str], request: str = "") -> Any:
         return Unknown(why=f"it took longer than {PATIENCE} s")
     if done.returncode:
         return Unknown(why=(done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
-    return json.loads(done.stdout.splitlines()[-1])
+    try:
+        return json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):  # the code of a user can end the process, and print
+        return Unknown(why="the process that looked at it ended without an answer")

@@ -14,13 +14,14 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 from pydantic_core import ErrorDetails
+from yaml import MarkedYAMLError, YAMLError
 
 from pipeline.config import Config, tags
 from pipeline.errors import UserError, nearest
 from pipeline.planning.conf import CONF
 
 INTERPOLATION = (InterpolationResolutionError, GrammarParseError)
-HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)
 FREE = ("cluster.sbatch", "data.args", "model.args", "train.optimizer_args")  # may hold any key
 TAGS = tags()  # not part of a key, though pydantic puts them there
 
@@ -94,6 +95,8 @@ def explain_hydra(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={choice} is not a choice; {nearest(choice, list(error.options))}"
+    if isinstance(error, YAMLError | UnicodeDecodeError):
+        return _no_yaml(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form KEY=VALUE ({str(error).splitlines()[-2]})"
     key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)
@@ -102,6 +105,14 @@ def explain_hydra(error: Exception) -> str:
     if key and key.startswith("hydra."):
         return _not_of_hydra(key, error)
     return _unknown(key) if key else _line(error)
+
+
+def _no_yaml(error: YAMLError | UnicodeDecodeError) -> str:
+    """Return where a file of settings cannot be read; Hydra does not say which one it is."""
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
+        file = mark.name.strip("<>")
+        return f"{file}, line {mark.line + 1}: {error.problem}; mend this file of settings"
+    return f"a file of --config-dir is no YAML ({_line(error)}); write it in UTF-8"
 
 
 def _not_of_hydra(key: str, error: BaseException) -> str:

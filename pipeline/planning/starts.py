@@ -210,7 +210,13 @@ def _check_run(config: Config, path: Path) -> None:
         UserError: names what differs.
     """
     key = f"{STRUCTURE}={path}"
-    if not (rundir.read_json(path) or {}).get("blocks"):
+    try:
+        content = rundir.read_json(path)
+    except UserError:
+        content = None
+    if not isinstance(content, dict) or "blocks" not in content:
+        raise UserError(f"{key} is no structure.json of a run; give a run that has grown")
+    if not content["blocks"]:
         raise UserError(
             f"{key} has no branches: nothing had grown in the end; use method=plain, or a run that "
             "has grown"

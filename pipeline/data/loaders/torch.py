@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -234,6 +235,9 @@ class TimmPolicy(nn.Module):
             far = {"translate_pct": 0.3}
         colour = tuple(min(255, round(255 * mean)) for mean in part.manifest.mean)
         self._change = make(text, {**far, "img_mean": colour})
+        for op in _ops(self._change):
+            if op.name.startswith("Posterize"):
+                op.aug_fn = _posterize
 
     def forward(self, image: Tensor) -> Tensor:
         """Return a changed image, uint8 (3, H, W)."""
@@ -247,3 +251,14 @@ class TimmPolicy(nn.Module):
             random.setstate(drawn[0])
             np.random.set_state(drawn[1])
         return v2.functional.pil_to_tensor(changed)
+
+
+def _ops(change: Any) -> Iterator[Any]:
+    """Yield the operations of a policy of timm."""
+    for held in (getattr(change, "ops", ()), *getattr(change, "policy", ())):
+        yield from held
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Keep so many bits of each pixel, at least one: timm draws 0 as well, which Pillow refuses."""
+    return image if bits >= 8 else ImageOps.posterize(image, max(1, bits))

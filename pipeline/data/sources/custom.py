@@ -74,7 +74,7 @@ class Custom:
                 raise Unfit(f"its class is {found!r}, but targets has {targets[int(number)]!r}")
         except Unfit as error:
             raise OSError(str(error)) from None
-        except Exception as error:  # whatever is in the user's code
+        except (Exception, SystemExit) as error:  # whatever is in the user's code
             raise OSError(f"it {raised(error)}") from None
         return image
 
@@ -157,7 +157,7 @@ class Custom:
             raise UserError(f"{self._where}: image {number}: {error}") from None
         except UserError:
             raise
-        except Exception as error:  # whatever is in the user's code
+        except (Exception, SystemExit) as error:  # whatever is in the user's code
             raise UserError(f"{self._where} {raised(error)} at image {number}") from None
 
     def _try(self, split: str, given: Any) -> None:

@@ -210,6 +210,9 @@ def test_what_goes_wrong_later_ends_prep_or_is_left_out(tmp_path, mine):
     mine(GIVES + "\ndef f():\n    yield from names(7)\n    raise OSError('gone')\n")
     with pytest.raises(UserError, match=r"raised OSError: gone \(mine.py line \d+\) at image 7"):
         Prepared(tmp_path / "a", **chosen("f")).run()
+    mine(GIVES + "\ndef f():\n    yield from names(7)\n    raise SystemExit(0)\n")
+    with pytest.raises(UserError, match=r"raised SystemExit: 0 \(mine.py line \d+\) at image 7"):
+        Prepared(tmp_path / "c", **chosen("f")).run()
     mine(GIVES.replace("self.reads.append(n)", "1 / (n - 20)"))
     prepared = Prepared(tmp_path / "b", **chosen("Targets", max_bad=0.2)).run()
     assert prepared.quarantine() == {

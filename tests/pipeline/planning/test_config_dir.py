@@ -9,6 +9,8 @@ FILES = {
         "# @package _global_\ndefaults:\n  - override /train: quick\nseed: 7\nmethod:\n  name: x\n"
     ),
     "experiment/bare.yaml": "train:\n  epochs: 3\n",
+    "experiment/open.yaml": "train:\n  epochs: [3\n",
+    "experiment/twice.yaml": "train:\n  epochs: 3\n  epochs: 4\n",
     "experiment/typo.yaml": "# @package _global_\ntrain:\n  epochz: 3\n",
     "train/quick.yaml": (CONF / "train/digits.yaml")
     .read_text()
@@ -51,6 +53,8 @@ def test_a_sweep_takes_them_too_and_a_dry_run_leaves_nothing(inside, folder):
         (["experiment=typo"], "train.epochz is not a setting; did you mean 'train.epochs'?"),
         (["train=quickest"], "train=quickest is not a choice; did you mean 'quicker'?"),
         (["train.optimizer_args.x=1"], "add it: +train.optimizer_args.x=VALUE"),
+        (["experiment=open"], "line 3: expected ',' or ']'"),
+        (["experiment=twice"], "line 3: found duplicate key epochs"),
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
@@ -63,3 +67,10 @@ def test_what_is_wrong_in_it_is_one_line(inside, folder, words, said, sweep):
 def test_a_folder_that_is_none_is_refused(inside, tmp_path):
     code, _, err = inside("--config-dir", str(tmp_path / "gone"), "experiment=mine")
     assert (code, f"--config-dir {tmp_path}/gone is no folder" in err) == (2, True)
+
+
+def test_a_file_with_the_name_of_a_choice_is_not_passed_over_in_silence(inside, folder):
+    (folder / "train" / "digits.yaml").write_text("epochs: 3\n")
+    code, _, err = inside("--config-dir", str(folder), "train=digits", "dry_run=true")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "train=digits is a choice already; give it another name" in err

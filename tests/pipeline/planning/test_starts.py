@@ -177,6 +177,8 @@ def test_freezing_and_the_rate_of_the_head_move_the_training(tmp_path):
     for override in ("model.freeze=[features.0]", "train.head_lr=0.5"):
         assert fingerprints(tmp_path, override)["train"] != before["train"]
     assert config(tmp_path, "model.freeze=features.0").model.freeze == ["features.0"]
+    assert config(tmp_path, "model.freeze=[0,x]").model.freeze == ["0", "x"]
+    assert config(tmp_path, "model.freeze=0").model.freeze == ["0"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.config import asked
 from pipeline.data.loaders import memory
@@ -64,3 +65,12 @@ def test_a_policy_of_timm_follows_from_the_seed_alone(data, policy):
     assert all(map(torch.equal, found[:8], found[8:]))
     assert not all(torch.equal(image, one) for one in found)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+
+
+def test_a_policy_of_timm_keeps_a_bit_where_timm_draws_none(data):
+    text = "rand-m9-mstd0.5-inc1"
+    change = TimmPolicy(text, part(data, augment=augment(policy=text)))
+    (posterize,) = (op.aug_fn for op in change._change.ops if op.name == "PosterizeIncreasing")
+    image = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    assert posterize(image, 0).tobytes() == posterize(image, 1).tobytes()
+    assert posterize(image, 8) is image
