@@ -51,7 +51,7 @@ def assert_same(before, after, limit=1e-12):
         assert relative_error(one, other) < limit
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(convs(), st.booleans(), st.integers(0, 2**16))
 def test_growing_and_cutting_any_conv_keep_the_function_in_both_modes(conv, norm, seed):
     torch.manual_seed(seed)
@@ -115,7 +115,7 @@ def test_gradients_and_their_gradients_are_exact(branch, options):
     assert torch.autograd.gradgradcheck(run, (x, *values), fast_mode=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(convs(), st.integers(0, 2**16))
 def test_each_kernel_is_that_of_the_published_branch_without_its_norms(conv, seed):
     """Which tests elsewhere compare with what the branch really computes."""
