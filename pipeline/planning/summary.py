@@ -128,10 +128,12 @@ def _growth(config: Config) -> str:
     times = min(config.method.last_adjust_epoch, epochs - 1) // every
     if not times:
         return "; too short to grow"
+    # a method that goes by predicted gain grows nothing where nothing gains
+    grows = "may grow" if config.method.kind == "grow" else "grows"
     if times == 1:
-        return f"; grows once, after {unit} {every}"
+        return f"; {grows} once, after {unit} {every}"
     often = f"after each {unit}" if every == 1 else f"every {every} {unit}s"
-    return f"; grows {times} times, {often} up to {unit} {times * every}"
+    return f"; {grows} {times} times, {often} up to {unit} {times * every}"
 
 
 def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:

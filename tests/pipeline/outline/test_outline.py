@@ -187,6 +187,7 @@ def test_the_plan_shows_network_and_recipe(inside):
     assert "GFLOPs for 16 pixels" in out
     assert "6 convolutions can grow, kernels start with the identity in them" in out
     assert "grows 20 times, every 5 epochs up to epoch 100" in out
+    assert "may grow 2 times, every 3 epochs up to epoch 6" in inside("dry_run=true")[1]
 
 
 @pytest.mark.parametrize(
