@@ -97,12 +97,16 @@ def write_part(source: Path, target: Path) -> None:
             file = source / f"{part}-{kind}-ubyte.gz"
             if not file.is_file():
                 raise UserError(f"{file} is not there; apt install dataset-fashion-mnist")
+            copy = target / file.stem
+            if copy.is_file():  # prep knows files by their times
+                continue
             content = gzip.decompress(file.read_bytes())
             (total,) = struct.unpack_from(">I", content, 4)
             size = (len(content) - header) // total
             first = content[:4] + struct.pack(">I", count) + content[8 : header + count * size]
-            if not (copy := target / file.stem).is_file():  # prep knows files by their times
-                copy.write_bytes(first)
+            half = copy.with_suffix(".half")
+            half.write_bytes(first)
+            half.replace(copy)
 
 
 def sweep(folder: Path, seeds: int) -> None:
