@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.config.model import BLOCKS, Custom, MobileNetV1, Model, Timm, Vgg, channels
 from pipeline.custom.call import call
 from pipeline.errors import UserError, nearest
+from pipeline.networks import repvgg
 
 DROPS = {"drop": ("dropout", "drop_rate"), "drop_path": ("stochastic_depth_prob", "drop_path_rate")}
 """Settings by what constructors of timm and torchvision call them."""
@@ -131,7 +132,7 @@ def from_timm(name: str, classes: int, **drops: float) -> nn.Module:
     check_name(name, timm.list_models(), "timm")
     make = partial(timm.create_model, name, pretrained=False, num_classes=classes)
     network = _dropping(make, f"{name} of timm", drops)
-    _straighten(network)
+    repvgg.straighten(network)
     return network
 
 
@@ -172,20 +173,6 @@ def from_target(model: Custom, classes: int) -> nn.Module:
     if not parameters:
         raise UserError(f"{told} a network without parameters; there is nothing to train")
     return network
-
-
-def _straighten(network: nn.Module) -> None:
-    """Keep of each RepVGG block its 3x3 convolution: branches are what `method=` adds."""
-    from timm.models.byobnet import RepVggBlock
-
-    for path, block in list(network.named_modules()):
-        if isinstance(block, RepVggBlock):
-            plain = nn.Sequential()
-            plain.add_module("conv", block.conv_kxk.conv)
-            plain.add_module("norm", nn.BatchNorm2d(block.conv_kxk.conv.out_channels))
-            plain.add_module("attn", block.attn)
-            plain.add_module("act", block.act)
-            network.set_submodule(path, plain)
 
 
 def check_name(name: str, valid: list[str], library: str) -> None:

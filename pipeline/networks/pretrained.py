@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.config.model import ASIDE, Custom, MobileNetV1, Model, Timm, Torchvision
 from pipeline.config.rules import has_small_stem
 from pipeline.errors import UserError
-from pipeline.networks import architectures, freezing, weights
+from pipeline.networks import architectures, freezing, repvgg, weights
 from pipeline.networks.weights import KEY
 from pipeline.records import rundir
 
@@ -69,6 +69,10 @@ def _load(
     path = Path(str(model.pretrained))
     held = weights.read(path, model.pretrained_sha256)
     head = architectures.head(model, classes)
+    told: list[str] = []
+    if _has_branches(held) and isinstance(model, Timm) and model.name.startswith("repvgg"):
+        held = _folded(path, model, held, head)
+        told.append("start: the branches of these RepVGG weights were folded into 3x3 convolutions")
     found = fit(network, held, head)
     if found.differing and isinstance(model, Timm):
         found = min(found, _as_timm(network, held, head), key=lambda each: len(each.differing))
@@ -76,13 +80,26 @@ def _load(
         raise UserError(_refusal(path, model, found.differing, held))
     _add_biases(network, found.loaded)
     network.load_state_dict(found.loaded, strict=False)
-    told = [f"start: weights of {path}, {_head(found, held, classes) if counted else UNCOUNTED}"]
+    told += [f"start: weights of {path}, {_head(found, held, classes) if counted else UNCOUNTED}"]
     if idle := _idle_norms(network):
         told.append(
             f"note: {idle} batch norms of these weights have no statistics, because branches had "
             "them before fusing; they gather them anew"
         )
     return told, found.fresh
+
+
+def _folded(path: Path, model: Timm, held: dict[str, Tensor], head: set[str]) -> dict[str, Tensor]:
+    """Return weights of a RepVGG with branches for the network without them, or refuse them."""
+    network = repvgg.branched(model.name)
+    held = weights.named_as(held, network.state_dict())
+    if differing := fit(network, held, head).differing:
+        raise UserError(_refusal(path, model, differing, held))
+    return repvgg.straightened(held, network)
+
+
+def _has_branches(held: dict[str, Tensor]) -> bool:
+    return any(".conv_kxk." in name for name in held)
 
 
 def fit(network: nn.Module, held: dict[str, Tensor], head: set[str]) -> Fit:
@@ -177,8 +194,8 @@ def _cures(path: Path, model: Model, held: dict[str, Tensor]) -> Iterator[str]:
     """Yield what may help, the most likely first."""
     if any(".branches." in name for name in held):
         yield "They have branches: give the run by its name, which means what it ships, fused"
-    if any(".conv_kxk." in name for name in held):
-        yield "They have the branches of RepVGG, this network has none: give a run that ships it"
+    if _has_branches(held):
+        yield "They are of a RepVGG with branches; choose the model=timm model.name= they are of"
     if isinstance(model, Torchvision | MobileNetV1):
         stem = not model.small_stem
         other = model.model_copy(update={"small_stem": stem})

@@ -1,10 +1,12 @@
 """Weights to start from: read without running code, fitted by name and shape, or refused in a line."""
 
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import save_file
@@ -15,6 +17,7 @@ from pipeline.config.model import Model
 from pipeline.errors import UserError
 from pipeline.networks import architectures, library, pretrained, weights
 from pipeline.records import disk
+from tests.dyrep.drawn import randomise
 from tests.runs import make_run
 
 
@@ -219,6 +222,43 @@ def test_a_new_head_cannot_be_frozen(tmp_path):
     with pytest.raises(UserError, match=r"freeze keeps classifier.weight, which is new"):
         begun(path, freeze=["classifier"])
     assert "frozen: 2 of 10" in begun(path, freeze=["features.0"])[1][1]
+
+
+# -- branches of RepVGG ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained_repvgg(tmp_path_factory):
+    """Return a RepVGG of timm with branches, as if trained, and the file of its weights."""
+    theirs = timm.create_model("repvgg_a0", num_classes=3)
+    randomise(theirs, 0.02)
+    state = {f"module.{key}": value for key, value in theirs.state_dict().items()}
+    return theirs.eval(), stored(tmp_path_factory.mktemp("repvgg"), state)
+
+
+@pytest.mark.long
+def test_the_branches_of_a_published_repvgg_are_folded(trained_repvgg):
+    theirs, path = trained_repvgg
+    asked = model("timm", "repvgg_a0", pretrained=str(path))
+    ours = architectures.build(asked, 3)
+    told = pretrained.begin(ours, asked, 3)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(images), theirs(images), rtol=1e-4, atol=1e-5)
+    assert "branches of these RepVGG weights were folded into 3x3 convolutions" in told[0]
+    assert "with their class head" in told[1] and len(told) == 2  # no norm lost its statistics
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("family", "name", "said"),
+    [("timm", "repvgg_a1", "stem.conv_kxk.conv.weight is 48x3x3x3 there and 64x3x3x3 here"),
+     ("timm", "test_resnet", "choose the model=timm model.name= they are of")],
+)  # fmt: skip
+def test_branches_of_another_network_are_refused(trained_repvgg, family, name, said):
+    asked = model(family, name, pretrained=str(trained_repvgg[1]))
+    with pytest.raises(UserError, match=re.escape(said)):
+        pretrained.begin(architectures.build(asked, 3), asked, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""RepVGG of timm as a plain stack of convolutions: the network, and weights of its branches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+BRANCHES = ("conv_kxk.bn", "conv_1x1.bn", "identity")  # the batch norms of a block of timm's
+
+
+def straighten(network: nn.Module) -> None:
+    """Keep of each RepVGG block its 3x3 convolution: branches are what `method=` adds."""
+    from timm.models.byobnet import RepVggBlock
+
+    for path, block in list(network.named_modules()):
+        if isinstance(block, RepVggBlock):
+            plain = nn.Sequential()
+            plain.add_module("conv", block.conv_kxk.conv)
+            plain.add_module("norm", nn.BatchNorm2d(block.conv_kxk.conv.out_channels))
+            plain.add_module("attn", block.attn)
+            plain.add_module("act", block.act)
+            network.set_submodule(path, plain)
+
+
+def branched(name: str) -> nn.Module:
+    """Return a network of timm with the branches that `straighten` takes away."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        made: nn.Module = timm.create_model(name, pretrained=False)
+    return made
+
+
+@torch.no_grad()
+def straightened(held: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Return weights of a RepVGG with branches for the network that `straighten` makes of it.
+
+    In eval mode it computes the same. The batch norm behind each convolution gets the mean that the
+    sum of the branches has, and the variance it would have if they were uncorrelated.
+
+    Args:
+        held: The weights by timm's names.
+        network: What `branched` returned; its blocks get these weights.
+    """
+    from timm.models.byobnet import RepVggBlock
+
+    blocks = {p: block for p, block in network.named_modules() if isinstance(block, RepVggBlock)}
+    found = dict(held)
+    for path, block in blocks.items():
+        own = {key: found.pop(f"{path}.{key}") for key in block.state_dict()}
+        block.load_state_dict(own)
+        norms = [block.get_submodule(branch) for branch in BRANCHES if _has(block, branch)]
+        kernel, bias = block._get_kernel_bias()
+        shift = sum(norm.bias for norm in norms)
+        variance = sum(norm.weight**2 for norm in norms)
+        plain = {
+            "conv.weight": kernel,
+            "norm.weight": (variance + norms[0].eps).sqrt(),
+            "norm.bias": shift,
+            "norm.running_mean": shift - bias,
+            "norm.running_var": variance,
+            **{key: value for key, value in own.items() if key.startswith("attn.")},
+        }
+        found.update({f"{path}.{key}": value for key, value in plain.items()})
+    return found
+
+
+def _has(block: nn.Module, branch: str) -> bool:
+    return getattr(block, branch.partition(".")[0]) is not None
