@@ -6,7 +6,8 @@ accuracies mean nothing. DyRep grows after every epoch but the last. Nothing is 
     python -m benchmarks.paper --json benchmarks/results/paper.json
     python -m benchmarks.paper --share 0.01 --pixels 224 --epochs 1 imagenet_resnet18
 
-An experiment that is in the file already is left out. Each row says when and from which source it was made.
+An experiment that is in the file already is left out. Each row says when and from which source it
+was made.
 """
 
 import argparse

@@ -1,13 +1,14 @@
-"""The study of all methods: its part of the data, and what it makes of finished runs."""
+"""The studies: their part of the data, what they plan, and what they make of finished runs."""
 
 import gzip
 import struct
 
 import pytest
 
-from benchmarks.studies import methods
+from benchmarks.studies import ablations, common, methods
 from pipeline.compare.collect import Run
 from pipeline.errors import UserError
+from pipeline.planning import named_run, sweep
 
 
 def idx(sizes: tuple[int, ...], content: bytes) -> bytes:
@@ -15,14 +16,14 @@ def idx(sizes: tuple[int, ...], content: bytes) -> bytes:
 
 
 def test_a_part_is_the_first_images_and_their_labels(tmp_path, monkeypatch):
-    monkeypatch.setattr(methods, "SIZES", {"train": 2, "t10k": 1})
+    monkeypatch.setattr(common, "SIZES", {"train": 2, "t10k": 1})
     for part in ("train", "t10k"):
         for kind, content in {
             "images-idx3": idx((3, 2, 2), bytes(range(12))),
             "labels-idx1": idx((3,), b"\5\6\7"),
         }.items():
             (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
-    methods.write_part(tmp_path, tmp_path / "part")
+    common.write_part(tmp_path, tmp_path / "part")
     images, labels = (
         (tmp_path / "part" / f"train-{kind}-ubyte").read_bytes()
         for kind in ("images-idx3", "labels-idx1")
@@ -33,23 +34,53 @@ def test_a_part_is_the_first_images_and_their_labels(tmp_path, monkeypatch):
 
 def test_missing_data_names_the_package(tmp_path):
     with pytest.raises(UserError, match="apt install dataset-fashion-mnist"):
-        methods.write_part(tmp_path, tmp_path / "part")
+        common.write_part(tmp_path, tmp_path / "part")
 
 
 def run(method: str, seed: int, top1: float, start: str = "drawn") -> Run:
     settings = {"method.name": method, "method.start": start}
-    return Run(name="", state="done", seed=seed, settings=settings,
-               metrics={"eval/fused/top1": top1})  # fmt: skip
+    return Run(name=f"{method}-s{seed}", state="done", seed=seed, settings=settings,
+               wall_hours=0.5, metrics={"eval/fused/top1": top1, "train/top1": top1})  # fmt: skip
 
 
 def test_a_method_is_told_from_its_start_and_tested_against_plain_seed_by_seed():
     runs = [
         *(run("plain", seed, 80.0 + seed) for seed in range(3)),
         *(run("plain", seed, 82.0 + seed + seed / 10, "identity") for seed in range(3)),
-        Run(name="", state="failed", seed=4),
     ]
     found = {name: methods.named(runs, name) for name in ("plain", methods.STARTED)}
     assert [len(of) for of in found.values()] == [3, 3]
-    test = methods.versus(found)[methods.STARTED]
+    test = common.versus(found, "plain", "eval/fused/top1")[methods.STARTED]
     assert test.difference == pytest.approx(2.1)
     assert test.verdict == "better"
+    assert common.over(found["plain"], common.SECONDS).mean == 1800
+
+
+@pytest.mark.parametrize("name", [n for n, v in ablations.VARIANTS.items() if v.after is None])
+def test_each_variant_is_a_configuration(name, tmp_path):
+    words = [*ablations.VARIANTS[name].words, *ablations.SETTINGS]
+    named_run.settle(*sweep.single([*words, f"data.root={tmp_path}", f"root={tmp_path}"]))
+
+
+def test_each_variant_is_compared_and_comes_after_the_run_it_begins_with(tmp_path):
+    launches = list(ablations.launches(ablations.AXES, 2, tmp_path))
+    names = [word for words in launches for word in words if word.startswith("name=")]
+    assert len(names) == len(set(names)) == 2 * len(ablations.VARIANTS)
+    for words in launches:
+        for word in words:
+            if str(tmp_path) in word:
+                began = word.rpartition("/")[2]
+                assert names.index(f"name={began}") < names.index(
+                    words[-len(ablations.SETTINGS) - 2]
+                )
+
+
+def test_the_variants_of_an_axis_are_tested_against_its_first():
+    runs = {r.name: r for seed in range(3) for r in (
+        run("dyrep", seed, 80.0 + seed), run("linear", seed, 81.0 + seed + seed / 10))}  # fmt: skip
+    found = {"form": ablations.of_axis("form", runs)}
+    told = ablations.report(found)
+    test = told["against the first of the axis"]["form"]["linear"]
+    assert test["difference"] == pytest.approx(1.1) and test["verdict"] == "better"
+    assert len(told["runs"]) == 6 and len(ablations.draw(found).axes[0].lines) == 2
+    assert not ablations.of_axis("strength", runs)

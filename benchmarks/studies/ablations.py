@@ -1,0 +1,217 @@
+"""What each part of growing does: one setting at a time, at equal cost, several seeds.
+
+Each axis is some runs of the pipeline: its first variant is the one the others are tested against,
+paired by seed. All trainings may cost as much as some epochs of the plain network.
+
+    python -m benchmarks.studies.ablations FOLDER --json benchmarks/results/studies/ablations.json
+    python -m benchmarks.studies.ablations FOLDER --axes score form
+    python -m benchmarks.studies.ablations FOLDER --dry-run
+
+A second call goes on where the first was stopped. About half a minute of one core per run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib import pyplot as plt
+from rich.console import Console
+
+from benchmarks import evidence
+from benchmarks.growth_study.data import DEBIAN
+from benchmarks.studies import common
+from benchmarks.studies.common import TOP1, Found
+from pipeline.compare import collect
+from pipeline.errors import DONE
+from pipeline.records import rundir
+
+GROUP = "ablations"
+PANELS = 3  # of the figure, side by side
+EPOCHS = 4  # of the plain network
+SETTINGS = (
+    *common.IMAGES,
+    "model.widths=[[16,16],[32,32],[64,64]]",
+    f"train.budget.plain_epochs={EPOCHS}",
+    "stage.run=[prep,train]",
+)
+COLUMNS = {
+    "top-1": TOP1,
+    "steps": "train/steps",
+    "cost, plain steps": "train/plain_steps",
+    "grown": "train/grown",
+    "cut": "train/cut",
+}
+FINISHED_RATE = "train.lr=0.02"  # of a training that begins with a finished network
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train.
+
+    Args:
+        words: of the launch; `{run}` is the directory of the run of `after` with the same seed.
+        after: the variant that this one begins with.
+    """
+
+    words: tuple[str, ...]
+    after: str | None = None
+
+
+def _dyrep(*words: str) -> Variant:
+    """Return the published algorithm, growing once an epoch in the first half, but for `words`."""
+    asked = {"method.adjust_interval": "1", "method.last_adjust_epoch": "2"}
+    asked |= dict(word.split("=", 1) for word in words)
+    return Variant(("method=dyrep", *(f"{key}={value}" for key, value in asked.items())))
+
+
+def _random(*words: str) -> Variant:
+    """Return `method=grow` with random choice, which grows wherever it may."""
+    return Variant(("method=grow", "method.choose=random", *words))
+
+
+VARIANTS = {
+    "plain": Variant(("method=plain",)),
+    "dyrep": _dyrep(),
+    "snip": _dyrep("method.saliency=snip"),
+    "grad_norm": _dyrep("method.saliency=grad_norm"),
+    "synflow": _dyrep("method.saliency=synflow"),
+    "gain_per_flop": _dyrep("method.saliency=gain_per_flop"),
+    "random": _dyrep("method.saliency=random"),
+    "identity": Variant(("method=plain", "method.start=identity")),
+    "priced": Variant(("method=grow",)),
+    "random branches": _random(),
+    "every 2": _dyrep("method.adjust_interval=2"),
+    "epoch 1": _dyrep("method.last_adjust_epoch=1"),
+    "epochs 1 to 3": _dyrep("method.last_adjust_epoch=3"),
+    "at most 1.25": _dyrep("method.max_cost=1.25"),
+    "at most 1.5": _dyrep("method.max_cost=1.5"),
+    "at most 2": _dyrep("method.max_cost=2"),
+    "no cutting": _dyrep("method.cut_ratio=0"),
+    "much cutting": _dyrep("method.cut_ratio=0.5"),
+    "strength 0.25": _random("method.strength=0.25"),
+    "strength 1": _random("method.strength=1"),
+    "linear": _dyrep("method.form=linear"),
+    "trained on": Variant(("method=plain", "model.pretrained={run}", FINISHED_RATE), "plain"),
+    "then grown": Variant(
+        (*_dyrep().words, "model.pretrained={run}", FINISHED_RATE), "plain"
+    ),
+    "then linear": Variant((*_random().words, "model.pretrained={run}", FINISHED_RATE), "plain"),
+    "from scratch": Variant(("method=structure", "method.structure={run}"), "dyrep"),
+}  # fmt: skip
+AXES = {
+    "score": ("dyrep", "snip", "grad_norm", "synflow", "gain_per_flop", "random", "plain"),
+    "choice": ("identity", "priced", "random branches"),
+    "form": ("dyrep", "linear"),
+    "budget": ("dyrep", "at most 1.25", "at most 1.5", "at most 2"),
+    "cutting": ("dyrep", "no cutting", "much cutting"),
+    "structure": ("dyrep", "from scratch"),
+    "interval": ("dyrep", "every 2"),
+    "window": ("dyrep", "epoch 1", "epochs 1 to 3"),
+    "strength": ("random branches", "strength 0.25", "strength 1"),
+    "finished": ("trained on", "then grown", "then linear"),
+}
+"""What is compared, most telling first; the first variant of an axis is its baseline."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = common.parser(__doc__)
+    parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES), metavar="AXIS",
+                        help=f"of {', '.join(AXES)} (default: all)")  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="print the launches")
+    options = parser.parse_args(arguments)
+    folder = options.folder.resolve()
+    if options.dry_run:
+        for words in launches(options.axes, options.seeds, folder):
+            print(*words)
+        return DONE
+    if not options.report:
+        common.write_part(DEBIAN, folder / "data")
+        for words in launches(options.axes, options.seeds, folder):
+            common.launch(folder, words)
+    runs = {run.name: run for run in common.finished(folder, GROUP)}
+    found = {axis: its for axis in options.axes if (its := of_axis(axis, runs))}
+    for axis, its in found.items():
+        title = f"{axis}: each for what {EPOCHS} epochs of plain cost"
+        Console(width=150).print(common.table(its, COLUMNS, AXES[axis][0], title))
+    if options.figure:
+        common.save(draw(found), options.figure)
+    if options.json:
+        evidence.write(options.json, report(found))
+    return DONE
+
+
+def launches(axes: Iterable[str], seeds: int, folder: Path) -> Iterator[list[str]]:
+    """Yield the words of each launch, one per run; a run that others begin with comes first."""
+    for name in ordered(axes):
+        variant = VARIANTS[name]
+        for seed in range(seeds):
+            run = rundir.run_dir(folder / "outputs", run_name(variant.after or name, seed))
+            words = [word.format(run=run) for word in variant.words]
+            yield [
+                *words,
+                f"seed={seed}",
+                f"name={run_name(name, seed)}",
+                f"group={GROUP}",
+                *SETTINGS,
+            ]
+
+
+def ordered(axes: Iterable[str]) -> list[str]:
+    """Return the variants of some axes, each once, those first that others begin with."""
+    names = [name for axis in axes for name in AXES[axis]]
+    pairs = [(VARIANTS[name].after, name) for name in names]
+    return list(dict.fromkeys(name for pair in pairs for name in pair if name))
+
+
+def run_name(variant: str, seed: int) -> str:
+    """Return the name of a run."""
+    return f"{variant.replace(' ', '-')}-s{seed}"
+
+
+def of_axis(axis: str, runs: Mapping[str, collect.Run]) -> Found:
+    """Return the runs of an axis, by variant and seed; nothing without its baseline."""
+    found: Found = {}
+    for name in AXES[axis]:
+        its = [run for run in runs.values() if run.name == run_name(name, run.seed)]
+        if its:
+            found[name] = {run.seed: run for run in its}
+    return found if AXES[axis][0] in found else {}
+
+
+def draw(found: Mapping[str, Found]) -> plt.Figure:
+    """Draw top-1 of each variant, a panel per axis, all on one scale."""
+    rows = -(-len(found) // PANELS)
+    figure, axes = plt.subplots(
+        rows, PANELS, figsize=(4 * PANELS, 3 * rows), sharey=True, squeeze=False
+    )
+    for axis, name in zip(axes.flat, found, strict=False):
+        common.dots(axis, found[name], TOP1)
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(axis="x", rotation=30, labelsize=7)
+    for axis in axes.flat[len(found) :]:
+        axis.set_visible(False)
+    figure.supylabel("top-1, %")
+    figure.tight_layout()
+    return figure
+
+
+def report(found: Mapping[str, Found]) -> dict[str, object]:
+    """Return each run's numbers and each axis's tests: every axis has a correction of its own."""
+    variants = {name: runs for its in found.values() for name, runs in its.items()}
+    return {
+        "plain_epochs": EPOCHS,
+        "images": common.SIZES,
+        "settings": SETTINGS,
+        "runs": common.rows(variants, COLUMNS),
+        "against the first of the axis": {
+            axis: common.told(common.versus(its, AXES[axis][0], TOP1))
+            for axis, its in found.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""What the studies share: a part of Fashion-MNIST, sweeps over seeds, tables, figures and files."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+from rich.table import Table
+
+from pipeline.compare import collect
+from pipeline.compare.statistics import Mean, Pairs, holm, mean, paired
+from pipeline.errors import UserError
+
+SIZES = {"train": 6000, "t10k": 2000}  # images of each part: the first of its file
+IDX = {"images-idx3": 16, "labels-idx1": 8}  # bytes of a file's header
+IMAGES = (
+    "data=fashion_mnist", "train.augment.rotate=0", "train.augment.flip=true", "tracking=disabled"
+)  # fmt: skip
+TOP1 = "train/top1"
+SECONDS = "train/wall_seconds"  # of training, beside whatever else the machine did
+
+Found = dict[str, dict[int, collect.Run]]
+"""Finished runs by variant and seed."""
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return what every study is asked."""
+    asked = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    asked.add_argument("folder", type=Path, help="for data and runs")
+    asked.add_argument("--report", action="store_true", help="launch nothing, tell what is there")
+    asked.add_argument("--seeds", type=int, default=5, help="of each variant (default: 5)")
+    asked.add_argument("--json", type=Path, metavar="FILE", help="where the answer goes")
+    asked.add_argument("--figure", type=Path, metavar="FILE.svg", help="each seed a dot")
+    return asked
+
+
+def write_part(source: Path, target: Path) -> None:
+    """Write the first images of each part, in the format they came in.
+
+    Raises:
+        UserError: Fashion-MNIST is not there.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for part, count in SIZES.items():
+        for kind, header in IDX.items():
+            file = source / f"{part}-{kind}-ubyte.gz"
+            if not file.is_file():
+                raise UserError(f"{file} is not there; apt install dataset-fashion-mnist")
+            copy = target / file.stem
+            if copy.is_file():  # prep knows files by their times
+                continue
+            content = gzip.decompress(file.read_bytes())
+            (total,) = struct.unpack_from(">I", content, 4)
+            size = (len(content) - header) // total
+            first = content[:4] + struct.pack(">I", count) + content[8 : header + count * size]
+            half = copy.with_suffix(".half")
+            half.write_bytes(first)
+            half.replace(copy)
+
+
+def launch(folder: Path, words: Iterable[str]) -> None:
+    """Launch a run or a sweep; what is finished is not run again.
+
+    Args:
+        folder: of the study: images in `data`, runs in `outputs`.
+        words: of the launch.
+
+    Raises:
+        SystemExit: a run failed.
+    """
+    places = (f"data.root={folder / 'data'}", f"root={folder / 'outputs'}")
+    asked = [sys.executable, "-m", "pipeline.launch", *words, *places]
+    ended = subprocess.run(asked, check=False)
+    if ended.returncode:
+        sys.exit(ended.returncode)
+
+
+def versus(found: Found, baseline: str, key: str) -> dict[str, Pairs]:
+    """Return a number of each variant against that of the baseline, paired by seed."""
+    values = {
+        name: {seed: run.metrics[key] for seed, run in runs.items()} for name, runs in found.items()
+    }
+    tests = {name: paired(its, values[baseline]) for name, its in values.items()}
+    del tests[baseline]
+    holm(list(tests.values()))
+    return tests
+
+
+def numbers(run: collect.Run) -> dict[str, float]:
+    """Return what a run measured, and how long it trained."""
+    hours = run.wall_hours
+    return run.metrics | ({} if hours is None else {SECONDS: 3600 * hours})
+
+
+def over(runs: Mapping[int, collect.Run], key: str) -> Mean | None:
+    """Return the mean of a number over seeds."""
+    return mean([told[key] for run in runs.values() if key in (told := numbers(run))])
+
+
+def table(found: Found, columns: Mapping[str, str], baseline: str, title: str) -> Table:
+    """Return means with 95 % intervals; the first column is tested against the baseline."""
+    shown = Table(title=title)
+    for column in ("", "seeds", *columns, f"against {baseline}", "p (Holm)"):
+        shown.add_column(column, justify="right" if column else "left")
+    tests = versus(found, baseline, next(iter(columns.values())))
+    for name, runs in found.items():
+        cells = [_told(over(runs, key)) for key in columns.values()]
+        shown.add_row(name, str(len(runs)), *cells, *_tested(tests.get(name)))
+    return shown
+
+
+def _told(told: Mean | None) -> str:
+    if told is None:
+        return ""
+    return f"{told.mean:.2f}" + (f" ± {told.half:.2f}" if told.half is not None else "")
+
+
+def _tested(pairs: Pairs | None) -> tuple[str, str]:
+    if pairs is None or pairs.difference is None or pairs.high is None:
+        return "", ""
+    half = pairs.high - pairs.difference
+    p = "" if pairs.p_holm is None else f"{pairs.p_holm:.3f}"
+    return f"{pairs.difference:+.2f} ± {half:.2f}, {pairs.verdict}", p
+
+
+def dots(axis: plt.Axes, found: Found, key: str) -> None:
+    """Draw a number of each variant, each seed a dot, its mean a bar."""
+    for place, runs in enumerate(found.values()):
+        values = [run.metrics[key] for run in runs.values()]
+        axis.plot([place] * len(values), values, "o", ms=4, alpha=0.6, color="#3a6ea5")
+        axis.hlines(sum(values) / len(values), place - 0.25, place + 0.25, color="#222222")
+    axis.set_xticks(range(len(found)), list(found))
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def rows(found: Found, columns: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return each run's numbers, its source and its command."""
+    return [
+        {"variant": name, "seed": seed, "commit": run.source, "command": run.command}
+        | {column: numbers(run).get(key) for column, key in columns.items()}
+        for name, runs in found.items()
+        for seed, run in sorted(runs.items())
+    ]
+
+
+def told(tests: Mapping[str, Pairs]) -> dict[str, dict[str, Any]]:
+    """Return tests as they are kept, each with its verdict."""
+    return {name: pairs.__dict__ | {"verdict": pairs.verdict} for name, pairs in tests.items()}
+
+
+def save(figure: plt.Figure, file: Path) -> None:
+    """Write a figure, without the hour it was drawn."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, metadata={"Date": None}, bbox_inches="tight")
+
+
+def finished(folder: Path, group: str) -> list[collect.Run]:
+    """Return the finished runs of a group."""
+    runs = collect.read(collect.select(folder / "outputs", [], group))
+    return [run for run in runs if run.state == "done"]
