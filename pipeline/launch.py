@@ -105,7 +105,12 @@ def launch(run: Settled, repeated: frozenset[Path] = frozenset()) -> Outcome:
 def _launch(run: Settled, repeated: frozenset[Path]) -> Outcome:
     config, choices, overrides = run
     this = Launch(config=config, plan=_plan(config, repeated))
-    _show_plan(this, overrides)
+    no_data = preflight.data_error(config, this.plan)
+    if no_data and not config.dry_run:
+        raise no_data
+    _show_plan(this, overrides, has_data=not no_data)
+    if no_data:
+        raise no_data
     remote = this.works and config.cluster.name == "slurm"
     if config.dry_run:
         if remote:
@@ -116,10 +121,10 @@ def _launch(run: Settled, repeated: frozenset[Path]) -> Outcome:
 
 
 def _plan(config: Config, repeated: frozenset[Path]) -> list[Step]:
-    """Return the checked plan of a run; everything except the network is checked here."""
+    """Return the checked plan of a run; neither images nor network are checked yet."""
     safety.tell(config)
     plan = make_plan(config, repeated)
-    preflight.check(config, plan)
+    preflight.check(config)
     if config.cluster.name == "slurm":
         slurm.check(config)
     caches.settle(Path(config.root))
@@ -128,30 +133,31 @@ def _plan(config: Config, repeated: frozenset[Path]) -> list[Step]:
     return plan
 
 
-def _show_plan(this: Launch, overrides: list[str]) -> None:
-    """Print the plan and its notes.
+def _show_plan(this: Launch, overrides: list[str], has_data: bool) -> None:
+    """Print the plan and its notes; without data, nothing is known of its classes.
 
     Raises:
         UserError: the network cannot be built or trained.
     """
     changed = starts.check(this.config, this.plan)
     training = any(step.runs for step in this.plan if step.stage.name == "train")
-    counted = preflight.classes(this.config, this.plan[0])
+    prep = this.plan[0]
+    counted = preflight.classes(this.config, prep) if has_data else None
     network = outline.look(this.config, counted, begins=not changed) if training else None
     if this.directory.exists():
         notes = list(code.told(this.config))
     else:
         notes = arguments.unchosen(this.config, overrides)
-    notes += [*changed, *_untried(this.config, training, this.plan[0])]
+    notes += [*changed, *_untried(this.config, training, prep.runs and has_data)]
     summary.show_plan(this.config, this.plan, network, notes, counted)
     freshness.tell(this.config, this.plan[0], overrides)
 
 
-def _untried(config: Config, training: bool, prep: Step) -> Iterator[str]:
+def _untried(config: Config, training: bool, preparing: bool) -> Iterator[str]:
     """Yield what could not be tried here before it runs, and why."""
     if training and (unknown := outline.try_optimizer(config)):
         yield f"train.optimizer={config.train.optimizer} was not tried: {unknown.why}"
-    if config.data.name == "custom" and prep.runs:
+    if config.data.name == "custom" and preparing:
         told = outline.try_images(config)
         if isinstance(told, outline.Unknown):
             yield f"data.target={config.data.target} was not tried: {told.why}"

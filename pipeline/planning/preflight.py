@@ -17,12 +17,8 @@ from pipeline.records import disk, rundir, store
 from pipeline.records.schemas import Result
 
 
-def check(config: Config, plan: list[Step]) -> None:
-    """Refuse a launch that would fail later.
-
-    Args:
-        config: Of the run.
-        plan: Of the run; if prep is finished, the source of its images is not checked.
+def check(config: Config) -> None:
+    """Refuse a launch that would fail later, except for its images (see `data_error`).
 
     Raises:
         UserError: names the setting and the cure.
@@ -30,7 +26,6 @@ def check(config: Config, plan: list[Step]) -> None:
     rundir.check_links(Path(config.root), "stages", "runs", "data", f"runs/{config.name}")
     _check_root(Path(config.root))
     code.check(config)
-    _check_data(config, plan)
     if config.tracking.mode == "online" and find_spec("wandb") is None:
         raise UserError(
             "tracking=online needs wandb, which is not installed; `pip install wandb`, or use "
@@ -51,6 +46,20 @@ def _check_root(root: Path) -> None:
         raise UserError(f"root={root} cannot be written: {refused}, or choose another root=")
     if shutil.disk_usage(above).free < 50 * 2**20:
         raise UserError(f"root={root}: less than 50 MiB free on the disk; make room or move root=")
+
+
+def data_error(config: Config, plan: list[Step]) -> UserError | None:
+    """Return why a run cannot have its images, or None if it can; a dry run still shows its plan.
+
+    Args:
+        config: Of the run.
+        plan: Of the run; if prep is finished, the source of its images is not checked.
+    """
+    try:
+        _check_data(config, plan)
+    except UserError as error:
+        return error
+    return None
 
 
 def _check_data(config: Config, plan: list[Step]) -> None:

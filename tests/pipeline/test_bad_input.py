@@ -63,7 +63,11 @@ REFUSED = [
     (["hydra.runn.dir=x"], "hydra.runn is not a setting; did you mean 'hydra.run'"),
     (["-m", "hydra.sweeper.nonsense=1", "seed=1,2"], "nonsense is not a setting; valid are: max"),
     (["data=imagefolder", "data.root=/nowhere"], "/nowhere is no folder"),
-    (["data=cifar10", "data.root=/nowhere"], "cifar-10-python.tar.gz"),
+    (
+        ["data=cifar10", "data.root=/nowhere"],
+        "/nowhere is no folder, so it holds no cifar-10-python.tar.gz or cifar-10-batches-py/; get",
+    ),
+    (["data=imagenet", "data.root=/nowhere"], "/nowhere is no folder, so it holds no train/WNID"),
     (["data.loader=fast"], "'auto', 'dali', 'memory' or 'torch'"),
     (["train.epochs=3", "train.warmup_epochs=3"], "train.warmup_epochs below train.epochs"),
     (

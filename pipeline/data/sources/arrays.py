@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.sources.base import Item, Listing
+from pipeline.data.sources.base import Item, Listing, lacking
 from pipeline.data.sources.tree import File, fact
 from pipeline.errors import UserError
 
@@ -75,8 +75,9 @@ class Cifar:
         folder = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[self.name]
         if not any((self.root / name).exists() for name in (f"{archive}-python.tar.gz", folder)):
             raise UserError(
-                f"{self.root} holds neither {archive}-python.tar.gz nor {folder}/; get the archive "
-                "from https://www.cs.toronto.edu/~kriz/cifar.html and point data.root at its folder"
+                f"{lacking(self.root, f'{archive}-python.tar.gz or {folder}/')}; get the archive "
+                "from https://www.cs.toronto.edu/~kriz/cifar.html, and point data.root at the "
+                "folder that you put it in"
             )
         return 60_000
 

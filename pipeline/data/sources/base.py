@@ -9,10 +9,16 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from pipeline.data.sources.tree import File, Row
+
+
+def lacking(root: Path, names: str) -> str:
+    """Say that a folder does not hold the files `names`, or that there is no such folder."""
+    return f"{root} {'holds no' if root.is_dir() else 'is no folder, so it holds no'} {names}"
 
 
 class Item(NamedTuple):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data.sources.arrays import png
-from pipeline.data.sources.base import Item, Listing
+from pipeline.data.sources.base import Item, Listing, lacking
 from pipeline.data.sources.tree import fact
 from pipeline.errors import UserError
 
@@ -127,10 +127,9 @@ class Mnist:
         places = [self.root / raw / f"{one}{end}" for raw in RAW for one in spelt for end in ENDS]
         path = next((path for path in places if path.is_file()), None)
         if path is None:
-            there = "holds no" if self.root.is_dir() else "is no folder, so it holds no"
             raise UserError(
-                f"{self.root} {there} {name} or {name}.gz; get the four files of data={self.name}"
-                f"{FROM[self.name]} and point data.root at their folder"
+                f"{lacking(self.root, f'{name} or {name}.gz')}; get the four files of "
+                f"data={self.name}{FROM[self.name]} and point data.root at their folder"
             )
         if len(shape(path)) != dimensions:
             raise UserError(f"{path} is no {name}: it has {len(shape(path))} dimensions")

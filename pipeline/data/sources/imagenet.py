@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data.sources import truth
-from pipeline.data.sources.base import Item, Listing
+from pipeline.data.sources.base import Item, Listing, lacking
 from pipeline.data.sources.folders import ImageFolder, take
 from pipeline.data.sources.tree import fact, folders, tree
 from pipeline.errors import UserError
@@ -50,9 +50,9 @@ class ImageNet(ImageFolder):
     def _check_there(self) -> None:
         if not (self.root / "train").is_dir() or not (self.root / "val").is_dir():
             raise UserError(
-                f"{self.root} is not ImageNet: it needs train/WNID/*.JPEG and val/. Get "
-                "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org, extract "
-                "them there, or leave them as they are, and point data.root at the folder"
+                f"{lacking(self.root, 'train/WNID/*.JPEG with val/')}; get "
+                "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org, and point "
+                "data.root at the folder that you put them in; they need not be extracted"
             )
 
     def _validation(self, listing: Listing, facts: bool) -> None:

@@ -90,11 +90,10 @@ def test_a_mirror_that_fails_is_a_notice(tmp_path, capsys):
 
 def test_tensorboard_that_is_not_installed_is_refused_at_launch(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "find_spec", lambda name: None)
-    monkeypatch.setattr(preflight, "_check_data", lambda config, plan: None)
     config = preflight_config(tmp_path, also=["tensorboard"])
     with pytest.raises(UserError, match=r"pip install tensorboard.*also=\[csv\]"):
-        preflight.check(config, [])
-    preflight.check(preflight_config(tmp_path, also=["csv"]), [])
+        preflight.check(config)
+    preflight.check(preflight_config(tmp_path, also=["csv"]))
 
 
 def preflight_config(root, also):
