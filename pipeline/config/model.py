@@ -230,4 +230,14 @@ class Grow(Growing):
     max_cost: Annotated[float, Field(ge=1)]
 
 
+def added(method: Starting) -> list[str]:
+    """Return the branches of a method by which a convolution that can take one changes.
+
+    Growth adds a kxk branch only beside others. For a method without branches it is kxk, which
+    each convolution larger than 1x1 can take.
+    """
+    names: list[str] = list(getattr(method, "branches", ["kxk"]))
+    return [name for name in names if name != "kxk"] if isinstance(method, Growing) else names
+
+
 Method = Annotated[Plain | Static | Structured | DyRep | Grow, Field(discriminator="kind")]

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.config.base import Values
-from pipeline.config.model import Structured
+from pipeline.config.model import Structured, added
 from pipeline.custom import code
 from pipeline.errors import UserError
 from pipeline.records.provenance import PROJECT
@@ -95,7 +95,7 @@ class Request:
             model=config.model.model_dump(),
             sides=[size, smallest],
             batch=config.train.batch_size // (processes * config.train.accumulate),
-            branches=list(getattr(config.method, "branches", ["kxk"])),
+            branches=added(config.method),
             classes=known or UNTOLD,
             counted=known is not None,
         )

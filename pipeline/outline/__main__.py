@@ -27,7 +27,7 @@ from dyrep.cost import cost
 from dyrep.eligible import convs, unfit_convs
 from pipeline.config import sections
 from pipeline.config.data import Custom as Settings
-from pipeline.config.model import Model, Structured
+from pipeline.config.model import Model, Structured, added
 from pipeline.custom import code
 from pipeline.custom.call import raised
 from pipeline.data.sources.custom import Custom
@@ -83,7 +83,7 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
     known = sections({"model": asked["model"], "method": asked["method"]})
     network = architectures.build(known.model, asked["classes"])
     told = pretrained.begin(network, known.model, asked["classes"], asked["counted"])
-    found = _growth(network, getattr(known.method, "branches", ["kxk"]))
+    found = _growth(network, added(known.method))
     if isinstance(known.method, Structured):
         structures.apply(network, known.method)
         told.append(structures.told(network, known.method))

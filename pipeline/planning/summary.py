@@ -77,6 +77,7 @@ def _training(config: Config, network: Outline | Unknown, counted: int | None) -
             f"{network.parameters / 1e6:.3g} M parameters for {_classes(config, counted)}"
             f"{_branches(config, network.growable)}{_start(config)}"
         )
+        yield from _left_alone(config, network.left)
         yield from network.start
     yield f"recipe: train={train.name}, {_length(train)} of {_batch(config)}{_growth(config)}"
 
@@ -108,6 +109,13 @@ def _branches(config: Config, count: int) -> str:
         return ""
     verb = "can grow" if isinstance(config.method, Growing) else f"get{'s' * (count == 1)} branches"
     return f", {_count(count, 'convolution')} {verb}"
+
+
+def _left_alone(config: Config, left: dict[str, int]) -> Iterator[str]:
+    """Say how many convolutions get no branches, and why; nothing if the method adds none."""
+    if left and config.method.kind != "plain":
+        told = [f"{_count(count, 'convolution')}, {reason}" for reason, count in left.items()]
+        yield f"left alone: {mask('; '.join(told))}"
 
 
 def _start(config: Config) -> str:

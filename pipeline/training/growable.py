@@ -9,7 +9,7 @@ from torch import nn
 
 from dyrep.block import fitting
 from dyrep.eligible import convs, unfit_convs
-from pipeline.config.model import Method, Plain, Static, Structured
+from pipeline.config.model import Method, Plain, Structured, added
 from pipeline.errors import UserError
 
 NAMED = 3  # convolutions named per reason
@@ -25,8 +25,7 @@ def left_alone(model: nn.Module, method: Method) -> dict[str, str]:
         return {}
     left, known = unfit_convs(model), dict(convs(model))
     for path, conv in known.items():
-        taken = set(fitting(conv, method.branches))
-        if path not in left and not (taken if isinstance(method, Static) else taken - {"kxk"}):
+        if path not in left and not fitting(conv, added(method)):
             left[path] = "it can take none of these branches"
     if not known.keys() - left.keys():
         why = "; ".join(told(left)) or "it has no convolution larger than 1x1"

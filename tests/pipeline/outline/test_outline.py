@@ -191,6 +191,30 @@ def test_the_plan_shows_network_and_recipe(inside):
 
 
 @pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["method=dyrep", "method.branches=[kxk,identity]"], "3 convolutions, it can take none of"),
+        (["method=dbb", "method.branches=[kxk,identity]"], None),
+        (["method=plain"], None),
+        (["method=dyrep"], None),
+    ],
+)
+def test_the_plan_tells_how_many_convolutions_are_left_alone(tmp_path, words, told):
+    settings = config(tmp_path, "model=vgg_small", *words)
+    lines = list(summary._training(settings, outline.look(settings), None))
+    (alone,) = [line for line in lines if line.startswith("left alone: ")] or [None]
+    assert (told in alone) if told else alone is None
+
+
+def test_a_dry_run_shows_the_plan_of_a_data_set_that_is_missing(inside):
+    code, out, err = inside("data=cifar10", "data.root=/nowhere", "dry_run=true")
+    assert code == 2
+    assert "6 convolutions can grow" in out
+    assert "latency  run" in out
+    assert err.startswith("error: /nowhere is no folder")
+
+
+@pytest.mark.parametrize(
     ("overrides", "notes"),
     [
         (["data=synthetic"], ["train=imagenet", "model=resnet18"]),
