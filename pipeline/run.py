@@ -39,6 +39,7 @@ from pipeline.execution import caches, ending, processes
 from pipeline.execution.after_stage import close_complete, followed
 from pipeline.execution.processes import End
 from pipeline.records import attempt, disk, rundir, store
+from pipeline.records.progress import read_progress
 from pipeline.records.schemas import Output, Question, Result, Where
 from pipeline.signals import interrupt
 from slurm import output
@@ -130,7 +131,10 @@ def _run(stage: Stage, directory: Path, question: Question) -> int:
     if rank:
         _redirect(rundir.log_file(directory, context.attempt, rank))
     elif context.attempt == 1 or not _has_started(context):
-        context.event("started", pid=os.getpid())
+        before = read_progress(directory)  # of the attempt before
+        context.event(
+            "started", pid=os.getpid(), **({"last_progress": before.time} if before else {})
+        )
     try:
         _enable_code(stage, context)
         metrics = import_module(f"pipeline.stages.{stage.name}").run(context)

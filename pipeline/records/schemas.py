@@ -158,6 +158,7 @@ class Event(Record):
     signal: str = ""
     code: int = 0
     saved: Count = 0
+    last_progress: Finite = 0.0
 
 
 class Submission(Record):

@@ -110,7 +110,7 @@ def _look(
         done=progress.done,
         total=progress.total,
         text=progress.text,
-        lost=seconds(events),
+        lost=seconds(events, {row.id for row in submitted(directory) if row.successor_of}),
         gpu_hours=gpu_hours(events),
         directory=str(directory),
     )

@@ -6,8 +6,17 @@ from pipeline.records.lost import seconds
 from pipeline.records.schemas import Event
 
 
-def event(time, attempt, event, file=""):
-    return Event(time=time, attempt=attempt, event=event, file=file)
+def event(time, attempt, event, file="", **more):
+    return Event(time=time, attempt=attempt, event=event, file=file, **more)
+
+
+def started(time, attempt, last_progress):
+    return event(time, attempt, "started", last_progress=last_progress)
+
+
+def began(time, job):
+    """A supervisor's event, which bears no number of an attempt."""
+    return event(time, 0, "began", job=job)
 
 
 FIRST = [event(0, 1, "started"), event(10, 1, "first_step"), event(50, 1, "saved", "a")]
@@ -17,17 +26,34 @@ THIRD = [event(100, 3, "started"), event(105, 3, "resumed", "a"), event(110, 3, 
 
 CASES = {
     "nothing happened": (FIRST, 0),
-    "asked to stop, saved and left": ([*FIRST, event(51, 1, "stopped"), *SECOND], 60),
-    "killed long after it had saved": ([*FIRST, event(80, 1, "growth"), *SECOND], 60),
-    "killed twice, once before a step": ([*FIRST, BROKEN, *THIRD], 60),
+    "asked to stop, launched again later": ([*FIRST, event(51, 1, "stopped"), *SECOND], 11),
+    "killed long after it had saved": ([*FIRST, event(80, 1, "growth"), *SECOND], 40),
+    "killed, and its last progress is known": (
+        [*FIRST, started(100, 2, 85), *SECOND[1:]], 45,
+    ),
+    "killed twice, once before a step": ([*FIRST, BROKEN, *THIRD], 10),
+    "requeued: the queue counts": (
+        [began(-1, "7"), *FIRST, event(51, 1, "stopped"), began(99, "7"), *SECOND], 60,
+    ),
+    "requeued twice": ([began(-1, "7"), *FIRST, began(89, "7"), BROKEN, began(99, "7"), *THIRD], 60),
+    "requeued, then launched again": (
+        [began(-1, "7"), *FIRST, began(89, "7"), BROKEN, began(99, "8"), *THIRD], 50,
+    ),
+    "its successor went on": ([began(-1, "7"), *FIRST, began(99, "successor"), *SECOND], 60),
+    "a job launched later went on": ([began(-1, "7"), *FIRST, began(99, "8"), *SECOND], 10),
     "no step yet": ([*FIRST, BROKEN], 0),
     "killed before it had saved": (
-        [*FIRST[:2], event(100, 2, "started"), event(110, 2, "first_step")], 100,
+        [*FIRST[:2], started(100, 2, 60), event(110, 2, "first_step")], 60,
     ),
     "killed twice before it had saved": (
-        [*FIRST[:2], event(30, 2, "first_step"), event(50, 3, "first_step")], 40,
+        [
+            *FIRST[:2], started(20, 2, 19), event(30, 2, "first_step"),
+            started(40, 3, 38), event(50, 3, "first_step"),
+        ], 37,
     ),
-    "a stage without steps": ([event(0, 1, "started"), event(30, 2, "started")], 30),
+    "a stage without steps": (
+        [event(0, 1, "started"), event(20, 1, "stopped"), event(30, 2, "started")], 20,
+    ),
     "what a supervisor noted is not the stage's": ([*FIRST, event(60, 0, "requeued")], 0),
 }  # fmt: skip
 
@@ -35,4 +61,4 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_what_was_not_saved_is_lost_too(case):
     events, lost = CASES[case]
-    assert seconds(events) == lost
+    assert seconds(events, ["successor"]) == lost
