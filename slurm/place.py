@@ -75,6 +75,11 @@ def blind(nodes: str, directory: Path) -> str:
     )
 
 
+def supervised(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether this process belongs to a job of ours."""
+    return OWNER in environment
+
+
 def unsupervised(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return an environment without the supervisor's variables."""
     return {name: value for name, value in environment.items() if name not in WORDS}

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.records.provenance import versions
+from slurm import place
 
 
 def describe() -> dict[str, str | int]:
@@ -22,6 +23,18 @@ def cores() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         allowed = min(allowed, max(1, round(int(quota) / int(period))))
     return min(allowed, int(os.environ.get("SLURM_CPUS_PER_TASK", allowed)))
+
+
+def more_cores() -> str:
+    """Say how to give a stage more cores; nothing on this machine, all of which it has."""
+    return "more cores (cluster.cpus_per_process), " if place.supervised() else ""
+
+
+def fewer_cores() -> str:
+    """Say how to give a stage fewer cores, and with them fewer processes."""
+    if place.supervised():
+        return "fewer cluster.cpus_per_process"
+    return "fewer cores (taskset -c 0 python -m pipeline.launch …)"
 
 
 def device() -> str:

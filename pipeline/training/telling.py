@@ -10,6 +10,7 @@ from itertools import pairwise
 from pipeline.contract.stage import Context
 from pipeline.execution.world import World
 from pipeline.records import attempt
+from pipeline.records.environment import more_cores
 from pipeline.training.pace import Pace
 
 PHASES = ("processes", "imports", "checkpoint", "first_step")  # up to the first step
@@ -94,6 +95,6 @@ class Telling:
         if share > MUCH_WAITING and not self._told_waiting:
             self._told_waiting = True
             self.say(
-                f"waiting for data {100 * share:.0f} % of the time: give it more cores "
-                "(cluster.cpus_per_process), smaller images (prep.shrink), or another data.loader"
+                f"waiting for data {100 * share:.0f} % of the time: give it {more_cores()}smaller "
+                "images (prep.shrink), or another data.loader"
             )

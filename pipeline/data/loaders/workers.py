@@ -19,6 +19,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from pipeline.errors import UserError
+from pipeline.records.environment import fewer_cores
 
 SHARED = Path("/dev/shm")
 PREFETCH = 2  # batches prepared in advance per worker
@@ -84,7 +85,7 @@ def _explained(error: RuntimeError) -> UserError | None:
         return UserError(f"{SHARED} is full, a batch did not fit in; {CURE}, and launch again")
     if "DataLoader worker" in text and ("killed by signal" in text or "exited" in text):
         return UserError(
-            f"a worker process of data.loader=torch ended: {text.rstrip('. ')}. Perhaps memory ran "
-            "out; launch again, with a smaller train.batch_size or fewer cluster.cpus_per_process"
+            f"a worker process of data.loader=torch ended: {text.rstrip('. ')}; launch again to "
+            f"continue. If memory ran out, use a smaller train.batch_size or {fewer_cores()}"
         )
     return None

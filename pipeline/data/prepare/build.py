@@ -31,6 +31,7 @@ from pipeline.data.prepare.shard_record import KEPT, Record
 from pipeline.data.sources.base import Item, Listing, Source
 from pipeline.data.sources.choose import source
 from pipeline.errors import UserError
+from pipeline.records.environment import fewer_cores
 from pipeline.signals import interrupt
 
 if TYPE_CHECKING:
@@ -206,8 +207,8 @@ def _in_processes(open_: list[Task], cores: int, look: Callable[..., None]) -> N
             look(sum(future.result() for future in finished))
     except BrokenProcessPool:
         raise UserError(
-            "a process of prep was killed, perhaps for want of memory; launch again to go on, with "
-            "fewer cluster.cpus_per_process if it is"
+            "a process of prep was killed; launch again to continue. If memory ran out, use "
+            f"{fewer_cores()}"
         ) from None
     finally:
         for process in set(multiprocessing.active_children()) - others if waiting else ():
