@@ -10,8 +10,8 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from pipeline.display.errors import BAD_INPUT, DONE, nearest
 from pipeline.display.outside import say, visible
-from pipeline.errors import BAD_INPUT, DONE, nearest
 from pipeline.records.provenance import version
 from slurm import output
 

@@ -11,8 +11,8 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from pipeline import commands
+from pipeline.display.errors import DONE, FAILED, UserError
 from pipeline.display.outside import say
-from pipeline.errors import DONE, FAILED, UserError
 from pipeline.records import attempt, rundir, store
 from pipeline.records.schemas import Submission
 from pipeline.records.stage_status import AT_WORK, look

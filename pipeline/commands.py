@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.config.base import STAGE_NAMES
-from pipeline.display.outside import say, visible
-from pipeline.errors import (
+from pipeline.display.errors import (
     BAD_INPUT,
     FAILED,
     INTERRUPTED,
@@ -22,6 +21,7 @@ from pipeline.errors import (
     nearest,
     surroundings,
 )
+from pipeline.display.outside import say, visible
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Run
 from slurm import output

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import commands
+from pipeline.display.errors import DONE, UserError, gist
 from pipeline.display.outside import say
-from pipeline.errors import DONE, UserError, gist
 from pipeline.records import outfile, rundir
 from slurm import output
 

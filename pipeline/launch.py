@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import commands, outline
 from pipeline.custom import code
-from pipeline.errors import DONE
+from pipeline.display.errors import DONE
 from pipeline.execution import caches, dispatch, slurm
 from pipeline.execution.dispatch import Outcome
 from pipeline.execution.slurm import Launch

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pipeline import commands
 from pipeline.config.base import STAGE_NAMES
+from pipeline.display.errors import DONE, UserError
 from pipeline.display.outside import say, visible
-from pipeline.errors import DONE, UserError
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Event, Submission
 from pipeline.records.stage_status import UNDER_WAY, look

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import commands
+from pipeline.display.errors import DONE, UserError
 from pipeline.display.outside import say
-from pipeline.errors import DONE, UserError
 from pipeline.records import outfile, rundir
 
 if TYPE_CHECKING:

@@ -21,9 +21,7 @@ from pathlib import Path
 from pipeline.contract.stage import Context, Stage
 from pipeline.contract.table import STAGES
 from pipeline.custom.code import enable
-from pipeline.display.masking import mask
-from pipeline.display.outside import say
-from pipeline.errors import (
+from pipeline.display.errors import (
     BAD_INPUT,
     DONE,
     FAILED,
@@ -35,6 +33,8 @@ from pipeline.errors import (
     UserError,
     surroundings,
 )
+from pipeline.display.masking import mask
+from pipeline.display.outside import say
 from pipeline.execution import caches, ending, processes
 from pipeline.execution.after_stage import close_complete, followed
 from pipeline.execution.processes import End

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from pipeline import commands
 from pipeline.config.base import STAGE_NAMES
+from pipeline.display.errors import DONE, UserError
 from pipeline.display.terminal import Terminal, bold
-from pipeline.errors import DONE, UserError
 from pipeline.planning.summary import describe
 from pipeline.records import rundir, stage_status, store
 from pipeline.records.schemas import Result, Run

@@ -16,8 +16,8 @@ from pipeline import commands
 from pipeline.compare.collect import select
 from pipeline.config import Wandb
 from pipeline.config.base import STAGE_NAMES
+from pipeline.display.errors import DONE, FAILED, UserError
 from pipeline.display.outside import say
-from pipeline.errors import DONE, FAILED, UserError
 from pipeline.execution import caches
 from pipeline.planning.named_run import frozen
 from pipeline.records import rundir

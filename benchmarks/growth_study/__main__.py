@@ -23,7 +23,7 @@ from benchmarks.growth_study import data, plan, report
 from benchmarks.growth_study.shelf import Run, Shelf
 from benchmarks.growth_study.training import Size, Training
 from pipeline import commands
-from pipeline.errors import DONE
+from pipeline.display.errors import DONE
 
 RESULTS = Path(__file__).parents[1] / "results" / "growth_study"
 

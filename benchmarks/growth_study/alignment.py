@@ -25,7 +25,7 @@ from dyrep.block import fitting
 from dyrep.geometry import Geometry
 from dyrep.promise import gains
 from pipeline import commands
-from pipeline.errors import DONE
+from pipeline.display.errors import DONE
 
 RATES = (0.0125, 0.05, 0.1)
 ALL = 1e6  # a strength beside which what the strengths learn is nothing

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from benchmarks.gpu_campaign.whole import idx
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 MEAN, STD = 0.286, 0.353  # of the 60,000 training images

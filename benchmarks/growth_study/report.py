@@ -15,7 +15,7 @@ from benchmarks.growth_study.networks import NETWORKS
 from benchmarks.growth_study.plan import CHOOSING, JUDGING, Rows
 from benchmarks.growth_study.shelf import Run, Shelf
 from pipeline.compare.statistics import Mean, Pairs, holm, mean, paired
-from pipeline.errors import DONE
+from pipeline.display.errors import DONE
 
 ENOUGH = 3  # seeds that choose no rate, before a table is of these alone
 WIDE = 160  # columns of a table

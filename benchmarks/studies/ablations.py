@@ -25,7 +25,7 @@ from benchmarks.growth_study.data import DEBIAN
 from benchmarks.studies import common
 from benchmarks.studies.common import TOP1, Found
 from pipeline.compare import collect
-from pipeline.errors import DONE
+from pipeline.display.errors import DONE
 from pipeline.records import rundir
 
 GROUP = "ablations"

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from pipeline.compare import collect
 from pipeline.compare.statistics import Mean, Pairs, holm, mean, paired
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 SIZES = {"train": 6000, "t10k": 2000}  # images of each part: the first of its file
 IDX = {"images-idx3": 16, "labels-idx1": 8}  # bytes of a file's header

@@ -24,7 +24,7 @@ from benchmarks.growth_study.data import DEBIAN
 from benchmarks.studies import common
 from benchmarks.studies.common import Found
 from pipeline.compare import collect
-from pipeline.errors import DONE
+from pipeline.display.errors import DONE
 
 GROUP = "methods"
 METHODS = ("plain", "repvgg", "acb", "dbb", "orepa", "dyrep", "grow")

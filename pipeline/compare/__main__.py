@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from pipeline import commands
+from pipeline.display.errors import DONE, UserError
 from pipeline.display.outside import say
-from pipeline.errors import DONE, UserError
 from pipeline.execution import caches
 from pipeline.records import outfile
 

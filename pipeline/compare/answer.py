@@ -11,7 +11,7 @@ from pipeline.compare.groups import Answer, Group
 from pipeline.compare.settings import differing, group_by, identity
 from pipeline.compare.statistics import Mean, holm, mean, paired
 from pipeline.config.base import Values
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 SAME_IMAGES = {
     "data.loader",

@@ -13,8 +13,8 @@ from typing import Any
 
 from pipeline import commands
 from pipeline.config import WHERE, completed, flatten
+from pipeline.display.errors import UserError, nearest, surroundings
 from pipeline.display.masking import mask, masked
-from pipeline.errors import UserError, nearest, surroundings
 from pipeline.planning import again
 from pipeline.planning.named_run import settled
 from pipeline.records import rundir, schemas, spent, stage_status, store

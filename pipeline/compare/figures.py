@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.compare.collect import Run
 from pipeline.compare.groups import Answer, Group
 from pipeline.compare.table import interval
+from pipeline.display.errors import UserError
 from pipeline.display.outside import line, say
-from pipeline.errors import UserError
 from pipeline.records import rundir
 from pipeline.report.canvas import (
     BLUE,

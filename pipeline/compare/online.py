@@ -14,8 +14,8 @@ from pipeline.compare import table
 from pipeline.compare.collect import ACCURACY, Run, finite
 from pipeline.compare.groups import Answer
 from pipeline.config import WHERE, Config, completed, flatten
+from pipeline.display.errors import UserError
 from pipeline.display.outside import markdown
-from pipeline.errors import UserError
 
 ASKED = Config.model_fields.keys() - {"seed", *WHERE}
 PATIENCE = 15  # seconds for an answer

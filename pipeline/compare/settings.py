@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from pipeline.errors import nearest
+from pipeline.display.errors import nearest
 
 T = TypeVar("T")
 Settings = dict[str, Any]  # by dotted key

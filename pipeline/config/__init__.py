@@ -28,7 +28,7 @@ from pipeline.config.cluster import Cluster
 from pipeline.config.data import Data, Prep
 from pipeline.config.model import Method, Model
 from pipeline.config.train import Checkpoint, Train
-from pipeline.errors import nearest
+from pipeline.display.errors import nearest
 
 
 class Stages(Section):

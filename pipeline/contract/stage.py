@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.errors import REFUSALS, Interrupted
+from pipeline.display.errors import REFUSALS, Interrupted
 from pipeline.records import attempt, rundir, store
 from pipeline.records.schemas import Event, Progress
 

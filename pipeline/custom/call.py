@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.config.base import Target
 from pipeline.custom import files
-from pipeline.errors import UserError, gist, nearest
+from pipeline.display.errors import UserError, gist, nearest
 from pipeline.records.provenance import PROJECT
 
 PACKAGE = PROJECT / "pipeline"

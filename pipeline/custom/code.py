@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from pipeline.config import Config
 from pipeline.config.base import Section, Target, Values
 from pipeline.custom import files
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records import rundir, snapshot
 from pipeline.records.provenance import git_state
 from pipeline.records.schemas import Facts

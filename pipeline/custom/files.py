@@ -15,7 +15,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records.snapshot import Files
 
 OURS = ("dyrep", "pipeline", "slurm")

@@ -28,7 +28,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records import disk, rundir
 
 VERSION = 2

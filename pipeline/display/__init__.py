@@ -1,1 +1,1 @@
-"""Show text and curves from outside: escaped, masked, thinned, in tables."""
+"""What a person is told: errors, and text and curves from outside, escaped, masked, thinned."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import tracking
 from pipeline.config.base import STAGE_NAMES
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Submission
 from pipeline.report import write_report

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline import commands
 from pipeline.config import WHERE, Config
+from pipeline.display.errors import DONE, Interrupted, StageFailed, UserError
 from pipeline.display.masking import mask
-from pipeline.errors import DONE, Interrupted, StageFailed, UserError
 from pipeline.execution import local, slurm
 from pipeline.execution.slurm import Launch
 from pipeline.planning import again, compose, summary

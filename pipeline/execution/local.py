@@ -19,7 +19,7 @@ from types import FrameType
 
 from pipeline import commands
 from pipeline.config import Config
-from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError, surroundings
+from pipeline.display.errors import BAD_INPUT, Interrupted, StageFailed, UserError, surroundings
 from pipeline.planning.named_run import write_question, write_where
 from pipeline.planning.plan import verify_outputs
 from pipeline.planning.step import Step

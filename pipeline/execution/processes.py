@@ -25,8 +25,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.display.errors import DONE, FAILED, STOPPED
 from pipeline.display.outside import say
-from pipeline.errors import DONE, FAILED, STOPPED
 from pipeline.records.environment import cores
 from pipeline.signals import interrupt
 from pipeline.signals.pulse import PULSE, SHOW, Watch

@@ -16,10 +16,10 @@ import slurm.preflight
 from pipeline import commands
 from pipeline.config import Config
 from pipeline.config.cluster import Slurm
+from pipeline.display.errors import Interrupted, StageFailed, UserError
 from pipeline.display.masking import mask
 from pipeline.display.outside import say, visible
 from pipeline.display.terminal import Terminal
-from pipeline.errors import Interrupted, StageFailed, UserError
 from pipeline.execution.code_snapshot import freeze, place
 from pipeline.planning import again, named_run
 from pipeline.planning.step import Step

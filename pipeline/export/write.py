@@ -11,7 +11,7 @@ from typing import TypedDict
 
 import torch
 
-from pipeline.errors import Interrupted, gist
+from pipeline.display.errors import Interrupted, gist
 from pipeline.export.formats import FORMATS, Format, Source
 from pipeline.export.verify import Difference, scores_elsewhere
 from pipeline.records import disk

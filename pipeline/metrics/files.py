@@ -20,7 +20,7 @@ from pipeline.config.model import Model
 from pipeline.custom.code import enable
 from pipeline.data import preprocess
 from pipeline.data.shards import Manifest
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.export import runtime
 from pipeline.export.runtime import CARD
 from pipeline.networks import architectures, trained

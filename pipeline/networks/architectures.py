@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.config.model import BLOCKS, Custom, MobileNetV1, Model, Timm, Vgg, channels
 from pipeline.custom.call import call
-from pipeline.errors import UserError, nearest
+from pipeline.display.errors import UserError, nearest
 from pipeline.networks import repvgg
 
 DROPS = {"drop": ("dropout", "drop_rate"), "drop_path": ("stochastic_depth_prob", "drop_path_rate")}

@@ -9,7 +9,7 @@ from typing import Self
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.errors import UserError, nearest
+from pipeline.display.errors import UserError, nearest
 
 
 class Frozen:

@@ -8,7 +8,7 @@ from urllib.parse import urlparse
 
 import torch
 
-from pipeline.errors import UserError, nearest
+from pipeline.display.errors import UserError, nearest
 from pipeline.networks import architectures
 
 KEY = "model.pretrained"

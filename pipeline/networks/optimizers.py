@@ -11,7 +11,7 @@ from torch.optim import SGD, Optimizer
 
 import dyrep
 from pipeline.config.train import Train
-from pipeline.errors import UserError, nearest
+from pipeline.display.errors import UserError, nearest
 from pipeline.networks.layers import depths
 
 ON_GPU = ("bnb", "fused")  # what names of optimizers begin with that need one

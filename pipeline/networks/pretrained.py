@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.config.model import ASIDE, Custom, MobileNetV1, Model, Timm, Torchvision
 from pipeline.config.rules import has_small_stem
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.networks import architectures, freezing, repvgg, weights
 from pipeline.networks.weights import KEY
 from pipeline.records import rundir

@@ -9,7 +9,7 @@ from torch import nn
 import dyrep
 from dyrep.block import blocks
 from pipeline.config.model import Structured
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records import disk, rundir
 
 KEY = "method.structure"

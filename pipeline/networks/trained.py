@@ -13,7 +13,7 @@ from pipeline.contract.stage import Context
 from pipeline.data.loaders.base import Part
 from pipeline.data.loaders.choose import make
 from pipeline.data.shards import Manifest
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.export import runtime
 from pipeline.export.formats import FORMATS
 from pipeline.networks import architectures

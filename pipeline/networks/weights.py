@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pipeline.errors import UserError, gist
+from pipeline.display.errors import UserError, gist
 from pipeline.records import disk
 
 KEY = "model.pretrained"

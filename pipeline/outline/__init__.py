@@ -22,7 +22,7 @@ from pipeline.config import Config
 from pipeline.config.base import Values
 from pipeline.config.model import Structured, added
 from pipeline.custom import code
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records.provenance import PROJECT
 
 PATIENCE = 120  # seconds; a large network takes ten

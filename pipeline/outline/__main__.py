@@ -31,7 +31,7 @@ from pipeline.config.model import Model, Structured, added
 from pipeline.custom import code
 from pipeline.custom.call import raised
 from pipeline.data.sources.custom import Custom
-from pipeline.errors import UserError, gist
+from pipeline.display.errors import UserError, gist
 from pipeline.networks import architectures, library, optimizers, pretrained, structures
 from pipeline.networks.architectures import DROPS
 from pipeline.outline import Images, Outline, Request, shape, trial

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fnmatch
 
 from pipeline import outline
+from pipeline.display.errors import DONE, UserError, nearest
 from pipeline.display.outside import say
-from pipeline.errors import DONE, UserError, nearest
 
 
 def show(glob: str = "*", *more: str) -> int:

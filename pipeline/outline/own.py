@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pipeline.config.model import BLOCKS, channels
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.outline import Outline, Request

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError, gist
+from pipeline.display.errors import UserError, gist
 
 
 def check(network: nn.Module, again: nn.Module, target: str) -> None:

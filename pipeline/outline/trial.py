@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 import dyrep
 from pipeline.config.model import DyRep, Grow, Method
 from pipeline.config.train import Train
-from pipeline.errors import UserError, gist
+from pipeline.display.errors import UserError, gist
 from pipeline.networks import optimizers
 from pipeline.records import packing
 

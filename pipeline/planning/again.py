@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
+from pipeline.display.errors import UserError
 from pipeline.display.outside import say
-from pipeline.errors import UserError
 from pipeline.planning.step import Step
 from pipeline.records import disk, rundir, stage_status, store
 from pipeline.records.schemas import Question

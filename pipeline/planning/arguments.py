@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from pipeline.config import Config
 from pipeline.config.data import PACKAGED
 from pipeline.config.rules import SMALL_IMAGE
-from pipeline.errors import UserError, nearest
+from pipeline.display.errors import UserError, nearest
 from pipeline.planning.compose import parse
 from pipeline.planning.conf import CONF
 from pipeline.records import rundir

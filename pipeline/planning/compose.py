@@ -26,9 +26,9 @@ from pipeline.config import WHERE, Config, flatten, rules, sense
 from pipeline.config.base import Values
 from pipeline.config.data import HOLDS
 from pipeline.custom import code
+from pipeline.display.errors import DONE, UserError
 from pipeline.display.masking import mask, mask_yaml
 from pipeline.display.outside import visible
-from pipeline.errors import DONE, UserError
 from pipeline.planning import starts
 from pipeline.planning.conf import CONF
 from pipeline.planning.explain import _keys, explain_schema

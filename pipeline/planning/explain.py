@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from yaml import MarkedYAMLError, YAMLError
 
 from pipeline.config import Config, tags
-from pipeline.errors import UserError, nearest
+from pipeline.display.errors import UserError, nearest
 from pipeline.planning.conf import CONF
 
 INTERPOLATION = (InterpolationResolutionError, GrammarParseError)

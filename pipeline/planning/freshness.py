@@ -12,9 +12,9 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.data.sources import changes
 from pipeline.data.sources.changes import Changes
+from pipeline.display.errors import gist
 from pipeline.display.masking import mask
 from pipeline.display.outside import say
-from pipeline.errors import gist
 from pipeline.planning.step import Step
 
 PATIENCE = 10.0  # seconds for comparing the files

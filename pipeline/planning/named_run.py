@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline.config import WHERE, Config, flatten, rules
 from pipeline.config.base import STAGE_NAMES, Values
 from pipeline.custom import code
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.planning import again, compose, taking_up
 from pipeline.planning.step import Step
 from pipeline.records import disk, rundir, store

@@ -14,8 +14,8 @@ from pathlib import Path
 from pipeline.config import Config, flatten, values_of
 from pipeline.contract.stage import Stage
 from pipeline.contract.table import STAGES
+from pipeline.display.errors import UserError
 from pipeline.display.masking import masked
-from pipeline.errors import UserError
 from pipeline.planning import again
 from pipeline.planning.step import State, Step
 from pipeline.records import disk, rundir, store

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 
-from pipeline.errors import DONE, UserError, gist, nearest
+from pipeline.display.errors import DONE, UserError, gist, nearest
 from pipeline.planning.compose import Composed, by_hydra, parse
 from pipeline.planning.explain import HYDRA_ERRORS
 

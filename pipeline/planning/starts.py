@@ -20,7 +20,7 @@ from pipeline import commands, outline
 from pipeline.config import Config
 from pipeline.config.base import Values
 from pipeline.config.model import ASIDE, Structured
-from pipeline.errors import UserError, nearest
+from pipeline.display.errors import UserError, nearest
 from pipeline.planning.step import Step
 from pipeline.records import disk, rundir, store
 from pipeline.records.schemas import Result

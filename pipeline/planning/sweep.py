@@ -24,8 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import commands
 from pipeline.config import Config
+from pipeline.display.errors import UserError
 from pipeline.display.outside import say
-from pipeline.errors import UserError
 from pipeline.planning.arguments import Asked
 from pipeline.planning.compose import Composed, by_hydra, choices_of, parse
 from pipeline.planning.conf import CONF

@@ -15,7 +15,7 @@ import socket
 import time
 from pathlib import Path
 
-from pipeline.errors import Interrupted, Superseded, UserError
+from pipeline.display.errors import Interrupted, Superseded, UserError
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Attempt, Event
 from pipeline.signals import interrupt

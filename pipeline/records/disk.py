@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import UserError, surroundings
+from pipeline.display.errors import UserError, surroundings
 from slurm import files
 
 FULL = 2**20  # bytes; a disk with less space left counts as full

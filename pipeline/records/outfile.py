@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records import rundir
 
 

@@ -15,9 +15,9 @@ from typing import Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pipeline.display.errors import UserError
 from pipeline.display.outside import line, say
 from pipeline.display.terminal import Terminal
-from pipeline.errors import UserError
 from pipeline.records import schemas, store
 
 SECONDS_BETWEEN_LINES = 15.0

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.display import masking
-from pipeline.errors import UserError, link_to_nothing
+from pipeline.display.errors import UserError, link_to_nothing
 from pipeline.records import disk, schemas
 from slurm import files
 from slurm.records import EVENTS as EVENTS

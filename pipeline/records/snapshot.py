@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from slurm import private
 
 Files = dict[str, Path]  # where each file is, by its name within the copy

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.config.base import STAGE_NAMES
-from pipeline.errors import UserError, surroundings
+from pipeline.display.errors import UserError, surroundings
 from pipeline.records import attempt, rundir, schemas, store
 from pipeline.records.lost import seconds
 from pipeline.records.progress import read_progress

@@ -18,7 +18,7 @@ from pipeline.contract.stage import Context
 from pipeline.data.loaders.base import Part
 from pipeline.data.loaders.choose import make
 from pipeline.data.shards import Manifest
-from pipeline.errors import Interrupted, UserError
+from pipeline.display.errors import Interrupted, UserError
 from pipeline.execution.world import World, world
 from pipeline.export import runtime
 from pipeline.export.formats import FORMATS

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contract.stage import Context
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.export.runtime import exact_float32
 from pipeline.networks import trained
 from pipeline.records import rundir

@@ -27,8 +27,8 @@ from pipeline.data.sources import changes
 from pipeline.data.sources.base import Item, Listing
 from pipeline.data.sources.choose import source
 from pipeline.data.sources.tree import Row
+from pipeline.display.errors import UserError
 from pipeline.display.outside import say
-from pipeline.errors import UserError
 from pipeline.records import disk, rundir
 from pipeline.records.environment import cores
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pipeline.contract.stage import Context
 from pipeline.data.shards import Manifest
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.execution.world import world
 from pipeline.networks import optimizers
 from pipeline.outline import trial

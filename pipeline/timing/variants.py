@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.contract.stage import Context
-from pipeline.errors import gist
+from pipeline.display.errors import gist
 from pipeline.export import runtime
 from pipeline.export.formats import FORMATS
 from pipeline.networks import trained

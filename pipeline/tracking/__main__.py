@@ -8,8 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
+from pipeline.display.errors import BAD_INPUT, DONE, FAILED, UserError
 from pipeline.display.outside import say
-from pipeline.errors import BAD_INPUT, DONE, FAILED, UserError
 from pipeline.tracking import curves, session
 from pipeline.tracking.reach import server, unreachable
 

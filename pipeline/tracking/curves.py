@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records import rundir
 from pipeline.tracking import rows
 from pipeline.tracking.rows import Row, Steps

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.display.errors import FAILED, UserError
 from pipeline.display.outside import say
-from pipeline.errors import FAILED, UserError
 from pipeline.planning import again
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Run

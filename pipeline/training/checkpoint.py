@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.config.base import Values
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records import disk, packing, rundir
 
 SUFFIX = ".safetensors"

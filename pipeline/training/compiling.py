@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from pipeline.config.train import Train
-from pipeline.errors import UserError, gist
+from pipeline.display.errors import UserError, gist
 from pipeline.networks.layers import blocks
 
 BACKEND = "inductor"

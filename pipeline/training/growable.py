@@ -10,7 +10,7 @@ from torch import nn
 from dyrep.block import fitting
 from dyrep.eligible import convs, unfit_convs
 from pipeline.config.model import Method, Plain, Structured, added
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 NAMED = 3  # convolutions named per reason
 

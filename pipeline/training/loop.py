@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.contract.stage import Context
 from pipeline.data.loaders.base import Batch
-from pipeline.errors import Interrupted
+from pipeline.display.errors import Interrupted
 from pipeline.execution.world import World
 from pipeline.training import adjustment, evaluation, recalibration, setup
 from pipeline.training.agreement import Agreement

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from pipeline.data.loaders.base import Batch
-from pipeline.errors import NoResult
+from pipeline.display.errors import NoResult
 from pipeline.execution.world import World
 
 MOST_SKIPPED = 20  # steps in a row; more are no accident

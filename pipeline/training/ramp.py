@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.execution.world import World
 from pipeline.training import device, generators
 from pipeline.training.cost import Cost

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.config import flatten, values_of
 from pipeline.config.base import Values
 from pipeline.contract.stage import Context
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.execution.world import World
 from pipeline.records import disk, rundir
 from pipeline.records.provenance import DALI, versions

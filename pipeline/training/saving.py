@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.contract.stage import Context
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.execution.world import World
 from pipeline.training import checkpoint, resume
 from pipeline.training.checkpoint import Facts

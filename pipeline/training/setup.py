@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.contract.stage import Context
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.execution.world import World
 from pipeline.training import adjustment, device, generators, growable
 from pipeline.training.images import Images

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.studies import ablations, common, methods
 from pipeline.compare.collect import Run
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.planning import named_run, sweep
 
 

@@ -17,7 +17,7 @@ import yaml
 from pipeline import cancel, commands, launch, logs, status, sync
 from pipeline.compare import __main__ as compare
 from pipeline.compare import collect
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.execution import local
 from pipeline.planning import compose, named_run, sweep
 from pipeline.planning.plan import make_plan

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import cancel, status
 from pipeline.compare.__main__ import main as compare_main
-from pipeline.errors import surroundings
+from pipeline.display.errors import surroundings
 from tests.runs import make_run
 
 FOLDERS = ["", "stages", "runs", "data", "runs/x"]

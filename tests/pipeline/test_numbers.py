@@ -8,7 +8,7 @@ import torch
 
 from pipeline import run
 from pipeline.contract.table import STAGES
-from pipeline.errors import NoNumber, UserError
+from pipeline.display.errors import NoNumber, UserError
 from pipeline.planning import summary
 from pipeline.records import rundir
 from pipeline.training import nonfinite

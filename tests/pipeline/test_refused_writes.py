@@ -10,7 +10,7 @@ import pytest
 from pipeline import run
 from pipeline.contract.stage import Context
 from pipeline.contract.table import STAGES
-from pipeline.errors import BAD_INPUT, Interrupted, StageFailed, UserError
+from pipeline.display.errors import BAD_INPUT, Interrupted, StageFailed, UserError
 from pipeline.execution import dispatch, ending, local
 from pipeline.execution.processes import End
 from pipeline.records import attempt, disk, rundir, spent, store

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline import evaluate
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.export import formats, runtime
 from pipeline.export.formats import Source
 from pipeline.metrics.files import open_file

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import commands, run, status
-from pipeline.errors import NoResult, StageFailed, UserError
+from pipeline.display.errors import NoResult, StageFailed, UserError
 from pipeline.planning import compose
 from pipeline.records import spent
 from pipeline.records.schemas import Event, Progress

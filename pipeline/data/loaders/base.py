@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from pipeline.config import asked
 from pipeline.config.train import Augment
 from pipeline.data.shards import Manifest, Pictures, damage
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records.environment import cores
 
 DIGEST = 16  # bytes

@@ -7,7 +7,7 @@ from torch import Tensor
 from pipeline.data.loaders.base import DIGEST, Loader, Part
 from pipeline.data.loaders.memory import MemoryLoader
 from pipeline.data.loaders.torch import TorchLoader
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 IN_MEMORY = 2 * 2**30  # bytes; a split with more pixels is not held in memory
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records.environment import fewer_cores
 
 SHARED = Path("/dev/shm")

@@ -30,7 +30,7 @@ from pipeline.data.prepare.patience import BEAT, patiently
 from pipeline.data.prepare.shard_record import KEPT, Record
 from pipeline.data.sources.base import Item, Listing, Source
 from pipeline.data.sources.choose import source
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records.environment import fewer_cores
 from pipeline.signals import interrupt
 

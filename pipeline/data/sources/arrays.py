@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.data.sources.base import Item, Listing, lacking
 from pipeline.data.sources.tree import File, fact
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

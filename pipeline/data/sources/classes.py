@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.data.sources import names
 from pipeline.data.sources.base import Item
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 Label = int | str
 UNTOLD: tuple[Label, ...] = (-1, "")

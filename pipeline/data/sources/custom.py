@@ -17,7 +17,7 @@ from pipeline.data.sources.base import Listing
 from pipeline.data.sources.classes import Label, Labelled, labelled
 from pipeline.data.sources.pairs import Unfit, class_names, label, pair
 from pipeline.data.sources.spool import Spool
-from pipeline.errors import UserError, gist
+from pipeline.display.errors import UserError, gist
 
 if TYPE_CHECKING:
     from pipeline.config.data import Custom as Settings

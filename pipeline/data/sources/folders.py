@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.data.sources import layout, names
 from pipeline.data.sources.base import Item, Listing
 from pipeline.data.sources.tree import File, Row, Tree, folders, read, tree
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.config.data import Images

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline.data.sources.arrays import png
 from pipeline.data.sources.base import Item, Listing, lacking
 from pipeline.data.sources.tree import fact
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ from pipeline.data.sources import truth
 from pipeline.data.sources.base import Item, Listing, lacking
 from pipeline.data.sources.folders import ImageFolder, take
 from pipeline.data.sources.tree import fact, folders, tree
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.config.data import Images

@@ -14,7 +14,7 @@ from pipeline.data.sources import imagenet, names, tars
 from pipeline.data.sources.base import Item, Listing, Source
 from pipeline.data.sources.imagenet import IMAGES, ImageNet
 from pipeline.data.sources.tree import Row, fact, image
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 if TYPE_CHECKING:
     import tarfile

@@ -10,7 +10,7 @@ from pathlib import Path
 from shlex import quote
 
 from pipeline.data.sources.tree import folders
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 NAMES = {
     "train": ("train", "training", "trn", "train_set", "trainset"),

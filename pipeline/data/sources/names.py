@@ -6,7 +6,7 @@ import os
 import unicodedata
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 UNSEEN = {"Cf"}  # categories of Unicode: format characters, e.g. a space of no width
 UNPRINTABLE = {"Cc", "Zl", "Zp"}  # control characters, and what ends a line

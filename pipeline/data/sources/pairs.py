@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.data.sources.arrays import png
 from pipeline.data.sources.classes import Label
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,7 @@ from pipeline.data.sources.base import Listing
 from pipeline.data.sources.classes import Label, Labelled, labelled
 from pipeline.data.sources.tables import Table, features, holds_images, holds_labels, open_table
 from pipeline.data.sources.tree import Row, Tree, fact, tree
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.config.data import Parquet as Settings

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.data.sources.layout import NAMES
 from pipeline.data.sources.tree import Row
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 KINDS = {
     "train": set(NAMES["train"]),

@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 ROWS = 64  # that are read of a parquet file at a time
 

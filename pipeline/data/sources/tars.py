@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 BLOCK = tarfile.BLOCKSIZE
 TAR = ".tar"

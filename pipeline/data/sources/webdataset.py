@@ -21,7 +21,7 @@ from pipeline.data.sources import splits, tars
 from pipeline.data.sources.base import Listing
 from pipeline.data.sources.classes import Label, Labelled, labelled
 from pipeline.data.sources.tree import EXTENSIONS, Row, Tree, fact, tree
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.config.data import WebDataset as Settings

@@ -13,7 +13,7 @@ from pipeline.compare import answer, collect, page, settings
 from pipeline.compare.__main__ import main
 from pipeline.compare.statistics import holm, mean, paired
 from pipeline.config import ADDED
-from pipeline.errors import BAD_INPUT, DONE
+from pipeline.display.errors import BAD_INPUT, DONE
 from tests.runs import make_run
 
 

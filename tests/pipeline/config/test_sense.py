@@ -5,7 +5,7 @@ import re
 import pytest
 
 from pipeline.config import flatten, sense
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.planning import compose
 from tests.launcher import PROJECT
 from tests.pipeline.planning.test_plan import config

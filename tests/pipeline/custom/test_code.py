@@ -8,7 +8,7 @@ import pytest
 from pipeline.config import Config
 from pipeline.config.model import Custom
 from pipeline.custom import call, code, files
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records import rundir
 
 NETS = {

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision import datasets
 
 from pipeline.data.sources.choose import source
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from tests.pipeline.data.preparing import listing, settings
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.data.prepare import build
 from pipeline.data.sources.custom import Custom
 from pipeline.data.sources.pairs import Unfit, encoded, label
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from tests.pipeline.data.preparing import Prepared, picture, settings
 from tests.pipeline.data.preparing import encoded as saved
 

@@ -10,7 +10,7 @@ from torchvision import datasets
 
 from pipeline.config import rules
 from pipeline.data.sources.choose import source
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from tests.pipeline.data.preparing import Prepared, settings
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.sources.choose import source
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from tests.pipeline.data.preparing import encoded, listing, picture, settings
 
 WNIDS = ("n01440764", "n01443537", "n02084071")

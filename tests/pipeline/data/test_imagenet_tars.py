@@ -9,7 +9,7 @@ from scipy.io import savemat
 
 from pipeline.data.sources.choose import source
 from pipeline.data.sources.imagenet_tars import TRAIN, VAL
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from tests.pipeline.data.preparing import Prepared, encoded, picture, settings
 from tests.pipeline.data.test_webdataset import tar
 

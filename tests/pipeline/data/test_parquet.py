@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from pipeline.data.sources import changes
 from pipeline.data.sources.choose import source
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from tests.pipeline.data.preparing import Prepared, encoded, picture, settings
 
 IMAGES = [encoded(picture(n)) for n in range(12)]

@@ -10,7 +10,7 @@ from torchvision import datasets
 
 from pipeline.data.sources.base import Item
 from pipeline.data.sources.choose import source
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from tests.pipeline.data.preparing import encoded, folder, listing, picture, settings
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.data.sources import changes, webdataset
 from pipeline.data.sources.choose import source
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from tests.pipeline.data.preparing import Prepared, encoded, picture, settings
 
 IMAGES = [encoded(picture(n)) for n in range(12)]

@@ -6,8 +6,8 @@ import time
 import pytest
 import yaml
 
+from pipeline.display.errors import UserError
 from pipeline.display.masking import found, mask, mask_yaml, masked
-from pipeline.errors import UserError
 from pipeline.planning.compose import derived_name
 from pipeline.records import rundir
 from pipeline.report import run_data

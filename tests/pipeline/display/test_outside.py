@@ -14,9 +14,9 @@ from pipeline import commands, logs, status
 from pipeline.compare import answer, collect, online, page, table
 from pipeline.data.prepare import page as data_page
 from pipeline.data.shards import Manifest, Split
+from pipeline.display.errors import BAD_INPUT, FAILED, StageFailed, UserError
 from pipeline.display.outside import code, line, markdown, visible
 from pipeline.display.terminal import Terminal
-from pipeline.errors import BAD_INPUT, FAILED, StageFailed, UserError
 from pipeline.export import card
 from pipeline.planning import summary
 from pipeline.planning.step import Step

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.execution import code_snapshot
 from pipeline.planning import safety
 from pipeline.records import rundir

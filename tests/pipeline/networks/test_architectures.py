@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.config.model import Timm, Torchvision
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.networks import architectures
 from pipeline.planning import compose, sweep
 from pipeline.planning.conf import CONF

@@ -14,7 +14,7 @@ from torch import nn
 
 import dyrep
 from pipeline.config.model import Model
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.networks import architectures, library, pretrained, weights
 from pipeline.records import disk
 from tests.dyrep.drawn import randomise

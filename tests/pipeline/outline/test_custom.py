@@ -8,7 +8,7 @@ import torch
 
 from pipeline import outline
 from pipeline.config.model import Custom
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.networks import architectures
 from pipeline.outline import Request
 from pipeline.outline import __main__ as side

@@ -10,7 +10,7 @@ import torch
 from dyrep.cost import cost
 from pipeline import launch, outline
 from pipeline.config.model import MobileNetV1, Vgg
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.networks import architectures
 from pipeline.outline import Outline, Request, Unknown, own
 from pipeline.outline.__main__ import outline as built

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.compare import collect, table
 from pipeline.compare.answer import answer
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.execution import dispatch, slurm
 from pipeline.planning import again, compose, named_run, sweep
 from pipeline.planning.plan import make_plan

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.planning import compose, explain, named_run, sweep
 from pipeline.planning.plan import make_plan
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config import ADDED, sections
 from pipeline.config.base import Section
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.planning import compose, sweep
 from pipeline.planning.conf import CONF
 from pipeline.planning.plan import make_plan, verify

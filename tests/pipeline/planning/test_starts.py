@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import outline
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.planning import starts
 from pipeline.planning.plan import make_plan
 from pipeline.records import rundir, store

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.compare.collect import ACCURACY
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.planning import search, sweep
 from pipeline.planning.compose import to_config
 from pipeline.planning.conf import CONF

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.planning import named_run, sweep
 from pipeline.planning.plan import make_plan
 from pipeline.records import rundir

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records import outfile
 from tests.launcher import PROJECT
 from tests.runs import make_run

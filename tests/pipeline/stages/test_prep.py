@@ -12,7 +12,7 @@ from pipeline.data import shards
 from pipeline.data.prepare import build, duplicates, examine
 from pipeline.data.prepare.shard_record import KEPT
 from pipeline.data.sources.choose import source
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from tests.pipeline.data.preparing import encoded, folder, picture, prepared
 
 pytestmark = pytest.mark.long

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.data.sources import changes
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.planning import freshness
 from tests.pipeline.data.preparing import encoded, folder, picture, prepared
 

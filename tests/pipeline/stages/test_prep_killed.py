@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.data.prepare import build
 from pipeline.data.sources.choose import source
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from tests.launcher import PROJECT, wait_for
 from tests.pipeline.data.preparing import encoded, folder, picture, prepared
 

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from pipeline.config import sections
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records import rundir
 from pipeline.stages import eval as evaluation
 from pipeline.stages import latency

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from pipeline.config import Disabled
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.planning import preflight
 from pipeline.records import rundir
 from pipeline.tracking import curves, mirror

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.errors import Interrupted, UserError
+from pipeline.display.errors import Interrupted, UserError
 from pipeline.planning import compose
 from pipeline.records import rundir
 from pipeline.training import cost

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dyrep.block import place_block
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.networks import architectures
 from pipeline.training import compiling
 from pipeline.training.compiling import Compiler, blocks

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipeline.config.model import DyRep, Plain, Static
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.networks import architectures
 from pipeline.training.growable import left_alone, told
 from pipeline.training.growth import prepare

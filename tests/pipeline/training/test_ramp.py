@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from pipeline.errors import BAD_INPUT, DONE, UserError
+from pipeline.display.errors import BAD_INPUT, DONE, UserError
 from pipeline.lr_finder import main
 from pipeline.records import rundir
 from pipeline.training import ramp

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import Interrupted
+from pipeline.display.errors import Interrupted
 from pipeline.training import recalibration
 from pipeline.training.recalibration import average_statistics
 from tests.pipeline.training.learning import ALONE, STEPS, equal

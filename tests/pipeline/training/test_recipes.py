@@ -11,7 +11,7 @@ from torchvision.ops import StochasticDepth
 
 import dyrep
 from pipeline.config.train import Schedule
-from pipeline.errors import Interrupted, UserError
+from pipeline.display.errors import Interrupted, UserError
 from pipeline.networks import architectures, optimizers
 from pipeline.networks.layers import depths
 from pipeline.outline import trial

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.data.loaders import choose as choosing
 from pipeline.data.loaders.choose import choose, make
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from tests.pipeline.data.loaders.loading import KINDS, augment, part
 
 pytestmark = pytest.mark.long

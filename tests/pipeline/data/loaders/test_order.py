@@ -7,7 +7,7 @@ import torch
 
 from pipeline.data.loaders import base
 from pipeline.data.loaders.choose import make
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from tests.pipeline.data.loaders.loading import KINDS, MUCH, augment, part, same
 
 pytestmark = pytest.mark.long

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.loaders import workers
 from pipeline.data.loaders.choose import make
-from pipeline.errors import Interrupted, UserError
+from pipeline.display.errors import Interrupted, UserError
 from tests.pipeline.data.loaders.loading import part, same
 
 pytestmark = pytest.mark.long

@@ -11,7 +11,7 @@ pytest.importorskip("nvidia.dali")
 
 from benchmarks.chaos import copy_question, differences
 from benchmarks.killing import children, rank
-from pipeline.errors import Superseded
+from pipeline.display.errors import Superseded
 from pipeline.records import attempt, rundir
 from tests.launcher import in_processes, wait_for
 from tests.pipeline.training.trouble.stages import (

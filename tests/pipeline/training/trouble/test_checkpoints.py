@@ -9,7 +9,7 @@ pytest.importorskip("nvidia.dali")
 
 from pipeline import run
 from pipeline.contract.table import STAGES
-from pipeline.errors import UserError
+from pipeline.display.errors import UserError
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Question
 from pipeline.training import resume
