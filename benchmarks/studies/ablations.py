@@ -1,13 +1,14 @@
-"""What each part of growing does: one setting at a time, at equal cost, several seeds.
+"""What each part of growing does: one setting at a time, several seeds.
 
 Each axis is some runs of the pipeline: its first variant is the one the others are tested against,
-paired by seed. All trainings may cost as much as some epochs of the plain network.
+paired by seed. All make the same number of steps; what those cost is told beside. In a training so
+short, growing itself costs as much as many steps, and a budget would show little else.
 
     python -m benchmarks.studies.ablations FOLDER --json benchmarks/results/studies/ablations.json
     python -m benchmarks.studies.ablations FOLDER --axes score form
     python -m benchmarks.studies.ablations FOLDER --dry-run
 
-A second call goes on where the first was stopped. About half a minute of one core per run.
+A second call goes on where the first was stopped. About a minute of one core per run.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from pipeline.records import rundir
 
 GROUP = "ablations"
 PANELS = 3  # of the figure, side by side
-EPOCHS = 4  # of the plain network
+EPOCHS = 4
 SETTINGS = (
     *common.IMAGES,
     "model.widths=[[16,16],[32,32],[64,64]]",
-    f"train.budget.plain_epochs={EPOCHS}",
+    f"train.epochs={EPOCHS}",
     "stage.run=[prep,train]",
 )
 COLUMNS = {
     "top-1": TOP1,
-    "steps": "train/steps",
     "cost, plain steps": "train/plain_steps",
+    "of that, growing": "train/adjusting_steps",
     "grown": "train/grown",
     "cut": "train/cut",
 }
@@ -134,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     runs = {run.name: run for run in common.finished(folder, GROUP)}
     found = {axis: its for axis in options.axes if (its := of_axis(axis, runs))}
     for axis, its in found.items():
-        title = f"{axis}: each for what {EPOCHS} epochs of plain cost"
+        title = f"{axis}: {EPOCHS} epochs each"
         Console(width=150).print(common.table(its, COLUMNS, AXES[axis][0], title))
     if options.figure:
         common.save(draw(found), options.figure)
@@ -202,7 +203,7 @@ def report(found: Mapping[str, Found]) -> dict[str, object]:
     """Return each run's numbers and each axis's tests: every axis has a correction of its own."""
     variants = {name: runs for its in found.values() for name, runs in its.items()}
     return {
-        "plain_epochs": EPOCHS,
+        "epochs": EPOCHS,
         "images": common.SIZES,
         "settings": SETTINGS,
         "runs": common.rows(variants, COLUMNS),

@@ -51,8 +51,15 @@ COSTS = {
     "top-1": "eval/fused/top1",
     "steps": "train/steps",
     "cost, plain steps": "train/plain_steps",
+    "of that, changing and measuring": "train/adjusting_steps",
     "last step, plain steps": "train/step_cost",
     "seconds": common.SECONDS,
+}
+FUSED = {
+    "largest relative error of fusing": "fuse/max_rel_error",
+    "predictions changed": "fuse/flips",
+    "agreement, fused and unfused": "eval/agreement",
+    "agreement, int8 and fused": "eval/int8/agreement",
 }
 
 
@@ -107,7 +114,7 @@ def report(found: Found) -> dict[str, object]:
         "plain_epochs": EPOCHS,
         "images": common.SIZES,
         "settings": SETTINGS,
-        "runs": common.rows(found, COLUMNS | COSTS),
+        "runs": common.rows(found, COLUMNS | COSTS | FUSED),
         "against plain": {
             column: common.told(common.versus(found, "plain", key))
             for column, key in COLUMNS.items()
