@@ -2,6 +2,7 @@
 
     python -m benchmarks.growth_study                  # hours; go on with it whenever you like
     python -m benchmarks.growth_study --minutes 30
+    python -m benchmarks.growth_study --arms repvgg orepa --networks deep
     python -m benchmarks.growth_study --dry-run        # what is missing, and how long it takes
     python -m benchmarks.growth_study --report         # what the finished runs say
 
@@ -15,16 +16,21 @@ Code that changes under a study spoils it: run it from a clone.
 import argparse
 import sys
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.growth_study import data, plan, report
+from benchmarks.growth_study.arms import ARMS
+from benchmarks.growth_study.networks import NETWORKS
 from benchmarks.growth_study.shelf import Run, Shelf
 from benchmarks.growth_study.training import Size, Training
 from pipeline import commands
 from pipeline.display.errors import DONE
 
+Wanted = Callable[[plan.Rows], Iterator[Run]]
 RESULTS = Path(__file__).parents[1] / "results" / "growth_study"
 
 
@@ -38,6 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--minutes", type=float, default=float("inf"), metavar="N",
         help="begin no run that would end later",
     )  # fmt: skip
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM",
+                        help=f"run no others (of {', '.join(ARMS)})")  # fmt: skip
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NETWORK",
+        help=f"run no others (of {', '.join(NETWORKS)})",
+    )  # fmt: skip
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--dry-run", action="store_true", help="list the runs and their hours")
     instead.add_argument("--report", action="store_true", help="print tables, draw the figure")
@@ -45,25 +57,26 @@ def main(arguments: list[str] | None = None) -> int:
     shelf = Shelf(options.results)
     if options.report:
         return commands.ending(lambda: report.show(shelf))
+    wanted = partial(plan.wanted, networks=options.networks, asked=options.arms)
     if options.dry_run:
-        return commands.ending(lambda: listed(shelf))
+        return commands.ending(lambda: listed(shelf, wanted))
     end = time.monotonic() + 60 * options.minutes
-    return commands.ending(lambda: work(shelf, options.data, end, Size()))
+    return commands.ending(lambda: work(shelf, options.data, end, Size(), wanted))
 
 
-def work(shelf: Shelf, folder: Path, end: float, size: Size) -> int:
+def work(shelf: Shelf, folder: Path, end: float, size: Size, wanted: Wanted = plan.wanted) -> int:
     """Make one run after the other until all are made or `end` would be passed."""
     torch.set_num_threads(1)
     images = data.read(folder, size.train, size.test)
-    while one_more(shelf, images, end, size):
+    while one_more(shelf, images, end, size, wanted):
         pass
     return DONE
 
 
-def one_more(shelf: Shelf, images: data.Images, end: float, size: Size) -> bool:
+def one_more(shelf: Shelf, images: data.Images, end: float, size: Size, wanted: Wanted) -> bool:
     """Make the first run that nobody else makes and for which there is time, if there is one."""
     rows = shelf.rows()
-    for run in plan.wanted(rows):
+    for run in wanted(rows):
         if time.monotonic() + plan.seconds(rows, run) > end:
             continue
         with shelf.claim(run) as mine:
@@ -84,10 +97,10 @@ def made(run: Run, images: data.Images, size: Size, shelf: Shelf) -> None:
     print(f"{run.network} {run.arm} rate {run.rate:g} seed {run.seed}: {told}", flush=True)
 
 
-def listed(shelf: Shelf) -> int:
+def listed(shelf: Shelf, wanted: Wanted) -> int:
     """Print the runs that can be made now, and what the whole study lacks."""
     rows = shelf.rows()
-    runs = list(plan.wanted(rows))
+    runs = list(wanted(rows))
     for run in runs:
         print(f"{run.network} {run.arm} rate {run.rate:g} seed {run.seed}")
     hours = sum(plan.seconds(rows, run) for run in runs) / 3600

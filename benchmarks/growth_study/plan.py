@@ -5,7 +5,7 @@ was tried, another is tried beyond it. The other seeds are then run at that rate
 """
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from benchmarks.growth_study.arms import ARMS, FIRST
@@ -21,10 +21,13 @@ SECONDS = 120.0  # of a run of plain, until one is known
 Rows = Mapping[Run, dict[str, Any]]
 
 
-def wanted(rows: Rows) -> Iterator[Run]:
-    """Return the runs that are missing and can be made, most telling first."""
-    for network in NETWORKS:
-        for arms in (FIRST, [arm for arm in ARMS if arm not in FIRST]):
+def wanted(
+    rows: Rows, networks: Iterable[str] = NETWORKS, asked: Iterable[str] = ARMS
+) -> Iterator[Run]:
+    """Return the runs of some arms that are missing and can be made, most telling first."""
+    early, late = ([arm for arm in asked if (arm in FIRST) is first] for first in (True, False))
+    for network in networks:
+        for arms in filter(None, (early, late)):
             for run in [*_choosing(rows, network, arms), *_judging(rows, network, arms)]:
                 if run not in rows and (ARMS[run.arm].like is None or model_run(rows, run) in rows):
                     yield run

@@ -97,6 +97,13 @@ def test_other_seeds_run_at_the_best_rate_alone():
     ]
 
 
+def test_a_part_of_the_study_can_be_asked_for():
+    rows = chosen("plain", {0.05: 80, 0.1: 90, 0.2: 85}, CHOOSING + JUDGING)
+    asked = list(plan.wanted(rows, ["deep"], ["plain", "orepa"]))
+    assert {(run.network, run.arm) for run in asked} == {("deep", "orepa")}
+    assert list(plan.wanted(rows, ["deep"], ["plain"])) == []
+
+
 def test_an_arm_that_begins_like_another_waits_for_it():
     asked = [run for run in plan.wanted({}) if run.arm == "ours_structure"]
     assert not asked
