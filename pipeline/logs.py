@@ -1,11 +1,13 @@
-"""The log of a stage over all attempts: `python -m pipeline.logs RUN [STAGE] [--rank N] [-f]`."""
+"""Print logs over all attempts: `python -m pipeline.logs RUN [STAGE] [--rank N] [-f]`."""
 
 from __future__ import annotations
 
 import re
 import sys
 import time
+from contextlib import redirect_stdout
 from datetime import datetime
+from io import StringIO
 from pathlib import Path
 
 from pipeline import commands
@@ -21,6 +23,7 @@ from slurm import output, scheduler
 POLL = 0.5  # seconds
 LOG = re.compile(r"attempt-(\d+)(?:\.(rank|node)(\d+))?\.log")
 ASK = 10.0  # seconds between two queries to SLURM whether the run continues
+END = 5  # lines shown of a stage before the last one
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,8 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
         "logs",
         "Print what a stage said on all its ranks, attempt after attempt, what supervised it, and"
         " when it was interrupted."
-        "\nWithout STAGE: the one that runs or ran last; with -f then those after it, too."
-        "\nWhat would steer a terminal is shown as escapes; the files have it as it was printed."
+        f"\nWithout STAGE: the last {END} lines of each stage that ended, then all of the one that"
+        " runs or ran last; with -f then those after it, too."
+        "\nControl characters are shown as escapes; the files have them as they were printed."
         "\nExit codes: 0 printed; 2 bad input, e.g. a stage that has not begun; 130 interrupted.",
     )
     parser.add_argument("run", metavar="RUN", help="name of a run")
@@ -48,10 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _show(root: Path, name: str, stage: str | None, rank: int | None, follow: bool) -> int:
     (run,) = commands.find(root, [name])
     stages = commands.stages(run)
-    chosen = [stage] if stage else _from_last_begun(stages)
+    before, chosen = ([], [stage]) if stage else _split_at_last_begun(stages)
     if chosen[0] not in stages:
         has = ", ".join(stages) or "no stage"
         raise UserError(f"{chosen[0]} was not asked for in run '{name}'; it has {has}")
+    for each in before:
+        _show_end(root, name, each, stages[each], rank)
     for each in chosen:
         reader = Reader(root, stages[each], rank)
         say(f"== {each} of {name}: {stages[each]}")
@@ -65,11 +71,27 @@ def _show(root: Path, name: str, stage: str | None, rank: int | None, follow: bo
     return DONE
 
 
-def _from_last_begun(stages: dict[str, Path]) -> list[str]:
-    """Return the stage that began last, and the stages after it."""
+def _split_at_last_begun(stages: dict[str, Path]) -> tuple[list[str], list[str]]:
+    """Return the stages before the one that began last; and that one with the stages after it."""
     names = list(stages) or ["prep"]
     begun = [name for name, path in stages.items() if (path / rundir.EVENTS).exists()]
-    return names[names.index(begun[-1]) :] if begun else names
+    last = names.index(begun[-1]) if begun else 0
+    return names[:last], names[last:]
+
+
+def _show_end(root: Path, name: str, stage: str, directory: Path, rank: int | None) -> None:
+    """Print the last lines of a stage, and the command that prints all of them."""
+    printed = StringIO()
+    with redirect_stdout(printed):
+        Reader(root, directory, rank).read()
+    lines = printed.getvalue().splitlines()
+    say(f"== {stage} of {name}: {directory}")
+    if len(lines) > END:
+        only = "" if rank is None else f" --rank {rank}"
+        command = f"python -m pipeline.logs {name} {stage}{only}{commands.elsewhere(root)}"
+        say(f"-- {len(lines) - END} lines before these: {command}")
+    for line in lines[-END:]:
+        say(line)
 
 
 def _follow(stage: str, reader: Reader) -> None:

@@ -3,8 +3,10 @@
 import pytest
 
 from pipeline import logs
+from pipeline.contract.table import STAGES
 from pipeline.records import rundir, timeline
 from pipeline.records.schemas import Event
+from tests.runs import make_run
 
 EVENTS = [  # of a job that was preempted and then given up
     {"time": 0, "event": "began", "job": "7", "restart": 0, "nodes": ["n1", "n2"]},
@@ -87,3 +89,24 @@ def test_what_was_told_is_not_told_again(stage, capsys):
 def test_an_attempt_without_a_supervisor_is_told_from_the_one_before():
     rows = [Event(time=n, event="started", attempt=n) for n in (1, 2, 2, 3)]
     assert [part.attempt for part in timeline.parts(rows)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("follow", [[], ["-f"]])
+def test_without_a_stage_the_end_of_each_is_shown_and_all_of_the_last(tmp_path, capsys, follow):
+    run = make_run(tmp_path, "r")
+    for stage in ("train", "latency"):
+        (run / stage / "logs").mkdir()
+        text = "".join(f"{stage} {number}\n" for number in range(20))
+        (run / stage / "logs" / "attempt-001.log").write_text(text)
+    assert logs.main(["r", "--root", str(tmp_path), *follow]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("== ")] == list(STAGES)
+    assert [line for line in lines if line.startswith("train ")] == [
+        f"train {number}" for number in range(20 - logs.END, 20)
+    ]
+    assert f"lines before these: python -m pipeline.logs r train --root {tmp_path}" in "".join(
+        lines
+    )
+    assert [line for line in lines if line.startswith("latency ")] == [
+        f"latency {number}" for number in range(20)
+    ]
