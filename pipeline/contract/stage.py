@@ -75,8 +75,13 @@ class Context:
     def progress(self, done: int, total: int, text: str = "", eta: float | None = None) -> None:
         """Report progress (rank 0 only).
 
-        It is written at most five times a second, and whenever the text changes. A stage that knows
-        more than its average pace gives `eta`, the remaining seconds.
+        It is written at most five times a second, and whenever the text changes.
+
+        Args:
+            done: steps done.
+            total: steps in all; 0 if steps differ so much that their pace says nothing.
+            text: what the stage does now.
+            eta: remaining seconds, if the stage knows more than its average pace.
         """
         now = time.monotonic()
         if done < total and now - self._reported < 0.2 and text == self._said:

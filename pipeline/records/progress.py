@@ -41,6 +41,7 @@ class Onlooker:
             TextColumn("{task.fields[text]}", markup=False),
             console=self.console,
             transient=True,
+            speed_estimate_period=3600,  # a short one jumps with every step that takes long
         )
         self._printed = 0.0
 
@@ -71,7 +72,7 @@ class Onlooker:
         row = read_progress(directory)
         if row is None:
             return
-        self._bar.update(self._task, completed=row.done, total=row.total, text=row.text)
+        self._bar.update(self._task, completed=row.done, total=row.total or None, text=row.text)
         eta = self._bar.tasks[-1].time_remaining if row.eta is None else row.eta
         shown = "" if eta is None else str(timedelta(seconds=round(eta)))
         self._bar.update(self._task, eta=shown)

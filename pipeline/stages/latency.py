@@ -9,6 +9,7 @@ as usually built, with the same values: fused should take the same time, or less
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -91,23 +92,38 @@ def run(context: Context) -> dict[str, float]:
 
 
 class _Way:
-    """How far it is: networks to build, each to call first with each batch, rounds, requests."""
+    """Reports progress: first steps of unequal length, then calls of equal length with an eta.
+
+    A step builds a network, calls it first with a batch, or warms all of them up: one may take a
+    hundred times as long as another, so their pace says nothing about the time left.
+    """
 
     def __init__(self, context: Context) -> None:
         settings = context.config.latency
         self.names = list(dict.fromkeys([*ALWAYS, *settings.also]))
-        self._context, self._done = context, 0
-        self._total = len(self.names) * (1 + len(settings.batch_sizes)) + 2 * settings.repeats
+        self._context, self._repeats = context, settings.repeats
+        self._steps = len(self.names) * (1 + len(settings.batch_sizes)) + 1
+        self._step = self._called = 0
+        self._since = 0.0
 
     def step(self, text: str) -> None:
-        """Leave if that was asked for; say what is done next."""
+        """Say what is done next; leave if a stop was requested."""
         self._context.check_stop()
-        self._context.progress(self._done, self._total, text)
-        self._done += 1
+        self._step += 1
+        self._context.progress(0, 0, f"{text} ({self._step} of {self._steps})")
 
     def leave_out(self, count: int) -> None:
         """Pass over steps that will not be made."""
-        self._done += count
+        self._step += count
+
+    def called(self, text: str) -> None:
+        """Say that one of the repeats is done, of the rounds or of the requests after them."""
+        self._context.check_stop()
+        now, made = time.monotonic(), self._called % self._repeats
+        self._since = self._since if made else now
+        eta = (self._repeats - 1 - made) * (now - self._since) / made if made else None
+        self._called += 1
+        self._context.progress(self._called, 2 * self._repeats, text, eta)
 
 
 def _available(
@@ -154,11 +170,12 @@ class _Bench:
                 self.way.step(f"first calls of {name}, batch {batch}")
                 if self._fits(name, batch):
                     calls[f"{name}/b{batch}"] = partial(infer, variant.network, self._images(batch))
+        self.way.step("warming up")
         rounds = measure.interleaved(calls, settings.repeats, self.device)
         for found in rounds:
             self.probe = found.pop(PROBE).seconds
             self.timings = found
-            self.way.step("rounds of timed calls")
+            self.way.called("rounds of timed calls")
 
     def check(self) -> None:
         """Make sure that something was timed.
@@ -180,7 +197,7 @@ class _Bench:
         fastest = Timing([measure.seconds(call, self.device) for _ in range(settings.repeats)])
         paced = Paced(settings.load / fastest.percentile(50))
         for _ in paced.run(call, settings.repeats, self.device):
-            self.way.step("paced requests")
+            self.way.called("paced requests")
         return paced
 
     def agreements(self) -> dict[str, float]:

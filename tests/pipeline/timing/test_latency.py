@@ -241,8 +241,11 @@ def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_told(capsys):
         skipped={},
     )  # fmt: skip
     bench.time()
-    done, total, _ = zip(*said, strict=True)
-    assert list(done) == list(range(len(done))) and set(total) == {3 * 4 + 20}
+    steps, rounds = [words for words in said if words[1] == 0], [w for w in said if w[1]]
+    assert [words[2].rpartition(" (")[2] for words in steps] == [f"{n} of 13)" for n in range(1, 8)]
+    assert [words[:2] for words in rounds] == [(n, 20) for n in range(1, 11)]
+    etas = [words[3] for words in rounds]
+    assert etas[0] is None and etas[-1] == 0 and all(eta > 0 for eta in etas[1:-1])
     assert bench.largest == {"unfused": 37}
     assert set(bench.timings) == {"fused/b8", "unfused/b8", "fused/b64", "fused/b32", "unfused/b32"}
     assert "unfused: no memory for batch 64; 37 is the largest" in capsys.readouterr().out
