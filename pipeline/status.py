@@ -14,9 +14,9 @@ from pipeline import commands
 from pipeline.config.base import STAGE_NAMES
 from pipeline.display.errors import DONE, UserError
 from pipeline.display.terminal import Terminal, bold
-from pipeline.planning.summary import describe
+from pipeline.planning.summary import outcome
 from pipeline.records import rundir, stage_status, store
-from pipeline.records.schemas import Result, Run
+from pipeline.records.schemas import Run
 from pipeline.records.stage_status import Standing
 
 SINGLY = 3  # up to this many runs are shown stage by stage, more runs in one line each
@@ -121,8 +121,8 @@ def _one(console: Terminal, name: str, stages: list[Standing]) -> None:
 
 def _words(stage: Standing) -> str:
     if stage.state == "done":
-        result = store.read(Result, Path(stage.directory))
-        return describe(stage.stage, result.metrics) + (f" ({stage.why})" if stage.why else "")
+        told = outcome(stage.stage, Path(stage.directory))
+        return told + (f" ({stage.why})" if stage.why else "")
     if stage.state == "damaged":
         return "see the note"
     if stage.state in ("running", "stalled?", "suspended"):

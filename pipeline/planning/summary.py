@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipeline.config.base import STAGE_NAMES, StageName, Target
 from pipeline.config.data import Data
 from pipeline.config.model import Growing, Model
 from pipeline.config.train import Train
+from pipeline.display.errors import UserError
 from pipeline.display.masking import mask
 from pipeline.display.terminal import Terminal, bold
 from pipeline.outline import UNTOLD, Outline, Unknown, classes
@@ -154,8 +156,8 @@ def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:
     for name in STAGE_NAMES:
         path = directory / name / rundir.RESULT
         if path.exists():
-            result = store.read(Result, path.parent)
-            table.add_row(name, describe(name, result.metrics), f"{result.seconds:.1f} s")
+            seconds = store.read(Result, path.parent).seconds
+            table.add_row(name, outcome(name, path.parent), f"{seconds:.1f} s")
         elif name in asked:
             table.add_row(name, "not finished", "")
     console.print(table)
@@ -164,12 +166,29 @@ def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:
     console.print(f"report: {rundir.shown(report)}", soft_wrap=True)
 
 
+def outcome(stage: str, directory: Path) -> str:
+    """Return the result of a finished stage in a few words, and why nothing grew, if so."""
+    metrics = store.read(Result, directory).metrics
+    why = _why_not_grown(directory) if stage == "train" and metrics.get("grown") == 0 else ""
+    return describe(stage, metrics) + why
+
+
 def describe(stage: str, metrics: Metrics) -> str:
     """Return the result of a stage in a few words."""
     try:
         return LINES[stage](metrics)
     except (KeyError, ValueError) as error:
         return f"it lacks {error}"
+
+
+def _why_not_grown(directory: Path) -> str:
+    """Return why most of the convolutions of a training did not grow; "" if that is not known."""
+    try:
+        left = rundir.read_json(directory / "structure.json").get("left", {})
+    except (OSError, UserError):  # it only explains the result
+        return ""
+    ((reason, count),) = Counter(left.values()).most_common(1) or [("", 0)]
+    return f"; nothing grew: {reason} ({_count(count, 'convolution')})" if count else ""
 
 
 def _prep(m: Metrics) -> str:
@@ -188,8 +207,7 @@ def _prep(m: Metrics) -> str:
 def _train(m: Metrics) -> str:
     return (
         f"top-1 {m['top1']:.2f} % after {_count(round(m['epochs']), 'epoch')}{_spent(m)}"
-        f"{_chosen(m)}, "
-        f"{m['grown']:.0f} grown, {m['cut']:.0f} cut{_adjusting(m)}"
+        f"{_chosen(m)}{_grown(m)}{_adjusting(m)}"
         + (f", {m['skipped']:.0f} steps skipped" if m.get("skipped") else "")
         + (f", {m['overflowed']:.0f} beyond float16" if m.get("overflowed") else "")
     )
@@ -203,10 +221,16 @@ def _spent(m: Metrics) -> str:
     return f" for {m['plain_epochs']:.2f} plain ones" if "plain_epochs" in m else ""
 
 
+def _grown(m: Metrics) -> str:
+    told = f", {m['grown']:.0f} grown, {m['cut']:.0f} cut"
+    could_grow = any(m.get(key) for key in ("grown", "cut", "left", "adjusting_steps"))
+    return told if could_grow else ""
+
+
 def _adjusting(m: Metrics) -> str:
     if not m.get("adjusting_steps") or not m.get("plain_steps"):
         return ""
-    return f" (in {100 * m['adjusting_steps'] / m['plain_steps']:.1f} % of the cost)"
+    return f"; adjusting took {100 * m['adjusting_steps'] / m['plain_steps']:.1f} % of the cost"
 
 
 def _fuse(m: Metrics) -> str:

@@ -115,3 +115,21 @@ def test_skipped_steps_are_shown():
     metrics = {"top1": 9.0, "epochs": 2, "grown": 0, "cut": 0}
     assert "skipped" not in summary.describe("train", metrics)
     assert "3 steps skipped" in summary.describe("train", metrics | {"skipped": 3})
+
+
+def test_where_nothing_grew_the_reason_is_beside_it(tmp_path):
+    numbers = {
+        "top1": 9.0,
+        "epochs": 2,
+        "grown": 0,
+        "cut": 0,
+        "plain_steps": 10,
+        "adjusting_steps": 4,
+    }
+    (tmp_path / "result.json").write_text(json.dumps({"seconds": 1.0, "metrics": numbers}))
+    assert summary.outcome("train", tmp_path).endswith("; adjusting took 40.0 % of the cost")
+    (tmp_path / "structure.json").write_text(json.dumps({"left": {"a": "frozen", "b": "frozen"}}))
+    assert summary.outcome("train", tmp_path).endswith("; nothing grew: frozen (2 convolutions)")
+    numbers["grown"] = 1
+    (tmp_path / "result.json").write_text(json.dumps({"seconds": 1.0, "metrics": numbers}))
+    assert "nothing grew" not in summary.outcome("train", tmp_path)
