@@ -75,7 +75,7 @@ def _own(stage: Stage, directory: Path) -> int:
     count = _read(Where, directory).cluster.processes_per_node
     place = Place.told(directory)
     if place and place.node:  # the first node claims the stage and says how it ended
-        number = attempt.join(directory, place.job)
+        number = attempt.join(directory, place.job, interrupt.requested)
         _redirect(rundir.log_file(directory, number, node=place.node))
         return ending.of_other_node(_in_processes(directory, number, count, place))
     number = attempt.claim(directory, place.job if place else None)

@@ -29,7 +29,7 @@ from pipeline.display.errors import DONE, FAILED, STOPPED
 from pipeline.display.outside import say
 from pipeline.records.environment import cores
 from pipeline.signals import interrupt
-from pipeline.signals.pulse import PULSE, SHOW, Watch
+from pipeline.signals.pulse import PULSE, RENDEZVOUS, SHOW, Watch
 from slurm.place import Place
 
 POLL = 0.2  # seconds between two checks of the processes
@@ -39,7 +39,6 @@ SHOWING = 1.0  # seconds in which each process writes its stacks
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 HUNG = "made no step for"
-RENDEZVOUS = "PIPELINE_RENDEZVOUS"  # rendezvous URL of a process group
 INHERITED = re.compile(
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|NODE_RANK|NNODES|MASTER_(ADDR|PORT)"
     rf"|TORCHELASTIC_.*|PET_.*|{RENDEZVOUS}|{PULSE}"

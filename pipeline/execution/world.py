@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.execution.processes import RENDEZVOUS
 from pipeline.records import packing
 from pipeline.signals import interrupt, pulse
 
@@ -173,7 +172,7 @@ def _group(here: World, backend: str) -> Iterator[None]:
         return
     dist.init_process_group(
         backend,
-        init_method=os.environ[RENDEZVOUS],
+        init_method=os.environ[pulse.RENDEZVOUS],
         rank=here.rank,
         world_size=here.world_size,
         timeout=FOR_EVER,

@@ -13,12 +13,12 @@ import fcntl
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.display.errors import Interrupted, Superseded, UserError
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Attempt, Event
-from pipeline.signals import interrupt
 
 PATIENCE = 300.0  # seconds that a node waits for the first node of its job
 NUMBER = "PIPELINE_ATTEMPT"  # tells workers their attempt number, whatever the directory says later
@@ -44,6 +44,14 @@ def born(pid: int) -> int | None:
     except OSError:
         return None
     return None if state in "ZX" else int(rest[18])
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process is stopped: by Ctrl-Z, by SIGSTOP, or with its suspended job."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "tT"
+    except OSError:
+        return False  # it has ended
 
 
 def alive(directory: Path) -> bool:
@@ -96,16 +104,21 @@ def claim(directory: Path, job: str | None = None) -> int:
     return number
 
 
-def join(directory: Path, job: str) -> int:
+def join(directory: Path, job: str, stopping: Callable[[], bool]) -> int:
     """Wait for the first node of this job to claim the directory; return the attempt number.
+
+    Args:
+        directory: of the stage.
+        job: id of the job in SLURM.
+        stopping: whether a signal asked this process to stop.
 
     Raises:
         UserError: the first node did not claim it within `PATIENCE`.
-        Interrupted: a signal asked this process to stop.
+        Interrupted: `stopping` says so.
     """
     until = time.monotonic() + PATIENCE
     while last(directory).job != job:
-        if interrupt.requested():
+        if stopping():
             raise Interrupted
         if time.monotonic() > until:
             raise UserError(f"the first node of job {job} did not start within {PATIENCE:.0f} s")

@@ -21,7 +21,6 @@ from pipeline.records.lost import seconds
 from pipeline.records.progress import read_progress
 from pipeline.records.schemas import Event, Progress, Result
 from pipeline.records.spent import eta, gpu_hours
-from pipeline.signals import pulse
 from slurm import marks, place, scheduler
 from slurm.queue import active, of_others, submitted
 from slurm.records import CANCELLED, Submission
@@ -173,7 +172,7 @@ def _unbegun(job: Entry, directory: Path) -> tuple[State, str]:
 
 def _at_work_here(directory: Path) -> tuple[State, str]:
     owner = attempt.last(directory)
-    if owner.host == socket.gethostname() and pulse.stopped(owner.pid):
+    if owner.host == socket.gethostname() and attempt.stopped(owner.pid):
         return "suspended", f"it was stopped; it goes on with `fg`, or kill -CONT {owner.pid}"
     return "running", ""
 

@@ -13,8 +13,10 @@ import signal
 import struct
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
+from pipeline.records.attempt import stopped
+
+RENDEZVOUS = "PIPELINE_RENDEZVOUS"  # environment variable: URL where the processes meet
 PULSE = "PIPELINE_PULSE"  # environment variable: descriptor of the shared memory
 SHOW = signal.SIGUSR1  # signal on which a process writes its stacks; see `execution.world`
 SLOT = struct.Struct("=qd")  # heartbeats so far; seconds until the next, 0 for no timeout
@@ -70,11 +72,3 @@ def beat(patience: float) -> None:
 def watched(parent: int) -> bool:
     """Whether the original parent of this process still lives and watches it."""
     return PULSE in os.environ and os.getppid() == parent
-
-
-def stopped(pid: int) -> bool:
-    """Whether a process is stopped: by Ctrl-Z, by SIGSTOP, or with its suspended job."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "tT"
-    except OSError:
-        return False  # it has ended

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.execution import processes
 from pipeline.records import attempt, rundir
-from pipeline.signals import interrupt, pulse
+from pipeline.signals import pulse
 from slurm.place import Place, unsupervised
 from tests.launcher import PROJECT, in_processes, wait_for
 
@@ -317,19 +317,18 @@ def test_who_hangs_is_told_from_who_was_stopped(monkeypatch, looks, hangs):
 
 def test_a_stopped_process_is_seen():
     process = subprocess.Popen(["sleep", "100"])
-    assert not pulse.stopped(process.pid)
+    assert not attempt.stopped(process.pid)
     process.send_signal(signal.SIGSTOP)
     os.waitpid(process.pid, os.WUNTRACED)
-    assert pulse.stopped(process.pid)
+    assert attempt.stopped(process.pid)
     process.kill()
     process.wait()
-    assert not pulse.stopped(process.pid)
+    assert not attempt.stopped(process.pid)
 
 
-def test_a_node_that_waits_for_the_first_of_its_job_leaves_when_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr(interrupt, "requested", lambda: True)
+def test_a_node_that_waits_for_the_first_of_its_job_leaves_when_asked(tmp_path):
     with pytest.raises(attempt.Interrupted):
-        attempt.join(tmp_path, "1.0")
+        attempt.join(tmp_path, "1.0", lambda: True)
 
 
 def rows(directory, *events):
