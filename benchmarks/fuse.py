@@ -28,11 +28,11 @@ import dyrep
 from benchmarks import evidence
 from dyrep.fusion import fold_norms, plain_state
 from dyrep.proof import relative_error
-from pipeline.export.formats import Source
-from pipeline.export.write import write
-from pipeline.networks import trained
 from pipeline.records import environment
-from pipeline.timing import memory
+from pipeline.stages import earlier
+from pipeline.stages.export.formats import Source
+from pipeline.stages.export.write import write
+from pipeline.stages.timing import memory
 
 NETWORKS = ("resnet18", "resnet50", "vgg11_bn", "mobilenet_v2", "densenet121", "regnet_y_400mf")
 ALLOWED = {"float64": 1e-9, "float32": 1e-4, "pt2": 1e-4, "onnx": 1e-4}
@@ -84,7 +84,7 @@ def measure(name: str, rounds: int) -> dict:
     plain = build(name, weights=None).eval()
     exact = dyrep.fuse(model.double(), inputs=images)
     state = plain_state(exact, plain.double(), images.double())
-    deployed = trained.take(plain, state)
+    deployed = earlier.take(plain, state)
     fold_norms(deployed, images.double())
     errors = {"float64": relative_error(model(images.double()), deployed(images.double()))}
     model.float(), deployed.float()

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from pipeline import commands
 from pipeline.display.errors import DONE, FAILED, UserError
 from pipeline.display.outside import say
-from pipeline.records import attempt, rundir, store
+from pipeline.records import attempt, named, rundir, store
 from pipeline.records.schemas import Submission
 from pipeline.records.stage_status import AT_WORK, look
 from slurm import private, scheduler
@@ -25,7 +24,7 @@ PATIENCE = 60.0  # seconds in which a stage saves and stops
 
 def main(arguments: list[str] | None = None) -> int:
     """Cancel runs."""
-    parser = commands.parser(
+    parser = named.parser(
         "cancel",
         "Stop runs. What was running saves and leaves; nothing comes back until it is launched.",
         "A stage that another run needs, too, goes on.\n"
@@ -33,12 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="names of runs")
     options = parser.parse_args(arguments)
-    return commands.ending(lambda: _cancel(options.root, options.runs))
+    return named.ending(lambda: _cancel(options.root, options.runs))
 
 
 def _cancel(root: Path, names: list[str]) -> int:
     folder = rundir.job_dir(root)
-    runs = commands.find(root, names)
+    runs = named.find(root, names)
     # a concurrent launch could submit what is to be cancelled
     with alone(folder) if folder.exists() else nullcontext():
         stopped, trouble = _stop(root, runs)
@@ -50,14 +49,14 @@ def _cancel(root: Path, names: list[str]) -> int:
     if not stopped:
         print("nothing was stopped")
     for run in runs if stopped else []:
-        say(f"cancelled; to go on later: {commands.go_on(run)}")
+        say(f"cancelled; to go on later: {named.go_on(run)}")
     return DONE
 
 
 def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
     """Stop the stages that no other run needs; return their number, and what still runs."""
     try:
-        paths = [path for run in runs for path in commands.stages(run).values()]
+        paths = [path for run in runs for path in named.stages(run).values()]
         queue, trouble = scheduler.mine() | of_others(paths), ""
     except (scheduler.Refused, scheduler.Unreachable) as error:
         queue, trouble = None, str(error)
@@ -67,7 +66,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
     here: dict[str, Path] = {}  # stages that run without a job, by title
     stopped, concerned = 0, False
     for run in runs:
-        for stage, directory in commands.stages(run).items():
+        for stage, directory in named.stages(run).items():
             state = look(stage, directory, queue, {}).state
             if state == "done":
                 continue
@@ -118,9 +117,7 @@ def _queued(directory: Path, queue: dict[str, scheduler.Entry]) -> list[str]:
 
 def _damaged(runs: list[Path]) -> str:
     """Return the damage of stages that were to be stopped, and how to fix it."""
-    looks = [
-        look(name, path, None, {}) for run in runs for name, path in commands.stages(run).items()
-    ]
+    looks = [look(name, path, None, {}) for run in runs for name, path in named.stages(run).items()]
     return "; ".join(dict.fromkeys(look.why for look in looks if look.state == "damaged"))
 
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import commands
 from pipeline.display.errors import DONE, UserError, gist
 from pipeline.display.outside import say
-from pipeline.records import outfile, rundir
+from pipeline.records import named, outfile, rundir
 from slurm import output
 
 if TYPE_CHECKING:
-    from pipeline.metrics.files import Opened
+    from pipeline.stages.metrics.files import Opened
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,17 +33,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR",
                         help="prepared data, or a run that has some")  # fmt: skip
     parser.add_argument(
-        "--batch-size", type=commands.count, default=256, help="images at a time (default: 256)"
+        "--batch-size", type=named.count, default=256, help="images at a time (default: 256)"
     )
     parser.add_argument("--trust", action="store_true",
                         help="run the code that .pt2 and .ts files can hold, as you")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
     options = parser.parse_args(arguments)
-    return commands.ending(lambda: _evaluate(options))
+    return named.ending(lambda: _evaluate(options))
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from pipeline.metrics.files import open_file
+    from pipeline.stages.metrics.files import open_file
 
     folder = _prepared(options.data)
     opened = open_file(options.file, options.trust)
@@ -95,9 +94,9 @@ def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
     from pipeline.data.loaders.base import Part
     from pipeline.data.loaders.choose import make
     from pipeline.data.shards import Manifest
-    from pipeline.export.runtime import exact_float32
-    from pipeline.metrics import scores
-    from pipeline.metrics.shifts import Pixels
+    from pipeline.stages.export.runtime import exact_float32
+    from pipeline.stages.metrics import scores
+    from pipeline.stages.metrics.shifts import Pixels
 
     exact_float32()
     told, manifest = opened.preprocess, Manifest.load(folder)
@@ -145,7 +144,7 @@ class Numbers:
 
 
 def _numbers(table: Any, label: Any, classes: list[str]) -> Numbers:
-    from pipeline.metrics import scores
+    from pipeline.stages.metrics import scores
 
     return Numbers(
         **scores.accuracy(table, label),

@@ -8,13 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import commands, outline
 from pipeline.custom import code
 from pipeline.display.errors import DONE
-from pipeline.execution import caches, dispatch, slurm
+from pipeline.execution import dispatch, slurm
 from pipeline.execution.dispatch import Outcome
 from pipeline.execution.slurm import Launch
-from pipeline.outline import catalogue
 from pipeline.planning import (
     again,
     arguments,
@@ -22,6 +20,7 @@ from pipeline.planning import (
     explain,
     freshness,
     named_run,
+    outline,
     preflight,
     safety,
     search,
@@ -29,9 +28,10 @@ from pipeline.planning import (
     summary,
     sweep,
 )
+from pipeline.planning.outline import catalogue
 from pipeline.planning.plan import make_plan, verify
 from pipeline.planning.step import Step
-from pipeline.records import rundir, store
+from pipeline.records import caches, named, rundir, store
 from pipeline.records.schemas import Result
 from slurm import output
 
@@ -50,8 +50,8 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of exiting with 1
     words = sys.argv[1:]
     if words[:1] == [MODELS]:
-        return commands.ending(lambda: catalogue.show(*words[1:]))
-    return commands.ending(lambda: _all(words), at_interrupt="interrupted")
+        return named.ending(lambda: catalogue.show(*words[1:]))
+    return named.ending(lambda: _all(words), at_interrupt="interrupted")
 
 
 @explain.explained()
@@ -98,7 +98,7 @@ def launch(run: Settled, repeated: frozenset[Path] = frozenset()) -> Outcome:
         run: its configuration, choices and overrides.
         repeated: stage directories that this command has already repeated, for another run.
     """
-    found = commands.told(lambda: _launch(run, repeated), run[0].root)
+    found = named.told(lambda: _launch(run, repeated), run[0].root)
     return Outcome(found) if isinstance(found, int) else found
 
 

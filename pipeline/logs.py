@@ -10,11 +10,10 @@ from datetime import datetime
 from io import StringIO
 from pathlib import Path
 
-from pipeline import commands
 from pipeline.config.base import STAGE_NAMES
 from pipeline.display.errors import DONE, UserError
 from pipeline.display.outside import say, visible
-from pipeline.records import rundir, store
+from pipeline.records import named, rundir, store
 from pipeline.records.schemas import Event, Submission
 from pipeline.records.stage_status import UNDER_WAY, look
 from pipeline.records.timeline import WORDS, parts
@@ -28,7 +27,7 @@ END = 5  # lines shown of a stage before the last one
 
 def main(arguments: list[str] | None = None) -> int:
     """Print logs."""
-    parser = commands.parser(
+    parser = named.parser(
         "logs",
         "Print what a stage said on all its ranks, attempt after attempt, what supervised it, and"
         " when it was interrupted."
@@ -44,14 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-f", "--follow", action="store_true",
                         help="go on until it ends; without STAGE, until the run ends")  # fmt: skip
     options = parser.parse_args(arguments)
-    return commands.ending(
+    return named.ending(
         lambda: _show(options.root, options.run, options.stage, options.rank, options.follow)
     )
 
 
 def _show(root: Path, name: str, stage: str | None, rank: int | None, follow: bool) -> int:
-    (run,) = commands.find(root, [name])
-    stages = commands.stages(run)
+    (run,) = named.find(root, [name])
+    stages = named.stages(run)
     before, chosen = ([], [stage]) if stage else _split_at_last_begun(stages)
     if chosen[0] not in stages:
         has = ", ".join(stages) or "no stage"
@@ -88,7 +87,7 @@ def _show_end(root: Path, name: str, stage: str, directory: Path, rank: int | No
     say(f"== {stage} of {name}: {directory}")
     if len(lines) > END:
         only = "" if rank is None else f" --rank {rank}"
-        command = f"python -m pipeline.logs {name} {stage}{only}{commands.elsewhere(root)}"
+        command = f"python -m pipeline.logs {name} {stage}{only}{named.elsewhere(root)}"
         say(f"-- {len(lines) - END} lines before these: {command}")
     for line in lines[-END:]:
         say(line)

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import commands
 from pipeline.display.errors import DONE, UserError
 from pipeline.display.outside import say
-from pipeline.records import outfile, rundir
+from pipeline.records import named, outfile, rundir
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -27,7 +26,7 @@ HOW = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Suggest a learning rate."""
-    parser = commands.parser(
+    parser = named.parser(
         "lr_finder",
         "Train the network of a run for some steps, from its start and on the images that its\n"
         "prep has prepared, while the learning rate rises. The run itself is only read.",
@@ -35,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("run", metavar="RUN", help="the name of a run whose prep is done")
     parser.add_argument(
-        "--steps", type=commands.count, default=200, help="of the short training (default: 200)"
+        "--steps", type=named.count, default=200, help="of the short training (default: 200)"
     )
     parser.add_argument("--low", type=_rate, default=1e-5, help="the first rate (default: 1e-5)")
     parser.add_argument("--high", type=_rate, default=10.0, help="the last rate (default: 10)")
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
                         help="the page with the curve (default: lr-RUN.html)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
     options = parser.parse_args(arguments)
-    return commands.ending(lambda: _find(options))
+    return named.ending(lambda: _find(options))
 
 
 def _rate(text: str) -> float:
@@ -63,10 +62,10 @@ def _find(options: argparse.Namespace) -> int:
         raise UserError(f"--low {options.low:g} is not below --high {options.high:g}")
     if options.steps < 20:
         raise UserError(f"--steps {options.steps} are too few to see a loss fall; use at least 20")
-    (run,) = commands.find(options.root, [options.run])
+    (run,) = named.find(options.root, [options.run])
     data = run / "prep" / "data"
     if not (data / rundir.MANIFEST).exists():
-        cure = commands.relaunch(options.root, run.name, "stage=prep")
+        cure = named.relaunch(options.root, run.name, "stage=prep")
         raise UserError(f"run {run.name} has no prepared images; `{cure}` makes them")
     config = frozen(run)
     found = _climb(config, data, options)

@@ -18,6 +18,7 @@ from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 
+from pipeline.contract import interrupt
 from pipeline.contract.stage import Context, Stage
 from pipeline.contract.table import STAGES
 from pipeline.custom.code import enable
@@ -35,13 +36,12 @@ from pipeline.display.errors import (
 )
 from pipeline.display.masking import mask
 from pipeline.display.outside import say
-from pipeline.execution import caches, ending, processes
+from pipeline.execution import ending, processes
 from pipeline.execution.after_stage import close_complete, followed
 from pipeline.execution.processes import End
-from pipeline.records import attempt, disk, rundir, store
+from pipeline.records import attempt, caches, disk, rundir, store
 from pipeline.records.progress import read_progress
 from pipeline.records.schemas import Output, Question, Result, Where
-from pipeline.signals import interrupt
 from slurm import output
 from slurm.place import Place
 

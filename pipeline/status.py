@@ -10,12 +10,11 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import commands
 from pipeline.config.base import STAGE_NAMES
 from pipeline.display.errors import DONE, UserError
 from pipeline.display.terminal import Terminal, bold
 from pipeline.planning.summary import outcome
-from pipeline.records import rundir, stage_status, store
+from pipeline.records import named, rundir, stage_status, store
 from pipeline.records.schemas import Run
 from pipeline.records.stage_status import Standing
 
@@ -30,7 +29,7 @@ COLOURS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Show how runs stand."""
-    parser = commands.parser(
+    parser = named.parser(
         "status",
         "Show what each stage is doing: attempt, progress, time to go, why it waits, what it cost.",
         "Exit codes: 0, whatever the runs are doing; 2 bad input, e.g. a run that does not exist.",
@@ -38,12 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="names of runs (default: all)")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     options = parser.parse_args(arguments)
-    return commands.ending(lambda: _show(options.root, options.runs, options.json))
+    return named.ending(lambda: _show(options.root, options.runs, options.json))
 
 
 def _show(root: Path, names: list[str], as_json: bool) -> int:
-    found_runs = commands.find(root, names)
-    runs = {run.name: commands.stages(run) for run in found_runs}
+    found_runs = named.find(root, names)
+    runs = {run.name: named.stages(run) for run in found_runs}
     paths = [path for stages in runs.values() for path in stages.values()]
     queue, note = stage_status.queued(paths)
     if note and not any(map(stage_status.by_slurm, paths)):
@@ -163,7 +162,7 @@ def _last_line(found: dict[str, list[Standing]], root: Path) -> str:
         state = stage_status.overall(stages)
         counts[state] = counts.get(state, 0) + 1
     text = ", ".join(f"{count} {state}" for state, count in counts.items())
-    where = commands.elsewhere(root)
+    where = named.elsewhere(root)
     if len(found) > 1:
         return f"{len(found)} runs: {text}"
     ((name, stages),) = found.items()
@@ -171,11 +170,11 @@ def _last_line(found: dict[str, list[Standing]], root: Path) -> str:
     if bad:
         return f"its log: python -m pipeline.logs {name} {bad.stage}{where}"
     if counts.keys() == {"damaged"}:
-        return f"mend it, then: {commands.go_on(rundir.run_dir(root, name))}"
+        return f"mend it, then: {named.go_on(rundir.run_dir(root, name))}"
     if counts.keys() & {"cancelled", "stopped", "not started"}:
-        return f"to go on: {commands.go_on(rundir.run_dir(root, name))}"
+        return f"to go on: {named.go_on(rundir.run_dir(root, name))}"
     if counts.keys() == {"partly done"}:
-        return f"for the stages that nobody asked for yet: {commands.relaunch(root, name)}"
+        return f"for the stages that nobody asked for yet: {named.relaunch(root, name)}"
     if counts.keys() == {"done"}:
         return f"report: {rundir.shown(rundir.run_dir(root, name) / 'report.html')}"
     return f"follow it: python -m pipeline.logs {name} -f{where}"

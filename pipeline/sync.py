@@ -12,15 +12,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from pipeline import commands
 from pipeline.compare.collect import select
 from pipeline.config import Wandb
 from pipeline.config.base import STAGE_NAMES
 from pipeline.display.errors import DONE, FAILED, UserError
 from pipeline.display.outside import say
-from pipeline.execution import caches
 from pipeline.planning.named_run import frozen
-from pipeline.records import rundir
+from pipeline.records import caches, named, rundir
 from pipeline.records.provenance import PROJECT
 from pipeline.tracking import command, environment
 from pipeline.tracking.reach import server, unreachable
@@ -31,7 +29,7 @@ EXPECTED = (rundir.HISTORY, rundir.GROWTH, rundir.RESULT)
 
 def main(arguments: list[str] | None = None) -> int:
     """Send runs."""
-    parser = commands.parser(
+    parser = named.parser(
         "sync",
         "Send runs to Weights & Biases from their files, whether finished or still going.\n"
         "What is there already is not sent twice; run it as often as you like.",
@@ -42,10 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="names of runs (default: all)")
     parser.add_argument("--group", help="the runs of this group")
     parser.add_argument(
-        "--jobs", type=commands.count, default=4, help="how many at a time (default: 4)"
+        "--jobs", type=named.count, default=4, help="how many at a time (default: 4)"
     )
     options = parser.parse_args(arguments)
-    return commands.ending(lambda: _sync(options))
+    return named.ending(lambda: _sync(options))
 
 
 def _sync(options: argparse.Namespace) -> int:
@@ -61,7 +59,7 @@ def _sync(options: argparse.Namespace) -> int:
     told = Counter(sent=len(todo) - len(failed), unchanged=len(runs) - len(todo))
     words = f"{told['sent']} sent to {server()}, {told['unchanged']} unchanged since they were"
     if failed:
-        again = f"python -m pipeline.sync{commands.elsewhere(options.root)}"
+        again = f"python -m pipeline.sync{named.elsewhere(options.root)}"
         say(f"error: {words}, {len(failed)} failed; again: {again}", file=sys.stderr)
         return FAILED
     say(words)

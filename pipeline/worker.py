@@ -1,7 +1,7 @@
 """One process of a stage, started by `pipeline.execution.processes`.
 
 During rendezvous it blocks in C, where Python handlers do not run, and has nothing to save: a
-signal ends it at once. Afterwards `pipeline.execution.world` handles stop signals.
+signal ends it at once. Afterwards `pipeline.contract.world` handles stop signals.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from pipeline import run
-from pipeline.signals import interrupt
+from pipeline.contract import interrupt
 
 
 def main(directory: Path) -> int:

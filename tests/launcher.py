@@ -106,7 +106,7 @@ def in_ranks(script, count=2):
 
 IN_PROCESSES = """
 import sys
-from pipeline.signals import interrupt; from pipeline.execution import processes
+from pipeline.contract import interrupt; from pipeline.execution import processes
 interrupt.install()
 processes.forget_others()
 end = processes.run(sys.argv[2:], int(sys.argv[1]))

@@ -21,7 +21,7 @@ from benchmarks.gpu_campaign.loops import DEVICE, Ours, Task
 from benchmarks.gpu_campaign.report import Asked, Report
 from benchmarks.gpu_campaign.steps import STEPS, tasks
 from pipeline.config.model import DyRep
-from pipeline.timing.measure import seconds
+from pipeline.stages.timing.measure import seconds
 
 GROWN = ("resnet18",)  # a growth of a larger network takes longer, and little else
 

@@ -19,8 +19,8 @@ from benchmarks.gpu_campaign import measure
 from benchmarks.gpu_campaign.loops import DEVICE
 from benchmarks.gpu_campaign.report import Asked, Report
 from benchmarks.gpu_campaign.steps import tasks
-from pipeline.timing import memory
-from pipeline.timing.measure import interleaved
+from pipeline.stages.timing import memory
+from pipeline.stages.timing.measure import interleaved
 
 BATCHES = (1, 64)
 Network = Callable[[Tensor], Tensor]

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipeline.config import Config
+from pipeline.contract import world
 from pipeline.contract.stage import Context
 from pipeline.contract.table import STAGES
 from pipeline.data.loaders.base import Batch
-from pipeline.execution import world
 from pipeline.networks import architectures
 from pipeline.planning.compose import to_config
 from pipeline.planning.conf import CONF

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_campaign.loops import DEVICE
-from pipeline.timing import memory
-from pipeline.timing.measure import seconds
+from pipeline.stages.timing import memory
+from pipeline.stages.timing.measure import seconds
 
 PROJECT = Path(__file__).resolve().parents[2]
 Loop = Callable[[int], None]

@@ -99,7 +99,7 @@ class Report:
         import torch
 
         from pipeline.records import environment, provenance
-        from pipeline.timing import machine
+        from pipeline.stages.timing import machine
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         source = provenance.source_revision()

@@ -6,16 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import commands
 from pipeline.display.errors import DONE, UserError
 from pipeline.display.outside import say
-from pipeline.execution import caches
-from pipeline.records import outfile
+from pipeline.records import caches, named, outfile
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare runs."""
-    parser = commands.parser(
+    parser = named.parser(
         "compare",
         "Compare runs: seeds averaged, the best first, a paired test against a baseline, accuracy\n"
         "against cost. Only finished runs count; the others are listed with the reason.",
@@ -35,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--online", action="store_true", help="read from W&B, and make a report there"
     )
     options = parser.parse_args(arguments)
-    return commands.ending(lambda: _compare(options))
+    return named.ending(lambda: _compare(options))
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import commands
 from pipeline.config import WHERE, completed, flatten
 from pipeline.display.errors import UserError, nearest, surroundings
 from pipeline.display.masking import mask, masked
 from pipeline.planning import again
 from pipeline.planning.named_run import settled
-from pipeline.records import rundir, schemas, spent, stage_status, store
+from pipeline.records import named, rundir, schemas, spent, stage_status, store
 from pipeline.records.schemas import Change, Event, Result
 
 ACCURACY = "eval/fused/top1"
@@ -64,8 +63,8 @@ def select(root: Path, names: list[str], group: str | None, damaged: bool = Fals
         UserError: there is no such run or group.
     """
     if group is None:
-        return commands.find(root, list(dict.fromkeys(names)))
-    groups, untold = commands.groups(root)
+        return named.find(root, list(dict.fromkeys(names)))
+    groups, untold = named.groups(root)
     found = [run for run, its in groups.items() if its == group]
     if not found:
         known = sorted({its for its in groups.values() if its})
@@ -81,7 +80,7 @@ def read(directories: list[Path]) -> list[Run]:
     if pending:
         queue, _ = stage_status.queued()
         for run, directory in pending:
-            stages = commands.stages(directory).items()
+            stages = named.stages(directory).items()
             looks = [stage_status.look(name, path, queue, {}) for name, path in stages]
             run.state = stage_status.overall(looks) if looks else "not started"
             late = [look for look in looks if look.state != "done"]
@@ -117,7 +116,7 @@ def _fill(run: Run, directory: Path) -> None:
     facts = store.read(schemas.Run, directory)
     run.command = mask(facts.command)
     run.source = facts.source["revision"] or facts.source.get("version", "")
-    stages = commands.stages(directory)
+    stages = named.stages(directory)
     results = {name: store.read(Result, path) for name, path in _finished(stages)}
     for name, result in results.items():
         run.metrics |= {f"{name}/{k}": v for k, v in finite(result.metrics)}

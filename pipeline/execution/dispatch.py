@@ -6,13 +6,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import commands
 from pipeline.config import WHERE, Config
 from pipeline.display.errors import DONE, Interrupted, StageFailed, UserError
 from pipeline.display.masking import mask
 from pipeline.execution import local, slurm
 from pipeline.execution.slurm import Launch
 from pipeline.planning import again, compose, summary
+from pipeline.records import named
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Outcome:
 def run_here(this: Launch, overrides: list[str]) -> Outcome:
     """Run the stages on this machine and show the results."""
     repeated = frozenset(again.set_aside(this.plan))
-    code = commands.told(lambda: _run(this, overrides), this.config.root)
+    code = named.told(lambda: _run(this, overrides), this.config.root)
     return Outcome(code, repeated=repeated)
 
 
@@ -63,10 +63,10 @@ def _close(this: Launch) -> None:
 def submit(waiting: list[Launch]) -> Outcome:
     """Submit the jobs of all runs to SLURM; wait for them if `cluster.wait` is set."""
     root = waiting[0].config.root
-    repeated = commands.told(lambda: frozenset(slurm.submit(waiting)), root)
+    repeated = named.told(lambda: frozenset(slurm.submit(waiting)), root)
     if isinstance(repeated, int):
         return Outcome(repeated)
-    return Outcome(commands.told(lambda: _wait(waiting), root), repeated=repeated)
+    return Outcome(named.told(lambda: _wait(waiting), root), repeated=repeated)
 
 
 def _wait(waiting: list[Launch]) -> int:
@@ -85,4 +85,4 @@ def _to_continue(config: Config, overrides: list[str]) -> str:
         if (key := override.key_or_group.split(".")[0]) in WHERE
         and key not in ("name", "root", "again")
     ]
-    return commands.relaunch(Path(config.root), config.name, *kept)
+    return named.relaunch(Path(config.root), config.name, *kept)

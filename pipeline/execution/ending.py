@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.contract import interrupt
 from pipeline.display.errors import BAD_INPUT, DONE, FAILED, STOPPED
 from pipeline.display.outside import say
 from pipeline.execution.processes import HUNG, End
 from pipeline.records import attempt, disk, rundir, store
 from pipeline.records.schemas import Event
-from pipeline.signals import interrupt
 
 SIGNS = (
     HUNG.encode(),

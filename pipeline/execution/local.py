@@ -17,13 +17,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from pipeline import commands
 from pipeline.config import Config
 from pipeline.display.errors import BAD_INPUT, Interrupted, StageFailed, UserError, surroundings
 from pipeline.planning.named_run import write_question, write_where
 from pipeline.planning.plan import verify_outputs
 from pipeline.planning.step import Step
-from pipeline.records import attempt, disk, rundir, store
+from pipeline.records import attempt, disk, named, rundir, store
 from pipeline.records.progress import Onlooker
 from pipeline.records.provenance import PROJECT
 from pipeline.records.schemas import Event, Submission
@@ -96,7 +95,7 @@ def _run(step: Step, config: Config, onlooker: Onlooker) -> bool:
 def _refuse_running(step: Step, config: Config) -> None:
     """Refuse to run beside another launch on this machine; `attempt.claim` decides finally."""
     if attempt.alive(step.dir):
-        where, owner = commands.elsewhere(Path(config.root)), attempt.last(step.dir)
+        where, owner = named.elsewhere(Path(config.root)), attempt.last(step.dir)
         raise UserError(
             f"{step.stage.name} is already running (pid {owner.pid}); "
             f"to follow it: python -m pipeline.logs {config.name} -f{where}; "
@@ -114,7 +113,7 @@ def _refuse_queued(step: Step, config: Config) -> None:
             raise UserError(
                 f"{step.stage.name} is job {entry.id} in SLURM's queue ({entry.state.lower()}); "
                 f"wait for it, or first: python -m pipeline.cancel {config.name}"
-                f"{commands.elsewhere(Path(config.root))}"
+                f"{named.elsewhere(Path(config.root))}"
             )
 
 
@@ -164,7 +163,7 @@ def _wait(
 
 
 def _go_on(config: Config) -> str:
-    return f"to go on: {commands.go_on(rundir.run_dir(Path(config.root), config.name))}"
+    return f"to go on: {named.go_on(rundir.run_dir(Path(config.root), config.name))}"
 
 
 def _explain(step: Step, config: Config, log: Path, code: int, asked_to_stop: bool) -> None:

@@ -25,11 +25,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.contract import interrupt
+from pipeline.contract.pulse import PULSE, RENDEZVOUS, SHOW, Watch
 from pipeline.display.errors import DONE, FAILED, STOPPED
 from pipeline.display.outside import say
 from pipeline.records.environment import cores
-from pipeline.signals import interrupt
-from pipeline.signals.pulse import PULSE, RENDEZVOUS, SHOW, Watch
 from slurm.place import Place
 
 POLL = 0.2  # seconds between two checks of the processes

@@ -13,7 +13,6 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 import slurm.preflight
-from pipeline import commands
 from pipeline.config import Config
 from pipeline.config.cluster import Slurm
 from pipeline.display.errors import Interrupted, StageFailed, UserError
@@ -23,7 +22,7 @@ from pipeline.display.terminal import Terminal
 from pipeline.execution.code_snapshot import freeze, place
 from pipeline.planning import again, named_run
 from pipeline.planning.step import Step
-from pipeline.records import rundir
+from pipeline.records import named, rundir
 from pipeline.records.progress import Onlooker
 from slurm import scheduler, wishes
 from slurm.job import Job, Resources
@@ -252,7 +251,7 @@ def _tell(launches: list[Launch], submission: Submission) -> None:
         say(mask(f"your shell has {' '.join(asked)}: obeyed where no setting says otherwise"))
     first = launches[0].config
     names = first.name if len(launches) == 1 else ""
-    root = commands.elsewhere(Path(first.root))
+    root = named.elsewhere(Path(first.root))
     runs = "" if names else f" of {len(launches)} runs"
     say(f"{len(submission.ids)} jobs{runs} in the queue; next:")
     say(f"  python -m pipeline.status{names and f' {names}'}{root}")
@@ -275,7 +274,7 @@ def wait(launch: Launch) -> None:
                     onlooker.begin(step.stage.name)
                     _wait(step, onlooker)
     except KeyboardInterrupt:
-        which = f"{launch.config.name}{commands.elsewhere(Path(launch.config.root))}"
+        which = f"{launch.config.name}{named.elsewhere(Path(launch.config.root))}"
         raise Interrupted(
             f"the jobs go on without you; look: python -m pipeline.status {which}; "
             f"stop them: python -m pipeline.cancel {which}"

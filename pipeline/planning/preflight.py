@@ -7,11 +7,11 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline import outline
 from pipeline.config import Config
 from pipeline.custom import code
 from pipeline.data.sources.choose import source
 from pipeline.display.errors import UserError
+from pipeline.planning import outline
 from pipeline.planning.step import Step
 from pipeline.records import disk, rundir, store
 from pipeline.records.schemas import Result

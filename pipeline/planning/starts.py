@@ -16,13 +16,13 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from pipeline import commands, outline
 from pipeline.config import Config
 from pipeline.config.base import Values
 from pipeline.config.model import ASIDE, Structured
 from pipeline.display.errors import UserError, nearest
+from pipeline.planning import outline
 from pipeline.planning.step import Step
-from pipeline.records import disk, rundir, store
+from pipeline.records import disk, named, rundir, store
 from pipeline.records.schemas import Result
 from slurm import files
 
@@ -104,7 +104,7 @@ def _in_run(key: str, run: Path) -> Path:
     """
     stage, name = ("fuse", "model.safetensors") if key == WEIGHTS else ("train", "structure.json")
     if not (run / stage / rundir.RESULT).exists():
-        cure = commands.relaunch(run.parent.parent, run.name, "stage=all")
+        cure = named.relaunch(run.parent.parent, run.name, "stage=all")
         raise UserError(
             f"{key}={run.name} is a run whose {stage} is not finished; `{cure}` goes on with it"
         )

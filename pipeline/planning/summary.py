@@ -16,7 +16,7 @@ from pipeline.config.train import Train
 from pipeline.display.errors import UserError
 from pipeline.display.masking import mask
 from pipeline.display.terminal import Terminal, bold
-from pipeline.outline import UNTOLD, Outline, Unknown, classes
+from pipeline.planning.outline import UNTOLD, Outline, Unknown, classes
 from pipeline.planning.step import Step
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Result

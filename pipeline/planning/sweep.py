@@ -22,7 +22,6 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import commands
 from pipeline.config import Config
 from pipeline.display.errors import UserError
 from pipeline.display.outside import say
@@ -30,7 +29,7 @@ from pipeline.planning.arguments import Asked
 from pipeline.planning.compose import Composed, by_hydra, choices_of, parse
 from pipeline.planning.conf import CONF
 from pipeline.planning.settings_along import settings_along
-from pipeline.records import rundir
+from pipeline.records import named, rundir
 
 SPACES = ("hydra.sweeper.params", "hydra.sweeper.search_space")
 
@@ -221,6 +220,6 @@ def note_joined(configs: list[Config]) -> None:
     """Return a note if the group of a sweep has other runs, as comparisons include them."""
     names = {config.name for config in configs}
     for root, group in sorted({(config.root, config.group) for config in configs if config.group}):
-        others = [run for run, its in commands.groups(Path(root))[0].items() if its == group]
+        others = [run for run, its in named.groups(Path(root))[0].items() if its == group]
         if count := sum(run.name not in names for run in others):
             say(f"note: group '{group}' has {count} other runs; these join it")

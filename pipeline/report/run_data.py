@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands import relaunch
 from pipeline.config.base import STAGE_NAMES, Values
 from pipeline.display.errors import UserError
 from pipeline.display.masking import mask_yaml, masked
 from pipeline.display.thinning import shown
 from pipeline.records import rundir, store
+from pipeline.records.named import relaunch
 from pipeline.records.schemas import Result
 from pipeline.report.growth import Change, Choice, choices, layers
 

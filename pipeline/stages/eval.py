@@ -15,18 +15,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.contract.stage import Context
+from pipeline.contract.world import World, world
 from pipeline.data.loaders.base import Part
 from pipeline.data.loaders.choose import make
 from pipeline.data.shards import Manifest
 from pipeline.display.errors import Interrupted, UserError
-from pipeline.execution.world import World, world
-from pipeline.export import runtime
-from pipeline.export.formats import FORMATS
-from pipeline.metrics import scores
-from pipeline.metrics.mistakes import Gallery, Mistake, best
-from pipeline.metrics.shifts import SHIFTS, Pixels, Shift
-from pipeline.networks import trained
 from pipeline.records import disk, rundir
+from pipeline.stages import earlier
+from pipeline.stages.export import runtime
+from pipeline.stages.export.formats import FORMATS
+from pipeline.stages.metrics import scores
+from pipeline.stages.metrics.mistakes import Gallery, Mistake, best
+from pipeline.stages.metrics.shifts import SHIFTS, Pixels, Shift
 
 PAIRS = 20  # of classes most often confused
 SQUARE = 100  # classes up to which the whole confusion matrix is written
@@ -38,7 +38,7 @@ def run(context: Context) -> dict[str, float]:
     """Evaluate; return percentages and the number of images."""
     settings = context.config.eval
     runtime.exact_float32()
-    manifest = Manifest.load(trained.prepared(context))
+    manifest = Manifest.load(earlier.prepared(context))
     pixels = Pixels(manifest.mean, manifest.std)
     gallery = Gallery(settings.gallery)
     with world(context.config.cluster.hang_timeout) as processes:
@@ -63,14 +63,14 @@ def run(context: Context) -> dict[str, float]:
 def _candidates(context: Context, pixels: Pixels, processes: World) -> dict[str, Candidate]:
     """Return the networks to be judged, by name, on the device of this process."""
     settings = context.config.eval
-    fused = trained.fused(context).to(processes.device)
+    fused = earlier.fused(context).to(processes.device)
     plain: dict[str, Callable[[Tensor], Tensor]] = {
-        "unfused": trained.trained(context).to(processes.device),
+        "unfused": earlier.trained(context).to(processes.device),
         "fused": fused,
     }
     for name in FORMATS if settings.exports else ():
         try:
-            if loaded := trained.exported(context, name):
+            if loaded := earlier.exported(context, name):
                 plain[name] = loaded.network
         except (ModuleNotFoundError, runtime.Elsewhere) as error:
             print(f"{name} skipped: {error}")
@@ -101,7 +101,7 @@ def _rows(
     """Yield per batch the rows (number, label, 6 x each candidate), float64."""
     data = context.config.data
     part = Part(
-        folder=trained.prepared(context),
+        folder=earlier.prepared(context),
         split="val",
         batch_size=context.config.eval.batch_size // processes.world_size,
         image_size=data.image_size,

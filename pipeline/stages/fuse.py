@@ -23,14 +23,14 @@ from dyrep.proof import compare_blocks
 from pipeline.contract.stage import Context
 from pipeline.data import preprocess
 from pipeline.data.shards import Manifest
-from pipeline.export import card
-from pipeline.export.equalize import weight_ranges
-from pipeline.export.formats import Source
-from pipeline.export.runtime import CARD
-from pipeline.export.verify import Difference
-from pipeline.export.write import Outcome, write
-from pipeline.networks import trained
 from pipeline.records import disk, rundir
+from pipeline.stages import earlier
+from pipeline.stages.export import card
+from pipeline.stages.export.equalize import weight_ranges
+from pipeline.stages.export.formats import Source
+from pipeline.stages.export.runtime import CARD
+from pipeline.stages.export.verify import Difference
+from pipeline.stages.export.write import Outcome, write
 
 SCALED = 32  # images of each kind of scaled input
 TOGETHER = 32  # images whose activations are in memory at once
@@ -41,8 +41,8 @@ def run(context: Context) -> dict[str, float]:
     """Fuse, compare and export; return errors and sizes."""
     settings = context.config.fuse
     context.progress(0, 0, "fusing in float64")
-    images = trained.images(context, "val", settings.images)
-    unfused = trained.trained(context)
+    images = earlier.images(context, "val", settings.images)
+    unfused = earlier.trained(context)
     suspicious = suspicious_norms(unfused)
     for path, reason in suspicious.items():
         print(f"note: {path}: {reason}")
@@ -76,7 +76,7 @@ def run(context: Context) -> dict[str, float]:
     with disk.replacing(context.dir / "model.safetensors") as temporary:
         state = {name: _rounded(tensor) for name, tensor in exact.state.items()}
         save_file(state, temporary, {"format": "pt", CARD: json.dumps(told)})
-    manifest = Manifest.load(trained.prepared(context))
+    manifest = Manifest.load(earlier.prepared(context))
     rundir.write_json(
         context.dir / preprocess.FILE, preprocess.describe(context.config.data, manifest)
     )
@@ -107,13 +107,13 @@ class _Pair:
         settings = context.config.fuse
         self.unfused = unfused
         self.fused = dyrep.fuse(unfused, math.inf)  # compared below, on more than noise
-        plain = trained.plain(context).double().eval()
+        plain = earlier.plain(context).double().eval()
         own = set(plain.state_dict())
         self.state = plain_state(self.fused, plain, images[:1].double())
         self.added_biases = [name for name in self.state if name not in own]
-        self.deployed = trained.take(plain, self.state)
+        self.deployed = earlier.take(plain, self.state)
         if settings.fold_bn:
-            trained.folded(self.deployed, context.config.data.image_size)
+            earlier.folded(self.deployed, context.config.data.image_size)
 
     @torch.no_grad()
     def compare(self, images: Tensor) -> Compared:
@@ -190,7 +190,7 @@ def _export(context: Context, network: nn.Module, images: Tensor, told: str) -> 
     """Write the formats asked for; say which there are not and why."""
     settings = context.config.fuse
     wanted = list(dict.fromkeys(settings.exports))
-    calibration = trained.images(context, "train", settings.images) if "int8" in wanted else None
+    calibration = earlier.images(context, "train", settings.images) if "int8" in wanted else None
     source = Source(
         network=network, images=images[:1], card=told, opset=settings.opset, calibration=calibration
     )

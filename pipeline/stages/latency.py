@@ -19,15 +19,15 @@ from torch import Tensor
 
 from pipeline.contract.stage import Context
 from pipeline.display.errors import UserError
-from pipeline.export.runtime import exact_float32
-from pipeline.networks import trained
 from pipeline.records import rundir
 from pipeline.records.environment import cores
 from pipeline.records.environment import device as device_name
-from pipeline.timing import machine, measure, memory
-from pipeline.timing.interference import Neighbours, watched
-from pipeline.timing.measure import Paced, Timing
-from pipeline.timing.variants import Unavailable, Variant, infer, make
+from pipeline.stages import earlier
+from pipeline.stages.export.runtime import exact_float32
+from pipeline.stages.timing import machine, measure, memory
+from pipeline.stages.timing.interference import Neighbours, watched
+from pipeline.stages.timing.measure import Paced, Timing
+from pipeline.stages.timing.variants import Unavailable, Variant, infer, make
 
 ALWAYS = ("fused", "unfused", "plain")
 SHOWN = (50, 90, 95, 99)  # percentiles
@@ -45,7 +45,7 @@ def run(context: Context) -> dict[str, float]:
     torch.set_num_threads(settings.threads or cores())
     exact_float32()  # `tf32` is a variant
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images = trained.images(context, "val", max(settings.batch_sizes)).to(device)
+    images = earlier.images(context, "val", max(settings.batch_sizes)).to(device)
     way = _Way(context)
     bench = _Bench(context, way, images, *_available(context, way, images[:1]))
     before = machine.state(device)

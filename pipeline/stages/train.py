@@ -9,11 +9,10 @@ newest intact checkpoint.
 from __future__ import annotations
 
 from pipeline.contract.stage import Context
+from pipeline.contract.world import world
 from pipeline.data.shards import Manifest
 from pipeline.display.errors import UserError
-from pipeline.execution.world import world
-from pipeline.networks import optimizers
-from pipeline.outline import trial
+from pipeline.networks import optimizers, trial
 from pipeline.training import replay
 from pipeline.training.loop import Training
 from pipeline.training.nonfinite import NotFinite

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands import elsewhere
 from pipeline.display.outside import say
+from pipeline.records.named import elsewhere
 from pipeline.records.provenance import PROJECT
 from pipeline.tracking.reach import server, unreachable
 

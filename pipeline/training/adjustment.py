@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.execution.world import World
+from pipeline.contract.world import World
 from pipeline.training.images import Images
 from pipeline.training.state import State
 from pipeline.training.telling import Telling

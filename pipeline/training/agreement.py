@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pipeline.execution.world import World
+from pipeline.contract.world import World
 from pipeline.training.saver import Saver
 
 EVERY = 1.0  # approximate seconds between two exchanges

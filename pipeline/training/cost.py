@@ -26,7 +26,7 @@ from dyrep.block import blocks
 from dyrep.budget import step_seconds
 from dyrep.cost import cost
 from pipeline.config import Config
-from pipeline.execution.world import World
+from pipeline.contract.world import World
 from pipeline.networks import architectures
 from pipeline.training import device, generators
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.train import Train
-from pipeline.execution.world import World
+from pipeline.contract.world import World
 from pipeline.records import rundir
 from pipeline.training import clock
 from pipeline.training.clock import Mark, OnItsWay

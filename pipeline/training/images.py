@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.config import Config
+from pipeline.contract.world import World
 from pipeline.data.loaders.base import Loader, Part
 from pipeline.data.loaders.choose import choose, make
-from pipeline.execution.world import World
 from pipeline.training import device
 
 

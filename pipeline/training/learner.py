@@ -17,9 +17,9 @@ import dyrep
 from dyrep.structure import Structure
 from pipeline.config import Config
 from pipeline.config.model import Structured
+from pipeline.contract.world import World
 from pipeline.data.loaders.base import Batch
 from pipeline.display.errors import UserError
-from pipeline.execution.world import World
 from pipeline.networks import architectures, freezing, optimizers, pretrained, structures
 from pipeline.training import device, generators, nonfinite, optim, validation
 from pipeline.training.compiling import Compiler

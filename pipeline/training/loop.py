@@ -10,9 +10,9 @@ from __future__ import annotations
 from torch import nn
 
 from pipeline.contract.stage import Context
+from pipeline.contract.world import World
 from pipeline.data.loaders.base import Batch
 from pipeline.display.errors import Interrupted
-from pipeline.execution.world import World
 from pipeline.training import adjustment, evaluation, recalibration, setup
 from pipeline.training.agreement import Agreement
 from pipeline.training.handing_on import hand_on, network_of

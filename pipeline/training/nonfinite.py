@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from pipeline.contract.world import World
 from pipeline.data.loaders.base import Batch
 from pipeline.display.errors import NoResult
-from pipeline.execution.world import World
 
 MOST_SKIPPED = 20  # steps in a row; more are no accident
 MOST_OF_EPOCH = 0.5  # share of the steps of an epoch; with more, nothing is learned

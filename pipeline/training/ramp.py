@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from pipeline.config import Config
+from pipeline.contract.world import World
 from pipeline.display.errors import UserError
-from pipeline.execution.world import World
 from pipeline.training import device, generators
 from pipeline.training.cost import Cost
 from pipeline.training.images import Images

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.config.train import Train
-from pipeline.execution.world import World
+from pipeline.contract.world import World
 from pipeline.networks.freezing import Frozen
 from pipeline.training.images import Images
 from pipeline.training.state import State

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.contract.stage import Context
-from pipeline.execution.world import World
+from pipeline.contract.world import World
 from pipeline.training import nonfinite
 from pipeline.training.loop import Training
 from pipeline.training.nonfinite import Diverged

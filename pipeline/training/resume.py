@@ -11,8 +11,8 @@ from pathlib import Path
 from pipeline.config import flatten, values_of
 from pipeline.config.base import Values
 from pipeline.contract.stage import Context
+from pipeline.contract.world import World
 from pipeline.display.errors import UserError
-from pipeline.execution.world import World
 from pipeline.records import disk, rundir
 from pipeline.records.provenance import DALI, versions
 from pipeline.training import checkpoint

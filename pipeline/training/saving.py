@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline.contract.stage import Context
+from pipeline.contract.world import World
 from pipeline.display.errors import UserError
-from pipeline.execution.world import World
 from pipeline.training import checkpoint, resume
 from pipeline.training.checkpoint import Facts
 from pipeline.training.saver import Saver

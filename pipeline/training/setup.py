@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline.contract.stage import Context
+from pipeline.contract.world import World
 from pipeline.display.errors import UserError
-from pipeline.execution.world import World
 from pipeline.training import adjustment, device, generators, growable
 from pipeline.training.images import Images
 from pipeline.training.saving import Saving

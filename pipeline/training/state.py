@@ -14,8 +14,8 @@ from typing import NotRequired, TypedDict
 from torch import Tensor
 
 from pipeline.config import Config
+from pipeline.contract.world import World
 from pipeline.data.loaders.base import Batch
-from pipeline.execution.world import World
 from pipeline.records import rundir
 from pipeline.training import generators
 from pipeline.training.cost import Cost, CostState

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 from pipeline.contract.stage import Context
-from pipeline.execution.world import World
+from pipeline.contract.world import World
 from pipeline.records import attempt
 from pipeline.records.environment import more_cores
 from pipeline.training.pace import Pace

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from pipeline.contract.world import World
 from pipeline.data.loaders.base import Batch
-from pipeline.execution.world import World
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.cluster, needs_slurm]
 CHILD = """
 import sys, time
 from pathlib import Path
-from pipeline.execution.world import world
+from pipeline.contract.world import world
 directory = Path(sys.argv[1])
 with world(hang_timeout=2) as here:
     for step in range(1000):

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.export import runtime
-from pipeline.export.formats import Source
-from pipeline.export.write import write
 from pipeline.stages import latency
-from pipeline.timing import machine, measure, memory
-from pipeline.timing.variants import Variant
+from pipeline.stages.export import runtime
+from pipeline.stages.export.formats import Source
+from pipeline.stages.export.write import write
+from pipeline.stages.timing import machine, measure, memory
+from pipeline.stages.timing.variants import Variant
 
 pytestmark = [
     pytest.mark.gpu,

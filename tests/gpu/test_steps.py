@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import dyrep
+from pipeline.contract.world import World
 from pipeline.data.loaders.ahead import copied
 from pipeline.data.loaders.base import Part
-from pipeline.execution.world import World
 from pipeline.training.history import History
 from tests.pipeline.training import learning
 from tests.pipeline.training.learning import batch

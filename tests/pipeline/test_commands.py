@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import pytest
 
 from pipeline import __main__ as dispatcher
-from pipeline import commands
+from pipeline.records import named
 from tests.launcher import PROJECT
 
 NAMES = ["launch", "run", "status", "logs", "cancel", "compare", "sync", "evaluate", "lr_finder"]
@@ -56,8 +56,8 @@ def test_run_without_a_stage_says_what_it_wants(tmp_path):
 @pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", ""])
 def test_a_count_is_one_or_more(text):
     with pytest.raises(argparse.ArgumentTypeError, match="no whole number from 1 on"):
-        commands.count(text)
-    assert commands.count("12") == 12
+        named.count(text)
+    assert named.count("12") == 12
 
 
 def dyrep(monkeypatch, *words):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cancel, commands, status
+from pipeline import cancel, status
 from pipeline.config import flatten
 from pipeline.execution import dispatch
 from pipeline.planning import compose, named_run, sweep
 from pipeline.planning.plan import make_plan
-from pipeline.records import attempt, rundir
+from pipeline.records import attempt, named, rundir
 from tests.launcher import PROJECT
 from tests.runs import make_run
 
@@ -223,5 +223,5 @@ def test_an_attempt_of_an_older_version_is_known_by_its_command(live, tmp_path):
 
 def test_a_root_elsewhere_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert commands.elsewhere(Path(tmp_path, "outputs")) == ""
-    assert commands.elsewhere(Path("/a b")) == " --root '/a b'"
+    assert named.elsewhere(Path(tmp_path, "outputs")) == ""
+    assert named.elsewhere(Path("/a b")) == " --root '/a b'"

@@ -20,11 +20,11 @@ from torch import nn
 
 from pipeline import evaluate
 from pipeline.display.errors import UserError
-from pipeline.export import formats, runtime
-from pipeline.export.formats import Source
-from pipeline.metrics.files import open_file
-from pipeline.networks import trained
 from pipeline.records import disk, rundir
+from pipeline.stages import earlier
+from pipeline.stages.export import formats, runtime
+from pipeline.stages.export.formats import Source
+from pipeline.stages.metrics.files import open_file
 from tests.launcher import PROJECT
 
 CARD = {
@@ -254,23 +254,23 @@ def test_a_file_is_executed_by_a_later_stage_if_it_is_the_one_that_fuse_wrote(fu
     path.write_bytes(content[:-1] + b"\1")  # as long, and as old
     os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
     with pytest.raises(UserError, match=r"model.pt2 is not as fuse wrote it and is not opened"):
-        trained.exported(context, "pt2")
+        earlier.exported(context, "pt2")
     assert not hostile[1].exists()
     path.write_bytes(content)
     with suppress(ValueError):
-        trained.exported(context, "pt2")
+        earlier.exported(context, "pt2")
     assert hostile[1].exists()
 
 
 def test_a_file_that_fuse_did_not_write_is_not_executed(fused, hostile):
     context, path = fused
-    assert trained.exported(context, "torchscript") is None
+    assert earlier.exported(context, "torchscript") is None
     shutil.copy(path, path.with_name("model.ts"))
     with pytest.raises(UserError, match=r"model.ts is not as fuse wrote it"):
-        trained.exported(context, "torchscript")
+        earlier.exported(context, "torchscript")
     path.unlink()
     with pytest.raises(UserError, match=r"model.pt2 is not as fuse wrote it"):
-        trained.exported(context, "pt2")
+        earlier.exported(context, "pt2")
     assert not hostile[1].exists()
 
 

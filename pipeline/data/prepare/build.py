@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from pipeline.contract import interrupt
 from pipeline.data import shards
 from pipeline.data.prepare.examine import Bad, examine
 from pipeline.data.prepare.patience import BEAT, patiently
@@ -32,7 +33,6 @@ from pipeline.data.sources.base import Item, Listing, Source
 from pipeline.data.sources.choose import source
 from pipeline.display.errors import UserError
 from pipeline.records.environment import fewer_cores
-from pipeline.signals import interrupt
 
 if TYPE_CHECKING:
     from pipeline.config.data import Images, Prep

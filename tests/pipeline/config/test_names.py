@@ -10,9 +10,9 @@ from pipeline.config import Config, base
 from pipeline.config.model import DyRep
 from pipeline.contract.table import STAGES
 from pipeline.execution import slurm
-from pipeline.export.formats import FORMATS
 from pipeline.planning import conf, summary
 from pipeline.report import run_data, shipping
+from pipeline.stages.export.formats import FORMATS
 
 
 def chosen(group):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.contract import pulse
 from pipeline.execution import processes
 from pipeline.records import attempt, rundir
-from pipeline.signals import pulse
 from slurm.place import Place, unsupervised
 from tests.launcher import PROJECT, in_processes, wait_for
 
@@ -102,7 +102,7 @@ import json, os
 from contextlib import suppress
 from pathlib import Path
 import torch
-from pipeline.execution.world import world
+from pipeline.contract.world import world
 
 def links():
     for file in Path("/proc/self/fd").iterdir():
@@ -182,7 +182,7 @@ def test_who_does_not_leave_is_killed_and_what_it_left_behind_too(monkeypatch):
 WAITING = """
 import os, time
 from pathlib import Path
-from pipeline.execution.world import world
+from pipeline.contract.world import world
 
 if os.environ["RANK"] == "1":
     time.sleep(100)
@@ -206,7 +206,7 @@ def test_a_signal_ends_who_waits_for_others_at_once(tmp_path):
 STUCK = """
 import sys, time
 from pathlib import Path
-from pipeline.execution import world as distributed
+from pipeline.contract import world as distributed
 
 distributed.LEAVING = 0.5
 with distributed.world(hang_timeout=100):
@@ -216,7 +216,7 @@ with distributed.world(hang_timeout=100):
 
 
 SAVING = """
-    from pipeline.signals import interrupt
+    from pipeline.contract import interrupt
     directory = Path(sys.argv[1]).parent
     while not interrupt.requested():
         time.sleep(0.01)
@@ -259,7 +259,7 @@ def processes_below(pid):
 
 
 def test_how_long_a_process_may_be_silent(monkeypatch):
-    distributed = pytest.importorskip("pipeline.execution.world")
+    distributed = pytest.importorskip("pipeline.contract.world")
     given, now = [], [0.0]
     monkeypatch.setattr(
         distributed.faulthandler, "dump_traceback_later", lambda limit, exit: given.append(limit)

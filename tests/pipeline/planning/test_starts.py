@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import outline
 from pipeline.display.errors import UserError
-from pipeline.planning import starts
+from pipeline.planning import outline, starts
 from pipeline.planning.plan import make_plan
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Output, Result

@@ -129,7 +129,7 @@ def _die(task):
 HANGS = """
 import sys, time
 from pathlib import Path
-from pipeline.signals import interrupt
+from pipeline.contract import interrupt
 from pipeline.data.prepare import build
 from pipeline.data.sources import folders
 from tests.pipeline.data.preparing import Prepared

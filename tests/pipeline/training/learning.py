@@ -5,8 +5,8 @@ import json
 import torch
 
 from pipeline.config import Config
+from pipeline.contract.world import World
 from pipeline.data.loaders.base import Batch
-from pipeline.execution.world import World
 from pipeline.records import rundir
 from pipeline.training.cost import Cost
 from pipeline.training.learner import Learner

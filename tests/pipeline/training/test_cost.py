@@ -9,7 +9,7 @@ import torch
 
 import dyrep
 from dyrep.block import blocks
-from pipeline.execution.world import World
+from pipeline.contract.world import World
 from pipeline.networks import architectures
 from pipeline.planning import compose
 from pipeline.training import cost, generators

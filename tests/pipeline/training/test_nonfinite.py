@@ -8,8 +8,8 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import SGD
 
+from pipeline.contract.world import World
 from pipeline.data.loaders.base import Batch
-from pipeline.execution.world import World
 from pipeline.training import nonfinite
 from pipeline.training.optim import Overflows
 

@@ -12,9 +12,8 @@ from torchvision.ops import StochasticDepth
 import dyrep
 from pipeline.config.train import Schedule
 from pipeline.display.errors import Interrupted, UserError
-from pipeline.networks import architectures, optimizers
+from pipeline.networks import architectures, optimizers, trial
 from pipeline.networks.layers import depths
-from pipeline.outline import trial
 from pipeline.planning import compose
 from pipeline.records import packing, rundir
 from pipeline.training import checkpoint, optim

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import save_file
 
 import dyrep
-from pipeline import outline
 from pipeline.config.model import Structured, Vgg
 from pipeline.display.errors import Interrupted, UserError
 from pipeline.networks import architectures, structures
-from pipeline.outline.__main__ import start
+from pipeline.planning import outline
+from pipeline.planning.outline.__main__ import start
 from tests.pipeline.training.learning import STEPS, batch, equal, learner
 
 pytestmark = pytest.mark.long

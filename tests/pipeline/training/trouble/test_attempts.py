@@ -166,8 +166,8 @@ def test_an_incomplete_file_is_one_line(stage, name, content):
 
 HANGING = """
 import sys, time
-from pipeline.signals import interrupt
-from pipeline.execution.world import world
+from pipeline.contract import interrupt
+from pipeline.contract.world import world
 
 def stuck_in_a_read():
     time.sleep(1000)

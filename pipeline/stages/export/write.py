@@ -12,9 +12,9 @@ from typing import TypedDict
 import torch
 
 from pipeline.display.errors import Interrupted, gist
-from pipeline.export.formats import FORMATS, Format, Source
-from pipeline.export.verify import Difference, scores_elsewhere
 from pipeline.records import disk
+from pipeline.stages.export.formats import FORMATS, Format, Source
+from pipeline.stages.export.verify import Difference, scores_elsewhere
 
 TOLERANCE = 1e-4  # largest relative error of a file that holds float32
 TRY = ".export-"

@@ -1,6 +1,6 @@
 """The table of export formats; each exported file contains its model card.
 
-To add a format, add a row here and a loader in `pipeline.export.runtime`.
+To add a format, add a row here and a loader in `pipeline.stages.export.runtime`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.export import runtime
-from pipeline.export.equalize import equalized
-from pipeline.export.runtime import CARD
+from pipeline.stages.export import runtime
+from pipeline.stages.export.equalize import equalized
+from pipeline.stages.export.runtime import CARD
 
 TRT_USUAL, TRT_MOST = 8, 256  # images per call: what TensorRT optimizes for, and the largest number
 ENOUGH = 99.0  # percent of images with an unchanged class in int8; above, no equalization

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from pipeline.contract.stage import Context
 from pipeline.display.errors import gist
-from pipeline.export import runtime
-from pipeline.export.formats import FORMATS
-from pipeline.networks import trained
+from pipeline.stages import earlier
+from pipeline.stages.export import runtime
+from pipeline.stages.export.formats import FORMATS
 
 COMPILED = ("compiled", "cuda_graphs")
 Network = Callable[[Tensor], Tensor]
@@ -74,13 +74,13 @@ def infer(network: Network, images: Tensor) -> Tensor:
 
 def _network(context: Context, name: str, device: torch.device) -> Network:
     if name == "unfused":
-        return trained.trained(context).to(device)
+        return earlier.trained(context).to(device)
     if name == "plain":
-        return trained.usual(context).to(device)
+        return earlier.usual(context).to(device)
     if name == "plain_folded":
-        usual = trained.folded(trained.usual(context), context.config.data.image_size)
+        usual = earlier.folded(earlier.usual(context), context.config.data.image_size)
         return usual.to(device)
-    fused = trained.fused(context).to(device)
+    fused = earlier.fused(context).to(device)
     if name == "channels_last":
         return partial(_channels_last, fused.to(memory_format=torch.channels_last))
     if name == "bfloat16":
@@ -99,7 +99,7 @@ def _network(context: Context, name: str, device: torch.device) -> Network:
 
 def _exported(context: Context, name: str) -> runtime.Loaded:
     try:
-        loaded = trained.exported(context, name)
+        loaded = earlier.exported(context, name)
     except (ValueError, ModuleNotFoundError, runtime.Elsewhere) as error:
         raise Unavailable(str(error)) from error
     if loaded is None:

@@ -14,11 +14,11 @@ from pipeline.data.loaders.base import Part
 from pipeline.data.loaders.choose import make
 from pipeline.data.shards import Manifest
 from pipeline.display.errors import UserError
-from pipeline.export import runtime
-from pipeline.export.formats import FORMATS
 from pipeline.networks import architectures
 from pipeline.records import disk, rundir, store
 from pipeline.records.schemas import Result
+from pipeline.stages.export import runtime
+from pipeline.stages.export.formats import FORMATS
 
 
 def prepared(context: Context) -> Path:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dyrep.proof import relative_error
-from pipeline.export import runtime
+from pipeline.stages.export import runtime
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from pipeline.display.errors import UserError
 from pipeline.records import rundir
 from pipeline.stages import eval as evaluation
 from pipeline.stages import latency
-from pipeline.timing import machine, measure, memory
-from pipeline.timing.interference import Neighbours, watched
-from pipeline.timing.measure import Paced, Timing
-from pipeline.timing.variants import Unavailable, Variant, infer, make
+from pipeline.stages.timing import machine, measure, memory
+from pipeline.stages.timing.interference import Neighbours, watched
+from pipeline.stages.timing.measure import Paced, Timing
+from pipeline.stages.timing.variants import Unavailable, Variant, infer, make
 
 pytestmark = pytest.mark.long
 

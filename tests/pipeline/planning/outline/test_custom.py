@@ -6,12 +6,12 @@ import sys
 import pytest
 import torch
 
-from pipeline import outline
 from pipeline.config.model import Custom
 from pipeline.display.errors import UserError
 from pipeline.networks import architectures
-from pipeline.outline import Request
-from pipeline.outline import __main__ as side
+from pipeline.planning import outline
+from pipeline.planning.outline import Request
+from pipeline.planning.outline import __main__ as side
 
 NETS = """
 import threading

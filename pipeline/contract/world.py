@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.contract import interrupt, pulse
 from pipeline.records import packing
-from pipeline.signals import interrupt, pulse
 
 T = TypeVar("T")
 LEAVING = 30.0  # seconds for a step after a stop request

@@ -18,11 +18,11 @@ from torch import nn
 
 from dyrep.fusion import fold_norms
 from pipeline.config.base import ExportFormat
-from pipeline.export import formats, runtime
-from pipeline.export.equalize import equalized, weight_ranges
-from pipeline.export.formats import FORMATS, Format, Source
-from pipeline.export.verify import Difference, scores_elsewhere
-from pipeline.export.write import ExportError, write
+from pipeline.stages.export import formats, runtime
+from pipeline.stages.export.equalize import equalized, weight_ranges
+from pipeline.stages.export.formats import FORMATS, Format, Source
+from pipeline.stages.export.verify import Difference, scores_elsewhere
+from pipeline.stages.export.write import ExportError, write
 
 pytestmark = pytest.mark.long
 

@@ -11,7 +11,7 @@ from pipeline.config.model import BLOCKS, channels
 from pipeline.display.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.outline import Outline, Request
+    from pipeline.planning.outline import Outline, Request
 
 LARGEST = 10**11  # parameters: 400 GB of weights alone
 
@@ -45,7 +45,7 @@ def outline(request: Request) -> Outline:
     Raises:
         UserError: its images vanish in it, or leave a batch norm a single value.
     """
-    from pipeline.outline import Outline
+    from pipeline.planning.outline import Outline
 
     name = request.model["name"]
     for side in request.sides:

@@ -32,9 +32,17 @@ from pipeline.custom import code
 from pipeline.custom.call import raised
 from pipeline.data.sources.custom import Custom
 from pipeline.display.errors import UserError, gist
-from pipeline.networks import architectures, library, optimizers, pretrained, structures
+from pipeline.networks import (
+    architectures,
+    library,
+    optimizers,
+    pretrained,
+    shape,
+    structures,
+    trial,
+)
 from pipeline.networks.architectures import DROPS
-from pipeline.outline import Images, Outline, Request, shape, trial
+from pipeline.planning.outline import Images, Outline, Request
 
 
 def outline(request: Request) -> Outline:

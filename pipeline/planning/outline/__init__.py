@@ -1,7 +1,7 @@
 """A network before anything is trained: whether it can be built, what it costs, what can grow.
 
 This project's own networks are counted by arithmetic. Those of libraries are built without memory
-and given one image, by `python -m pipeline.outline` in a process of its own: a launch imports no
+and given one image, by `python -m pipeline.planning.outline` in a process of its own: a launch imports no
 torch, and where there is none, or no answer in time, the plan says so and goes on.
 """
 
@@ -119,7 +119,7 @@ def look(config: Config, counted: int | None = None, begins: bool = True) -> Out
     """
     request = Request.of(config, counted)
     if config.model.family in ("vgg", "mobilenet_v1"):
-        from pipeline.outline import own
+        from pipeline.planning.outline import own
 
         found: Outline | Unknown = own.outline(request)
     else:
@@ -210,13 +210,13 @@ def _asked(kind: str, request: str, root: str) -> Any:
 
 
 def ask(arguments: list[str], request: str = "") -> Any:
-    """Return the answer of `python -m pipeline.outline`, or why there is none."""
+    """Return the answer of `python -m pipeline.planning.outline`, or why there is none."""
     if find_spec("torch") is None:
         return Unknown(why="torch is not installed here")
     try:
         with TemporaryDirectory() as scratch:  # torch makes its cache; a dry run leaves none
             done = subprocess.run(
-                [sys.executable, "-m", "pipeline.outline", *arguments],
+                [sys.executable, "-m", "pipeline.planning.outline", *arguments],
                 input=request, capture_output=True, text=True, cwd=PROJECT, timeout=PATIENCE,
                 env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": scratch},
             )  # fmt: skip

@@ -17,9 +17,9 @@ from pipeline.data.preprocess import Preprocessing
 from pipeline.data.shards import Manifest
 from pipeline.display.outside import code
 from pipeline.display.outside import markdown as shown
-from pipeline.export.write import Outcome
 from pipeline.records import provenance, store
 from pipeline.records.schemas import Result
+from pipeline.stages.export.write import Outcome
 
 
 class Port(TypedDict):

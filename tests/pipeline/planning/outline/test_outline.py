@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from dyrep.cost import cost
-from pipeline import launch, outline
+from pipeline import launch
 from pipeline.config.model import MobileNetV1, Vgg
 from pipeline.display.errors import UserError
 from pipeline.networks import architectures
-from pipeline.outline import Outline, Request, Unknown, own
-from pipeline.outline.__main__ import outline as built
-from pipeline.planning import summary
+from pipeline.planning import outline, summary
+from pipeline.planning.outline import Outline, Request, Unknown, own
+from pipeline.planning.outline.__main__ import outline as built
 from tests.pipeline.planning.test_plan import config
 
 ALL = ["kxk", "1x1", "identity"]

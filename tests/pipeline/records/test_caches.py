@@ -5,7 +5,7 @@ import os
 import pytest
 
 from pipeline import tracking
-from pipeline.execution import caches
+from pipeline.records import caches
 
 
 @pytest.fixture

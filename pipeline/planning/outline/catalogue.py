@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 
-from pipeline import outline
 from pipeline.display.errors import DONE, UserError, nearest
 from pipeline.display.outside import say
+from pipeline.planning import outline
 
 
 def show(glob: str = "*", *more: str) -> int:

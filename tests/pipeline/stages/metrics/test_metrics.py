@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from pipeline.data.shards import Manifest, Pictures
 from pipeline.evaluate import main
-from pipeline.metrics import files, scores
-from pipeline.metrics.mistakes import Gallery, best
-from pipeline.metrics.shifts import SHIFTS, Pixels
 from pipeline.records import rundir
+from pipeline.stages.metrics import files, scores
+from pipeline.stages.metrics.mistakes import Gallery, best
+from pipeline.stages.metrics.shifts import SHIFTS, Pixels
 from tests.launcher import PROJECT
 
 

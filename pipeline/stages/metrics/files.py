@@ -21,11 +21,12 @@ from pipeline.custom.code import enable
 from pipeline.data import preprocess
 from pipeline.data.shards import Manifest
 from pipeline.display.errors import UserError
-from pipeline.export import runtime
-from pipeline.export.runtime import CARD
-from pipeline.networks import architectures, trained
+from pipeline.networks import architectures
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Question
+from pipeline.stages import earlier
+from pipeline.stages.export import runtime
+from pipeline.stages.export.runtime import CARD
 from pipeline.training import checkpoint
 
 DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
@@ -163,7 +164,7 @@ def _trained(stage: Path, state: dict[str, Tensor], structure: Any, trust: bool)
 
 def _loaded(path: Path, network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     try:
-        return trained.take(network, state)
+        return earlier.take(network, state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} is of another architecture: {reason}") from None

@@ -1,1 +1,0 @@
-"""Between a stage's processes and their parent: stop requests and heartbeats."""
