@@ -14,8 +14,9 @@ import re
 import sys
 from pathlib import Path
 
+from pipeline.display import exits
 from pipeline.display.errors import DONE, UserError
-from pipeline.records import named, rundir
+from pipeline.records import rundir
 
 TESTED = re.compile(r"Test: (\d+) \[.*Top-1: [\d.]+% \(([\d.]+)%\)")
 EVERY = 10  # rows of the table
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("log", type=Path)
     parser.add_argument("run", type=Path, help="directory of a run")
     options = parser.parse_args(arguments)
-    return named.ending(lambda: compare(options.log, options.run))
+    return exits.ending(lambda: compare(options.log, options.run))
 
 
 def compare(log: Path, run: Path) -> int:

@@ -31,7 +31,7 @@ KINDS = {
     "other people: files that carry code": ["test_trust"],
     "other people: names from outside": ["display/test_outside"],
     "other people: roots, caches, devices, secrets": [
-        "execution/test_caches", "execution/test_code_snapshot", "display/test_masking",
+        "records/test_caches", "execution/test_code_snapshot", "display/test_masking",
         "records/test_outfile",
     ],
     "commands: live runs, from anywhere": ["test_places", "test_looking"],
@@ -52,8 +52,8 @@ KINDS = {
     ],
     "settings": [
         "planning/test_arguments", "test_bad_input", "networks/test_architectures",
-        "config/test_rules", "config/test_sense", "planning/test_sweep", "outline/test_outline",
-        "training/test_growable",
+        "config/test_rules", "config/test_sense", "planning/test_sweep",
+        "planning/outline/test_outline", "training/test_growable",
     ],
     "machines: terminals, readers who leave, long histories": [
         "test_output", "tracking/test_thinning",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
+from pipeline.display import exits
 from pipeline.display.errors import DONE, FAILED, UserError
 from pipeline.display.outside import say
 from pipeline.records import attempt, named, rundir, store
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="names of runs")
     options = parser.parse_args(arguments)
-    return named.ending(lambda: _cancel(options.root, options.runs))
+    return exits.ending(lambda: _cancel(options.root, options.runs))
 
 
 def _cancel(root: Path, names: list[str]) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.display import exits
 from pipeline.display.errors import DONE, UserError, gist
 from pipeline.display.outside import say
 from pipeline.records import named, outfile, rundir
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
                         help="run the code that .pt2 and .ts files can hold, as you")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
     options = parser.parse_args(arguments)
-    return named.ending(lambda: _evaluate(options))
+    return exits.ending(lambda: _evaluate(options))
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.custom import code
+from pipeline.display import exits
 from pipeline.display.errors import DONE
 from pipeline.execution import dispatch, slurm
 from pipeline.execution.dispatch import Outcome
@@ -31,7 +32,7 @@ from pipeline.planning import (
 from pipeline.planning.outline import catalogue
 from pipeline.planning.plan import make_plan, verify
 from pipeline.planning.step import Step
-from pipeline.records import caches, named, rundir, store
+from pipeline.records import caches, rundir, store
 from pipeline.records.schemas import Result
 from slurm import output
 
@@ -50,8 +51,8 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of exiting with 1
     words = sys.argv[1:]
     if words[:1] == [MODELS]:
-        return named.ending(lambda: catalogue.show(*words[1:]))
-    return named.ending(lambda: _all(words), at_interrupt="interrupted")
+        return exits.ending(lambda: catalogue.show(*words[1:]))
+    return exits.ending(lambda: _all(words), at_interrupt="interrupted")
 
 
 @explain.explained()
@@ -98,7 +99,7 @@ def launch(run: Settled, repeated: frozenset[Path] = frozenset()) -> Outcome:
         run: its configuration, choices and overrides.
         repeated: stage directories that this command has already repeated, for another run.
     """
-    found = named.told(lambda: _launch(run, repeated), run[0].root)
+    found = exits.told(lambda: _launch(run, repeated), run[0].root)
     return Outcome(found) if isinstance(found, int) else found
 
 

@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 
 from pipeline.config.base import STAGE_NAMES
+from pipeline.display import exits
 from pipeline.display.errors import DONE, UserError
 from pipeline.display.outside import say, visible
 from pipeline.records import named, rundir, store
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-f", "--follow", action="store_true",
                         help="go on until it ends; without STAGE, until the run ends")  # fmt: skip
     options = parser.parse_args(arguments)
-    return named.ending(
+    return exits.ending(
         lambda: _show(options.root, options.run, options.stage, options.rank, options.follow)
     )
 

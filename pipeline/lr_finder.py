@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.display import exits
 from pipeline.display.errors import DONE, UserError
 from pipeline.display.outside import say
 from pipeline.records import named, outfile, rundir
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
                         help="the page with the curve (default: lr-RUN.html)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
     options = parser.parse_args(arguments)
-    return named.ending(lambda: _find(options))
+    return exits.ending(lambda: _find(options))
 
 
 def _rate(text: str) -> float:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config.base import STAGE_NAMES
+from pipeline.display import exits
 from pipeline.display.errors import DONE, UserError
 from pipeline.display.terminal import Terminal, bold
 from pipeline.planning.summary import outcome
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="names of runs (default: all)")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     options = parser.parse_args(arguments)
-    return named.ending(lambda: _show(options.root, options.runs, options.json))
+    return exits.ending(lambda: _show(options.root, options.runs, options.json))
 
 
 def _show(root: Path, names: list[str], as_json: bool) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.compare.collect import select
 from pipeline.config import Wandb
 from pipeline.config.base import STAGE_NAMES
+from pipeline.display import exits
 from pipeline.display.errors import DONE, FAILED, UserError
 from pipeline.display.outside import say
 from pipeline.planning.named_run import frozen
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--jobs", type=named.count, default=4, help="how many at a time (default: 4)"
     )
     options = parser.parse_args(arguments)
-    return named.ending(lambda: _sync(options))
+    return exits.ending(lambda: _sync(options))
 
 
 def _sync(options: argparse.Namespace) -> int:

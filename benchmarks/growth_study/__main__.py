@@ -27,8 +27,8 @@ from benchmarks.growth_study.arms import ARMS
 from benchmarks.growth_study.networks import NETWORKS
 from benchmarks.growth_study.shelf import Run, Shelf
 from benchmarks.growth_study.training import Size, Training
+from pipeline.display import exits
 from pipeline.display.errors import DONE
-from pipeline.records import named
 
 Wanted = Callable[[plan.Rows], Iterator[Run]]
 RESULTS = Path(__file__).parents[1] / "results" / "growth_study"
@@ -56,12 +56,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     shelf = Shelf(options.results)
     if options.report:
-        return named.ending(lambda: report.show(shelf))
+        return exits.ending(lambda: report.show(shelf))
     wanted = partial(plan.wanted, networks=options.networks, asked=options.arms)
     if options.dry_run:
-        return named.ending(lambda: listed(shelf, wanted))
+        return exits.ending(lambda: listed(shelf, wanted))
     end = time.monotonic() + 60 * options.minutes
-    return named.ending(lambda: work(shelf, options.data, end, Size(), wanted))
+    return exits.ending(lambda: work(shelf, options.data, end, Size(), wanted))
 
 
 def work(shelf: Shelf, folder: Path, end: float, size: Size, wanted: Wanted = plan.wanted) -> int:

@@ -24,8 +24,8 @@ from benchmarks.growth_study.training import Size, Training, batches
 from dyrep.block import fitting
 from dyrep.geometry import Geometry
 from dyrep.promise import gains
+from pipeline.display import exits
 from pipeline.display.errors import DONE
-from pipeline.records import named
 
 RATES = (0.0125, 0.05, 0.1)
 ALL = 1e6  # a strength beside which what the strengths learn is nothing
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
     parser.add_argument("--data", type=Path, default=data.DEBIAN, metavar="DIR")
     options = parser.parse_args(arguments)
-    return named.ending(lambda: work(options.results, options.data, Size()))
+    return exits.ending(lambda: work(options.results, options.data, Size()))
 
 
 def work(results: Path, folder: Path, size: Size) -> int:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from pipeline.display import exits
 from pipeline.display.errors import DONE, UserError
 from pipeline.display.outside import say
 from pipeline.records import caches, named, outfile
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--online", action="store_true", help="read from W&B, and make a report there"
     )
     options = parser.parse_args(arguments)
-    return named.ending(lambda: _compare(options))
+    return exits.ending(lambda: _compare(options))
 
 
 def _compare(options: argparse.Namespace) -> int:

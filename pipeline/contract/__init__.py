@@ -1,1 +1,1 @@
-"""The contract of a stage with everything around it, and the table of the five stages."""
+"""What a stage is, and the table of the five; its processes, and how they are asked to stop."""

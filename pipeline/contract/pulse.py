@@ -18,7 +18,7 @@ from pipeline.records.attempt import stopped
 
 RENDEZVOUS = "PIPELINE_RENDEZVOUS"  # environment variable: URL where the processes meet
 PULSE = "PIPELINE_PULSE"  # environment variable: descriptor of the shared memory
-SHOW = signal.SIGUSR1  # signal on which a process writes its stacks; see `execution.world`
+SHOW = signal.SIGUSR1  # signal on which a process writes its stacks; see `contract.world`
 SLOT = struct.Struct("=qd")  # heartbeats so far; seconds until the next, 0 for no timeout
 AWAKE = 1.0  # longest time between two checks, in seconds, unless the parent was stopped
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import WHERE, Config
+from pipeline.display import exits
 from pipeline.display.errors import DONE, Interrupted, StageFailed, UserError
 from pipeline.display.masking import mask
 from pipeline.execution import local, slurm
@@ -33,7 +34,7 @@ class Outcome:
 def run_here(this: Launch, overrides: list[str]) -> Outcome:
     """Run the stages on this machine and show the results."""
     repeated = frozenset(again.set_aside(this.plan))
-    code = named.told(lambda: _run(this, overrides), this.config.root)
+    code = exits.told(lambda: _run(this, overrides), this.config.root)
     return Outcome(code, repeated=repeated)
 
 
@@ -63,10 +64,10 @@ def _close(this: Launch) -> None:
 def submit(waiting: list[Launch]) -> Outcome:
     """Submit the jobs of all runs to SLURM; wait for them if `cluster.wait` is set."""
     root = waiting[0].config.root
-    repeated = named.told(lambda: frozenset(slurm.submit(waiting)), root)
+    repeated = exits.told(lambda: frozenset(slurm.submit(waiting)), root)
     if isinstance(repeated, int):
         return Outcome(repeated)
-    return Outcome(named.told(lambda: _wait(waiting), root), repeated=repeated)
+    return Outcome(exits.told(lambda: _wait(waiting), root), repeated=repeated)
 
 
 def _wait(waiting: list[Launch]) -> int:

@@ -1,4 +1,4 @@
-"""Shared by commands: arguments, names of runs, and exit codes."""
+"""Runs by their names: as arguments of commands, on disk, in the commands that continue them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,14 @@ import argparse
 import os
 import re
 import shlex
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from pipeline.config.base import STAGE_NAMES
 from pipeline.display.errors import (
-    BAD_INPUT,
-    FAILED,
-    INTERRUPTED,
-    StageFailed,
     UserError,
     nearest,
-    surroundings,
 )
-from pipeline.display.outside import say, visible
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Run
 from slurm import output
@@ -140,41 +132,3 @@ def stages(run: Path) -> dict[str, Path]:
     """Return the directories of a run's stages, by name, in their order."""
     there = [name for name in STAGE_NAMES if rundir.there(run / name)]
     return {name: Path(os.path.realpath(run / name)) for name in there}  # also for a loop of links
-
-
-def ending(command: Callable[[], int], at_interrupt: str = "") -> int:
-    """Run a command and return its exit code, however it ends.
-
-    Args:
-        command: returns its exit code.
-        at_interrupt: message for a Ctrl-C without a message.
-    """
-    try:
-        return told(command, "the root")
-    except KeyboardInterrupt as error:
-        if said := str(error) or at_interrupt:
-            say(f"error: {said}", file=sys.stderr)
-        return INTERRUPTED
-
-
-def told(work: Callable[[], T], where: object) -> T | int:
-    """Return the result of `work`; on an error print one last line and return an exit code.
-
-    Args:
-        work: the work to do.
-        where: path to name if the operating system reports an error without one.
-    """
-    try:
-        done = work()
-        output.deliver()
-        return done
-    except UserError as error:
-        code, said = BAD_INPUT, str(error)
-    except StageFailed as error:
-        code, said = FAILED, str(error)
-    except OSError as error:
-        code, said = BAD_INPUT, str(surroundings(error, where))
-    log, _, last = said.rstrip().rpartition("\n")
-    lines = "\n".join(filter(None, (log, f"error: {last}")))
-    print(visible(lines), file=sys.stderr, flush=True)
-    return code

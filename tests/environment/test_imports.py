@@ -15,7 +15,7 @@ WRONG = {
     "pipeline/execution/processes.py": "import torch",
     "pipeline/training/loop.py": "from pipeline import launch",
     "pipeline/data/loaders/base.py": "from pipeline.stages import latency",
-    "pipeline/export/runtime.py": "from pipeline.records import rundir",
+    "pipeline/stages/export/runtime.py": "from pipeline.records import rundir",
     "dyrep/branches.py": "import scipy",
     "slurm/job.py": "import rich",
 }

@@ -17,11 +17,12 @@ import yaml
 from pipeline import cancel, launch, logs, status, sync
 from pipeline.compare import __main__ as compare
 from pipeline.compare import collect
+from pipeline.display import exits
 from pipeline.display.errors import UserError
 from pipeline.execution import local
 from pipeline.planning import compose, named_run, sweep
 from pipeline.planning.plan import make_plan
-from pipeline.records import named, rundir
+from pipeline.records import rundir
 from pipeline.report import run_data
 from slurm import files
 from tests import runs as fabricated
@@ -137,7 +138,7 @@ def _fabricate(root, name, seed):
 
 
 def launched(run):
-    return named.told(lambda: launch.launch(named_run.settle(*run)).code, "")
+    return exits.told(lambda: launch.launch(named_run.settle(*run)).code, "")
 
 
 @pytest.fixture

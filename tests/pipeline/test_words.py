@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import run, status
+from pipeline.display import exits
 from pipeline.display.errors import NoResult, StageFailed, UserError
 from pipeline.planning import compose
-from pipeline.records import named, spent
+from pipeline.records import spent
 from pipeline.records.schemas import Event, Progress
 from pipeline.stages.prep import _nothing_left
 from pipeline.training import telling as telling_module
@@ -130,7 +131,7 @@ def test_what_is_said_last_is_the_error(capsys):
     def fails():
         raise StageFailed("  | a line of a log\n  | another\ntrain did not finish: why")
 
-    assert named.told(fails, "here") == 1
+    assert exits.told(fails, "here") == 1
     told = "  | a line of a log\n  | another\nerror: train did not finish: why\n"
     assert capsys.readouterr().err == told
 

@@ -1,8 +1,8 @@
 """A network before anything is trained: whether it can be built, what it costs, what can grow.
 
 This project's own networks are counted by arithmetic. Those of libraries are built without memory
-and given one image, by `python -m pipeline.planning.outline` in a process of its own: a launch imports no
-torch, and where there is none, or no answer in time, the plan says so and goes on.
+and given one image, by `python -m pipeline.planning.outline` in a process of its own: a launch
+imports no torch, and where there is none, or no answer in time, the plan says so and goes on.
 """
 
 from __future__ import annotations

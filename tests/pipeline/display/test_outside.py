@@ -14,12 +14,13 @@ from pipeline import logs, status
 from pipeline.compare import answer, collect, online, page, table
 from pipeline.data.prepare import page as data_page
 from pipeline.data.shards import Manifest, Split
+from pipeline.display import exits
 from pipeline.display.errors import BAD_INPUT, FAILED, StageFailed, UserError
 from pipeline.display.outside import code, line, markdown, visible
 from pipeline.display.terminal import Terminal
 from pipeline.planning import summary
 from pipeline.planning.step import Step
-from pipeline.records import named, progress, rundir
+from pipeline.records import progress, rundir
 from pipeline.report import write_report
 from pipeline.stages.export import card
 from tests.launcher import PROJECT
@@ -314,9 +315,9 @@ def refusing(error):
 
 def test_an_error_is_one_line(name, capsys):
     assert str(UserError(name)) == line(name) == str(UserError(str(UserError(name))))
-    assert named.told(refusing(UserError(name)), "") == BAD_INPUT
+    assert exits.told(refusing(UserError(name)), "") == BAD_INPUT
     assert capsys.readouterr().err == f"error: {line(name)}\n"
-    assert named.told(refusing(StageFailed(f"tail\n{name}")), "") == FAILED
+    assert exits.told(refusing(StageFailed(f"tail\n{name}")), "") == FAILED
     assert inert(capsys.readouterr().err)
 
 
