@@ -2,46 +2,34 @@
 
 It reads only DIR and the directories of its parents and needs neither launcher nor Hydra, so a
 stage can be repeated or debugged by its directory alone. Train and eval run in child processes
-(`pipeline.worker`). `result.json` is written last, after all promised outputs were checked.
+(`pipeline.worker`); `pipeline.execution.work` is what each of them does.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import os
 import signal
 import sys
-import time
-import traceback
-from contextlib import nullcontext, suppress
-from importlib import import_module
+from contextlib import nullcontext
 from pathlib import Path
 
 from pipeline.contract import interrupt
-from pipeline.contract.stage import Context, Stage
+from pipeline.contract.stage import Stage
 from pipeline.contract.table import STAGES
-from pipeline.custom.code import enable
 from pipeline.display.errors import (
     BAD_INPUT,
     DONE,
-    FAILED,
-    REFUSALS,
     STOPPED,
     Interrupted,
-    NoNumber,
-    NoResult,
     UserError,
     surroundings,
 )
-from pipeline.display.masking import mask
 from pipeline.display.outside import say
-from pipeline.execution import ending, processes
+from pipeline.execution import ending, processes, work
 from pipeline.execution.after_stage import close_complete, followed
 from pipeline.execution.processes import End
-from pipeline.records import attempt, caches, disk, rundir, store
-from pipeline.records.progress import read_progress
-from pipeline.records.schemas import Output, Question, Result, Where
+from pipeline.records import attempt, caches, rundir
+from pipeline.records.schemas import Question, Where
 from slurm import output
 from slurm.place import Place
 
@@ -56,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     directory: Path = options.directory.resolve()
     caches.settle(directory.parent.parent)
     try:
-        return _own(STAGES[_read(Question, directory).stage], directory)
+        return _own(STAGES[work.read(Question, directory).stage], directory)
     except Interrupted:
         return STOPPED
     except UserError as error:
@@ -72,17 +60,17 @@ def _own(stage: Stage, directory: Path) -> int:
     if (directory / rundir.RESULT).exists():
         say(f"{directory.name} is finished; nothing to do")
         return DONE
-    count = _read(Where, directory).cluster.processes_per_node
+    count = work.read(Where, directory).cluster.processes_per_node
     place = Place.told(directory)
     if place and place.node:  # the first node claims the stage and says how it ended
         number = attempt.join(directory, place.job, interrupt.requested)
-        _redirect(rundir.log_file(directory, number, node=place.node))
+        work.redirect(rundir.log_file(directory, number, node=place.node))
         return ending.of_other_node(_in_processes(directory, number, count, place))
     number = attempt.claim(directory, place.job if place else None)
     if place:
-        _redirect(rundir.log_file(directory, number))
+        work.redirect(rundir.log_file(directory, number))
     if not stage.processes:
-        code = work(directory)
+        code = work.run(directory)
     else:
         with followed(directory) if stage.name == "train" else nullcontext():
             code = ending.verdict(directory, number, _in_processes(directory, number, count, place))
@@ -101,186 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read(kind: type[store.R], directory: Path) -> store.R:
-    try:
-        return store.read(kind, directory)
-    except OSError:
-        raise UserError(
-            f"{directory} holds no {kind.FILE}; give the directory of a stage, as made by "
-            "python -m pipeline.launch"
-        ) from None
-
-
-def work(directory: Path) -> int:
-    """Run the stage of a directory in this process; return the exit code."""
-    question = _read(Question, directory)
-    return _run(STAGES[question.stage], directory, question)
-
-
 def _in_processes(directory: Path, number: int, count: int, place: Place | None) -> End | None:
     """Run the stage in child processes; record and return the first failure."""
     command = [sys.executable, "-u", "-m", "pipeline.worker", str(directory)]
     end = processes.run(command, count, place)
     ending.note_killed(directory, number, end)
     return end
-
-
-def _run(stage: Stage, directory: Path, question: Question) -> int:
-    rank = int(os.environ.get("RANK", "0"))
-    context = _context(stage, directory, question)
-    if rank:
-        _redirect(rundir.log_file(directory, context.attempt, rank))
-    elif context.attempt == 1 or not _has_started(context):
-        before = read_progress(directory)  # of the attempt before
-        context.event(
-            "started", pid=os.getpid(), **({"last_progress": before.time} if before else {})
-        )
-    try:
-        _enable_code(stage, context)
-        metrics = import_module(f"pipeline.stages.{stage.name}").run(context)
-        if rank == 0:
-            _check_numbers(stage, metrics)
-            _finish(context, metrics)
-    except Interrupted:
-        return _stopped(context, rank)
-    except Exception as error:
-        return _failed(context, error)
-    return DONE
-
-
-def _context(stage: Stage, directory: Path, question: Question) -> Context:
-    """Build the context of the stage body: the sections it reads, where it runs, nothing else."""
-    from pipeline.config import sections
-
-    where = _read(Where, directory).values()
-    parents = {
-        name: rundir.stage_dir(directory.parent.parent, name, fingerprint)
-        for name, fingerprint in question.parents.items()
-    }
-    return Context(
-        stage=stage,
-        dir=directory,
-        root=directory.parent.parent,
-        fingerprint=question.fingerprint,
-        config=sections({**question.config, **where}),
-        parents=parents,
-        attempt=attempt.own(),
-        repeat=question.again.get(stage.name, 0),
-        stopping=interrupt.requested,
-    )
-
-
-def _enable_code(stage: Stage, context: Context) -> None:
-    """Have Python find what is the user's own of the images, or of the network."""
-    config = context.config
-    enable(config.model if "model" in stage.reads else config.data, context.root)
-
-
-def _has_started(context: Context) -> bool:
-    rows = store.events(context.dir)
-    return any(row.event == "started" and row.attempt == context.attempt for row in rows)
-
-
-def _redirect(log: Path) -> None:
-    """Redirect the output of this process to its own log."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-
-
-def _stopped(context: Context, rank: int) -> int:
-    if rank == 0:
-        context.event("stopped")
-        say(f"{context.stage.name}: stopped before the end, everything so far is saved")
-    return STOPPED
-
-
-def _failed(context: Context, error: Exception) -> int:
-    if attempt.vanished(context.dir):
-        say(ending.vanished(context.dir), file=sys.stderr)
-        return BAD_INPUT
-    if isinstance(error, OSError) and error.errno in REFUSALS:
-        error = surroundings(error, context.dir)
-    explained = isinstance(error, UserError | NoResult)
-    refused = isinstance(error, UserError)
-    said = str(error) if refused else mask(f"{type(error).__name__}: {error}")
-    noted = _note(context, kind="input" if refused else "error", message=said)
-    if not explained:
-        traceback.print_exception(error)
-    elif not (noted and context.stage.processes):  # otherwise the parent prints it at the end
-        say(f"error: {said}", file=sys.stderr)
-    return BAD_INPUT if refused else FAILED
-
-
-def _note(context: Context, **facts: str) -> bool:
-    """Record a failure; return whether that succeeded, as a full disk can prevent it."""
-    with suppress(OSError):
-        context.event("failed", **facts)
-        return True
-    return False
-
-
-def _check_numbers(stage: Stage, metrics: dict[str, float]) -> None:
-    """Refuse a result that contains nan or infinity.
-
-    Raises:
-        NoNumber: names the metrics.
-    """
-    bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
-    if bad:
-        cure = "; lower train.lr, or see docs/recovery.md" if stage.name == "train" else ""
-        raise NoNumber(f"{stage.name} ended with what is no number: {', '.join(bad)}{cure}")
-
-
-def _finish(context: Context, metrics: dict[str, float]) -> None:
-    from pipeline.records.environment import describe
-
-    result = Result(
-        stage=context.stage.name,
-        fingerprint=context.fingerprint,
-        parents={name: path.name for name, path in context.parents.items()},
-        attempts=context.attempt,
-        seconds=_seconds(context),
-        metrics=metrics,
-        outputs=_outputs(context),
-        environment=describe(),
-    )
-    context.check_owner()
-    context.event("finished")
-    store.write(result, context.dir)
-
-
-def _seconds(context: Context) -> float:
-    """Return the seconds spent in all attempts, each from its start to its last event."""
-    spans: dict[int, tuple[float, float]] = {}
-    for row in store.events(context.dir):
-        first, _ = spans.get(row.attempt, (row.time, 0.0))
-        spans[row.attempt] = (first, row.time)
-    first, _ = spans[context.attempt]
-    spans[context.attempt] = (first, time.time())
-    # 0 if the clock was set back
-    return round(sum(max(0.0, end - start) for start, end in spans.values()), 3)
-
-
-def _outputs(context: Context) -> dict[str, Output]:
-    """Return path, size and hash of everything the stage promised.
-
-    Raises:
-        RuntimeError: a promised output is missing (a defect of the stage, not of its input).
-    """
-    found = {}
-    for pattern in context.stage.outputs:
-        paths = sorted(context.dir.glob(pattern))
-        if not paths:
-            raise RuntimeError(f"{context.stage.name} ended without its output {pattern}")
-        for path in paths:
-            found[path.name] = Output(
-                path=str(path.relative_to(context.dir)),
-                bytes=path.stat().st_size,
-                sha256=disk.sha256(path),
-            )
-    return found
 
 
 if __name__ == "__main__":

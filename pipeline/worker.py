@@ -10,15 +10,15 @@ import signal
 import sys
 from pathlib import Path
 
-from pipeline import run
 from pipeline.contract import interrupt
+from pipeline.execution import work
 
 
 def main(directory: Path) -> int:
     """Run the part of this process; return the exit code."""
     interrupt.die_with_parent(signal.SIGKILL)
     interrupt.defaults()
-    return run.work(directory)
+    return work.run(directory)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from typing import Any
 from pipeline.config import WHERE, completed, flatten
 from pipeline.display.errors import UserError, nearest, surroundings
 from pipeline.display.masking import mask, masked
-from pipeline.planning import again
 from pipeline.planning.named_run import settled
-from pipeline.records import named, rundir, schemas, spent, stage_status, store
+from pipeline.records import named, repeats, rundir, schemas, spent, stage_status, store
 from pipeline.records.schemas import Change, Event, Result
 
 ACCURACY = "eval/fused/top1"
@@ -157,6 +156,6 @@ def _judged(
             if parent in stages and stages[parent].name != directory:
                 return "mismatched", f"{name} answers for {directory}, not for the run's {parent}"
         known = [stages[parent] for parent in result.parents if parent in stages]
-        if older := again.behind(stages[name], known):
+        if older := repeats.behind(stages[name], known):
             return "mismatched", f"{name} is older than the run's {older}, which was repeated since"
     return "done", ""

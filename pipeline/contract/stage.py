@@ -1,8 +1,8 @@
 """The contract between a stage and everything around it.
 
 A stage reads its own directory and its parents', writes only its own, may be killed at any instant
-and started again, and returns only when it is done. `pipeline.run`, not the stage, checks that
-every promised output exists and writes `result.json`.
+and started again, and returns only when it is done. `pipeline.execution.work`, not the stage,
+checks that every promised output exists and writes `result.json`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Context:
     config: Config
     parents: dict[str, Path]
     attempt: int
-    repeat: int = 0  # number of earlier repeats; see pipeline.planning.again
+    repeat: int = 0  # number of earlier repeats; see pipeline.records.repeats
     stopping: Any = field(default=lambda: False)
     started: float = field(default_factory=time.time)
     saved: int = 0  # where a repetition would continue; see slurm.job

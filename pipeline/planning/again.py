@@ -1,11 +1,4 @@
-"""Repeat a stage: keep the old result aside and make a new one under the same name.
-
-    <root>/stages/latency-<fingerprint>            the current result, to which the runs link
-    <root>/stages/latency-<fingerprint>.again-1    the result before
-
-The `stage.yaml` of a stage records how often its parents had been repeated by then, so a stage is
-known to be out of date when a parent is repeated without it.
-"""
+"""Repeat stages: keep their old results aside, if nothing uses them; see `records.repeats`."""
 
 from __future__ import annotations
 
@@ -18,42 +11,9 @@ from pathlib import Path
 from pipeline.display.errors import UserError
 from pipeline.display.outside import say
 from pipeline.planning.step import Step
-from pipeline.records import disk, rundir, stage_status, store
+from pipeline.records import disk, repeats, rundir, stage_status, store
 from pipeline.records.schemas import Question
 from slurm.queue import submitted
-
-NOTE = "again"  # key of stage.yaml: how often the stage and its parents had been repeated
-
-
-def count(directory: Path) -> int:
-    """Return how often a stage was repeated: the number of old results kept aside."""
-    number = 0
-    while _aside(directory, number + 1).exists():
-        number += 1
-    return number
-
-
-def _aside(directory: Path, number: int) -> Path:
-    return directory.with_name(f"{directory.name}.again-{number}")
-
-
-def note(own: Path, parents: Iterable[Path]) -> dict[str, int]:
-    """Return the repeats of a stage and its parents for `stage.yaml`; zeros are left out."""
-    counts = {path.name.partition("-")[0]: count(path) for path in (own, *parents)}
-    return {stage: number for stage, number in counts.items() if number}
-
-
-def behind(directory: Path, parents: Iterable[Path]) -> str | None:
-    """Return the parent that was repeated after the stage of `directory` began, if any."""
-    now = note(directory, parents)
-    now.pop(directory.name.partition("-")[0], None)
-    if not now:
-        return None
-    try:
-        then = store.read(Question, directory).again
-    except OSError:
-        return None
-    return next((stage for stage, number in now.items() if number > then.get(stage, 0)), None)
 
 
 def check(steps: list[Step]) -> None:
@@ -111,7 +71,7 @@ def set_aside(steps: Iterable[Step]) -> list[Path]:
                 _lock(step.dir, locks)
                 moved[step.dir] = None
         for directory in reversed(moved):
-            aside = _aside(directory, count(directory) + 1)
+            aside = repeats.aside(directory, repeats.count(directory) + 1)
             directory.rename(aside)
             disk.sync(directory.parent)
             say(f"{directory.name}: the old answer is kept as {aside}")

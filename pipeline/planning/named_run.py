@@ -18,9 +18,9 @@ from pipeline.config import WHERE, Config, flatten, rules
 from pipeline.config.base import STAGE_NAMES, Values
 from pipeline.custom import code
 from pipeline.display.errors import UserError
-from pipeline.planning import again, compose, taking_up
+from pipeline.planning import compose, taking_up
 from pipeline.planning.step import Step
-from pipeline.records import disk, rundir, store
+from pipeline.records import disk, repeats, rundir, store
 from pipeline.records.provenance import PROJECT, command_line, source_revision, versions
 from pipeline.records.schemas import Run
 from slurm.records import CANCELLED
@@ -169,7 +169,7 @@ def write_question(step: Step) -> None:
         return
     question = json.loads(json.dumps(step.question.values()))  # lists instead of tuples
     parents = [path.parent.with_name(f"{n}-{f}") for n, f in step.question.parents.items()]
-    note = {again.NOTE: counts} if (counts := again.note(step.dir, parents)) else {}
+    note = {repeats.NOTE: counts} if (counts := repeats.note(step.dir, parents)) else {}
     content = {**question, **note}
     if not path.exists() or rundir.read_yaml(path) != content:
         rundir.write_yaml(path, content)

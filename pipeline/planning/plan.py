@@ -16,9 +16,8 @@ from pipeline.contract.stage import Stage
 from pipeline.contract.table import STAGES
 from pipeline.display.errors import UserError
 from pipeline.display.masking import masked
-from pipeline.planning import again
 from pipeline.planning.step import State, Step
-from pipeline.records import disk, rundir, store
+from pipeline.records import disk, repeats, rundir, store
 from pipeline.records.schemas import Event, Output, Question, Result
 
 
@@ -88,7 +87,7 @@ def _anew(asked: bool, state: State, directory: Path, parents: list[Step]) -> st
     for parent in parents:
         if parent.repeats:
             return f"its parent {parent.stage.name} is repeated"
-    older = again.behind(directory, [parent.dir for parent in parents])
+    older = repeats.behind(directory, [parent.dir for parent in parents])
     return f"its parent {older} was repeated since" if older else ""
 
 
@@ -152,7 +151,7 @@ def _difference(link: Path, question: Question) -> str:
         return f"{link.resolve().name} is gone"
     before, after = flatten(known), flatten(question.values())
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    changed = [key for key in keys if key.split(".")[0] not in ("fingerprint", again.NOTE)]
+    changed = [key for key in keys if key.split(".")[0] not in ("fingerprint", repeats.NOTE)]
     old, new = masked(before), masked(after)
     return ", ".join(f"{k} {old.get(k)} → {new.get(k)}" for k in changed[:3]) or "unknown"
 

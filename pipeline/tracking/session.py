@@ -20,8 +20,7 @@ from typing import Any, Literal
 
 from pipeline.display.errors import FAILED, UserError
 from pipeline.display.outside import say
-from pipeline.planning import again
-from pipeline.records import rundir, store
+from pipeline.records import repeats, rundir, store
 from pipeline.records.schemas import Run
 from pipeline.tracking import rows
 from pipeline.tracking.rows import Steps
@@ -101,8 +100,8 @@ def _id(run: Path) -> str:
     W&B keeps the rows of the steps it has: those of another training would be dropped.
     """
     own: str = store.read(Run, run).wandb["id"]
-    repeats = again.count((run / "train").resolve())
-    return f"{own}-{repeats}" if repeats else own
+    number = repeats.count((run / "train").resolve())
+    return f"{own}-{number}" if number else own
 
 
 def _opened(run: Path, mode: Mode, project: str, entity: str | None, finish_timeout: float) -> Any:

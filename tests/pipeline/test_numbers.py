@@ -6,9 +6,9 @@ import types
 import pytest
 import torch
 
-from pipeline import run
 from pipeline.contract.table import STAGES
 from pipeline.display.errors import NoNumber, UserError
+from pipeline.execution import work
 from pipeline.planning import summary
 from pipeline.records import rundir
 from pipeline.training import nonfinite
@@ -70,9 +70,9 @@ def test_a_number_beyond_all_clocks_is_damage(tmp_path, file, content, number):
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_a_result_that_is_no_number_fails_its_stage(value):
-    run._check_numbers(STAGES["train"], {"loss": 0.5, "top1": 1})
+    work._check_numbers(STAGES["train"], {"loss": 0.5, "top1": 1})
     with pytest.raises(NoNumber, match=r"train ended .* loss is (nan|inf|-inf); lower train.lr"):
-        run._check_numbers(STAGES["train"], {"loss": value, "top1": 1})
+        work._check_numbers(STAGES["train"], {"loss": value, "top1": 1})
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import run
 from pipeline.contract.stage import Context
 from pipeline.contract.table import STAGES
 from pipeline.display.errors import BAD_INPUT, Interrupted, StageFailed, UserError
-from pipeline.execution import dispatch, ending, local
+from pipeline.execution import dispatch, ending, local, work
 from pipeline.execution.processes import End
 from pipeline.records import attempt, disk, rundir, spent, store
 from pipeline.records.schemas import Event
@@ -61,7 +60,7 @@ def test_a_stage_ends_in_one_line_also_where_that_cannot_be_noted(
 ):
     monkeypatch.setattr(rundir, "append_line", refusing(code))
     error = OSError(code, os.strerror(code), str(context.dir / "eval.json"))
-    assert run._failed(context, error) == BAD_INPUT
+    assert work._failed(context, error) == BAD_INPUT
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "eval.json" in said and cure in said
@@ -70,9 +69,9 @@ def test_a_stage_ends_in_one_line_also_where_that_cannot_be_noted(
 @pytest.mark.parametrize(("stage", "says"), [("eval", 0), ("fuse", 1)])
 def test_what_the_parent_will_say_is_not_said_twice(context, capsys, stage, says):
     context.stage = STAGES[stage]
-    assert run._failed(context, UserError("eval.json is damaged")) == BAD_INPUT
+    assert work._failed(context, UserError("eval.json is damaged")) == BAD_INPUT
     assert capsys.readouterr().err.count("error: ") == says
-    assert run.ending.verdict(context.dir, 1, None) == BAD_INPUT
+    assert ending.verdict(context.dir, 1, None) == BAD_INPUT
     assert capsys.readouterr().err == "error: eval.json is damaged\n"
 
 
@@ -111,7 +110,7 @@ def test_a_clock_set_back_takes_no_time_away(context):
         row = {"time": moment, "event": "saved", "attempt": number}
         rundir.append_line(context.dir / rundir.EVENTS, row)
     context.attempt = 2  # begun when the clock was far ahead
-    assert run._seconds(context) == 0.0
+    assert work._seconds(context) == 0.0
 
 
 def test_a_clock_set_back_takes_no_gpu_time_away():

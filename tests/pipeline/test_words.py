@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import run, status
+from pipeline import status
 from pipeline.display import exits
 from pipeline.display.errors import NoResult, StageFailed, UserError
+from pipeline.execution import work
 from pipeline.planning import compose
 from pipeline.records import spent
 from pipeline.records.schemas import Event, Progress
@@ -149,13 +150,13 @@ def test_what_is_said_last_is_the_error(capsys):
 def test_what_explains_itself_has_no_traceback(
     monkeypatch, capsys, error, processes, code, said, noted
 ):
-    monkeypatch.setattr(run.attempt, "vanished", lambda _: False)
+    monkeypatch.setattr(work.attempt, "vanished", lambda _: False)
     events = []
     context = SimpleNamespace(
         dir=None, stage=SimpleNamespace(processes=processes),
         event=lambda name, **facts: events.append((name, facts["kind"])),
     )  # fmt: skip
-    assert run._failed(context, error) == code
+    assert work._failed(context, error) == code
     told = capsys.readouterr().err
     assert told == said  # an error that was not raised has a traceback of one line
     assert events == [("failed", noted)]

@@ -14,7 +14,7 @@ from pipeline.display.errors import UserError
 from pipeline.execution import dispatch, slurm
 from pipeline.planning import again, compose, named_run, sweep
 from pipeline.planning.plan import make_plan
-from pipeline.records import disk, rundir
+from pipeline.records import disk, repeats, rundir
 from pipeline.report import run_data
 from pipeline.tracking import session
 from tests.runs import composed, make_run
@@ -176,7 +176,7 @@ def test_killed_in_between_no_answer_follows_from_one_that_is_gone(tmp_path, mon
 def test_repeated_data_get_a_folder_of_their_own(tmp_path):
     places = finish(tmp_path)
     repeat(tmp_path, "again=[prep]")
-    noted = rundir.read_yaml(places["prep"] / rundir.STAGE)[again.NOTE]["prep"]
+    noted = rundir.read_yaml(places["prep"] / rundir.STAGE)[repeats.NOTE]["prep"]
     assert rundir.data_dir(tmp_path, "abc", noted) != rundir.data_dir(tmp_path, "abc")
 
 
@@ -224,7 +224,7 @@ def test_the_frozen_configuration_knows_nothing_of_it(tmp_path):
 
     first, choices, _ = settled("again=[latency]")
     named_run.record(first, choices, make_plan(first))
-    assert again.NOTE not in rundir.read_yaml(tmp_path / "runs" / "x" / "config.yaml")
+    assert repeats.NOTE not in rundir.read_yaml(tmp_path / "runs" / "x" / "config.yaml")
     assert settled("again=[eval]")[0].again == ["eval"]
     assert settled()[0].again == []
 
