@@ -194,7 +194,7 @@ KillWait=10
 MinJobAge=3600
 JobRequeue=1
 SchedulerType=sched/backfill
-SchedulerParameters=bf_interval=2,sched_interval=5
+SchedulerParameters=bf_interval=1,sched_interval=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU={max(1, megabytes // cluster.cpus_per_node)}

@@ -27,10 +27,9 @@ def write(name, value):
 
 
 def log(**row):
+    job = os.environ["SUPERVISED_JOB"]
     with (directory / "attempts.jsonl").open("a") as file:
-        file.write(
-            json.dumps({"pid": os.getpid(), "job": os.environ["SUPERVISED_JOB"], **row}) + "\n"
-        )
+        file.write(json.dumps({"time": time.time(), "pid": os.getpid(), "job": job, **row}) + "\n")
 
 
 saved = directory / "state.json"

@@ -1,0 +1,253 @@
+"""The ways to disturb: each returns whether it came to it."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from benchmarks.disturbances.night import URGENT, Night
+from benchmarks.disturbances.subjects import Subject
+from slurm import scheduler
+from slurm.dev_cluster.daemons import OWNER, pid, start
+from slurm.scheduler import Entry
+from tests.cluster.job_under_test import update
+from tests.cluster.real import answers, call, end
+
+REVIVAL = 9.0  # seconds: longer than SLURM takes to start a requeued job again
+PARTS = {  # the processes of a job, by a word of their command
+    "batch script": "slurm_script",
+    "srun": "srun",
+    "supervisor": "submitit.core._submit",
+    "command": "chain.py",
+    "parent": "pipeline.run",
+    "worker": "pipeline.worker",
+    "slurm.requeue": "slurm.requeue",
+}
+
+Disturb = Callable[[Night, Subject], bool]
+
+
+def _preempt(night: Night, grace: int) -> bool:
+    for subject in night.subjects:
+        subject.blame("preempted")
+    update(GraceTime=grace)
+    nodes = f"--nodes={night.cluster.nodes}"
+    words = ("--partition=high", nodes, "--exclusive", f"--job-name={URGENT}", "--time=2")
+    call("sbatch", *words, "--output=/dev/null", "--wrap=sleep 1")
+    return True
+
+
+def preempt(night: Night, subject: Subject) -> bool:
+    """Preempt everything, after 2 s of grace."""
+    return _preempt(night, 2)
+
+
+def preempt_at_once(night: Night, subject: Subject) -> bool:
+    """Preempt everything without grace."""
+    return _preempt(night, 0)
+
+
+def suspend(night: Night, subject: Subject) -> bool:
+    """Suspend a job for a few seconds."""
+    entry = _running(night, subject)
+    if not entry or not _accepts("scontrol", "suspend", entry.id):
+        return False
+    subject.blame("suspended")
+    night.pause(night.chance.uniform(1, 6))
+    return _accepts("scontrol", "resume", entry.id)
+
+
+def requeue(night: Night, subject: Subject) -> bool:
+    """Requeue a job from outside."""
+    entry = _running(night, subject)
+    subject.blame("requeued")
+    return bool(entry and _accepts("scontrol", "requeue", entry.id))
+
+
+def time_limit(night: Night, subject: Subject) -> bool:
+    """Lower a job's time limit so that its signal is due at once."""
+    entry = _running(night, subject)
+    if not entry or not _accepts("scontrol", "update", f"JobId={entry.id}", "TimeLimit=2"):
+        return False
+    subject.blame("time limit")
+    begun = subject.starts()
+    night.wait(lambda: _ended(subject, entry.id, begun), 90)
+    return _accepts("scontrol", "update", f"JobId={entry.id}", "TimeLimit=60")
+
+
+def _ended(subject: Subject, id: str, begun: int) -> bool:
+    entry = scheduler.patient(lambda: scheduler.find(id))
+    return entry is None or entry.state != "RUNNING" or subject.starts() > begun
+
+
+def kill(night: Night, subject: Subject) -> bool:
+    """Kill a random process of a job; the name of that is the cause."""
+    entry = _running(night, subject)
+    found = [(part, it) for (id, part), it, _ in _jobs(night) if entry and id == entry.id and part]
+    if not found:
+        return False
+    part, number = night.chance.choice(sorted(found))
+    subject.blame(f"kill -9 of {part}")
+    if part == "batch script":  # SLURM then ends the job, and nothing of it is left to requeue it
+        night.ended.add(subject.name)
+    with suppress(ProcessLookupError):
+        os.kill(number, signal.SIGKILL)
+    return True
+
+
+def restart_controller(night: Night, subject: Subject) -> bool:
+    """Take slurmctld away for a few seconds."""
+    for each in night.subjects:
+        each.blame("slurmctld restarted")
+    number = night.chance.choice((signal.SIGTERM, signal.SIGKILL))
+    end(night.cluster, "slurmctld", number)
+    night.pause(night.chance.uniform(0, 5))
+    start(night.cluster, "slurmctld")
+    return night.wait(answers)
+
+
+def node_down(night: Night, subject: Subject) -> bool:
+    """Set a node of a job to DOWN for a few seconds."""
+    node = _node(night, subject, "node down")
+    if node is None:
+        return False
+    call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=disturbed")
+    night.pause(night.chance.uniform(1, 8))
+    return _accepts("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
+
+def power_cut(night: Night, subject: Subject) -> bool:
+    """Kill all that runs on a node of a job, slurmd too, which is started again."""
+    node = _node(night, subject, "power cut")
+    if node is None:
+        return False
+    slurmd = pid(night.cluster, node)
+    here = [number for _, number, there in _jobs(night) if there == node]
+    steps = {_parent(number) for number in here} - {1}
+    for number in filter(None, [slurmd, *steps, *here]):
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    night.pause(night.chance.choice((3.0, 25.0)))  # SLURM calls a node lost after 20 s
+    start(night.cluster, node)
+    return True
+
+
+def restart_slurmd(night: Night, subject: Subject) -> bool:
+    """Kill a slurmd, and start it again at once: its jobs go on."""
+    node = _node(night, subject, "slurmd restarted")
+    if node is None:
+        return False
+    end(night.cluster, node, signal.SIGKILL)
+    night.pause(2)
+    start(night.cluster, node)
+    return True
+
+
+def cancel(night: Night, subject: Subject) -> bool:
+    """Cancel work as a user does; launch it again when it stayed so."""
+    return _cancelled(night, subject, subject.cancel)
+
+
+def scancel(night: Night, subject: Subject) -> bool:
+    """Cancel a job by SLURM's own command; launch it again when it stayed so."""
+    entry = night.entry(subject)
+    if not entry:
+        return False
+    return _cancelled(night, subject, lambda: scheduler.cancel([entry.id]))
+
+
+def _cancelled(night: Night, subject: Subject, end_it: Callable[[], None]) -> bool:
+    subject.blame("cancelled")
+    subject.cancelled = True
+    end_it()
+    gone = night.wait(lambda: night.entry(subject) is None, 120)
+    begun = len(subject.attempts())
+    night.pause(REVIVAL)
+    if not gone or len(subject.attempts()) > begun or night.entry(subject):
+        if subject.directories()[subject.main]:
+            return False  # it was just finished
+        night.faults.append({"fault": "cancelled, and it came back", "subject": subject.name})
+    night.launch(subject)
+    return True
+
+
+def launch_again(night: Night, subject: Subject) -> bool:
+    """Launch what is in the queue: the job stays the same."""
+    before = night.entry(subject)
+    subject.blame("launched again")
+    night.launch(subject)
+    after = night.entry(subject)
+    old = scheduler.find(before.id) if before else None
+    if after and old and old.id != after.id and old.active:
+        facts = {"subject": subject.name, "jobs": [before.id, after.id]}
+        night.faults.append({"fault": "doubled", **facts})
+    return True
+
+
+KINDS: dict[str, Disturb] = {
+    "preempted with grace": preempt,
+    "preempted without grace": preempt_at_once,
+    "suspended and resumed": suspend,
+    "scontrol requeue": requeue,
+    "time limit": time_limit,
+    "kill -9 of a process": kill,
+    "slurmctld restarted": restart_controller,
+    "node set down": node_down,
+    "node without power": power_cut,
+    "slurmd restarted": restart_slurmd,
+    "pipeline.cancel": cancel,
+    "scancel": scancel,
+    "launched again": launch_again,
+}
+SIGNALLED = {"preempted", "suspended", "requeued", "time limit", "slurmctld restarted",
+             "slurmd restarted", "cancelled", "launched again"}  # fmt: skip
+
+
+def _accepts(*command: str) -> bool:
+    """Whether SLURM did it; it refuses where the job is in another state by now."""
+    try:
+        scheduler.patient(lambda: scheduler.call(*command))
+    except scheduler.Refused:
+        return False
+    return True
+
+
+def _running(night: Night, subject: Subject) -> Entry | None:
+    entry = night.entry(subject)
+    return entry if entry and entry.state == "RUNNING" else None
+
+
+def _node(night: Night, subject: Subject, cause: str) -> str | None:
+    """Return a node of a job; all subjects with a job there have this cause."""
+    entry = _running(night, subject)
+    if entry is None:
+        return None
+    node = night.chance.choice(_names(entry))
+    for each in night.subjects:
+        if (other := night.entry(each)) and node in _names(other):
+            each.blame(cause)
+    return node
+
+
+def _names(entry: Entry) -> list[str]:
+    return scheduler.call("scontrol", "show", "hostnames", entry.nodes).split()
+
+
+def _jobs(night: Night) -> Iterator[tuple[tuple[str, str], int, str]]:
+    """Yield job and part of each process of a job of this cluster, its number, and its node."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().decode(errors="replace")
+            pairs = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+            seen = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+            if seen.get(OWNER) == night.cluster.name and "SLURM_JOB_ID" in seen:
+                part = next((name for name, word in PARTS.items() if word in words), "")
+                where = seen.get("SLURMD_NODENAME", "")
+                yield (seen["SLURM_JOB_ID"], part), int(process.name), where
+
+
+def _parent(number: int) -> int:
+    with suppress(OSError):
+        return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+    return 1

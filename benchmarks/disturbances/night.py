@@ -1,0 +1,119 @@
+"""One round: a cluster, the subjects on it, and what must never happen to them."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from benchmarks.disturbances.subjects import Hashes, Subject
+from slurm import scheduler
+from slurm.dev_cluster.config import Cluster
+from slurm.queue import queued
+from slurm.scheduler import Entry
+from tests.cluster.job_under_test import commands
+from tests.cluster.test_shells import HOSTILE
+
+URGENT = "urgent"  # name of the jobs that preempt
+ASK = 3.0  # seconds between two looks at the queue
+AGREE = 20.0  # seconds in which a job that ended is finished, or in the queue again
+PATIENCE = 240.0  # seconds for a subject to work again
+POLL = 0.2  # seconds
+
+
+class Night:
+    """Disturbed subjects, watched while anything is waited for.
+
+    Args:
+        cluster: where they run.
+        subjects: not launched yet.
+        chance: draws everything.
+    """
+
+    def __init__(self, cluster: Cluster, subjects: Sequence[Subject], chance: random.Random):
+        self.cluster, self.subjects, self.chance = cluster, subjects, chance
+        self.faults: list[dict[str, Any]] = []
+        self.ended: set[str] = set()  # subjects that SLURM ended for good, as it may
+        self._asked = 0.0
+        self._since: dict[tuple[str, str], float] = {}  # when a fault was first seen
+
+    def launch(self, subject: Subject) -> None:
+        """Launch a subject from a shell with some variables for SLURM's commands."""
+        names = self.chance.sample(sorted(HOSTILE), self.chance.randrange(4))
+        subject.cancelled = False
+        subject.launch({name: HOSTILE[name] for name in names})
+
+    def wait(self, condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
+        """Watch until a condition is met; return whether it was in time."""
+        until = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > until:
+                return False
+            self.watch()
+            time.sleep(POLL)
+        return True
+
+    def pause(self, seconds: float) -> None:
+        """Watch for some seconds."""
+        self.wait(lambda: False, seconds)
+
+    def watch(self) -> None:
+        """Note how far the subjects are, and from time to time what SLURM makes of them."""
+        for subject in self.subjects:
+            subject.look()
+        if time.monotonic() - self._asked > ASK:
+            self._asked = time.monotonic()
+            with suppress(scheduler.Unreachable):
+                self._check(scheduler.mine())
+
+    def entry(self, subject: Subject) -> Entry | None:
+        """Return the job of a subject in the queue."""
+        return scheduler.patient(lambda: subject.entry(scheduler.mine()))
+
+    def _check(self, queue: dict[str, Entry]) -> None:
+        known = set()
+        for subject in self.subjects:
+            for directory, finished in subject.directories().items():
+                found = queued(directory, queue)
+                ids = {entry.id for entry, _ in found}
+                heads = [entry for entry, first in found if first not in ids]
+                known |= ids
+                lost = not (finished or heads or subject.cancelled)
+                if self._lasts(subject, "lost", lost):
+                    self._lost(subject, queue)
+                if self._lasts(subject, "two jobs", len(heads) > 1):
+                    self._fault("doubled", subject, jobs=[entry.id for entry in heads])
+            if isinstance(subject, Hashes):
+                alive = len(commands(subject.main)) > 1
+                if self._lasts(subject, "two processes", alive):
+                    self._fault("doubled", subject, processes=commands(subject.main))
+        strange = [e.id for e in queue.values() if e.active and e.id not in known]
+        strange = [id for id in strange if queue[id].name != URGENT]
+        if self._lasts(None, "strange", bool(strange)):
+            self._fault("doubled", None, jobs=strange)
+
+    def _lasts(self, subject: Subject | None, what: str, seen: bool) -> bool:
+        """Whether something is seen for a while by now; it is then told once."""
+        key = (subject.name if subject else "", what)
+        if not seen:
+            self._since.pop(key, None)
+            return False
+        now = time.monotonic()
+        if now - self._since.setdefault(key, now) < AGREE:
+            return False
+        self._since[key] = float("inf")
+        return True
+
+    def _lost(self, subject: Subject, queue: dict[str, Entry]) -> None:
+        """Launch again what is no longer in the queue; a fault unless SLURM ended it."""
+        if subject.name in self.ended:
+            self.ended.remove(subject.name)
+        else:
+            self._fault("lost", subject)
+        self._since.pop((subject.name, "lost"), None)
+        self.launch(subject)
+
+    def _fault(self, what: str, subject: Subject | None, **facts: object) -> None:
+        causes = sorted(set().union(*subject.causes.values())) if subject else []
+        name = subject.name if subject else None
+        self.faults.append({"fault": what, "subject": name, "causes": causes, **facts})

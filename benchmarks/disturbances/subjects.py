@@ -1,0 +1,204 @@
+"""What is disturbed: chains of hashes and small trainings, and how each is judged."""
+
+import os
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.chaos import SETTINGS, differences
+from benchmarks.killing import PROJECT, rows
+from pipeline.records import rundir, store
+from slurm import scheduler
+from slurm.queue import active, queued
+from slurm.records import CANCELLED, EVENTS
+from slurm.scheduler import Entry
+from tests.cluster.job_under_test import Chain
+
+STEPS = 3  # an attempt that made so many works
+LINKS = 1500  # steps of a chain
+LIMIT = 60  # minutes
+
+
+class Subject(ABC):
+    """Work that is launched, disturbed, and launched again where it was cancelled.
+
+    An attempt is one that made a step. What happened to an attempt is in `causes`, how far it came
+    in `reached`, both by its index.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.cancelled = False
+        self.causes: dict[int, set[str]] = {}
+        self.reached: dict[int, int] = {}
+
+    @abstractmethod
+    def launch(self, shell: Mapping[str, str]) -> None:
+        """Launch it, or launch it again, with these variables in the shell."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Cancel it as a user does."""
+
+    @abstractmethod
+    def directories(self) -> dict[Path, bool]:
+        """Return the directories of its jobs, each with whether that is finished."""
+
+    @abstractmethod
+    def attempts(self) -> list[tuple[int, float]]:
+        """Return for each attempt the step it began at, and when."""
+
+    @abstractmethod
+    def hurry(self) -> None:
+        """Make it end soon: nothing will disturb it any more."""
+
+    @abstractmethod
+    def judge(self) -> list[str]:
+        """Return how its end differs from that of undisturbed work."""
+
+    @property
+    def main(self) -> Path:
+        """The directory of the job that is disturbed."""
+        return next(iter(self.directories()))
+
+    @property
+    def done(self) -> bool:
+        """Whether all its jobs are finished."""
+        return all(self.directories().values())
+
+    @property
+    def works(self) -> bool:
+        """Whether its newest attempt has made a few steps, and is not finished."""
+        begun = self.attempts()
+        if not begun or self.directories()[self.main]:
+            return False
+        number = len(begun) - 1
+        return self.reached.get(number, 0) >= begun[number][0] + STEPS
+
+    def look(self) -> None:
+        """Note how far the newest attempt has come."""
+        begun = self.attempts()
+        row = rundir.read_json(self.main / rundir.PROGRESS) if begun else None
+        if row and row["time"] >= begun[-1][1]:  # else the attempt before wrote it
+            number = len(begun) - 1
+            self.reached[number] = max(self.reached.get(number, 0), row["done"])
+
+    def blame(self, cause: str) -> None:
+        """Note what is about to happen to the newest attempt."""
+        self.causes.setdefault(len(self.attempts()) - 1, set()).add(cause)
+
+    def entry(self, queue: dict[str, Entry]) -> Entry | None:
+        """Return its job in the queue that works now or will do so next."""
+        return active(self.main, queue)
+
+    def starts(self) -> int:
+        """Return how often SLURM began its main job."""
+        return sum(row["event"] == "began" for row in rows(self.main / EVENTS))
+
+    def repeated(self) -> list[tuple[set[str], int]]:
+        """Return for each attempt but the last what happened to it, and its steps made again."""
+        begun = [step for step, _ in self.attempts()]
+        return [
+            (self.causes.get(number, set()), max(0, self.reached.get(number, 0) - after))
+            for number, after in enumerate(begun[1:])
+        ]
+
+
+class Hashes(Subject):
+    """A chain of hashes, and a job that waits for it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        super().__init__(name)
+        folder.mkdir(parents=True)
+        self.chain = Chain(folder, steps=LINKS, time_limit=LIMIT, signal_seconds=120)
+
+    def launch(self, shell: Mapping[str, str]) -> None:
+        """Submit both jobs."""
+        with exported(shell):
+            self.chain.submit()
+
+    def cancel(self) -> None:
+        """Mark both jobs as cancelled, and cancel what is in the queue."""
+        queue = scheduler.mine()
+        for job in self.chain.jobs:
+            (job.directory / CANCELLED).touch()
+        found = [e.id for job in self.chain.jobs for e, _ in queued(job.directory, queue)]
+        scheduler.cancel(reversed(found))
+
+    def directories(self) -> dict[Path, bool]:
+        """Return those of the chain and of the job that waits for it."""
+        return {job.directory: job.finished.exists() for job in self.chain.jobs}
+
+    def attempts(self) -> list[tuple[int, float]]:
+        """Return the attempts that the chain noted."""
+        return [(row["begun"], row["time"]) for row in self.chain.attempts()]
+
+    def hurry(self) -> None:
+        """Let it not pause between steps."""
+        (self.main / "hurry").touch()
+
+    def judge(self) -> list[str]:
+        """Compare the last hash."""
+        return [] if self.chain.right() else ["hash"]
+
+
+class Digits(Subject):
+    """A training on digits, one process on each node."""
+
+    def __init__(self, name: str, folder: Path, nodes: int, calm: Path | None = None) -> None:
+        super().__init__(name)
+        self.root, self.nodes, self.calm = folder, nodes, calm
+
+    def launch(self, shell: Mapping[str, str]) -> None:
+        """Call `pipeline.launch`; the first time with all settings."""
+        stages, *others = SETTINGS
+        settings = (
+            "cluster=slurm", "cluster.cpus_per_process=1", f"cluster.nodes={self.nodes}",
+            f"cluster.time_limit={LIMIT}", "model.widths=[[8],[16]]", *others,
+        )  # fmt: skip
+        words = (f"root={self.root}", "name=run", stages)
+        again = (self.root / "runs").exists()
+        self._call("launch", *words, *(() if again else settings), **shell)
+
+    def cancel(self) -> None:
+        """Call `pipeline.cancel`."""
+        self._call("cancel", "run", f"--root={self.root}")
+
+    def _call(self, command: str, *words: str, **shell: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", f"pipeline.{command}", *words], cwd=PROJECT, check=True,
+            env=os.environ | shell, stdout=subprocess.DEVNULL, timeout=300,
+        )  # fmt: skip
+
+    def directories(self) -> dict[Path, bool]:
+        """Return those of the training and of what prepares its data."""
+        stages = [(self.root / "runs" / "run" / name).resolve() for name in ("train", "prep")]
+        return {stage: (stage / rundir.RESULT).exists() for stage in stages}
+
+    def attempts(self) -> list[tuple[int, float]]:
+        """Return the attempts that noted a first step."""
+        first = [row for row in store.events(self.main) if row.event == "first_step"]
+        return [(row.step - 1, row.time) for row in first]
+
+    def hurry(self) -> None:
+        """Nothing makes a training quicker."""
+
+    def judge(self) -> list[str]:
+        """Compare weights, history and growth, bit by bit."""
+        assert self.calm
+        return differences(self.calm, self.main)
+
+
+@contextmanager
+def exported(shell: Mapping[str, str]) -> Iterator[None]:
+    """Have variables in the environment, and nothing of them afterwards."""
+    before = os.environ.copy()
+    os.environ.update(shell)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
