@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.config.train import Augment
 from pipeline.data.loaders.base import Batch, Loader, Part
-from pipeline.data.loaders.choose import kinds, make
+from pipeline.data.loaders.choose import kinds, make, named
 
 COUNT, EPOCHS, POINTS = 103, 5, 8
 PLAIN = {
@@ -70,9 +70,9 @@ def resume(folders: dict[str, Path]) -> list[dict]:
     """Go on from random points of two epochs; count those after which every batch was equal."""
     rows, chance = [], random.Random(0)
     for source, folder in folders.items():
-        for kind, loader in kinds().items():
+        for kind in kinds():
             augment = Augment(**{**PLAIN, **CHANGES[kind]})
-            if loader.cannot(part(folder, "train", augment=augment)):
+            if named(kind).cannot(part(folder, "train", augment=augment)):
                 continue
             for world_size in (1, 2):
                 own = [

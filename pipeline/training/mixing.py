@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from torch.nn.functional import interpolate
-from torchvision.transforms import v2
+from typing import TYPE_CHECKING
 
-from pipeline.config.train import Train
+from torch.nn.functional import interpolate
+
+from pipeline.config.train import Augment, Train
 from pipeline.data.loaders.base import Batch
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 STEP = 8  # pixels; sides of progressive images are multiples of it
 
@@ -19,13 +23,7 @@ class Mixing:
 
     def __init__(self, recipe: Train, classes: int, image_size: int) -> None:
         self._recipe, self._size = recipe, image_size
-        augment = recipe.augment
-        kinds: list[v2.Transform] = []
-        if augment.mixup:
-            kinds.append(v2.MixUp(alpha=augment.mixup, num_classes=classes))
-        if augment.cutmix:
-            kinds.append(v2.CutMix(alpha=augment.cutmix, num_classes=classes))
-        self._mix = v2.RandomChoice(kinds) if kinds else None
+        self._mix = _mix(recipe.augment, classes)
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
         """Return the batch to train on; its labels are probabilities if images were mixed."""
@@ -46,3 +44,17 @@ class Mixing:
             return self._size
         side = first + (self._size - first) * epoch / (self._recipe.epochs - 1)
         return self._size if side >= self._size else max(STEP, round(side / STEP) * STEP)
+
+
+def _mix(augment: Augment, classes: int) -> v2.Transform | None:
+    """Return what mixes the images of a batch, if anything does."""
+    if not (augment.mixup or augment.cutmix):
+        return None
+    from torchvision.transforms import v2  # half a second: only where images are mixed
+
+    kinds: list[v2.Transform] = []
+    if augment.mixup:
+        kinds.append(v2.MixUp(alpha=augment.mixup, num_classes=classes))
+    if augment.cutmix:
+        kinds.append(v2.CutMix(alpha=augment.cutmix, num_classes=classes))
+    return v2.RandomChoice(kinds)

@@ -15,18 +15,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
 from pipeline.config import asked
 from pipeline.config.train import Augment
 from pipeline.data.shards import Manifest, Pictures, damage
 from pipeline.display.errors import UserError
 from pipeline.records.environment import cores
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 DIGEST = 16  # bytes
 CPU = torch.device("cpu")
@@ -231,14 +234,16 @@ def mine(step: int, part: Part) -> slice:
 
 def evaluation(resize: int, image_size: int) -> v2.Transform:
     """Return the geometry of an evaluation: scale the short side, cut out the middle."""
+    from torchvision.transforms import v2  # half a second: only where images are scaled
+
     return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(image_size)])
 
 
 def decoded(data: bytes) -> Tensor:
     """Return an encoded image as uint8 (3, H, W)."""
     with Image.open(io.BytesIO(data)) as image:
-        pixels: Tensor = v2.functional.pil_to_tensor(image.convert("RGB"))
-    return pixels
+        pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).movedim(2, 0)
 
 
 def mixed(*numbers: int) -> int:

@@ -1,25 +1,27 @@
 """Choose the loader of a part: the requested one, or the most suitable."""
 
+from importlib import import_module
 from importlib.util import find_spec
 
 from torch import Tensor
 
 from pipeline.data.loaders.base import DIGEST, Loader, Part
-from pipeline.data.loaders.memory import MemoryLoader
-from pipeline.data.loaders.torch import TorchLoader
 from pipeline.display.errors import UserError
 
 IN_MEMORY = 2 * 2**30  # bytes; a split with more pixels is not held in memory
+CLASSES = {"memory": "MemoryLoader", "dali": "DaliLoader", "torch": "TorchLoader"}
 
 
-def kinds() -> dict[str, type[Loader]]:
-    """Return the loaders that are installed, best first."""
-    found: dict[str, type[Loader]] = {"memory": MemoryLoader}
-    if find_spec("nvidia") and find_spec("nvidia.dali"):
-        from pipeline.data.loaders.dali import DaliLoader
+def kinds() -> list[str]:
+    """Return the names of the loaders that are installed, best first."""
+    dali = find_spec("nvidia") and find_spec("nvidia.dali")
+    return [name for name in CLASSES if name != "dali" or dali]
 
-        found["dali"] = DaliLoader
-    return {**found, "torch": TorchLoader}
+
+def named(name: str) -> type[Loader]:
+    """Return a loader by its name, of `pipeline.data.loaders.NAME`; importing it takes time."""
+    found: type[Loader] = getattr(import_module(f"pipeline.data.loaders.{name}"), CLASSES[name])
+    return found
 
 
 def choose(name: str, part: Part) -> tuple[type[Loader], str]:
@@ -39,14 +41,15 @@ def choose(name: str, part: Part) -> tuple[type[Loader], str]:
                 f"data.loader={name} is not installed: `pip install nvidia-dali-cuda130`, or use "
                 "data.loader=torch"
             )
-        reason = there[name].cannot(part)
+        reason = named(name).cannot(part)
         if reason:
-            able = [other for other, kind in there.items() if not kind.cannot(part)]
+            able = [other for other in there if not named(other).cannot(part)]
             raise UserError(f"data.loader={name} {reason}; use data.loader={' or '.join(able)}")
-        return there[name], "as asked for"
+        return named(name), "as asked for"
     size = sum(split.pixels for split in part.manifest.splits.values()) * 3
     reasons: list[str] = []
-    for other, kind in there.items():
+    for other in there:
+        kind = named(other)
         reason = kind.cannot(part)
         if other == "memory" and size > IN_MEMORY:
             reason = f"would need {size / 2**30:.1f} GiB"

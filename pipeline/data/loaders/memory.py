@@ -151,7 +151,7 @@ def _held(
     places = range(len(pictures))
     labels, numbers = zip(*map(pictures.target, places), strict=True)
     images = torch.stack([decoded(pictures.read(place)) for place in places])
-    if geometry:
+    if geometry and {*geometry, *images.shape[2:]} != {geometry[-1]}:
         images = evaluation(*geometry)(images)
     return images.to(device), torch.tensor(labels).to(device), torch.tensor(numbers).to(device)
 

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from pipeline.config.train import Augment
 from pipeline.data import preprocess
 from pipeline.data.loaders import parts
-from pipeline.data.loaders.choose import choose, kinds, make
+from pipeline.data.loaders.choose import choose, make, named
 from tests.launcher import PROJECT
 from tests.pipeline.data.loaders.loading import KINDS, augment, part
 
@@ -101,7 +101,7 @@ def test_a_flip_mirrors_and_padding_shifts(data, kind):
 def test_every_recipe_can_be_read_or_is_refused(data, kind, recipe):
     asked = Augment(**yaml.safe_load(recipe.read_text())["augment"])
     own = part(data, augment=asked)
-    if kinds()[kind].cannot(own) is None:
+    if named(kind).cannot(own) is None:
         for batch in make(kind, own):
             assert batch.images.shape == (8, 3, 24, 24) and batch.images.isfinite().all()
     else:
