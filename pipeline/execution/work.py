@@ -34,7 +34,6 @@ from pipeline.display.masking import mask
 from pipeline.display.outside import say
 from pipeline.execution import ending
 from pipeline.records import attempt, disk, rundir, store
-from pipeline.records.progress import read_progress
 from pipeline.records.schemas import Output, Question, Result, Where
 
 
@@ -65,7 +64,7 @@ def _body(stage: Stage, directory: Path, question: Question) -> int:
     if rank:
         redirect(rundir.log_file(directory, context.attempt, rank))
     elif context.attempt == 1 or not _has_started(context):
-        before = read_progress(directory)  # of the attempt before
+        before = store.progress(directory)  # of the attempt before
         context.event(
             "started", pid=os.getpid(), **({"last_progress": before.time} if before else {})
         )

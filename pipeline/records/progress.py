@@ -15,10 +15,9 @@ from typing import Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipeline.display.errors import UserError
-from pipeline.display.outside import line, say
+from pipeline.display.outside import say
 from pipeline.display.terminal import Terminal
-from pipeline.records import schemas, store
+from pipeline.records import store
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -69,7 +68,7 @@ class Onlooker:
 
     def look(self, directory: Path) -> None:
         """Show the newest progress of the stage."""
-        row = read_progress(directory)
+        row = store.progress(directory)
         if row is None:
             return
         self._bar.update(self._task, completed=row.done, total=row.total or None, text=row.text)
@@ -86,12 +85,3 @@ class Onlooker:
         """Print a line if there is no bar."""
         if not self.console.is_terminal:
             say(text, file=sys.stderr)
-
-
-def read_progress(directory: Path) -> schemas.Progress | None:
-    """Return the newest progress of a stage, safe to print; None before the first."""
-    try:
-        row = store.read(schemas.Progress, directory)
-        return row.model_copy(update={"text": line(row.text)})
-    except (OSError, UserError):
-        return None

@@ -18,7 +18,6 @@ from pipeline.config.base import STAGE_NAMES
 from pipeline.display.errors import UserError, surroundings
 from pipeline.records import attempt, rundir, schemas, store
 from pipeline.records.lost import seconds
-from pipeline.records.progress import read_progress
 from pipeline.records.schemas import Event, Progress, Result
 from pipeline.records.spent import eta, gpu_hours
 from slurm import marks, place, scheduler
@@ -99,7 +98,7 @@ def _look(
 ) -> Standing:
     events = _checked(directory)
     state, why, entry = _state(directory, events, queue, names)
-    progress = read_progress(directory) or Progress(done=0, total=0, text="", time=0.0)
+    progress = store.progress(directory) or Progress(done=0, total=0, text="", time=0.0)
     standing = Standing(
         stage=stage,
         state=state,
@@ -235,7 +234,7 @@ def _runs_here(directory: Path) -> bool:
     if not owner.attempt or owner.job:
         return False
     if owner.host != socket.gethostname():
-        progress = read_progress(directory)
+        progress = store.progress(directory)
         recent = progress is not None and time.time() - progress.time < OLD
         return recent and attempt.ending(directory, owner.attempt) is None
     return attempt.alive(directory)

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.display.errors import UserError
+from pipeline.display.outside import line
 from pipeline.records import rundir
-from pipeline.records.schemas import Event, Record
+from pipeline.records.schemas import Event, Progress, Record
 
 R = TypeVar("R", bound=Record)
 
@@ -58,3 +60,12 @@ def events(directory: Path) -> list[Event]:
         UserError: a line is damaged.
     """
     return [row for row in rows(Event, directory) if row.attempt]
+
+
+def progress(directory: Path) -> Progress | None:
+    """Return the newest progress of a stage, safe to print; None before the first."""
+    try:
+        row = read(Progress, directory)
+        return row.model_copy(update={"text": line(row.text)})
+    except (OSError, UserError):
+        return None

@@ -20,7 +20,7 @@ from pipeline.display.outside import code, line, markdown, visible
 from pipeline.display.terminal import Terminal
 from pipeline.planning import summary
 from pipeline.planning.step import Step
-from pipeline.records import progress, rundir
+from pipeline.records import progress, rundir, store
 from pipeline.report import write_report
 from pipeline.stages.export import card
 from tests.launcher import PROJECT
@@ -282,7 +282,7 @@ def test_a_log(name, tmp_path, capsys):
 def test_what_a_stage_says_of_its_progress(name, tmp_path, capsys):
     row = {"done": 1, "total": 2, "text": name, "time": 0.0}
     rundir.write_json(tmp_path / rundir.PROGRESS, row)
-    assert progress.read_progress(tmp_path).text == line(name)
+    assert store.progress(tmp_path).text == line(name)
     with progress.Onlooker() as onlooker:
         onlooker.begin("train")
         onlooker._printed -= 60
