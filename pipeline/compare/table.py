@@ -1,6 +1,12 @@
-"""The answer in a terminal: three narrow tables instead of a wide one, legible in 80 columns."""
+"""Print the answer in a terminal: narrow tables instead of a wide one, legible in 80 columns.
+
+Groups have numbers. The first table shows their labels whole; the others cut a label that leaves no
+room for the numbers, so that a group has one line and its number says which it is.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from rich.table import Table
 from rich.text import Text
@@ -8,6 +14,7 @@ from rich.text import Text
 from pipeline.compare.groups import Answer, Group
 from pipeline.compare.settings import shown
 from pipeline.compare.statistics import Mean, Pairs
+from pipeline.display.outside import line
 from pipeline.display.terminal import Terminal, bold
 from pipeline.report.run_data import short
 
@@ -24,6 +31,7 @@ def show(answer: Answer) -> None:
         if answer.baseline:
             console.print(_tests(groups, answer.baseline))
         console.print(_costs(groups, answer))
+        console.print(_deployment(groups))
     if len(answer.groups) > SHOWN:
         console.print(f"… and {len(answer.groups) - SHOWN} more groups: --json FILE, --html FILE")
     if answer.left_out:
@@ -110,19 +118,32 @@ def growth(group: Group) -> str:
     return f"{grown or 0:.3g} / {cut or 0:.3g}{layers}"
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, *columns: str, cut: bool = False) -> Table:
+    """Return a table; with `cut`, only its first column shrinks if there is no room."""
     above = Text.assemble("\n", bold(title))
-    table = Table(box=None, padding=(0, 2, 0, 0), title=above, title_justify="left")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title=above, title_justify="left")
     for number, column in enumerate(columns):
         right = column.startswith(">")
         table.add_column(
             column.removeprefix(">"),
             justify="right" if right else "left",
             overflow="fold",
-            no_wrap=right,
+            no_wrap=right or (cut and number > 0),  # shrinks only when no other column is left
             min_width=12 if number == 0 else None,
         )
     return table
+
+
+def _numbered(groups: list[Group]) -> list[tuple[str, Group]]:
+    """Return the groups with their number and label, the same in each table."""
+    width = len(str(len(groups)))
+    return [(f"{n:{width}} {group.label}", group) for n, group in enumerate(groups, start=1)]
+
+
+def _cut(groups: list[Group]) -> Iterator[tuple[Text, Group]]:
+    """Yield the groups as `_numbered`; a label ends in … where its column is too narrow."""
+    for label, group in _numbered(groups):
+        yield Text(line(label), no_wrap=True, overflow="ellipsis"), group
 
 
 def _accuracy(groups: list[Group]) -> Table:
@@ -130,9 +151,9 @@ def _accuracy(groups: list[Group]) -> Table:
         "Which is better: mean ± 95 % interval over seeds",
         "group", ">n", ">top-1 fused", ">top-1 unfused", ">val loss",
     )  # fmt: skip
-    for group in groups:
+    for label, group in _numbered(groups):
         table.add_row(
-            group.label, str(group.top1.n), interval(group.top1),
+            label, str(group.top1.n), interval(group.top1),
             interval(group.unfused_top1), interval(group.loss, 3),
         )  # fmt: skip
     return table
@@ -141,13 +162,13 @@ def _accuracy(groups: list[Group]) -> Table:
 def _tests(groups: list[Group], baseline: str) -> Table:
     table = _table(
         f"Is it real: paired by seed (± 95 %), against {baseline}",
-        "group", ">pairs", ">difference", ">p", ">p (Holm)", "verdict",
+        "group", ">pairs", ">difference", ">p", ">p (Holm)", "verdict", cut=True,
     )  # fmt: skip
-    for group in groups:
+    for label, group in _cut(groups):
         if not (pairs := group.versus):
             continue
         table.add_row(
-            group.label, str(len(pairs.seeds)), difference(pairs),
+            label, str(len(pairs.seeds)), difference(pairs),
             probability(pairs.p), probability(pairs.p_holm), _coloured(pairs.verdict),
         )  # fmt: skip
     return table
@@ -159,15 +180,22 @@ def _coloured(verdict: str) -> Text:
 
 def _costs(groups: list[Group], answer: Answer) -> Table:
     table = _table(
-        "What it costs: ★ better, by a paired test, than all that cost no more; (unfused)",
-        "group", f">{answer.cost_unit}", "", f">{answer.time_unit}", ">parameters", ">FLOPs",
-        "ms fused", "grown / cut",
+        "What training costs: ★ better, by a paired test, than all that cost no more",
+        "group", f">{answer.cost_unit}", "", f">{answer.time_unit}", "grown / cut", cut=True,
     )  # fmt: skip
-    for group in groups:
-        table.add_row(
-            group.label, work(group.cost), "★" if group.pareto else "", hours(group.hours),
-            ratio(group, "parameters"), ratio(group, "flops"), latencies(group), growth(group),
-        )  # fmt: skip
+    for label, group in _cut(groups):
+        star = "★" if group.pareto else ""
+        table.add_row(label, work(group.cost), star, hours(group.hours), growth(group))
+    return table
+
+
+def _deployment(groups: list[Group]) -> Table:
+    table = _table(
+        "What the fused network costs (unfused)",
+        "group", ">parameters", ">FLOPs", "ms at batch", cut=True,
+    )  # fmt: skip
+    for label, group in _cut(groups):
+        table.add_row(label, ratio(group, "parameters"), ratio(group, "flops"), latencies(group))
     return table
 
 
@@ -183,5 +211,5 @@ def _differ(answer: Answer, groups: list[Group]) -> Table:
     table = _table("Which settings differ", "setting", "values (– where there is no such setting)")
     for key, values in answer.differ.items():
         distinct = dict.fromkeys(shown(values.get(group.label, "–")) for group in groups)
-        table.add_row(key, " | ".join(distinct))
+        table.add_row(key, " | ".join(distinct).replace('","', '", "'))  # a list folds at blanks
     return table

@@ -2,6 +2,7 @@
 
 import functools
 import html.parser
+import itertools
 import json
 import re
 from types import SimpleNamespace
@@ -225,12 +226,26 @@ def test_the_table_says_what_the_json_says(compare, capsys, monkeypatch, width):
     told = compare()
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= width
-    for group in told["groups"]:
-        (row, *_) = [line for line in shown.splitlines() if line.startswith(group["label"])]
+    for number, group in enumerate(told["groups"], start=1):
+        label = f"{number} {group['label']}"
+        (row, *_) = [line for line in shown.splitlines() if line.startswith(label)]
         half = group["top1"]["high"] - group["top1"]["mean"]
         assert f"{group['top1']['mean']:.2f} ± {half:.2f}" in row
     assert f"{told['groups'][0]['versus']['p']:.3f}" in shown
     assert told["groups"][0]["versus"]["verdict"] in shown
+
+
+def test_a_label_too_long_for_80_columns_is_cut_and_no_number_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for seed, rate in itertools.product((1, 2, 3), (0.05, 0.1)):
+        changed = {"train.lr": rate, "train.weight_decay": rate / 100}
+        make_run(tmp_path, f"r-{rate}-{seed}", seed=seed, top1=90 + rate * seed, changed=changed)
+    assert main(["--group", "g", "--root", str(tmp_path)]) == DONE
+    shown = capsys.readouterr().out
+    tests = shown[shown.index("Is it real") : shown.index("What training costs")]
+    (row,) = [line for line in tests.splitlines() if line[:2] in ("1 ", "2 ") and "…" in line]
+    assert re.search(r"… +3 +-0\.10 ± 0\.12 +\d\.\d{3} +\d\.\d{3}  ", row)
+    assert "300k (450k)  20.0M (30.0M)  0.5 at 1, 20 at 64" in shown
 
 
 class Reader(html.parser.HTMLParser):
