@@ -218,5 +218,15 @@ def show() -> int:
         with redirect_stdout(told):
             by_hydra(lambda _: None)
     finally:
-        print(visible(mask_yaml(told.getvalue())), end="")
+        print(visible(_with_defaults(mask_yaml(told.getvalue()))), end="")
     return DONE
+
+
+def _with_defaults(text: str) -> str:
+    """Mark the default in each line `GROUP: CHOICE, CHOICE, …` of the help."""
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    for entry in defaults["defaults"]:
+        for group, choice in entry.items() if isinstance(entry, dict) else ():
+            line = re.compile(rf"^({group}: (?:[^\n]+, )?{choice})(?=,|$)", re.MULTILINE)
+            text = line.sub(r"\1 (default)", text)
+    return text

@@ -47,6 +47,7 @@ def show_plan(
         bold(config.name),
         f" {_name(config.data)} · {_name(config.model)} · {config.method.name} · "
         f"seed {config.seed}",
+        soft_wrap=True,
     )
     for line in _training(config, network, counted) if network else []:
         console.print(f"  {line}", soft_wrap=True)
@@ -102,7 +103,8 @@ def _length(train: Train) -> str:
 
 def _classes(config: Config, counted: int | None) -> str:
     known = classes(config, counted)
-    return f"{UNTOLD:,} classes (prep counts them)" if known is None else f"{known:,} classes"
+    assumed = f"{UNTOLD:,} classes (assumed until prep has counted them)"
+    return assumed if known is None else f"{known:,} classes"
 
 
 def _branches(config: Config, count: int) -> str:

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from pipeline.planning import arguments
+from pipeline.planning import arguments, compose
 
 NO_CHOICE = [
     ("experiment=nonsense", "digits, "),
@@ -102,3 +102,11 @@ def test_the_printed_cure_works_in_a_shell(inside, arguments, before, then):
     sweep = ["-m"] if "-m " in before else []
     code, _, told = inside(*sweep, *arguments[:-1], *cure, "dry_run=true")
     assert (code == 2 and then in told) if then else code == 0
+
+
+def test_the_help_marks_the_defaults():
+    told = compose._with_defaults("method: acb, dyrep, grow, plain\nstage: all, prep\nname: grow\n")
+    assert (
+        told
+        == "method: acb, dyrep, grow (default), plain\nstage: all (default), prep\nname: grow\n"
+    )

@@ -159,7 +159,11 @@ def test_without_an_answer_the_plan_says_so_and_goes_on(inside, monkeypatch, har
             None,
             "for 1,000 classes, ",
         ),
-        (["data=imagefolder", "data.root=/x"], None, "for 1,000 classes (prep counts them), "),
+        (
+            ["data=imagefolder", "data.root=/x"],
+            None,
+            "for 1,000 classes (assumed until prep has counted them), ",
+        ),
         (["data=imagefolder", "data.root=/x"], 37, "for 37 classes, "),
         ([], None, "for 10 classes, "),
     ],
