@@ -13,6 +13,7 @@ A second call goes on where the first was stopped. About a minute of one core pe
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ from benchmarks.growth_study.data import DEBIAN
 from benchmarks.studies import common
 from benchmarks.studies.common import TOP1, Found
 from pipeline.compare import collect
-from pipeline.display.errors import DONE
+from pipeline.display import exits
+from pipeline.display.errors import DONE, UserError
 from pipeline.records import rundir
 
 GROUP = "ablations"
@@ -36,7 +38,8 @@ SETTINGS = (
     *common.IMAGES,
     "model.widths=[[16,16],[32,32],[64,64]]",
     f"train.epochs={EPOCHS}",
-    "stage.run=[prep,train]",
+    "stage.run=[prep,train,fuse,eval]",
+    "fuse.exports=[]",
 )
 COLUMNS = {
     "top-1": TOP1,
@@ -45,7 +48,7 @@ COLUMNS = {
     "grown": "train/grown",
     "cut": "train/cut",
 }
-FINISHED_RATE = "train.lr=0.02"  # of a training that begins with a finished network
+FINISHED = ("model.pretrained={run}", "train.lr=0.02")
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,11 @@ VARIANTS = {
     "strength 0.25": _random("method.strength=0.25"),
     "strength 1": _random("method.strength=1"),
     "linear": _dyrep("method.form=linear"),
-    "trained on": Variant(("method=plain", "model.pretrained={run}", FINISHED_RATE), "plain"),
-    "then grown": Variant(
-        (*_dyrep().words, "model.pretrained={run}", FINISHED_RATE), "plain"
-    ),
-    "then linear": Variant((*_random().words, "model.pretrained={run}", FINISHED_RATE), "plain"),
+    "trained on": Variant(("method=plain", *FINISHED), "plain"),
+    "then grown": Variant((*_dyrep().words, *FINISHED), "plain"),
+    "then linear": Variant((*_random().words, *FINISHED), "plain"),
     "from scratch": Variant(("method=structure", "method.structure={run}"), "dyrep"),
-}  # fmt: skip
+}
 AXES = {
     "score": ("dyrep", "snip", "grad_norm", "synflow", "gain_per_flop", "random", "plain"),
     "choice": ("identity", "priced", "random branches"),
@@ -123,6 +124,15 @@ def main(arguments: list[str] | None = None) -> int:
                         help=f"of {', '.join(AXES)} (default: all)")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the launches")
     options = parser.parse_args(arguments)
+    return exits.ending(lambda: study(options))
+
+
+def study(options: argparse.Namespace) -> int:
+    """Launch what is not finished, and tell what is.
+
+    Raises:
+        UserError: no axis has a finished run of its baseline.
+    """
     folder = options.folder.resolve()
     if options.dry_run:
         for words in launches(options.axes, options.seeds, folder):
@@ -134,6 +144,8 @@ def main(arguments: list[str] | None = None) -> int:
             common.launch(folder, words)
     runs = {run.name: run for run in common.finished(folder, GROUP)}
     found = {axis: its for axis in options.axes if (its := of_axis(axis, runs))}
+    if not found:
+        raise UserError(f"no run of the baseline of {', '.join(options.axes)} is finished yet")
     for axis, its in found.items():
         title = f"{axis}: {EPOCHS} epochs each"
         Console(width=150).print(common.table(its, COLUMNS, AXES[axis][0], title))

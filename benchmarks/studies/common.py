@@ -26,7 +26,7 @@ IDX = {"images-idx3": 16, "labels-idx1": 8}  # bytes of a file's header
 IMAGES = (
     "data=fashion_mnist", "train.augment.rotate=0", "train.augment.flip=true", "tracking=disabled"
 )  # fmt: skip
-TOP1 = "train/top1"
+TOP1 = "eval/fused/top1"
 SECONDS = "train/wall_seconds"  # of training, beside whatever else the machine did
 
 Found = dict[str, dict[int, collect.Run]]

@@ -12,6 +12,7 @@ A second call goes on where the first was stopped. About a minute of one core pe
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,8 +23,9 @@ from rich.console import Console
 from benchmarks import evidence
 from benchmarks.growth_study.data import DEBIAN
 from benchmarks.studies import common
-from benchmarks.studies.common import Found
+from benchmarks.studies.common import TOP1, Found
 from pipeline.compare import collect
+from pipeline.display import exits
 from pipeline.display.errors import DONE
 
 GROUP = "methods"
@@ -39,7 +41,7 @@ SETTINGS = (
     "eval.shifts=[blur,noise,jpeg]",
 )
 COLUMNS = {
-    "top-1": "eval/fused/top1",
+    "top-1": TOP1,
     "blur": "eval/fused/blur/top1",
     "noise": "eval/fused/noise/top1",
     "jpeg": "eval/fused/jpeg/top1",
@@ -48,7 +50,7 @@ COLUMNS = {
 }
 """Tested against plain: all in %."""
 COSTS = {
-    "top-1": "eval/fused/top1",
+    "top-1": TOP1,
     "steps": "train/steps",
     "cost, plain steps": "train/plain_steps",
     "of that, changing and measuring": "train/adjusting_steps",
@@ -65,6 +67,11 @@ FUSED = {
 
 def main(arguments: list[str] | None = None) -> int:
     options = common.parser(__doc__).parse_args(arguments)
+    return exits.ending(lambda: study(options))
+
+
+def study(options: argparse.Namespace) -> int:
+    """Launch what is not finished, and tell what is."""
     folder = options.folder.resolve()
     if not options.report:
         sweep(folder, options.seeds)
@@ -103,7 +110,7 @@ def named(runs: Iterable[collect.Run], name: str) -> dict[int, collect.Run]:
 def draw(found: Found) -> plt.Figure:
     """Draw top-1 of each method."""
     figure, axis = plt.subplots(figsize=(7, 3.2))
-    common.dots(axis, found, COLUMNS["top-1"])
+    common.dots(axis, found, TOP1)
     axis.set_ylabel("top-1, fused, %")
     return figure
 
