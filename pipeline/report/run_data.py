@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,15 @@ class Story:
         result = self.results.get(stage)
         value = result.metrics.get(name) if result else None
         return None if value is None else float(value)
+
+    @property
+    def created(self) -> str:
+        """When the run was first launched, for people; as it is written if that is no date."""
+        written = str(self.run.get("created", ""))
+        try:
+            return f"{datetime.fromisoformat(written):%d %b %Y, %H:%M %Z}".strip()
+        except ValueError:
+            return written
 
     @property
     def batches(self) -> list[int]:

@@ -88,20 +88,35 @@ def plane(story: Story) -> Markup:
     axes.set_title(axes.get_title("left"), pad=24)  # above the names of those at 100 %
     points = [(w.ms[batch], w.top1, w.name) for w in story.ways if w.top1 is not None]
     curves = []
-    for rank, (ms, top1, name) in enumerate(sorted(points)):
+    for ms, top1, name in sorted(points):
         axes.plot(ms, top1, "o", ms=7, color=_colour(name), clip_on=False)
         curves.append(Curve(name, _colour(name), [ms], [top1], [f"{top1:.2f} %"]))
-        above = rank % 2 == 0  # neighbours in time are often equal in accuracy
-        axes.annotate(
-            name, (ms, top1), xytext=(0, 9 if above else -9), textcoords="offset points",
-            ha="center", va="bottom" if above else "top", fontsize=8,
-        )  # fmt: skip
     axes.margins(x=0.15, y=0.35)
     axes.set_xlim(left=0)
     within_percent(axes)
     axes.xaxis.set_major_locator(AutoLocator())
+    _name_points(figure, axes, sorted(points))
     label = "Top-1 accuracy against median latency of each way to run the network"
     return svg(figure, label, curves)
+
+
+def _name_points(figure: Figure, axes: Any, points: list[tuple[float, float, str]]) -> None:
+    """Write the name of each point beside it, where no other name is; lower down if need be."""
+    figure.draw_without_rendering()  # where the points are is known from here on
+    taken: list[Any] = []
+    for ms, top1, name in points:
+        for offset in (9, -9, *range(-20, -120, -11)):
+            text = axes.annotate(
+                name, (ms, top1), xytext=(0, offset), textcoords="offset points",
+                ha="center", va="bottom" if offset > 0 else "top", fontsize=8, in_layout=False,
+            )  # fmt: skip
+            box = text.get_window_extent().expanded(1.05, 1.0)
+            if not any(box.overlaps(other) for other in taken):
+                break
+            text.remove()
+        else:
+            continue  # the pointer tells it
+        taken.append(box)
 
 
 def reliability(story: Story) -> Markup:

@@ -10,6 +10,7 @@ from pipeline.report.figures import shortened
 from pipeline.report.growth import Change
 from pipeline.report.run_data import Story, short
 
+RANKED = 3  # layers shown beside the one that grew
 LEGIBLE = 30  # classes up to which a confusion matrix can be read
 
 
@@ -67,22 +68,24 @@ def _rate(recipe: Values) -> str | None:
 
 
 def saliency(story: Story) -> HeatMap | None:
-    """Return the ranking that led to each growth: share of the highest saliency, by layer."""
+    """Return the ranking that led to each growth: the grown layer, and the best of the others."""
     events = [event for event in story.growth if event["saliency"]]
-    if not events:
-        return None
-    rows = [(shortened(layer), [_ranked(layer, e) for e in events]) for layer in story.layers]
-    return HeatMap([str(event["epoch"]) for event in events], rows)
+    rows = [(str(event["epoch"]), _ranked(event)) for event in events]
+    others = max((len(cells) - 1 for _, cells in rows), default=0)
+    columns = ["grown", *[f"other {number}" for number in range(1, others + 1)]]
+    return HeatMap(columns, rows) if rows else None
 
 
-def _ranked(layer: str, event: Change) -> Cell:
+def _ranked(event: Change) -> list[Cell]:
+    """Return the layer that grew and the `RANKED` others with the highest saliency."""
     scores = dict(event["saliency"] or [])
     highest = max(scores.values())
-    if layer not in scores or highest <= 0:
-        return Cell("–")
-    share = scores[layer] / highest
-    grown = event["layer"] == layer
-    return Cell(f"{share:.2f}{' ▲' if grown else ''}", share, grown)
+    others = sorted(scores.keys() - {event["layer"]}, key=lambda layer: -scores[layer])
+    cells = []
+    for layer in [event["layer"], *others[:RANKED]]:
+        share = scores.get(layer, 0.0) / highest if highest > 0 else 0.0
+        cells.append(Cell(f"{shortened(layer)} {share:.2f}", share, layer == event["layer"]))
+    return cells
 
 
 def sizes(story: Story) -> list[tuple[str, str, str]]:

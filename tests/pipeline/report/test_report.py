@@ -1,8 +1,10 @@
 """The report tells what there is: half a run, hostile names, a line that was cut off."""
 
 import html
+import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pipeline.report
 from pipeline import tracking
 from pipeline.config import Disabled, Wandb
 from pipeline.records import rundir
-from pipeline.report import canvas, run_data, write_report
+from pipeline.report import canvas, run_data, shipping, tables, write_report
 from pipeline.tracking.rows import Steps
 from tests.runs import make_run
 
@@ -185,3 +187,43 @@ def test_every_page_has_the_skeleton_and_no_style_of_its_own():
         text = page.read_text()
         assert text.startswith('{% extends "report/base.html" %}\n'), page
         assert "<style" not in text and "<script" not in text, page
+
+
+def test_names_of_points_that_are_close_do_not_overlap():
+    figure, axes = canvas.canvas("Accuracy", xlabel="ms")
+    points = [(5, 99.0, "onnx"), (5.01, 99.0, "compiled"), (5.02, 99.0, "int8"), (9, 99.0, "x")]
+    axes.set_xlim(0, 10)
+    axes.set_ylim(90, 100)
+    shipping._name_points(figure, axes, points)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(points)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+def test_the_saliency_table_has_the_grown_layer_and_the_best_of_the_others(run):
+    def row(epoch, layer, **scores):
+        return {"epoch": epoch, "layer": layer, "saliency": list(scores.items())}
+
+    told = run_data.read(run)
+    told.growth = [
+        row(3, "a", a=2.0, b=1.0, c=0.5, d=0.1, e=0.2), row(6, "b", b=4.0, c=1.0), row(9, "c", c=0.0)
+    ]  # fmt: skip
+    found = tables.saliency(told)
+    assert found.columns == ["grown", "other 1", "other 2", "other 3"]
+    assert [(name, [cell.text for cell in cells]) for name, cells in found.rows] == [
+        ("3", ["a 1.00", "b 0.50", "c 0.25", "e 0.10"]), ("6", ["b 1.00", "c 0.25"]), ("9", ["c 0.00"]),
+    ]  # fmt: skip
+    assert tables.saliency(replace(told, growth=[])) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("2026-01-02T03:04:05+0000", "02 Jan 2026, 03:04 UTC"),
+        ("2026-01-02T03:04:05", "02 Jan 2026, 03:04"),
+        ("some day", "some day"),
+    ],
+)
+def test_the_date_of_a_run_is_shown_for_people(run, written, shown):
+    told = run_data.read(run)
+    assert replace(told, run={"created": written}).created == shown
