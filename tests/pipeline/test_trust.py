@@ -1,12 +1,10 @@
 """Files that carry code run none of it unless they are trusted; those that cannot need no trust."""
 
-import io
 import json
 import os
 import re
 import runpy
 import shutil
-import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -26,32 +24,10 @@ from pipeline.stages.export import formats, runtime
 from pipeline.stages.export.formats import Source
 from pipeline.stages.metrics.files import open_file
 from tests.launcher import PROJECT
+from tests.pipeline.hostile import CARD, Script, pickled, unread
 
-CARD = {
-    "preprocess": {
-        "resize": 8, "image_size": 8, "interpolation": "bilinear",
-        "mean": [0.0] * 3, "std": [1.0] * 3, "classes": ["a", "b"],
-    },
-    "architecture": {"name": "v", "family": "vgg", "widths": [[2]]},
-}  # fmt: skip
 IN_PT2 = ("weights", "inputs", "expression", "library")
 ATTACKS = (*[f"{name}.pt2" for name in IN_PT2], "library.aoti.pt2", "inputs.trt.pt2", "setstate.ts")
-
-
-class Pickled:
-    """Leaves a mark when it is un-pickled."""
-
-    def __init__(self, mark):
-        self.mark = str(mark)
-
-    def __reduce__(self):
-        return os.mkdir, (self.mark,)
-
-
-def pickled(mark):
-    stream = io.BytesIO()
-    torch.save(Pickled(mark), stream)
-    return stream.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -84,27 +60,6 @@ def library(tmp_path_factory):
         return (folder / "x.so").read_bytes()
 
     return build
-
-
-class Script(nn.Module):
-    """Leaves a mark when it is loaded: TorchScript can write files."""
-
-    def __init__(self, mark):
-        super().__init__()
-        self.mark = str(mark)
-
-    def forward(self, x):
-        return x
-
-    @torch.jit.export
-    def __getstate__(self):
-        return self.mark, self.training
-
-    @torch.jit.export
-    def __setstate__(self, state: tuple[str, bool]):
-        self.mark = state[0]
-        self.training = state[1]
-        torch.save(torch.ones(1), state[0])
 
 
 @pytest.fixture
@@ -151,10 +106,7 @@ def hostile(sound, request, tmp_path):
 
 @pytest.fixture
 def data(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / rundir.MANIFEST).write_text("{}")
-    return folder
+    return unread(tmp_path / "data")
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -272,79 +224,6 @@ def test_a_file_that_fuse_did_not_write_is_not_executed(fused, hostile):
     with pytest.raises(UserError, match=r"model.pt2 is not as fuse wrote it"):
         earlier.exported(context, "pt2")
     assert not hostile[1].exists()
-
-
-def deep(value):
-    return json.loads(json.dumps(CARD)) | value
-
-
-HEADERS = {
-    "no JSON": "{",
-    "no object": "[]",
-    "too deep": "[" * 100_000,
-    "no preprocess": "{}",
-    "classes are no names": json.dumps(deep({"preprocess": CARD["preprocess"] | {"classes": 7}})),
-    "an enormous image": json.dumps(deep({"preprocess": CARD["preprocess"] | {"resize": 10**9}})),
-    "std of 0": json.dumps(deep({"preprocess": CARD["preprocess"] | {"std": [0, 1, 1]}})),
-    "a family that is none": json.dumps(deep({"architecture": {"family": "os.system"}})),
-    "an address": json.dumps(deep({"architecture": {"family": "timm", "name": "hf-hub:x/y"}})),
-    "another network": json.dumps(CARD),
-    "none": None,
-}
-
-
-@pytest.mark.parametrize("case", HEADERS)
-def test_a_hostile_header_of_safetensors_is_one_line(tmp_path, data, capsys, case):
-    path = tmp_path / "model.safetensors"
-    text = HEADERS[case]
-    save_file({"w": torch.zeros(1)}, path, {"card.json": text} if text is not None else None)
-    assert evaluate.main([str(path), "--data", str(data)]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1 and len(told) < 2000
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\xff" * 64, struct.pack("<Q", 2**62), struct.pack("<Q", 2) + b"{}", b"PK\3\4" * 9,
-     struct.pack("<Q", 40) + b'{"state":{"dtype":"F32","shape":[9999999'.ljust(40)],
-    ids=range(6),
-)  # fmt: skip
-@pytest.mark.parametrize("name", ["model.safetensors", "model.onnx", "model.pt2", "model.ts"])
-def test_a_damaged_file_is_one_line(tmp_path, data, capsys, content, name):
-    path = tmp_path / name
-    path.write_bytes(content)
-    assert evaluate.main([str(path), "--data", str(data)]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1
-
-
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: None])
-@pytest.mark.parametrize("name", ["x.safetensors", "x.onnx", "x.pt2"])
-def test_what_is_no_file_is_one_line(tmp_path, data, capsys, make, name):
-    make(tmp_path / name)
-    assert evaluate.main([str(tmp_path / name), "--data", str(data)]) == 2
-    there = (tmp_path / name).exists()
-    assert ("no regular file" if there else "no such file") in capsys.readouterr().err
-
-
-def test_a_checkpoint_of_torch_is_no_format_of_ours(tmp_path, data, capsys):
-    for name in ("model.pth", "model.pt", "model.pkl", "model.ckpt"):
-        path = tmp_path / name
-        path.write_bytes(pickled(tmp_path / "mark"))
-        assert evaluate.main([str(path), "--data", str(data)]) == 2
-        assert "nor an exported network; known are .safetensors, .onnx" in capsys.readouterr().err
-    assert not (tmp_path / "mark").exists()
-
-
-def fails(images):
-    raise RuntimeError("invalid\nargument")
-
-
-@pytest.mark.parametrize("network", [fails, lambda images: images, lambda images: images[:, 0, 0]])
-def test_a_file_that_is_not_what_its_card_says_is_one_line(network):
-    opened = SimpleNamespace(network=network, preprocess=SimpleNamespace(classes=["a", "b"]))
-    with pytest.raises(UserError, match=r"^x.onnx (does not run|gives scores)"):
-        evaluate._scores("x.onnx", opened, torch.zeros(3, 3, 8, 8))
 
 
 @pytest.mark.parametrize("place", ["/etc/passwd", "../secret", "link", "sub/../../secret"])

@@ -5,14 +5,12 @@ import html.parser
 import itertools
 import json
 import re
-from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from pipeline.compare import answer, collect, page, settings
 from pipeline.compare.__main__ import main
-from pipeline.compare.statistics import holm, mean, paired
 from pipeline.config import ADDED
 from pipeline.display.errors import BAD_INPUT, DONE
 from tests.runs import make_run
@@ -45,58 +43,6 @@ def refused(capsys, *arguments):
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
     return said
-
-
-# statistics, against values worked out by hand
-
-
-def test_a_mean_has_students_interval():
-    told = mean([1.0, 2.0, 3.0])
-    assert (told.n, told.mean, told.std) == (3, 2.0, 1.0)
-    assert told.half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)  # t(0.975, 2 degrees)
-
-
-def test_one_run_has_no_interval_and_none_no_mean():
-    assert mean([5.0]).half is None
-    assert mean([]) is None
-
-
-def test_a_paired_test_is_that_of_scipy():
-    from scipy import stats
-
-    ours, theirs = {1: 91.0, 2: 93.5, 3: 91.5, 9: 0.0}, {1: 90.0, 2: 92.0, 3: 91.0, 4: 0.0}
-    pairs = paired(ours, theirs)
-    expected = stats.ttest_rel([91.0, 93.5, 91.5], [90.0, 92.0, 91.0])
-    assert pairs.seeds == [1, 2, 3]  # a seed that one of them lacks is left out
-    assert pairs.difference == pytest.approx(1.0)
-    assert pairs.p == pytest.approx(expected.pvalue)
-    assert (pairs.low, pairs.high) == pytest.approx(tuple(expected.confidence_interval()))
-
-
-@pytest.mark.parametrize(
-    "ours, theirs, verdict",
-    [
-        ({1: 9.0}, {1: 1.0}, "1 common seed: no test"),
-        ({1: 9.0}, {2: 1.0}, "0 common seeds: no test"),
-        ({1: 9.0, 2: 8.0}, {1: 9.0, 2: 8.0}, "the same in every pair"),
-        ({1: 9.0, 2: 8.0}, {1: 8.0, 2: 7.0}, "no spread: no test"),
-        ({1: 9.0, 2: 9.5, 3: 9.2}, {1: 8.0, 2: 8.4, 3: 8.1}, "better"),
-        ({1: 8.0, 2: 8.4, 3: 8.1}, {1: 9.0, 2: 9.5, 3: 9.2}, "worse"),
-        ({1: 9.0, 2: 8.0}, {1: 8.5, 2: 8.4}, "no difference shown"),
-    ],
-)
-def test_what_may_be_said(ours, theirs, verdict):
-    pairs = paired(ours, theirs)
-    holm([pairs])
-    assert pairs.verdict == verdict
-
-
-def test_many_tests_raise_the_bar():
-    tests = [SimpleNamespace(p=p, p_holm=None) for p in (0.03, 0.01, None, 0.04)]
-    holm(tests)
-    assert [test.p_holm for test in tests] == [
-        pytest.approx(v) if v else None for v in (0.06, 0.03, None, 0.06)
-    ]
 
 
 # which runs count

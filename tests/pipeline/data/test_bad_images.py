@@ -5,8 +5,6 @@ import io
 import os
 import random
 import re
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -14,108 +12,26 @@ import torch
 from PIL import Image, ImageCms
 from torchvision.io import decode_image
 
-from pipeline.config.data import Prep
 from pipeline.data.prepare import examine as check
 from pipeline.data.prepare import pixels
 from pipeline.data.prepare.examine import Bad, examine
-from tests.pipeline.data.preparing import Prepared, encoded, folder, picture
-
-KEEP = Prep(shard_images=16, shrink=None, quality=92)
-JPEG = encoded(picture(1, 200, 300), quality=92)
-PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
-
-
-def flipped():
-    """Return a JPEG whose stream is broken by one bit."""
-    for place in range(len(JPEG) // 2, len(JPEG)):
-        data = bytearray(JPEG)
-        data[place] ^= 0x40
-        try:
-            Image.open(io.BytesIO(data)).load()
-        except OSError:
-            return bytes(data)
-    raise AssertionError("no bit of it breaks the stream")
-
-
-def bomb(width, height):
-    """Return a small PNG that claims to be huge."""
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    packer = zlib.compressobj(9)
-    row = bytes(1 + -(-width // 8))
-    pixels = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    )
-
-
-def animated():
-    frames = [picture(seed).convert("P") for seed in range(3)]
-    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-
-
-def chunk(kind, data):
-    body = kind + data
-    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-
-def png(depth, colour, pixels, *extra, height=None):
-    """Return a PNG of raw rows, which may be fewer than its height says."""
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", 30, height or len(pixels), depth, colour, 0, 0, 0)
-    parts = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
-PASSES = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
+from tests.pipeline.data.odd import (
+    JPEG,
+    KEEP,
+    PROFILE,
+    alpha,
+    animated,
+    bomb,
+    cut,
+    flipped,
+    interlaced,
+    pages,
+    png,
+    values,
+    without_a_middle,
+    zeros_in_the_middle,
 )
-
-
-def interlaced(height=21, width=30, lost=0):
-    """Return an interlaced PNG that lacks the last bytes of its rows, although it is closed."""
-    values = np.asarray(picture(1, height, width))
-    rows = b"".join(
-        b"\0" + row.tobytes() for x, y, dx, dy in PASSES for row in values[y::dy, x::dx] if row.size
-    )
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1)
-    packed = zlib.compress(rows[: len(rows) - lost])
-    parts = [(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
-def cut(share=0.4, **options):
-    """Return a JPEG that was cut off and closed again."""
-    data = encoded(picture(1, 200, 300, options.pop("mode", "RGB")), quality=92, **options)
-    start = data.index(b"\xff\xda")
-    return data[: start + int(share * (len(data) - start))].removesuffix(b"\xff") + b"\xff\xd9"
-
-
-def without_a_middle():
-    data = encoded(picture(1, 200, 300), quality=92, restart_marker_blocks=8)
-    return data[: len(data) // 2] + data[len(data) // 2 + 900 :]
-
-
-def zeros_in_the_middle():
-    data = bytearray(encoded(picture(1, 200, 300), quality=92, restart_marker_blocks=8))
-    data[len(data) // 2 : len(data) // 2 + 900] = bytes(900)
-    return bytes(data)
-
-
-def pages(kind, **options):
-    return encoded(
-        picture(1), kind, save_all=True, append_images=[picture(2), picture(3)], **options
-    )
-
-
-def values(kind):
-    return np.linspace(0, 1, 600).reshape(20, 30).astype(kind)
-
+from tests.pipeline.data.preparing import Prepared, encoded, folder, picture
 
 REFUSED = {
     "cut off, closed": (cut, "cut off: .* of 200 rows are missing"),
@@ -174,12 +90,6 @@ def test_it_is_refused_with_its_reason(kind):
     make, reason = REFUSED[kind]
     with pytest.raises(Bad, match=reason):
         examine("x.jpg", make(), KEEP)
-
-
-def alpha():
-    image = picture(2).convert("RGBA")
-    image.putalpha(Image.linear_gradient("L").resize(image.size))
-    return image
 
 
 STORED = {
@@ -309,28 +219,6 @@ def test_sixteen_bits_are_scaled_not_cut():
     good = examine("x.png", encoded(Image.fromarray(values), "PNG"), KEEP)
     stored = np.asarray(Image.open(io.BytesIO(good.data)))[..., 0]
     assert np.abs(stored - values / 257).max() <= 0.5
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_it_is_stored_upright(orientation):
-    image = picture(3, 24, 30)
-    exif = Image.Exif()
-    exif[pixels.ORIENTATION] = orientation
-    data = encoded(image, "PNG", exif=exif.tobytes())
-    good = examine("x.png", data, KEEP)
-    stored = Image.open(io.BytesIO(good.data))
-    turns = {
-        1: lambda p: p, 2: np.fliplr, 3: lambda p: np.rot90(p, 2), 4: np.flipud,
-        5: lambda p: p.transpose(1, 0, 2), 6: lambda p: np.rot90(p, -1),
-        7: lambda p: np.rot90(p, 2).transpose(1, 0, 2), 8: np.rot90,
-    }  # fmt: skip
-    assert np.array_equal(np.asarray(stored), turns[orientation](np.asarray(image)))
-    assert stored.getexif().get(pixels.ORIENTATION, 1) == 1
-
-
-def test_broken_exif_data_harm_nothing():
-    data = encoded(picture(3), exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
-    assert examine("x.jpg", data, KEEP).size == (24, 30)
 
 
 def test_a_name_that_lies_is_remarked():

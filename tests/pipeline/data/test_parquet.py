@@ -1,53 +1,16 @@
 """Tables of Hugging Face: columns, classes and splits found; rows read a few at a time; damage named."""
 
-import json
 import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
 
 from pipeline.data.sources import changes
 from pipeline.data.sources.choose import source
 from pipeline.display.errors import UserError
-from tests.pipeline.data.preparing import Prepared, encoded, picture, settings
-
-IMAGES = [encoded(picture(n)) for n in range(12)]
-STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-CLASSES = {"label": {"_type": "ClassLabel", "names": ["cat", "dog"]}, "image": {"_type": "Image"}}
-
-
-def table(images=IMAGES[:8], labels=None, noted=CLASSES, **columns):
-    """Return a table as Hugging Face writes it."""
-    rows = [{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(images)]
-    labels = [n % 2 for n in range(len(images))] if labels is None else labels
-    found = pa.table({"image": pa.array(rows, STRUCT), "label": labels, **columns})
-    note = json.dumps({"info": {"features": noted}})
-    return found.replace_schema_metadata({"huggingface": note} if noted else None)
-
-
-def write(path, content, rows=3):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(content, path, row_group_size=rows)
-
-
-def saved(folder, content, rows=3):
-    """Write what `save_to_disk` writes, and what `map` leaves beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("data-00000-of-00001.arrow", "cache-1234.arrow"):
-        with (
-            pa.OSFile(str(folder / name), "wb") as file,
-            pa.ipc.new_stream(file, content.schema) as to,
-        ):
-            to.write_table(content, rows)
-    named = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
-    (folder / "state.json").write_text(json.dumps(named))
-
-
-def both(root, train, val, names=("data/train-00000-of-00001", "data/validation-00000-of-00001")):
-    for name, content in zip(names, (train, val), strict=True):
-        write(root / f"{name}.parquet", content)
+from tests.pipeline.data.preparing import Prepared, settings
+from tests.pipeline.data.tables import CLASSES, IMAGES, both, saved, table, write
 
 
 def found(root, val_fraction=None, image_column=None, label_column=None):

@@ -1,22 +1,17 @@
 """The processes of a stage: who they believe, where they can be reached, how they end."""
 
-import ast
 import json
 import os
-import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.contract import pulse
 from pipeline.execution import processes
-from pipeline.records import attempt, rundir
 from slurm.place import Place, unsupervised
-from tests.launcher import PROJECT, in_processes, wait_for
+from tests.launcher import in_processes, wait_for
 
 pytestmark = pytest.mark.long
 
@@ -256,136 +251,6 @@ def test_who_was_stopped_after_it_was_asked_to_stop_has_its_time_to_save(tmp_pat
 
 def processes_below(pid):
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
-
-def test_how_long_a_process_may_be_silent(monkeypatch):
-    distributed = pytest.importorskip("pipeline.contract.world")
-    given, now = [], [0.0]
-    monkeypatch.setattr(
-        distributed.faulthandler, "dump_traceback_later", lambda limit, exit: given.append(limit)
-    )
-    monkeypatch.setattr(distributed.time, "monotonic", lambda: now[0])
-    here = distributed.World(rank=0, world_size=1, device="cpu", hang_timeout=100)
-    here._beat = 0.0
-    now[0] = 20.0  # its longest silence
-    here.beat()
-    here.hurry()
-    now[0] = 22.0
-    here.beat()
-    here.saving()
-    assert given == [60.0, 60.0, 100]  # before it was asked its parent waits
-    impatient = distributed.World(rank=0, world_size=1, device="cpu", hang_timeout=10)
-    impatient.hurry()
-    assert given[-1] == 10
-
-
-@pytest.mark.parametrize(
-    ("looks", "hangs"),
-    [  # of two processes whose patience is 3 s: seconds since the last look, who beat, who is stopped
-        ([(0.2, "01", "")] * 20, ""),
-        ([(0.2, "0", "")] * 16, "1"),
-        ([(0.2, "", "")] * 16, "01"),
-        ([(0.2, "", "")] * 14, ""),
-        ([(0.2, "0", "1")] * 20, ""),  # 0 waits for who is stopped
-        ([(0.2, "", "01"), (60, "", "")], ""),
-        ([(60, "", ""), (0.2, "01", "")], ""),  # the parent was stopped as well
-        ([(0.2, "", "")] * 10 + [(3600, "", "01")] + [(0.2, "", "")] * 6, "01"),
-    ],
-)
-def test_who_hangs_is_told_from_who_was_stopped(monkeypatch, looks, hangs):
-    now, stopped = [0.0], []
-    monkeypatch.setattr(pulse.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(pulse, "stopped", lambda pid: str(pid) in stopped)
-    watch = pulse.Watch(2)
-    monkeypatch.setenv(pulse.PULSE, str(watch.file))
-    for rank in "01":
-        monkeypatch.setenv("LOCAL_RANK", rank)
-        pulse.beat(3.0)
-    watch.hanging({0: 0, 1: 1})
-    for seconds, beating, who in looks:
-        stopped[:] = who
-        now[0] += seconds
-        for rank in beating:
-            monkeypatch.setenv("LOCAL_RANK", rank)
-            pulse.beat(3.0)
-        found = watch.hanging({0: 0, 1: 1})
-    assert found == {int(rank): 3.0 for rank in hangs}
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    pulse.beat(0)  # it has left
-    assert 0 not in watch.hanging({0: 0})
-
-
-def test_a_stopped_process_is_seen():
-    process = subprocess.Popen(["sleep", "100"])
-    assert not attempt.stopped(process.pid)
-    process.send_signal(signal.SIGSTOP)
-    os.waitpid(process.pid, os.WUNTRACED)
-    assert attempt.stopped(process.pid)
-    process.kill()
-    process.wait()
-    assert not attempt.stopped(process.pid)
-
-
-def test_a_node_that_waits_for_the_first_of_its_job_leaves_when_asked(tmp_path):
-    with pytest.raises(attempt.Interrupted):
-        attempt.join(tmp_path, "1.0", lambda: True)
-
-
-def rows(directory, *events):
-    for number, event in enumerate(events):
-        name, _, kind = event.partition(" ")
-        row = {"time": number, "attempt": 2, "event": name, "message": event}
-        rundir.append_line(directory / rundir.EVENTS, {**row, **({"kind": kind} if kind else {})})
-
-
-@pytest.mark.parametrize(
-    ("events", "told"),
-    [
-        ((), None),
-        (("started", "saved"), None),
-        (("started", "failed error"), 1),
-        (("failed error", "failed input"), 1),
-        (("failed error", "failed error", "failed killed"), 2),
-        (("failed input", "failed killed"), 0),
-        (("failed error", "stopped"), 1),
-        (("stopped", "failed error"), 0),
-    ],
-)
-def test_of_several_ends_the_one_that_took_the_others_along_is_told(tmp_path, events, told):
-    rundir.append_line(tmp_path / rundir.EVENTS, {"time": 0, "attempt": 1, "event": "stopped"})
-    rundir.append_line(tmp_path / rundir.EVENTS, {"time": 0, "event": "requeued", "restart": 0})
-    rows(tmp_path, *events)
-    found = attempt.ending(tmp_path, 2)
-    assert (found and found.time) == told
-
-
-UNPICKLES = re.compile(
-    r"pickle|_object(_list)?$|^shelve$|^marshal$|^dill$|^joblib$|^Manager$|^Listener$"
-)
-KNOWN = {
-    "pipeline/data/sources/arrays.py": {"pickle"},  # what has its authors' checksum
-    "pipeline/networks/weights.py": {"pickled", "_pickled"},  # by torch, tensors alone
-    "slurm/sbatch.py": {"submitted_pickle"},  # in a directory that only we may write
-}
-
-
-def test_nothing_else_is_unpickled():
-    found = {}
-    for path in (
-        p for package in ("dyrep", "pipeline", "slurm") for p in (PROJECT / package).rglob("*.py")
-    ):
-        nodes = list(ast.walk(ast.parse(path.read_text())))
-        names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-        names |= {node.id for node in nodes if isinstance(node, ast.Name)}
-        names |= {
-            alias.name
-            for node in nodes
-            if isinstance(node, (ast.Import, ast.ImportFrom))
-            for alias in node.names
-        }
-        if bad := set(filter(UNPICKLES.search, names)):
-            found[str(path.relative_to(PROJECT))] = bad
-    assert found == KNOWN
 
 
 def test_a_kernel_that_tells_of_no_children_is_no_failure(monkeypatch):

@@ -8,32 +8,15 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
-from pydantic import TypeAdapter
 from safetensors.torch import save_file
-from torch import nn
 
 import dyrep
-from pipeline.config.model import Model
 from pipeline.display.errors import UserError
-from pipeline.networks import architectures, library, pretrained, weights
+from pipeline.networks import architectures, pretrained, weights
 from pipeline.records import disk
 from tests.dyrep.drawn import randomise
+from tests.pipeline.networks.made import model, network, stored
 from tests.runs import make_run
-
-
-def model(family="vgg", name="v", **more):
-    more = {"widths": [[4], [6]]} if family == "vgg" and not more else more
-    return TypeAdapter(Model).validate_python({"family": family, "name": name, **more})
-
-
-def network(classes=3, seed=0, **more):
-    torch.manual_seed(seed)
-    return architectures.build(model(**more), classes).eval()
-
-
-def stored(folder, state, name="weights.safetensors"):
-    save_file({key: value.contiguous() for key, value in state.items()}, folder / name)
-    return folder / name
 
 
 def begun(path, classes=3, counted=True, **settings):
@@ -273,99 +256,3 @@ def test_the_head_is_what_follows_from_the_classes(settings, head):
     drawn = torch.get_rng_state()
     assert architectures.head(model(**settings), 3) == head
     assert torch.equal(torch.get_rng_state(), drawn)
-
-
-# -- names of libraries ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def disks(tmp_path, monkeypatch):
-    """Have both caches of weights below a folder of this test."""
-    from huggingface_hub import constants
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    return tmp_path
-
-
-def touched(path):
-    path.parent.mkdir(parents=True)
-    path.touch()
-    return path
-
-
-def test_weights_that_torchvision_has_fetched_are_found(disks):
-    file = touched(disks / "torch/hub/checkpoints/resnet18-f37072fd.pth")
-    for word in ("IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1", "imagenet1k_v1", "default"):
-        assert library.cached("torchvision", "resnet18", word) == file
-
-
-def test_weights_that_timm_has_fetched_are_found(disks):
-    hub = disks / "hf/models--timm--resnet18.a1_in1k"
-    file = touched(hub / "snapshots/abc/model.safetensors")
-    touched(hub / "refs/main").write_text("abc")
-    for word in ("a1_in1k", "resnet18.a1_in1k", "default"):
-        assert library.cached("timm", "resnet18", word) == file
-    old = touched(disks / "torch/hub/checkpoints/resnet18_a2_0-b61bd467.pth")
-    assert library.cached("timm", "resnet18", "a2_in1k") == old
-
-
-@pytest.mark.parametrize(
-    ("family", "word", "said"),
-    [
-        ("torchvision", "default", "get_model('resnet18', weights='IMAGENET1K_V1')"),
-        ("timm", "a1_in1k", "timm.create_model('resnet18.a1_in1k', pretrained=True)"),
-        ("timm", "a1_in2k", "published for resnet18; did you mean 'a1_in1k'"),
-        ("torchvision", "teacher", "is no file, no run, and no weights that are published for"),
-    ],
-)
-def test_nothing_is_downloaded(disks, family, word, said):
-    with pytest.raises(UserError) as refused:
-        library.cached(family, "resnet18", word)
-    assert said in str(refused.value)
-
-
-# -- freezing --------------------------------------------------------------------------------------
-
-
-def frozen(*globs):
-    made = network()
-    return made, pretrained.begin(made, model().model_copy(update={"freeze": list(globs)}), 3)
-
-
-@pytest.mark.parametrize(
-    ("globs", "names", "norms"),
-    [
-        (["features.0"], {"features.0.weight", "features.0.bias"}, 0),
-        (["features.[01]"], {f"features.{n}.{p}" for n in (0, 1) for p in ("weight", "bias")}, 1),
-        (["*.bias"], {f"{n}.bias" for n in ("features.0", "features.1", "features.4", "features.5",
-                                            "classifier")}, 0),
-        (["features"], {f"features.{n}.{p}" for n in (0, 1, 4, 5) for p in ("weight", "bias")}, 2),
-    ],
-)  # fmt: skip
-def test_what_globs_match_stays(globs, names, norms):
-    made, (told,) = frozen(*globs)
-    assert {n for n, p in made.named_parameters() if not p.requires_grad} == names
-    assert told.startswith(f"frozen: {len(names)} of 10 parameters")
-    before = {name: value.clone() for name, value in made.named_buffers()}
-    made.train()(torch.randn(4, 3, 8, 8))
-    kept = [n for n, value in made.named_buffers() if "mean" in n and torch.equal(value, before[n])]
-    assert len(kept) == norms == sum(isinstance(m, nn.BatchNorm2d) and not m.training
-                                     for m in made.modules())  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("glob", "said"),
-    [
-        ("feature.0", "matches no parameter and no module; did you mean 'model.freeze=features.0'"),
-        ("*", "leaves nothing to train"),
-    ],
-)
-def test_globs_that_cannot_be_meant_are_refused(glob, said):
-    with pytest.raises(UserError, match=said.replace("*", ".")):
-        frozen(glob)
-
-
-def test_only_what_is_not_frozen_grows():
-    made, _ = frozen("features.[01]")
-    assert dyrep.expand(made, form="linear").left == {"features.0": "frozen"}

@@ -7,6 +7,7 @@ import torch
 from pipeline.config import Config
 from pipeline.contract.world import World
 from pipeline.data.loaders.base import Batch
+from pipeline.planning import compose
 from pipeline.records import rundir
 from pipeline.training.cost import Cost
 from pipeline.training.learner import Learner
@@ -98,3 +99,8 @@ def equal(one, other):
 
 def rows(training, name):
     return list(rundir.read_lines(training.context.dir / name))
+
+
+def checked(*overrides):
+    """Return the checked configuration of a tiny training."""
+    return compose.check(json.loads(composed(*TINY, *overrides)))

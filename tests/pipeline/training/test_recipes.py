@@ -12,7 +12,7 @@ from torchvision.ops import StochasticDepth
 import dyrep
 from pipeline.config.train import Schedule
 from pipeline.display.errors import Interrupted, UserError
-from pipeline.networks import architectures, optimizers, trial
+from pipeline.networks import architectures, optimizers
 from pipeline.networks.layers import depths
 from pipeline.planning import compose
 from pipeline.records import packing, rundir
@@ -20,7 +20,7 @@ from pipeline.training import checkpoint, optim
 from pipeline.training.cost import Cost
 from pipeline.training.pace import Pace
 from pipeline.training.standing import Standing
-from tests.pipeline.training.learning import STEPS, TINY, equal, rows
+from tests.pipeline.training.learning import STEPS, checked, equal, rows
 from tests.runs import composed
 
 pytestmark = pytest.mark.long
@@ -91,10 +91,6 @@ def test_what_is_dropped_goes_on_in_the_same_bits(training, monkeypatch, method)
     resumed = training(*settings, where="killed")
     resumed.run()
     equal(whole, resumed)
-
-
-def checked(*overrides):
-    return compose.check(json.loads(composed(*TINY, *overrides)))
 
 
 @pytest.mark.parametrize("budget", [(), ("train.budget.plain_epochs=10",)])
@@ -254,60 +250,6 @@ def test_what_grows_learns_at_the_rate_of_its_layer(model, count, form):
     last = max(before.values())
     for name, parameter in network.named_parameters():
         assert rates[id(parameter)] == 0.8 * 0.5 ** (last - depths(network)[name])
-
-
-# -- optimizers -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "words"),
-    [
-        ("adanw2", "train.optimizer=adanw2 is no optimizer of timm; did you mean"),
-        ("adahessian", "train.optimizer=adahessian cannot be used here (RuntimeError"),
-        ("adafactorbv", "cannot be resumed (TypeError: param_groups.0.momentum_dtype"),
-        ("adamw train.optimizer_args={beta:1}", "args.beta is nothing that adamw takes; valid are"),
-        ("adamw train.optimizer_args={betas:[0.9,2.0]}", "Invalid beta parameter at index 1"),
-    ],
-)
-def test_an_optimizer_that_will_not_do_is_refused_before_anything_runs(optimizer, words):
-    config = checked(*f"method=dyrep train.lr=0.001 train.optimizer={optimizer}".split())
-    with pytest.raises(UserError) as refused:
-        trial.attempt(config.train, config.method)
-    assert words in str(refused.value) and "\n" not in str(refused.value)
-
-
-class Drawing(torch.optim.SGD):
-    """Draws a number at each step."""
-
-    def step(self, closure=None):
-        torch.rand(1)
-        return super().step(closure)
-
-
-def test_an_optimizer_that_draws_numbers_is_refused(monkeypatch):
-    monkeypatch.setattr(optimizers, "build", lambda model, _: Drawing(model.parameters(), lr=0.1))
-    config = checked("method=plain")
-    with pytest.raises(UserError, match="draws random numbers"):
-        trial.attempt(config.train, config.method)
-
-
-class Whole(torch.optim.SGD):
-    """Keeps its parameters where nothing that grows joins them."""
-
-    def __init__(self, groups):
-        super().__init__(groups, lr=0.1)
-        self.all = [p for group in self.param_groups for p in group["params"]]
-
-
-def test_an_optimizer_that_cannot_follow_is_refused_with_methods_that_grow(monkeypatch):
-    monkeypatch.setattr(optimizers, "build", lambda model, _: Whole(model.parameters()))
-    for method, refused in (("plain", False), ("dyrep", True), ("grow", True)):
-        config = checked(f"method={method}")
-        if not refused:
-            trial.attempt(config.train, config.method)
-            continue
-        with pytest.raises(UserError, match=r"cannot follow a network that grows .* method=plain"):
-            trial.attempt(config.train, config.method)
 
 
 def test_strengths_that_grow_do_not_decay_where_norms_do(training):

@@ -1,0 +1,48 @@
+"""Tables of images as Hugging Face writes them."""
+
+import json
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from tests.pipeline.data.preparing import encoded, picture
+
+IMAGES = [encoded(picture(n)) for n in range(12)]
+
+
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+CLASSES = {"label": {"_type": "ClassLabel", "names": ["cat", "dog"]}, "image": {"_type": "Image"}}
+
+
+def table(images=IMAGES[:8], labels=None, noted=CLASSES, **columns):
+    """Return a table as Hugging Face writes it."""
+    rows = [{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(images)]
+    labels = [n % 2 for n in range(len(images))] if labels is None else labels
+    found = pa.table({"image": pa.array(rows, STRUCT), "label": labels, **columns})
+    note = json.dumps({"info": {"features": noted}})
+    return found.replace_schema_metadata({"huggingface": note} if noted else None)
+
+
+def write(path, content, rows=3):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(content, path, row_group_size=rows)
+
+
+def saved(folder, content, rows=3):
+    """Write what `save_to_disk` writes, and what `map` leaves beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("data-00000-of-00001.arrow", "cache-1234.arrow"):
+        with (
+            pa.OSFile(str(folder / name), "wb") as file,
+            pa.ipc.new_stream(file, content.schema) as to,
+        ):
+            to.write_table(content, rows)
+    named = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
+    (folder / "state.json").write_text(json.dumps(named))
+
+
+def both(root, train, val, names=("data/train-00000-of-00001", "data/validation-00000-of-00001")):
+    for name, content in zip(names, (train, val), strict=True):
+        write(root / f"{name}.parquet", content)

@@ -1,0 +1,66 @@
+"""Files that would run code, or say what is not so, if they were believed."""
+
+import io
+import json
+import os
+
+import torch
+from torch import nn
+
+from pipeline.records import rundir
+
+CARD = {
+    "preprocess": {
+        "resize": 8, "image_size": 8, "interpolation": "bilinear",
+        "mean": [0.0] * 3, "std": [1.0] * 3, "classes": ["a", "b"],
+    },
+    "architecture": {"name": "v", "family": "vgg", "widths": [[2]]},
+}  # fmt: skip
+
+
+class Pickled:
+    """Leaves a mark when it is un-pickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+def pickled(mark):
+    stream = io.BytesIO()
+    torch.save(Pickled(mark), stream)
+    return stream.getvalue()
+
+
+class Script(nn.Module):
+    """Leaves a mark when it is loaded: TorchScript can write files."""
+
+    def __init__(self, mark):
+        super().__init__()
+        self.mark = str(mark)
+
+    def forward(self, x):
+        return x
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.mark, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]):
+        self.mark = state[0]
+        self.training = state[1]
+        torch.save(torch.ones(1), state[0])
+
+
+def deep(value):
+    return json.loads(json.dumps(CARD)) | value
+
+
+def unread(folder):
+    """Return a folder of data that nobody reads before the file beside it."""
+    folder.mkdir()
+    (folder / rundir.MANIFEST).write_text("{}")
+    return folder
