@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm import files, marks, output, preflight, private, scheduler, wishes
+from slurm import files, marks, output, preflight, private, scheduler, site, wishes
 from slurm.job import Job, Resources
 from slurm.notation import numbers
 from slurm.records import EVENTS, PROGRESS, rows
@@ -101,7 +101,7 @@ def examine(resources: Resources, directory: Path) -> Iterator[Finding]:
         Unreachable: SLURM does not answer.
     """
     yield Finding(True, f"{scheduler.call('sinfo', '--version').strip()} answers")
-    settings = scheduler.config()
+    settings = site.config()
     directory.mkdir(parents=True, exist_ok=True)
     preflight.check(resources, directory)
     if who := private.writers(directory):

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 
-from slurm import scheduler
+from slurm import scheduler, site
 from slurm.job import Resources
 from slurm.notation import minutes
 from slurm.scheduler import Refused, Unreachable
@@ -32,7 +32,7 @@ def check(resources: Resources, partitions: list[dict[str, str]]) -> None:
         Refused: the job exceeds a limit in every partition; names the limit.
         Unreachable: SLURM does not answer.
     """
-    enforced = scheduler.config().get("AccountingStorageEnforce", "").split(",")
+    enforced = site.config().get("AccountingStorageEnforce", "").split(",")
     if not {"limits", "safe"}.intersection(enforced):
         return
     with suppress(Unreachable):  # without accounting, SLURM itself decides

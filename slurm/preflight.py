@@ -9,7 +9,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from slurm import limits, scheduler
+from slurm import limits, scheduler, site
 from slurm.job import Resources
 from slurm.notation import minutes
 from slurm.sbatch import FIELDS, OURS, Executor
@@ -77,13 +77,13 @@ def chosen(names: str | None) -> list[dict[str, str]]:
         Refused: there is no such partition.
         Unreachable: SLURM does not answer.
     """
-    there = {p["PartitionName"]: p for p in scheduler.partitions()}
+    there = {p["PartitionName"]: p for p in site.partitions()}
     if names is not None:
         for name in names.split(","):
             if name not in there:
                 raise Refused(f"there is no partition {name}; choose one of {', '.join(there)}")
         return [there[name] for name in names.split(",")]
-    if scheduler.config().get("JobSubmitPlugins", "(null)") != "(null)":
+    if site.config().get("JobSubmitPlugins", "(null)") != "(null)":
         return list(there.values())
     default = [p for p in there.values() if p["Default"] == "YES"]
     if not default:
@@ -153,7 +153,7 @@ def preemption(partition: str | None, qos: str | None, account: str | None = Non
 
     Of several partitions with different modes, the mode that needs most from us.
     """
-    settings = scheduler.config()
+    settings = site.config()
     mode = settings["PreemptMode"]
     if settings["PreemptType"] == "preempt/none":
         return "OFF"
@@ -184,7 +184,7 @@ def room(count: int) -> None:
         Refused: it cannot.
         Unreachable: it does not answer.
     """
-    most = int(scheduler.config()["MaxJobCount"])
+    most = int(site.config()["MaxJobCount"])
     held = scheduler.call("squeue", "--noheader", "--all", "--array", "--states=all", "--format=%i")
     known = len(held.splitlines())
     if known + count >= most:
@@ -200,7 +200,7 @@ def longest_array() -> int:
     Raises:
         Unreachable: SLURM does not answer.
     """
-    settings = scheduler.config()
+    settings = site.config()
     tasks = re.search(r"max_array_tasks=(\d+)", settings["SchedulerParameters"])
     limits = [int(settings["MaxArraySize"]), *([int(tasks[1])] if tasks else [])]
     return max(1, min(limits))
@@ -219,7 +219,7 @@ def shared(directory: Path) -> None:
     kind = subprocess.run(
         ["stat", "--file-system", "--format=%T", directory], capture_output=True, text=True
     ).stdout.strip()
-    if kind in NODE_LOCAL and len(scheduler.hosts()) > 1:
+    if kind in NODE_LOCAL and len(site.hosts()) > 1:
         raise Refused(
             f"{directory} is on {kind}, which no other node sees; use a shared file system"
         )

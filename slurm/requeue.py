@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from slurm import files, scheduler
+from slurm import files, scheduler, site
 from slurm.job import DONE, REFUSED, STOPPED, Job
 from slurm.notation import numbers
 from slurm.place import blind
@@ -131,7 +131,7 @@ def _end(why: str, code: int = 1) -> int:
 
 def _final(code: int) -> int:
     """Return the exit code, or another if SLURM itself requeues or holds jobs that end with it."""
-    settings = scheduler.patient(scheduler.config)
+    settings = scheduler.patient(site.config)
     repeated = numbers(settings["RequeueExit"], settings["RequeueExitHold"])
     return next((other for other in (code, *range(1, 256)) if other not in repeated), code)
 

@@ -1,4 +1,4 @@
-"""Call SLURM's commands and parse their output; no other module calls them.
+"""Call SLURM's commands and parse their output; no other module starts one of them.
 
 No answer from the controller, or one that cannot be parsed, does not mean that a job is gone:
 `Unreachable` means that nothing is known, and callers must not conclude anything from it.
@@ -34,7 +34,6 @@ ENDED = (*TAKEN, "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY"
 
 
 _HELD = re.compile("[Hh]eld|JobHold")  # JobHeldUser, launch failed requeued held, …
-_PAIR = re.compile(r"(\w+)=(\S*)")
 
 
 class Unreachable(Exception):
@@ -250,45 +249,6 @@ def cancel(ids: Iterable[str]) -> None:
     chosen = list(ids)
     for some in (chosen[i : i + 500] for i in range(0, len(chosen), 500)):
         call("scancel", "--quiet", *some)
-
-
-def facts(*what: str) -> dict[str, str]:
-    """Return the `Key=Value` pairs that `scontrol show …` prints; values end at a space.
-
-    Raises:
-        Refused: SLURM knows no such object.
-        Unreachable: the controller does not answer.
-    """
-    return dict(_PAIR.findall(call("scontrol", "--oneliner", "show", *what)))
-
-
-def partitions() -> list[dict[str, str]]:
-    """Return the settings of each partition, from `scontrol show partition`.
-
-    Raises:
-        Unreachable: the controller does not answer.
-    """
-    lines = call("scontrol", "--all", "--oneliner", "show", "partition").splitlines()
-    return [dict(_PAIR.findall(line)) for line in lines if line]
-
-
-def hosts() -> set[str]:
-    """Return the host names of the cluster; one host can run several nodes.
-
-    Raises:
-        Unreachable: the controller does not answer.
-    """
-    text = call("scontrol", "--oneliner", "show", "node")
-    return set(re.findall(r"NodeHostName=(\S+)", text))
-
-
-def config() -> dict[str, str]:
-    """Return the configuration of the cluster, from `scontrol show config`.
-
-    Raises:
-        Unreachable: the controller does not answer.
-    """
-    return dict(re.findall(r"^(\w+)\s*= (.*)$", call("scontrol", "show", "config"), re.MULTILINE))
 
 
 def patient(ask: Callable[[], T], seconds: float = math.inf) -> T:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from slurm import scheduler
+from slurm import scheduler, site
 from slurm.job import DONE, FAILED, REFUSED, STOPPED, Job
 from slurm.place import Place
 from slurm.records import Event
@@ -113,7 +113,7 @@ class Allocation:
 def _address(node: str) -> str:
     """Return the address of a node, which can differ from its name in SLURM."""
     try:
-        return scheduler.facts("node", node)["NodeAddr"]
+        return site.facts("node", node)["NodeAddr"]
     except (scheduler.Refused, scheduler.Unreachable, KeyError):
         return node
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from slurm import scheduler
+from slurm import site
 from slurm.job import Resources
 from slurm.sbatch import FIELDS, OURS
 from slurm.scheduler import Refused
@@ -86,4 +86,4 @@ def _check_cluster(environment: Mapping[str, str]) -> None:
 
 @cache
 def _cluster() -> str:
-    return scheduler.config()["ClusterName"]
+    return site.config()["ClusterName"]

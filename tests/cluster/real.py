@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import scheduler
+from slurm import scheduler, site
 from slurm.dev_cluster import machine as dev_machine
 from slurm.dev_cluster.daemons import pid, start
 
@@ -58,7 +58,7 @@ def restart(cluster, configuration):
 
 def answers():
     try:
-        return scheduler.partitions()
+        return site.partitions()
     except scheduler.Unreachable:
         return False
 

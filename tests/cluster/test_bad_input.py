@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import scheduler
+from slurm import scheduler, site
 from tests.cluster.real import needs_slurm, wait_for
 from tests.launcher import PROJECT
 
@@ -92,7 +92,7 @@ def test_a_root_that_nodes_cannot_see_is_refused(cluster, monkeypatch):
     """The nodes of the dev cluster share one machine; a stand-in says that they do not."""
     from slurm import preflight
 
-    monkeypatch.setattr(scheduler, "hosts", lambda: {"one", "two"})
+    monkeypatch.setattr(site, "hosts", lambda: {"one", "two"})
     with pytest.raises(scheduler.Refused, match="no other node sees"):
         preflight.shared(Path("/dev/shm/new"))
 

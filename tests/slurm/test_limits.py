@@ -61,7 +61,7 @@ def test_whose_limit_counts(monkeypatch, qos, of_partitions, words):
 
     monkeypatch.setattr(limits.scheduler, "call", call)
     enforced = {"AccountingStorageEnforce": "associations,limits"}
-    monkeypatch.setattr(limits.scheduler, "config", lambda: enforced)
+    monkeypatch.setattr(limits.site, "config", lambda: enforced)
     job = Resources(time_limit=90, cpus_per_node=16, qos=qos)
     partitions = [{"QoS": name} for name in of_partitions]
     if words is None:
@@ -80,5 +80,5 @@ def test_accounting_that_is_away_refuses_nothing(monkeypatch):
 
     monkeypatch.setattr(limits.scheduler, "call", call)
     enforced = {"AccountingStorageEnforce": "safe"}
-    monkeypatch.setattr(limits.scheduler, "config", lambda: enforced)
+    monkeypatch.setattr(limits.site, "config", lambda: enforced)
     limits.check(JOB, [{"QoS": "N/A"}])

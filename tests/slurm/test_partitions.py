@@ -25,8 +25,8 @@ def cluster(monkeypatch):
     def make(*partitions, plugin="(null)"):
         told = {"JobSubmitPlugins": plugin, "PreemptMode": "REQUEUE",
                 "PreemptType": "preempt/partition_prio"}  # fmt: skip
-        monkeypatch.setattr(preflight.scheduler, "partitions", lambda: list(partitions))
-        monkeypatch.setattr(preflight.scheduler, "config", lambda: told)
+        monkeypatch.setattr(preflight.site, "partitions", lambda: list(partitions))
+        monkeypatch.setattr(preflight.site, "config", lambda: told)
         preflight.preemption.cache_clear()
 
     yield make

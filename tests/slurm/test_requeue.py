@@ -50,7 +50,7 @@ def asked(monkeypatch):
     found = []
     monkeypatch.setattr(requeue.scheduler, "requeue", found.append)
     monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry())
-    monkeypatch.setattr(requeue.scheduler, "config", lambda: SETTINGS)
+    monkeypatch.setattr(requeue.site, "config", lambda: SETTINGS)
     monkeypatch.setattr(requeue.time, "sleep", lambda seconds: None)
     return found
 
@@ -166,7 +166,7 @@ def test_what_ends_for_good_has_an_exit_code_that_slurm_does_not_repeat(
     repeated, held, code, job, asked, monkeypatch
 ):
     settings = {"RequeueExit": repeated, "RequeueExitHold": held}
-    monkeypatch.setattr(requeue.scheduler, "config", lambda: settings)
+    monkeypatch.setattr(requeue.site, "config", lambda: settings)
     note(job, "ended", code=REFUSED, node=0)
     assert requeue.decide(job, here()) == code
     assert not asked

@@ -1,0 +1,50 @@
+"""What SLURM says of this site: its configuration, its partitions, nodes and hosts."""
+
+from __future__ import annotations
+
+import re
+
+from slurm import scheduler
+
+_PAIR = re.compile(r"(\w+)=(\S*)")
+
+
+def facts(*what: str) -> dict[str, str]:
+    """Return the `Key=Value` pairs that `scontrol show …` prints; values end at a space.
+
+    Raises:
+        Refused: SLURM knows no such object.
+        Unreachable: the controller does not answer.
+    """
+    return dict(_PAIR.findall(scheduler.call("scontrol", "--oneliner", "show", *what)))
+
+
+def partitions() -> list[dict[str, str]]:
+    """Return the settings of each partition, from `scontrol show partition`.
+
+    Raises:
+        Unreachable: the controller does not answer.
+    """
+    lines = scheduler.call("scontrol", "--all", "--oneliner", "show", "partition").splitlines()
+    return [dict(_PAIR.findall(line)) for line in lines if line]
+
+
+def hosts() -> set[str]:
+    """Return the host names of the cluster; one host can run several nodes.
+
+    Raises:
+        Unreachable: the controller does not answer.
+    """
+    text = scheduler.call("scontrol", "--oneliner", "show", "node")
+    return set(re.findall(r"NodeHostName=(\S+)", text))
+
+
+def config() -> dict[str, str]:
+    """Return the configuration of the cluster, from `scontrol show config`.
+
+    Raises:
+        Unreachable: the controller does not answer.
+    """
+    return dict(
+        re.findall(r"^(\w+)\s*= (.*)$", scheduler.call("scontrol", "show", "config"), re.MULTILINE)
+    )
