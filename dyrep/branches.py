@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Protocol, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import Generator, Tensor, nn
@@ -30,13 +30,6 @@ from dyrep.recompute import again, rebuilt
 ALL_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity")
 LINEAR_ONLY = ("1x1_prior", "dw_1x1")  # of OREPA, in `dyrep.linear`
 Norm = Callable[[int], _BatchNorm]
-
-
-class HasEquivalent(Protocol):
-    """Something linear in eval mode."""
-
-    def equivalent(self) -> tuple[Tensor, Tensor]:
-        """Return kernel (out, in/groups, kh, kw) and bias (out,) in float64."""
 
 
 class Branch(nn.Module):

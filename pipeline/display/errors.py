@@ -18,6 +18,7 @@ BAD_INPUT = 2
 STOPPED = 75  # EX_TEMPFAIL: saved and stopped early; the same command continues
 INTERRUPTED = 130
 LISTED = 40  # largest number of names in one line
+TRACEBACK = ("Traceback (most recent call last)", "Original Traceback")  # how one begins
 
 
 class UserError(Exception):
@@ -88,9 +89,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 def gist(error: BaseException) -> str:
-    """Return type and first line of an error; exporters and compilers print pages."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return f"{type(error).__name__}: {next((line for line in lines if line), 'no reason given')}"
+    """Return the line of an error that tells most; exporters and compilers print pages.
+
+    It is its type and first line, or the last line of a traceback that it holds of another process.
+    """
+    lines = [line for line in map(str.strip, str(error).splitlines()) if line]
+    if any(line.startswith(TRACEBACK) for line in lines):
+        return lines[-1]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
 def nearest(word: str, valid: list[str], prefix: str = "") -> str:

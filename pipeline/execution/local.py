@@ -186,12 +186,7 @@ def _explain(step: Step, config: Config, log: Path, code: int, asked_to_stop: bo
     if code == BAD_INPUT and lines:
         raise UserError(lines[-1].removeprefix("error: "))
     tail = "\n".join(f"  | {line}" for line in lines[-TAIL:])
-    why = "was stopped from outside and saved" if end.event == "stopped" else _gist(end.message)
+    told = end.message.partition("\n")[0]
+    why = "was stopped from outside and saved" if end.event == "stopped" else told
     where = rundir.shown(log)
     raise StageFailed(f"{tail}\n{step.stage.name} did not finish: {why}; its log: {where}")
-
-
-def _gist(message: str) -> str:
-    """Return the line of an error that tells most: the last where it holds another's traceback."""
-    lines = message.strip().splitlines() or [""]
-    return lines[-1] if "Traceback" in message else lines[0]

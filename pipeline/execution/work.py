@@ -28,6 +28,7 @@ from pipeline.display.errors import (
     NoNumber,
     NoResult,
     UserError,
+    gist,
     surroundings,
 )
 from pipeline.display.masking import mask
@@ -137,13 +138,18 @@ def _failed(context: Context, error: Exception) -> int:
         error = surroundings(error, context.dir)
     explained = isinstance(error, UserError | NoResult)
     refused = isinstance(error, UserError)
-    said = str(error) if refused else mask(f"{type(error).__name__}: {error}")
+    said = str(error) if refused else mask(_told(error))
     noted = _note(context, kind="input" if refused else "error", message=said)
     if not explained:
         traceback.print_exception(error)
     elif not (noted and context.stage.processes):  # otherwise the parent prints it at the end
         say(f"error: {said}", file=sys.stderr)
     return BAD_INPUT if refused else FAILED
+
+
+def _told(error: Exception) -> str:
+    """Return what the events say of an error; the log has its traceback, unless it is explained."""
+    return f"{type(error).__name__}: {error}" if isinstance(error, NoResult) else gist(error)
 
 
 def _note(context: Context, **facts: str) -> bool:

@@ -34,7 +34,6 @@ from slurm.records import PROGRESS as PROGRESS
 RESULT = "result.json"
 STAGE = "stage.yaml"
 WHERE = "where.yaml"
-ATTEMPT = "attempt"
 LOCK = ".lock"
 HISTORY = "history.jsonl"
 GROWTH = "growth.jsonl"

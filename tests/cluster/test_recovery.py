@@ -16,7 +16,7 @@ from slurm import scheduler
 from slurm.dev_cluster.daemons import start
 from slurm.job import Job
 from tests.cluster.job_under_test import commands, preempt, update
-from tests.cluster.real import call, needs_slurm, wait_for
+from tests.cluster.real import alive, call, needs_slurm, wait_for
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
@@ -158,13 +158,6 @@ def away(cluster):
     yield take
     if not alive(int(controller.read_text())):
         start(cluster, "slurmctld")
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_controller_that_restarts_disturbs_nobody(chain, cluster, away):

@@ -23,6 +23,7 @@ from pipeline.execution import local
 from pipeline.planning import compose, named_run, sweep
 from pipeline.planning.plan import make_plan
 from pipeline.records import rundir
+from pipeline.records.schemas import Attempt
 from pipeline.report import run_data
 from slurm import files
 from tests import runs as fabricated
@@ -126,7 +127,7 @@ def _fabricate(root, name, seed):
         rundir.append_line(step.dir / rundir.EVENTS, event)
         rundir.append_line(step.dir / rundir.JOBS, {"time": 1.0, "executor": "local", "run": name})
         owner = {"attempt": 1, "pid": 1, "host": "gone", "time": 1.0, "job": None}
-        rundir.write_json(step.dir / rundir.ATTEMPT, owner)
+        rundir.write_json(step.dir / Attempt.FILE, owner)
         if step.stage.name in METRICS:
             parents = {p: f"{p}-{step.question.parents[p]}" for p in step.stage.parents}
             result = {**OUTPUT, "metrics": METRICS[step.stage.name], "parents": parents}

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("nvidia.dali")
 
 from pipeline.records import rundir
+from pipeline.records.schemas import Attempt
 from tests.launcher import PROJECT, Launcher
 
 
@@ -105,7 +106,7 @@ def test_a_stage_whose_process_was_killed_is_not_called_running(finished, tmp_pa
     while not (train / rundir.HISTORY).exists():
         assert time.monotonic() < until
         time.sleep(0.1)
-    owner = json.loads((train / rundir.ATTEMPT).read_text())["pid"]
+    owner = json.loads((train / Attempt.FILE).read_text())["pid"]
     os.killpg(owner, signal.SIGKILL)
     process.kill()
     until = time.monotonic() + 60

@@ -17,6 +17,7 @@ from pipeline.execution import dispatch
 from pipeline.planning import compose, named_run, sweep
 from pipeline.planning.plan import make_plan
 from pipeline.records import attempt, named, rundir
+from pipeline.records.schemas import Attempt
 from tests.launcher import PROJECT
 from tests.runs import make_run
 
@@ -170,8 +171,8 @@ def test_what_another_run_executes_goes_on(live, capsys, tmp_path):
 def test_on_another_machine_an_attempt_that_told_its_end_has_ended(live, capsys, tmp_path):
     live("leaves")
     train = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
-    owner = rundir.read_json(train / rundir.ATTEMPT)
-    rundir.write_json(train / rundir.ATTEMPT, owner | {"host": "another"})
+    owner = rundir.read_json(train / Attempt.FILE)
+    rundir.write_json(train / Attempt.FILE, owner | {"host": "another"})
     row = {"done": 1, "total": 2, "text": "", "time": time.time()}
     rundir.write_json(train / rundir.PROGRESS, row)
     assert states(capsys)[1] == "running"
@@ -202,8 +203,8 @@ def test_another_process_of_that_number_is_not_the_stage(live, capsys, change, t
     process = live("leaves")
     train = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
     assert attempt.alive(train)
-    owner = json.loads((train / rundir.ATTEMPT).read_text())
-    (train / rundir.ATTEMPT).write_text(json.dumps(owner | change))
+    owner = json.loads((train / Attempt.FILE).read_text())
+    (train / Attempt.FILE).write_text(json.dumps(owner | change))
     assert not attempt.alive(train)
     assert states(capsys)[1] != "running"
     assert cancel.main(["x"]) == 0
@@ -213,11 +214,11 @@ def test_another_process_of_that_number_is_not_the_stage(live, capsys, change, t
 def test_an_attempt_of_an_older_version_is_known_by_its_command(live, tmp_path):
     live("leaves")
     train = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
-    owner = json.loads((train / rundir.ATTEMPT).read_text())
+    owner = json.loads((train / Attempt.FILE).read_text())
     del owner["born"]
-    (train / rundir.ATTEMPT).write_text(json.dumps(owner))
+    (train / Attempt.FILE).write_text(json.dumps(owner))
     assert attempt.alive(train)
-    (train / rundir.ATTEMPT).write_text(json.dumps(owner | {"pid": os.getpid()}))
+    (train / Attempt.FILE).write_text(json.dumps(owner | {"pid": os.getpid()}))
     assert not attempt.alive(train)
 
 

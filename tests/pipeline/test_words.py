@@ -145,6 +145,7 @@ def test_what_is_said_last_is_the_error(capsys):
         (UserError("no such file"), False, 2, "error: no such file\n", "input"),
         (UserError("no such file"), True, 2, "", "input"),
         (RuntimeError("a defect"), True, 1, "RuntimeError: a defect\n", "error"),
+        (RuntimeError("a\nb"), True, 1, "RuntimeError: a\nb\n", "error"),
     ],
 )
 def test_what_explains_itself_has_no_traceback(
@@ -154,9 +155,11 @@ def test_what_explains_itself_has_no_traceback(
     events = []
     context = SimpleNamespace(
         dir=None, stage=SimpleNamespace(processes=processes),
-        event=lambda name, **facts: events.append((name, facts["kind"])),
+        event=lambda name, **facts: events.append((name, facts["kind"], facts["message"])),
     )  # fmt: skip
     assert work._failed(context, error) == code
     told = capsys.readouterr().err
     assert told == said  # an error that was not raised has a traceback of one line
-    assert events == [("failed", noted)]
+    ((name, kind, message),) = events
+    assert (name, kind) == ("failed", noted)
+    assert message.endswith(str(error).partition("\n")[0])

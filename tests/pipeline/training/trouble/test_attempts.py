@@ -13,6 +13,7 @@ from benchmarks.chaos import copy_question, differences
 from benchmarks.killing import children, rank
 from pipeline.display.errors import Superseded
 from pipeline.records import attempt, rundir
+from pipeline.records.schemas import Attempt
 from tests.launcher import in_processes, wait_for
 from tests.pipeline.training.trouble.stages import (
     below,
@@ -87,7 +88,7 @@ def test_only_the_newest_attempt_may_write(tmp_path):
     (tmp_path / rundir.STAGE).touch()
     number = attempt.claim(tmp_path)
     attempt.check(tmp_path, number)
-    rundir.write_json(tmp_path / rundir.ATTEMPT, {"attempt": number + 1})
+    rundir.write_json(tmp_path / Attempt.FILE, {"attempt": number + 1})
     with pytest.raises(Superseded):
         attempt.check(tmp_path, number)
 
@@ -154,7 +155,7 @@ def test_an_image_that_cannot_be_decoded_any_more_is_named(stage):
     assert ".png" in said and "rm -r" in said
 
 
-@pytest.mark.parametrize("name", [rundir.STAGE, rundir.WHERE, rundir.ATTEMPT])
+@pytest.mark.parametrize("name", [rundir.STAGE, rundir.WHERE, Attempt.FILE])
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
 def test_an_incomplete_file_is_one_line(stage, name, content):
     (stage / name).write_text(content)

@@ -11,7 +11,7 @@ from pipeline.contract.table import STAGES
 from pipeline.display.errors import UserError
 from pipeline.execution import work
 from pipeline.records import rundir, store
-from pipeline.records.schemas import Question
+from pipeline.records.schemas import Attempt, Question
 from pipeline.training import resume
 from tests.pipeline.training.trouble.stages import events, to_end
 
@@ -38,7 +38,7 @@ def test_a_checkpoint_of_something_else_is_refused(stage, undisturbed, key, valu
     shutil.copytree(undisturbed / "checkpoints", stage / "checkpoints")
     shutil.copy(undisturbed / rundir.HISTORY, stage)
     shutil.copy(undisturbed / rundir.GROWTH, stage)
-    rundir.write_json(stage / rundir.ATTEMPT, {"attempt": 1})
+    rundir.write_json(stage / Attempt.FILE, {"attempt": 1})
     context = work._context(STAGES["train"], stage, store.read(Question, stage))
     own = resume.identity(context)
     assert resume.find(context, Alone(), own).stem.startswith("step-00000088")
@@ -56,7 +56,7 @@ def test_a_checkpoint_that_knows_more_than_the_history_is_passed_over(stage, und
     rows = (undisturbed / rundir.HISTORY).read_text().splitlines(keepends=True)
     (stage / rundir.HISTORY).write_text("".join(rows[:70]))
     shutil.copy(undisturbed / rundir.GROWTH, stage)
-    rundir.write_json(stage / rundir.ATTEMPT, {"attempt": 1})
+    rundir.write_json(stage / Attempt.FILE, {"attempt": 1})
     context = work._context(STAGES["train"], stage, store.read(Question, stage))
     found = resume.find(context, Alone(), resume.identity(context))
     assert found.stem.startswith("step-00000066")
@@ -67,7 +67,7 @@ def test_a_checkpoint_that_knows_more_than_the_history_is_passed_over(stage, und
 def test_checkpoints_without_their_history_are_kept_and_named(stage, undisturbed):
     shutil.copytree(undisturbed / "checkpoints", stage / "checkpoints")
     files = sorted(path.name for path in (stage / "checkpoints").iterdir())
-    rundir.write_json(stage / rundir.ATTEMPT, {"attempt": 1})
+    rundir.write_json(stage / Attempt.FILE, {"attempt": 1})
     context = work._context(STAGES["train"], stage, store.read(Question, stage))
     with pytest.raises(UserError, match=r"rows of history.jsonl, which has 0"):
         resume.find(context, Alone(), resume.identity(context))

@@ -1,0 +1,25 @@
+"""Of an error that prints pages, the line that tells most."""
+
+import pytest
+
+from pipeline.display.errors import gist
+
+OF_A_WORKER = """Caught ValueError in DataLoader worker process 0.
+Original Traceback (most recent call last):
+  File "worker.py", line 1, in fetch
+ValueError: no such image
+"""
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("out of memory", "RuntimeError: out of memory"),
+        ("\n  first \nsecond\n", "RuntimeError: first"),
+        ("", "RuntimeError: no reason given"),
+        (OF_A_WORKER, "ValueError: no such image"),
+        ("no Traceback here\nmore", "RuntimeError: no Traceback here"),
+    ],
+)
+def test_the_line_that_tells_most(message, told):
+    assert gist(RuntimeError(message)) == told
