@@ -74,7 +74,7 @@ def set_aside(steps: Iterable[Step]) -> list[Path]:
             aside = repeats.aside(directory, repeats.count(directory) + 1)
             directory.rename(aside)
             disk.sync(directory.parent)
-            say(f"{directory.name}: the old answer is kept as {aside}")
+            say(f"{directory.name}: the old result is kept as {aside}")
     return list(moved)
 
 

@@ -32,7 +32,7 @@ def test_a_run_goes_on_from_anywhere_with_the_code_it_was_started_with(tmp_path,
     first = prep.resolve()
     (own / "images.py").write_text("raise SystemExit('edited')")
     told = launch(elsewhere, "stage=prep", "again=[prep]")
-    assert "the old answer is kept" in told
+    assert "the old result is kept" in told
     assert Manifest.load(prep / "data") == Manifest.load(
         first.with_name(f"{first.name}.again-1") / "data"
     )
