@@ -18,9 +18,10 @@ from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
 import dyrep
+from benchmarks.growth_study.arms import ARMS
 from benchmarks.growth_study.networks import NETWORKS
 from benchmarks.growth_study.plan import JUDGING
-from benchmarks.growth_study.report import judge
+from benchmarks.growth_study.report import ENOUGH, judge
 from benchmarks.growth_study.shelf import Shelf
 from dyrep import calibration, expansion
 from dyrep.proof import relative_error
@@ -36,7 +37,9 @@ CHAINS = {
     "kx1": ["conv k×1", "BN"],
     "identity": ["BN"],
 }
-WORDS = {"plain": "plain", "plain_identity": "identity start", "ours": "and grown"}
+WORDS = {name: arm.what for name, arm in ARMS.items()} | {
+    "plain_identity": "identity\nstart", "ours": "and grown", "dyrep_budget": "DyRep,\nbudget"
+}  # fmt: skip
 STYLE = {
     "svg.hashsalt": "dyrep",  # the same file from the same numbers
     "svg.fonttype": "none",
@@ -147,14 +150,15 @@ def growth() -> plt.Figure:
     rows = Shelf(RESULTS / "growth_study").rows()
     figure, axes = plt.subplots(1, len(NETWORKS), figsize=(9, 3.4), sharey=True)
     for axis, network in zip(axes, NETWORKS, strict=True):
-        found = [j for j in judge(rows, network, JUDGING) if j.arm in WORDS]
+        found = [j for j in judge(rows, network, JUDGING) if j.accuracy.n >= ENOUGH]
         for seed in JUDGING:
-            line = [judged.rows[seed]["accuracy"] for judged in found]
-            axis.plot(line, "o-", color="#44597a", ms=4, lw=0.6, alpha=0.5)
+            there = [place for place, judged in enumerate(found) if seed in judged.rows]
+            line = [found[place].rows[seed]["accuracy"] for place in there]
+            axis.plot(there, line, "o-", color="#44597a", ms=4, lw=0.6, alpha=0.5)
         for place, judged in enumerate(found):
             axis.hlines(judged.accuracy.mean, place - 0.2, place + 0.2, color="#c0392b", lw=2)
         labels = [f"{WORDS[judged.arm]}\nrate {judged.rate:g}" for judged in found]
-        axis.set_xticks(range(len(found)), labels)
+        axis.set_xticks(range(len(found)), labels, fontsize=8)
         axis.set_title({"deep": "19 convs without skips", "resnet": "small ResNet"}[network])
     axes[0].set_ylabel("% of 10,000 test images")
     return figure
