@@ -155,9 +155,18 @@ def rows(found: Found, columns: Mapping[str, str]) -> list[dict[str, Any]]:
     ]
 
 
-def told(tests: Mapping[str, Pairs]) -> dict[str, dict[str, Any]]:
-    """Return tests as they are kept, each with its verdict."""
-    return {name: pairs.__dict__ | {"verdict": pairs.verdict} for name, pairs in tests.items()}
+def told(tests: Mapping[str, Pairs], less: bool = False) -> dict[str, dict[str, Any]]:
+    """Return tests as they are kept, each with its verdict.
+
+    Args:
+        tests: by variant.
+        less: whether less is better.
+    """
+    turned = {"better": "worse", "worse": "better"} if less else {}
+    return {
+        name: pairs.__dict__ | {"verdict": turned.get(pairs.verdict, pairs.verdict)}
+        for name, pairs in tests.items()
+    }
 
 
 def save(figure: plt.Figure, file: Path) -> None:
