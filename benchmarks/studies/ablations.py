@@ -149,10 +149,10 @@ def study(options: argparse.Namespace) -> int:
     for axis, its in found.items():
         title = f"{axis}: {EPOCHS} epochs each"
         Console(width=150).print(common.table(its, COLUMNS, AXES[axis][0], title))
-    if options.figure:
-        common.save(draw(found), options.figure)
     if options.json:
         evidence.write(options.json, report(found))
+    if options.figure:
+        common.save(draw(found), options.figure)
     return DONE
 
 

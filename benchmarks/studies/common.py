@@ -170,9 +170,10 @@ def told(tests: Mapping[str, Pairs], less: bool = False) -> dict[str, dict[str, 
 
 
 def save(figure: plt.Figure, file: Path) -> None:
-    """Write a figure, without the hour it was drawn."""
+    """Write a figure; the same file from the same numbers."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, metadata={"Date": None}, bbox_inches="tight")
+    with plt.rc_context({"svg.hashsalt": "dyrep", "svg.fonttype": "none"}):
+        figure.savefig(file, metadata={"Date": None}, bbox_inches="tight")
 
 
 def finished(folder: Path, group: str) -> list[collect.Run]:

@@ -81,10 +81,10 @@ def study(options: argparse.Namespace) -> int:
     for columns in (COLUMNS, COSTS):
         title = f"each for what {EPOCHS} epochs of plain cost"
         Console(width=180).print(common.table(found, columns, "plain", title))
-    if options.figure:
-        common.save(draw(found), options.figure)
     if options.json:
         evidence.write(options.json, report(found))
+    if options.figure:
+        common.save(draw(found), options.figure)
     return DONE
 
 
