@@ -141,7 +141,7 @@ def dots(axis: plt.Axes, found: Found, key: str) -> None:
         values = [run.metrics[key] for run in runs.values()]
         axis.plot([place] * len(values), values, "o", ms=4, alpha=0.6, color="#3a6ea5")
         axis.hlines(sum(values) / len(values), place - 0.25, place + 0.25, color="#222222")
-    axis.set_xticks(range(len(found)), list(found))
+    axis.set_xticks(range(len(found)), [name.replace(", ", ",\n") for name in found])
     axis.spines[["top", "right"]].set_visible(False)
 
 
