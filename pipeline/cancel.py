@@ -61,7 +61,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
         queue, trouble = scheduler.mine() | of_others(paths), ""
     except (scheduler.Refused, scheduler.Unreachable) as error:
         queue, trouble = None, str(error)
-    for run in runs:
+    for run in (run for run in runs if not _finished(run)):
         rundir.write_text(run / CANCELLED, f"{time.strftime('%FT%T%z')}\n")
     ids: list[str] = []
     here: dict[str, Path] = {}  # stages that run without a job, by title
@@ -98,6 +98,12 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             trouble, concerned = str(error), True
     doubt = [f"{trouble}; nothing will be requeued, but cancel again"] if trouble else []
     return stopped, "; ".join([*(doubt if concerned else []), *_await(here)])
+
+
+def _finished(run: Path) -> bool:
+    """Whether all stages that a run was launched with are done, so that none can be stopped."""
+    states = [look(name, path, None, {}).state for name, path in named.stages(run).items()]
+    return bool(states) and all(state == "done" for state in states)
 
 
 def _owner(directory: Path, queue: dict[str, scheduler.Entry]) -> int | None:

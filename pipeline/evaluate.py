@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from pipeline.stages.metrics.files import open_file
 
+    outfile.check(options.json)
     folder = _prepared(options.data)
     opened = open_file(options.file, options.trust)
     _check_classes(options, opened, folder)

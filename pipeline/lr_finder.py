@@ -61,8 +61,12 @@ def _find(options: argparse.Namespace) -> int:
 
     if options.low >= options.high:
         raise UserError(f"--low {options.low:g} is not below --high {options.high:g}")
+    if options.json and options.html and options.json.resolve() == options.html.resolve():
+        raise UserError(f"--json and --html both name {options.json}; give each a file of its own")
     if options.steps < 20:
         raise UserError(f"--steps {options.steps} are too few to see a loss fall; use at least 20")
+    page = options.html or Path(f"lr-{options.run}.html")
+    outfile.check(page, options.json)
     (run,) = named.find(options.root, [options.run])
     data = run / "prep" / "data"
     if not (data / rundir.MANIFEST).exists():
@@ -70,7 +74,6 @@ def _find(options: argparse.Namespace) -> int:
         raise UserError(f"run {run.name} has no prepared images; `{cure}` makes them")
     config = frozen(run)
     found = _climb(config, data, options)
-    page = options.html or Path(f"lr-{run.name}.html")
     outfile.write(page, _page(run.name, config, found))
     if options.json:
         outfile.write(options.json, rundir.to_json(dataclasses.asdict(found), indent=2) + "\n")

@@ -77,9 +77,8 @@ class Watched(Section):
 
     @field_validator("also", mode="before")
     @classmethod
-    def _several(cls, value: Any) -> Any:
-        names = [value] if isinstance(value, str) else value
-        return list(dict.fromkeys(map(str, names))) if isinstance(names, list) else names
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 class Disabled(Watched):

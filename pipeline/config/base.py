@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Literal, get_args
 
@@ -19,6 +20,15 @@ Variant = Literal[
 PARALLEL = ("train", "eval")  # stages that run in several processes
 Values = dict[str, Any]  # settings by name, nested, of which nothing is checked
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def written(value: Any) -> str:
+    """Return a value as the command line has it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(written, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{written(item)}' for key, item in value.items())}}}"
+    return json.dumps(value) if isinstance(value, bool) or value is None else str(value)
 
 
 class Section(BaseModel):

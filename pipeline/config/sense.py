@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.config import policy
+from pipeline.config.base import written
 from pipeline.config.data import MAX_ASPECT, MAX_PIXELS
 from pipeline.config.rules import RULED, WINDOWS
 from pipeline.config.train import OF_SCHEDULE, Train
@@ -25,6 +27,13 @@ MOST = {  # of what has a smaller one
     "data.resize": 2**14,
     "train.augment.repeats": 1000,
     "latency.threads": 2**12,
+    "method.widen_depthwise": 16,
+}
+LEAST = {  # of what does nothing when it is smaller
+    "train.lr": 1e-9,
+    "train.head_lr": 1e-9,
+    "train.layer_decay": 0.1,
+    "train.clip_grad": 1e-6,
 }
 COUNTS = {"digits": (1797, 10)}  # images and classes
 PLACELESS = ("digits", "synthetic")
@@ -39,6 +48,7 @@ SETS = (
     "eval.shifts",
     "latency.batch_sizes",
     "latency.also",
+    "tracking.also",
 )
 OPSET = 23  # the newest that the exporter of torch 2.10 knows
 HUE = 0.5  # of the circle: all the way round
@@ -56,8 +66,10 @@ def _numbers(flat: Flat) -> Iterator[str]:
         if isinstance(value, float) and not math.isfinite(value):
             yield f"{key}={value} is not a finite number; give one"
         most = MOST.get(key, LARGEST)
-        if isinstance(value, int) and value > most:
+        if isinstance(value, int | float) and value > most:
             yield f"{key}={value} is too large; use at most {most}"
+        if isinstance(value, int | float) and value < LEAST.get(key, value):
+            yield f"{key}={value} is so small that nothing is learned; use at least {LEAST[key]:g}"
 
 
 def _texts(flat: Flat) -> Iterator[str]:
@@ -89,6 +101,8 @@ def _lists(flat: Flat) -> Iterator[str]:
 
 def _augmentation(flat: Flat) -> Iterator[str]:
     size, prefix = flat["data.image_size"], "train.augment"
+    if (chosen := flat[f"{prefix}.policy"]) is not None and chosen not in policy.POLICIES:
+        yield from (f"{prefix}.policy={line}" for line in policy.wrong(chosen))
     if (padding := flat[f"{prefix}.padding"]) >= size:
         yield f"{prefix}.padding={padding} takes all of images of {size} pixels; use less"
     if (first := flat[f"{prefix}.progressive"]) is not None and first > size:
@@ -111,17 +125,26 @@ def _learning_rate(flat: Flat) -> Iterator[str]:
         value = flat[f"train.{name}"]
         if schedule not in schedules and value != Train.model_fields[name].default:
             yield (
-                f"train.{name}={value} is a setting of train.schedule={' or '.join(schedules)}, "
+                f"train.{name}={written(value)} is a setting of train.schedule="
+                f"{' or '.join(schedules)}, "
                 f"not of {schedule}; leave it out, or choose that"
             )
     for name in ("decay_epochs", "cycle_epochs"):
         value = flat[f"train.{name}"]
         after = max(value) if isinstance(value, list) else value
         if after and after >= epochs > 1 and schedule != "exponential":
+            which = f"{after} of train.{name}=" if isinstance(value, list) else f"train.{name}="
             yield (
-                f"train.{name}={value} never comes with train.epochs={epochs}; use less, or "
+                f"{which}{written(value)} never comes with train.epochs={epochs}; use less, or "
                 "another train.schedule"
             )
+    if (until := flat["train.recalibrate_until"]) is not None and until > epochs:
+        yield (
+            f"train.recalibrate_until={until} is beyond the end, train.epochs={epochs}; use less, "
+            "or leave it out"
+        )
+    if flat["train.decay_norms"] and not flat["train.weight_decay"]:
+        yield "train.decay_norms=true decays by train.weight_decay=0; give that, or leave it out"
     if (patience := flat["train.patience"]) is not None and patience >= epochs > 1:
         yield (
             f"train.patience={patience} never ends a training of train.epochs={epochs}; use less, "

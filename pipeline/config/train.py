@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from pipeline.config.base import Section, Share
+from pipeline.config.policy import POLICIES, TIMM_POLICY, VALID
 
 Schedule = Literal[
     "cosine", "linear", "polynomial", "constant", "step", "onecycle", "exponential", "restarts",
@@ -42,12 +43,6 @@ NEEDED: dict[Schedule, tuple[str, str]] = {
 """The setting that a schedule cannot be without, and why."""
 
 
-POLICIES = ("randaugment", "autoaugment", "trivialaugment")  # torchvision's
-TIMM_POLICY = re.compile(
-    r"rand(-(m\d+|n[1-9]\d*|p[01](\.\d+)?|mstd\d+(\.\d+)?|mmax\d+|inc[01]|t(weights|3aw?)))*"
-    r"|augmix(-(m\d+|w[1-9]\d*|d[1-9]\d*|b[01]|a[1-9]\d*|mstd\d+(\.\d+)?))*"
-    r"|(originalr?|v0r?|3a)(-mstd\d+(\.\d+)?)?"
-)
 Epochs = Annotated[list[PositiveInt], Field(min_length=1)]
 
 
@@ -97,10 +92,7 @@ class Augment(Section):
     @classmethod
     def _policy_is_one(cls, value: str | None) -> str | None:
         if value is not None and value not in POLICIES and not TIMM_POLICY.fullmatch(value):
-            raise ValueError(
-                f"{value} is no policy; use {', '.join(POLICIES)}, or a string of timm's: "
-                "rand-m9-mstd0.5-inc1, augmix-m3-w3, original, originalr, v0, v0r, 3a"
-            )
+            raise ValueError(f"{value} is no policy; use {VALID}")
         return value
 
 
@@ -216,7 +208,8 @@ class Train(Section):
         needed, why = NEEDED.get(self.schedule, (None, ""))
         if needed and getattr(self, needed) is None:
             raise ValueError(f"schedule={self.schedule} {why}")
-        if isinstance(self.decay_epochs, list) and self.schedule != "step":
+        falls = self.schedule in OF_SCHEDULE["decay_epochs"]
+        if isinstance(self.decay_epochs, list) and falls and self.schedule != "step":
             raise ValueError(
                 f"schedule={self.schedule} takes one number for train.decay_epochs; a list is for "
                 "train.schedule=step"

@@ -15,6 +15,7 @@ from pipeline.display.errors import UserError, gist, nearest
 from pipeline.records.provenance import PROJECT
 
 PACKAGE = PROJECT / "pipeline"
+THEIRS = (Exception, SystemExit, KeyboardInterrupt)  # what code of the user's may raise
 
 
 def call(key: str, section: Target, **offered: Any) -> Any:
@@ -33,7 +34,7 @@ def call(key: str, section: Target, **offered: Any) -> Any:
     given |= section.args or {}
     try:
         return function(**given)
-    except (Exception, SystemExit) as error:
+    except THEIRS as error:
         words = ", ".join(f"{name}={value!r}" for name, value in given.items())
         raise UserError(f"{key}={section.target}, called with ({words}), {raised(error)}") from None
 
@@ -47,7 +48,7 @@ def load(key: str, section: Target) -> Callable[..., Any]:
     module, _, path = section.target.partition(":")
     try:
         found: Any = import_module(module)
-    except (Exception, SystemExit) as error:
+    except THEIRS as error:
         raise UserError(
             f"{key}={section.target} cannot be imported: {raised(error)}{_copy(error)}"
         ) from None

@@ -30,8 +30,11 @@ def build(model: nn.Module, train: Train, head: Collection[str] = ()) -> Optimiz
         head: Names of the parameters that learn at `train.head_lr`.
 
     Raises:
-        UserError: timm has none of that name, or it does not take such arguments.
+        UserError: timm has none of that name, it does not take such arguments, or the head is
+            frozen.
     """
+    if head:
+        check_head(model, head)
     groups = _groups(model, train, head)
     if train.optimizer == "sgd":
         fused = True if next(model.parameters()).is_cuda else None
@@ -44,6 +47,19 @@ def build(model: nn.Module, train: Train, head: Collection[str] = ()) -> Optimiz
     given = {key: _tuples(value) for key, value in (train.optimizer_args or {}).items()}
     made: Optimizer = create_optimizer_v2(groups, train.optimizer, lr=train.lr, **given)
     return made
+
+
+def check_head(model: nn.Module, head: Collection[str]) -> None:
+    """Refuse a learning rate for a class head that learns nothing.
+
+    Raises:
+        UserError: all of its parameters are frozen.
+    """
+    if not any(p.requires_grad for name, p in model.named_parameters() if name in head):
+        raise UserError(
+            "train.head_lr is for the class head, and model.freeze keeps that as it is; leave "
+            "train.head_lr out, or freeze less"
+        )
 
 
 def needs_gpu(name: str) -> bool:

@@ -10,6 +10,20 @@ from torch import Tensor, nn
 from pipeline.display.errors import UserError, gist
 
 
+def learn(scores: Tensor) -> None:
+    """Take a loss back from the scores of a network, as a training step does.
+
+    Raises:
+        ValueError: it would not reach a parameter.
+    """
+    if not scores.requires_grad:
+        raise ValueError(
+            "no parameter would learn from its scores; leave out torch.no_grad(), detach(), argmax "
+            "and requires_grad=False"
+        )
+    scores.backward(torch.ones_like(scores))
+
+
 def check(network: nn.Module, again: nn.Module, target: str) -> None:
     """Refuse what a later stage would stumble over.
 

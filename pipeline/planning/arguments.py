@@ -11,7 +11,6 @@ import shlex
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
 from hydra._internal.utils import get_args_parser
@@ -29,12 +28,18 @@ from pipeline.config import Config
 from pipeline.config.data import PACKAGED
 from pipeline.config.rules import SMALL_IMAGE
 from pipeline.display.errors import UserError, nearest
+from pipeline.planning import folder
 from pipeline.planning.compose import parse
 from pipeline.planning.conf import CONF
 from pipeline.records import rundir
 
 SWEEPER = "hydra/sweeper="
 KNOWN = ("overrides", "multirun", "config_dir")  # options of Hydra's that runs are composed with
+NOT_OURS = {  # options of Hydra's that a launch cannot mean
+    "config_path": "the settings are those of conf/; --config-dir DIR adds choices of yours",
+    "config_name": "there is one; --config-dir DIR adds choices of yours, e.g. experiment=NAME",
+    "experimental_rerun": "name=NAME launches a run again",
+}
 LIBRARIES = (
     " Networks of timm and torchvision: model=timm model.name={}; "
     "python -m pipeline.launch --models lists them"
@@ -82,13 +87,15 @@ def read(arguments: list[str]) -> Asked:
     """Parse the arguments.
 
     Raises:
-        UserError: an argument is not KEY=VALUE, or names a choice that does not exist.
+        UserError: an argument is not KEY=VALUE, names a choice that does not exist, or is an
+            option that cannot be meant.
     """
     for word in arguments:
         _check_text(word)
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    known = parser.parse_intermixed_args(arguments)
+    known = parser.parse_intermixed_args(arguments, _Once())
+    _check_options(known)
     given = set(known.overrides)
     others = [word for word in arguments if word not in given]
     arguments = others + known.overrides  # Hydra accepts settings on one side of an option only
@@ -98,7 +105,7 @@ def read(arguments: list[str]) -> Asked:
         settings=[spelt for word, spelt in zip(arguments, words, strict=True) if word in given],
         sweeps=known.multirun,
         shows=bool(known.help or known.hydra_help or known.cfg or known.info),
-        folder=known.config_dir and str(rundir.absolute(known.config_dir)),
+        folder=_folder(known),
         plain=not any(value for key, value in vars(known).items() if key not in KNOWN),
     )
 
@@ -115,12 +122,37 @@ def _check_text(word: str) -> None:
 def _readable(arguments: list[str], known: Namespace) -> list[str]:
     """Return the arguments in a form that Hydra parses as intended."""
     settings = set(known.overrides)
-    elsewhere = known.config_dir or any("hydra.searchpath" in word for word in settings)
+    own = _folder(known)
     spelt = [_spelt(word, known.multirun) if word in settings else word for word in arguments]
     for word, spelling in zip(arguments, spelt, strict=True):
         if word in settings:
-            _check_choice(parse([spelling])[0], CONF if not elsewhere else None)
+            _check_choice(parse([spelling])[0], own)
     return spelt
+
+
+class _Once(Namespace):
+    """Takes an option with a value once: argparse would keep the last."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, str) and isinstance(before := getattr(self, name, None), str):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} is given twice, {before} and {value}; give it once")
+        super().__setattr__(name, value)
+
+
+def _check_options(known: Namespace) -> None:
+    for name, cure in NOT_OURS.items():
+        if getattr(known, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} is not for launch: {cure}")
+    for name in ("resolve", "package"):
+        if getattr(known, name) and not known.cfg:
+            raise UserError(f"--{name} goes with --cfg job alone; leave it out")
+    if known.config_dir is not None:
+        folder.check(_folder(known) or "''")
+
+
+def _folder(known: Namespace) -> str | None:
+    return known.config_dir and str(rundir.absolute(known.config_dir))
 
 
 def _refuse(message: str) -> NoReturn:
@@ -213,25 +245,36 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield from _kinds(part)
 
 
-def _check_choice(override: Override, files: Path | None) -> None:
-    """Refuse an invalid choice: an argument chooses one file of a folder of `conf/` by name."""
+def _check_choice(override: Override, own: str | None) -> None:
+    """Refuse an invalid choice: an argument chooses one file of a folder of `conf/` by name.
+
+    Args:
+        override: The argument.
+        own: A folder with choices of the user's.
+    """
     group, said = override.key_or_group, override.input_line
     if group == "sweeps":
         files = rundir.shown(CONF / "sweeps" / "NAME.yaml")
         raise UserError(f"{said} is not for launch: `wandb sweep {files}` reads it")
+    if group == "hydra.searchpath":
+        raise UserError(f"{said} is not for launch; --config-dir DIR adds choices of yours")
+    if group == "hydra.searchpath":
+        raise UserError(f"{said} is not for launch; --config-dir DIR adds choices of yours")
     if not (CONF / group).is_dir() or group.startswith("hydra"):
         return
-    valid = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    valid = sorted(folder.choices(group, own))
     if override.is_delete() or override.package or override.value() is None:
         raise UserError(f"{said}: {group} needs a choice; valid are: {', '.join(valid)}")
     for choice in _chosen(override):
         if not isinstance(choice, str):
             raise UserError(f"{said}: {group} needs one choice; valid are: {', '.join(valid)}")
-        if choice not in valid and (files or not choice.isidentifier()):
+        if choice not in valid:
             raise UserError(
                 f"{group}={choice} is not a choice; {nearest(choice, valid)}"
                 + (LIBRARIES.format(choice) if group == "model" else "")
             )
+        if own:
+            folder.check_choice(group, choice, own)
     if override.type is not OverrideType.CHANGE:
         raise UserError(f"{said}: {group} is among the settings; write {group}={choice}")
 

@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import MISSING, DictConfig, OmegaConf
 from pydantic import ValidationError
 
-from pipeline.config import WHERE, Config, flatten, rules, sense
+from pipeline.config import WHERE, Config, flatten, idle, rules, sense
 from pipeline.config.base import Values
 from pipeline.config.data import HOLDS
 from pipeline.custom import code
@@ -75,6 +75,8 @@ def values(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> V
     _leave_out(said, choices, {override.key_or_group for override in parse(overrides)})
     refuse_two_lengths(overrides, said)
     refuse_another_optimizers(overrides, said)
+    if found := idle.refusal({o.key_or_group for o in parse(overrides)}, flatten(said)):
+        raise UserError(found)
     if said.get("name") is None:
         said["name"] = derived_name(choices, said.get("seed"), overrides)
     _settle_paths(said)
@@ -129,7 +131,7 @@ def refuse_two_lengths(overrides: list[str], values: Values) -> None:
 def refuse_another_optimizers(overrides: list[str], values: Values) -> None:
     """Refuse settings of sgd beside another optimizer, and the step size of the one before."""
     train, asked = values.get("train"), {o.key_or_group for o in parse(overrides)}
-    if not isinstance(train, dict) or (name := train.get("optimizer", "sgd")) == "sgd":
+    if not isinstance(train, dict) or (name := train.get("optimizer", "sgd")) in ("sgd", "", None):
         return
     for key in ("momentum", "nesterov"):
         if f"train.{key}" in asked:
@@ -195,7 +197,7 @@ def derived_name(choices: dict[str, str], seed: Any, overrides: list[str]) -> st
     """Name a run after its choices and whatever else was set, so that other settings differ."""
     parts = [str(choices[group]) for group in ("data", "model", "method")]
     if choices.get("experiment"):
-        parts.insert(0, str(choices["experiment"]))
+        parts.insert(0, str(choices["experiment"]).replace("/", "-"))
     if choices["train"] != choices["data"]:
         parts.append(str(choices["train"]))
     parts.append(f"s{seed}")

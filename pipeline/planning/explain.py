@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,20 @@ from pydantic_core import ErrorDetails
 from yaml import MarkedYAMLError, YAMLError
 
 from pipeline.config import Config, tags
+from pipeline.config.base import written
 from pipeline.display.errors import UserError, nearest
 from pipeline.planning.conf import CONF
 
 INTERPOLATION = (InterpolationResolutionError, GrammarParseError)
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)
+KINDS = {  # in words of pydantic, and in ours
+    "a valid integer, got a number with a fractional part": "a whole number",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid string": "a text, in quotes if it looks like something else",
+    "after validation": "",
+}
 FREE = ("cluster.sbatch", "data.args", "model.args", "train.optimizer_args")  # may hold any key
 TAGS = tags()  # not part of a key, though pydantic puts them there
 
@@ -29,17 +39,34 @@ TAGS = tags()  # not part of a key, though pydantic puts them there
 def explain_schema(error: ErrorDetails) -> str:
     """Return an error of the schema as one line that names the key and the cure."""
     path = [str(part) for part in error["loc"] if str(part) not in TAGS]
-    key = ".".join(path)
+    key, value = ".".join(path), written(error["input"])
     if error["type"] == "extra_forbidden":
         return _unknown(key)
     if error["type"] == "missing":
         return f"{key} is missing; give {key}=VALUE"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error" and message.startswith(f"{key}."):
+        return message
+    if error["type"] == "value_error" and key.count(".") == 0 and re.match(r"\w+=", message):
+        return f"{key}.{message}" if key else message
     if error["type"] == "value_error":
         return f"{key}: {message}" if key else message
+    if error["type"] in ("model_type", "dict_type"):
+        return f"{key}={value} is no section; set what is in it, {key}.KEY=VALUE"
     if error["type"] == "list_type":
-        return f"{key}={error['input']} is no list; write [{error['input']}] in its place"
-    return f"{key}={error['input']}: {message[0].lower()}{message[1:]}"
+        cure = "leave it out, or give a list" if value == "null" else f"write [{value}]"
+        return f"{key}={value} is no list; {cure} in its place"
+    if error["type"] == "string_too_short":
+        return f"{key}= is empty; give {key}=VALUE or leave it out"
+    message = message.replace("Input should be", "must be").replace("List should", "must")
+    for name, words in KINDS.items():
+        message = message.replace(name, words)
+    return f"{key}={value} {message}{_whole(error['input']) if 'whole' in message else ''}"
+
+
+def _whole(value: object) -> str:
+    """Return how to write a number that is whole and was not written so."""
+    return f"; write {int(value)}" if isinstance(value, float) and value.is_integer() else ""
 
 
 def _unknown(key: str) -> str:
@@ -94,11 +121,17 @@ def explain_hydra(error: Exception) -> str:
     """Return an error of Hydra about the command line as one line."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        if not error.options:
+            return f"{group}={choice} is not a choice: there is no folder {group} with any"
         return f"{group}={choice} is not a choice; {nearest(choice, list(error.options))}"
     if isinstance(error, YAMLError | UnicodeDecodeError):
         return _no_yaml(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form KEY=VALUE ({str(error).splitlines()[-2]})"
+    if match := re.fullmatch(
+        r"(\S+) appears more than once in the final defaults list", str(error)
+    ):
+        return f"{match[1]} is chosen twice; write '- override /{match[1]}: CHOICE' for the second"
     key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)
     if isinstance(error, INTERPOLATION) or isinstance(error.__cause__, INTERPOLATION):
         return f"{key}: {_line(error)}; for a $ that means no more, write \\$"
@@ -129,4 +162,6 @@ def _not_of_hydra(key: str, error: BaseException) -> str:
 def _line(error: Exception) -> str:
     """Return the message of an error without OmegaConf's context, as one line."""
     said = getattr(error, "msg", None) or str(error)
-    return " ".join(said.partition("full_key:")[0].split())
+    said = re.sub(r"\w+ raised while composing config:\s*", "", said.partition("full_key:")[0])
+    said = said.replace("Cannot merge DictConfig with ListConfig", "a list is where a section goes")
+    return " ".join(said.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from pipeline.planning import outline
 from pipeline.planning.step import Step
 from pipeline.records import disk, rundir, store
 from pipeline.records.schemas import Result
+
+UNWATCHED = 5  # steps at the beginning that `training.profile` leaves out
 
 
 def check(config: Config) -> None:
@@ -72,6 +75,26 @@ def _check_data(config: Config, plan: list[Step]) -> None:
             f"training images of data={config.data.name}; use a smaller one, e.g. "
             f"train.batch_size={2 ** (images.bit_length() - 1)}"
         )
+    if trains and images is not None:
+        _check_profile(config, images)
+
+
+def _check_profile(config: Config, images: int) -> None:
+    if (watched := config.train.profile) is None:
+        return
+    steps = config.train.epochs * (images // config.train.batch_size)
+    if watched + UNWATCHED > steps:
+        raise UserError(
+            f"train.profile={watched} would write nothing: {UNWATCHED} steps come before, and the "
+            f"training has {steps}; use at most {max(steps - UNWATCHED, 0)}, or leave it out"
+        )
+
+
+def notes(config: Config, prep: Step) -> Iterator[str]:
+    """Yield what a setting comes to with so many images."""
+    images, asked = _training_images(config, prep), config.train.recalibrate
+    if images and asked and asked > (there := images // config.train.batch_size):
+        yield f"train.recalibrate={asked} takes all {there} batches of an epoch: there are no more"
 
 
 def _training_images(config: Config, prep: Step) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -31,9 +32,16 @@ PINS = {WEIGHTS: f"{WEIGHTS}_sha256", STRUCTURE: f"{STRUCTURE}_sha256"}
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".json")
 LIBRARIES = ("timm", "torchvision")
 SHOWN = 12  # digits of a hash
+GIVE = "give the run that it is of, by name, or a .safetensors or .pth of model.state_dict()"
 NO_WEIGHTS = {  # how files begin that are taken for weights and are none
     b"version https://git-lfs": "a pointer of Git LFS; `git lfs pull` fetches what it points to",
     b"<": "a page of the web, not what was to be downloaded; download it again",
+    b"\x89HDF": f"an HDF5 file, as Keras writes them, and torch cannot read it; {GIVE}",
+    b"\x1f\x8b": "compressed (gzip); unpack it, and give the file of weights in it",
+}
+ARCHIVES = {  # entries of zip archives that are taken for weights and are none
+    "archive_format": f"an exported program (.pt2), which holds code; {GIVE}",
+    "constants.pkl": f"a TorchScript program, which holds code; {GIVE}",
 }
 
 
@@ -133,19 +141,39 @@ def _digest(key: str, path: Path) -> str:
     """
     try:
         with files.opened(path) as file:
-            begin, stat = file.read(64).lstrip(), os.fstat(file.fileno())
+            begin, stat = file.read(64), os.fstat(file.fileno())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{key}={path} is not there; give a file, or a run by its name") from None
     except OSError as error:
         if error.errno == errno.EINVAL and path.is_dir():
             raise UserError(f"{key}={path} is a folder and no run; give a file in it") from None
         raise UserError(f"{key}={path} cannot be read ({error.strerror}); mend that") from None
-    for mark, what in NO_WEIGHTS.items():
-        if begin.startswith(mark):
-            raise UserError(f"{key}={path} is {what}")
+    if what := _no_weights(path, begin):
+        raise UserError(f"{key}={path} is {what}")
     if not stat.st_size:
         raise UserError(f"{key}={path} is empty; restore it")
     return _hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+def _no_weights(path: Path, begin: bytes) -> str | None:
+    """Say what a file is that is seen at once to hold no weights; None if it may hold some."""
+    if begin[8:9] == b"{":  # safetensors, behind the length of its header
+        return None
+    if path.suffix == ".onnx":
+        return f"a network in ONNX, not its weights by name; {GIVE}"
+    if begin.startswith(b"PK"):
+        return _of_archive(path)
+    marks = (what for mark, what in NO_WEIGHTS.items() if begin.lstrip().startswith(mark))
+    return next(marks, None)
+
+
+def _of_archive(path: Path) -> str | None:
+    """Say what a zip archive is if it holds no weights that torch.save wrote; None if it may."""
+    try:
+        names = {name.partition("/")[2] for name in zipfile.ZipFile(path).namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return None  # cut off: torch says where
+    return next((what for name, what in ARCHIVES.items() if name in names), None)
 
 
 @cache  # a sweep asks for each of its runs

@@ -38,17 +38,7 @@ OmegaConf.register_new_resolver("absolute", lambda path: str(rundir.absolute(pat
 
 @contextmanager
 def composing(folder: str | None) -> Iterator[None]:
-    """Have Hydra compose from `conf/`, and from a folder of the user's if one is given.
-
-    Raises:
-        UserError: it is no folder, or a file of it has the name of a choice that there is.
-    """
-    if folder and not Path(folder).is_dir():
-        raise UserError(f"--config-dir {folder} is no folder; it holds e.g. experiment/NAME.yaml")
-    for file in sorted(Path(folder).glob("*/*.yaml")) if folder else ():
-        if (CONF / file.parent.name / file.name).exists():
-            group, choice = file.parent.name, file.stem
-            raise UserError(f"{file}: {group}={choice} is a choice already; give it another name")
+    """Have Hydra compose from `conf/`, and from a folder of the user's if one is given."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name="launch"):
         if folder:
             path = GlobalHydra.instance().config_loader().get_search_path()

@@ -6,7 +6,35 @@ import sys
 from pathlib import Path
 
 from pipeline.display.errors import UserError
-from pipeline.records import rundir
+from pipeline.records import disk, rundir
+
+
+def check(*paths: Path | None) -> None:
+    """Refuse a path that cannot be written, before what goes there is computed.
+
+    Raises:
+        UserError: as `write`, or it is a folder.
+    """
+    for path in filter(None, paths):
+        _check_dash(path)
+        try:
+            there = _is_there(path)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}; name another file") from None
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; name a file in it")
+        if there and not path.is_file():
+            continue  # a device or a FIFO: opening it may wait for a reader
+        above = next(folder for folder in path.resolve().parents if folder.exists())
+        if not above.is_dir():
+            raise UserError(f"{path}: {above} is no folder; name another file")
+        if refused := disk.refusal(above):
+            raise UserError(f"{path} cannot be written: {refused}, or name another file")
+
+
+def _check_dash(path: Path) -> None:
+    if str(path) == "-":
+        raise UserError("- is no file; /dev/stdout is standard output, ./- a file of that name")
 
 
 def write(path: Path, text: str) -> None:
@@ -19,8 +47,7 @@ def write(path: Path, text: str) -> None:
         UserError: the path cannot be written, or is `-`, which elsewhere means standard output.
         BrokenPipeError: the reader is gone.
     """
-    if str(path) == "-":
-        raise UserError("- is no file; /dev/stdout is standard output, ./- a file of that name")
+    _check_dash(path)
     try:
         if not _is_there(path):
             target = path.resolve()

@@ -11,8 +11,10 @@ from importlib.util import find_spec
 import pytest
 
 from pipeline import __main__ as dispatcher
+from pipeline import cancel
 from pipeline.records import named
 from tests.launcher import PROJECT
+from tests.runs import make_run
 
 NAMES = ["launch", "run", "status", "logs", "cancel", "compare", "sync", "evaluate", "lr_finder"]
 
@@ -136,3 +138,12 @@ def test_what_messages_say_to_type_are_commands():
         if there.submodule_search_locations:
             there = find_spec(f"{module}.__main__")
         assert '__name__ == "__main__"' in there.loader.get_source(there.name), module
+
+
+def test_a_finished_run_cannot_be_cancelled(tmp_path, capsys):
+    done, begun = make_run(tmp_path, "done"), make_run(tmp_path, "begun", finished=("prep",))
+    assert cancel.main([f"--root={tmp_path}", "done"]) == 0
+    assert capsys.readouterr().out == "nothing was stopped\n"
+    assert not list(done.glob("**/CANCELLED"))
+    assert cancel.main([f"--root={tmp_path}", "done", "begun"]) == 0
+    assert (begun / "CANCELLED").exists() and not (done / "CANCELLED").exists()

@@ -42,7 +42,7 @@ def labelled(
     for split, rows in found.items():
         for name, label in rows:
             if label not in numbers:
-                raise UserError(_unknown(where / name, label, bool(known), split, len(numbers)))
+                raise UserError(unknown(where / name, label, bool(known), split, len(numbers)))
     _check_filled(order, told, where)
     return tuple(order.values()), {
         split: [Item(name, numbers[label]) for name, label in rows] for split, rows in found.items()
@@ -73,7 +73,8 @@ def _check_filled(order: dict[Label, str], told: set[Label], where: Path) -> Non
         )
 
 
-def _unknown(image: Path, label: Label, known: bool, split: str, count: int) -> str:
+def unknown(image: Path, label: Label, known: bool, split: str, count: int) -> str:
+    """Return that the label of an image is no class."""
     told = f"{image} has the label {label!a}"
     if known:
         return f"{told}, but the {count} classes go from 0 to {count - 1}; correct it"

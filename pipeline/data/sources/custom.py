@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.custom.call import call, load, raised
+from pipeline.custom.call import THEIRS, call, load, raised
 from pipeline.data.sources.base import Listing
-from pipeline.data.sources.classes import Label, Labelled, labelled
+from pipeline.data.sources.classes import Label, Labelled, labelled, unknown
 from pipeline.data.sources.pairs import Unfit, class_names, label, pair
 from pipeline.data.sources.spool import Spool
 from pipeline.display.errors import UserError, gist
@@ -74,7 +74,7 @@ class Custom:
                 raise Unfit(f"its class is {found!r}, but targets has {targets[int(number)]!r}")
         except Unfit as error:
             raise OSError(str(error)) from None
-        except (Exception, SystemExit) as error:  # whatever is in the user's code
+        except THEIRS as error:
             raise OSError(f"it {raised(error)}") from None
         return image
 
@@ -122,25 +122,32 @@ class Custom:
 
     def _rows(self, split: str) -> list[tuple[str, Label]]:
         table = self._table(split)
-        labels = _targets(table)
-        if labels is None:
+        found = self._labels(table)
+        if found is None:
             found = [label for _, label in self._pairs(table[n] for n in range(len(table)))]
-        elif len(labels) != len(table):
-            raise UserError(
-                f"{self._where} has {len(table)} images, but {len(labels)} classes in "
-                "targets; give each image one"
-            )
-        else:
-            found = list(self._labels(labels))
         prefix = "" if split == "all" else f"{split}/"
         return [(f"{prefix}{number:08d}", label) for number, label in enumerate(found)]
 
-    def _labels(self, targets: Any) -> Iterator[Label]:
+    def _labels(self, table: Any) -> list[Label] | None:
+        """Return the classes of all images where they can be had without reading them.
+
+        Raises:
+            UserError: there is not one for each image.
+        """
+        if (targets := _targets(table)) is None:
+            return None
+        if len(targets) != len(table):
+            raise UserError(
+                f"{self._where} has {len(table)} images, but {len(targets)} classes in "
+                "targets; give each image one"
+            )
+        found: list[Label] = []
         for number, value in enumerate(targets):
             try:
-                yield label(value)
+                found.append(label(value))
             except Unfit as error:
                 raise UserError(f"{self._where}: targets, image {number}: {error}") from None
+        return found
 
     def _pairs(self, given: Any) -> Iterator[tuple[bytes, Label]]:
         """Yield images and labels as they come.
@@ -157,7 +164,7 @@ class Custom:
             raise UserError(f"{self._where}: image {number}: {error}") from None
         except UserError:
             raise
-        except (Exception, SystemExit) as error:  # whatever is in the user's code
+        except THEIRS as error:
             raise UserError(f"{self._where} {raised(error)} at image {number}") from None
 
     def _try(self, split: str, given: Any) -> None:
@@ -182,12 +189,22 @@ class Custom:
                 f"{where} gives another image 0 each time it is read; leave random changes to "
                 "train.augment, which makes them anew in each epoch"
             )
-        targets = _targets(given)
-        if targets is not None and (told := next(self._labels(targets), None)) != first[0][1]:
+        told = self._labels(given) or [first[0][1]]
+        if told[0] != first[0][1]:
             raise UserError(
                 f"{where} gives image 0 the class {first[0][1]!r}, but its targets begin with "
-                f"{told!r}; make them agree"
+                f"{told[0]!r}; make them agree"
             )
+        self._check_known(split, told)
+
+    def _check_known(self, split: str, told: list[Label]) -> None:
+        """Refuse a class that is none of those with a name."""
+        known = {*range(len(self._classes)), *self._classes}
+        for number, value in enumerate(told):
+            if known and value not in known:
+                name = f"{number:08d}" if split == "all" else f"{split}/{number:08d}"
+                where = Path(self._data.target) / name
+                raise UserError(unknown(where, value, True, split, len(self._classes)))
 
 
 def _indexed(given: Any) -> bool:

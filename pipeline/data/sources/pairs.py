@@ -39,11 +39,17 @@ def label(value: Any) -> Label:
         Unfit: it is neither.
     """
     if isinstance(value, str):
-        return str(value)
-    try:
-        return operator.index(value)
-    except (TypeError, ValueError, RuntimeError):  # of an array, of a tensor
-        raise Unfit(f"its class is of type {_kind(value)}; give a name or whole number") from None
+        found: Label = str(value)
+    else:
+        try:
+            found = operator.index(value)
+        except (TypeError, ValueError, RuntimeError):  # of an array, of a tensor
+            raise Unfit(
+                f"its class is of type {_kind(value)}; give a name or whole number"
+            ) from None
+    if found == "" or (isinstance(found, int) and found < 0):
+        raise Unfit(f"its class is {found!r}; give a name, or a number from 0")
+    return found
 
 
 def encoded(image: Any) -> bytes:

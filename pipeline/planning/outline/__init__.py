@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ PATIENCE = 120  # seconds; a large network takes ten
 STEP = 8  # the side of images that grow is a multiple of it, pixels
 CLASSES = dict.fromkeys(("digits", "cifar10", "mnist", "fashion_mnist", "kmnist"), 10)
 CLASSES["cifar100"] = 100
+CALLS = "calls"  # key of a line that is the last one if code of the user's ends the process
 UNTOLD = 1000  # classes, where prep counts them: they change little but the last layer
 
 
@@ -40,6 +42,7 @@ class Outline:
         flops: of one image; a multiply-add counts 2.
         growable: convolutions that can take branches of the method.
         left: why others cannot, and how many.
+        depthwise: how many of the growable ones are depthwise.
         start: what the weights are that it starts with, and which of them stay.
     """
 
@@ -47,6 +50,7 @@ class Outline:
     flops: int
     growable: int
     left: dict[str, int] = field(default_factory=dict)
+    depthwise: int = 0
     start: list[str] = field(default_factory=list)
 
 
@@ -133,7 +137,17 @@ def look(config: Config, counted: int | None = None, begins: bool = True) -> Out
             f"method={config.method.name} finds no convolution to grow in {config.model.name}: "
             f"{reasons or 'it has none larger than 1x1'}; use method=plain or another model="
         )
+    if isinstance(found, Outline) and not found.depthwise:
+        _refuse_widening(config)
     return found
+
+
+def _refuse_widening(config: Config) -> None:
+    if (times := getattr(config.method, "widen_depthwise", 1)) > 1:
+        raise UserError(
+            f"method.widen_depthwise={times} changes nothing: {config.model.name} has no depthwise "
+            "convolution that takes branches; leave it out, or use another model="
+        )
 
 
 def try_optimizer(config: Config) -> Unknown | None:
@@ -195,6 +209,7 @@ def _started(config: Config, counted: int | None, found: Outline) -> Outline:
         "method": method.model_dump(mode="json"),
     }
     asked |= {"classes": known or UNTOLD, "counted": known is not None}
+    asked |= {"head_lr": config.train.head_lr}
     answer = _accepted(_asked("--start", json.dumps(asked), config.root))
     if isinstance(answer, Unknown):
         return replace(found, start=[f"start: it was not looked at: {answer.why}"])
@@ -217,14 +232,21 @@ def ask(arguments: list[str], request: str = "") -> Any:
         with TemporaryDirectory() as scratch:  # torch makes its cache; a dry run leaves none
             done = subprocess.run(
                 [sys.executable, "-m", "pipeline.planning.outline", *arguments],
-                input=request, capture_output=True, text=True, cwd=PROJECT, timeout=PATIENCE,
+                input=request, capture_output=True, text=True, errors="replace", cwd=PROJECT,
+                timeout=PATIENCE,
                 env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": scratch},
             )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Unknown(why=f"it took longer than {PATIENCE} s")
-    if done.returncode:
+    answer = json.loads((done.stdout.splitlines() or ["null"])[-1])
+    if isinstance(answer, dict) and CALLS in answer:
+        return {"refused": _ended(answer[CALLS], done.returncode)}
+    if done.returncode or answer is None:
         return Unknown(why=(done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
-    try:
-        return json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):  # the code of a user can end the process, and print
-        return Unknown(why="the process that looked at it ended without an answer")
+    return answer
+
+
+def _ended(setting: str, code: int) -> str:
+    """Say how code of the user's ended the process that called it."""
+    how = f"with exit code {code}" if code >= 0 else f"by a signal ({signal.strsignal(-code)})"
+    return f"{setting} ends the process that calls it, {how}; it must return what it makes"

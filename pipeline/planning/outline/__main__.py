@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dyrep.block import fitting, outer_blocks
 from dyrep.cost import cost
 from dyrep.eligible import convs, unfit_convs
+from dyrep.geometry import Geometry
 from pipeline.config import sections
 from pipeline.config.data import Custom as Settings
 from pipeline.config.model import Model, Structured, added
@@ -42,7 +43,7 @@ from pipeline.networks import (
     trial,
 )
 from pipeline.networks.architectures import DROPS
-from pipeline.planning.outline import Images, Outline, Request
+from pipeline.planning.outline import CALLS, Images, Outline, Request
 
 
 def outline(request: Request) -> Outline:
@@ -78,8 +79,10 @@ def _growth(network: nn.Module, branches: Sequence[str]) -> dict[str, Any]:
     for path, conv in convs(network):
         if path not in left and not fitting(conv, branches):
             left[path] = "it can take none of these branches"
-    growable = sum(path not in left for path, _ in convs(network))
-    return {"growable": growable, "left": dict(Counter(left.values()))}
+    growable = [conv for path, conv in convs(network) if path not in left]
+    depthwise = sum(Geometry.of(conv).depthwise for conv in growable)
+    reasons = dict(Counter(left.values()))
+    return {"growable": len(growable), "left": reasons, "depthwise": depthwise}
 
 
 def start(asked: dict[str, Any]) -> dict[str, Any]:
@@ -91,6 +94,8 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
     known = sections({"model": asked["model"], "method": asked["method"]})
     network = architectures.build(known.model, asked["classes"])
     told = pretrained.begin(network, known.model, asked["classes"], asked["counted"])
+    if asked["head_lr"] is not None:
+        optimizers.check_head(network, architectures.head(known.model, asked["classes"]))
     found = _growth(network, added(known.method))
     if isinstance(known.method, Structured):
         structures.apply(network, known.method)
@@ -119,7 +124,9 @@ def _try(network: nn.Module, request: Request, device: str) -> None:
     for training, batch in ((False, 1), (True, min(request.batch, 2))):
         network.train(training)
         for side in dict.fromkeys(request.sides):
-            scores = network(torch.zeros(batch, 3, side, side, device=device))
+            images = torch.zeros(batch, 3, side, side, device=device)
+            with torch.set_grad_enabled(training and request.model["family"] == "custom"):
+                scores = network(images)
             if not isinstance(scores, torch.Tensor):
                 raise TypeError(f"it returns a {type(scores).__name__}, no tensor of scores")
             expected = (batch, request.classes if request.counted else scores.shape[-1])
@@ -128,6 +135,8 @@ def _try(network: nn.Module, request: Request, device: str) -> None:
                     f"it returns {tuple(scores.shape)} for {batch} images and {request.classes} "
                     "classes, not one score for each class"
                 )
+            if training and request.model["family"] == "custom":
+                shape.learn(scores)
 
 
 def _refuse_idle(request: Request, device: torch.device) -> None:
@@ -221,6 +230,25 @@ def _images(request: dict[str, Any]) -> Images:
     return Images(training=training, classes=classes)
 
 
+def _theirs(request: dict[str, Any]) -> str | None:
+    """Return the setting that names code of the user's, if a request has any called."""
+    parts = ((name, request.get(name)) for name in code.SECTIONS)
+    named = ((n, part["target"]) for n, part in parts if part and "target" in part)
+    return next((f"{name}.target={target}" for name, target in named), None)
+
+
+def _reply(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer to a request, or why it is refused."""
+    try:
+        return _answer(request)
+    except UserError as error:
+        return {"refused": str(error)}
+    except BaseException as error:  # code of the user's may raise anything
+        if not (theirs := _theirs(request)):
+            raise
+        return {"refused": f"{theirs} {raised(error)}"}
+
+
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     if place := request.get("place"):
         code.on_path(Path(place))
@@ -244,19 +272,19 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer in one line of JSON; what else is printed goes to stderr."""
+    """Answer in the last line, as JSON; what else is printed goes to stderr.
+
+    Before code of the user's is called a line says so: it is the last one if that ends the process.
+    """
     warnings.simplefilter("ignore")
     stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    answer: dict[str, Any]
-    if sys.argv[1:] == ["--names"]:
-        answer = names()
-    else:
-        try:
-            answer = _answer(json.load(sys.stdin))
-        except UserError as error:
-            answer = {"refused": str(error)}
+    request = {} if sys.argv[1:] == ["--names"] else json.load(sys.stdin)
+    if theirs := _theirs(request):
+        print(json.dumps({CALLS: theirs}), file=stdout, flush=True)
+    answer = _reply(request) if request else names()
     print(json.dumps(answer), file=stdout, flush=True)
+    os._exit(0)  # threads of the user's code may go on
 
 
 if __name__ == "__main__":

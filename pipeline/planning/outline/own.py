@@ -66,10 +66,16 @@ def outline(request: Request) -> Outline:
         raise UserError(f"model={name} would have {parameters:.1e} parameters; make it narrower")
     flops = sum(2 * c.weights * c.side**2 for c in layers)
     flops += sum(2 * inputs * outputs for inputs, outputs in linear)
-    growable = sum(c.takes(request.branches) for c in layers)
+    growable = [c for c in layers if c.takes(request.branches)]
     large = sum(c.kernel > 1 for c in layers)
-    left = {"it can take none of these branches": large - growable} if large > growable else {}
-    return Outline(parameters=parameters, flops=flops, growable=growable, left=left)
+    unfit = large - len(growable)
+    return Outline(
+        parameters=parameters,
+        flops=flops,
+        growable=len(growable),
+        left={"it can take none of these branches": unfit} if unfit else {},
+        depthwise=sum(c.groups > 1 for c in growable),
+    )
 
 
 def convs(model: dict[str, object], side: int) -> Iterator[Conv]:

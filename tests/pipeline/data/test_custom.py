@@ -164,9 +164,11 @@ def test_a_label_is_a_number_or_a_name(given, kept):
     assert (label(given), type(label(given))) == (kept, type(kept))
 
 
-@pytest.mark.parametrize("given", [1.0, None, np.zeros(3), torch.tensor(1.5), [1]])
+@pytest.mark.parametrize(
+    "given", [1.0, None, np.zeros(3), torch.tensor(1.5), [1], -1, "", np.int8(-3)]
+)
 def test_another_label_is_refused(given):
-    with pytest.raises(Unfit, match="its class is of type"):
+    with pytest.raises(Unfit, match=r"its class is (of type|'';|-\d;)"):
         label(given)
 
 
@@ -186,6 +188,13 @@ REFUSED = {
     f"class f(list):\n    targets = [1]\n    def __init__(self): self.append({ITEM})": (
         "gives image 0 the class 0, but its targets begin with 1; make them agree"
     ),
+    f"class f(list):\n    targets = [0, 1]\n    def __init__(self): self.append({ITEM})": (
+        "has 1 images, but 2 classes in targets"
+    ),
+    "def f(): return [(b'x', -1)]": "image 0: its class is -1; give a name, or a number from 0",
+    "class f(list):\n    targets = [0, -1]\n    def __init__(self): self += [(b'x', 0)] * 2": (
+        "targets, image 1: its class is -1; give a name"
+    ),
     "import os\nclass f(list):\n    def __init__(self): self.append(1)\n"
     "    def __getitem__(self, n): return os.urandom(9), 0": "gives another image 0 each time",
 }  # fmt: skip
@@ -198,6 +207,21 @@ def test_what_gives_no_images_is_refused_in_one_line(mine, text):
         Custom(settings(**chosen("f"))).look()
     assert str(refused.value).startswith("data.target=mine:f")
     assert REFUSED[text] in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("self += [(b'x', 2)] * 3", "mine:f/00000000 has the label 2, but the 2 classes go from 0"),
+        ("self += [(b'x', 0)] * 3; self.targets = [0, 1, 2]", "mine:f/00000002 has the label 2"),
+        ("self += [(b'x', 'c')] * 3", "has the label 'c', but the 2 classes"),
+    ],
+)
+def test_a_class_without_a_name_is_refused_before_prep(mine, text, said):
+    mine(f"class f(list):\n    classes = ['a', 'b']\n    def __init__(self): {text}")
+    with pytest.raises(UserError) as refused:
+        Custom(settings(**chosen("f"))).look()
+    assert said in str(refused.value)
 
 
 def test_one_set_without_a_share_to_hold_out_is_refused(mine):

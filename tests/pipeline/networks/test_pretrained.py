@@ -9,10 +9,11 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 import dyrep
 from pipeline.display.errors import UserError
-from pipeline.networks import architectures, pretrained, weights
+from pipeline.networks import architectures, optimizers, pretrained, weights
 from pipeline.records import disk
 from tests.dyrep.drawn import randomise
 from tests.pipeline.networks.made import model, network, stored
@@ -101,6 +102,14 @@ def test_weights_are_found_in_what_programs_save(tmp_path, wrapped, zipped):
 
 
 # -- how they fit ----------------------------------------------------------------------------------
+
+
+def test_a_rate_for_a_head_that_is_frozen_is_refused():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 3))
+    optimizers.check_head(network, {"2.weight", "2.bias"})
+    network[2].requires_grad_(False)
+    with pytest.raises(UserError, match=r"leave train\.head_lr out"):
+        optimizers.check_head(network, {"2.weight", "2.bias"})
 
 
 def test_a_head_of_as_many_classes_is_taken_along(tmp_path):

@@ -33,6 +33,12 @@ NO_CHOICE = [
     ("hydra/nonsense=x", "is not a setting"),
     ("+sweeps=methods", "`wandb sweep"),
     ("+defaults=[{model:resnet18}]", "is not a setting"),
+    ("--config-path=/tmp", "--config-path is not for launch"),
+    ("-cn=foo", "--config-name is not for launch"),
+    ("--experimental-rerun=x.pickle", "--experimental-rerun is not for launch: name=NAME"),
+    ("--resolve", "--resolve goes with --cfg job alone"),
+    ("--package=train", "--package goes with --cfg job alone"),
+    ("hydra.searchpath=[file:///x]", "--config-dir DIR adds choices of yours"),
     ("--nonsense", "unrecognized arguments: --nonsense"),
     ("foo", "is not of the form KEY=VALUE"),
     ("=5", "is not of the form KEY=VALUE"),
@@ -57,8 +63,11 @@ def test_a_sweeper_that_is_none_is_refused_before_one_is_looked_for(inside, name
 
 
 def test_settings_may_stand_on_both_sides_of_an_option():
-    asked = arguments.read(["seed=1,2", "-m", "method=plain", "--config-dir", "/x", "name=a"])
-    assert asked.words == ["-m", "--config-dir", "/x", "seed=1,2", "method=plain", "name=a"]
+    asked = arguments.read(
+        ["seed=1,2", "-m", "method=plain", "--package", "x", "name=a", "-c", "job"]
+    )
+    words = ["-m", "--package", "x", "-c", "job", "seed=1,2", "method=plain", "name=a"]
+    assert asked.words == words
     assert asked.settings == ["seed=1,2", "method=plain", "name=a"]
 
 

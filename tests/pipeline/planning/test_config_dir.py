@@ -1,5 +1,7 @@
 """Settings of one's own: a folder beside `conf/`, in single runs and in sweeps."""
 
+import os
+
 import pytest
 
 from pipeline.planning.conf import CONF
@@ -12,6 +14,17 @@ FILES = {
     "experiment/open.yaml": "train:\n  epochs: [3\n",
     "experiment/twice.yaml": "train:\n  epochs: 3\n  epochs: 4\n",
     "experiment/typo.yaml": "# @package _global_\ntrain:\n  epochz: 3\n",
+    "experiment/paper/one-by-one.yaml": "# @package _global_\nseed: 8\n",
+    "experiment/my-own.yaml": "# @package _global_\nseed: 9\n",
+    "experiment/other.yaml": "# @package _global_\ndefaults:\n  - override /experiment: mine\n",
+    "experiment/list.yaml": "- a\n- b\n",
+    "experiment/below.yaml": "# @package _global_\ndefaults:\n  - override /train: list\n",
+    "train/list.yaml": "- a\n",
+    "experiment/text.yaml": "# @package _global_\ndefaults: cifar\n",
+    "experiment/section.yaml": "# @package _global_\ntrain: [1]\n",
+    "experiment/value.yaml": "# @package _global_\ntrain: 3\n",
+    "experiment/both.yaml": "# @package _global_\ndefaults:\n  - /train: digits\n",
+    "experiment/nowhere.yaml": "# @package _global_\ndefaults:\n  - /trian: digits\n",
     "train/quick.yaml": (CONF / "train/digits.yaml")
     .read_text()
     .replace("name: digits", "name: quick"),
@@ -37,6 +50,15 @@ def test_a_choice_of_a_folder_of_ones_own_is_taken(inside, folder, spelt):
     assert "seed 7" in out
 
 
+@pytest.mark.parametrize(
+    ("choice", "seed", "name"),
+    [("paper/one-by-one", 8, "paper-one-by-one-digits"), ("my-own", 9, "my-own-digits")],
+)
+def test_a_choice_may_have_any_name_and_be_in_a_folder(inside, folder, choice, seed, name):
+    code, out, _ = inside("--config-dir", str(folder), f"experiment={choice}", "dry_run=true")
+    assert (code, f"seed {seed}" in out, out.startswith(name)) == (0, True, True)
+
+
 def test_a_sweep_takes_them_too_and_a_dry_run_leaves_nothing(inside, folder):
     code, out, _ = inside("--config-dir", str(folder), "-m", "train=glob(quick*)", "dry_run=true")
     assert (code, out.count("recipe: train=")) == (0, 2)
@@ -53,24 +75,57 @@ def test_a_sweep_takes_them_too_and_a_dry_run_leaves_nothing(inside, folder):
         (["experiment=typo"], "train.epochz is not a setting; did you mean 'train.epochs'?"),
         (["train=quickest"], "train=quickest is not a choice; did you mean 'quicker'?"),
         (["train.optimizer_args.x=1"], "add it: +train.optimizer_args.x=VALUE"),
+        (["experiment=paper/two"], "experiment=paper/two is not a choice; valid are: "),
+        (
+            ["experiment=other"],
+            "chooses experiment=mine, which is ignored where experiment=other is",
+        ),
+        (["experiment=list"], "list.yaml is a list; write settings by name in it"),
+        (["experiment=below"], "train/list.yaml is a list; write settings by name"),
+        (
+            ["experiment=text"],
+            "text.yaml: defaults is no list; write e.g. '- override /train: cifar",
+        ),
+        (["experiment=section"], "In 'experiment/section': a list is where a section goes"),
+        (["experiment=value"], "train=3 is no section; set what is in it, train.KEY=VALUE"),
+        (["experiment=both"], "train is chosen twice; write '- override /train: CHOICE'"),
+        (["experiment=nowhere"], "trian=digits is not a choice: there is no folder trian with any"),
+        (["experiment=pipe"], "pipe.yaml is no regular file"),
         (["experiment=open"], "line 3: expected ',' or ']'"),
         (["experiment=twice"], "line 3: found duplicate key epochs"),
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
 def test_what_is_wrong_in_it_is_one_line(inside, folder, words, said, sweep):
+    os.mkfifo(folder / "experiment" / "pipe.yaml")
     code, _, err = inside("--config-dir", str(folder), *sweep, *words, "dry_run=true")
     assert (code, err.count("\n")) == (2, 1)
     assert said in err
 
 
-def test_a_folder_that_is_none_is_refused(inside, tmp_path):
-    code, _, err = inside("--config-dir", str(tmp_path / "gone"), "experiment=mine")
-    assert (code, f"--config-dir {tmp_path}/gone is no folder" in err) == (2, True)
-
-
-def test_a_file_with_the_name_of_a_choice_is_not_passed_over_in_silence(inside, folder):
-    (folder / "train" / "digits.yaml").write_text("epochs: 3\n")
-    code, _, err = inside("--config-dir", str(folder), "train=digits", "dry_run=true")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--config-dir", "gone"], "gone is no folder; it holds e.g. experiment/NAME.yaml"),
+        (["--config-dir="], "--config-dir '' is no folder"),
+        (["--config-dir", "empty"], "empty has no settings in it"),
+        (["--config-dir", "own/experiment"], "own/experiment has no settings in it"),
+        (["--config-dir", "own", "-cd", "own"], "--config-dir is given twice, own and own"),
+    ],
+)
+def test_a_folder_that_adds_nothing_is_refused(inside, folder, monkeypatch, words, said):
+    (folder.parent / "empty").mkdir()
+    monkeypatch.chdir(folder.parent)
+    code, _, err = inside(*words, "dry_run=true")
     assert (code, err.count("\n")) == (2, 1)
-    assert "train=digits is a choice already; give it another name" in err
+    assert said in err
+
+
+@pytest.mark.parametrize("file", ["train/digits.yaml", "config.yaml", "hydra/help/pipeline.yaml"])
+def test_a_file_with_the_name_of_a_choice_is_not_passed_over_in_silence(inside, folder, file):
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("epochs: 3\n")
+    code, _, err = inside("--config-dir", str(folder), "dry_run=true")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{file}: " in err and "is there already; give it another name" in err

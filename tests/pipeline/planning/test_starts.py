@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,28 @@ def lfs(path):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
 
 
+def archive(*names):
+    def make(path):
+        with zipfile.ZipFile(path, "w") as file:
+            for name in names:
+                file.writestr(f"model/{name}", b"x")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        archive("data.pkl", "data/0"),
+        lambda path: path.write_bytes(b" <" + bytes(6) + b'{"w":'),  # a header of 15,392 bytes
+        lambda path: path.write_bytes(b"PK\x03\x04 cut off"),
+    ],
+)
+def test_what_may_be_weights_is_left_to_torch(tmp_path, root, make):
+    make(tmp_path / "w")
+    assert pinned(root, tmp_path / "w")["pretrained"] == str(tmp_path / "w")
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -111,6 +134,10 @@ def lfs(path):
         (Path.touch, "is empty; restore it"),
         (lfs, "is a pointer of Git LFS; `git lfs pull` fetches"),
         (lambda path: path.write_text("<!DOCTYPE html>"), "is a page of the web"),
+        (archive("archive_format", "byteorder"), "is an exported program (.pt2), which holds code"),
+        (archive("constants.pkl", "data.pkl"), "is a TorchScript program, which holds code; give"),
+        (lambda path: path.write_bytes(b"\x89HDF\r\n"), "is an HDF5 file"),
+        (lambda path: path.write_bytes(b"\x1f\x8b\x08"), "is compressed (gzip); unpack it"),
         (os.mkfifo, "cannot be read (it is no regular file)"),
         (lambda path: path.symlink_to("nowhere"), "is not there"),
         (lambda path: path.symlink_to(path), "cannot be read"),

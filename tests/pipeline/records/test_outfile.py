@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import lr_finder
+from pipeline.compare import __main__ as compare
 from pipeline.display.errors import UserError
 from pipeline.records import outfile
 from tests.launcher import PROJECT
@@ -59,6 +61,42 @@ def test_what_cannot_be_written_is_one_line(tmp_path, make, said):
     make(tmp_path / "it")
     with pytest.raises(UserError, match=said):
         outfile.write(tmp_path / "it", "text")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("-", "- is no file; /dev/stdout is standard output"),
+        (".", "is a folder; name a file in it"),
+        ("file/below", "Not a directory"),
+        ("circle", "symbolic link"),
+        ("/proc/none/x", "cannot be written"),
+    ],
+)
+def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch, name, said):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("circle").symlink_to("circle")
+    with pytest.raises(UserError, match=said):
+        outfile.check(Path(name))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "file"]
+
+
+def test_what_can_be_written_is_not_refused_and_not_made(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    outfile.check(None, Path(os.devnull), tmp_path / "new" / "file", tmp_path / "fifo")
+    assert [path.name for path in tmp_path.iterdir()] == ["fifo"]
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_runs_are_read(tmp_path, capsys):
+    make_run(tmp_path, "one")
+    asked = ["one", f"--root={tmp_path}", "--html"]
+    assert compare.main([*asked, str(tmp_path)]) == 2
+    assert lr_finder.main([*asked, str(tmp_path / "runs" / "one" / "run.json" / "x")]) == 2
+    told = capsys.readouterr()
+    assert "is a folder; name a file in it" in told.err
+    assert "Not a directory; name another file" in told.err
+    assert not told.out
 
 
 def test_what_is_said_before_and_after_stays_in_a_file_that_stdout_is(tmp_path):

@@ -1,6 +1,8 @@
 """Networks and images of the user's own before anything is trained: tried, and refused in one line."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -12,6 +14,7 @@ from pipeline.networks import architectures
 from pipeline.planning import outline
 from pipeline.planning.outline import Request
 from pipeline.planning.outline import __main__ as side
+from tests.launcher import PROJECT
 
 NETS = """
 import threading
@@ -62,6 +65,27 @@ class Noted(Twice):
         Pair.__init__(self, num_classes)
     def get_extra_state(self): return "note"
     def set_extra_state(self, state): pass
+
+class Deaf(Locked):
+    def __init__(self, num_classes, how="detach"):
+        Pair.__init__(self, num_classes)
+        self.how = how
+        self.net.requires_grad_(how != "frozen")
+    def forward(self, x):
+        if self.how == "no_grad":
+            with torch.no_grad():
+                return self.net(x)
+        if self.how == "inplace":
+            y = self.net(x).exp()
+            return y.mul_(2).add_(y)
+        if self.how == "integers":
+            return self.net(x).long()
+        return self.net(x).detach() if self.how == "detach" else self.net(x)
+
+class Props(Locked):
+    def __init__(self, num_classes):
+        Pair.__init__(self, num_classes)
+    def state_dict(self, *args, **kwargs): raise KeyError("mine")
 
 made = []
 def moody(num_classes):
@@ -139,6 +163,54 @@ def test_the_network_is_built_anew_with_its_arguments():
     assert network[0].out_channels == 6
 
 
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("detach", "no parameter would learn from its scores"),
+        ("no_grad", "no parameter would learn from its scores"),
+        ("integers", "no parameter would learn from its scores"),
+        ("frozen", "no parameter would learn from its scores"),
+        ("inplace", "modified by an inplace operation"),
+    ],
+)
+def test_a_network_that_cannot_learn_is_refused(how, said):
+    with torch.no_grad(), pytest.raises(UserError, match=said) as refused:
+        side.outline(asked("Deaf", how=how))
+    assert str(refused.value).startswith("model.target=mine:Deaf returns a network that cannot be")
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "said"),
+    [
+        (
+            {"calls": "model.target=mine:net"},
+            3,
+            "model.target=mine:net ends the process that calls",
+        ),
+        ({"calls": "data.target=mine:f"}, 0, "it, with exit code 0; it must return"),
+        ({"calls": "data.target=mine:f"}, -11, "it, by a signal (Segmentation fault); it must"),
+    ],
+)
+def test_code_that_ends_its_process_is_refused(monkeypatch, last, code, said):
+    done = subprocess.CompletedProcess([], code, f"{json.dumps(last)}\n", "bye")
+    monkeypatch.setattr(outline.subprocess, "run", lambda *_, **__: done)
+    assert said in outline.ask(["--outline"])["refused"]
+
+
+@pytest.mark.long
+def test_a_launch_refuses_code_that_ends_its_process(tmp_path):
+    (tmp_path / "ends.py").write_text("import os\ndef net(num_classes): os.kill(os.getpid(), 9)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.launch", "model=custom", "model.target=ends:net"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert (
+        "model.target=ends:net ends the process that calls it, by a signal (Killed)" in done.stderr
+    )
+    assert not (tmp_path / "outputs").exists()
+
+
 @pytest.fixture
 def own(tmp_path, monkeypatch, inside):
     """Launch in this process, also what is asked of the process that has torch, from a folder."""
@@ -146,10 +218,7 @@ def own(tmp_path, monkeypatch, inside):
     def ask(arguments, request=""):
         monkeypatch.setattr("sys.argv", ["outline", *arguments])
         with torch.no_grad():
-            try:
-                return json.loads(json.dumps(side._answer(json.loads(request))))
-            except UserError as error:
-                return {"refused": str(error)}
+            return json.loads(json.dumps(side._reply(json.loads(request))))
 
     monkeypatch.setattr(outline, "ask", ask)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -167,6 +236,14 @@ def pictures(count=40):
 pictures.classes = ["even", "odd"]
 class Few(list):
     def __init__(self): super().__init__([(b"x", 0)] * 8)
+class Negative(Few):
+    def __len__(self): return -1
+class Odd(Few):
+    @property
+    def classes(self): raise RuntimeError("mine")
+def stop(): raise KeyboardInterrupt
+class Cancelled(BaseException): pass
+def cancelled(): raise Cancelled("mine")
 """
 
 
@@ -208,6 +285,12 @@ def test_what_cannot_be_tried_is_told(own, tmp_path, monkeypatch):
         (["model.target=mine:net"], "model.target is only a setting of model=custom"),
         (["data=custom"], "data.target is missing"),
         (["data=custom", "data.target=pictures:gone"], "pictures has no gone"),
+        (["data=custom", "data.target=pictures:Negative"],
+         "pictures:Negative raised ValueError: __len__() should return >= 0"),
+        (["data=custom", "data.target=pictures:Odd"], "raised RuntimeError: mine (pictures.py"),
+        (["data=custom", "data.target=pictures:stop"], "raised KeyboardInterrupt: no reason given"),
+        (["data=custom", "data.target=pictures:cancelled"], "raised Cancelled: mine (pictures.py"),
+        (["model=custom", "model.target=mine:Props"], "mine:Props raised KeyError: 'mine'"),
         (["data=custom", "data.target=pictures:Few"], "larger than the 7 training images"),
         (["data=custom", "data.target=pictures:pictures", "data.val_fraction=null"],
          "returns one set of images"),

@@ -132,6 +132,32 @@ def test_a_method_that_finds_nothing_to_grow_is_refused_with_the_reasons(tmp_pat
     assert outline.look(config(tmp_path, *model, "method=plain")) == Outline(**answer)
 
 
+def test_widening_is_refused_where_nothing_is_depthwise(tmp_path, monkeypatch):
+    asked = ("method=dbb", "method.widen_depthwise=2")
+    with pytest.raises(
+        UserError, match="widen_depthwise=2 changes nothing: vgg_small has no depth"
+    ):
+        outline.look(config(tmp_path, *asked))
+    found = outline.look(config(tmp_path, *asked, "model=mobilenet_v1"))
+    assert isinstance(found, Outline) and found.depthwise == 13
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("train.profile=260", 2, "train.profile=260 would write nothing: 5 steps come before, and"),
+        ("train.profile=259", 0, "dry run"),
+        ("train.recalibrate=1000000000", 0, "takes all 22 batches of an epoch"),
+        ("train.recalibrate=22", 0, "dry run"),
+    ],
+)
+def test_what_goes_beyond_the_training_is_told(inside, words, code, said):
+    found, out, err = inside(words, "dry_run=true")
+    assert found == code
+    assert said in " ".join((out + err).split())
+    assert ("note: train.recalibrate" in out) == ("000" in words)
+
+
 @pytest.mark.parametrize("harm", ["absent", "slow", "broken"])
 def test_without_an_answer_the_plan_says_so_and_goes_on(inside, monkeypatch, harm):
     def run(*_, **__):

@@ -1,0 +1,65 @@
+"""Settings that do nothing beside the others: refused where the command line names them.
+
+In a file of `conf/` they stand beside their choice, and may wait there for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from pipeline.config.base import written
+
+Flat = dict[str, Any]  # settings by dotted key
+
+
+def refusal(named: Collection[str], flat: Flat) -> str | None:
+    """Return the first setting that is named and does nothing, with the reason, or None.
+
+    Args:
+        named: Dotted keys of the command line.
+        flat: All settings; some may be missing, or of a wrong type.
+    """
+    for key, (idles, why) in IDLE.items():
+        if key in named and key in flat and idles(flat):
+            return f"{key}={written(flat[key])} does nothing: {why}; leave it out"
+    return None
+
+
+def _linear(flat: Flat) -> bool:
+    return flat.get("method.kind") == "grow" or flat.get("method.form") == "linear"
+
+
+def _is(key: str, value: str) -> Callable[[Flat], bool]:
+    return lambda flat: flat.get(key) != value
+
+
+def _no_onnx(flat: Flat) -> bool:
+    exports = flat.get("fuse.exports")
+    return isinstance(exports, list) and not {"onnx", "int8", "tensorrt"} & {*map(str, exports)}
+
+
+def _not_widened(flat: Flat) -> bool:
+    branches = flat.get("method.branches")
+    return isinstance(branches, list) and "1x1_kxk" not in branches
+
+
+RESIZED = _is("train.augment.crop", "resized"), "it goes with train.augment.crop=resized"
+IDLE: dict[str, tuple[Callable[[Flat], bool], str]] = {
+    "method.cut_std": (
+        _linear,
+        "it is the rule for branches with batch norms, and linear ones are cut by method.cut_ratio",
+    ),
+    "method.calibration_batches": (
+        _linear,
+        "it sets the statistics of new batch norms, and linear branches have none",
+    ),
+    "method.widen_depthwise": (_not_widened, "method.branches has no 1x1_kxk, which it widens"),
+    "train.augment.padding": (
+        _is("train.augment.crop", "pad"),
+        "it goes with train.augment.crop=pad",
+    ),
+    "train.augment.scale": RESIZED,
+    "train.augment.ratio": RESIZED,
+    "fuse.opset": (_no_onnx, "fuse.exports writes no ONNX"),
+}

@@ -1,0 +1,91 @@
+"""A folder of the user's with choices beside those of `conf/`: `--config-dir`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from pipeline.display.errors import UserError
+from pipeline.planning.conf import CONF
+
+HOLDS = "it holds e.g. experiment/NAME.yaml"
+
+
+def check(folder: str) -> None:
+    """Refuse a folder that adds nothing, or that replaces a file of `conf/`.
+
+    Raises:
+        UserError: says what is wrong.
+    """
+    said = f"--config-dir {folder}"
+    if not Path(folder).is_dir():
+        raise UserError(f"{said} is no folder; {HOLDS}")
+    files = [*Path(folder).glob("*.yaml"), *_files(folder)]
+    for path in files:
+        name = path.relative_to(folder)
+        if (CONF / name).exists():
+            raise UserError(f"{path}: {_choice(name)} is there already; give it another name")
+    if not any(path.parent != Path(folder) for path in files):
+        raise UserError(f"{said} has no settings in it; {HOLDS}")
+
+
+def choices(group: str, folder: str | None) -> set[str]:
+    """Return the choices of a group, those of a folder of the user's among them."""
+    own = Path(folder) / group if folder else None
+    nested = {str(file.relative_to(own).with_suffix("")) for file in _below(own)} if own else set()
+    return {file.stem for file in (CONF / group).glob("*.yaml")} | nested
+
+
+@cache
+def check_choice(group: str, choice: str, folder: str) -> None:
+    """Refuse a file of the user's that Hydra would misread, and those that it chooses.
+
+    Raises:
+        UserError: it is no file of settings, or chooses in a group that it is itself chosen of.
+        YAMLError: it is no YAML.
+    """
+    path = Path(folder) / group / f"{choice}.yaml"
+    if (CONF / group / path.name).exists() or not path.exists():
+        return
+    if not path.is_file():
+        raise UserError(f"{path} is no regular file; write the settings of {group}={choice} in it")
+    content = OmegaConf.load(path)
+    if not isinstance(content, DictConfig):
+        raise UserError(f"{path} is a list; write settings by name in it, KEY: VALUE")
+    defaults = content.get("defaults", [])
+    if not isinstance(defaults, list | ListConfig):
+        raise UserError(f"{path}: defaults is no list; write e.g. '- override /train: cifar'")
+    for named, chosen in _chosen(defaults):
+        if named == group:
+            raise UserError(
+                f"{path} chooses {group}={chosen}, which is ignored where {group}={choice} is "
+                f"chosen; leave that out, or choose {group}={chosen}"
+            )
+        check_choice(named, chosen, folder)
+
+
+def _chosen(defaults: list[object] | ListConfig) -> Iterator[tuple[str, str]]:
+    """Yield group and choice of what a list of defaults chooses in another group."""
+    for entry in defaults:
+        for key, choice in entry.items() if isinstance(entry, DictConfig) else ():
+            group = str(key).rpartition(" ")[2].partition("@")[0]  # of `override /group@package`
+            if group.startswith("/") and isinstance(choice, str):
+                yield group.removeprefix("/"), choice
+
+
+def _files(folder: str) -> Iterator[Path]:
+    """Yield the files of a folder that are choices, or mean to be."""
+    for group in sorted(path.name for path in CONF.iterdir() if path.is_dir()):
+        yield from _below(Path(folder) / group)
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.yaml"))
+
+
+def _choice(name: Path) -> str:
+    group = str(name.parent)
+    return str(name) if group == "." else f"{group}={name.stem}"

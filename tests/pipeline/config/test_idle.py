@@ -1,0 +1,50 @@
+"""A setting that does nothing beside the others is refused where it is named."""
+
+import pytest
+
+from pipeline.config import flatten, idle
+from tests.pipeline.planning.test_plan import config
+
+REFUSED = [
+    (
+        "method=dbb method.widen_depthwise=2 method.branches=[1x1]",
+        "has no 1x1_kxk, which it widens",
+    ),
+    ("method=grow method.cut_std=0.1", "method.cut_std=0.1 does nothing: it is the rule"),
+    (
+        "method=dyrep method.form=linear method.cut_std=0.1",
+        "linear ones are cut by method.cut_ratio",
+    ),
+    ("method=grow method.calibration_batches=3", "linear branches have none; leave it out"),
+    ("train.augment.padding=2", "does nothing: it goes with train.augment.crop=pad"),
+    ("train.augment.scale=[0.1,1.0]", "train.augment.scale=[0.1,1.0] does nothing"),
+    ("fuse.exports=[pt2] fuse.opset=20", "fuse.exports writes no ONNX"),
+]
+TAKEN = (
+    "method=dyrep method.cut_std=0.1",
+    "method=grow method.cut_ratio=0.1",
+    "method=dbb method.widen_depthwise=2",
+    "train.augment.crop=pad train.augment.padding=2",
+    "train.augment.crop=resized train.augment.scale=[0.1,1.0]",
+    "fuse.opset=20",
+)
+
+
+def refusal(tmp_path, asked):
+    named = {word.partition("=")[0] for word in asked.split()}
+    return idle.refusal(named, flatten(config(tmp_path, *asked.split()).model_dump()))
+
+
+@pytest.mark.parametrize(("asked", "said"), REFUSED)
+def test_what_does_nothing_is_refused(tmp_path, asked, said):
+    assert said in refusal(tmp_path, asked)
+
+
+@pytest.mark.parametrize("asked", TAKEN)
+def test_what_does_something_is_not(tmp_path, asked):
+    assert refusal(tmp_path, asked) is None
+
+
+def test_a_launch_refuses_it(inside):
+    code, _, err = inside("method=grow", "method.cut_std=0.1", "dry_run=true")
+    assert (code, "method.cut_std=0.1 does nothing" in err) == (2, True)
