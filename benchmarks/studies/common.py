@@ -7,7 +7,7 @@ import gzip
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from pipeline.compare import collect
 from pipeline.compare.statistics import Mean, Pairs, holm, mean, paired
 from pipeline.display.errors import UserError
 
-SIZES = {"train": 6000, "t10k": 2000}  # images of each part: the first of its file
+PARTS = ("train", "t10k")
+SIZES = (6000, 2000)  # images of each part: the first of its file
 IDX = {"images-idx3": 16, "labels-idx1": 8}  # bytes of a file's header
 IMAGES = (
     "data=fashion_mnist", "train.augment.rotate=0", "train.augment.flip=true", "tracking=disabled"
@@ -46,14 +47,19 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return asked
 
 
-def write_part(source: Path, target: Path) -> None:
+def write_part(source: Path, target: Path, sizes: Sequence[int] = SIZES) -> None:
     """Write the first images of each part, in the format they came in.
+
+    Args:
+        source: folder of the whole.
+        target: folder of the part.
+        sizes: images for training and for the test.
 
     Raises:
         UserError: Fashion-MNIST is not there.
     """
     target.mkdir(parents=True, exist_ok=True)
-    for part, count in SIZES.items():
+    for part, count in zip(PARTS, sizes, strict=True):
         for kind, header in IDX.items():
             file = source / f"{part}-{kind}-ubyte.gz"
             if not file.is_file():

@@ -1,4 +1,4 @@
-"""All methods at equal cost, and what their networks know beyond top-1.
+r"""All methods at equal cost, and what their networks know beyond top-1.
 
 A sweep of the pipeline over methods and seeds on a part of Fashion-MNIST. Each training may cost as
 much as some epochs of the plain network (`train.budget.plain_epochs`). The fused networks are then
@@ -6,8 +6,11 @@ tested on the test images, on the same images blurred, noisy and compressed, in 
 well their probabilities are calibrated.
 
     python -m benchmarks.studies.methods FOLDER --json benchmarks/results/studies/methods.json
+    python -m benchmarks.studies.methods LARGE --images 60000 10000 --epochs 30 \
+      --words model=resnet18
 
-A second call goes on where the first was stopped. About a minute of one core per run.
+A second call goes on where the first was stopped. About a minute of one core per run of the small
+size; each size has a folder of its own.
 """
 
 from __future__ import annotations
@@ -32,10 +35,9 @@ GROUP = "methods"
 METHODS = ("plain", "repvgg", "acb", "dbb", "orepa", "dyrep", "grow")
 STARTED = "plain, identity"  # the start that is the default of grow, without growing
 EPOCHS = 6  # of the plain network
+SMALL = "model.widths=[[16,16],[32,32],[64,64]]"
 SETTINGS = (
     *common.IMAGES,
-    "model.widths=[[16,16],[32,32],[64,64]]",
-    f"train.budget.plain_epochs={EPOCHS}",
     "stage.run=[prep,train,fuse,eval]",
     "fuse.exports=[int8]",
     "eval.shifts=[blur,noise,jpeg]",
@@ -67,7 +69,19 @@ FUSED = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = common.parser(__doc__).parse_args(arguments)
+    parser = common.parser(__doc__)
+    parser.add_argument(
+        "--images", nargs=2, type=int, default=common.SIZES, metavar=("TRAIN", "TEST"),
+        help="of Fashion-MNIST (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--epochs", type=int, default=EPOCHS, help="of plain: the budget (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--words", nargs="+", default=[SMALL], metavar="KEY=VALUE",
+        help="of each launch: network, batch, cluster (default: %(default)s)",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
     return exits.ending(lambda: study(options))
 
 
@@ -75,25 +89,30 @@ def study(options: argparse.Namespace) -> int:
     """Launch what is not finished, and tell what is."""
     folder = options.folder.resolve()
     if not options.report:
-        sweep(folder, options.seeds)
+        sweep(folder, options)
     runs = common.finished(folder, GROUP)
     found = {name: of for name in (*METHODS, STARTED) if (of := named(runs, name))}
     for columns in (COLUMNS, COSTS):
-        title = f"each for what {EPOCHS} epochs of plain cost"
+        title = f"each for what {options.epochs} epochs of plain cost"
         Console(width=180).print(common.table(found, columns, "plain", title))
     if options.json:
-        evidence.write(options.json, report(found))
+        evidence.write(options.json, report(found, options))
     if options.figure:
         common.save(draw(found), options.figure)
     return DONE
 
 
-def sweep(folder: Path, seeds: int) -> None:
+def settings(options: argparse.Namespace) -> list[str]:
+    """Return what all launches have in common."""
+    return [*SETTINGS, *options.words, f"train.budget.plain_epochs={options.epochs}"]
+
+
+def sweep(folder: Path, options: argparse.Namespace) -> None:
     """Launch what is not finished; the output is that of the launch."""
-    common.write_part(DEBIAN, folder / "data")
+    common.write_part(DEBIAN, folder / "data", options.images)
     for methods in (["method=" + ",".join(METHODS)], ["method=plain", "method.start=identity"]):
-        words = ["-m", *methods, f"seed=range({seeds})", f"group={GROUP}", *SETTINGS]
-        common.launch(folder, words)
+        words = ["-m", *methods, f"seed=range({options.seeds})", f"group={GROUP}"]
+        common.launch(folder, [*words, *settings(options)])
 
 
 def named(runs: Iterable[collect.Run], name: str) -> dict[int, collect.Run]:
@@ -116,12 +135,11 @@ def draw(found: Found) -> plt.Figure:
     return figure
 
 
-def report(found: Found) -> dict[str, object]:
+def report(found: Found, options: argparse.Namespace) -> dict[str, object]:
     """Return each run's numbers, and the tests: each column has a correction of its own."""
     return {
-        "plain_epochs": EPOCHS,
-        "images": common.SIZES,
-        "settings": SETTINGS,
+        "images": options.images,
+        "settings": settings(options),
         "runs": common.rows(found, COLUMNS | COSTS | FUSED),
         "against plain": {
             column: common.told(common.versus(found, "plain", key), less=column == ERROR)

@@ -15,15 +15,14 @@ def idx(sizes: tuple[int, ...], content: bytes) -> bytes:
     return struct.pack(f">BBBB{len(sizes)}I", 0, 0, 8, len(sizes), *sizes) + content
 
 
-def test_a_part_is_the_first_images_and_their_labels(tmp_path, monkeypatch):
-    monkeypatch.setattr(common, "SIZES", {"train": 2, "t10k": 1})
+def test_a_part_is_the_first_images_and_their_labels(tmp_path):
     for part in ("train", "t10k"):
         for kind, content in {
             "images-idx3": idx((3, 2, 2), bytes(range(12))),
             "labels-idx1": idx((3,), b"\5\6\7"),
         }.items():
             (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
-    common.write_part(tmp_path, tmp_path / "part")
+    common.write_part(tmp_path, tmp_path / "part", (2, 1))
     images, labels = (
         (tmp_path / "part" / f"train-{kind}-ubyte").read_bytes()
         for kind in ("images-idx3", "labels-idx1")
