@@ -32,9 +32,23 @@ def test_the_map_names_files_that_are_there_and_every_room():
     for name in named:
         assert any((root / name).exists() for root in roots), name
     rooms = {path.parent.name for path in (PROJECT / "pipeline").glob("*/__init__.py")}
-    assert rooms <= {name.strip("/") for name in named}
+    flat = {
+        path.name for package in ("dyrep", "slurm") for path in (PROJECT / package).glob("*.py")
+    }
+    assert rooms | flat - {"__init__.py"} <= {name.strip("/") for name in named}
     rows = text.partition("## Words")[2].partition("##")[0].splitlines()
     assert len([row for row in rows if row.startswith("| ")]) - 1 <= 15  # words, less the head
+
+
+def test_what_a_contributor_is_sent_to_is_there():
+    text = (PROJECT / "CONTRIBUTING.md").read_text()
+    files = set(
+        re.findall(r"`((?:dyrep|pipeline|slurm|tests)/[\w/]+\.py)`(?:, `(\w+)(?:\(\))?`)?", text)
+    )
+    assert len(files) > 8
+    for name, what in files - {("pipeline/data/sources/flowers.py", "")}:  # the one to be written
+        assert (PROJECT / name).exists(), name
+        assert what in (PROJECT / name).read_text(), (name, what)
 
 
 def commands():
