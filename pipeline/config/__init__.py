@@ -1,7 +1,7 @@
-"""The schema of `conf/`: one class per section, one field per key, checked once when composed.
+"""The schema of `conf/`: one class per section, one field per key.
 
-Hydra composes the tree; these classes refuse what the tree cannot mean. The word of a folder in
-`conf/`, of a section and of a class is the same.
+Hydra composes the settings, and these classes check them once. A folder in `conf/`, its section and
+its class have the same name.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from pipeline.display.errors import nearest
 
 
 class Stages(Section):
-    """Which stages this launch is about."""
+    """The stages that this launch runs."""
 
     run: list[StageName] = Field(min_length=1)
 
 
 class Fuse(Section):
-    """When a fused network is accepted, and what it is written as."""
+    """When a fused network is accepted, and its export formats."""
 
     tolerance: PositiveFloat
     images: PositiveInt
@@ -49,7 +49,7 @@ class Fuse(Section):
 
 
 class Eval(Section):
-    """What is evaluated, and how."""
+    """Settings of the eval stage."""
 
     batch_size: PositiveInt
     exports: bool
@@ -58,7 +58,7 @@ class Eval(Section):
 
 
 class Latency(Section):
-    """What is timed."""
+    """Settings of the latency stage."""
 
     batch_sizes: list[PositiveInt] = Field(min_length=1)
     repeats: Annotated[int, Field(ge=10)]
@@ -71,7 +71,7 @@ Curves = Literal["tensorboard", "csv"]
 
 
 class Watched(Section):
-    """What shows the curves of a run, whether W&B does or not."""
+    """Where the curves of a run are written besides W&B."""
 
     also: list[Curves] = Field(default=[])
 
@@ -99,7 +99,7 @@ Tracking = Annotated[Disabled | Wandb, Field(discriminator="mode")]
 
 
 class Config(Section):
-    """Everything a launch means: what is studied, how, where, and who watches."""
+    """All settings of a run."""
 
     stage: Stages
     again: list[StageName] = Field(default=[])
@@ -176,7 +176,7 @@ WHERE = (
     "cluster", "checkpoint", "tracking", "stage", "again", "root", "dry_run", "wait", "name",
     "group",
 )  # fmt: skip
-"""Keys that say where, how safely and who watches: they decide no result, enter no fingerprint."""
+"""Keys that do not affect results (where stages run, saving, tracking); not in a fingerprint."""
 
 ADDED: Values = {
     "model.pretrained": None,
@@ -213,17 +213,18 @@ ADDED: Values = {
     "method.form": "batchnorm",
     "method.start": "drawn",
 }
-"""Settings that came later, with the value that means what was before: so set, they are no part of
-a question, and it keeps the fingerprint that it always had."""
+"""Settings that were added later, with the value that keeps the earlier behaviour.
+
+With this value a setting is left out of the question, so the fingerprint stays what it was."""
 
 
 def values_of(config: Config, names: Iterable[str]) -> Values:
-    """Return what the sections of these names ask, as plain values."""
+    """Return the named sections as plain values, as they enter a question; see `asked`."""
     return asked(config.model_dump(mode="json", include=set(names)))
 
 
 def asked(values: Values, prefix: str = "") -> Values:
-    """Return settings below a dotted prefix, without those of `ADDED` that mean what was before."""
+    """Return the settings below a dotted prefix, without those that have their value in `ADDED`."""
     kept = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
@@ -234,14 +235,14 @@ def asked(values: Values, prefix: str = "") -> Values:
 
 
 def completed(values: Values) -> Values:
-    """Return settings as they were frozen, with those that came later at what they meant then."""
+    """Return frozen settings, completed by those of `ADDED` that did not exist yet."""
     whole = copy.deepcopy(values)
     for key, usual in ADDED.items():
         *path, name = key.split(".")
         try:
             known: Any = sections({path[0]: values[path[0]]})
         except (KeyError, ValidationError):
-            continue  # no section of today
+            continue  # a section that no longer exists
         there = whole
         for part in path:
             known, there = getattr(known, part), there[part]
@@ -251,9 +252,9 @@ def completed(values: Values) -> Values:
 
 
 def sections(values: Values) -> Config:
-    """Return a `Config` that holds only the given sections, each checked.
+    """Return a `Config` with only the given sections, each checked.
 
-    A stage is handed no others: reading a section it did not declare is an AttributeError.
+    Reading any other section raises AttributeError, so a stage cannot use what it did not declare.
     """
     parts = {name: _adapter(name).validate_python(value) for name, value in values.items()}
     return Config.model_construct(None, **parts)
@@ -267,7 +268,7 @@ def _adapter(name: str) -> TypeAdapter[Any]:
 
 
 def tags() -> set[str]:
-    """Return the values by which sections choose a schema, those of `model.family` for one."""
+    """Return the values that select the schema of a section, e.g. those of `model.family`."""
     return {
         tag
         for section in Config.model_fields.values()
@@ -278,7 +279,7 @@ def tags() -> set[str]:
 
 
 def flatten(tree: Values, prefix: str = "") -> Values:
-    """Return nested mappings as one, keyed by dotted paths."""
+    """Return nested mappings as one mapping with dotted keys."""
     flat: Values = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"

@@ -1,4 +1,4 @@
-"""What every section shares."""
+"""Types and base classes of all sections."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 StageName = Literal["prep", "train", "fuse", "eval", "latency"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 Branch = Literal["kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity"]
-OfLinear = Literal["1x1_prior", "dw_1x1"]  # branches of linear blocks alone
+OfLinear = Literal["1x1_prior", "dw_1x1"]  # branches that only linear blocks have
 Form = Literal["batchnorm", "linear"]
 ExportFormat = Literal["pt2", "onnx", "int8", "torchscript", "aotinductor", "tensorrt"]
 Variant = Literal[
     "plain_folded", "compiled", "cuda_graphs", "channels_last", "tf32", "bfloat16", ExportFormat
 ]  # fmt: skip
 PARALLEL = ("train", "eval")  # stages that run in several processes
-Values = dict[str, Any]  # settings by name, nested, of which nothing is checked
+Values = dict[str, Any]  # nested settings by name, unchecked
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -32,16 +32,16 @@ def written(value: Any) -> str:
 
 
 class Section(BaseModel):
-    """A part of the configuration: no unknown keys, no silent conversions, no changes later."""
+    """A section of the configuration: no unknown keys, no silent conversions, immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Target(Section):
-    """Something by its Python name; `pipeline.custom` finds, keeps and calls it.
+    """A function or class by its Python name; `pipeline.custom` finds, copies and calls it.
 
-    `code` is the hash of the copy of its files, or the release of the package it is installed with;
-    null is settled when the configuration is composed, by the files as they are then.
+    `code` is the hash of the copy of its files, or the release of the installed package. A null is
+    replaced when the configuration is composed, by the hash of the files at that time.
     """
 
     target: str

@@ -1,4 +1,4 @@
-"""Where stages run."""
+"""Where stages run: on this machine or on a SLURM cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydantic import (
 from pipeline.config.base import PARALLEL, STAGE_NAMES, Section, StageName
 from slurm.notation import minutes as duration
 
-GPUS = re.compile(r"[A-Za-z][\w.-]*(:\d+)?")  # a type, or a type and how many of it
+GPUS = re.compile(r"[A-Za-z][\w.-]*(:\d+)?")  # TYPE or TYPE:NUMBER
 G = TypeVar("G", bound="Given | Slurm")
 
 
@@ -40,7 +40,7 @@ class Local(Section):
 
 
 class Given(Section):
-    """What one stage is given on a cluster where it differs from what all are given."""
+    """Resources of a single stage on a cluster; null: those of all stages."""
 
     nodes: PositiveInt | None
     processes_per_node: PositiveInt | None
@@ -60,7 +60,7 @@ class Given(Section):
 
 
 class Slurm(Section):
-    """Each stage is a job; see `conf/cluster/slurm.yaml`."""
+    """Each stage is a SLURM job; see `conf/cluster/slurm.yaml`."""
 
     name: Literal["slurm"]
     nodes: PositiveInt
@@ -103,14 +103,17 @@ class Slurm(Section):
         return self
 
     def given(self, stage: str, what: str) -> Any:
-        """Return a resource of a stage: its own, or what train is given, or one of it."""
+        """Return a resource of a stage: from `resources`, or else the general setting.
+
+        Stages other than train get one node unless `resources` sets more.
+        """
         value = getattr(self.resources[stage], what, None)  # type: ignore[index]
         if value is not None:
             return value
         if what == "nodes" and stage != "train":
             return 1
         if what == "exclusive" and stage == "latency":
-            return True  # neighbours would be timed, too
+            return True  # other jobs on the node would disturb the times
         return getattr(self, what)
 
     def processes(self, stage: str) -> int:
@@ -118,18 +121,18 @@ class Slurm(Section):
         return self.given(stage, "processes_per_node") if stage in PARALLEL else 1
 
     def gpu_type(self, stage: str) -> str | None:
-        """Return which GPUs a stage is given; None for any."""
+        """Return the type of GPU of a stage; None: any."""
         return (self.given(stage, "gpus") or "").partition(":")[0] or None
 
     def gpus_of(self, stage: str) -> int | None:
-        """Return how many GPUs of each node a stage is given; None for as many as it can use."""
+        """Return the number of GPUs per node of a stage; None: one per process."""
         own: int | None = self.resources[stage].gpus_per_node  # type: ignore[index]
         number = (self.given(stage, "gpus") or "").partition(":")[2]
         return int(number) if number and own is None else self.given(stage, "gpus_per_node")
 
 
 def _minutes(value: int | str | None) -> int | None:
-    """Return a time limit, in minutes or in SLURM's notation, in minutes."""
+    """Convert a time limit (minutes, or a text in SLURM's notation) to minutes."""
     if isinstance(value, str):
         value = math.ceil(duration(value) or 0)
     if value is not None and value < 1:
@@ -138,14 +141,14 @@ def _minutes(value: int | str | None) -> int | None:
 
 
 def _typed(value: str | None) -> str | None:
-    """Return a type of GPU and how many, as they are."""
+    """Check that a text has the form TYPE or TYPE:NUMBER."""
     if value is not None and not GPUS.fullmatch(value):
         raise ValueError(f"'{value}' is no type of GPU; use TYPE or TYPE:NUMBER, e.g. a100:2")
     return value
 
 
 def _one_number(given: G) -> G:
-    """Refuse two numbers of GPUs."""
+    """Refuse a number of GPUs that is given twice."""
     if given.gpus_per_node is not None and ":" in (given.gpus or ""):
         raise ValueError(
             f"gpus_per_node={given.gpus_per_node} and gpus={given.gpus} are two numbers of GPUs; "

@@ -1,4 +1,4 @@
-"""The images: where they come from, how they are prepared, how they are read."""
+"""Settings of the images: their source, their preparation, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pipeline.config.base import Section, Share, Target
 ARCHIVE = "with {0}-python.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html"
 FOUR = "with {0}train-images-idx3-ubyte.gz and the three other idx files in it"
 PACKAGED = {"fashion_mnist": "/usr/share/datasets/fashion-mnist"}
-"""Where Debian's packages put data, by their name; `dataset-fashion-mnist` is the one there is."""
-HOLDS = {  # what data.root is to be, by the name of the data
+"""Folders of data sets that Debian packages install, by `data.name`."""
+HOLDS = {  # what the folder data.root must hold, by `data.name`
     "cifar10": ARCHIVE.format("cifar-10"),
     "cifar100": ARCHIVE.format("cifar-100"),
     "mnist": FOUR.format(""),
@@ -27,15 +27,15 @@ HOLDS = {  # what data.root is to be, by the name of the data
 }
 
 
-MAX_PIXELS = 100_000_000  # of an image: a small file may claim more than fits into memory
-MAX_ASPECT = 50  # beyond it, scaling the short side up makes the long one enormous
+MAX_PIXELS = 100_000_000  # per image: a small file can claim more than fits into memory
+MAX_ASPECT = 50  # of an image: if larger, scaling up the short side makes the long side enormous
 
 
 class Images(Section):
-    """What every source of images has.
+    """Settings that all sources of images have.
 
-    `image_size` is the side of the square the network sees; evaluation takes it from the middle of
-    the image scaled to a short side of `resize`, or of `image_size` if that is null.
+    `image_size` is the side of the square that the network sees, in pixels. Evaluation scales the
+    short side of an image to `resize` (null: `image_size`) and crops the centre.
     """
 
     root: str | None
@@ -48,7 +48,7 @@ class Images(Section):
 
     @property
     def short_side(self) -> int:
-        """To what an image is scaled before its middle is cut out, pixels."""
+        """Short side to which evaluation scales an image before it crops the centre, pixels."""
         return self.resize or self.image_size
 
     @model_validator(mode="after")
@@ -77,7 +77,7 @@ class Cifar(Images):
 
 
 class Mnist(Images):
-    """MNIST and what replaces it file by file."""
+    """MNIST and data sets with the same files."""
 
     name: Literal["mnist", "fashion_mnist", "kmnist"]
     root: str
@@ -94,20 +94,20 @@ class Emnist(Images):
 
     @property
     def classes(self) -> int:
-        """How many classes the split has."""
+        """The number of classes of the split."""
         counts = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26}
         return counts.get(self.split, 10)
 
 
 class ImageFolder(Images):
-    """A folder per class; with `val_fraction: null` below `train` and `val`."""
+    """One folder per class; below `train` and `val` if `val_fraction` is null."""
 
     name: Literal["imagefolder"]
     root: str
 
 
 class ImageNet(Images):
-    """ILSVRC 2012, as extracted."""
+    """ILSVRC 2012, extracted or in its tar files."""
 
     name: Literal["imagenet"]
     root: str
@@ -115,7 +115,7 @@ class ImageNet(Images):
 
 
 class Parquet(Images):
-    """Tables of Hugging Face with encoded images in them: parquet files, or a saved data set."""
+    """Hugging Face tables of encoded images: parquet files, or a data set saved to disk."""
 
     name: Literal["parquet"]
     root: str
@@ -124,7 +124,7 @@ class Parquet(Images):
 
 
 class WebDataset(Images):
-    """Tar shards of images and their classes; `train` and `val` are patterns of their names."""
+    """Tar shards of images and classes; `train` and `val` are patterns of their file names."""
 
     name: Literal["webdataset"]
     root: str
@@ -144,7 +144,7 @@ class Synthetic(Images):
 
 
 class Custom(Images, Target):
-    """Images of the user's own: what a function or class returns; `root` is handed to it if set."""
+    """Images that a function or class of the user returns; `root`, if set, is passed to it."""
 
     name: Literal["custom"]
 
@@ -165,7 +165,7 @@ Data = Annotated[
 
 
 class Prep(Section):
-    """How prepared data is laid out."""
+    """Settings of prepared data."""
 
     shard_images: PositiveInt
     shrink: PositiveInt | None

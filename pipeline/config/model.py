@@ -1,4 +1,4 @@
-"""The network, and what is grown on it."""
+"""Settings of the network and of the method that adds branches to it."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from pipeline.config.base import Branch, Form, OfLinear, Section, Share, Target
 from pipeline.config.rules import RESNETS
 
 BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
-BLOCKS += [(1024, 2), (1024, 1)]  # channels and stride of MobileNet's 13 blocks
-BEGUN = ("pretrained", "pretrained_sha256", "freeze")  # how a network starts, not what it is
-ASIDE = (*BEGUN, "drop", "drop_path", "code")  # in which one and the same network may differ
+BLOCKS += [(1024, 2), (1024, 1)]  # channels and stride of the 13 blocks of MobileNet
+BEGUN = ("pretrained", "pretrained_sha256", "freeze")  # of the initial weights
+ASIDE = (*BEGUN, "drop", "drop_path", "code")  # not of the architecture
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def channels(count: int, width: float) -> int:
-    """Return how many channels a layer of MobileNet has whose channels `width` multiplies."""
+    """Return the number of channels of a MobileNet layer, multiplied by `width`; at least 8."""
     return max(8, int(count * width))
 
 
 class Network(Section):
-    """What all networks have: the weights they start with, and which of them stay.
+    """Settings of all networks: initial weights, and parameters that are not trained.
 
     Args:
-        pretrained: a file of weights; `pipeline.planning.starts` makes one of a run or a name.
-        pretrained_sha256: of its content, so that another content is noticed.
-        freeze: globs of the names of parameters, or of the modules that hold them.
+        pretrained: a file of weights; `pipeline.planning.starts` finds that of a run or a name.
+        pretrained_sha256: hash of that file, so that a changed file is noticed.
+        freeze: globs of names of parameters, or of the modules that hold them.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Network(Section):
     @field_validator("freeze", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
-        """Take one glob for a list of it, and numbers for the names of modules in a Sequential."""
+        """Accept a single glob, and numbers as names of modules in a Sequential."""
         globs = [] if value is None else value if isinstance(value, list) else [value]
         return [str(glob) if type(glob) is int else glob for glob in globs]
 
@@ -57,8 +57,8 @@ class Vgg(Network):
 
     Args:
         widths: channels of each convolution, by stage.
-        hidden: outputs of a linear layer and ReLU before the classifier; null: there is none.
-        bias: whether convolutions have one.
+        hidden: outputs of a linear layer and ReLU before the classifier; null: no such layer.
+        bias: whether convolutions have a bias.
     """
 
     family: Literal["vgg"]
@@ -68,7 +68,7 @@ class Vgg(Network):
 
 
 class MobileNetV1(Network):
-    """MobileNet of 2017, whose convolutions are depthwise and 1x1; `small_stem` as below."""
+    """MobileNetV1, of depthwise and 1x1 convolutions; `small_stem`: stride 1 in the first."""
 
     family: Literal["mobilenet_v1"]
     width: PositiveFloat
@@ -76,12 +76,12 @@ class MobileNetV1(Network):
 
 
 class Library(Network):
-    """A classifier of a library, by its name there; `architectures.build` knows which there are.
+    """A classifier of timm or torchvision, by its name in the library.
 
     Args:
-        drop: share of the features that dropout leaves out; null: what the network has by itself.
-        drop_path: probability that the last block is left out of a step (stochastic depth); blocks
-            before it less. null: what the network has by itself.
+        drop: probability of dropout; null: the default of the network.
+        drop_path: probability of stochastic depth for the last block; it is lower for earlier
+            blocks. null: the default of the network.
     """
 
     drop: Share | None = None
@@ -91,7 +91,7 @@ class Library(Network):
 class Torchvision(Library):
     """A classifier of torchvision.
 
-    `small_stem: auto` is settled by `pipeline.config.rules` before a value gets here.
+    `pipeline.config.rules` has replaced `small_stem: auto` by a value.
     """
 
     family: Literal["torchvision"]
@@ -109,7 +109,7 @@ class Torchvision(Library):
 class Timm(Library):
     """A classifier of timm.
 
-    `own_branches`: a RepVGG trains with its 1x1 and identity branches, whatever the method.
+    `own_branches`: whether a RepVGG trains with its 1x1 and identity branches, whatever the method.
     """
 
     family: Literal["timm"]
@@ -125,7 +125,7 @@ class Timm(Library):
 
 
 class Custom(Network, Target):
-    """A network of the user's own: what a function or class returns for `num_classes`."""
+    """A network that a function or class of the user returns for `num_classes`."""
 
     name: Literal["custom"]
     family: Literal["custom"]
@@ -135,7 +135,7 @@ Model = Annotated[Vgg | MobileNetV1 | Torchvision | Timm | Custom, Field(discrim
 
 
 class Starting(Section):
-    """What all methods have: where kernels start; see `dyrep.identity_start`."""
+    """Settings of all methods: the initial kernels; see `dyrep.identity_start`."""
 
     name: str
     start: Literal["drawn", "identity"] = "drawn"
@@ -181,11 +181,11 @@ class Static(Starting):
 
 
 class Structured(Starting):
-    """The branches that another run had in the end, on fresh weights from the first step.
+    """The final branches of another run, with new weights from the first step.
 
     Args:
-        structure: its `structure.json`; `pipeline.planning.starts` finds that of a run.
-        structure_sha256: of its content, so that another content is noticed.
+        structure: path of its `structure.json`; `pipeline.planning.starts` finds it by the run.
+        structure_sha256: hash of that file, so that a changed file is noticed.
     """
 
     kind: Literal["structure"]
@@ -194,9 +194,9 @@ class Structured(Starting):
 
 
 class Growing(Starting):
-    """Branches grown and cut while training.
+    """Settings of methods that grow and cut branches during training.
 
-    A null of `adjust_interval` or `last_adjust_epoch` is settled by `pipeline.config.rules`.
+    `pipeline.config.rules` has replaced a null of `adjust_interval` or `last_adjust_epoch`.
     """
 
     adjust_interval: PositiveInt
@@ -210,7 +210,7 @@ class Growing(Starting):
 
 
 class DyRep(Growing):
-    """All branches of a layer at once, as published; see `dyrep.DyRep`."""
+    """Growth by all branches of a layer at once, as published; see `dyrep.DyRep`."""
 
     kind: Literal["dyrep"]
     form: Form = "batchnorm"
@@ -219,9 +219,9 @@ class DyRep(Growing):
 
 
 class Grow(Growing):
-    """Single branches where they promise most per cost, under a budget; see `dyrep.Grower`.
+    """Growth by the single branches with the most gain per cost, in a budget; see `dyrep.Grower`.
 
-    A null of `cost` is settled by `pipeline.config.rules`.
+    `pipeline.config.rules` has replaced a null of `cost`.
     """
 
     kind: Literal["grow"]

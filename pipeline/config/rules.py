@@ -1,7 +1,8 @@
-"""What follows from the rest where nobody set it: the stem from the images, growth from the epochs,
-and these from a budget.
+"""Derive settings that were not set: the stem from the image size, growth from the epochs, the
+epochs from a budget.
 
-Settled once, when a configuration is composed: a `Config`, config.yaml and every stage see values.
+The rules run once, when a configuration is composed. A `Config`, config.yaml and all stages contain
+the resulting values.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from pathlib import Path
 from pipeline.config.base import Values
 from pipeline.config.data import PACKAGED
 
-SMALL_IMAGE = 64  # pixels; up to here the 7x7 stem and its pool leave too little to look at
-INTERVALS = ((300, 15), (60, 5), (12, 3))  # from so many epochs on, epochs between adjustments
-SEEN = 256 / 224  # short side over the middle that is evaluated, as is usual for ImageNet
-WINDOWS = {"dyrep": (5, 6), "grow": (1, 2)}  # share of the epochs after which the structure stays
+SMALL_IMAGE = 64  # pixels; up to this size the 7x7 stem and its pool leave too few pixels
+INTERVALS = ((300, 15), (60, 5), (12, 3))  # least number of epochs: epochs between adjustments
+SEEN = 256 / 224  # short side divided by the evaluated crop, as usual for ImageNet
+WINDOWS = {"dyrep": (5, 6), "grow": (1, 2)}  # share of the epochs with adjustments
 RULED = (
     ("data", "resize", "auto"),
     ("model", "small_stem", "auto"),
@@ -29,12 +30,12 @@ RESNETS = r"(wide_)?res(net|next)"
 
 
 def settle(values: Values) -> Values:
-    """Return the values with a number in place of each `auto` and null that a rule decides."""
+    """Return the values with each `auto` or null that a rule decides replaced by its result."""
     return _with(values, by_rule(values))
 
 
 def unsettle(values: Values) -> Values:
-    """Return the values with those undone that a rule would give, so that it can give others."""
+    """Undo values that equal the result of a rule, so that the rules can be applied again."""
     for section, key, free in RULED:
         loose = _with(values, {section: {key: free}})
         if key in values[section] and by_rule(loose)[section][key] == values[section][key]:
@@ -43,7 +44,7 @@ def unsettle(values: Values) -> Values:
 
 
 def by_rule(values: Values) -> dict[str, Values]:
-    """Return what the rules decide, by section; the schema judges what they follow from."""
+    """Return the results of the rules, by section; their inputs may be of any type."""
     found: dict[str, Values] = {}
     model, method = (_section(values, name) for name in ("model", "method"))
     size = _section(values, "data").get("image_size")
@@ -68,7 +69,7 @@ def by_rule(values: Values) -> dict[str, Values]:
 
 
 def _data(data: Values) -> Values:
-    """Return how large images are scaled, and where they are if a package of Debian brings them."""
+    """Return `resize` if it is auto, and `root` if a Debian package installed the data."""
     found: Values = {}
     size, packaged = data.get("image_size"), PACKAGED.get(str(data.get("name")))
     if data.get("resize") == "auto":
@@ -79,7 +80,7 @@ def _data(data: Values) -> Values:
 
 
 def _most_epochs(train: Values) -> int | None:
-    """Return how many epochs a budget can pay: of those of the plain network, none costs less."""
+    """Return the most epochs that a budget allows; no epoch costs less than a plain one."""
     plain_epochs = _section(train, "budget").get("plain_epochs")
     if not isinstance(plain_epochs, int | float) or not 1 <= plain_epochs < math.inf:
         return None  # not set, or refused by the schema
@@ -87,18 +88,18 @@ def _most_epochs(train: Values) -> int | None:
 
 
 def has_small_stem(model: Values) -> bool:
-    """Whether a network of torchvision or of this project knows two stems."""
+    """Whether a network of torchvision or of this project can have a small stem."""
     if model.get("family") != "torchvision":
         return True
     return bool(re.match(RESNETS, str(model.get("name"))))
 
 
 def _window(method: Values, epochs: int) -> Values:
-    """Return how often and how long a network grows, as far as neither is set.
+    """Return the interval and the last epoch of adjustments, where they are not set.
 
-    The intervals are the published ones: 15 of 600 epochs, 5 of 120, 100, 90. The last adjustment
-    is at 5/6 of the epochs, as published for ResNets (100 of 120), at a whole number of intervals;
-    with method=grow at half, as what grows late has no time to pay for itself.
+    The published intervals are 15 for 600 epochs and 5 for 120, 100 and 90. The last adjustment is
+    at 5/6 of the epochs, as published for ResNets (100 of 120), rounded down to whole intervals.
+    With method=grow it is at half, because a branch that grows late cannot repay its cost.
     """
     interval, last = method.get("adjust_interval"), method.get("last_adjust_epoch")
     found = {}

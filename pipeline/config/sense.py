@@ -1,7 +1,7 @@
-"""What fits the schema and yet cannot be meant: refused when asked for, not when it is frozen.
+"""Refuse settings that fit the schema and make no sense.
 
-Each check yields what is wrong as one line with its cure. A run that was made before a check was
-stays readable, and can be continued.
+Each check yields the errors as lines that name the cure. Only new settings are checked: a run that
+is older than a check stays readable and can be continued.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pipeline.display.masking import mask
 
 Flat = dict[str, Any]  # settings by dotted key
 
-LARGEST = 10**9  # of a number that counts something
-MOST = {  # of what has a smaller one
+LARGEST = 10**9  # of integers
+MOST = {  # of single settings
     "seed": 2**63 - 1,
     "data.split_seed": 2**32 - 1,  # scikit-learn splits with it
     "data.image_size": 2**14,
@@ -37,7 +37,7 @@ LEAST = {  # of what does nothing when it is smaller
 }
 COUNTS = {"digits": (1797, 10)}  # images and classes
 PLACELESS = ("digits", "synthetic")
-CANNOT = {"memory": ("policy",), "dali": ("policy", "erase", "cutout")}  # loaders; of augment
+CANNOT = {"memory": ("policy",), "dali": ("policy", "erase", "cutout")}  # loader: of augment
 RANGES = ("train.augment.scale", "train.augment.ratio")
 SETS = (
     "method.branches",
@@ -51,17 +51,17 @@ SETS = (
     "tracking.also",
 )
 OPSET = 23  # the newest that the exporter of torch 2.10 knows
-HUE = 0.5  # of the circle: all the way round
+HUE = 0.5  # share of the colour circle, either way: the whole circle
 
 
 def wrong(flat: Flat) -> str | None:
-    """Return the first thing that cannot be meant, or None."""
+    """Return the first error, or None."""
     found = (line for check in CHECKS for line in check(flat))
     return next(found, None)
 
 
 def _numbers(flat: Flat) -> Iterator[str]:
-    ruled = [f"{section}.{key}" for section, key, _ in RULED]  # follow from others: they come last
+    ruled = [f"{section}.{key}" for section, key, _ in RULED]  # derived settings are checked last
     for key, value in sorted(_leaves(flat), key=lambda leaf: leaf[0] in ruled):
         if isinstance(value, float) and not math.isfinite(value):
             yield f"{key}={value} is not a finite number; give one"
@@ -75,7 +75,7 @@ def _numbers(flat: Flat) -> Iterator[str]:
 def _texts(flat: Flat) -> Iterator[str]:
     for key, value in _leaves(flat):
         if isinstance(value, str) and any(ord(sign) < 32 or ord(sign) == 127 for sign in value):
-            yield f"{key}={value!r} has a control character in it; leave that out"
+            yield f"{key}={value!r} contains a control character; remove it"
         if value == "":
             yield f"{key}= is empty; give {key}=VALUE or leave it out"
 
@@ -83,7 +83,7 @@ def _texts(flat: Flat) -> Iterator[str]:
 def _names(flat: Flat) -> Iterator[str]:
     for key in ("name", "group"):
         if (value := flat.get(key)) and mask(value) != value:
-            yield f"{key}={value} looks like a secret, and names are shown; choose another"
+            yield f"{key}={value} looks like a secret, and names are shown; choose another name"
 
 
 def _lists(flat: Flat) -> Iterator[str]:
@@ -94,7 +94,7 @@ def _lists(flat: Flat) -> Iterator[str]:
     for key in RANGES:
         least, most = flat[key]
         if least > most:
-            yield f"{key}=[{least},{most}] begins above its end; write [{most},{least}]"
+            yield f"{key}=[{least},{most}] has its ends reversed; write [{most},{least}]"
     if not all(flat.get("model.widths", [[1]])):
         yield "model.widths has a stage without convolutions; write e.g. [[32],[64]]"
 
@@ -119,7 +119,7 @@ def _augmentation(flat: Flat) -> Iterator[str]:
 
 
 def _learning_rate(flat: Flat) -> Iterator[str]:
-    """Nothing is set that the schedule does not read, and what is set comes to pass."""
+    """Check that the schedule reads every setting, and that each drop comes within the epochs."""
     schedule, epochs = flat["train.schedule"], flat["train.epochs"]
     for name, schedules in OF_SCHEDULE.items():
         value = flat[f"train.{name}"]
@@ -164,8 +164,8 @@ def _schedule(flat: Flat) -> Iterator[str]:
     if flat["method.kind"] not in WINDOWS:
         return
     interval, last = flat["method.adjust_interval"], flat["method.last_adjust_epoch"]
-    most = min(last, epochs - 1)  # the last epoch adjusts nothing
-    if epochs > 1 and interval > most:  # a single one is for trying
+    most = min(last, epochs - 1)  # no adjustment after the last epoch
+    if epochs > 1 and interval > most:  # one epoch is a trial
         until = f"method.last_adjust_epoch={last}" if last < epochs else f"train.epochs={epochs}"
         cure = f"method.adjust_interval={most}" if most else "a later method.last_adjust_epoch"
         yield (
@@ -173,7 +173,7 @@ def _schedule(flat: Flat) -> Iterator[str]:
             f"use {cure}, or method=plain"
         )
     if flat["method.branches"] == ["kxk"]:
-        yield "method.branches=[kxk] grows nothing beside what is there; name others, e.g. [1x1]"
+        yield "method.branches=[kxk] adds nothing to a convolution; add others, e.g. [1x1]"
 
 
 def _images(flat: Flat) -> Iterator[str]:
@@ -193,7 +193,7 @@ def _images(flat: Flat) -> Iterator[str]:
 
 
 def _sizes(height: int, width: int) -> Iterator[str]:
-    """Prep leaves out what is larger or thinner."""
+    """Check the limits above which prep leaves an image out."""
     asked = f"data.height={height} and data.width={width}"
     if height * width > MAX_PIXELS:
         yield f"{asked} are more than {MAX_PIXELS // 10**6} million pixels; use less"
@@ -202,7 +202,7 @@ def _sizes(height: int, width: int) -> Iterator[str]:
 
 
 def _split(images: int, classes: int, share: float) -> Iterator[str]:
-    """Each class is held out and trained on."""
+    """Check that both splits have images of each class."""
     held = math.ceil(share * images)  # as scikit-learn counts
     wrong = f"data.val_fraction={share} of {images} images cannot"
     each = f"some of each of the {classes} classes"
@@ -225,7 +225,7 @@ def _place(flat: Flat) -> Iterator[str]:
 
 
 def _loader(flat: Flat) -> Iterator[str]:
-    """The loader can change images as the recipe says; `auto` takes one that can."""
+    """Check that the loader supports the augmentation; `auto` chooses one that does."""
     loader, prefix = flat["data.loader"], "train.augment"
     wanted = {name: flat[f"{prefix}.{name}"] for name in CANNOT.get(loader, ())}
     for name, value in wanted.items():
@@ -237,7 +237,7 @@ def _loader(flat: Flat) -> Iterator[str]:
 
 
 def _starts(flat: Flat) -> Iterator[str]:
-    """What was trained must not be undone by what begins at random."""
+    """Check that random initial values do not overwrite or disturb pretrained weights."""
     for key in ("model.pretrained", "method.structure"):
         if flat.get(f"{key}_sha256") and not flat[key]:
             yield f"{key}_sha256 is of a file, and there is none; give {key}, too"
@@ -273,12 +273,12 @@ CHECKS = (
 
 
 def _leaves(flat: Flat) -> Iterator[tuple[str, Any]]:
-    """Yield every single value with the key of its list."""
+    """Yield each value with its key; those of a list with the key of the list."""
     for key, value in flat.items():
         inside = [value]
         while inside:
             item = inside.pop()
             if isinstance(item, list):
                 inside.extend(reversed(item))
-            elif key != "cluster.setup":  # lines of shell
+            elif key != "cluster.setup":  # shell lines may hold anything
                 yield key, item

@@ -1,4 +1,4 @@
-"""The recipe of a training, and how often it saves."""
+"""Settings of training and of its checkpoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OF_SCHEDULE: dict[str, tuple[Schedule, ...]] = {
     "cycle_epochs": ("restarts",),
     "cycle_growth": ("restarts",),
 }
-"""Settings that only some schedules read."""
+"""The schedules that read a setting."""
 NEEDED: dict[Schedule, tuple[str, str]] = {
     "step": ("decay_epochs", "falls every so many epochs; give train.decay_epochs, e.g. 30"),
     "exponential": ("decay_epochs", "falls evenly in that time; give train.decay_epochs, e.g. 30"),
@@ -40,35 +40,36 @@ NEEDED: dict[Schedule, tuple[str, str]] = {
     "restarts": ("cycle_epochs", "begins anew after so many epochs; give train.cycle_epochs, "
                  "e.g. 10"),
 }  # fmt: skip
-"""The setting that a schedule cannot be without, and why."""
+"""The setting that a schedule requires, and the reason."""
 
 
 Epochs = Annotated[list[PositiveInt], Field(min_length=1)]
 
 
 class Augment(Section):
-    """Random changes of a training image, in this order; the last two mix images of a batch.
+    """Random changes of a training image, in this order; mixup and cutmix mix images of a batch.
 
     Args:
-        crop: `resized` takes a part of random area and shape, `pad` a square after padding by
-            `padding` pixels; `none` scales and cuts as evaluation does.
+        crop: `resized`: a crop of random area and shape; `pad`: a random square after padding by
+            `padding` pixels; `none`: scale and crop the centre, as in evaluation.
         scale: smallest and largest share of the area, for `crop=resized`.
         ratio: smallest and largest width / height, for `crop=resized`.
         padding: pixels, for `crop=pad`.
-        rotate: degrees, either way.
-        translate: share of the side, either way.
-        jitter: how far brightness, contrast and saturation may be scaled from 1, and hue be
-            turned, in shares of the circle.
-        policy: a sequence of operations drawn for each image: one of torchvision's with its default
-            strengths, or a string of timm's, e.g. rand-m9-mstd0.5-inc1 (see `timm.data`).
+        rotate: largest angle, degrees, in both directions.
+        translate: largest shift, as a share of the side, in both directions.
+        jitter: largest change of brightness, contrast and saturation (factor 1 ± value), and of
+            hue (share of the colour circle).
+        policy: random sequence of operations: a policy of torchvision with its default strengths,
+            or a string of timm, e.g. rand-m9-mstd0.5-inc1 (see `timm.data`).
         erase: probability that a rectangle is filled with noise (random erasing).
-        cutout: side of a square that is filled with the mean, pixels; 0: none.
-        cutout_clip: whether the centre of that square is anywhere in the image, and what is beyond
-            the border cut off (DeVries and Taylor, 2017); false: it is all in the image.
-        mixup, cutmix: alpha of the Beta distribution that mixing is drawn from; 0: off.
-        repeats: how often an image is in an epoch's batches, differently each time; an epoch
-            stays as long as it is.
-        progressive: side of the images in the first epoch, growing to `data.image_size`; null: off.
+        cutout: side of a square that is filled with the mean, pixels; 0: off.
+        cutout_clip: true: the centre of the square is anywhere in the image, and the square is
+            clipped at the border (DeVries and Taylor, 2017); false: the square is inside the image.
+        mixup, cutmix: alpha of the Beta distribution of the mixing ratio; 0: off.
+        repeats: number of times that an image occurs in an epoch's batches, augmented differently
+            (repeated augmentation). The number of steps of an epoch stays the same.
+        progressive: side of the images in the first epoch, pixels; it grows to `data.image_size`.
+            null: off.
     """
 
     crop: Literal["none", "pad", "resized"]
@@ -97,11 +98,11 @@ class Augment(Section):
 
 
 class Budget(Section):
-    """What a training may cost.
+    """The cost at which a training ends.
 
     Args:
-        plain_epochs: as much as so many epochs of the plain network; null: no limit, `epochs`
-            tells how long it is.
+        plain_epochs: budget in epochs of the plain network; null: no limit, the training has
+            `epochs` epochs.
     """
 
     plain_epochs: Annotated[float, Field(ge=1, le=1e9, allow_inf_nan=False)] | None = None
@@ -111,38 +112,38 @@ class Train(Section):
     """A training recipe.
 
     Args:
-        batch_size: images of a step, over all processes and parts.
-        accumulate: parts that each process goes through one after the other; their gradients are
-            averaged before the step.
-        optimizer: `sgd`, or the name of one of timm's; see `networks.optimizers`.
-        optimizer_args: what one of timm's takes beside, e.g. betas; `momentum` and `nesterov` are
-            those of sgd.
-        head_lr: learning rate of the class head, on the same schedule; null: as the rest.
-        decay_norms: whether weights of norms, and biases, decay too.
-        layer_decay: the learning rate of a layer is this share of that of the layer behind it; see
+        batch_size: images of a step, over all processes and micro-batches.
+        accumulate: micro-batches per process and step; their gradients are averaged.
+        optimizer: `sgd`, or the name of an optimizer of timm; see `networks.optimizers`.
+        optimizer_args: further arguments of an optimizer of timm, e.g. betas; `momentum` and
+            `nesterov` are for sgd.
+        head_lr: learning rate of the classifier, on the same schedule; null: `lr`.
+        decay_norms: whether weight decay applies to norms and biases, too.
+        layer_decay: learning rate of a layer divided by that of the next layer; see
             `networks.layers`.
         schedule: of the learning rate; see `training.pace`.
-        decay_epochs: of `schedule=step`: after how many epochs it falls, each time, or a list of
-            the epochs after which it does; of `exponential`: in how many epochs it does; of
-            `plateau`: after how many epochs without a lower validation loss.
-        decay_rate: of those: to what share it falls.
-        decay_power: of `schedule=polynomial`: which power of the share that is left; 1 is `linear`.
-        cycle_epochs, cycle_growth: of `schedule=restarts`: how many epochs the first cosine takes,
-            and how many times as long as the one before each further one does.
-        clip_grad: the largest norm of all gradients together; larger ones are scaled down to it.
-        epochs: passes over the images; with a budget, the most there can be
+        decay_epochs: `schedule=step`: epochs between two drops of the learning rate, or the list
+            of epochs after which it drops; `exponential`: epochs in which it falls by one factor;
+            `plateau`: epochs without a lower validation loss before it drops.
+        decay_rate: factor of a drop, for these schedules.
+        decay_power: `schedule=polynomial`: power of the share of the training that is left; 1 is
+            `linear`.
+        cycle_epochs, cycle_growth: `schedule=restarts`: epochs of the first cosine, and the factor
+            by which each further one is longer than the one before.
+        clip_grad: largest norm of all gradients together; larger gradients are scaled down to it.
+        epochs: passes over the images; with a budget, the largest possible number
             (see `pipeline.config.rules`).
-        recalibrate: batches of which all batch norms take their running statistics anew, after each
-            epoch that nothing grows after; null: none.
-        recalibrate_until: epochs after which that ends; null: to the last.
-        precision: `float32` in every bit; `tf32` lets a GPU round what it multiplies to 10 bits;
-            `bfloat16` and `float16` are autocast, the last with loss scaling.
+        recalibrate: batches from which all batch norms estimate their running statistics anew,
+            after each epoch without an adjustment; null: off.
+        recalibrate_until: number of epochs with recalibration; null: all.
+        precision: `float32`: exact; `tf32`: a GPU rounds the factors of products to 10 bits;
+            `bfloat16`, `float16`: autocast, `float16` with loss scaling.
         ema_warmup: whether averages follow the weights more closely at first; see `optim.Averaged`.
-        patience: after how many epochs without a better top-1 a training ends.
-        ship: the epoch whose network the later stages get: the last, or that of the best top-1.
-        compile: what torch.compile is given: nothing, each block (see `training.compiling`), or the
+        patience: number of epochs without a better top-1 after which training stops.
+        ship: which network the later stages get: of the last epoch, or of the best top-1.
+        compile: argument of torch.compile: nothing, each block (see `training.compiling`), or the
             whole network.
-        profile: how many steps torch's profiler watches (see `training.profile`).
+        profile: number of steps to profile (see `training.profile`).
     """
 
     name: str
@@ -201,7 +202,7 @@ class Train(Section):
     @field_validator("compile", mode="before")
     @classmethod
     def _off_is_a_word(cls, value: Any) -> Any:
-        return "off" if value is False else value  # what YAML reads of an off without quotes
+        return "off" if value is False else value  # YAML reads `off` without quotes as False
 
     @model_validator(mode="after")
     def _schedule_is_whole(self) -> Self:
@@ -222,7 +223,7 @@ class Train(Section):
     def _something_to_end(self) -> Self:
         if self.recalibrate_until is not None and self.recalibrate is None:
             raise ValueError(
-                f"recalibrate_until={self.recalibrate_until} ends what does not begin; give "
+                f"recalibrate_until={self.recalibrate_until} needs train.recalibrate; give "
                 "train.recalibrate, e.g. 200, or leave it out"
             )
         return self
@@ -246,7 +247,7 @@ class Train(Section):
 
 
 class Checkpoint(Section):
-    """How often training saves and what it keeps; decides no result."""
+    """How often training saves, and how many checkpoints it keeps; does not affect results."""
 
     interval: str
     keep: PositiveInt

@@ -101,7 +101,7 @@ def test_what_none_of_the_choices_has_is_refused(words):
         (("model=timm", "model.name=resnet10t", "model.own_branches=true"), "is for RepVGG"),
         (("method=dbb", "method.form=linear", "method.absorb=false", "method.widen_depthwise=2"),
          "widen_depthwise=2 is for branches with batch norms"),
-        (("train.recalibrate_until=3",), "ends what does not begin"),
+        (("train.recalibrate_until=3",), "needs train.recalibrate"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_refused(words, said):
