@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-POLICIES = ("randaugment", "autoaugment", "trivialaugment")  # torchvision's
+POLICIES = ("randaugment", "autoaugment", "trivialaugment")  # of torchvision
 VALID = (
     f"{', '.join(POLICIES)}, or a string of timm's: rand-m9-mstd0.5-inc1, augmix-m3-w3, original, "
     "originalr, v0, v0r, 3a"

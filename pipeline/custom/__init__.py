@@ -1,1 +1,1 @@
-"""Networks and images by a Python name of the user's: its files are found, kept and called."""
+"""Networks and images of the user: find the code of a Python name, copy it, and call it."""

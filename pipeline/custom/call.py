@@ -1,4 +1,4 @@
-"""Imports and calls a target; whatever goes wrong in the user's code ends in one line."""
+"""Import and call a target; an error in the user's code becomes a message of one line."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ THEIRS = (Exception, SystemExit, KeyboardInterrupt)  # what code of the user's m
 
 
 def call(key: str, section: Target, **offered: Any) -> Any:
-    """Return what a target returns.
+    """Call a target and return its result.
 
     Args:
-        key: the setting, for what is said.
-        section: what is called, and with which arguments.
-        offered: further arguments, each given if the target takes one of its name.
+        key: name of the setting, for messages.
+        section: the target and its arguments.
+        offered: further arguments; each is passed if the target has a parameter of this name.
 
     Raises:
-        UserError: it cannot be imported or called, or raises.
+        UserError: the target cannot be imported or called, or raises.
     """
     function = load(key, section)
     given = {name: value for name, value in offered.items() if takes(function, name)}
@@ -40,10 +40,10 @@ def call(key: str, section: Target, **offered: Any) -> Any:
 
 
 def load(key: str, section: Target) -> Callable[..., Any]:
-    """Return what a target names.
+    """Return the function or class of a target.
 
     Raises:
-        UserError: it cannot be imported, or cannot be called.
+        UserError: it cannot be imported, or is not callable.
     """
     module, _, path = section.target.partition(":")
     try:
@@ -66,24 +66,24 @@ def load(key: str, section: Target) -> Callable[..., Any]:
 
 
 def _named(holder: Any, name: str) -> str:
-    """Return which function or class may be meant."""
+    """Return a cure that names similar functions and classes of the module."""
     public = [known for known in dir(holder) if not known.startswith("_")]
     valid = [known for known in public if callable(getattr(holder, known, None))]
     return nearest(name, valid) if valid else "there is no function or class in it"
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function takes an argument of a name."""
+    """Return whether a function can be called with a keyword argument of this name."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # written in C
+    except (TypeError, ValueError):  # a function written in C
         return False
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return any(p.kind == p.VAR_KEYWORD or (p.name == name and p.kind in kinds) for p in parameters)
 
 
 def raised(error: BaseException) -> str:
-    """Say what an error was, and where in the user's code."""
+    """Return the message of an error, with the line of the user's code that raised it."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _theirs(f.filename)]
     where = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
     return f"raised {gist(error)}{where}"
@@ -95,10 +95,10 @@ def _theirs(name: str) -> bool:
 
 
 def _copy(error: BaseException) -> str:
-    """Say how a module comes into the copy, if one was not found."""
+    """Return how a module gets into the copy, if the error is that it was not found."""
     if not isinstance(error, ModuleNotFoundError):
         return ""
     return (
-        "; install it, or put it where it is found at launch: the code runs as a copy, of modules "
-        "that an import statement names"
+        "; install it, or put it where the launch finds it: the code runs as a copy of the modules "
+        "that import statements name"
     )

@@ -1,7 +1,7 @@
-"""The user's code as a run was started with: a copy below `<root>/code`, by the hash of its files.
+"""Keep a copy of the user's code for each run, in `<root>/code` under the hash of its files.
 
-Stages import the copy, so what is edited, moved or removed later changes no run that has begun. Of
-a package that is installed, its release is on record instead.
+Stages import the copy, so later edits do not change a run that has begun. For an installed package
+the release is recorded instead.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pipeline.records.provenance import git_state
 from pipeline.records.schemas import Facts
 
 SECTIONS = ("model", "data")
-Custom = tuple[str, Target]  # a section by its name
+Custom = tuple[str, Target]  # name of a section, and the section
 
 
 def targets(config: Config) -> list[Custom]:
-    """Return the sections that name code of the user's."""
+    """Return the sections that name code of the user."""
     found = ((name, getattr(config, name, None)) for name in SECTIONS)
     return [(name, section) for name, section in found if isinstance(section, Target)]
 
 
 def settle(values: Values) -> Values:
-    """Return the values with a hash in place of each null that stands for the code as it is now.
+    """Return the settings with each `code: null` replaced by the hash of the present code.
 
     Raises:
         UserError: there is no such module.
@@ -44,17 +44,17 @@ def settle(values: Values) -> Values:
 
 
 def loosened(values: Values, name: str) -> Values:
-    """Return the values with a section's code as it is now, if it names any, for `settle`."""
+    """Return the settings with the `code` of a section set to null, for `settle`."""
     if "target" not in values.get(name, {}):
         return values
     return {**values, name: {**values[name], "code": None}}
 
 
 def check(config: Config) -> None:
-    """Make sure that there is the code a run is to use.
+    """Check that the code of a run is available.
 
     Raises:
-        UserError: its copy is gone or was changed, and the code as it is now is other code.
+        UserError: the copy is missing or was changed, and the present code differs.
     """
     for name, section in targets(config):
         if _copied(section) and not _kept(config, section):
@@ -62,25 +62,25 @@ def check(config: Config) -> None:
 
 
 def keep(config: Config) -> None:
-    """Keep a copy of the code of a run, unless there is one."""
+    """Copy the code of a run, unless there is a copy."""
     for name, section in targets(config):
         if _copied(section) and not _kept(config, section):
             snapshot.keep(_same(name, section), _place(Path(config.root), section))
 
 
 def told(config: Config) -> Iterator[str]:
-    """Yield what is to be known of code that is not as a run was started with."""
+    """Yield notes about code that has changed since the run began."""
     for name, section in targets(config):
         try:
             now = _present(name, section.target)
-        except UserError:  # moved or removed: the copy is used
+        except UserError:  # the module was moved or removed: the copy is used
             continue
         if now == section.code:
             continue
         if _copied(section):
             yield (
-                f"the code of {section.target} has changed since run {config.name} began, which "
-                f"goes on with its copy in {rundir.shown(_place(Path(config.root), section))}; for "
+                f"the code of {section.target} has changed since run {config.name} began; the run "
+                f"uses its copy in {rundir.shown(_place(Path(config.root), section))}; for "
                 "the code as it is now, choose another name="
             )
         else:
@@ -88,7 +88,7 @@ def told(config: Config) -> Iterator[str]:
 
 
 def origins(config: Config, known: Facts) -> Facts:
-    """Return where the code of a run was taken from, by section, as far as it is still that."""
+    """Return the origin of the code of a run, by section, if the code is unchanged there."""
     found = {}
     for name, section in targets(config):
         try:
@@ -101,10 +101,10 @@ def origins(config: Config, known: Facts) -> Facts:
 
 
 def enable(section: Section, root: Path) -> None:
-    """Have Python import the copy of a section's code, if it names any.
+    """Put the copy of a section's code on Python's path, if the section names code.
 
     Raises:
-        UserError: it is gone, or others may have changed it.
+        UserError: the copy is missing, or others may have changed it.
     """
     if not isinstance(section, Target) or not _copied(section):
         return
@@ -116,13 +116,13 @@ def enable(section: Section, root: Path) -> None:
 
 
 def on_path(place: Path) -> None:
-    """Have Python look for modules in a folder first."""
+    """Put a folder first on Python's path."""
     sys.path.insert(0, str(place.resolve()))
 
 
 @contextmanager
 def lent(values: Values, root: Path) -> Iterator[str]:
-    """Give a folder with the code that a section names, also before it is kept; empty if none is.
+    """Yield a folder with the code of a section, even before it is copied; "" without such code.
 
     Raises:
         UserError: as `check`.
@@ -139,7 +139,7 @@ def lent(values: Values, root: Path) -> Iterator[str]:
 
 
 def _present(name: str, target: str) -> str:
-    """Return what stands for the code as it is now."""
+    """Return the hash of the present code, or the release of its package."""
     found = files.find(f"{name}.target", target)
     return snapshot.digest(found) if found else files.release(target)
 
@@ -161,15 +161,15 @@ def _kept(config: Config, section: Target) -> bool:
 
 
 def _same(name: str, section: Target) -> snapshot.Files:
-    """Return the files of a section as they are now.
+    """Return the present files of a section.
 
     Raises:
-        UserError: they are not those that it means.
+        UserError: their hash is not that of the section.
     """
     found = files.find(f"{name}.target", section.target)
     if not found or snapshot.digest(found) != section.code:
         raise UserError(
             f"{name}.code={section.code}: there is no copy of it below root, and {section.target} "
-            "is other code now; restore the copy or the code, or choose another name="
+            "has changed; restore the copy or the code, or choose another name="
         )
     return found

@@ -1,7 +1,7 @@
-"""The files behind a target: the module that holds it, and the user's modules that it imports.
+"""Find the files of a target: its module, and the user's modules that it imports.
 
-They are found by reading alone: a launch imports no torch, and may be far from what the code needs.
-The standard library's `modulefinder` stops at folders without `__init__.py`.
+The files are parsed and not imported: a launch imports no torch, and packages that the code needs
+may be missing here. (`modulefinder` of the standard library ignores folders without `__init__.py`.)
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ OURS = ("dyrep", "pipeline", "slurm")
 
 
 def find(key: str, target: str) -> Files:
-    """Return the user's files behind `package.module:function`; none of an installed package.
+    """Return the user's files of `package.module:function`; none for an installed package.
 
     Args:
-        key: the setting, for what is said.
+        key: name of the setting, for messages.
         target: its value.
 
     Raises:
-        UserError: there is no such module, or one of the files is no Python.
+        UserError: there is no such module, or a file is not valid Python.
     """
     module = target.partition(":")[0]
     top = module.partition(".")[0]
@@ -55,7 +55,7 @@ def release(target: str) -> str:
 
 
 def installed(path: Path) -> bool:
-    """Whether a file or folder belongs to Python or to what is installed in it."""
+    """Return whether a file or folder belongs to Python or to an installed package."""
     return any(path.is_relative_to(folder) for folder in _installed())
 
 
@@ -67,7 +67,7 @@ def _installed() -> list[Path]:
 
 
 def _places() -> list[Path]:
-    """Return where modules of the user's are looked for, as Python would from here."""
+    """Return the folders in which the user's modules are searched: here, then PYTHONPATH."""
     found = dict.fromkeys([Path.cwd(), *(Path(name) for name in sys.path if name)])
     return [path for path in found if path.is_dir() and not installed(path.resolve())]
 
@@ -89,14 +89,14 @@ def _missing(module: str) -> str:
 
 
 def _module(place: Path, module: str) -> Path | None:
-    """Return the file of a module below a folder; a package comes first, as in Python."""
+    """Return the file of a module in a folder; a package has priority, as in Python."""
     base = place.joinpath(*module.split("."))
     candidates = (base / "__init__.py", base.with_name(f"{base.name}.py"))
     return next((path for path in candidates if path.is_file()), None)
 
 
 def _with_imports(module: str) -> Files:
-    """Return the files of a module and of all of the user's that it imports, by their names."""
+    """Return the files of a module and of all modules of the user that it imports, by name."""
     places, found, seen, waiting = _places(), Files(), set[str](), [module]
     while waiting:
         name = waiting.pop()
@@ -104,7 +104,9 @@ def _with_imports(module: str) -> Files:
         if name in seen or parts[0] in OURS or parts[0] in sys.stdlib_module_names:
             continue
         seen.add(name)
-        waiting += [".".join(parts[:-1])] if parts[1:] else []  # a package is executed, too
+        waiting += (
+            [".".join(parts[:-1])] if parts[1:] else []
+        )  # importing a module executes its packages, too
         place = next((place for place in places if _module(place, name)), None)
         path = _module(place, name) if place else None
         if place and path:
@@ -114,7 +116,7 @@ def _with_imports(module: str) -> Files:
 
 
 def _imports(path: Path, package: list[str]) -> Iterator[str]:
-    """Yield the names of what a file imports, and of what may be modules among them."""
+    """Yield the names that a file imports; some may be functions and not modules."""
     try:
         tree = ast.parse(path.read_bytes(), str(path))
     except (SyntaxError, ValueError) as error:

@@ -1,1 +1,1 @@
-"""The networks: built by their configuration, or as earlier stages left them."""
+"""Build networks from their settings, and load weights into them."""

@@ -1,4 +1,4 @@
-"""Networks by their configuration; always the plain architecture, without extra branches."""
+"""Build the plain network of a configuration, without extra branches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.display.errors import UserError, nearest
 from pipeline.networks import repvgg
 
 DROPS = {"drop": ("dropout", "drop_rate"), "drop_path": ("stochastic_depth_prob", "drop_path_rate")}
-"""Settings by what constructors of timm and torchvision call them."""
+"""Names of our settings in constructors of torchvision and timm."""
 AUXILIARY = ("googlenet", "inception_v3")  # torchvision's networks with more than one output
 
 
@@ -23,8 +23,9 @@ def build(model: Model, classes: int) -> nn.Module:
     """Return the plain network of `model=` for RGB images, freshly initialised.
 
     Raises:
-        UserError: torchvision or timm has no classifier of that name (the message has the nearest),
-            or it takes no `drop` or `drop_path`; or code of the user's returns no network.
+        UserError: torchvision or timm has no classifier of that name (the message names the
+            nearest), the classifier does not support `drop` or `drop_path`, or the user's code
+            returns no network.
     """
     if isinstance(model, Custom):
         return from_target(model, classes)
@@ -39,7 +40,7 @@ def build(model: Model, classes: int) -> nn.Module:
 
 
 def head(model: Model, classes: int) -> set[str]:
-    """Return the names of the class head: parameters whose shape follows from the classes."""
+    """Return the parameters of the classifier, whose shape depends on the number of classes."""
     one, other = (_shapes(model, count) for count in (classes, classes + 1))
     return {name for name, shape in one.items() if other.get(name) != shape}
 
@@ -49,7 +50,7 @@ def _shapes(model: Model, classes: int) -> dict[str, torch.Size]:
         try:
             with torch.device("meta"):
                 network = build(model, classes)
-        except (NotImplementedError, RuntimeError):  # one that looks at values while it is built
+        except (NotImplementedError, RuntimeError):  # its constructor needs values
             network = build(model, classes)
     return {name: parameter.shape for name, parameter in network.named_parameters()}
 
@@ -62,8 +63,9 @@ def vgg(
     Args:
         widths: Channels of each convolution, by stage.
         classes: Outputs.
-        hidden: Outputs of a linear layer and ReLU before the classifier; None: there is none.
-        bias: Of convolutions. torchvision's VGG has them: a fused network then has the same keys.
+        hidden: Outputs of a linear layer and ReLU before the classifier; None: no such layer.
+        bias: Whether convolutions have a bias, as in torchvision's VGG. A fused network then has
+            the same keys.
     """
     layers: list[nn.Module] = []
     inputs = 3
@@ -83,7 +85,8 @@ def mobilenet_v1(width: float, small_stem: bool, classes: int) -> nn.Module:
     """Return MobileNet (Howard et al., 2017): a 3x3 conv, then 13 depthwise-separable blocks.
 
     Every channel count is multiplied by `width`; the small stem has stride 1 instead of 2. timm's
-    `mobilenetv1_100` has neither choice, and norms that hold the activation: they do not fold.
+    `mobilenetv1_100` has neither setting, and its norms contain the activation, so they cannot be
+    folded.
     """
     inputs = channels(32, width)
     layers = _conv_norm_relu(3, inputs, stride=1 if small_stem else 2)
@@ -106,9 +109,9 @@ def from_torchvision(name: str, small_stem: bool, classes: int, **drops: float) 
     """Return a torchvision classifier; a ResNet's small stem suits images of 32 pixels and below.
 
     Raises:
-        UserError: torchvision has no classifier of that name, or it does not take what is asked.
+        UserError: torchvision has no classifier of that name, or it does not support a setting.
     """
-    from torchvision import models  # takes four seconds: only where it is asked for
+    from torchvision import models  # the import takes four seconds
 
     check_name(name, models.list_models(module=models), "torchvision")
     one_output = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
@@ -124,10 +127,10 @@ def from_timm(name: str, classes: int, **drops: float) -> nn.Module:
     """Return a timm classifier with fresh weights; nothing is downloaded.
 
     Raises:
-        UserError: timm has no classifier of that name (a `hf-hub:` address is none), or it does not
-            take what is asked.
+        UserError: timm has no classifier of that name (`hf-hub:` addresses are refused), or it
+            does not support a setting.
     """
-    import timm  # takes four seconds: only where it is asked for
+    import timm  # takes four seconds
 
     check_name(name, timm.list_models(), "timm")
     make = partial(timm.create_model, name, pretrained=False, num_classes=classes)
@@ -137,10 +140,10 @@ def from_timm(name: str, classes: int, **drops: float) -> nn.Module:
 
 
 def _dropping(make: Callable[..., nn.Module], name: str, drops: dict[str, float]) -> nn.Module:
-    """Call a constructor with `drop` and `drop_path`, where set, by the names it has for them.
+    """Call a constructor with `drop` and `drop_path`, if set, by the names that it uses.
 
     Raises:
-        UserError: it has none for one of them.
+        UserError: it does not support one of them.
     """
     errors = []
     for names in product(*(DROPS[key] for key in drops)):
@@ -152,13 +155,13 @@ def _dropping(make: Callable[..., nn.Module], name: str, drops: dict[str, float]
     for key in drops:
         if all(f"'{word}'" in said for word in DROPS[key]):
             raise UserError(
-                f"model.{key} is nothing that {name} takes; leave it out, or use another model.name"
+                f"{name} does not support model.{key}; leave it out, or use another model.name"
             )
     raise errors[0]
 
 
 def from_target(model: Custom, classes: int) -> nn.Module:
-    """Return the network of a function or class of the user's, whose code is enabled already.
+    """Return the network of the user's function or class; its code must be importable already.
 
     Raises:
         UserError: it cannot be called, or returns no network with parameters.
@@ -176,10 +179,10 @@ def from_target(model: Custom, classes: int) -> nn.Module:
 
 
 def check_name(name: str, valid: list[str], library: str) -> None:
-    """Refuse a name that a library does not know.
+    """Check that a library has a classifier of this name.
 
     Raises:
-        UserError: names the nearest.
+        UserError: it has none; names the nearest.
     """
     if name not in valid:
         cure = nearest(name, valid, "model.name=")

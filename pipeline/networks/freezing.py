@@ -1,4 +1,4 @@
-"""Parameters that stay as they are: their names by globs, and the batch norms that go with them."""
+"""Freeze parameters by globs of their names, and the statistics of their batch norms."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pipeline.display.errors import UserError, nearest
 
 
 class Frozen:
-    """A batch norm that stays in eval mode: it normalises by the statistics it has and keeps them.
+    """A batch norm that stays in eval mode and keeps its running statistics.
 
-    What users of timm and Keras expect of a norm that is frozen: with statistics of other images it
-    would compute something else although no parameter moved.
+    timm and Keras freeze norms in the same way. With the statistics of new images the norm would
+    compute something else although no parameter changed.
     """
 
     def train(self, mode: bool = True) -> Self:
@@ -25,13 +25,13 @@ class Frozen:
 
 
 def freeze(network: nn.Module, globs: list[str]) -> list[str]:
-    """Freeze the parameters of a plain network whose name, or a module they are in, is matched.
+    """Freeze the parameters of a plain network that a glob matches, by their name or a module's.
 
-    A batch norm all of whose parameters are frozen keeps its statistics, too. Call it before the
-    network gets branches: a frozen convolution gets none.
+    If all parameters of a batch norm are frozen, it keeps its statistics, too. Call this before
+    branches are added: a frozen convolution gets none.
 
     Returns:
-        What is to be told.
+        Lines for the log.
 
     Raises:
         UserError: a glob matches nothing, or nothing is left to train.

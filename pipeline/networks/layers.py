@@ -1,4 +1,4 @@
-"""The layers of a network, from its images to its scores."""
+"""Divide a network into blocks and layers, in the order from images to scores."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LISTS = (nn.Sequential, nn.ModuleList)  # subclasses are blocks
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the outermost blocks of a network, in its order.
+    """Yield the outermost blocks of a network, in order.
 
-    A block is a module with parts of its own in an `nn.Sequential` or `nn.ModuleList`, as networks
-    repeat them, or a convolution with branches.
+    A block is a convolution with branches, or a module that has children and is an entry of an
+    `nn.Sequential` or `nn.ModuleList`.
     """
     for child in model.children():
         listed = type(model) in LISTS and type(child) not in LISTS and any(child.children())
@@ -27,11 +27,11 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def depths(model: nn.Module) -> dict[str, int]:
-    """Return in which layer each parameter is, by its name; layer 0 is the one at the images.
+    """Return the layer of each parameter, by its name; layer 0 is next to the images.
 
-    A network of timm says that itself (`group_matcher`). In others a layer is a block, or a
-    convolution or linear layer that is in none, with the norm and the biases that follow it. The
-    branches of a convolution are in its layer.
+    timm's networks define their layers (`group_matcher`). In other networks a layer is a block, or
+    a convolution or linear layer outside of blocks, with the norm and biases that follow it. The
+    branches of a convolution belong to its layer.
     """
     found: dict[str, int] = {}
     matcher: Any = getattr(model, "group_matcher", None)
@@ -51,7 +51,7 @@ def depths(model: nn.Module) -> dict[str, int]:
 
 
 def _unit(name: str, units: set[str]) -> str | None:
-    """Return which of some paths a parameter is below."""
+    """Return the path in `units` that contains a parameter; None if there is none."""
     parts = name.split(".")
     paths = (".".join(parts[:count]) for count in range(1, len(parts)))
     return next((path for path in paths if path in units), None)

@@ -1,4 +1,4 @@
-"""Weights that timm and torchvision publish, by their names there; on this disk or not at all."""
+"""Find weights that timm or torchvision publishes, if they are on this disk."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from pipeline.display.errors import UserError, nearest
 from pipeline.networks import architectures
 
 KEY = "model.pretrained"
-DEFAULT = "default"  # what the library takes where nobody asks for others
-FILES = ("model.safetensors", "pytorch_model.bin")  # of a repository of the Hugging Face hub
+DEFAULT = "default"  # the default weights of the library
+FILES = ("model.safetensors", "pytorch_model.bin")  # in a repository of the Hugging Face hub
 
 
 def cached(family: str, name: str, word: str) -> Path:
-    """Return the file of weights that a library has already fetched; nothing is downloaded.
+    """Return the file of weights that a library has downloaded earlier; nothing is downloaded.
 
     Args:
         family: `timm` or `torchvision`.
-        name: Of the network there.
-        word: Of its weights there: a tag of timm, a member of torchvision's enumeration, `default`.
+        name: Name of the network in the library.
+        word: Name of the weights: a tag of timm, a member of torchvision's enumeration, `default`.
 
     Raises:
-        UserError: it has none of that name, or they are not on this disk; tells how to fetch them.
+        UserError: the library has no such weights, or they are not on this disk; the message says
+            how to fetch them.
     """
     finders: dict[str, Callable[[str, str], Path]] = {"timm": _timm, "torchvision": _torchvision}
     return finders[family](name, word)
 
 
 def _torchvision(name: str, word: str) -> Path:
-    from torchvision import models  # takes four seconds: only where it is asked for
+    from torchvision import models  # the import takes four seconds
 
     architectures.check_name(name, models.list_models(module=models), "torchvision")
     members = models.get_model_weights(name)
@@ -81,7 +82,7 @@ def _hub(url: str) -> Path:
 
 
 def _of_hub(repository: str | None, file: str | None) -> list[Path]:
-    """Return where files of a repository lie if they were fetched; the best comes first."""
+    """Return the cached files of a repository, the preferred one first; else its cache folder."""
     if not repository:
         return []
     from huggingface_hub import constants, try_to_load_from_cache

@@ -1,4 +1,4 @@
-"""Optimizers by name: torch's SGD, and what timm's factory makes."""
+"""Build optimizers by name: torch's SGD, or one of timm."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from pipeline.config.train import Train
 from pipeline.display.errors import UserError, nearest
 from pipeline.networks.layers import depths
 
-ON_GPU = ("bnb", "fused")  # what names of optimizers begin with that need one
-ELSEWHERE = ("params", "lr", "weight_decay")  # what an optimizer takes from other settings
+ON_GPU = ("bnb", "fused")  # prefixes of optimizers that need a GPU
+ELSEWHERE = ("params", "lr", "weight_decay")  # arguments that other settings give
 
 
 def build(model: nn.Module, train: Train, head: Collection[str] = ()) -> Optimizer:
     """Return the optimizer of a recipe, for the parameters that are not frozen.
 
-    `sgd` is torch's, on a GPU as one kernel that does the loss scaler's part too. All others are
-    timm's, with timm's defaults where `optimizer_args` says nothing.
+    `sgd` is torch's; on a GPU it is fused, and applies the loss scale, too. All others are timm's,
+    with timm's defaults unless `optimizer_args` sets others.
 
     Args:
-        model: Of which it is.
+        model: Network to optimize.
         train: The recipe.
         head: Names of the parameters that learn at `train.head_lr`.
 
     Raises:
-        UserError: timm has none of that name, it does not take such arguments, or the head is
-            frozen.
+        UserError: timm has no such optimizer, it does not support an argument, or the classifier
+            is frozen.
     """
     if head:
         check_head(model, head)
@@ -41,7 +41,7 @@ def build(model: nn.Module, train: Train, head: Collection[str] = ()) -> Optimiz
         return SGD(
             groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, fused=fused
         )
-    from timm.optim import create_optimizer_v2  # takes seconds: only where it is asked for
+    from timm.optim import create_optimizer_v2  # the import takes seconds
 
     _check(train.optimizer, train.optimizer_args or {})
     given = {key: _tuples(value) for key, value in (train.optimizer_args or {}).items()}
@@ -63,26 +63,26 @@ def check_head(model: nn.Module, head: Collection[str]) -> None:
 
 
 def needs_gpu(name: str) -> bool:
-    """Return whether an optimizer of timm works on a GPU only: those of bitsandbytes and apex."""
+    """Return whether an optimizer of timm needs a GPU (those of bitsandbytes and apex do)."""
     return name.startswith(ON_GPU)
 
 
 def _groups(model: nn.Module, train: Train, head: Collection[str]) -> list[dict[str, Any]]:
-    """Return the groups of the network, after those of a head that learns at its own rate."""
+    """Return the parameter groups; those of a classifier with its own learning rate come first."""
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
     heads = [p for name, p in learning.items() if name in head]
     rest = {name: p for name, p in learning.items() if name not in head}
     groups = _by_layer(model, rest, train) if rest else []
-    own = _by_decay(model, heads, train)[:2] if heads else []  # a head has no strengths
+    own = _by_decay(model, heads, train)[:2] if heads else []  # a classifier has no strengths
     return [{**group, "lr": train.head_lr} for group in own] + groups
 
 
 def _by_layer(
     model: nn.Module, parameters: dict[str, nn.Parameter], train: Train
 ) -> list[dict[str, Any]]:
-    """Return the parameters by weight decay and, with `layer_decay`, by layer.
+    """Return the parameter groups by weight decay and, with `layer_decay`, by layer.
 
-    Each layer has all groups, also empty ones: what grows on it joins them.
+    Each layer has all groups, even if empty, because branches that grow join them.
     """
     if train.layer_decay is None:
         return _by_decay(model, list(parameters.values()), train)
@@ -101,7 +101,7 @@ def _by_layer(
 def _by_decay(
     model: nn.Module, parameters: list[nn.Parameter], train: Train
 ) -> list[dict[str, Any]]:
-    """Return matrices and kernels, which decay; biases and norms; strengths, which never decay."""
+    """Return lists of matrices and kernels (decay), biases and norms, strengths (never decay)."""
     norms = [p for p in parameters if p.ndim <= 1]
     kernels = {
         "params": [p for p in parameters if p.ndim > 1],
@@ -115,7 +115,10 @@ def _by_decay(
     return [
         kernels,
         {"params": decaying, "weight_decay": train.weight_decay},
-        {"params": strengths, "weight_decay": 0.0},  # may be empty: strengths that grow join it
+        {
+            "params": strengths,
+            "weight_decay": 0.0,
+        },  # can be empty; strengths of new branches join it
     ]
 
 
@@ -131,7 +134,7 @@ def _check(name: str, given: dict[str, Any]) -> None:
     for key in given:
         if key not in listed:
             raise UserError(
-                f"train.optimizer_args.{key} is nothing that {name} takes; "
+                f"{name} has no argument {key} (train.optimizer_args); "
                 f"valid are: {', '.join(listed)}"
             )
 

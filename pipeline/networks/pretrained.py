@@ -1,4 +1,4 @@
-"""Starting from weights that were trained: fitted to the network, or refused with what differs."""
+"""Load pretrained weights into a network, or refuse them and name what differs."""
 
 from __future__ import annotations
 
@@ -18,52 +18,51 @@ from pipeline.networks import architectures, freezing, repvgg, weights
 from pipeline.networks.weights import KEY
 from pipeline.records import rundir
 
-NAMED = 3  # keys that are named where more differ
-COUNTER = ".num_batches_tracked"  # of a batch norm; files of before torch 0.4.1 have none
-AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that torchvision takes off its networks
+NAMED = 3  # differing keys that a message names
+COUNTER = ".num_batches_tracked"  # of a batch norm; files from before torch 0.4.1 lack it
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that torchvision removes
 UNCOUNTED = "with their class head if prep finds as many classes as it has, else with a new one"
 
 
 @dataclass
 class Fit:
-    """How weights fit a network: what is loaded, what stays fresh, what differs."""
+    """How weights fit a network: tensors to load, tensors that stay random, and differences."""
 
     loaded: dict[str, Tensor] = field(default_factory=dict)
-    fresh: list[str] = field(default_factory=list)  # of the class head
-    differing: list[str] = field(default_factory=list)  # a description each
+    fresh: list[str] = field(default_factory=list)  # names in the classifier
+    differing: list[str] = field(default_factory=list)  # descriptions
 
 
 def begin(network: nn.Module, model: Model, classes: int, counted: bool = True) -> list[str]:
-    """Give a fresh network the weights it starts with, and freeze what stays.
+    """Load the initial weights of a new network, and freeze parameters.
 
     Args:
-        network: As it was built.
+        network: A newly built network.
         model: Its settings.
-        classes: Of its class head.
-        counted: Whether the data have so many; else prep has yet to find out.
+        classes: Number of classes of its classifier.
+        counted: Whether this is the number of classes of the data; False before prep has run.
 
     Returns:
-        What is to be told.
+        Lines for the log.
 
     Raises:
-        UserError: they cannot be read, are of another network, or what must be trained is frozen.
+        UserError: the weights cannot be read or are of another network, or a parameter with random
+            values would be frozen.
     """
     told, fresh = ([], []) if model.pretrained is None else _load(network, model, classes, counted)
     told += freezing.freeze(network, model.freeze)
     for name in fresh if counted else ():
         if not network.get_parameter(name).requires_grad:
-            raise UserError(
-                f"model.freeze keeps {name}, which is new and drawn at random; match less"
-            )
+            raise UserError(f"model.freeze keeps {name}, whose values are random; match less")
     return told
 
 
 def _load(
     network: nn.Module, model: Model, classes: int, counted: bool
 ) -> tuple[list[str], list[str]]:
-    """Load `model.pretrained`; return what is to be told, and what of the class head is fresh.
+    """Load `model.pretrained`; return lines for the log, and the random tensors of the classifier.
 
-    A class head for another number of classes stays as it was drawn. A bias that fusing had to
+    A classifier for another number of classes keeps its random values. A bias that fusing had to
     give to a convolution is added to that of the network.
     """
     path = Path(str(model.pretrained))
@@ -90,7 +89,7 @@ def _load(
 
 
 def _folded(path: Path, model: Timm, held: dict[str, Tensor], head: set[str]) -> dict[str, Tensor]:
-    """Return weights of a RepVGG with branches for the network without them, or refuse them."""
+    """Convert weights of a RepVGG with branches to the plain network, or refuse them."""
     network = repvgg.branched(model.name)
     held = weights.named_as(held, network.state_dict())
     if differing := fit(network, held, head).differing:
@@ -106,9 +105,9 @@ def fit(network: nn.Module, held: dict[str, Tensor], head: set[str]) -> Fit:
     """Compare weights with those of a network, by name and shape.
 
     Args:
-        network: As it was built.
+        network: A newly built network.
         held: The weights.
-        head: Names of its tensors whose shape follows from the number of classes.
+        head: Names of the tensors of its classifier.
     """
     own = network.state_dict()
     held = weights.named_as(held, own)
@@ -136,7 +135,7 @@ def _size(tensor: Tensor) -> str:
 
 
 def _bias_of(network: nn.Module, name: str) -> nn.Conv2d | None:
-    """Return the convolution without a bias that this name would be the bias of."""
+    """Return the convolution without bias to which a bias of this name would belong."""
     path, _, last = name.rpartition(".")
     try:
         conv = network.get_submodule(path)
@@ -153,11 +152,11 @@ def _add_biases(network: nn.Module, loaded: dict[str, Tensor]) -> None:
 
 
 def _as_timm(network: nn.Module, held: dict[str, Tensor], head: set[str]) -> Fit:
-    """Fit weights as timm does: older files have other names, or are for other image sizes."""
+    """Fit weights by timm's filter: older files have other names, or are for other image sizes."""
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     try:
         converted = convert(dict(held), network) if convert else held
-    except Exception:  # whatever it expects of a file that is of another network
+    except Exception:  # the filter fails on a file of another network
         converted = held
     return fit(network, converted, head)
 
@@ -171,7 +170,7 @@ def _head(found: Fit, held: dict[str, Tensor], classes: int) -> str:
 
 
 def _idle_norms(network: nn.Module) -> int:
-    """Return how many batch norms do nothing: those of static blocks, after fusing."""
+    """Return the number of batch norms without effect: those of static blocks after fusing."""
     norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm)]
     spreads = [(norm.running_var, 1 - norm.eps) for norm in norms]
     return sum(v is not None and torch.equal(v, torch.full_like(v, s)) for v, s in spreads)
@@ -191,11 +190,11 @@ def _named(model: Model) -> str:
 
 
 def _cures(path: Path, model: Model, held: dict[str, Tensor]) -> Iterator[str]:
-    """Yield what may help, the most likely first."""
+    """Yield possible cures, the most likely first."""
     if any(".branches." in name for name in held):
-        yield "They have branches: give the run by its name, which means what it ships, fused"
+        yield "They have branches: give the name of the run, which stands for its fused weights"
     if _has_branches(held):
-        yield "They are of a RepVGG with branches; choose the model=timm model.name= they are of"
+        yield "They are of a RepVGG with branches; choose its name with model=timm model.name="
     if isinstance(model, Torchvision | MobileNetV1):
         stem = not model.small_stem
         other = model.model_copy(update={"small_stem": stem})
@@ -208,7 +207,7 @@ def _cures(path: Path, model: Model, held: dict[str, Tensor]) -> Iterator[str]:
         differing = [f"model.{k}={theirs.get(k)}" for k in ours if theirs.get(k) != ours[k]]
         if differing:
             yield f"That run has {', '.join(differing)}"
-    yield "Choose the model= and model.name= that these weights are of"
+    yield "Choose the model= and model.name= of these weights"
 
 
 def _fits(model: Model, held: dict[str, Tensor]) -> bool:

@@ -1,15 +1,15 @@
-"""RepVGG of timm as a plain stack of convolutions: the network, and weights of its branches."""
+"""Convert timm's RepVGG to a plain stack of convolutions: the network and its weights."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-BRANCHES = ("conv_kxk.bn", "conv_1x1.bn", "identity")  # the batch norms of a block of timm's
+BRANCHES = ("conv_kxk.bn", "conv_1x1.bn", "identity")  # batch norms of a block in timm
 
 
 def straighten(network: nn.Module) -> None:
-    """Keep of each RepVGG block its 3x3 convolution: branches are what `method=` adds."""
+    """Replace each RepVGG block by its 3x3 convolution and norm; `method=` adds branches."""
     from timm.models.byobnet import RepVggBlock
 
     for path, block in list(network.named_modules()):
@@ -23,7 +23,7 @@ def straighten(network: nn.Module) -> None:
 
 
 def branched(name: str) -> nn.Module:
-    """Return a network of timm with the branches that `straighten` takes away."""
+    """Return a network of timm with the branches that `straighten` removes."""
     import timm
 
     with torch.random.fork_rng(devices=[]):
@@ -33,14 +33,14 @@ def branched(name: str) -> nn.Module:
 
 @torch.no_grad()
 def straightened(held: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Return weights of a RepVGG with branches for the network that `straighten` makes of it.
+    """Convert weights of a RepVGG with branches to those of the network after `straighten`.
 
-    In eval mode it computes the same. The batch norm behind each convolution gets the mean that the
-    sum of the branches has, and the variance it would have if they were uncorrelated.
+    The function in eval mode stays the same. The batch norm behind each convolution gets the mean
+    of the sum of the branches, and its variance if the branches were uncorrelated.
 
     Args:
-        held: The weights by timm's names.
-        network: What `branched` returned; its blocks get these weights.
+        held: The weights, by timm's names.
+        network: From `branched`; its blocks are overwritten.
     """
     from timm.models.byobnet import RepVggBlock
 

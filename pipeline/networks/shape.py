@@ -1,4 +1,4 @@
-"""Whether a network of the user's can go through the stages: be copied, saved and built again."""
+"""Check that a network of the user can be copied, saved and built again, as stages require."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def learn(scores: Tensor) -> None:
 
 
 def check(network: nn.Module, again: nn.Module, target: str) -> None:
-    """Refuse what a later stage would stumble over.
+    """Refuse a network that would make a later stage fail.
 
     Args:
-        network: as a target returned it.
-        again: as it returned it a second time.
-        target: for what is said.
+        network: returned by the target.
+        again: returned by a second call.
+        target: name of the target, for messages.
 
     Raises:
-        UserError: says what, and the cure.
+        UserError: names the problem and the cure.
     """
     told = f"model.target={target} returns a network"
     try:
         copy.deepcopy(network)
-    except Exception as error:  # whatever is in it
+    except Exception as error:  # from any module of the user
         raise UserError(
             f"{told} that cannot be copied ({gist(error)}), as averaging and fusing do; keep "
             "locks, files and generators out of it"
@@ -60,7 +60,7 @@ def check(network: nn.Module, again: nn.Module, target: str) -> None:
 
 
 def _shared(network: nn.Module) -> tuple[str, str] | None:
-    """Return the names of two entries of the state that are one tensor."""
+    """Return two names in the state dict that share one tensor."""
     known: dict[int, str] = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
         if id(tensor) in known:

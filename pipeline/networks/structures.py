@@ -1,4 +1,4 @@
-"""The branches that another run had in the end, put on a fresh network."""
+"""Add the final branches of another run to a new network."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ KEY = "method.structure"
 
 
 def apply(network: nn.Module, method: Structured) -> None:
-    """Give a network the branches that `method.structure` describes, freshly initialised.
+    """Add the branches that `method.structure` describes to a network, with random weights.
 
     Raises:
-        UserError: the file is gone or holds something else than it did, or is of another network.
+        UserError: the file is missing, has changed, or is of another network.
     """
     path = Path(method.structure)
     try:
@@ -41,7 +41,7 @@ def apply(network: nn.Module, method: Structured) -> None:
 
 
 def told(network: nn.Module, method: Structured) -> str:
-    """Return what a network was given, as a line."""
+    """Return a line for the log."""
     count = len(blocks(network))
     what = f"{count} block{'s' * (count != 1)} of branches"
-    return f"structure: {what}, fresh, as in {method.structure}"
+    return f"structure: {what} with random weights, as in {method.structure}"

@@ -1,4 +1,4 @@
-"""Whether an optimizer can do what a training asks of it, tried on a tiny network."""
+"""Try on a tiny network whether an optimizer can train, grow and resume."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from pipeline.records import packing
 
 
 def attempt(train: Train, method: Method) -> None:
-    """Train a few steps, grow if the method does, and go on from a saved state.
+    """Train a few steps, grow if the method grows, and resume from a saved state.
 
     Raises:
-        UserError: the optimizer cannot be built, used, grown with or continued in every bit.
+        UserError: the optimizer cannot be built or used, cannot follow growth, or does not resume
+            bit by bit.
     """
     on_gpu = optimizers.needs_gpu(train.optimizer) and torch.cuda.is_available()
     network = _network().to("cuda" if on_gpu else "cpu")
@@ -32,7 +33,7 @@ def attempt(train: Train, method: Method) -> None:
         _steps(network, optimizer)
         if _generators() != drawn:
             raise UserError(
-                f"{name} draws random numbers: several processes would go different ways; use "
+                f"{name} draws random numbers, so processes would diverge; use "
                 "another, or other train.optimizer_args"
             )
     except UserError:
@@ -88,7 +89,7 @@ def _grow(network: nn.Module, optimizer: Optimizer, method: DyRep | Grow, name: 
 
 
 def _continue(network: nn.Module, optimizer: Optimizer, train: Train, name: str) -> None:
-    """Compare what goes on with what is resumed elsewhere, where other numbers are drawn."""
+    """Compare a continued with a resumed optimizer, under different random seeds."""
     twin = copy.deepcopy(network)
     try:
         other = optimizers.build(twin, train)
@@ -102,6 +103,6 @@ def _continue(network: nn.Module, optimizer: Optimizer, train: Train, name: str)
     pairs = zip(network.parameters(), twin.parameters(), strict=True)
     if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs):
         raise UserError(
-            f"{name} goes another way when it is resumed or in another process: its state is not "
-            "all of it, or it draws numbers; use another, or other train.optimizer_args"
+            f"{name} gives other weights after it is resumed: its state is incomplete, or it draws "
+            "random numbers; use another, or other train.optimizer_args"
         )

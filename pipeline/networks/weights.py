@@ -1,4 +1,4 @@
-"""Weights in a file: safetensors, or what torch saved, of which nothing but weights is read."""
+"""Read weights from a safetensors file or a torch.save file; nothing else in it is loaded."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ from pipeline.display.errors import UserError, gist
 from pipeline.records import disk
 
 KEY = "model.pretrained"
-PICKLES = (b"PK\x03\x04", b"\x80")  # how files of torch.save begin, of today and of before 1.6
-INSIDE = (  # where training programs keep the weights in what they save, averaged ones first
+PICKLES = (b"PK\x03\x04", b"\x80")  # first bytes of torch.save files, of today and from before 1.6
+INSIDE = (  # keys of the weights in checkpoints of training programs, averaged weights first
     "state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model",
 )  # fmt: skip
-AROUND = ("module.", "_orig_mod.", "model.", "net.", "network.")  # what wrappers put before names
+AROUND = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "net.",
+    "network.",
+)  # prefixes that wrappers add to names
 
 
 def read(path: Path, digest: str | None) -> dict[str, Tensor]:
@@ -31,7 +37,7 @@ def read(path: Path, digest: str | None) -> dict[str, Tensor]:
         digest: the SHA-256 that it must have; None: any.
 
     Raises:
-        UserError: it has another, cannot be read, or holds something else.
+        UserError: its SHA-256 differs, or it cannot be read, or it holds no weights.
     """
     try:
         if digest is not None and disk.sha256(path) != digest:
@@ -57,8 +63,8 @@ def _safe(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             if "state" in (file.metadata() or {}):
                 raise UserError(
-                    f"{KEY}={path} is a checkpoint of a training; give the run by its name, which "
-                    "means the weights that it ships"
+                    f"{KEY}={path} is a checkpoint of a training; give the name of the run, which "
+                    "stands for the weights that it ships"
                 )
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
@@ -76,7 +82,7 @@ def _pickled(path: Path) -> dict[str, Tensor]:
             f"{KEY}={path} holds more than weights, which is not read because it may be code "
             f"({_unsafe(error)}); save model.state_dict() alone, best as .safetensors"
         ) from None
-    except Exception as error:  # torch raises whatever it stumbles over
+    except Exception as error:  # torch raises many kinds of errors on damaged files
         raise UserError(
             f"{KEY}={path} cannot be read, or was cut off ({_first(error)}); give a whole file "
             "that torch.save made of model.state_dict()"
@@ -85,18 +91,18 @@ def _pickled(path: Path) -> dict[str, Tensor]:
 
 
 def _first(error: Exception) -> str:
-    """Return the first sentence of what torch says; it writes a page."""
+    """Return the first sentence of a long message of torch."""
     return gist(error).partition(". ")[0]
 
 
 def _unsafe(error: UnpicklingError) -> str:
-    """Return what torch found that is no tensor; it writes a page about it."""
+    """Return the name of the object that torch.load refused."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     return found[1] if found else "torch.load refuses it"
 
 
 def _unwrapped(path: Path, loaded: Any) -> dict[str, Tensor]:
-    """Return the tensors in what was saved, wherever it keeps them."""
+    """Return the tensors of a loaded checkpoint, from any of the usual keys."""
     where = loaded
     if isinstance(loaded, Mapping):
         where = next(
@@ -112,7 +118,7 @@ def _unwrapped(path: Path, loaded: Any) -> dict[str, Tensor]:
 
 
 def named_as(state: dict[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return weights by the names of a network: without what wrappers put before all of them."""
+    """Return weights by the names of a network, without prefixes of wrappers."""
     while not own.keys() & state.keys():
         around = next((a for a in AROUND if all(name.startswith(a) for name in state)), None)
         if around is None:

@@ -1,9 +1,8 @@
-"""Weights & Biases, TensorBoard and CSV as mirrors of the run directory, written from its files.
+"""Mirror the run directory to Weights & Biases, TensorBoard and CSV, from its files.
 
-The files are the truth; whatever happens to W&B, nothing is lost and nothing waits. Whoever writes
-the mirror is a process of its own, so that neither its start-up, nor its signal handling, nor a
-server that does not answer can reach a training. `tracking=disabled` without `tracking.also` starts
-no process and imports nothing.
+The files are complete without W&B. A separate process writes a mirror, so its start-up, its signal
+handling and a server that does not answer cannot disturb a training. `tracking=disabled` without
+`tracking.also` starts no process and imports nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def mirror(run: Path, tracking: Wandb | Disabled) -> None:
-    """Write all that mirrors a run directory; a failure is a notice, never an error."""
+    """Write all mirrors of a run directory; a failure prints a notice and raises nothing."""
     if tracking.also:
         words = curves_command(run, tracking)
         _write(run, "curves", words, "launch again with the same name")
@@ -42,7 +41,7 @@ WHAT = {"wandb": "W&B run", "curves": "CSV or TensorBoard files"}
 
 
 def _write(run: Path, name: str, words: list[str], cure: str) -> None:
-    """Run a process that writes a mirror; its output is in `NAME.log`."""
+    """Run the process that writes a mirror, with its output in `NAME.log`."""
     log = run / f"{name}.log"
     try:
         with log.open("ab") as output:
@@ -57,7 +56,7 @@ def _write(run: Path, name: str, words: list[str], cure: str) -> None:
 
 
 def follow(run: Path, tracking: Wandb | Disabled) -> list[subprocess.Popen[bytes]]:
-    """Begin to show a training while it goes on; return the processes that do."""
+    """Start the processes that mirror a training while it runs; return them."""
     parent = ["--follow", str(os.getpid())]
     found = []
     if tracking.mode == "online":
@@ -76,7 +75,7 @@ def _start(run: Path, name: str, words: list[str]) -> subprocess.Popen[bytes]:
 
 
 def environment(run: Path) -> dict[str, str]:
-    """Return the environment of a mirror: what wandb keeps stays with the run, not in HOME."""
+    """Return the environment of a mirror process: wandb keeps its files in the run, not in HOME."""
     kept = run / "wandb"
     own = {"WANDB_DIR": run, "WANDB_DATA_DIR": kept / "data", "WANDB_CACHE_DIR": kept / "cache"}
     return {name: str(path) for name, path in own.items()} | os.environ

@@ -62,13 +62,13 @@ def _write_curves(options: argparse.Namespace) -> int:
 
 
 def _outlive_signals() -> None:
-    """Leave alone what SLURM sends to every process of a job."""
+    """Ignore signals that SLURM sends to all processes of a job."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _follow(options: argparse.Namespace) -> int:
-    """Follow a training; begin anew if wandb's own process was killed by a signal meant for all."""
+    """Mirror a running training; restart if a signal for the whole job killed wandb's process."""
     _outlive_signals()
     environment = dict(os.environ)
     if reason := unreachable(server()):
@@ -83,7 +83,10 @@ def _follow(options: argparse.Namespace) -> int:
         tries = int(os.environ.get(TRIES, "3"))
         if not tries or session.over(options.run, options.follow):
             raise
-        fresh = {**environment, TRIES: str(tries - 1)}  # not that of wandb's dead process
+        fresh = {
+            **environment,
+            TRIES: str(tries - 1),
+        }  # without the variables of wandb's dead process
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], fresh)
     return DONE
 

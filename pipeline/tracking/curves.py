@@ -1,7 +1,7 @@
-"""The curves of a run as `csv/metrics.csv` and as an event file of TensorBoard, from its files.
+"""Write the curves of a run as `csv/metrics.csv` and as an event file of TensorBoard.
 
-Who begins to write makes both anew from the history. So what an interruption took back, or did
-again, is there once; and what a writer that was killed had not written is there, too.
+A writer starts with the whole history. So steps that were repeated after an interruption occur
+once, and rows that a killed writer had not written are not missing.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LOCK = ".curves.lock"
-PAUSE = 5.0  # seconds between two looks at the files of a training
+PAUSE = 5.0  # seconds between two reads of the files of a training
 
 
 class Writer(Protocol):
-    """Takes the rows of a run in their order."""
+    """Writes the rows of a run, in order."""
 
     def add(self, new: list[Row]) -> None:
-        """Write rows; all of them can be read afterwards."""
+        """Write rows and flush them."""
 
 
 class Table:
-    """`csv/metrics.csv`: a row per step, a column per number, empty where there is none.
+    """`csv/metrics.csv`: a row per step, a column per metric; a missing number is an empty cell.
 
-    It is written whole, for numbers that come later are new columns.
+    The file is rewritten each time, because metrics that come later are new columns.
     """
 
     def __init__(self, run: Path) -> None:
@@ -57,14 +57,14 @@ class Table:
 
 
 class Events:
-    """`tensorboard/`: one event file, each number under its name and at its step."""
+    """`tensorboard/`: one event file with each metric by name and step."""
 
     def __init__(self, run: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = run / "tensorboard"
         shutil.rmtree(folder, ignore_errors=True)
-        # a TensorBoard that shows the earlier file forgets what it has from step 0 on
+        # makes a TensorBoard that has read the earlier file discard its steps
         self._writer: Any = SummaryWriter(str(folder), purge_step=0)
 
     def add(self, new: list[Row]) -> None:
@@ -79,12 +79,12 @@ WRITERS: dict[str, type[Table] | type[Events]] = {"csv": Table, "tensorboard": E
 
 
 def write(run: Path, kinds: Iterable[str], parent: int | None = None) -> int:
-    """Write the curves of a run; return how many rows they have.
+    """Write the curves of a run; return the number of rows.
 
     Args:
         run: its directory.
-        kinds: of `WRITERS`.
-        parent: a process; as long as it trains, what it adds is written, too.
+        kinds: keys of `WRITERS`.
+        parent: id of the training process; new rows are written until it ends.
     """
     with only_writer(run, LOCK):
         writers: list[Writer] = [WRITERS[kind](run) for kind in kinds]
@@ -103,4 +103,4 @@ def write(run: Path, kinds: Iterable[str], parent: int | None = None) -> int:
                 raise UserError(f"cannot be read: {lines}; all else was written")
             if ended:
                 return count
-            time.sleep(max(PAUSE, 20 * took))  # a long table takes seconds
+            time.sleep(max(PAUSE, 20 * took))  # writing a long table takes seconds

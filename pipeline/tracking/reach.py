@@ -1,4 +1,4 @@
-"""Whether a W&B server answers, asked before wandb waits a minute and a half for it."""
+"""Check whether a W&B server answers, because wandb itself would wait 90 s for it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ SERVER = "https://api.wandb.ai"
 
 
 def server() -> str:
-    """Return the address in use."""
+    """Return the address of the W&B server."""
     return os.environ.get("WANDB_BASE_URL", SERVER)
 
 
 def unreachable(address: str) -> str | None:
-    """Return why a server cannot be used now; None if it answers, with whatever."""
+    """Return why a server cannot be reached; None if it answers with any status."""
     try:
         urlopen(address, timeout=PATIENCE).close()
     except HTTPError:
-        return None  # it is there; a page of its own it need not have
+        return None  # the server answers; the status does not matter
     except (URLError, HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         return f"{address} does not answer ({reason})"

@@ -1,9 +1,8 @@
-"""What Weights & Biases is told of a run, read from its files; nothing here knows wandb.
+"""Read what a mirror sends from the files of a run; independent of wandb.
 
-A row is what belongs to one training step: the numbers of the step, those of the epoch that ended
-with it, and what was grown or cut after it. Each step is yielded once, in order; of a long training
-those that `display.thinning` shows, and those with the end of an epoch that it shows or with
-an event.
+A row belongs to one training step: its metrics, those of the epoch that ended with it, and the
+growth after it. Each step is yielded once, in order. Of a long training only some steps are
+yielded: those that `display.thinning` keeps, ends of epochs that it keeps, and steps with growth.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Row = dict[str, Any]
 
 
 class Steps:
-    """The rows of a training, as far as its files have got; ask again for what was added."""
+    """The rows of a training that its files hold so far; call `new` again for later rows."""
 
     def __init__(self, train: Path) -> None:
         self._history, self._growth = train / rundir.HISTORY, train / rundir.GROWTH
@@ -34,16 +33,15 @@ class Steps:
         self.damaged: list[str] = []  # lines that could not be read
 
     def new(self, complete: bool) -> Iterator[Row]:
-        """Yield what was not yielded before.
+        """Yield rows that were not yielded before.
 
-        The last step is held back until the next one shows that all of it is there, or the
-        training is `complete`.
+        The last step is held back until the next step appears, or the training is `complete`.
         """
         grown = _by_step(self._growth)
         for line in self._lines():
             step = line["step"]
             if step < self._last or (step == self._last and not self._pending):
-                continue  # done again after a kill, with the same numbers
+                continue  # repeated after a kill, with the same numbers
             if step > self._last:
                 yield from self._finished(grown)
                 self._last = step
@@ -61,12 +59,12 @@ class Steps:
                 yield row | grown.get(self._last, {})
 
     def _lines(self) -> Iterator[Row]:
-        """Yield whole lines from where the last call ended; from the start of a shortened file."""
+        """Yield complete lines since the last call; from the start if the file was cut."""
         if not self._history.exists():
             return
         with self._history.open("rb") as file:
             if self._history.stat().st_size < self._place:
-                self._place = 0  # what was not saved when it was killed was taken back
+                self._place = 0  # a resumed training has removed the rows that were not saved
             file.seek(self._place)
             for line in file:
                 if line.endswith(b"\n"):
@@ -78,7 +76,7 @@ class Steps:
 
 
 def _row(line: bytes) -> Row | None:
-    """Return what a line of the history holds; None if that is not a row."""
+    """Parse a line of the history; None if it is not a row."""
     try:
         row: Row = json.loads(line)
         schemas.check(rundir.HISTORY, row)
@@ -92,7 +90,7 @@ def _is_shown(line: Row) -> bool:
 
 
 def _values(line: Row) -> Row:
-    """Return the numbers of a line of the history under their names in W&B."""
+    """Return the metrics of a line of the history, by their names in W&B."""
     prefix = "train" if line["kind"] == "step" else "epoch"
     weights = line.pop("branch_weights", {})
     values = {f"{prefix}/{k}": v for k, v in line.items() if k not in (*AXES, "kind")}
@@ -101,7 +99,7 @@ def _values(line: Row) -> Row:
 
 
 def _by_step(growth: Path) -> dict[int, Row]:
-    """Return what was grown and cut, by the step it happened after."""
+    """Return the growth events, by the step before them."""
     found: dict[int, Row] = {}
     for event in rundir.read_lines(growth):
         row = found.setdefault(event["step"], {"growth/grown": 0, "growth/cut": 0})
@@ -113,7 +111,7 @@ def _by_step(growth: Path) -> dict[int, Row]:
 
 
 def growth_table(train: Path) -> tuple[list[str], list[list[Any]]]:
-    """Return columns and rows of all events."""
+    """Return columns and rows of all growth events."""
     columns = ["epoch", "step", "action", "layer", "branches", "parameters", "flops"]
     events = rundir.read_lines(train / rundir.GROWTH)
     return columns, [
@@ -134,7 +132,7 @@ def checkpoint_table(train: Path) -> tuple[list[str], list[list[Any]]]:
 
 
 def latency_table(run: Path) -> tuple[list[str], list[list[Any]]]:
-    """Return columns and rows of what was timed, from the metrics of the latency stage."""
+    """Return columns and rows of the timed variants, from the metrics of the latency stage."""
     timed = finished(run).get("latency")
     columns = ["p50_ms", "p90_ms", "p95_ms", "p99_ms", "images_per_s"]
     found: dict[tuple[str, int], Row] = {}
@@ -148,7 +146,7 @@ def latency_table(run: Path) -> tuple[list[str], list[list[Any]]]:
 
 
 def results(run: Path) -> Row:
-    """Return the headline numbers of every finished stage as `stage/metric`, and what it took."""
+    """Return the metrics of all finished stages as `stage/metric`, and their durations."""
     found: Row = {}
     for stage, result in finished(run).items():
         found |= {f"{stage}/{name}": value for name, value in result.metrics.items()}
@@ -159,13 +157,13 @@ def results(run: Path) -> Row:
 
 
 def finished(run: Path) -> dict[str, Result]:
-    """Return the results of the stages that have one."""
+    """Return the results of all finished stages."""
     there = [stage for stage in STAGE_NAMES if (run / stage / rundir.RESULT).exists()]
     return {stage: store.read(Result, run / stage) for stage in there}
 
 
 def settings(run: Path) -> Row:
-    """Return the configuration, nested and without secrets, and where the run comes from."""
+    """Return the configuration (nested, secrets masked), and the origin of the run."""
     facts = store.read(Run, run)
     events = store.events((run / "train").resolve())
     return {
@@ -182,7 +180,7 @@ def settings(run: Path) -> Row:
 
 
 def state(run: Path) -> str:
-    """Return `finished`, `failed`, or `preempted`: it is not at its end and may come back."""
+    """Return `finished`, `failed`, or `preempted` (unfinished, and may continue)."""
     wanted = [run / stage for stage in STAGE_NAMES if (run / stage).is_symlink()]
     if all((stage / rundir.RESULT).exists() for stage in wanted):
         return "finished"

@@ -1,8 +1,8 @@
-"""One W&B run, written from the files of a run directory by one writer at a time.
+"""Write one W&B run from the files of a run directory; one writer at a time.
 
-Steps are sent with their own number: a server that has a step already drops it, so sending may be
-repeated and broken off anywhere. Whatever fails here is for the caller to report; it never reaches
-a training, for this is a process of its own.
+Rows are sent with their step number, and the server drops steps that it has. So sending can be
+interrupted and repeated at any point. The caller reports errors; they cannot
+reach a training, which is another process.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from pipeline.tracking.rows import Steps
 
 LOCK = ".wandb.lock"
 REPORT = "report.html"
-PAUSE = 5.0  # seconds between two looks at the files of a training
-PATIENCE = 20.0  # seconds a follower waits until the server has its last rows
-LIMIT = 90  # seconds without progress after which `expire` has its way
+PAUSE = 5.0  # seconds between two reads of the files of a training
+PATIENCE = 20.0  # seconds to wait until the server has the last rows
+LIMIT = 90  # seconds without progress before `expire` ends the process
 EXIT = {"finished": 0, "failed": 1, "preempted": 75}
 Mode = Literal["offline", "online"]
 
 
 def replay(run: Path, mode: Mode, project: str, entity: str | None) -> int:
-    """Bring the W&B run of a run directory up to date; return how many steps were new to it.
+    """Update the W&B run of a run directory; return the number of new steps.
 
     Raises:
-        UserError: a line of the history is damaged; all else was sent.
-        wandb.Error: W&B does not take it.
-        TimeoutError: the server did not take all of it; the next time goes on from there.
+        UserError: a line of the history is damaged; all other rows were sent.
+        wandb.Error: W&B refuses the run.
+        TimeoutError: the server did not accept all rows in time; the next call sends the rest.
     """
     with only_writer(run, LOCK):
-        # a new directory is written from the same files before the old one goes
+        # the new directory is written before the old one is removed
         old = list((run / "wandb").glob(f"offline-run-*-{_id(run)}"))
         session = _opened(run, mode, project, entity, finish_timeout=LIMIT - 10)
         steps = Steps(run / "train")
@@ -57,7 +57,7 @@ def replay(run: Path, mode: Mode, project: str, entity: str | None) -> int:
 
 
 def follow(run: Path, project: str, entity: str | None, parent: int) -> None:
-    """Send what a training writes while it writes it, until it ends or its process does."""
+    """Send the rows of a running training, until the training or its process ends."""
     train = run / "train"
     with only_writer(run, LOCK):
         before = _children()
@@ -73,21 +73,21 @@ def follow(run: Path, project: str, entity: str | None, parent: int) -> None:
 
 
 def over(run: Path, parent: int) -> bool:
-    """Return whether a training has ended, or the process that it belongs to."""
+    """Return whether a training or its process has ended."""
     return (run / "train" / rundir.RESULT).exists() or not Path(f"/proc/{parent}").exists()
 
 
 def _children() -> set[int]:
-    """Return the processes that this one has started; none where the kernel does not tell."""
+    """Return the children of this process; none if the kernel does not list them."""
     told = Path("/proc/self/task").glob("*/children")
     return {int(pid) for path in told for pid in path.read_text().split()}
 
 
 def _check_alive(core: set[int]) -> None:
-    """Make sure that wandb's own process lives: it dies with rows it had taken, and nobody is told.
+    """Check that wandb's own process is alive: if it dies, queued rows are lost silently.
 
     Raises:
-        ConnectionError: it has ended.
+        ConnectionError: wandb's process has ended.
     """
     for pid in core:
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG):
@@ -95,9 +95,9 @@ def _check_alive(core: set[int]) -> None:
 
 
 def _id(run: Path) -> str:
-    """Return the id of the W&B run; a training that was repeated has one of its own.
+    """Return the id of the W&B run; a repeated training gets a new one.
 
-    W&B keeps the rows of the steps it has: those of another training would be dropped.
+    W&B drops rows of steps that it has, so a second training needs a second W&B run.
     """
     own: str = store.read(Run, run).wandb["id"]
     number = repeats.count((run / "train").resolve())
@@ -140,10 +140,10 @@ def _opened(run: Path, mode: Mode, project: str, entity: str | None, finish_time
 
 
 def _send(session: Any, steps: Steps, complete: bool) -> int:
-    """Send the rows that are new to the server; return how many."""
+    """Send the rows that the server does not have; return their number."""
     sent = 0
     for row in steps.new(complete):
-        if row["step"] >= session.starting_step:  # what comes before is there already
+        if row["step"] >= session.starting_step:  # the server has the steps before
             session.log(row, step=row["step"], commit=True)
             sent += 1
         _progress()
@@ -151,7 +151,7 @@ def _send(session: Any, steps: Steps, complete: bool) -> int:
 
 
 def _close(session: Any, run: Path, mode: Mode) -> None:
-    """Send what belongs to the run as a whole, and say how it ended."""
+    """Send the tables, results and state of the run."""
     import wandb
 
     _progress()
@@ -164,11 +164,11 @@ def _close(session: Any, run: Path, mode: Mode) -> None:
         if content:
             session.summary[name] = wandb.Table(columns=columns, data=content)
     session.summary.update(rows.results(run))
-    if (run / REPORT).exists():  # with its plots: what was grown when, latency by batch
+    if (run / REPORT).exists():  # with its plots of growth and latency
         session.summary["report"] = wandb.Html(str(run / REPORT), inject=False)
     try:
         _artifacts(session, run, mode)
-    except Exception as error:  # curves and numbers count for more
+    except Exception as error:  # curves and metrics matter more
         say(f"note: not all artifacts could be logged: {error}")
     end = rows.state(run)
     if end == "preempted":
@@ -178,7 +178,7 @@ def _close(session: Any, run: Path, mode: Mode) -> None:
 
 
 def _artifacts(session: Any, run: Path, mode: Mode) -> None:
-    """Log what went in and what came out, by reference: nothing is copied but the report."""
+    """Log inputs and outputs as artifacts, by reference; only the report is copied."""
     import wandb
 
     run_id = _id(run)
@@ -187,7 +187,7 @@ def _artifacts(session: Any, run: Path, mode: Mode) -> None:
         fingerprint = manifest.resolve().parent.name
         data = wandb.Artifact(f"data-{fingerprint}", type="dataset")
         data.add_reference(manifest.resolve().as_uri())
-        # without a server there is nothing to use; the same edge is in the configuration
+        # offline, an artifact cannot be used; the configuration names the same inputs
         (session.use_artifact if mode == "online" else session.log_artifact)(data)
     for kind, files in {
         "trained": ("train/model.safetensors", "train/structure.json"),
@@ -206,24 +206,24 @@ def _artifacts(session: Any, run: Path, mode: Mode) -> None:
 
 
 def expire(after: int = LIMIT) -> None:
-    """End this process with a word once there was no progress for so many seconds."""
+    """End this process with a message after `after` seconds, later `LIMIT`, without progress."""
     signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(after)
 
 
 def _progress() -> None:
-    if signal.alarm(0):  # somebody asked for the limit
+    if signal.alarm(0):  # a limit was set
         signal.alarm(LIMIT)
 
 
 def _give_up(*_: Any) -> None:
     say(f"error: no progress for {LIMIT} s; what was sent is kept", file=sys.stderr)
-    os._exit(FAILED)  # wandb would wait for its own process at the exit
+    os._exit(FAILED)  # at a normal exit wandb would wait for its process
 
 
 @contextmanager
 def only_writer(run: Path, lock: str) -> Iterator[None]:
-    """Hold a lock of the run; two writers of one copy would overwrite each other's rows."""
+    """Hold the lock of the run: two writers would overwrite each other's rows."""
     handle = os.open(run / lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

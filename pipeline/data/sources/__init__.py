@@ -1,1 +1,1 @@
-"""Where images come from: on disk or made on the spot, listed and read; never downloaded."""
+"""Sources of images: list and read images on disk, or generate them; nothing is downloaded."""

@@ -1,4 +1,4 @@
-"""Sources that are arrays or made on the spot: digits, CIFAR, synthetic images; encoded as PNG."""
+"""Sources of arrays or generated images: digits, CIFAR, synthetic; encoded as PNG or JPEG."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Encode grey (H, W) or RGB (H, W, 3) pixels, uint8."""
+    """Encode grey (H, W) or RGB (H, W, 3) uint8 pixels as PNG."""
     from PIL import Image
 
     stream = io.BytesIO()
@@ -58,14 +58,14 @@ class Digits:
 
 
 class Cifar:
-    """CIFAR-10 and CIFAR-100 as distributed for Python: the archive, or what is in it."""
+    """CIFAR-10 and CIFAR-100 as distributed for Python: the archive, or its extracted content."""
 
     def __init__(self, data: CifarSettings) -> None:
         self.root, self.name = Path(data.root), data.name
 
     @property
     def _known(self) -> Any:
-        """The record of torchvision: names and MD5 sums."""
+        """The data set class of torchvision, which has file names and MD5 sums."""
         from torchvision import datasets
 
         return datasets.CIFAR10 if self.name == "cifar10" else datasets.CIFAR100
@@ -98,7 +98,7 @@ class Cifar:
         return png(pixels.reshape(3, 32, 32).transpose(1, 2, 0))
 
     def _there(self) -> list[File]:
-        """Return the files that all is read from."""
+        """Return the files of the data set."""
         names = [self._known.filename]
         if (self.root / self._known.base_folder).is_dir():
             parts = [*self._known.train_list, *self._known.test_list]
@@ -119,7 +119,7 @@ class Cifar:
 
     @cached_property
     def _files(self) -> dict[str, Any]:
-        """Return the content of the batches, by name, once their MD5 sums were seen to be right.
+        """Return the content of the batches, by name, after a check of their MD5 sums.
 
         Raises:
             UserError: a file is missing or was changed.
@@ -132,7 +132,7 @@ class Cifar:
             read = {name: (folder / name) for name in sums}
             missing = [path for path in read.values() if not path.exists()]
             if missing:
-                raise UserError(f"{missing[0]} is missing; extract {known.filename} anew")
+                raise UserError(f"{missing[0]} is missing; extract {known.filename} again")
             raw = {name: path.read_bytes() for name, path in read.items()}
         else:
             archive = self.root / known.filename
@@ -142,23 +142,23 @@ class Cifar:
                 raw = {name: member.read() for name, member in members.items() if member}
         for name, content in raw.items():
             check_sum(folder / name, content, sums[name])
-        # safe: pickles whose sums are those of the authors'
+        # safe to unpickle: the MD5 sums are those that the authors published
         return {name: pickle.loads(content, encoding="latin1") for name, content in raw.items()}
 
 
 def check_sum(path: Path, content: bytes, md5: str) -> None:
-    """Make sure that a file is what its authors distributed.
+    """Check that a file has the MD5 sum that its authors published.
 
     Raises:
-        UserError: it is not.
+        UserError: it has another sum.
     """
     found = hashlib.md5(content).hexdigest()
     if found != md5:
-        raise UserError(f"{path} is damaged (MD5 {found} instead of {md5}); get it anew")
+        raise UserError(f"{path} is damaged (MD5 {found} instead of {md5}); get it again")
 
 
 class Synthetic:
-    """Noise with a wave in it whose direction tells the class: learnable, and of any size."""
+    """Images of noise and a wave, whose direction is the class: learnable, of any size."""
 
     def __init__(self, data: SyntheticSettings) -> None:
         self._data = data
@@ -173,7 +173,7 @@ class Synthetic:
         return Listing(classes=names, splits={"all": items})
 
     def read(self, name: str) -> bytes:
-        """Return a JPEG of natural size: its spectrum falls off as that of photographs does."""
+        """Return a JPEG with the file size of a photograph: noise with a falling spectrum."""
         import numpy as np
         from PIL import Image
 
@@ -191,7 +191,7 @@ class Synthetic:
 
 
 def _pink(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Return noise (H, W, 3) of mean 0 and deviation 1 whose amplitude falls with frequency."""
+    """Return pink noise (H, W, 3) with mean 0 and standard deviation 1."""
     import numpy as np
 
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])

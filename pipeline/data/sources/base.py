@@ -1,7 +1,7 @@
-"""What every source has: it lists its images, says their classes, and reads them by name.
+"""The interface of a source: list images with their classes, and read them by name.
 
-Nothing is ever downloaded. Light to import: a launch asks only whether the source is there and how
-many images it promises.
+Nothing is downloaded. A source is cheap to import, because a launch only checks that its files
+exist and counts images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def lacking(root: Path, names: str) -> str:
 
 
 class Item(NamedTuple):
-    """One image: its name within the source, and its class."""
+    """The name of an image within its source, and its label."""
 
     name: str
     label: int
@@ -33,16 +33,16 @@ class Listing:
     """All images of a source.
 
     Args:
-        classes: their names, by label.
-        splits: `train` and `val` if the source has both, else `all`.
-        passed: name and reason of the files and folders that were passed over, e.g. a README.
-        facts: size (bytes) and time of change (ns) of each image in turn; empty if the images are
-            not in files of their own.
-        others: the files that the rest was read from: archives, lists of labels.
-        places: where each image in turn begins in its file, bytes; empty if `read` needs no such.
-        groups: the number of the part of a file, e.g. the row group, that each image in turn is
-            read with; empty if each can be read alone.
-        folders: when each folder with images was changed, ns, by its name within the source.
+        classes: names of the classes, by label.
+        splits: items of `train` and `val` if the source has both splits, else of `all`.
+        passed: name and reason of each ignored file or folder, e.g. a README.
+        facts: size (bytes) and modification time (ns) of each image, in order; empty if images are
+            not single files.
+        others: all other files that were read: archives, lists of labels.
+        places: offset of each image in its file, in order, bytes; empty if `read` needs none.
+        groups: number of the part of a file (e.g. the row group) that contains each image, in
+            order; empty if images can be read in any order.
+        folders: modification time of each folder with images, ns, by its name within the source.
     """
 
     classes: tuple[str, ...]
@@ -56,25 +56,26 @@ class Listing:
 
 
 class Source(Protocol):
-    """What prep needs of a source."""
+    """The methods of a source that prep calls."""
 
     def count(self) -> int:
-        """Return how many images there are to train and validate on, quickly.
+        """Return the number of images, or an estimate that is quick to compute.
 
         Raises:
-            UserError: the source is not there; says where to get it and where to put it.
+            UserError: the files are missing; says where to get them and where to put them.
         """
 
     def listing(self) -> Listing:
-        """Return all images, in the same order each time.
+        """Return all images, always in the same order.
 
         Raises:
-            UserError: its layout is none that can be trained on.
+            UserError: the layout of the files is not supported.
         """
 
     @property
     def read(self) -> Callable[..., bytes]:
-        """Return what reads an encoded image, given its name, and its place if the listing has any.
+        """A function that returns the encoded bytes of an image, given its name.
 
-        It raises an OSError if it cannot.
+        If the listing has places, the function takes the place as well. It raises OSError if the
+        image cannot be read.
         """

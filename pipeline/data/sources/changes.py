@@ -1,10 +1,10 @@
-"""What became of the files of a source since they were prepared: added, removed, changed.
+"""Find files of a source that were added, removed or changed since prep read them.
 
-`source.gz`, beside the shards, has one line per file: size, time of change, name. Before them stand
-the folders with their times: a folder whose time is the same has the same names in it, so what was
-added and removed is known after a look at each folder, and only what was changed in place takes a
-look at each file. That is slow where there are millions on a shared file system, so it has a limit,
-and what was not looked at is counted.
+`source.gz`, beside the shards, has a header with the folders and their modification times, and one
+line per file: size, modification time, name. A folder with an unchanged time has the same entries,
+so added and removed files are found by one stat per folder; changed content needs one stat per
+file. This is slow for millions of files on a shared file system. Therefore it has a time limit, and
+files that were not checked are counted.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from slurm import files
 
 FILE = "source.gz"
 DAMAGED = (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError)
-"""What reading a damaged `source.gz` raises."""
+"""Exceptions that a damaged `source.gz` causes."""
 
 
 @dataclass
 class Changes:
-    """How many files are other than they were; `unseen` were not looked at for want of time."""
+    """Numbers of changed files; `unseen` files were not checked within the time limit."""
 
     added: int = 0
     removed: int = 0
@@ -56,7 +56,7 @@ class Changes:
 
 
 def summary(listing: Listing) -> dict[str, Any]:
-    """Return what the manifest says of the source: how many files, their bytes, and a digest."""
+    """Return the summary for the manifest: number of files, bytes, and a digest of the list."""
     digest = hashlib.sha256()
     for line in _lines(listing):
         digest.update(line.encode())
@@ -65,7 +65,7 @@ def summary(listing: Listing) -> dict[str, Any]:
 
 
 def save(listing: Listing, path: Path) -> None:
-    """Write down the files of a source, as `compare` reads them."""
+    """Write the list of files of a source, which `compare` reads."""
     names = [row["name"] for row in listing.passed]
     endings = _endings(listing)
     known = [name for name in names if name.endswith("/") or image(name) or ending(name) in endings]
@@ -88,27 +88,27 @@ def save(listing: Listing, path: Path) -> None:
 
 
 def _endings(listing: Listing) -> list[str]:
-    """Return how the files are called in which there are many images, e.g. `.parquet`."""
+    """Return the suffixes of files that hold many images, e.g. `.parquet`."""
     return sorted({ending(f.name) for f in listing.others if _folder(f.name) in listing.folders})
 
 
 def compare(root: Path, path: Path, seconds: float) -> Changes:
-    """Return how the files below a folder differ from those that were written down.
+    """Compare the files below a folder with the list that `save` wrote.
 
     Args:
-        root: of the source.
-        path: what `save` wrote.
-        seconds: after which the rest is left unseen.
+        root: folder of the source.
+        path: file that `save` wrote.
+        seconds: time limit; the remaining files are counted as unseen.
 
     Raises:
-        DAMAGED: what `save` wrote is not there any more.
+        DAMAGED: the list is damaged.
     """
     until = time.monotonic() + seconds
     header, _ = _open(path)
     found = Changes(files=header["files"], unseen=header["files"])
     moved = {name for name, mtime in header["folders"].items() if _moved(until, root, name, mtime)}
     known = set(header["passed"])
-    if moved:  # folders in which something happened come first
+    if moved:  # changed folders come first
         for file in _in_time(until, path):
             if _folder(file.name) in moved:
                 known.add(file.name)
@@ -127,7 +127,7 @@ def _in_time(until: float, path: Path) -> Iterator[File]:
 
 
 def _moved(until: float, root: Path, name: str, mtime: int) -> bool:
-    """Return whether a folder was changed, as long as there is time to look."""
+    """Return whether a folder has changed; False after the time limit."""
     return time.monotonic() < until and fact(root, name).mtime != mtime
 
 
@@ -142,7 +142,7 @@ def _look(root: Path, file: File, found: Changes) -> None:
 def _count_added(
     root: Path, folder: str, known: set[str], header: dict[str, Any], found: Changes
 ) -> None:
-    """Count the files of a folder that are not known, with those in folders that are new."""
+    """Count new files in a folder, and in its new sub-folders."""
     if not (root / folder).is_dir():
         return
     endings = frozenset(header.get("endings", ())) or EXTENSIONS

@@ -1,4 +1,4 @@
-"""The source that the settings name."""
+"""Choose the source by `data.name`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def source(data: Images, scratch: Path | None = None) -> Source:
-    """Return the source that `data` names; `scratch` is for what it has to lay on disk."""
+    """Return the source of the settings; `scratch` is a folder for its temporary files."""
     kinds: dict[str, Callable[[Any], Source]] = {
         "digits": arrays.Digits,
         "cifar10": arrays.Cifar,

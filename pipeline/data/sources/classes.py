@@ -1,4 +1,4 @@
-"""From labels as they stand beside images, numbers or names, to classes that a network learns."""
+"""Convert labels of a data set, numbers or names, to the classes that a network learns."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pipeline.display.errors import UserError
 
 Label = int | str
 UNTOLD: tuple[Label, ...] = (-1, "")
-Labelled = dict[str, list[tuple[str, Label]]]  # of each split: name of the image, what it is
+Labelled = dict[str, list[tuple[str, Label]]]  # by split: name and label of each image
 
 
 def labelled(
     found: Labelled, known: tuple[str, ...], where: Path
 ) -> tuple[tuple[str, ...], dict[str, list[Item]]]:
-    """Return the classes in order, and the images of each split with their numbers.
+    """Return the names of the classes, and the items of each split.
 
     Args:
         found: all images with their labels.
-        known: names of the classes, by label; none if the labels are the names.
-        where: the data, for what is said.
+        known: names of the classes, by label; empty if the labels are the names.
+        where: path of the data, for messages.
 
     Raises:
-        UserError: a label is no class, or a class has no image to train on.
+        UserError: a label is not a class, or a class has no training image.
     """
     for split, rows in found.items():
         if not rows:
@@ -50,7 +50,7 @@ def labelled(
 
 
 def _named(told: set[Label], where: Path) -> dict[Label, str]:
-    """Return the names of classes that nothing but the labels tells, numbers in their order."""
+    """Return the names of the classes by their labels alone; numbers are sorted as numbers."""
     texts = {label for label in told if isinstance(label, str)}
     if texts and texts != told:
         one, other = min(texts), min(label for label in told if isinstance(label, int))
@@ -69,7 +69,7 @@ def _check_filled(order: dict[Label, str], told: set[Label], where: Path) -> Non
         more = f" and {len(empty) - 1} more of its {len(order)}" if empty[1:] else ""
         raise UserError(
             f"{where}: class {empty[0]!a}{more} has no image to train on; add some, or write the "
-            "data anew without it"
+            "data again without it"
         )
 
 

@@ -1,7 +1,7 @@
-"""Images of the user's own: what a function or class of theirs returns, or yields.
+"""Images that a function or class of the user returns or yields.
 
-What has a length and gives any image by its number, as torch's map-style data sets, is read in all
-processes of prep. What only comes one after the other is read once, and laid on disk meanwhile.
+A map-style data set (it has a length and is indexed by number) is read in all processes of prep. An
+iterator is read once and written to disk.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SPLITS = ("train", "val")
 
 
 class Custom:
-    """Images by a target; one is called by its number, below its split if there are two.
+    """Images of a target. The name of an image is `NUMBER`, or `SPLIT/NUMBER` if there are splits.
 
     Args:
         data: the settings.
-        scratch: a folder for what only comes one after the other.
+        scratch: folder for the images of an iterator.
     """
 
     def __init__(self, data: Settings, scratch: Path | None = None) -> None:
@@ -39,10 +39,10 @@ class Custom:
         self._where = f"data.target={data.target}"
 
     def look(self) -> tuple[int | None, int | None]:
-        """Return how many images there are to train on, and classes, as far as that is told.
+        """Return the numbers of training images and of classes; None if unknown.
 
         Raises:
-            UserError: what is given are no images with their classes.
+            UserError: the target does not give images with classes.
         """
         first = next(iter(self._given))
         for split, given in self._given.items():
@@ -80,7 +80,7 @@ class Custom:
 
     @cached_property
     def _given(self) -> dict[str, Any]:
-        """What the target returns, by split; `all` if prep is to divide it."""
+        """The result of the target, by split; `all` if prep splits it."""
         root = {} if self._data.root is None else {"root": self._data.root}
         section = self._data.model_copy(update={"args": root | (self._data.args or {})})
         given, fraction = call("data.target", section), self._data.val_fraction
@@ -103,13 +103,13 @@ class Custom:
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:
-        """Names of classes: those of the images to train on, or else of the target."""
+        """Names of the classes, from the training images or else from the target."""
         given = next(iter(self._given.values()))
         target = load("data.target", self._data)
         return class_names(given, self._where) or class_names(target, self._where)
 
     def _table(self, split: str) -> Any:
-        """Return what gives any image by its number."""
+        """Return an object that is indexed by the number of an image."""
         assert self._scratch, "only prep reads more than the first image"
         spool = self._spools.setdefault(split, Spool(self._scratch, split))
         if spool.full:
@@ -150,10 +150,10 @@ class Custom:
         return found
 
     def _pairs(self, given: Any) -> Iterator[tuple[bytes, Label]]:
-        """Yield images and labels as they come.
+        """Yield images and labels in order.
 
         Raises:
-            UserError: the user's code raises, or gives something else.
+            UserError: the user's code raises, or an item is not a pair of image and class.
         """
         number = 0
         try:
@@ -168,10 +168,10 @@ class Custom:
             raise UserError(f"{self._where} {raised(error)} at image {number}") from None
 
     def _try(self, split: str, given: Any) -> None:
-        """Make sure that there is a first image, and that it stays the same where it can be asked.
+        """Read the first image; of a map-style data set twice, to check that it stays the same.
 
         Raises:
-            UserError: says what is wrong with it.
+            UserError: the image is missing or unusable, or differs.
         """
         name = "" if split == "all" else f"{split} of "
         where = f"{name}{self._where}"
@@ -208,7 +208,7 @@ class Custom:
 
 
 def _indexed(given: Any) -> bool:
-    """Whether any image can be had by its number, as of a map-style data set of torch."""
+    """Return whether images can be read by number, as from a map-style data set of torch."""
     streams = any(kind.__name__ == "IterableDataset" for kind in type(given).__mro__)
     return hasattr(given, "__len__") and hasattr(given, "__getitem__") and not streams
 
@@ -218,6 +218,6 @@ def _in_turn(given: Any) -> Any:
 
 
 def _targets(table: Any) -> Any:
-    """Return the classes of all images where they can be had without reading them."""
+    """Return the labels of all images, if they are known without reading the images."""
     targets = getattr(table, "targets", None)
     return targets if hasattr(targets, "__len__") and hasattr(targets, "__getitem__") else None

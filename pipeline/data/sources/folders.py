@@ -1,4 +1,4 @@
-"""A folder per class: `ROOT/{train,val}/CLASS/IMAGE`, or `ROOT/CLASS/IMAGE` to be split."""
+"""One folder per class: `ROOT/{train,val}/CLASS/IMAGE`, or `ROOT/CLASS/IMAGE` to split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ImageFolder:
-    """Images in folders named after their classes, at any depth below them."""
+    """Images in folders named by class, at any depth below the class folder."""
 
     splits: tuple[str, ...] = ("train", "val")
 
@@ -67,7 +67,7 @@ class ImageFolder:
 
     def _check_filled(self, items: list[Item], classes: tuple[str, ...], split: str) -> None:
         empty = set(range(len(classes))) - {item.label for item in items}
-        if empty and split != "val":  # a class may be missing in validation
+        if empty and split != "val":  # the validation split may lack a class
             name = self.root / split / classes[min(empty)]
             raise UserError(f"{name} has no images; add some or remove the folder")
         if not items:
@@ -75,7 +75,7 @@ class ImageFolder:
 
 
 def add(listing: Listing, found: Tree, split: str) -> list[File]:
-    """Take the images of a split that are in class folders into a listing; return them."""
+    """Add the images in class folders of a split to a listing; return their items."""
     files = [file for file in found.images if "/" in file.name]
     loose = [file.name for file in found.images if "/" not in file.name]
     take(listing, found, files, split)
@@ -84,7 +84,7 @@ def add(listing: Listing, found: Tree, split: str) -> list[File]:
 
 
 def take(listing: Listing, found: Tree, files: list[File], split: str) -> None:
-    """Note the facts of the images of a split, and what was passed over."""
+    """Add sizes and times of the images of a split, and the ignored files, to a listing."""
     for file in files:
         listing.facts.extend(file[1:])
     listing.passed.extend(_row(split, row["name"], row["reason"]) for row in found.passed)

@@ -1,7 +1,7 @@
-"""MNIST and the data sets in its format: idx files, compressed or not, as distributed.
+"""MNIST and data sets in its format: idx files, gzipped or not.
 
-Format: http://yann.lecun.com/exdb/mnist. A file is read here rather than by torchvision, which
-wants its own folders, needs torch, and takes a file that was cut off for a smaller one.
+Format: http://yann.lecun.com/exdb/mnist. The reader of torchvision is not used: it needs torch and
+its own folders, and reads a truncated file as a smaller one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ FROM = {
     "kmnist": " from codh.rois.ac.jp/kmnist",
     "emnist": " (gzip.zip) from www.nist.gov/itl/products-and-services/emnist-dataset",
 }
-ALIKE = set("cijklmopsuvwxyz")  # letters whose two cases the merged splits of EMNIST take for one
+ALIKE = set(
+    "cijklmopsuvwxyz"
+)  # letters of which the merged splits of EMNIST join upper and lower case
 MERGED = DIGITS + tuple(sorted(set(string.ascii_letters) - ALIKE))
 EMNIST = {
     "byclass": DIGITS + tuple(string.ascii_uppercase + string.ascii_lowercase),
@@ -53,7 +55,7 @@ RAW = ("", "raw", "gzip", "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw", "EMNIST
 
 
 class Mnist:
-    """Grey images of 28x28 as four idx files: images and labels, to train and to validate on."""
+    """Grey 28x28 images in four idx files: images and labels of both splits."""
 
     first = 0  # label of the first class
 
@@ -88,10 +90,10 @@ class Mnist:
         return content(self._files["val"][0])
 
     def _items(self, split: str) -> list[Item]:
-        """Return the images of a split.
+        """Return the items of a split.
 
         Raises:
-            UserError: there are not as many labels, or one of no class.
+            UserError: the number of labels differs from that of images, or a label is no class.
         """
         images, labels = self._files[split]
         count = len(self._train if split == "train" else self._val)
@@ -99,7 +101,7 @@ class Mnist:
         if len(told) != count:
             raise UserError(
                 f"{labels} has {len(told)} labels, {images} has {count} images: they do not belong "
-                "together; get both anew"
+                "together; get both again"
             )
         wrong = told[(told < 0) | (told >= len(self.classes))]
         if len(wrong):
@@ -137,7 +139,7 @@ class Mnist:
 
 
 class Emnist(Mnist):
-    """EMNIST, whose files hold the images lying on their side: columns for rows."""
+    """EMNIST, whose files hold transposed images."""
 
     def __init__(self, data: EmnistSettings) -> None:
         super().__init__(data)
@@ -150,18 +152,18 @@ class Emnist(Mnist):
 
 
 ENDS = ("", ".gz")
-BYTES = b"\0\0\x08"  # how a file of unsigned bytes begins
+BYTES = b"\0\0\x08"  # first bytes of an idx file of unsigned bytes
 
 
 def shape(path: Path) -> tuple[int, ...]:
-    """Return the size of an array of bytes, from the head of its file.
+    """Return the shape of the array in an idx file, from its header.
 
     Raises:
-        UserError: it is no such file, or cannot be read.
+        UserError: the file is not an idx file of bytes, or cannot be read.
     """
     head = _read(path, 4)
     if len(head) < 4 or head[:3] != BYTES or head[3] not in (1, 3):
-        raise UserError(f"{path} is no idx file of bytes; get it anew")
+        raise UserError(f"{path} is no idx file of bytes; get it again")
     sizes = _read(path, 4 + 4 * head[3])[4:]
     if len(sizes) < 4 * head[3]:
         raise UserError(_cut(path, 4 + len(sizes), 4 + 4 * head[3]))
@@ -169,10 +171,10 @@ def shape(path: Path) -> tuple[int, ...]:
 
 
 def content(path: Path) -> np.ndarray:
-    """Return an array of bytes, (N, H, W) or (N,); of a file that is not compressed, mapped.
+    """Return the uint8 array of an idx file, (N, H, W) or (N,); memory-mapped if not compressed.
 
     Raises:
-        UserError: it is shorter or longer than its head says.
+        UserError: the file is shorter or longer than its header says.
     """
     import numpy as np
 
@@ -190,7 +192,7 @@ def content(path: Path) -> np.ndarray:
 
 def _cut(path: Path, found: int, wanted: int) -> str:
     what = "was cut off" if found < wanted else "is longer than it says"
-    return f"{path} {what}: it has {found:,} bytes, not {wanted:,}; get it anew"
+    return f"{path} {what}: it has {found:,} bytes, not {wanted:,}; get it again"
 
 
 def _read(path: Path, size: int = -1) -> bytes:
@@ -198,6 +200,6 @@ def _read(path: Path, size: int = -1) -> bytes:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             return file.read(size)
     except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise UserError(f"{path} was cut off or is damaged; get it anew") from None
+        raise UserError(f"{path} was cut off or is damaged; get it again") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; make it readable") from None

@@ -1,7 +1,7 @@
-"""ILSVRC 2012 as people have it on disk; classes in the order of torchvision, by WordNet id.
+"""ILSVRC 2012 in its usual layouts; classes are sorted by WordNet id, as in torchvision.
 
-Training: `ROOT/train/WNID/*.JPEG`. Validation: `ROOT/val/WNID/*.JPEG`, or all in `ROOT/val/` and in
-`ROOT/` one file that tells their classes: `LOC_val_solution.csv` (Kaggle), the development kit
+Training: `ROOT/train/WNID/*.JPEG`. Validation: `ROOT/val/WNID/*.JPEG`, or all images in `ROOT/val/`
+and one file in `ROOT/` with their classes: `LOC_val_solution.csv` (Kaggle), the development kit
 `ILSVRC2012_devkit_t12/` or `.tar.gz`, or `val.txt` with a line `NAME WNID` or `NAME LABEL` each.
 """
 
@@ -25,7 +25,7 @@ TRUTH = f"{KIT}/data/ILSVRC2012_validation_ground_truth.txt"
 
 
 class ImageNet(ImageFolder):
-    """The 1000 classes, 1.28 million images to train on and 50,000 to validate on."""
+    """ImageNet: 1000 classes, 1.28 million training images and 50,000 validation images."""
 
     def __init__(self, data: Images) -> None:
         super().__init__(data)
@@ -56,7 +56,7 @@ class ImageNet(ImageFolder):
             )
 
     def _validation(self, listing: Listing, facts: bool) -> None:
-        """Add the images of a flat folder to a listing, with the classes that a list tells.
+        """Add the images of a flat folder to a listing, with classes from a list.
 
         Raises:
             UserError: the list is damaged, or lacks an image.
@@ -68,13 +68,14 @@ class ImageNet(ImageFolder):
 
 
 def told(root: Path, where: str, inside: list[str], listing: Listing) -> list[Item]:
-    """Return the validation images with the classes that a list beside them tells.
+    """Return the validation items, with classes from a list.
 
     Args:
-        root: the folder with the list.
-        where: what holds the images, below it.
-        inside: their names.
-        listing: has the classes; gets the list, and the images that are named but not there.
+        root: folder with the list.
+        where: name of the folder or archive of the images, below root.
+        inside: names of the images.
+        listing: has the classes; the list, and images that it names and that are missing, are
+            added to it.
 
     Raises:
         UserError: there is no image, the list is damaged, or it lacks an image.

@@ -1,7 +1,7 @@
-"""ILSVRC 2012 as the tar files that it is distributed as; nothing is unpacked.
+"""ILSVRC 2012 in its original tar files, which are read without extraction.
 
-`ILSVRC2012_img_train.tar` holds a tar file for each class, `ILSVRC2012_img_val.tar` the validation
-images, whose classes a list beside them tells, as it does for a flat folder.
+`ILSVRC2012_img_train.tar` holds a tar file per class, `ILSVRC2012_img_val.tar` the validation
+images. Their classes come from a list, as for a flat folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
 
 def source(data: Images) -> Source:
-    """Return ImageNet as it is there: in folders, or else in tar files."""
+    """Return the source of ImageNet in tar files, or else of ImageNet in folders."""
     assert data.root is not None
     root = Path(data.root)
     there = any((root / name).is_file() for name in (TRAIN, VAL))
@@ -35,7 +35,7 @@ def source(data: Images) -> Source:
 
 
 class ImageNetTars:
-    """Images in tar files, those to train on in one for each class within a larger one."""
+    """ImageNet in two tar files; that of the training images holds one tar file per class."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -77,7 +77,7 @@ class ImageNetTars:
         return tars.opened(self.root / name)
 
     def _classes(self, stream: IO[bytes], passed: list[Row]) -> dict[str, tarfile.TarInfo]:
-        """Return the tar file of each class, in the order of their names."""
+        """Return the tar file of each class, sorted by name."""
         where = self.root / TRAIN
         found: dict[str, tarfile.TarInfo] = {}
         for member in tars.members(stream, where):
@@ -85,10 +85,10 @@ class ImageNetTars:
             if not member.name.endswith(tars.TAR):
                 passed.append({"name": f"{TRAIN}/{member.name}", "reason": "no .tar of a class"})
             elif found.setdefault(wnid, member) is not member:
-                raise UserError(f"{where} has class {wnid!a} twice; get it anew")
+                raise UserError(f"{where} has class {wnid!a} twice; get it again")
         names.check(set(found), where, "class")
         if len(found) < 2:
-            raise UserError(f"{where} has {len(found)} tar files of classes; get it anew")
+            raise UserError(f"{where} has {len(found)} tar files of classes; get it again")
         return dict(sorted(found.items()))
 
     def _of_class(
@@ -99,12 +99,12 @@ class ImageNetTars:
         places: array[int],
         passed: list[Row],
     ) -> list[str]:
-        """Return the names of the images of a class; note where they are."""
+        """Return the names of the images of a class; add their offsets to `places`."""
         where, found = self.root / TRAIN / inner.name, list[str]()
         stream.seek(inner.offset_data)
         for member in tars.members(stream, where):
             if member.offset_data + member.size > inner.offset_data + inner.size:
-                raise UserError(f"{where} has no end of its own: it is damaged; get it anew")
+                raise UserError(f"{where} has no end of its own: it is damaged; get it again")
             name = f"{TRAIN}/{wnid}/{member.name.rpartition('/')[2]}"
             if not image(name):
                 passed.append({"name": name, "reason": "no image by its name"})
@@ -112,11 +112,11 @@ class ImageNetTars:
             found.append(name)
             places.append(member.offset_data)
         if not found:
-            raise UserError(f"{where} has no images; get it anew")
+            raise UserError(f"{where} has no images; get it again")
         return found
 
     def _validation(self, listing: Listing) -> None:
-        """Add the validation images to a listing, with the classes that a list tells."""
+        """Add the validation images to a listing, with classes from a list."""
         with self._opened(VAL) as stream:
             files = [m for m in tars.members(stream, self.root / VAL) if image(m.name)]
         inside = [f"{VAL}/{member.name.rpartition('/')[2]}" for member in files]

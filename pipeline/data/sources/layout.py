@@ -1,7 +1,7 @@
-"""Whether a folder is laid out as `train/CLASS/…` and `val/CLASS/…`, or as `CLASS/…`.
+"""Check that a folder has the layout `train/CLASS/…` and `val/CLASS/…`, or `CLASS/…`.
 
-A folder that is neither is refused with the command that makes it one, or that reads it: taken for
-classes, `train` and `test` would be learnt to be told apart.
+Other layouts are refused with the command that fixes the folder or reads it. Otherwise a network
+would be trained on the classes `train` and `test`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SPLITS = {name for names in NAMES.values() for name in names}
 
 
 def check(root: Path, split: bool) -> None:
-    """Refuse a folder that is laid out in another way than the settings say.
+    """Check that the layout of a folder is that of the settings.
 
     Args:
         root: the folder.
-        split: whether prep is to split it (`data.val_fraction`), so that classes are expected.
+        split: whether prep splits the images (`data.val_fraction`), so that root holds classes.
 
     Raises:
-        UserError: says what is there, and what to do.
+        UserError: says what the folder holds, and the cure.
     """
     if split:
         _check_classes(root)
@@ -54,7 +54,7 @@ def _check_splits(root: Path) -> None:
 
 
 def _split(root: Path, names: set[str]) -> str:
-    """Return how the folders there are may be meant."""
+    """Return the settings that read the present folders."""
     if "train" in names:
         return f"data.root={root / 'train'} data.val_fraction=0.1 splits train/"
     if not names:
@@ -86,14 +86,14 @@ def _check_classes(root: Path) -> None:
 
 
 def hint(path: Path) -> str:
-    """Return where the classes of a folder with too few of them seem to be; empty if nowhere."""
+    """Return where the missing class folders seem to be; "" if nowhere."""
     names = sorted(folders(path))
     inner = path / names[0] if len(names) == 1 else None
     return f"; {inner} holds folders: are these the classes?" if inner and folders(inner) else ""
 
 
 def _commands(root: Path, names: set[str]) -> str:
-    """Return what makes folders with other names those of the two splits; empty if nothing does."""
+    """Return the commands that link folders of other names to train/ and val/; "" if none."""
     steps = []
     for split, known in NAMES.items():
         if split in names:

@@ -1,4 +1,4 @@
-"""Names of classes: which cannot be used, and which are one name spelt in two ways."""
+"""Check names of classes: unusable names, and two spellings of one name."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 from pipeline.display.errors import UserError
 
-UNSEEN = {"Cf"}  # categories of Unicode: format characters, e.g. a space of no width
-UNPRINTABLE = {"Cc", "Zl", "Zp"}  # control characters, and what ends a line
+UNSEEN = {"Cf"}  # Unicode category of format characters, e.g. the zero-width space
+UNPRINTABLE = {"Cc", "Zl", "Zp"}  # control characters and line separators
 
 
 def check(names: set[str], where: Path, kind: str = "class folder") -> None:
-    """Refuse names of classes if they cannot be told apart or written down.
+    """Refuse names of classes that cannot be distinguished or encoded.
 
     Args:
-        names: of all classes.
-        where: the folder that they are in.
-        kind: what bears the names, for what is said.
+        names: names of all classes.
+        where: folder of the classes.
+        kind: word for a class in messages.
 
     Raises:
         UserError: names the folder and the cure.
@@ -35,10 +35,10 @@ def check(names: set[str], where: Path, kind: str = "class folder") -> None:
 
 
 def check_known(names: set[str], first: set[str], where: Path, other: Path) -> None:
-    """Refuse classes of a split that the first one lacks.
+    """Refuse classes of a split that the first split lacks.
 
     Raises:
-        UserError: names one of them, and the class that it may be meant to be.
+        UserError: names one of them, and the nearest class of the first split.
     """
     known = {spelling(name): name for name in first}
     for name in sorted(names - first):
@@ -49,7 +49,7 @@ def check_known(names: set[str], first: set[str], where: Path, other: Path) -> N
 
 
 def spelling(name: str) -> str:
-    """Return what is left of a name without case, form of Unicode, and what cannot be seen."""
+    """Return a name without differences of case, Unicode form and invisible characters."""
     seen = "".join(c for c in name if unicodedata.category(c) not in UNSEEN)
     return " ".join(unicodedata.normalize("NFC", seen).casefold().split())
 

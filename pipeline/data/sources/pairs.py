@@ -1,4 +1,4 @@
-"""What code of the user's gives for an image and its class, as encoded bytes and a label."""
+"""Convert images and classes from the user's code to encoded bytes and labels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SHAPES = "(H, W), (H, W, 3) or, of a tensor, (3, H, W)"
 
 
 class Unfit(Exception):
-    """Something is no pair of an image and its class; says why."""
+    """An item is not a pair of an image and its class; the message says why."""
 
 
 def pair(item: Any) -> tuple[bytes, Label]:
-    """Return an image as the bytes of a file, and its label.
+    """Return the encoded bytes and the label of an item.
 
     Raises:
-        Unfit: it is none.
+        Unfit: the item is not a pair of an image and its class.
     """
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise Unfit(f"it is of type {_kind(item)}, no pair (image, class)")
@@ -33,7 +33,7 @@ def pair(item: Any) -> tuple[bytes, Label]:
 
 
 def label(value: Any) -> Label:
-    """Return a class: a name, or a number from 0.
+    """Return a class as a name or an integer.
 
     Raises:
         Unfit: it is neither.
@@ -43,7 +43,7 @@ def label(value: Any) -> Label:
     else:
         try:
             found = operator.index(value)
-        except (TypeError, ValueError, RuntimeError):  # of an array, of a tensor
+        except (TypeError, ValueError, RuntimeError):  # an array or a tensor
             raise Unfit(
                 f"its class is of type {_kind(value)}; give a name or whole number"
             ) from None
@@ -53,10 +53,10 @@ def label(value: Any) -> Label:
 
 
 def encoded(image: Any) -> bytes:
-    """Return an image as the bytes of a file, without loss.
+    """Encode an image without loss.
 
     Raises:
-        Unfit: it is none.
+        Unfit: it is not an image of a supported type.
     """
     import numpy as np
     from PIL import Image
@@ -67,17 +67,17 @@ def encoded(image: Any) -> bytes:
         return _written(image)
     if isinstance(image, np.ndarray):
         return _of_array(image)
-    if hasattr(image, "detach"):  # a tensor, with channels first
+    if hasattr(image, "detach"):  # a tensor; its channels come first
         array = image.detach().cpu().numpy()
         return _of_array(array if array.ndim == 2 else np.moveaxis(array, 0, -1))
     raise Unfit(f"its image is of type {_kind(image)}; give {KINDS}")
 
 
 def class_names(given: Any, where: str) -> tuple[str, ...]:
-    """Return what an attribute `classes` tells, as torchvision's data sets have it; () if nothing.
+    """Return the names in an attribute `classes`, as data sets of torchvision have it; or ().
 
     Raises:
-        UserError: it holds no names.
+        UserError: the attribute is not a list of names.
     """
     told = getattr(given, "classes", ())
     names = tuple(told) if hasattr(told, "__iter__") else (told,)
@@ -87,7 +87,7 @@ def class_names(given: Any, where: str) -> tuple[str, ...]:
 
 
 def _written(image: Any) -> bytes:
-    """Return a file of a picture, with its orientation; TIFF holds what PNG cannot."""
+    """Encode a PIL image and its orientation as PNG, or as TIFF if PNG lacks the mode."""
     for kind in ("PNG", "TIFF"):
         stream = io.BytesIO()
         try:

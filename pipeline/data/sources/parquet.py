@@ -20,11 +20,11 @@ from pipeline.display.errors import UserError
 if TYPE_CHECKING:
     from pipeline.config.data import Parquet as Settings
 
-STATE = "state.json"  # beside the files of a data set that was saved
+STATE = "state.json"  # in the folder of a saved data set
 
 
 class Columns(NamedTuple):
-    """Which columns are read, and what they are; the same in all files."""
+    """The columns of images and labels; the same in all files."""
 
     image: str
     label: str
@@ -33,7 +33,7 @@ class Columns(NamedTuple):
 
 
 class Parquet:
-    """Rows of an image and its class; a row is called `FILE/NUMBER`."""
+    """Images in rows of tables; the name of an image is `FILE/ROW`."""
 
     def __init__(self, data: Settings) -> None:
         assert data.root is not None
@@ -75,7 +75,7 @@ class Parquet:
         return data
 
     def _table(self, name: str) -> Table:
-        """Return a file; all that are mapped stay open, of the others the last."""
+        """Return an open file; memory-mapped files stay open, of the others only the last."""
         if name not in self._open:
             if name.endswith(".parquet"):
                 self._open.clear()
@@ -83,7 +83,7 @@ class Parquet:
         return self._open[name]
 
     def _rows(self, files: list[str], columns: Columns, found: Listing) -> list[tuple[str, Label]]:
-        """Return the rows of a split with their labels; note which are read together."""
+        """Return the items of a split; record which rows are read together."""
         rows: list[tuple[str, Label]] = []
         for file in files:
             table = self._table(file)
@@ -106,18 +106,18 @@ class Parquet:
         try:
             found = self._table(file).column(columns.label)
         except UnicodeDecodeError:
-            raise UserError(f"{where} holds names that are no UTF-8; write it anew") from None
+            raise UserError(f"{where} holds names that are no UTF-8; write it again") from None
         except (pyarrow.ArrowException, OSError):
-            raise UserError(f"{where} is damaged; get it anew") from None
+            raise UserError(f"{where} is damaged; get it again") from None
         if None in found:
             raise UserError(f"{where} is empty in row {found.index(None)}; leave that row out")
         return found
 
     def _columns(self, table: Table) -> Columns:
-        """Return the columns to be read of a file.
+        """Return the columns of images and labels of a file.
 
         Raises:
-            UserError: there is none of images or of labels, or several.
+            UserError: there is no column of images or labels, or more than one.
         """
         image, label = self._image_column(table), self._label_column(table)
         noted = features(table.schema).get(label, {}).get("names") or ()
@@ -159,7 +159,7 @@ class Parquet:
 
     @cached_property
     def _files(self) -> tuple[dict[str, list[str]], list[Row]]:
-        """Return the files of each split, and what is passed over."""
+        """Return the files of each split, and the ignored files."""
         there = [file.name for file in self._tree.images]
         used = [name for name in there if name.endswith(".parquet") or self._is_saved(name)]
         if not used:
@@ -173,7 +173,7 @@ class Parquet:
         return found, [*self._tree.passed, *passed, *others]
 
     def _is_saved(self, name: str) -> bool:
-        """Whether an arrow file is of a data set; `map` leaves others beside them."""
+        """Return whether an arrow file belongs to the data set; `map` leaves other files there."""
         folder, _, file = name.rpartition("/")
         path = self.root / folder / STATE
         try:
@@ -182,7 +182,7 @@ class Parquet:
         except FileNotFoundError:
             return False
         except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{path} is damaged; save the data set anew") from None
+            raise UserError(f"{path} is damaged; save the data set again") from None
 
 
 def _type(table: Table, name: str) -> str:

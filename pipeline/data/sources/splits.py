@@ -1,7 +1,7 @@
-"""Which files of many images are to train on and which to validate on, by what they are called.
+"""Divide files that hold many images into splits, by their names.
 
-As Hugging Face and webdataset name them: `train-00000-of-00002.parquet`, `validation/0000.parquet`,
-`imagenet-val-000012.tar`. Where there are validation and test files, those to test are left.
+Names as in Hugging Face and webdataset: `train-00000-of-00002.parquet`, `validation/0000.parquet`,
+`imagenet-val-000012.tar`. If there are validation and test files, the test files are ignored.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ KINDS = {
 def divide(
     root: Path, names: list[str], fraction: float | None
 ) -> tuple[dict[str, list[str]], list[Row]]:
-    """Return the files of `train` and `val`, or of `all`, and those that are passed over.
+    """Return the files of `train` and `val`, or of `all`, and the ignored files.
 
     Args:
-        root: the folder they are in, for what is said.
-        names: the files, within it.
-        fraction: share of the images to be held out; None if there are files of both splits.
+        root: folder of the files, for messages.
+        names: names of the files within root.
+        fraction: share of the images to hold out; None if both splits have files.
 
     Raises:
-        UserError: the names do not tell what the settings say.
+        UserError: the names contradict the settings.
     """
     of = {name: kind(name) for name in names}
     there = {split: [name for name in names if of[name] == split] for split in KINDS}
@@ -60,7 +60,7 @@ def _all(root: Path, names: list[str], there: dict[str, list[str]], held: list[s
 
 
 def kind(name: str) -> str | None:
-    """Return whether a file is of `train`, `val` or `test`; None if its name does not tell."""
+    """Return `train`, `val` or `test`, by the name of a file; None if it has no such word."""
     words = [word.rstrip("0123456789") for word in re.split(r"[^a-z0-9]+", name.lower())]
     found = [split for word in words for split, known in KINDS.items() if word in known]
     return found[-1] if found else None

@@ -1,7 +1,7 @@
-"""Images that come one after the other, laid on disk, so that any of them can be read.
+"""Write the images of an iterator to disk, so that they can be read in any order.
 
-SPLIT.images    their bytes, end to end
-SPLIT.json      where each ends, and its label; written last
+SPLIT.images    encoded bytes of all images, concatenated
+SPLIT.json      end offset and label of each image; written last
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Spool:
         self._index = folder / f"{split}.json"
 
     def fill(self, pairs: Iterable[Pair]) -> None:
-        """Write images as they come."""
+        """Write all images of an iterator."""
         ends, labels, end = [], [], 0
         self._images.parent.mkdir(parents=True, exist_ok=True)
         with self._images.open("wb") as file:
@@ -38,7 +38,7 @@ class Spool:
 
     @property
     def full(self) -> bool:
-        """Whether all images are there."""
+        """Whether all images are written."""
         return self._index.exists()
 
     @cached_property

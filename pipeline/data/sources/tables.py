@@ -1,7 +1,7 @@
-"""Files of Apache Arrow, in one of its two forms: parquet, and what Hugging Face saves to disk.
+"""Read Apache Arrow tables: parquet files, and arrow files that Hugging Face saved to disk.
 
-Of neither is more read than is asked for: columns of a parquet file a few rows at a time, an arrow
-file is mapped. Needs pyarrow.
+Only requested data is read: a few rows of a parquet column at a time; an arrow file is
+memory-mapped. Needs pyarrow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from pipeline.display.errors import UserError
 
-ROWS = 64  # that are read of a parquet file at a time
+ROWS = 64  # read from a parquet file at a time
 
 
 class Table(Protocol):
@@ -26,20 +26,20 @@ class Table(Protocol):
 
     @property
     def groups(self) -> list[int]:
-        """The rows of each of its parts, of which one is read after the other."""
+        """Number of rows of each part (row group); parts are read one after the other."""
 
     def column(self, name: str) -> list[Any]:
         """Return a whole column."""
 
     def image(self, column: str, row: int) -> bytes | None:
-        """Return an encoded image, None if it is not in the file."""
+        """Return the encoded image of a row; None if the file does not hold it."""
 
 
 def open_table(path: Path) -> Table:
-    """Open a file by what it is called.
+    """Open a table; the suffix decides the format.
 
     Raises:
-        UserError: it is damaged, cannot be read, or pyarrow is not installed.
+        UserError: the file is damaged or cannot be read, or pyarrow is not installed.
     """
     try:
         import pyarrow
@@ -47,18 +47,18 @@ def open_table(path: Path) -> Table:
         raise UserError("data=parquet needs pyarrow: `pip install pyarrow`") from None
     try:
         return ParquetFile(path) if path.suffix == ".parquet" else ArrowFile(path)
-    except UnicodeEncodeError:  # it is a ValueError, as some of pyarrow's are
+    except UnicodeEncodeError:  # must come before ValueError, its base class
         raise UserError(
             f"the name of {str(path)!a} is no UTF-8, which pyarrow needs; rename it"
         ) from None
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise UserError(f"{path}: {os.strerror(error.errno)}; make it readable") from None
-        raise UserError(f"{path} is damaged or cut off ({_line(error)}); get it anew") from None
+        raise UserError(f"{path} is damaged or cut off ({_line(error)}); get it again") from None
 
 
 class ParquetFile:
-    """A parquet file; rows are quickly read in their order only."""
+    """A parquet file; only rows in order are fast to read."""
 
     def __init__(self, path: Path) -> None:
         from pyarrow import parquet
@@ -80,7 +80,7 @@ class ParquetFile:
         if group != self._group or row < self._first:
             self._first, self._rows = self._ends[group] - self.groups[group], []
             self._batches = self._file.iter_batches(ROWS, [group], [column])
-        self._group = -1  # whatever stops here, the next row is looked for anew
+        self._group = -1  # after an error the next row is searched again
         while row >= self._first + len(self._rows):
             self._first += len(self._rows)
             self._rows = next(self._batches).column(0)
@@ -89,7 +89,7 @@ class ParquetFile:
 
 
 class ArrowFile:
-    """A file of record batches; any row is quickly read, so it is one part."""
+    """A file of record batches; each row is fast to read, so the file is one part."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow
@@ -98,7 +98,7 @@ class ArrowFile:
             reader = pyarrow.ipc.open_stream(file)
             self.schema, self._batches = reader.schema, list(reader)
         for batch in self._batches:
-            batch.validate(full=True)  # what is mapped is taken at its word, and may be damaged
+            batch.validate(full=True)  # mapped data is not checked by pyarrow, and can be damaged
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
         self.groups = self._ends[-1:]
 
@@ -121,7 +121,7 @@ def _line(error: Exception) -> str:
 
 
 def features(schema: Any) -> dict[str, Any]:
-    """Return what Hugging Face notes of the columns: `_type`, and the names of a ClassLabel."""
+    """Return the metadata of Hugging Face: `_type` of each column, and names of a ClassLabel."""
     try:
         noted = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
@@ -130,7 +130,7 @@ def features(schema: Any) -> dict[str, Any]:
 
 
 def holds_images(kind: Any) -> bool:
-    """Whether a column may hold encoded images: bytes, or bytes beside their path."""
+    """Return whether a column can hold encoded images: bytes, or a struct of bytes and path."""
     from pyarrow import types
 
     if types.is_struct(kind):
@@ -140,7 +140,7 @@ def holds_images(kind: Any) -> bool:
 
 
 def holds_labels(kind: Any) -> bool:
-    """Whether a column may hold classes: whole numbers or texts."""
+    """Return whether a column can hold classes: integers or strings."""
     from pyarrow import types
 
     if types.is_dictionary(kind):

@@ -1,7 +1,7 @@
-"""Files inside tar files: found once, then read where they lie, without unpacking.
+"""List the members of tar files once, and read them by offset, without extraction.
 
-tarfile takes a header that is damaged for the end of the archive, and says nothing. Here the end
-has to be one: what was cut off, or is broken in the middle, is refused.
+tarfile silently treats a damaged header as the end of the archive. This module checks the end and
+refuses an archive that was cut off or is damaged in the middle.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def opened(path: Path) -> IO[bytes]:
 
 
 def members(stream: IO[bytes], where: Path) -> Iterator[tarfile.TarInfo]:
-    """Yield the files in a tar file that is not compressed; `offset_data` is their place in it.
+    """Yield the files of an uncompressed tar file; `offset_data` is the offset of each.
 
     Args:
-        stream: its content.
-        where: what it is called, for what is said.
+        stream: content of the tar file.
+        where: its name, for messages.
 
     Raises:
-        UserError: it is broken; names the last member that was found.
+        UserError: the tar file is damaged; names the last member that was found.
     """
     last = ""
     try:
@@ -56,19 +56,19 @@ def members(stream: IO[bytes], where: Path) -> Iterator[tarfile.TarInfo]:
     if not whole and last:
         raise UserError(
             f"{where} is broken in or after its member {last!a}: it was cut off or is damaged; "
-            "get it anew"
+            "get it again"
         )
     if not whole:
         raise UserError(
-            f"{where} is no tar file, or compressed; get it anew, or unpack it with gunzip"
+            f"{where} is no tar file, or compressed; get it again, or unpack it with gunzip"
         )
 
 
 def read(path: Path, place: int) -> bytes:
-    """Return the file that begins at a place of a tar file; its header stands before it.
+    """Return the member whose data begins at an offset of a tar file, after its header.
 
     Raises:
-        OSError: it cannot be read, or is another tar file by now.
+        OSError: the member cannot be read, or the tar file was replaced.
     """
     with path.open("rb") as file:
         file.seek(place - BLOCK)

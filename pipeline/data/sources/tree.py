@@ -1,4 +1,4 @@
-"""The files below a folder: which may be images, and which are passed over, and why."""
+"""List the files below a folder: possible images, and ignored files with the reason."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif",
 SYSTEM = {"@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot",
           "__macosx", "lost+found", "$recycle.bin", "recycler", "system volume information",
           "found.000", "__pycache__"}  # fmt: skip
-LARGEST = 2**31  # bytes of one image; there are sparse files of terabytes
+LARGEST = 2**31  # bytes per image; a sparse file can have terabytes
 KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device",
          stat.S_IFBLK: "device"}  # fmt: skip
 
 
 class File(NamedTuple):
-    """A file by its name below the folder; size in bytes and time of change in ns, if asked for."""
+    """Name of a file within the folder; size (bytes) and modification time (ns), if requested."""
 
     name: str
     size: int = 0
@@ -33,12 +33,12 @@ class File(NamedTuple):
 
 @dataclass
 class Tree:
-    """What is below a folder.
+    """The content of a folder.
 
     Args:
-        images: the files that may be images, in the order of their names.
-        folders: when each folder was changed, ns; by its name, the folder itself as ''.
-        passed: what is neither, and why; the name of a folder ends in a slash.
+        images: files that can be images, sorted by name.
+        folders: modification time of each folder, ns, by name; the top folder is ''.
+        passed: ignored files and folders, with the reason; the name of a folder ends in a slash.
     """
 
     images: list[File] = field(default_factory=list)
@@ -47,14 +47,14 @@ class Tree:
 
 
 def tree(top: Path, facts: bool = True, endings: Set[str] = EXTENSIONS) -> Tree:
-    """Read a folder with all below it; links are followed, but no folder is read twice.
+    """Read a folder recursively; links are followed, but no folder is read twice.
 
-    Folders come before links to folders, so that a link never takes the place of what it leads to.
+    Folders are read before links to folders, so a folder is listed under its own path.
 
     Args:
         top: the folder.
-        facts: whether to ask for the size and time of each file, slow on a shared file system.
-        endings: of the files that are wanted.
+        facts: whether to get size and time of each file, which is slow on a shared file system.
+        endings: suffixes of the requested files.
 
     Raises:
         UserError: a folder cannot be read.
@@ -82,7 +82,7 @@ def tree(top: Path, facts: bool = True, endings: Set[str] = EXTENSIONS) -> Tree:
 def _read(
     top: Path, below: str, facts: bool, endings: Set[str], found: Tree
 ) -> tuple[list[str], list[str]]:
-    """Note what is in one folder; return the folders in it, and the links to folders."""
+    """Add the content of one folder; return its sub-folders, and links to folders."""
     real: list[str] = []
     linked: list[str] = []
     for entry in entries(top / below):
@@ -98,10 +98,10 @@ def _read(
 
 
 def entries(path: Path) -> list[os.DirEntry[str]]:
-    """Return what is in a folder, in the order of names.
+    """Return the entries of a folder, sorted by name.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the folder cannot be read.
     """
     try:
         with os.scandir(path) as found:
@@ -125,12 +125,12 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
     """Return whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself, or where we may not look
+    except OSError:  # a link to itself, or to a place without permission
         return False
 
 
 def why_not(entry: os.DirEntry[str], endings: Set[str] = EXTENSIONS) -> str | None:
-    """Return why an entry is neither a folder to read nor a file with an image; None if it is."""
+    """Return why an entry is ignored; None if it is a folder to read or can be an image."""
     if is_folder(entry):
         return skipped(entry.name)
     if ending(entry.name) not in endings:
@@ -142,13 +142,13 @@ def why_not(entry: os.DirEntry[str], endings: Set[str] = EXTENSIONS) -> str | No
         if entry.is_file():
             return None
         kind = stat.S_IFMT(entry.stat().st_mode)
-    except OSError:  # a link to nothing: an image that is missing, which reading it will tell
+    except OSError:  # a broken link: reading the image will report it
         return None
     return f"a {KINDS.get(kind, 'special file')}, no file"
 
 
 def fact(top: Path, name: str) -> File:
-    """Return size and time of a file; zeros if it has vanished, or is a link to nothing."""
+    """Return size and time of a file; zeros if it is missing or a broken link."""
     try:
         status = os.stat(f"{top}/{name}")  # noqa: PTH116 (there may be millions)
     except OSError:
@@ -157,32 +157,32 @@ def fact(top: Path, name: str) -> File:
 
 
 def image(name: str) -> bool:
-    """Whether a file may be an image by its name; what it is, prep finds out."""
+    """Return whether the suffix of a file is that of an image; prep checks the content."""
     return ending(name) in EXTENSIONS
 
 
 def ending(name: str) -> str:
-    """Return what a name ends with, from the last dot on."""
+    """Return the suffix of a name, in lower case."""
     return f".{name.rpartition('.')[2].lower()}"
 
 
 def skipped(name: str) -> str | None:
-    """Return why a folder of this name holds no images of the set; None if it may."""
+    """Return why a folder of this name is ignored; None if it is read."""
     if name.startswith("."):
         return "hidden"
     return "made by the system, not by you" if name.lower() in SYSTEM else None
 
 
 def folders(path: Path) -> set[str]:
-    """Return the names of the folders in a folder that may hold images."""
+    """Return the names of the sub-folders that can hold images."""
     return {entry.name for entry in entries(path) if is_folder(entry) and not skipped(entry.name)}
 
 
 def read(path: Path) -> bytes:
-    """Return the content of a file; a FIFO, for whose writer one would wait for ever, is none.
+    """Return the content of a regular file; a FIFO would block until somebody writes to it.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is not a regular file.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:

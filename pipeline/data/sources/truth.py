@@ -1,8 +1,8 @@
-"""The classes of validation images that lie in one folder, from a list beside it.
+"""Read the classes of validation images in a flat folder from a list.
 
-People write such lists in many ways; each is read rightly or refused in one line, for a list that
-is misread trains something else. A line is `NAME CLASS`: what the image is called, with
-its extension or without, and the name of its class or its number, from 0 in the order of names.
+Such lists have many formats. Each is read correctly or refused, because wrong classes would train a
+wrong network without an error. A line is `NAME CLASS`: the name of the image, with or without its
+suffix, and the name of its class or its number, counted from 0 in the order of names.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pipeline.display.errors import UserError
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 Labels = dict[str, int]
 NUMBER = re.compile(r"[-+]?[0-9]{1,9}")
-HEADER = ("imageid", "predictionstring")  # of Kaggle's list
+HEADER = ("imageid", "predictionstring")  # of the list of Kaggle
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a list: its number, the image without extension, and its class as it is written."""
+    """A line of a list: line number, name of the image without suffix, class as written."""
 
     line: int
     name: str
@@ -36,10 +36,10 @@ class Entry:
 
 
 def text(path: Path) -> str:
-    """Return the content of a list, whatever Unicode it is written in.
+    """Return the text of a list, in any encoding of Unicode.
 
     Raises:
-        UserError: it is no file, or no text.
+        UserError: it is not a file, or not text.
     """
     try:
         content = path.read_bytes() if path.is_file() else None
@@ -58,10 +58,10 @@ def text(path: Path) -> str:
 
 
 def entries(path: Path) -> list[Entry]:
-    """Return the lines of a list `NAME CLASS`; separated by blanks, commas, semicolons or tabs.
+    """Return the entries of a list; fields are separated by blanks, commas, semicolons or tabs.
 
     Raises:
-        UserError: a line is none, or there is none.
+        UserError: a line is not `NAME CLASS`, or the list is empty.
     """
     found: list[Entry] = []
     for number, line in enumerate(text(path).splitlines(), start=1):
@@ -77,7 +77,7 @@ def entries(path: Path) -> list[Entry]:
 
 
 def _fields(line: str) -> list[str]:
-    """Return the fields of a line; of Kaggle's second one, class and boxes, only the class."""
+    """Return the fields of a line; the second field of Kaggle holds class and boxes: the class."""
     line = line.strip()
     mark = next((mark for mark in ",;\t" if mark in line), None)
     if mark:
@@ -85,7 +85,7 @@ def _fields(line: str) -> list[str]:
     else:
         fields = line.split(None, 1)
         named, _, last = line.rpartition(" ")
-        if image(named.strip()) and not image(fields[0]):  # a name with blanks in it
+        if image(named.strip()) and not image(fields[0]):  # a name that contains blanks
             fields = [named, last]
     fields = [field.strip("\"' ") for field in fields]
     if len(fields) == 2 and re.fullmatch(r"(\S+ +-?\d+ +-?\d+ +-?\d+ +-?\d+ *)+", fields[1]):
@@ -94,25 +94,25 @@ def _fields(line: str) -> list[str]:
 
 
 def stem(name: str) -> str:
-    """Return a name without folder and extension, by which lists and images are compared."""
+    """Return a name without folder and suffix, for comparing lists with images."""
     last = name.replace("\\", "/").rpartition("/")[2]
     return last.rpartition(".")[0] if image(last) else last
 
 
 def labels(path: Path, found: list[Entry], classes: tuple[str, ...], images: set[str]) -> Labels:
-    """Return the label of each image that a list names; lines of other images say nothing.
+    """Return the label of each image that a list names; other lines are ignored.
 
     Args:
-        path: the list, for what is said.
-        found: its lines.
+        path: the list, for messages.
+        found: its entries.
         classes: names of the classes, by label.
-        images: names of the images without extension.
+        images: names of the images without suffix.
 
     Raises:
-        UserError: a class is unknown or out of range, or an image is there with two.
+        UserError: a class is unknown or out of range, or an image has two classes.
     """
     if found[0].name not in images and not _is_class(found[0].what, classes):
-        found = found[1:]  # the names of the columns
+        found = found[1:]  # names of columns
     _check_base(path, found, classes)
     known = {name: label for label, name in enumerate(classes)}
     told: Labels = {}
@@ -135,7 +135,7 @@ def _is_class(what: str, classes: tuple[str, ...]) -> bool:
 
 
 def _check_base(path: Path, found: list[Entry], classes: tuple[str, ...]) -> None:
-    """Refuse numbers that begin at 1: they are one off, and the last is no class or is not used."""
+    """Refuse numbers that start at 1: every class would be off by one."""
     numbers = {int(e.what) for e in found if NUMBER.fullmatch(e.what) and e.what not in classes}
     if numbers and min(numbers) > 0 and max(numbers) <= len(classes):
         raise UserError(
@@ -159,14 +159,14 @@ def _short(what: str) -> str:
 
 
 def packed_kit(archive: Path, name: str) -> list[Entry]:
-    """Read the development kit from the archive that it is distributed as.
+    """Read the development kit from its archive.
 
     Args:
         archive: the file.
-        name: of the folder in it.
+        name: name of the folder in the archive.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the archive is damaged.
     """
     with TemporaryDirectory() as folder:
         (Path(folder) / "data").mkdir()
@@ -178,14 +178,14 @@ def packed_kit(archive: Path, name: str) -> list[Entry]:
                     (Path(folder) / "data" / file).write_bytes(content.read())
             return list(kit(Path(folder)))
         except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError, UserError):
-            raise UserError(f"{archive} is no development kit, or damaged; get it anew") from None
+            raise UserError(f"{archive} is no development kit, or damaged; get it again") from None
 
 
 def kit(folder: Path) -> Iterator[Entry]:
-    """Read the development kit, whose own numbers are neither sorted nor from 0.
+    """Read the development kit, whose class numbers are neither sorted nor counted from 0.
 
     Raises:
-        UserError: a file of it is missing, or not what its authors made.
+        UserError: a file is missing or damaged.
     """
     from scipy.io import loadmat
 
@@ -195,9 +195,9 @@ def kit(folder: Path) -> Iterator[Entry]:
     try:
         synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
         names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-    except Exception as error:  # loadmat raises many kinds for what is no such file
+    except Exception as error:  # loadmat raises many kinds of errors on other files
         raise UserError(
-            f"{meta} cannot be read ({type(error).__name__}); extract the development kit anew"
+            f"{meta} cannot be read ({type(error).__name__}); extract the development kit again"
         ) from None
     number = 0
     for place, line in enumerate(lines, start=1):
@@ -207,6 +207,6 @@ def kit(folder: Path) -> Iterator[Entry]:
         number += 1
         if not own.isdecimal() or int(own) not in names:
             raise UserError(
-                f"{path}, line {place}: {_short(own)} is no class of {meta}; extract it anew"
+                f"{path}, line {place}: {_short(own)} is no class of {meta}; extract it again"
             )
         yield Entry(place, f"ILSVRC2012_val_{number:08d}", names[int(own)])

@@ -1,7 +1,7 @@
 """Shards as webdataset writes them: tar files with `KEY.jpg` and `KEY.cls` for each image.
 
-Format: github.com/webdataset/webdataset. The standard library reads them: only where each image
-lies is asked for, so that any order is read; the package streams from the beginning to the end.
+Format: github.com/webdataset/webdataset. That package reads shards from beginning to end. Here the
+standard library lists the offsets of the images, so that they can be read in any order.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from pipeline.config.data import WebDataset as Settings
 
 CLASS = ("cls", "cls.txt")
-PATIENCE = 5.0  # seconds for counting; what is left then is estimated by its size
-LONGEST = 1000  # bytes of what tells a class
+PATIENCE = 5.0  # seconds for counting; the rest is estimated by size
+LONGEST = 1000  # bytes of a file with a class
 MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 class Sample(NamedTuple):
-    """An image, by its name in the shard, the place in it and its class."""
+    """An image: its name in the shard, its offset and its class."""
 
     name: str
     place: int
@@ -43,7 +43,7 @@ class Sample(NamedTuple):
 
 @dataclass
 class Part:
-    """What a shard has under one key."""
+    """The members of a shard that share a key."""
 
     image: str = ""
     place: int = 0
@@ -52,7 +52,7 @@ class Part:
 
 
 class WebDataset:
-    """Images in tar shards; each is called `SHARD/KEY.jpg`."""
+    """Images in tar shards; the name of an image is `SHARD/KEY.jpg`."""
 
     def __init__(self, data: Settings) -> None:
         assert data.root is not None
@@ -94,10 +94,10 @@ class WebDataset:
         return tars.read(self.root / shard, place)
 
     def _samples(self, shard: str, passed: list[Row]) -> Iterator[Sample]:
-        """Yield the images of a shard; note what is none.
+        """Yield the images of a shard; record ignored members.
 
         Raises:
-            UserError: it is broken, or an image has no class.
+            UserError: the shard is damaged, or an image has no class.
         """
         where = self.root / shard
         for key, part in self._parts(shard, passed).items():
@@ -112,7 +112,7 @@ class WebDataset:
                 yield Sample(part.image, part.place, part.label)
 
     def _parts(self, shard: str, passed: list[Row]) -> dict[str, Part]:
-        """Return what a shard has, by key."""
+        """Return the members of a shard, by key."""
         where = self.root / shard
         parts: dict[str, Part] = {}
         with tars.opened(where) as stream:
@@ -139,7 +139,7 @@ class WebDataset:
 
     @cached_property
     def _files(self) -> tuple[dict[str, list[str]], list[Row]]:
-        """Return the shards of each split, and what is passed over."""
+        """Return the shards of each split, and the ignored files."""
         names = [file.name for file in self._tree.images]
         if not names:
             raise UserError(
@@ -185,7 +185,7 @@ class WebDataset:
 
 def _refuse_second(where: Path, key: str, ending: str, part: Part) -> None:
     if ending in part.endings:
-        raise UserError(f"{where} has {f'{key}.{ending}'!a} twice; write it anew with one")
+        raise UserError(f"{where} has {f'{key}.{ending}'!a} twice; write it again with one")
     if f".{ending}" in EXTENSIONS and part.image:
         raise UserError(f"{where} has two images of {key!a}, {part.endings}; leave one of them")
 
@@ -204,7 +204,7 @@ def _compressed(found: Tree) -> str:
 
 
 def braces(pattern: str) -> list[str]:
-    """Return the names that a pattern means: `{00..12}` counts, `{a,b}` lists."""
+    """Expand a pattern to names: `{00..12}` is a range, `{a,b}` a list."""
     pieces = re.split(r"\{([^{}]*)\}", pattern)
     return ["".join(one) for one in itertools.product(*map(_choices, pieces, range(len(pieces))))]
 

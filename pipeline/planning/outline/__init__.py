@@ -1,8 +1,9 @@
-"""A network before anything is trained: whether it can be built, what it costs, what can grow.
+"""Check a network before training: can it be built, what does it cost, what can grow.
 
-This project's own networks are counted by arithmetic. Those of libraries are built without memory
-and given one image, by `python -m pipeline.planning.outline` in a process of its own: a launch
-imports no torch, and where there is none, or no answer in time, the plan says so and goes on.
+Networks of this project are counted by arithmetic. Networks of libraries and of the user are built
+on the meta device in a process of their own, `python -m pipeline.planning.outline`, because a
+launch imports no torch. If torch is not installed, or the process takes too long, the plan says so,
+and the launch continues.
 """
 
 from __future__ import annotations
@@ -26,24 +27,24 @@ from pipeline.custom import code
 from pipeline.display.errors import UserError
 from pipeline.records.provenance import PROJECT
 
-PATIENCE = 120  # seconds; a large network takes ten
-STEP = 8  # the side of images that grow is a multiple of it, pixels
+PATIENCE = 120  # seconds; a large network needs ten
+STEP = 8  # pixels; the sides of progressive images are multiples of it
 CLASSES = dict.fromkeys(("digits", "cifar10", "mnist", "fashion_mnist", "kmnist"), 10)
 CLASSES["cifar100"] = 100
-CALLS = "calls"  # key of a line that is the last one if code of the user's ends the process
-UNTOLD = 1000  # classes, where prep counts them: they change little but the last layer
+CALLS = "calls"  # key of the last line of output if the user's code ends the process
+UNTOLD = 1000  # classes assumed before prep has counted them; they change the last layer alone
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """What is known of the plain network.
+    """The size of the plain network, and what can grow.
 
     Args:
-        flops: of one image; a multiply-add counts 2.
-        growable: convolutions that can take branches of the method.
-        left: why others cannot, and how many.
-        depthwise: how many of the growable ones are depthwise.
-        start: what the weights are that it starts with, and which of them stay.
+        flops: per image; a multiply-add counts 2.
+        growable: number of convolutions that can take branches of the method.
+        left: number of convolutions that cannot, by reason.
+        depthwise: number of depthwise convolutions among the growable ones.
+        start: lines about initial weights and frozen parameters.
     """
 
     parameters: int
@@ -56,16 +57,18 @@ class Outline:
 
 @dataclass(frozen=True, kw_only=True)
 class Unknown:
-    """Why nothing is known of the network."""
+    """The reason why a network could not be checked."""
 
     why: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What code of the user's tells of its images: how many to train on, if it has their number.
+    """What the user's code says about its images.
 
-    `classes` is None where their names are known after prep alone.
+    Args:
+        training: number of training images; None if unknown before prep.
+        classes: number of classes; None if unknown before prep.
     """
 
     training: int | None
@@ -74,10 +77,16 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked: a network, the sides and number of its images, the branches it shall take.
+    """A question about a network.
 
-    `classes` are those of the data, `UNTOLD` and not `counted` where prep alone will know them.
-    `place` is the folder with code of the user's.
+    Args:
+        model: settings of the network.
+        sides: sides of its images, pixels; the first is that of evaluation.
+        batch: images of a micro-batch.
+        branches: branches of the method.
+        classes: number of classes of the data; `UNTOLD` if unknown before prep.
+        counted: whether `classes` is the number of classes of the data.
+        place: folder with the user's code.
     """
 
     model: dict[str, Any]
@@ -90,7 +99,7 @@ class Request:
 
     @classmethod
     def of(cls, config: Config, counted: int | None = None) -> Request:
-        """Return what a training asks of its network; the first side is that of evaluation."""
+        """Return the question about the network of a configuration."""
         size, first = config.data.image_size, config.train.augment.progressive
         smallest = size if first is None else min(size, max(STEP, round(first / STEP) * STEP))
         processes = config.cluster.processes("train") * config.cluster.given("train", "nodes")
@@ -106,20 +115,21 @@ class Request:
 
 
 def classes(config: Config, counted: int | None) -> int | None:
-    """Return how many classes the data have; None where prep has to count them first."""
+    """Return the number of classes of the data; None if prep has to count them first."""
     return counted or getattr(config.data, "classes", CLASSES.get(config.data.name))
 
 
 def look(config: Config, counted: int | None = None, begins: bool = True) -> Outline | Unknown:
-    """Return what is known of the network of a configuration.
+    """Return the outline of the network of a configuration.
 
     Args:
         config: Of a run.
-        counted: Classes that prep has found, if it is finished.
-        begins: Whether to look at what it starts with, too; a training that goes on has had that.
+        counted: Number of classes that prep has found, if it is finished.
+        begins: Whether to check the initial weights, too; False for a training that is resumed.
 
     Raises:
-        UserError: it cannot be built, run on such images, or grow although the method grows.
+        UserError: the network cannot be built, cannot be run on such images, or has no convolution
+            that the method can grow.
     """
     request = Request.of(config, counted)
     if config.model.family in ("vgg", "mobilenet_v1"):
@@ -154,7 +164,7 @@ def try_optimizer(config: Config) -> Unknown | None:
     """Try an optimizer of timm on a tiny network; return why it could not be tried.
 
     Raises:
-        UserError: there is none of that name, or it cannot train, grow or be resumed.
+        UserError: there is no such optimizer, or it cannot train, grow or be resumed.
     """
     if config.train.optimizer == "sgd":
         return None
@@ -167,10 +177,10 @@ def try_optimizer(config: Config) -> Unknown | None:
 
 
 def try_images(config: Config) -> Images | Unknown:
-    """Have code of the user's give its first images; return what it tells of all.
+    """Read the first images from the user's code; return the numbers of images and classes.
 
     Raises:
-        UserError: it cannot be called, or gives no images with their classes.
+        UserError: the code cannot be called, or gives no images with classes.
     """
     asked = {"data": config.data.model_dump(mode="json")}
     answer = _accepted(_asked("--images", json.dumps(asked), config.root))
@@ -184,10 +194,10 @@ def _accepted(answer: Any) -> Any:
 
 
 def weights(family: str, name: str, word: str) -> Path | Unknown:
-    """Return the file to which a library has fetched weights that it publishes under a name.
+    """Return the file of published weights that a library has downloaded.
 
     Raises:
-        UserError: it has none of that name, or has not fetched them.
+        UserError: there are no such weights, or they were not downloaded.
     """
     asked = {"family": family, "name": name, "word": word}
     answer = _accepted(_asked("--weights", json.dumps(asked), ""))
@@ -195,10 +205,10 @@ def weights(family: str, name: str, word: str) -> Path | Unknown:
 
 
 def _started(config: Config, counted: int | None, found: Outline) -> Outline:
-    """Return what is known of a network once it has what it starts with, if it is given anything.
+    """Return the outline of a network with its initial weights and branches, if it has any.
 
     Raises:
-        UserError: that does not fit.
+        UserError: they do not fit the network.
     """
     model, method = config.model, config.method
     if not (model.pretrained or model.freeze or isinstance(method, Structured)):
@@ -218,18 +228,18 @@ def _started(config: Config, counted: int | None, found: Outline) -> Outline:
 
 @cache
 def _asked(kind: str, request: str, root: str) -> Any:
-    """Return what the process that has torch says; the same is asked once."""
+    """Return the answer of the process that has torch; the same question is asked once."""
     asked = json.loads(request)
     with code.lent(asked, Path(root)) as place:
         return ask([kind], json.dumps(asked | ({"place": place} if place else {})))
 
 
 def ask(arguments: list[str], request: str = "") -> Any:
-    """Return the answer of `python -m pipeline.planning.outline`, or why there is none."""
+    """Return the answer of `python -m pipeline.planning.outline`, or `Unknown`."""
     if find_spec("torch") is None:
         return Unknown(why="torch is not installed here")
     try:
-        with TemporaryDirectory() as scratch:  # torch makes its cache; a dry run leaves none
+        with TemporaryDirectory() as scratch:  # for the cache of torch: a dry run leaves no files
             done = subprocess.run(
                 [sys.executable, "-m", "pipeline.planning.outline", *arguments],
                 input=request, capture_output=True, text=True, errors="replace", cwd=PROJECT,

@@ -1,8 +1,9 @@
-"""The side that has torch: builds a network of a library on the meta device and looks at it.
+"""The process with torch: builds a network on the meta device and answers questions about it.
 
-`--outline`, `--start` (weights and branches to start with), `--weights` (where a library has
-fetched them to), `--optimizer`, which tries one, and `--images`, which tries code that gives them,
-read a request from stdin, `--names` lists what can be built; all answer in JSON.
+Options: `--outline` (size and convolutions that can grow), `--start` (initial weights and
+branches), `--weights` (file of published weights), `--optimizer` (tries an optimizer) and
+`--images` (tries the user's code of images) read a request from stdin; `--names` lists the
+networks of libraries. Each answers with a line of JSON.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ from pipeline.planning.outline import CALLS, Images, Outline, Request
 
 
 def outline(request: Request) -> Outline:
-    """Return what a network is; one that needs values to run gets memory.
+    """Return the outline of a network; if it cannot run on the meta device, it is run on the CPU.
 
     Raises:
-        UserError: it cannot be built or run.
+        UserError: the network cannot be built or run.
     """
     network = _built(request)
     try:
@@ -74,7 +75,7 @@ def outline(request: Request) -> Outline:
 
 
 def _growth(network: nn.Module, branches: Sequence[str]) -> dict[str, Any]:
-    """Return how many convolutions can take branches, and why others cannot."""
+    """Return the number of convolutions that can take branches, and why others cannot."""
     left = dict(unfit_convs(network))
     for path, conv in convs(network):
         if path not in left and not fitting(conv, branches):
@@ -86,10 +87,10 @@ def _growth(network: nn.Module, branches: Sequence[str]) -> dict[str, Any]:
 
 
 def start(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return what a network is once it has the weights and branches it starts with.
+    """Return the outline of a network with its initial weights and branches.
 
     Raises:
-        UserError: it cannot have them.
+        UserError: they do not fit the network.
     """
     known = sections({"model": asked["model"], "method": asked["method"]})
     network = architectures.build(known.model, asked["classes"])
@@ -105,7 +106,7 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _built(request: Request) -> nn.Module:
-    """Return a network without memory; with it, where code of the user's needs values."""
+    """Return a network on the meta device; on the CPU if the user's code needs values."""
     try:
         with torch.device("meta"):
             return _build(request)
@@ -120,7 +121,7 @@ def _build(request: Request) -> nn.Module:
 
 
 def _try(network: nn.Module, request: Request, device: str) -> None:
-    """Run a network as training and evaluation will."""
+    """Run a network in train and eval mode, at all sizes of images."""
     for training, batch in ((False, 1), (True, min(request.batch, 2))):
         network.train(training)
         for side in dict.fromkeys(request.sides):
@@ -140,10 +141,10 @@ def _try(network: nn.Module, request: Request, device: str) -> None:
 
 
 def _refuse_idle(request: Request, device: torch.device) -> None:
-    """Refuse a share to drop that changes nothing of what a step of training draws.
+    """Check that `drop` and `drop_path` change the random operations of a training step.
 
     Raises:
-        UserError: the network takes the setting and makes nothing of it.
+        UserError: the network accepts the setting and ignores it.
     """
     for key in DROPS:
         if (share := request.model.get(key)) is None:
@@ -157,7 +158,7 @@ def _refuse_idle(request: Request, device: torch.device) -> None:
 
 
 def _drawn(request: Request, device: torch.device) -> list[tuple[Any, ...]]:
-    """Return the operations of a training step that draw random numbers, with their settings."""
+    """Return the random operations of a training step, with their arguments."""
     with torch.device(device):
         network = _build(request).train()
     with _Drawing() as drawing:
@@ -166,7 +167,7 @@ def _drawn(request: Request, device: torch.device) -> list[tuple[Any, ...]]:
 
 
 class _Drawing(TorchDispatchMode):
-    """Notes the operations that draw random numbers, also on the meta device."""
+    """Records operations that draw random numbers, also on the meta device."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -179,16 +180,16 @@ class _Drawing(TorchDispatchMode):
 
 
 def _needs_values(error: Exception) -> bool:
-    """Whether a network was refused for having no memory, which says nothing about it."""
+    """Whether a network failed only because the meta device has no values."""
     return isinstance(error, NotImplementedError) or "meta" in str(error).lower()
 
 
 def _refusal(network: nn.Module, request: Request, error: Exception) -> str:
-    """Say why a network cannot be trained so, and with which images it could be."""
+    """Return why a network cannot be trained on these images, and the cure."""
     name, size = request.model.get("target", request.model["name"]), request.sides[0]
     if "Expected more than 1 value per channel" in str(error):
         return (
-            f"{name} makes one value of an image, and a batch norm needs two to train on; use at "
+            f"{name} reduces an image to one value, and a batch norm in training needs two; use at "
             "least two images per process in train.batch_size, or a larger data.image_size"
         )
     images = " and ".join(str(side) for side in dict.fromkeys(request.sides))
@@ -252,7 +253,7 @@ def _reply(request: dict[str, Any]) -> dict[str, Any]:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     if place := request.get("place"):
         code.on_path(Path(place))
-    os.chdir("/")  # a stage does not run where it was launched
+    os.chdir("/")  # a stage does not run in the directory of the launch
     if sys.argv[1:] == ["--images"]:
         return vars(_images({"data": request["data"]}))
     if sys.argv[1:] == ["--weights"]:
@@ -272,9 +273,9 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer in the last line, as JSON; what else is printed goes to stderr.
+    """Print the answer as one line of JSON; all other output goes to stderr.
 
-    Before code of the user's is called a line says so: it is the last one if that ends the process.
+    A line announces each call of the user's code: it is the last line if the code ends the process.
     """
     warnings.simplefilter("ignore")
     stdout = os.fdopen(os.dup(1), "w")

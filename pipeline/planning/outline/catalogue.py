@@ -1,4 +1,4 @@
-"""The networks that can be chosen by name: `python -m pipeline.launch --models [GLOB]`."""
+"""List the networks that can be chosen by name: `python -m pipeline.launch --models [GLOB]`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def show(glob: str = "*", *more: str) -> int:
     """Print the classifiers of timm and torchvision whose names match.
 
     Raises:
-        UserError: there is none, or nobody knows.
+        UserError: no name matches, or the libraries cannot be asked.
     """
     if more:
         raise UserError(f"one pattern, in quotes: python -m pipeline.launch --models '{glob}'")

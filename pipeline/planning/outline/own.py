@@ -1,4 +1,4 @@
-"""The outline of this project's own networks, by arithmetic; `architectures` builds the same."""
+"""Compute the outline of this project's networks, which `architectures` builds, without torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.display.errors import UserError
 if TYPE_CHECKING:
     from pipeline.planning.outline import Outline, Request
 
-LARGEST = 10**11  # parameters: 400 GB of weights alone
+LARGEST = 10**11  # parameters: 400 GB of weights
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution with a batch norm behind it, and the side of what it makes."""
+    """A convolution followed by a batch norm; `side` is that of its output, pixels."""
 
     inputs: int
     outputs: int
@@ -30,20 +30,20 @@ class Conv:
 
     @property
     def weights(self) -> int:
-        """The number of its weights."""
+        """Number of weights, without the bias."""
         return self.kernel**2 * self.outputs * self.inputs // self.groups
 
     def takes(self, branches: list[str]) -> bool:
-        """Whether it can take one of the branches, as `dyrep.branches.unfit` has it."""
+        """Return whether it can take one of the branches; same rule as `dyrep.branches.unfit`."""
         alike = self.inputs == self.outputs and self.stride == 1
         return self.kernel > 1 and (alike or any(name != "identity" for name in branches))
 
 
 def outline(request: Request) -> Outline:
-    """Return what a network is.
+    """Return the outline of a network.
 
     Raises:
-        UserError: its images vanish in it, or leave a batch norm a single value.
+        UserError: the images are too small for its poolings, or for a batch norm in training.
     """
     from pipeline.planning.outline import Outline
 
@@ -54,8 +54,8 @@ def outline(request: Request) -> Outline:
             raise UserError(f"images of {side} pixels vanish in model={name}; use larger ones")
         if smallest == request.batch == 1:
             raise UserError(
-                f"model={name} makes one value of an image of {side} pixels, and a batch norm "
-                "needs two; use at least two images per process in train.batch_size"
+                f"model={name} reduces an image of {side} pixels to one value, and a batch norm "
+                "in training needs two; use at least two images per process in train.batch_size"
             )
     layers = list(convs(request.model, request.sides[0]))
     head = [layers[-1].outputs, request.model.get("hidden"), request.classes]
@@ -79,7 +79,7 @@ def outline(request: Request) -> Outline:
 
 
 def convs(model: dict[str, object], side: int) -> Iterator[Conv]:
-    """Yield the convolutions of a network for images of a side."""
+    """Yield the convolutions of a network for square images of `side` pixels."""
     if model["family"] == "vgg":
         return _vgg(model["widths"], side, bool(model.get("bias", True)))  # type: ignore[arg-type]
     return _mobilenet(model["width"], bool(model["small_stem"]), side)  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def _vgg(widths: list[list[int]], side: int, bias: bool) -> Iterator[Conv]:
             inputs = width
         side //= 2
     if side < 1:
-        yield Conv(inputs, inputs, 1, 1, 1, 0, bias=False)  # for the caller to refuse
+        yield Conv(inputs, inputs, 1, 1, 1, 0, bias=False)  # side 0: the caller refuses it
 
 
 def _mobilenet(width: float, small_stem: bool, side: int) -> Iterator[Conv]:

@@ -23,7 +23,7 @@ REFUSED = [
     ("train.augment.crop=pad train.augment.padding=16", "takes all of images"),
     ("train.augment.progressive=17", "above data.image_size=16"),
     ("method.branches=[1x1,1x1]", "names 1x1 twice"),
-    ("method.branches=[kxk]", "grows nothing"),
+    ("method.branches=[kxk]", "adds nothing"),
     ("model.widths=[[32],[]]", "a stage without convolutions"),
     ("train.decay_rate=0.5", "a setting of train.schedule=step or exponential or plateau, not of"),
     ("train.decay_epochs=5", "train.decay_epochs=5 is a setting of train.schedule=step or expo"),

@@ -134,7 +134,7 @@ def test_without_its_copy_a_run_needs_the_same_code(here, tmp_path):
     code.check(run)
     write(here, {"mine.py": "X = 2"})
     for refuse in (code.check, code.keep):
-        with pytest.raises(UserError, match="mine:build is other code now"):
+        with pytest.raises(UserError, match="mine:build has changed"):
             refuse(run)
     with pytest.raises(UserError, match="the copy of mine:build, is gone; launch again"):
         code.enable(run.model, tmp_path)

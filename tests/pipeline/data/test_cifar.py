@@ -66,7 +66,7 @@ def test_a_damaged_archive_is_named(cifar):
     root, _ = cifar
     archive = root / datasets.CIFAR10.filename
     archive.write_bytes(archive.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"cifar-10-python.tar.gz is damaged \(MD5 .* get it anew"):
+    with pytest.raises(UserError, match=r"cifar-10-python.tar.gz is damaged \(MD5 .* get it again"):
         listing(name="cifar10", root=str(root), val_fraction=None)
 
 
@@ -86,7 +86,7 @@ def test_a_batch_that_is_not_its_authors_is_not_unpickled(cifar, tmp_path):
         tar.extractall(root)
     batch = root / datasets.CIFAR10.base_folder / "data_batch_1"
     batch.write_bytes(pickle.dumps(Hostile(tmp_path / "mark")))
-    with pytest.raises(UserError, match=r"data_batch_1 is damaged \(MD5 .* get it anew"):
+    with pytest.raises(UserError, match=r"data_batch_1 is damaged \(MD5 .* get it again"):
         listing(name="cifar10", root=str(root), val_fraction=None)
     assert not (tmp_path / "mark").exists()
 

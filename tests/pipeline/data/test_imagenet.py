@@ -155,7 +155,7 @@ def test_a_development_kit_that_is_wrong_is_refused(imagenet, truth, words):
         images.count()
     (data / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
     with pytest.raises(
-        UserError, match=r"meta.mat cannot be read .*extract the development kit anew"
+        UserError, match=r"meta.mat cannot be read .*extract the development kit again"
     ):
         images.count()
     synsets = [(n, wnid) for n, wnid in enumerate(WNIDS, start=1)]

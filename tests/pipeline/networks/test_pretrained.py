@@ -173,7 +173,7 @@ def test_weights_of_a_run_of_another_network_name_its_settings(tmp_path):
 def test_a_network_with_branches_is_refused_with_the_cure(tmp_path):
     grown = network()
     dyrep.expand(grown, form="linear")
-    with pytest.raises(UserError, match="have branches: give the run by its name"):
+    with pytest.raises(UserError, match="have branches: give the name of the run"):
         begun(stored(tmp_path, grown.state_dict()))
 
 
@@ -211,7 +211,7 @@ def test_norms_that_do_nothing_are_told(tmp_path):
 
 def test_a_new_head_cannot_be_frozen(tmp_path):
     path = stored(tmp_path, network(classes=7).state_dict())
-    with pytest.raises(UserError, match=r"freeze keeps classifier.weight, which is new"):
+    with pytest.raises(UserError, match=r"freeze keeps classifier.weight, whose values are random"):
         begun(path, freeze=["classifier"])
     assert "frozen: 2 of 10" in begun(path, freeze=["features.0"])[1][1]
 
@@ -245,7 +245,7 @@ def test_the_branches_of_a_published_repvgg_are_folded(trained_repvgg):
 @pytest.mark.parametrize(
     ("family", "name", "said"),
     [("timm", "repvgg_a1", "stem.conv_kxk.conv.weight is 48x3x3x3 there and 64x3x3x3 here"),
-     ("timm", "test_resnet", "choose the model=timm model.name= they are of")],
+     ("timm", "test_resnet", "choose its name with model=timm model.name=")],
 )  # fmt: skip
 def test_branches_of_another_network_are_refused(trained_repvgg, family, name, said):
     asked = model(family, name, pretrained=str(trained_repvgg[1]))

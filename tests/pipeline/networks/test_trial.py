@@ -16,7 +16,10 @@ pytestmark = pytest.mark.long
         ("adanw2", "train.optimizer=adanw2 is no optimizer of timm; did you mean"),
         ("adahessian", "train.optimizer=adahessian cannot be used here (RuntimeError"),
         ("adafactorbv", "cannot be resumed (TypeError: param_groups.0.momentum_dtype"),
-        ("adamw train.optimizer_args={beta:1}", "args.beta is nothing that adamw takes; valid are"),
+        (
+            "adamw train.optimizer_args={beta:1}",
+            "adamw has no argument beta (train.optimizer_args); valid are",
+        ),
         ("adamw train.optimizer_args={betas:[0.9,2.0]}", "Invalid beta parameter at index 1"),
     ],
 )

@@ -99,7 +99,9 @@ def test_a_structure_is_trained_from_scratch(training, tmp_path, source):
              "train.warmup_epochs=0", "train.deterministic=true")  # fmt: skip
     whole = training(*asked)
     assert dyrep.structure(whole.state.learner.model) == dyrep.structure(grown.model)
-    assert whole.state.learner.told == [f"structure: 1 block of branches, fresh, as in {path}"]
+    assert whole.state.learner.told == [
+        f"structure: 1 block of branches with random weights, as in {path}"
+    ]
     other = training(*asked, where="other")
     equal(whole, other)
     with pytest.raises(Interrupted):

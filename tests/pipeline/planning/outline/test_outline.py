@@ -76,9 +76,15 @@ def dropping(family, name, **drops):
         (dropping("timm", "resnet10t", drop=0.2, drop_path=0.1), None),
         (dropping("torchvision", "efficientnet_b0", drop=0.1, drop_path=0.1), None),
         (dropping("torchvision", "densenet121", drop=0.1), None),  # calls it otherwise
-        (dropping("torchvision", "resnet18", drop=0.1), "drop is nothing that resnet18 of torchvi"),
+        (
+            dropping("torchvision", "resnet18", drop=0.1),
+            "resnet18 of torchvision does not support model.drop;",
+        ),
         (dropping("torchvision", "mobilenet_v2", drop=0.1, drop_path=0.1), "drop_path is nothing"),
-        (dropping("timm", "vgg11", drop_path=0.1), "drop_path is nothing that vgg11 of timm takes"),
+        (
+            dropping("timm", "vgg11", drop_path=0.1),
+            "vgg11 of timm does not support model.drop_path",
+        ),
         (dropping("timm", "repvgg_a0", drop_path=0.1), "drop_path changes nothing in repvgg_a0"),
         (dropping("torchvision", "convnext_tiny", drop=0.1), "drop changes nothing in convnext_t"),
     ],
