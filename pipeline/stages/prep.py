@@ -11,28 +11,24 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.contract.stage import Context
-from pipeline.data.prepare import build, duplicates, page
+from pipeline.data.prepare import build, duplicates, findings, page
 from pipeline.data.prepare.duplicates import Duplicates
 from pipeline.data.prepare.patience import patiently
 from pipeline.data.prepare.shard_record import Record, images
 from pipeline.data.shards import Manifest, Split
 from pipeline.data.sources import changes
-from pipeline.data.sources.base import Item, Listing
+from pipeline.data.sources.base import Listing
 from pipeline.data.sources.choose import source
-from pipeline.data.sources.tree import Row
 from pipeline.display.errors import UserError
-from pipeline.display.outside import say
 from pipeline.records import disk, rundir
 from pipeline.records.environment import cores
 
-QUARANTINE, PASSED, REMARKS = "quarantine.jsonl", "passed_over.jsonl", "remarks.jsonl"
 LISTING = "listing"
 RECORDS = 2  # raised when what is noted of a shard is noted in another way
 
@@ -73,9 +69,9 @@ def _prepare(context: Context, final: Path, scratch: Path) -> dict[str, float]:
         building.rename(final)
         disk.sync(final.parent)
     disk.link(context.dir / "data", final)
-    metrics = _metrics(final)
+    metrics = findings.metrics(final)
     rundir.write_text(context.dir / "data.html", page.render(final, metrics))
-    _tell(final, metrics)
+    findings.tell(final, metrics)
     return metrics
 
 
@@ -122,8 +118,8 @@ def _refuse_bad(
     """Fail if too many images are bad; those are looked at anew next time, the others are not."""
     bad = [row for record in records for row in record.bad]
     allowed = context.config.data.max_bad
-    path = context.dir / QUARANTINE
-    rundir.write_text(path, _lines(bad))
+    path = context.dir / findings.QUARANTINE
+    findings.write(path, bad)
     if len(bad) > allowed * images:
         for task, record in zip(work, records, strict=True):
             if record.bad:
@@ -145,17 +141,11 @@ def _finish(
 ) -> None:
     """Take leaks out of the training images, and write what describes the shards."""
     building = work[0].path.parent
-    items = build.numbered(listing)
     of_split = {
         split: [place for place, task in enumerate(work) if task.path.name.startswith(split)]
         for split in build.SPLITS
     }
-    train, val = (images([records[n] for n in of_split[split]]) for split in build.SPLITS)
-    twice = duplicates.find(train, val, build.Stored(work, records).same)
-    for place in of_split["train"]:
-        numbers = twice.leaks.keys() & set(records[place].kept["number"].tolist())
-        if numbers:
-            records[place] = build.drop(work[place], records[place], numbers)
+    twice = _without_leaks(work, records, of_split)
     parts = {
         split: _split([records[place] for place in of_split[split]], len(listing.classes))
         for split in build.SPLITS
@@ -179,27 +169,28 @@ def _finish(
         passed_over=len(listing.passed),
     ).save(building)
     changes.save(listing, building / changes.FILE)
-    bad = [row for record in records for row in record.bad]
-    bad += [
-        {"name": items[n].name, "reason": f"is also a validation image: {items[other].name}"}
-        for n, other in twice.leaks.items()
-    ]
-    rundir.write_text(building / QUARANTINE, _lines(bad))
-    empty = [
-        {"kind": "class", "name": name, "remark": "has no validation image"}
-        for name, count in zip(listing.classes, parts["val"].counts, strict=True)
-        if not count
-    ]
-    rundir.write_text(building / REMARKS, _lines(empty + _remarks(records, items, twice)))
-    rundir.write_text(building / PASSED, _lines(listing.passed))
+    findings.save(building, listing, parts["val"].counts, records, twice)
     for task in work:
         task.record.unlink(missing_ok=True)
     (building / LISTING).unlink()
 
 
+def _without_leaks(
+    work: list[build.Task], records: list[Record], of_split: dict[str, list[int]]
+) -> Duplicates:
+    """Find copies, and take validation images out of the training shards; return what was found."""
+    train, val = (images([records[n] for n in of_split[split]]) for split in build.SPLITS)
+    twice = duplicates.find(train, val, build.Stored(work, records).same)
+    for place in of_split["train"]:
+        numbers = twice.leaks.keys() & set(records[place].kept["number"].tolist())
+        if numbers:
+            records[place] = build.drop(work[place], records[place], numbers)
+    return twice
+
+
 def _nothing_left(context: Context, split: str, records: list[Record], leaks: int) -> str:
     bad = sum(len(record.bad) for record in records)
-    why = [f"{bad} cannot be used ({context.dir / QUARANTINE} lists them)"] if bad else []
+    why = [f"{bad} cannot be used ({context.dir / findings.QUARANTINE} lists them)"] if bad else []
     why += [f"{leaks} training images are validation images, too, and left out"] if leaks else []
     return f"no {split} image is left: {', '.join(why) or 'there was none to begin with'}"
 
@@ -212,66 +203,6 @@ def _split(records: list[Record], classes: int) -> Split:
         counts=tuple(np.bincount(table["label"], minlength=classes).tolist()),
         pixels=int((table["height"].astype(np.int64) * table["width"]).sum()),
     )
-
-
-def _remarks(records: list[Record], items: list[Item], twice: Duplicates) -> list[Row]:
-    found = [
-        {"kind": "file", "name": items[number].name, "remark": remark}
-        for record in records
-        for number, remark in record.remarks.items()
-    ]
-    kinds = {
-        "copy": (twice.copies, "the same picture as"),
-        "contradiction": (twice.contradictions, "of another class than its copy"),
-        "alike": (twice.alike, "looks like the validation image"),
-    }
-    for kind, (pairs, words) in kinds.items():
-        found += [
-            {"kind": kind, "name": items[n].name, "remark": f"{words} {items[other].name}"}
-            for n, other in pairs
-        ]
-    return found
-
-
-def _lines(rows: list[Row]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in sorted(rows, key=lambda row: row["name"]))
-
-
-def _metrics(folder: Path) -> dict[str, float]:
-    manifest = Manifest.load(folder)
-    train, val = (manifest.splits[split] for split in build.SPLITS)
-    remarks = [row["kind"] for row in rundir.read_lines(folder / REMARKS)]
-    return {
-        "images": train.images + val.images,
-        "train_images": train.images,
-        "val_images": val.images,
-        "classes": len(manifest.classes),
-        "smallest_class": min(train.counts),
-        "largest_class": max(train.counts),
-        "quarantined": len(list(rundir.read_lines(folder / QUARANTINE))),
-        "copies": remarks.count("copy"),
-        "contradictions": remarks.count("contradiction"),
-        "alike": remarks.count("alike"),
-        "odd_files": remarks.count("file"),
-        "ignored_files": manifest.passed_over,
-    }
-
-
-def _tell(folder: Path, metrics: dict[str, float]) -> None:
-    """Say in the log what is not among the images, and where it is written."""
-    for file, key, words in (
-        (QUARANTINE, "quarantined", "images were left out"),
-        (PASSED, "ignored_files", "files and folders were passed over"),
-        (REMARKS, "odd_files", "images were kept but are odd"),
-    ):
-        if metrics[key]:
-            rows = list(islice(rundir.read_lines(folder / file), 3))
-            some = "; ".join(f"{row['name']!a}: {_why(row)}" for row in rows)
-            say(f"{metrics[key]:,.0f} {words}, e.g. {some}; {folder / file} lists all")
-
-
-def _why(row: Row) -> str:
-    return row.get("reason") or row["remark"]
 
 
 Triple = tuple[float, float, float]

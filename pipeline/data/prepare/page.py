@@ -7,6 +7,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.data.prepare import findings
 from pipeline.data.shards import Manifest, images_in
 from pipeline.records import rundir
 from pipeline.report import render as fill
@@ -26,9 +27,9 @@ def render(folder: Path, metrics: dict[str, float]) -> str:
         manifest=manifest,
         metrics=metrics,
         lists={
-            "Left out": _rows(folder / "quarantine.jsonl", "reason"),
-            "Kept, but odd": _rows(folder / "remarks.jsonl", "remark"),
-            "Passed over, as none of the images": _rows(folder / "passed_over.jsonl", "reason"),
+            "Left out": _rows(folder / findings.QUARANTINE, "reason"),
+            "Kept, but odd": _rows(folder / findings.REMARKS, "remark"),
+            "Passed over, as none of the images": _rows(folder / findings.PASSED, "reason"),
         },
         rows=ROWS,
     )
