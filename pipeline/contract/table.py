@@ -1,6 +1,6 @@
-"""The five stages, as a table; the body of each is the module of its name, imported by `run` alone.
+"""The five stages, as a table; the body of each is the module of its name in `pipeline.stages`.
 
-Adding a stage is adding a row here and a file beside this one.
+To add a stage, add a row here, a file there, and its name to `pipeline.config.base`.
 """
 
 from __future__ import annotations
