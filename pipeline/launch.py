@@ -66,7 +66,9 @@ def _all(words: list[str]) -> int:
         return compose.show()
     if asked.searches:
         return _search(asked)
-    settled = [named_run.settle(*run) for run in sweep.runs(asked)]
+    runs = sweep.runs(asked)
+    sweep.refuse_idle(runs)
+    settled = [named_run.settle(*run) for run in runs]
     if asked.sweeps:  # checked before the first run begins
         sweep.check_different(settled)
         sweep.note_joined([config for config, *_ in settled])

@@ -13,24 +13,25 @@ from pipeline.config.base import written
 Flat = dict[str, Any]  # settings by dotted key
 
 
-def refusal(named: Collection[str], flat: Flat) -> str | None:
-    """Return the first setting that is named and does nothing, with the reason, or None.
+def idle(named: Collection[str], flat: Flat) -> dict[str, str]:
+    """Return the settings that are named and do nothing, with the refusal of each.
 
     Args:
         named: Dotted keys of the command line.
         flat: All settings; some may be missing, or of a wrong type.
     """
-    for key, (idles, why) in IDLE.items():
-        if key in named and key in flat and idles(flat):
-            return f"{key}={written(flat[key])} does nothing: {why}; leave it out"
-    return None
+    return {
+        key: f"{key}={written(flat[key])} does nothing: {why}; leave it out"
+        for key, (idles, why) in IDLE.items()
+        if key in named and key in flat and idles(flat)
+    }
 
 
 def _linear(flat: Flat) -> bool:
     return flat.get("method.kind") == "grow" or flat.get("method.form") == "linear"
 
 
-def _is(key: str, value: str) -> Callable[[Flat], bool]:
+def _is_not(key: str, value: str) -> Callable[[Flat], bool]:
     return lambda flat: flat.get(key) != value
 
 
@@ -44,7 +45,7 @@ def _not_widened(flat: Flat) -> bool:
     return isinstance(branches, list) and "1x1_kxk" not in branches
 
 
-RESIZED = _is("train.augment.crop", "resized"), "it goes with train.augment.crop=resized"
+RESIZED = _is_not("train.augment.crop", "resized"), "it goes with train.augment.crop=resized"
 IDLE: dict[str, tuple[Callable[[Flat], bool], str]] = {
     "method.cut_std": (
         _linear,
@@ -56,7 +57,7 @@ IDLE: dict[str, tuple[Callable[[Flat], bool], str]] = {
     ),
     "method.widen_depthwise": (_not_widened, "method.branches has no 1x1_kxk, which it widens"),
     "train.augment.padding": (
-        _is("train.augment.crop", "pad"),
+        _is_not("train.augment.crop", "pad"),
         "it goes with train.augment.crop=pad",
     ),
     "train.augment.scale": RESIZED,

@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import MISSING, DictConfig, OmegaConf
 from pydantic import ValidationError
 
-from pipeline.config import WHERE, Config, flatten, idle, rules, sense
+from pipeline.config import WHERE, Config, flatten, rules, sense
 from pipeline.config.base import Values
 from pipeline.config.data import HOLDS
 from pipeline.custom import code
@@ -75,8 +75,6 @@ def values(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> V
     _leave_out(said, choices, {override.key_or_group for override in parse(overrides)})
     refuse_two_lengths(overrides, said)
     refuse_another_optimizers(overrides, said)
-    if found := idle.refusal({o.key_or_group for o in parse(overrides)}, flatten(said)):
-        raise UserError(found)
     if said.get("name") is None:
         said["name"] = derived_name(choices, said.get("seed"), overrides)
     _settle_paths(said)

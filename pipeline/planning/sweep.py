@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -22,7 +23,8 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config import Config
+from pipeline.config import Config, flatten
+from pipeline.config.idle import IDLE, idle
 from pipeline.display.errors import UserError
 from pipeline.display.outside import say
 from pipeline.planning.arguments import Asked
@@ -139,6 +141,24 @@ def _apart(one: list[str], other: list[str]) -> list[str]:
     """Return two lists of overrides in words, by their differences if there are any."""
     both = set(one) & set(other)
     return [" ".join(o for o in words if o not in both) or "the same" for words in (one, other)]
+
+
+def refuse_idle(runs: list[Composed]) -> None:
+    """Refuse a setting that does nothing in any of the runs whose command line has it.
+
+    Raises:
+        UserError: names it, and why.
+    """
+    refusals: dict[str, str] = {}
+    used: set[str] = set()
+    for tree, _, overrides in runs:
+        named = {override.key_or_group for override in parse(overrides)} & IDLE.keys()
+        said: Any = OmegaConf.to_container(tree, resolve=True) if named else {}
+        found = idle(named, flatten(said))
+        refusals |= found
+        used |= named - found.keys()
+    for key in refusals.keys() - used:
+        raise UserError(refusals[key])
 
 
 def single(arguments: list[str], folder: str | None = None) -> Composed:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.config import flatten, idle
+from pipeline.config import flatten
+from pipeline.config.idle import idle
 from tests.pipeline.planning.test_plan import config
 
 REFUSED = [
@@ -30,21 +31,28 @@ TAKEN = (
 )
 
 
-def refusal(tmp_path, asked):
+def refused(tmp_path, asked):
     named = {word.partition("=")[0] for word in asked.split()}
-    return idle.refusal(named, flatten(config(tmp_path, *asked.split()).model_dump()))
+    return idle(named, flatten(config(tmp_path, *asked.split()).model_dump()))
 
 
 @pytest.mark.parametrize(("asked", "said"), REFUSED)
 def test_what_does_nothing_is_refused(tmp_path, asked, said):
-    assert said in refusal(tmp_path, asked)
+    (refusal,) = refused(tmp_path, asked).values()
+    assert said in refusal
 
 
 @pytest.mark.parametrize("asked", TAKEN)
 def test_what_does_something_is_not(tmp_path, asked):
-    assert refusal(tmp_path, asked) is None
+    assert not refused(tmp_path, asked)
 
 
 def test_a_launch_refuses_it(inside):
     code, _, err = inside("method=grow", "method.cut_std=0.1", "dry_run=true")
     assert (code, "method.cut_std=0.1 does nothing" in err) == (2, True)
+
+
+@pytest.mark.parametrize(("methods", "code"), [("dyrep,grow", 0), ("grow,orepa", 2)])
+def test_a_sweep_refuses_what_none_of_its_runs_uses(inside, methods, code):
+    words = "-m", f"method={methods}", "method.cut_std=0.1", "dry_run=true", "stage=prep"
+    assert inside(*words)[0] == code
