@@ -161,7 +161,7 @@ def rows(found: Found, columns: Mapping[str, str]) -> list[dict[str, Any]]:
     ]
 
 
-def told(tests: Mapping[str, Pairs], less: bool = False) -> dict[str, dict[str, Any]]:
+def kept(tests: Mapping[str, Pairs], less: bool = False) -> dict[str, dict[str, Any]]:
     """Return tests as they are kept, each with its verdict.
 
     Args:

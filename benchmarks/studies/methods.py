@@ -142,7 +142,7 @@ def report(found: Found, options: argparse.Namespace) -> dict[str, object]:
         "settings": settings(options),
         "runs": common.rows(found, COLUMNS | COSTS | FUSED),
         "against plain": {
-            column: common.told(common.versus(found, "plain", key), less=column == ERROR)
+            column: common.kept(common.versus(found, "plain", key), less=column == ERROR)
             for column, key in COLUMNS.items()
         },
     }

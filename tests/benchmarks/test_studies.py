@@ -52,7 +52,7 @@ def test_a_method_is_told_from_its_start_and_tested_against_plain_seed_by_seed()
     test = common.versus(found, "plain", "eval/fused/top1")[methods.STARTED]
     assert test.difference == pytest.approx(2.1)
     assert test.verdict == "better"
-    assert common.told({"": test}, less=True)[""]["verdict"] == "worse"
+    assert common.kept({"": test}, less=True)[""]["verdict"] == "worse"
     assert common.over(found["plain"], common.SECONDS).mean == 1800
 
 
