@@ -18,6 +18,7 @@ from pipeline.planning import (
     again,
     arguments,
     compose,
+    defaults,
     explain,
     freshness,
     named_run,
@@ -150,7 +151,7 @@ def _show_plan(this: Launch, overrides: list[str], has_data: bool) -> None:
     if this.directory.exists():
         notes = list(code.told(this.config))
     else:
-        notes = arguments.unchosen(this.config, overrides)
+        notes = defaults.unchosen(this.config, overrides)
     notes += [*changed, *_untried(this.config, training, prep.runs and has_data)]
     notes += preflight.notes(this.config, prep) if training and has_data else []
     summary.show_plan(this.config, this.plan, network, notes, counted)

@@ -25,8 +25,6 @@ from hydra.errors import OverrideParseException
 from pydantic import BaseModel
 
 from pipeline.config import Config
-from pipeline.config.data import PACKAGED
-from pipeline.config.rules import SMALL_IMAGE
 from pipeline.display.errors import UserError, nearest
 from pipeline.planning import folder
 from pipeline.planning.compose import parse
@@ -44,11 +42,6 @@ LIBRARIES = (
     " Networks of timm and torchvision: model=timm model.name={}; "
     "python -m pipeline.launch --models lists them"
 )
-RECIPES = {
-    "digits": ("digits", "mnist", "fashion_mnist", "kmnist", "emnist"),
-    "cifar": ("cifar10", "cifar100", "custom"),
-    "imagenet": ("imagenet", "imagefolder", "parquet", "webdataset", "synthetic", "custom"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,8 +251,6 @@ def _check_choice(override: Override, own: str | None) -> None:
         raise UserError(f"{said} is not for launch: `wandb sweep {files}` reads it")
     if group == "hydra.searchpath":
         raise UserError(f"{said} is not for launch; --config-dir DIR adds choices of yours")
-    if group == "hydra.searchpath":
-        raise UserError(f"{said} is not for launch; --config-dir DIR adds choices of yours")
     if not (CONF / group).is_dir() or group.startswith("hydra"):
         return
     valid = sorted(folder.choices(group, own))
@@ -286,24 +277,3 @@ def _chosen(override: Override) -> list[Any]:
     if isinstance(override.value(), ChoiceSweep):
         return [getattr(choice, "text", choice) for choice in override.sweep_iterator()]
     return []
-
-
-def unchosen(config: Config, overrides: list[str]) -> list[str]:
-    """Return notes on defaults that do not suit the images of this launch."""
-    named = {override.key_or_group for override in parse(overrides)}
-    data, size = config.data.name, config.data.image_size
-    told = []
-    if "data.root" not in named and config.data.root == PACKAGED.get(data, ""):
-        told.append(f"data.root={config.data.root}, where Debian's package puts {data}")
-    if "experiment" in named:
-        return told
-    if "train" not in named and data not in RECIPES.get(config.train.name, [data]):
-        fitting = [recipe for recipe, images in RECIPES.items() if data in images]
-        cure = f"; for data={data}: train={fitting[0]}" if fitting else ""
-        told.append(f"train={config.train.name} is a recipe for other images{cure}")
-    if "model" not in named and config.model.family == "vgg" and size > SMALL_IMAGE:
-        told.append(
-            f"model={config.model.name} is for small images, not for {size} pixels; "
-            "for these: model=resnet18"
-        )
-    return told

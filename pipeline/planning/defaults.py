@@ -1,0 +1,35 @@
+"""Defaults of a launch that do not suit its images."""
+
+from __future__ import annotations
+
+from pipeline.config import Config
+from pipeline.config.data import PACKAGED
+from pipeline.config.rules import SMALL_IMAGE
+from pipeline.planning.compose import parse
+
+RECIPES = {
+    "digits": ("digits", "mnist", "fashion_mnist", "kmnist", "emnist"),
+    "cifar": ("cifar10", "cifar100", "custom"),
+    "imagenet": ("imagenet", "imagefolder", "parquet", "webdataset", "synthetic", "custom"),
+}
+
+
+def unchosen(config: Config, overrides: list[str]) -> list[str]:
+    """Return notes on defaults that do not suit the images of this launch."""
+    named = {override.key_or_group for override in parse(overrides)}
+    data, size = config.data.name, config.data.image_size
+    told = []
+    if "data.root" not in named and config.data.root == PACKAGED.get(data, ""):
+        told.append(f"data.root={config.data.root}, where Debian's package puts {data}")
+    if "experiment" in named:
+        return told
+    if "train" not in named and data not in RECIPES.get(config.train.name, [data]):
+        fitting = [recipe for recipe, images in RECIPES.items() if data in images]
+        cure = f"; for data={data}: train={fitting[0]}" if fitting else ""
+        told.append(f"train={config.train.name} is a recipe for other images{cure}")
+    if "model" not in named and config.model.family == "vgg" and size > SMALL_IMAGE:
+        told.append(
+            f"model={config.model.name} is for small images, not for {size} pixels; "
+            "for these: model=resnet18"
+        )
+    return told
