@@ -102,7 +102,10 @@ def latencies(group: Group) -> str:
     """Return the fused medians, by batch size, and whether they are worth less."""
     if not group.latency_ms:
         return "–"
-    told = ", ".join(f"{ms:.3g} at {batch}" for batch, ms in group.latency_ms.items())
+    told = ", ".join(
+        f"{f'{ms:,.0f}' if ms >= 100 else f'{ms:.3g}'} at {batch}"
+        for batch, ms in group.latency_ms.items()
+    )
     if not group.noisy:
         return told
     some = "" if group.noisy == len(group.runs) else f"{group.noisy} of {len(group.runs)} "
@@ -119,7 +122,7 @@ def growth(group: Group) -> str:
 
 
 def _table(title: str, *columns: str, cut: bool = False) -> Table:
-    """Return a table; with `cut`, only its first column shrinks if there is no room."""
+    """Return a table; with `cut`, only its first and last column shrink if there is no room."""
     above = Text.assemble("\n", bold(title))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title=above, title_justify="left")
     for number, column in enumerate(columns):
@@ -128,7 +131,7 @@ def _table(title: str, *columns: str, cut: bool = False) -> Table:
             column.removeprefix(">"),
             justify="right" if right else "left",
             overflow="fold",
-            no_wrap=right or (cut and number > 0),  # shrinks only when no other column is left
+            no_wrap=right or (cut and 0 < number < len(columns) - 1),
             min_width=12 if number == 0 else None,
         )
     return table

@@ -194,6 +194,16 @@ def test_a_label_too_long_for_80_columns_is_cut_and_no_number_is(tmp_path, capsy
     assert "300k (450k)  20.0M (30.0M)  0.5 at 1, 20 at 64" in shown
 
 
+def test_many_latencies_fold_and_none_is_cut(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    times = {1: 836.4, 8: 1640.2, 64: 1938.9}
+    metrics = {f"latency/fused/b{batch}/p50_ms": ms for batch, ms in times.items()}
+    make_run(tmp_path, "r", metrics=metrics | {"latency/noisy": 1.0})
+    assert main(["r", "--root", str(tmp_path)]) == DONE
+    shown = capsys.readouterr().out
+    assert all(part in shown for part in ("836 at 1", "1,640 at 8", "1,939 at 64", "(noisy)"))
+
+
 class Reader(html.parser.HTMLParser):
     """Collects tags and complains of what is not closed."""
 
