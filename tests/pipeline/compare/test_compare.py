@@ -160,7 +160,7 @@ def test_unknown_names_are_answered_with_the_nearest(sweep, capsys):
     assert "valid are: g" in refused(capsys, "--group", "first", "--root", sweep)
     assert "name runs, or a group" in refused(capsys, "--root", sweep)
     assert "name runs, or a group" in refused(capsys, "plain-1", "--group", "g", "--root", sweep)
-    assert "name another file" in refused(capsys, "plain-1", "--root", sweep, "--json", sweep)
+    assert "name a file in it" in refused(capsys, "plain-1", "--root", sweep, "--json", sweep)
 
 
 # how it is shown
