@@ -11,6 +11,7 @@ import codecs
 import csv
 import re
 import tarfile
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,21 +82,29 @@ def _fields(line: str) -> list[str]:
     line = line.strip()
     mark = next((mark for mark in ",;\t" if mark in line), None)
     if mark:
-        fields = next(csv.reader([line], delimiter=mark, skipinitialspace=True))
+        try:
+            fields = next(csv.reader([line], delimiter=mark, skipinitialspace=True))
+        except csv.Error:  # a field of more than 128 KiB
+            return [line]
     else:
         fields = line.split(None, 1)
         named, _, last = line.rpartition(" ")
         if image(named.strip()) and not image(fields[0]):  # a name that contains blanks
             fields = [named, last]
-    fields = [field.strip("\"' ") for field in fields]
+    fields = [composed(field.strip("\"' ")) for field in fields]
     if len(fields) == 2 and re.fullmatch(r"(\S+ +-?\d+ +-?\d+ +-?\d+ +-?\d+ *)+", fields[1]):
         fields[1] = fields[1].split()[0]
     return fields
 
 
+def composed(name: str) -> str:
+    """Return a name in the form NFC: file systems and editors write accents in two ways."""
+    return unicodedata.normalize("NFC", name)
+
+
 def stem(name: str) -> str:
     """Return a name without folder and suffix, for comparing lists with images."""
-    last = name.replace("\\", "/").rpartition("/")[2]
+    last = composed(name.replace("\\", "/").rpartition("/")[2])
     return last.rpartition(".")[0] if image(last) else last
 
 
@@ -111,6 +120,7 @@ def labels(path: Path, found: list[Entry], classes: tuple[str, ...], images: set
     Raises:
         UserError: a class is unknown or out of range, or an image has two classes.
     """
+    classes = tuple(map(composed, classes))
     if found[0].name not in images and not _is_class(found[0].what, classes):
         found = found[1:]  # names of columns
     _check_base(path, found, classes)

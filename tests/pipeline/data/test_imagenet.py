@@ -1,5 +1,7 @@
 """ImageNet in folders, and the lists that label its validation images."""
 
+from unicodedata import normalize
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,7 @@ UNREAD = {
     "other names": (rows(0, 1, 2, start=11), "tells no class of .* and 2 more images"),
     "one column": ("ILSVRC2012_val_00000001.JPEG\n", "line 1: 'ILSVRC2012_val_00000001.JPEG' is not a name and a class"),
     "three columns": ("0,ILSVRC2012_val_00000001.JPEG,2\n", "line 1: .* is not a name and a class"),
+    "a long field": ("x" * 200_000 + ",0\n" + ZERO, "line 1: 'xxx.* is not a name and a class"),
     "empty": ("", "names no image"), "only a header": ("ImageId,PredictionString\n", "names no image"),
     "UTF-16 without its mark": (ZERO.encode("utf-16-le"), "is no UTF-8 text; save it as UTF-8"),
     "bytes": (b"\xff\x00\x80 1", "is no UTF-8 text"), "folder": (None, "is no file"),
@@ -117,6 +120,22 @@ def test_a_list_is_read_however_it_is_written(imagenet, kind, name):
     images = labelled(imagenet, READ[kind], name)
     assert images.count() > 0
     assert [label for _, label in images.listing().splits["val"]] == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "forms", [("NFD", "NFC", "NFC"), ("NFC", "NFD", "NFC"), ("NFC", "NFC", "NFD")]
+)
+def test_accents_may_be_written_in_either_form(tmp_path, forms):
+    folder, image, listed = forms
+    for name in ("caf\u00e9", "tee"):
+        path = tmp_path / "train" / normalize(folder, name)
+        path.mkdir(parents=True)
+        (path / "a.jpg").write_bytes(encoded(picture(1)))
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / normalize(image, "\u00e4.jpg")).write_bytes(encoded(picture(2)))
+    content = normalize(listed, "\u00e4.jpg caf\u00e9\n").encode("utf-16")
+    images = labelled(tmp_path, content, "val.txt")
+    assert [label for _, label in images.listing().splits["val"]] == [0]
 
 
 @pytest.mark.parametrize("coded", ["utf-8", "utf-8-sig", "utf-16"])
