@@ -152,7 +152,8 @@ def _show_plan(this: Launch, overrides: list[str], has_data: bool) -> None:
         notes = list(code.told(this.config))
     else:
         notes = defaults.unchosen(this.config, overrides)
-    notes += [*changed, *_untried(this.config, training, prep.runs and has_data)]
+    notes += [*defaults.given_again(overrides), *changed]
+    notes += _untried(this.config, training, prep.runs and has_data)
     notes += preflight.notes(this.config, prep) if training and has_data else []
     summary.show_plan(this.config, this.plan, network, notes, counted)
     freshness.tell(this.config, this.plan[0], overrides)

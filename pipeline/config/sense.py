@@ -50,6 +50,7 @@ SETS = (
     "latency.also",
     "tracking.also",
 )
+NOT_IN_WANDB = "/\\#?%:"  # characters of names
 OPSET = 23  # the newest that the exporter of torch 2.10 knows
 HUE = 0.5  # share of the colour circle, either way: the whole circle
 
@@ -84,6 +85,9 @@ def _names(flat: Flat) -> Iterator[str]:
     for key in ("name", "group"):
         if (value := flat.get(key)) and mask(value) != value:
             yield f"{key}={value} looks like a secret, and names are shown; choose another name"
+    for key in ("tracking.project", "tracking.entity"):
+        if odd := set(flat.get(key) or "") & set(NOT_IN_WANDB):
+            yield f"{key}={flat[key]} has a {min(odd)} in it, which W&B refuses; leave that out"
 
 
 def _lists(flat: Flat) -> Iterator[str]:

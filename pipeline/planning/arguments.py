@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, get_args, get_origin
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import (
     ChoiceSweep,
     Override,
@@ -26,18 +25,13 @@ from pydantic import BaseModel
 
 from pipeline.config import Config
 from pipeline.display.errors import UserError, nearest
-from pipeline.planning import folder
+from pipeline.planning import folder, options
 from pipeline.planning.compose import parse
 from pipeline.planning.conf import CONF
 from pipeline.records import rundir
 
 SWEEPER = "hydra/sweeper="
 KNOWN = ("overrides", "multirun", "config_dir")  # options of Hydra's that runs are composed with
-NOT_OURS = {  # options of Hydra's that a launch cannot mean
-    "config_path": "the settings are those of conf/; --config-dir DIR adds choices of yours",
-    "config_name": "there is one; --config-dir DIR adds choices of yours, e.g. experiment=NAME",
-    "experimental_rerun": "name=NAME launches a run again",
-}
 LIBRARIES = (
     " Networks of timm and torchvision: model=timm model.name={}; "
     "python -m pipeline.launch --models lists them"
@@ -85,10 +79,7 @@ def read(arguments: list[str]) -> Asked:
     """
     for word in arguments:
         _check_text(word)
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
-    known = parser.parse_intermixed_args(arguments, _Once())
-    _check_options(known)
+    known = options.parsed(arguments)
     given = set(known.overrides)
     others = [word for word in arguments if word not in given]
     arguments = others + known.overrides  # Hydra accepts settings on one side of an option only
@@ -98,7 +89,7 @@ def read(arguments: list[str]) -> Asked:
         settings=[spelt for word, spelt in zip(arguments, words, strict=True) if word in given],
         sweeps=known.multirun,
         shows=bool(known.help or known.hydra_help or known.cfg or known.info),
-        folder=_folder(known),
+        folder=options.folder_of(known),
         plain=not any(value for key, value in vars(known).items() if key not in KNOWN),
     )
 
@@ -115,41 +106,12 @@ def _check_text(word: str) -> None:
 def _readable(arguments: list[str], known: Namespace) -> list[str]:
     """Return the arguments in a form that Hydra parses as intended."""
     settings = set(known.overrides)
-    own = _folder(known)
+    own = options.folder_of(known)
     spelt = [_spelt(word, known.multirun) if word in settings else word for word in arguments]
     for word, spelling in zip(arguments, spelt, strict=True):
         if word in settings:
             _check_choice(parse([spelling])[0], own)
     return spelt
-
-
-class _Once(Namespace):
-    """Takes an option with a value once: argparse would keep the last."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, str) and isinstance(before := getattr(self, name, None), str):
-            option = f"--{name.replace('_', '-')}"
-            raise UserError(f"{option} is given twice, {before} and {value}; give it once")
-        super().__setattr__(name, value)
-
-
-def _check_options(known: Namespace) -> None:
-    for name, cure in NOT_OURS.items():
-        if getattr(known, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')} is not for launch: {cure}")
-    for name in ("resolve", "package"):
-        if getattr(known, name) and not known.cfg:
-            raise UserError(f"--{name} goes with --cfg job alone; leave it out")
-    if known.config_dir is not None:
-        folder.check(_folder(known) or "''")
-
-
-def _folder(known: Namespace) -> str | None:
-    return known.config_dir and str(rundir.absolute(known.config_dir))
-
-
-def _refuse(message: str) -> NoReturn:
-    raise UserError(f"{message}; python -m pipeline.launch --help shows what there is")
 
 
 def _spelt(word: str, sweeping: bool) -> str:

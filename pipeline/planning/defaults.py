@@ -1,6 +1,8 @@
-"""Defaults of a launch that do not suit its images."""
+"""Defaults of a launch that do not suit its images, and settings given more than once."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from pipeline.config import Config
 from pipeline.config.data import PACKAGED
@@ -12,6 +14,13 @@ RECIPES = {
     "cifar": ("cifar10", "cifar100", "custom"),
     "imagenet": ("imagenet", "imagefolder", "parquet", "webdataset", "synthetic", "custom"),
 }
+
+
+def given_again(overrides: list[str]) -> Iterator[str]:
+    """Yield a note for each setting that is given several values, of which Hydra takes the last."""
+    last = {override.key_or_group: override.input_line for override in parse(overrides)}
+    before = {o.key_or_group for o in parse(overrides) if o.input_line != last[o.key_or_group]}
+    yield from (f"{key} is given more than once; the last counts: {last[key]}" for key in before)
 
 
 def unchosen(config: Config, overrides: list[str]) -> list[str]:

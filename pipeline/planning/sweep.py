@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +35,7 @@ from pipeline.planning.conf import CONF
 from pipeline.planning.settings_along import settings_along
 from pipeline.records import named, rundir
 
+MOST = 10_000  # runs of a sweep
 SPACES = ("hydra.sweeper.params", "hydra.sweeper.search_space")
 
 OmegaConf.register_new_resolver("absolute", lambda path: str(rundir.absolute(path)), replace=True)
@@ -59,9 +62,13 @@ def check(arguments: list[str], searching: bool, folder: str | None = None) -> N
     with composing(folder):
         loader = GlobalHydra.instance().config_loader()
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-        for override in overrides:
-            if override.is_sweep_override():
-                _check_varied(override, searching)
+        varied = [override for override in overrides if override.is_sweep_override()]
+        counts = [_check_varied(override, searching) for override in varied]
+    for one in varied:
+        if said := [o.input_line for o in overrides if o is not one and _same(o, one)]:
+            raise UserError(f"{one.input_line} and {said[0]} set the same; leave one")
+    if math.prod(counts) > MOST:
+        raise UserError(f"these are {math.prod(counts)} runs; sweep over at most {MOST}")
     if searching:
         _check_search(overrides)
 
@@ -83,16 +90,27 @@ def check_name(settings: list[str]) -> None:
         )
 
 
-def _check_varied(override: Override, searching: bool) -> None:
+def _same(one: Override, other: Override) -> bool:
+    return one.key_or_group == other.key_or_group
+
+
+def _check_varied(override: Override, searching: bool) -> int:
+    """Return how many values a setting has; 1 if a search chooses them."""
     said = override.input_line
     if not override.is_discrete_sweep():
         _check_interval(override, searching)
-        return
-    values = list(override.sweep_string_iterator())
+        return 1
+    try:
+        values = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
+    except ValueError as error:  # a range with a step of 0
+        raise UserError(f"{said} cannot be gone through: {error}") from None
+    if len(values) > MOST:
+        raise UserError(f"{said} has more than {MOST} values; give fewer")
     if not values:
         raise UserError(f"{said} has no value, so there is nothing to run; give some")
     if twice := [value for value, count in Counter(values).items() if count > 1]:
         raise UserError(f"{said} has {twice[0]} more than once; give each value once")
+    return len(values)
 
 
 def _check_interval(override: Override, searching: bool) -> None:

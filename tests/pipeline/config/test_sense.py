@@ -75,6 +75,8 @@ REFUSED = [
     ("train.clip_grad=1e-20", "so small that nothing is learned"),
     ("train.decay_norms=true train.weight_decay=0.0", "give that, or leave it out"),
     ("method=dbb method.widen_depthwise=17", "too large; use at most 16"),
+    ("tracking.project=a/b", "tracking.project=a/b has a / in it, which W&B refuses"),
+    ("tracking.entity=a:b", "tracking.entity=a:b has a : in it"),
     ("tracking.also=[csv,csv]", "tracking.also names csv twice"),
     ("tracking.also=null", "tracking.also=null is no list; leave it out, or give a list"),
     ("train.optimizer=", "train.optimizer= is empty; give train.optimizer=VALUE"),

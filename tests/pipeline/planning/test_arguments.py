@@ -119,3 +119,9 @@ def test_the_help_marks_the_defaults():
         told
         == "method: acb, dyrep, grow (default), plain\nstage: all (default), prep\nname: grow\n"
     )
+
+
+def test_a_setting_with_two_values_is_told(inside):
+    code, out, _ = inside("seed=1", "train.lr=0.2", "seed=2", "train.lr=0.2", "dry_run=true")
+    assert (code, "seed is given more than once; the last counts: seed=2" in out) == (0, True)
+    assert "train.lr is given" not in out

@@ -91,6 +91,17 @@ def test_what_hydra_refuses_is_refused(arguments):
         (["train.lr=tag(log,interval(0,1))", SEARCH], "no logarithm at 0"),
         (["seed=range(0)", SEARCH], "has no value"),
         (["train.epochs=1,1", SEARCH], "has 1 more than once"),
+        (
+            ["seed=range(0,3,0)"],
+            "seed=range(0,3,0) cannot be gone through: range() arg 3 must not be",
+        ),
+        (["seed=range(1000000000)"], "has more than 10000 values"),
+        (["seed=range(200)", "data.split_seed=range(200)"], "these are 40000 runs; sweep over at"),
+        (
+            ["method=plain,dyrep", "method=plain"],
+            "method=plain,dyrep and method=plain set the same",
+        ),
+        (["seed=1,2", "seed=3,4"], "seed=1,2 and seed=3,4 set the same; leave one"),
         (["seed=1", SEARCH], "needs something to vary"),
         (["seed=1,2", SEARCH, "hydra.sweeper.n_trials=0"], "n_trials=0: must be a whole number"),
         (["seed=1,2", SEARCH, "hydra.sweeper.n_jobs=-1"], "n_jobs=-1: must be a whole number"),

@@ -1,0 +1,61 @@
+"""Options of a command line that are Hydra's: which of them a launch takes, each once."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any, NoReturn
+
+from hydra._internal.utils import get_args_parser
+
+from pipeline.display.errors import UserError
+from pipeline.planning import folder
+from pipeline.records import rundir
+
+NOT_OURS = {  # options of Hydra's that a launch cannot mean
+    "config_path": "the settings are those of conf/; --config-dir DIR adds choices of yours",
+    "config_name": "there is one; --config-dir DIR adds choices of yours, e.g. experiment=NAME",
+    "experimental_rerun": "name=NAME launches a run again",
+}
+
+
+def parsed(arguments: list[str]) -> Namespace:
+    """Return options and settings of a command line.
+
+    Raises:
+        UserError: an option is unknown, given twice, or cannot be meant.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    known = parser.parse_intermixed_args(arguments, _Once())
+    _check(known)
+    return known
+
+
+class _Once(Namespace):
+    """Takes an option with a value once: argparse would keep the last."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, str) and isinstance(before := getattr(self, name, None), str):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} is given twice, {before} and {value}; give it once")
+        super().__setattr__(name, value)
+
+
+def _check(known: Namespace) -> None:
+    for name, cure in NOT_OURS.items():
+        if getattr(known, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} is not for launch: {cure}")
+    for name in ("resolve", "package"):
+        if getattr(known, name) and not known.cfg:
+            raise UserError(f"--{name} goes with --cfg job alone; leave it out")
+    if known.config_dir is not None:
+        folder.check(folder_of(known) or "''")
+
+
+def folder_of(known: Namespace) -> str | None:
+    """Return the absolute path of `--config-dir`."""
+    return known.config_dir and str(rundir.absolute(known.config_dir))
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}; python -m pipeline.launch --help shows what there is")
