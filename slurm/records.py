@@ -75,6 +75,7 @@ class Event(Row):
     Args:
         job: the id that SLURM gave.
         restart: how often the job had been requeued before.
+        mark: drawn by the batch script of the attempt; "" in older rows.
         nodes, gpus: began: the names of the nodes, and the GPUs on all of them.
         signal: signal: its name.
         node: joined, ended: the number of the node within the job.
@@ -88,6 +89,7 @@ class Event(Row):
 
     job: str
     restart: int
+    mark: str = ""
     nodes: list[str] | None = None
     gpus: int | None = None
     signal: str | None = None

@@ -23,8 +23,7 @@ from slurm.sbatch import submitted_with
 from slurm.scheduler import Entry
 from slurm.supervise import Allocation
 
-EARLY = 65  # seconds by which SLURM may send the time-limit signal too early
-SKEW = 60.0  # seconds by which the clocks of the nodes may differ
+EARLY = 95  # seconds by which the time-limit signal may come too early: of SLURM 65; of starting 30
 POLL = 1.0  # seconds between two queries about a suspended job
 END = 120.0  # seconds in which SLURM must end an attempt that it has requeued
 
@@ -50,14 +49,13 @@ def decide(job: Job, here: Allocation, printed: str = "") -> int:
     entry = _awake(here.id)
     if entry is None or entry.state != "RUNNING" or entry.restarts != here.restart:
         return _end(f"SLURM has ended this attempt of {job.name}; it decides what comes next")
-    since = entry.start.timestamp() - SKEW if entry.start else 0.0
-    own = here.own(job.directory, since)
+    own = here.own(job.directory)
     ended = [row.code for row in own if row.event == "ended"]
     if REFUSED in ended:
         return _end(f"{job.name} refused its input; its log says what", REFUSED)
     why = _why(job, ended, own, entry)
     saved = job.saved()
-    if why == CRASHED and (message := _cause(job, here, since, printed)):
+    if why == CRASHED and (message := _cause(job, here, printed)):
         here.event("failed", message=message).note(job.directory)
     if why != INTERRUPTED and _vain(job, saved) >= job.retries:
         here.event("gave_up", why=why, saved=saved).note(job.directory)
@@ -81,24 +79,28 @@ def _awake(id: str) -> Entry | None:
 def _why(job: Job, ended: list[int | None], own: list[Event], entry: Entry) -> str:
     """Return what ended an attempt: a signal, the time limit, or a crash.
 
-    A crash on one node makes SLURM signal the other nodes, where the command may still save.
+    A crash on one node makes SLURM signal the other nodes, where the command may still save. Times
+    are compared with times of the same clock only: the first node's, or the controller's.
     """
+    began = [row.time for row in own if row.event == "began"]
     signals = [row.time for row in own if row.event == "signal"]
     if set(ended) != {STOPPED} or not signals:
         return CRASHED
-    if entry.end is not None:
-        left = entry.end.timestamp() - signals[0]
+    if began and entry.start and entry.end and entry.limit:
+        # its end is later if the job was suspended, and soon if it is preempted
+        limit = max(60 * entry.limit, (entry.end - entry.start).total_seconds())
+        left = limit - (signals[0] - began[0])
         if left <= job.resources.signal_seconds + EARLY:
             return TIME_LIMIT
     return INTERRUPTED
 
 
-def _cause(job: Job, here: Allocation, since: float, printed: str) -> str | None:
+def _cause(job: Job, here: Allocation, printed: str) -> str | None:
     """Return what made an attempt crash, if it is known outside of the command."""
     if MEMORY.search(printed):
         had = f"{job.resources.memory:g} GB" if job.resources.memory else "what the cluster gives"
         return f"SLURM ended it, for it needs more memory than {had}; set cluster.memory (GB)"
-    if absent := here.absent(job.directory, since):
+    if absent := here.absent(job.directory):
         return blind(",".join(absent), job.directory)
     return None
 

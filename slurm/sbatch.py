@@ -23,7 +23,7 @@ from submitit.slurm.slurm import SlurmJobEnvironment
 from slurm import marks, scheduler, shell
 from slurm.job import Job, Resources
 from slurm.scheduler import Refused, Unreachable
-from slurm.supervise import supervise
+from slurm.supervise import MARK, supervise
 
 OURS = {"array", "clusters", "dependency", "error", "job-name", "kill-on-invalid-dep",
         "no-requeue", "open-mode", "output", "parsable", "quiet", "requeue", "signal", "test-only",
@@ -77,6 +77,7 @@ class Executor(SlurmExecutor):
             # set first, so that it runs whatever ends the script, a `set -e` in setup too
             setup=[
                 f"trap {shlex.quote(f'{decide}; exit $?')} EXIT",
+                f"export {MARK}=$(date +%s)-$$",
                 f"cd {shlex.quote(str(cwd))}",
                 "unset PYTHONSAFEPATH",  # Python imports from there
                 *resources.setup,

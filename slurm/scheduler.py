@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from slurm import shell
+from slurm.notation import minutes
 
 T = TypeVar("T")
 
@@ -54,11 +55,13 @@ class Entry:
         reason: why it is pending.
         restarts: number of requeues.
         start: start time, actual or expected.
-        end: end time, actual or by the time limit; later if it was suspended; None without limit.
+        end: end time, actual or expected: by the time limit, later if it was suspended, earlier if
+            it is being preempted; None without limit.
         nodes: names of its nodes.
         after: ids of the jobs it waits for.
         comment: set at submission, or by the site.
         submitted: submit time.
+        limit: time limit, minutes; None without one.
         requeues: whether SLURM may requeue it.
     """
 
@@ -73,6 +76,7 @@ class Entry:
     after: tuple[str, ...]
     comment: str
     submitted: datetime | None = None
+    limit: float | None = None
     requeues: bool = True
 
     @property
@@ -121,7 +125,7 @@ def said(stderr: str) -> str:
 # names and comments can contain line breaks, but not these control characters
 _FIELD, _ENTRY = "\x1f", "\x1e\n"
 _FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "StartTime", "EndTime", "NodeList",
-           "Dependency", "Name", "Comment", "SubmitTime", "Requeue")  # fmt: skip
+           "Dependency", "Name", "Comment", "SubmitTime", "TimeLimit", "Requeue")  # fmt: skip
 _QUEUE = (
     "squeue", "--noheader", "--array", "--all", "--states=all",
     "--Format=" + ",".join(f"{field}:{_FIELD}" for field in _FIELDS) + _ENTRY[0],
@@ -183,7 +187,8 @@ def _entries(text: str) -> dict[str, Entry]:
 
 def _entry(
     job: str, state: str, reason: str, restarts: str, start: str, end: str, nodes: str,
-    dependency: str, name: str, comment: str, submitted: str, requeues: str, nothing: str,
+    dependency: str, name: str, comment: str, submitted: str, limit: str, requeues: str,
+    nothing: str,
 ) -> Entry:  # fmt: skip
     index = f"_{job.partition('_')[2]}" if "_" in job else ""
     after = [
@@ -202,6 +207,7 @@ def _entry(
         after=tuple(dict.fromkeys(after)),
         comment=comment,
         submitted=_time(submitted),
+        limit=minutes(limit),
         requeues=requeues != "0",
     )
 

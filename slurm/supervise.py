@@ -27,6 +27,7 @@ from slurm.place import Place
 from slurm.records import Event
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+MARK = "SUPERVISED_MARK"  # variable that the batch script hands to all that belongs to an attempt
 POLL = 0.2  # seconds
 AGREE = 60.0  # seconds in which a file written on another node becomes visible here
 JOIN = 120.0  # seconds in which the supervisors of all nodes must have begun
@@ -44,6 +45,8 @@ class Allocation:
         restart: number of requeues before this attempt.
         node: number of this node in the job.
         names: names of the job's nodes.
+        mark: drawn by the batch script; a cluster that was set up anew gives the same ids again,
+            and clocks of nodes are not compared.
     """
 
     id: str
@@ -51,6 +54,7 @@ class Allocation:
     restart: int
     node: int
     names: tuple[str, ...]
+    mark: str = ""
 
     @classmethod
     def here(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -64,6 +68,7 @@ class Allocation:
             restart=int(environment.get("SLURM_RESTART_COUNT", "0")),
             node=int(environment.get("SLURM_NODEID", "0")),
             names=tuple(hosts.split()),
+            mark=environment.get(MARK, ""),
         )
 
     @property
@@ -73,24 +78,16 @@ class Allocation:
 
     def event(self, name: str, **facts: Any) -> Event:
         """Return an event of this attempt, to be recorded; see `slurm.records` for `facts`."""
-        return Event(event=name, job=self.id, restart=self.restart, **facts)
+        return Event(event=name, job=self.id, restart=self.restart, mark=self.mark, **facts)
 
-    def own(self, directory: Path, since: float = 0.0) -> list[Event]:
-        """Return what is on record of this attempt.
+    def own(self, directory: Path) -> list[Event]:
+        """Return what is on record of this attempt."""
+        own = (self.id, self.restart, self.mark)
+        return [row for row in Event.read(directory) if (row.job, row.restart, row.mark) == own]
 
-        Args:
-            directory: of the job.
-            since: when it started; an older cluster may have had a job of the same id.
-        """
-        return [
-            row
-            for row in Event.read(directory)
-            if (row.job, row.restart) == (self.id, self.restart) and row.time >= since
-        ]
-
-    def absent(self, directory: Path, since: float = 0.0) -> list[str]:
-        """Return the nodes whose supervisors have not begun; see `own`."""
-        rows = self.own(directory, since)
+    def absent(self, directory: Path) -> list[str]:
+        """Return the nodes whose supervisors have not begun."""
+        rows = self.own(directory)
         there = {row.node for row in rows if row.event == "joined"} | {0}
         return [name for number, name in enumerate(self.names) if number not in there]
 
@@ -222,6 +219,6 @@ def _run(job: Job, here: Allocation, seen: list[int]) -> int:
 
 
 def _deaf() -> None:
-    """Make the command ignore signals until it installs its own handlers."""
+    """Make this process ignore the signals; a command does until it installs its own handlers."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

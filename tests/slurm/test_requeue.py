@@ -27,15 +27,15 @@ def job(tmp_path):
     )  # fmt: skip
 
 
-def here(restart=0):
-    return Allocation(id="7", number=7, restart=restart, node=0, names=("n1",))
+def here(restart=0, mark=""):
+    return Allocation(id="7", number=7, restart=restart, node=0, names=("n1",), mark=mark)
 
 
 def entry(**changed):
     known = {
         "id": "7", "name": "train", "state": "RUNNING", "reason": "None", "restarts": 0,
         "start": datetime.fromtimestamp(START), "end": END, "nodes": "n1", "after": (),
-        "comment": "t",
+        "comment": "t", "limit": LIMIT,
     }  # fmt: skip
     return Entry(**known | changed)
 
@@ -68,11 +68,14 @@ CASES = {  # signals, exit codes of the nodes → what ended the attempt
 }
 
 
+@pytest.mark.parametrize("ahead", [-3600, 0, 3600])  # seconds of the node's clock
 @pytest.mark.parametrize("case", CASES)
-def test_what_ended_an_attempt(case, job, asked):
+def test_what_ended_an_attempt(case, ahead, job, asked):
     signals, codes, why = CASES[case]
+    if signals:
+        note(job, "began", START + 5 + ahead)
     for time in signals:
-        note(job, "signal", time, signal="SIGTERM")
+        note(job, "signal", time + ahead, signal="SIGTERM")
     for code in codes:
         note(job, "ended", code=code, node=0)
     requeue.decide(job, here())
@@ -81,8 +84,19 @@ def test_what_ended_an_attempt(case, job, asked):
     assert (last.event, last.why, last.saved) == ("requeued", why, 0)
 
 
+def test_preempted_with_grace_a_job_has_not_met_its_time_limit(job, asked, monkeypatch):
+    soon = datetime.fromtimestamp(EARLY + 2)  # SLURM then calls this the end of the job
+    monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry(end=soon))
+    note(job, "began", START)
+    note(job, "signal", EARLY)
+    note(job, "ended", code=STOPPED)
+    requeue.decide(job, here())
+    assert Event.read(job.directory)[-1].why == requeue.INTERRUPTED
+
+
 def test_without_a_time_limit_a_signal_is_an_interruption(job, asked, monkeypatch):
-    monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry(end=None))
+    monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry(end=None, limit=None))
+    note(job, "began", START)
     note(job, "signal", LATE)
     note(job, "ended", code=STOPPED)
     requeue.decide(job, here())
@@ -143,9 +157,10 @@ def test_launched_again_what_was_given_up_starts_at_zero(job, asked):
     assert asked == ["7"]
 
 
-def test_events_of_an_older_cluster_with_the_same_ids_do_not_count(job, asked):
-    note(job, "ended", START - 3600, code=REFUSED)
-    requeue.decide(job, here())
+@pytest.mark.parametrize("mark", ["", "1795803504-31"])
+def test_events_of_an_older_cluster_with_the_same_ids_do_not_count(mark, job, asked):
+    note(job, "ended", code=REFUSED, mark=mark)
+    requeue.decide(job, here(mark="1795803972-31"))
     assert asked == ["7"]
 
 

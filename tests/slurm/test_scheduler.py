@@ -32,7 +32,7 @@ def line(**changed):
         "id": "12", "state": "RUNNING", "reason": "None", "restarts": "0",
         "start": "2026-11-27T10:00:00", "end": "2026-11-27T11:00:00", "nodes": "n[1-2]",
         "after": "(null)", "name": "train", "comment": "token",
-        "submitted": "2026-11-27T09:00:00", "requeues": "1",
+        "submitted": "2026-11-27T09:00:00", "limit": "1:00:00", "requeues": "1",
     }  # fmt: skip
     return "".join(f"{field}\x1f" for field in (fields | changed).values()) + "\x1e\n"
 
@@ -47,6 +47,7 @@ def test_a_line_of_squeue_becomes_an_entry():
     assert (found.id, found.state, found.restarts) == ("12", "RUNNING", 0)
     assert (found.start, found.end) == (datetime(2026, 11, 27, 10), datetime(2026, 11, 27, 11))
     assert (found.submitted, found.requeues) == (datetime(2026, 11, 27, 9), True)
+    assert (found.limit, entry(limit="UNLIMITED").limit) == (60, None)
     assert entry(end="NONE").end is None
     assert (found.nodes, found.name, found.comment) == ("n[1-2]", "train", "token")
     assert found.after == ()
