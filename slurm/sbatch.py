@@ -49,6 +49,8 @@ class Executor(SlurmExecutor):
         python = shlex.quote(sys.executable)
         where = shlex.quote(str(folder))
         decide = f"{python} -m slurm.requeue {where}"
+        # SIGKILL decides nothing: the kernel kills what it finds when memory runs out
+        again = f"for _ in 1 2 3; do {decide} && code=0 || code=$?; [ $code = 137 ] || break; done"
         succeed = [f"{python} -m slurm.successor {where} || true"] if succession else []
         # while Python starts it has no handler, and a signal would kill it
         super().__init__(folder, python=f"env --ignore-signal=TERM --ignore-signal=USR2 {python}")
@@ -76,7 +78,7 @@ class Executor(SlurmExecutor):
             ],
             # set first, so that it runs whatever ends the script, a `set -e` in setup too
             setup=[
-                f"trap {shlex.quote(f'{decide}; exit $?')} EXIT",
+                f"trap {shlex.quote(f'{again}; exit $code')} EXIT",
                 f"export {MARK}=$(date +%s)-$$",
                 f"cd {shlex.quote(str(cwd))}",
                 "unset PYTHONSAFEPATH",  # Python imports from there
