@@ -144,6 +144,7 @@ def supervise(job: Job, first: str | None = None) -> None:
     if here.node == 0 or code not in (DONE, STOPPED):  # SLURM then ends the other nodes
         ended = here.event("ended", node=here.node, code=code, saved=job.saved())
         ended.note(job.directory)
+    _deaf()  # Python takes its handlers back at its end, and a signal would count as a failure
     sys.exit(0 if code in (DONE, STOPPED) else 1)
 
 

@@ -48,6 +48,8 @@ while state["step"] < steps:
     row = {"done": state["step"], "total": steps, "text": "", "time": time.time(), "saved": durable}
     write("progress.json", row)
     if stop:
+        for number in (signal.SIGTERM, signal.SIGUSR2):  # Python takes its handlers back at its end
+            signal.signal(number, signal.SIG_IGN)
         log(stopped=state["step"])
         sys.exit(75)
     if not (begun and (directory / "hurry").exists()):

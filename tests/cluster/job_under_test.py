@@ -21,7 +21,7 @@ COMMAND = Path(__file__).with_name("chain.py")
 class Chain:
     """A job that runs `chain.py`, and one that waits for it."""
 
-    def __init__(self, folder, steps=60, seconds=0.1, crash_at=None, time_limit=5, **resources):
+    def __init__(self, folder, steps=300, seconds=0.1, crash_at=None, time_limit=5, **resources):
         self.folder, self.steps = folder, steps
         more = [] if crash_at is None else ["--crash-at", str(crash_at)]
         resources = Resources(time_limit=time_limit, **{"signal_seconds": 10, **resources})

@@ -52,7 +52,7 @@ def test_what_attaches_to_a_job_waits_for_its_successor_too(chain, partition, tm
 
 
 def test_nothing_is_submitted_twice(chain):
-    work = chain().submit()
+    work = chain(steps=20).submit()
     before = work.ids
     assert work.submit().ids == before
     work.finished()
@@ -79,7 +79,7 @@ def test_launched_while_it_is_still_being_cancelled_it_comes_back(chain):
 
 
 def test_cancelled_where_slurm_did_not_answer_and_launched_again_it_goes_on(chain):
-    work = chain().submit().working()
+    work = chain(steps=60).submit().working()
     (work.job.directory / CANCELLED).touch()
     assert work.submit().id == work.events("began")[0]["job"]
     work.finished()
@@ -117,7 +117,7 @@ def test_a_refusal_in_the_middle_takes_back_what_was_submitted(chain):
 
 
 def test_a_launcher_that_died_before_it_noted_the_id_submits_nothing_twice(chain):
-    work = chain().submit()
+    work = chain(steps=20).submit()
     path = work.job.directory / "jobs.jsonl"
     path.write_text(path.read_text().splitlines()[0] + "\n")  # only the intent
     assert work.submit().id == work.ids[work.job.directory]
