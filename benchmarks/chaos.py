@@ -37,7 +37,6 @@ SETTINGS = (
     "train.epochs=30",
     "method.adjust_interval=4",
     "method.last_adjust_epoch=24",
-    "method.cut_std=0",
     "method.cut_ratio=10",
     "checkpoint.interval=5 steps",
 )
