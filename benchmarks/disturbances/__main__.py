@@ -34,7 +34,7 @@ from benchmarks.disturbances.subjects import Digits, Hashes, Subject
 from slurm.dev_cluster.config import Cluster
 from slurm.dev_cluster.daemons import down, up
 from tests.cluster.job_under_test import update
-from tests.cluster.real import call
+from tests.cluster.real import call, wait_for
 
 SHARE = 25  # disturbances in a round
 CHAINS = 3
@@ -86,6 +86,7 @@ def undisturbed(cluster: Cluster, folder: Path) -> dict[int, Path]:
     for subject in calm:
         subject.launch({})
     assert night.wait(lambda: all(subject.done for subject in calm), END)
+    empty()
     return {subject.nodes: subject.main for subject in calm}
 
 
@@ -108,7 +109,7 @@ def night_through(
     )
     update(PreemptMode="CANCEL" if cancels else "REQUEUE", GraceTime=cluster.grace)
     row = {"preemption": "CANCEL" if cancels else "REQUEUE", "complete": False, "log": [],
-           "faults": night.faults}  # fmt: skip
+           "faults": night.faults, "administered": night.administered}  # fmt: skip
     report["rounds"].append(row)
     for subject in night.subjects:
         night.launch(subject)
@@ -118,7 +119,13 @@ def night_through(
     row["ends"] = [verdict(night, subject) for subject in to_their_ends(night)]
     row["complete"] = True
     evidence.write(file, report)
+    empty()
+
+
+def empty() -> None:
+    """Leave nothing in the queue to the next round."""
     call("scancel", "--me")
+    wait_for(lambda: not call("squeue", "--me", "--noheader"), 120)
 
 
 def disturb(night: Night) -> list[dict[str, Any]]:

@@ -1,18 +1,19 @@
 """The ways to disturb: each returns whether it came to it."""
 
+import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from datetime import datetime
 
 from benchmarks.disturbances.night import URGENT, Night
 from benchmarks.disturbances.subjects import Subject
 from slurm import scheduler
-from slurm.dev_cluster.daemons import OWNER, pid, start
+from slurm.dev_cluster.daemons import start
 from slurm.scheduler import Entry
 from tests.cluster.job_under_test import update
-from tests.cluster.real import answers, call, end
+from tests.cluster.real import answers, call, end, jobs, power_cut
 
 REVIVAL = 9.0  # seconds: longer than SLURM takes to start a requeued job again
 PARTS = {  # the processes of a job, by a word of their command
@@ -68,7 +69,10 @@ def requeue(night: Night, subject: Subject) -> bool:
 def time_limit(night: Night, subject: Subject) -> bool:
     """Lower a job's time limit so that its signal is due at once."""
     entry = _running(night, subject)
-    if not entry or not _accepts("scontrol", "update", f"JobId={entry.id}", "TimeLimit=2"):
+    if not entry or not entry.start:
+        return False
+    minutes = math.ceil((datetime.now() - entry.start).total_seconds() / 60) + 1
+    if not _accepts("scontrol", "update", f"JobId={entry.id}", f"TimeLimit={minutes}"):
         return False
     subject.blame("time limit")
     begun = subject.starts()
@@ -84,7 +88,11 @@ def _ended(subject: Subject, id: str, begun: int) -> bool:
 def kill(night: Night, subject: Subject) -> bool:
     """Kill a random process of a job; the name of that is the cause."""
     entry = _running(night, subject)
-    found = [(part, it) for (id, part), it, _ in _jobs(night) if entry and id == entry.id and part]
+    found = [
+        (part, number)
+        for number, words, seen in jobs(night.cluster)
+        if entry and seen["SLURM_JOB_ID"] == entry.id and (part := _part(" ".join(words)))
+    ]
     if not found:
         return False
     part, number = night.chance.choice(sorted(found))
@@ -117,17 +125,12 @@ def node_down(night: Night, subject: Subject) -> bool:
     return _accepts("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
 
-def power_cut(night: Night, subject: Subject) -> bool:
+def lose_power(night: Night, subject: Subject) -> bool:
     """Kill all that runs on a node of a job, slurmd too, which is started again."""
     node = _node(night, subject, "power cut")
     if node is None:
         return False
-    slurmd = pid(night.cluster, node)
-    here = [number for _, number, there in _jobs(night) if there == node]
-    steps = {_parent(number) for number in here} - {1}
-    for number in filter(None, [slurmd, *steps, *here]):
-        with suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
+    power_cut(night.cluster, node)
     night.pause(night.chance.choice((3.0, 25.0)))  # SLURM calls a node lost after 20 s
     start(night.cluster, node)
     return True
@@ -194,7 +197,7 @@ KINDS: dict[str, Disturb] = {
     "kill -9 of a process": kill,
     "slurmctld restarted": restart_controller,
     "node set down": node_down,
-    "node without power": power_cut,
+    "node without power": lose_power,
     "slurmd restarted": restart_slurmd,
     "pipeline.cancel": cancel,
     "scancel": scancel,
@@ -234,20 +237,5 @@ def _names(entry: Entry) -> list[str]:
     return scheduler.call("scontrol", "show", "hostnames", entry.nodes).split()
 
 
-def _jobs(night: Night) -> Iterator[tuple[tuple[str, str], int, str]]:
-    """Yield job and part of each process of a job of this cluster, its number, and its node."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            words = (process / "cmdline").read_bytes().decode(errors="replace")
-            pairs = (process / "environ").read_bytes().decode(errors="replace").split("\0")
-            seen = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-            if seen.get(OWNER) == night.cluster.name and "SLURM_JOB_ID" in seen:
-                part = next((name for name, word in PARTS.items() if word in words), "")
-                where = seen.get("SLURMD_NODENAME", "")
-                yield (seen["SLURM_JOB_ID"], part), int(process.name), where
-
-
-def _parent(number: int) -> int:
-    with suppress(OSError):
-        return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
-    return 1
+def _part(command: str) -> str | None:
+    return next((part for part, word in PARTS.items() if word in command), None)

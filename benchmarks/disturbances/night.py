@@ -34,6 +34,7 @@ class Night:
         self.cluster, self.subjects, self.chance = cluster, subjects, chance
         self.faults: list[dict[str, Any]] = []
         self.ended: set[str] = set()  # subjects that SLURM ended for good, as it may
+        self.administered: list[str] = []  # what SLURM left to an administrator
         self._asked = 0.0
         self._since: dict[tuple[str, str], float] = {}  # when a fault was first seen
 
@@ -64,11 +65,25 @@ class Night:
         if time.monotonic() - self._asked > ASK:
             self._asked = time.monotonic()
             with suppress(scheduler.Unreachable):
-                self._check(scheduler.mine())
+                queue = scheduler.mine()
+                self._administer(queue)
+                self._check(queue)
 
     def entry(self, subject: Subject) -> Entry | None:
         """Return the job of a subject in the queue."""
         return scheduler.patient(lambda: subject.entry(scheduler.mine()))
+
+    def _administer(self, queue: dict[str, Entry]) -> None:
+        """Do what `status` and `sinfo` tell to do where SLURM gives up on a node or a start."""
+        for entry in queue.values():
+            if entry.active and entry.held:
+                self.administered.append(f"released job {entry.id}: {entry.reason}")
+                scheduler.call("scontrol", "release", entry.id)
+        told = scheduler.call("sinfo", "-h", "-N", "-p", "low", "-t", "drained", "-o", "%N %E")
+        for node, _, why in (line.partition(" ") for line in told.splitlines()):
+            self.administered.append(f"resumed node {node}: {why}")
+            with suppress(scheduler.Refused):
+                scheduler.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
     def _check(self, queue: dict[str, Entry]) -> None:
         known = set()

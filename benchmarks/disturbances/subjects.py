@@ -18,7 +18,7 @@ from slurm.scheduler import Entry
 from tests.cluster.job_under_test import Chain
 
 STEPS = 3  # an attempt that made so many works
-LINKS = 1500  # steps of a chain
+LINKS = 5000  # steps of a chain
 LIMIT = 60  # minutes
 
 
@@ -34,6 +34,7 @@ class Subject(ABC):
         self.cancelled = False
         self.causes: dict[int, set[str]] = {}
         self.reached: dict[int, int] = {}
+        self._blamed = (-1, 0)  # attempt, and how far it was, when something happened last
 
     @abstractmethod
     def launch(self, shell: Mapping[str, str]) -> None:
@@ -71,24 +72,27 @@ class Subject(ABC):
 
     @property
     def works(self) -> bool:
-        """Whether its newest attempt has made a few steps, and is not finished."""
+        """Whether it has made a few steps since something happened, and is not finished."""
         begun = self.attempts()
         if not begun or self.directories()[self.main]:
             return False
-        number = len(begun) - 1
-        return self.reached.get(number, 0) >= begun[number][0] + STEPS
+        number, (blamed, reached) = len(begun) - 1, self._blamed
+        first = reached if number == blamed else begun[number][0]
+        return self.reached.get(number, 0) >= first + STEPS
 
     def look(self) -> None:
         """Note how far the newest attempt has come."""
         begun = self.attempts()
-        row = rundir.read_json(self.main / rundir.PROGRESS) if begun else None
-        if row and row["time"] >= begun[-1][1]:  # else the attempt before wrote it
+        row = store.progress(self.main) if begun else None
+        if row and row.time >= begun[-1][1]:  # else the attempt before wrote it
             number = len(begun) - 1
-            self.reached[number] = max(self.reached.get(number, 0), row["done"])
+            self.reached[number] = max(self.reached.get(number, 0), row.done)
 
     def blame(self, cause: str) -> None:
         """Note what is about to happen to the newest attempt."""
-        self.causes.setdefault(len(self.attempts()) - 1, set()).add(cause)
+        number = len(self.attempts()) - 1
+        self.causes.setdefault(number, set()).add(cause)
+        self._blamed = (number, self.reached.get(number, 0))
 
     def entry(self, queue: dict[str, Entry]) -> Entry | None:
         """Return its job in the queue that works now or will do so next."""

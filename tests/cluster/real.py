@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from slurm import scheduler, site
 from slurm.dev_cluster import machine as dev_machine
-from slurm.dev_cluster.daemons import pid, start
+from slurm.dev_cluster.daemons import OWNER, pid, start
 
 ENABLE = "as root: python -m slurm.dev_cluster up --install && python -m slurm.dev_cluster down"
 needs_slurm = pytest.mark.skipif(
@@ -39,6 +40,44 @@ def end(cluster, daemon, number=signal.SIGTERM):
     if process:
         os.kill(process, number)
         wait_for(lambda: not alive(process))
+
+
+def jobs(cluster):
+    """Return the processes of a cluster's jobs: number, command, environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            pairs = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+            seen = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+            if seen.get(OWNER) == cluster.name and "SLURM_JOB_ID" in seen:
+                found.append((int(process.name), words, seen))
+    return found
+
+
+def power_cut(cluster, node):
+    """Kill all that runs on a node: its slurmd, and the jobs with what watches over each."""
+    here = [number for number, _, seen in jobs(cluster) if seen.get("SLURMD_NODENAME") == node]
+    above = {parent(number) for number in here} - {1}
+    for number in filter(None, [pid(cluster, node), *above, *here]):
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+
+
+def boot(cluster, node):
+    """Start the slurmd of a node, which reports that the node was booted."""
+    subprocess.Popen(
+        ["slurmd", "-D", "-b", "-N", node], cwd=cluster.directory, start_new_session=True,
+        env=os.environ | {OWNER: cluster.name}, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def parent(process):
+    """Return the number of the process above one; 1 if it is gone."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return 1
 
 
 def alive(process):
