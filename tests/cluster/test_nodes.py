@@ -5,7 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +15,8 @@ from pipeline.records import stage_status
 from slurm import scheduler
 from slurm.dev_cluster.daemons import start
 from slurm.records import CANCELLED
-from tests.cluster.job_under_test import commands
-from tests.cluster.real import call, end, idle, needs_slurm, wait_for
+from tests.cluster.job_under_test import commands, preempt
+from tests.cluster.real import boot, call, end, idle, needs_slurm, power_cut, restart, wait_for
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
@@ -115,3 +117,46 @@ def test_a_node_that_does_not_see_the_root_is_named(chain, blind):
     # from 24.11 SLURM makes missing directories of logs there, and submitit waits for a minute
     told = wait_for(lambda: (it := standing(work.job)).state == "failed" and it, 150)
     assert re.search(f"nothing came from {blind}: do they see {work.job.directory}", told.why)
+
+
+def test_a_node_that_reboots_gives_its_job_back(chain, cluster):
+    work = chain().submit().working()
+    node = scheduler.find(work.id).nodes
+    time.sleep(21)  # what has just started, SLURM does not miss
+    power_cut(cluster, node)
+    boot(cluster, node)
+    work.finished()
+    assert len(work.attempts()) == 2
+
+
+@pytest.fixture
+def unlike(cluster):
+    """Return the names of two nodes, of which one has more CPUs and another feature."""
+    plain = cluster.conf.read_text()
+    one, other = cluster.node_names[-2:]
+    line = next(line for line in plain.splitlines() if line.startswith(f"NodeName={other} "))
+    restart(cluster, plain.replace(line, line.replace("CPUs=2", "CPUs=6") + " Features=new"))
+    yield one, other
+    restart(cluster, plain)
+
+
+def test_nodes_that_are_not_alike_work_together(chain, unlike):
+    nodes = {"nodelist": ",".join(unlike)}
+    work = chain(nodes=2, cpus_per_node=2, memory=0.1, sbatch=nodes, steps=5).submit()
+    wait_for(work.job.finished.exists)
+    (began,) = work.events("began")
+    assert began["nodes"] == list(unlike)
+    assert [row["node"] for row in work.events("joined")] == [1]
+    wait_for(lambda: work.state(work.next_id) == "COMPLETED")
+
+
+FAKE = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+
+
+@pytest.mark.skipif(not FAKE, reason="no faketime here; apt-get install faketime")
+def test_a_node_whose_clock_is_wrong_tells_an_interruption_from_a_crash(chain, tmp_path):
+    work = chain(setup=(f"export LD_PRELOAD={FAKE} FAKETIME=-600",))
+    work.submit().working()
+    preempt(tmp_path)
+    work.finished().lost_nothing()
+    assert [row["why"] for row in work.events("requeued")] == ["interrupted"]

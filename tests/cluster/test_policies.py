@@ -4,16 +4,14 @@ import json
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 
 from pipeline.records import stage_status
 from slurm import preflight, scheduler
-from slurm.dev_cluster.daemons import start
 from slurm.submit import Submission
 from tests.cluster.job_under_test import Chain
-from tests.cluster.real import call, end, needs_slurm, restart, wait_for
+from tests.cluster.real import call, needs_slurm, restart, wait_for
 from tests.launcher import PROJECT
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
@@ -82,28 +80,6 @@ def test_a_sweep_keeps_to_what_arrays_and_the_controller_hold(policy, tmp_path):
     submission.submit([job for work in chains[:3] for job in work.jobs], labels)
     assert len({id.split("_")[0] for id in submission.ids.values()}) == 4
     wait_for(lambda: all(work.next.finished.exists() for work in chains[:3]))
-
-
-def test_a_controller_that_is_away_in_the_midst_of_a_submission_gets_each_job_once(chain, cluster):
-    work = chain(steps=2, seconds=0)
-    submission = Submission(work.folder / "slurm", PROJECT, 64, 1000)
-    levels = []
-    back = threading.Timer(4, start, (cluster, "slurmctld"))
-
-    def away_before_the_second(level, batches=submission.batches):
-        levels.append(level)
-        if len(levels) == 2:
-            end(cluster, "slurmctld")
-            back.start()
-        return batches(level)
-
-    submission.batches = away_before_the_second
-    submission.submit(work.jobs, {job.directory: ["a run"] for job in work.jobs})
-    back.join()
-    work.id, work.next_id = (submission.ids[job.directory] for job in work.jobs)
-    work.finished()
-    ours = {entry.id for entry in scheduler.mine().values() if entry.comment}
-    assert {work.id, work.next_id} <= ours
 
 
 INSIDE = """

@@ -1,0 +1,101 @@
+"""A controller that goes away, or gives way to another, while jobs are submitted: each is submitted once."""
+
+import os
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from slurm import scheduler
+from slurm.dev_cluster.daemons import OWNER, start
+from slurm.records import JOBS, rows
+from slurm.submit import Submission
+from tests.cluster.real import call, end, needs_slurm, restart, wait_for
+from tests.launcher import PROJECT
+
+pytestmark = [pytest.mark.cluster, needs_slurm]
+
+PAIR = "SlurmctldHost=backup(127.0.0.2)\nCommunicationParameters=NoCtldInAddrAny\n"
+OTHER = "hostname backup && mount --bind {folder}/hosts /etc/hosts && exec slurmctld -D"
+
+
+@pytest.fixture
+def backup(cluster):
+    """Start a second controller, which takes over when it is asked to."""
+    plain = cluster.conf.read_text()
+    folder = cluster.directory / "backup"
+    folder.mkdir()
+    (folder / "hosts").write_text(Path("/etc/hosts").read_text() + "127.0.0.2 backup\n")
+    first = next(line for line in plain.splitlines() if line.startswith("SlurmctldHost="))
+    pair = plain.replace(f"{first}\n", f"{first}\n{PAIR}")
+    own = folder / "slurm.conf"
+    own.write_text(pair.replace("/run/slurmctld.pid", "/run/backup.pid"))
+    restart(cluster, pair)
+    call("scontrol", "reconfigure")  # the nodes learn of it
+    other = subprocess.Popen(
+        ["unshare", "--uts", "--mount", "sh", "-c", OTHER.format(folder=folder)],
+        env={**os.environ, "SLURM_CONF": str(own), OWNER: cluster.name}, cwd=folder,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: "backup) at backup is UP" in call("scontrol", "ping"))
+    yield
+    other.kill()
+    other.wait()
+    restart(cluster, plain)
+    call("scontrol", "reconfigure")
+
+
+def submit_through(work, away):
+    """Submit both jobs of a chain; `away` happens between them."""
+    submission = Submission(work.folder / "slurm", PROJECT, 64, 1000)
+    levels = []
+
+    def before_the_second(level, batches=submission.batches):
+        levels.append(level)
+        if len(levels) == 2:
+            away()
+        return batches(level)
+
+    submission.batches = before_the_second
+    submission.submit(work.jobs, {job.directory: ["a run"] for job in work.jobs})
+    work.ids = submission.ids
+    work.id, work.next_id = (submission.ids[job.directory] for job in work.jobs)
+
+
+def each_once(work):
+    """Each job of a launch is known to SLURM, and no second one is."""
+    for directory, id in work.ids.items():
+        marks = {row["token"] for row in rows(directory / JOBS) if "token" in row}
+        known = [e.id for e in scheduler.mine().values() if e.comment in marks]
+        assert known == [id]
+
+
+def test_a_controller_that_is_away_for_a_moment(chain, cluster):
+    work = chain(steps=2, seconds=0)
+    back = threading.Timer(4, start, (cluster, "slurmctld"))
+
+    def away():
+        end(cluster, "slurmctld")
+        back.start()
+
+    submit_through(work, away)
+    back.join()
+    each_once(work)
+    work.finished(180)  # an srun that the controller did not answer waits before it asks again
+
+
+def test_a_controller_whose_backup_takes_over(chain, cluster, backup):
+    work = chain(steps=2, seconds=0)
+    takeover = threading.Timer(2, call, ("scontrol", "takeover"))
+
+    def away():
+        end(cluster, "slurmctld")  # killed, SLURM itself would forget what it took a moment ago
+        takeover.start()
+
+    submit_through(work, away)
+    takeover.join()
+    assert "(primary) at" in (told := call("scontrol", "ping")) and "is DOWN" in told
+    each_once(work)
+    scheduler.cancel([work.next_id, work.id])
