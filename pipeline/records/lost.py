@@ -51,8 +51,8 @@ def _idle(events: Sequence[Event], successors: Collection[str]) -> dict[int, flo
         if row.event == "began":
             by_itself = row.job in jobs or row.job in successors
             jobs.add(row.job)
-        if not row.attempt:
-            continue
+        if not row.attempt or (last and row.attempt < last.attempt):
+            continue  # of a supervisor, or of an attempt that was superseded
         if last and row.attempt > last.attempt:
             if not by_itself:
                 found[row.attempt] = max(0.0, row.time - max(last.time, row.last_progress))

@@ -41,6 +41,9 @@ CASES = {
     ),
     "its successor went on": ([began(-1, "7"), *FIRST, began(99, "successor"), *SECOND], 60),
     "a job launched later went on": ([began(-1, "7"), *FIRST, began(99, "8"), *SECOND], 10),
+    "a superseded attempt still writes": (
+        [*FIRST, *SECOND, event(111, 1, "failed"), event(130, 2, "saved", "b")], 10,
+    ),
     "no step yet": ([*FIRST, BROKEN], 0),
     "killed before it had saved": (
         [*FIRST[:2], started(100, 2, 60), event(110, 2, "first_step")], 60,
