@@ -54,6 +54,7 @@ KINDS = {
         "planning/test_arguments", "test_bad_input", "networks/test_architectures",
         "config/test_rules", "config/test_sense", "planning/test_sweep",
         "planning/outline/test_outline", "training/test_growable",
+        "planning/test_config_dir", "config/test_idle",
     ],
     "machines: terminals, readers who leave, long histories": [
         "test_output", "tracking/test_thinning",
