@@ -34,8 +34,9 @@ HELD_OUT = 0.15
 BATCH = 32
 NAME = "paper"
 SMALL = (
-    "train.warmup_epochs=0", "fuse.exports=[]", "fuse.images=16", "latency.also=[]",
-    "latency.batch_sizes=[1]", "latency.repeats=10", "tracking=disabled",
+    "train.warmup_epochs=0", "train.recalibrate_until=null", "fuse.exports=[]",
+    "fuse.images=16", "latency.also=[]", "latency.batch_sizes=[1]",
+    "latency.repeats=10", "tracking=disabled",
 )  # fmt: skip
 
 
