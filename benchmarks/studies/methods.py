@@ -29,7 +29,7 @@ from benchmarks.studies import common
 from benchmarks.studies.common import TOP1, Found
 from pipeline.compare import collect
 from pipeline.display import exits
-from pipeline.display.errors import DONE
+from pipeline.display.errors import DONE, UserError
 
 GROUP = "methods"
 METHODS = ("plain", "repvgg", "acb", "dbb", "orepa", "dyrep", "grow")
@@ -86,12 +86,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def study(options: argparse.Namespace) -> int:
-    """Launch what is not finished, and tell what is."""
+    """Launch what is not finished, and tell what is.
+
+    Raises:
+        UserError: no run of plain, which all are tested against, is finished.
+    """
     folder = options.folder.resolve()
     if not options.report:
         sweep(folder, options)
     runs = common.finished(folder, GROUP)
     found = {name: of for name in (*METHODS, STARTED) if (of := named(runs, name))}
+    if "plain" not in found:
+        raise UserError("no run of method=plain is finished yet")
     for columns in (COLUMNS, COSTS):
         title = f"each for what {options.epochs} epochs of plain cost"
         Console(width=180).print(common.table(found, columns, "plain", title))
