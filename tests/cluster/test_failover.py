@@ -86,6 +86,7 @@ def test_a_controller_that_is_away_for_a_moment(chain, cluster):
     work.finished(180)  # an srun that the controller did not answer waits before it asks again
 
 
+@pytest.mark.slow
 def test_a_controller_whose_backup_takes_over(chain, cluster, backup):
     work = chain(steps=2, seconds=0)
     takeover = threading.Timer(2, call, ("scontrol", "takeover"))

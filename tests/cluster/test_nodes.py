@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from slurm.dev_cluster.daemons import start
 from slurm.records import CANCELLED
 from tests.cluster.job_under_test import commands, preempt
 from tests.cluster.real import boot, call, end, idle, needs_slurm, power_cut, restart, wait_for
+from tests.launcher import PROJECT
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
@@ -119,6 +121,7 @@ def test_a_node_that_does_not_see_the_root_is_named(chain, blind):
     assert re.search(f"nothing came from {blind}: do they see {work.job.directory}", told.why)
 
 
+@pytest.mark.slow
 def test_a_node_that_reboots_gives_its_job_back(chain, cluster):
     work = chain().submit().working()
     node = scheduler.find(work.id).nodes
@@ -160,3 +163,32 @@ def test_a_node_whose_clock_is_wrong_tells_an_interruption_from_a_crash(chain, t
     preempt(tmp_path)
     work.finished().lost_nothing()
     assert [row["why"] for row in work.events("requeued")] == ["interrupted"]
+
+
+@pytest.fixture
+def full(tmp_path, monkeypatch):
+    """Have a home on a disk of its own, on which nothing more fits."""
+    home = tmp_path / "home"
+    home.mkdir()
+    call("mount", "-t", "tmpfs", "-o", "size=64k", "none", home)
+    with suppress(OSError), (home / "more").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    monkeypatch.setenv("HOME", str(home))
+    for name in [name for name in os.environ if name.startswith("XDG_")]:
+        monkeypatch.delenv(name)
+    yield home
+    call("umount", "--lazy", home)
+
+
+@pytest.mark.slow
+def test_a_home_without_room_is_not_needed(cluster, full, tmp_path):
+    settings = ("cluster=slurm", "cluster.cpus_per_process=1", "stage.run=[prep,train]",
+                "train.epochs=1", "model.widths=[[8],[16]]", "name=run")  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.launch", f"root={tmp_path}/o", *settings], cwd=PROJECT,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    wait_for((tmp_path / "o" / "runs" / "run" / "train" / "result.json").exists, 300)
+    assert [path.name for path in full.iterdir()] == ["more"]
