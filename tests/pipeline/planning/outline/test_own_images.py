@@ -16,6 +16,7 @@ def own(tmp_path, monkeypatch, inside):
 
     def ask(arguments, request=""):
         monkeypatch.setattr("sys.argv", ["outline", *arguments])
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "__cache__"))
         with torch.no_grad():
             return json.loads(json.dumps(side._reply(json.loads(request))))
 
