@@ -39,7 +39,7 @@ def freeze(network: nn.Module, globs: list[str]) -> list[str]:
     if not globs:
         return []
     parameters = dict(network.named_parameters())
-    frozen = {name for glob in globs for name in _matching(glob, parameters)}
+    frozen = {name for glob in globs for name in matching(glob, parameters)}
     if frozen == parameters.keys():
         raise UserError(f"model.freeze={globs} leaves nothing to train; match less")
     for name in frozen:
@@ -64,7 +64,13 @@ def _norms(count: int) -> str:
     )
 
 
-def _matching(glob: str, parameters: dict[str, nn.Parameter]) -> list[str]:
+def matching(glob: str, parameters: dict[str, nn.Parameter]) -> list[str]:
+    """Return the names of the parameters that a glob matches, by their name or a module's.
+
+    Raises:
+        UserError: it matches none.
+    """
+
     def known_as(name: str) -> list[str]:
         return list(accumulate(name.split("."), lambda path, part: f"{path}.{part}"))
 

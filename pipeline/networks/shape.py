@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.display.errors import UserError, gist
+from pipeline.networks import freezing
 
 
 def learn(scores: Tensor) -> None:
@@ -22,6 +23,29 @@ def learn(scores: Tensor) -> None:
             "and requires_grad=False"
         )
     scores.backward(torch.ones_like(scores))
+
+
+def reaches_all(network: nn.Module, frozen: list[str]) -> None:
+    """Refuse a network, after `learn`, that DistributedDataParallel would stop at its second step.
+
+    Args:
+        network: Of which `learn` got the scores.
+        frozen: Globs of parameters that do not learn.
+
+    Raises:
+        ValueError: a parameter takes no part in the scores.
+    """
+    parameters = dict(network.named_parameters())
+    unused = [n for n, p in parameters.items() if p.requires_grad and p.grad is None]
+    if unused:
+        still = {name for glob in frozen for name in freezing.matching(glob, parameters)}
+        unused = [name for name in unused if name not in still]
+    if unused:
+        raise ValueError(
+            f"{len(unused)} of its parameters take no part in its scores ({unused[0]}), which "
+            "several processes cannot train together; leave such layers out, freeze them with "
+            "model.freeze, or train in one process"
+        )
 
 
 def check(network: nn.Module, again: nn.Module, target: str) -> None:

@@ -83,6 +83,7 @@ class Request:
         model: settings of the network.
         sides: sides of its images, pixels; the first is that of evaluation.
         batch: images of a micro-batch.
+        processes: processes that train together.
         branches: branches of the method.
         classes: number of classes of the data; `UNTOLD` if unknown before prep.
         counted: whether `classes` is the number of classes of the data.
@@ -95,6 +96,7 @@ class Request:
     branches: list[str]
     classes: int = UNTOLD
     counted: bool = True
+    processes: int = 1
     place: str = ""
 
     @classmethod
@@ -109,6 +111,7 @@ class Request:
             sides=[size, smallest],
             batch=config.train.batch_size // (processes * config.train.accumulate),
             branches=added(config.method),
+            processes=processes,
             classes=known or UNTOLD,
             counted=known is not None,
         )

@@ -122,11 +122,12 @@ def _build(request: Request) -> nn.Module:
 
 def _try(network: nn.Module, request: Request, device: str) -> None:
     """Run a network in train and eval mode, at all sizes of images."""
+    learns = request.model["family"] == "custom" or request.processes > 1
     for training, batch in ((False, 1), (True, min(request.batch, 2))):
         network.train(training)
         for side in dict.fromkeys(request.sides):
             images = torch.zeros(batch, 3, side, side, device=device)
-            with torch.set_grad_enabled(training and request.model["family"] == "custom"):
+            with torch.set_grad_enabled(training and learns):
                 scores = network(images)
             if not isinstance(scores, torch.Tensor):
                 raise TypeError(f"it returns a {type(scores).__name__}, no tensor of scores")
@@ -136,8 +137,10 @@ def _try(network: nn.Module, request: Request, device: str) -> None:
                     f"it returns {tuple(scores.shape)} for {batch} images and {request.classes} "
                     "classes, not one score for each class"
                 )
-            if training and request.model["family"] == "custom":
+            if training and learns:
                 shape.learn(scores)
+            if training and request.processes > 1:
+                shape.reaches_all(network, request.model.get("freeze") or [])
 
 
 def _refuse_idle(request: Request, device: torch.device) -> None:

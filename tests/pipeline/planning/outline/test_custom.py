@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -21,10 +22,11 @@ def custom(name, **args):
     return Custom(name="custom", family="custom", target=f"mine:{name}", args=args, code="0" * 12)
 
 
-def asked(name, classes=7, counted=True, size=16, **args):
+def asked(name, classes=7, counted=True, size=16, processes=1, freeze=(), **args):
+    model = custom(name, **args).model_copy(update={"freeze": list(freeze)})
     return Request(
-        model=custom(name, **args).model_dump(), sides=[size], batch=4, branches=["kxk", "1x1"],
-        classes=classes, counted=counted,
+        model=model.model_dump(), sides=[size], batch=4, branches=["kxk", "1x1"],
+        classes=classes, counted=counted, processes=processes,
     )  # fmt: skip
 
 
@@ -92,6 +94,15 @@ def test_a_network_that_cannot_learn_is_refused(how, said):
     with torch.no_grad(), pytest.raises(UserError, match=said) as refused:
         side.outline(asked("Deaf", how=how))
     assert str(refused.value).startswith("model.target=mine:Deaf returns a network that cannot be")
+
+
+def test_a_parameter_without_a_part_in_the_scores_is_refused_for_several_processes():
+    said = "2 of its parameters take no part in its scores (spare.weight)"
+    with torch.no_grad():
+        side.outline(asked("Spare"))
+        side.outline(asked("Spare", processes=2, freeze=["spare"]))
+        with pytest.raises(UserError, match=re.escape(said)):
+            side.outline(asked("Spare", processes=2))
 
 
 @pytest.mark.parametrize(
