@@ -48,6 +48,9 @@ def _check(known: Namespace) -> None:
     for name in ("resolve", "package"):
         if getattr(known, name) and not known.cfg:
             raise UserError(f"--{name} goes with --cfg job alone; leave it out")
+    actions = {word.partition("=")[0].lstrip("+") for word in known.overrides}
+    if known.shell_completion and not actions & {"install", "uninstall", "query"}:
+        raise UserError('--shell-completion is for shells; eval "$(dyrep --completion)" completes')
     if known.config_dir is not None:
         folder.check(folder_of(known) or "''")
 

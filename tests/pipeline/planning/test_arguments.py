@@ -36,6 +36,7 @@ NO_CHOICE = [
     ("--config-path=/tmp", "--config-path is not for launch"),
     ("-cn=foo", "--config-name is not for launch"),
     ("--experimental-rerun=x.pickle", "--experimental-rerun is not for launch: name=NAME"),
+    ("--shell-completion", "--shell-completion is for shells"),
     ("--resolve", "--resolve goes with --cfg job alone"),
     ("--package=train", "--package goes with --cfg job alone"),
     ("hydra.searchpath=[file:///x]", "--config-dir DIR adds choices of yours"),
