@@ -34,7 +34,8 @@ def unchosen(config: Config, overrides: list[str]) -> list[str]:
         return told
     if "train" not in named and data not in RECIPES.get(config.train.name, [data]):
         fitting = [recipe for recipe, images in RECIPES.items() if data in images]
-        cure = f"; for data={data}: train={fitting[0]}" if fitting else ""
+        suits = fitting[-1 if size > SMALL_IMAGE else 0] if fitting else None
+        cure = f"; for data={data} at {size} pixels: train={suits}" if suits else ""
         told.append(f"train={config.train.name} is a recipe for other images{cure}")
     if "model" not in named and config.model.family == "vgg" and size > SMALL_IMAGE:
         told.append(

@@ -36,11 +36,19 @@ def decided(run: Path) -> Callable[[str], bool]:
 
 
 def _has_read(run: Path, stage: Stage) -> bool:
-    """Whether a stage has begun, or will when one that is at work before it has ended."""
-    asked = (run / stage.name).is_symlink()
-    return asked and (
-        _begun(run / stage.name) or any(_at_work(run / parent) for parent in stage.parents)
-    )
+    """Whether a stage has begun, or will when one that is at work before it has ended.
+
+    One that refused its input and saved nothing has decided nothing: its cure may be a setting.
+    """
+    own = run / stage.name
+    begun = _begun(own) and not _refused(own)
+    return own.is_symlink() and (begun or any(_at_work(run / parent) for parent in stage.parents))
+
+
+def _refused(stage: Path) -> bool:
+    last = store.events(stage)[-1:]
+    saved = any((stage / name).exists() for name in (rundir.RESULT, "checkpoints"))
+    return bool(last) and (last[0].event, last[0].kind) == ("failed", "input") and not saved
 
 
 def _begun(stage: Path) -> bool:

@@ -49,6 +49,11 @@ def test_each_experiment_is_composed_and_planned_with_each_method(tmp_path, expe
         assert grows or window == [None, None]
 
 
+@pytest.mark.parametrize("experiment", PUBLISHED)
+def test_an_experiment_of_the_paper_trains_dyrep_unless_told_otherwise(experiment):
+    assert list(configured(f"experiment={experiment}")) == ["dyrep"]
+
+
 def test_a_setting_that_an_experiment_has_for_another_choice_is_left_out_and_a_wrong_one_is_not():
     values = {"method": {"name": "plain", "kind": "plain", "adjust_interval": 5, "adjst": 1}}
     compose._leave_out(values, {"method": "plain"}, set())

@@ -22,11 +22,13 @@ class Name:
         named_run.record(config, choices, make_plan(config))
         return config
 
-    def mark(self, stage, *events, finished=False):
+    def mark(self, stage, *events, finished=False, **facts):
         place = rundir.run_dir(self.root, "x") / stage
         place.resolve().mkdir(parents=True, exist_ok=True)
         for event in events:
-            rundir.append_line(place / rundir.EVENTS, {"time": 1.0, "event": event, "attempt": 1})
+            rundir.append_line(
+                place / rundir.EVENTS, {"time": 1.0, "event": event, "attempt": 1, **facts}
+            )
         if finished:
             result = {
                 "stage": stage,
@@ -113,3 +115,13 @@ def test_an_experiment_is_a_choice_too(prepared):
     prepared.launch("stage=prep", "model=vgg16")
     assert prepared.launch("experiment=digits").model.name == "vgg_small"
     assert prepared.facts["choices"]["experiment"] == "digits"
+
+
+def test_a_prep_that_refused_its_images_decides_nothing(name):
+    name.launch("stage=prep", "data=synthetic", "data.images=100", "train.batch_size=32")
+    name.mark("prep", "started", "failed", kind="input", message="1 of 100 images are bad")
+    config = name.launch("stage=prep", "data.max_bad=0.05")
+    assert (config.data.images, config.data.max_bad) == (100, 0.05)
+    name.mark("prep", "started", "failed", kind="error", message="RuntimeError")
+    with pytest.raises(UserError, match=r"data\.max_bad is 0\.05, asked for 0\.1"):
+        name.launch("stage=prep", "data.max_bad=0.1")
