@@ -146,7 +146,8 @@ def test_every_choice_composes(tmp_path):
         for file in sorted(group.glob("*.yaml")):
             more = ["data.image_size=32", "data.loader=auto"]
             more += ["model.name=any"] if "name: ???" in file.read_text() else []
-            more += ["data.root=any"] if "root: ???" in file.read_text() else []
+            rooted = "root: ???" in file.read_text() or "data.root=FOLDER" in file.read_text()
+            more += ["data.root=any"] if rooted else []
             target = f"{group.name}.target=torchvision.models:resnet18"
             more += [target] if "target: ???" in file.read_text() else []
             if file.stem == "structure":

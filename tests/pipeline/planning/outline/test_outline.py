@@ -80,12 +80,18 @@ def dropping(family, name, **drops):
             dropping("torchvision", "resnet18", drop=0.1),
             "resnet18 of torchvision does not support model.drop;",
         ),
-        (dropping("torchvision", "mobilenet_v2", drop=0.1, drop_path=0.1), "drop_path is nothing"),
+        (
+            dropping("torchvision", "mobilenet_v2", drop=0.1, drop_path=0.1),
+            "mobilenet_v2 of torchvision does not support model.drop_path",
+        ),
         (
             dropping("timm", "vgg11", drop_path=0.1),
             "vgg11 of timm does not support model.drop_path",
         ),
-        (dropping("timm", "repvgg_a0", drop_path=0.1), "drop_path changes nothing in repvgg_a0"),
+        (
+            dropping("timm", "repvgg_a0", drop_path=0.1),
+            "model.drop_path changes nothing in repvgg_a0",
+        ),
         (dropping("torchvision", "convnext_tiny", drop=0.1), "drop changes nothing in convnext_t"),
     ],
 )
@@ -95,7 +101,7 @@ def test_what_a_network_does_not_drop_is_refused(request_, said):
         return
     with pytest.raises(UserError) as refused:
         built(request_)
-    assert f"model.{said}" in str(refused.value) and "\n" not in str(refused.value)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
