@@ -75,7 +75,7 @@ def _unknown(key: str) -> str:
     if not head and (CONF / key).is_dir():
         return f"{key} is a choice and no section: begin its file with '# @package _global_'"
     if not head:
-        return f"{key} is not a setting; {nearest(last, _top_level())}"
+        return f"{key} is not a setting; {_within_a_section(key) or nearest(key, _top_level())}"
     if head in FREE:
         return f"{key} is not among the settings yet; add it: +{key}=VALUE"
     section = head.split(".")[0]
@@ -88,6 +88,13 @@ def _unknown(key: str) -> str:
     if valid:
         return f"{key} is not a setting; {nearest(last, valid, f'{head}.')}"
     return f"{key} is not a setting; {nearest(section, _top_level())}"
+
+
+def _within_a_section(name: str) -> str:
+    """Return the settings of sections that have this name, as a question; "" without any."""
+    sections = [s for s in _top_level() if any(name in _keys(file, s) for file in _files(s))]
+    found = " or ".join(f"'{section}.{name}'" for section in sections)
+    return f"did you mean {found}?" if found else ""
 
 
 def _top_level() -> list[str]:

@@ -62,6 +62,8 @@ REFUSED = [
     (["data=cifar100"], "give data.root=FOLDER, with cifar-100-python.tar.gz, from https://www"),
     (["hydra.runn.dir=x"], "hydra.runn is not a setting; did you mean 'hydra.run'"),
     (["-m", "hydra.sweeper.nonsense=1", "seed=1,2"], "nonsense is not a setting; valid are: max"),
+    (["lr=0.1"], "lr is not a setting; did you mean 'train.lr'?"),
+    (["seeed=1"], "seeed is not a setting; did you mean 'seed'?"),
     (["data=imagefolder", "data.root=/nowhere"], "/nowhere is no folder"),
     (
         ["data=cifar10", "data.root=/nowhere"],
