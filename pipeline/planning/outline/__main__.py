@@ -106,10 +106,12 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _built(request: Request) -> nn.Module:
-    """Return a network on the meta device; on the CPU if the user's code needs values."""
+    """Return a network on the meta device; on the CPU if it needs values while it is built."""
     try:
         with torch.device("meta"):
             return _build(request)
+    except (NotImplementedError, RuntimeError):  # e.g. RegNets of torchvision
+        pass
     except UserError:
         if request.model["family"] != "custom":
             raise

@@ -64,6 +64,11 @@ def test_the_stem_decides_what_resnet18_costs(small, size, flops):
     assert found.growable == 17
 
 
+@pytest.mark.long
+def test_a_network_that_needs_values_while_it_is_built_is_looked_at():
+    assert built(asked(torchvision("regnet_y_400mf", False), 64)).growable > 0
+
+
 def dropping(family, name, **drops):
     stem = {"small_stem": False} if family == "torchvision" else {}
     return asked({"name": name, "family": family, **stem, **drops}, 64)
