@@ -259,11 +259,6 @@ def _starts(flat: Flat) -> Iterator[str]:
             f"method={method} puts fresh branches on the network, which would undo "
             "model.pretrained; use method=plain, or dyrep or grow, which change nothing at first"
         )
-    if flat.get("model.own_branches"):
-        yield (
-            "model.own_branches=true puts fresh branches on the network, which would undo "
-            "model.pretrained; leave model.own_branches out"
-        )
     if flat["method.start"] == "identity":
         yield (
             "method.start=identity adds to every kernel, which would undo model.pretrained; "
