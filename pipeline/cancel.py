@@ -83,10 +83,12 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             rundir.write_text(directory / CANCELLED, f"{time.strftime('%FT%T%z')}\n")
             jobs = _queued(directory, queue or {})
             ids += jobs
-            stopped += 1
+            stopped += state != "cancelled" or bool(jobs)
             concerned |= state != "damaged" and bool(submitted(directory))
             if not jobs and (state in AT_WORK or _lives(directory)):
                 here[f"{stage} of {run.name}"] = directory
+            elif state == "cancelled":
+                say(f"{stage} of {run.name} was cancelled before")
             elif state != "damaged":
                 say(f"{stage} of {run.name}: {state} → cancelled")
     for directory in here.values():

@@ -57,9 +57,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         f"calibration error {found.ece:.2f} %, {found.images} images"
     )
     say(f"{options.file}: {numbers}")
-    worst = sorted((value, name) for name, value in found.per_class.items() if value is not None)
+    judged = [(value, name) for name, value in found.per_class.items() if value is not None]
+    worst = sorted((value, name) for value, name in judged if value < 100)
     names = ", ".join(f"{name} {value:.1f} %" for value, name in worst[:5])
-    say(f"worst classes: {names}")
+    say(f"worst classes: {names}" if worst else "no image is misclassified")
     if options.json:
         outfile.write(options.json, rundir.to_json(vars(found), indent=2) + "\n")
     return DONE

@@ -81,7 +81,7 @@ def _each(settled: list[Settled]) -> int:
     code, repeated, waiting = DONE, frozenset[Path](), list[Launch]()
     for run in settled:
         outcome = launch(run, repeated)
-        code, repeated = max(code, outcome.code), repeated | outcome.repeated
+        code, repeated = exits.worst(code, outcome.code), repeated | outcome.repeated
         waiting += [outcome.waiting] if outcome.waiting else []
     return dispatch.submit(waiting).code if waiting and code == DONE else code
 
@@ -119,6 +119,7 @@ def _launch(run: Settled, repeated: frozenset[Path]) -> Outcome:
     if config.dry_run:
         if remote:
             slurm.show(this)
+        summary.show_dry_run(Path(config.root))
         return Outcome()
     named_run.record(config, choices, this.plan)
     return Outcome(waiting=this) if remote else dispatch.run_here(this, overrides)
@@ -182,7 +183,7 @@ def _search(asked: Asked) -> int:
         repeated.update(outcome.repeated)
         return outcome.code, _score(config)
 
-    return search.run(asked.settings, trial, asked.folder)
+    return search.run(asked.settings, trial)
 
 
 def _score(config: Config) -> float | None:

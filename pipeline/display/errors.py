@@ -68,8 +68,16 @@ def _leads_nowhere(path: Path) -> bool:
 class StageFailed(Exception):
     """A stage ended without its result. Exit code 1; the message names the log."""
 
+    code = FAILED
+
     def __init__(self, message: str) -> None:
         super().__init__(mask(message))
+
+
+class Cancelled(StageFailed):
+    """A user stopped a stage with `pipeline.cancel`. Exit code 130, as after a Ctrl-C."""
+
+    code = INTERRUPTED
 
 
 class NoResult(Exception):

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from pipeline.display.errors import (
     BAD_INPUT,
+    DONE,
     FAILED,
     INTERRUPTED,
     StageFailed,
@@ -17,6 +18,12 @@ from pipeline.display.errors import (
 from pipeline.display.outside import say, visible
 
 T = TypeVar("T")
+ORDER = (DONE, INTERRUPTED, FAILED, BAD_INPUT)  # from the best to the worst
+
+
+def worst(*codes: int) -> int:
+    """Return the exit code of a command that did several things."""
+    return max(codes, key=ORDER.index)
 
 
 def ending(command: Callable[[], int], at_interrupt: str = "") -> int:
@@ -48,7 +55,7 @@ def told(work: Callable[[], T], where: object) -> T | int:
     except UserError as error:
         code, said = BAD_INPUT, str(error)
     except StageFailed as error:
-        code, said = FAILED, str(error)
+        code, said = error.code, str(error)
     except OSError as error:
         code, said = BAD_INPUT, str(surroundings(error, where))
     log, _, last = said.rstrip().rpartition("\n")

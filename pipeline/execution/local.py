@@ -18,7 +18,14 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.config import Config
-from pipeline.display.errors import BAD_INPUT, Interrupted, StageFailed, UserError, surroundings
+from pipeline.display.errors import (
+    BAD_INPUT,
+    Cancelled,
+    Interrupted,
+    StageFailed,
+    UserError,
+    surroundings,
+)
 from pipeline.planning.named_run import write_question, write_where
 from pipeline.planning.plan import verify_outputs
 from pipeline.planning.step import Step
@@ -40,6 +47,7 @@ def run_local(steps: list[Step], config: Config) -> None:
     Raises:
         UserError: a stage refused its input.
         StageFailed: a stage ended without a result.
+        Cancelled: `pipeline.cancel` stopped a stage.
         Interrupted: Ctrl-C or TERM; what was running has saved and stopped.
     """
     wanted = [step for step in steps if step.runs]
@@ -51,7 +59,7 @@ def run_local(steps: list[Step], config: Config) -> None:
     with Onlooker() as onlooker:
         for step in wanted:
             if _cancelled(step):
-                raise StageFailed(
+                raise Cancelled(
                     f"{step.stage.name} was cancelled before it began; {_go_on(config)}"
                 )
             onlooker.begin(step.stage.name)
@@ -171,7 +179,7 @@ def _explain(step: Step, config: Config, log: Path, code: int, asked_to_stop: bo
     if asked_to_stop:
         raise Interrupted
     if _cancelled(step):
-        raise StageFailed(
+        raise Cancelled(
             f"{step.stage.name} was cancelled; what it had saved is kept; {_go_on(config)}"
         )
     if attempt.vanished(step.dir):

@@ -15,7 +15,7 @@ from rich.table import Table
 import slurm.preflight
 from pipeline.config import Config
 from pipeline.config.cluster import Slurm
-from pipeline.display.errors import Interrupted, StageFailed, UserError
+from pipeline.display.errors import Cancelled, Interrupted, StageFailed, UserError
 from pipeline.display.masking import mask
 from pipeline.display.outside import say, visible
 from pipeline.display.terminal import Terminal
@@ -27,6 +27,7 @@ from pipeline.records.progress import Onlooker
 from slurm import scheduler, wishes
 from slurm.job import Job, Resources
 from slurm.queue import active
+from slurm.records import CANCELLED
 from slurm.scheduler import Refused, Unreachable
 from slurm.submit import Submission, levels
 
@@ -265,6 +266,7 @@ def wait(launch: Launch) -> None:
 
     Raises:
         StageFailed: a stage ended without a result.
+        Cancelled: `pipeline.cancel` stopped a stage.
         Interrupted: Ctrl-C; the jobs continue.
     """
     try:
@@ -292,6 +294,8 @@ def _wait(step: Step, onlooker: Onlooker) -> None:
             except (Refused, Unreachable):
                 continue
             gone = 0.0 if entry else gone or time.monotonic()
+        if gone and (step.dir / CANCELLED).exists():
+            raise Cancelled(f"{step.stage.name} was cancelled; launch again to go on")
         if gone and time.monotonic() - gone > AGREE:
             raise StageFailed(
                 f"{step.stage.name} ended without a result; its logs: {step.dir / 'logs'}"

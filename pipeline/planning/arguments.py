@@ -7,6 +7,7 @@ checks both.
 
 from __future__ import annotations
 
+import re
 import shlex
 from argparse import Namespace
 from collections.abc import Iterator
@@ -134,6 +135,8 @@ def _spelt(word: str, sweeping: bool) -> str:
 def _mended(key: str, value: str, sweeping: bool) -> str:
     """Return a value that Hydra cannot parse as quoted text; a list must be quoted by the user."""
     takes = _takes(key)
+    if sweeping and re.fullmatch(r"\w+\(.*\)", value):
+        raise UserError(f"{key}={value} cannot be read: {_why_not(key, value)}")
     if value.startswith("[") and value.endswith("]") and str not in takes:
         spelling = f"[{_items(value[1:-1])}]"
     elif sweeping and "," in value:
@@ -145,6 +148,16 @@ def _mended(key: str, value: str, sweeping: bool) -> str:
     if _parsed(f"{key}={spelling}") is None:
         raise UserError(f"{key}={value} cannot be read: put what has signs in it in quotes")
     raise UserError(f"{key}={value} cannot be read; write {shlex.quote(f'{key}={spelling}')}")
+
+
+def _why_not(key: str, value: str) -> str:
+    """Return Hydra's reason why a call of one of its functions cannot be parsed."""
+    try:
+        parse([f"{key}={value}"])
+    except OverrideParseException as error:
+        said = str(error.__cause__ or error.__context__ or error)
+        return said.strip().replace("\n", "; ")
+    return ""
 
 
 def _items(values: str) -> str:

@@ -168,6 +168,8 @@ def _missing(key: str, values: Values) -> str:
         value = f"FOLDER, {holds}"
     elif key.endswith(".target"):
         value = "package.module:function, see docs/own.md"
+    elif key == "model.name":
+        value += "; python -m pipeline.launch --models lists them"
     return f"{key} is missing; give {key}={value}"
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.custom import code
 from pipeline.data.sources.choose import source
+from pipeline.data.sources.folders import ImageFolder
 from pipeline.display.errors import UserError
 from pipeline.planning import outline
 from pipeline.planning.step import Step
 from pipeline.records import disk, rundir, store
 from pipeline.records.schemas import Result
 
+ENLARGED = 2  # factor above which it is told that images are scaled up
 UNWATCHED = 5  # steps at the beginning that `training.profile` leaves out
 
 
@@ -91,10 +93,16 @@ def _check_profile(config: Config, images: int) -> None:
 
 
 def notes(config: Config, prep: Step) -> Iterator[str]:
-    """Yield what a setting comes to with so many images."""
+    """Yield what a setting comes to with these images."""
     images, asked = _training_images(config, prep), config.train.recalibrate
     if images and asked and asked > (there := images // config.train.batch_size):
         yield f"train.recalibrate={asked} takes all {there} batches of an epoch: there are no more"
+    side, size = _side(config, prep), config.data.image_size
+    if side and size > ENLARGED * side:
+        yield (
+            f"data.image_size={size} enlarges the images {size / side:.1f} times: they have about "
+            f"{side:.0f} pixels a side; a smaller one trains faster"
+        )
 
 
 def _training_images(config: Config, prep: Step) -> int | None:
@@ -109,9 +117,32 @@ def _training_images(config: Config, prep: Step) -> int | None:
 
 
 def classes(config: Config, prep: Step) -> int | None:
-    """Return how many classes prep has found, if that is used, or what the user's code tells."""
-    if prep.state != "done" or prep.repeats:
-        told = outline.try_images(config) if config.data.name == "custom" else None
-        return told.classes if isinstance(told, outline.Images) else None
-    found = store.read(Result, prep.dir).metrics.get("classes")
-    return None if found is None else int(found)
+    """Return how many classes there are, if that is known: from prep, or from a quick look."""
+    if _prepared(prep):
+        found = store.read(Result, prep.dir).metrics.get("classes")
+        return None if found is None else int(found)
+    look = _looked(config)
+    return look.classes if look else None
+
+
+def _prepared(prep: Step) -> bool:
+    return prep.state == "done" and not prep.repeats
+
+
+def _side(config: Config, prep: Step) -> float | None:
+    """Return the side of the images in pixels, as far as it is known."""
+    if _prepared(prep):
+        return store.read(Result, prep.dir).metrics.get("mean_side")
+    look = _looked(config)
+    return look.side if look else None
+
+
+def _looked(config: Config) -> outline.Images | None:
+    """Return what a look at the images tells before prep; None if only prep can tell."""
+    if config.data.name == "custom":
+        told = outline.try_images(config)
+        return told if isinstance(told, outline.Images) else None
+    found = source(config.data)
+    if not isinstance(found, ImageFolder):
+        return None
+    return outline.Images(training=None, classes=found.class_count(), side=found.first_side())

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 
+from pipeline.display import exits
 from pipeline.display.errors import DONE, UserError, gist, nearest
 from pipeline.planning.compose import Composed, by_hydra, parse
 from pipeline.planning.explain import HYDRA_ERRORS
-from pipeline.planning.settings_along import addable, of_proposal
 
 SWEEPERS = ("search", "optuna")  # our configuration of Optuna's sweeper
 Trial = Callable[[Composed], tuple[int, float | None]]
@@ -30,29 +30,26 @@ def check(sweeper: str) -> None:
         raise UserError("a search needs Optuna: pip install hydra-optuna-sweeper")
 
 
-def run(settings: list[str], trial: Trial, folder: str | None = None) -> int:
+def run(settings: list[str], trial: Trial) -> int:
     """Run what Optuna proposes, one proposal after the other; return the worst exit code.
 
     Args:
         settings: of the command line.
         trial: runs one proposal; returns its exit code, and its score if it succeeded.
-        folder: with choices beside those of `conf/`.
 
     Raises:
         UserError: Optuna refuses the search.
     """
-    wider = dict(zip(settings, addable(settings, folder), strict=True))
     codes: list[int] = []
     begun = False
 
     def one(proposal: Composed) -> float | None:
         nonlocal begun
         begun = True
-        code, worth = trial(of_proposal(proposal, folder))
+        code, worth = trial(proposal)
         codes.append(code)
         return worth
 
-    sys.argv[1:] = [wider.get(word, word) for word in sys.argv[1:]]
     try:
         with noted(settings):
             by_hydra(one)
@@ -61,9 +58,9 @@ def run(settings: list[str], trial: Trial, folder: str | None = None) -> int:
     except Exception as error:
         if not begun:
             raise UserError(f"Optuna refuses the search: {gist(error)}") from None
-        if not (isinstance(error, ValueError) and max(codes, default=DONE) != DONE):
+        if not (isinstance(error, ValueError) and any(codes)):
             raise  # otherwise Optuna complains that no trial succeeded
-    return max(codes, default=DONE)
+    return exits.worst(DONE, *codes)
 
 
 @contextmanager

@@ -57,9 +57,12 @@ def show_plan(
     for step in plan:
         table.add_row(step.stage.name, ACTIONS[step.action], mask(step.why))
     console.print(table)
-    if config.dry_run:
-        stages = rundir.shown(Path(config.root) / "stages")
-        console.print(f"dry run: nothing was touched; stages live in {stages}", soft_wrap=True)
+
+
+def show_dry_run(root: Path) -> None:
+    """Print that a dry run ends, and where its stages would be."""
+    stages = rundir.shown(root / "stages")
+    Terminal(WIDTH).print(f"dry run: nothing was touched; stages live in {stages}", soft_wrap=True)
 
 
 def _name(section: Data | Model) -> str:

@@ -36,6 +36,7 @@ PROBE = "probe"
 OTHERS = 0.05  # share of the cores' time
 STOLEN = 0.02
 DRIFT = 0.1  # between the medians of the first and the second half
+GIVEN_UP = 60.0  # seconds of measuring on a machine that is too noisy
 VARY = 2.0  # 90th percentile over the median
 
 
@@ -50,11 +51,13 @@ def run(context: Context) -> dict[str, float]:
     bench = _Bench(context, way, images, *_available(context, way, images[:1]))
     before = machine.state(device)
     with watched() as neighbours:
-        bench.time()
+        bench.time(partial(_vain, neighbours))
         bench.check()
         paced = bench.paced()
     after = machine.state(device)
     noise = [*_noise(neighbours, bench.timings), *machine.disturbed(before, after)]
+    if bench.rounds < settings.repeats:
+        noise.append(f"after {bench.rounds} of {settings.repeats} rounds it was given up for that")
     facts = {
         "device": device_name(),
         "threads": torch.get_num_threads(),
@@ -161,8 +164,17 @@ class _Bench:
         """Where it is computed."""
         return self.images.device
 
-    def time(self) -> None:
-        """Time each variant at each batch size that the memory holds, and the machine itself."""
+    @property
+    def rounds(self) -> int:
+        """How often each variant was timed."""
+        return len(self.probe)
+
+    def time(self, vain: Callable[[], bool]) -> None:
+        """Time each variant at each batch size that the memory holds, and the machine itself.
+
+        Args:
+            vain: whether the machine is too noisy to go on for long.
+        """
         settings = self.context.config.latency
         calls: dict[str, Callable[[], Tensor]] = {PROBE: machine.probe(self.device)}
         for batch in settings.batch_sizes:
@@ -171,7 +183,7 @@ class _Bench:
                 if self._fits(name, batch):
                     calls[f"{name}/b{batch}"] = partial(infer, variant.network, self._images(batch))
         self.way.step("warming up")
-        rounds = measure.interleaved(calls, settings.repeats, self.device)
+        rounds = measure.interleaved(calls, settings.repeats, self.device, vain)
         for found in rounds:
             self.probe = found.pop(PROBE).seconds
             self.timings = found
@@ -194,9 +206,9 @@ class _Bench:
         settings = self.context.config.latency
         call = partial(infer, self.variants["fused"].network, self._images(1))
         measure.warm_up(call, self.device)
-        fastest = Timing([measure.seconds(call, self.device) for _ in range(settings.repeats)])
+        fastest = Timing([measure.seconds(call, self.device) for _ in range(self.rounds)])
         paced = Paced(settings.load / fastest.percentile(50))
-        for _ in paced.run(call, settings.repeats, self.device):
+        for _ in paced.run(call, self.rounds, self.device):
             self.way.called("paced requests")
         return paced
 
@@ -251,6 +263,13 @@ class _Bench:
         return True
 
 
+def _vain(neighbours: Neighbours) -> bool:
+    """Whether other processes have disturbed the measurement for so long that it is given up."""
+    neighbours.look()
+    noisy = neighbours.others > OTHERS or neighbours.stolen > STOLEN
+    return noisy and neighbours.seconds > GIVEN_UP
+
+
 def _noise(neighbours: Neighbours, timings: dict[str, Timing]) -> Iterator[str]:
     """Yield what speaks against the times."""
     if neighbours.others > OTHERS:
@@ -265,7 +284,7 @@ def _noise(neighbours: Neighbours, timings: dict[str, Timing]) -> Iterator[str]:
         yield f"times vary: one in ten took {vary:.1f} times the median ({key})"
     cold = [key for key, timing in timings.items() if not timing.stable]
     if cold:
-        yield f"warming up came to no end in {measure.PATIENCE:.0f} s ({', '.join(cold)})"
+        yield f"warming up came to no end ({', '.join(cold)})"
 
 
 def _numbers(key: str, timing: Timing) -> list[tuple[str, float]]:

@@ -2,8 +2,8 @@
 
 Reads the source named by `data`. Writes `<root>/data/<fingerprint>/` (see `pipeline.data.shards`),
 links it as `data`, and shows it in data.html. Fails when more than `data.max_bad` of the images are
-bad; quarantine.jsonl then lists them. Killed at any moment and started again it goes on, and ends
-with the same shards: the folder gets its name when it is complete.
+bad; quarantine.jsonl and data.html then list them. Killed at any moment and started again it goes
+on, and ends with the same shards: the folder gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -124,6 +124,9 @@ def _refuse_bad(
         for task, record in zip(work, records, strict=True):
             if record.bad:
                 task.forget()
+        counts = {"images": images, "bad": len(bad), "allowed": int(allowed * images)}
+        told = page.render_refused(context.config.data.name, counts, path)
+        rundir.write_text(context.dir / "data.html", told)
         first = "; ".join(f"{row['name']}: {row['reason']}" for row in bad[:3])
         raise UserError(
             f"{len(bad)} of {images} images are bad, data.max_bad={allowed} allows "

@@ -46,7 +46,7 @@ class Telling:
             accuracy = f", top-1 {metrics['top1']:.1f} %" if metrics else ""
             text = f"{self._where(step)}{accuracy}{f', {doing}' if doing else ''}"
             if adjustments and not self._adjustments:
-                text += f", and {adjustments} adjustment{'s' * (adjustments != 1)}"
+                text += f", {adjustments} adjustment{'s' * (adjustments != 1)} to come"
             left = self.pace.steps_left(step)
             self._context.progress(step, step + left, text, self._eta(step, left, adjustments))
 

@@ -1,6 +1,7 @@
 """Bad input gets one line that names the thing and the cure, exit code 2, and writes nothing."""
 
 import pytest
+from PIL import Image
 
 REFUSED = [
     (["model=resnet1"], "did you mean 'resnet18'"),
@@ -96,6 +97,9 @@ REFUSED = [
     (["model=timm"], "model.name is missing; give model.name=VALUE"),
     (["model=resnet18", "model.name=vgg11", "model.small_stem=true"], "model.small_stem=false"),
     (["model=timm", "model.small_stem=true"], "a setting of model=mobilenet_v1 or resnet18"),
+    (["model=timm"], "python -m pipeline.launch --models lists them"),
+    (["-m", "seed=choice()"], "seed=choice() cannot be read: empty choice"),
+    (["-m", "seed=choise(1,2)"], "seed=choise(1,2) cannot be read: Unknown function 'choise'"),
     (["-m", "name=x", "seed=1,2"], "one name for every run of a sweep"),
     (["-m", "method=plain,foo"], "method=foo is not a choice"),
     (["-m", "train.epochs=1,many"], "train.epochs=many must be a whole number"),
@@ -155,5 +159,29 @@ def test_online_tracking_without_wandb_is_refused(launch, tmp_path):
 def test_a_dry_run_touches_nothing(launch):
     done = launch("dry_run=true")
     assert done.returncode == 0
-    assert "dry run" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("dry run: nothing was touched")
     assert not launch.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("side", "told"), [(24, "data.image_size=64 enlarges the images 2.7 times"), (40, None)]
+)
+def test_a_plan_knows_the_classes_and_that_images_are_enlarged(launch, tmp_path, side, told):
+    for name in ("a", "b", "c"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (side, side + 9)).save(tmp_path / "images" / name / "x.png")
+    (tmp_path / "images" / "a" / ".hidden.png").touch()
+    done = launch(
+        "dry_run=true", "data=imagefolder", f"data.root={tmp_path}/images", "train.batch_size=1",
+        "data.val_fraction=0.1", "data.image_size=64",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "for 3 classes" in done.stdout
+    assert (told or "") in done.stdout
+    assert ("enlarges" in done.stdout) is bool(told)
+
+
+def test_a_dry_run_that_is_refused_does_not_say_that_it_went_well(launch, tmp_path):
+    done = launch("dry_run=true", "data=imagefolder", f"data.root={tmp_path}/none")
+    assert done.returncode == 2
+    assert "nothing was touched" not in done.stdout

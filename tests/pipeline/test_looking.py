@@ -87,8 +87,11 @@ def test_a_run_under_way_is_seen_followed_and_cancelled(running):
     )  # fmt: skip
     done = command("cancel", "long", root=launch.root)
     assert done.returncode == 0, done.stderr
-    assert process.wait(60) == 1
+    assert process.wait(60) == 130  # stopped on purpose, not failed
     assert states(launch.root, "long") == ["done", *4 * ["cancelled"]]
+    again = command("cancel", "long", root=launch.root)
+    assert again.stdout.splitlines()[-1] == "nothing was stopped"
+    assert "cancelled → cancelled" not in again.stdout
     shown, _ = follower.communicate(timeout=60)
     assert "first step after" in shown
     assert "stopped before the end" in shown

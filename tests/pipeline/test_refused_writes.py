@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.contract.stage import Context
 from pipeline.contract.table import STAGES
-from pipeline.display.errors import BAD_INPUT, Interrupted, StageFailed, UserError
+from pipeline.display.errors import BAD_INPUT, Cancelled, Interrupted, UserError
 from pipeline.execution import dispatch, ending, local, work
 from pipeline.execution.processes import End
 from pipeline.records import attempt, disk, rundir, spent, store
@@ -187,5 +187,5 @@ def test_who_is_cancelled_from_elsewhere_is_told_how_to_go_on(tmp_path):
     step = SimpleNamespace(dir=tmp_path, stage=STAGES["train"])
     rundir.write_text(tmp_path / CANCELLED, "now")
     config = SimpleNamespace(name="x", root=str(tmp_path / "o"))
-    with pytest.raises(StageFailed, match=f"to go on: .* name=x root={tmp_path}/o$"):
+    with pytest.raises(Cancelled, match=f"to go on: .* name=x root={tmp_path}/o$"):
         local._explain(step, config, tmp_path / "none.log", 75, asked_to_stop=False)

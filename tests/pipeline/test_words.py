@@ -65,7 +65,7 @@ def test_what_remains_holds_the_adjustments_to_come(monkeypatch):
         seconds += 40.0
     telling.progress(50, {}, adjustments=1)
     assert [words[3] for words in said] == [50.0, 50.0 + 40.0]
-    assert [words[2] for words in said] == ["epoch 1/2, and 2 adjustments", "epoch 1/2"]
+    assert [words[2] for words in said] == ["epoch 1/2, 2 adjustments to come", "epoch 1/2"]
 
 
 @pytest.mark.parametrize(("ago", "remains"), [(30, 60), (200, 0), (-9e4, 90)])  # a clock set back

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -84,6 +85,7 @@ def metrics(folder: Path) -> dict[str, float]:
         "classes": len(manifest.classes),
         "smallest_class": min(train.counts),
         "largest_class": max(train.counts),
+        "mean_side": math.sqrt(train.pixels / train.images),
         "quarantined": len(list(rundir.read_lines(folder / QUARANTINE))),
         "copies": remarks.count("copy"),
         "contradictions": remarks.count("contradiction"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipeline.data.shards import Manifest, images_in
 from pipeline.records import rundir
 from pipeline.report import render as fill
 
+PAGE = "data/prepare/page.html"
 CLASSES = 100  # shown with a picture
 ROWS = 200  # of a list
 SIDE = 96  # of a picture, pixels
@@ -21,7 +23,8 @@ def render(folder: Path, metrics: dict[str, float]) -> str:
     """Return the page of a prepared folder; it needs nothing beside itself."""
     manifest = Manifest.load(folder)
     return fill(
-        "data/prepare/page.html",
+        PAGE,
+        name=manifest.parameters["data"]["name"],
         classes=_classes(folder, manifest),
         hidden=max(0, len(manifest.classes) - CLASSES),
         manifest=manifest,
@@ -33,6 +36,18 @@ def render(folder: Path, metrics: dict[str, float]) -> str:
         },
         rows=ROWS,
     )
+
+
+def render_refused(name: str, counts: Mapping[str, float], quarantine: Path) -> str:
+    """Return the page of images that were refused: only what is wrong with them.
+
+    Args:
+        name: of the source.
+        counts: what was counted, by name.
+        quarantine: the list of the bad images.
+    """
+    lists = {"Bad": _rows(quarantine, "reason")}
+    return fill(PAGE, name=name, manifest=None, metrics=counts, lists=lists, rows=ROWS)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ exist and counts images.
 
 from __future__ import annotations
 
+import io
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 def lacking(root: Path, names: str) -> str:
     """Say that a folder does not hold the files `names`, or that there is no such folder."""
     return f"{root} {'holds no' if root.is_dir() else 'is no folder, so it holds no'} {names}"
+
+
+def short_side(image: bytes) -> int | None:
+    """Return the short side of an encoded image, pixels; None if it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            return min(opened.size)
+    except Exception:  # any, from a damaged image; prep says which
+        return None
 
 
 class Item(NamedTuple):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.custom.call import THEIRS, call, load, raised
-from pipeline.data.sources.base import Listing
+from pipeline.data.sources.base import Listing, short_side
 from pipeline.data.sources.classes import Label, Labelled, labelled, unknown
 from pipeline.data.sources.pairs import Unfit, class_names, label, pair
 from pipeline.data.sources.spool import Spool
@@ -38,20 +38,21 @@ class Custom:
         self._spools: dict[str, Spool] = {}
         self._where = f"data.target={data.target}"
 
-    def look(self) -> tuple[int | None, int | None]:
-        """Return the numbers of training images and of classes; None if unknown.
+    def look(self) -> tuple[int | None, int | None, int | None]:
+        """Return the numbers of training images and classes, and the short side of an image.
+
+        What is unknown is None.
 
         Raises:
             UserError: the target does not give images with classes.
         """
         first = next(iter(self._given))
-        for split, given in self._given.items():
-            self._try(split, given)
+        images = [self._try(split, given) for split, given in self._given.items()]
         training = self._given[first]
         known = len(training) if _indexed(training) else None
         if known is not None and first == "all":
             known -= math.ceil(known * (self._data.val_fraction or 0))
-        return known, len(self._classes) or None
+        return known, len(self._classes) or None, short_side(images[0])
 
     def count(self) -> int:
         return self.look()[0] or 0
@@ -167,8 +168,8 @@ class Custom:
         except THEIRS as error:
             raise UserError(f"{self._where} {raised(error)} at image {number}") from None
 
-    def _try(self, split: str, given: Any) -> None:
-        """Read the first image; of a map-style data set twice, to check that it stays the same.
+    def _try(self, split: str, given: Any) -> bytes:
+        """Return the first image; of a map-style data set twice, to check that it stays the same.
 
         Raises:
             UserError: the image is missing or unusable, or differs.
@@ -196,6 +197,7 @@ class Custom:
                 f"{told[0]!r}; make them agree"
             )
         self._check_known(split, told)
+        return first[0][0]
 
     def _check_known(self, split: str, told: list[Label]) -> None:
         """Refuse a class that is none of those with a name."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data.sources import layout, names
-from pipeline.data.sources.base import Item, Listing
+from pipeline.data.sources.base import Item, Listing, short_side
 from pipeline.data.sources.tree import File, Row, Tree, folders, read, tree
 from pipeline.display.errors import UserError
 
@@ -33,6 +34,18 @@ class ImageFolder:
 
     def read(self, name: str) -> bytes:
         return read(self.root / name)
+
+    def class_count(self) -> int:
+        """Return the number of classes, without listing the images."""
+        return len(self._classes())
+
+    def first_side(self) -> int | None:
+        """Return the short side of the first image, pixels; None if it cannot be read."""
+        folder = self.root / self.splits[0] / self._classes()[0]
+        for file in tree(folder, facts=False).images[:1]:
+            with suppress(OSError):
+                return short_side(read(folder / file.name))
+        return None
 
     def _listing(self, facts: bool) -> Listing:
         self._check_there()

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.config.base import Values
+from pipeline.config.base import Target, Values
 from pipeline.config.model import Structured, added
 from pipeline.custom import code
 from pipeline.display.errors import UserError
@@ -69,10 +69,12 @@ class Images:
     Args:
         training: number of training images; None if unknown before prep.
         classes: number of classes; None if unknown before prep.
+        side: short side of the first image, pixels; None if it cannot be read.
     """
 
     training: int | None
     classes: int | None
+    side: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +149,7 @@ def look(config: Config, counted: int | None = None, begins: bool = True) -> Out
     if isinstance(found, Outline) and not found.growable and config.method.kind != "plain":
         reasons = "; ".join(f"{reason} ({count})" for reason, count in found.left.items())
         raise UserError(
-            f"method={config.method.name} finds no convolution to grow in {config.model.name}: "
+            f"method={config.method.name} finds no convolution to grow in {_title(config)}: "
             f"{reasons or 'it has none larger than 1x1'}; use method=plain or another model="
         )
     if isinstance(found, Outline) and not found.depthwise:
@@ -155,10 +157,14 @@ def look(config: Config, counted: int | None = None, begins: bool = True) -> Out
     return found
 
 
+def _title(config: Config) -> str:
+    return config.model.target if isinstance(config.model, Target) else config.model.name
+
+
 def _refuse_widening(config: Config) -> None:
     if (times := getattr(config.method, "widen_depthwise", 1)) > 1:
         raise UserError(
-            f"method.widen_depthwise={times} changes nothing: {config.model.name} has no depthwise "
+            f"method.widen_depthwise={times} changes nothing: {_title(config)} has no depthwise "
             "convolution that takes branches; leave it out, or use another model="
         )
 

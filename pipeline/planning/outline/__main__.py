@@ -232,8 +232,8 @@ def names() -> dict[str, list[str]]:
 def _images(request: dict[str, Any]) -> Images:
     data = sections(request).data
     assert isinstance(data, Settings)
-    training, classes = Custom(data).look()
-    return Images(training=training, classes=classes)
+    training, classes, side = Custom(data).look()
+    return Images(training=training, classes=classes, side=side)
 
 
 def _theirs(request: dict[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 IDLE, IOWAIT, STEAL = 3, 4, 7  # columns of /proc/stat
@@ -24,23 +24,31 @@ class Neighbours:
 
     others: float = 0.0
     stolen: float = 0.0
+    seconds: float = 0.0  # that were measured
+    _begun: tuple[list[int], float, float] = field(
+        default_factory=lambda: (_ticks(), _own_seconds(), time.monotonic()), repr=False
+    )
+
+    def look(self) -> None:
+        """Measure what was used since the beginning."""
+        before, own, begun = self._begun
+        after, self.seconds = _ticks(), time.monotonic() - begun
+        if not before or not after:  # not Linux, or not readable
+            return
+        spent = [b - a for a, b in zip(before, after, strict=True)]
+        second = os.sysconf("SC_CLK_TCK")
+        whole = len(os.sched_getaffinity(0)) * self.seconds
+        busy = sum(spent) - spent[IDLE] - spent[IOWAIT] - spent[STEAL]
+        self.others = max(0.0, (busy / second - (_own_seconds() - own)) / whole)
+        self.stolen = spent[STEAL] / second / whole
 
 
 @contextmanager
 def watched() -> Iterator[Neighbours]:
     """Measure over the body of the `with` statement; the result is filled in at its end."""
     found = Neighbours()
-    before, own, begun = _ticks(), _own_seconds(), time.monotonic()
     yield found
-    after = _ticks()
-    if not before or not after:  # not Linux, or not readable
-        return
-    spent = [b - a for a, b in zip(before, after, strict=True)]
-    second = os.sysconf("SC_CLK_TCK")
-    whole = len(os.sched_getaffinity(0)) * (time.monotonic() - begun)
-    busy = sum(spent) - spent[IDLE] - spent[IOWAIT] - spent[STEAL]
-    found.others = max(0.0, (busy / second - (_own_seconds() - own)) / whole)
-    found.stolen = spent[STEAL] / second / whole
+    found.look()
 
 
 def _ticks() -> list[int]:

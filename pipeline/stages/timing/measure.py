@@ -20,6 +20,7 @@ STABLE = 0.05  # largest change between windows after warm-up
 SETTLE_SECONDS = 0.003
 LONG = 0.1  # seconds of a call beside which that is nothing
 PATIENCE = 10.0  # seconds; after that the variant is timed anyway
+FEW = 5  # rounds on a machine that is too noisy
 CONFIDENCE = 0.95
 
 
@@ -59,17 +60,25 @@ class Timing:
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
+    variants: Mapping[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device,
+    vain: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, Timing]]:
     """Time every variant `repeats` times in rounds of random order; yield after each round.
+
+    If `vain` says that the machine is too noisy for times to be worth waiting for, the remaining
+    warm-ups are short, and there are no more than `FEW` rounds.
 
     Each variant is called for some milliseconds before it is timed: until then threads of the
     previous variant still spin on the cores, and its weights fill the caches.
     """
     order = random.Random(0)
-    stable = {name: warm_up(call, device) for name, call in variants.items()}
+    stable = {name: warm_up(call, device, short=vain()) for name, call in variants.items()}
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(repeats):
+    for made in range(repeats):
+        if made >= FEW and vain():
+            return
         for name in order.sample(list(variants), len(variants)):
             if not times[name] or times[name][-1] < LONG:
                 _settle(variants[name], device)
@@ -84,9 +93,9 @@ def _settle(call: Callable[[], object], device: torch.device) -> None:
         _synchronise(device)  # calls are queued on a GPU much faster than they are executed
 
 
-def warm_up(call: Callable[[], object], device: torch.device) -> bool:
+def warm_up(call: Callable[[], object], device: torch.device, short: bool = False) -> bool:
     """Call until the median is stable; return whether that happened in time."""
-    until = time.perf_counter() + PATIENCE
+    until = time.perf_counter() + (0.0 if short else PATIENCE)
     before = _window(call, device)
     while time.perf_counter() < until:
         now = _window(call, device)

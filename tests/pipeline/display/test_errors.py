@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.display import exits
 from pipeline.display.errors import gist
 
 OF_A_WORKER = """Caught ValueError in DataLoader worker process 0.
@@ -23,3 +24,11 @@ ValueError: no such image
 )
 def test_the_line_that_tells_most(message, told):
     assert gist(RuntimeError(message)) == told
+
+
+@pytest.mark.parametrize(
+    ("codes", "worst"),
+    [((0, 0), 0), ((0, 130), 130), ((130, 1), 1), ((1, 2, 130), 2)],
+)
+def test_a_failure_counts_more_than_a_run_that_was_cancelled(codes, worst):
+    assert exits.worst(*codes) == worst

@@ -147,6 +147,8 @@ def test_too_many_bad_images_refuse_and_mending_goes_on(tmp_path, images):
     with pytest.raises(UserError, match=r"1 of 16 images are bad.*cat/003.jpg: empty file"):
         made.run()
     assert made.quarantine() == {"cat/003.jpg": "empty file"}
+    shown = (made.context.dir / "data.html").read_text()
+    assert "refused" in shown and "cat/003.jpg" in shown and "empty file" in shown
     assert not made.folder.exists()
     (images / "cat" / "003.jpg").write_bytes(encoded(picture(9)))
     assert made.run().metrics["images"] == 16

@@ -172,6 +172,23 @@ def test_what_warms_up_is_not_timed_cold(monkeypatch):
     assert max(found["x"].seconds) < 0.02
 
 
+def test_a_machine_that_is_too_noisy_is_given_up(monkeypatch):
+    monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.0)
+    asked = iter([False, True, False, True])  # at two warm-ups, and from the sixth round on
+    calls = {"x": lambda: None, "y": lambda: None}
+    *_, found = measure.interleaved(calls, 60, CPU, vain=lambda: next(asked))
+    assert [len(timing.seconds) for timing in found.values()] == [6, 6]
+    assert not found["y"].stable
+
+
+@pytest.mark.parametrize(
+    ("others", "seconds", "vain"), [(0.3, 61.0, True), (0.3, 59.0, False), (0.04, 600.0, False)]
+)
+def test_what_is_noisy_for_a_minute_is_in_vain(others, seconds, vain):
+    found = SimpleNamespace(others=others, stolen=0.0, seconds=seconds, look=lambda: None)
+    assert latency._vain(found) is vain
+
+
 def test_confidence_intervals_hold_what_they_promise():
     """95 % of the intervals of the median of 40 exponential times hold the true median."""
     draw = torch.Generator().manual_seed(0)
@@ -240,7 +257,7 @@ def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_told(capsys):
         },
         skipped={},
     )  # fmt: skip
-    bench.time()
+    bench.time(lambda: False)
     steps, rounds = [words for words in said if words[1] == 0], [w for w in said if w[1]]
     assert [words[2].rpartition(" (")[2] for words in steps] == [f"{n} of 13)" for n in range(1, 8)]
     assert [words[:2] for words in rounds] == [(n, 20) for n in range(1, 11)]
