@@ -183,7 +183,7 @@ def _search(asked: Asked) -> int:
         repeated.update(outcome.repeated)
         return outcome.code, _score(config)
 
-    return search.run(asked.settings, trial)
+    return search.run(asked.settings, trial, asked.folder)
 
 
 def _score(config: Config) -> float | None:

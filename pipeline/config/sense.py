@@ -14,7 +14,7 @@ from pipeline.config import policy
 from pipeline.config.base import written
 from pipeline.config.data import MAX_ASPECT, MAX_PIXELS
 from pipeline.config.rules import RULED, WINDOWS
-from pipeline.config.train import OF_SCHEDULE, Train
+from pipeline.config.train import ENDING, OF_SCHEDULE, Train
 from pipeline.display.masking import mask
 
 Flat = dict[str, Any]  # settings by dotted key
@@ -136,12 +136,18 @@ def _learning_rate(flat: Flat) -> Iterator[str]:
     for name in ("decay_epochs", "cycle_epochs"):
         value = flat[f"train.{name}"]
         after = max(value) if isinstance(value, list) else value
-        if after and after >= epochs > 1 and schedule != "exponential":
+        if after and after >= epochs > 1 and schedule not in ("exponential", *ENDING):
             which = f"{after} of train.{name}=" if isinstance(value, list) else f"train.{name}="
             yield (
                 f"{which}{written(value)} never comes with train.epochs={epochs}; use less, or "
                 "another train.schedule"
             )
+    after, most = flat["train.decay_epochs"], epochs - flat["train.warmup_epochs"]
+    if schedule in ENDING and after and after > most:
+        yield (
+            f"train.decay_epochs={after} is more than train.schedule={schedule} has after its "
+            f"warm-up; use at most {most}"
+        )
     if (until := flat["train.recalibrate_until"]) is not None and until > epochs:
         yield (
             f"train.recalibrate_until={until} is beyond the end, train.epochs={epochs}; use less, "
@@ -252,11 +258,6 @@ def _starts(flat: Flat) -> Iterator[str]:
         yield (
             f"method={method} puts fresh branches on the network, which would undo "
             "model.pretrained; use method=plain, or dyrep or grow, which change nothing at first"
-        )
-    if flat.get("model.own_branches"):
-        yield (
-            "model.own_branches=true puts fresh branches on the network, which would undo "
-            "model.pretrained; leave model.own_branches out"
         )
     if flat["method.start"] == "identity":
         yield (

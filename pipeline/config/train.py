@@ -20,11 +20,12 @@ from pipeline.config.policy import POLICIES, TIMM_POLICY, VALID
 
 Schedule = Literal[
     "cosine", "linear", "polynomial", "constant", "step", "onecycle", "exponential", "restarts",
-    "plateau",
+    "plateau", "tanh", "wsd", "rsqrt",
 ]  # fmt: skip
 FALLING: tuple[Schedule, ...] = ("step", "exponential", "plateau")
+ENDING: tuple[Schedule, ...] = ("wsd", "rsqrt")
 OF_SCHEDULE: dict[str, tuple[Schedule, ...]] = {
-    "decay_epochs": FALLING,
+    "decay_epochs": FALLING + ENDING,
     "decay_rate": FALLING,
     "decay_power": ("polynomial",),
     "cycle_epochs": ("restarts",),
@@ -124,7 +125,8 @@ class Train(Section):
         schedule: of the learning rate; see `training.pace`.
         decay_epochs: `schedule=step`: epochs between two drops of the learning rate, or the list
             of epochs after which it drops; `exponential`: epochs in which it falls by one factor;
-            `plateau`: epochs without a lower validation loss before it drops.
+            `plateau`: epochs without a lower validation loss before it drops; `wsd`, `rsqrt`:
+            last epochs, in which it falls to zero; null: a fifth of those after warm-up.
         decay_rate: factor of a drop, for these schedules.
         decay_power: `schedule=polynomial`: power of the share of the training that is left; 1 is
             `linear`.
@@ -217,6 +219,10 @@ class Train(Section):
             )
         if self.schedule == "onecycle" and self.warmup_epochs:
             raise ValueError("schedule=onecycle rises by itself; set train.warmup_epochs=0")
+        if self.schedule == "rsqrt" and not self.warmup_epochs:
+            raise ValueError(
+                "schedule=rsqrt measures time in warm-ups; give train.warmup_epochs, e.g. 5"
+            )
         return self
 
     @model_validator(mode="after")

@@ -69,9 +69,16 @@ def _load(
     held = weights.read(path, model.pretrained_sha256)
     head = architectures.head(model, classes)
     told: list[str] = []
+    own = isinstance(model, Timm) and model.own_branches
     if _has_branches(held) and isinstance(model, Timm) and model.name.startswith("repvgg"):
         held = _folded(path, model, held, head)
-        told.append("start: the branches of these RepVGG weights were folded into 3x3 convolutions")
+        place = "are those of the network" if own else "were folded into 3x3 convolutions"
+        told.append(f"start: the branches of these RepVGG weights {place}")
+    elif own:
+        raise UserError(
+            f"{KEY}={path} has no branches for those of the network, model.own_branches=true; "
+            "leave model.own_branches out, or give weights of a RepVGG with branches"
+        )
     found = fit(network, held, head)
     if found.differing and isinstance(model, Timm):
         found = min(found, _as_timm(network, held, head), key=lambda each: len(each.differing))
@@ -86,6 +93,18 @@ def _load(
             "them before fusing; they gather them anew"
         )
     return told, found.fresh
+
+
+def fill_branches(network: nn.Module, model: Model) -> None:
+    """Load the branches of published weights into those of a RepVGG that was begun with them.
+
+    Args:
+        network: From `begin`, then given its own branches.
+        model: Its settings, with `own_branches`.
+    """
+    assert isinstance(model, Timm)
+    held = weights.read(Path(str(model.pretrained)), None)
+    repvgg.fill(network, weights.named_as(held, repvgg.branched(model.name).state_dict()))
 
 
 def _folded(path: Path, model: Timm, held: dict[str, Tensor], head: set[str]) -> dict[str, Tensor]:

@@ -1,11 +1,16 @@
-"""Convert timm's RepVGG to a plain stack of convolutions: the network and its weights."""
+"""Convert timm's RepVGG, network and weights: to plain convolutions, and to our branches."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from dyrep.block import blocks
+from dyrep.linear import LinearBlock
+from dyrep.linear_branches import LinearIdentity, LinearWindow
+
 BRANCHES = ("conv_kxk.bn", "conv_1x1.bn", "identity")  # batch norms of a block in timm
+EPS = 1e-5  # of these
 
 
 def straighten(network: nn.Module) -> None:
@@ -63,6 +68,50 @@ def straightened(held: dict[str, Tensor], network: nn.Module) -> dict[str, Tenso
         }
         found.update({f"{path}.{key}": value for key, value in plain.items()})
     return found
+
+
+NAMES = {"conv_kxk.conv": "kxk.conv", "conv_kxk.bn": "kxk.norm", "conv_1x1.conv": "1x1.conv",
+         "conv_1x1.bn": "1x1.norm", "identity": "identity.norm"}  # fmt: skip
+"""Parts of a block in timm, and in `RepBlock.branches`."""
+
+
+@torch.no_grad()
+def fill(model: nn.Module, held: dict[str, Tensor]) -> int:
+    """Give each block of a RepVGG the branches of published weights; return the number of blocks.
+
+    In eval mode the network computes what the published one does; with batch norms, in train mode
+    too. Linear branches take the batch norms of the weights into kernels and strengths.
+
+    Args:
+        model: Plain, with the weights of `straightened`, then given its own branches.
+        held: The weights, by timm's names.
+    """
+    own = {path: block for path, block in blocks(model).items() if block.own}
+    for path, block in own.items():
+        around = path.removesuffix("conv")
+        parts = {
+            f"{ours}.{key.rpartition('.')[2]}": value
+            for theirs, ours in NAMES.items()
+            for key, value in held.items()
+            if key.startswith(f"{around}{theirs}.")
+        }
+        if isinstance(block, LinearBlock):
+            _fill_linear(block, parts)
+        else:
+            block.branches.load_state_dict(parts, strict=False)
+    return len(own)
+
+
+def _fill_linear(block: LinearBlock, parts: dict[str, Tensor]) -> None:
+    for name, branch in block.branches.items():
+        spread = (parts[f"{name}.norm.running_var"] + EPS).sqrt()
+        strength = parts[f"{name}.norm.weight"] / spread
+        if isinstance(branch, LinearWindow) and isinstance(branch.conv, nn.Conv2d):
+            start = 1.0 if branch.scale is None else branch.scale
+            factor = (strength / start)[:, None, None, None]
+            branch.conv.weight.copy_(factor * parts[f"{name}.conv.weight"])
+        elif isinstance(branch, LinearIdentity) and branch.scale is not None:
+            branch.scale.copy_(strength)
 
 
 def _has(block: nn.Module, branch: str) -> bool:

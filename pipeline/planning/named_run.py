@@ -157,9 +157,14 @@ def wandb_id(directory: Path) -> str:
 
     An agent of a W&B sweep provides the id itself.
     """
-    if "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ:
+    if by_agent():
         return os.environ["WANDB_RUN_ID"]
     return hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:12]
+
+
+def by_agent() -> bool:
+    """Return whether an agent of a W&B sweep started this process."""
+    return "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ
 
 
 def write_question(step: Step) -> None:

@@ -12,6 +12,7 @@ from pipeline.display import exits
 from pipeline.display.errors import DONE, UserError, gist, nearest
 from pipeline.planning.compose import Composed, by_hydra, parse
 from pipeline.planning.explain import HYDRA_ERRORS
+from pipeline.planning.settings_along import addable, of_proposal
 
 SWEEPERS = ("search", "optuna")  # our configuration of Optuna's sweeper
 Trial = Callable[[Composed], tuple[int, float | None]]
@@ -30,26 +31,29 @@ def check(sweeper: str) -> None:
         raise UserError("a search needs Optuna: pip install hydra-optuna-sweeper")
 
 
-def run(settings: list[str], trial: Trial) -> int:
+def run(settings: list[str], trial: Trial, folder: str | None = None) -> int:
     """Run what Optuna proposes, one proposal after the other; return the worst exit code.
 
     Args:
         settings: of the command line.
         trial: runs one proposal; returns its exit code, and its score if it succeeded.
+        folder: with choices beside those of `conf/`.
 
     Raises:
         UserError: Optuna refuses the search.
     """
+    wider = dict(zip(settings, addable(settings, folder), strict=True))
     codes: list[int] = []
     begun = False
 
     def one(proposal: Composed) -> float | None:
         nonlocal begun
         begun = True
-        code, worth = trial(proposal)
+        code, worth = trial(of_proposal(proposal, folder))
         codes.append(code)
         return worth
 
+    sys.argv[1:] = [wider.get(word, word) for word in sys.argv[1:]]
     try:
         with noted(settings):
             by_hydra(one)

@@ -1,12 +1,21 @@
-"""A sweep over the choices of a section takes along settings that only some of these have."""
+"""A sweep over the choices of a section takes along settings that only some of these have.
+
+It may be one of Hydra's grids, whose runs are all known at once; a search, of which Optuna proposes
+one run after the other; or a sweep of W&B, of which a launch sees a single run.
+"""
 
 from __future__ import annotations
 
 from hydra.core.override_parser.types import Override
+from omegaconf import open_dict
 
 from pipeline.display.outside import say
-from pipeline.planning.compose import has, parse
+from pipeline.planning.compose import Composed, has, parse
 from pipeline.planning.conf import CONF
+from pipeline.planning.folder import choices
+
+ADD = "++"  # lets Hydra add a setting that is not there
+Known = dict[str, dict[str, frozenset[str]]]  # settings of each choice, by group
 
 
 def settings_along(
@@ -34,6 +43,48 @@ def settings_along(
         group: {choice: has(group, choice, folder) for choice in {_choice(r, group) for r in runs}}
         for group in varied
     }
+    return _without(runs, known)
+
+
+def of_trial(run: list[str], folder: str | None = None) -> list[str]:
+    """Leave out of a run of W&B's what only other choices of its sections have; print it."""
+    groups = {o.key_or_group for o in parse(run) if (CONF / o.key_or_group).is_dir()}
+    known = {group: {c: has(group, c, folder) for c in choices(group, folder)} for group in groups}
+    return _without([run], known)[0]
+
+
+def addable(words: list[str], folder: str | None = None) -> list[str]:
+    """Let Hydra add to each proposal what only some choices of the search have."""
+    overrides = parse(words)
+    known = {
+        o.key_or_group: {
+            s for c in o.sweep_string_iterator() for s in has(o.key_or_group, c, folder)
+        }
+        for o in overrides
+        if o.is_choice_sweep() and (CONF / o.key_or_group).is_dir()
+    }
+    marked = []
+    for word, override in zip(words, overrides, strict=True):
+        section, _, key = override.key_or_group.partition(".")
+        added = key.partition(".")[0] in known.get(section, ())
+        marked.append(f"{ADD}{word}" if added and not word.startswith(("+", "~")) else word)
+    return marked
+
+
+def of_proposal(run: Composed, folder: str | None = None) -> Composed:
+    """Take away from a proposal what Hydra added for other choices, as `addable` lets it."""
+    tree, made, overrides = run
+    words = [word.removeprefix(ADD) for word in overrides]
+    left = of_trial(words, folder)
+    with open_dict(tree):
+        for override in parse([word for word in words if word not in left]):
+            section, _, key = override.key_or_group.partition(".")
+            tree[section].pop(key.partition(".")[0], None)
+    return tree, made, left
+
+
+def _without(runs: list[list[str]], known: Known) -> list[list[str]]:
+    """Return runs without what is foreign to their choices, each once; print what is left out."""
     foreign = [_foreign(run, known) for run in runs]
     for word, group, choice in sorted(set().union(*foreign)):
         say(f"note: {word} is no setting of {group}={choice}, whose runs go without it")
@@ -44,12 +95,10 @@ def settings_along(
     return [list(run) for run in dict.fromkeys(left)]
 
 
-def _foreign(
-    run: list[str], known: dict[str, dict[str, frozenset[str]]]
-) -> set[tuple[str, str, str]]:
+def _foreign(run: list[str], known: Known) -> set[tuple[str, str, str]]:
     """Return overrides of a run that only other choices have, with the group and the choice.
 
-    `known`: the settings of each choice, by group; a choice without any may have all.
+    `known`: a choice without any settings may have all.
     """
     found = set()
     for override in parse(run):

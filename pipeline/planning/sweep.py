@@ -32,7 +32,8 @@ from pipeline.display.outside import say
 from pipeline.planning.arguments import Asked
 from pipeline.planning.compose import Composed, by_hydra, choices_of, parse
 from pipeline.planning.conf import CONF
-from pipeline.planning.settings_along import settings_along
+from pipeline.planning.named_run import by_agent
+from pipeline.planning.settings_along import of_trial, settings_along
 from pipeline.records import named, rundir
 
 MOST = 10_000  # runs of a sweep
@@ -238,7 +239,8 @@ def runs(asked: Asked) -> list[Composed]:
     if asked.plain and asked.sweeps:
         return composed(asked.settings, asked.folder)
     if asked.plain and not any("hydra" in word for word in asked.settings):
-        return [single(asked.settings, asked.folder)]
+        words = asked.settings
+        return [single(of_trial(words, asked.folder) if by_agent() else words, asked.folder)]
     found: list[Composed] = []
     by_hydra(found.append)
     return found

@@ -18,6 +18,24 @@ def due(state: State) -> bool:
     return state.unfinished and state.growth.due(state.plain_epochs, state.pace.price)
 
 
+def end_if_too_dear(state: State, telling: Telling) -> None:
+    """Under a budget, end growth if one more adjustment would take more than it leaves for steps.
+
+    It is expected to cost as much as the last one.
+    """
+    growth, pace = state.growth, state.pace
+    to_come = growth.to_come(state.plain_epochs, pace.epochs)
+    if not (pace.budgeted and state.unfinished and to_come):
+        return
+    expected, left = state.cost.last_adjustment, pace.steps_left(state.step) * pace.price
+    if expected > left - expected:
+        growth.over = True
+        telling.say(
+            f"no more growing or cutting: the last adjustment cost {expected:.0f} plain steps, and "
+            f"the budget has {left:.0f} left"
+        )
+
+
 def adjust(
     state: State,
     world: World,
@@ -47,7 +65,8 @@ def adjust(
             telling.say(line)
         if growth.changed:
             price(state, world, telling)
-        growth.price(cost.per_step, cost.adjusting - before)
+        cost.last_adjustment = cost.adjusting - before
+        growth.price(cost.per_step, cost.last_adjustment)
         state.learner.wrap()
 
 

@@ -50,6 +50,7 @@ class CostState(TypedDict, total=False):
     per_step: float | None
     plain_steps: float | None
     adjusting: float
+    last_adjustment: float
     compile_seconds: float | None
 
 
@@ -70,6 +71,7 @@ class Cost:
         self.per_step = begun.get("per_step")
         self.plain_steps = begun.get("plain_steps")  # None: not known for all steps
         self.adjusting = begun.get("adjusting", 0.0)  # the part of it that was not training steps
+        self.last_adjustment = begun.get("last_adjustment", 0.0)
         self.compile_seconds = begun.get("compile_seconds")  # None: nothing was compiled
 
     @property
@@ -200,6 +202,7 @@ class Cost:
             "per_step": self.per_step,
             "plain_steps": self.plain_steps,
             "adjusting": self.adjusting,
+            "last_adjustment": self.last_adjustment,
             "compile_seconds": self.compile_seconds,
         }
 

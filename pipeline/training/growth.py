@@ -110,6 +110,7 @@ class Growth:
         self.left = left
         self._waiting: list[dict[str, object]] = []  # rows of `growth.jsonl`
         self.totals = {"grown": 0, "cut": 0}
+        self.over = False  # no adjustment is to come, whatever the schedule
         self._reached = 0  # number of scheduled adjustments that have passed
         self._method = method
         # the short steps of the warm-up would make `Grower` overrate branches
@@ -144,13 +145,13 @@ class Growth:
                 pass several scheduled adjustments, and the end of growth if it began before that.
             last: Progress made by the epoch that has ended.
         """
-        if self._evolver is None or epochs - last >= self._evolver.last_adjust_epoch:
+        if self._evolver is None or self.over or epochs - last >= self._evolver.last_adjust_epoch:
             return False
         return self._times(epochs) > self._reached
 
     def to_come(self, done: float, epochs: float) -> int:
         """Return the number of adjustments to come, with `done` of `epochs` epochs done."""
-        if self._evolver is None or done > self._evolver.last_adjust_epoch:
+        if self._evolver is None or self.over or done > self._evolver.last_adjust_epoch:
             return 0
         return max(0, self._times(math.ceil(epochs) - 1) - self._reached)
 

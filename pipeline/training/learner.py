@@ -72,6 +72,8 @@ class Learner:
             self.told = pretrained.begin(self.model, config.model, classes)
             own = getattr(config.model, "own_branches", False)
             self.left = prepare(self.model, config.method, config.seed, config.data.image_size, own)
+            if own and config.model.pretrained:
+                pretrained.fill_branches(self.model, config.model)
         if isinstance(config.method, Structured):
             self.told.append(structures.told(self.model, config.method))
         self.layout = device.layout(world.device, self._recipe)

@@ -67,6 +67,7 @@ class Training:
         trains = self.state.steps_to_go > 0
         if trains:
             self.train_epoch()
+        adjustment.end_if_too_dear(self.state, self.telling)
         recalibrates = recalibration.due(self.state, self.recipe)
         if recalibrates:
             self._report("recalibrating")

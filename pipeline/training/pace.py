@@ -11,6 +11,8 @@ from pipeline.training.cost import Cost
 TINY = 1e-6  # steps; rounding error of sums of prices
 RISE = 0.3  # onecycle: share of the training in which the rate rises
 LOW, LAST = 1 / 25, 1 / 25e4  # onecycle: first and last rate, as shares of the learning rate
+TANH = -7.0, 3.0  # tanh: its argument at the start and at the end, as in timm
+TAIL = 0.2  # wsd, rsqrt: share of the time after warm-up in which the rate falls to zero
 
 
 def _cosine(way: float, begin: float = 1.0, end: float = 0.0) -> float:
@@ -29,8 +31,14 @@ SHARES: dict[str, Callable[[float], float]] = {
     "linear": lambda way: 1.0 - way,
     "constant": lambda way: 1.0,
     "onecycle": _onecycle,
+    "tanh": lambda way: 0.5 * (1 - math.tanh(TANH[0] + (TANH[1] - TANH[0]) * way)),
 }
 """Schedules: map the progress after warm-up, 0 to 1, to a share of the learning rate."""
+ENDS: dict[str, Callable[[float], float]] = {
+    "wsd": lambda way: 1.0 - math.sqrt(way),
+    "rsqrt": lambda way: 1.0 - way,
+}
+"""Schedules that fall to zero in their last epochs: map the progress of that fall to a share."""
 
 
 def _restarts(done: float, first: float, growth: int) -> float:
@@ -106,7 +114,20 @@ class Pace:
         if schedule == "restarts":
             first = (self._recipe.cycle_epochs or 1) * self.steps_per_epoch
             return _restarts(way, first, self._recipe.cycle_growth)
+        if schedule in ENDS:
+            return self._ending(min(way, rest), rest)
         return float(self._recipe.decay_rate ** self._fallen(position, way))
+
+    def _ending(self, way: float, rest: float) -> float:
+        """Return the share of the learning rate of a schedule that falls to zero at the end.
+
+        Before that `wsd` is constant (MiniCPM, Hu et al., 2024), and `rsqrt` falls by the square
+        root of time in units of the warm-up (Zhai et al., 2022); see timm's WSDLRScheduler.
+        """
+        schedule, after = self._recipe.schedule, self._recipe.decay_epochs
+        tail = after * self.steps_per_epoch if isinstance(after, int) else TAIL * rest
+        before = (1 + way / self._warmup) ** -0.5 if schedule == "rsqrt" else 1.0
+        return before * ENDS[schedule](max(0.0, way - rest + tail) / tail)
 
     def _fallen(self, position: float, way: float) -> float:
         """Return how often the learning rate has fallen: by the epochs, or as validations said."""

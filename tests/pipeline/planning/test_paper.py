@@ -2,10 +2,11 @@
 
 import functools
 
+import hydra
 import pytest
 
 from pipeline.display.errors import UserError
-from pipeline.planning import compose, explain, named_run, sweep
+from pipeline.planning import compose, explain, named_run, settings_along, sweep
 from pipeline.planning.plan import make_plan
 
 METHODS = ("plain", "dbb", "dyrep", "grow", "orepa")
@@ -75,6 +76,38 @@ def test_a_sweep_over_methods_takes_settings_along_that_some_of_them_have(capsys
         f"note: method.adjust_interval={number} is no setting of method=plain, whose runs go without it"
         for number in (2, 3)
     ]
+
+
+@pytest.mark.parametrize(
+    ("method", "taken"), [("plain", []), ("dyrep", ["method.adjust_interval=2", "method.grow=3"])]
+)
+def test_an_agent_and_a_search_leave_out_what_a_method_lacks(method, taken, capsys):
+    """Optuna's sweeper composes each proposal by itself, and W&B's agent starts single runs."""
+    asked = ["method=plain,dyrep", "method.adjust_interval=2", "method.grow=choice(3,4)", "seed=1"]
+    words = settings_along.addable(asked)
+    assert words == [asked[0], f"++{asked[1]}", f"++{asked[2]}", asked[3]]
+    words = [f"method={method}", words[1], "++method.grow=3", "seed=1"]
+    with sweep.composing(None):
+        tree = hydra.compose("config", words)
+    tree, _, left = settings_along.of_proposal((tree, {"method": method}, words))
+    assert left == [words[0], *taken, "seed=1"]
+    assert {"adjust_interval", "grow"} & tree.method.keys() == (
+        {"adjust_interval", "grow"} if taken else set()
+    )
+    plain = [word.removeprefix("++") for word in words]
+    assert settings_along.of_trial(plain) == left
+    notes = capsys.readouterr().out.splitlines()
+    assert (
+        notes == []
+        if taken
+        else notes[0].endswith("setting of method=plain, whose runs go without it")
+    )
+
+
+@pytest.mark.parametrize("words", [["method=plain,dbb", "method.grow=2"], ["method.grow=2"],
+                                   ["method=plain,dyrep", "method.nothing=2"]])  # fmt: skip
+def test_a_search_adds_nothing_that_no_choice_has(words):
+    assert settings_along.addable(words) == words
 
 
 def test_any_value_may_vary_beside_a_choice():

@@ -227,7 +227,6 @@ def test_the_identity_is_added_to_fresh_kernels_alone(tmp_path, weights, overrid
         (["method=grow", "method.start=identity"], "would undo model.pretrained; leave method.sta"),
         (["method=dbb"], "method=dbb puts fresh branches on the network, which would undo"),
         (["method=structure", "method.structure=S"], "method=structure puts fresh branches"),
-        (["model=repvgg_a2", "model.own_branches=true"], "model.own_branches=true puts fresh"),
     ],
 )
 def test_what_would_undo_trained_weights_is_refused(tmp_path, weights, overrides, said):

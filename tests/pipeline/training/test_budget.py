@@ -82,6 +82,17 @@ def test_the_learning_rate_follows_what_is_spent_and_reaches_zero(training):
     assert sorted(lr[STEPS:], reverse=True) == lr[STEPS:]
 
 
+@pytest.mark.parametrize(("cost", "ends"), [(2.0, False), (4.0, True)])
+def test_no_adjustment_takes_more_of_the_budget_than_it_leaves(training, capsys, cost, ends):
+    made = training(*GROW, "train.deterministic=true", "train.budget.plain_epochs=3")
+    made.state.cost.last_adjustment = cost  # two epochs leave 6 plain steps
+    assert (made.run()["grown"] == 0) == ends
+    if ends:
+        assert "the last adjustment cost 4 plain steps, and the budget has 6 left" in (
+            capsys.readouterr().out
+        )
+
+
 @pytest.mark.parametrize("form, needed", [("linear", 1), ("batchnorm", 20)])
 def test_as_many_batches_are_drawn_as_growth_needs(training, form, needed):
     made = training(

@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.scheduler import create_scheduler_v2
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from torchvision.ops import StochasticDepth
 
@@ -48,6 +49,9 @@ TOGETHER = [
         "dyrep",
         "train.decay_epochs=1 train.layer_decay=0.5 model.freeze=[features.0]",
     ),
+    ("nadamw", "tanh", "linear", "train.accumulate=2"),
+    ("lamb", "wsd", "grow", "train.decay_epochs=3 train.ema_warmup=true"),
+    ("adamw", "rsqrt", "grow", "train.warmup_epochs=1 train.head_lr=0.02"),
 ]
 
 
@@ -108,6 +112,9 @@ def test_what_is_dropped_goes_on_in_the_same_bits(training, monkeypatch, method)
         ("restarts train.cycle_epochs=4", [1, 0.854, 0.854, 0.5]),
         ("restarts train.cycle_epochs=2 train.cycle_growth=2", [1, 0.146, 0.691, 0.5]),
         ("plateau train.decay_epochs=3", [1, 1, 1, 1]),
+        ("tanh", [1, 0.982, 0.018, 0.0025]),
+        ("wsd", [1, 1, 0.293, 0]),
+        ("wsd train.decay_epochs=10", [1, 0.293, 0.051, 0]),
     ],
 )
 def test_a_schedule_is_a_matter_of_how_far_a_training_is(schedule, shares, budget):
@@ -136,6 +143,23 @@ def test_warm_restarts_are_those_of_torch(growth):
         assert pace.lr_factor(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-9)
         optimizer.step()
         theirs.step()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup"), [("tanh", 0), ("wsd", 0), ("wsd", 5), ("rsqrt", 5)]
+)
+@pytest.mark.parametrize("budget", [(), ("train.budget.plain_epochs=20",)])
+def test_schedules_of_timm_are_those_of_timm(schedule, warmup, budget):
+    asked = (f"train.schedule={schedule}", f"train.warmup_epochs={warmup}")
+    config = checked(*asked, *(budget or ("train.epochs=20",)))
+    spent = Cost(config, 3, None)
+    pace = Pace(config.train, STEPS, spent)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs, _ = create_scheduler_v2(optimizer, schedule, num_epochs=20, warmup_epochs=warmup,
+                                    step_on_epochs=False, updates_per_epoch=STEPS)  # fmt: skip
+    for step in range(warmup * STEPS, 20 * STEPS):
+        spent.plain_steps = step
+        assert pace.lr_factor(step) == pytest.approx(theirs._get_lr(step)[0], abs=1e-9)
 
 
 # -- what validations decide ----------------------------------------------------------------------
