@@ -31,6 +31,7 @@ MEMORY = re.compile(r"^(slurmstepd|srun).*(oom|out of memory|memory limit)", re.
 BEGINS = "Starting with JobEnvironment"  # in what submitit prints first
 LAST = 65536  # bytes of a log that are looked at
 
+ORPHANED = "its batch script was killed"
 INTERRUPTED, TIME_LIMIT, CRASHED = "interrupted", "time limit", "crashed"
 
 
@@ -47,15 +48,16 @@ def decide(job: Job, here: Allocation, printed: str = "") -> int:
     if job.cancelled:
         return _end(f"{job.name} was cancelled")
     entry = _awake(here.id)
-    if entry is None or entry.state != "RUNNING" or entry.restarts != here.restart:
+    alive = entry is not None and (entry.state == "RUNNING" or entry.orphaned)
+    if entry is None or not alive or entry.restarts != here.restart:
         return _end(f"SLURM has ended this attempt of {job.name}; it decides what comes next")
     own = here.own(job.directory)
     ended = [row.code for row in own if row.event == "ended"]
     if REFUSED in ended:
         return _end(f"{job.name} refused its input; its log says what", REFUSED)
-    why = _why(job, ended, own, entry)
+    why = CRASHED if entry.orphaned else _why(job, ended, own, entry)
     saved = job.saved()
-    if why == CRASHED and (message := _cause(job, here, printed)):
+    if why == CRASHED and (message := ORPHANED if entry.orphaned else _cause(job, here, printed)):
         here.event("failed", message=message).note(job.directory)
     if why != INTERRUPTED and _vain(job, saved) >= job.retries:
         here.event("gave_up", why=why, saved=saved).note(job.directory)
@@ -64,7 +66,7 @@ def decide(job: Job, here: Allocation, printed: str = "") -> int:
             f"getting further than {saved}. Its log says why; launch again to try again"
         )
     here.event("requeued", why=why, saved=saved).note(job.directory)
-    return _requeue(here.id)
+    return _requeue(here.id, entry.orphaned)
 
 
 def _awake(id: str) -> Entry | None:
@@ -115,13 +117,15 @@ def _vain(job: Job, saved: int) -> int:
     return count
 
 
-def _requeue(job: str) -> int:
+def _requeue(job: str, orphaned: bool) -> int:
     try:
         scheduler.patient(lambda: scheduler.requeue(job))
     except scheduler.Refused as error:
         entry = scheduler.patient(lambda: scheduler.find(job))
         if entry is None or entry.state == "RUNNING":
             return _end(f"job {job} may not be requeued ({error}); launch again to continue")
+    if orphaned:  # SLURM waits for its processes
+        return DONE
     time.sleep(END)  # SLURM ends this process; exiting earlier would end the job instead
     return _end(f"job {job} was requeued, but SLURM did not end this attempt")
 

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -63,6 +64,7 @@ class Entry:
         submitted: submit time.
         limit: time limit, minutes; None without one.
         requeues: whether SLURM may requeue it.
+        signal: what ended its batch script; 0: no signal did.
     """
 
     id: str
@@ -78,11 +80,17 @@ class Entry:
     submitted: datetime | None = None
     limit: float | None = None
     requeues: bool = True
+    signal: int = 0
 
     @property
     def active(self) -> bool:
         """Whether the job is pending, running or completing: no other job may do the same work."""
         return self.state not in ENDED
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether SLURM is ending the job because its batch script was killed."""
+        return self.state == "COMPLETING" and self.signal == signal.SIGKILL
 
     @property
     def held(self) -> bool:
@@ -125,7 +133,8 @@ def said(stderr: str) -> str:
 # names and comments can contain line breaks, but not these control characters
 _FIELD, _ENTRY = "\x1f", "\x1e\n"
 _FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "StartTime", "EndTime", "NodeList",
-           "Dependency", "Name", "Comment", "SubmitTime", "TimeLimit", "Requeue")  # fmt: skip
+           "Dependency", "Name", "Comment", "SubmitTime", "TimeLimit", "exit_code",
+           "Requeue")  # fmt: skip
 _QUEUE = (
     "squeue", "--noheader", "--array", "--all", "--states=all",
     "--Format=" + ",".join(f"{field}:{_FIELD}" for field in _FIELDS) + _ENTRY[0],
@@ -187,8 +196,8 @@ def _entries(text: str) -> dict[str, Entry]:
 
 def _entry(
     job: str, state: str, reason: str, restarts: str, start: str, end: str, nodes: str,
-    dependency: str, name: str, comment: str, submitted: str, limit: str, requeues: str,
-    nothing: str,
+    dependency: str, name: str, comment: str, submitted: str, limit: str, code: str,
+    requeues: str, nothing: str,
 ) -> Entry:  # fmt: skip
     index = f"_{job.partition('_')[2]}" if "_" in job else ""
     after = [
@@ -209,7 +218,13 @@ def _entry(
         submitted=_time(submitted),
         limit=minutes(limit),
         requeues=requeues != "0",
+        signal=_signal(code),
     )
+
+
+def _signal(code: str) -> int:
+    """Return the signal in an exit code, `0:9`, or as wait() has it before 23.02."""
+    return int(code.rpartition(":")[2]) & 127
 
 
 def _time(text: str) -> datetime | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from slurm import scheduler, site
+from slurm import orphan, scheduler, site
 from slurm.job import DONE, FAILED, REFUSED, STOPPED, Job
 from slurm.place import Place
 from slurm.records import Event
@@ -133,9 +133,10 @@ def supervise(job: Job, first: str | None = None) -> None:
         here.event("began", nodes=list(here.names), gpus=gpus).note(job.directory)
     else:
         here.event("joined", node=here.node).note(job.directory)
+    script = orphan.Script(here.mark, here.id) if here.node == 0 else None
     why_not = refusal(job, first)
     if why_not is None:
-        code = _run(job, here, seen)
+        code = STOPPED if script and script.killed() else _run(job, here, seen, script)
     elif job.finished.exists():
         code = DONE
     else:
@@ -145,6 +146,8 @@ def supervise(job: Job, first: str | None = None) -> None:
         ended = here.event("ended", node=here.node, code=code, saved=job.saved())
         ended.note(job.directory)
     _deaf()  # Python takes its handlers back at its end, and a signal would count as a failure
+    if script and script.killed():
+        orphan.requeue(os.environ["SUBMITIT_FOLDER"])
     sys.exit(0 if code in (DONE, STOPPED) else 1)
 
 
@@ -191,7 +194,7 @@ def _not_to_succeed(first: str) -> str | None:
     )
 
 
-def _run(job: Job, here: Allocation, seen: list[int]) -> int:
+def _run(job: Job, here: Allocation, seen: list[int], script: orphan.Script | None) -> int:
     environment = os.environ | here.place().words(job.directory)
     command = subprocess.Popen(
         job.command, env=environment, preexec_fn=_deaf, stdin=subprocess.DEVNULL
@@ -206,6 +209,8 @@ def _run(job: Job, here: Allocation, seen: list[int]) -> int:
                 command.kill()
                 return FAILED
             due = math.inf
+        if script and script.ended and not seen:
+            seen.append(signal.SIGTERM)  # SLURM sends it soon, or has done so while Python started
         if seen and not noted and here.node == 0:  # SLURM may have signalled the command as well
             noted = True
             here.event("signal", signal=signal.Signals(seen[0]).name).note(job.directory)

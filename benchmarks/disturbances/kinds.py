@@ -97,7 +97,7 @@ def kill(night: Night, subject: Subject) -> bool:
         return False
     part, number = night.chance.choice(sorted(found))
     subject.blame(f"kill -9 of {part}")
-    if part == "batch script":  # SLURM then ends the job, and nothing of it is left to requeue it
+    if part == "batch script" and "supervisor" not in dict(found):  # nothing is left to requeue it
         night.ended.add(subject.name)
     with suppress(ProcessLookupError):
         os.kill(number, signal.SIGKILL)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGKILL
 from typing import Literal
 
 from pipeline.config.base import STAGE_NAMES
@@ -40,6 +41,7 @@ ENDED = {
     "PREEMPTED": "its job was preempted and not requeued",
 }
 
+KILLED = "its batch script was killed; launch again to go on"
 SPEECHLESS = ("FAILED", "BOOT_FAIL")  # how SLURM says that a job could not be started
 
 
@@ -164,6 +166,8 @@ def _state(
 
 
 def _unbegun(job: Entry, directory: Path) -> tuple[State, str]:
+    if job.signal == SIGKILL:
+        return "failed", KILLED
     if job.nodes:
         return "failed", place.blind(job.nodes, directory)
     return "stopped", "its job ended before it began"
@@ -217,6 +221,8 @@ def _ended(events: list[Event], job: Entry | None) -> tuple[State, str]:
             break
     if job and job.state in ENDED:
         return "cancelled" if job.state == "CANCELLED" else "failed", ENDED[job.state]
+    if job and job.signal == SIGKILL:
+        return "failed", KILLED
     return "stopped", "launch again to go on"
 
 

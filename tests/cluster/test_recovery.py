@@ -16,7 +16,7 @@ from slurm import scheduler
 from slurm.dev_cluster.daemons import start
 from slurm.job import Job
 from tests.cluster.job_under_test import commands, preempt, update
-from tests.cluster.real import alive, call, needs_slurm, wait_for
+from tests.cluster.real import alive, call, jobs, needs_slurm, wait_for
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
@@ -116,6 +116,15 @@ def test_a_killed_supervisor_is_repeated(chain):
     os.kill(supervisor, signal.SIGKILL)
     work.finished()
     assert [row["why"] for row in work.events("requeued")] == ["crashed"]
+
+
+def test_a_killed_batch_script_is_repeated(chain, cluster):
+    work = chain().submit().working(steps=7)
+    (script,) = [pid for pid, words, _ in jobs(cluster) if "slurm_script" in " ".join(words)]
+    os.kill(script, signal.SIGKILL)
+    work.finished().lost_nothing()
+    assert [row["why"] for row in work.events("requeued")] == ["crashed"]
+    assert [row["message"] for row in work.events("failed")] == ["its batch script was killed"]
 
 
 def test_a_crash_loop_is_given_up_with_a_reason(chain):

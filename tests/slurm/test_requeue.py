@@ -118,13 +118,33 @@ def test_what_is_over_is_not_requeued(case, code, job, asked):
 
 
 @pytest.mark.parametrize(
-    "found", [None, {"state": "COMPLETING"}, {"state": "CANCELLED"}, {"restarts": 1}]
-)
+    "found",
+    [
+        None,
+        {"state": "COMPLETING"},
+        {"state": "COMPLETING", "signal": 15},
+        {"state": "CANCELLED"},
+        {"restarts": 1},
+        {"state": "COMPLETING", "signal": 9, "restarts": 1},
+    ],
+)  # fmt: skip
 def test_only_the_present_attempt_of_a_running_job_is_requeued(found, job, asked, monkeypatch):
     known = None if found is None else entry(**found)
     monkeypatch.setattr(requeue.scheduler, "find", lambda id: known)
     assert requeue.decide(job, here()) == 1
     assert asked == []
+
+
+def test_a_job_whose_batch_script_was_killed_is_requeued_while_slurm_ends_it(
+    job, asked, monkeypatch
+):
+    monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry(state="COMPLETING", signal=9))
+    note(job, "signal", signal="SIGTERM")
+    note(job, "ended", code=STOPPED)
+    assert requeue.decide(job, here()) == DONE
+    assert asked == ["7"]
+    failed, requeued = Event.read(job.directory)[-2:]
+    assert (failed.message, requeued.why) == (requeue.ORPHANED, requeue.CRASHED)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def line(**changed):
         "id": "12", "state": "RUNNING", "reason": "None", "restarts": "0",
         "start": "2026-11-27T10:00:00", "end": "2026-11-27T11:00:00", "nodes": "n[1-2]",
         "after": "(null)", "name": "train", "comment": "token",
-        "submitted": "2026-11-27T09:00:00", "limit": "1:00:00", "requeues": "1",
+        "submitted": "2026-11-27T09:00:00", "limit": "1:00:00", "code": "0:0", "requeues": "1",
     }  # fmt: skip
     return "".join(f"{field}\x1f" for field in (fields | changed).values()) + "\x1e\n"
 
@@ -51,6 +51,23 @@ def test_a_line_of_squeue_becomes_an_entry():
     assert entry(end="NONE").end is None
     assert (found.nodes, found.name, found.comment) == ("n[1-2]", "train", "token")
     assert found.after == ()
+
+
+@pytest.mark.parametrize(
+    ("code", "number"),
+    [
+        ("0:0", 0),
+        ("0:9", 9),
+        ("1:0", 0),
+        ("0:15", 15),
+        ("0", 0),
+        ("9", 9),
+        ("256", 0),
+        ("4021", 53),
+    ],
+)
+def test_the_signal_in_an_exit_code_is_read_in_new_and_old_notation(code, number):
+    assert entry(code=code).signal == number
 
 
 @pytest.mark.parametrize(
