@@ -14,8 +14,9 @@ from pathlib import Path
 from slurm import marks, scheduler
 from slurm.job import Job
 from slurm.records import Submission
-from slurm.scheduler import Entry, Refused
+from slurm.scheduler import Entry, Refused, Unreachable
 
+BACK = 60.0  # seconds in which a controller, or its backup, answers again
 LEAVE = 120.0  # seconds in which a job that SLURM is ending leaves the queue
 
 
@@ -114,3 +115,32 @@ def active(directory: Path, queue: dict[str, Entry]) -> Entry | None:
     found = queued(directory, queue)
     ids = {entry.id for entry, _ in found}
     return next((entry for entry, first in found if first not in ids), None)
+
+
+def forgotten(given: Iterable[tuple[Job, str]]) -> list[str]:
+    """Return those of some ids that SLURM does not know, though their jobs have not ended.
+
+    An id that belongs to another job by now is not known: SLURM counts on from what it remembers.
+
+    Args:
+        given: jobs, each with the id under which it was submitted.
+
+    Raises:
+        Unreachable: the controller does not answer in time.
+    """
+    queue = scheduler.patient(scheduler.mine, BACK)
+    found = []
+    for job, id in given:
+        rows = [row for row in submitted(job.directory) if row.id == id]
+        known = id in queue and any(marks.known(queue[id], row) for row in rows)
+        if not known and not job.finished.exists() and (id in queue or not _ended(id)):
+            found.append(id)
+    return found
+
+
+def _ended(id: str) -> bool:
+    """Whether accounting knows how a job ended that has left the queue already."""
+    try:
+        return scheduler.end(id) is not None
+    except Unreachable:
+        return False

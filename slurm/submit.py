@@ -17,7 +17,7 @@ from pathlib import Path
 from slurm import marks, private, scheduler
 from slurm.job import Job, Resources
 from slurm.preflight import cancels, room
-from slurm.queue import active, alone, queued, settled
+from slurm.queue import active, alone, forgotten, queued, settled
 from slurm.records import CANCELLED
 from slurm.records import Submission as Record
 from slurm.sbatch import Executor
@@ -86,9 +86,11 @@ class Submission:
             for job in new:
                 prepare(job)
             try:
-                for level in levels(new):
-                    for batch in self.batches(level):
-                        self._hand_over(batch, labels)
+                if lost := self._hand_over_all(new, labels):
+                    print(f"SLURM took job {lost[0]} and forgot it; submitting again", flush=True)
+                    self._begin_again(jobs, new)
+                    if self._hand_over_all(new, labels):
+                        raise Refused(f"SLURM takes jobs and forgets them, job {lost[0]} first")
             except BaseException as error:
                 self._take_back(error)
                 raise
@@ -159,6 +161,43 @@ class Submission:
                         self._successors[job.directory] = other.id
                 row = Record(event="attached", id=entry.id, runs=labels[job.directory])
                 row.note(job.directory)
+
+    def _hand_over_all(self, jobs: list[Job], labels: dict[Path, list[str]]) -> list[str]:
+        """Submit jobs; return the ids of those that SLURM has forgotten.
+
+        A controller that is killed, or whose backup takes over, forgets what it took in the last
+        seconds. A job that depends on a forgotten one is refused.
+        """
+        try:
+            for level in levels(jobs):
+                for batch in self.batches(level):
+                    self._hand_over(batch, labels)
+        except Refused:
+            if lost := self._lost(jobs):
+                return lost
+            raise
+        try:
+            return self._lost(jobs)
+        except Unreachable as error:
+            print(f"SLURM took the jobs; whether it keeps them is not known ({error})", flush=True)
+            return []
+
+    def _lost(self, jobs: list[Job]) -> list[str]:
+        ids = (self.ids, self._successors)
+        given = [(j, each[j.directory]) for j in jobs for each in ids if j.directory in each]
+        lost = forgotten(given)
+        gone = {id.partition("_")[0] for id in lost}  # SLURM gives these to other jobs
+        self._new = [id for id in self._new if id not in gone]
+        return lost
+
+    def _begin_again(self, jobs: Sequence[Job], new: list[Job]) -> None:
+        """Take back what SLURM did not forget, and wait until it is gone."""
+        scheduler.cancel(reversed(self._new))
+        settled(jobs)
+        self._new.clear()
+        for job in new:
+            self.ids.pop(job.directory, None)
+            self._successors.pop(job.directory, None)
 
     def _hand_over(self, batch: Batch, labels: dict[Path, list[str]]) -> None:
         token = secrets.token_hex(6)

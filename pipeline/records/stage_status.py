@@ -162,7 +162,12 @@ def _state(
         return *(_silent(events, job, directory) or _ended(events, job)), None
     if job and job.state == "CANCELLED":
         return "cancelled", "what it waited for did not finish; launch again to go on", None
-    return (*_unbegun(job, directory), None) if job else ("not started", "", None)
+    if job:
+        return *_unbegun(job, directory), None
+    if jobs:
+        gone = f"job {jobs[-1].id} left SLURM's queue before it began; launch again to go on"
+        return "stopped", gone, None
+    return "not started", "", None
 
 
 def _unbegun(job: Entry, directory: Path) -> tuple[State, str]:

@@ -1,6 +1,8 @@
 """A controller that goes away, or gives way to another, while jobs are submitted: each is submitted once."""
 
 import os
+import shutil
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -11,7 +13,7 @@ from slurm import scheduler
 from slurm.dev_cluster.daemons import OWNER, start
 from slurm.records import JOBS, rows
 from slurm.submit import Submission
-from tests.cluster.real import call, end, needs_slurm, restart, wait_for
+from tests.cluster.real import answers, call, end, needs_slurm, restart, wait_for
 from tests.launcher import PROJECT
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
@@ -47,18 +49,18 @@ def backup(cluster):
     call("scontrol", "reconfigure")
 
 
-def submit_through(work, away):
-    """Submit both jobs of a chain; `away` happens between them."""
+def submit_through(work, away, after=1):
+    """Submit both jobs of a chain; `away` happens once, after so many of them."""
     submission = Submission(work.folder / "slurm", PROJECT, 64, 1000)
-    levels = []
+    submitted = []
 
-    def before_the_second(level, batches=submission.batches):
-        levels.append(level)
-        if len(levels) == 2:
+    def hand_over(batch, labels, through=submission._hand_over):
+        through(batch, labels)
+        submitted.append(batch)
+        if len(submitted) == after:
             away()
-        return batches(level)
 
-    submission.batches = before_the_second
+    submission._hand_over = hand_over
     submission.submit(work.jobs, {job.directory: ["a run"] for job in work.jobs})
     work.ids = submission.ids
     work.id, work.next_id = (submission.ids[job.directory] for job in work.jobs)
@@ -84,6 +86,28 @@ def test_a_controller_that_is_away_for_a_moment(chain, cluster):
     back.join()
     each_once(work)
     work.finished(180)  # an srun that the controller did not answer waits before it asks again
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_what_a_killed_controller_forgot_is_submitted_again(
+    chain, cluster, level, tmp_path, capsys
+):
+    """It forgets what it took since it wrote its state: one job, or both."""
+    work = chain(sbatch={"hold": True})  # nothing of it begins
+    state, kept = cluster.directory / "state", tmp_path / "state"
+    shutil.copytree(state, kept)
+
+    def away():
+        end(cluster, "slurmctld", signal.SIGKILL)
+        shutil.rmtree(state)
+        shutil.copytree(kept, state)
+        start(cluster, "slurmctld")
+        wait_for(answers)
+
+    submit_through(work, away, level)
+    each_once(work)
+    assert "forgot" in capsys.readouterr().out
+    scheduler.cancel([work.next_id, work.id])
 
 
 @pytest.mark.slow
