@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", required=True)
     parser.add_argument("--resume", action="store_true", help="go on with the rounds in FILE")
     options = parser.parse_args()
-    report: dict[str, Any] = {"seed": options.seed, "rounds": []}
+    report: dict[str, Any] = {"slurm": "", "seed": options.seed, "rounds": []}
     if options.resume and options.json.exists():
         rounds = json.loads(options.json.read_text())["rounds"]
         report["rounds"] = [each for each in rounds if each["complete"]]
@@ -59,6 +59,7 @@ def main() -> int:
         cluster = Cluster(Path(folder) / "c", nodes=4, cpus_per_node=2, grace=2)
         up(cluster)
         os.environ.update(cluster.environment)
+        report["slurm"] = call("sbatch", "--version").split()[-1]
         try:
             calm = undisturbed(cluster, Path(folder))
             while (left := options.count - count(report)) > 0:
