@@ -57,11 +57,9 @@ def addable(words: list[str], folder: str | None = None) -> list[str]:
     """Let Hydra add to each proposal what only some choices of the search have."""
     overrides = parse(words)
     known = {
-        o.key_or_group: {
-            s for c in o.sweep_string_iterator() for s in has(o.key_or_group, c, folder)
-        }
-        for o in overrides
-        if o.is_choice_sweep() and (CONF / o.key_or_group).is_dir()
+        group: frozenset().union(*(has(group, c, folder) for c in override.sweep_string_iterator()))
+        for override in overrides
+        if override.is_choice_sweep() and (CONF / (group := override.key_or_group)).is_dir()
     }
     marked = []
     for word, override in zip(words, overrides, strict=True):
