@@ -29,7 +29,7 @@ from pipeline.custom import code
 from pipeline.display.errors import DONE, UserError
 from pipeline.display.masking import mask, mask_yaml
 from pipeline.display.outside import visible
-from pipeline.planning import starts
+from pipeline.planning import meanings, starts
 from pipeline.planning.conf import CONF
 from pipeline.planning.explain import _keys, explain_schema
 from pipeline.records import rundir
@@ -216,19 +216,10 @@ def derived_name(choices: dict[str, str], seed: Any, overrides: list[str]) -> st
 def show() -> int:
     """Have Hydra show what it is asked for; `--cfg job` prints what was given."""
     told = StringIO()
+    meanings.register()
     try:
         with redirect_stdout(told):
             by_hydra(lambda _: None)
     finally:
-        print(visible(_with_defaults(mask_yaml(told.getvalue()))), end="")
+        print(visible(mask_yaml(told.getvalue())), end="")
     return DONE
-
-
-def _with_defaults(text: str) -> str:
-    """Mark the default in each line `GROUP: CHOICE, CHOICE, …` of the help."""
-    defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
-    for entry in defaults["defaults"]:
-        for group, choice in entry.items() if isinstance(entry, dict) else ():
-            line = re.compile(rf"^({group}: (?:[^\n]+, )?{choice})(?=,|$)", re.MULTILINE)
-            text = line.sub(r"\1 (default)", text)
-    return text

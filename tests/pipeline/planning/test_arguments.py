@@ -1,10 +1,13 @@
 """What a shell hands over: every choice exists, every value can be said, every printed cure works."""
 
+import re
 import shlex
 
 import pytest
+from omegaconf import OmegaConf
 
-from pipeline.planning import arguments, compose
+from pipeline.planning import arguments
+from pipeline.planning.conf import CONF
 
 NO_CHOICE = [
     ("experiment=nonsense", "digits, "),
@@ -114,12 +117,22 @@ def test_the_printed_cure_works_in_a_shell(inside, arguments, before, then):
     assert (code == 2 and then in told) if then else code == 0
 
 
-def test_the_help_marks_the_defaults():
-    told = compose._with_defaults("method: acb, dyrep, grow, plain\nstage: all, prep\nname: grow\n")
-    assert (
-        told
-        == "method: acb, dyrep, grow (default), plain\nstage: all (default), prep\nname: grow\n"
-    )
+def test_the_help_says_what_choices_and_settings_mean(inside, tmp_path, capsys):
+    own = tmp_path / "own" / "train" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# A recipe of mine for $5.\nepochs: 3  # not many\n")
+    made = ("data=parquet", "method=dyrep", "train=mine", "--config-dir", str(tmp_path / "own"))
+    with pytest.raises(SystemExit) as ended:  # by Hydra
+        inside(*made, "--help")
+    told = capsys.readouterr().out
+    assert not ended.value.code
+    assert "\n  plain                 The plain network, without branches: the baseline\n" in told
+    assert "\n  grow (default)        Grow the single" in told
+    assert "\n  mine                  A recipe of mine for $5\n" in told
+    assert "\ntrain:   # of train=mine\n  epochs: 3  # not many\n" in told
+    files = [CONF / "data" / "parquet.yaml", CONF / "method" / "dyrep.yaml", CONF / "config.yaml"]
+    for key in (key for file in files for key in OmegaConf.load(file)):
+        assert re.search(rf"(?m)^(  )?{key}:", told) or key in ("defaults", "hydra"), key
 
 
 def test_a_setting_with_two_values_is_told(inside):
