@@ -20,7 +20,7 @@ from dyrep.pricing import Candidate, Prices
 from dyrep.promise import Promise
 from dyrep.state import EvolverState
 
-FAST_ENOUGH = "steps go far enough: no branch would have lowered the loss of the next batch"
+NO_GAIN = "no branch gains: a longer step along it would not have lowered the loss of the next batch"
 
 
 class Grower(DyRep):
@@ -117,7 +117,7 @@ class Grower(DyRep):
         if self.choose == "worth":
             gaining = [one for one in awake if one.gain > 0]
             idle = {one.path for one in awake} - {one.path for one in gaining}
-            self.left.update(dict.fromkeys(sorted(idle), FAST_ENOUGH))
+            self.left.update(dict.fromkeys(sorted(idle), NO_GAIN))
             awake = gaining
         ranked = pricing.candidates(self.model, awake, batch, self._prices)
         if self.choose == "random":

@@ -42,7 +42,7 @@ def test_nothing_grows_where_steps_go_too_far_and_the_reason_is_told():
         step(model, optimizer, evolver)
     assert evolver.adjust(batches()) == []
     assert set(evolver.left) == {"0", "3"}
-    assert all("steps go far enough" in reason for reason in evolver.left.values())
+    assert all("no branch gains" in reason for reason in evolver.left.values())
 
 
 def test_one_step_of_several_is_looked_at_beside_the_next(monkeypatch):
