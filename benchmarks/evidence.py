@@ -12,6 +12,8 @@ from typing import Any
 from pipeline.records import environment, outfile, rundir
 from pipeline.records.provenance import source_revision, versions
 
+SOURCE = source_revision()  # as the process begins: others may commit while it measures
+
 
 def write(path: Path, report: dict[str, Any]) -> None:
     """Write a report as JSON; `made` says when, from which source, where and how it was made."""
@@ -20,12 +22,11 @@ def write(path: Path, report: dict[str, Any]) -> None:
 
 def made() -> dict[str, Any]:
     """Return date, commit, machine, versions and command of what this process measures."""
-    source = source_revision()
     device = f"{environment.device()}, {environment.cores()} cores, {platform.platform()}"
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": source["revision"],
-        "dirty": source["dirty"],
+        "commit": SOURCE["revision"],
+        "dirty": SOURCE["dirty"],
         "machine": device,
         "versions": versions(),
         "command": command(),
