@@ -20,7 +20,7 @@ from dyrep.pricing import Candidate, Prices
 from dyrep.promise import Promise
 from dyrep.state import EvolverState
 
-NO_GAIN = "no branch gains: a longer step along it would not have lowered the loss of the next batch"
+NO_GAIN = "no branch gains: a longer step along it would not have lowered the loss of a new batch"
 
 
 class Grower(DyRep):
