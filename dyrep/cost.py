@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
 
 
 def _flops(model: nn.Module, images: Tensor) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton
+
     counter = FlopCounterMode(display=False)
     with counter:
         model(images)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dyrep import budget, eligible
 from dyrep.block import depth, fitting, place_block
@@ -93,6 +92,8 @@ class Prices:
         assert isinstance(block, LinearBlock)
         composing, nothing = Composing(block), conv.weight.detach()
         if self.measure == "flops":
+            from torch.utils.flop_counter import FlopCounterMode  # imports triton
+
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
                 composing(nothing)
             # at least the addition of the two kernels

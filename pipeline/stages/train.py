@@ -13,7 +13,7 @@ from pipeline.contract.world import world
 from pipeline.data.shards import Manifest
 from pipeline.display.errors import UserError
 from pipeline.networks import optimizers, trial
-from pipeline.training import replay
+from pipeline.training import eager, replay
 from pipeline.training.loop import Training
 from pipeline.training.nonfinite import NotFinite
 
@@ -26,6 +26,8 @@ def run(context: Context) -> dict[str, float]:
         raise UserError(f"train.batch_size={batch} is larger than the {images} training images")
     if optimizers.needs_gpu(context.config.train.optimizer):  # the launch may not have had a GPU
         trial.attempt(context.config.train, context.config.method)
+    if context.config.train.compile == "off":
+        eager.put_off_compiler()
     with world(context.config.cluster.hang_timeout) as processes:
         try:
             return Training(context, processes).run()

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dyrep.block import blocks
 from dyrep.budget import step_seconds
@@ -101,6 +100,8 @@ class Cost:
             step_seconds: Duration of a step before the change.
         """
         if self._flops:
+            from torch.utils.flop_counter import FlopCounterMode  # imports triton
+
             plain = cost(self._plain(world.device), self._batch(world))
             with FlopCounterMode(display=False) as counter:
                 yield

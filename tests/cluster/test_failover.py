@@ -4,12 +4,13 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from slurm import scheduler
+from slurm import sbatch, scheduler
 from slurm.dev_cluster.daemons import OWNER, start
 from slurm.records import JOBS, rows
 from slurm.submit import Submission
@@ -70,20 +71,32 @@ def each_once(work):
     """Each job of a launch is known to SLURM, and no second one is."""
     for directory, id in work.ids.items():
         marks = {row["token"] for row in rows(directory / JOBS) if "token" in row}
-        known = [e.id for e in scheduler.mine().values() if e.comment in marks]
+        queue = scheduler.patient(scheduler.mine)
+        known = [e.id for e in queue.values() if e.state != "CANCELLED" and e.comment in marks]
         assert known == [id]
 
 
-def test_a_controller_that_is_away_for_a_moment(chain, cluster):
+@pytest.fixture
+def unanswered(monkeypatch):
+    """Return a way to do something once sbatch was not answered, before it is called again."""
+
+    def then(does):
+        pauses = iter([does])
+        pause = SimpleNamespace(sleep=lambda seconds: next(pauses, lambda: time.sleep(seconds))())
+        monkeypatch.setattr(sbatch, "time", pause)
+
+    return then
+
+
+def test_a_controller_that_is_away_for_a_moment(chain, cluster, unanswered):
     work = chain(steps=2, seconds=0)
-    back = threading.Timer(4, start, (cluster, "slurmctld"))
 
-    def away():
-        end(cluster, "slurmctld")
-        back.start()
+    def back():
+        start(cluster, "slurmctld")
+        wait_for(answers)
 
-    submit_through(work, away)
-    back.join()
+    unanswered(back)
+    submit_through(work, lambda: end(cluster, "slurmctld"))
     each_once(work)
     work.finished(180)  # an srun that the controller did not answer waits before it asks again
 
@@ -111,16 +124,24 @@ def test_what_a_killed_controller_forgot_is_submitted_again(
 
 
 @pytest.mark.slow
-def test_a_controller_whose_backup_takes_over(chain, cluster, backup):
+def test_a_controller_whose_backup_takes_over(chain, cluster, backup, unanswered):
     work = chain(steps=2, seconds=0)
-    takeover = threading.Timer(2, call, ("scontrol", "takeover"))
 
-    def away():
-        end(cluster, "slurmctld")  # killed, SLURM itself would forget what it took a moment ago
-        takeover.start()
+    def take_over():
+        call("scontrol", "takeover")
+        wait_for(answers)
 
-    submit_through(work, away)
-    takeover.join()
+    unanswered(take_over)
+    submit_through(work, lambda: end(cluster, "slurmctld"))
     assert "(primary) at" in (told := call("scontrol", "ping")) and "is DOWN" in told
+    each_once(work)
+    scheduler.cancel([work.next_id, work.id])
+
+
+@pytest.mark.slow
+def test_what_a_controller_forgot_whose_backup_takes_over(chain, cluster, backup, unanswered):
+    work = chain(sbatch={"hold": True})
+    unanswered(lambda: call("scontrol", "takeover") and wait_for(answers))
+    submit_through(work, lambda: end(cluster, "slurmctld", signal.SIGKILL))
     each_once(work)
     scheduler.cancel([work.next_id, work.id])
