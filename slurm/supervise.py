@@ -136,7 +136,7 @@ def supervise(job: Job, first: str | None = None) -> None:
     script = orphan.Script(here.mark, here.id) if here.node == 0 else None
     why_not = refusal(job, first)
     if why_not is None:
-        code = STOPPED if script and script.killed() else _run(job, here, seen, script)
+        code = STOPPED if script and script.over() else _run(job, here, seen, script)
     elif job.finished.exists():
         code = DONE
     else:
