@@ -64,9 +64,11 @@ def _show(root: Path, name: str, stage: str | None, rank: int | None, follow: bo
         reader.read()
         if follow:
             _follow(each, reader)
+        done = (stages[each] / rundir.RESULT).exists()
         if not reader.seen:
-            say("nothing was printed yet" if rank is None else f"rank {rank} printed nothing yet")
-        if not follow or not (stages[each] / rundir.RESULT).exists():
+            what = "nothing was printed" if rank is None else f"rank {rank} printed nothing"
+            say(what if done else f"{what} yet")
+        if not follow or not done:
             break
     return DONE
 
