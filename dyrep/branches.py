@@ -1,4 +1,4 @@
-"""The seven branches of a block: each knows its forward and the kernel and bias it amounts to.
+"""The branches of a block: each knows its forward and the kernel and bias it amounts to.
 
     kxk       conv kxk, BN                              always there, carries the original weight
     1x1       conv 1x1, BN
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TypeGuard
 
 import torch
 from torch import Generator, Tensor, nn
@@ -41,7 +40,7 @@ class Branch(nn.Module):
 
 
 class NormBranch(Branch):
-    """A path that ends in a batch norm, `norm`."""
+    """A path that ends in a batch norm, `norm`; one before the last layer is its `inner_norm`."""
 
     norm: _BatchNorm
 
@@ -225,11 +224,9 @@ def inner_equivalent(conv: nn.Module, norm: _BatchNorm) -> Tensor:
     return algebra.then_affine(kernel, bias, scale, torch.zeros_like(scale))[0]
 
 
-def has_inner(branch: NormBranch) -> TypeGuard[OneByOneKxK | OneByOneAverage]:
-    """Return whether a branch begins with conv 1x1, BN."""
-    return isinstance(branch, OneByOneKxK) or (
-        isinstance(branch, OneByOneAverage) and branch.reduce is not None
-    )
+def inner_norm(branch: nn.Module) -> _BatchNorm | None:
+    """Return the batch norm before the last layer of a branch; None if it has no such norm."""
+    return getattr(branch, "inner_norm", None)
 
 
 def draw(branch: nn.Module, generator: Generator) -> None:

@@ -29,7 +29,7 @@ from dyrep.block import (
     require_branches,
     require_form,
 )
-from dyrep.branches import draw, has_inner
+from dyrep.branches import draw, inner_norm
 from dyrep.calling import Inputs
 from dyrep.eligible import convs, unfit_convs, warn_of_nothing
 from dyrep.geometry import Geometry
@@ -184,7 +184,7 @@ def grow(
     assert isinstance(block, BatchNormBlock)
     for branch in block.others():
         draw(branch, generator)
-    inner = [branch.inner_norm for branch in block.others() if has_inner(branch)]
+    inner = [norm for branch in block.others() if (norm := inner_norm(branch)) is not None]
     calibration.calibrate(model, inner, batches)  # first: the border follows from them
     last = [branch.norm for branch in block.others()]
     output = calibration.calibrate(model, [*last, block.kxk.norm], batches)[-1]

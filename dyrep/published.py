@@ -13,6 +13,7 @@ the running mean of the norm behind is less by what its branch makes of the bord
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dyrep import algebra, branches, published_orepa, surgery, wrappers
 from dyrep.base import in_order
 from dyrep.block import AbsorbedNorm, BatchNormBlock, blocks, place_block
-from dyrep.branches import NormBranch, OneByOneAverage, OneByOneKxK
+from dyrep.branches import OneByOneAverage, OneByOneKxK
 from dyrep.transaction import all_or_nothing
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -125,7 +126,7 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             block.kxk.norm.running_mean.sub_(value)  # type: ignore[union-attr]
     for block in blocks(model).values():
         for branch in block.others():
-            if isinstance(branch, NormBranch) and branches.has_inner(branch):
+            if _has_border(branch):
                 _take_border(branch)
 
 
@@ -149,6 +150,12 @@ def _translated(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[tuple
             assert isinstance(conv, nn.Conv2d)
             value = value + algebra.identity(conv.in_channels, conv.groups, like=value)
         yield f"{_here(path)}.branches.{EXACT[part]}", value
+
+
+def _has_border(branch: nn.Module) -> TypeGuard[OneByOneKxK | OneByOneAverage]:
+    """Return whether a branch begins with conv 1x1, BN: the published code pads behind it."""
+    chained = isinstance(branch, OneByOneKxK | OneByOneAverage)
+    return chained and branches.inner_norm(branch) is not None
 
 
 def _take_border(branch: OneByOneKxK | OneByOneAverage) -> None:

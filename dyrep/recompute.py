@@ -1,6 +1,6 @@
 """Save memory: recompute cheap activations in backward instead of keeping them.
 
-A block of seven branches would keep about ten activations for backward where a conv keeps one. Most
+A block of all branches would keep about ten activations for backward where a conv keeps one. Most
 of them follow from the input of the block, which is kept in any case, by a small convolution, a
 normalisation or a pooling: backward recomputes them. Under `torch.compile` this module does
 nothing, because the compiler itself decides what to keep.

@@ -89,6 +89,8 @@ def save(listing: Listing, path: Path) -> None:
 
 def _endings(listing: Listing) -> list[str]:
     """Return the suffixes of files that hold many images, e.g. `.parquet`."""
+    if listing.facts:  # each image is a file
+        return []
     return sorted({ending(f.name) for f in listing.others if _folder(f.name) in listing.folders})
 
 
