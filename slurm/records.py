@@ -2,7 +2,7 @@
 
     jobs.jsonl      submissions: intent first, then the id SLURM gave
     events.jsonl    what supervision saw and did: began, joined, signal, ended, failed,
-                    requeued, gave_up
+                    requeued, refused, gave_up
     progress.json   kept by the command: how far it is, and how far a repetition would begin
     CANCELLED       cancelled on purpose: nothing may start or requeue it
 
@@ -81,7 +81,8 @@ class Event(Row):
         node: joined, ended: the number of the node within the job.
         code: ended: the command's exit code.
         saved: ended, requeued, gave_up: how far a repetition begins.
-        why: requeued, gave_up: what ended the attempt.
+        why: requeued, gave_up: what ended the attempt. ended: why the command was not started.
+            refused: why SLURM did not requeue the job.
         message: failed: what was wrong.
     """
 

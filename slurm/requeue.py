@@ -54,7 +54,9 @@ def decide(job: Job, here: Allocation, printed: str = "") -> int:
     own = here.own(job.directory)
     ended = [row.code for row in own if row.event == "ended"]
     if REFUSED in ended:
-        return _end(f"{job.name} refused its input; its log says what", REFUSED)
+        reasons = [row.why for row in own if row.event == "ended" and row.why]
+        told = f"was not started: {reasons[0]}" if reasons else "refused its input; see its log"
+        return _end(f"{job.name} {told}", REFUSED)
     why = CRASHED if entry.orphaned else _why(job, ended, own, entry)
     saved = job.saved()
     if why == CRASHED and (message := ORPHANED if entry.orphaned else _cause(job, here, printed)):
@@ -66,7 +68,7 @@ def decide(job: Job, here: Allocation, printed: str = "") -> int:
             f"getting further than {saved}. Its log says why; launch again to try again"
         )
     here.event("requeued", why=why, saved=saved).note(job.directory)
-    return _requeue(here.id, entry.orphaned)
+    return _requeue(job, here, entry.orphaned)
 
 
 def _awake(id: str) -> Entry | None:
@@ -117,17 +119,19 @@ def _vain(job: Job, saved: int) -> int:
     return count
 
 
-def _requeue(job: str, orphaned: bool) -> int:
+def _requeue(job: Job, here: Allocation, orphaned: bool) -> int:
     try:
-        scheduler.patient(lambda: scheduler.requeue(job))
+        scheduler.patient(lambda: scheduler.requeue(here.id))
     except scheduler.Refused as error:
-        entry = scheduler.patient(lambda: scheduler.find(job))
+        entry = scheduler.patient(lambda: scheduler.find(here.id))
         if entry is None or entry.state == "RUNNING":
-            return _end(f"job {job} may not be requeued ({error}); launch again to continue")
+            why = f"job {here.id} may not be requeued ({error}); launch again to continue"
+            here.event("refused", why=why).note(job.directory)
+            return _end(why)
     if orphaned:  # SLURM waits for its processes
         return DONE
     time.sleep(END)  # SLURM ends this process; exiting earlier would end the job instead
-    return _end(f"job {job} was requeued, but SLURM did not end this attempt")
+    return _end(f"job {here.id} was requeued, but SLURM did not end this attempt")
 
 
 def _end(why: str, code: int = 1) -> int:
@@ -145,7 +149,10 @@ def _final(code: int) -> int:
 def main(folder: Path) -> int:
     """Find the job of this batch script and decide what follows."""
     job, _ = submitted_with(folder)
-    return decide(job, Allocation.here(), _printed())
+    try:
+        return decide(job, Allocation.here(), _printed())
+    except OSError as error:  # a full disk, say: without a record, attempts would not be counted
+        return _end(f"{job.name} is not requeued: {error}; make room and launch again")
 
 
 def _printed() -> str:

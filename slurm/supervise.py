@@ -143,7 +143,8 @@ def supervise(job: Job, first: str | None = None) -> None:
         print(f"{job.name}: {why_not}", flush=True)
         code = REFUSED
     if here.node == 0 or code not in (DONE, STOPPED):  # SLURM then ends the other nodes
-        ended = here.event("ended", node=here.node, code=code, saved=job.saved())
+        why = why_not if code == REFUSED else None  # None: the command's own log says why
+        ended = here.event("ended", node=here.node, code=code, saved=job.saved(), why=why)
         ended.note(job.directory)
     _deaf()  # Python takes its handlers back at its end, and a signal would count as a failure
     if script and script.killed():
@@ -174,7 +175,7 @@ def refusal(job: Job, first: str | None) -> str | None:
     waited = 0.0  # by counting: a clock goes on while the job is suspended
     while missing := [path for path in job.needs if not path.exists()]:
         if waited >= AGREE:
-            return f"{missing[0]} does not exist; what comes before is not finished"
+            return f"{missing[0]} does not exist; what comes before is not finished; launch again"
         time.sleep(1)
         waited += 1
     return _not_to_succeed(first) if first else None

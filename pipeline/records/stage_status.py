@@ -219,6 +219,8 @@ def _ended(events: list[Event], job: Entry | None) -> tuple[State, str]:
         failed = [row.message for row in events if row.event == "failed"]
         more = f": {failed[-1]}" if failed else ""
         return "failed", f"given up after attempts without progress ({last.why}){more}"
+    if last.event in ("ended", "refused") and last.why:
+        return "stopped", last.why
     for row in reversed(events):
         if row.event == "failed":
             return "failed", row.message

@@ -17,6 +17,7 @@ CLOSING: dict[str, Callable[[Event], str]] = {
     "stopped": lambda row: f"attempt {row.attempt} has saved and stopped",
     "failed": lambda row: f"failed: {row.message}",
     "requeued": lambda row: f"requeued ({row.why}), {_saved(row)}",
+    "refused": lambda row: row.why,
     "gave_up": lambda row: f"given up ({row.why}), {_saved(row)}",
     "finished": lambda row: f"attempt {row.attempt} has finished",
 }

@@ -103,6 +103,36 @@ def test_without_a_time_limit_a_signal_is_an_interruption(job, asked, monkeypatc
     assert Event.read(job.directory)[-1].why == requeue.INTERRUPTED
 
 
+def test_the_last_line_says_whether_the_stage_was_started(job, asked, capsys):
+    note(job, "ended", code=REFUSED, why="a is missing; launch again")
+    requeue.decide(job, here())
+    assert capsys.readouterr().out == "train was not started: a is missing; launch again\n"
+
+
+def test_what_slurm_refused_to_requeue_is_on_record(job, asked, monkeypatch, capsys):
+    def refuse(id):
+        raise requeue.scheduler.Refused("Requeue is disabled")
+
+    monkeypatch.setattr(requeue.scheduler, "requeue", refuse)
+    note(job, "signal")
+    note(job, "ended", code=STOPPED)
+    assert requeue.decide(job, here()) == 1
+    last = Event.read(job.directory)[-1]
+    assert last.event == "refused" and "may not be requeued (Requeue is disabled)" in last.why
+    assert capsys.readouterr().out == f"{last.why}\n"
+
+
+def test_an_attempt_that_cannot_be_recorded_is_not_requeued(job, asked, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device", "events.jsonl")
+
+    monkeypatch.setattr(requeue, "submitted_with", lambda folder: (job, None))
+    monkeypatch.setattr(requeue.Allocation, "here", staticmethod(here))
+    monkeypatch.setattr(Event, "note", full)
+    assert requeue.main(job.directory) == 1 and not asked
+    assert "train is not requeued: [Errno 28] No space left" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("case", "code"), [("finished", DONE), ("cancelled", 1), ("refused", REFUSED)]
 )
