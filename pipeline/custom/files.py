@@ -63,6 +63,8 @@ def _installed() -> list[Path]:
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     names = [sysconfig.get_paths()[kind] for kind in kinds]
     names += [*site.getsitepackages(), site.getusersitepackages()]
+    # a module system and `pip install --target` put packages elsewhere, and that on PYTHONPATH
+    names += [name for name in sys.path if name and any(Path(name).glob("*.dist-info"))]
     return [Path(name).resolve() for name in names]
 
 

@@ -70,6 +70,8 @@ def test_modules_are_found_here_before_pythonpath_and_installed_ones_are_not_cop
     assert files.find("k", "mine:x") == {"mine.py": here / "mine.py"}
     assert files.find("k", "torchvision.models:resnet18") == {}
     assert files.release("torchvision.models:resnet18").startswith("torchvision==")
+    (tmp_path / "elsewhere" / "other-1.0.dist-info").mkdir()  # as a module system has it
+    assert files.find("k", "other:x") == {}
 
 
 @pytest.mark.parametrize(
