@@ -15,6 +15,7 @@ PAGES = sorted(
     if not any(part.startswith(".") for part in page.relative_to(PROJECT).parts)
 )
 COMMAND = re.compile(r"(?m)^\s*(?:#\s*Command:\s*)?python -m pipeline\.launch(.*)$")
+ABSENT = r"FOLDER|teacher|=grown|~/"  # images or runs that commands need and that are not here
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
@@ -57,6 +58,7 @@ def commands():
         line.split("   #")[0].strip()
         for file in files
         for line in COMMAND.findall(file.read_text())
+        if not re.search(ABSENT, line)
     }
     return sorted(found)
 
