@@ -21,7 +21,7 @@ Two partitions share the nodes: `low` (default) is preempted by `high`, after a 
 are requeued. It differs from a production cluster: all nodes are this machine, all daemons run as
 root, CPUs and memory are counted but not enforced, GPUs are device files without a GPU behind
 them, processes are tracked by parentage and not by cgroups, and munge credentials expire after
-5 s so that a requeued job need not wait 2 minutes. Written for and tried with SLURM 22.05.
+5 s so that a requeued job need not wait 2 minutes. Tried with SLURM 22.05 and 24.11.
 """
 
 from __future__ import annotations

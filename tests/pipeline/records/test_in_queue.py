@@ -5,6 +5,7 @@ from datetime import datetime
 import pytest
 
 from pipeline.records import stage_status
+from slurm.records import Event, Submission
 from slurm.scheduler import Entry
 
 PLAIN = {"id": "7", "nodes": "n1", "reason": "None", "restarts": 0, "after": ()}
@@ -33,3 +34,26 @@ def test_what_a_job_makes_of_its_stage(facts, state, words):
     found, why = stage_status._in_queue(entry, {"6": "train"})
     assert found == state
     assert words in why
+
+
+DEAD = PLAIN | {"state": "FAILED", "comment": "mark", "name": "train", "start": datetime.now()}
+
+
+@pytest.mark.parametrize(
+    ("queue", "begun", "state", "words"),
+    [
+        ({}, False, "stopped", "job 7 left SLURM's queue before it began; launch again"),
+        ({}, True, "stopped", "launch again to go on"),
+        ({"7": DEAD | {"signal": 9}}, False, "failed", "its batch script was killed; launch again"),
+        ({"7": DEAD | {"signal": 9}}, True, "failed", "its batch script was killed; launch again"),
+        ({"7": DEAD | {"signal": 53}}, False, "failed", "nothing came from n1"),
+    ],
+)
+def test_a_stage_whose_job_is_gone_says_how_it_ended(queue, begun, state, words, tmp_path):
+    Submission(event="submitted", id="7", token="mark").note(tmp_path)
+    if begun:
+        Event(event="began", job="7", restart=0, nodes=["n1"]).note(tmp_path)
+    blank = dict.fromkeys(Entry.__dataclass_fields__)
+    known = {id: Entry(**blank | facts) for id, facts in queue.items()}
+    found = stage_status.look("train", tmp_path, known, {})
+    assert (found.state, found.why[: len(words)]) == (state, words)
