@@ -25,6 +25,7 @@ from slurm.notation import minutes
 T = TypeVar("T")
 
 TIMEOUT = 60.0  # seconds for one command
+KILL_WAIT = 30.0  # seconds that SLURM leaves a job which it ends, unless the site says otherwise
 AWAY = ("Unable to contact", "Connection refused", "Socket timed out", "Communication connection",
         "Zero Bytes were transmitted", "Resource temporarily unavailable",
         "temporarily unable to accept")  # fmt: skip
@@ -289,4 +290,5 @@ def patient(ask: Callable[[], T], seconds: float = math.inf) -> T:
             if now - told > 60:
                 told = now
                 print(f"SLURM does not answer ({error}); asking again", flush=True)
-            time.sleep(5)
+            # SLURM's commands themselves try for some seconds, and a job may have KillWait left
+            time.sleep(1 if now - begun < KILL_WAIT else 5)
