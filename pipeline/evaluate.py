@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    rundir.here()  # without one torch cannot be loaded
     from pipeline.stages.metrics.files import open_file
 
     outfile.check(options.json)

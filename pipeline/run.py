@@ -8,6 +8,7 @@ stage can be repeated or debugged by its directory alone. Train and eval run in 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from contextlib import nullcontext
@@ -41,9 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     interrupt.die_with_parent(signal.SIGTERM)
     processes.forget_others()
     options = _parser().parse_args(arguments)
-    directory: Path = options.directory.resolve()
-    caches.settle(directory.parent.parent)
+    directory: Path = options.directory
     try:
+        directory = Path(os.path.realpath(rundir.here() / directory))
+        caches.settle(directory.parent.parent)
         return _own(STAGES[work.read(Question, directory).stage], directory)
     except Interrupted:
         return STOPPED

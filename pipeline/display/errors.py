@@ -34,6 +34,9 @@ class UserError(Exception):
 REFUSALS = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u)",
+    errno.ENOMEM: "free some memory",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
 } | dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable")
 

@@ -17,12 +17,13 @@ TELLING = re.compile(
     r"(?:passw(?:or)?d|passphrase|secret|credentials?"
     r"|(?:api|access|secret|private|account|encryption|auth)[_-]?key"
     r"|(?:api|access|auth|bearer|bot|refresh|session|secret|hf|gh|github|gitlab|wandb)[_-]?token"
-    r"|(?-i:[A-Z0-9]_(?:AUTH|TOKEN|PASS|PW|PWD))|--?token)$",
+    r"|(?-i:[A-Z0-9]_(?:AUTH|TOKEN|PASS|PW|PWD|PAT|JWT)|^(?:TOKEN|PASS|JWT))"
+    r"|--?token|wandb_key)$",
     re.IGNORECASE,
 )
 NAME = (
     r"(?P<name>[\w.-]{0,80}"
-    r"(?:passw(?:or)?d|passphrase|secret|credentials?|key|token|auth|pass|pw|pwd))"
+    r"(?:passw(?:or)?d|passphrase|secret|credentials?|key|token|auth|pass|pw|pwd|pat|jwt))"
 )
 # unquoted, as far as what may follow it in a shell, a list, a mapping or options of sbatch
 VALUE = r"""(?P<value>"[^"]*"|'[^']*'|(?:(?!,\s*[\w.+-]+=|[\]}]*(?:\s|$|,|['"]))[^\s'";])+)"""
@@ -33,7 +34,8 @@ NAMED = [
         rf"(?<![\w.-])(?=-){NAME}\s+(?!-){VALUE}",
         rf"[{{,]\s*[\"']?{NAME}[\"']?\s*:\s*{VALUE}",
         rf"\s(?:-H|--header)[\s=]*[\"']?{NAME}\s*:\s*{VALUE}",
-        rf"\bconfig(?:ure)?\s+set\s+{NAME}\s+{VALUE}",
+        rf"\bconfig(?:ure)?\s+(?:set|create)\s[^;|&]{{0,80}}?(?<![\w.-]){NAME}\s+{VALUE}",
+        rf"\b(?:setenv|set\s+-\w+|export)\s+{NAME}\s+{VALUE}",  # of csh and fish
     )
 ]
 PLACED = [
@@ -46,12 +48,22 @@ PLACED = [
         r"\bcurl\b[^;|&]*?\s(?:-u|--user)[\s=]*['\"]?[^\s:'\"]+:(?P<value>[^\s'\"]+)",
         rf"\blogin\s+\S+\s+password\s+{VALUE}",
         rf"\s-pass(?:in|out)?[\s=]+[\"']?pass:{VALUE}",
+        rf"\b(?:mysql|mysqldump|mariadb|7za?)\b[^;|&]{{0,200}}?\s-p(?!\s){VALUE}",
+        rf"\b(?:redis-cli\b[^;|&]{{0,200}}?\s-a|unzip\s+-P|openssl\b[^;|&]{{0,200}}?\s-k)\s+{VALUE}",
+        rf"\bsmbclient\b[^;|&]{{0,200}}?\s-U\s*[^\s%]+%{VALUE}",
+        rf"\bsudo\s[^;|&]{{0,80}}?<<<\s*{VALUE}",
+        rf"\b(?:echo|printf)\s+{VALUE}\s*\|[^;&]{{0,200}}?--password-stdin",
+        r"[?&](?:sig|signature|x-amz-signature|x-goog-signature)=(?P<value>[^\s&'\"]+)",
+        r"//hooks\.slack\.com/services/(?P<value>[\w/]+)",
+        r"//(?:\w+\.)?discord(?:app)?\.com/api/webhooks/(?P<value>[\w/-]+)",
     )
 ]
 FORMS = re.compile(
     r"(?<![A-Za-z0-9_-])(?P<value>gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
     r"|hf_[A-Za-z0-9]{16,}|sk-(?:[a-z0-9]+-)*[A-Za-z0-9_]{16,}[\w-]*|(?:AKIA|ASIA)[0-9A-Z]{16}"
     r"|xox[abeprs]-[\w-]{10,}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*|wandb_v1_\w{16,}"
+    r"|[sr]k_live_\w{16,}|SG\.[\w-]{16,}\.[\w-]{16,}|ya29\.[\w-]{16,}|GOCSPX-[\w-]{16,}"
+    r"|dop_v1_[0-9a-f]{32,}|shpat_[0-9a-f]{16,}|dapi[0-9a-f]{32}|AGE-SECRET-KEY-1\w{16,}"
     r"|nvapi-[\w-]{16,}|(?:npm|dckr_pat)_\w{20,}|pypi-[\w-]{30,})"
 )
 BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?P<value>.*?)(?:-----END|\Z)", re.DOTALL)

@@ -24,15 +24,17 @@ def settle(root: Path) -> None:
     kept = rundir.cache_dir(root.absolute())
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept / "torchinductor"))
     home = Path(os.path.expanduser("~"))  # noqa: PTH111 (Path raises for a user without an entry)
+    there = os.access(home, os.X_OK) and home.is_dir()
     for name, below in PLACES.items():
         chosen = os.environ.get(name)
-        if not (_writable(Path(chosen)) if chosen else home.is_dir() and _writable(home / below)):
+        if not (_writable(Path(chosen)) if chosen else there and _writable(home / below)):
             os.environ[name] = str(kept / below)
-    if not (home.is_dir() and _writable(home)):
+    if not (there and _writable(home)):
         os.environ.setdefault("TRITON_HOME", str(kept))
 
 
 def _writable(folder: Path) -> bool:
     """Return whether a folder is writable or can be created."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    # `Path.exists` raises below a folder of another user, such as the HOME that sudo leaves set
+    there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     return folder.is_absolute() and there.is_dir() and os.access(there, os.W_OK | os.X_OK)

@@ -37,6 +37,14 @@ def test_without_a_home_all_is_below_the_root(settled, tmp_path, home):
         assert value.startswith(f"{tmp_path}/root/cache")
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read any folder")
+def test_a_home_of_another_user_is_no_home(settled, tmp_path):
+    """`sudo -u` leaves HOME as it is."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0)
+    assert settled(home).keys() == caches.PLACES.keys()
+
+
 def test_a_part_of_home_can_be_out_of_reach(settled, tmp_path):
     (tmp_path / ".cache").write_text("in the way")
     assert settled(tmp_path) == {"XDG_CACHE_HOME": f"{tmp_path}/root/cache/.cache"}
