@@ -88,10 +88,10 @@ def _show_end(root: Path, name: str, stage: str, directory: Path, rank: int | No
         Reader(root, directory, rank).read()
     lines = printed.getvalue().splitlines()
     say(f"== {stage} of {name}: {directory}")
-    if len(lines) > END:
+    if (more := len(lines) - END) > 0:
         only = "" if rank is None else f" --rank {rank}"
         command = f"python -m pipeline.logs {name} {stage}{only}{named.elsewhere(root)}"
-        say(f"-- {len(lines) - END} lines before these: {command}")
+        say(f"-- {more} line{'s' * (more != 1)} before these: {command}")
     for line in lines[-END:]:
         say(line)
 

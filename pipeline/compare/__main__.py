@@ -53,7 +53,7 @@ def _compare(options: argparse.Namespace) -> int:
         runs = online.read(options.runs, options.group)
     else:
         runs = collect.read(collect.select(options.root, options.runs, options.group, damaged=True))
-    title = options.group or f"{len(runs)} runs"
+    title = options.group or f"{len(runs)} run{'s' * (len(runs) != 1)}"
     told = answer(title, runs, options.baseline, options.force)
     table.show(told)
     if options.json:

@@ -254,7 +254,8 @@ def _tell(launches: list[Launch], submission: Submission) -> None:
     names = first.name if len(launches) == 1 else ""
     root = named.elsewhere(Path(first.root))
     runs = "" if names else f" of {len(launches)} runs"
-    say(f"{len(submission.ids)} jobs{runs} in the queue; next:")
+    count = len(submission.ids)
+    say(f"{count} job{'s' * (count != 1)}{runs} in the queue; next:")
     say(f"  python -m pipeline.status{names and f' {names}'}{root}")
     if names:
         say(f"  python -m pipeline.logs {names} -f{root}")

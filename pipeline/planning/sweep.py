@@ -252,4 +252,4 @@ def note_joined(configs: list[Config]) -> None:
     for root, group in sorted({(config.root, config.group) for config in configs if config.group}):
         others = [run for run, its in named.groups(Path(root))[0].items() if its == group]
         if count := sum(run.name not in names for run in others):
-            say(f"note: group '{group}' has {count} other runs; these join it")
+            say(f"note: group '{group}' has {count} other run{'s' * (count != 1)}; these join it")

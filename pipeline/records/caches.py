@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 from pipeline.records import rundir
 
@@ -22,6 +27,7 @@ def settle(root: Path) -> None:
     where other users could plant theirs.
     """
     kept = rundir.cache_dir(root.absolute())
+    kept = kept if _writable(kept) else _temporary() or kept
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept / "torchinductor"))
     home = Path(os.path.expanduser("~"))  # noqa: PTH111 (Path raises for a user without an entry)
     there = os.access(home, os.X_OK) and home.is_dir()
@@ -31,6 +37,16 @@ def settle(root: Path) -> None:
             os.environ[name] = str(kept / below)
     if not (there and _writable(home)):
         os.environ.setdefault("TRITON_HOME", str(kept))
+
+
+@cache
+def _temporary() -> Path | None:
+    """Return a folder for a command that only reads a root it cannot write to."""
+    with suppress(OSError):
+        folder = mkdtemp(prefix="dyrep-cache-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
+    return None
 
 
 def _writable(folder: Path) -> bool:

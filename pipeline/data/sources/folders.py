@@ -73,8 +73,8 @@ class ImageFolder:
             )
         if len(there) < 2:
             raise UserError(
-                f"{self.root / first} has {len(there)} class folders; use at least 2"
-                + layout.hint(self.root / first)
+                f"{self.root / first} has {len(there)} class folder{'s' * (len(there) != 1)}; "
+                "use at least 2" + layout.hint(self.root / first)
             )
         return tuple(sorted(there))
 

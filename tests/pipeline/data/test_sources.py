@@ -100,7 +100,7 @@ NO_FOLDERS = {
     "with labels beside": (("images/train/a", "images/val/a", "labels/train/a", "labels/val/a"), 0.2, "{}/images holds train/ and val/"),
     "splits below classes": (("cat/train", "cat/test", "dog/train", "dog/test"), 0.2, "{}/cat holds test/ and train/"),
     "a level more": (("flowers/rose", "flowers/tulip"), 0.2, "1 class folders.*{}/flowers holds folders"),
-    "one class": (("cat",), 0.2, "1 class folders; use at least 2"),
+    "one class": (("cat",), 0.2, "1 class folder; use at least 2"),
     "none": ((), 0.2, "0 class folders; use at least 2"),
     "an empty class": (("train/cat", "train/dog", "val/cat", "train/"), None, None),
     "only in val": (("train/cat", "train/dog", "val/fox"), None, "class 'fox' is in {}/val but not in {}/train"),

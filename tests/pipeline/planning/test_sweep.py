@@ -170,7 +170,7 @@ def test_a_sweep_says_whose_group_it_joins(launch):
     make_run(launch.root, "earlier", group="g")
     done = launch("-m", "seed=1,2", "group=g", "dry_run=true")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("note: group 'g' has 1 other runs; these join it\n")
+    assert done.stdout.startswith("note: group 'g' has 1 other run; these join it\n")
     assert "note" not in launch("-m", "seed=1,2", "group=h", "dry_run=true").stdout
 
 

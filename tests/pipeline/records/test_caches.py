@@ -45,6 +45,13 @@ def test_a_home_of_another_user_is_no_home(settled, tmp_path):
     assert settled(home).keys() == caches.PLACES.keys()
 
 
+def test_without_a_home_and_a_root_to_write_to_a_folder_is_temporary(settled, monkeypatch):
+    monkeypatch.setattr(caches, "_writable", lambda folder: False)
+    found = settled("/nonexistent")
+    assert all(value.startswith(f"{caches._temporary()}/") for value in found.values())
+    assert caches._temporary().stat().st_mode & 0o777 == 0o700
+
+
 def test_a_part_of_home_can_be_out_of_reach(settled, tmp_path):
     (tmp_path / ".cache").write_text("in the way")
     assert settled(tmp_path) == {"XDG_CACHE_HOME": f"{tmp_path}/root/cache/.cache"}
