@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from rich.table import Table
@@ -18,6 +19,7 @@ from pipeline.planning.summary import outcome
 from pipeline.records import named, rundir, stage_status, store
 from pipeline.records.schemas import Run
 from pipeline.records.stage_status import Standing
+from slurm.records import Submission
 
 SINGLY = 3  # up to this many runs are shown stage by stage, more runs in one line each
 PARTLY = ("running", "stalled?", "suspended", "requeued", "held", "stopped")
@@ -46,7 +48,7 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
     runs = {run.name: named.stages(run) for run in found_runs}
     paths = [path for stages in runs.values() for path in stages.values()]
     queue, note = stage_status.queued(paths)
-    if note and not any(map(stage_status.by_slurm, paths)):
+    if note and not any(map(_by_slurm, paths)):
         note = ""
     waits = stage_status.names_of(runs.items(), queue or {})
     found = {
@@ -69,6 +71,13 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
         console.print(f"note: {told}", style="yellow", soft_wrap=True)
     console.print(_last_line(found, root), soft_wrap=True)
     return DONE
+
+
+def _by_slurm(directory: Path) -> bool:
+    """Return whether a stage was ever submitted to SLURM."""
+    with suppress(OSError):  # the stage is shown as damaged
+        return bool(Submission.read(directory))
+    return False
 
 
 def _damages(found: dict[str, list[Standing]]) -> list[str]:

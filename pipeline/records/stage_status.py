@@ -281,13 +281,6 @@ def queued(directories: Iterable[Path] = ()) -> tuple[dict[str, Entry] | None, s
         return None, f"SLURM does not answer ({error}); what is said comes from files alone"
 
 
-def by_slurm(directory: Path) -> bool:
-    """Whether a stage was ever submitted to SLURM."""
-    with suppress(OSError):  # `look` reports the error
-        return bool(Submission.read(directory))
-    return False
-
-
 def overall(stages: list[Standing]) -> str:
     """Return the state of a run: the most important state of its stages that are not done.
 
