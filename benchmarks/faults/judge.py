@@ -7,8 +7,10 @@ from safetensors.torch import load_file
 from benchmarks.chaos import differences
 from benchmarks.faults.trial import Case
 from pipeline.records import rundir
+from pipeline.tracking import session
 
 HOUR = 3600
+OURS = (rundir.LOCK, session.LOCK)
 SAME = {
     "prep": "data/manifest.json",
     "fuse": "model.safetensors",
@@ -41,10 +43,14 @@ def said(case: Case, code: int, log: Path, disk: Path) -> list[str]:
 
 
 def left_behind(root: Path) -> list[str]:
-    """Return temporary and empty files."""
+    """Return temporary and empty files, but for logs, locks and what W&B's client began.
+
+    `pipeline.sync` writes that anew.
+    """
     wrong = []
     for path in root.rglob("*"):
-        if path.is_file() and "logs" not in path.parts and path.name != rundir.LOCK:
+        others = {"logs", "wandb", "wandb.log", *OURS} & set(path.parts)
+        if path.is_file() and not others:
             if path.name.startswith("."):
                 wrong.append(f"left: {path.relative_to(root)}")
             elif not path.stat().st_size and path.suffix != ".jsonl":  # no row
