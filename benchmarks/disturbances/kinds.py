@@ -56,7 +56,10 @@ def suspend(night: Night, subject: Subject) -> bool:
         return False
     subject.blame("suspended")
     night.pause(night.chance.uniform(1, 6))
-    return _accepts("scontrol", "resume", entry.id)
+    resumed = _accepts("scontrol", "resume", entry.id)
+    if not resumed:  # it cannot have saved: its processes were stopped
+        subject.blame("ended while it was suspended")
+    return resumed
 
 
 def requeue(night: Night, subject: Subject) -> bool:
