@@ -53,14 +53,19 @@ def restart(night: Night, number: int) -> dict[str, Any]:
     """Requeue attempt `number`; return the seconds to its save and to the next step."""
     row = night.through(number, Case("scontrol requeue", Night.requeue))
     used = [cpu(pid) for pid, _, seen in jobs(night.cluster) if seen["SLURM_JOB_ID"] == night.id]
-    left = [row["time"] for name in ("signal", "ended") for row in night.events(name)][-1]
-    script, _, _ = night.events("began")[-1]["mark"].partition("-")  # when it began, whole seconds
-    waited = max(0.0, int(script) - left)
+    began = night.events("began")[-1]
+    told = [row["time"] for name in ("signal", "ended") for row in night.events(name)]
+    left = max(time for time in told if time < began["time"])
+    script = float(began["mark"].partition("-")[0])  # when it began
+    waited = max(0.0, script - left)
+    (phases,) = (row["seconds"] for row in night.events("first_step")[-1:])
     return {
         "seconds_to_saved": row["seconds_to_saved"],
         "seconds_to_step": row["seconds_to_step"],
         "seconds_of_slurm": round(waited, 2),
         "seconds_without_slurm": round(row["seconds_to_step"] - waited, 2),
+        "seconds_to_supervisor": round(began["time"] - script, 2),
+        **{f"seconds_of_{name}": seconds for name, seconds in phases.items()},
         "cpu_seconds_to_step": round(sum(used), 2),
         "load": round(os.getloadavg()[0], 1),
     }

@@ -6,11 +6,13 @@ signal ends it at once. Afterwards `pipeline.contract.world` handles stop signal
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
 
 from pipeline.contract import interrupt
+from pipeline.display.errors import DONE, STOPPED
 from pipeline.execution import work
 
 
@@ -24,4 +26,8 @@ def main(directory: Path) -> int:
 if __name__ == "__main__":
     ending = main(Path(sys.argv[1]))
     interrupt.ignore()
+    if ending in (DONE, STOPPED):  # everything is written; torch and DALI take a second to go
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ending)
     sys.exit(ending)

@@ -79,7 +79,7 @@ class Executor(SlurmExecutor):
             # set first, so that it runs whatever ends the script, a `set -e` in setup too
             setup=[
                 f"trap {shlex.quote(f'{again}; exit $code')} EXIT",
-                f"export {MARK}=$(date +%s)-$$",
+                f"export {MARK}=$(date +%s.%N)-$$",
                 f"cd {shlex.quote(str(cwd))}",
                 "unset PYTHONSAFEPATH",  # Python imports from there
                 *resources.setup,
