@@ -31,7 +31,7 @@ def alone(folder: Path) -> Iterator[None]:
 def settled(jobs: Sequence[Job]) -> dict[str, Entry]:
     """Return the queue once none of these jobs is ending.
 
-    A job that is ending may still save or be requeued. Jobs that can never start are cancelled.
+    A job that is ending may still save or be requeued. Jobs that can do nothing are cancelled.
 
     Raises:
         Refused: SLURM does not end a job in time.
@@ -55,8 +55,8 @@ def settled(jobs: Sequence[Job]) -> dict[str, Entry]:
 
 
 def _in_vain(jobs: Sequence[Job], queue: dict[str, Entry]) -> list[str]:
-    """Return the pending jobs that can never start: successors of finished jobs, dependents of
-    cancelled ones.
+    """Return the jobs that can do nothing: successors of finished jobs, and those that are about
+    to refuse; dependents of cancelled jobs.
     """
     found: list[str] = []
     lost: set[Path] = set()
@@ -66,9 +66,21 @@ def _in_vain(jobs: Sequence[Job], queue: dict[str, Entry]) -> list[str]:
             useless = first is not None and _needs_no_successor(first, queue)
             if entry.state == "PENDING" and (useless or lost.intersection(job.after)):
                 found.append(entry.id)
+        if not job.finished.exists():
+            working = [(e.id, first) for e, first in entries if e.state == "RUNNING" and first]
+            found += [id for id, first in working if _refuses(first, queue)]
         if not job.finished.exists() and all(entry.id in found for entry, _ in entries):
             lost.add(job.directory)
     return found
+
+
+def _refuses(first: str, queue: dict[str, Entry]) -> bool:
+    """Whether a successor that runs is about to refuse: its predecessor was not preempted.
+
+    One whose predecessor nobody knows any more has asked before, and works.
+    """
+    alive = first in queue and queue[first].active
+    return not alive and scheduler.end(first) not in (None, *scheduler.TAKEN)
 
 
 def _needs_no_successor(first: str, queue: dict[str, Entry]) -> bool:

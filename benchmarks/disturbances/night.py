@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from benchmarks.disturbances.subjects import Hashes, Subject
@@ -94,9 +95,9 @@ class Night:
                 heads = [entry for entry, first in found if first not in ids]
                 known |= ids
                 lost = not (finished or heads or subject.cancelled)
-                if self._lasts(subject, "lost", lost):
-                    self._lost(subject, queue)
-                if self._lasts(subject, "two jobs", len(heads) > 1):
+                if self._lasts(subject, f"lost {directory.name}", lost):
+                    self._lost(subject, directory)
+                if self._lasts(subject, f"two jobs of {directory.name}", len(heads) > 1):
                     self._fault("doubled", subject, jobs=[entry.id for entry in heads])
             if isinstance(subject, Hashes):
                 alive = len(commands(subject.main)) > 1
@@ -119,13 +120,14 @@ class Night:
         self._since[key] = float("inf")
         return True
 
-    def _lost(self, subject: Subject, queue: dict[str, Entry]) -> None:
+    def _lost(self, subject: Subject, directory: Path) -> None:
         """Launch again what is no longer in the queue; a fault unless SLURM ended it."""
         if subject.name in self.ended:
             self.ended.remove(subject.name)
         else:
-            self._fault("lost", subject)
-        self._since.pop((subject.name, "lost"), None)
+            self._fault("lost", subject, job=directory.name)
+        for key in [key for key in self._since if key[0] == subject.name]:
+            del self._since[key]
         self.launch(subject)
 
     def _fault(self, what: str, subject: Subject | None, **facts: object) -> None:

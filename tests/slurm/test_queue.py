@@ -1,0 +1,40 @@
+"""Which queued jobs a launch takes for those of its stages, and which it cancels first."""
+
+from pathlib import Path
+
+import pytest
+
+from slurm import queue
+from slurm.job import Job, Resources
+from slurm.records import Submission
+from tests.slurm.test_requeue import entry
+
+
+@pytest.fixture
+def job(tmp_path):
+    Submission(event="submitted", id="7", token="t").note(tmp_path)
+    Submission(event="submitted", id="8", token="t", successor_of="7").note(tmp_path)
+    return Job(
+        name="train", command=("true",), directory=tmp_path, finished=Path(tmp_path, "result.json"),
+        resources=Resources(time_limit=5),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "state", "finished", "vain"),
+    [
+        ("PREEMPTED", "PENDING", False, []),
+        ("PREEMPTED", "RUNNING", False, []),
+        ("CANCELLED", "PENDING", False, ["8"]),
+        ("CANCELLED", "RUNNING", False, ["8"]),  # it is about to refuse
+        ("FAILED", "RUNNING", False, ["8"]),
+        ("FAILED", "RUNNING", True, []),  # it ends well, for those that wait for it
+        (None, "RUNNING", False, []),  # nobody knows any more; it has asked before
+        (None, "PENDING", False, ["8"]),
+    ],
+)
+def test_a_successor_that_does_nothing_is_cancelled(first, state, finished, vain, job, monkeypatch):
+    monkeypatch.setattr(queue.scheduler, "end", lambda id: first)
+    if finished:
+        job.finished.touch()
+    assert queue._in_vain([job], {"8": entry(id="8", state=state)}) == vain
