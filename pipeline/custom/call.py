@@ -60,7 +60,7 @@ def load(key: str, section: Target) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(
             f"{key}={section.target} is of type {type(found).__name__}, no function or class; name "
-            "returns it"
+            "one that returns it"
         )
     return found
 

@@ -103,6 +103,8 @@ class Mnist:
                 f"{labels} has {len(told)} labels, {images} has {count} images: they do not belong "
                 "together; get both again"
             )
+        if not count:
+            raise UserError(f"{images} has no images; get it again")
         wrong = told[(told < 0) | (told >= len(self.classes))]
         if len(wrong):
             raise UserError(

@@ -102,7 +102,7 @@ class ImageNetTars:
         """Return the names of the images of a class; add their offsets to `places`."""
         where, found = self.root / TRAIN / inner.name, list[str]()
         stream.seek(inner.offset_data)
-        for member in tars.members(stream, where):
+        for member in tars.members(stream, where, inner.size):
             if member.offset_data + member.size > inner.offset_data + inner.size:
                 raise UserError(f"{where} has no end of its own: it is damaged; get it again")
             name = f"{TRAIN}/{wnid}/{member.name.rpartition('/')[2]}"

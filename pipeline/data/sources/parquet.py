@@ -47,9 +47,10 @@ class Parquet:
 
     def listing(self) -> Listing:
         files, passed = self._files
-        columns = self._columns(self._table(next(iter(files.values()))[0]))
+        first = next(iter(files.values()))[0]
+        columns = self._columns(self._table(first))
         found = Listing(classes=(), splits={})
-        rows: Labelled = {split: self._rows(files[split], columns, found) for split in files}
+        rows: Labelled = {split: self._rows(files[split], columns, first, found) for split in files}
         classes, items = labelled(rows, columns.classes, self.root)
         used = [fact(self.root, name) for names in files.values() for name in names]
         return Listing(
@@ -82,20 +83,25 @@ class Parquet:
             self._open[name] = open_table(self.root / name)
         return self._open[name]
 
-    def _rows(self, files: list[str], columns: Columns, found: Listing) -> list[tuple[str, Label]]:
-        """Return the items of a split; record which rows are read together."""
+    def _rows(
+        self, files: list[str], columns: Columns, first: str, found: Listing
+    ) -> list[tuple[str, Label]]:
+        """Return the items of a split; record which rows are read together.
+
+        `columns` are those of the file `first`, which all must have.
+        """
         rows: list[tuple[str, Label]] = []
         for file in files:
             table = self._table(file)
             if self._columns(table) != columns:
                 raise UserError(
-                    f"{self.root / file} has other columns or classes than {files[0]}; "
+                    f"{self.root / file} has other columns or classes than {first}; "
                     "point data.root at the files of one data set"
                 )
             rows += [(f"{file}/{n}", label) for n, label in enumerate(self._labels(file, columns))]
             if file.endswith(".parquet"):
-                first = 1 + (found.groups[-1] if found.groups else -1)
-                for number, size in enumerate(table.groups, start=first):
+                begin = 1 + (found.groups[-1] if found.groups else -1)
+                for number, size in enumerate(table.groups, start=begin):
                     found.groups.extend([number] * size)
         return rows
 

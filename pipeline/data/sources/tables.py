@@ -79,7 +79,7 @@ class ParquetFile:
         group = bisect_right(self._ends, row)
         if group != self._group or row < self._first:
             self._first, self._rows = self._ends[group] - self.groups[group], []
-            self._batches = self._file.iter_batches(ROWS, [group], [column])
+            self._batches = self._file.iter_batches(ROWS, [group], [column], use_threads=False)
         self._group = -1  # after an error the next row is searched again
         while row >= self._first + len(self._rows):
             self._first += len(self._rows)

@@ -1,7 +1,8 @@
 """List the members of tar files once, and read them by offset, without extraction.
 
 tarfile silently treats a damaged header as the end of the archive. This module checks the end and
-refuses an archive that was cut off or is damaged in the middle.
+refuses an archive that was cut off or is damaged in the middle. A hole of zeros is an end, too, so
+nothing may come behind it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import IO
 
 from pipeline.display.errors import UserError
 
-BLOCK = tarfile.BLOCKSIZE
+BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 TAR = ".tar"
 
 
@@ -30,17 +31,18 @@ def opened(path: Path) -> IO[bytes]:
         raise UserError(f"{path}: {error.strerror}; make it readable") from None
 
 
-def members(stream: IO[bytes], where: Path) -> Iterator[tarfile.TarInfo]:
+def members(stream: IO[bytes], where: Path, size: int | None = None) -> Iterator[tarfile.TarInfo]:
     """Yield the files of an uncompressed tar file; `offset_data` is the offset of each.
 
     Args:
-        stream: content of the tar file.
+        stream: at the begin of the tar file.
         where: its name, for messages.
+        size: bytes of the tar file; None: all there are.
 
     Raises:
         UserError: the tar file is damaged; names the last member that was found.
     """
-    last = ""
+    last, begin = "", stream.tell()
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             while (member := tar.next()) is not None:
@@ -49,14 +51,24 @@ def members(stream: IO[bytes], where: Path) -> Iterator[tarfile.TarInfo]:
                     yield member
             stream.seek(tar.offset)
             whole = stream.read(BLOCK) == bytes(BLOCK)
+            used = (
+                (tar.offset - begin) // RECORD + 1
+            ) * RECORD  # the rest of a record is undefined
+            stream.seek(begin + used)
+            more = (size is None or used < size) and any(stream.read(RECORD))
     except tarfile.TarError:
-        whole = False
+        whole = more = False
     except OSError as error:
         raise UserError(f"{where}: {error.strerror}; make it readable") from None
     if not whole and last:
         raise UserError(
             f"{where} is broken in or after its member {last!a}: it was cut off or is damaged; "
             "get it again"
+        )
+    if more:
+        raise UserError(
+            f"{where} goes on after its end, behind member {last!a}: it is damaged, or several "
+            "archives in one file; get it again, or write it anew as one archive"
         )
     if not whole:
         raise UserError(

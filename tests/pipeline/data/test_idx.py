@@ -86,6 +86,11 @@ def unpacked(root, name):
     return root / name
 
 
+def no_images(root):
+    for name, array in ((TRAIN, PIXELS[:0]), (LABELS, PIXELS[:0, 0, 0])):
+        (root / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+
+
 TRAIN, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 WRONG = {
     "cut off": (lambda root: cut(unpacked(root, TRAIN)), "images-idx3-ubyte was cut off: it has"),
@@ -99,6 +104,7 @@ WRONG = {
         lambda root: (root / f"{LABELS}.gz").write_bytes(gzip.compress(idx(PIXELS[0, 0]))),
         "has 28 labels, .*gz has 4 images: they do not belong together",
     ),
+    "no images": (no_images, "has no images; get it again"),
     "swapped": (
         lambda root: (root / f"{LABELS}.gz").write_bytes((root / f"{TRAIN}.gz").read_bytes()),
         f"is no {LABELS}: it has 3 dimensions",

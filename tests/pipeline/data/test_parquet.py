@@ -206,6 +206,12 @@ def test_what_is_wrong_is_refused_in_one_line(tmp_path, kind):
     assert str(tmp_path) in str(error.value)
 
 
+def test_splits_of_two_kinds_name_the_file_of_the_first(tmp_path):
+    both(tmp_path, table(), table(noted={**CLASSES, "label": {"names": ["x", "y"]}}))
+    with pytest.raises(UserError, match=r"validation-.* columns or classes than data/train-"):
+        found(tmp_path).listing()
+
+
 def test_one_split_alone_is_refused_with_the_cure(tmp_path):
     write(tmp_path / "train.parquet", table())
     with pytest.raises(UserError, match=r"no validation file by its name.*data.val_fraction=0.1"):

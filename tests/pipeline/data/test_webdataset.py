@@ -158,6 +158,10 @@ WRONG = {
         "broken in or after its member '0001.cls'",
     ),
     "cut at the end": (made(FOUR, lambda data: data[:END]), "in or after its member '0003.cls'"),
+    "a hole of zeros, or two in one": (
+        made(FOUR, lambda data: data + data),
+        "a.tar goes on after its end, behind member '0003.cls'",
+    ),
     "no class": (
         made(samples(0) | {"7.jpg": b"", "7.json": b""}),
         "of '7' there is jpg, json, no cls",
