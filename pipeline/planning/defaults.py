@@ -11,9 +11,11 @@ from pipeline.planning.compose import parse
 
 RECIPES = {
     "digits": ("digits", "mnist", "fashion_mnist", "kmnist", "emnist"),
-    "cifar": ("cifar10", "cifar100", "custom"),
+    "cifar": (
+        "cifar10", "cifar100", "imagefolder", "parquet", "webdataset", "synthetic", "custom",
+    ),
     "imagenet": ("imagenet", "imagefolder", "parquet", "webdataset", "synthetic", "custom"),
-}
+}  # fmt: skip
 
 
 def given_again(overrides: list[str]) -> Iterator[str]:

@@ -266,7 +266,7 @@ def test_a_dry_run_shows_the_plan_of_a_data_set_that_is_missing(inside):
     [
         (["data=synthetic"], ["train=imagenet", "model=resnet18"]),
         (["data=synthetic", "train=digits", "model=vgg_small"], []),
-        (["data=synthetic", "train=imagenet"], ["model=resnet18"]),
+        (["data=synthetic", "data.image_size=32"], ["train=cifar"]),
         ([], []),
     ],
 )
