@@ -10,6 +10,7 @@ of the classes, are in the model card inside the file.
 import argparse
 import json
 import math
+import stat
 import sys
 import zipfile
 from pathlib import Path
@@ -27,16 +28,17 @@ def main():
     parser.add_argument("model", type=Path, help="model.onnx, model.int8.onnx, model.pt2, model.ts")
     parser.add_argument("images", type=Path, nargs="+", help="JPEG, PNG, … of any size")
     parser.add_argument("--trust", action="store_true", help="run the code of a .pt2 or .ts file")
-    parser.add_argument("--top", type=int, default=3, help="classes shown (default: 3)")
+    parser.add_argument("--top", type=count, default=3, help="classes shown (default: 3)")
     arguments = parser.parse_args()
     try:
-        arguments.model.open("rb").close()  # a runtime has words of its own for what is not there
+        check(arguments.model)  # a runtime has words of its own for what is not there
         if arguments.model.suffix == ".onnx":
             run, card = load_onnx(arguments.model)
         else:
             run, card = load_torch(arguments.model, arguments.trust)
         classes = card["preprocess"]["classes"]
         for path in arguments.images:
+            check(path)
             probabilities = softmax(run(prepare(path, card["preprocess"])))
             best = sorted(range(len(classes)), key=lambda i: -probabilities[i])[: arguments.top]
             told = ", ".join(f"{classes[i]} {100 * probabilities[i]:.1f} %" for i in best)
@@ -45,12 +47,26 @@ def main():
         print(visible(f"error: {arguments.model}: its model card is not one of ours ({error})"),
               file=sys.stderr)  # fmt: skip
         return 2
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
         named = isinstance(error, OSError) and error.filename
         told = f"{error.filename}: {error.strerror}" if named else error
         print(visible(f"error: {told}"), file=sys.stderr)
         return 2
     return 0
+
+
+def count(text):
+    """Return a whole number from 1 on."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def check(path):
+    """Refuse what cannot be read, and a FIFO, which would block until somebody writes to it."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path} is no regular file")
+    path.open("rb").close()
 
 
 def prepare(path, told):

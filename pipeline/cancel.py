@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _cancel(root: Path, names: list[str]) -> int:
     folder = rundir.job_dir(root)
     runs = named.find(root, names)
+    for run in runs:
+        _refuse_foreign(run)
     # a concurrent launch could submit what is to be cancelled
     with alone(folder) if folder.exists() else nullcontext():
         stopped, trouble = _stop(root, runs)
@@ -100,6 +102,13 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             trouble, concerned = str(error), True
     doubt = [f"{trouble}; nothing will be requeued, but cancel again"] if trouble else []
     return stopped, "; ".join([*(doubt if concerned else []), *_await(here)])
+
+
+def _refuse_foreign(run: Path) -> None:
+    """Refuse a run of another user, whose processes and files are out of reach."""
+    owner = run.stat().st_uid
+    if owner != os.geteuid() and not os.access(run, os.W_OK) and not _finished(run):
+        raise UserError(f"{run.name} is of {private.owner(owner)}, who alone can cancel it")
 
 
 def _finished(run: Path) -> bool:

@@ -140,6 +140,15 @@ def test_what_messages_say_to_type_are_commands():
         assert '__name__ == "__main__"' in there.loader.get_source(there.name), module
 
 
+def test_a_run_of_another_user_is_left_alone(tmp_path, capsys, monkeypatch):
+    run = make_run(tmp_path, "begun", finished=("prep",))
+    monkeypatch.setattr("os.geteuid", lambda: run.stat().st_uid + 1)
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    assert cancel.main([f"--root={tmp_path}", "begun"]) == 2
+    assert re.search("begun is of user .*, who alone can cancel it", capsys.readouterr().err)
+    assert not (run / "CANCELLED").exists()
+
+
 def test_a_finished_run_cannot_be_cancelled(tmp_path, capsys):
     done, begun = make_run(tmp_path, "done"), make_run(tmp_path, "begun", finished=("prep",))
     assert cancel.main([f"--root={tmp_path}", "done"]) == 0

@@ -168,10 +168,12 @@ def test_the_example_says_what_is_wrong_with_a_card(tmp_path, member, content, s
         ("none.onnx", "none.onnx: No such file or directory"),
         ("none.pt2", "none.pt2: No such file or directory"),
         ("bad.onnx", "bad.onnx cannot be loaded: Protobuf parsing failed."),
+        ("fifo.onnx", "fifo.onnx is no regular file"),
     ],
 )
 def test_the_example_names_what_it_cannot_open(tmp_path, monkeypatch, capsys, name, said):
     (tmp_path / "bad.onnx").write_text("no network")
+    os.mkfifo(tmp_path / "fifo.onnx")
     monkeypatch.setattr("sys.argv", ["deploy.py", str(tmp_path / name), "x.png"])
     assert runpy.run_path(str(PROJECT / "examples/deploy.py"))["main"]() == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/{said}\n"
