@@ -51,6 +51,8 @@ def either(first: str, successor: str) -> str:
 def main(folder: Path) -> int:
     """Queue a successor of the current job if it has none; dependents then wait for either."""
     (job, first), here = submitted_with(folder), Allocation.here()
+    if job.finished.exists():
+        return _let_go(here.id)
     if refusal(job, first):
         return 0
     try:
@@ -66,6 +68,18 @@ def main(folder: Path) -> int:
                 scheduler.call("scontrol", "update", f"JobId={entry.id}", change)
     except (Refused, Unreachable) as error:
         print(f"no successor is queued: {error}", flush=True)
+        return 1
+    return 0
+
+
+def _let_go(id: str) -> int:
+    """Let the jobs that wait for a finished one begin, even if it is preempted before it ends."""
+    try:
+        for entry in scheduler.mine().values():
+            if id in entry.after:
+                scheduler.call("scontrol", "update", f"JobId={entry.id}", "Dependency=")
+    except (Refused, Unreachable) as error:
+        print(f"what waits for a finished job may be cancelled: {error}", flush=True)
         return 1
     return 0
 

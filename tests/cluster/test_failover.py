@@ -28,7 +28,7 @@ def backup(cluster):
     """Start a second controller, which takes over when it is asked to."""
     plain = cluster.conf.read_text()
     folder = cluster.directory / "backup"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "hosts").write_text(Path("/etc/hosts").read_text() + "127.0.0.2 backup\n")
     first = next(line for line in plain.splitlines() if line.startswith("SlurmctldHost="))
     pair = plain.replace(f"{first}\n", f"{first}\n{PAIR}")

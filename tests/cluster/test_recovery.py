@@ -120,7 +120,11 @@ def test_a_killed_supervisor_is_repeated(chain):
 
 def test_a_killed_batch_script_is_repeated(chain, cluster):
     work = chain().submit().working(steps=7)
-    (script,) = [pid for pid, words, _ in jobs(cluster) if "slurm_script" in " ".join(words)]
+    (script,) = [
+        pid
+        for pid, words, seen in jobs(cluster)
+        if seen["SLURM_JOB_ID"] == work.id and words[1:2] and words[1].endswith("/slurm_script")
+    ]
     os.kill(script, signal.SIGKILL)
     work.finished().lost_nothing()
     assert [row["why"] for row in work.events("requeued")] == ["crashed"]

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from slurm import queue
+from slurm import queue, successor
 from slurm.job import Job, Resources
 from slurm.records import Submission
-from tests.slurm.test_requeue import entry
+from tests.slurm.test_requeue import entry, here
 
 
 @pytest.fixture
@@ -38,3 +38,16 @@ def test_a_successor_that_does_nothing_is_cancelled(first, state, finished, vain
     if finished:
         job.finished.touch()
     assert queue._in_vain([job], {"8": entry(id="8", state=state)}) == vain
+
+
+def test_what_waits_for_a_finished_job_need_not_wait_for_its_successor(job, monkeypatch):
+    """Preempted while it begins, the successor would end as PREEMPTED, too: dependents are cancelled."""
+    asked = []
+    waiting = {"9": entry(id="9", after=("6", "7")), "10": entry(id="10", after=("8",))}
+    monkeypatch.setattr(successor, "submitted_with", lambda folder: (job, "6"))
+    monkeypatch.setattr(successor.Allocation, "here", here)
+    monkeypatch.setattr(successor.scheduler, "mine", lambda: waiting)
+    monkeypatch.setattr(successor.scheduler, "call", lambda *words: asked.append(words))
+    job.finished.touch()
+    assert successor.main(job.directory) == 0
+    assert asked == [("scontrol", "update", "JobId=9", "Dependency=")]
