@@ -185,7 +185,7 @@ class Submission:
     def _lost(self, jobs: list[Job]) -> list[str]:
         ids = (self.ids, self._successors)
         given = [(j, each[j.directory]) for j in jobs for each in ids if j.directory in each]
-        lost = forgotten(given)
+        lost = forgotten(given) if given else []
         gone = {id.partition("_")[0] for id in lost}  # SLURM gives these to other jobs
         self._new = [id for id in self._new if id not in gone]
         return lost

@@ -147,7 +147,7 @@ def supervise(job: Job, first: str | None = None) -> None:
         ended = here.event("ended", node=here.node, code=code, saved=job.saved(), why=why)
         ended.note(job.directory)
     _deaf()  # Python takes its handlers back at its end, and a signal would count as a failure
-    if script and script.killed():
+    if script and code != DONE and script.killed():
         orphan.requeue(os.environ["SUBMITIT_FOLDER"])
     sys.exit(0 if code in (DONE, STOPPED) else 1)
 
