@@ -40,7 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", metavar="RUN", help="name of a run")
     parser.add_argument("stage", nargs="?", choices=STAGE_NAMES, metavar="STAGE",
                         help=f"one of {' '.join(STAGE_NAMES)}")  # fmt: skip
-    parser.add_argument("--rank", type=int, metavar="N", help="what this rank said, and no other")
+    parser.add_argument(
+        "--rank", type=named.rank, metavar="N", help="what this rank said, and no other"
+    )
     parser.add_argument("-f", "--follow", action="store_true",
                         help="go on until it ends; without STAGE, until the run ends")  # fmt: skip
     options = parser.parse_args(arguments)

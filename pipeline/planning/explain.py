@@ -30,7 +30,7 @@ KINDS = {  # in words of pydantic, and in ours
     "a valid number": "a number",
     "a valid boolean": "true or false",
     "a valid string": "a text, in quotes if it looks like something else",
-    "after validation": "",
+    " after validation": "",
 }
 FREE = ("cluster.sbatch", "data.args", "model.args", "train.optimizer_args")  # may hold any key
 TAGS = tags()  # not part of a key, though pydantic puts them there

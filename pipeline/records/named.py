@@ -48,6 +48,13 @@ def _place(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def rank(text: str) -> int:
+    """Parse an option that is the number of a process."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
 def count(text: str) -> int:
     """Parse an option that is a number of at least one."""
     if not (text.isdecimal() and int(text)):

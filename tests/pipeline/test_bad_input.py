@@ -33,7 +33,7 @@ REFUSED = [
     (["train.budget.plain_epochs=2", "train.warmup_epochs=2"], "train.warmup_epochs below"),
     (["train.batch_size=-64"], "greater than 0"),
     (["latency.batch_sizes=[0]"], "greater than 0"),
-    (["latency.batch_sizes=[]"], "at least 1 item"),
+    (["latency.batch_sizes=[]"], "at least 1 item, not 0"),
     (["data.val_fraction=1.5"], "less than 1"),
     (["stage.run=[fuze]"], "'prep', 'train', 'fuse', 'eval' or 'latency'"),
     (["train.batch_size=5000"], "larger than the 1437 training images"),

@@ -62,6 +62,13 @@ def test_a_count_is_one_or_more(text):
     assert named.count("12") == 12
 
 
+@pytest.mark.parametrize("text", ["-1", "2.5", "many", ""])
+def test_a_rank_is_zero_or_more(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="no whole number from 0 on"):
+        named.rank(text)
+    assert named.rank("0") == 0
+
+
 def dyrep(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["dyrep", *words])
     return dispatcher.main()
