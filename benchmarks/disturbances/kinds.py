@@ -158,7 +158,7 @@ def cancel(night: Night, subject: Subject) -> bool:
 def scancel(night: Night, subject: Subject) -> bool:
     """Cancel a job by SLURM's own command; launch it again when it stayed so."""
     entry = night.entry(subject)
-    if not entry:
+    if not entry or entry.state == "COMPLETING":  # SLURM does nothing about what it is ending
         return False
     return _cancelled(night, subject, lambda: scheduler.cancel([entry.id]))
 
