@@ -29,7 +29,8 @@ KILL_WAIT = 30.0  # seconds that SLURM leaves a job which it ends, unless the si
 AWAY = ("Unable to contact", "Connection refused", "Socket timed out", "Communication connection",
         "Zero Bytes were transmitted", "Resource temporarily unavailable",
         "temporarily unable to accept")  # fmt: skip
-TAKEN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")  # final states of a job that SLURM took away
+KILLED = "KILLED"  # our word for FAILED because the batch script was killed: nothing was decided
+TAKEN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", KILLED)  # final states of a job that was taken away
 HELD = ("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 SUSPENDED = ("SUSPENDED", "STOPPED")  # the processes are stopped in place
 ENDED = (*TAKEN, "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "REVOKED",
@@ -233,14 +234,15 @@ def _time(text: str) -> datetime | None:
 
 
 def end(job: str) -> str | None:
-    """Return how a job ended: COMPLETED, PREEMPTED, CANCELLED, …; None if that is unknown.
+    """Return how a job ended: COMPLETED, PREEMPTED, KILLED, …; None if that is unknown.
 
     Raises:
         Unreachable: neither controller nor accounting answers, or not yet.
     """
     entry = find(job)
     if entry and not entry.active:
-        return entry.state
+        killed = entry.state == "FAILED" and entry.signal == signal.SIGKILL
+        return KILLED if killed else entry.state
     asked = ("--noheader", "--parsable2", "--allocations", "--format=State", f"--jobs={job}")
     try:
         told = call("sacct", *asked)

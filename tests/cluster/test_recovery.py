@@ -131,6 +131,17 @@ def test_a_killed_batch_script_is_repeated(chain, cluster):
     assert [row["message"] for row in work.events("failed")] == ["its batch script was killed"]
 
 
+def test_a_successor_goes_on_where_nothing_of_a_job_was_left(chain, cluster, partition):
+    partition(GraceTime=0, PreemptMode="CANCEL")
+    work = chain().submit().working(steps=7)
+    mine = [(pid, words) for pid, words, seen in jobs(cluster) if seen["SLURM_JOB_ID"] == work.id]
+    for part in ("submitit.core._submit", "slurm_script"):
+        for pid in [pid for pid, words in mine if part in " ".join(words)]:
+            os.kill(pid, signal.SIGKILL)
+    work.finished()
+    assert scheduler.end(work.id) == scheduler.KILLED
+
+
 def test_a_crash_loop_is_given_up_with_a_reason(chain):
     work = chain(crash_at=7)
     work.job = work.jobs[0] = replace(work.job, retries=1)
