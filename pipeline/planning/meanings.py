@@ -13,7 +13,7 @@ from pipeline.planning.conf import CONF
 from pipeline.planning.folder import choices
 
 WIDTH = 96  # of a meaning
-GROUP = re.compile(r"^  - (?:override )?(\w+): (\w+) +# (.*)$")  # in the defaults of config.yaml
+GROUP = re.compile(r"^  - (\w+): (\w+) +# (.*)$")  # in the defaults of config.yaml
 
 
 def register() -> None:
@@ -73,7 +73,7 @@ def _file(group: str, choice: str, folder: str | None) -> Path:
 
 
 def _comment(path: Path) -> Iterator[str]:
-    """Yield the first sentence of the comment at the top of a file, if there is one."""
+    """Yield the first line of the comment at the top of a file, if there is one."""
     for line in path.read_text().splitlines():
         if line.startswith("# @package"):
             continue
