@@ -104,7 +104,7 @@ class _Way:
     def __init__(self, context: Context) -> None:
         settings = context.config.latency
         self.names = list(dict.fromkeys([*ALWAYS, *settings.also]))
-        self._context, self._repeats = context, settings.repeats
+        self._context, self.repeats = context, settings.repeats
         self._steps = len(self.names) * (1 + len(settings.batch_sizes)) + 1
         self._step = self._called = 0
         self._since = 0.0
@@ -122,11 +122,11 @@ class _Way:
     def called(self, text: str) -> None:
         """Say that one of the repeats is done, of the rounds or of the requests after them."""
         self._context.check_stop()
-        now, made = time.monotonic(), self._called % self._repeats
+        now, made = time.monotonic(), self._called % self.repeats
         self._since = self._since if made else now
-        eta = (self._repeats - 1 - made) * (now - self._since) / made if made else None
+        eta = (self.repeats - 1 - made) * (now - self._since) / made if made else None
         self._called += 1
-        self._context.progress(self._called, 2 * self._repeats, text, eta)
+        self._context.progress(self._called, 2 * self.repeats, text, eta)
 
 
 def _available(
@@ -188,6 +188,7 @@ class _Bench:
             self.probe = found.pop(PROBE).seconds
             self.timings = found
             self.way.called("rounds of timed calls")
+        self.way.repeats = self.rounds  # fewer than asked for on a machine that is too noisy
 
     def check(self) -> None:
         """Make sure that something was timed.
@@ -203,11 +204,10 @@ class _Bench:
 
     def paced(self) -> Paced:
         """Send the fused network one image at a time, at a share of what it can answer."""
-        settings = self.context.config.latency
         call = partial(infer, self.variants["fused"].network, self._images(1))
         measure.warm_up(call, self.device)
         fastest = Timing([measure.seconds(call, self.device) for _ in range(self.rounds)])
-        paced = Paced(settings.load / fastest.percentile(50))
+        paced = Paced(self.context.config.latency.load / fastest.percentile(50))
         for _ in paced.run(call, self.rounds, self.device):
             self.way.called("paced requests")
         return paced
