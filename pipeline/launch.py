@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.custom import code
 from pipeline.display import exits
 from pipeline.display.errors import DONE
-from pipeline.execution import dispatch, slurm
+from pipeline.execution import dispatch, resources, slurm
 from pipeline.execution.dispatch import Outcome
 from pipeline.execution.slurm import Launch
 from pipeline.planning import (
@@ -131,7 +131,7 @@ def _plan(config: Config, repeated: frozenset[Path]) -> list[Step]:
     plan = make_plan(config, repeated)
     preflight.check(config)
     if config.cluster.name == "slurm":
-        slurm.check(config)
+        resources.check(config)
     caches.settle(Path(config.root))
     verify(plan)
     again.check(plan)

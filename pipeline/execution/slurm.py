@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.syntax import Syntax
@@ -15,23 +14,23 @@ from rich.table import Table
 import slurm.preflight
 from pipeline.config import Config
 from pipeline.config.cluster import Slurm
-from pipeline.display.errors import Cancelled, Interrupted, StageFailed, UserError
+from pipeline.display.errors import Cancelled, Interrupted, StageFailed
 from pipeline.display.masking import mask
 from pipeline.display.outside import say, visible
 from pipeline.display.terminal import Terminal
+from pipeline.execution import resources
 from pipeline.execution.code_snapshot import freeze, place
 from pipeline.planning import again, named_run
 from pipeline.planning.step import Step
 from pipeline.records import named, rundir
 from pipeline.records.progress import Onlooker
 from slurm import scheduler, wishes
-from slurm.job import Job, Resources
+from slurm.job import Job
 from slurm.queue import active
 from slurm.records import CANCELLED
 from slurm.scheduler import Refused, Unreachable
 from slurm.submit import Submission, levels
 
-FOR_GPUS = {"aotinductor", "tensorrt"}  # exports compiled for the GPU of the fuse job
 POLL = 5.0  # seconds between two calls of SLURM
 AGREE = 60.0  # seconds in which the result of an ended job becomes visible here
 
@@ -59,83 +58,6 @@ class Launch:
         return self.directory / "report.html"
 
 
-def check(config: Config) -> None:
-    """Check with SLURM that the jobs can run, before anything is written.
-
-    Raises:
-        UserError: names the setting and what is possible.
-    """
-    cluster = config.cluster
-    assert isinstance(cluster, Slurm)
-    try:
-        for stage in config.stage.run:
-            _check(_resources(config, cluster, stage), stage)
-        _check_shared(config.root)
-    except (Refused, Unreachable) as error:
-        raise _explained(error) from None
-
-
-_checked: set[str] = set()
-
-
-def _check(resources: Resources, stage: str) -> None:
-    """Check each kind of resources once, however many runs of a sweep use it."""
-    if repr(resources) in _checked:
-        return
-    try:
-        slurm.preflight.check(resources, Path.cwd())
-    except Refused as error:
-        raise Refused(f"{stage}: {error}") from None
-    _checked.add(repr(resources))
-
-
-def _explained(error: Exception) -> UserError:
-    cure, left = "", getattr(error, "__notes__", [])
-    if "there is no" in str(error) and "on this machine" in str(error):
-        cure = "; launch where SLURM is installed, or use cluster=local"
-    if isinstance(error, Unreachable):
-        cure = "; launch again when it answers (`sinfo` tells)"
-        cure = cure if left else f"; nothing is submitted{cure}"
-    return UserError("; ".join([f"cluster=slurm: {error}{cure}", *left]))
-
-
-@cache
-def _check_shared(root: str) -> None:
-    slurm.preflight.shared(Path(root).absolute())
-
-
-def _resources(config: Config, cluster: Slurm, stage: str) -> Resources:
-    processes = cluster.processes(stage)
-    asked = Resources(
-        nodes=cluster.given(stage, "nodes"),
-        gpu_type=cluster.gpu_type(stage),
-        cpus_per_node=processes * cluster.given(stage, "cpus_per_process"),
-        memory=cluster.given(stage, "memory"),
-        time_limit=cluster.given(stage, "time_limit"),
-        signal_seconds=cluster.signal_seconds,
-        partition=cluster.given(stage, "partition"),
-        account=cluster.account,
-        qos=cluster.given(stage, "qos"),
-        constraint=cluster.given(stage, "constraint"),
-        exclusive=cluster.given(stage, "exclusive"),
-        comment=cluster.comment,
-        sbatch=cluster.sbatch,
-        srun=tuple(cluster.srun),
-        setup=tuple(cluster.setup),
-    )
-    resources = wishes.obey(asked)
-    gpus = cluster.gpus_of(stage)
-    if gpus is None:
-        useless = stage == "fuse" and not FOR_GPUS.intersection(config.fuse.exports)
-        gpus = 0 if useless or not _has_gpus(resources.partition) else processes
-    return replace(resources, gpus_per_node=gpus)
-
-
-@cache
-def _has_gpus(partition: str | None) -> bool:
-    return slurm.preflight.gpus(partition)
-
-
 def _job(step: Step, config: Config, unfinished: dict[str, Step]) -> Job:
     assert isinstance(config.cluster, Slurm)
     directory = step.dir.resolve()
@@ -147,7 +69,7 @@ def _job(step: Step, config: Config, unfinished: dict[str, Step]) -> Job:
         finished=directory / rundir.RESULT,
         after=tuple(parent.dir.resolve() for parent in parents),
         needs=tuple(parent.dir.resolve() / rundir.RESULT for parent in parents),
-        resources=_resources(config, config.cluster, step.stage.name),
+        resources=resources.of(config, step.stage.name),
         retries=config.cluster.retries,
     )
 
@@ -197,7 +119,7 @@ def show(launch: Launch) -> None:
                 else:  # unwrapped, as they would be submitted
                     print(visible(script))
     except (Refused, Unreachable) as error:
-        raise _explained(error) from None
+        raise resources.explained(error) from None
 
 
 def submit(launches: list[Launch]) -> list[Path]:
@@ -224,7 +146,7 @@ def submit(launches: list[Launch]) -> list[Path]:
         repeated = again.set_aside(step for launch in launches for step in launch.plan)
         submission.submit(jobs, labels, prepare)
     except (Refused, Unreachable) as error:
-        raise _explained(error) from None
+        raise resources.explained(error) from None
     for launch in launches:
         ids = {s.stage.name: submission.ids.get(s.dir.resolve(), "") for s in launch.plan}
         named_run.note_jobs(launch.directory, {stage: job for stage, job in ids.items() if job})

@@ -25,3 +25,12 @@ def test_the_house_is_in_order(what):
         call = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
     done = subprocess.run(call, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_file_is_longer_than_300_lines():
+    listed = subprocess.run(
+        ["git", "ls-files", "*.py"], cwd=PROJECT, capture_output=True, text=True
+    )
+    files = [PROJECT / name for name in listed.stdout.split()]
+    assert len(files) > 400
+    assert not [file for file in files if len(file.read_text().splitlines()) > 300]

@@ -9,7 +9,7 @@ from dyrep import branches, linear_branches, saliency
 from pipeline.config import Config, base
 from pipeline.config.model import DyRep
 from pipeline.contract.table import STAGES
-from pipeline.execution import slurm
+from pipeline.execution import resources
 from pipeline.planning import conf, summary
 from pipeline.report import run_data, shipping
 from pipeline.stages.export.formats import FORMATS
@@ -38,7 +38,7 @@ PAIRS = {
 }
 
 PARTS = {
-    "exports that need a GPU": (slurm.FOR_GPUS, get_args(base.ExportFormat)),
+    "exports that need a GPU": (resources.FOR_GPUS, get_args(base.ExportFormat)),
     "exports that can be timed": (get_args(base.ExportFormat), get_args(base.Variant)),
     "colours of the report": (shipping.COLOURS, run_data.WHAT),
     "stages in processes of their own": (base.PARALLEL, base.STAGE_NAMES),

@@ -289,11 +289,9 @@ def test_branches_of_another_network_are_refused(trained_repvgg, family, name, s
 
 @pytest.mark.parametrize(
     ("settings", "head"),
-    [
-        ({}, {"classifier.weight", "classifier.bias"}),
-        ({"family": "torchvision", "name": "squeezenet1_1", "small_stem": False},
-         {"classifier.1.weight", "classifier.1.bias"}),
-    ],
+    [({}, {"classifier.weight", "classifier.bias"}),
+     ({"family": "torchvision", "name": "squeezenet1_1", "small_stem": False},
+      {"classifier.1.weight", "classifier.1.bias"})],
 )  # fmt: skip
 def test_the_head_is_what_follows_from_the_classes(settings, head):
     drawn = torch.get_rng_state()

@@ -1,14 +1,11 @@
 """Before anything is trained: what the network is, and whether it can be trained so at all."""
 
-import fnmatch
-import json
 import subprocess
 
 import pytest
 import torch
 
 from dyrep.cost import cost
-from pipeline import launch
 from pipeline.config.model import MobileNetV1, Vgg
 from pipeline.display.errors import UserError
 from pipeline.networks import architectures
@@ -274,28 +271,6 @@ def test_what_nobody_chose_for_such_images_is_told(inside, overrides, notes):
     out = inside(*overrides, "train.batch_size=32", "dry_run=true")[1]
     assert out.count("note: ") == len(notes)
     assert all(note in out for note in notes)
-
-
-NAMES = {"timm": ["resnet18", "vit_tiny"], "torchvision": ["resnet18", "vgg16"]}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["resnet*"], 0, "2 models: 1 of timm, 1 of torchvision"),
-        ([], 0, "4 models"),
-        (["reznet18"], 2, "did you mean 'resnet18'"),
-        (["a", "b"], 2, "one pattern, in quotes"),
-    ],
-)
-def test_models_are_listed(monkeypatch, capsys, arguments, code, said):
-    monkeypatch.setattr(outline, "ask", lambda *_: NAMES)
-    monkeypatch.setattr("sys.argv", ["launch", "--models", *arguments])
-    assert launch.main() == code
-    out, err = capsys.readouterr()
-    assert said in out + err
-    shown = fnmatch.filter(json.dumps(out).split("\\n"), "*model.name=*")
-    assert len(shown) == (0 if code else 4 if not arguments else 2)
 
 
 def test_an_unknown_is_not_an_outline():
