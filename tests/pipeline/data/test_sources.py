@@ -57,7 +57,7 @@ def test_what_cannot_be_trained_on_is_named(tmp_path, root):
     (root / "empty").rename(root / "Cat")
     wrong(root, "'Cat' and 'cat' .* differ by case", lambda: None)
     one = tmp_path / "one"
-    wrong(one, "1 class folders", lambda: folder(one, classes=("cat",)))
+    wrong(one, "1 class folder;", lambda: folder(one, classes=("cat",)))
     both = tmp_path / "both"
     folder(both / "train")
     wrong(both, "class 'fox' is in", lambda: folder(both / "val", ("cat", "fox")), None)
@@ -99,7 +99,7 @@ NO_FOLDERS = {
     "images between, to split": (("images/train/cat", "images/val/cat"), 0.2, "{}/images holds train/ and val/"),
     "with labels beside": (("images/train/a", "images/val/a", "labels/train/a", "labels/val/a"), 0.2, "{}/images holds train/ and val/"),
     "splits below classes": (("cat/train", "cat/test", "dog/train", "dog/test"), 0.2, "{}/cat holds test/ and train/"),
-    "a level more": (("flowers/rose", "flowers/tulip"), 0.2, "1 class folders.*{}/flowers holds folders"),
+    "a level more": (("flowers/rose", "flowers/tulip"), 0.2, "1 class folder;.*{}/flowers holds folders"),
     "one class": (("cat",), 0.2, "1 class folder; use at least 2"),
     "none": ((), 0.2, "0 class folders; use at least 2"),
     "an empty class": (("train/cat", "train/dog", "val/cat", "train/"), None, None),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -232,7 +233,7 @@ def test_what_a_stage_says_of_its_progress(name, tmp_path, capsys):
 
 def test_the_plan(name, tmp_path, capsys):
     config = SimpleNamespace(
-        name="a", seed=1, dry_run=True, root=name,
+        name="a", seed=1, root=name,
         **{part: SimpleNamespace(name=name) for part in ("data", "model", "method")},
     )  # fmt: skip
     step = Step(
@@ -240,6 +241,7 @@ def test_the_plan(name, tmp_path, capsys):
         state="new", wanted=True, why=name,
     )  # fmt: skip
     summary.show_plan(config, [step], None, [name])
+    summary.show_dry_run(Path(name))
     out = capsys.readouterr().out
     assert inert(out) and "stage" in out
 
