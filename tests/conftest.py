@@ -1,7 +1,7 @@
 """What several tests need: the command line with a root of its own, and one finished run.
 
-`make test` runs the suite in two processes: what the tests on a real SLURM, which mostly wait, leave of
-the machine is for the others.
+`make test` runs the suite in three processes, for two cores: the tests on a real SLURM, all in one of
+them, mostly wait.
 """
 
 import gc
