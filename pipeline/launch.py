@@ -147,7 +147,8 @@ def _show_plan(this: Launch, overrides: list[str], has_data: bool) -> None:
     changed = starts.check(this.config, this.plan)
     training = any(step.runs for step in this.plan if step.stage.name == "train")
     prep = this.plan[0]
-    counted = preflight.classes(this.config, prep) if has_data else None
+    images = preflight.look(this.config, prep) if has_data else None
+    counted = images.classes if images else None
     network = outline.look(this.config, counted, begins=not changed) if training else None
     if this.directory.exists():
         notes = list(code.told(this.config))
@@ -155,7 +156,7 @@ def _show_plan(this: Launch, overrides: list[str], has_data: bool) -> None:
         notes = defaults.unchosen(this.config, overrides)
     notes += [*defaults.given_again(overrides), *changed]
     notes += _untried(this.config, training, prep.runs and has_data)
-    notes += preflight.notes(this.config, prep) if training and has_data else []
+    notes += preflight.notes(this.config, prep, images.side) if training and images else []
     summary.show_plan(this.config, this.plan, network, notes, counted)
     freshness.tell(this.config, this.plan[0], overrides)
 

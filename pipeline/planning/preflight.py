@@ -92,12 +92,12 @@ def _check_profile(config: Config, images: int) -> None:
         )
 
 
-def notes(config: Config, prep: Step) -> Iterator[str]:
-    """Yield what a setting comes to with these images."""
+def notes(config: Config, prep: Step, side: float | None) -> Iterator[str]:
+    """Yield what a setting comes to with these images, of about `side` pixels."""
     images, asked = _training_images(config, prep), config.train.recalibrate
     if images and asked and asked > (there := images // config.train.batch_size):
         yield f"train.recalibrate={asked} takes all {there} batches of an epoch: there are no more"
-    side, size = _side(config, prep), config.data.image_size
+    size = config.data.image_size
     if side and size > ENLARGED * side:
         yield (
             f"data.image_size={size} enlarges the images {size / side:.1f} times: they have about "
@@ -116,33 +116,18 @@ def _training_images(config: Config, prep: Step) -> int | None:
     return images - math.ceil(images * (config.data.val_fraction or 0))
 
 
-def classes(config: Config, prep: Step) -> int | None:
-    """Return how many classes there are, if that is known: from prep, or from a quick look."""
-    if _prepared(prep):
-        found = store.read(Result, prep.dir).metrics.get("classes")
-        return None if found is None else int(found)
-    look = _looked(config)
-    return look.classes if look else None
-
-
-def _prepared(prep: Step) -> bool:
-    return prep.state == "done" and not prep.repeats
-
-
-def _side(config: Config, prep: Step) -> float | None:
-    """Return the side of the images in pixels, as far as it is known."""
-    if _prepared(prep):
-        return store.read(Result, prep.dir).metrics.get("mean_side")
-    look = _looked(config)
-    return look.side if look else None
-
-
-def _looked(config: Config) -> outline.Images | None:
-    """Return what a look at the images tells before prep; None if only prep can tell."""
+def look(config: Config, prep: Step) -> outline.Images:
+    """Return what is known of the images: from prep, or from a quick look."""
+    if prep.state == "done" and not prep.repeats:
+        found = store.read(Result, prep.dir).metrics
+        classes = found.get("classes")  # older results lack it, and the side
+        counted = None if classes is None else int(classes)
+        return outline.Images(training=None, classes=counted, side=found.get("mean_side"))
+    nothing = outline.Images(training=None, classes=None, side=None)
     if config.data.name == "custom":
         told = outline.try_images(config)
-        return told if isinstance(told, outline.Images) else None
-    found = source(config.data)
-    if not isinstance(found, ImageFolder):
-        return None
-    return outline.Images(training=None, classes=found.class_count(), side=found.first_side())
+        return told if isinstance(told, outline.Images) else nothing
+    folder = source(config.data)
+    if not isinstance(folder, ImageFolder):
+        return nothing
+    return outline.Images(training=None, classes=folder.class_count(), side=folder.first_side())

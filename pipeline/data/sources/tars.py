@@ -51,9 +51,8 @@ def members(stream: IO[bytes], where: Path, size: int | None = None) -> Iterator
                     yield member
             stream.seek(tar.offset)
             whole = stream.read(BLOCK) == bytes(BLOCK)
-            used = (
-                (tar.offset - begin) // RECORD + 1
-            ) * RECORD  # the rest of a record is undefined
+            # what follows the end within its record is undefined
+            used = ((tar.offset - begin) // RECORD + 1) * RECORD
             stream.seek(begin + used)
             more = (size is None or used < size) and any(stream.read(RECORD))
     except tarfile.TarError:

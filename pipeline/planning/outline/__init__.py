@@ -64,17 +64,17 @@ class Unknown:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What the user's code says about its images.
+    """What a look at the images tells; None is what it does not.
 
     Args:
-        training: number of training images; None if unknown before prep.
-        classes: number of classes; None if unknown before prep.
-        side: short side of the first image, pixels; None if it cannot be read.
+        training: number of training images, as the user's code says.
+        classes: number of classes.
+        side: side of an image, pixels.
     """
 
     training: int | None
     classes: int | None
-    side: int | None
+    side: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
