@@ -212,12 +212,11 @@ def _note_places(runs: list[Run], notes: list[str]) -> None:
     sources = {run.source for run in runs if run.source}
     if len(sources) > 1:
         notes.append(f"the runs come from {len(sources)} source revisions")
-    if noisy := [run.name for run in runs if run.metrics.get("latency/noisy")]:
-        which = f"{noisy[0]}" if len(noisy) == 1 else f"{len(noisy)} runs ({noisy[0]}, …)"
-        notes.append(
-            f"latencies of {which} are noisy: time them again, name by name, with "
-            "python -m pipeline.launch name=NAME stage=latency 'again=[latency]'"
-        )
+    if noisy := [run for run in runs if run.metrics.get("latency/noisy")]:
+        which = noisy[0].name if len(noisy) == 1 else f"{len(noisy)} runs ({noisy[0].name}, …)"
+        each = "" if len(noisy) == 1 else ", and so for each of them"
+        cure = f": time again with {noisy[0].time_again}{each}" if noisy[0].time_again else ""
+        notes.append(f"latencies of {which} are noisy{cure}")
     launches = {run.command for run in runs if run.command}
     if len(launches) > 1:
         notes.append(f"the runs come from {len(launches)} launches")

@@ -32,6 +32,7 @@ class Run:
         wall_hours, gpu_hours: of training, all attempts; None where nobody measured.
         layers: those that grew branches.
         device: by stage, what it ran on.
+        time_again: the command that repeats its latency.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Run:
     source: str = ""
     command: str = ""
     history: Path | None = None
+    time_again: str = ""
 
 
 def select(root: Path, names: list[str], group: str | None, damaged: bool = False) -> list[Path]:
@@ -90,7 +92,7 @@ def read(directories: list[Path]) -> list[Run]:
 
 def _read(directory: Path) -> Run:
     """Read one run; the state of an unfinished one is left empty."""
-    run = Run(name=directory.name)
+    run = Run(name=directory.name, time_again=named.time_again(directory))
     try:
         _fill(run, directory)
     except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from pipeline.report.canvas import (
 ROWS = 24  # groups with an interval, at most
 LINES = 6  # groups with a curve, at most: more cannot be told apart
 POINTS = 300  # epochs of a curve, at most
-NAMED = 8  # more points than that have no room for names: only the ends of the front get theirs
+NAMED = 8  # more points than that have no room for numbers: only the ends of the front get theirs
 COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, INK)
 EPOCH = b'"kind": "epoch"'
 
@@ -81,6 +82,7 @@ def cost(answer: Answer) -> Markup:
     """Draw accuracy against cost, and the groups that are worth theirs."""
     xlabel = f"{answer.cost_unit} of training, mean of a run"
     figure, axes = canvas("Fused top-1 (%) against cost", xlabel=xlabel)
+    numbers = {g.label: n for n, g in enumerate(answer.groups, start=1)}
     points = [(g.cost.mean, g.top1.mean, g) for g in answer.groups if g.cost]
     others = [point for point in points if not point[2].pareto]
     front = sorted((point for point in points if point[2].pareto), key=lambda point: point[0])
@@ -90,18 +92,23 @@ def cost(answer: Answer) -> Markup:
               clip_on=False)  # fmt: skip
     middle = sum(axes.get_xlim()) / 2
     named = [*front, *others] if len(points) <= NAMED else [*front[:1], *front[1:][-1:]]
-    for x, y, group in named:
-        side = (6, "left") if x <= middle else (-6, "right")  # names stay inside the axes
-        axes.annotate(_short(group.label), (x, y), xytext=(side[0], 6), ha=side[1], fontsize=8,
+    for (x, y), at in itertools.groupby(sorted(named, key=_place), key=_place):
+        told = ", ".join(str(numbers[group.label]) for _, _, group in at)
+        side = (6, "left") if x <= middle else (-6, "right")  # numbers stay inside the axes
+        axes.annotate(told, (x, y), xytext=(side[0], 6), ha=side[1], fontsize=8,
                       textcoords="offset points")  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.margins(y=0.15)
     within_percent(axes)
-    curves = [
-        Curve(_short(group.label), BLUE if group.pareto else GREY, [x], [y], [f"{y:.2f} %"])
-        for x, y, group in points
-    ]
+    curves = []
+    for x, y, group in points:
+        name = _short(f"{numbers[group.label]} {group.label}")
+        curves.append(Curve(name, BLUE if group.pareto else GREY, [x], [y], [f"{y:.2f} %"]))
     return svg(figure, f"Accuracy against {answer.cost_unit} of training, with stars", curves)
+
+
+def _place(point: tuple[float, float, Group]) -> tuple[float, float]:
+    return point[:2]
 
 
 def curves_of(drawn: list[tuple[Group, list[dict[int, float]]]]) -> Markup:

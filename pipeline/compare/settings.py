@@ -39,15 +39,30 @@ def _differs(trees: list[Settings], key: str) -> bool:
 
 
 def labels(trees: list[Settings], differ: list[str]) -> list[str]:
-    """Name each group by the choices that differ, and by settings that differ within a choice."""
+    """Name each group by the choices that differ, and by settings that differ within a choice.
+
+    A setting that tells no two groups apart beside those before it is left out.
+    """
     if len(trees) == 1:
         tree = trees[0]
         return [" · ".join(str(tree.get(f"{part}.name")) for part in ("data", "model", "method"))]
     choices = [key for key in differ if key.endswith(".name")]
     within = [key for key in differ if key not in choices and _within_choice(trees, key, choices)]
     within = [k for k in within if not k.endswith(HASH) or k.removesuffix(HASH) not in within]
-    names = {key: key.removesuffix(".name") for key in choices + within}
-    return [" ".join(f"{n}={shown(t[key])}" for key, n in names.items() if key in t) for t in trees]
+    kept = choices + within
+    for key in reversed(within):
+        fewer = [other for other in kept if other != key]
+        if len(set(_named(trees, fewer))) == len(set(_named(trees, kept))):
+            kept = fewer
+    return _named(trees, kept)
+
+
+def _named(trees: list[Settings], keys: list[str]) -> list[str]:
+    """Return `key=value` of each tree that has the key, in one line."""
+    return [
+        " ".join(f"{key.removesuffix('.name')}={shown(tree[key])}" for key in keys if key in tree)
+        for tree in trees
+    ]
 
 
 def _within_choice(trees: list[Settings], key: str, choices: list[str]) -> bool:

@@ -75,6 +75,11 @@ def relaunch(root: Path, name: str, *settings: str) -> str:
     return shlex.join(["python", "-m", "pipeline.launch", f"name={name}", *settings, *place])
 
 
+def time_again(run: Path) -> str:
+    """Return the command that repeats the latency stage of a run."""
+    return relaunch(run.parent.parent, run.name, "stage=latency", "again=[latency]")
+
+
 def go_on(run: Path) -> str:
     """Return the command that continues a run with the stages of its last launch."""
     asked = list(stages(run))
@@ -89,6 +94,9 @@ def find(root: Path, names: list[str]) -> list[Path]:
         UserError: a named run does not exist.
     """
     there = {run.name: run for run in _runs(root)}
+    for name in names:
+        if "=" in name and name not in there:
+            raise UserError(f"'{name}' is a setting, not the name of a run; {_meant(name)}")
     if not there:
         raise UserError(f"there are no runs in {root}; launch one, or name another --root")
     for name in names:
@@ -97,6 +105,14 @@ def find(root: Path, names: list[str]) -> list[Path]:
     if names:
         return [there[name] for name in names]
     return sorted(there.values(), key=_launched, reverse=True)
+
+
+def _meant(setting: str) -> str:
+    """Return what to write instead of a setting."""
+    key, _, value = setting.partition("=")
+    if key == "name":
+        return f"write {value} alone"
+    return f"write --root {value}" if key == "root" else "settings are for pipeline.launch"
 
 
 def _launched(run: Path) -> float:

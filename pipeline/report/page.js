@@ -54,6 +54,11 @@ for (const svg of document.querySelectorAll("svg[data-hover]")) {
   };
 }
 
+// Wide tables: a cell says its heading, for screens on which a row is a list.
+for (const table of document.querySelectorAll(".wide"))
+  for (const row of table.tBodies[0].rows)
+    for (const cell of row.cells) cell.dataset.heading = table.tHead.rows[0].cells[cell.cellIndex].textContent;
+
 // Tables: a click on a heading sorts by it, a second click the other way; what has no value stays last.
 for (const th of document.querySelectorAll(".sortable th")) {
   const button = document.createElement("button");

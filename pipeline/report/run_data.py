@@ -12,7 +12,7 @@ from pipeline.display.errors import UserError
 from pipeline.display.masking import mask_yaml, masked
 from pipeline.display.thinning import shown
 from pipeline.records import rundir, store
-from pipeline.records.named import relaunch
+from pipeline.records.named import time_again
 from pipeline.records.schemas import Result
 from pipeline.report.growth import Change, Choice, choices, layers
 
@@ -160,7 +160,7 @@ class Story:
     @property
     def time_again(self) -> str:
         """The command that repeats the latency stage."""
-        return relaunch(self.root, self.run["name"], "stage=latency", "again=[latency]")
+        return time_again(rundir.run_dir(self.root, self.run["name"]))
 
     @property
     def headlines(self) -> list[tuple[str, str, str]]:

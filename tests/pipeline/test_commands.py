@@ -87,6 +87,20 @@ def test_a_command_gets_its_arguments_and_its_exit_code_is_passed_on(monkeypatch
     assert f"there are no runs in {tmp_path}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("word", "cure"),
+    [
+        ("root=/x", "write --root /x"),
+        ("name=demo", "write demo alone"),
+        ("seed=1", "settings are for pipeline.launch"),
+    ],
+)
+def test_a_setting_in_the_place_of_a_run_is_not_taken_for_one(monkeypatch, capsys, word, cure):
+    assert dyrep(monkeypatch, "status", word) == 2
+    told = f"error: '{word}' is a setting, not the name of a run; {cure}\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
 @pytest.mark.parametrize("name", ["status", "compare", "evaluate", "doctor", "dev-cluster"])
 def test_help_shows_what_was_typed(monkeypatch, capsys, name):
     with pytest.raises(SystemExit) as end:

@@ -30,9 +30,9 @@ def render(folder: Path, metrics: dict[str, float]) -> str:
         manifest=manifest,
         metrics=metrics,
         lists={
-            "Left out": _rows(folder / findings.QUARANTINE, "reason"),
-            "Kept, but odd": _rows(folder / findings.REMARKS, "remark"),
-            "Passed over, as none of the images": _rows(folder / findings.PASSED, "reason"),
+            "Images left out": _rows(folder / findings.QUARANTINE, "reason"),
+            "Images kept although odd": _rows(folder / findings.REMARKS, "remark"),
+            "Files that are not images of the set": _rows(folder / findings.PASSED, "reason"),
         },
         rows=ROWS,
     )
@@ -46,7 +46,7 @@ def render_refused(name: str, counts: Mapping[str, float], quarantine: Path) -> 
         counts: what was counted, by name.
         quarantine: the list of the bad images.
     """
-    lists = {"Bad": _rows(quarantine, "reason")}
+    lists = {"Bad images": _rows(quarantine, "reason")}
     return fill(PAGE, name=name, manifest=None, metrics=counts, lists=lists, rows=ROWS)
 
 

@@ -184,7 +184,7 @@ def test_the_table_says_what_the_json_says(compare, capsys, monkeypatch, width):
 def test_a_label_too_long_for_80_columns_is_cut_and_no_number_is(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     for seed, rate in itertools.product((1, 2, 3), (0.05, 0.1)):
-        changed = {"train.lr": rate, "train.weight_decay": rate / 100}
+        changed = {"train.schedule": f"a-schedule-of-a-very-long-name-{rate}"}
         make_run(tmp_path, f"r-{rate}-{seed}", seed=seed, top1=90 + rate * seed, changed=changed)
     assert main(["--group", "g", "--root", str(tmp_path)]) == DONE
     shown = capsys.readouterr().out
@@ -280,6 +280,17 @@ def test_a_run_from_before_a_setting_was_there_is_of_the_same_group(tmp_path):
     frozen.write_text(yaml.dump(config))
     settings = [run.settings for run in collect.read(collect.select(tmp_path, [], "g"))]
     assert len(settings) == 2 and settings[0] == settings[1]
+
+
+def test_a_setting_that_follows_from_others_is_not_in_the_names_of_groups():
+    rows = [("plain", [], False), ("plain", ["onnx"], True), ("grow", [], False)]
+    keys = ["method.name", "fuse.exports", "eval.exports"]
+    trees = [dict(zip(keys, row, strict=True)) for row in rows]
+    assert settings.labels(trees, keys) == [
+        "method=plain fuse.exports=[]",
+        'method=plain fuse.exports=["onnx"]',
+        "method=grow fuse.exports=[]",
+    ]
 
 
 def test_a_file_is_told_by_its_name_and_not_by_its_hash_too():
