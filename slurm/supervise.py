@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,7 +42,6 @@ class Allocation:
 
     Args:
         id: job id, `12_3` within an array, whose last element has the array's own number.
-        number: job number, different for each element of an array.
         restart: number of requeues before this attempt.
         node: number of this node in the job.
         names: names of the job's nodes.
@@ -50,7 +50,6 @@ class Allocation:
     """
 
     id: str
-    number: int
     restart: int
     node: int
     names: tuple[str, ...]
@@ -60,11 +59,9 @@ class Allocation:
     def here(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """Read it from the environment that SLURM gives a task or a batch script."""
         hosts = scheduler.call("scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"])
-        number = environment["SLURM_JOB_ID"]
-        array = environment.get("SLURM_ARRAY_JOB_ID")
+        id, array = environment["SLURM_JOB_ID"], environment.get("SLURM_ARRAY_JOB_ID")
         return cls(
-            id=f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else number,
-            number=int(number),
+            id=f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else id,
             restart=int(environment.get("SLURM_RESTART_COUNT", "0")),
             node=int(environment.get("SLURM_NODEID", "0")),
             names=tuple(hosts.split()),
@@ -94,10 +91,10 @@ class Allocation:
     def place(self) -> Place:
         """Return the part of this node, and where the nodes of the job meet.
 
-        The port follows from job number and restart: all nodes derive the same port without
-        communication, and it differs from the port of the previous attempt, which may be in use.
+        All nodes derive the same port from what identifies the attempt, without communication. That
+        of the attempt before, and of other jobs, may be in use; a mark is another on each cluster.
         """
-        number = self.number * 7 + self.restart
+        number = zlib.crc32(f"{self.attempt} {self.mark}".encode())
         return Place(
             job=self.attempt,
             node=self.node,

@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from pipeline.contract import interrupt, pulse
 from pipeline.records import packing
@@ -172,7 +174,7 @@ def _group(here: World, backend: str) -> Iterator[None]:
         return
     dist.init_process_group(
         backend,
-        init_method=os.environ[pulse.RENDEZVOUS],
+        store=_store(os.environ[pulse.RENDEZVOUS], here),
         rank=here.rank,
         world_size=here.world_size,
         timeout=FOR_EVER,
@@ -181,3 +183,15 @@ def _group(here: World, backend: str) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _store(meeting: str, here: World) -> dist.Store:
+    """Return the store where the processes of this attempt meet.
+
+    Where another job listens on the port, rank 0 cannot, and the attempt ends. Its other ranks may
+    have entered that job's store by then: without names of its own, one of them would be taken for
+    a rank of the other training, and their gradients be reduced together.
+    """
+    store, *_ = next(rendezvous(meeting, here.rank, here.world_size, timeout=FOR_EVER))
+    store.set_timeout(FOR_EVER)
+    return dist.PrefixStore(urlsplit(meeting).path, store)

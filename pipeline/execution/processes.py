@@ -105,7 +105,7 @@ def run(command: Sequence[str], count: int, place: Place | None = None) -> End |
 def _meeting(count: int, place: Place | None) -> Iterator[tuple[dict[str, str], list[int]]]:
     """Yield what the processes need for their rendezvous: variables, and inherited files."""
     if place and place.nodes > 1:
-        yield {RENDEZVOUS: f"tcp://{_host(place.address)}:{place.port}"}, []
+        yield {RENDEZVOUS: f"tcp://{_host(place.address)}:{place.port}/{place.job}"}, []
     elif count > 1:
         store = os.memfd_create("rendezvous")
         try:

@@ -77,11 +77,11 @@ def test_only_the_word_of_a_supervisor_for_this_directory_counts(environment, to
         (1, Place(job="1.0", node=0, nodes=1, address="n1", port=20000), {}),
         (4, None, processes.LOOPBACK),
         (4, Place(job="1.0", node=0, nodes=1, address="n1", port=20000), processes.LOOPBACK),
-        (1, HERE, {"PIPELINE_RENDEZVOUS": "tcp://n1:20007"}),
+        (1, HERE, {"PIPELINE_RENDEZVOUS": "tcp://n1:20007/12_3.1"}),
         (
             2,
             Place(job="1.0", node=0, nodes=2, address="fd00::1", port=20000),
-            {"PIPELINE_RENDEZVOUS": "tcp://[fd00::1]:20000"},
+            {"PIPELINE_RENDEZVOUS": "tcp://[fd00::1]:20000/1.0"},
         ),
     ],
 )
