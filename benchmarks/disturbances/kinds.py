@@ -112,6 +112,7 @@ def restart_controller(night: Night, subject: Subject) -> bool:
     for each in night.subjects:
         each.blame("slurmctld restarted")
     number = night.chance.choice((signal.SIGTERM, signal.SIGKILL))
+    night.forgetful |= number == signal.SIGKILL
     end(night.cluster, "slurmctld", number)
     night.pause(night.chance.uniform(0, 5))
     start(night.cluster, "slurmctld")

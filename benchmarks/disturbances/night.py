@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.disturbances.subjects import Hashes, Subject
-from slurm import scheduler
+from slurm import marks, scheduler
 from slurm.dev_cluster.config import Cluster
-from slurm.queue import queued
+from slurm.queue import queued, submitted
 from slurm.scheduler import Entry
 from tests.cluster.job_under_test import commands
 from tests.cluster.test_shells import HOSTILE
@@ -35,6 +35,7 @@ class Night:
         self.cluster, self.subjects, self.chance = cluster, subjects, chance
         self.faults: list[dict[str, Any]] = []
         self.ended: set[str] = set()  # subjects that SLURM ended for good, as it may
+        self.forgetful = False  # whether slurmctld was killed before it could save its state
         self.administered: list[str] = []  # what SLURM left to an administrator
         self._asked = 0.0
         self._since: dict[tuple[str, str], float] = {}  # when a fault was first seen
@@ -96,7 +97,7 @@ class Night:
                 known |= ids
                 lost = not (finished or heads or subject.cancelled)
                 if self._lasts(subject, f"lost {directory.name}", lost):
-                    self._lost(subject, directory)
+                    self._lost(subject, directory, queue)
                 if self._lasts(subject, f"two jobs of {directory.name}", len(heads) > 1):
                     self._fault("doubled", subject, jobs=[entry.id for entry in heads])
             if isinstance(subject, Hashes):
@@ -120,10 +121,15 @@ class Night:
         self._since[key] = float("inf")
         return True
 
-    def _lost(self, subject: Subject, directory: Path) -> None:
-        """Launch again what is no longer in the queue; a fault unless SLURM ended it."""
+    def _lost(self, subject: Subject, directory: Path, queue: dict[str, Entry]) -> None:
+        """Launch again what is no longer in the queue; a fault unless SLURM ended or forgot it."""
+        last = submitted(directory)[-1]
+        forgot = last.id not in queue or not marks.known(queue[last.id], last)
         if subject.name in self.ended:
             self.ended.remove(subject.name)
+        elif self.forgetful and forgot:  # the cluster remembers what ended for an hour
+            subject.blame("forgotten")
+            self.administered.append(f"launched job {last.id} again: a killed slurmctld forgot it")
         else:
             self._fault("lost", subject, job=directory.name)
         for key in [key for key in self._since if key[0] == subject.name]:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from pipeline.contract import interrupt, pulse
@@ -185,7 +186,7 @@ def _group(here: World, backend: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _store(meeting: str, here: World) -> dist.Store:
+def _store(meeting: str, here: World) -> Store:
     """Return the store where the processes of this attempt meet.
 
     Where another job listens on the port, rank 0 cannot, and the attempt ends. Its other ranks may
@@ -194,4 +195,4 @@ def _store(meeting: str, here: World) -> dist.Store:
     """
     store, *_ = next(rendezvous(meeting, here.rank, here.world_size, timeout=FOR_EVER))
     store.set_timeout(FOR_EVER)
-    return dist.PrefixStore(urlsplit(meeting).path, store)
+    return PrefixStore(urlsplit(meeting).path, store)
