@@ -12,48 +12,69 @@ from typing import Any
 
 MASK = "***"
 
+KEYS = (
+    "api|access|secret|private|account|encryption|auth|signing|license|subscription|shared"
+    "|master|storage|wandb|kaggle"
+)
+TOKENS = "api|access|auth|bearer|bot|refresh|session|secret|private|vault|hf|gh|github|gitlab|wandb"
+PASSES = "db|user|root|admin|ssh|smtp|mail|ftp|http|proxy|ldap|sql|redis|bind|my"
 # by these names a value is secret; by names that only end so, if it looks drawn at random
 TELLING = re.compile(
-    r"(?:passw(?:or)?d|passphrase|secret|credentials?"
-    r"|(?:api|access|secret|private|account|encryption|auth)[_-]?key"
-    r"|(?:api|access|auth|bearer|bot|refresh|session|secret|hf|gh|github|gitlab|wandb)[_-]?token"
-    r"|(?-i:[A-Z0-9]_(?:AUTH|TOKEN|PASS|PW|PWD|PAT|JWT)|^(?:TOKEN|PASS|JWT))"
-    r"|--?token|wandb_key)$",
+    r"(?:passw(?:or)?d|passphrase|secret|secret_key_base|credentials?|userpwd"
+    rf"|(?:{KEYS})[_-]?key|(?:{TOKENS})[_-]?token|^(?:--)?pass|(?:{PASSES})[_-]?(?:pass|pw)"
+    r"|^x-[\w-]+-(?:key|token)|--?(?:token|jwt)|(?:^|[\d_.-])pw|(?<![a-z])(?-i:[Pp]wd)"
+    r"|(?-i:[A-Z0-9]_(?:TOKEN|PASS|PWD|PAT|JWT)|^(?:TOKEN|PAT|JWT)|(?:^|[A-Z0-9]_)AUTH))$",
     re.IGNORECASE,
 )
 NAME = (
-    r"(?P<name>[\w.-]{0,80}"
-    r"(?:passw(?:or)?d|passphrase|secret|credentials?|key|token|auth|pass|pw|pwd|pat|jwt))"
+    r"(?P<name>[\w.-]{0,80}(?:passw(?:or)?d|passphrase|secret|secret_key_base|credentials?"
+    r"|key|token|auth|pass|pw|pwd|pat|jwt))"
 )
 # unquoted, as far as what may follow it in a shell, a list, a mapping or options of sbatch
 VALUE = r"""(?P<value>"[^"]*"|'[^']*'|(?:(?!,\s*[\w.+-]+=|[\]}]*(?:\s|$|,|['"]))[^\s'";])+)"""
+LATER = r"\b[^;|&]{0,200}?\s"  # a later word of the same command
+QUOTE = r"\\?[\"']"  # in a text that is quoted itself, with a backslash
+PIPED = r"--password-stdin|sudo\s+(?:-\w+\s+)*-S|kinit|cryptsetup"  # what reads a password from it
 NAMED = [
     re.compile(text, re.IGNORECASE)
     for text in (
-        rf"(?<![\w.-]){NAME}\s*=\s*{VALUE}",
+        rf"(?<![\w./-]){NAME}\s*=\s*{VALUE}",
         rf"(?<![\w.-])(?=-){NAME}\s+(?!-){VALUE}",
-        rf"[{{,]\s*[\"']?{NAME}[\"']?\s*:\s*{VALUE}",
+        rf"(?:(?<!\$){{|,)\s*(?:{QUOTE})?{NAME}(?:{QUOTE})?\s*:\s*\\?{VALUE}",
+        rf"(?<![\w./$-])(?!-|pass:){NAME}:\s+{VALUE}(?=\\n|['\"]|\s*$)",  # of YAML, and headers
+        rf"(?<![\w./$-])(?=[a-z]+-){NAME}:{VALUE}",
         rf"\s(?:-H|--header)[\s=]*[\"']?{NAME}\s*:\s*{VALUE}",
         rf"\bconfig(?:ure)?\s+(?:set|create)\s[^;|&]{{0,80}}?(?<![\w.-]){NAME}\s+{VALUE}",
-        rf"\b(?:setenv|set\s+-\w+|export)\s+{NAME}\s+{VALUE}",  # of csh and fish
+        rf"\b(?:setenv|set(?:\s+-\w+)?|export)\s+{NAME}\s+{VALUE}",  # of csh and fish
+        rf"\$\{{{NAME}:?[-=](?P<value>[^}}$]+)\}}",  # what a variable is if it is not set
     )
 ]
 PLACED = [
     re.compile(text, re.IGNORECASE)
     for text in (
         r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,20}://[^\s/@:'\"]{0,200}:(?P<value>[^\s/@]+)@",
+        r"://(?P<value>(?=[^\s/@:]{0,80}\d)[\w.-]{20,200})@",
         rf"\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?{VALUE}",
+        r"(?<![\w-])(?:set-)?cookie:\s+(?P<value>[^'\"\n]+)",
+        rf"{QUOTE}(?:token|auth){QUOTE}\s*:\s*\\?{VALUE}",
+        rf"\blogin\([^)]{{0,80}}?\b(?:key|token)\s*=\s*{VALUE}",
         rf"\bwandb\s+login\s+(?:--[\w-]+(?:[=\s]\S*[./]\S*)?\s+)*(?!-){VALUE}",
-        rf"\b(?:sshpass|docker\s+login\b[^;|&]*?)\s-p\s*{VALUE}",
-        r"\bcurl\b[^;|&]*?\s(?:-u|--user)[\s=]*['\"]?[^\s:'\"]+:(?P<value>[^\s'\"]+)",
-        rf"\blogin\s+\S+\s+password\s+{VALUE}",
+        rf"\b(?:sshpass\s|docker\s+login{LATER})-p\s*{VALUE}",
+        rf"\bcurl{LATER}(?:-u|-U|--user|--proxy-user)[\s=]*['\"]?[^\s:'\"]+:(?P<value>[^\s'\"]+)",
+        rf"\bcurl{LATER}--oauth2-bearer[\s=]+{VALUE}",
+        rf"\bcurl{LATER}(?:-b|--cookie)[\s=]*['\"]?[^\s='\"]+=(?P<value>[^\s'\"]+)",
+        r"(?<![\w.-])(?:(?:--)?auth[\s=]+|https?\s+-a\s+)['\"]?[^\s:/'\"]+:(?P<value>[^\s/'\"]+)",
+        rf"(?:\bmachine|login)\s+\S{{1,80}}?(?:\s|\\n)+password\s+{VALUE}",
         rf"\s-pass(?:in|out)?[\s=]+[\"']?pass:{VALUE}",
-        rf"\b(?:mysql|mysqldump|mariadb|7za?)\b[^;|&]{{0,200}}?\s-p(?!\s){VALUE}",
-        rf"\b(?:redis-cli\b[^;|&]{{0,200}}?\s-a|unzip\s+-P|openssl\b[^;|&]{{0,200}}?\s-k)\s+{VALUE}",
-        rf"\bsmbclient\b[^;|&]{{0,200}}?\s-U\s*[^\s%]+%{VALUE}",
-        rf"\bsudo\s[^;|&]{{0,80}}?<<<\s*{VALUE}",
-        rf"\b(?:echo|printf)\s+{VALUE}\s*\|[^;&]{{0,200}}?--password-stdin",
-        r"[?&](?:sig|signature|x-amz-signature|x-goog-signature)=(?P<value>[^\s&'\"]+)",
+        rf"\b(?:mysql|mysqldump|mariadb|7za?){LATER}-p(?!\s){VALUE}",
+        rf"\b(?:redis-cli{LATER}-a|ldap\w+{LATER}-w|openssl{LATER}-k)\s+{VALUE}",
+        rf"\b(?:(?:un)?zip{LATER}-P|ssh-keygen{LATER}-N)\s*{VALUE}",
+        rf"\bsmbclient{LATER}-U\s*[^\s%]+%{VALUE}",
+        rf"\blftp{LATER}-u\s*[^\s,]+,{VALUE}",
+        rf"\b(?:sudo|kinit)\s[^;|&]{{0,80}}?<<<\s*{VALUE}",
+        rf"\b(?:echo|printf)\s+(?:-\w\s+)?{VALUE}\s*\|[^;&]{{0,200}}?(?:{PIPED})",
+        rf"\b(?:uid|user(?:\s?id)?)\s*=[^;\s]{{0,80}};\s*pwd\s*=\s*{VALUE}",
+        r"[?&](?:token|auth|sig|signature|x-amz-signature|x-goog-signature)=(?P<value>[^\s&'\"]+)",
         r"//hooks\.slack\.com/services/(?P<value>[\w/]+)",
         r"//(?:\w+\.)?discord(?:app)?\.com/api/webhooks/(?P<value>[\w/-]+)",
     )
@@ -68,8 +89,13 @@ FORMS = re.compile(
 )
 BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?P<value>.*?)(?:-----END|\Z)", re.DOTALL)
 RANDOM = re.compile(r"[0-9a-fA-F-]{32,}|(?=.*\d)(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9_+/=.-]{20,}")
+METHODS = re.compile(  # of authentication, and patterns of files
+    r"basic|digest|bearer|negotiate|ntlm|kerberos|gssapi|oauth2?|ldap|munge|saml|sso|iam|password"
+    r"|token|jwt|.*[*?\[].*",
+    re.IGNORECASE,
+)
 HARMLESS = re.compile(
-    r"|\*+|true|false|null|none|yes|no|on|off|\$.*|`.*|<.*|[~.]*/[\w./-]*",
+    r"|\*+\)*|true|false|null|none|yes|no|on|off|\$.*|`.*|<.*|[~.]*/[\w./-]*",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -108,7 +134,10 @@ def _is_secret(name: str, value: str) -> bool:
         return True
     if not _is_value(value) or not TELLING.search(name):
         return False
-    return "pass" in name.lower() or not re.fullmatch(r"[\d.]+", value)
+    if name.lower().endswith(("auth", "pat")):
+        return not METHODS.fullmatch(value)
+    number = re.fullmatch(r"[\d.]+", value)
+    return not number or bool(re.search(r"passw|phrase|pwd?$", name, re.IGNORECASE))
 
 
 def _is_value(value: str) -> bool:

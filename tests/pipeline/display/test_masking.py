@@ -70,6 +70,41 @@ SECRET = [
     ("ghp_abcdefghijklmnopqrstuvwxyz0123456789", "***"),
     ("echo sk-proj-abcdef0123456789abcdef", "echo ***"),
     ("hf_abcdefghijklmnopqrstuvwxyz", "***"),
+    ("PW=x srun y", "PW=*** srun y"),
+    ("pw=x", "pw=***"),
+    ("root_pw=1234", "root_pw=***"),
+    ("AUTH=user:x", "AUTH=***"),
+    ("auth=user:x", "auth=user:***"),
+    ("http -a me:x https://h", "http -a me:*** https://h"),
+    ("X-Vault-Token: x", "X-Vault-Token: ***"),
+    ("http GET h X-Api-Key:x", "http GET h X-Api-Key:***"),
+    ("PRIVATE-TOKEN: x", "PRIVATE-TOKEN: ***"),
+    ("Ocp-Apim-Subscription-Key: x", "Ocp-Apim-Subscription-Key: ***"),
+    ("Cookie: session=x; a=b", "Cookie: ***"),
+    ("curl -b session=x https://h", "curl -b session=*** https://h"),
+    ("curl --proxy-user me:x h", "curl --proxy-user me:*** h"),
+    ("curl --oauth2-bearer x h", "curl --oauth2-bearer *** h"),
+    ("docker login -u me -p x h", "docker login -u me -p *** h"),
+    ("db_pass=hunter2", "db_pass=***"),
+    ("mount -o user=me,pass=hunter2", "mount -o user=me,pass=***"),
+    ("Server=h;Uid=me;PWD=x;", "Server=h;Uid=me;PWD=***;"),
+    ("https://h/?token=x&a=b", "https://h/?token=***&a=b"),
+    ("printf 'WANDB_API_KEY: x' > f", "printf 'WANDB_API_KEY: ***' > f"),
+    (r"echo {\"password\": \"x\"}", r"echo {\"password\": \***}"),
+    ('curl -d \'{"token": "x"}\' h', "curl -d '{\"token\": ***}' h"),
+    ("wandb.login(key='x')", "wandb.login(key=***)"),
+    ("export HF_TOKEN=${HF_TOKEN:-x}", "export HF_TOKEN=${HF_TOKEN:-***}"),
+    ("KAGGLE_KEY=x", "KAGGLE_KEY=***"),
+    ("SECRET_KEY_BASE=x", "SECRET_KEY_BASE=***"),
+    (r"printf 'machine h\nlogin me\npassword x'", r"printf 'machine h\nlogin me\npassword ***'"),
+    ("lftp -u me,x h", "lftp -u me,*** h"),
+    ("ldapsearch -w x -D me", "ldapsearch -w *** -D me"),
+    ("zip -P x a.zip b", "zip -P *** a.zip b"),
+    ("ssh-keygen -N x -f k", "ssh-keygen -N *** -f k"),
+    ("echo x | sudo -S mount y", "echo *** | sudo -S mount y"),
+    ("kinit me <<< x", "kinit me <<< ***"),
+    ("set PASSWORD x", "set PASSWORD ***"),
+    ("--jwt x", "--jwt ***"),
     ("-----BEGIN RSA PRIVATE KEY-----\nMII\n", "-----BEGIN RSA PRIVATE KEY-----***"),
 ]
 HARMLESS = [
@@ -84,6 +119,13 @@ HARMLESS = [
     "rsync me@host:/x .", "name=sk-resnet18-s0", "7z x -o/tmp a.7z", "mysql -p db", "openssl version", "set -e",
     "export A", "sudo mount x", "echo a | tee b", "https://x/f?signed=1", "data.path=compat=1", "set -euo pipefail",
     "token=cls", "git config --global user.name me", "experiment=hf_finetune_resnet50", "password=***",
+    "PWD=/home/me", "PWD=.", "OLDPWD=/x", "AUTHOR=me", "author: me", "--token-bucket 5", "keyboard=us",
+    "passes=3", "pass 2 of 3", "second pass: fast", "forward_pass=fast", "n_pass=3", "compass=north",
+    "train.seed=12345678901234567", f"sha256={HEX}", f"data.digest={HEX}", "primary_key=id", "sort-key: name",
+    "auth=none", "AUTH=basic", "SLURM_AUTH=munge", "--auth munge", "PAT=*.jpg", "error: --api-token: expected one argument",
+    "data.password: field required", "password is missing", "/a/secret=x/b", "unset PASSWORD", "read -rs PW",
+    "X=${HF_TOKEN:?missing}", "module load key/2", "docker run -p 80:80 x", "curl -b cookies.txt x", "ssh -N -L 1:x:2 h",
+    "echo hello | sudo tee x", "git clone git@github.com:a/b.git", "host:5000/image:tag", "cookie_policy=strict",
 ]  # fmt: skip
 
 
@@ -142,5 +184,5 @@ def test_launch_warns_and_shows_none(launch):
 
 def test_a_long_text_takes_no_time():
     begun = time.monotonic()
-    mask("x" * 200_000 + "a-" * 50_000 + "a_key " * 20_000)
+    mask("x" * 200_000 + "a-" * 50_000 + "a_key " * 20_000 + "curl " * 20_000 + "uid=" * 20_000)
     assert time.monotonic() - begun < 10
