@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shlex
 import subprocess
@@ -41,10 +42,10 @@ def version() -> str:
 
 
 class GitState(TypedDict):
-    """The git revision of some code, and whether there are uncommitted changes."""
+    """The git revision of some code, and whether there are uncommitted changes; None: unknown."""
 
     revision: str | None
-    dirty: bool
+    dirty: bool | None
 
 
 class Source(GitState):
@@ -64,20 +65,38 @@ def source_revision() -> Source:
 
 
 def git_state(file: Path) -> GitState:
-    """Return the git revision of a file's repository and whether there are uncommitted changes."""
+    """Return the git revision of a file's repository and whether there are uncommitted changes.
 
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(file.parent), *arguments],
-                capture_output=True, text=True, timeout=10,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    tracked = git("ls-files", "--error-unmatch", file.name) is not None
+    Where git does not answer (not installed, another user's repository, a damaged one), neither is
+    known; a file that git does not track has no revision and no changes.
+    """
+    if not any((above / ".git").exists() for above in file.parents):
+        return {"revision": None, "dirty": False}
+    listed = _git(file, "ls-files", "--error-unmatch", file.name)
+    if listed is None or listed.returncode:
+        untracked = listed is not None and listed.returncode == 1
+        return {"revision": None, "dirty": False if untracked else None}
+    head, changes = _git(file, "rev-parse", "HEAD"), _git(file, "status", "--porcelain")
     return {
-        "revision": git("rev-parse", "HEAD") if tracked else None,
-        "dirty": tracked and bool(git("status", "--porcelain")),
+        "revision": head.stdout.strip() if head and not head.returncode else None,
+        "dirty": bool(changes.stdout.strip()) if changes and not changes.returncode else None,
     }
+
+
+def _git(file: Path, *words: str) -> subprocess.CompletedProcess[str] | None:
+    """Return what git says in the folder of a file; None if it says nothing in time.
+
+    Variables such as GIT_DIR, which git sets in its hooks, would name another repository.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_") or name.startswith("GIT_CONFIG")
+    }
+    try:
+        return subprocess.run(
+            ["git", "-C", str(file.parent), *words],
+            capture_output=True, text=True, errors="replace", timeout=10, env=kept,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None

@@ -45,7 +45,13 @@ def test_half_a_run_has_a_report(run):
     assert told.missing == ["prep", "train", "fuse", "eval", "latency"]
     assert [row["step"] for row in told.steps] == [1, 2, 3]
     page = write_report(run).read_text()
-    assert "not finished" in page
+    assert "not finished" in page and "git did not say" not in page
+
+
+def test_changes_that_git_did_not_tell_of_are_unknown(run):
+    facts = rundir.read_json(run / "run.json")
+    rundir.write_json(run / "run.json", facts | {"source": {"revision": None, "dirty": None}})
+    assert "with or without uncommitted changes: git did not say" in write_report(run).read_text()
 
 
 def test_names_are_text_not_markup(run):
