@@ -1,4 +1,4 @@
-"""What commands need installed: said in one line, where Python would show a traceback."""
+"""What commands need to import: said in one line, where Python would show a traceback."""
 
 from __future__ import annotations
 
@@ -8,17 +8,35 @@ from pathlib import Path
 
 from pipeline.display.outside import say
 
+PROJECT = Path(__file__).resolve().parents[2]
+
 
 def check() -> None:
-    """End with exit code 2 if a command was called and its Python lacks what it imports first."""
+    """End with exit code 2 if a command was called and cannot import what it needs first."""
     if Path(sys.argv[0]).name not in ("-m", "dyrep"):
         return
-    missing = [name for name in ("pydantic", "rich", "yaml") if find_spec(name) is None]
-    if missing:
-        say(
-            f"error: {sys.executable} has no {', '.join(missing)}; of a checkout, activate the "
-            "environment (`source .venv/bin/activate`, which `make demo` makes); of a wheel, "
-            "`pip install 'WHEEL[pipeline]'` with the path of its file",
-            file=sys.stderr,
-        )
+    if why := _missing() or _shadowed():
+        say(f"error: {why}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def _missing() -> str | None:
+    missing = [name for name in ("pydantic", "rich", "yaml") if find_spec(name) is None]
+    if not missing:
+        return None
+    return (
+        f"{sys.executable} has no {', '.join(missing)}; of a checkout, activate the "
+        "environment (`source .venv/bin/activate`, which `make demo` makes); of a wheel, "
+        "`pip install 'WHEEL[pipeline]'` with the path of its file"
+    )
+
+
+def _shadowed() -> str | None:
+    """Return which package of this project Python would take from elsewhere, as from `./slurm`."""
+    for name in ("slurm", "dyrep"):
+        spec = find_spec(name)
+        if spec and spec.origin and Path(spec.origin).resolve().parents[1] != PROJECT:
+            place = Path(spec.origin).parents[1]
+            cure = "go to another directory" if place == Path.cwd() else "take that off PYTHONPATH"
+            return f"{place} has a package {name}, which Python takes for this project's; {cure}"
+    return None

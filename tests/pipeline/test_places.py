@@ -66,6 +66,20 @@ def test_a_directory_that_is_gone_is_told(inside, tmp_path, monkeypatch, capsys)
     assert inside("name=x") == (2, "", f"error: {told}")
 
 
+@pytest.mark.parametrize("package", ["slurm", "dyrep"])
+@pytest.mark.parametrize("path", ["", "other"])
+def test_a_package_of_the_same_name_is_not_taken_for_ours(tmp_path, package, path):
+    (tmp_path / path / package).mkdir(parents=True)
+    (tmp_path / path / package / "__init__.py").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.status"], cwd=tmp_path, text=True, capture_output=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path / path}:{PROJECT}" if path else str(PROJECT)},
+    )  # fmt: skip
+    cure = "take that off PYTHONPATH" if path else "go to another directory"
+    told = f"{tmp_path / path} has a package {package}, which Python takes for this project's"
+    assert (done.returncode, done.stderr) == (2, f"error: {told}; {cure}\n")
+
+
 def test_a_root_is_the_same_for_the_launcher_and_its_stages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert config("root=o/").root == config("root=./o").root == str(tmp_path / "o")
