@@ -28,7 +28,7 @@ from benchmarks import evidence
 PROJECT = Path(__file__).resolve().parents[1]
 KINDS = {
     "other people: processes and ports": ["execution/test_processes"],
-    "other people: files that carry code": ["test_trust"],
+    "other people: files that carry code": ["test_trust", "test_example"],
     "other people: names from outside": ["display/test_outside"],
     "other people: roots, caches, devices, secrets": [
         "records/test_caches", "execution/test_code_snapshot", "display/test_masking",

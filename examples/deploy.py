@@ -12,6 +12,7 @@ import json
 import math
 import stat
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -20,6 +21,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 Image.init()
 FORMATS = sorted(Image.OPEN.keys() - {"EPS"})  # a program, which Pillow would have Ghostscript run
 LARGEST_CARD = 2**26  # bytes; a small archive may claim more than fits into memory
+LARGEST_SIDE = 2**14  # pixels that a card may ask for
+CARD_ERRORS = (
+    LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, json.JSONDecodeError,
+)  # fmt: skip
+MAX_PIXELS, MAX_ASPECT = 100_000_000, 50  # as in prep; a small image may claim more, too
 
 
 def main():
@@ -39,17 +45,23 @@ def main():
         classes = card["preprocess"]["classes"]
         for path in arguments.images:
             check(path)
-            probabilities = softmax(run(prepare(path, card["preprocess"])))
+            scores = run(prepare(path, card["preprocess"]))
+            if len(scores) != len(classes):
+                raise LookupError(f"{len(classes)} classes, {len(scores)} scores")
+            if not all(map(math.isfinite, scores)):
+                raise ValueError(f"{arguments.model}: its scores for {path} are not finite")
+            probabilities = softmax(scores)
             best = sorted(range(len(classes)), key=lambda i: -probabilities[i])[: arguments.top]
             told = ", ".join(f"{classes[i]} {100 * probabilities[i]:.1f} %" for i in best)
             print(visible(f"{path}: {told}"))
-    except (LookupError, TypeError, AttributeError) as error:
+    except CARD_ERRORS as error:
         print(visible(f"error: {arguments.model}: its model card is not one of ours ({error})"),
               file=sys.stderr)  # fmt: skip
         return 2
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         named = isinstance(error, OSError) and error.filename
         told = f"{error.filename}: {error.strerror}" if named else error
+        told = "memory is too small for this" if isinstance(error, MemoryError) else told
         print(visible(f"error: {told}"), file=sys.stderr)
         return 2
     return 0
@@ -71,9 +83,12 @@ def check(path):
 
 def prepare(path, told):
     """Return an image as a flat list of 3 x size x size numbers, as in evaluation, and the size."""
-    with Image.open(path, formats=FORMATS) as opened:
-        image = ImageOps.exif_transpose(opened).convert("RGB")
     short, size = told["resize"], told["image_size"]
+    if not (0 < short <= LARGEST_SIDE and 0 < size <= LARGEST_SIDE):
+        raise LookupError(f"resize {short}, image_size {size}")
+    if not len(told["mean"]) == len(told["std"]) == 3:
+        raise LookupError("mean and std are of three channels")
+    image = picture(path)
     width, height = image.size
     scale = short / min(width, height)
     image = image.resize(
@@ -89,6 +104,27 @@ def prepare(path, told):
     ], size
 
 
+def picture(path):
+    """Return an image upright, as 8-bit RGB."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as opened:
+            width, height = opened.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
+            if max(width, height) > MAX_ASPECT * min(width, height):
+                raise ValueError(f"{width}x{height} pixels are thinner than 1:{MAX_ASPECT}")
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PPM"):
+                image = image.point(lambda value: value * (1 / 257) + 0.5).convert("L")
+            if image.mode in ("I", "F"):
+                raise ValueError("the range of its pixels is not known; store it as 8 or 16 bits")
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: no image that Pillow knows") from None
+    except Exception as error:  # Pillow has a class for each kind of damage
+        raise ValueError(f"{path}: {error or type(error).__name__}") from None
+
+
 def load_onnx(path):
     """Return a function from a prepared image to scores, and the model card."""
     import numpy
@@ -97,15 +133,22 @@ def load_onnx(path):
     try:
         session = onnxruntime.InferenceSession(path)
     except Exception as error:  # onnxruntime has a class of its own for each reason
-        reason = str(error).rpartition(":")[2].strip()  # behind its number, its name and the path
-        raise ValueError(f"{path} cannot be loaded: {reason}") from None
+        raise ValueError(f"{path} cannot be loaded: {reason(error)}") from None
 
     def run(prepared):
         values, size = prepared
         images = numpy.array(values, dtype=numpy.float32).reshape(1, 3, size, size)
-        return session.run(None, {"images": images})[0][0].tolist()
+        try:
+            return session.run(None, {"images": images})[0][0].tolist()
+        except Exception as error:
+            raise ValueError(f"{path} cannot be run: {reason(error)}") from None
 
     return run, json.loads(session.get_modelmeta().custom_metadata_map["card.json"])
+
+
+def reason(error):
+    """Return what onnxruntime says behind the number and the name of an error, and the path."""
+    return str(error).partition("\n")[0].rpartition(" : ")[2].rpartition("failed:")[2].strip()
 
 
 def load_torch(path, trust):
@@ -126,8 +169,11 @@ def load_torch(path, trust):
 
     def run(prepared):
         values, size = prepared
-        with torch.inference_mode():
-            return network(torch.tensor(values).reshape(1, 3, size, size))[0].tolist()
+        try:
+            with torch.inference_mode():
+                return network(torch.tensor(values).reshape(1, 3, size, size))[0].tolist()
+        except Exception as error:
+            raise ValueError(f"{path} cannot be run: {str(error).partition(chr(10))[0]}") from None
 
     return run, card
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -140,43 +139,6 @@ def test_the_example_runs_no_code_that_is_not_trusted(hostile, tmp_path, name):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "add --trust" in done.stderr
     assert not mark.exists()
-
-
-@pytest.mark.parametrize(
-    ("member", "content", "said"),
-    [
-        (None, "no archive", "File is not a zip file"),
-        ("x/other", "{}", "it has no model card"),
-        ("x/extra/card.json", "{", "Expecting property name"),
-        ("x/extra/card.json", "[" * 10**5, "maximum recursion depth"),
-    ],
-)
-def test_the_example_says_what_is_wrong_with_a_card(tmp_path, member, content, said):
-    path = tmp_path / "model.pt2"
-    path.write_text(content)
-    if member:
-        with ZipFile(path, "w") as archive:
-            archive.writestr(member, content)
-    example = runpy.run_path(str(PROJECT / "examples/deploy.py"))
-    with pytest.raises(ValueError, match=f"model.pt2 is no exported network, or damaged: {said}"):
-        example["read_card"](path)
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("none.onnx", "none.onnx: No such file or directory"),
-        ("none.pt2", "none.pt2: No such file or directory"),
-        ("bad.onnx", "bad.onnx cannot be loaded: Protobuf parsing failed."),
-        ("fifo.onnx", "fifo.onnx is no regular file"),
-    ],
-)
-def test_the_example_names_what_it_cannot_open(tmp_path, monkeypatch, capsys, name, said):
-    (tmp_path / "bad.onnx").write_text("no network")
-    os.mkfifo(tmp_path / "fifo.onnx")
-    monkeypatch.setattr("sys.argv", ["deploy.py", str(tmp_path / name), "x.png"])
-    assert runpy.run_path(str(PROJECT / "examples/deploy.py"))["main"]() == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}/{said}\n"
 
 
 def test_a_trusted_file_is_evaluated(sound, tmp_path):

@@ -1,0 +1,97 @@
+"""`examples/deploy.py` names what it cannot use, in one line, and takes an image as prep does."""
+
+import os
+import runpy
+import struct
+import zlib
+from zipfile import ZipFile
+
+import pytest
+from PIL import Image
+
+from tests.launcher import PROJECT
+from tests.pipeline.hostile import CARD
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "said"),
+    [
+        (None, "no archive", "File is not a zip file"),
+        ("x/other", "{}", "it has no model card"),
+        ("x/extra/card.json", "{", "Expecting property name"),
+        ("x/extra/card.json", "[" * 10**5, "maximum recursion depth"),
+    ],
+)
+def test_the_example_says_what_is_wrong_with_a_card(tmp_path, member, content, said):
+    path = tmp_path / "model.pt2"
+    path.write_text(content)
+    if member:
+        with ZipFile(path, "w") as archive:
+            archive.writestr(member, content)
+    example = runpy.run_path(str(PROJECT / "examples/deploy.py"))
+    with pytest.raises(ValueError, match=f"model.pt2 is no exported network, or damaged: {said}"):
+        example["read_card"](path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("none.onnx", "none.onnx: No such file or directory"),
+        ("none.pt2", "none.pt2: No such file or directory"),
+        ("bad.onnx", "bad.onnx cannot be loaded: Protobuf parsing failed."),
+        ("fifo.onnx", "fifo.onnx is no regular file"),
+    ],
+)
+def test_the_example_names_what_it_cannot_open(tmp_path, monkeypatch, capsys, name, said):
+    (tmp_path / "bad.onnx").write_text("no network")
+    os.mkfifo(tmp_path / "fifo.onnx")
+    monkeypatch.setattr("sys.argv", ["deploy.py", str(tmp_path / name), "x.png"])
+    assert runpy.run_path(str(PROJECT / "examples/deploy.py"))["main"]() == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/{said}\n"
+
+
+def declared(width, height):
+    """Return a PNG that says so in its header, and holds no pixels."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (declared(2**31 - 1, 2**31 - 1), "could be decompression bomb"),
+        (declared(13_000, 13_000), "13000x13000 pixels are more than 100,000,000"),
+        (declared(1, 3_000_000), "1x3000000 pixels are thinner than 1:50"),
+        (declared(8, 8), "image file is truncated"),
+        (b"", "no image that Pillow knows"),
+        (Image.new("F", (8, 8)), "the range of its pixels is not known"),
+    ],
+    ids=["bomb", "large", "thin", "cut", "empty", "float"],
+)
+def test_the_example_refuses_an_image_as_prep_does(tmp_path, content, said, recwarn):
+    path = tmp_path / "x.tif"
+    path.write_bytes(content) if isinstance(content, bytes) else content.save(path)
+    example = runpy.run_path(str(PROJECT / "examples/deploy.py"))
+    with pytest.raises(ValueError, match=f"x.tif: .*{said}"):
+        example["prepare"](path, CARD["preprocess"])
+    assert not recwarn
+
+
+def test_the_example_scales_16_bits_as_prep_does(tmp_path):
+    Image.new("I;16", (8, 8), 40000).save(tmp_path / "x.png")
+    example = runpy.run_path(str(PROJECT / "examples/deploy.py"))
+    values, _ = example["prepare"](tmp_path / "x.png", CARD["preprocess"])
+    assert {round(255 * value) for value in values} == {round(40000 / 257)}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"resize": 10**9}, {"image_size": -1}, {"mean": [0.0]}, {"std": [0.0] * 3}]
+)
+def test_the_example_refuses_a_card_that_asks_for_what_cannot_be(tmp_path, wrong):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    example = runpy.run_path(str(PROJECT / "examples/deploy.py"))
+    with pytest.raises(example["CARD_ERRORS"]):
+        example["prepare"](tmp_path / "x.png", CARD["preprocess"] | wrong)
