@@ -1,12 +1,11 @@
 """Whether a job goes back into the queue, decided from its records and what SLURM says of it."""
 
 import json
-from dataclasses import replace
 from datetime import datetime
 
 import pytest
 
-from slurm import requeue, supervise
+from slurm import requeue
 from slurm.job import DONE, REFUSED, STOPPED, Job, Resources
 from slurm.records import CANCELLED, Event
 from slurm.scheduler import Entry
@@ -260,16 +259,3 @@ def test_the_node_from_which_nothing_came_is_named(job, asked):
     requeue.decide(job, where)
     (told,) = [row.message for row in Event.read(job.directory) if row.event == "failed"]
     assert told.startswith(f"nothing came from n3: do they see {job.directory}?")
-
-
-def test_all_nodes_of_an_attempt_meet_at_a_port_that_no_other_attempt_derives(monkeypatch):
-    monkeypatch.setattr(supervise, "_address", str)
-    attempts = [("7", 0, "a"), ("7", 1, "b"), ("7", 7, "c"), ("8", 0, "d"), ("7", 0, "elsewhere")]
-
-    def ports(id, restart, mark):
-        where = Allocation(id=id, restart=restart, node=0, names=("n1", "n2"), mark=mark)
-        return {replace(where, node=node).place().port for node in (0, 1)}
-
-    found = [ports(*attempt) for attempt in attempts]
-    assert [len(each) for each in found] == [1] * 5
-    assert len(set().union(*found)) == 5
