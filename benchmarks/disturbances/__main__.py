@@ -39,6 +39,7 @@ from tests.cluster.real import call, wait_for
 SHARE = 25  # disturbances in a round
 CHAINS = 3
 READY = 0.8  # how often a disturbance waits until its job works
+TURN = 60.0  # seconds that it waits at most: SLURM can take minutes to miss what it lost
 END = 900.0  # seconds for everything to end when the last disturbance is over
 
 
@@ -134,7 +135,7 @@ def disturb(night: Night) -> list[dict[str, Any]]:
     name = night.chance.choice(sorted(KINDS))
     subject = night.chance.choice([each for each in night.subjects if not each.done])
     if night.chance.random() < READY:
-        night.wait(lambda: subject.works or subject.done)
+        night.wait(lambda: subject.works or subject.done, TURN)
     entry = night.entry(subject)
     if entry is None or subject.directories()[subject.main]:
         return []

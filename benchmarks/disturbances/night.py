@@ -18,7 +18,7 @@ from tests.cluster.test_shells import HOSTILE
 URGENT = "urgent"  # name of the jobs that preempt
 ASK = 3.0  # seconds between two looks at the queue
 AGREE = 20.0  # seconds in which a job that ended is finished, or in the queue again
-PATIENCE = 240.0  # seconds for a subject to work again
+PATIENCE = 240.0  # seconds for what SLURM does
 POLL = 0.2  # seconds
 
 
