@@ -8,6 +8,7 @@ afterwards only records and forwards them. It does not decide whether the job is
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import signal
@@ -33,6 +34,7 @@ POLL = 0.2  # seconds
 AGREE = 60.0  # seconds in which a file written on another node becomes visible here
 JOIN = 120.0  # seconds in which the supervisors of all nodes must have begun
 AGAIN = 5.0  # seconds between two stop requests: the command may have been starting
+PR_SET_PDEATHSIG = 1  # prctl(2)
 PORTS = range(20000, 32000)  # below the range that the kernel uses for outgoing connections
 
 
@@ -195,7 +197,7 @@ def _not_to_succeed(first: str) -> str | None:
 def _run(job: Job, here: Allocation, seen: list[int], script: orphan.Script | None) -> int:
     environment = os.environ | here.place().words(job.directory)
     command = subprocess.Popen(
-        job.command, env=environment, preexec_fn=_deaf, stdin=subprocess.DEVNULL
+        job.command, env=environment, preexec_fn=_as_child, stdin=subprocess.DEVNULL
     )
     told = -AGAIN
     noted = False
@@ -220,6 +222,15 @@ def _run(job: Job, here: Allocation, seen: list[int], script: orphan.Script | No
                 command.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             command.wait(POLL)
+
+
+def _as_child() -> None:
+    """Let the kernel ask the command to save and stop when its supervisor is killed.
+
+    SLURM ends what is left of a step, but without cgroups it does not find what lost its parent.
+    """
+    _deaf()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _deaf() -> None:
