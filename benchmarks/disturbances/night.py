@@ -11,6 +11,7 @@ from benchmarks.disturbances.subjects import Hashes, Subject
 from slurm import marks, scheduler
 from slurm.dev_cluster.config import Cluster
 from slurm.queue import queued, submitted
+from slurm.records import Event
 from slurm.scheduler import Entry
 from tests.cluster.job_under_test import commands
 from tests.cluster.test_shells import HOSTILE
@@ -123,13 +124,11 @@ class Night:
 
     def _lost(self, subject: Subject, directory: Path, queue: dict[str, Entry]) -> None:
         """Launch again what is no longer in the queue; a fault unless SLURM ended or forgot it."""
-        last = submitted(directory)[-1]
-        forgot = last.id not in queue or not marks.known(queue[last.id], last)
         if subject.name in self.ended:
             self.ended.remove(subject.name)
-        elif self.forgetful and forgot:  # the cluster remembers what ended for an hour
+        elif self.forgetful and (what := _forgotten(directory, queue)):
             subject.blame("forgotten")
-            self.administered.append(f"launched job {last.id} again: a killed slurmctld forgot it")
+            self.administered.append(f"launched again, for a killed slurmctld forgot {what}")
         else:
             self._fault("lost", subject, job=directory.name)
         for key in [key for key in self._since if key[0] == subject.name]:
@@ -140,3 +139,15 @@ class Night:
         causes = sorted(set().union(*subject.causes.values())) if subject else []
         name = subject.name if subject else None
         self.faults.append({"fault": what, "subject": name, "causes": causes, **facts})
+
+
+def _forgotten(directory: Path, queue: dict[str, Entry]) -> str | None:
+    """Return what a controller was told and does not know; what has ended it knows for an hour."""
+    last = submitted(directory)[-1]
+    entry = queue.get(last.id)
+    if entry is None or not marks.known(entry, last):
+        return f"job {last.id}"
+    *_, told = [None, *Event.read(directory)]
+    if told and (told.event, told.job, told.restart) == ("requeued", entry.id, entry.restarts):
+        return f"the requeue of job {entry.id}"
+    return None
