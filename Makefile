@@ -16,7 +16,7 @@ demo: $(INSTALLED) ## the whole pipeline on embedded real images, then a report
 	@$(BIN)/python -m pipeline.launch name=demo method=dyrep
 
 test: $(INSTALLED) ## all tests
-	@$(BIN)/python -m pytest -n 3
+	@$(BIN)/python -m pytest -n 4
 
 check: lint ## style, types, imports, and the tests that start no stage and no SLURM
 	@$(BIN)/python -m pytest -n 2 -m 'not long'

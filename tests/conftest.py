@@ -1,7 +1,7 @@
 """What several tests need: the command line with a root of its own, and one finished run.
 
-`make test` runs the suite in three processes, for two cores: the tests on a real SLURM, all in one of
-them, mostly wait.
+`make test` runs the suite in four processes, for two cores: the tests on a real SLURM, in two of
+them with a cluster each, mostly wait.
 """
 
 import gc
@@ -18,6 +18,15 @@ from tests.launcher import SMALL, Inside, Launcher
 
 STARTS = {"launch", "finished", "copied", "recorder"}  # fixtures that start stages or W&B's client
 LEFT_OUT = {"cluster", "zoo", "slow", "gpu"}  # by `make check`, like `long`
+# of the tests on SLURM, by the time they take
+ONE_HALF = (
+    "_recovery.py",
+    "_nodes.py",
+    "_failover.py",
+    "_suspension.py",
+    "_shells.py",
+    "_commands.py",
+)
 WHOLE = re.compile(
     rf"^pytestmark = \[?\s*pytest\.mark\.(long|{'|'.join(LEFT_OUT)})\b", re.MULTILINE
 )
@@ -51,14 +60,15 @@ def pytest_unconfigure():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Give one process all tests on SLURM, which share a cluster; else the tests of a file."""
+    """Give two processes half of the tests on SLURM each, which share a cluster; else files."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            return (
-                "cluster" if nodeid.startswith("tests/cluster/") else super()._split_scope(nodeid)
-            )
+            file = super()._split_scope(nodeid)
+            if not file.startswith("tests/cluster/"):
+                return file
+            return f"cluster {file.endswith(ONE_HALF)}"
 
     return Scheduling(config, log)
 
