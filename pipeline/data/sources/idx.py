@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import string
 import zlib
 from functools import cached_property
@@ -65,7 +66,7 @@ class Mnist:
         self.classes = CLASSES.get(data.name, ())
 
     def count(self) -> int:
-        return sum(shape(images)[0] for images, _ in self._files.values())
+        return sum(len(self._labels(split)) for split in self._files)
 
     def listing(self) -> Listing:
         splits = {split: self._items(split) for split in self._files}
@@ -75,11 +76,13 @@ class Mnist:
 
     def read(self, name: str) -> bytes:
         split, _, number = name.partition("-")
-        images = self._train if split == "train" else self._val
-        return png(self._upright(images[int(number)]))
+        return png(self._upright(self._images(split)[int(number)]))
 
     def _upright(self, pixels: np.ndarray) -> np.ndarray:
         return pixels
+
+    def _images(self, split: str) -> np.ndarray:
+        return self._train if split == "train" else self._val
 
     @cached_property
     def _train(self) -> np.ndarray:
@@ -90,14 +93,19 @@ class Mnist:
         return content(self._files["val"][0])
 
     def _items(self, split: str) -> list[Item]:
-        """Return the items of a split.
+        self._images(split)  # to find damage before the first image is needed
+        return [Item(f"{split}-{n:06d}", label) for n, label in enumerate(self._labels(split))]
+
+    def _labels(self, split: str) -> list[int]:
+        """Return the class of each image of a split.
 
         Raises:
-            UserError: the number of labels differs from that of images, or a label is no class.
+            UserError: a file has another length than it says, the number of labels differs from
+                that of images, or a label is no class.
         """
         images, labels = self._files[split]
-        count = len(self._train if split == "train" else self._val)
-        told = content(labels).astype(int) - self.first
+        check_length(images)
+        count, told = shape(images)[0], content(labels).astype(int) - self.first
         if len(told) != count:
             raise UserError(
                 f"{labels} has {len(told)} labels, {images} has {count} images: they do not belong "
@@ -111,7 +119,8 @@ class Mnist:
                 f"{labels} has a label {wrong[0] + self.first}; those of data={self.name} go from "
                 f"{self.first} to {self.first + len(self.classes) - 1}"
             )
-        return [Item(f"{split}-{n:06d}", label) for n, label in enumerate(told.tolist())]
+        found: list[int] = told.tolist()
+        return found
 
     @cached_property
     def _files(self) -> dict[str, tuple[Path, Path]]:
@@ -172,6 +181,26 @@ def shape(path: Path) -> tuple[int, ...]:
     return tuple(int.from_bytes(sizes[n : n + 4]) for n in range(0, len(sizes), 4))
 
 
+def check_length(path: Path) -> None:
+    """Refuse an idx file that was cut off, by its size, without reading all of it.
+
+    A gzip file ends with the length of what it holds, modulo 2^32 (RFC 1952); one of several
+    members, with that of the last. So one with another length there is read to the end.
+
+    Raises:
+        UserError: the file is shorter or longer than its header says.
+    """
+    wanted = _length(shape(path))
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if path.suffix == ".gz":
+            file.seek(max(size - 4, 0))
+            size = int.from_bytes(file.read(4), "little")
+            wanted %= 2**32
+    if size != wanted:
+        content(path)
+
+
 def content(path: Path) -> np.ndarray:
     """Return the uint8 array of an idx file, (N, H, W) or (N,); memory-mapped if not compressed.
 
@@ -181,15 +210,21 @@ def content(path: Path) -> np.ndarray:
     import numpy as np
 
     sizes = shape(path)
-    begin = 4 + 4 * len(sizes)
+    wanted = _length(sizes)
+    begin = wanted - math.prod(sizes)
     packed = path.suffix == ".gz"
     whole = _read(path) if packed else b""
-    found, wanted = len(whole) if packed else path.stat().st_size, begin + math.prod(sizes)
+    found = len(whole) if packed else path.stat().st_size
     if found != wanted:
         raise UserError(_cut(path, found, wanted))
     if packed:
         return np.frombuffer(whole, np.uint8, offset=begin).reshape(sizes)
     return np.memmap(path, np.uint8, "r", begin, sizes)
+
+
+def _length(sizes: tuple[int, ...]) -> int:
+    """Return how many bytes an array and its header take."""
+    return 4 + 4 * len(sizes) + math.prod(sizes)
 
 
 def _cut(path: Path, found: int, wanted: int) -> str:

@@ -117,9 +117,17 @@ WRONG = {
 def test_files_that_are_wrong_are_named_in_one_line(tmp_path, kind):
     spoil, words = WRONG[kind]
     spoil(files(tmp_path, end=".gz"))
-    with pytest.raises(UserError, match=words) as error:
-        found(tmp_path).listing()
-    assert "\n" not in str(error.value)
+    for looked in (found(tmp_path).count, found(tmp_path).listing):  # a launch, and prep
+        with pytest.raises(UserError, match=words) as error:
+            looked()
+        assert "\n" not in str(error.value)
+
+
+def test_an_archive_of_several_members_is_whole(tmp_path):
+    packed = files(tmp_path, end=".gz") / f"{TRAIN}.gz"
+    whole = idx(PIXELS[:4])
+    packed.write_bytes(gzip.compress(whole[:1000]) + gzip.compress(whole[1000:]))
+    assert found(tmp_path).count() == 6
 
 
 def test_prep_of_files_that_were_changed_begins_anew(tmp_path):
