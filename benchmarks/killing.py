@@ -26,16 +26,28 @@ class Attempt:
         self.stage, self.begun = stage, time.monotonic()
         (stage / "logs").mkdir(exist_ok=True)
         with (stage / "logs" / "chaos.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.run", str(stage)],
-                cwd=PROJECT, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+            self.process = self._start(log.fileno())
+
+    def _start(self, log: int) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline.run", str(self.stage)],
+            cwd=PROJECT, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+    def _ranks(self) -> dict[int, int | None]:
+        """Return the rank of each process below, by its number."""
+        return {pid: rank(pid) for pid in children(self.process.pid)}
 
     def kill(self, chance: random.Random) -> dict | None:
         """Wait for a random moment and kill; return what happened, None if it ended before."""
         moment, victim = chance.choice(MOMENTS), chance.choice(VICTIMS)
         number = chance.choice([signal.SIGKILL, signal.SIGTERM])
         self._wait_for(moment, chance)
+        happened = self.strike(victim, number)
+        return {"moment": moment, **happened} if happened else None
+
+    def strike(self, victim: str, number: signal.Signals) -> dict | None:
+        """Kill now; return what happened, None if there is no such process."""
         targets, everyone = self._pids(victim), self._pids("all")
         if self.process.poll() is not None or not targets:
             return None
@@ -46,7 +58,7 @@ class Attempt:
         code = self.process.wait(ENDING)
         left_behind = alive_after(everyone, ENDING)
         return {
-            "moment": moment, "victim": victim, "signal": signal.Signals(number).name,
+            "victim": victim, "signal": number.name,
             "after_seconds": round(time.monotonic() - self.begun, 2), "step": step,
             "doing": doing, "exit_code": code, "left_behind": left_behind,
             **self._repeated(),
@@ -97,7 +109,7 @@ class Attempt:
         return row["done"], row["text"]
 
     def _pids(self, victim: str) -> list[int]:
-        ranks = {pid: rank(pid) for pid in children(self.process.pid)}
+        ranks = self._ranks()
         return {
             "rank 0": [pid for pid, number in ranks.items() if number == 0],
             "other rank": [pid for pid, number in ranks.items() if number],
