@@ -139,8 +139,7 @@ def supervise(job: Job, first: str | None = None) -> None:
     elif job.finished.exists():
         code = DONE
     else:
-        print(f"{job.name}: {why_not}", flush=True)
-        code = REFUSED
+        code = REFUSED  # `slurm.requeue` prints why, as the last line
     if here.node == 0 or code not in (DONE, STOPPED):  # SLURM then ends the other nodes
         why = why_not if code == REFUSED else None  # None: the command's own log says why
         ended = here.event("ended", node=here.node, code=code, saved=job.saved(), why=why)

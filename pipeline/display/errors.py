@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.display.masking import mask
 from pipeline.display.outside import line
+from slurm import private
 
 DONE = 0
 FAILED = 1
@@ -39,6 +40,7 @@ REFUSALS = {
     errno.ENOMEM: "free some memory",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
 } | dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable")
+OTHERS = "take a root= of your own"  # the cure where another user's files are in the way
 
 
 def surroundings(error: OSError, where: object) -> UserError:
@@ -47,7 +49,29 @@ def surroundings(error: OSError, where: object) -> UserError:
     if path and (lost := link_to_nothing(path, *path.parents)):
         return lost
     cure = (REFUSALS | {errno.ENOENT: "restore it"}).get(error.errno or 0, "mend that")
+    if error.errno in (errno.EACCES, errno.EPERM) and (
+        who := _other_owner(path or Path(str(where)))
+    ):
+        cure = f"it belongs to {who}: {OTHERS}"
     return UserError(f"{error.filename or where}: {error.strerror}; {cure} and launch again")
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """Return the error for a file or folder that this user may not read."""
+    who = _other_owner(path)
+    cure = f"ask {who} to make it readable" if who else "make it readable"
+    return UserError(f"{path} cannot be read ({error.strerror}); {cure}")
+
+
+def _other_owner(path: Path) -> str | None:
+    """Return whose path it is, if it belongs to another user: its owner, or that of its folder."""
+    for place in (path, *path.parents):
+        try:
+            uid = place.stat().st_uid
+        except OSError:  # not there, or not to be seen
+            continue
+        return private.owner(uid) if uid != os.geteuid() else None
+    return None
 
 
 def link_to_nothing(*paths: Path) -> UserError | None:

@@ -12,7 +12,7 @@ from pipeline.config import Config
 from pipeline.custom import code
 from pipeline.data.sources.choose import source
 from pipeline.data.sources.folders import ImageFolder
-from pipeline.display.errors import UserError
+from pipeline.display.errors import OTHERS, UserError
 from pipeline.planning import outline
 from pipeline.planning.step import Step
 from pipeline.records import disk, rundir, store
@@ -48,7 +48,8 @@ def _check_root(root: Path) -> None:
     if not above.is_dir():
         raise UserError(f"root={root}: {above} is not a directory; choose another root=")
     if refused := disk.refusal(above):
-        raise UserError(f"root={root} cannot be written: {refused}, or choose another root=")
+        other = "" if OTHERS in str(refused) else ", or choose another root="
+        raise UserError(f"root={root} cannot be written: {refused}{other}")
     if shutil.disk_usage(above).free < 50 * 2**20:
         raise UserError(f"root={root}: less than 50 MiB free on the disk; make room or move root=")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -30,9 +31,10 @@ def _tell_shared(root: Path) -> None:
     places = [root, *(root / name for name in ("stages", "runs", "data", "cache"))]
     for place in places:
         if place.is_dir() and (who := private.writers(place)):
+            closed = "close it (chmod go-w) or " * (place.stat().st_uid == os.geteuid())
             _warn(
                 f"{who} may write to {place}, and so change what your runs read, execute and "
-                "report; close it (chmod go-w) or choose another root=, unless you trust them"
+                f"report; {closed}choose another root=, unless you trust them"
             )
             return
 

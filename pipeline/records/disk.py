@@ -65,7 +65,10 @@ def link(path: Path, target: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target, path.parent))
+    try:
+        temporary.symlink_to(os.path.relpath(target, path.parent))
+    except OSError as error:  # it names the target
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     temporary.replace(path)
 
 

@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.config.base import STAGE_NAMES
-from pipeline.display.errors import (
-    UserError,
-    nearest,
-)
+from pipeline.display.errors import UserError, nearest, unreadable
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Run
 from slurm import output
@@ -136,7 +133,7 @@ def _runs(root: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}); make it readable") from None
+        raise unreadable(folder, error) from None
 
 
 def groups(root: Path) -> tuple[dict[Path, str | None], list[Path]]:

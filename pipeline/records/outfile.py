@@ -29,7 +29,8 @@ def check(*paths: Path | None) -> None:
         if not above.is_dir():
             raise UserError(f"{path}: {above} is no folder; name another file")
         if refused := disk.refusal(above):
-            raise UserError(f"{path} cannot be written: {refused}, or name another file")
+            why, *_ = str(refused).partition(";")
+            raise UserError(f"{path} cannot be written: {why}; name another file")
 
 
 def _check_dash(path: Path) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.display import masking
-from pipeline.display.errors import UserError, link_to_nothing
+from pipeline.display.errors import UserError, link_to_nothing, unreadable
 from pipeline.records import disk, schemas
 from slurm import files
 from slurm.records import EVENTS as EVENTS
@@ -267,7 +267,7 @@ def reading(path: Path) -> Iterator[BufferedReader]:
         with files.opened(path) as file:
             yield file
     except PermissionError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); make it readable") from None
+        raise unreadable(path, error) from None
     except OSError as error:
         if isinstance(error, FileNotFoundError | NotADirectoryError) and not path.is_symlink():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None

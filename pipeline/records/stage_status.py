@@ -16,7 +16,7 @@ from signal import SIGKILL
 from typing import Literal
 
 from pipeline.config.base import STAGE_NAMES
-from pipeline.display.errors import UserError, surroundings
+from pipeline.display.errors import UserError, surroundings, unreadable
 from pipeline.records import attempt, rundir, schemas, store
 from pipeline.records.lost import seconds
 from pipeline.records.schemas import Event, Progress, Result
@@ -89,7 +89,7 @@ def look(
     except UserError as error:
         why = str(error)
     except PermissionError as error:
-        why = f"{error.filename or directory} cannot be read ({error.strerror}); make it readable"
+        why = str(unreadable(Path(error.filename or directory), error))
     except OSError as error:
         why = str(surroundings(error, directory))
     return Standing(stage=stage, state="damaged", why=why, directory=str(directory))

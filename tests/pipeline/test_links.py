@@ -1,13 +1,15 @@
 """A folder that is a link to a disk which is not there: named, and nothing is made in its place."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from pipeline import cancel, status
 from pipeline.compare.__main__ import main as compare_main
-from pipeline.display.errors import surroundings
+from pipeline.display.errors import surroundings, unreadable
+from slurm import private
 from tests.runs import make_run
 
 FOLDERS = ["", "stages", "runs", "data", "runs/x"]
@@ -57,6 +59,16 @@ def test_a_door_that_is_closed_is_no_lost_link(monkeypatch):
     monkeypatch.setattr(Path, "is_symlink", closed)
     said = str(surroundings(PermissionError(errno.EACCES, "Permission denied", "/x/y"), "here"))
     assert said == "/x/y: Permission denied; make it writable and launch again"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder away")
+def test_what_belongs_to_another_user_is_not_to_be_made_writable(tmp_path):
+    os.chown(tmp_path, 65534, -1)
+    error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "new"))
+    whose = private.owner(65534)
+    said = str(surroundings(error, "here"))
+    assert said.endswith(f"; it belongs to {whose}: take a root= of your own and launch again")
+    assert str(unreadable(tmp_path, error)).endswith(f"; ask {whose} to make it readable")
 
 
 def test_a_run_can_be_looked_at_without_its_data(lost, tmp_path, capsys):
