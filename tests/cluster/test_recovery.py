@@ -133,9 +133,13 @@ def test_a_successor_goes_on_where_nothing_of_a_job_was_left(chain, cluster, par
     partition(GraceTime=0, PreemptMode="CANCEL")
     work = chain().submit().working(steps=7)
     mine = [(pid, words) for pid, words, seen in jobs(cluster) if seen["SLURM_JOB_ID"] == work.id]
-    for part in ("submitit.core._submit", "slurm_script"):
+    for part, number in (  # a script that is stopped decides nothing meanwhile
+        ("slurm_script", signal.SIGSTOP),
+        ("submitit.core._submit", signal.SIGKILL),
+        ("slurm_script", signal.SIGKILL),
+    ):
         for pid in [pid for pid, words in mine if part in " ".join(words)]:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
     work.finished()
     assert scheduler.end(work.id) == scheduler.KILLED
 
