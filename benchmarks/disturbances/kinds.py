@@ -126,7 +126,8 @@ def node_down(night: Night, subject: Subject) -> bool:
         return False
     call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=disturbed")
     night.pause(night.chance.uniform(1, 8))
-    return _accepts("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    _accepts("scontrol", "update", f"NodeName={node}", "State=RESUME")  # it may be back by itself
+    return True
 
 
 def lose_power(night: Night, subject: Subject) -> bool:
