@@ -3,7 +3,7 @@
 The recipes are a table in which each pair of values occurs: of optimizer, schedule, method, loader,
 number of processes, and what else a recipe may have. Each trains a tiny network, one of its
 processes or all are killed by SIGKILL at a random moment, and it is started again. Then weights,
-history and growth must be those of the undisturbed training.
+history and growth must be those of the undisturbed training. FILE is written after each row.
 
     python -m benchmarks.recipes --json benchmarks/results/recipes.json
 """
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -86,17 +87,29 @@ def main() -> int:
     parser.add_argument("--rows", type=int, help="only the first rows of the table")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    table = covering()[: options.rows]
+    table = covering()
+    random.Random(options.seed).shuffle(table)
+    found: list[dict] = []
     with tempfile.TemporaryDirectory(prefix="recipes-") as folder:
-        found = trained(Path(folder), table, options.seed)
+        for row in trained(Path(folder), table[: options.rows], options.seed):
+            found.append(row)
+            if options.json:
+                evidence.write(options.json, report(found, options.seed))
     show(found)
-    equal = sum(not row["differences"] for row in found)
-    kills = sum(bool(row["kill"]) for row in found)
-    report = {"rows": len(found), "pairs": len(pairs(table)), "kills": kills, "equal": equal}
-    report |= {"seed": options.seed, "table": found}
-    if options.json:
-        evidence.write(options.json, report)
-    return 0 if equal == len(found) else 1
+    return 1 if any(row["differences"] for row in found) else 0
+
+
+def report(found: list[dict], seed: int) -> dict:
+    """Return the rows that were trained, and which share of the table they are."""
+    whole = covering()
+    done = [{factor: row[factor] for factor in TABLE} for row in found]
+    return {
+        "rows": len(found), "rows_of_table": len(whole),
+        "pairs": len(pairs(done)), "pairs_of_table": len(pairs(whole)),
+        "kills": sum(bool(row["kill"]) for row in found),
+        "equal": sum(not row["differences"] for row in found),
+        "seed": seed, "table": found,
+    }  # fmt: skip
 
 
 def covering() -> list[Row]:
@@ -125,12 +138,12 @@ def pairs(rows: list[Row]) -> set[Pair]:
     return {frozenset(pair) for row in rows for pair in itertools.combinations(row.items(), 2)}
 
 
-def trained(folder: Path, table: list[Row], seed: int) -> list[dict]:
-    """Train each row twice, once with a kill; return the rows with what differs."""
-    steps = [question(folder / "undisturbed", row) for row in table]
-    finish(steps[0][0].dir)  # the images of all
-    stages = [train.dir for _, train in steps]
-    return list(map(judged, table, stages, itertools.count(seed)))
+def trained(folder: Path, table: list[Row], seed: int) -> Iterator[dict]:
+    """Train each row twice, once with a kill; yield the rows with what differs."""
+    for number, row in enumerate(table):
+        prep, train = question(folder / "undisturbed", row)
+        finish(prep.dir)  # the images of all
+        yield judged(row, train.dir, seed + number)
 
 
 def question(root: Path, row: Row) -> list[Step]:
