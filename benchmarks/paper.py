@@ -31,7 +31,6 @@ EXPERIMENTS = (
 IMAGES = {"cifar10": (60_000, 10), "cifar100": (60_000, 100), "imagenet": (1_331_167, 1000)}
 FEWEST = 10  # images of a class: some are held out of each
 HELD_OUT = 0.15
-BATCH = 32
 NAME = "paper"
 SMALL = (
     "train.warmup_epochs=0", "train.recalibrate_until=null", "fuse.exports=[]",
@@ -49,6 +48,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=0.001, help="of the images (default: 0.001)")
     parser.add_argument("--pixels", type=int, default=32, help="of ImageNet's (default: 32)")
     parser.add_argument("--epochs", type=int, default=2, help="(default: 2)")
+    parser.add_argument("--batch", type=int, default=32, help="(default: 32)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     rows = json.loads(options.json.read_text())["runs"] if _there(options.json) else []
@@ -80,7 +80,8 @@ def settings(experiment: str, options: argparse.Namespace) -> list[str]:
         f"data.images={images}", f"data.classes={min(classes, images // FEWEST)}",
         f"data.val_fraction={HELD_OUT}", f"data.image_size={pixels}",
         f"data.height={pixels}", f"data.width={pixels}",
-        f"train.epochs={options.epochs}", f"train.batch_size={BATCH}", f"eval.batch_size={BATCH}",
+        f"train.epochs={options.epochs}",
+        f"train.batch_size={options.batch}", f"eval.batch_size={options.batch}",
         *SMALL, *(window if grows else []),
     ]  # fmt: skip
 
