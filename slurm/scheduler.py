@@ -26,7 +26,11 @@ T = TypeVar("T")
 
 TIMEOUT = 60.0  # seconds for one command
 KILL_WAIT = 30.0  # seconds that SLURM leaves a job which it ends, unless the site says otherwise
+# no answer, or none to the question: a controller that ends now may have done it all the same
 AWAY = ("Unable to contact", "Connection refused", "Socket timed out", "Communication connection",
+        "Communication shutdown", "Message send failure", "Message receive failure",
+        "Unexpected message received", "Insane message length", "Header lengths are longer",
+        "Protocol authentication error", "backup controller in standby",
         "Zero Bytes were transmitted", "Resource temporarily unavailable",
         "temporarily unable to accept")  # fmt: skip
 KILLED = "KILLED"  # our word for FAILED because the batch script was killed: nothing was decided

@@ -1,5 +1,6 @@
 """What SLURM prints, understood."""
 
+import subprocess
 from datetime import datetime
 
 import pytest
@@ -146,3 +147,24 @@ def test_a_complaint_of_slurm_becomes_one_line(stderr, said):
 )  # fmt: skip
 def test_a_job_that_waits_for_somebody_to_release_it_is_held(state, reason, held):
     assert entry(state=state, reason=reason).held is held
+
+
+@pytest.mark.parametrize(
+    ("words", "how"),
+    [  # what scontrol requeue says when its controller restarts, and where it was judged
+        ("Unable to contact slurm controller (connect failure)", Unreachable),
+        ("Unexpected message received for job 13", Unreachable),
+        ("Message receive failure for job 13", Unreachable),
+        ("Zero Bytes were transmitted or received", Unreachable),
+        ("Slurm backup controller in standby mode", Unreachable),
+        ("Requeue is disabled for job 13", scheduler.Refused),
+        ("Job is pending execution for job 13", scheduler.Refused),
+    ],
+)
+def test_a_refusal_is_told_from_no_answer(words, how, monkeypatch):
+    done = subprocess.CompletedProcess([], 1, "", f"slurm_requeue error: {words}\n")
+    monkeypatch.setattr(scheduler.shutil, "which", lambda name: name)
+    monkeypatch.setattr(scheduler.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    with pytest.raises(how, match=words.partition("(")[0]):
+        scheduler.requeue("13")
