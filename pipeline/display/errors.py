@@ -49,9 +49,8 @@ def surroundings(error: OSError, where: object) -> UserError:
     if path and (lost := link_to_nothing(path, *path.parents)):
         return lost
     cure = (REFUSALS | {errno.ENOENT: "restore it"}).get(error.errno or 0, "mend that")
-    if error.errno in (errno.EACCES, errno.EPERM) and (
-        who := _other_owner(path or Path(str(where)))
-    ):
+    closed = error.errno in (errno.EACCES, errno.EPERM)
+    if closed and (who := _other_owner(path or Path(str(where)))):
         cure = f"it belongs to {who}: {OTHERS}"
     return UserError(f"{error.filename or where}: {error.strerror}; {cure} and launch again")
 
