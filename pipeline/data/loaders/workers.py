@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -62,14 +64,15 @@ def batches(loader: DataLoader[Any], waiting: Callable[[float], None]) -> Iterat
         UserError: a worker was killed, or the shared memory is full.
     """
     left = iter(loader)
+    _hear_of_the_dead_here()
     since = time.monotonic()
     while True:
         try:
             batch = next(left)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if known := _explained(error):
+        except (RuntimeError, OSError, EOFError) as error:  # the last two: it died in between
+            if known := _explained(error, _exit_code(left)):
                 raise known from error
             if "timed out" not in str(error):
                 raise
@@ -79,13 +82,29 @@ def batches(loader: DataLoader[Any], waiting: Callable[[float], None]) -> Iterat
         since = time.monotonic()
 
 
-def _explained(error: RuntimeError) -> UserError | None:
-    text = " ".join(str(error.__cause__ or error).split())  # the signal is in the cause
-    if "shared memory" in text or "(shm)" in text:
+def _hear_of_the_dead_here() -> None:
+    """Take back torch's handler of SIGCHLD, which raises wherever the training is: in a step, say.
+
+    `next` looks after the workers itself, each time that it has waited for `LOOK` seconds.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _exit_code(left: Any) -> int | None:
+    """Return the exit code of the first worker that has ended abnormally, if one has."""
+    workers = getattr(left, "_workers", ())  # none if this process loads itself
+    return next((worker.exitcode for worker in workers if worker.exitcode), None)
+
+
+def _explained(error: Exception, code: int | None) -> UserError | None:
+    text = str(error)
+    if "shared memory" in text or "(shm)" in text or code == -signal.SIGBUS:
         return UserError(f"{SHARED} is full, a batch did not fit in; {CURE}, and launch again")
-    if "DataLoader worker" in text and ("killed by signal" in text or "exited" in text):
+    if code:
+        how = f"exit code {code}" if code > 0 else f"{signal.strsignal(-code)} (signal {-code})"
         return UserError(
-            f"a worker process of data.loader=torch ended: {text.rstrip('. ')}; launch again to "
+            f"a worker process of data.loader=torch ended: {how}; launch again to "
             f"continue. If memory ran out, use a smaller train.batch_size or {fewer_cores()}"
         )
     return None

@@ -1,5 +1,6 @@
 """Worker processes that die, are late, or have no room."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -56,6 +57,15 @@ def test_the_end_of_a_worker_is_told_with_its_reason(what, words):
     with pytest.raises(UserError, match=words) as error:
         list(working(what))
     assert "\n" not in str(error.value)
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_step_is_told_by_the_next_batch():
+    left = working(lambda: time.sleep(0.3) or torch.zeros(2))
+    next(left)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    time.sleep(0.2)  # the step: nothing is raised in it
+    with pytest.raises(UserError, match=r"ended: Killed \(signal 9\); launch again to continue"):
+        list(left)
 
 
 def test_who_waits_for_a_batch_hears_that_it_is_to_leave():
