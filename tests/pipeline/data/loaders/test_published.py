@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import auto_augment
 
-from pipeline.config import asked
+from pipeline.config import asked, policy
 from pipeline.data.loaders import memory
 from pipeline.data.loaders.torch import ClippedCutout, TimmPolicy
 from tests.pipeline.data.loaders.loading import NONE, augment, part
@@ -44,7 +45,7 @@ def test_what_came_later_leaves_old_positions_valid():
 
 
 @pytest.mark.parametrize(
-    "policy",
+    "text",
     [
         "rand-m9-mstd0.5-inc1",
         "rand-m6-n3-tweights",
@@ -54,8 +55,8 @@ def test_what_came_later_leaves_old_positions_valid():
         "3a",
     ],
 )
-def test_a_policy_of_timm_follows_from_the_seed_alone(data, policy):
-    change = TimmPolicy(policy, part(data, augment=augment(policy=policy)))
+def test_a_policy_of_timm_follows_from_the_seed_alone(data, text):
+    change = TimmPolicy(text, part(data, augment=augment(policy=text)))
     image = (torch.arange(3 * 24 * 24) % 251).view(3, 24, 24).to(torch.uint8)
     before = random.getstate(), np.random.get_state()[1].tolist()
     found = []
@@ -65,6 +66,12 @@ def test_a_policy_of_timm_follows_from_the_seed_alone(data, policy):
     assert all(map(torch.equal, found[:8], found[8:]))
     assert not all(torch.equal(image, one) for one in found)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+
+
+def test_the_bounds_of_policies_are_those_of_timm():
+    assert auto_augment._LEVEL_DENOM == policy.STRONGEST
+    for weighted, operations in policy.WEIGHTED.items():
+        assert len(auto_augment.rand_augment_choices(weighted.removeprefix("t"))) == operations
 
 
 def test_a_policy_of_timm_keeps_a_bit_where_timm_draws_none(data):
