@@ -31,6 +31,7 @@ from pipeline.data.prepare.patience import BEAT, patiently
 from pipeline.data.prepare.shard_record import KEPT, Record
 from pipeline.data.sources.base import Item, Listing, Source
 from pipeline.data.sources.choose import source
+from pipeline.data.sources.splits import unsplittable
 from pipeline.display.errors import UserError
 from pipeline.records.environment import fewer_cores
 
@@ -126,10 +127,8 @@ def _order(listing: Listing, data: Images) -> tuple[list[int], list[int]]:
             stratify=labels,
             random_state=data.split_seed,
         )
-    except ValueError as error:
-        raise UserError(
-            f"data.val_fraction={data.val_fraction} cannot split these images: {error}"
-        ) from None
+    except ValueError:
+        raise unsplittable(listing.classes, labels, data.val_fraction) from None
     return _together(train, listing, data), sorted(val.tolist())
 
 

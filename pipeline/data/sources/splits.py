@@ -7,6 +7,7 @@ Names as in Hugging Face and webdataset: `train-00000-of-00002.parquet`, `valida
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from pipeline.data.sources.layout import NAMES
@@ -68,6 +69,22 @@ def kind(name: str) -> str | None:
 
 def _why(split: str | None) -> str:
     return "of a third split" if split else "of no split by its name"
+
+
+def unsplittable(classes: tuple[str, ...], labels: list[int], fraction: float | None) -> UserError:
+    """Return why images cannot be split by class: both splits need at least one of each class."""
+    counts = Counter(labels)
+    alone = [classes[label] for label, count in counts.items() if count == 1]
+    if alone:
+        return UserError(
+            f"class {alone[0]!r} has one image, and data.val_fraction={fraction} needs two of each "
+            "class; add one, remove the class, or make splits of your own (train/ and val/)"
+        )
+    least = len(counts) / len(labels)
+    return UserError(
+        f"data.val_fraction={fraction} leaves less than one image of each of the {len(counts)} "
+        f"classes on one side, of {len(labels)} images; use from {least:.3g} to {1 - least:.3g}"
+    )
 
 
 def _some(names: list[str]) -> str:

@@ -11,7 +11,7 @@ from torchvision import datasets
 from pipeline.data.sources.base import Item
 from pipeline.data.sources.choose import source
 from pipeline.display.errors import UserError
-from tests.pipeline.data.preparing import encoded, folder, listing, picture, settings
+from tests.pipeline.data.preparing import encoded, folder, listing, picture, prepared, settings
 
 
 def imagefolder(root, **changes):
@@ -84,6 +84,24 @@ def test_links_that_lead_in_circles_are_followed_once(root):
     names = [item.name for item in found.splits["all"]]
     assert {row["name"] for row in found.passed} == {"dog/loop/", "dog/up/"}
     assert names == [f"{name}/00{n}.jpg" for name in ("cat", "dog") for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "fraction", "said"),
+    [
+        (
+            (2, 1),
+            0.5,
+            "class 'dog' has one image, and data.val_fraction=0.5 needs two of each class",
+        ),
+        ((4, 4), 0.1, "of each of the 2 classes on one side, of 8 images; use from 0.25 to 0.75"),
+    ],
+)
+def test_images_that_cannot_be_split_are_refused_with_the_cure(tmp_path, counts, fraction, said):
+    for name, count in zip(("cat", "dog"), counts, strict=True):
+        folder(tmp_path / "images", classes=(name,), images=count)
+    with pytest.raises(UserError, match=said):
+        prepared(tmp_path, tmp_path / "images", val_fraction=fraction).run()
 
 
 NO_FOLDERS = {
