@@ -132,7 +132,8 @@ def _stopped(context: Context, rank: int) -> int:
 
 def _failed(context: Context, error: Exception) -> int:
     if attempt.vanished(context.dir):
-        say(ending.vanished(context.dir), file=sys.stderr)
+        if not context.stage.processes:  # otherwise the parent says it
+            say(ending.vanished(context.dir), file=sys.stderr)
         return BAD_INPUT
     if isinstance(error, OSError) and error.errno in REFUSALS:
         error = surroundings(error, context.dir)

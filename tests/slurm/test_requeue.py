@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from slurm import requeue
+from slurm import requeue, supervise
 from slurm.job import DONE, REFUSED, STOPPED, Job, Resources
 from slurm.records import CANCELLED, Event
 from slurm.scheduler import Entry
@@ -105,6 +105,17 @@ def test_without_a_time_limit_a_signal_is_an_interruption(job, asked, monkeypatc
 
 def test_the_last_line_says_whether_the_stage_was_started(job, asked, capsys):
     note(job, "ended", code=REFUSED, why="a is missing; launch again")
+    requeue.decide(job, here())
+    assert capsys.readouterr().out == "train was not started: a is missing; launch again\n"
+
+
+def test_why_a_stage_was_not_started_is_told_once(job, asked, monkeypatch, capsys):
+    for name in ("_listen", "_deaf"):
+        monkeypatch.setattr(supervise, name, lambda *_: None)
+    monkeypatch.setattr(supervise.Allocation, "here", staticmethod(here))
+    monkeypatch.setattr(supervise, "refusal", lambda *_: "a is missing; launch again")
+    with pytest.raises(SystemExit, match="1"):
+        supervise.supervise(job)
     requeue.decide(job, here())
     assert capsys.readouterr().out == "train was not started: a is missing; launch again\n"
 
