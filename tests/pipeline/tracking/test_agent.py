@@ -25,6 +25,7 @@ def test_an_agent_drives_launches_and_their_runs_are_its_trials(recorder, tmp_pa
         f"root={tmp_path}",
         "train.epochs=2",
         "stage.run=[prep,train]",
+        "method.adjust_interval=1",  # which plain, the trial, does not have
     ]
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(asked | {"command": local}))
