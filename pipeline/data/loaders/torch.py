@@ -66,6 +66,7 @@ class TorchLoader(Loader):
             self._images,
             batch_sampler=left,
             num_workers=workers,
+            generator=torch.Generator(),  # torch's own is for what mixes and drops
             collate_fn=_shared if workers else _collated,
             timeout=LOOK if workers else 0,
             pin_memory=part.device.type == "cuda",

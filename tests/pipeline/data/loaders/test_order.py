@@ -82,6 +82,13 @@ def test_it_goes_on_exactly_from_anywhere(data, kind, world_size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_it_leaves_the_generator_of_torch_to_what_mixes_and_drops(data, kind):
+    loader, before = make(kind, part(data, augment=augment(**MUCH[kind]))), torch.get_rng_state()
+    assert len(list(loader)) == len(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_position_of_anything_else_is_refused(data, tmp_path, kind):
     own = part(data)
     opened = make(kind, own)
