@@ -9,7 +9,7 @@ import re
 import pytest
 import yaml
 
-from pipeline.compare import answer, collect, page, settings
+from pipeline.compare import answer, collect, page
 from pipeline.compare.__main__ import main
 from pipeline.config import ADDED
 from pipeline.display.errors import BAD_INPUT, DONE
@@ -133,18 +133,6 @@ def test_a_baseline_is_chosen_by_setting_or_choice(compare, sweep, capsys):
     assert "2 groups have data=digits" in refused(capsys, *arguments, "data=digits")
     assert "is not KEY=VALUE" in refused(capsys, *arguments, "plain")
     assert "no group has method=[" in refused(capsys, *arguments, "method=[")
-
-
-def test_settings_within_a_choice_name_the_groups(tmp_path):
-    for number, (method, lr) in enumerate((("plain", 0.1), ("plain", 0.2), ("dyrep", 0.1))):
-        make_run(
-            tmp_path, f"r{number}", f"method={method}", top1=90 - number, changed={"train.lr": lr}
-        )
-    told = answer.answer("t", collect.read(collect.select(tmp_path, [], "g")), [], force=False)
-    assert [group.label for group in told.groups] == [
-        "method=plain train.lr=0.1", "method=plain train.lr=0.2", "method=dyrep train.lr=0.1",
-    ]  # fmt: skip
-    assert "chosen after" in " ".join(told.notes)  # two groups are plain: neither is the baseline
 
 
 def test_sweeps_that_share_a_group_are_said_to(sweep, compare):
@@ -280,26 +268,3 @@ def test_a_run_from_before_a_setting_was_there_is_of_the_same_group(tmp_path):
     frozen.write_text(yaml.dump(config))
     settings = [run.settings for run in collect.read(collect.select(tmp_path, [], "g"))]
     assert len(settings) == 2 and settings[0] == settings[1]
-
-
-def test_a_setting_that_follows_from_others_is_not_in_the_names_of_groups():
-    rows = [("plain", [], False), ("plain", ["onnx"], True), ("grow", [], False)]
-    keys = ["method.name", "fuse.exports", "eval.exports"]
-    trees = [dict(zip(keys, row, strict=True)) for row in rows]
-    assert settings.labels(trees, keys) == [
-        "method=plain fuse.exports=[]",
-        'method=plain fuse.exports=["onnx"]',
-        "method=grow fuse.exports=[]",
-    ]
-
-
-def test_a_file_is_told_by_its_name_and_not_by_its_hash_too():
-    trees = [
-        {"method.name": "plain", "model.pretrained": f, "model.pretrained_sha256": f * 9}
-        for f in "ab"
-    ]
-    assert settings.labels(trees, ["model.pretrained", "model.pretrained_sha256"]) == [
-        "model.pretrained=a",
-        "model.pretrained=b",
-    ]
-    assert settings.labels(trees, ["model.pretrained_sha256"])[0].startswith("model.pretrained_sha")

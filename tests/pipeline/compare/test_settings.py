@@ -1,0 +1,39 @@
+"""Groups are named by the settings in which they differ."""
+
+from pipeline.compare import answer, collect, settings
+from tests.runs import make_run
+
+
+def test_settings_within_a_choice_name_the_groups(tmp_path):
+    for number, (method, lr) in enumerate((("plain", 0.1), ("plain", 0.2), ("dyrep", 0.1))):
+        make_run(
+            tmp_path, f"r{number}", f"method={method}", top1=90 - number, changed={"train.lr": lr}
+        )
+    told = answer.answer("t", collect.read(collect.select(tmp_path, [], "g")), [], force=False)
+    assert [group.label for group in told.groups] == [
+        "method=plain train.lr=0.1", "method=plain train.lr=0.2", "method=dyrep train.lr=0.1",
+    ]  # fmt: skip
+    assert "chosen after" in " ".join(told.notes)  # two groups are plain: neither is the baseline
+
+
+def test_a_setting_that_follows_from_others_is_not_in_the_names_of_groups():
+    rows = [("plain", [], False), ("plain", ["onnx"], True), ("grow", [], False)]
+    keys = ["method.name", "fuse.exports", "eval.exports"]
+    trees = [dict(zip(keys, row, strict=True)) for row in rows]
+    assert settings.labels(trees, keys) == [
+        "method=plain fuse.exports=[]",
+        'method=plain fuse.exports=["onnx"]',
+        "method=grow fuse.exports=[]",
+    ]
+
+
+def test_a_file_is_told_by_its_name_and_not_by_its_hash_too():
+    trees = [
+        {"method.name": "plain", "model.pretrained": f, "model.pretrained_sha256": f * 9}
+        for f in "ab"
+    ]
+    assert settings.labels(trees, ["model.pretrained", "model.pretrained_sha256"]) == [
+        "model.pretrained=a",
+        "model.pretrained=b",
+    ]
+    assert settings.labels(trees, ["model.pretrained_sha256"])[0].startswith("model.pretrained_sha")
