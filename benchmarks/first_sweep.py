@@ -25,7 +25,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import evidence
-from benchmarks.recovery import wait_for
 from pipeline.records import rundir, store
 from pipeline.tracking import rows
 from slurm import scheduler
@@ -89,11 +88,11 @@ def night(root: Path, preemptions: int, chance: random.Random) -> int:
         if taken < preemptions and trains(root):
             time.sleep(chance.uniform(0, 10))
             taken += 1
-            job = scheduler.call(
-                "sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive",
+            preempting = [
+                "sbatch", "--wait", "--partition=high", "--nodes=2", "--exclusive",
                 "--output=/dev/null", "--wrap=sleep 3",
-            )  # fmt: skip
-            wait_for(lambda: scheduler.end(job.strip()))  # noqa: B023
+            ]  # fmt: skip
+            subprocess.run(preempting, check=True, stdout=subprocess.DEVNULL)
         time.sleep(2)
     return taken
 
