@@ -130,6 +130,8 @@ def _turns(history: Path, followers: list[int], rounds: int):
             before = _steps(history)[-1]["step"]
             time.sleep(TURN)
             mine = [row["step_seconds"] for row in _steps(history) if row["step"] > before]
+            if not mine:
+                raise SystemExit(f"no step in {TURN:.0f} s: other work takes this machine")
             pair.append(statistics.fmean(mine))
         yield pair
 
@@ -142,10 +144,11 @@ def start(root: Path) -> float:
     """Return the seconds until a training goes on that asked for a follower."""
     run = make_run(root, "one")
     begun = time.perf_counter()
-    follower = tracking.follow(run, Wandb(mode="online", project="p", entity=None))
+    followers = tracking.follow(run, Wandb(mode="online", project="p", entity=None))
     taken = time.perf_counter() - begun
-    follower.kill()
-    follower.wait()
+    for follower in followers:
+        follower.kill()
+        follower.wait()
     return taken
 
 
