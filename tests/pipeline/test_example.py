@@ -62,7 +62,7 @@ def declared(width, height):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (declared(2**31 - 1, 2**31 - 1), "could be decompression bomb"),
+        (declared(2**31 - 1, 2**31 - 1), "(could be decompression bomb|pixels are more than)"),
         (declared(13_000, 13_000), "13000x13000 pixels are more than 100,000,000"),
         (declared(1, 3_000_000), "1x3000000 pixels are thinner than 1:50"),
         (declared(8, 8), "image file is truncated"),
