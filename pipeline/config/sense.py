@@ -44,6 +44,7 @@ SETS = (
     "model.freeze",
     "stage.run",
     "again",
+    "again",
     "fuse.exports",
     "eval.shifts",
     "latency.batch_sizes",

@@ -87,6 +87,7 @@ def test_an_unfinished_stage_is_begun_anew_and_one_never_begun_is_run(tmp_path):
         (["again=[all]"], "valid are: prep"),
         (["again=[3]"], "no stage '3'"),
         (["again=null"], "name the stages to repeat"),
+        (["again=[eval,eval]"], "again names eval twice; name it once"),
         (["again=[train]", "stage=latency"], r"stage.run=\[train,fuse,latency\]"),
     ],
 )
