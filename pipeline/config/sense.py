@@ -44,7 +44,6 @@ SETS = (
     "model.freeze",
     "stage.run",
     "again",
-    "again",
     "fuse.exports",
     "eval.shifts",
     "latency.batch_sizes",
