@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from slurm.place import Place
 POLL = 0.2  # seconds between two checks of the processes
 PATIENCE = 30.0  # seconds in which processes exit after one of them has died
 LEFT = 5.0  # seconds in which processes that they left behind exit
-SHOWING = 1.0  # seconds in which each process writes its stacks
+SHOWING = 0.5  # seconds in which a process writes its stacks
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 HUNG = "made no step for"
@@ -150,7 +150,7 @@ def _wait(workers: list[subprocess.Popen[bytes]], first_rank: int, watch: Watch)
         if first is None and (hanging := watch.hanging(pids)):
             number, silent = next(iter(hanging.items()))
             first = End(first_rank + number, FAILED, silent)
-            until = _show(first, pids.values())
+            until = _show(first, first_rank, pids)
         if first or interrupt.requested():
             number = signal.SIGTERM if time.monotonic() < until else signal.SIGKILL
             _ask((worker.pid for worker in running.values()), number)
@@ -171,11 +171,16 @@ def _wait_for_orphans(others: set[int]) -> None:
         time.sleep(POLL)
 
 
-def _show(hangs: End, pids: Iterable[int]) -> float:
-    """Make all processes write their stacks; return the time by which they have done so."""
+def _show(hangs: End, first_rank: int, pids: Mapping[int, int]) -> float:
+    """Make all processes write their stacks; return the time by which they have done so.
+
+    One after the other: faulthandler writes word by word, and all write to the same file.
+    """
     say(f"{hangs}; every process shows where it is", file=sys.stderr)
-    _ask(pids, SHOW)
-    time.sleep(SHOWING)
+    for number, pid in pids.items():
+        say(f"rank {first_rank + number}:", file=sys.stderr)
+        _ask([pid], SHOW)
+        time.sleep(SHOWING)
     return time.monotonic()
 
 

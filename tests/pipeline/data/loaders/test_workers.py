@@ -60,9 +60,11 @@ def test_the_end_of_a_worker_is_told_with_its_reason(what, words):
 
 
 def test_a_worker_that_is_killed_in_the_middle_of_a_step_is_told_by_the_next_batch():
+    others = set(multiprocessing.active_children())  # of the tests before
     left = working(lambda: time.sleep(0.3) or torch.zeros(2))
     next(left)
-    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    (worker,) = set(multiprocessing.active_children()) - others
+    os.kill(worker.pid, signal.SIGKILL)
     time.sleep(0.2)  # the step: nothing is raised in it
     with pytest.raises(UserError, match=r"ended: Killed \(signal 9\); launch again to continue"):
         list(left)
