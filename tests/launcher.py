@@ -1,6 +1,8 @@
 """The command line as users call it."""
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -122,3 +124,19 @@ def in_processes(*command, count=2, environment=None):
         cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", **(environment or {})},
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def no_longer_than(seconds):
+    """Fail if the block hangs; the limit is far beyond what it takes on a busy machine."""
+
+    def late(*_):
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

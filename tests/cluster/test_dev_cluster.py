@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -144,9 +143,7 @@ def test_find_returns_what_up_was_given(cluster):
 
 @needs_slurm
 def test_a_second_cluster_lives_beside_the_first_and_goes_alone(cluster, small):
-    begun = time.monotonic()
     up(small)
-    assert time.monotonic() - begun < 20  # 1 s on two idle cores
     assert call(small, "srun", "printenv", "SLURM_CLUSTER_NAME") == small.name
     assert down(small.directory)
     assert all(pid(cluster, name) for name in daemons(cluster))

@@ -1,7 +1,6 @@
 """The whole pipeline on real digits: two real processes, real DALI, real wandb."""
 
 import json
-import time
 
 import pytest
 
@@ -121,11 +120,9 @@ def test_the_report_stands_alone(run):
 
 
 def test_launching_again_finds_everything_done(finished):
-    start = time.monotonic()
     done = finished("name=small")
     assert done.returncode == 0
     assert done.stdout.count("finished before") == 5
-    assert time.monotonic() - start < 20
     assert "report.html" in done.stdout.splitlines()[-1]
 
 

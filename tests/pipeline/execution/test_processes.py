@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.execution import processes
 from slurm.place import Place, unsupervised
-from tests.launcher import in_processes, wait_for
+from tests.launcher import in_processes, no_longer_than, wait_for
 
 pytestmark = pytest.mark.long
 
@@ -167,10 +167,10 @@ def test_who_does_not_leave_is_killed_and_what_it_left_behind_too(monkeypatch):
     monkeypatch.setattr(processes, "LEFT", 0.5)
     deaf = "import signal; signal.signal(15, signal.SIG_IGN); "
     code = f"{deaf}{RANK_1}os.fork(); sys.exit(last) if last else time.sleep(100)"
-    begun, others = time.monotonic(), processes._children()
-    end = processes.run([sys.executable, "-c", code], 2)
+    others = processes._children()
+    with no_longer_than(60):
+        end = processes.run([sys.executable, "-c", code], 2)
     assert (end.rank, end.code) == (1, 1)
-    assert time.monotonic() - begun < 20
     assert processes._children() <= others
 
 
@@ -192,9 +192,7 @@ def test_a_signal_ends_who_waits_for_others_at_once(tmp_path):
     process = in_processes(tmp_path / "waiting.py")
     wait_for((tmp_path / "waiting").exists, process)
     process.send_signal(signal.SIGINT)
-    begun = time.monotonic()
-    _, said = process.communicate(timeout=20)
-    assert time.monotonic() - begun < 5
+    _, said = process.communicate(timeout=25)  # not after `LEAVING`
     assert "was killed by SIGTERM" in said
 
 

@@ -11,7 +11,7 @@ from pipeline import tracking
 from pipeline.config import Wandb
 from pipeline.records import rundir
 from pipeline.tracking import rows
-from tests.launcher import PROJECT
+from tests.launcher import PROJECT, no_longer_than
 from tests.runs import make_run
 
 pytest.importorskip("wandb")
@@ -133,9 +133,8 @@ def test_online_without_a_server_becomes_offline_and_says_so_once(
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     else:
         recorder.trouble = "hang"
-    begun = time.monotonic()
-    tracking.mirror(run, Wandb(mode="online", project="p", entity=None))
-    assert time.monotonic() - begun < 30
+    with no_longer_than(120):
+        tracking.mirror(run, Wandb(mode="online", project="p", entity=None))
     said = capsys.readouterr().out
     assert said.count("note:") == 1 and "pipeline.sync one" in said
     assert len(list((run / "wandb").glob("offline-run-*"))) == 1
