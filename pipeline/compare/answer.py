@@ -16,7 +16,7 @@ from pipeline.display.errors import UserError
 SAME_IMAGES = {
     "data.loader",
     "data.max_bad",
-}  # settings of data that do not change which images are seen
+}  # settings of `data` that do not change which images a training sees
 WORK = "train/plain_steps"
 PARTS = {"parameters": "fuse/parameters", "parameters_unfused": "fuse/parameters_unfused",
          "flops": "fuse/flops", "flops_unfused": "fuse/flops_unfused",
@@ -27,7 +27,7 @@ def answer(title: str, runs: list[Run], baselines: list[str], force: bool) -> An
     """Group runs, compare the groups, and say what was left out and why.
 
     Raises:
-        UserError: the runs saw different images, or no one group is the asked-for baseline.
+        UserError: the runs saw different images, or not exactly one group matches `baselines`.
     """
     notes: list[str] = []
     data = _data(runs, force, notes)
@@ -62,14 +62,14 @@ def answer(title: str, runs: list[Run], baselines: list[str], force: bool) -> An
 
 
 def _data(runs: list[Run], force: bool, notes: list[str]) -> str:
-    """Return what the runs were trained on.
+    """Return the name of the dataset that the runs were trained on.
 
     Raises:
-        UserError: not all on the same images, and that is not forced.
+        UserError: the runs saw different images, and `force` is not set.
     """
     known = [(run, _images(run)) for run in runs if run.settings]
     seen = group_by(known, lambda pair: identity(pair[1]))
-    if len(seen) == 1:  # one dataset by its settings; has it changed in between?
+    if len(seen) == 1:  # the settings agree; did the images change between the runs?
         known = [(run, {"validation images": run.metrics.get("eval/images")}) for run, _ in known]
         seen = group_by((p for p in known if p[0].state == "done"), lambda p: identity(p[1]))
     if len(seen) > 1:
@@ -82,7 +82,7 @@ def _data(runs: list[Run], force: bool, notes: list[str]) -> str:
         if not force:
             raise UserError(f"{what}; choose runs of one dataset, or add --force")
         notes.append(f"{what}; their accuracies do not compare")
-        for run, images in known:  # never in one mean, forced or not
+        for run, images in known:  # even with `force`, no mean is over different images
             run.settings = run.settings | images
     return " and ".join(sorted({str(run.settings.get("data.name")) for run, _ in known}))
 
@@ -96,7 +96,7 @@ def _images(run: Run) -> Values:
 
 
 def _sorted_out(runs: list[Run]) -> tuple[list[Run], list[dict[str, str]]]:
-    """Return the runs that count, and the others with what keeps them out."""
+    """Return the runs that count, and the others with the reason why they do not."""
     counted: dict[tuple[str, int], Run] = {}
     left_out = []
     for run in runs:
@@ -112,7 +112,7 @@ def _sorted_out(runs: list[Run]) -> tuple[list[Run], list[dict[str, str]]]:
 
 
 def _note_work(runs: list[Run], groups: list[Group], notes: list[str]) -> None:
-    """Say where cost is not known, or is counted in steps of different networks."""
+    """Note which runs' cost is unknown, and whether costs are in steps of different networks."""
     unknown = [run.name for run in runs if WORK not in run.metrics]
     if unknown:
         which = unknown[0] if len(unknown) == 1 else f"{len(unknown)} runs ({unknown[0]}, …)"
@@ -128,7 +128,7 @@ def _note_work(runs: list[Run], groups: list[Group], notes: list[str]) -> None:
 
 
 def _hours(runs: list[Run], notes: list[str]) -> tuple[str, Callable[[Run], float | None]]:
-    """Return the unit of time and how to ask a run for it; one unit for all."""
+    """Return a unit of time that all runs have, and the function that reads it from a run."""
     measured = [run.gpu_hours is not None for run in runs]
     if runs and all(measured):
         return "GPU-hours", lambda run: run.gpu_hours
@@ -143,7 +143,7 @@ def _group(label: str, runs: list[Run], hours: Callable[[Run], float | None]) ->
         return mean([run.metrics[metric] for run in runs if metric in run.metrics])
 
     top1 = over(ACCURACY)
-    assert top1 is not None  # a run without it does not count
+    assert top1 is not None  # a run without top-1 does not count
     sizes = {name: over(metric) for name, metric in PARTS.items()}
     timed = {key for run in runs for key in run.metrics if _batch(key)}
     return Group(
@@ -158,7 +158,7 @@ def _group(label: str, runs: list[Run], hours: Callable[[Run], float | None]) ->
         hours=mean([told for run in runs if (told := hours(run)) is not None]),
         cost_by_seed={run.seed: run.metrics[WORK] for run in runs if WORK in run.metrics},
         sizes={name: told.mean for name, told in sizes.items() if told},
-        latency_ms={  # a median: one run that was timed beside a busy neighbour moves no mean
+        latency_ms={  # the median, so that one run timed on a busy machine shifts nothing
             _batch(key): statistics.median(r.metrics[key] for r in runs if key in r.metrics)
             for key in sorted(timed, key=_batch)
         },
@@ -171,17 +171,17 @@ def _group(label: str, runs: list[Run], hours: Callable[[Run], float | None]) ->
 
 
 def _batch(metric: str) -> int:
-    """Return the batch size a metric is the fused latency of; 0 if it is something else."""
+    """Return the batch size of a metric that is a fused latency; 0 for any other metric."""
     head, _, tail = metric.partition("latency/fused/b")
     size = tail.removesuffix("/p50_ms")
     return int(size) if not head and tail != size and size.isdigit() else 0
 
 
 def _baseline(groups: list[Group], asked: list[str], notes: list[str]) -> Group | None:
-    """Return the group the others are tested against.
+    """Return the baseline: the group that the others are tested against.
 
     Raises:
-        UserError: none fits what was asked for, or several do.
+        UserError: no group matches the conditions in `asked`, or several do.
     """
     if not groups or (len(groups) == 1 and not asked):
         return None
@@ -204,7 +204,7 @@ def _baseline(groups: list[Group], asked: list[str], notes: list[str]) -> Group 
 
 
 def _note_places(runs: list[Run], notes: list[str]) -> None:
-    """Say where numbers were made in different places."""
+    """Note differences of device, source or launch between the runs, and noisy latencies."""
     for stage, what in (("latency", "latencies were measured"), ("train", "runs were trained")):
         places = sorted({run.device[stage] for run in runs if run.device.get(stage)})
         if len(places) > 1:

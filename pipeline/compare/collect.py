@@ -26,12 +26,12 @@ class Run:
     """One run, read from its directory or from W&B.
 
     Args:
-        state: `done` if its numbers count; otherwise what keeps them out, with `why`.
-        settings: what decides its result, except the seed, by dotted key.
+        state: `done` if its numbers count; otherwise the reason they do not, detailed in `why`.
+        settings: the settings that decide its result, except the seed, by dotted key.
         metrics: the finite results of finished stages as `stage/metric`.
-        wall_hours, gpu_hours: of training, all attempts; None where nobody measured.
-        layers: those that grew branches.
-        device: by stage, what it ran on.
+        wall_hours, gpu_hours: of training, over all attempts; None if they were not measured.
+        layers: the layers that grew branches.
+        device: the device that each finished stage ran on.
         time_again: the command that repeats its latency.
     """
 
@@ -55,10 +55,10 @@ def select(root: Path, names: list[str], group: str | None, damaged: bool = Fals
     """Return the directories of named runs, or of all runs of a group.
 
     Args:
-        root: where runs live.
-        names: of runs.
-        group: a group of runs.
-        damaged: include runs whose group cannot be read.
+        root: the directory that holds `runs/`.
+        names: names of runs.
+        group: the name of a group of runs.
+        damaged: also include runs whose group cannot be read.
 
     Raises:
         UserError: there is no such run or group.
@@ -91,7 +91,7 @@ def read(directories: list[Path]) -> list[Run]:
 
 
 def _read(directory: Path) -> Run:
-    """Read one run; the state of an unfinished one is left empty."""
+    """Read one run; leave its state empty if it is unfinished."""
     run = Run(name=directory.name, time_again=named.time_again(directory))
     try:
         _fill(run, directory)
@@ -102,10 +102,10 @@ def _read(directory: Path) -> Run:
 
 
 def _why(error: Exception, directory: Path) -> str:
-    """Return what is wrong with a run whose files say this to being read."""
+    """Return a message that says why the files of a run could not be read."""
     if not isinstance(error, OSError):
         return str(error) if isinstance(error, UserError) else f"lacks {error}"
-    if error.filename is None:  # a disk that fails names no file
+    if error.filename is None:  # the error of a failing disk names no file
         return str(surroundings(error, directory))
     return str(rundir.damaged(Path(error.filename), ValueError(error.strerror)))
 
@@ -134,7 +134,7 @@ def _fill(run: Run, directory: Path) -> None:
 
 
 def finite(metrics: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    """Yield what can be averaged."""
+    """Yield the metrics that can be averaged: finite numbers."""
     for name, value in metrics.items():
         if isinstance(value, int | float) and math.isfinite(value):
             yield name, value

@@ -35,13 +35,13 @@ from pipeline.report.canvas import (
 ROWS = 24  # groups with an interval, at most
 LINES = 6  # groups with a curve, at most: more cannot be told apart
 POINTS = 300  # epochs of a curve, at most
-NAMED = 8  # more points than that have no room for numbers: only the ends of the front get theirs
+NAMED = 8  # with more points than that, only the two ends of the front have room for their numbers
 COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, INK)
 EPOCH = b'"kind": "epoch"'
 
 
 def all_of(answer: Answer, runs: list[Run]) -> dict[str, Markup]:
-    """Return the figures there is data for."""
+    """Return every figure for which the runs have data."""
     found = {}
     with matplotlib.rc_context(STYLE):
         if answer.groups:
@@ -79,7 +79,7 @@ def accuracy(answer: Answer) -> Markup:
 
 
 def cost(answer: Answer) -> Markup:
-    """Draw accuracy against cost, and the groups that are worth theirs."""
+    """Draw accuracy against cost, and mark the groups that have a star."""
     xlabel = f"{answer.cost_unit} of training, mean of a run"
     figure, axes = canvas("Fused top-1 (%) against cost", xlabel=xlabel)
     numbers = {g.label: n for n, g in enumerate(answer.groups, start=1)}
@@ -137,7 +137,7 @@ def _curves(group: Group, histories: dict[str, Path]) -> list[dict[int, float]]:
 
 
 def _epochs(history: Path) -> dict[int, float]:
-    """Return accuracy by epoch; the rows of steps, nearly all of the file, are not parsed."""
+    """Return accuracy by epoch, without parsing the rows of steps: nearly all of the file."""
     try:
         with rundir.reading(history) as lines:
             rows: list[dict[str, Any]] = [

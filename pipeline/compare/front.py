@@ -1,7 +1,7 @@
-"""Decide which groups get a star: better, by a paired test, than all that cost no more.
+"""Decide which groups get a star: those better, by a paired test, than all that cost no more.
 
-Costs and accuracies are compared over the common seeds of two groups, and only if both count their
-work in steps of the same plain network.
+Two groups are compared over their common seeds, in cost and accuracy, and only if both count cost
+in steps of the same plain network.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pipeline.config.base import Values
 
 
 def unit(settings: Values) -> str:
-    """Return the unit of a plain step: network, image size, batch size."""
+    """Return what defines a plain step: network, image size and batch size, as one text."""
     keys = ("data.image_size", "train.batch_size")
     return identity({k: v for k, v in settings.items() if k in keys or k.startswith("model.")})
 
 
 def mark(groups: list[Group]) -> None:
-    """Set `pareto` of the groups that get a star."""
+    """Set `pareto` on the groups that get a star."""
     priced = [group for group in groups if group.cost_by_seed.keys() == group.top1_by_seed.keys()]
     claims = {group.label: _claim(group, priced) for group in priced}
     holm([claim for claim in claims.values() if claim])
@@ -31,9 +31,9 @@ def mark(groups: list[Group]) -> None:
 
 
 def _claim(group: Group, others: list[Group]) -> Pairs | None:
-    """Return the weakest of the tests that a star needs; None without such tests.
+    """Return the weakest of the tests that a star needs; None if one of them is missing.
 
-    The cheapest group only needs to have been tested.
+    The cheapest group needs no such test, only one against any more expensive group.
     """
     cheaper, tested = [], False
     for other in others:
@@ -55,7 +55,7 @@ def _claim(group: Group, others: list[Group]) -> Pairs | None:
 
 
 def _costs_more(one: Group, other: Group, seeds: set[int]) -> bool:
-    """Whether `one` costs more than `other`, over common seeds; over all seeds if none."""
+    """Whether `one` costs more than `other`: over common seeds, or over all if there are none."""
     if not seeds:
         means = [statistics.fmean(group.cost_by_seed.values()) for group in (one, other)]
         return means[0] > means[1]
@@ -63,7 +63,7 @@ def _costs_more(one: Group, other: Group, seeds: set[int]) -> bool:
 
 
 def _means(one: Group, other: Group, seeds: set[int]) -> bool:
-    """Whether there are common seeds, and `one` is better on average over them."""
+    """Whether both have at least two seeds in common and `one` has the higher mean over them."""
     return len(seeds) > 1 and sum(one.top1_by_seed[s] - other.top1_by_seed[s] for s in seeds) > 0
 
 
@@ -72,7 +72,7 @@ def _holds(claim: Pairs) -> bool:
 
 
 def _agrees(group: Group, priced: list[Group]) -> bool:
-    """Whether the test against the baseline agrees, if the baseline costs no more."""
+    """Whether the group beats the baseline, or the baseline costs more or does not compare."""
     baseline = next((other for other in priced if other.versus is None), None)
     if baseline is None or group.versus is None or unit(baseline.settings) != unit(group.settings):
         return True

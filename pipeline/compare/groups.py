@@ -1,6 +1,6 @@
 """Groups of runs that differ only in their seed, and the answer of a comparison.
 
-Whatever is shown or written, in a terminal, as JSON or as a page, is in `Answer`.
+The terminal, the JSON file and the page all show the contents of one `Answer`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class Group:
 
     Args:
         top1: fused, percent on the validation images.
-        cost: work of a training, in steps of its plain network; None where no run tells.
-        hours: of training, in the unit the answer names.
-        pareto: it earns a star; see `pipeline.compare.front`.
+        cost: work of a training, in steps of its plain network; None if no run recorded it.
+        hours: time of training, in the `time_unit` of the answer.
+        pareto: whether the group gets a star; see `pipeline.compare.front`.
         latency_ms: of the fused network, by batch size: the median of the runs' medians.
-        noisy: how many of the runs were timed on a machine that was not steady.
-        layers: how many of the runs grew branches on each layer.
-        versus: against the baseline, on common seeds; None for the baseline itself.
+        noisy: number of runs that were timed on an unsteady machine.
+        layers: by layer, the number of runs that grew branches on it.
+        versus: comparison with the baseline on common seeds; None for the baseline itself.
     """
 
     label: str
@@ -49,7 +49,7 @@ class Group:
 
 @dataclass(kw_only=True)
 class Answer:
-    """Which is better, is it real, and what did it cost; the best group first."""
+    """The result of a comparison: groups, best first, with tests, costs and notes."""
 
     title: str
     data: str
@@ -62,7 +62,7 @@ class Answer:
     notes: list[str]
 
     def to_json(self) -> str:
-        """Return all facts as JSON, with the verdicts in words."""
+        """Return the whole answer as JSON, with the verdicts in words."""
         tree = dataclasses.asdict(self)
         for group, told in zip(self.groups, tree["groups"], strict=True):
             if group.versus:

@@ -1,8 +1,8 @@
-"""The same comparison from W&B: runs by its public API, and a report there.
+"""Compare runs that are in W&B: read them with its public API, and publish a report there.
 
-A run of the pipeline carries there its whole configuration, and the numbers of its stages as
-`stage/metric` in its summary. Project and entity are those of `WANDB_PROJECT` (default: dyrep)
-and `WANDB_ENTITY` (default: the account's).
+In W&B, a run of the pipeline has its whole configuration, and the metrics of its stages as
+`stage/metric` in its summary. `WANDB_PROJECT` (default: dyrep) and `WANDB_ENTITY` (default: the
+account's) name the project and the entity.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pipeline.display.errors import UserError
 from pipeline.display.outside import markdown
 
 ASKED = Config.model_fields.keys() - {"seed", *WHERE}
-PATIENCE = 15  # seconds for an answer
+PATIENCE = 15  # seconds to wait for W&B's answer
 CURE = "was it sent there, and is this the project (WANDB_PROJECT, WANDB_ENTITY)?"
 
 
 def read(names: list[str], group: str | None) -> list[Run]:
-    """Return the runs of a group, or those named.
+    """Return the runs of a group, or the named runs.
 
     Raises:
         UserError: W&B does not answer, or has no such run.
@@ -65,18 +65,18 @@ def _run(found: Any) -> Run:
 
 
 def _section(value: Any) -> Any:
-    """Return a part of the configuration; one word where a sweep of W&B's own chose it."""
+    """Return a section of the configuration; W&B's own sweeps record only its name."""
     return {"name": value} if isinstance(value, str) else value
 
 
 def publish(answer: Answer, group: str | None, names: list[str]) -> str:
-    """Make a report of the answer in W&B; return the line that says where it is, or why not."""
+    """Make a report of the answer in W&B; return a line with its URL, or why it was not made."""
     import wandb_workspaces.reports.v2 as reports
 
     try:
         report = _report(reports, answer, group, names)
         report.save()
-    except Exception as error:  # whatever the service objects to, the answer has been given
+    except Exception as error:  # the answer is already printed; a failed report only adds a note
         return f"note: W&B made no report: {error}"
     return f"report: {report.url}"
 

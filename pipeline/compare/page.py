@@ -27,7 +27,7 @@ def render(answer: Answer, runs: list[Run]) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A run on the page; `numbers` are fused and unfused top-1, validation loss, and hours."""
+    """A row of the page: a run; `numbers` are fused and unfused top-1, validation loss, hours."""
 
     name: str
     group: str

@@ -12,7 +12,7 @@ from pipeline.display.errors import nearest
 
 T = TypeVar("T")
 Settings = dict[str, Any]  # by dotted key
-HASH = "_sha256"  # ends the key of what a file holds, beside that of where it lies
+HASH = "_sha256"  # suffix of the key that holds a file's hash, beside the key of its path
 
 
 def group_by(items: Iterable[T], key: Callable[[T], str]) -> list[list[T]]:
@@ -24,7 +24,7 @@ def group_by(items: Iterable[T], key: Callable[[T], str]) -> list[list[T]]:
 
 
 def identity(value: Any) -> str:
-    """Return a text that is the same for equal settings."""
+    """Return a text that is equal for equal settings, whatever the order of their keys."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
@@ -41,7 +41,7 @@ def _differs(trees: list[Settings], key: str) -> bool:
 def labels(trees: list[Settings], differ: list[str]) -> list[str]:
     """Name each group by the choices that differ, and by settings that differ within a choice.
 
-    A setting that tells no two groups apart beside those before it is left out.
+    A setting is left out if the remaining ones tell the groups apart as well without it.
     """
     if len(trees) == 1:
         tree = trees[0]
@@ -58,7 +58,7 @@ def labels(trees: list[Settings], differ: list[str]) -> list[str]:
 
 
 def _named(trees: list[Settings], keys: list[str]) -> list[str]:
-    """Return `key=value` of each tree that has the key, in one line."""
+    """Return one line per tree: `key=value` for each of the keys that it has."""
     return [
         " ".join(f"{key.removesuffix('.name')}={shown(tree[key])}" for key in keys if key in tree)
         for tree in trees
@@ -73,7 +73,7 @@ def _within_choice(trees: list[Settings], key: str, choices: list[str]) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value in one word."""
+    """Return a value as one word, without blanks in a list."""
     return json.dumps(value).replace(" ", "") if isinstance(value, list) else str(value)
 
 

@@ -13,7 +13,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over `n` runs, and its 95 % interval by Student's t; one run has none."""
+    """A mean over `n` runs, and its 95 % interval by Student's t; one run has no interval."""
 
     n: int
     mean: float
@@ -38,12 +38,12 @@ def mean(values: Sequence[float]) -> Mean | None:
 
 @dataclass
 class Pairs:
-    """Ours minus theirs, seed by seed.
+    """Differences of two groups, ours minus theirs, seed by seed.
 
     Args:
-        seeds: those both have.
-        p: of a paired t-test, two-sided; None where none can be made.
-        p_holm: the same, raised for the number of tests made beside it.
+        seeds: the seeds that both groups have.
+        p: p-value of a two-sided paired t-test; None if the test is not possible.
+        p_holm: `p`, corrected by Holm's method for the number of tests made together.
     """
 
     seeds: list[int]
@@ -55,7 +55,7 @@ class Pairs:
 
     @property
     def verdict(self) -> str:
-        """What may be said."""
+        """The conclusion that the test allows, in words."""
         if len(self.seeds) < 2:
             return f"{len(self.seeds)} common seed{'s' * (len(self.seeds) != 1)}: no test"
         if self.p_holm is None:
@@ -85,7 +85,7 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Pairs:
 
 
 def holm(tests: list[Pairs]) -> None:
-    """Fill in `p_holm`: among many tests some are significant by chance (Holm, 1979)."""
+    """Fill in `p_holm`, because among many tests some are significant by chance (Holm, 1979)."""
     made = sorted((test for test in tests if test.p is not None), key=lambda test: test.p or 0.0)
     highest = 0.0
     for rank, test in enumerate(made):

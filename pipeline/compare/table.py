@@ -1,7 +1,7 @@
-"""Print the answer in a terminal: narrow tables instead of a wide one, legible in 80 columns.
+"""Print the answer in a terminal, as narrow tables that are legible in 80 columns.
 
-Groups have numbers. The first table shows their labels whole; the others cut a label that leaves no
-room for the numbers, so that a group has one line and its number says which it is.
+Each group has a number. The first table shows the labels in full. The other tables cut labels that
+are too long, so that a group takes one line; its number identifies it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.display.outside import line
 from pipeline.display.terminal import Terminal, bold
 from pipeline.report.run_data import short
 
-SHOWN = 40  # groups at most; all are in --json and --html
+SHOWN = 40  # groups in a table, at most; --json and --html have all of them
 
 
 def show(answer: Answer) -> None:
@@ -42,13 +42,13 @@ def show(answer: Answer) -> None:
         console.print(_differ(answer, groups))
     for note in answer.notes:
         console.print(f"note: {note}", style="yellow")
-    for row in answer.left_out:  # whole lines, with paths to copy
+    for row in answer.left_out:  # whole lines, so that the paths in them can be copied
         if row["state"] == "damaged":
             console.print(f"note: {row['run']}: {row['why']}", style="yellow", soft_wrap=True)
 
 
 def headline(answer: Answer) -> str:
-    """Return what was compared, in one line."""
+    """Return the first line: dataset, numbers of runs and groups, time, runs left out."""
     count = sum(len(group.runs) for group in answer.groups)
     runs = f"{count} run{'s' * (count != 1)}"
     groups = f"{len(answer.groups)} group{'s' * (len(answer.groups) != 1)}"
@@ -76,22 +76,22 @@ def difference(pairs: Pairs) -> str:
 
 
 def hours(told: Mean | None) -> str:
-    """Return a time in three digits."""
+    """Return a time with three digits."""
     return "–" if told is None else f"{told.mean:.3g}"
 
 
 def work(told: Mean | None) -> str:
-    """Return a cost in plain steps, in three digits."""
+    """Return a cost in plain steps, with three digits."""
     return "–" if told is None else short(told.mean)
 
 
 def probability(p: float | None) -> str:
-    """Return a p as it may be read."""
+    """Return a p-value as a person reads it: three decimals, or `<0.001`."""
     return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def ratio(group: Group, part: str) -> str:
-    """Return a size fused, and unfused where that differs."""
+    """Return a size of the fused network, and of the unfused one if it differs."""
     after, before = group.sizes.get(part), group.sizes.get(f"{part}_unfused")
     if after is None:
         return "–"
@@ -99,7 +99,7 @@ def ratio(group: Group, part: str) -> str:
 
 
 def latencies(group: Group) -> str:
-    """Return the fused medians, by batch size, and whether they are worth less."""
+    """Return the fused network's median latencies by batch size, and whether they are noisy."""
     if not group.latency_ms:
         return "–"
     told = ", ".join(
@@ -113,7 +113,7 @@ def latencies(group: Group) -> str:
 
 
 def growth(group: Group) -> str:
-    """Return how many branches came and went, per run, and on how many layers in all."""
+    """Return the branches grown and cut per run, and the number of layers they grew on."""
     grown, cut = group.sizes.get("grown"), group.sizes.get("cut")
     if not grown and not cut:
         return "–"
@@ -122,7 +122,7 @@ def growth(group: Group) -> str:
 
 
 def _table(title: str, *columns: str, cut: bool = False) -> Table:
-    """Return a table; with `cut`, only its first and last column shrink if there is no room."""
+    """Return a table; with `cut`, only the first and the last column shrink if room is short."""
     above = Text.assemble("\n", bold(title))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title=above, title_justify="left")
     for number, column in enumerate(columns):
@@ -138,13 +138,13 @@ def _table(title: str, *columns: str, cut: bool = False) -> Table:
 
 
 def _numbered(groups: list[Group]) -> list[tuple[str, Group]]:
-    """Return the groups with their number and label, the same in each table."""
+    """Return each group with its number and label, which are the same in all tables."""
     width = len(str(len(groups)))
     return [(f"{n:{width}} {group.label}", group) for n, group in enumerate(groups, start=1)]
 
 
 def _cut(groups: list[Group]) -> Iterator[tuple[Text, Group]]:
-    """Yield the groups as `_numbered`; a label ends in … where its column is too narrow."""
+    """Yield the groups as `_numbered` does; a label too long for its column ends in …."""
     for label, group in _numbered(groups):
         yield Text(line(label), no_wrap=True, overflow="ellipsis"), group
 
@@ -214,5 +214,5 @@ def _differ(answer: Answer, groups: list[Group]) -> Table:
     table = _table("Which settings differ", "setting", "values (– where there is no such setting)")
     for key, values in answer.differ.items():
         distinct = dict.fromkeys(shown(values.get(group.label, "–")) for group in groups)
-        table.add_row(key, " | ".join(distinct).replace('","', '", "'))  # a list folds at blanks
+        table.add_row(key, " | ".join(distinct).replace('","', '", "'))  # blanks let a list fold
     return table
