@@ -1,4 +1,4 @@
-"""report.html: one file that shows a run, opens offline, and can be mailed to a colleague."""
+"""Write `report.html`: one file that shows a run, opens offline, and can be sent by mail."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """Return a value as a page shows it: control characters of texts as escapes."""
+    """Return a value as a page shows it: control characters in texts become escapes."""
     from markupsafe import Markup
 
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

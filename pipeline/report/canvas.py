@@ -1,8 +1,9 @@
-"""How figures of a page look: inline SVG whose text stays text and whose curves can be hovered.
+"""Draw the figures of a page as inline SVG: text stays text, and curves can be hovered.
 
-Each is drawn for a column of about 520 pixels, so that it is legible in a narrow window and two
-stand side by side in a wide one. Colours are those of Okabe and Ito, which the colour-blind can
-tell apart; in the SVG they are the variables of `style.css`, which has them for a dark page too.
+Each figure is drawn for a column of about 520 pixels: it is legible in a narrow window, and a wide
+window shows two side by side. The colours are those of Okabe and Ito, which colour-blind readers
+can tell apart. The SVG names them as variables of `style.css`, which also adapts them to a dark
+page.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ INK, GREY, GRID, RAIL, PAPER, BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = PALETTE.v
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
-    "text.parse_math": False,  # a name may hold dollars
+    "text.parse_math": False,  # a name may contain dollar signs
     "font.family": "sans-serif",
     "font.size": 9.5,
     "axes.spines.top": False,
@@ -50,15 +51,15 @@ STYLE = {
     "text.color": INK,
     "legend.frameon": False,
 }
-HOVERED = 400  # points of a curve that can be hovered, at most
+HOVERED = 400  # at most so many points of a curve can be hovered
 DPI = 72  # of Matplotlib's SVG: one unit of a figure is one of the drawing
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of a figure that tell their numbers under the pointer.
+    """Points of a figure that show their numbers under the pointer.
 
-    `told` is what is shown of each point instead of its `y`.
+    `told` holds a text for each point, shown instead of its `y`.
     """
 
     name: str
@@ -69,7 +70,7 @@ class Curve:
 
 
 def canvas(title: str, xlabel: str = "epoch", height: float = 2.9) -> tuple[Figure, Any]:
-    """Return a figure of the width of a column, and its axes."""
+    """Return a figure as wide as a column, and its axes."""
     figure = Figure(figsize=(5.4, height), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     axes.set_title(title)
@@ -79,13 +80,13 @@ def canvas(title: str, xlabel: str = "epoch", height: float = 2.9) -> tuple[Figu
 
 
 def within_percent(axes: Axes, which: str = "y") -> None:
-    """End an axis of percentages at 0 and 100; what lies on its end needs `clip_on=False`."""
+    """End an axis of percentages at 0 and 100; a marker at an end needs `clip_on=False`."""
     low, high = getattr(axes, f"get_{which}lim")()
     getattr(axes, f"set_{which}lim")(max(0.0, low), min(100.0, high))
 
 
 def svg(figure: Figure, label: str, curves: Sequence[Curve] = ()) -> Markup:
-    """Return a figure as SVG that scales with its column; `label` tells those who cannot see it."""
+    """Return a figure as SVG that scales with its column; screen readers read `label`."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
@@ -100,7 +101,7 @@ def svg(figure: Figure, label: str, curves: Sequence[Curve] = ()) -> Markup:
 
 
 def _hover(figure: Figure, curves: Sequence[Curve]) -> str:
-    """Return what `page.js` shows: per curve, points as place in the drawing, and texts."""
+    """Return the data of `page.js` as JSON: for each curve, positions in the drawing and texts."""
     axes, (_, height) = figure.axes[0], figure.get_size_inches() * DPI
     names = {colour: f"var(--{name})" for name, colour in PALETTE.items()}
     found = []

@@ -1,4 +1,4 @@
-"""The figures of a training: how good it became, what grew, and what that cost."""
+"""Draw the figures of a training: accuracy, loss, learning rate, growth and cost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.report.run_data import Story
 
 
 def training(story: Story) -> dict[str, Markup]:
-    """Return the figures of the training there is data for."""
+    """Return the figures of the training for which there is data."""
     found = {}
     with matplotlib.rc_context(STYLE):
         if story.epochs:
@@ -85,7 +85,7 @@ def _by_epoch(story: Story, key: str, name: str, colour: str) -> Curve:
 
 
 def _by_step(story: Story, key: str) -> tuple[list[float], list[float]]:
-    """Return a number of each step, and where the step is in epochs."""
+    """Return the positions of the steps, in epochs, and the metric `key` at each."""
     per_epoch = story.epochs[0]["step"]
     return [row["step"] / per_epoch for row in story.steps], [row[key] for row in story.steps]
 
@@ -125,7 +125,7 @@ def _draw_branches(axes: Axes, event: Change, end: float, row: int, last: float)
 
 
 def cost(story: Story) -> Markup:
-    """Draw what a step cost in each epoch, in steps of the plain network."""
+    """Draw the cost of a step in each epoch, in steps of the plain network."""
     figure, axes = canvas("Cost of a step (plain steps)")
     rows = [row for row in story.epochs if "step_cost" in row]
     ends, costs = [row["epoch"] for row in rows], [row["step_cost"] for row in rows]
@@ -139,13 +139,13 @@ def cost(story: Story) -> Markup:
 
 
 def shortened(layer: str) -> str:
-    """Return the path of a layer in a form that leaves room to draw in."""
+    """Return the path of a layer, shortened to leave room for the drawing."""
     name = line(layer).replace(".branches.", " › ").removesuffix(".conv")
     return name if len(name) <= 44 else f"…{name[-43:]}"
 
 
 def _mark_events(axes: Axes, story: Story) -> list[Curve]:
-    """Mark the adjustments above the axes, and return which layers they were of."""
+    """Mark the adjustments above the axes; return points that name the layers they changed."""
     above = axes.get_xaxis_transform()
     top = axes.get_ylim()[1]
     curves = []

@@ -1,4 +1,4 @@
-"""The rows of `growth.jsonl` in a report, and the reason for each branch."""
+"""Explain the rows of `growth.jsonl` in a report: the reason for each branch."""
 
 from __future__ import annotations
 

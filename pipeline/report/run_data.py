@@ -37,7 +37,7 @@ WHAT = {  # in the order of the tables
 
 @dataclass
 class Way:
-    """One way to run the network: its accuracy and latency.
+    """One variant of the network, for example fused or int8: its accuracy and latency.
 
     `top1` and `agreement` (with fused) in percent, `ms` per batch by batch size (median).
     """
@@ -47,17 +47,17 @@ class Way:
     agreement: float | None
     ms: dict[int, float]
     speedup: dict[int, float]
-    on_cpu: bool  # where the others ran on a GPU
+    on_cpu: bool  # while the other variants ran on a GPU
 
     @property
     def what(self) -> str:
-        """What it is, in words."""
+        """A description of the variant."""
         return WHAT.get(self.name, "") + (", on the CPU" if self.on_cpu else "")
 
 
 @dataclass
 class Story:
-    """Everything the report shows of one run."""
+    """Everything that the report shows of one run."""
 
     run: dict[str, Any]
     config: str
@@ -78,14 +78,14 @@ class Story:
     profile: dict[str, Any] = field(default_factory=dict)
 
     def metric(self, stage: str, name: str) -> float | None:
-        """Return a number of a finished stage."""
+        """Return a metric of a finished stage."""
         result = self.results.get(stage)
         value = result.metrics.get(name) if result else None
         return None if value is None else float(value)
 
     @property
     def created(self) -> str:
-        """When the run was first launched, for people; as it is written if that is no date."""
+        """The time of the first launch in readable form; unchanged if it is not a date."""
         written = str(self.run.get("created", ""))
         try:
             return f"{datetime.fromisoformat(written):%d %b %Y, %H:%M %Z}".strip()
@@ -101,7 +101,7 @@ class Story:
 
     @property
     def ways(self) -> list[Way]:
-        """The ways to run the network that were timed, from as trained to the smallest."""
+        """The variants that were timed, in the order of `WHAT`."""
         return [self._way(name) for name in WHAT if self._ms(name)]
 
     def _way(self, name: str) -> Way:
@@ -134,7 +134,7 @@ class Story:
 
     @property
     def shipped(self) -> str:
-        """Which epoch is shipped, in words; empty where the training is not finished."""
+        """The epoch whose weights are shipped, in words; empty if training is not finished."""
         epochs, best = (self.metric("train", name) for name in ("epochs", "shipped_epoch"))
         if epochs is None:
             return ""
@@ -147,12 +147,12 @@ class Story:
 
     @property
     def device(self) -> str:
-        """Where the latencies were measured."""
+        """The device on which the latencies were measured."""
         timed = self.results.get("latency")
         return str((timed.environment if timed else {}).get("device", "unknown device"))
 
     def speedup(self, batch: int) -> float | None:
-        """Return how many times faster fused is than unfused, by the medians."""
+        """Return the ratio of the median latencies, unfused to fused."""
         slow = self.metric("latency", f"unfused/b{batch}/p50_ms")
         fast = self.metric("latency", f"fused/b{batch}/p50_ms")
         return slow / fast if slow and fast else None
@@ -164,7 +164,7 @@ class Story:
 
     @property
     def headlines(self) -> list[tuple[str, str, str]]:
-        """The headline numbers: value, name, explanation."""
+        """The headline numbers, each as value, name and explanation."""
         found: list[tuple[str, str, str]] = []
         top1, unfused = self.metric("eval", "fused/top1"), self.metric("eval", "unfused/top1")
         if top1 is not None and unfused is not None:
@@ -201,7 +201,7 @@ def read(run: Path) -> Story:
     for row in rundir.read_lines(run / "train" / rundir.HISTORY):
         if row["kind"] == "epoch":
             story.epochs.append(row)
-        elif shown(row["step"]):  # all of a short training
+        elif shown(row["step"]):  # a short training shows every step
             story.steps.append(row)
     story.growth = list(rundir.read_lines(run / "train" / rundir.GROWTH))
     story.choices = list(choices(story.growth))
@@ -217,7 +217,7 @@ def read(run: Path) -> Story:
 
 
 def _settings(run: Path) -> Values:
-    """Return the sections of the configuration; none where it is damaged, it is only shown."""
+    """Return the sections of the configuration; none if it is damaged, as it is only shown."""
     try:
         tree = masked(rundir.read_yaml(run / "config.yaml"))
     except UserError:
@@ -226,13 +226,13 @@ def _settings(run: Path) -> Values:
 
 
 def _facts(run: Path, story: Story, stage: str, name: str) -> dict[str, Any]:
-    """Return a further file of a finished stage."""
+    """Return the JSON file `name` of a finished stage; an empty dict if there is none."""
     path = run / stage / name
     return rundir.read_json(path) if stage in story.results and path.exists() else {}
 
 
 def _left(left: dict[str, str]) -> list[str]:
-    """Return a line per reason for which convolutions got no branches, and which."""
+    """Return one line per reason for having no branches, with the convolutions it applies to."""
     by_reason: dict[str, list[str]] = {}
     for path, reason in left.items():
         by_reason.setdefault(reason, []).append(path)
@@ -240,7 +240,7 @@ def _left(left: dict[str, str]) -> list[str]:
 
 
 def short(number: float) -> str:
-    """Return a count in three digits: 289k, 1.03M."""
+    """Return a count with three digits, like 289k or 1.03M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             value = number / size

@@ -1,4 +1,4 @@
-"""The figures of what is shipped: how fast it is, how good, how sure, and what it mistakes."""
+"""Draw the figures of the shipped network: latency, throughput, accuracy and reliability."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ DASHED = ("plain_folded", "channels_last", "torchscript")
 
 
 def figures(story: Story) -> dict[str, Markup]:
-    """Return the figures there is data for."""
+    """Return the figures for which there is data."""
     found = {}
     with matplotlib.rc_context(STYLE):
-        if len(story.batches) > 1:  # one batch size is no curve
+        if len(story.batches) > 1:  # a single batch size makes no curve
             found["latency"] = latency(story)
             found["throughput"] = throughput(story)
         if any(way.top1 is not None for way in story.ways):
@@ -101,8 +101,8 @@ def plane(story: Story) -> Markup:
 
 
 def _name_points(figure: Figure, axes: Any, points: list[tuple[float, float, str]]) -> None:
-    """Write the name of each point beside it, where no other name is; lower down if need be."""
-    figure.draw_without_rendering()  # where the points are is known from here on
+    """Write each point's name above or below it, or further below if other names overlap."""
+    figure.draw_without_rendering()  # drawing fixes the positions of the points
     taken: list[Any] = []
     for ms, top1, name in points:
         for offset in (9, -9, *range(-20, -120, -11)):
@@ -115,12 +115,12 @@ def _name_points(figure: Figure, axes: Any, points: list[tuple[float, float, str
                 break
             text.remove()
         else:
-            continue  # the pointer tells it
+            continue  # the name is still shown under the pointer
         taken.append(box)
 
 
 def reliability(story: Story) -> Markup:
-    """Draw how often the fused network is right against how sure it is."""
+    """Draw the accuracy of the fused network against its confidence."""
     figure, axes = canvas("Calibration of the fused network", xlabel="confidence %", height=3.3)
     bins = story.judged["reliability"]["fused"]
     axes.plot([0, 100], [0, 100], "--", color=GREY, lw=1)

@@ -1,4 +1,4 @@
-"""What the report shows as tables of cells: to be scanned, copied, and scrolled where narrow."""
+"""Make the tables of the report, which can be scanned, copied, and scrolled in a narrow window."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEGIBLE = 30  # classes up to which a confusion matrix can be read
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of a heat map: `share` of the highest is how dark it is; `marked` is bold."""
+    """A cell of a heat map: `share` of the highest value sets its shade; `marked` is bold."""
 
     text: str
     share: float = 0.0
@@ -32,7 +32,7 @@ class HeatMap:
 
 
 def all_of(story: Story) -> dict[str, object]:
-    """Return the tables of a report by name; what there is no data for is None or empty."""
+    """Return the tables of a report by name; a table without data is None or empty."""
     return {
         "training": training(story),
         "saliency": saliency(story),
@@ -42,7 +42,7 @@ def all_of(story: Story) -> dict[str, object]:
 
 
 def training(story: Story) -> list[tuple[str, str]]:
-    """Return how the network was trained, in words."""
+    """Return network, recipe, device and time of the training, as name and value."""
     recipe = story.settings.get("train", {})
     rows = [
         ("network", story.settings.get("model", {}).get("name")),
@@ -89,7 +89,7 @@ def _ranked(event: Change) -> list[Cell]:
 
 
 def sizes(story: Story) -> list[tuple[str, str, str]]:
-    """Return what an image and the network take: what, unfused, fused."""
+    """Return parameters and FLOPs, each as name, unfused value and fused value."""
     rows = []
     for key, what in (("parameters", "parameters"), ("flops", "FLOPs of an image")):
         before, after = story.metric("fuse", f"{key}_unfused"), story.metric("fuse", key)
@@ -99,7 +99,7 @@ def sizes(story: Story) -> list[tuple[str, str, str]]:
 
 
 def confusion(story: Story) -> HeatMap | None:
-    """Return which classes the fused network takes for which; None where they are too many."""
+    """Return the confusion matrix of the fused network; None if it has too many classes."""
     counts = story.judged.get("confusion")
     if not counts or len(counts) > LEGIBLE:
         return None
