@@ -1,8 +1,8 @@
 """Mirror the run directory to Weights & Biases, TensorBoard and CSV, from its files.
 
-The files are complete without W&B. A separate process writes a mirror, so its start-up, its signal
-handling and a server that does not answer cannot disturb a training. `tracking=disabled` without
-`tracking.also` starts no process and imports nothing.
+The files are complete without W&B. A separate process writes each mirror, so its start-up, its
+signal handling and a server that does not answer cannot disturb a training. `tracking=disabled`
+without `tracking.also` starts no process and imports nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The process that writes a mirror: `python -m pipeline.tracking RUN_DIR`."""
+"""Write a mirror of a run, in a process of its own: `python -m pipeline.tracking RUN_DIR`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Write the curves of a run as `csv/metrics.csv` and as an event file of TensorBoard.
 
-A writer starts with the whole history. So steps that were repeated after an interruption occur
-once, and rows that a killed writer had not written are not missing.
+A writer starts by writing the whole history again. So steps that were repeated after an
+interruption occur once, and rows that a killed writer had not written are not missing.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Events:
 
         folder = run / "tensorboard"
         shutil.rmtree(folder, ignore_errors=True)
-        # makes a TensorBoard that has read the earlier file discard its steps
+        # purge_step: a TensorBoard that has read the earlier file discards that file's steps
         self._writer: Any = SummaryWriter(str(folder), purge_step=0)
 
     def add(self, new: list[Row]) -> None:

@@ -1,7 +1,7 @@
 """Read what a mirror sends from the files of a run; independent of wandb.
 
-A row belongs to one training step: its metrics, those of the epoch that ended with it, and the
-growth after it. Each step is yielded once, in order. Of a long training only some steps are
+A row belongs to one training step: the step's metrics, those of the epoch that ended with it, and
+the growth after it. Each step is yielded once, in order. Of a long training only some steps are
 yielded: those that `display.thinning` keeps, ends of epochs that it keeps, and steps with growth.
 """
 
@@ -33,7 +33,7 @@ class Steps:
         self.damaged: list[str] = []  # lines that could not be read
 
     def new(self, complete: bool) -> Iterator[Row]:
-        """Yield rows that were not yielded before.
+        """Yield the rows that were not yielded before.
 
         The last step is held back until the next step appears, or the training is `complete`.
         """
@@ -41,7 +41,7 @@ class Steps:
         for line in self._lines():
             step = line["step"]
             if step < self._last or (step == self._last and not self._pending):
-                continue  # repeated after a kill, with the same numbers
+                continue  # a step repeated after a kill has the same numbers
             if step > self._last:
                 yield from self._finished(grown)
                 self._last = step

@@ -1,8 +1,8 @@
 """Write one W&B run from the files of a run directory; one writer at a time.
 
-Rows are sent with their step number, and the server drops steps that it has. So sending can be
-interrupted and repeated at any point. The caller reports errors; they cannot
-reach a training, which is another process.
+Rows are sent with their step number, and the server drops steps that it already has. So sending
+can be interrupted and repeated at any point. Errors are raised to the caller. They cannot reach a
+training, which is another process.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def over(run: Path, parent: int) -> bool:
 
 
 def _children() -> set[int]:
-    """Return the children of this process; none if the kernel does not list them."""
+    """Return the process ids of this process's children; none if the kernel does not list them."""
     told = Path("/proc/self/task").glob("*/children")
     return {int(pid) for path in told for pid in path.read_text().split()}
 
@@ -168,7 +168,7 @@ def _close(session: Any, run: Path, mode: Mode) -> None:
         session.summary["report"] = wandb.Html(str(run / REPORT), inject=False)
     try:
         _artifacts(session, run, mode)
-    except Exception as error:  # curves and metrics matter more
+    except Exception as error:  # losing the artifacts must not lose curves and metrics
         say(f"note: not all artifacts could be logged: {error}")
     end = rows.state(run)
     if end == "preempted":
@@ -206,7 +206,10 @@ def _artifacts(session: Any, run: Path, mode: Mode) -> None:
 
 
 def expire(after: int = LIMIT) -> None:
-    """End this process with a message after `after` seconds, later `LIMIT`, without progress."""
+    """End this process with a message after `after` seconds without progress.
+
+    Each later sign of progress starts a limit of `LIMIT` seconds.
+    """
     signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(after)
 
