@@ -1,1 +1,1 @@
-"""What a launch would do: settings, runs and stages, checked before anything starts. No torch."""
+"""Plan a launch: compose and check settings, runs and stages before anything starts. No torch."""

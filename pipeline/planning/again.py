@@ -1,4 +1,4 @@
-"""Repeat stages: keep their old results aside, if nothing uses them; see `records.repeats`."""
+"""Repeat stages: set their old results aside if nothing uses them; see `records.repeats`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check(steps: list[Step]) -> None:
     """Check that no job or process uses the directories that are to be repeated.
 
     Raises:
-        UserError: one does; names it.
+        UserError: one of them does; the message names it.
     """
     repeated = [step for step in steps if step.repeats]
     if not repeated:

@@ -1,8 +1,8 @@
-"""Translate command-line arguments for Hydra, and refuse mistakes that Hydra would accept.
+"""Translate command-line arguments for Hydra, and refuse those that Hydra would misread.
 
-In Hydra's grammar `~`, `=`, `#` and values like `1e3` have a special meaning. A value that Hydra
-cannot parse is quoted here, and a number for a text setting stays a text; afterwards the schema
-checks both.
+In Hydra's grammar `~`, `=`, `#` and values like `1e3` have a special meaning. This module quotes a
+value that Hydra cannot parse, and keeps a number given for a text setting a text. Afterwards the
+schema checks all values.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipeline.planning.conf import CONF
 from pipeline.records import rundir
 
 SWEEPER = "hydra/sweeper="
-KNOWN = ("overrides", "multirun", "config_dir")  # options of Hydra's that runs are composed with
+KNOWN = ("overrides", "multirun", "config_dir")  # options of Hydra that compose runs
 LIBRARIES = (
     " Networks of timm and torchvision: model=timm model.name={}; "
     "python -m pipeline.launch --models lists them"
@@ -47,9 +47,9 @@ class Asked:
         words: all arguments, as Hydra parses them.
         settings: the arguments that set or choose something.
         sweeps: whether each combination of values becomes a run.
-        shows: whether Hydra shows something and nothing runs.
-        folder: with choices of the user's, beside those of `conf/`.
-        plain: whether there is no other option of Hydra's.
+        shows: whether Hydra only prints something, and nothing runs.
+        folder: the user's folder of further choices, beside those of `conf/` (`--config-dir`).
+        plain: whether no other option of Hydra was given.
     """
 
     words: list[str]
@@ -61,7 +61,7 @@ class Asked:
 
     @property
     def sweeper(self) -> str:
-        """The sweeper that proposes settings."""
+        """The name of the Hydra sweeper, which proposes settings; `basic` if none was chosen."""
         chosen = [word for word in self.settings if word.startswith(SWEEPER)]
         return chosen[-1].removeprefix(SWEEPER) if chosen else "basic"
 
@@ -76,7 +76,7 @@ def read(arguments: list[str]) -> Asked:
 
     Raises:
         UserError: an argument is not KEY=VALUE, names a choice that does not exist, or is an
-            option that cannot be meant.
+            option that makes no sense for a launch.
     """
     for word in arguments:
         _check_text(word)
@@ -217,8 +217,8 @@ def _check_choice(override: Override, own: str | None) -> None:
     """Refuse an invalid choice: an argument chooses one file of a folder of `conf/` by name.
 
     Args:
-        override: The argument.
-        own: A folder with choices of the user's.
+        override: the argument.
+        own: the user's folder of further choices; None without one.
     """
     group, said = override.key_or_group, override.input_line
     if group == "sweeps":

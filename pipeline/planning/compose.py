@@ -1,6 +1,6 @@
 """Turn Hydra's composed tree into a checked `Config`.
 
-Hydra refuses a misspelt key or choice, the schema refuses everything else; both end in a
+Hydra refuses a misspelt key or choice; the schema refuses every other mistake. Both become a
 `UserError` that names the key, the problem and the nearest valid name (see `explain`).
 """
 
@@ -45,12 +45,12 @@ def parse(overrides: list[str]) -> list[Override]:
 
 
 def by_hydra(each: Callable[[Composed], float | None]) -> None:
-    """Have Hydra read the command line: do `each` of the runs it means, or show what it asks."""
+    """Have Hydra read the command line: call `each` for every run, or print what was requested."""
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def once(tree: DictConfig) -> float | None:
         here = HydraConfig.get()
-        overrides = OmegaConf.to_container(here.overrides.task)  # with ${…} as it is written
+        overrides = OmegaConf.to_container(here.overrides.task)  # ${…} stays as written
         assert isinstance(overrides, list)
         return each((tree, choices_of(here), overrides))
 
@@ -58,7 +58,7 @@ def by_hydra(each: Callable[[Composed], float | None]) -> None:
 
 
 def choices_of(composition: Any) -> dict[str, str]:
-    """Return the choices behind a composed tree, from what Hydra notes of it."""
+    """Return the choices behind a composed tree, by group, from Hydra's record of them."""
     made = composition.runtime.choices
     return {group: choice for group, choice in made.items() if not group.startswith("hydra/")}
 
@@ -69,7 +69,7 @@ def to_config(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -
 
 
 def values(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> Values:
-    """Return what a composed tree says; a missing name is made from the choices."""
+    """Return the settings of a composed tree; derive a missing run name from the choices."""
     said: Any = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(said, dict)
     _leave_out(said, choices, {override.key_or_group for override in parse(overrides)})
@@ -83,17 +83,17 @@ def values(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> V
 
 
 def _leave_out(said: Values, choices: dict[str, str], named: set[str]) -> None:
-    """Leave out what an experiment sets for other choices of a section than the one that is made.
+    """Remove the settings of an experiment that the chosen choice of a section does not have.
 
-    So it can say when methods grow, and be run with those that do not. What the command line names
-    stays, to be refused, and so does what no choice of the section has.
+    So an experiment can say when methods grow, and still run with a method that does not grow. A
+    setting from the command line stays, and so does one that no choice has; both are refused later.
     """
     for section, settings in said.items():
         if not isinstance(settings, dict):
             continue
         choice = str(choices.get(section, settings.get("name")))
         if not (CONF / section / f"{choice}.yaml").is_file():
-            continue  # from elsewhere
+            continue  # the choice is not in `conf/`: its settings are unknown
         for key in (has(section) - has(section, choice)) & settings.keys():
             if f"{section}.{key}" not in named:
                 del settings[key]
@@ -101,14 +101,14 @@ def _leave_out(said: Values, choices: dict[str, str], named: set[str]) -> None:
 
 @cache
 def has(section: str, choice: str = "*", folder: str | None = None) -> frozenset[str]:
-    """Return the settings that a choice of a section has; by default, that any of them has.
+    """Return the settings that a choice of a section has; by default, those of all its choices.
 
-    Nothing is known of a choice that is elsewhere, or builds on others by a list of defaults.
+    The result is empty for a choice in another place, or one built on others by `defaults`.
 
     Args:
-        section: A folder of `conf/`.
-        choice: The name of a file there.
-        folder: Holds choices as well (`--config-dir`).
+        section: the name of a folder of `conf/`.
+        choice: the name of a file in that folder, without `.yaml`.
+        folder: the user's folder of further choices (`--config-dir`).
     """
     places = [CONF, *([Path(folder)] if folder else [])]
     files = (file for place in places for file in (place / section).glob(f"{choice}.yaml"))
@@ -117,7 +117,7 @@ def has(section: str, choice: str = "*", folder: str | None = None) -> frozenset
 
 
 def refuse_two_lengths(overrides: list[str], values: Values) -> None:
-    """Refuse epochs that are asked for beside a budget, from which they follow."""
+    """Refuse `train.epochs` beside a budget, because the budget decides the number of epochs."""
     budget = flatten(values).get("train.budget.plain_epochs")
     if budget is not None and "train.epochs" in {o.key_or_group for o in parse(overrides)}:
         raise UserError(
@@ -127,7 +127,7 @@ def refuse_two_lengths(overrides: list[str], values: Values) -> None:
 
 
 def refuse_another_optimizers(overrides: list[str], values: Values) -> None:
-    """Refuse settings of sgd beside another optimizer, and the step size of the one before."""
+    """Refuse sgd's settings with another optimizer, and a changed optimizer without `train.lr`."""
     train, asked = values.get("train"), {o.key_or_group for o in parse(overrides)}
     if not isinstance(train, dict) or (name := train.get("optimizer", "sgd")) in ("sgd", "", None):
         return
@@ -145,10 +145,10 @@ def refuse_another_optimizers(overrides: list[str], values: Values) -> None:
 
 
 def finish(values: Values) -> Config:
-    """Settle by rule what nobody set, and check everything.
+    """Derive the settings that nobody set by rule, and check all settings.
 
     Raises:
-        UserError: a value does not fit, cannot be meant, or is not given although it has to be.
+        UserError: a value does not fit the schema, makes no sense, or is required and missing.
     """
     for key, value in sorted(flatten(values).items()):
         if value == MISSING:
@@ -174,7 +174,7 @@ def _missing(key: str, values: Values) -> str:
 
 
 def _settle_paths(values: Values) -> None:
-    """Make the paths absolute: stages work in another directory, and on other machines."""
+    """Make the paths absolute, because stages run in another directory and on other machines."""
     for section in (values, values.get("data")):
         path = section.get("root") if isinstance(section, dict) else None
         if isinstance(section, dict) and isinstance(path, str) and path not in ("", MISSING):
@@ -185,7 +185,7 @@ def check(values: Values) -> Config:
     """Return `values` as a `Config`.
 
     Raises:
-        UserError: names the first offending key and the cure.
+        UserError: a value does not fit; the message names the first such key and the cure.
     """
     try:
         return Config.model_validate(values)
@@ -194,7 +194,7 @@ def check(values: Values) -> Config:
 
 
 def derived_name(choices: dict[str, str], seed: Any, overrides: list[str]) -> str:
-    """Name a run after its choices and whatever else was set, so that other settings differ."""
+    """Name a run after its choices and overrides, so that different settings get other names."""
     parts = [str(choices[group]) for group in ("data", "model", "method")]
     if choices.get("experiment"):
         parts.insert(0, str(choices["experiment"]).replace("/", "-"))
@@ -214,7 +214,7 @@ def derived_name(choices: dict[str, str], seed: Any, overrides: list[str]) -> st
 
 
 def show() -> int:
-    """Have Hydra show what it is asked for; `--cfg job` prints what was given."""
+    """Have Hydra print what was requested, e.g. by `--help` or `--cfg job`, with secrets masked."""
     told = StringIO()
     meanings.register()
     try:

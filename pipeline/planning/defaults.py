@@ -1,4 +1,4 @@
-"""Defaults of a launch that do not suit its images, and settings given more than once."""
+"""Note the defaults that do not suit the images of a launch, and settings given more than once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RECIPES = {
 
 
 def given_again(overrides: list[str]) -> Iterator[str]:
-    """Yield a note for each setting that is given several values, of which Hydra takes the last."""
+    """Yield a note for each setting given more than once: Hydra takes the last value."""
     last = {override.key_or_group: override.input_line for override in parse(overrides)}
     before = {o.key_or_group for o in parse(overrides) if o.input_line != last[o.key_or_group]}
     yield from (f"{key} is given more than once; the last counts: {last[key]}" for key in before)

@@ -24,7 +24,7 @@ from pipeline.planning.conf import CONF
 
 INTERPOLATION = (InterpolationResolutionError, GrammarParseError)
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)
-KINDS = {  # in words of pydantic, and in ours
+KINDS = {  # pydantic's name of a type, and the name that a message uses
     "a valid integer, got a number with a fractional part": "a whole number",
     "a valid integer": "a whole number",
     "a valid number": "a number",
@@ -33,7 +33,7 @@ KINDS = {  # in words of pydantic, and in ours
     " after validation": "",
 }
 FREE = ("cluster.sbatch", "data.args", "model.args", "train.optimizer_args")  # may hold any key
-TAGS = tags()  # not part of a key, though pydantic puts them there
+TAGS = tags()  # pydantic puts these tags into keys, where they do not belong
 
 
 def explain_schema(error: ErrorDetails) -> str:
@@ -65,12 +65,12 @@ def explain_schema(error: ErrorDetails) -> str:
 
 
 def _whole(value: object) -> str:
-    """Return how to write a number that is whole and was not written so."""
+    """Return a hint how to write a whole number that was written otherwise, such as 1e3."""
     return f"; write {int(value)}" if isinstance(value, float) and value.is_integer() else ""
 
 
 def _unknown(key: str) -> str:
-    """Return that a key does not exist, with the nearest valid one."""
+    """Return a message that a key does not exist, with the nearest valid key."""
     head, _, last = key.rpartition(".")
     if not head and (CONF / key).is_dir():
         return f"{key} is a choice and no section: begin its file with '# @package _global_'"
@@ -91,14 +91,14 @@ def _unknown(key: str) -> str:
 
 
 def _within_a_section(name: str) -> str:
-    """Return the settings of sections that have this name, as a question; "" without any."""
+    """Return a question that suggests the settings of this name in sections; "" without any."""
     sections = [s for s in _top_level() if any(name in _keys(file, s) for file in _files(s))]
     found = " or ".join(f"'{section}.{name}'" for section in sections)
     return f"did you mean {found}?" if found else ""
 
 
 def _top_level() -> list[str]:
-    others = ("hydra", "sweeps")  # the second is read by W&B
+    others = ("hydra", "sweeps")  # `sweeps` is read by W&B, not by Hydra
     folders = {path.name for path in CONF.iterdir() if path.is_dir() and path.name not in others}
     return sorted(folders | Config.model_fields.keys())
 
@@ -108,7 +108,7 @@ def _files(section: str) -> list[Path]:
 
 
 def _keys(file: Path, head: str) -> set[str]:
-    """Return the keys a file of `conf/` has below the dotted path `head`."""
+    """Return the keys that a file of `conf/` has below the dotted path `head`."""
     inside = head if file.parent == CONF else head.partition(".")[2]
     tree = OmegaConf.load(file)
     below = OmegaConf.select(tree, inside) if inside else tree
@@ -117,7 +117,7 @@ def _keys(file: Path, head: str) -> set[str]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn errors of Hydra into a `UserError`."""
+    """Convert errors that Hydra raises into a `UserError`."""
     try:
         yield
     except HYDRA_ERRORS as error:
@@ -148,7 +148,7 @@ def explain_hydra(error: Exception) -> str:
 
 
 def _no_yaml(error: YAMLError | UnicodeDecodeError) -> str:
-    """Return where a file of settings cannot be read; Hydra does not say which one it is."""
+    """Return the file and place of a YAML error; Hydra does not say which file it is in."""
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
         file = mark.name.strip("<>")
         return f"{file}, line {mark.line + 1}: {error.problem}; mend this file of settings"
@@ -156,7 +156,7 @@ def _no_yaml(error: YAMLError | UnicodeDecodeError) -> str:
 
 
 def _not_of_hydra(key: str, error: BaseException) -> str:
-    """Return that Hydra has no such setting, with the nearest valid one."""
+    """Return a message that Hydra has no such setting, with the nearest valid one."""
     while (section := getattr(error, "parent_node", None)) is None and error.__cause__:
         error = error.__cause__
     head, _, last = key.rpartition(".")

@@ -1,4 +1,4 @@
-"""A folder of the user's with choices beside those of `conf/`: `--config-dir`."""
+"""Check the user's folder of choices that add to those of `conf/`: `--config-dir`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check(folder: str) -> None:
     """Refuse a folder that adds nothing, or that replaces a file of `conf/`.
 
     Raises:
-        UserError: says what is wrong.
+        UserError: the folder is refused; the message says why.
     """
     said = f"--config-dir {folder}"
     if not Path(folder).is_dir():
@@ -33,7 +33,7 @@ def check(folder: str) -> None:
 
 
 def choices(group: str, folder: str | None) -> set[str]:
-    """Return the choices of a group, those of a folder of the user's among them."""
+    """Return the names of the choices of a group, including those in the user's folder."""
     own = Path(folder) / group if folder else None
     nested = {str(file.relative_to(own).with_suffix("")) for file in _below(own)} if own else set()
     return {file.stem for file in (CONF / group).glob("*.yaml")} | nested
@@ -41,11 +41,11 @@ def choices(group: str, folder: str | None) -> set[str]:
 
 @cache
 def check_choice(group: str, choice: str, folder: str) -> None:
-    """Refuse a file of the user's that Hydra would misread, and those that it chooses.
+    """Refuse a user's file that Hydra would misread; check the files that it chooses, too.
 
     Raises:
-        UserError: it is no file of settings, or chooses in a group that it is itself chosen of.
-        YAMLError: it is no YAML.
+        UserError: the file holds no settings, or makes a choice in its own group.
+        YAMLError: the file is not YAML.
     """
     path = Path(folder) / group / f"{choice}.yaml"
     if (CONF / group / path.name).exists() or not path.exists():
@@ -68,16 +68,16 @@ def check_choice(group: str, choice: str, folder: str) -> None:
 
 
 def _chosen(defaults: list[object] | ListConfig) -> Iterator[tuple[str, str]]:
-    """Yield group and choice of what a list of defaults chooses in another group."""
+    """Yield group and choice of each entry of a defaults list that chooses in another group."""
     for entry in defaults:
         for key, choice in entry.items() if isinstance(entry, DictConfig) else ():
-            group = str(key).rpartition(" ")[2].partition("@")[0]  # of `override /group@package`
+            group = str(key).rpartition(" ")[2].partition("@")[0]  # e.g. `override /group@package`
             if group.startswith("/") and isinstance(choice, str):
                 yield group.removeprefix("/"), choice
 
 
 def _files(folder: str) -> Iterator[Path]:
-    """Yield the files of a folder that are choices, or mean to be."""
+    """Yield the files of a folder that are choices, or look as if they were meant to be."""
     for group in sorted(path.name for path in CONF.iterdir() if path.is_dir()):
         yield from _below(Path(folder) / group)
 

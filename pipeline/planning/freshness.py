@@ -1,6 +1,6 @@
-"""Tell at launch whether the images on disk are still those that were prepared.
+"""Compare the images on disk with those that were prepared, at launch.
 
-Trained networks stay valid in any case, so nothing is refused.
+A difference is only noted and nothing is refused, because trained networks stay valid.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.display.masking import mask
 from pipeline.display.outside import say
 from pipeline.planning.step import Step
 
-PATIENCE = 10.0  # seconds for comparing the files
+PATIENCE = 10.0  # seconds that comparing the files may take
 
 
 def tell(config: Config, prep: Step, overrides: list[str]) -> None:
@@ -33,7 +33,7 @@ def tell(config: Config, prep: Step, overrides: list[str]) -> None:
         say(f"note: {what}; what is prepared is used as it is. To prepare anew: {again}")
 
 
-@cache  # cached: a sweep asks once per run
+@cache  # every run of a sweep calls this
 def _notes(root: Path, folder: Path) -> list[str]:
     if not root.is_dir():
         return [f"data.root={root} is not there, so nobody knows whether it has changed"]

@@ -1,4 +1,4 @@
-"""What the choices and settings of `conf/` mean, in the words of its files, for `launch --help`."""
+"""Explain choices and settings in `launch --help`, with the comments of the files of `conf/`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from pipeline.planning.conf import CONF
 from pipeline.planning.folder import choices
 
-WIDTH = 96  # of a meaning
-GROUP = re.compile(r"^  - (\w+): (\w+) +# (.*)$")  # in the defaults of config.yaml
+WIDTH = 96  # characters of an explanation
+GROUP = re.compile(r"^  - (\w+): (\w+) +# (.*)$")  # an entry of the defaults list in config.yaml
 
 
 def register() -> None:
-    """Let files of `conf/` say ${meanings:…} and ${explained:…}."""
+    """Register the resolvers ${meanings:…} and ${explained:…} that files of `conf/` use."""
     OmegaConf.register_new_resolver("meanings", _choices, replace=True)
     OmegaConf.register_new_resolver("explained", _settings, replace=True)
 
 
 def _choices(sources: ListConfig) -> str:
-    """Return each group with its meaning, and its choices with theirs."""
+    """Return each group with its explanation, and below it its choices with theirs."""
     folder = _folder(sources)
     lines = []
     for group, default, meaning in _groups():
@@ -37,7 +37,7 @@ def _choices(sources: ListConfig) -> str:
 
 
 def _settings(made: DictConfig, sources: ListConfig) -> str:
-    """Return the files of the choices made, each as a section, and the settings of config.yaml."""
+    """Return the files of the chosen choices, one section each, and the settings of config.yaml."""
     folder, lines = _folder(sources), []
     for group, *_ in _groups():
         if (choice := made.get(group)) and group != "experiment":
@@ -47,18 +47,18 @@ def _settings(made: DictConfig, sources: ListConfig) -> str:
 
 
 def _literal(text: str) -> str:
-    return text.replace("$", "$$")  # for the template of Hydra's help
+    return text.replace("$", "$$")  # Hydra's help is a template, in which $ has a meaning
 
 
 def _groups() -> Iterator[tuple[str, str, str]]:
-    """Yield each group of `conf/` with its default and what it is."""
+    """Yield each group of `conf/` with its default and its explanation."""
     for line in (CONF / "config.yaml").read_text().splitlines():
         if found := GROUP.match(line):
             yield found[1], found[2], found[3]
 
 
 def _own() -> list[str]:
-    """Return the settings in config.yaml itself, with their comments."""
+    """Return the settings that config.yaml itself holds, with their comments."""
     text = (CONF / "config.yaml").read_text()
     return text.partition("\n\n")[2].partition("\n\nhydra:")[0].splitlines()
 

@@ -1,8 +1,8 @@
-"""A run is a name for a configuration, which is frozen at the first launch.
+"""Settle, freeze and read the configuration of a run; a run is the name of a configuration.
 
-A launch of an existing name uses the frozen configuration, so `name=X` alone continues the run.
-Settings of `cluster` and `tracking` may differ between launches; settings that a begun stage has
-read may not.
+The first launch of a name freezes its configuration. A later launch of that name uses the frozen
+configuration, so `name=X` alone continues the run. Settings of `cluster` and `tracking` may differ
+between launches; settings that a begun stage has read may not.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ Settled = tuple[Config, dict[str, str], list[str]]
 
 
 def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> Settled:
-    """Return the configuration and choices to use: as requested, or those of an existing run.
+    """Return the configuration and choices to use: those requested, or those of an existing run.
 
-    Settings that no stage of the run has read yet follow this launch, where it sets them.
+    A setting that this launch gives is taken over if no stage of the run has read it yet.
 
     Raises:
         UserError: the settings do not fit the schema, or would change a begun stage.
@@ -76,7 +76,7 @@ def settled(flat: Values) -> Values:
 
 
 def _freed(directory: Path) -> str:
-    """Return how to free a name under which nothing was trained; empty if something was."""
+    """Return advice how to free a name under which nothing was trained; else an empty text."""
     made = [
         directory / stage / name
         for stage in STAGE_NAMES
@@ -92,7 +92,7 @@ def frozen(directory: Path) -> Config:
     """Return the frozen configuration of a run.
 
     Raises:
-        UserError: it does not fit the current schema.
+        UserError: the frozen configuration does not fit the current schema.
     """
     content = rundir.read_yaml(directory / CONFIG)
     try:
@@ -145,7 +145,7 @@ def _described(config: Config, choices: dict[str, str], directory: Path, decides
 
 
 def note_jobs(directory: Path, ids: dict[str, str]) -> None:
-    """Add job ids, by stage, to `run.json`, each once."""
+    """Add job ids, by stage, to `run.json`, without repeating any."""
     known = store.read(Run, directory)
     listed = {(stage, id) for row in known.job_ids for stage, id in row.items()}
     if new := {stage: id for stage, id in ids.items() if (stage, id) not in listed}:
@@ -155,7 +155,7 @@ def note_jobs(directory: Path, ids: dict[str, str]) -> None:
 def wandb_id(directory: Path) -> str:
     """Return the W&B id of a run: derived from its directory, not from a job or an attempt.
 
-    An agent of a W&B sweep provides the id itself.
+    In a W&B sweep, the agent provides the id.
     """
     if by_agent():
         return os.environ["WANDB_RUN_ID"]
@@ -163,7 +163,7 @@ def wandb_id(directory: Path) -> str:
 
 
 def by_agent() -> bool:
-    """Return whether an agent of a W&B sweep started this process."""
+    """Whether an agent of a W&B sweep started this process."""
     return "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ
 
 

@@ -1,4 +1,4 @@
-"""Options of a command line that are Hydra's: which of them a launch takes, each once."""
+"""Parse the options of Hydra that a launch accepts, each at most once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.display.errors import UserError
 from pipeline.planning import folder
 from pipeline.records import rundir
 
-NOT_OURS = {  # options of Hydra's that a launch cannot mean
+NOT_OURS = {  # options of Hydra that make no sense for a launch
     "config_path": "the settings are those of conf/; --config-dir DIR adds choices of yours",
     "config_name": "there is one; --config-dir DIR adds choices of yours, e.g. experiment=NAME",
     "experimental_rerun": "name=NAME launches a run again",
@@ -19,10 +19,10 @@ NOT_OURS = {  # options of Hydra's that a launch cannot mean
 
 
 def parsed(arguments: list[str]) -> Namespace:
-    """Return options and settings of a command line.
+    """Return the options and settings of a command line.
 
     Raises:
-        UserError: an option is unknown, given twice, or cannot be meant.
+        UserError: an option is unknown, given twice, or makes no sense for a launch.
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
@@ -32,7 +32,7 @@ def parsed(arguments: list[str]) -> Namespace:
 
 
 class _Once(Namespace):
-    """Takes an option with a value once: argparse would keep the last."""
+    """Refuses an option given twice, of which argparse would silently keep the last value."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, str) and isinstance(before := getattr(self, name, None), str):
@@ -56,7 +56,7 @@ def _check(known: Namespace) -> None:
 
 
 def folder_of(known: Namespace) -> str | None:
-    """Return the absolute path of `--config-dir`."""
+    """Return the absolute path given by `--config-dir`; None if it is not given."""
     return known.config_dir and str(rundir.absolute(known.config_dir))
 
 

@@ -1,7 +1,8 @@
-"""Make the plan of a configuration: which stages, in which directories, what to do, and why.
+"""Plan the stages of a configuration: their directories, what to do with each, and why.
 
-A fingerprint is the hash of a question: the sections that a stage reads, the fingerprints of its
-parents, and its version. Equal questions have the same directory, so runs share results.
+A question is everything that decides a stage's result: the sections that the stage reads, the
+fingerprints of its parents, and its version. A fingerprint is the hash of a question. Equal
+questions have the same directory, so runs share results.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from pipeline.records.schemas import Event, Output, Question, Result
 
 
 def make_plan(config: Config, repeated: Container[Path] = ()) -> list[Step]:
-    """Return all five stages, each with what to do.
+    """Return the plan: all five stages, each with the action that a launch takes.
 
     Args:
-        config: Of the run.
+        config: the configuration of the run.
         repeated: stage directories that this launch has already repeated, for another run.
 
     Raises:
@@ -92,7 +93,7 @@ def _anew(asked: bool, state: State, directory: Path, parents: list[Step]) -> st
 
 
 def _told(why: str, anew: str, asked: bool) -> str:
-    """Return why a stage is run or not, and what happens to an existing result."""
+    """Return the reason why a stage runs or not, and what happens to an existing result."""
     if anew:
         return f"{anew} ({why})"
     return f"{why}, so again= has nothing to repeat" if asked else why
@@ -190,7 +191,7 @@ def verify(steps: list[Step]) -> None:
     Sizes are always compared, and contents if a file is newer than its result.
 
     Raises:
-        UserError: a file is missing, truncated or edited; names the file and the cure.
+        UserError: a file is missing, truncated or edited; the message names it and the cure.
     """
     for step in steps:
         if step.state == "done" and not step.anew:

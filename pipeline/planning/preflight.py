@@ -1,4 +1,4 @@
-"""Check before anything is written: enough images for a batch, a writable root, wandb."""
+"""Check a launch before anything is written: enough images, a writable root, wandb installed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pipeline.planning.step import Step
 from pipeline.records import disk, rundir, store
 from pipeline.records.schemas import Result
 
-ENLARGED = 2  # factor above which it is told that images are scaled up
-UNWATCHED = 5  # steps at the beginning that `training.profile` leaves out
+ENLARGED = 2  # factor of upscaling above which a note is printed
+UNWATCHED = 5  # first steps of a training, which `training.profile` leaves out
 
 
 def check(config: Config) -> None:
     """Refuse a launch that would fail later, except for its images (see `data_error`).
 
     Raises:
-        UserError: names the setting and the cure.
+        UserError: the launch would fail; the message names the setting and the cure.
     """
     rundir.check_links(Path(config.root), "stages", "runs", "data", f"runs/{config.name}")
     _check_root(Path(config.root))
@@ -55,11 +55,11 @@ def _check_root(root: Path) -> None:
 
 
 def data_error(config: Config, plan: list[Step]) -> UserError | None:
-    """Return why a run cannot have its images, or None if it can; a dry run still shows its plan.
+    """Return the error in a run's images, or None; returned, so that a dry run shows its plan.
 
     Args:
-        config: Of the run.
-        plan: Of the run; if prep is finished, the source of its images is not checked.
+        config: the configuration of the run.
+        plan: its plan; if prep is finished, the source of the images is not checked.
     """
     try:
         _check_data(config, plan)
@@ -94,7 +94,7 @@ def _check_profile(config: Config, images: int) -> None:
 
 
 def notes(config: Config, prep: Step, side: float | None) -> Iterator[str]:
-    """Yield what a setting comes to with these images, of about `side` pixels."""
+    """Yield notes on settings whose effect depends on the images, of about `side` pixels."""
     images, asked = _training_images(config, prep), config.train.recalibrate
     if images and asked and asked > (there := images // config.train.batch_size):
         yield f"train.recalibrate={asked} takes all {there} batches of an epoch: there are no more"
@@ -107,7 +107,7 @@ def notes(config: Config, prep: Step, side: float | None) -> Iterator[str]:
 
 
 def _training_images(config: Config, prep: Step) -> int | None:
-    """Return how many images there are to train on; None where that is known after prep alone."""
+    """Return the number of training images; None if only prep can count them."""
     if prep.state == "done":
         return int(store.read(Result, prep.dir).metrics["train_images"])
     if config.data.name == "custom":
@@ -118,10 +118,10 @@ def _training_images(config: Config, prep: Step) -> int | None:
 
 
 def look(config: Config, prep: Step) -> outline.Images:
-    """Return what is known of the images: from prep, or from a quick look."""
+    """Return the facts known about the images, from prep or from a quick look."""
     if prep.state == "done" and not prep.repeats:
         found = store.read(Result, prep.dir).metrics
-        classes = found.get("classes")  # older results lack it, and the side
+        classes = found.get("classes")  # older results have neither the classes nor the side
         counted = None if classes is None else int(classes)
         return outline.Images(training=None, classes=counted, side=found.get("mean_side"))
     nothing = outline.Images(training=None, classes=None, side=None)

@@ -1,4 +1,4 @@
-"""Warn at launch of secrets among the settings, and of a root that others can write to."""
+"""Warn at launch about secrets among the settings, and about a root that others can write to."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.display import masking
 from pipeline.display.outside import say
 from slurm import private
 
-SHOWN = 60  # characters shown of a setting
+SHOWN = 60  # at most so many characters of a setting are printed
 
 
 def tell(config: Config) -> None:
-    """Print each warning once, however many runs a sweep has."""
+    """Print the warnings, each once even in a sweep of many runs."""
     for key, what in masking.found(config.model_dump(mode="json")):
         shown = what if len(what) <= SHOWN else f"{what[:SHOWN]}…"
         _warn(

@@ -1,4 +1,4 @@
-"""Search with Optuna: Hydra's sweeper proposes settings, and each proposal is run to its end."""
+"""Search with Optuna: Hydra's sweeper proposes settings, and each proposal runs to its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.planning.compose import Composed, by_hydra, parse
 from pipeline.planning.explain import HYDRA_ERRORS
 from pipeline.planning.settings_along import addable, of_proposal
 
-SWEEPERS = ("search", "optuna")  # our configuration of Optuna's sweeper
+SWEEPERS = ("search", "optuna")  # the first is our configuration of the second
 Trial = Callable[[Composed], tuple[int, float | None]]
 
 
@@ -22,7 +22,7 @@ def check(sweeper: str) -> None:
     """Refuse an unknown sweeper, or one that is not installed.
 
     Raises:
-        UserError: names the valid sweepers, or says what to install.
+        UserError: the message names the valid sweepers, or says what to install.
     """
     if sweeper not in SWEEPERS:
         valid = nearest(sweeper, ["basic", *SWEEPERS])
@@ -32,12 +32,12 @@ def check(sweeper: str) -> None:
 
 
 def run(settings: list[str], trial: Trial, folder: str | None = None) -> int:
-    """Run what Optuna proposes, one proposal after the other; return the worst exit code.
+    """Run the proposals of Optuna one after the other; return the worst exit code.
 
     Args:
-        settings: of the command line.
+        settings: the settings of the command line.
         trial: runs one proposal; returns its exit code, and its score if it succeeded.
-        folder: with choices beside those of `conf/`.
+        folder: the user's folder of further choices (`--config-dir`).
 
     Raises:
         UserError: Optuna refuses the search.

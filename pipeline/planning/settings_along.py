@@ -1,7 +1,7 @@
-"""A sweep over the choices of a section takes along settings that only some of these have.
+"""Let a sweep over the choices of a section set what only some of these choices have.
 
-It may be one of Hydra's grids, whose runs are all known at once; a search, of which Optuna proposes
-one run after the other; or a sweep of W&B, of which a launch sees a single run.
+The sweep may be a grid of Hydra, whose runs are all known at once; a search, for which Optuna
+proposes one run after the other; or a sweep of W&B, of which a launch sees a single run.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from pipeline.planning.compose import Composed, has, parse
 from pipeline.planning.conf import CONF
 from pipeline.planning.folder import choices
 
-ADD = "++"  # lets Hydra add a setting that is not there
-Known = dict[str, dict[str, frozenset[str]]]  # settings of each choice, by group
+ADD = "++"  # makes Hydra add a setting that does not exist
+Known = dict[str, dict[str, frozenset[str]]]  # the settings that exist, by group and choice
 
 
 def settings_along(
     overrides: list[Override], runs: list[list[str]], folder: str | None = None
 ) -> list[list[str]]:
-    """Leave out of each run what is a setting of other choices that the sweep goes through.
+    """Remove from each run the settings that only other choices of the sweep have.
 
     So `method=plain,dyrep method.adjust_interval=5` is a sweep of two runs, and a setting that
-    varies makes no second run of a choice that does not have it. What was left out is printed.
+    varies makes no second run of a choice that does not have it. A note is printed for each removed
+    setting.
 
     Args:
-        overrides: Those of the sweep.
-        runs: What each of its runs is asked for.
-        folder: With choices beside those of `conf/`.
+        overrides: the overrides of the sweep.
+        runs: the overrides of each of its runs.
+        folder: the user's folder of further choices (`--config-dir`).
     """
     varied = {
         override.key_or_group
@@ -47,14 +48,14 @@ def settings_along(
 
 
 def of_trial(run: list[str], folder: str | None = None) -> list[str]:
-    """Leave out of a run of W&B's what only other choices of its sections have; print it."""
+    """Remove from a run of a W&B sweep the settings that only other choices have; print a note."""
     groups = {o.key_or_group for o in parse(run) if (CONF / o.key_or_group).is_dir()}
     known = {group: {c: has(group, c, folder) for c in choices(group, folder)} for group in groups}
     return _without([run], known)[0]
 
 
 def addable(words: list[str], folder: str | None = None) -> list[str]:
-    """Let Hydra add to each proposal what only some choices of the search have."""
+    """Mark the settings that only some choices of the search have, so that Hydra adds them."""
     overrides = parse(words)
     known = {
         group: frozenset().union(*(has(group, c, folder) for c in override.sweep_string_iterator()))
@@ -70,7 +71,7 @@ def addable(words: list[str], folder: str | None = None) -> list[str]:
 
 
 def of_proposal(run: Composed, folder: str | None = None) -> Composed:
-    """Take away from a proposal what Hydra added for other choices, as `addable` lets it."""
+    """Remove from a proposal the settings of other choices, which `addable` let Hydra add."""
     tree, made, overrides = run
     words = [word.removeprefix(ADD) for word in overrides]
     left = of_trial(words, folder)
@@ -82,7 +83,7 @@ def of_proposal(run: Composed, folder: str | None = None) -> Composed:
 
 
 def _without(runs: list[list[str]], known: Known) -> list[list[str]]:
-    """Return runs without what is foreign to their choices, each once; print what is left out."""
+    """Return the runs without settings foreign to their choices, and each once; print notes."""
     foreign = [_foreign(run, known) for run in runs]
     for word, group, choice in sorted(set().union(*foreign)):
         say(f"note: {word} is no setting of {group}={choice}, whose runs go without it")
@@ -94,9 +95,9 @@ def _without(runs: list[list[str]], known: Known) -> list[list[str]]:
 
 
 def _foreign(run: list[str], known: Known) -> set[tuple[str, str, str]]:
-    """Return overrides of a run that only other choices have, with the group and the choice.
+    """Return the overrides of a run that its choice lacks and another has, with group and choice.
 
-    `known`: a choice without any settings may have all.
+    Nothing is known of a choice without settings in `known`, so it may have every setting.
     """
     found = set()
     for override in parse(run):

@@ -1,7 +1,8 @@
-"""What a training starts from: weights, or the structure of another run; each settled to one file.
+"""Find the files a training starts from: weights, or the structure of another run.
 
-A file is known by its hash, which is frozen with the run and part of the question: the same weights
-at another place are the same question, and other weights at the same place are noticed.
+Each is settled to one file, which is identified by its hash. The hash is frozen with the run and is
+part of the question. So the same weights at another path are the same question, and other weights
+at the same path are noticed.
 """
 
 from __future__ import annotations
@@ -31,32 +32,32 @@ WEIGHTS, STRUCTURE = "model.pretrained", "method.structure"
 PINS = {WEIGHTS: f"{WEIGHTS}_sha256", STRUCTURE: f"{STRUCTURE}_sha256"}
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".json")
 LIBRARIES = ("timm", "torchvision")
-SHOWN = 12  # digits of a hash
+SHOWN = 12  # digits of a hash that a message shows
 GIVE = "give the run that it is of, by name, or a .safetensors or .pth of model.state_dict()"
-NO_WEIGHTS = {  # how files begin that are taken for weights and are none
+NO_WEIGHTS = {  # first bytes of files that people mistake for weights, and what these files are
     b"version https://git-lfs": "a pointer of Git LFS; `git lfs pull` fetches what it points to",
     b"<": "a page of the web, not what was to be downloaded; download it again",
     b"\x89HDF": f"an HDF5 file, as Keras writes them, and torch cannot read it; {GIVE}",
     b"\x1f\x8b": "compressed (gzip); unpack it, and give the file of weights in it",
 }
-ARCHIVES = {  # entries of zip archives that are taken for weights and are none
+ARCHIVES = {  # entries of zip archives that people mistake for weights, and what the archives are
     "archive_format": f"an exported program (.pt2), which holds code; {GIVE}",
     "constants.pkl": f"a TorchScript program, which holds code; {GIVE}",
 }
 
 
 def pin(values: Values) -> None:
-    """Put the file in the place of what a launch calls it, and the hash of what it holds beside it.
+    """Replace each name of a file or run in `values` by its path; put the file's hash beside it.
 
     Raises:
-        UserError: there is no such file, run or name; or it holds something else than was said.
+        UserError: there is no such file, run or name, or the file does not have the given hash.
     """
     for key, digest_key in PINS.items():
         section, name = key.split(".")
         part = values.get(section)
         word = part.get(name) if isinstance(part, dict) else None
         if part is None or not isinstance(word, str) or _is_none(word):
-            continue  # the schema, and what cannot be meant, are looked at later
+            continue  # checked later, by the schema and the rules of `config.sense`
         path = _found(key, word, values)
         digest, said = _digest(key, path), part.get(f"{name}_sha256")
         if said not in (None, digest):
@@ -74,7 +75,7 @@ def _is_none(word: str) -> bool:
 
 
 def _found(key: str, word: str, values: Values) -> Path:
-    """Return the file that a word means: a path, a run, a name in a library, a file right here."""
+    """Return the file that a word means: a path, a run's file, or weights that a library named."""
     if "://" in word:
         raise UserError(
             f"{key}={word} is an address, and nothing is downloaded; fetch it where there is a "
@@ -99,16 +100,16 @@ def _runs(root: Path) -> Iterator[Path]:
 
 
 def _is_run(path: Path) -> bool:
-    with suppress(OSError):  # a name too long, a closed door: who reads it is told
+    with suppress(OSError):  # e.g. no permission: whoever reads the file reports the error
         return all((path / name).is_file() for name in ("config.yaml", "run.json"))
     return False
 
 
 def _in_run(key: str, run: Path) -> Path:
-    """Return the file of a run that is meant.
+    """Return the file of a run that `key` asks for: its fused weights, or its structure.
 
     Raises:
-        UserError: the stage that makes it is not finished.
+        UserError: the stage that writes it is not finished, or the file was changed since.
     """
     stage, name = ("fuse", "model.safetensors") if key == WEIGHTS else ("train", "structure.json")
     if not (run / stage / rundir.RESULT).exists():
@@ -137,7 +138,7 @@ def _digest(key: str, path: Path) -> str:
     """Return the SHA-256 of a file.
 
     Raises:
-        UserError: it cannot be read, or is seen at once to hold no weights.
+        UserError: the file cannot be read, is empty, or is of a kind that holds no weights.
     """
     try:
         with files.opened(path) as file:
@@ -156,8 +157,8 @@ def _digest(key: str, path: Path) -> str:
 
 
 def _no_weights(path: Path, begin: bytes) -> str | None:
-    """Say what a file is that is seen at once to hold no weights; None if it may hold some."""
-    if begin[8:9] == b"{":  # safetensors, behind the length of its header
+    """Return what kind of file this is, if its first bytes show that it holds no weights."""
+    if begin[8:9] == b"{":  # safetensors: JSON after the 8 bytes of its length
         return None
     if path.suffix == ".onnx":
         return f"a network in ONNX, not its weights by name; {GIVE}"
@@ -168,32 +169,33 @@ def _no_weights(path: Path, begin: bytes) -> str | None:
 
 
 def _of_archive(path: Path) -> str | None:
-    """Say what a zip archive is if it holds no weights that torch.save wrote; None if it may."""
+    """Return what a zip archive is; None if it may hold weights written by `torch.save`."""
     try:
         names = {name.partition("/")[2] for name in zipfile.ZipFile(path).namelist()}
     except (OSError, zipfile.BadZipFile):
-        return None  # cut off: torch says where
+        return None  # truncated: torch will report where
     return next((what for name, what in ARCHIVES.items() if name in names), None)
 
 
-@cache  # a sweep asks for each of its runs
+@cache  # each run of a sweep calls this
 def _hash(path: Path, size: int, changed: int) -> str:
     return disk.sha256(path)
 
 
 def _of_run(path: Path, section: str) -> dict[str, Any]:
-    """Return a section of the settings of the run that a file belongs to; nothing if to none."""
+    """Return a section of the settings of the run that a file belongs to; {} if to none."""
     run = path.parent.parent
     return dict(rundir.read_yaml(run / "config.yaml")[section]) if _is_run(run) else {}
 
 
 def check(config: Config, plan: list[Step]) -> list[str]:
-    """Make sure that a training which is to begin can have what it starts from.
+    """Check that the files a training starts from are present and unchanged; return notes.
 
-    One that goes on from a checkpoint needs it no more; then it is told what has become of it.
+    A training that continues from a checkpoint no longer needs these files. For such a training, a
+    missing or changed file is a note instead of an error.
 
     Raises:
-        UserError: a file is gone or holds something else, or a structure is of another network.
+        UserError: a file is missing or changed, or a structure belongs to another network.
     """
     train = next(step for step in plan if step.stage.name == "train")
     if not train.runs:
@@ -235,7 +237,7 @@ def _check_run(config: Config, path: Path) -> None:
     """Refuse the structure of a run of another network, or of one that has not grown.
 
     Raises:
-        UserError: names what differs.
+        UserError: the message names the difference.
     """
     key = f"{STRUCTURE}={path}"
     try:

@@ -14,9 +14,9 @@ State = Literal["done", "unfinished", "new"]
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One stage of a plan: its question, its directory, its state, and whether it is wanted.
+    """One stage of a plan: its question, its directory, its state, and whether it was requested.
 
-    `anew` says why an existing result must not be used; empty if it may.
+    `anew` is the reason why an existing result must not be used; empty if it may be used.
     """
 
     stage: Stage
@@ -29,22 +29,22 @@ class Step:
 
     @property
     def fingerprint(self) -> str:
-        """The hash of its question."""
+        """The hash of the stage's question."""
         return self.question.fingerprint
 
     @property
     def runs(self) -> bool:
-        """Whether launching executes this stage."""
+        """Whether a launch executes this stage."""
         return self.wanted and (self.state != "done" or bool(self.anew))
 
     @property
     def repeats(self) -> bool:
-        """Whether launching keeps an existing result aside and begins anew."""
+        """Whether a launch sets an existing result aside and begins the stage again."""
         return self.wanted and bool(self.anew)
 
     @property
     def action(self) -> str:
-        """What launching does: run, continue, repeat, skip (finished), or leave (not wanted)."""
+        """The action of a launch: run, continue, repeat, skip (finished), leave (not requested)."""
         if not self.wanted:
             return "leave"
         if self.repeats:

@@ -33,14 +33,14 @@ def show_plan(
     notes: list[str],
     counted: int | None = None,
 ) -> None:
-    """Print what is trained, which stages will run and why, and notes on defaults.
+    """Print the network and recipe, the stages that will run and why, and notes on defaults.
 
     Args:
-        config: Of the run.
-        plan: Its stages.
-        network: Its outline; None if nothing is trained.
-        notes: Further notes.
-        counted: Number of classes that prep has found, if it is finished.
+        config: the configuration of the run.
+        plan: the stages of the run.
+        network: the outline of its network; None if nothing is trained.
+        notes: further notes to print.
+        counted: number of classes that prep has found; None if prep is not finished.
     """
     console = Terminal(WIDTH)
     console.print(
@@ -60,18 +60,18 @@ def show_plan(
 
 
 def show_dry_run(root: Path) -> None:
-    """Print that a dry run ends, and where its stages would be."""
+    """Print that this was a dry run, and where its stages would be."""
     stages = rundir.shown(root / "stages")
     Terminal(WIDTH).print(f"dry run: nothing was touched; stages live in {stages}", soft_wrap=True)
 
 
 def _name(section: Data | Model) -> str:
-    """Return what is chosen, with the Python name of what is the user's own."""
+    """Return the name of the chosen data or model, with the Python name of the user's code."""
     return mask(f"{section.name} {section.target}" if isinstance(section, Target) else section.name)
 
 
 def _training(config: Config, network: Outline | Unknown, counted: int | None) -> Iterator[str]:
-    """Print what follows from data and recipe: network, stem, growth."""
+    """Yield lines on what follows from data and recipe: network, stem, growth."""
     size, train = config.data.image_size, config.train
     small = getattr(config.model, "small_stem", None)
     stem = "" if small is None else "small stem, " if small else "published stem, "
@@ -89,7 +89,7 @@ def _training(config: Config, network: Outline | Unknown, counted: int | None) -
 
 
 def _batch(config: Config) -> str:
-    """Say how many images a step has and, if they do not go through at once, how they do."""
+    """Return the number of images of a step, and how they are split if they are not one batch."""
     size, parts = config.train.batch_size, config.train.accumulate
     return f"batch {size}" + (f" (in {parts} parts of {size // parts})" if parts > 1 else "")
 
@@ -119,7 +119,7 @@ def _branches(config: Config, count: int) -> str:
 
 
 def _left_alone(config: Config, left: dict[str, int]) -> Iterator[str]:
-    """Say how many convolutions get no branches, and why; nothing if the method adds none."""
+    """Yield how many convolutions get no branches, by reason; nothing for a plain method."""
     if left and config.method.kind != "plain":
         told = [f"{_count(count, 'convolution')}, {reason}" for reason, count in left.items()]
         yield f"left alone: {mask('; '.join(told))}"
@@ -143,7 +143,7 @@ def _growth(config: Config) -> str:
     times = min(config.method.last_adjust_epoch, epochs - 1) // every
     if not times:
         return "; too short to grow"
-    # a method that goes by predicted gain grows nothing where nothing gains
+    # method.kind=grow goes by the predicted gain, and so may grow nothing at all
     grows = "may grow" if config.method.kind == "grow" else "grows"
     if times == 1:
         return f"; {grows} once, after {unit} {every}"
@@ -152,7 +152,7 @@ def _growth(config: Config) -> str:
 
 
 def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:
-    """Print one line per stage that is finished or wanted, and the paths of data and report."""
+    """Print a line per stage that is finished or requested, and the paths of data and report."""
     console = Terminal(WIDTH)
     table = Table(title=None, header_style="bold")
     table.add_column("stage")
@@ -172,7 +172,7 @@ def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:
 
 
 def outcome(stage: str, directory: Path) -> str:
-    """Return the result of a finished stage in a few words, and why nothing grew, if so."""
+    """Return the result of a finished stage in a few words, and the reason if nothing grew."""
     metrics = store.read(Result, directory).metrics
     why = _why_not_grown(directory) if stage == "train" and metrics.get("grown") == 0 else ""
     return describe(stage, metrics) + why
@@ -187,10 +187,10 @@ def describe(stage: str, metrics: Metrics) -> str:
 
 
 def _why_not_grown(directory: Path) -> str:
-    """Return why most of the convolutions of a training did not grow; "" if that is not known."""
+    """Return the reason why most convolutions of a training did not grow; "" if it is unknown."""
     try:
         left = rundir.read_json(directory / "structure.json").get("left", {})
-    except (OSError, UserError):  # it only explains the result
+    except (OSError, UserError):  # the reason only explains the result, which is valid without it
         return ""
     ((reason, count),) = Counter(left.values()).most_common(1) or [("", 0)]
     return f"; nothing grew: {reason} ({_count(count, 'convolution')})" if count else ""

@@ -1,7 +1,7 @@
 """Compose the runs of a command line: once per combination of choices, then set the values.
 
-Hydra's own command composes each run of a sweep twice and from the files, which takes minutes for
-a thousand runs; the result is the same.
+Hydra's own command composes each run of a sweep twice, and from the files. That takes minutes for
+a thousand runs, and gives the same result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pipeline.planning.named_run import by_agent
 from pipeline.planning.settings_along import of_trial, settings_along
 from pipeline.records import named, rundir
 
-MOST = 10_000  # runs of a sweep
+MOST = 10_000  # runs of a sweep, at most
 SPACES = ("hydra.sweeper.params", "hydra.sweeper.search_space")
 
 OmegaConf.register_new_resolver("absolute", lambda path: str(rundir.absolute(path)), replace=True)
@@ -58,7 +58,7 @@ def check(arguments: list[str], searching: bool, folder: str | None = None) -> N
     """Refuse a setting that varies nothing, or has the same value twice.
 
     Raises:
-        UserError: names the setting and the cure.
+        UserError: the message names the setting and the cure.
     """
     with composing(folder):
         loader = GlobalHydra.instance().config_loader()
@@ -142,7 +142,7 @@ def check_different(runs: list[tuple[Config, dict[str, str], list[str]]]) -> Non
     """Refuse a sweep that contains a run twice, before the first run begins.
 
     Raises:
-        UserError: names both by their varied settings.
+        UserError: the message names both runs by their varied settings.
     """
     seen: dict[str, list[str]] = {}
     for config, _, overrides in runs:
@@ -157,16 +157,16 @@ def check_different(runs: list[tuple[Config, dict[str, str], list[str]]]) -> Non
 
 
 def _apart(one: list[str], other: list[str]) -> list[str]:
-    """Return two lists of overrides in words, by their differences if there are any."""
+    """Return two lists of overrides as text, reduced to their differences if there are any."""
     both = set(one) & set(other)
     return [" ".join(o for o in words if o not in both) or "the same" for words in (one, other)]
 
 
 def refuse_idle(runs: list[Composed]) -> None:
-    """Refuse a setting that does nothing in any of the runs whose command line has it.
+    """Refuse a setting that has no effect in any of the runs whose command line has it.
 
     Raises:
-        UserError: names it, and why.
+        UserError: the message names the setting and the reason.
     """
     refusals: dict[str, str] = {}
     used: set[str] = set()
@@ -181,7 +181,7 @@ def refuse_idle(runs: list[Composed]) -> None:
 
 
 def single(arguments: list[str], folder: str | None = None) -> Composed:
-    """Return tree, choices and overrides of the single run without `-m`.
+    """Return tree, choices and overrides of a single run, as launched without `-m`.
 
     Raises:
         HydraException: as from Hydra's own command.
@@ -222,7 +222,7 @@ def _one(overrides: list[str], folder: str | None) -> Composed:
 
 @functools.cache
 def _chosen(folder: str | None, *choices: str) -> tuple[DictConfig, dict[str, str]]:
-    """Compose choices, once for each folder that the user's are in."""
+    """Compose choices; the result is cached per combination and user's folder."""
     return _from_files(list(choices))
 
 
@@ -247,7 +247,7 @@ def runs(asked: Asked) -> list[Composed]:
 
 
 def note_joined(configs: list[Config]) -> None:
-    """Return a note if the group of a sweep has other runs, as comparisons include them."""
+    """Return a note if the group of a sweep has other runs, because comparisons include them."""
     names = {config.name for config in configs}
     for root, group in sorted({(config.root, config.group) for config in configs if config.group}):
         others = [run for run, its in named.groups(Path(root))[0].items() if its == group]

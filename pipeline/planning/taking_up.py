@@ -1,7 +1,8 @@
-"""A run that is there and a new launch of it: what is decided already, and what may still change.
+"""Merge a new launch into an existing run: which settings are decided, and which may still change.
 
-Decided is what a stage has read that has begun. The rest was only composed along: a launch that
-names another value for it gets it, and what follows from that by rule follows again.
+A setting is decided once a stage that reads it has begun. No stage has used the other settings yet:
+a launch that gives another value for one of them gets that value, and the settings that follow from
+it by rule are derived again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Side = tuple[Values, dict[str, str]]  # settings and choices
 
 
 def decided(run: Path) -> Callable[[str], bool]:
-    """Return whether a setting, by dotted key or section, was read by a stage of a run."""
+    """Return a function that tells whether a stage of the run has read a dotted key or section."""
     stages = [stage for stage in STAGES.values() if _has_read(run, stage)]
 
     def read(key: str) -> bool:
@@ -36,9 +37,9 @@ def decided(run: Path) -> Callable[[str], bool]:
 
 
 def _has_read(run: Path, stage: Stage) -> bool:
-    """Whether a stage has begun, or will when one that is at work before it has ended.
+    """Whether a stage has begun, or will begin when a parent that is running has ended.
 
-    One that refused its input and saved nothing has decided nothing: its cure may be a setting.
+    A stage that refused its input and saved nothing decides nothing: the cure may be a setting.
     """
     own = run / stage.name
     begun = _begun(own) and not _refused(own)
@@ -65,7 +66,7 @@ def _at_work(stage: Path) -> bool:
 def differences(
     overrides: list[str], before: Values, after: Values, read: Callable[[str], bool]
 ) -> list[str]:
-    """Return what was asked to differ although it is decided, of choices and settings."""
+    """Return a line for each choice or setting that is decided and that the launch would change."""
     changed = []
     for key in _named(overrides):
         section, _, last = key.rpartition(".")
@@ -77,9 +78,10 @@ def differences(
 
 
 def merged(overrides: list[str], old: Side, new: Side, read: Callable[[str], bool]) -> Side:
-    """Return the values of a run with what this launch sets where nothing is decided, and choices.
+    """Return values and choices of a run, with those of this launch where nothing is decided.
 
-    Another choice brings its whole section; an experiment all sections. Rules are still to settle.
+    Another choice replaces its whole section; an experiment replaces all sections. The caller still
+    has to derive settings by rule.
     """
     (old_values, known), (new_values, choices) = old, new
     values = rules.unsettle(old_values)
@@ -105,7 +107,7 @@ def touched(overrides: list[str]) -> set[str]:
 
 
 def _named(overrides: list[str]) -> Iterable[str]:
-    """Yield the choices and settings a launch names that decide a result."""
+    """Yield the choices and settings that a launch names and that decide a result."""
     for override in parse(overrides):
         if override.key_or_group.split(".")[0] not in WHERE:
             yield from _leaves(override)
@@ -119,7 +121,7 @@ def _leaves(override: Override) -> list[str]:
 
 
 def _put(values: Values, path: list[str], source: Values) -> Values:
-    """Return `values` with the one value at `path` taken from `source`."""
+    """Return `values` with the value at `path` taken from `source`."""
     head, *rest = path
     below = _put(values.get(head, {}), rest, source[head]) if rest else source[head]
     return {**values, head: below}

@@ -1,9 +1,9 @@
-"""Check a network before training: can it be built, what does it cost, what can grow.
+"""Check a network before training: whether it can be built, its cost, and what can grow.
 
-Networks of this project are counted by arithmetic. Networks of libraries and of the user are built
-on the meta device in a process of their own, `python -m pipeline.planning.outline`, because a
-launch imports no torch. If torch is not installed, or the process takes too long, the plan says so,
-and the launch continues.
+The costs of this project's networks are computed by arithmetic. Networks of libraries and of the
+user are built on the meta device in a separate process, `python -m pipeline.planning.outline`,
+because a launch imports no torch. If torch is not installed, or the process takes too long, the
+plan says so, and the launch continues.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.custom import code
 from pipeline.display.errors import UserError
 from pipeline.records.provenance import PROJECT
 
-PATIENCE = 120  # seconds; a large network needs ten
+PATIENCE = 120  # seconds; a large network needs ten of them
 STEP = 8  # pixels; the sides of progressive images are multiples of it
 CLASSES = dict.fromkeys(("digits", "cifar10", "mnist", "fashion_mnist", "kmnist"), 10)
 CLASSES["cifar100"] = 100
@@ -37,7 +37,7 @@ UNTOLD = 1000  # classes assumed before prep has counted them; they change the l
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """The size of the plain network, and what can grow.
+    """The size of the plain network, and the number of convolutions that can grow.
 
     Args:
         flops: per image; a multiply-add counts 2.
@@ -64,10 +64,10 @@ class Unknown:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What a look at the images tells; None is what it does not.
+    """Facts found by a look at the images; None if it did not find them.
 
     Args:
-        training: number of training images, as the user's code says.
+        training: number of training images, as reported by the user's code.
         classes: number of classes.
         side: side of an image, pixels.
     """
@@ -89,7 +89,7 @@ class Request:
         branches: branches of the method.
         classes: number of classes of the data; `UNTOLD` if unknown before prep.
         counted: whether `classes` is the number of classes of the data.
-        place: folder with the user's code.
+        place: the folder of the user's code.
     """
 
     model: dict[str, Any]
@@ -128,9 +128,9 @@ def look(config: Config, counted: int | None = None, begins: bool = True) -> Out
     """Return the outline of the network of a configuration.
 
     Args:
-        config: Of a run.
-        counted: Number of classes that prep has found, if it is finished.
-        begins: Whether to check the initial weights, too; False for a training that is resumed.
+        config: the configuration of a run.
+        counted: number of classes that prep has found; None if prep is not finished.
+        begins: whether to check the initial weights too; False for a training that is resumed.
 
     Raises:
         UserError: the network cannot be built, cannot be run on such images, or has no convolution
@@ -189,7 +189,7 @@ def try_images(config: Config) -> Images | Unknown:
     """Read the first images from the user's code; return the numbers of images and classes.
 
     Raises:
-        UserError: the code cannot be called, or gives no images with classes.
+        UserError: the code cannot be called, or returns no images with classes.
     """
     asked = {"data": config.data.model_dump(mode="json")}
     answer = _accepted(_asked("--images", json.dumps(asked), config.root))
@@ -237,7 +237,7 @@ def _started(config: Config, counted: int | None, found: Outline) -> Outline:
 
 @cache
 def _asked(kind: str, request: str, root: str) -> Any:
-    """Return the answer of the process that has torch; the same question is asked once."""
+    """Return the answer of the process with torch; an equal request is sent only once."""
     asked = json.loads(request)
     with code.lent(asked, Path(root)) as place:
         return ask([kind], json.dumps(asked | ({"place": place} if place else {})))
@@ -248,7 +248,7 @@ def ask(arguments: list[str], request: str = "") -> Any:
     if find_spec("torch") is None:
         return Unknown(why="torch is not installed here")
     try:
-        with TemporaryDirectory() as scratch:  # for the cache of torch: a dry run leaves no files
+        with TemporaryDirectory() as scratch:  # torch's cache: a dry run leaves no files
             done = subprocess.run(
                 [sys.executable, "-m", "pipeline.planning.outline", *arguments],
                 input=request, capture_output=True, text=True, errors="replace", cwd=PROJECT,
@@ -266,6 +266,6 @@ def ask(arguments: list[str], request: str = "") -> Any:
 
 
 def _ended(setting: str, code: int) -> str:
-    """Say how code of the user's ended the process that called it."""
+    """Return a message that says how the user's code ended the process that called it."""
     how = f"with exit code {code}" if code >= 0 else f"by a signal ({signal.strsignal(-code)})"
     return f"{setting} ends the process that calls it, {how}; it must return what it makes"

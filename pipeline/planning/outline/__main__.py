@@ -1,9 +1,9 @@
-"""The process with torch: builds a network on the meta device and answers questions about it.
+"""Build a network on the meta device and answer questions about it, in a process with torch.
 
 Options: `--outline` (size and convolutions that can grow), `--start` (initial weights and
 branches), `--weights` (file of published weights), `--optimizer` (tries an optimizer) and
-`--images` (tries the user's code of images) read a request from stdin; `--names` lists the
-networks of libraries. Each answers with a line of JSON.
+`--images` (tries the user's code for images) read a request from stdin; `--names` lists the
+networks of libraries. Each option prints its answer as a line of JSON.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from pipeline.planning.outline import CALLS, Images, Outline, Request
 
 
 def outline(request: Request) -> Outline:
-    """Return the outline of a network; if it cannot run on the meta device, it is run on the CPU.
+    """Return the outline of a network; run it on the CPU if it cannot run on the meta device.
 
     Raises:
         UserError: the network cannot be built or run.
@@ -75,7 +75,7 @@ def outline(request: Request) -> Outline:
 
 
 def _growth(network: nn.Module, branches: Sequence[str]) -> dict[str, Any]:
-    """Return the number of convolutions that can take branches, and why others cannot."""
+    """Return the number of convolutions that can take branches, and of others by reason."""
     left = dict(unfit_convs(network))
     for path, conv in convs(network):
         if path not in left and not fitting(conv, branches):
@@ -106,7 +106,7 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _built(request: Request) -> nn.Module:
-    """Return a network on the meta device; on the CPU if it needs values while it is built."""
+    """Return a network on the meta device, or on the CPU if building it needs real values."""
     try:
         with torch.device("meta"):
             return _build(request)
@@ -123,7 +123,7 @@ def _build(request: Request) -> nn.Module:
 
 
 def _try(network: nn.Module, request: Request, device: str) -> None:
-    """Run a network in train and eval mode, at all sizes of images."""
+    """Run a network in train and eval mode, at every image size of the request."""
     learns = request.model["family"] == "custom" or request.processes > 1
     for training, batch in ((False, 1), (True, min(request.batch, 2))):
         network.train(training)
@@ -237,19 +237,19 @@ def _images(request: dict[str, Any]) -> Images:
 
 
 def _theirs(request: dict[str, Any]) -> str | None:
-    """Return the setting that names code of the user's, if a request has any called."""
+    """Return the setting that names the user's code, if the request calls any; else None."""
     parts = ((name, request.get(name)) for name in code.SECTIONS)
     named = ((n, part["target"]) for n, part in parts if part and "target" in part)
     return next((f"{name}.target={target}" for name, target in named), None)
 
 
 def _reply(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer to a request, or why it is refused."""
+    """Return the answer to a request, or the reason why it is refused."""
     try:
         return _answer(request)
     except UserError as error:
         return {"refused": str(error)}
-    except BaseException as error:  # code of the user's may raise anything
+    except BaseException as error:  # the user's code may raise anything
         if not (theirs := _theirs(request)):
             raise
         return {"refused": f"{theirs} {raised(error)}"}
@@ -258,7 +258,7 @@ def _reply(request: dict[str, Any]) -> dict[str, Any]:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     if place := request.get("place"):
         code.on_path(Path(place))
-    os.chdir("/")  # a stage does not run in the directory of the launch
+    os.chdir("/")  # as a stage does not run in the directory of the launch either
     if sys.argv[1:] == ["--images"]:
         return vars(_images({"data": request["data"]}))
     if sys.argv[1:] == ["--weights"]:
@@ -280,7 +280,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Print the answer as one line of JSON; all other output goes to stderr.
 
-    A line announces each call of the user's code: it is the last line if the code ends the process.
+    A line announces each call of the user's code. It stays the last line if that code ends the
+    process.
     """
     warnings.simplefilter("ignore")
     stdout = os.fdopen(os.dup(1), "w")
@@ -290,7 +291,7 @@ def main() -> None:
         print(json.dumps({CALLS: theirs}), file=stdout, flush=True)
     answer = _reply(request) if request else names()
     print(json.dumps(answer), file=stdout, flush=True)
-    os._exit(0)  # threads of the user's code may go on
+    os._exit(0)  # threads of the user's code may still run, and would delay a normal exit
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ def show(glob: str = "*", *more: str) -> int:
     """Print the classifiers of timm and torchvision whose names match.
 
     Raises:
-        UserError: no name matches, or the libraries cannot be asked.
+        UserError: no name matches, or the libraries cannot be queried.
     """
     if more:
         raise UserError(f"one pattern, in quotes: python -m pipeline.launch --models '{glob}'")

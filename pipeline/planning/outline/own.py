@@ -18,7 +18,7 @@ LARGEST = 10**11  # parameters: 400 GB of weights
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution followed by a batch norm; `side` is that of its output, pixels."""
+    """A convolution followed by a batch norm; its output has `side` x `side` pixels."""
 
     inputs: int
     outputs: int
@@ -34,7 +34,7 @@ class Conv:
         return self.kernel**2 * self.outputs * self.inputs // self.groups
 
     def takes(self, branches: list[str]) -> bool:
-        """Return whether it can take one of the branches; same rule as `dyrep.branches.unfit`."""
+        """Whether it can take one of the branches, by the same rule as `dyrep.branches.unfit`."""
         alike = self.inputs == self.outputs and self.stride == 1
         return self.kernel > 1 and (alike or any(name != "identity" for name in branches))
 
@@ -93,7 +93,7 @@ def _vgg(widths: list[list[int]], side: int, bias: bool) -> Iterator[Conv]:
             inputs = width
         side //= 2
     if side < 1:
-        yield Conv(inputs, inputs, 1, 1, 1, 0, bias=False)  # side 0: the caller refuses it
+        yield Conv(inputs, inputs, 1, 1, 1, 0, bias=False)  # side 0: the caller refuses such images
 
 
 def _mobilenet(width: float, small_stem: bool, side: int) -> Iterator[Conv]:
