@@ -41,12 +41,12 @@ def askers(stage: Path) -> list[Path]:
 
 @contextmanager
 def followed(stage: Path) -> Iterator[None]:
-    """Show a training while it runs, in W&B, TensorBoard or CSV, for the runs that ask for it."""
+    """Mirror a training while it runs to W&B, TensorBoard or CSV, as its runs have requested."""
     from pipeline.planning.named_run import frozen
 
     followers: list[subprocess.Popen[bytes]] = []
     for run in askers(stage):
-        with suppress(OSError, UserError):  # sent at the end, which reports the error
+        with suppress(OSError, UserError):  # the mirror at the end reports the error
             followers += tracking.follow(run, frozen(run).tracking)
     yield
     if (stage / rundir.RESULT).exists():  # an interrupted job must exit before SLURM kills it

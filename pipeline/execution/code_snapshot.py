@@ -1,7 +1,7 @@
-"""The code that jobs run, kept as it was when they were submitted.
+"""Copy the code that jobs will run, as it is when they are submitted.
 
-A job may wait for days and come back after each interruption; what is edited in the checkout
-meanwhile must not become part of it.
+A job may wait for days and comes back after each interruption. Edits made in the checkout meanwhile
+must not change the code that the job runs.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ PACKAGES = ("dyrep", "pipeline", "slurm")
 
 
 def place(root: Path) -> Path:
-    """Return where the present code is kept: the same for the same code."""
+    """Return the folder for a copy of the present code; equal code has the same folder."""
     return rundir.code_dir(root, snapshot.digest(_files())).resolve()
 
 
 def freeze(root: Path) -> Path:
-    """Keep a copy of the present code; return where it is.
+    """Copy the present code, unless the copy exists; return the folder of the copy.
 
     Raises:
-        UserError: what is there is not it, or others may change it.
+        UserError: the folder holds other code, or other users may change it.
     """
     return snapshot.keep(_files(), place(root))
 

@@ -22,7 +22,7 @@ class Outcome:
 
     Args:
         code: the exit code.
-        waiting: jobs yet to be submitted; a sweep is submitted as a whole.
+        waiting: launches whose jobs are yet to be submitted; a sweep is submitted as a whole.
         repeated: stage directories that were repeated; stages shared by runs repeat once.
     """
 

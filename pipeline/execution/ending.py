@@ -18,18 +18,18 @@ from pipeline.records.schemas import Event
 SIGNS = (
     HUNG.encode(),
     b"Timeout (",
-)  # of a process that made no step and was ended, or ended itself
+)  # signs in a log that a hanging process was ended by its parent, or ended itself
 
 
 def note_killed(directory: Path, number: int, end: End | None) -> None:
-    """Record that a process was killed, which it could not do itself."""
+    """Record that a process was killed; the process could not record it itself."""
     killed = end and end.signal and end.signal not in interrupt.SIGNALS
     if killed and not attempt.vanished(directory):
         _note(directory, number, "failed", kind="killed", message=str(end))
 
 
 def of_other_node(end: End | None) -> int:
-    """Return the exit code of a node other than the first, which does not decide the ending."""
+    """Return the exit code of a node other than the first; the first node decides the ending."""
     if end is None:
         return DONE
     return STOPPED if end.signal in interrupt.SIGNALS else FAILED
@@ -46,7 +46,7 @@ def verdict(directory: Path, number: int, end: End | None) -> int:
         return BAD_INPUT
     if (directory / rundir.RESULT).exists():
         return DONE
-    if end and end.signal in interrupt.SIGNALS:  # not begun: there was nothing to save
+    if end and end.signal in interrupt.SIGNALS:  # the stage had not begun: nothing to save
         _note(directory, number, "stopped")
     elif end and interrupt.requested() and _hung(directory, number):
         _note(directory, number, "stopped", why="no step in time; nothing more was saved")
@@ -83,5 +83,5 @@ def _note(directory: Path, number: int, event: str, **facts: Any) -> Event:
 
 
 def vanished(directory: Path) -> str:
-    """Return the error for a stage directory that was removed."""
+    """Return the error message for a stage directory that was removed."""
     return f"error: {directory} has vanished; restore it and launch again"

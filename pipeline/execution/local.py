@@ -48,7 +48,7 @@ def run_local(steps: list[Step], config: Config) -> None:
         UserError: a stage refused its input.
         StageFailed: a stage ended without a result.
         Cancelled: `pipeline.cancel` stopped a stage.
-        Interrupted: Ctrl-C or TERM; what was running has saved and stopped.
+        Interrupted: Ctrl-C or TERM; the stage that was running has saved and stopped.
     """
     wanted = [step for step in steps if step.runs]
     for step in wanted:
@@ -65,7 +65,7 @@ def run_local(steps: list[Step], config: Config) -> None:
             onlooker.begin(step.stage.name)
             asked_to_stop = _run(step, config, onlooker)
             verify_outputs(step.dir)
-            if asked_to_stop and step is not wanted[-1]:  # the stage finished all the same
+            if asked_to_stop and step is not wanted[-1]:  # the stage finished nevertheless
                 raise Interrupted
 
 
@@ -89,7 +89,7 @@ def _run(step: Step, config: Config, onlooker: Onlooker) -> bool:
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=PROJECT,
-            env=unsupervised(),  # also inside a job, whose place is for another directory
+            env=unsupervised(),  # inside a job, the job's variables are for another directory
             start_new_session=True,
         )
         started = Submission(time=time.time(), executor="local", pid=process.pid, run=config.name)
@@ -144,7 +144,7 @@ def _stop_requests() -> Iterator[list[int]]:
 def _wait(
     process: subprocess.Popen[bytes], step: Step, onlooker: Onlooker, stops: list[int]
 ) -> None:
-    """Wait for a stage; the first stop request is forwarded, a second one kills the stage.
+    """Wait for a stage; forward the first stop request to it, and kill it at the second.
 
     `pipeline.cancel` signals a stage directly; a stage that was just starting did not receive it.
     """
@@ -175,7 +175,14 @@ def _go_on(config: Config) -> str:
 
 
 def _explain(step: Step, config: Config, log: Path, code: int, asked_to_stop: bool) -> None:
-    """Raise the error that a stage without a result stands for."""
+    """Raise the error for a stage that ended without a result.
+
+    Raises:
+        UserError: the stage refused its input, or its directory was removed.
+        StageFailed: the stage failed or was stopped from outside; the message has its log's end.
+        Cancelled: `pipeline.cancel` stopped it.
+        Interrupted: this launch was asked to stop.
+    """
     if asked_to_stop:
         raise Interrupted
     if _cancelled(step):

@@ -1,9 +1,9 @@
 """Run a stage in one or more processes: start them, forward stop requests, interpret their end.
 
 This process stays as the parent, without torch, and can handle a signal at any moment. If it is
-killed, the kernel signals the processes to save and stop. If one of them dies, the others are
-ended, because collective work cannot continue. The parent also waits for processes that they leave
-behind (data loader workers): none may write into the next attempt.
+killed, the kernel signals the processes to save and stop. If one of them dies, the parent ends the
+others, because collective work cannot continue. The parent also waits for processes that the stage
+left behind (data loader workers): none of them may write during the next attempt.
 
 A single process needs no rendezvous. Several processes on one node meet through an unnamed file in
 memory that only they inherit, and communicate over the loopback interface: nothing is reachable
@@ -33,9 +33,9 @@ from pipeline.records.environment import cores
 from slurm.place import Place
 
 POLL = 0.2  # seconds between two checks of the processes
-PATIENCE = 30.0  # seconds in which processes exit after one of them has died
-LEFT = 5.0  # seconds in which processes that they left behind exit
-SHOWING = 0.5  # seconds in which a process writes its stacks
+PATIENCE = 30.0  # seconds that processes have to exit after one of them has died
+LEFT = 5.0  # seconds that processes left behind have to exit before they are killed
+SHOWING = 0.5  # seconds that a process needs to write its stacks
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 HUNG = "made no step for"
@@ -48,11 +48,11 @@ LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
 
 @dataclass(frozen=True)
 class End:
-    """How a process ended that neither finished nor stopped on request."""
+    """The end of a process that neither finished nor stopped on request."""
 
     rank: int
     code: int
-    silent: float = 0.0  # seconds without a heartbeat, of a process that hung
+    silent: float = 0.0  # seconds without a heartbeat, if the process hung
 
     @property
     def signal(self) -> signal.Signals | None:
@@ -71,7 +71,7 @@ class End:
 
 
 def forget_others() -> None:
-    """Remove variables of other launchers (torchrun, …), which a shell may have inherited."""
+    """Remove the variables of other launchers (torchrun, …), which a shell may have inherited."""
     for name in filter(INHERITED.fullmatch, list(os.environ)):
         del os.environ[name]
 
@@ -82,7 +82,7 @@ def run(command: Sequence[str], count: int, place: Place | None = None) -> End |
     Args:
         command: runs in each process.
         count: number of processes per node.
-        place: of this node, if the processes are part of a SLURM job.
+        place: the place of this node among those of its SLURM job; None without a job.
     """
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     others = _children()  # the W&B follower is not a process of the training
@@ -103,7 +103,7 @@ def run(command: Sequence[str], count: int, place: Place | None = None) -> End |
 
 @contextmanager
 def _meeting(count: int, place: Place | None) -> Iterator[tuple[dict[str, str], list[int]]]:
-    """Yield what the processes need for their rendezvous: variables, and inherited files."""
+    """Yield the variables and the inherited files that the processes need for their rendezvous."""
     if place and place.nodes > 1:
         yield {RENDEZVOUS: f"tcp://{_host(place.address)}:{place.port}/{place.job}"}, []
     elif count > 1:
@@ -121,7 +121,7 @@ def _host(address: str) -> str:
 
 
 def _environment(local: int, count: int, place: Place | None) -> dict[str, str]:
-    """Return the environment of a process, its rank in the usual variables."""
+    """Return the environment of a process, with its rank in the usual variables."""
     node, nodes = (place.node, place.nodes) if place else (0, 1)
     own = {
         "RANK": node * count + local,
@@ -161,7 +161,7 @@ def _wait(workers: list[subprocess.Popen[bytes]], first_rank: int, watch: Watch)
 
 
 def _wait_for_orphans(others: set[int]) -> None:
-    """Wait until the processes that they left behind are gone."""
+    """Wait until the processes that the stage left behind are gone; kill them after `LEFT`."""
     until = time.monotonic() + LEFT
     while orphans := _children() - others:
         _ask(orphans, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
@@ -174,7 +174,8 @@ def _wait_for_orphans(others: set[int]) -> None:
 def _show(hangs: End, first_rank: int, pids: Mapping[int, int]) -> float:
     """Make all processes write their stacks; return the time by which they have done so.
 
-    One after the other: faulthandler writes word by word, and all write to the same file.
+    They write one after the other, because faulthandler writes in small pieces, and all processes
+    write to the same file.
     """
     say(f"{hangs}; every process shows where it is", file=sys.stderr)
     for number, pid in pids.items():

@@ -1,4 +1,4 @@
-"""What each stage asks of SLURM, checked with SLURM before anything is written."""
+"""Compute the resources that each stage requests, and check them with SLURM before a launch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check(config: Config) -> None:
     """Check with SLURM that the jobs can run, before anything is written.
 
     Raises:
-        UserError: names the setting and what is possible.
+        UserError: a job could not run; the message names the setting and what is possible.
     """
     try:
         for stage in config.stage.run:
@@ -46,7 +46,7 @@ def _check(resources: Resources, stage: str) -> None:
 
 
 def explained(error: Exception) -> UserError:
-    """Return what SLURM refused, with the cure."""
+    """Return the error for a refusal by SLURM, with the cure."""
     cure, left = "", getattr(error, "__notes__", [])
     if "there is no" in str(error) and "on this machine" in str(error):
         cure = "; launch where SLURM is installed, or use cluster=local"
@@ -62,7 +62,7 @@ def _check_shared(root: str) -> None:
 
 
 def of(config: Config, stage: str) -> Resources:
-    """Return what a stage asks for; GPUs only if it can use them and the cluster has some."""
+    """Return the resources of a stage; with GPUs if it can use them and the cluster has some."""
     cluster = config.cluster
     assert isinstance(cluster, Slurm)
     processes = cluster.processes(stage)

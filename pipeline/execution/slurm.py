@@ -1,4 +1,4 @@
-"""Submit plans to SLURM: one job per stage to run, even if several runs share it."""
+"""Submit plans to SLURM: one job for each stage to run, even if several runs share the stage."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Launch:
 
     @property
     def directory(self) -> Path:
-        """Where users see it."""
+        """The directory of the run, which users look into."""
         return rundir.run_dir(Path(self.config.root), self.config.name)
 
     @property
@@ -54,7 +54,7 @@ class Launch:
 
     @property
     def report(self) -> Path:
-        """Where its report is."""
+        """The path of the run's report."""
         return self.directory / "report.html"
 
 
@@ -116,7 +116,7 @@ def show(launch: Launch) -> None:
                     console.print(
                         Syntax(script, "bash", background_color="default", word_wrap=True)
                     )
-                else:  # unwrapped, as they would be submitted
+                else:  # without wrapped lines, as it would be submitted
                     print(visible(script))
     except (Refused, Unreachable) as error:
         raise resources.explained(error) from None

@@ -48,7 +48,7 @@ def read(kind: type[store.R], directory: Path) -> store.R:
     """Return a record of a stage directory.
 
     Raises:
-        UserError: it is no stage directory, or the record is damaged.
+        UserError: `directory` is no stage directory, or the record is damaged.
     """
     try:
         return store.read(kind, directory)
@@ -65,7 +65,7 @@ def _body(stage: Stage, directory: Path, question: Question) -> int:
     if rank:
         redirect(rundir.log_file(directory, context.attempt, rank))
     elif context.attempt == 1 or not _has_started(context):
-        before = store.progress(directory)  # of the attempt before
+        before = store.progress(directory)  # progress of the attempt before
         context.event(
             "started", pid=os.getpid(), **({"last_progress": before.time} if before else {})
         )
@@ -83,7 +83,7 @@ def _body(stage: Stage, directory: Path, question: Question) -> int:
 
 
 def _context(stage: Stage, directory: Path, question: Question) -> Context:
-    """Build the context of the stage body: the sections it reads, where it runs, nothing else."""
+    """Build the context of the stage body: the sections it reads, `where.yaml`, and no more."""
     from pipeline.config import sections
 
     where = read(Where, directory).values()
@@ -105,7 +105,7 @@ def _context(stage: Stage, directory: Path, question: Question) -> Context:
 
 
 def _enable_code(stage: Stage, context: Context) -> None:
-    """Have Python find what is the user's own of the images, or of the network."""
+    """Let Python import the user's own code for the network or the images that the stage reads."""
     config = context.config
     enable(config.model if "model" in stage.reads else config.data, context.root)
 
@@ -132,7 +132,7 @@ def _stopped(context: Context, rank: int) -> int:
 
 def _failed(context: Context, error: Exception) -> int:
     if attempt.vanished(context.dir):
-        if not context.stage.processes:  # otherwise the parent says it
+        if not context.stage.processes:  # otherwise the parent prints it
             say(ending.vanished(context.dir), file=sys.stderr)
         return BAD_INPUT
     if isinstance(error, OSError) and error.errno in REFUSALS:
@@ -149,7 +149,7 @@ def _failed(context: Context, error: Exception) -> int:
 
 
 def _told(error: Exception) -> str:
-    """Return what the events say of an error; the log has its traceback, unless it is explained."""
+    """Return an error's message for the events; the log has its traceback, except a NoResult's."""
     return f"{type(error).__name__}: {error}" if isinstance(error, NoResult) else gist(error)
 
 
@@ -165,7 +165,7 @@ def _check_numbers(stage: Stage, metrics: dict[str, float]) -> None:
     """Refuse a result that contains nan or infinity.
 
     Raises:
-        NoNumber: names the metrics.
+        NoNumber: a metric is nan or infinite; the message names it.
     """
     bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
@@ -204,7 +204,7 @@ def _seconds(context: Context) -> float:
 
 
 def _outputs(context: Context) -> dict[str, Output]:
-    """Return path, size and hash of everything the stage promised.
+    """Return the size and hash of every output that the stage promised, by path.
 
     Raises:
         RuntimeError: a promised output is missing (a defect of the stage, not of its input).
