@@ -1,1 +1,1 @@
-"""What is on disk: paths, how files are written and read, and what each record must hold."""
+"""Define what is on disk: every path, how files are written and read, the schema of each record."""

@@ -1,4 +1,4 @@
-"""Ownership of a stage directory: at most one attempt at a time, identified by its number.
+"""Own a stage directory: at most one attempt at a time does, identified by its number.
 
 There are two guards. The process that started the attempt holds a lock while it lives, so a second
 launch beside a running one is refused. And every write of a result or checkpoint first compares the
@@ -21,7 +21,7 @@ from pipeline.records import rundir, store
 from pipeline.records.schemas import Attempt, Event
 
 PATIENCE = 300.0  # seconds that a node waits for the first node of its job
-NUMBER = "PIPELINE_ATTEMPT"  # tells workers their attempt number, whatever the directory says later
+NUMBER = "PIPELINE_ATTEMPT"  # environment variable: a worker's attempt, also when a newer one began
 
 
 def last(directory: Path) -> Attempt:
@@ -35,7 +35,7 @@ def last(directory: Path) -> Attempt:
 
 
 def born(pid: int) -> int | None:
-    """Return when a process on this machine started, in ticks; None if it has ended.
+    """Return the start time of a process on this machine, in clock ticks; None if it has ended.
 
     Process ids are reused; together with its start time an id identifies a process.
     """
@@ -51,20 +51,21 @@ def stopped(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "tT"
     except OSError:
-        return False  # it has ended
+        return False  # the process has ended
 
 
 def alive(directory: Path) -> bool:
     """Whether the newest attempt still runs, on this machine.
 
-    The lock is not tested: taking it even briefly could make an attempt fail that starts now.
+    This function does not test the lock: taking it even briefly could make an attempt fail that is
+    just starting.
     """
     owner = last(directory)
     if owner.host != socket.gethostname() or not (now := born(owner.pid)):
         return False
     if "born" in owner.model_fields_set:
         return owner.born == now
-    try:  # an attempt of an older version
+    try:  # an attempt of an older version, which recorded no start time
         return os.fsencode(directory.name) in Path(f"/proc/{owner.pid}/cmdline").read_bytes()
     except OSError:
         return False
@@ -73,15 +74,15 @@ def alive(directory: Path) -> bool:
 def claim(directory: Path, job: str | None = None) -> int:
     """Become the owner of `directory`; return the number of this attempt.
 
-    A SLURM job takes over from an earlier one: SLURM knows that the earlier job has ended, and
-    processes of it on a node that lost contact write nothing more once the number has changed.
+    A SLURM job takes over from an earlier one: SLURM knows that the earlier job has ended, and its
+    processes on a node that lost contact write nothing more once the number has changed.
 
     Args:
-        directory: of the stage.
+        directory: the stage directory.
         job: SLURM job id and restart count, if this process is part of a job.
 
     Raises:
-        UserError: another process owns it.
+        UserError: another process owns the directory.
     """
     handle = os.open(directory / rundir.LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # stays open
     try:
@@ -108,13 +109,13 @@ def join(directory: Path, job: str, stopping: Callable[[], bool]) -> int:
     """Wait for the first node of this job to claim the directory; return the attempt number.
 
     Args:
-        directory: of the stage.
-        job: id of the job in SLURM.
-        stopping: whether a signal asked this process to stop.
+        directory: the stage directory.
+        job: the id of the job in SLURM.
+        stopping: returns whether a signal asked this process to stop.
 
     Raises:
-        UserError: the first node did not claim it within `PATIENCE`.
-        Interrupted: `stopping` says so.
+        UserError: the first node did not claim the directory within `PATIENCE`.
+        Interrupted: `stopping` returned true.
     """
     until = time.monotonic() + PATIENCE
     while last(directory).job != job:
@@ -129,10 +130,10 @@ def join(directory: Path, job: str, stopping: Callable[[], bool]) -> int:
 
 
 def ending(directory: Path, number: int) -> Event | None:
-    """Return the event that says how attempt `number` ended: stopped, or why it failed.
+    """Return the event that ended attempt `number`: `stopped`, or `failed` with the reason.
 
-    Several processes may have failed. A process that refused its input or was killed makes the
-    others crash, so it comes first; among crashes the first one counts.
+    If several processes failed, the one that refused its input or was killed made the others crash,
+    so its event is returned. Among crashes the first one counts.
     """
     rows = [row for row in store.events(directory) if row.attempt == number]
     ends = [row for row in rows if row.event in ("stopped", "failed")]
@@ -142,7 +143,7 @@ def ending(directory: Path, number: int) -> Event | None:
 
 
 def own() -> int:
-    """Return the attempt this process belongs to."""
+    """Return the number of the attempt that this process belongs to."""
     return int(os.environ[NUMBER])
 
 

@@ -1,4 +1,4 @@
-"""Cache folders for libraries on a machine where HOME is not writable."""
+"""Set the cache folders of libraries on a machine where HOME is not writable."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _temporary() -> Path | None:
 
 
 def _writable(folder: Path) -> bool:
-    """Return whether a folder is writable or can be created."""
+    """Whether a folder is writable or can be created."""
     # `Path.exists` raises below a folder of another user, such as the HOME that sudo leaves set
     there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     return folder.is_absolute() and there.is_dir() and os.access(there, os.W_OK | os.X_OK)

@@ -1,4 +1,4 @@
-"""Write files atomically and durably: complete or not at all, also after a power cut."""
+"""Write files atomically and durably: complete or not at all, even after a power cut."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
         sync(path.parent)
     except Exception as error:
         if isinstance(error, OSError) and error.filename in (None, name):
-            error.filename = str(path)  # the error as callers know it
-        full = errno.ENOSPC  # safetensors wraps the error, torch hides it
+            error.filename = str(path)  # callers know this path, not the temporary one
+        full = errno.ENOSPC  # safetensors wraps the system's error, and torch hides it
         told = f"os error {full}" in str(error) or shutil.disk_usage(path.parent).free < FULL
         if not isinstance(error, OSError) and told:
             raise OSError(full, os.strerror(full), str(path)) from error
@@ -67,13 +67,13 @@ def link(path: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     try:
         temporary.symlink_to(os.path.relpath(target, path.parent))
-    except OSError as error:  # it names the target
+    except OSError as error:  # the error names the target instead of `path`
         raise type(error)(error.errno, error.strerror, str(path)) from None
     temporary.replace(path)
 
 
 def refusal(directory: Path) -> UserError | None:
-    """Try to write a small file in a directory; return the error in words, or None."""
+    """Try to write a small file in a directory; return the error if that fails, else None."""
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(bytes(2**16))

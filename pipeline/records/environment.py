@@ -1,4 +1,4 @@
-"""The versions, device and cores behind a result: what decides whether two results compare."""
+"""Describe the versions, device and cores behind a result, so that results can be compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def describe() -> dict[str, str | int]:
 
 
 def cores() -> int:
-    """Return how many cores this process may use, by its CPU affinity and its cgroup quota."""
+    """Return the number of cores this process may use, by its CPU affinity and cgroup quota."""
     allowed = len(os.sched_getaffinity(0))
     with suppress(OSError, ValueError):  # the quota of a container, cgroup v2
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -26,19 +26,19 @@ def cores() -> int:
 
 
 def more_cores() -> str:
-    """Say how to give a stage more cores; nothing on this machine, all of which it has."""
+    """Return advice how to give a stage more cores; "" for a local run, which has all of them."""
     return "more cores (cluster.cpus_per_process), " if place.supervised() else ""
 
 
 def fewer_cores() -> str:
-    """Say how to give a stage fewer cores, and with them fewer processes."""
+    """Return advice how to give a stage fewer cores, and thereby fewer processes."""
     if place.supervised():
         return "fewer cluster.cpus_per_process"
     return "fewer cores (taskset -c 0 python -m pipeline.launch …)"
 
 
 def device() -> str:
-    """Name the accelerator, or the processor where there is none."""
+    """Return the name of the GPU, or of the processor if there is no GPU."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""The time that interruptions cost: repeated work, the queue, the start of the next attempt."""
+"""Compute the time lost to interruptions: repeated work, the queue, the next attempt's start."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def seconds(events: Sequence[Event], successors: Collection[str] = ()) -> float:
 
     An interruption costs the time from the checkpoint that the next attempt resumes to that
     attempt's first step. An attempt that saved nothing is repeated from its first step, so all of
-    it counts. An attempt without a step is part of the gap; stages without steps count from start
-    to start. The time until the user launched again does not count; the time in SLURM's queue does
-    if the job came back by itself.
+    it counts. An attempt without a step is part of the gap. For stages without steps, the time from
+    one start to the next counts. The time until the user launched again does not count; the time in
+    SLURM's queue does if the job came back by itself.
 
     Args:
-        events: of a stage, oldest first.
+        events: the events of a stage, oldest first.
         successors: ids of the jobs that were queued in advance to continue another.
     """
     own = [row for row in events if row.attempt]
@@ -34,7 +34,7 @@ def seconds(events: Sequence[Event], successors: Collection[str] = ()) -> float:
 
 
 def _left_off(before: list[Event], after: list[Event], starts: dict[int, float]) -> float:
-    """Return when the work had been done that an attempt did not have to repeat."""
+    """Return the time at which the work that an attempt did not have to repeat was done."""
     files = {row.file for row in after if row.event == "resumed"}
     if files:
         saves = [row.time for row in before if row.event == "saved" and row.file in files]
@@ -52,7 +52,7 @@ def _idle(events: Sequence[Event], successors: Collection[str]) -> dict[int, flo
             by_itself = row.job in jobs or row.job in successors
             jobs.add(row.job)
         if not row.attempt or (last and row.attempt < last.attempt):
-            continue  # of a supervisor, or of an attempt that was superseded
+            continue  # an event of a supervisor, or of a superseded attempt
         if last and row.attempt > last.attempt:
             if not by_itself:
                 found[row.attempt] = max(0.0, row.time - max(last.time, row.last_progress))

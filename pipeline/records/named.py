@@ -1,4 +1,4 @@
-"""Runs by their names: as arguments of commands, on disk, in the commands that continue them."""
+"""Find runs by the names that commands are given, and build the commands that continue them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def elsewhere(root: Path) -> str:
 def relaunch(root: Path, name: str, *settings: str) -> str:
     """Return the command that continues a run, from the current directory."""
     plain = re.fullmatch(r"[\w/.+-]+", str(root), re.ASCII)
-    quoted = str(root) if plain else "'" + str(root).replace("'", "\\'") + "'"  # for Hydra
+    quoted = str(root) if plain else "'" + str(root).replace("'", "\\'") + "'"  # for Hydra's parser
     place = [] if root == rundir.absolute(OUTPUTS) else [f"root={quoted}"]
     return shlex.join(["python", "-m", "pipeline.launch", f"name={name}", *settings, *place])
 
@@ -105,7 +105,7 @@ def find(root: Path, names: list[str]) -> list[Path]:
 
 
 def _meant(setting: str) -> str:
-    """Return what to write instead of a setting."""
+    """Return advice what to write instead of a setting, which these commands do not take."""
     key, _, value = setting.partition("=")
     if key == "name":
         return f"write {value} alone"
@@ -151,4 +151,4 @@ def groups(root: Path) -> tuple[dict[Path, str | None], list[Path]]:
 def stages(run: Path) -> dict[str, Path]:
     """Return the directories of a run's stages, by name, in their order."""
     there = [name for name in STAGE_NAMES if rundir.there(run / name)]
-    return {name: Path(os.path.realpath(run / name)) for name in there}  # also for a loop of links
+    return {name: Path(os.path.realpath(run / name)) for name in there}  # accepts loops of links

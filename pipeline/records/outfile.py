@@ -10,10 +10,10 @@ from pipeline.records import disk, rundir
 
 
 def check(*paths: Path | None) -> None:
-    """Refuse a path that cannot be written, before what goes there is computed.
+    """Refuse a path that cannot be written, before its content is computed.
 
     Raises:
-        UserError: as `write`, or it is a folder.
+        UserError: as `write` raises, or the path is a folder.
     """
     for path in filter(None, paths):
         _check_dash(path)
@@ -83,7 +83,7 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a path exists, following links; a circle of links is an error."""
+    """Whether a path exists, following links; a loop of links raises an OSError."""
     try:
         path.stat()
     except FileNotFoundError:

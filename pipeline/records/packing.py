@@ -27,14 +27,14 @@ def pack(value: Any) -> tuple[Any, dict[str, Tensor]]:
     """Return a value as JSON, and its tensors, copied to the CPU, by their path in the value.
 
     Raises:
-        TypeError: the value holds something of another type; names its path.
+        TypeError: the value holds something of another type; the message names its path.
     """
     tensors: dict[str, Tensor] = {}
     return _packed(value, "", tensors), tensors
 
 
 def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return the value that `pack` was given."""
+    """Return the value that was passed to `pack`."""
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
@@ -47,7 +47,7 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _packed(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """Return a value as JSON, containers labelled so that tuples and int keys survive."""
+    """Return a value as JSON; containers are labelled so that tuples and int keys survive."""
     if isinstance(value, Tensor):
         tensors[place] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": place}

@@ -26,7 +26,7 @@ class Onlooker:
     """Shows the progress of stages, one after the other.
 
     Args:
-        console: Where to draw; lines are printed instead of a bar if it is not a terminal.
+        console: the console to draw on; it gets lines instead of a bar if it is not a terminal.
     """
 
     def __init__(self, console: Terminal | None = None) -> None:
@@ -40,7 +40,7 @@ class Onlooker:
             TextColumn("{task.fields[text]}", markup=False),
             console=self.console,
             transient=True,
-            speed_estimate_period=3600,  # a short one jumps with every step that takes long
+            speed_estimate_period=3600,  # a short period would make estimates jump at slow steps
         )
         self._printed = 0.0
 

@@ -20,7 +20,7 @@ PACKAGES = ("torch", "torchvision", "timm", DALI, "hydra-core", "wandb")
 
 
 def command_line() -> str:
-    """Return the command that made this run, ready to paste; secrets are masked."""
+    """Return the command line of this process, ready to paste; secrets are masked."""
     return shlex.join(["python", "-m", "pipeline.launch", *map(mask, sys.argv[1:])])
 
 
@@ -67,8 +67,8 @@ def source_revision() -> Source:
 def git_state(file: Path) -> GitState:
     """Return the git revision of a file's repository and whether there are uncommitted changes.
 
-    Where git does not answer (not installed, another user's repository, a damaged one), neither is
-    known; a file that git does not track has no revision and no changes.
+    Both are None if git does not answer (not installed, another user's repository, a damaged one).
+    A file that git does not track has no revision and no changes.
     """
     if not any((above / ".git").exists() for above in file.parents):
         return {"revision": None, "dirty": False}
@@ -84,9 +84,10 @@ def git_state(file: Path) -> GitState:
 
 
 def _git(file: Path, *words: str) -> subprocess.CompletedProcess[str] | None:
-    """Return what git says in the folder of a file; None if it says nothing in time.
+    """Run git in the folder of a file; return None if git is missing or does not end in time.
 
-    Variables such as GIT_DIR, which git sets in its hooks, would name another repository.
+    Variables such as GIT_DIR are removed: git sets them in its hooks, and they would make it use
+    another repository.
     """
     kept = {
         name: value

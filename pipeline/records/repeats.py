@@ -1,10 +1,10 @@
-"""Repeats of a stage: old results, kept aside when a new one was made under the same name.
+"""Count and find the repeats of a stage: old results that were renamed to make room for a new one.
 
     <root>/stages/latency-<fingerprint>            the current result, to which the runs link
     <root>/stages/latency-<fingerprint>.again-1    the result before
 
-The `stage.yaml` of a stage records how often its parents had been repeated by then, so a stage is
-known to be out of date when a parent is repeated without it.
+The `stage.yaml` of a stage records how often its parents had been repeated when it began. If a
+parent has been repeated since, the stage is out of date.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NOTE = "again"  # key of stage.yaml: how often the stage and its parents had bee
 
 
 def count(directory: Path) -> int:
-    """Return how often a stage was repeated: the number of old results kept aside."""
+    """Return the number of repeats of a stage: the number of its old results."""
     number = 0
     while aside(directory, number + 1).exists():
         number += 1
@@ -27,7 +27,7 @@ def count(directory: Path) -> int:
 
 
 def aside(directory: Path, number: int) -> Path:
-    """Return where an old result is kept; the oldest has number 1."""
+    """Return the directory of an old result; the oldest has number 1."""
     return directory.with_name(f"{directory.name}.again-{number}")
 
 

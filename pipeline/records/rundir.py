@@ -1,10 +1,10 @@
-"""All paths and file names of a root, and the functions that read and write its files.
+"""Build all paths below a root, and read and write the files there.
 
     <root>/stages/<stage>-<fingerprint>/    stage.yaml where.yaml jobs.jsonl attempt events.jsonl
-                                            progress.json logs/ result.json and what the stage makes
+                                            progress.json logs/ result.json and the stage's outputs
     <root>/runs/<name>/                     config.yaml run.json report.html, links to stages
     <root>/data/<fingerprint>/              manifest.json quarantine.jsonl shards
-    <root>/cache/                           what libraries compile, or keep for want of a HOME
+    <root>/cache/                           compiled code, and caches of libraries without a HOME
     <root>/code/<hash>/  <root>/slurm/      code that jobs run, and submitit's files
     <root>/sweeps/<date>/                   results of a search with Optuna
 
@@ -65,7 +65,7 @@ def here() -> Path:
     """Return the current directory.
 
     Raises:
-        UserError: it is gone.
+        UserError: the current directory is gone.
     """
     try:
         return Path.cwd()
@@ -110,7 +110,7 @@ def code_dir(root: Path, digest: str) -> Path:
 
 
 def job_dir(root: Path) -> Path:
-    """Return the folder of submitit's files, which jobs unpickle."""
+    """Return the folder of submitit's files. Jobs unpickle them, so others must not write there."""
     return _mine(root / "slurm")
 
 
@@ -120,7 +120,7 @@ def cache_dir(root: Path) -> Path:
 
 
 def _mine(path: Path) -> Path:
-    """Return a path, or one beside it if another user of a shared root owns that path."""
+    """Return `path`, or a path beside it if another user of a shared root owns `path`."""
     try:
         taken = path.lstat().st_uid != os.geteuid()
     except FileNotFoundError:
@@ -225,7 +225,7 @@ def damaged(path: Path, error: Exception, line: int = 0) -> UserError:
     why = " ".join(str(error).split())
     if line:
         return UserError(f"{path} line {line} is damaged ({why}); restore or remove that line")
-    anew = path.name in (RESULT, STAGE)  # can be made again
+    anew = path.name in (RESULT, STAGE)  # a launch can make these files again
     cure = f"{path} and launch again" if anew else f"{path.parent} to begin anew"
     return UserError(f"{path} is damaged ({why}); restore it, or remove {cure}")
 
@@ -280,10 +280,10 @@ def append_line(path: Path, row: Mapping[str, object]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """Yield the rows of a JSON-lines file; skip what a kill or a power cut took of them.
+    """Yield the rows of a JSON-lines file; skip a row that a kill or a power cut left incomplete.
 
     Raises:
-        UserError: another line is damaged.
+        UserError: a line is damaged in another way.
     """
     return (row for row, _ in parse_lines(path))
 
@@ -294,6 +294,6 @@ def parse_lines(path: Path) -> Iterator[Parsed]:
         return
     with reading(path) as lines:
         for number, line in enumerate(lines, start=1):
-            row = line.lstrip(b"\0")  # what a disk that failed lost of the rows before
+            row = line.lstrip(b"\0")  # zeros that a power cut left in place of earlier rows
             if row.endswith(b"\n") and row != b"\n":
                 yield _parsed(path, row, number)

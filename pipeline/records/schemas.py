@@ -14,18 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.config.base import StageName
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Finite = Annotated[float, Field(gt=-1e12, lt=1e12)]  # seconds: what is made of them is finite, too
+Finite = Annotated[float, Field(gt=-1e12, lt=1e12)]  # seconds; sums of them are finite, too
 Facts = dict[str, Any]
 
 
 class Record(BaseModel):
-    """A file, or a row of one; further fields are kept."""
+    """The content of a file, or a row of it; fields that the schema does not list are kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     FILE: ClassVar[str]
 
     def values(self) -> dict[str, object]:
-        """Return the fields that were set, to be written."""
+        """Return the fields that were set; these are written to the file."""
         return self.model_dump(exclude_unset=True)
 
 
@@ -53,7 +53,7 @@ class Result(Record):
 
 
 class Question(Record):
-    """The question of a stage directory: what decides its result."""
+    """The question of a stage directory: everything that decides its result."""
 
     FILE = "stage.yaml"
 
@@ -72,7 +72,7 @@ class Processes(Record):
 
 
 class Where(Record):
-    """How a stage runs here."""
+    """The settings of the newest launch for running a stage."""
 
     FILE = "where.yaml"
 
@@ -94,7 +94,7 @@ class Attempt(Record):
 
 
 class Progress(Record):
-    """How far a stage is."""
+    """The progress of a stage."""
 
     FILE = "progress.json"
 
@@ -107,7 +107,7 @@ class Progress(Record):
 
 
 class Run(Record):
-    """What is known of a run."""
+    """The facts about a run that are not its configuration: when, how and from what code."""
 
     FILE = "run.json"
 
@@ -139,7 +139,7 @@ class Frozen(Record):
 
 
 class Event(Record):
-    """What happened to a stage."""
+    """An event in the life of a stage."""
 
     FILE = "events.jsonl"
 
@@ -219,7 +219,7 @@ def check(name: str, value: Any) -> Record | None:
     """Return `value` as a record of the file with this name; None if the file has no schema.
 
     Raises:
-        ValueError: the value does not fit; names the field.
+        ValueError: the value does not fit; the message names the field.
     """
     if name not in SHAPES:
         return None

@@ -1,4 +1,4 @@
-"""Copies of code under the hash of what is in them: what runs later is what was there then."""
+"""Keep copies of code under the hash of their content, so that later runs execute the same code."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from pipeline.display.errors import UserError
 from slurm import private
 
-Files = dict[str, Path]  # where each file is, by its name within the copy
+Files = dict[str, Path]  # the path of each file, by its name within the copy
 
 
 def digest(files: Files) -> str:
-    """Return the hash of names and contents."""
+    """Return the hash of the names and contents of files."""
     found = hashlib.sha256()
     for name in sorted(files):
         found.update(f"{name}\0".encode() + files[name].read_bytes())
@@ -24,15 +24,15 @@ def digest(files: Files) -> str:
 
 
 def below(folder: Path) -> Files:
-    """Return all files below a folder but what Python compiled."""
+    """Return all files below a folder, except those in __pycache__."""
     return {str(path.relative_to(folder)): path for path in _walk(folder)}
 
 
 def keep(files: Files, kept: Path) -> Path:
-    """Copy files to a folder, unless they are there; return it.
+    """Copy files to the folder `kept`, unless it exists; return the folder.
 
     Raises:
-        UserError: what is there is not them, or others may change it.
+        UserError: the folder holds other files, or other users may change it.
     """
     if not os.path.lexists(kept):
         _copy(files, kept)
@@ -41,10 +41,10 @@ def keep(files: Files, kept: Path) -> Path:
 
 
 def check(kept: Path, expected: str) -> None:
-    """Make sure that a copy may be executed.
+    """Check that a copy may be executed.
 
     Raises:
-        UserError: others may change it, or somebody has.
+        UserError: other users may change the copy, or it does not match the hash.
     """
     if why := _flaw(kept, expected):
         raise UserError(f"{kept} {why}; it would be executed: remove it and launch again")
@@ -67,7 +67,7 @@ def _copy(files: Files, kept: Path) -> None:
         path.chmod(path.stat().st_mode & ~private.WRITERS)
     try:
         copy.rename(kept)
-    except OSError:  # another launch was faster, with the same
+    except OSError:  # another launch has just made the same copy
         shutil.rmtree(copy)
 
 

@@ -1,4 +1,4 @@
-"""How long a stage takes: the time to its end, and GPU-hours."""
+"""Compute the time that a stage needs: the seconds to its end, and its GPU-hours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.records.schemas import Event, Progress
 
 
 def eta(events: list[Event], progress: Progress) -> float | None:
-    """Return the remaining seconds: as the stage reports, or at the pace of this attempt."""
+    """Return the remaining seconds: as reported by the stage, or from the pace of this attempt."""
     if progress.eta is not None:
         return max(0.0, progress.eta - max(0.0, time.time() - progress.time))
     begun = [row for row in events if row.event in ("first_step", "started")]
@@ -21,7 +21,7 @@ def eta(events: list[Event], progress: Progress) -> float | None:
 
 
 def gpu_hours(events: Iterable[Event]) -> float:
-    """Return the GPU-hours of all attempts that a supervisor recorded; 0 without one."""
+    """Return the GPU-hours of all attempts that a supervisor recorded; 0 without a supervisor."""
     total, began, last = 0.0, None, None
     for last in events:
         if last.event == "began":

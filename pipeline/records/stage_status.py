@@ -32,7 +32,7 @@ State = Literal[
 ]  # fmt: skip
 AT_WORK: set[State] = {"running", "stalled?", "suspended", "stopping"}
 UNDER_WAY: set[State] = AT_WORK | {"queued", "waiting", "requeued", "held", "unknown"}
-OLD = 180.0  # seconds without progress after which a running stage may be stalled
+OLD = 180.0  # a running stage without progress for so many seconds may be stalled
 ENDED = {
     "CANCELLED": "its job was cancelled",
     "TIMEOUT": "its job met the time limit before it could save",
@@ -42,7 +42,7 @@ ENDED = {
 }
 
 KILLED = "its batch script was killed; launch again to go on"
-SPEECHLESS = ("FAILED", "BOOT_FAIL")  # how SLURM says that a job could not be started
+SPEECHLESS = ("FAILED", "BOOT_FAIL")  # SLURM's states of a job that could not be started
 
 
 @dataclass(kw_only=True)
@@ -50,13 +50,13 @@ class Standing:
     """The status of one stage of one run.
 
     Args:
-        why: what it waits for, how it ended, or what it found.
-        job: id of its job, if it has one in the queue.
-        attempt: the newest; 0 before the first.
-        done, total: how far it is, in its own unit.
-        eta: seconds to its end, if that can be told.
-        lost: seconds that interruptions took; see `records.lost`.
-        gpu_hours: of all attempts; only on a cluster.
+        why: what the stage waits for, how it ended, or a summary of its result.
+        job: the id of its job, if the job is in the queue.
+        attempt: the number of its newest attempt; 0 before the first.
+        done, total: its progress, in a unit of its own.
+        eta: seconds to its end; None if unknown.
+        lost: seconds lost to interruptions; see `records.lost`.
+        gpu_hours: GPU-hours of all attempts; only on a cluster.
     """
 
     stage: str
@@ -79,8 +79,8 @@ def look(
     """Return the status of a stage.
 
     Args:
-        stage: its name.
-        directory: of the stage.
+        stage: the name of the stage.
+        directory: the directory of the stage.
         queue: this user's jobs, by id; None if SLURM does not answer.
         names: names of jobs that other jobs may wait for, by id.
     """
@@ -213,7 +213,7 @@ def _last_job(jobs: list[Submission], queue: dict[str, Entry]) -> Entry | None:
 
 
 def _ended(events: list[Event], job: Entry | None) -> tuple[State, str]:
-    """Return how a stage ended that has no result and does not run."""
+    """Return state and reason of a stage that has no result and does not run."""
     last = events[-1]
     if last.event == "gave_up":
         failed = [row.message for row in events if row.event == "failed"]
@@ -234,15 +234,15 @@ def _ended(events: list[Event], job: Entry | None) -> tuple[State, str]:
 
 
 def _silent(events: list[Event], job: Entry | None, directory: Path) -> tuple[State, str] | None:
-    """Return how a stage ended whose last job left no word of its last start."""
+    """Return state and reason if SLURM started the last job and the job recorded nothing."""
     if job is None or job.state not in SPEECHLESS or job.start is None:
         return None
-    silent = job.start.timestamp() > events[-1].time + 1  # SLURM tells whole seconds
+    silent = job.start.timestamp() > events[-1].time + 1  # SLURM reports whole seconds
     return _unbegun(job, directory) if silent else None
 
 
 def _runs_here(directory: Path) -> bool:
-    """Whether an attempt without a SLURM job runs; on another host, recent progress says so."""
+    """Whether an attempt without a SLURM job runs; on another host, recent progress shows it."""
     owner = attempt.last(directory)
     if not owner.attempt or owner.job:
         return False
@@ -268,9 +268,9 @@ def names_of(
 
 
 def queued(directories: Iterable[Path] = ()) -> tuple[dict[str, Entry] | None, str]:
-    """Return this user's jobs, and other users' that work on some directories.
+    """Return this user's jobs, and those of other users that work on the directories, by id.
 
-    None and a note if SLURM does not answer.
+    Returns None and a note if SLURM does not answer.
     """
     try:
         return scheduler.mine() | of_others(directories), ""
