@@ -1,1 +1,1 @@
-"""What a person is told: errors, and text and curves from outside, escaped, masked, thinned."""
+"""Prepare what people see: errors, escaped text from outside, masked secrets, thinned curves."""

@@ -1,6 +1,6 @@
-"""Errors and exit codes.
+"""Define errors and exit codes.
 
-A `UserError` is bad input: one line that says what is wrong, where, and how to fix it.
+A `UserError` means bad input. Its message is one line: what is wrong, where, and how to fix it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ FAILED = 1
 BAD_INPUT = 2
 STOPPED = 75  # EX_TEMPFAIL: saved and stopped early; the same command continues
 INTERRUPTED = 130
-LISTED = 40  # largest number of names in one line
-TRACEBACK = ("Traceback (most recent call last)", "Original Traceback")  # how one begins
+LISTED = 40  # a line lists at most so many names
+TRACEBACK = ("Traceback (most recent call last)", "Original Traceback")  # first words of one
 
 
 class UserError(Exception):
@@ -40,7 +40,7 @@ REFUSALS = {
     errno.ENOMEM: "free some memory",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
 } | dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable")
-OTHERS = "take a root= of your own"  # the cure where another user's files are in the way
+OTHERS = "take a root= of your own"  # the cure if another user's files are in the way
 
 
 def surroundings(error: OSError, where: object) -> UserError:
@@ -63,11 +63,11 @@ def unreadable(path: Path, error: OSError) -> UserError:
 
 
 def _other_owner(path: Path) -> str | None:
-    """Return whose path it is, if it belongs to another user: its owner, or that of its folder."""
+    """Return the owner of a path, or of the first folder above it, if that is another user."""
     for place in (path, *path.parents):
         try:
             uid = place.stat().st_uid
-        except OSError:  # not there, or not to be seen
+        except OSError:  # the path does not exist or is hidden by permissions
             continue
         return private.owner(uid) if uid != os.geteuid() else None
     return None
@@ -123,9 +123,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 def gist(error: BaseException) -> str:
-    """Return the line of an error that tells most; exporters and compilers print pages.
+    """Return the most informative line of an error; exporters and compilers print pages.
 
-    It is its type and first line, or the last line of a traceback that it holds of another process.
+    This is the error's type and first line. If the message contains a traceback of another process,
+    it is the last line of that.
     """
     lines = [line for line in map(str.strip, str(error).splitlines()) if line]
     if any(line.startswith(TRACEBACK) for line in lines):

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one last line that says why."""
+"""End a command with its exit code, and with one last line that gives the reason."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ORDER = (DONE, INTERRUPTED, FAILED, BAD_INPUT)  # from the best to the worst
 
 
 def worst(*codes: int) -> int:
-    """Return the exit code of a command that did several things."""
+    """Return the exit code of a command from those of the several things that it did."""
     return max(codes, key=ORDER.index)
 
 
 def ending(command: Callable[[], int], at_interrupt: str = "") -> int:
-    """Run a command and return its exit code, however it ends.
+    """Run a command and return its exit code, even if the command raises an exception.
 
     Args:
         command: returns its exit code.
@@ -50,7 +50,7 @@ def told(work: Callable[[], T], where: object) -> T | int:
     """
     try:
         done = work()
-        sys.stdout.flush()  # while an error of it can still be told
+        sys.stdout.flush()  # here, because an error can still be reported
         return done
     except UserError as error:
         code, said = BAD_INPUT, str(error)

@@ -18,7 +18,7 @@ KEYS = (
 )
 TOKENS = "api|access|auth|bearer|bot|refresh|session|secret|private|vault|hf|gh|github|gitlab|wandb"
 PASSES = "db|user|root|admin|ssh|smtp|mail|ftp|http|proxy|ldap|sql|redis|bind|my"
-# by these names a value is secret; by names that only end so, if it looks drawn at random
+# a value with such a name is secret; with a name that only ends so, if the value looks random
 TELLING = re.compile(
     r"(?:passw(?:or)?d|passphrase|secret|secret_key_base|credentials?|userpwd"
     rf"|(?:{KEYS})[_-]?key|(?:{TOKENS})[_-]?token|^(?:--)?pass|(?:{PASSES})[_-]?(?:pass|pw)"
@@ -30,23 +30,23 @@ NAME = (
     r"(?P<name>[\w.-]{0,80}(?:passw(?:or)?d|passphrase|secret|secret_key_base|credentials?"
     r"|key|token|auth|pass|pw|pwd|pat|jwt))"
 )
-# unquoted, as far as what may follow it in a shell, a list, a mapping or options of sbatch
+# an unquoted value ends where a shell, a list, a mapping or the options of sbatch would go on
 VALUE = r"""(?P<value>"[^"]*"|'[^']*'|(?:(?!,\s*[\w.+-]+=|[\]}]*(?:\s|$|,|['"]))[^\s'";])+)"""
 LATER = r"\b[^;|&]{0,200}?\s"  # a later word of the same command
-QUOTE = r"\\?[\"']"  # in a text that is quoted itself, with a backslash
-PIPED = r"--password-stdin|sudo\s+(?:-\w+\s+)*-S|kinit|cryptsetup"  # what reads a password from it
+QUOTE = r"\\?[\"']"  # with a backslash in a text that is itself quoted
+PIPED = r"--password-stdin|sudo\s+(?:-\w+\s+)*-S|kinit|cryptsetup"  # commands that read one
 NAMED = [
     re.compile(text, re.IGNORECASE)
     for text in (
         rf"(?<![\w./-]){NAME}\s*=\s*{VALUE}",
         rf"(?<![\w.-])(?=-){NAME}\s+(?!-){VALUE}",
         rf"(?:(?<!\$){{|,)\s*(?:{QUOTE})?{NAME}(?:{QUOTE})?\s*:\s*\\?{VALUE}",
-        rf"(?<![\w./$-])(?!-|pass:){NAME}:\s+{VALUE}(?=\\n|['\"]|\s*$)",  # of YAML, and headers
+        rf"(?<![\w./$-])(?!-|pass:){NAME}:\s+{VALUE}(?=\\n|['\"]|\s*$)",  # in YAML and headers
         rf"(?<![\w./$-])(?=[a-z]+-){NAME}:{VALUE}",
         rf"\s(?:-H|--header)[\s=]*[\"']?{NAME}\s*:\s*{VALUE}",
         rf"\bconfig(?:ure)?\s+(?:set|create)\s[^;|&]{{0,80}}?(?<![\w.-]){NAME}\s+{VALUE}",
-        rf"\b(?:setenv|set(?:\s+-\w+)?|export)\s+{NAME}\s+{VALUE}",  # of csh and fish
-        rf"\$\{{{NAME}:?[-=](?P<value>[^}}$]+)\}}",  # what a variable is if it is not set
+        rf"\b(?:setenv|set(?:\s+-\w+)?|export)\s+{NAME}\s+{VALUE}",  # in csh and fish
+        rf"\$\{{{NAME}:?[-=](?P<value>[^}}$]+)\}}",  # a variable's default
     )
 ]
 PLACED = [
@@ -89,7 +89,7 @@ FORMS = re.compile(
 )
 BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?P<value>.*?)(?:-----END|\Z)", re.DOTALL)
 RANDOM = re.compile(r"[0-9a-fA-F-]{32,}|(?=.*\d)(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9_+/=.-]{20,}")
-METHODS = re.compile(  # of authentication, and patterns of files
+METHODS = re.compile(  # names of authentication methods, and patterns of files
     r"basic|digest|bearer|negotiate|ntlm|kerberos|gssapi|oauth2?|ldap|munge|saml|sso|iam|password"
     r"|token|jwt|.*[*?\[].*",
     re.IGNORECASE,
@@ -110,7 +110,7 @@ def mask(text: str) -> str:
 
 
 def mask_yaml(text: str) -> str:
-    """Return YAML with `***` in place of each secret; other text is masked as such."""
+    """Return YAML with `***` in place of each secret; text that is not YAML is masked by `mask`."""
     import yaml
 
     try:
@@ -158,7 +158,7 @@ def masked(values: Any, name: str = "") -> Any:
 
 
 def _after(before: Any, value: Any) -> Any:
-    """Return a word, masked if the option before it says that it is a secret: [--password, x]."""
+    """Return a word, masked if the option before it names a secret, as in [--password, x]."""
     option = str(before[-1]) if before else ""
     return MASK if option.startswith("-") and _is_named(option, str(value)) else value
 

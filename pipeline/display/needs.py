@@ -1,4 +1,4 @@
-"""What commands need to import: said in one line, where Python would show a traceback."""
+"""Check that commands can import what they need; print one line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def check() -> None:
-    """End with exit code 2 if a command was called and cannot import what it needs first."""
+    """End with exit code 2 if a command was called and its first imports would fail."""
     if Path(sys.argv[0]).name not in ("-m", "dyrep"):
         return
     if why := _missing() or _shadowed():
@@ -32,7 +32,7 @@ def _missing() -> str | None:
 
 
 def _shadowed() -> str | None:
-    """Return which package of this project Python would take from elsewhere, as from `./slurm`."""
+    """Return an error if Python would import `slurm` or `dyrep` from elsewhere, e.g. `./slurm`."""
     for name in ("slurm", "dyrep"):
         spec = find_spec(name)
         if spec and spec.origin and Path(spec.origin).resolve().parents[1] != PROJECT:

@@ -16,7 +16,7 @@ SYNTAX = re.compile(r"[\\`*_\[\]|~$#]")
 
 
 def visible(text: str) -> str:
-    """Return text in which control characters are escapes; line ends and tabs stay."""
+    """Return text with control characters replaced by escapes; line ends and tabs stay."""
     if text.isprintable():
         return text
     return "".join(c if c in KEPT or c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -28,7 +28,7 @@ def line(text: str) -> str:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print one line, at once."""
+    """Print a text as one line, and flush it at once."""
     print(line(text), file=file, flush=True)
 
 

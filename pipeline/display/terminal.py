@@ -11,13 +11,13 @@ from pipeline.display.outside import line
 
 
 class Terminal(Console):
-    """A console without markup, on which control characters in text are escapes, line ends too.
+    """A console without markup that shows control characters in text, even line ends, as escapes.
 
-    Colours are given as `Text`; what is from outside goes into one by `bold`.
+    Colours are given as `Text`; `bold` makes such a `Text` of a string from outside.
 
     Args:
-        width: In columns, where the output is no terminal.
-        stderr: Write there.
+        width: columns to use if the output is not a terminal.
+        stderr: whether to write to stderr instead of stdout.
     """
 
     def __init__(self, width: int | None = None, stderr: bool = False) -> None:
@@ -30,5 +30,5 @@ class Terminal(Console):
 
 
 def bold(text: str) -> Text:
-    """Return text for a title."""
+    """Return a string as bold text, for a title."""
     return Text(line(text), "bold")
