@@ -1,1 +1,1 @@
-"""What a stage is, and the table of the five; its processes, and how they are asked to stop."""
+"""Define a stage, the table of the five stages, their processes, stop requests and heartbeats."""

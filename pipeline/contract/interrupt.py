@@ -1,4 +1,4 @@
-"""Signals that ask a stage to save and stop: the handler sets a flag, and the stage polls it.
+"""Handle signals that ask a stage to save and stop: the handler sets a flag, the stage polls it.
 
 This module imports nothing heavy, because the handlers must be installed before torch is imported:
 a signal during that import would otherwise kill the job.
@@ -27,7 +27,7 @@ def install() -> None:
 
 
 def requested() -> bool:
-    """Return whether a stop was requested since `install`."""
+    """Whether a stop was requested since `install`."""
     return _requested
 
 
@@ -36,7 +36,7 @@ def at_request(do: Callable[[], None]) -> None:
     hears, tells = os.pipe()
     os.set_blocking(tells, False)
     signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # data loader workers
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # for data loader workers
 
     def listen() -> None:
         while os.read(hears, 1)[0] not in SIGNALS:  # SIGCHLD of a child that ended, for example

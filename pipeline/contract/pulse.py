@@ -1,8 +1,8 @@
-"""Heartbeats: each process of a stage counts in shared memory, and its parent watches the counts.
+"""Send and watch heartbeats: each process of a stage counts in shared memory, its parent watches.
 
-A timeout by the clock alone is not enough: for a stopped process (SIGSTOP, a suspended SLURM job)
-the whole pause passes at once when it continues. The parent therefore counts only time in which
-neither it nor any of the processes was stopped. This works whatever a process is stuck in.
+A timeout by the clock alone is not enough: when a stopped process (SIGSTOP, a suspended SLURM job)
+continues, the whole pause has passed at once. The parent therefore counts only time in which
+neither it nor any of the processes was stopped. It detects a hang whatever a process is stuck in.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Watch:
         """Return the running processes whose heartbeat is overdue, with their silence in s.
 
         Args:
-            pids: by the number of the process on this node.
+            pids: process ids, by the number of the process on this node.
         """
         now = time.monotonic()
         passed, self._looked = min(now - self._looked, AWAKE), now

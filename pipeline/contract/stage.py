@@ -1,4 +1,4 @@
-"""The contract between a stage and everything around it.
+"""Define the contract between a stage and everything around it.
 
 A stage reads its own directory and its parents', writes only its own, may be killed at any instant
 and started again, and returns only when it is done. `pipeline.execution.work`, not the stage,
@@ -59,7 +59,7 @@ class Context:
     repeat: int = 0  # number of earlier repeats; see pipeline.records.repeats
     stopping: Any = field(default=lambda: False)
     started: float = field(default_factory=time.time)
-    saved: int = 0  # where a repetition would continue; see slurm.job
+    saved: int = 0  # the step from which a restart would continue; see slurm.job
     _reported: float = 0.0
     _said: str = ""
 
@@ -75,7 +75,7 @@ class Context:
     def progress(self, done: int, total: int, text: str = "", eta: float | None = None) -> None:
         """Report progress (rank 0 only).
 
-        It is written at most five times a second, and whenever the text changes.
+        Progress is written at most five times a second, and whenever the text changes.
 
         Args:
             done: steps done.
@@ -103,7 +103,7 @@ class Context:
                 temporary.unlink()
 
     def stop_requested(self) -> bool:
-        """Return whether a signal requested a stop."""
+        """Whether a signal requested a stop."""
         return bool(self.stopping())
 
     def check_stop(self) -> None:

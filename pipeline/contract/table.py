@@ -1,6 +1,7 @@
-"""The five stages, as a table; the body of each is the module of its name in `pipeline.stages`.
+"""List the five stages in a table; the body of each is the module of its name in `pipeline.stages`.
 
-To add a stage, add a row here, a file there, and its name to `pipeline.config.base`.
+To add a stage, add a row here, a module in `pipeline.stages`, and its name to
+`pipeline.config.base`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from pipeline.contract.stage import Stage
 
 ELSEWHERE = ("data.root", "data.max_bad")  # their effect is part of the prepared data
-PLACES = ("model.pretrained", "method.structure")  # identified by the hash of its content
+PLACES = ("model.pretrained", "method.structure")  # the fingerprint has the file's hash instead
 
 STAGES: dict[str, Stage] = {
     stage.name: stage

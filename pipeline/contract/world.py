@@ -1,6 +1,7 @@
-"""The processes of one stage: their ranks and devices, and the values that they exchange.
+"""Connect the processes of one stage: their ranks and devices, and the values they exchange.
 
-No object collective of torch is used: those unpickle data from the network, which can run code.
+This module uses none of torch's object collectives, because they unpickle data from the network,
+which can run code.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class World:
     A process without a heartbeat for `hang_timeout` seconds hangs: its parent makes it write the
     stack of each thread to stderr, and ends it. After a stop request the timeout is shorter: three
     times the longest silence so far, at least `LEAVING`. If the parent is gone, a C thread ends
-    the process, whatever Python is stuck in. That thread cannot tell a pause (SIGSTOP) from a hang,
-    so it has a longer timeout while the parent lives, which can.
+    the process, whatever Python is stuck in. Unlike the parent, that thread cannot distinguish a
+    pause (SIGSTOP) from a hang, so its timeout is longer while the parent lives.
     """
 
     rank: int
@@ -74,7 +75,7 @@ class World:
     def sums(self, *values: float) -> list[float]:
         """Return small numbers, each summed over all processes.
 
-        They travel between CPUs, in a GPU training too: no process waits for its GPU.
+        They are exchanged between CPUs, in a GPU training too, so no process waits for its GPU.
         """
         self.beat()
         if self.alone:
@@ -85,7 +86,7 @@ class World:
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, on every process; tensors in them on the CPU.
 
-        Values are those of `packing`: plain ones and tensors, in dicts, lists and tuples.
+        A value is one that `packing` takes: plain values and tensors, in dicts, lists and tuples.
         """
         if self.alone:
             return [value]
@@ -144,7 +145,7 @@ def world(hang_timeout: int) -> Iterator[World]:
     """Join the other processes, if there are any: NCCL between GPUs, gloo between CPUs.
 
     Args:
-        hang_timeout: Seconds without a heartbeat after which a process is ended; see `World`.
+        hang_timeout: seconds without a heartbeat after which a process is ended; see `World`.
     """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device, backend = torch.device("cpu"), "gloo"
@@ -155,7 +156,7 @@ def world(hang_timeout: int) -> Iterator[World]:
     faulthandler.register(pulse.SHOW)
     pulse.beat(hang_timeout + MEETING)
     with _group(here, backend):
-        interrupt.install()  # from here on there can be something to save
+        interrupt.install()  # from here on the process may have something to save
         interrupt.at_request(here.hurry)
         interrupt.die_with_parent(signal.SIGTERM)
         here.saving()
@@ -189,9 +190,10 @@ def _group(here: World, backend: str) -> Iterator[None]:
 def _store(meeting: str, here: World) -> Store:
     """Return the store where the processes of this attempt meet.
 
-    Where another job listens on the port, rank 0 cannot, and the attempt ends. Its other ranks may
-    have entered that job's store by then: without names of its own, one of them would be taken for
-    a rank of the other training, and their gradients be reduced together.
+    If another job listens on the port, rank 0 cannot, and the attempt ends. By then the attempt's
+    other ranks may have entered that job's store. The keys therefore have a prefix of their own:
+    without it, one of them could pass for a rank of the other training, and the gradients of both
+    would be reduced together.
     """
     store, *_ = next(rendezvous(meeting, here.rank, here.world_size, timeout=FOR_EVER))
     store.set_timeout(FOR_EVER)
