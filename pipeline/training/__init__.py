@@ -1,1 +1,1 @@
-"""The training loop and what it stands on: processes, optimizer, growth, checkpoints, history."""
+"""Train a network: the loop, and the optimizer, growth, checkpoints and history that it uses."""

@@ -1,4 +1,4 @@
-"""Change the structure of the network between two epochs, and measure what a step costs then."""
+"""Change the structure of the network between two epochs, and measure the new cost of a step."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pipeline.training.telling import Telling
 
 
 def due(state: State) -> bool:
-    """Return whether to adjust now, at the end of an epoch.
+    """Whether to adjust now, at the end of an epoch.
 
-    The last epoch never adjusts: no step would train the new branches.
+    There is no adjustment after the last epoch, because no step would train the new branches.
     """
     return state.unfinished and state.growth.due(state.plain_epochs, state.pace.price)
 
 
 def end_if_too_dear(state: State, telling: Telling) -> None:
-    """Under a budget, end growth if one more adjustment would take more than it leaves for steps.
+    """Under a budget, end growth if another adjustment would cost more than it leaves for steps.
 
-    It is expected to cost as much as the last one.
+    The next adjustment is expected to cost as much as the last one.
     """
     growth, pace = state.growth, state.pace
     to_come = growth.to_come(state.plain_epochs, pace.epochs)
@@ -47,12 +47,12 @@ def adjust(
     """Grow and cut branches; collective.
 
     Args:
-        state: Of the training.
-        world: All processes, each of which calls this.
-        images: Source of the calibration batches.
-        telling: Told what changed.
-        check_stop: Called before each calibration batch, may raise.
-        step_seconds: Duration of a step before the change.
+        state: the state of the training.
+        world: all processes; each of them calls this function.
+        images: source of the calibration batches.
+        telling: prints the changes.
+        check_stop: called before each calibration batch; may raise.
+        step_seconds: duration of a step before the change.
     """
     growth, cost = state.growth, state.cost
     with telling.adjusting():
@@ -71,7 +71,7 @@ def adjust(
 
 
 def price(state: State, world: World, telling: Telling) -> None:
-    """Measure what a step of the present network costs, in steps of the plain network."""
+    """Measure the cost of a step of the present network, in steps of the plain network."""
     learner = state.learner
     to_come = state.pace.steps_left(state.step)
     if told := state.cost.renew(world, learner.model, learner.autocast(), to_come):

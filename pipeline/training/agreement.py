@@ -12,11 +12,12 @@ EVERY = 1.0  # approximate seconds between two exchanges
 
 
 class Agreement:
-    """Exchanges about once a second, after the same step on all processes, whether to stop or save.
+    """Decides for all processes, about once a second, whether to stop or to save after a step.
 
-    The next exchange is agreed as well: after as many steps as the main process makes in a second,
-    at most twice as many as the last time, and not later than the next save by steps. A single
-    process decides after each step.
+    The processes exchange their wishes after the same step, and agree on the step of the next
+    exchange: after as many steps as the main process makes in a second, at most twice as many as
+    the last time, and not later than the next save by steps. A single process decides after each
+    step.
     """
 
     def __init__(self, world: World, saver: Saver, stop_requested: Callable[[], bool]) -> None:

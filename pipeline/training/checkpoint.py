@@ -1,4 +1,4 @@
-"""Checkpoint files: written atomically, verified before they are read, and free of code.
+"""Write, verify and read checkpoint files: atomic, sealed with a hash, and free of code.
 
     checkpoints/step-00000110-e005-a003.safetensors   all tensors, by their path in the state; other
                                                       values as JSON in the metadata
@@ -6,9 +6,10 @@
                                                       last: a file without a seal is ignored
     checkpoints/best.json                             the checkpoint that validated best
 
-The file name holds the step, the number of finished epochs (the step is the same before and after a
-change of structure) and the attempt: an older attempt that still runs can neither overwrite the
-file of a newer attempt nor count as newer.
+The file name holds the step, the number of finished epochs and the attempt. The epochs are needed
+because the step is the same before and after a change of structure. The attempt is needed so that
+an older attempt that still runs cannot overwrite the file of a newer one, and does not count as
+newer.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ BEST = "best.json"
 class Facts:
     """The facts about a checkpoint that are known without reading it.
 
-    `boundary`: it is between two epochs. `history`, `growth`: numbers of rows of these files.
-    `identity`: the settings and data that it belongs to.
+    `boundary`: whether it lies between two epochs. `history`, `growth`: numbers of rows of these
+    files. `identity`: the settings and data that it belongs to.
     """
 
     step: int
@@ -50,7 +51,7 @@ class Facts:
 
     @property
     def name(self) -> str:
-        """The name of its file."""
+        """The name of the checkpoint's file."""
         return f"step-{self.step:08d}-e{self.epoch:03d}-a{self.attempt:03d}{SUFFIX}"
 
 
@@ -83,7 +84,7 @@ def snapshot(state: Any) -> Snapshot:
     """Copy a state: nested dicts, lists and tuples of tensors and plain values.
 
     Raises:
-        TypeError: the state holds a value of another type; names its path.
+        TypeError: the state holds a value of another type; the message names its path.
     """
     return Snapshot(*packing.pack(state))
 
@@ -132,9 +133,9 @@ def newest(
     """Return the newest checkpoint that is intact and not refused, and the skipped newer ones.
 
     Args:
-        folder: Folder of the checkpoints.
-        damage: Returns why an intact file is damaged in its context, or None.
-        refusal: Returns why an undamaged checkpoint cannot be used, or None.
+        folder: the folder of the checkpoints.
+        damage: returns why an intact file is unusable beside the other files, or None.
+        refusal: returns why an undamaged checkpoint does not fit this training, or None.
     """
     passed_over: list[PassedOver] = []
     for path in _by_age(folder):
@@ -171,7 +172,7 @@ def best(folder: Path) -> Path:
     """Return the file of the checkpoint that validated best.
 
     Raises:
-        UserError: it is damaged or gone.
+        UserError: that checkpoint is damaged or missing.
     """
     noted = _best(folder)
     path = folder / (noted.file if noted else BEST)
@@ -184,7 +185,7 @@ def best(folder: Path) -> Path:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep`, the best, and the newest between two epochs."""
+    """Remove all checkpoints but the newest `keep`, the best, and the newest between two epochs."""
     paths = _by_age(folder)
     kept = {path.name for path in paths[:keep]}
     if best := _best(folder):
@@ -211,7 +212,7 @@ def _best(folder: Path) -> Best | None:
 
 
 def _by_age(folder: Path) -> list[Path]:
-    """Return all files, by attempt and state, newest first."""
+    """Return all files, newest first: by attempt, then by epochs and step."""
 
     def age(path: Path) -> tuple[int, int, int]:
         _, step, epoch, attempt = path.stem.split("-")
@@ -231,7 +232,7 @@ def _seal(path: Path) -> Seal | None:
 
 
 def _damage(path: Path) -> str | None:
-    """Return what is wrong with a file that has a seal."""
+    """Return the damage of a file that has a seal; None if it is intact."""
     seal = _seal(path)
     if seal is None:
         return "its seal cannot be read"

@@ -15,7 +15,7 @@ Mark = float | torch.cuda.Event
 
 
 def mark(device: torch.device) -> Mark:
-    """Return a mark of this moment: on a GPU, of the end of the work queued so far."""
+    """Return a mark of this moment; on a GPU, of the moment when all queued work is done."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)

@@ -1,4 +1,4 @@
-"""torch.compile for a network that changes during training.
+"""Apply torch.compile to a network that changes during training.
 
 Modules are compiled in place: names of parameters stay, and compilation is undone before a change
 of structure. torch caches compiled code by its guards, so after the change it compiles only what
@@ -23,14 +23,14 @@ from pipeline.display.errors import UserError, gist
 from pipeline.networks.layers import blocks
 
 BACKEND = "inductor"
-VARIANTS = 100_000  # torch's limit is 8 per function, and all modules share one function
+VARIANTS = 100_000  # torch allows 8 per function by default, and all modules share one function
 
 
 class Compiler:
-    """Compiles one network as `train.compile` says, and measures the time.
+    """Compiles one network according to `train.compile`, and measures the time.
 
     Raises:
-        UserError: there is no C++ compiler for a CPU.
+        UserError: the network trains on the CPU, and there is no C++ compiler.
     """
 
     def __init__(self, recipe: Train, device: torch.device) -> None:
@@ -51,7 +51,7 @@ class Compiler:
         inductor.deterministic = recipe.deterministic
 
     def apply(self, model: nn.Module) -> None:
-        """Let a network be compiled at its next training step."""
+        """Mark a network to be compiled at its next training step."""
         if self.mode != "off":
             self._parts = [model] if self.mode == "model" else list(blocks(model))
         for part in self._parts:
@@ -64,7 +64,7 @@ class Compiler:
         self._parts = []
 
     def told(self, seconds: float) -> str:
-        """Return a line about the time that compiling took."""
+        """Return a line about the time spent compiling."""
         return f"train.compile={self.mode}: compiling took {seconds:.1f} s"
 
     def lacking(self) -> str:

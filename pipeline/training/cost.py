@@ -1,13 +1,13 @@
-"""Measure the cost of a training as work: in steps of the plain network.
+"""Measure the cost of a training as work, in steps of the plain network.
 
-Seconds depend on the machine and on other programs as much as on the method. The price of a step of
-the current network, in plain steps, is therefore measured side by side, alternating steps of both
-networks, when the training begins and after each change of structure, and summed over all steps.
-The time for growing, cutting and measuring is added. Checkpoints keep the sums: a resumed training
-measures nothing twice.
+Seconds depend on the machine and on other programs as much as on the method. Therefore the current
+and the plain network are timed side by side, in alternating steps, when the training begins and
+after each change of structure. Their ratio is the price of a step, in plain steps. The prices of
+all steps are summed, and the time for growing, cutting and measuring is added. Checkpoints keep the
+sums, so a resumed training measures nothing twice.
 
-Under a budget with `train.deterministic` FLOPs are counted instead, because measured prices would
-end the training at a different step each time.
+Under a budget with `train.deterministic`, FLOPs are counted instead, because with measured prices
+the training would end at a different step each time.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from pipeline.training import device, generators
 
 FEWEST, MOST = 5, 15  # number of timed pairs of steps, after one to warm up
 LONGEST = 5.0  # seconds; at least one pair is timed, however long it takes
-SHARE = 0.005  # of the time of the remaining steps; limit for more than the fewest pairs
-STEP = 3  # a step counts as three forwards: the backward as two
+SHARE = 0.005  # of the time of the remaining steps; limits the pairs beyond the fewest
+STEP = 3  # a step costs as much as three forwards: the backward counts as two
 NO_ROOM = "GPU memory does not hold the plain network beside the present one"
 
 
@@ -44,7 +44,7 @@ class Price(NamedTuple):
 
 
 class CostState(TypedDict, total=False):
-    """What a checkpoint keeps; one of an older version has less of it."""
+    """The sums that a checkpoint keeps; a checkpoint of an older version lacks some of them."""
 
     per_step: float | None
     plain_steps: float | None
@@ -57,9 +57,9 @@ class Cost:
     """The cost of one training, counted step by step.
 
     Args:
-        config: Its model is the plain network.
-        classes: Of the classifier.
-        saved: What `state` returned; None for a training that begins.
+        config: the configuration; its model is the plain network.
+        classes: number of classes of the classifier.
+        saved: the saved result of `state`; None for a training that begins.
     """
 
     def __init__(self, config: Config, classes: int, saved: CostState | None) -> None:
@@ -68,20 +68,20 @@ class Cost:
         self._flops = self.budgeted and config.train.deterministic
         begun: CostState = {"per_step": 1.0, "plain_steps": 0.0} if saved is None else saved
         self.per_step = begun.get("per_step")
-        self.plain_steps = begun.get("plain_steps")  # None: not known for all steps
-        self.adjusting = begun.get("adjusting", 0.0)  # the part of it that was not training steps
+        self.plain_steps = begun.get("plain_steps")  # None: some steps have no known price
+        self.adjusting = begun.get("adjusting", 0.0)  # the part of it spent on adjustments
         self.last_adjustment = begun.get("last_adjustment", 0.0)
         self.compile_seconds = begun.get("compile_seconds")  # None: nothing was compiled
 
     @property
     def price(self) -> float:
-        """The price of a step; known if there is a budget."""
+        """The price of a step; always known under a budget."""
         assert self.per_step is not None
         return self.per_step
 
     @property
     def spent(self) -> float:
-        """The cost of the training so far; known if there is a budget."""
+        """The cost of the training so far; always known under a budget."""
         assert self.plain_steps is not None
         return self.plain_steps
 
@@ -96,8 +96,8 @@ class Cost:
         """Add the cost of an adjustment, by the clock of the main process; collective.
 
         Args:
-            world: All processes.
-            step_seconds: Duration of a step before the change.
+            world: all processes.
+            step_seconds: duration of a step before the change.
         """
         if self._flops:
             from torch.utils.flop_counter import FlopCounterMode  # imports triton
@@ -120,7 +120,7 @@ class Cost:
             self.plain_steps += plain_steps
 
     def compiled(self, seconds: float) -> None:
-        """Add what compiling took."""
+        """Add the seconds spent compiling."""
         self.compile_seconds = (self.compile_seconds or 0.0) + seconds
 
     def renew(
@@ -129,10 +129,10 @@ class Cost:
         """Measure a step of `model` on the main process; return a note if that failed. Collective.
 
         Args:
-            world: All processes.
-            model: The network with its branches.
-            autocast: Precision of the training.
-            steps: Number of remaining steps.
+            world: all processes.
+            model: the network with its branches.
+            autocast: the precision of the training.
+            steps: number of remaining steps.
         """
         batch = self._batch(world)
         found = world.from_main(lambda: self.measure(model, batch, autocast, steps))
@@ -186,9 +186,7 @@ class Cost:
         return torch.randn(shape, generator=generator, device=world.device)
 
     def facts(self) -> dict[str, float]:
-        """Return what an epoch tells: the work so far, and what a step costs
-        now; what compiling took, if anything was.
-        """
+        """Return the cost fields of an epoch's row: work so far, price of a step, compile time."""
         told = {
             "plain_steps": self.plain_steps,
             "step_cost": self.per_step,
@@ -198,7 +196,7 @@ class Cost:
         return {name: round(value, 4) for name, value in told.items() if value is not None}
 
     def state(self) -> CostState:
-        """Return what a checkpoint keeps."""
+        """Return the sums that a checkpoint keeps."""
         return {
             "per_step": self.per_step,
             "plain_steps": self.plain_steps,
@@ -222,7 +220,7 @@ def _times_plain(
     """
 
     def seconds(network: nn.Module) -> float:
-        with autocast:  # entered for each step, as in training: its cache of casts lives that long
+        with autocast:  # entered per step, as in training: its cache of casts lasts as long
             return step_seconds(network, batch)
 
     entered = time.perf_counter()

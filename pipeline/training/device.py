@@ -1,7 +1,7 @@
 """Set up the device: number formats, kernels, and the memory format of images.
 
-On a GPU they follow from `train.precision` and `train.deterministic`; on a CPU torch's defaults
-stay.
+On a GPU they follow from `train.precision` and `train.deterministic`; on a CPU, torch's defaults
+stay in force.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ TF32 = (8, 0)  # lowest compute capability with TF32
 def settle(device: torch.device, recipe: Train) -> str:
     """Set torch up for a training, before its network is built; return a note, or nothing.
 
-    The older names of the TF32 settings are used: torch.compile of torch 2.10 to 2.15 reads them,
-    and fails if the new ones were set.
+    This function uses the older names of the TF32 settings, because torch.compile of torch 2.10 to
+    2.15 reads them, and fails if the new ones were set.
     """
     tf32 = recipe.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -40,8 +40,8 @@ def _has_tf32(device: torch.device) -> bool:
 def layout(device: torch.device, recipe: Train) -> torch.memory_format:
     """Return the memory format of images (N, C, H, W) and kernels.
 
-    The tensor cores of a GPU use channels last; in float32 they are not used, and on a CPU channels
-    last is not known to help.
+    The tensor cores of a GPU work on channels last. In float32 they are not used, and on a CPU
+    channels last is not known to help.
     """
     tensor_cores = device.type == "cuda" and recipe.precision != "float32"
     return torch.channels_last if tensor_cores else torch.contiguous_format

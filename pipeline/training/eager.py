@@ -1,9 +1,9 @@
 """Keep torch's compiler out of a process that compiles nothing.
 
-The optimizers of torch and DistributedDataParallel import `torch._dynamo`, with sympy, inductor and
-FSDP a thousand modules, for functions that do nothing outside of a compiled graph. That took 2 of
-the 6 s of CPU time that a training needs to its first step. Here these functions stand alone; what
-asks `torch._dynamo` for anything else gets the module itself.
+Torch's optimizers and DistributedDataParallel import `torch._dynamo`, which imports sympy, inductor
+and FSDP, a thousand modules in all, for functions that do nothing outside of a compiled graph. That
+took 2 of the 6 s of CPU time that a training needs to its first step. This module provides these
+functions alone; code that needs anything else of `torch._dynamo` gets the real module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME = "torch._dynamo"
 
 
 def put_off_compiler() -> None:
-    """Let `torch._dynamo` be imported when it is used, not when an optimizer is made."""
+    """Delay the import of `torch._dynamo` from the making of an optimizer to its first real use."""
     if NAME not in sys.modules:
         utils = _Later(f"{NAME}.utils", get_optimize_ddp_mode=lambda: "ddp_optimizer")
         later = _Later(NAME, graph_break=lambda *_, **__: None, disable=_as_it_is, utils=utils)
@@ -35,7 +35,7 @@ def _as_it_is(function: Callable[..., Any], *_: Any, **__: Any) -> Callable[...,
 
 
 class _Later(ModuleType):
-    """Stands for a module of `torch._dynamo`; imports all of it for what it does not have."""
+    """Replaces a module of `torch._dynamo`; imports the real one for attributes it lacks."""
 
     def __init__(self, name: str, **known: Any) -> None:
         super().__init__(name)
@@ -48,7 +48,7 @@ class _Later(ModuleType):
 
 
 class _Imported(MetaPathFinder, Loader):
-    """Finds modules of `torch._dynamo` that came with it while one of them was looked for."""
+    """Finds submodules of `torch._dynamo` that the import of the real package has just loaded."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -18,11 +18,11 @@ def evaluate(
     """Validate, write the epoch's row, and count the epoch; return the median seconds per step.
 
     Args:
-        state: Of the training; its `metrics` and `epoch` are updated.
-        recipe: Settings of the training.
-        images: Source of the validation images.
-        telling: Told the accuracy, and what went wrong in the epoch.
-        check_stop: Called before each batch, may raise.
+        state: the state of the training; its `metrics` and `epoch` are updated.
+        recipe: settings of the training.
+        images: source of the validation images.
+        telling: prints the accuracy, and warnings about the epoch.
+        check_stop: called before each batch; may raise.
 
     Raises:
         Diverged: most steps of the epoch were skipped.
@@ -43,7 +43,7 @@ def evaluate(
 
 
 def announce(state: State, telling: Telling) -> None:
-    """Say how the epoch that has ended was validated, and whether it waited for data."""
+    """Print the validation of the epoch that has ended, and a warning if it waited for data."""
     lost = "" if math.isfinite(state.metrics["val_loss"]) else ", validation loss not finite"
     telling.say(f"epoch {state.epoch}: top-1 {state.metrics['top1']:.2f} %{lost}")
     for line in state.standing.told:
@@ -52,7 +52,7 @@ def announce(state: State, telling: Telling) -> None:
 
 
 def headline(state: State, recipe: Train) -> dict[str, float]:
-    """Return the numbers that `result.json` has of a finished training, of what is shipped."""
+    """Return the metrics of a finished training for `result.json`, those of the shipped network."""
     best = state.standing.best if recipe.ship == "best" else {}
     metrics = best or state.metrics
     lost = {"skipped": state.history.skipped, "overflowed": state.learner.overflows.total}
@@ -60,7 +60,7 @@ def headline(state: State, recipe: Train) -> dict[str, float]:
         "top1": metrics["top1"],
         "top5": metrics["top5"],
         "val_loss": metrics["val_loss"],
-        "loss": metrics["val_loss"],  # its name in the results of older versions
+        "loss": metrics["val_loss"],  # older versions named it so
         **({"shipped_epoch": best["epoch"]} if best else {}),
         "epochs": state.epoch,
         "steps": state.step,

@@ -1,4 +1,4 @@
-"""The states of all random generators of a process, as plain values and tensors."""
+"""Save and restore all random generators of a process, as plain values and tensors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def state() -> Generators:
 
 
 def restore(saved: Generators) -> None:
-    """Restore what `state` returned."""
+    """Restore the states that `state` returned."""
     kind, keys, *rest = saved["numpy"]
     random.setstate(saved["python"])
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

@@ -1,4 +1,4 @@
-"""Find which convolutions of a plain network `method=` can grow, and why not the others.
+"""Find which convolutions of a plain network `method=` can grow, and why it cannot grow the others.
 
 This needs no weights and no data: a network on the meta device is enough.
 """
@@ -12,14 +12,14 @@ from dyrep.eligible import convs, unfit_convs
 from pipeline.config.model import Method, Plain, Structured, added
 from pipeline.display.errors import UserError
 
-NAMED = 3  # convolutions named per reason
+NAMED = 3  # so many convolutions are named per reason
 
 
 def left_alone(model: nn.Module, method: Method) -> dict[str, str]:
     """Return the convolutions that get no branches, with the reason.
 
     Raises:
-        UserError: none gets any, so the method would change nothing.
+        UserError: no convolution gets branches, so the method would change nothing.
     """
     if isinstance(method, Plain | Structured):
         return {}

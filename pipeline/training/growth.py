@@ -23,24 +23,24 @@ from pipeline.training.history import Rows
 def prepare(
     model: nn.Module, method: Method, seed: int, image_size: int, own_branches: bool = False
 ) -> dict[str, str]:
-    """Give the network its initial kernels and branches; return the convs left alone, and why.
+    """Give the network its initial kernels and branches; return which convs get none, and why.
 
     Args:
-        model: A plain network; changed in place.
-        method: The method to apply.
-        seed: Seed of new weights.
-        image_size: Side of its images, pixels.
-        own_branches: It is a RepVGG that is to have its own branches, too.
+        model: a plain network; changed in place.
+        method: the method to apply.
+        seed: seed of new weights.
+        image_size: side of the images, pixels.
+        own_branches: whether the model is a RepVGG that is to keep its own branches, too.
 
     Raises:
-        UserError: all of it is left alone, by a method that is to change something.
+        UserError: the method should change the network, and no convolution can get branches.
     """
     if method.start == "identity":
         dyrep.identity_start(model)
     left = growable.left_alone(model, method)
     example = torch.zeros(1, 3, image_size, image_size)
     torch.manual_seed(seed)
-    if own_branches and not isinstance(method, Structured):  # a structure has them, too
+    if own_branches and not isinstance(method, Structured):  # a structure already includes them
         _own_branches(model, _form(method), example)
     if isinstance(method, Static):
         dyrep.expand(
@@ -56,7 +56,7 @@ def prepare(
 
 
 def _form(method: Method) -> Form:
-    """Return the form of the blocks of a method; of no blocks, that of published networks."""
+    """Return the form of the method's blocks; if it has none, the form of published networks."""
     return "linear" if isinstance(method, Grow) else getattr(method, "form", "batchnorm")
 
 
@@ -78,7 +78,7 @@ def _own_branches(model: nn.Module, form: Form, example: Tensor) -> None:
 
 
 class GrowthState(TypedDict):
-    """What a checkpoint keeps; one of an older version may lack `left` and `reached`."""
+    """The state of a `Growth` in a checkpoint; older versions may lack `left` and `reached`."""
 
     rows: int
     waiting: list[dict[str, object]]
@@ -89,10 +89,10 @@ class GrowthState(TypedDict):
 
 
 class Growth:
-    """Grows and cuts a network by its method and writes `growth.jsonl`.
+    """Grows and cuts a network according to its method, and writes `growth.jsonl`.
 
-    A row holds the time per step before and after the change, so it is written at the end of the
-    next epoch; until then it is kept here and in checkpoints.
+    A row holds the time per step before and after the change. It is therefore written at the end of
+    the next epoch; until then this object and the checkpoints keep it.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Growth:
         self.left = left
         self._waiting: list[dict[str, object]] = []  # rows of `growth.jsonl`
         self.totals = {"grown": 0, "cut": 0}
-        self.over = False  # no adjustment is to come, whatever the schedule
+        self.over = False  # True: no adjustment will come, whatever the schedule says
         self._reached = 0  # number of scheduled adjustments that have passed
         self._method = method
         # the short steps of the warm-up would make `Grower` overrate branches
@@ -131,19 +131,20 @@ class Growth:
         """Add this step's gradients to the saliency of each layer.
 
         Args:
-            scaler: Scaler of the loss, if the gradients are scaled.
-            epochs: Progress in epochs; under a budget, in epochs of the plain network.
+            scaler: scaler of the loss, if the gradients are scaled.
+            epochs: progress in epochs; under a budget, in epochs of the plain network.
         """
         if self._evolver and epochs >= self._begin:
             self._evolver.accumulate(scaler)
 
     def due(self, epochs: float, last: float) -> bool:
-        """Return whether to adjust now, at the end of an epoch.
+        """Whether to adjust now, at the end of an epoch.
 
         Args:
-            epochs: Progress in epochs; under a budget, in epochs of the plain network. An epoch may
-                pass several scheduled adjustments, and the end of growth if it began before that.
-            last: Progress made by the epoch that has ended.
+            epochs: progress in epochs; under a budget, in epochs of the plain network. One epoch
+                may pass several scheduled adjustments. It may also pass the end of growth; it still
+                adjusts if it began before that.
+            last: progress made by the epoch that has ended.
         """
         if self._evolver is None or self.over or epochs - last >= self._evolver.last_adjust_epoch:
             return False
@@ -181,10 +182,10 @@ class Growth:
 
         Args:
             calibration: `batches` batches (N, 3, H, W).
-            epochs: As for `due`.
-            epoch: Number of finished epochs.
-            step: Number of the last step.
-            step_seconds: Duration of a step before the change.
+            epochs: as for `due`.
+            epoch: number of finished epochs.
+            step: number of the last step.
+            step_seconds: duration of a step before the change.
         """
         assert self._evolver is not None
         self._reached = self._times(epochs)
@@ -212,13 +213,13 @@ class Growth:
     def settle(self, step_seconds: float | None) -> None:
         """Write the waiting rows, with the time per step of the epoch after the change.
 
-        None: no epoch followed.
+        `step_seconds` is None if no epoch followed.
         """
         self._rows.write([{**row, "step_seconds_after": step_seconds} for row in self._waiting])
         self._waiting = []
 
     def state(self) -> GrowthState:
-        """Return what a checkpoint keeps."""
+        """Return the state that a checkpoint keeps."""
         return {
             "rows": self._rows.count,
             "waiting": self._waiting,
@@ -229,7 +230,7 @@ class Growth:
         }
 
     def load_state(self, saved: GrowthState) -> None:
-        """Take up what `state` returned."""
+        """Restore a state that `state` returned."""
         self._waiting, self.totals = saved["waiting"], saved["totals"]
         self.left = saved.get("left", {})
         if self._evolver:

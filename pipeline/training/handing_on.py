@@ -18,9 +18,9 @@ def hand_on(network: nn.Module, folder: Path, left: dict[str, str]) -> None:
     """Write weights and structure.
 
     Args:
-        network: With its branches; averaged, if averages are kept.
-        folder: Of the stage.
-        left: Why convolutions have no branches, by their path.
+        network: the network with its branches; the averaged one, if averages are kept.
+        folder: the directory of the stage.
+        left: the reason why a convolution has no branches, by its path.
     """
     rundir.write_json(folder / "structure.json", {**dyrep.structure(network), "left": left})
     tensors = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
@@ -29,7 +29,7 @@ def hand_on(network: nn.Module, folder: Path, left: dict[str, str]) -> None:
 
 
 def network_of(config: Config, classes: int, saved: LearnerState) -> nn.Module:
-    """Return the network of a checkpoint, as it was validated, on the CPU."""
+    """Return the network of a checkpoint in the form in which it was validated, on the CPU."""
     network = architectures.build(config.model, classes)
     dyrep.apply_structure(network, saved["structure"])
     weights = saved["model"]

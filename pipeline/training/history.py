@@ -1,4 +1,4 @@
-"""Write `history.jsonl` and `growth.jsonl`: each step and event once, also after a kill.
+"""Write `history.jsonl` and `growth.jsonl`: each step and event once, even after a kill.
 
 A checkpoint records the number of rows; resuming from it truncates the file to that number.
 """
@@ -24,14 +24,14 @@ from pipeline.training.clock import Mark, OnItsWay
 from pipeline.training.nonfinite import NotFinite
 from slurm import files
 
-STEPS_PER_WRITE = 20  # losses stay on the device until that many steps are written
+STEPS_PER_WRITE = 20  # steps per write; until then their losses stay on the device
 
 
 class Rows:
     """A JSON-lines file that continues after `known` rows.
 
-    The file is written anew and kept open: an older attempt that still runs has the old file open
-    and cannot write into this one.
+    The file is replaced by a new one, which is kept open. An older attempt that still runs has the
+    old file open, so it cannot write into the new one.
     """
 
     def __init__(self, path: Path, known: int, writes: bool) -> None:
@@ -63,7 +63,7 @@ class Step:
 
 
 class HistoryState(TypedDict, total=False):
-    """What a checkpoint keeps; empty for a training that begins."""
+    """The state of a `History` in a checkpoint; empty for a training that begins."""
 
     rows: int
     epoch_losses: list[float]
@@ -93,7 +93,7 @@ class History:
         self.waiting = 0.0  # fraction of the last epoch spent waiting for data
         self._waiting: list[Step] = []
         self._losses: list[Tensor] = []
-        self._marks: list[tuple[Mark, Mark, Mark]] = []  # of each step: begin, batch arrived, end
+        self._marks: list[tuple[Mark, Mark, Mark]] = []  # per step: begin, batch arrived, end
         self._sent: _Sent | None = None
         self.start_clock()
 
@@ -113,8 +113,8 @@ class History:
     def step(self, step: int, epoch: int, loss: Tensor, lr: float) -> None:
         """Record a step; `loss` is a scalar tensor, read only when its row is written.
 
-        Losses are copied to the host in groups. A group is written when the next copy starts: by
-        then the GPU has finished the first.
+        Losses are copied to the host in groups. A group is written when the copy of the next group
+        starts, because by then the GPU has finished copying it.
         """
         end = clock.mark(self.world.device)
         self._marks.append((self._begin, self._came, end))
@@ -128,12 +128,12 @@ class History:
             self._receive()
 
     def flush(self) -> None:
-        """Write all steps, the loss averaged over all processes (collective).
+        """Write all steps, with the loss averaged over all processes (collective).
 
         A step that was skipped has no loss.
 
         Raises:
-            NotFinite: a loss is not finite, and such steps are not to be skipped.
+            NotFinite: a loss is not finite, and the settings do not say to skip such steps.
         """
         self._receive()
         if self._waiting:
@@ -171,7 +171,7 @@ class History:
         return statistics.median(self._epoch_seconds)
 
     def skipped_now(self) -> tuple[int, int]:
-        """Return the number of skipped steps in the current epoch, and of all its steps."""
+        """Return the number of skipped steps, and of all steps, in the current epoch."""
         self.flush()
         steps = len(self._epoch_seconds)
         return steps - len(self._epoch_losses), steps
@@ -211,7 +211,7 @@ class History:
         return median
 
     def state(self) -> HistoryState:
-        """Return what a checkpoint keeps; flush first."""
+        """Return the state that a checkpoint keeps; call `flush` first."""
         return {
             "rows": self._rows.count,
             "epoch_losses": self._epoch_losses,

@@ -1,4 +1,4 @@
-"""The loaders of a training: for training, validation and calibration."""
+"""Make the loaders of a training: for training, validation and calibration."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Images:
     """Makes loaders of the prepared images for one process of a training.
 
     Args:
-        config: Settings of the training.
-        folder: Folder of the prepared data.
-        world: The processes, each of which loads its share of every batch.
-        waiting: See `Part.waiting`.
+        config: the configuration of the run.
+        folder: the folder of the prepared data.
+        world: the processes, each of which loads its share of every batch.
+        waiting: see `Part.waiting`.
     """
 
     def __init__(
@@ -29,12 +29,12 @@ class Images:
     ) -> None:
         self._config, self._folder, self._world = config, folder, world
         self._waiting = waiting
-        # far from the seeds of other runs; sums with it stay within 64 bits
+        # far from the seeds of other runs; with an epoch or rank added it fits into 64 bits
         self.seed = config.seed * 100_003 % 2**62
 
     @property
     def classes(self) -> int:
-        """How many there are."""
+        """Number of classes."""
         return len(self._part("train").manifest.classes)
 
     def training(self, since: int = 0, state: Tensor | None = None) -> Loader:
@@ -46,23 +46,23 @@ class Images:
         return make(self._config.data.loader, self._part("val"))
 
     def calibration(self, count: int, epoch: int, check_stop: Callable[[], None]) -> list[Tensor]:
-        """Return the batches that `apart` yields."""
+        """Return the batches that `apart` yields, as a list."""
         return list(self.apart(count, epoch, check_stop))
 
     def apart(self, count: int, epoch: int, check_stop: Callable[[], None]) -> Iterator[Tensor]:
         """Yield batches (N, 3, H, W) from a separate loader; the training order is not affected.
 
         Args:
-            count: Number of batches, at most those of an epoch.
-            epoch: Number of finished epochs; each epoch gets other images.
-            check_stop: Called before each batch, may raise.
+            count: number of batches, at most those of an epoch.
+            epoch: number of finished epochs; each epoch gets other images.
+            check_stop: called before each batch; may raise.
         """
         for _, batch in zip(range(count), self.training(epoch), strict=False):
             check_stop()
             yield batch.images
 
     def chosen(self, used: Loader) -> str:
-        """Return in words which loader is used, and why."""
+        """Return a text that says which loader is used, and why."""
         kind, why = choose(self._config.data.loader, self._part("train"))
         return f"data.loader: {used.kind} ({why if kind.kind == used.kind else 'as it began'})"
 

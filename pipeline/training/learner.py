@@ -1,4 +1,4 @@
-"""The training step, and what it changes: network, average, optimizer, schedule, scaler."""
+"""Make training steps; hold what they change: network, average, optimizer, schedule, scaler."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class LearnerState(TypedDict):
-    """What a checkpoint keeps: the structure, and the state of each part as torch returns it."""
+    """A learner in a checkpoint: the structure, and the state of each part as torch returns it."""
 
     structure: Structure
     model: dict[str, Any]
@@ -50,7 +50,7 @@ def _parts(batch: Batch, count: int) -> Iterator[Batch]:
 class Learner:
     """The network of a run in one process, with its optimizer, schedule, scaler and average.
 
-    It begins fresh, or with the structure of a checkpoint, whose values `load_state` loads.
+    It starts from scratch, or with the structure of a checkpoint; `load_state` loads the values.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class Learner:
 
     @property
     def shipped(self) -> nn.Module:
-        """The network that is validated and handed on: the average, if there is one."""
+        """The network that is validated and written at the end: the average, if there is one."""
         return self.ema.module if self.ema else self.model
 
     def reschedule(self) -> None:
-        """Update the learning rate of the next step after a change of what it depends on."""
+        """Recompute the learning rate of the next step, after its inputs have changed."""
         self._schedule.last_epoch -= 1
         self._schedule.step()
 
@@ -105,7 +105,7 @@ class Learner:
         return float(self._schedule.get_last_lr()[-1])
 
     def autocast(self) -> torch.autocast:
-        """Return the autocast context of a forward."""
+        """Return the autocast context for a forward."""
         kind = PRECISIONS.get(self._recipe.precision)
         return torch.autocast(self._world.device.type, kind, enabled=kind is not None)
 
@@ -125,7 +125,7 @@ class Learner:
             if skipping and not skip:
                 skip = not nonfinite.finite_gradients(self.model, self._scaler)
         if skip:
-            loss = loss * math.nan  # told as no loss, also where only the gradients were bad
+            loss = loss * math.nan  # recorded as no loss, even if only the gradients were bad
             for buffer, before in statistics:
                 buffer.copy_(before)
         else:
@@ -138,8 +138,9 @@ class Learner:
     def _gradients(self, batch: Batch, skipping: bool) -> tuple[Tensor, bool]:
         """Compute the gradients of a batch; return its loss, on the device, and whether to skip it.
 
-        It goes through in `train.accumulate` parts; with the last, processes average gradients.
-        `skipping`: leave at the first loss that is not finite in any process.
+        The batch is split into `train.accumulate` parts. The processes average their gradients
+        during the last part. With `skipping`, return at the first loss that is not finite in any
+        process.
         """
         count = self._recipe.accumulate
         losses = []
@@ -153,7 +154,7 @@ class Learner:
         return torch.stack(losses).sum(), False
 
     def _apart(self) -> AbstractContextManager[None]:
-        """Return a context in which each process keeps its gradients to itself."""
+        """Return a context in which DDP does not average gradients between processes."""
         if isinstance(self._wrapped, DistributedDataParallel):
             return self._wrapped.no_sync()
         return nullcontext()
@@ -163,7 +164,7 @@ class Learner:
             accumulate(self._scaler)
         else:
             self._scaler.unscale_(self.optimizer)
-            accumulate(None)  # before clipping, whose factor differs in each step
+            accumulate(None)  # before clipping, whose factor differs from step to step
             nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.clip_grad)
         self.overflows.ask()
         self._scaler.step(self.optimizer)
@@ -175,7 +176,7 @@ class Learner:
         images = batch.images.contiguous(memory_format=self.layout)
         with self.autocast():
             scores = self._wrapped(images)
-            if scores.shape != (len(images), self._classes):  # of a network of the user's
+            if scores.shape != (len(images), self._classes):  # possible with a user's network
                 raise UserError(
                     f"model={self._config.model.name} gives scores {tuple(scores.shape)} for "
                     f"{len(images)} images and {self._classes} classes; it must give one for each "
@@ -207,11 +208,11 @@ class Learner:
             self._world.spread(list(self.ema.buffers()))
 
     def train(self) -> None:
-        """Set the network to train."""
+        """Set the network to training mode."""
         self._wrapped.train()
 
     def wrap(self) -> None:
-        """Compile the network and wrap it in DDP, in its current structure."""
+        """Compile the network in its current structure, and wrap it in DDP."""
         optim.arrange(self.optimizer)
         self.compiler.apply(self.model)
         self._wrapped = self.model
@@ -229,7 +230,7 @@ class Learner:
         self.compiler.remove()
 
     def state(self) -> LearnerState:
-        """Return what a checkpoint keeps."""
+        """Return the state that a checkpoint keeps."""
         return {
             "structure": dyrep.structure(self.model),
             "model": self.model.state_dict(),
@@ -241,7 +242,7 @@ class Learner:
         }
 
     def load_state(self, saved: LearnerState) -> None:
-        """Load what `state` returned, except the structure, which is built already."""
+        """Load a state that `state` returned, except its structure, which is built already."""
         self.model.load_state_dict(saved["model"], strict=True)
         if self.ema:
             assert saved["ema"] is not None  # a checkpoint with another train.ema is refused
@@ -261,7 +262,7 @@ class Learner:
             )
 
     def _settle_buckets(self) -> None:
-        """Let DDP arrange its buckets now instead of after the first step.
+        """Make DDP arrange its buckets now instead of after the first step.
 
         DDP arranges them once, by the order in which gradients arrive, and the order of additions
         between processes follows the buckets. Otherwise the first step after a restart would be

@@ -1,8 +1,8 @@
-"""The training loop: train an epoch, save, validate, adjust the structure, save; stop in between.
+"""Run the training loop: train an epoch, save, validate, adjust the structure, save.
 
-An epoch is saved when its last step is done, before it is validated: the checkpoint is written
-while the processes validate, and a training that resumes from it validates again. Where statistics
-are recalibrated first, it is saved after that.
+The loop can stop between any two steps. An epoch is saved after its last step and before its
+validation: the checkpoint is written while the processes validate, and a training that resumes from
+it validates again. If statistics are recalibrated, the epoch is saved after the recalibration.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pipeline.training.profile import Profile
 from pipeline.training.saving import Saving
 from pipeline.training.telling import Telling
 
-GONE = 20.0  # seconds without a batch after which none is expected
+GONE = 20.0  # after so many seconds without a batch, none is expected any more
 
 
 class Training:
-    """One training in one of its processes, from its start or from its newest checkpoint."""
+    """One training, in one of its processes; begins anew or resumes from its newest checkpoint."""
 
     def __init__(self, context: Context, world: World) -> None:
         self.context, self.world, self.recipe = context, world, context.config.train
@@ -41,7 +41,7 @@ class Training:
         """Train to the last epoch, or until the budget is spent; return the headline numbers.
 
         Raises:
-            UserError: the budget pays no step.
+            UserError: the budget is too small for a single step.
             Interrupted: a stop was requested; a checkpoint of the last step is on disk.
             NotFinite: the loss is not finite; no such state was saved.
         """
@@ -63,7 +63,7 @@ class Training:
             self._report("saved")
 
     def _make_steps(self) -> None:
-        """Train to the end of the present epoch, recalibrate where that is due, and save."""
+        """Train to the end of the present epoch, recalibrate if that is due, and save."""
         trains = self.state.steps_to_go > 0
         if trains:
             self.train_epoch()
@@ -78,7 +78,7 @@ class Training:
             self.save()
 
     def train_epoch(self) -> None:
-        """Make the steps that are missing in the present epoch, and save when it is time."""
+        """Make the remaining steps of the present epoch, and save when a save is due."""
         for batch in self.state.batches():
             self._step(batch)
             self._report()
@@ -123,7 +123,7 @@ class Training:
         return step_seconds
 
     def adjust(self, step_seconds: float) -> None:
-        """Grow and cut branches; a step took `step_seconds` before."""
+        """Grow and cut branches; `step_seconds` is the duration of a step before the change."""
         self._report("adjusting")
         adjustment.adjust(
             self.state, self.world, self.images, self.telling, self.leave_if_asked, step_seconds
@@ -143,7 +143,7 @@ class Training:
         return evaluation.headline(self.state, self.recipe)
 
     def _shipped(self) -> nn.Module:
-        """Return the network that `train.ship` means, with its branches."""
+        """Return the network that `train.ship` selects, with its branches."""
         if self.recipe.ship == "last":
             return self.state.learner.shipped
         best = self.saving.load_best(self.state.standing.best_epoch)
@@ -155,10 +155,10 @@ class Training:
             raise Interrupted
 
     def _while_waiting(self, seconds: float) -> None:
-        """Leave, if a stop was requested and no batch comes.
+        """Raise `Interrupted` if a stop was requested and no batch arrives.
 
-        Several processes leave together between two steps, so a process that waits leaves alone
-        only when no batch is expected any more.
+        Several processes normally stop together, between two steps. So a process that waits for a
+        batch stops alone only when no batch is expected any more.
         """
         if not self.context.stop_requested() or (not self.world.alone and seconds < GONE):
             return

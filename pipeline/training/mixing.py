@@ -12,11 +12,11 @@ from pipeline.data.loaders.base import Batch
 if TYPE_CHECKING:
     from torchvision.transforms import v2
 
-STEP = 8  # pixels; sides of progressive images are multiples of it
+STEP = 8  # pixels; the sides of progressive images are multiples of it
 
 
 class Mixing:
-    """Changes batches as `train.augment` says: mixup, cutmix, progressive.
+    """Changes batches according to `train.augment`: mixup, cutmix, progressive.
 
     Mixing draws from torch's generator, whose state is part of every checkpoint.
     """
@@ -38,7 +38,7 @@ class Mixing:
         return Batch(images, labels, numbers)
 
     def side(self, epoch: int) -> int:
-        """Return the side of the images in an epoch, counted from 0: it grows to full size."""
+        """Return the side of the images in an epoch (from 0), in pixels: it grows to full size."""
         first = self._recipe.augment.progressive
         if first is None or self._recipe.epochs == 1:
             return self._size
@@ -47,10 +47,10 @@ class Mixing:
 
 
 def _mix(augment: Augment, classes: int) -> v2.Transform | None:
-    """Return what mixes the images of a batch, if anything does."""
+    """Return the transform that mixes the images of a batch; None without mixup and cutmix."""
     if not (augment.mixup or augment.cutmix):
         return None
-    from torchvision.transforms import v2  # half a second: only where images are mixed
+    from torchvision.transforms import v2  # takes half a second, so only if it is needed
 
     kinds: list[v2.Transform] = []
     if augment.mixup:

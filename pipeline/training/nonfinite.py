@@ -1,8 +1,8 @@
 """Detect a non-finite loss lazily; replay from the checkpoint to name its cause.
 
-Checking every loss at once would make a GPU wait at each step, so losses are checked when they are
-written, some steps later. To find the cause, the training resumes from the newest checkpoint, which
-is older than the first bad step, and repeats the same steps while watching every layer.
+Checking every loss at once would make the GPU wait at each step, so losses are checked when they
+are written, some steps later. To find the cause, the training resumes from the newest checkpoint,
+which is older than the first bad step, and repeats the same steps while watching every layer.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pipeline.contract.world import World
 from pipeline.data.loaders.base import Batch
 from pipeline.display.errors import NoResult
 
-MOST_SKIPPED = 20  # steps in a row; more are no accident
-MOST_OF_EPOCH = 0.5  # share of the steps of an epoch; with more, nothing is learned
+MOST_SKIPPED = 20  # skipped steps in a row, at most; more are no accident
+MOST_OF_EPOCH = 0.5  # skipped share of an epoch, at most; with more, nothing is learned
 
 
 class NotFinite(Exception):
@@ -32,17 +32,17 @@ class NotFinite(Exception):
 
 
 class Diverged(NoResult):
-    """Training cannot go on: the loss is not finite; names step, layer and cure."""
+    """The loss is not finite, so training cannot continue; the message names step, layer, cure."""
 
 
 def judge(skipped: int, overflowed: int, steps: int, epoch: int) -> list[str]:
     """Return lines about the skipped steps of an epoch.
 
     Args:
-        skipped: Number of steps with a non-finite loss or gradients.
-        overflowed: Number of steps left out by the loss scaler, which has to find its scale first.
-        steps: Number of steps of the epoch.
-        epoch: Counted from 1.
+        skipped: number of steps with a non-finite loss or gradients.
+        overflowed: number of steps that the loss scaler skipped, e.g. to find its first scale.
+        steps: number of steps of the epoch.
+        epoch: number of the epoch, from 1.
 
     Raises:
         Diverged: most steps were skipped, so the training has not learned from its data.
@@ -70,9 +70,9 @@ def judge(skipped: int, overflowed: int, steps: int, epoch: int) -> list[str]:
 
 
 def finite_gradients(model: nn.Module, scaler: GradScaler) -> bool:
-    """Return whether all gradients are finite; equal on every process, after the all-reduce.
+    """Whether all gradients are finite; equal on every process, after the all-reduce.
 
-    An enabled loss scaler checks this itself; then the result is True.
+    With an enabled loss scaler, which checks this itself, the result is True.
     """
     if scaler.is_enabled():
         return True
@@ -91,12 +91,12 @@ def explain(
     """Repeat the steps from a checkpoint to a step with a non-finite loss, and name the cause.
 
     Args:
-        model: In the state of the checkpoint.
-        batches: The batches after the checkpoint.
-        update: Trains on a batch and returns the loss.
-        world: All processes; the first cause that one of them finds is reported.
-        check_stop: Called before each step, may raise.
-        steps: From the step after the checkpoint to the step with the non-finite loss.
+        model: the network, in the state of the checkpoint.
+        batches: the batches after the checkpoint.
+        update: trains on a batch and returns the loss.
+        world: all processes; the first cause that one of them finds is reported.
+        check_stop: called before each step; may raise.
+        steps: from the step after the checkpoint to the step with the non-finite loss.
     """
     last = f"the last checkpoint is from step {steps.start - 1}"
     with watching(model) as layers:
@@ -140,7 +140,7 @@ def watching(model: nn.Module) -> Iterator[list[str]]:
 
 
 def source(model: nn.Module, layers: list[str], images: Tensor) -> str:
-    """Return in words the source of the first non-finite value, after a step under `watching`."""
+    """Return a text that names the source of the first non-finite value of a watched step."""
     if not torch.isfinite(images).all():
         return "the images of the batch are not finite"
     if layers:

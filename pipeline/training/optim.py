@@ -1,4 +1,4 @@
-"""Optimizer state, learning rate and averages, without making the host wait."""
+"""Handle optimizer state, learning rate and averages without making the host wait for a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.training.pace import Pace
 
 
 def load(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Load a state, also one that was saved on another kind of device."""
+    """Load an optimizer's state, which may have been saved on another kind of device."""
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups if "fused" in optimizer.defaults else ():
         group["fused"] = optimizer.defaults["fused"]
@@ -25,8 +25,8 @@ def load(optimizer: Optimizer, state: dict[str, Any]) -> None:
 def arrange(optimizer: Optimizer) -> None:
     """Give each parameter a momentum of the same memory format, as a fused kernel needs.
 
-    A missing momentum is set to zero, from which the first step makes the gradient. Torch itself
-    would start with uninitialised memory if the loss scaler skips the very first step.
+    A missing momentum is set to zero, which makes the first momentum equal to the gradient. Torch
+    itself would start with uninitialised memory if the loss scaler skips the very first step.
     """
     for group in optimizer.param_groups:
         one_kernel = group.get("fused") and group.get("momentum")
@@ -50,7 +50,7 @@ class Overflows:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self.total = 0  # of earlier epochs
+        self.total = 0  # overflows of earlier epochs
         self._asked = self._called = 0
         self._told: Tensor | int = 0
         optimizer.register_step_pre_hook(self._step)
@@ -69,29 +69,31 @@ class Overflows:
         return self._asked - self._called + int(self._told)
 
     def end_epoch(self) -> None:
-        """Begin to count anew."""
+        """Add the current epoch's count to the total, and restart counting."""
         self.total += self.now
         self._asked = self._called = self._told = 0
 
     def state(self) -> dict[str, int]:
-        """Return what a checkpoint keeps."""
+        """Return the state that a checkpoint keeps."""
         return {"now": self.now, "total": self.total}
 
     def load_state(self, saved: dict[str, int]) -> None:
-        """Take up what `state` returned."""
+        """Restore a state that `state` returned."""
         self._asked, self.total = saved["now"], saved["total"]
 
 
 class Averaged(AveragedModel):
     """The exponential moving average of the weights and running statistics of a network.
 
-    Equal to torch's AveragedModel, which reads its counter, a tensor, in every step.
+    The result equals that of torch's AveragedModel, but that class makes the host wait in every
+    step, because it reads its counter, a tensor.
 
     Args:
-        model: The network.
-        decay: What stays of the average in a step.
-        warmup: After t steps no more than (1 + t) / (10 + t) stays, as in TensorFlow's
-            ExponentialMovingAverage with `num_updates`: first weights are soon forgotten.
+        model: the network.
+        decay: the share of the average that is kept in a step.
+        warmup: keep at most (1 + t) / (10 + t) after t steps, as TensorFlow's
+            ExponentialMovingAverage with `num_updates` does, so that the first weights are soon
+            forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float, warmup: bool = False) -> None:

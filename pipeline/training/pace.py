@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pipeline.config.train import Train
 from pipeline.training.cost import Cost
 
-TINY = 1e-6  # steps; rounding error of sums of prices
+TINY = 1e-6  # steps; tolerance for rounding errors in sums of prices
 RISE = 0.3  # onecycle: share of the training in which the rate rises
 LOW, LAST = 1 / 25, 1 / 25e4  # onecycle: first and last rate, as shares of the learning rate
 TANH = -7.0, 3.0  # tanh: its argument at the start and at the end, as in timm
-TAIL = 0.2  # wsd, rsqrt: share of the time after warm-up in which the rate falls to zero
+TAIL = 0.2  # wsd, rsqrt: last share of the time after warm-up, in which the rate falls to zero
 
 
 def _cosine(way: float, begin: float = 1.0, end: float = 0.0) -> float:
@@ -20,7 +20,7 @@ def _cosine(way: float, begin: float = 1.0, end: float = 0.0) -> float:
 
 
 def _onecycle(way: float) -> float:
-    """Rise, then fall below the start; as torch's OneCycleLR without its momentum cycle."""
+    """Rise, then fall below the first rate, like torch's OneCycleLR without its momentum cycle."""
     if way < RISE:
         return _cosine(way / RISE, LOW, 1.0)
     return _cosine((way - RISE) / (1 - RISE), 1.0, LAST)
@@ -42,13 +42,14 @@ ENDS: dict[str, Callable[[float], float]] = {
 
 
 def _restarts(done: float, first: float, growth: int) -> float:
-    """Fall and begin anew (SGDR, Loshchilov and Hutter, 2017, eq. 5); see torch's
-    CosineAnnealingWarmRestarts.
+    """Fall by cosines with restarts (SGDR, Loshchilov and Hutter, 2017, eq. 5).
+
+    Torch has the same schedule as CosineAnnealingWarmRestarts.
 
     Args:
         done: steps since the first cosine began.
-        first: steps of that.
-        growth: each is so many times as long as the one before.
+        first: steps of the first cosine.
+        growth: each cosine is so many times as long as the one before.
     """
     length = first
     while done + TINY >= length:
@@ -59,14 +60,14 @@ def _restarts(done: float, first: float, growth: int) -> float:
 class Pace:
     """The progress of a training, in steps; under a budget, in plain steps spent.
 
-    With `train.budget` progress is the share of the budget that is spent: warm-up, schedule, growth
-    and progressive resizing follow it, and no step is made that the budget cannot pay. A network
-    without branches trains the same with a budget as with that number of epochs.
+    With `train.budget`, progress is the spent share of the budget: warm-up, schedule, growth and
+    progressive resizing follow it, and no step is made that the budget does not cover. A network
+    without branches trains identically with a budget and with that number of epochs.
 
     Args:
-        recipe: Settings of the training.
-        steps_per_epoch: Number of batches in a pass over the images.
-        cost: Plain steps spent so far, and the price of a step.
+        recipe: settings of the training.
+        steps_per_epoch: number of batches in a pass over the images.
+        cost: plain steps spent so far, and the price of a step.
     """
 
     def __init__(self, recipe: Train, steps_per_epoch: int, cost: Cost) -> None:
@@ -76,7 +77,7 @@ class Pace:
         self._warmup = recipe.warmup_epochs * steps_per_epoch
         self._total = self.epochs * steps_per_epoch
         self._recipe = recipe
-        self.falls = 0  # of schedule=plateau, so far
+        self.falls = 0  # with schedule=plateau: number of falls of the rate so far
 
     @property
     def budgeted(self) -> bool:
@@ -101,7 +102,7 @@ class Pace:
         return max(0, math.floor((self._total - self.position(step) + TINY) / self.price))
 
     def lr_factor(self, step: int) -> float:
-        """Return the share of the learning rate: a linear warm-up, then the schedule."""
+        """Return the factor of the learning rate: a linear warm-up, then the schedule."""
         position = self.position(step)
         if position < self._warmup:
             return min(1.0, (position + 1) / self._warmup)
@@ -119,10 +120,11 @@ class Pace:
         return float(self._recipe.decay_rate ** self._fallen(position, way))
 
     def _ending(self, way: float, rest: float) -> float:
-        """Return the share of the learning rate of a schedule that falls to zero at the end.
+        """Return the factor of the learning rate of a schedule that falls to zero at the end.
 
-        Before that `wsd` is constant (MiniCPM, Hu et al., 2024), and `rsqrt` falls by the square
-        root of time in units of the warm-up (Zhai et al., 2022); see timm's WSDLRScheduler.
+        Before that fall, `wsd` is constant (MiniCPM, Hu et al., 2024), and `rsqrt` decreases with
+        one over the square root of time, in units of the warm-up (Zhai et al., 2022); see timm's
+        WSDLRScheduler.
         """
         schedule, after = self._recipe.schedule, self._recipe.decay_epochs
         tail = after * self.steps_per_epoch if isinstance(after, int) else TAIL * rest
@@ -130,7 +132,7 @@ class Pace:
         return before * ENDS[schedule](max(0.0, way - rest + tail) / tail)
 
     def _fallen(self, position: float, way: float) -> float:
-        """Return how often the learning rate has fallen: by the epochs, or as validations said."""
+        """Return the number of falls of the learning rate: by epochs, or after bad validations."""
         after = self._recipe.decay_epochs or 1
         if self._recipe.schedule == "plateau":
             return self.falls

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: `train.profile=STEPS` asks torch's profiler."""
+"""Profile the time of a training step with torch's profiler: `train.profile=STEPS`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from pipeline.records import rundir
 
 TRACE, TABLE = "trace.json.gz", "profile.json"
-SETTLING = 3  # steps that are left out: of the first, memory is allocated and kernels are chosen
-WARMUP = 2  # steps that the profiler watches and throws away, as its own start disturbs them
+SETTLING = 3  # first steps, which are left out: they allocate memory and choose kernels
+WARMUP = 2  # steps that the profiler measures and discards, because its own start disturbs them
 ROWS = 40  # operators of the table, the most expensive first
 
 
 class Profile:
-    """Watches some early steps of a training; writes a trace, and what each operator took.
+    """Profiles some early steps of a training; writes a trace, and the time of each operator.
 
-    A training that was stopped before it had them all watches as many when it goes on; one that
-    has them written is not watched again.
+    A training that was stopped before all these steps were made profiles as many steps when it
+    resumes. A training whose profile is written is not profiled again.
 
     Args:
-        steps: How many; None for none.
-        folder: Stage directory, for `trace.json.gz` (of chrome://tracing) and `profile.json`.
+        steps: number of steps to profile; None for none.
+        folder: stage directory, for `trace.json.gz` (see chrome://tracing) and `profile.json`.
     """
 
     def __init__(self, steps: int | None, folder: Path) -> None:
@@ -32,7 +32,7 @@ class Profile:
         self._profiler: profile | None = None
 
     def step(self) -> None:
-        """Note that a step was made."""
+        """Count a step; start or end the profiler when it is time."""
         self._made += 1
         if self._steps and self._made == SETTLING:
             self._profiler = _profiler(self._steps)
@@ -43,7 +43,7 @@ class Profile:
                 self.end(complete=True)
 
     def end(self, complete: bool = False) -> None:
-        """Watch no longer; write what was seen if that is `complete`."""
+        """Stop the profiler; write the measurements if they are `complete`."""
         if profiler := self._profiler:
             self._profiler = None
             seen = min(self._steps, self._made - SETTLING - WARMUP)

@@ -1,7 +1,7 @@
-"""The learning rate at which a loss falls fastest: a short training in which it rises.
+"""Find the learning rate at which the loss falls fastest, by a short training with a rising rate.
 
 Source: Smith, Cyclical Learning Rates for Training Neural Networks, section 3.3
-(arXiv 1506.01186); that the steepest fall is what to take is fastai's rule.
+(arXiv 1506.01186). Taking the rate of the steepest fall is fastai's rule.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pipeline.training.learner import Learner
 from pipeline.training.mixing import Mixing
 from pipeline.training.pace import Pace
 
-SMOOTHING = 0.9  # of the moving average of the losses
-DIVERGED = 4.0  # times the lowest smoothed loss: the end
-SETTLING = 0.1  # of the steps, at the beginning: the average is not yet one
+SMOOTHING = 0.9  # decay of the moving average of the losses
+DIVERGED = 4.0  # the ramp ends when the loss exceeds this multiple of the lowest smoothed loss
+SETTLING = 0.1  # first share of the steps, which is ignored: the average holds too few losses
 
 
 @dataclass(frozen=True)
 class Found:
-    """The losses of a ramp, and what follows from them.
+    """The losses of a ramp, and the learning rates that follow from them.
 
     `rates`, `losses` and `smoothed` have one value per step; `suggestion` is the rate at which the
-    smoothed loss falls fastest, `lowest` that at which it is lowest.
+    smoothed loss falls fastest, `lowest` the rate at which the smoothed loss is lowest.
     """
 
     rates: list[float]
@@ -44,7 +44,7 @@ class Found:
 
     @property
     def rows(self) -> list[tuple[float, float, float]]:
-        """Rate, loss and smoothed loss of each step."""
+        """The rate, loss and smoothed loss of each step."""
         return list(zip(self.rates, self.losses, self.smoothed, strict=True))
 
 
@@ -67,12 +67,12 @@ def rise(low: float, high: float, steps: int) -> list[float]:
 def climb(config: Config, folder: Path, rates: Sequence[float]) -> list[float]:
     """Train with one rate after the other; return the loss of each step until it diverges.
 
-    The network is as at the start of a training, with its optimizer, augmentation and precision.
+    The network starts as it does in a training, with its optimizer, augmentation and precision.
 
     Args:
-        config: Settings of a training.
-        folder: With the prepared data.
-        rates: One per step.
+        config: the configuration of a training.
+        folder: the folder of the prepared data.
+        rates: learning rates, one per step.
     """
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     world = World(rank=0, world_size=1, device=torch.device(kind), hang_timeout=600)
@@ -108,15 +108,15 @@ def smoothed(losses: Sequence[float]) -> list[float]:
 
 
 def judge(rates: Sequence[float], losses: Sequence[float]) -> Found:
-    """Return where the smoothed loss falls fastest, per factor of the learning rate.
+    """Return the losses, and the rate at which the smoothed loss falls fastest per log rate.
 
     Raises:
-        UserError: it does not fall.
+        UserError: the loss falls at none of the rates.
     """
     finite = [loss for loss in losses if math.isfinite(loss)]
     smooth = smoothed(finite)
     lowest = min(range(len(smooth)), key=smooth.__getitem__, default=0)
-    slopes = {  # what falls after the lowest falls from where it had diverged to
+    slopes = {  # only up to the lowest loss: a later fall only undoes a divergence
         at: (smooth[at + 1] - smooth[at - 1]) / math.log(rates[at + 1] / rates[at - 1])
         for at in range(max(1, round(SETTLING * len(rates))), lowest)
     }

@@ -1,9 +1,10 @@
-"""Set the running statistics of all batch norms anew at the end of an epoch.
+"""Recompute the running statistics of all batch norms at the end of an epoch.
 
-The averages of training lag behind the weights. Here every batch norm takes the mean and variance
-that it has on average over some batches, with the weights as they are, as the published commands
-for RepVGG do (`--dyrep_recal_bn_every_epoch`, lib/models/utils/recal_bn.py of
-github.com/hunto/image_classification_sota): in epochs after which nothing grows.
+The running averages of a training lag behind the weights. Recalibration sets the mean and variance
+of every batch norm to their averages over some batches, with the current weights. It is done in
+epochs after which nothing grows. The published commands for RepVGG do the same
+(`--dyrep_recal_bn_every_epoch`, lib/models/utils/recal_bn.py of
+github.com/hunto/image_classification_sota).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pipeline.training.state import State
 
 
 def due(state: State, recipe: Train) -> bool:
-    """Return whether to recalibrate now, after the last step of an epoch."""
+    """Whether to recalibrate now, after the last step of an epoch."""
     if recipe.recalibrate is None or state.recalibrated == state.epoch + 1:
         return False
     until = recipe.recalibrate_until
@@ -39,15 +40,15 @@ def recalibrate(
     """Recalibrate the network, and the averaged one if there is one; collective.
 
     Args:
-        state: Of the training; its `recalibrated` is updated.
-        recipe: Settings of the training.
-        world: All processes, each of which calls this.
-        images: Source of the batches.
-        check_stop: Called before each batch, may raise.
+        state: the state of the training; its `recalibrated` is updated.
+        recipe: settings of the training.
+        world: all processes; each of them calls this function.
+        images: source of the batches.
+        check_stop: called before each batch; may raise.
     """
     assert recipe.recalibrate is not None
     learner, epoch = state.learner, state.epoch + 1
-    networks = dict.fromkeys((learner.model, learner.shipped))  # often the same
+    networks = dict.fromkeys((learner.model, learner.shipped))  # often one network
     with state.cost.changing(world, state.history.step_seconds), learner.compiler.aside():
         batches = images.apart(recipe.recalibrate, epoch, check_stop)
         average_statistics(list(networks), batches, world, learner.autocast())
@@ -61,7 +62,10 @@ def average_statistics(
     world: World,
     autocast: AbstractContextManager[None],
 ) -> None:
-    """Make means over batches the running statistics of batch norms but frozen ones; collective."""
+    """Set the running statistics of all batch norms, except frozen ones, to means over batches.
+
+    Collective: every process calls this, and gets the means over all processes.
+    """
     norms = [m for n in networks for m in n.modules() if isinstance(m, _BatchNorm)]
     norms = [n for n in norms if n.running_mean is not None and not isinstance(n, Frozen)]
     with ExitStack() as stack:
@@ -81,14 +85,14 @@ def average_statistics(
 
 @contextmanager
 def _averaging(network: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
-    """Have batch norms begin anew and average what they see; all else is in eval mode."""
+    """Reset batch norms and let them average their inputs; all else is in eval mode."""
     flags = {module: module.training for module in network.modules()}
     own = [norm for norm in norms if norm in flags]
     momenta = [norm.momentum for norm in own]
     network.eval()
     for norm in own:
         norm.reset_running_stats()
-        norm.momentum = None  # torch: the mean over all batches
+        norm.momentum = None  # torch then computes the mean over all batches
         norm.train()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Explain a loss that is not finite: repeat the steps from the newest checkpoint to that step."""
+"""Explain a loss that is not finite, by repeating the steps since the newest checkpoint."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Choose the checkpoint to resume from, and check that it belongs to this training.
 
-DALI silently restores positions of other data, of another batch size or another number of
-processes, so the settings and data of a checkpoint are compared before it is used.
+DALI silently restores a position that was saved with other data, another batch size or another
+number of processes. So the settings and data of a checkpoint are compared before it is used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.training.checkpoint import Facts
 
 
 def identity(context: Context) -> Values:
-    """Return what must be equal in a checkpoint: settings, data, and the version of DALI."""
+    """Return the facts that a usable checkpoint has, too: settings, data, and version of DALI."""
     config = values_of(context.config, context.stage.reads)
     data = disk.sha256(context.parents["prep"] / "data" / rundir.MANIFEST)
     return {**flatten(config), "prepared data": data[:12], "DALI": versions().get(DALI)}

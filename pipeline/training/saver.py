@@ -19,17 +19,17 @@ from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Facts, Snapshot
 
 FIRST = 60.0  # seconds to the first save, while the cost of a save is unknown
-SHARE = 0.01  # largest share of the time that goes into saving
+SHARE = 0.01  # largest share of the time that may be spent on saving
 
 
 class Saver:
     """Writes the checkpoints of one training, on its main process.
 
     Args:
-        folder: Folder of the checkpoints.
-        settings: How often to save, and how many checkpoints to keep.
-        may_write: Raises if this attempt must not write any more.
-        saved: Called with the facts of each written checkpoint, and the seconds that it cost.
+        folder: the folder of the checkpoints.
+        settings: how often to save, and how many checkpoints to keep.
+        may_write: raises if this attempt must not write any more.
+        saved: called with the facts of each written checkpoint, and the seconds that it cost.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Saver:
         self.newest: str | None = None  # file of the newest state, written or being written
 
     def due(self, step: int) -> bool:
-        """Return whether the interval since the last save has passed, or the last save failed."""
+        """Whether the interval since the last save has passed, or the last save failed."""
         if self._failed():
             return True
         if self._settings.interval == "auto":
@@ -64,14 +64,14 @@ class Saver:
         return self._last_step + int(count) - step if unit.startswith("step") else 2**31
 
     def begin(self, step: int, file: str | None) -> None:
-        """Start the interval now; `file` holds the newest state."""
+        """Start the interval of the next save; `file` holds the newest state."""
         self._last_step, self._last_time, self.newest = step, time.monotonic(), file
 
     def save(self, facts: Facts, state: Any) -> None:
         """Take a snapshot now and write it in the background.
 
         Raises:
-            OSError: neither the checkpoint before nor this one can be written.
+            OSError: neither the previous checkpoint nor this one can be written.
             Superseded: a newer attempt owns the directory.
         """
         start = time.monotonic()
@@ -112,8 +112,8 @@ class Saver:
     def automatic_interval(self) -> float:
         """Return the optimal interval in seconds: sqrt(2 · cost · time between failures).
 
-        The cost includes the writing, which takes cores from a training on CPUs (J. W. Young, "A
-        first order approximation to the optimum checkpoint interval", CACM 1974).
+        The cost includes the writing, which takes cores from a training on CPUs. Source: J. W.
+        Young, "A first order approximation to the optimum checkpoint interval", CACM 1974.
         """
         if self._cost is None:
             return FIRST

@@ -1,4 +1,4 @@
-"""The checkpoints of a training: find the one to resume from, save the state, mark the best."""
+"""Find the checkpoint that a training resumes from, save its state, and mark the best."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Saving:
         return saved
 
     def save(self, state: State) -> None:
-        """Save the state while training goes on; collective.
+        """Save the state while training continues; collective.
 
         Raises:
             NotFinite: a loss since the last save is not finite; no such state is saved.
-            OSError: neither this checkpoint nor the one before can be written.
+            OSError: neither this checkpoint nor the previous one can be written.
         """
         state.history.flush()
         dump = state.dump()
@@ -47,11 +47,11 @@ class Saving:
             self.saver.save(self._facts(state), dump)
 
     def mark_best(self, state: State) -> None:
-        """Note that the newest checkpoint is the best so far, if its epoch validated best."""
+        """Record the newest checkpoint as the best, if its epoch validated best so far."""
         if self._world.main:
             self.saver.wait()
             self._context.check_owner()
-            assert self.saver.newest is not None  # of this epoch's last step
+            assert self.saver.newest is not None  # the checkpoint of this epoch's last step
             checkpoint.mark_best(
                 self._folder, self.saver.newest, state.epoch, state.metrics["top1"]
             )
@@ -60,15 +60,16 @@ class Saving:
         """Return the state that validated best.
 
         Args:
-            epoch: In which it did.
+            epoch: the epoch with the best validation.
 
         Raises:
-            UserError: its file is damaged or gone, or one that was given up is noted.
+            UserError: the file of that state is damaged or missing, or was written by steps that
+                have been repeated since.
         """
         self.saver.wait()
         path = checkpoint.best(self._folder)
         best: Saved = checkpoint.load(path)
-        if best["epoch"] + 1 != epoch:  # it was saved before it was validated and counted
+        if best["epoch"] + 1 != epoch:  # saved before the epoch was validated and counted
             raise UserError(
                 f"{path} is not of epoch {epoch}, the best, which was trained again from an older "
                 "checkpoint; train again with again=[train], or ship the last with train.ship=last"

@@ -1,4 +1,4 @@
-"""Set a training up: the device, the random numbers, and the state it begins or resumes with."""
+"""Set up a training: the device, the random numbers, and the state it begins or resumes with."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def set_up(
 
 
 def announce(state: State, telling: Telling) -> None:
-    """Say what the training starts from and what it leaves out, before its first step.
+    """Print what the training starts from and what it leaves out, before its first step.
 
     Raises:
-        UserError: the budget pays no step.
+        UserError: the budget is too small for a single step.
     """
     if not (state.step or state.unfinished):
         raise UserError(

@@ -1,4 +1,4 @@
-"""What the validations of a training say: its best epoch, and since when nothing got better."""
+"""Track the validations of a training: its best epoch, and the epochs without improvement."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pipeline.config.train import Train
 
 
 class StandingState(TypedDict):
-    """What a checkpoint keeps: `lowest` validation loss, and epochs `waited` since it or a fall."""
+    """The state of a `Standing` in a checkpoint.
+
+    `lowest` is the lowest validation loss; `waited` counts the epochs since it, or since the
+    learning rate fell.
+    """
 
     epoch: int
     best: dict[str, float]
@@ -19,27 +23,28 @@ class StandingState(TypedDict):
 
 
 class Standing:
-    """Takes the metrics of one epoch after the other, the same in every process.
+    """Receives the metrics of one epoch after the other, which are equal in every process.
 
-    The best epoch is that of the highest top-1; of equal ones, the first. A learning rate with
-    `schedule=plateau` falls by the validation loss, which tells more of few images.
+    The best epoch is the one with the highest top-1; of equal ones, the first. With
+    `schedule=plateau`, the validation loss decides when the learning rate falls, because with few
+    images the loss is more informative than top-1.
 
     Args:
-        recipe: `patience`, `schedule` and `decay_epochs`.
-        saved: What `state` returned; None for a training that begins.
+        recipe: provides `patience`, `schedule`, `decay_epochs` and `decay_rate`.
+        saved: the saved result of `state`; None for a training that begins.
     """
 
     def __init__(self, recipe: Train, saved: StandingState | None) -> None:
         self._recipe = recipe
         self.epoch = saved["epoch"] if saved else 0
-        self.best = saved["best"] if saved else {}  # its metrics, and its `epoch`
-        self.falls = saved["falls"] if saved else 0  # of the learning rate
+        self.best = saved["best"] if saved else {}  # the best epoch's metrics, and its number
+        self.falls = saved["falls"] if saved else 0  # number of falls of the learning rate
         self._lowest = saved["lowest"] if saved else None
         self._waited = saved["waited"] if saved else 0
-        self.told: list[str] = []  # what follows from the epoch taken last, a line each
+        self.told: list[str] = []  # lines on the consequences of the last epoch
 
     def take(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Take up the metrics of an epoch."""
+        """Record the metrics of an epoch."""
         self.epoch = epoch
         if not self.best or metrics["top1"] > self.best["top1"]:
             self.best = {"epoch": epoch, **metrics}
@@ -79,7 +84,7 @@ class Standing:
         return patience is not None and self.epoch - self.best_epoch >= patience
 
     def state(self) -> StandingState:
-        """Return what a checkpoint keeps."""
+        """Return the state that a checkpoint keeps."""
         return {
             "epoch": self.epoch,
             "best": self.best,

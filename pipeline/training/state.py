@@ -1,7 +1,7 @@
-"""The state of a training: how far it is, and the parts that carry what must survive a restart.
+"""Hold the state of a training: its progress, and every part that must survive a restart.
 
-`State.dump` returns all of it for a checkpoint, and `State` is built from what it returned. Nothing
-that a resumed training needs is anywhere else.
+`State.dump` returns the whole state for a checkpoint, and `State` can be built from its result.
+A resumed training needs nothing else.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from pipeline.training.standing import Standing, StandingState
 
 
 class RankState(TypedDict):
-    """What a checkpoint keeps of one process."""
+    """The part of a checkpoint that belongs to one process."""
 
     loader: Tensor
     generators: Generators
 
 
 class Saved(LearnerState):
-    """A training as a checkpoint has it; what is not required is missing in older versions."""
+    """The content of a checkpoint; older versions lack the fields that are not required."""
 
     step: int
     epoch: int
@@ -54,11 +54,11 @@ class State:
     """The network, its optimizer, the position in the data, and the records of one training.
 
     Args:
-        config: Settings of the training.
-        world: The processes; `dump` gathers from all of them.
-        images: Source of the loaders.
-        folder: Stage directory, where `history.jsonl` and `growth.jsonl` are written.
-        saved: What `dump` returned; None for a training that begins.
+        config: the configuration of the run.
+        world: the processes; `dump` gathers from all of them.
+        images: source of the loaders.
+        folder: stage directory, where `history.jsonl` and `growth.jsonl` are written.
+        saved: the saved result of `dump`; None for a training that begins.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class State:
         own = _own(saved, world) if saved else None
         self.step = saved["step"] if saved else 0
         self.epoch = saved["epoch"] if saved else 0  # epochs finished, with validation and growth
-        self.recalibrated = saved.get("recalibrated", 0) if saved else 0  # the last such epoch
+        self.recalibrated = saved.get("recalibrated", 0) if saved else 0  # last epoch that was
         self.metrics = saved.get("metrics", {}) if saved else {}
         self.resumed_at = self.step
         self.loader = images.training(
@@ -82,7 +82,7 @@ class State:
         self.pace.falls = self.standing.falls
         self._mixing = Mixing(recipe, classes, config.data.image_size)
         self.learner = Learner(config, world, classes, self.pace, saved)
-        generators.seed(images.seed + world.rank)  # equal weights, then a dropout of its own
+        generators.seed(images.seed + world.rank)  # weights are equal; dropout differs by rank
         rows = saved["growth"]["rows"] if saved else 0
         self.growth = Growth(
             self.learner.model,
@@ -105,12 +105,12 @@ class State:
 
     @property
     def plain_epochs(self) -> float:
-        """Epochs done so far; under a budget, epochs of the plain network paid so far."""
+        """Epochs done so far; under a budget, the cost so far in epochs of the plain network."""
         return self.pace.plain_epochs(self.step)
 
     @property
     def steps_to_go(self) -> int:
-        """Steps that are missing in the present epoch."""
+        """Number of remaining steps of the present epoch."""
         whole = (self.epoch + 1) * self.steps_per_epoch - self.step
         return min(whole, self.pace.steps_left(self.step))
 
@@ -121,7 +121,7 @@ class State:
 
     @property
     def unfinished(self) -> bool:
-        """Whether an epoch is to begin, or one that has begun is to be ended."""
+        """Whether another epoch is to be trained, or the present one is to be completed."""
         begun = self.step > self.epoch * self.steps_per_epoch
         return begun or (self.pace.steps_left(self.step) > 0 and not self.standing.over)
 
@@ -131,9 +131,9 @@ class State:
             yield self.epoch + 1
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the batches that are missing in the present epoch, ready to train on.
+        """Yield the remaining batches of the present epoch, ready to train on.
 
-        The budget may be spent before the epoch is complete; then the batches end early.
+        If the budget is spent before the epoch is complete, the batches end early.
         """
         if not self.steps_to_go:
             return
@@ -150,12 +150,12 @@ class State:
         return self._mixing(batch, int(self.plain_epochs) if self.pace.budgeted else self.epoch)
 
     def train_on(self, batch: Batch) -> Tensor:
-        """Update the network by one batch; return the loss, on the device. `step` stays."""
-        self.cost.count()  # the learning rate that follows may depend on what was spent
+        """Update the network with one batch; return the loss, on the device; keep `step`."""
+        self.cost.count()  # first, because the next learning rate may depend on the cost so far
         return self.learner.update(batch, partial(self.growth.accumulate, epochs=self.plain_epochs))
 
     def end_epoch(self, metrics: dict[str, float]) -> None:
-        """Count the epoch that has ended, and take up how it was validated."""
+        """Count the epoch that has ended, and record its validation."""
         self.metrics, self.epoch = metrics, self.epoch + 1
         self.standing.take(self.epoch, metrics)
         if self.pace.falls != self.standing.falls:
@@ -180,6 +180,6 @@ class State:
 
 
 def _own(saved: Saved, world: World) -> RankState | None:
-    """Return what is saved for this process; None if it is of another number of processes."""
+    """Return this process's part of a checkpoint; None if the number of processes has changed."""
     ranks = saved["ranks"]
     return ranks[world.rank] if len(ranks) == world.world_size else None

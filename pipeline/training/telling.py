@@ -13,8 +13,8 @@ from pipeline.records import attempt
 from pipeline.records.environment import more_cores
 from pipeline.training.pace import Pace
 
-PHASES = ("processes", "imports", "checkpoint", "first_step")  # up to the first step
-MUCH_WAITING = 0.1  # share of an epoch
+PHASES = ("processes", "imports", "checkpoint", "first_step")  # phases of the start-up
+MUCH_WAITING = 0.1  # share of an epoch spent waiting for data, above which a warning is printed
 
 
 class Telling:

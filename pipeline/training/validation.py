@@ -1,4 +1,4 @@
-"""Accuracy and loss of a network on a split, each image counted once over all processes."""
+"""Measure accuracy and loss of a network on a split; each image counts once over all processes."""
 
 from __future__ import annotations
 
