@@ -31,7 +31,7 @@ JobAcctGatherFrequency=task=1
 GREEDY = "import time; held = bytearray(300 * 2**20); time.sleep(60)"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def harsh(cluster):
     """Return the cluster with a prolog that can fail, memory limits, and jobs that are repeated."""
     prolog = cluster.directory / "prolog"
