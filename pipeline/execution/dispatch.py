@@ -45,7 +45,7 @@ def _run(this: Launch, overrides: list[str]) -> int:
         how = _to_continue(this.config, overrides)
         raise Interrupted(f"stopped; to continue: {how}") from None
     except (UserError, StageFailed, OSError):
-        with suppress(OSError):  # the cause, such as a full disk, can affect the report as well
+        with suppress(Exception):  # the cause, such as a full disk, can affect the report as well
             _close(this)
         raise
     _close(this)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -81,13 +83,19 @@ def rate(story: Story) -> Markup:
 
 def _by_epoch(story: Story, key: str, name: str, colour: str) -> Curve:
     rows = [row for row in story.epochs if shown(row["epoch"])]
-    return Curve(name, colour, [row["epoch"] for row in rows], [row[key] for row in rows])
+    return Curve(name, colour, [row["epoch"] for row in rows], [_drawn(row[key]) for row in rows])
 
 
 def _by_step(story: Story, key: str) -> tuple[list[float], list[float]]:
     """Return the positions of the steps, in epochs, and the metric `key` at each."""
     per_epoch = story.epochs[0]["step"]
-    return [row["step"] / per_epoch for row in story.steps], [row[key] for row in story.steps]
+    drawn = [_drawn(row[key]) for row in story.steps]
+    return [row["step"] / per_epoch for row in story.steps], drawn
+
+
+def _drawn(value: float | None) -> float:
+    """Return a number of the history as a curve has it: a gap for one that was not finite."""
+    return math.nan if value is None else value
 
 
 def growth(story: Story) -> Markup:

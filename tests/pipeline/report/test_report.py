@@ -3,6 +3,7 @@
 import html
 import itertools
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,18 @@ def test_half_a_run_has_a_report(run):
     assert [row["step"] for row in told.steps] == [1, 2, 3]
     page = write_report(run).read_text()
     assert "not finished" in page and "git did not say" not in page
+
+
+def test_a_loss_that_was_not_finite_is_a_gap_in_the_curve(run):
+    (run / "train" / rundir.HISTORY).unlink()
+    for step, (loss, val_loss) in enumerate(
+        ((1.0, math.nan), (math.inf, 1.0), (2.0, 1.0)), start=1
+    ):
+        row = {"step": step, "epoch": step, "loss": loss, "lr": 0.1}
+        rundir.append_line(run / "train" / rundir.HISTORY, {"kind": "step", **row})
+        told = {"kind": "epoch", **row, "top1": 50.0, "val_loss": val_loss}
+        rundir.append_line(run / "train" / rundir.HISTORY, told)
+    assert "Training and validation loss by epoch" in write_report(run).read_text()
 
 
 def test_changes_that_git_did_not_tell_of_are_unknown(run):
