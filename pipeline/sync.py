@@ -120,7 +120,10 @@ def _wanted(run: Path) -> Wandb:
 
 
 def _sent(run: Path) -> str | None:
-    return (run / SENT).read_text() if (run / SENT).exists() else None
+    try:
+        return rundir.read_text(run / SENT)
+    except (UserError, FileNotFoundError):  # all is sent again, and the server drops what it has
+        return None
 
 
 def _digest(run: Path) -> str:

@@ -161,5 +161,5 @@ def saved(directory: Path) -> int:
     """Return the point from which a repetition would continue; 0 if nothing is saved."""
     try:
         return int(json.loads(files.read(directory / PROGRESS))["saved"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return 0

@@ -16,7 +16,7 @@ from pipeline.compare.groups import Answer, Group
 from pipeline.compare.table import interval
 from pipeline.display.errors import UserError
 from pipeline.display.outside import line, say
-from pipeline.records import rundir
+from pipeline.records import rundir, schemas
 from pipeline.report.canvas import (
     BLUE,
     GREEN,
@@ -143,10 +143,12 @@ def _epochs(history: Path) -> dict[int, float]:
             rows: list[dict[str, Any]] = [
                 json.loads(line) for line in lines if EPOCH in line and line.endswith(b"\n")
             ]
-        return {row["epoch"]: row["top1"] for row in rows if row.get("top1") is not None}
+        for row in rows:
+            schemas.check(rundir.HISTORY, row)
+        return {row["epoch"]: float(row["top1"]) for row in rows if row.get("top1") is not None}
     except FileNotFoundError:
         return {}
-    except (UserError, ValueError, KeyError, AttributeError) as error:
+    except (UserError, ValueError, TypeError, OverflowError, RecursionError) as error:
         say(f"note: a curve is left out: {history}: {error}")
         return {}
 

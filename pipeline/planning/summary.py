@@ -182,7 +182,7 @@ def describe(stage: str, metrics: Metrics) -> str:
     """Return the result of a stage in a few words."""
     try:
         return LINES[stage](metrics)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:  # e.g. infinitely many epochs
         return f"it lacks {error}"
 
 

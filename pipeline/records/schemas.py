@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.config.base import StageName
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+Whole = Annotated[int, Field(gt=-(2**63), lt=2**63)]  # a float can be as large
 Finite = Annotated[float, Field(gt=-1e12, lt=1e12)]  # seconds; sums of them are finite, too
+Moment = Annotated[float, Field(gt=-6e10, lt=2.5e11)]  # seconds since 1970, of the years 68 to 9892
 Facts = dict[str, Any]
 
 
@@ -47,7 +49,7 @@ class Result(Record):
     parents: dict[str, str] = {}
     attempts: Count = 0
     seconds: Finite
-    metrics: dict[str, int | float | bool]
+    metrics: dict[str, Whole | float | bool]
     outputs: dict[str, Output] = {}
     environment: Facts = {}
 
@@ -88,7 +90,7 @@ class Attempt(Record):
     attempt: Count
     pid: Count = 0
     host: str = ""
-    time: Finite = 0.0
+    time: Moment = 0.0
     born: Count | None = None
     job: str | None = None
 
@@ -101,7 +103,7 @@ class Progress(Record):
     done: Count
     total: Count
     text: str
-    time: Finite
+    time: Moment
     saved: Count = 0
     eta: Finite | None = None
 
@@ -143,7 +145,7 @@ class Event(Record):
 
     FILE = "events.jsonl"
 
-    time: Finite
+    time: Moment
     event: str
     attempt: Count = 0
     message: str = ""
@@ -158,7 +160,7 @@ class Event(Record):
     signal: str = ""
     code: int = 0
     saved: Count = 0
-    last_progress: Finite = 0.0
+    last_progress: Moment = 0.0
 
 
 class Submission(Record):
@@ -166,7 +168,7 @@ class Submission(Record):
 
     FILE = "jobs.jsonl"
 
-    time: Finite = 0.0
+    time: Moment = 0.0
     event: str = ""
     executor: str = ""
     pid: Count = 0

@@ -15,6 +15,7 @@ newer.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,6 +31,7 @@ from pipeline.records import disk, packing, rundir
 
 SUFFIX = ".safetensors"
 BEST = "best.json"
+NAME = re.compile(rf"step-(\d+)-e(\d+)-a(\d+){re.escape(SUFFIX)}")
 
 
 @dataclass(frozen=True)
@@ -212,13 +214,13 @@ def _best(folder: Path) -> Best | None:
 
 
 def _by_age(folder: Path) -> list[Path]:
-    """Return all files, newest first: by attempt, then by epochs and step."""
-
-    def age(path: Path) -> tuple[int, int, int]:
-        _, step, epoch, attempt = path.stem.split("-")
-        return int(attempt[1:]), int(step), int(epoch[1:])
-
-    return sorted(folder.glob(f"step-*-e*-a*{SUFFIX}"), key=age, reverse=True)
+    """Return all files, newest first: by attempt, then by step and epochs."""
+    found = {}
+    for path in folder.glob(f"step-*{SUFFIX}"):
+        if match := NAME.fullmatch(path.name):  # others are copies that somebody has made
+            step, epoch, attempt = map(int, match.groups())
+            found[path] = attempt, step, epoch
+    return sorted(found, key=lambda path: found[path], reverse=True)
 
 
 def _seal(path: Path) -> Seal | None:

@@ -59,6 +59,23 @@ def typed(path):
         path.write_text(json.dumps(wrong(yaml.safe_load(path.read_text()))))
 
 
+def numbers(number):
+    """Return what writes a number in place of each; JSON text, as a parser would meet it."""
+
+    def damage(path):
+        lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        rows = [json.dumps(_with_marks(yaml.safe_load(line))) for line in lines]
+        path.write_text("".join(f"{row}\n" for row in rows).replace('"#"', number))
+
+    return damage
+
+
+def _with_marks(value):
+    if isinstance(value, dict):
+        return {key: _with_marks(inner) for key, inner in value.items()}
+    return "#" if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 def half(path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -77,6 +94,7 @@ DAMAGES = {
     "no UTF-8": text(b'{"a": "\xff"}\n'), "zeros": text(b"\0" * 64 + b"\n"),
     "huge": text(b'{"attempt": ' + b"1" * 5000 + b"}\n"), "deep": text(b"[" * 100_000 + b"\n"),
     "no JSON": text(b'{"a": \n'), "empty": text(b""), "half": half, "types": typed,
+    "infinite": numbers("1e999"), "endless": numbers("1" * 400), "far": numbers("9e11"),
     "directory": instead(lambda path: path.mkdir()), "FIFO": instead(os.mkfifo),
     "no target": instead(lambda path: path.symlink_to("nowhere")),
     "loop": instead(lambda path: path.symlink_to(path.name)),
@@ -100,7 +118,9 @@ READ = {  # what each command relies on, so that it names what is damaged there
 }  # fmt: skip
 NO_DAMAGE = {("config.yaml", "half")} | {
     (file, damage) for file in FILES if file.endswith(".jsonl") for damage in ("empty", "half", "zeros")
-} | {(f"{WAITING}/jobs.jsonl", "mapping")}  # fmt: skip
+} | {(f"{WAITING}/jobs.jsonl", "mapping")} | {
+    ("run.json", damage) for damage in ("infinite", "endless", "far")  # it has no number
+} | {(file, "far") for file in ("train/result.json", "fuse/result.json")}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +223,20 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(file, damage, world, c
             lines = [line for line in said.splitlines() if path.name in line]
             assert any("damaged" in line for line in lines), (name, said)
             assert code == {"status": 0, "compare": 0}.get(name, 2)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "1" * 400])
+def test_a_result_with_numbers_beyond_measure_is_shown_or_named(world, capsys, number):
+    root, _ = world
+    for stage in METRICS:
+        path = root / "runs" / "bad" / stage / rundir.RESULT
+        result = json.loads(path.read_text())
+        marked = {**result, "metrics": _with_marks(result["metrics"])}
+        path.write_text(json.dumps(marked).replace('"#"', number))
+    for main in (status.main, compare.main):
+        assert main(["bad", "good", "--root", str(root)]) == 0
+        told = capsys.readouterr()
+        assert "good" in told.out and "Traceback" not in told.out + told.err
 
 
 def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):

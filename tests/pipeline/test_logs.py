@@ -4,6 +4,7 @@ import pytest
 
 from pipeline import logs
 from pipeline.contract.table import STAGES
+from pipeline.display.errors import UserError
 from pipeline.records import rundir, timeline
 from pipeline.records.schemas import Event
 from tests.runs import make_run
@@ -110,3 +111,11 @@ def test_without_a_stage_the_end_of_each_is_shown_and_all_of_the_last(tmp_path, 
     assert [line for line in lines if line.startswith("latency ")] == [
         f"latency {number}" for number in range(20)
     ]
+
+
+@pytest.mark.parametrize("time", [9e11, -9e11])
+def test_a_time_that_no_calendar_has_is_damage(stage, time):
+    root, directory = stage
+    rundir.append_line(directory / rundir.EVENTS, {"time": time, "event": "started", "attempt": 3})
+    with pytest.raises(UserError, match=r"events.jsonl line 13 is damaged \(time: "):
+        logs.Reader(root, directory, None).read()

@@ -72,7 +72,15 @@ def test_a_key_that_came_later_is_passed_over(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [('{"saved": 7}', 7), ("{}", 0), ("null", 0), ('{"saved": null}', 0), ("{", 0), (None, 0)],
+    [
+        ('{"saved": 7}', 7),
+        ("{}", 0),
+        ("null", 0),
+        ('{"saved": null}', 0),
+        ("{", 0),
+        (None, 0),
+        ('{"saved": 1e999}', 0),
+    ],
 )
 def test_how_far_a_job_has_saved(text, found, tmp_path):
     if text is not None:

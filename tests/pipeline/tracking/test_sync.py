@@ -1,5 +1,6 @@
 """Runs sent later, from their files; and offline runs that plain `wandb sync` can send."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import tracking
+from pipeline import sync, tracking
 from pipeline.config import Wandb
 from pipeline.records import rundir
 from pipeline.tracking import rows
@@ -141,3 +142,10 @@ def test_online_without_a_server_becomes_offline_and_says_so_once(
     recorder.trouble = None
     assert python("sync", "--root", run.parent.parent).returncode == 0
     assert next(iter(recorder.runs.values())).steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_bytes(b"\xff"), Path.mkdir])
+def test_what_cannot_be_read_of_the_last_time_is_sent_again(tmp_path, make):
+    make(tmp_path / sync.SENT)
+    with no_longer_than(20):
+        assert sync._sent(tmp_path) is None

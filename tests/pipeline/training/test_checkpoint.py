@@ -142,6 +142,15 @@ def test_the_newest_the_best_and_the_last_between_epochs_are_kept(tmp_path):
     assert {path.stem for path in tmp_path.glob("step-*.json")} == set(names(tmp_path))
 
 
+def test_a_copy_that_somebody_made_is_left_alone(tmp_path):
+    path = write(tmp_path, 10)
+    for name in ("step-00000010-e000-a001 (copy)", "step-00000010-e000-a001.old", "step-x-e-a"):
+        (tmp_path / f"{name}.safetensors").write_bytes(path.read_bytes())
+    assert newest(tmp_path) == (path, [])
+    checkpoint.prune(tmp_path, 1)
+    assert len(names(tmp_path)) == 4
+
+
 def test_generators_continue_where_they_were():
     generators.seed(3)
     saved = generators.state()
