@@ -155,7 +155,12 @@ def _finish(
     }
     for split, part in parts.items():
         if not part.images:
-            raise UserError(_nothing_left(context, split, records, len(twice.leaks)))
+            raise UserError(_nothing_left(context, f"{split} image", records, len(twice.leaks)))
+    listed = {item.label for n in of_split["train"] for _, item in work[n].items}
+    for label in sorted(listed):
+        if not parts["train"].counts[label]:
+            what = f"train image of class {listing.classes[label]!a}"
+            raise UserError(_nothing_left(context, what, records, len(twice.leaks)))
     mean, std = statistics(np.sum([records[n].histogram for n in of_split["train"]], axis=0))
     sizes = np.unique(images(records)[["height", "width"]])
     Manifest(
@@ -187,15 +192,16 @@ def _without_leaks(
     for place in of_split["train"]:
         numbers = twice.leaks.keys() & set(records[place].kept["number"].tolist())
         if numbers:
+            work[place].record.unlink()  # of a shard that is no longer as it says
             records[place] = build.drop(work[place], records[place], numbers)
     return twice
 
 
-def _nothing_left(context: Context, split: str, records: list[Record], leaks: int) -> str:
+def _nothing_left(context: Context, what: str, records: list[Record], leaks: int) -> str:
     bad = sum(len(record.bad) for record in records)
     why = [f"{bad} cannot be used ({context.dir / findings.QUARANTINE} lists them)"] if bad else []
     why += [f"{leaks} training images are validation images, too, and left out"] if leaks else []
-    return f"no {split} image is left: {', '.join(why) or 'there was none to begin with'}"
+    return f"no {what} is left: {', '.join(why) or 'there was none to begin with'}; add others"
 
 
 def _split(records: list[Record], classes: int) -> Split:

@@ -96,7 +96,7 @@ def test_the_adjustments_to_come_are_counted(epochs, times):
 )
 def test_why_no_image_is_left(tmp_path, bad, leaks, told, untold):
     records = [SimpleNamespace(bad=[{}] * bad)]
-    said = _nothing_left(SimpleNamespace(dir=tmp_path), "train", records, leaks)
+    said = _nothing_left(SimpleNamespace(dir=tmp_path), "train image", records, leaks)
     assert told in said and untold not in said.replace(str(tmp_path), "")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.sources.base import Item, Listing, lacking
-from pipeline.data.sources.tree import File, fact
+from pipeline.data.sources.tree import File, content, fact
 from pipeline.display.errors import UserError
 
 if TYPE_CHECKING:
@@ -133,17 +133,17 @@ class Cifar:
             missing = [path for path in read.values() if not path.exists()]
             if missing:
                 raise UserError(f"{missing[0]} is missing; extract {known.filename} again")
-            raw = {name: path.read_bytes() for name, path in read.items()}
+            raw = {name: content(path) for name, path in read.items()}
         else:
             archive = self.root / known.filename
-            check_sum(archive, archive.read_bytes(), known.tgz_md5)
+            check_sum(archive, content(archive), known.tgz_md5)
             with tarfile.open(archive) as tar:
                 members = {name: tar.extractfile(f"{known.base_folder}/{name}") for name in sums}
                 raw = {name: member.read() for name, member in members.items() if member}
-        for name, content in raw.items():
-            check_sum(folder / name, content, sums[name])
+        for name, data in raw.items():
+            check_sum(folder / name, data, sums[name])
         # safe to unpickle: the MD5 sums are those that the authors published
-        return {name: pickle.loads(content, encoding="latin1") for name, content in raw.items()}
+        return {name: pickle.loads(data, encoding="latin1") for name, data in raw.items()}
 
 
 def check_sum(path: Path, content: bytes, md5: str) -> None:

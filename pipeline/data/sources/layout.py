@@ -38,6 +38,7 @@ def check(root: Path, split: bool) -> None:
 
 def _check_splits(root: Path) -> None:
     if (root / "train").is_dir() and (root / "val").is_dir():
+        _refuse_splits(root / "train")
         return
     if not root.is_dir():
         raise UserError(
@@ -66,14 +67,8 @@ def _split(root: Path, names: set[str]) -> str:
 def _check_classes(root: Path) -> None:
     if not root.is_dir():
         raise UserError(f"{root} is no folder; data.root needs CLASS/IMAGE below it")
+    _refuse_splits(root)
     names = folders(root)
-    splits = {name for name in names if name.lower() in SPLITS}
-    if len(splits) > 1:
-        told = " and ".join(f"{name}/" for name in sorted(splits))
-        cure = (
-            _commands(root, names) or f"point data.root at one of them, e.g. {root / min(splits)}"
-        )
-        raise UserError(f"{root} holds {told}, which are splits and no classes; {cure}")
     for name in sorted(names):
         below = {one for one in folders(root / name) if one.lower() in SPLITS}
         if len(below) > 1 or (len(names) == 1 and below):
@@ -83,6 +78,18 @@ def _check_classes(root: Path) -> None:
                 "data.val_fraction=null if it is no class, or put its images into "
                 f"{root}/train/{name}/ and {root}/val/{name}/"
             )
+
+
+def _refuse_splits(path: Path) -> None:
+    """Refuse a folder of classes that holds splits instead, of which it would make classes."""
+    names = folders(path)
+    if len(splits := {name for name in names if name.lower() in SPLITS}) < 2:
+        return
+    told = " and ".join(f"{name}/" for name in sorted(splits))
+    cure = _commands(path, names)
+    cure = f"data.root={path} is where they are; {cure}" if cure and path.name == "train" else cure
+    cure = cure or f"point data.root at one of them, e.g. {path / min(splits)}"
+    raise UserError(f"{path} holds {told}, which are splits and no classes; {cure}")
 
 
 def hint(path: Path) -> str:

@@ -59,13 +59,21 @@ def _check_one(name: str, where: Path, kind: str) -> None:
         name.encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"{kind} {os.fsencode(name)!r} of {where} is no UTF-8; rename it, e.g. "
-            f"`convmv -r -f latin1 -t utf8 --notest {where}`"
+            f"{kind} {os.fsencode(name)!r} of {where} {_undecoded(name, where)}"
         ) from None
     if any(unicodedata.category(c) in UNPRINTABLE for c in name):
         raise UserError(
             f"{kind} {name!a} of {where} has a control character in its name; rename it"
         )
+
+
+def _undecoded(name: str, where: Path) -> str:
+    """Return why Python could not decode a name, and the cure."""
+    try:
+        os.fsencode(name).decode()
+    except UnicodeDecodeError:
+        return f"is no UTF-8; rename it, e.g. `convmv -r -f latin1 -t utf8 --notest {where}`"
+    return "is UTF-8, which Python does not read here; unset PYTHONUTF8, or export LC_ALL=C.UTF-8"
 
 
 def _difference(one: str, other: str) -> str:

@@ -16,6 +16,7 @@ from pipeline.data.sources.classes import Label, Labelled, labelled
 from pipeline.data.sources.tables import Table, features, holds_images, holds_labels, open_table
 from pipeline.data.sources.tree import Row, Tree, fact, tree
 from pipeline.display.errors import UserError
+from slurm import files
 
 if TYPE_CHECKING:
     from pipeline.config.data import Parquet as Settings
@@ -183,11 +184,11 @@ class Parquet:
         folder, _, file = name.rpartition("/")
         path = self.root / folder / STATE
         try:
-            rows: list[dict[str, Any]] = json.loads(path.read_text())["_data_files"]
+            rows: list[dict[str, Any]] = json.loads(files.read(path))["_data_files"]
             return file in [row["filename"] for row in rows]
         except FileNotFoundError:
             return False
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f"{path} is damaged; save the data set again") from None
 
 

@@ -83,7 +83,7 @@ class ParquetFile:
         self._group = -1  # after an error the next row is searched again
         while row >= self._first + len(self._rows):
             self._first += len(self._rows)
-            self._rows = next(self._batches).column(0)
+            self._rows = next(self._batches).column(column)  # "image" selects "image.old", too
         self._group = group
         return _bytes(self._rows, row - self._first)
 
@@ -124,7 +124,7 @@ def features(schema: Any) -> dict[str, Any]:
     """Return the metadata of Hugging Face: `_type` of each column, and names of a ClassLabel."""
     try:
         noted = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     return noted if isinstance(noted, dict) else {}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.display.errors import UserError
+from slurm import files
 
 Row = dict[str, str]
 EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff",
@@ -176,6 +177,18 @@ def skipped(name: str) -> str | None:
 def folders(path: Path) -> set[str]:
     """Return the names of the sub-folders that can hold images."""
     return {entry.name for entry in entries(path) if is_folder(entry) and not skipped(entry.name)}
+
+
+def content(path: Path) -> bytes:
+    """Return the content of a file that a data set must have; a FIFO would block.
+
+    Raises:
+        UserError: it cannot be read, or is not a regular file.
+    """
+    try:
+        return files.read(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; get it again, or make it readable") from None
 
 
 def read(path: Path) -> bytes:

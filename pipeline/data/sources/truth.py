@@ -20,10 +20,12 @@ from tempfile import TemporaryDirectory
 
 from pipeline.data.sources.tree import image
 from pipeline.display.errors import UserError
+from slurm import files
 
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 Labels = dict[str, int]
 NUMBER = re.compile(r"[-+]?[0-9]{1,9}")
+LARGEST_PART = 2**26  # bytes read of a file of the development kit; a real one has a megabyte
 HEADER = ("imageid", "predictionstring")  # of the list of Kaggle
 
 
@@ -181,11 +183,11 @@ def packed_kit(archive: Path, name: str) -> list[Entry]:
     with TemporaryDirectory() as folder:
         (Path(folder) / "data").mkdir()
         try:
-            with tarfile.open(archive) as tar:
+            with files.opened(archive) as packed, tarfile.open(fileobj=packed) as tar:
                 for file in ("ILSVRC2012_validation_ground_truth.txt", "meta.mat"):
-                    content = tar.extractfile(f"{name}/data/{file}")
-                    assert content is not None
-                    (Path(folder) / "data" / file).write_bytes(content.read())
+                    part = tar.extractfile(f"{name}/data/{file}")
+                    assert part is not None
+                    (Path(folder) / "data" / file).write_bytes(part.read(LARGEST_PART))
             return list(kit(Path(folder)))
         except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError, UserError):
             raise UserError(f"{archive} is no development kit, or damaged; get it again") from None
@@ -203,7 +205,8 @@ def kit(folder: Path) -> Iterator[Entry]:
     meta = folder / "data" / "meta.mat"
     lines = text(path).split("\n")
     try:
-        synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
+        with files.opened(meta) as file:
+            synsets = loadmat(file, squeeze_me=True)["synsets"]
         names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
     except Exception as error:  # loadmat raises many kinds of errors on other files
         raise UserError(

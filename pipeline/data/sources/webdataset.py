@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import math
 import re
 import time
 from array import array
@@ -30,7 +31,8 @@ CLASS = ("cls", "cls.txt")
 PATIENCE = 5.0  # seconds for counting; the rest is estimated by size
 LONGEST = 1000  # bytes of a file with a class
 MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
-RANGE = re.compile(r"(\d+)\.\.(\d+)")
+RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
+MOST = 1_000_000  # shards that a pattern may name
 
 
 class Sample(NamedTuple):
@@ -206,12 +208,20 @@ def _compressed(found: Tree) -> str:
 def braces(pattern: str) -> list[str]:
     """Expand a pattern to names: `{00..12}` is a range, `{a,b}` a list."""
     pieces = re.split(r"\{([^{}]*)\}", pattern)
-    return ["".join(one) for one in itertools.product(*map(_choices, pieces, range(len(pieces))))]
+    choices = list(map(_choices, pieces, range(len(pieces))))
+    if (count := math.prod(map(len, choices))) > MOST:
+        raise UserError(f"{pattern} names {count:,} shards; name at most {MOST:,}")
+    return ["".join(one) for one in itertools.product(*choices)]
 
 
 def _choices(piece: str, place: int) -> list[str]:
     if place % 2 == 0:
         return [piece]
-    if span := RANGE.fullmatch(piece):
-        return [f"{n:0{len(span[1])}d}" for n in range(int(span[1]), int(span[2]) + 1)]
-    return piece.split(",")
+    if not (span := RANGE.fullmatch(piece)):
+        return piece.split(",")
+    first, last = map(int, span.groups())
+    if not first <= last < first + MOST:
+        raise UserError(
+            f"{{{piece}}} names {max(0, last - first + 1):,} shards; count up, at most {MOST:,}"
+        )
+    return [f"{n:0{len(span[1])}d}" for n in range(first, last + 1)]

@@ -13,6 +13,7 @@ from torchvision import datasets
 
 from pipeline.data.sources.choose import source
 from pipeline.display.errors import UserError
+from tests.launcher import no_longer_than
 from tests.pipeline.data.preparing import listing, settings
 
 
@@ -94,3 +95,18 @@ def test_a_batch_that_is_not_its_authors_is_not_unpickled(cifar, tmp_path):
 def test_a_missing_archive_says_where_to_get_it(tmp_path):
     with pytest.raises(UserError, match=r"cifar-100-python.tar.gz .*https://.*data.root"):
         source(settings(name="cifar100", root=str(tmp_path), val_fraction=None)).count()
+
+
+@pytest.mark.parametrize("extracted", [False, True])
+def test_a_fifo_in_the_place_of_a_file_keeps_nobody(cifar, extracted):
+    root, content = cifar
+    known = datasets.CIFAR10
+    archive = root / known.filename
+    if extracted:
+        with tarfile.open(archive) as tar:
+            tar.extractall(root)
+    replaced = root / known.base_folder / next(iter(content)) if extracted else archive
+    replaced.unlink()
+    os.mkfifo(replaced)
+    with no_longer_than(20), pytest.raises(UserError, match="it is no regular file; get it again"):
+        listing(name="cifar10", root=str(root), val_fraction=None)

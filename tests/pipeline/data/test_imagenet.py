@@ -1,5 +1,6 @@
 """ImageNet in folders, and the lists that label its validation images."""
 
+import os
 from unicodedata import normalize
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from pipeline.data.sources.choose import source
 from pipeline.display.errors import UserError
+from tests.launcher import no_longer_than
 from tests.pipeline.data.preparing import encoded, listing, picture, settings
 
 WNIDS = ("n01440764", "n01443537", "n02084071")
@@ -192,3 +194,22 @@ def test_imagenet_without_any_list_says_what_is_missing(imagenet):
 def test_no_imagenet_says_where_to_get_it(tmp_path):
     with pytest.raises(UserError, match=r"ILSVRC2012_img_train.tar .* image-net.org"):
         source(settings(name="imagenet", root=str(tmp_path), val_fraction=None)).count()
+
+
+@pytest.mark.parametrize(
+    ("fifo", "said"),
+    [
+        ("ILSVRC2012_devkit_t12.tar.gz", "is no development kit, or damaged"),
+        ("ILSVRC2012_devkit_t12/data/meta.mat", "meta.mat cannot be read"),
+        ("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", "is no file"),
+        ("LOC_val_solution.csv", "is no file"),
+    ],
+)
+def test_a_fifo_in_the_place_of_a_list_keeps_nobody(imagenet, fifo, said):
+    path = imagenet / fifo
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (path.parent / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n3\n")
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with no_longer_than(20), pytest.raises(UserError, match=said):
+        source(settings(name="imagenet", root=str(imagenet), val_fraction=None)).count()

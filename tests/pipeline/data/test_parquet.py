@@ -1,5 +1,6 @@
 """Tables of Hugging Face: columns, classes and splits found; rows read a few at a time; damage named."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 from pipeline.data.sources import changes
 from pipeline.data.sources.choose import source
 from pipeline.display.errors import UserError
+from tests.launcher import no_longer_than
 from tests.pipeline.data.preparing import Prepared, settings
-from tests.pipeline.data.tables import CLASSES, IMAGES, both, saved, table, write
+from tests.pipeline.data.tables import CLASSES, IMAGES, STRUCT, both, saved, table, write
 
 
 def found(root, val_fraction=None, image_column=None, label_column=None):
@@ -274,3 +276,25 @@ def test_rows_are_read_a_few_at_a_time(tmp_path, monkeypatch):
     assert reader.read("a.parquet/3") == images[3]
     assert pa.default_memory_pool().max_memory() - before < 15e6
     assert Path(tmp_path / "a.parquet").exists()
+
+
+def test_a_column_whose_name_begins_alike_is_not_read_in_its_place(tmp_path):
+    whole = table()
+    others = pa.array([{"bytes": data, "path": ""} for data in reversed(IMAGES[:8])], STRUCT)
+    content = whole.add_column(0, "image.old", others)
+    both(tmp_path, content, content)
+    images = found(tmp_path, image_column="image")
+    assert [images.read(item.name) for item in images.listing().splits["val"]] == IMAGES[:8]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_text("[" * 100_000)])
+def test_a_state_that_cannot_be_read_keeps_nobody(tmp_path, make):
+    saved(tmp_path / "train", table())
+    (tmp_path / "train" / "state.json").unlink()
+    make(tmp_path / "train" / "state.json")
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    with (
+        no_longer_than(20),
+        pytest.raises(UserError, match=r"state.json is damaged; save the data"),
+    ):
+        found(tmp_path).count()

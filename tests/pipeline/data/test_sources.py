@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
+from pipeline.data.sources import names
 from pipeline.data.sources.base import Item
 from pipeline.data.sources.choose import source
 from pipeline.display.errors import UserError
@@ -117,6 +118,7 @@ NO_FOLDERS = {
     "images between, to split": (("images/train/cat", "images/val/cat"), 0.2, "{}/images holds train/ and val/"),
     "with labels beside": (("images/train/a", "images/val/a", "labels/train/a", "labels/val/a"), 0.2, "{}/images holds train/ and val/"),
     "splits below classes": (("cat/train", "cat/test", "dog/train", "dog/test"), 0.2, "{}/cat holds test/ and train/"),
+    "splits below train": (("train/train/a", "train/test/a", "val/train/a", "val/test/a"), None, "{}/train holds test/ and train/, which are splits .* data.root={}/train is where they are; `ln -s test {}/train/val`"),
     "a level more": (("flowers/rose", "flowers/tulip"), 0.2, "1 class folder;.*{}/flowers holds folders"),
     "one class": (("cat",), 0.2, "1 class folder; use at least 2"),
     "none": ((), 0.2, "0 class folders; use at least 2"),
@@ -213,6 +215,14 @@ def test_a_file_too_large_for_an_image_is_not_read(root):
     os.truncate(root / "cat" / "000.jpg", 2**40)  # sparse
     with pytest.raises(OSError, match="1,099,511,627,776 bytes are too many for one image"):
         source(settings(name="imagefolder", root=str(root))).read("cat/000.jpg")
+
+
+def test_a_name_that_python_does_not_read_is_not_called_wrong(tmp_path):
+    """As with LC_ALL=C PYTHONUTF8=0, where Python decodes names as ASCII."""
+    with pytest.raises(UserError, match=r"is UTF-8, which Python does not read here; unset"):
+        names.check({"caf\udcc3\udca9"}, tmp_path)
+    with pytest.raises(UserError, match=r"is no UTF-8; rename it"):
+        names.check({"caf\udce9"}, tmp_path)
 
 
 def test_synthetic_images_are_the_same_each_time_and_of_their_size():

@@ -198,3 +198,23 @@ def test_a_shard_that_loses_all_its_images_is_no_shard(tmp_path):
     writer = shards.Writer(tmp_path / "train-00000.tar")
     assert writer.close() is None
     assert not list(tmp_path.iterdir())
+
+
+def test_a_class_that_loses_all_its_training_images_is_refused(tmp_path):
+    root = tmp_path / "images"
+    folder(root / "train", images=3)
+    folder(root / "val", images=1)
+    made = prepared(tmp_path, root, shard_images=2, val_fraction=None, max_bad=0.9)
+    for number in range(3):
+        (root / "train" / "dog" / f"{number:03d}.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no train image of class 'dog' is left: 3 cannot be used"):
+        made.run()
+    for number in range(3):  # copies of validation images
+        copy = (root / "val" / "dog" / "000.jpg").read_bytes()
+        (root / "train" / "dog" / f"{number:03d}.jpg").write_bytes(copy)
+    with pytest.raises(UserError, match="4 training images are validation images, too"):
+        made.run()
+    assert not made.folder.exists()
+    (root / "val" / "dog" / "000.jpg").write_bytes(encoded(picture(99)))  # under the same name
+    made.run()
+    assert len(made.stored("train")) == made.metrics["train_images"] == 5
