@@ -35,7 +35,7 @@ from pipeline.planning.plan import make_plan, verify
 from pipeline.planning.step import Step
 from pipeline.records import caches, rundir, store
 from pipeline.records.schemas import Result
-from slurm import output
+from slurm import output, private
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -49,6 +49,7 @@ MODELS = "--models"
 def main() -> int:
     """Run the command; return its exit code, after a last line that says how it ended."""
     output.settle()
+    private.keep_out()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of exiting with 1
     words = sys.argv[1:]
     if words[:1] == [MODELS]:

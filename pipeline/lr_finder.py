@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.training.ramp import Found
 
+LEAST = 1e-9  # rate that `--low` and `--high` take, and its reciprocal the largest
+MOST = 100_000  # steps
 HOW = (
     "the smoothed loss falls fastest there, per factor of the learning rate; it is lowest at "
     "{lowest:.2g}, where a training is close to diverging"
@@ -51,8 +53,10 @@ def _rate(text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no learning rate; use a number above 0")
+    if not LEAST <= value <= 1 / LEAST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no learning rate; use a number from {LEAST:g} to {1 / LEAST:g}"
+        )
     return value
 
 
@@ -61,12 +65,12 @@ def _find(options: argparse.Namespace) -> int:
 
     if options.low >= options.high:
         raise UserError(f"--low {options.low:g} is not below --high {options.high:g}")
-    if options.json and options.html and options.json.resolve() == options.html.resolve():
-        raise UserError(f"--json and --html both name {options.json}; give each a file of its own")
     if options.steps < 20:
         raise UserError(f"--steps {options.steps} are too few to see a loss fall; use at least 20")
+    if options.steps > MOST:
+        raise UserError(f"--steps {options.steps} are no short training; use at most {MOST:,}")
     page = options.html or Path(f"lr-{options.run}.html")
-    outfile.check(page, options.json)
+    outfile.check(options.json, page)
     (run,) = named.find(options.root, [options.run])
     data = run / "prep" / "data"
     if not (data / rundir.MANIFEST).exists():

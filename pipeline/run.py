@@ -31,13 +31,14 @@ from pipeline.execution.after_stage import close_complete, followed
 from pipeline.execution.processes import End
 from pipeline.records import attempt, caches, rundir
 from pipeline.records.schemas import Question, Where
-from slurm import output
+from slurm import output, private
 from slurm.place import Place
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage of a directory; return the exit code."""
     output.settle()
+    private.keep_out()
     interrupt.install()
     interrupt.die_with_parent(signal.SIGTERM)
     processes.forget_others()

@@ -72,6 +72,11 @@ def owner(uid: int) -> str:
         return f"user {uid}"
 
 
+def keep_out() -> None:
+    """Have this process and its children make nothing that everybody may write to."""
+    os.umask(os.umask(0o077) | stat.S_IWOTH)
+
+
 def own(directory: Path) -> None:
     """Make a directory and its parents, and close it to other users.
 

@@ -44,8 +44,6 @@ def _compare(options: argparse.Namespace) -> int:
 
     if bool(options.runs) == (options.group is not None):
         raise UserError("name runs, or a group with --group G; `pipeline.status` lists the runs")
-    if options.json and options.html and options.json.resolve() == options.html.resolve():
-        raise UserError(f"--json and --html both name {options.json}; give each a file of its own")
     outfile.check(options.json, options.html)
     if options.online:
         from pipeline.compare import online

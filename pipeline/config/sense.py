@@ -52,6 +52,7 @@ SETS = (
 )
 NOT_IN_WANDB = "/\\#?%:"  # characters of names
 OPSET = 23  # the newest that the exporter of torch 2.10 knows
+EXACT = 2.0**-52  # relative spacing of float64
 HUE = 0.5  # share of the colour circle, either way: the whole circle
 
 
@@ -269,6 +270,9 @@ def _starts(flat: Flat) -> Iterator[str]:
 def _exports(flat: Flat) -> Iterator[str]:
     if flat["fuse.opset"] > OPSET:
         yield f"fuse.opset={flat['fuse.opset']} is newer than the exporter; use 18 to {OPSET}"
+    if (tolerance := flat["fuse.tolerance"]) < EXACT or 1 <= tolerance < math.inf:
+        what = "is finer than float64" if tolerance < EXACT else "accepts any network"
+        yield f"fuse.tolerance={tolerance:g} {what}; use e.g. 1e-9"
 
 
 CHECKS = (

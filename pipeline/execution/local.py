@@ -56,9 +56,11 @@ def run_local(steps: list[Step], config: Config) -> None:
         _refuse_queued(step, config)
     for step in wanted:  # a mark made after this point is meant for this launch
         (step.dir / CANCELLED).unlink(missing_ok=True)
+    run = rundir.run_dir(Path(config.root), config.name)
+    overtaken = (run / CANCELLED).exists()  # its marks of stages may have been removed just now
     with Onlooker() as onlooker:
         for step in wanted:
-            if _cancelled(step):
+            if overtaken or _cancelled(step):
                 raise Cancelled(
                     f"{step.stage.name} was cancelled before it began; {_go_on(config)}"
                 )

@@ -27,7 +27,7 @@ from pipeline.config.base import Values
 from pipeline.config.data import HOLDS
 from pipeline.custom import code
 from pipeline.display.errors import DONE, UserError
-from pipeline.display.masking import mask, mask_yaml
+from pipeline.display.masking import TELLING, mask, mask_yaml
 from pipeline.display.outside import visible
 from pipeline.planning import meanings, starts
 from pipeline.planning.conf import CONF
@@ -36,6 +36,7 @@ from pipeline.records import rundir
 
 Composed = tuple[DictConfig, dict[str, str], list[str]]  # settings, choices, overrides
 
+OF_ENVIRONMENT = re.compile(r"(?<!\\)\$\{oc\.env:\s*['\"]?(\w+)")
 WHAT = {starts.STRUCTURE: "RUN, one of the same network that has grown"}
 
 
@@ -70,6 +71,7 @@ def to_config(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -
 
 def values(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> Values:
     """Return the settings of a composed tree; derive a missing run name from the choices."""
+    _refuse_named_secrets(tree)
     said: Any = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(said, dict)
     _leave_out(said, choices, {override.key_or_group for override in parse(overrides)})
@@ -80,6 +82,21 @@ def values(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> V
     _settle_paths(said)
     starts.pin(said)
     return {str(key): value for key, value in said.items()}
+
+
+def _refuse_named_secrets(tree: DictConfig) -> None:
+    """Refuse the value of an environment variable that is secret by its name: it would be kept.
+
+    Nothing in the value itself may show that, so it would be masked nowhere.
+    """
+    written: Any = OmegaConf.to_container(tree, resolve=False)
+    for key, value in flatten(written).items():
+        for name in OF_ENVIRONMENT.findall(str(value)):
+            if TELLING.search(name):
+                raise UserError(
+                    f"{key} takes in the value of {name}, which looks like a secret and would be "
+                    "kept below root; leave it out, and read the variable where it is needed"
+                )
 
 
 def _leave_out(said: Values, choices: dict[str, str], named: set[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from pipeline.planning.step import Step
 from pipeline.records import disk, rundir, store
 from pipeline.records.schemas import Result
 
+SEARCHED = ("imagefolder", "imagenet", "parquet", "webdataset")  # data.root with all its folders
 ENLARGED = 2  # factor of upscaling above which a note is printed
 UNWATCHED = 5  # first steps of a training, which `training.profile` leaves out
 
@@ -70,8 +72,13 @@ def data_error(config: Config, plan: list[Step]) -> UserError | None:
 
 def _check_data(config: Config, plan: list[Step]) -> None:
     """Refuse missing data, and too few training images if the train stage will run."""
+    if plan[0].runs:
+        _check_apart(config)
     images = _training_images(config, plan[0])
     trains = any(step.wanted for step in plan if step.stage.name == "train")
+    if trains and images is not None and images < 1:
+        where = "" if config.data.root is None else f" in {config.data.root}"
+        raise UserError(f"data={config.data.name} has no images to train on{where}; add some")
     if trains and images is not None and config.train.batch_size > images:
         raise UserError(
             f"train.batch_size={config.train.batch_size} is larger than the {images} "
@@ -80,6 +87,24 @@ def _check_data(config: Config, plan: list[Step]) -> None:
         )
     if trains and images is not None:
         _check_profile(config, images)
+
+
+def _check_apart(config: Config) -> None:
+    """Refuse a root where prep would read what earlier runs have written as if it were images."""
+    if config.data.name not in SEARCHED or config.data.root is None:
+        return
+    whole = config.data.val_fraction is not None or config.data.name not in (
+        "imagefolder",
+        "imagenet",
+    )
+    places = [config.data.root, *(f"{config.data.root}/{split}" for split in ("train", "val"))]
+    root = Path(os.path.realpath(config.root))
+    for place in places if whole else places[1:]:
+        if root.is_relative_to(os.path.realpath(place)):
+            raise UserError(
+                f"root={config.root} is in {place}, where prep looks for images and would find "
+                "those of earlier runs; choose a root= elsewhere"
+            )
 
 
 def _check_profile(config: Config, images: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,13 +10,19 @@ from pipeline.display.errors import UserError
 from pipeline.records import disk, rundir
 
 
-def check(*paths: Path | None) -> None:
+def check(json: Path | None = None, html: Path | None = None) -> None:
     """Refuse a path that cannot be written, before its content is computed.
 
+    Args:
+        json: of the option `--json`.
+        html: of the option `--html`.
+
     Raises:
-        UserError: as `write` raises, or the path is a folder.
+        UserError: as `write` raises, the path is a folder, or both are one file.
     """
-    for path in filter(None, paths):
+    if json and html and os.path.realpath(json) == os.path.realpath(html):
+        raise UserError(f"--json and --html both name {json}; give each a file of its own")
+    for path in filter(None, (json, html)):
         _check_dash(path)
         try:
             there = _is_there(path)

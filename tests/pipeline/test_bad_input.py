@@ -90,6 +90,8 @@ REFUSED = [
     (["train=null"], "train needs a choice"),
     (["~train.epochs"], "train.epochs is missing"),
     (["train.epochs"], "not of the form KEY=VALUE"),
+    (["group='${oc.env:SOME_API_KEY}'"], "group takes in the value of SOME_API_KEY, which looks"),
+    (["cluster=slurm", "cluster.setup=['export X=${oc.env:DB_PASSWORD,none}']"], "of DB_PASSWORD"),
     (["stage=eval"], "stage=eval needs prep and train and fuse"),
     (["name=a/b"], "cannot be a directory name"),
     (["name='a b'"], "cannot be a directory name"),

@@ -121,7 +121,9 @@ def test_a_failing_stage_shows_its_log_and_where_it_is(copied):
 
 
 def test_a_tolerance_that_is_not_met_fails_and_names_the_layer(copied):
-    done = copied("name=strict", *SMALL, "fuse.tolerance=1e-19", "stage=fuse", "tracking=disabled")
+    done = copied(
+        "name=strict", *SMALL, "fuse.tolerance=2.3e-16", "stage=fuse", "tracking=disabled"
+    )
     assert done.returncode == 1
     assert "FusionError: features." in done.stderr.splitlines()[-1]
     folder = copied.root / "runs" / "strict" / "fuse"

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -84,6 +85,54 @@ def test_a_root_is_the_same_for_the_launcher_and_its_stages(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert config("root=o/").root == config("root=./o").root == str(tmp_path / "o")
     assert config().root == str(tmp_path / "outputs")
+
+
+SEARCHED = [  # the settings of data, and whether prep would find what is in ./outputs
+    (["data=imagefolder", "data.val_fraction=0.1"], True),
+    (["data=webdataset"], True),
+    (["data=parquet"], True),
+    (["data=imagefolder"], False),
+    (["data=mnist"], False),
+]
+
+
+@pytest.mark.parametrize(("data", "refused"), SEARCHED, ids=lambda asked: str(asked))
+def test_a_root_among_the_images_is_refused(inside, tmp_path, data, refused):
+    for path in (tmp_path, tmp_path / "link"):
+        code, _, told = inside(*data, f"data.root={path}")
+        assert (code, told.count("\n")) == (2, 1)
+        assert (f"outputs is in {path}, where prep looks for images" in told) == refused
+        (tmp_path / "link").symlink_to(tmp_path) if path == tmp_path else None
+    assert not inside.root.exists()
+
+
+def test_a_root_below_the_training_images_is_refused(inside, tmp_path):
+    (tmp_path / "train").symlink_to(tmp_path)
+    told = inside("data=imagefolder", f"data.root={tmp_path}")[-1]
+    assert f"outputs is in {tmp_path}/train, where prep looks for images" in told
+
+
+def test_a_folder_without_images_to_train_on_is_said_to_have_none(inside, tmp_path):
+    with tarfile.open(tmp_path / "train-0.tar", "w"), tarfile.open(tmp_path / "val-0.tar", "w"):
+        pass
+    inside.root = tmp_path.with_name(f"{tmp_path.name}-outputs")
+    code, _, told = inside("data=webdataset", f"data.root={tmp_path}")
+    assert (code, told) == (
+        2,
+        f"error: data=webdataset has no images to train on in {tmp_path}; add some\n",
+    )
+
+
+def test_nothing_is_made_that_everybody_may_write_to(tmp_path):
+    script = "import os; from slurm import private; private.keep_out(); os.mkdir('x')"
+    for umask, mode in ((0o000, 0o775), (0o002, 0o775), (0o022, 0o755), (0o077, 0o700)):
+        place = tmp_path / oct(umask)
+        place.mkdir()
+        subprocess.run(
+            [sys.executable, "-c", script], cwd=place, umask=umask, check=True,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        )  # fmt: skip
+        assert (place / "x").stat().st_mode & 0o777 == mode
 
 
 def test_a_run_frozen_with_relative_paths_goes_on(tmp_path, monkeypatch):

@@ -157,9 +157,27 @@ def test_who_is_asked_to_stop_and_finishes_is_followed_by_nothing(
     monkeypatch.setattr(local, "_refuse_queued", lambda *_: None)
     monkeypatch.setattr(local, "verify_outputs", lambda _: None)
     monkeypatch.setattr(local, "_run", lambda step, *_: ran.append(step.stage.name) or True)
+    config = SimpleNamespace(root=str(directory), name="x")
     with pytest.raises(Interrupted) if last == "eval" else nullcontext():
-        local.run_local(steps, None)
+        local.run_local(steps, config)
     assert ran == begun
+
+
+def test_a_cancel_that_comes_while_a_launch_begins_is_obeyed(directory, monkeypatch):
+    """The launch removes the marks of its stages, which an earlier cancel has left."""
+    step = SimpleNamespace(dir=directory, stage=STAGES["train"], runs=True)
+    config = SimpleNamespace(root=str(directory), name="x")
+    run = rundir.run_dir(directory, "x")
+    run.mkdir(parents=True)
+
+    def cancels(*_):
+        for marked in (run, directory):
+            rundir.write_text(marked / CANCELLED, "now")
+
+    monkeypatch.setattr(local, "_refuse_queued", cancels)
+    monkeypatch.setattr(local, "_run", lambda *_: pytest.fail("it began"))
+    with pytest.raises(Cancelled, match="train was cancelled before it began; to go on"):
+        local.run_local([step], config)
 
 
 def test_no_writer_brings_a_folder_back(tmp_path):
@@ -170,13 +188,18 @@ def test_no_writer_brings_a_folder_back(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("later", [OSError(errno.EROFS, "no"), UserError("no"), TypeError("no")])
 @pytest.mark.parametrize("error", [UserError("the disk is full"), OSError(errno.ENOSPC, "full")])
-def test_the_first_reason_is_told_where_no_report_can_be_written(monkeypatch, error):
+def test_the_first_reason_is_told_where_no_report_can_be_written(monkeypatch, error, later):
     def fail(*_):
         raise error
 
     monkeypatch.setattr(dispatch.local, "run_local", fail)
-    monkeypatch.setattr(dispatch, "_close", refusing(errno.EROFS))
+
+    def close(_):
+        raise later
+
+    monkeypatch.setattr(dispatch, "_close", close)
     this = SimpleNamespace(plan=[], config=None)
     with pytest.raises(type(error)) as told:
         dispatch._run(this, [])

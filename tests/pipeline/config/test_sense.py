@@ -15,6 +15,8 @@ REFUSED = [
     ("train.lr=nan", "train.lr=nan"),
     ("method.max_cost=inf", "not a finite number"),
     ("fuse.tolerance=inf", "not a finite number"),
+    ("fuse.tolerance=1e-30", "fuse.tolerance=1e-30 is finer than float64; use e.g. 1e-9"),
+    ("fuse.tolerance=1.0", "fuse.tolerance=1 accepts any network"),
     ("train.augment.crop=resized train.augment.scale=[1.0,0.08]", "write [0.08,1.0]"),
     ("train.augment.crop=resized train.augment.ratio=[2.0,0.5]", "write [0.5,2.0]"),
     ("train.augment.jitter=[0.0,0.0,0.0,0.7]", "use at most 0.5"),

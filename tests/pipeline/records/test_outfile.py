@@ -84,7 +84,8 @@ def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch, name, sai
 
 def test_what_can_be_written_is_not_refused_and_not_made(tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    outfile.check(None, Path(os.devnull), tmp_path / "new" / "file", tmp_path / "fifo")
+    outfile.check(Path(os.devnull), tmp_path / "new" / "file")
+    outfile.check(None, tmp_path / "fifo")
     assert [path.name for path in tmp_path.iterdir()] == ["fifo"]
 
 

@@ -47,11 +47,16 @@ def test_a_loss_that_does_not_fall_has_no_suggestion(losses):
     [
         (["r", "--low", "1", "--high", "0.1"], "--low 1 is not below --high 0.1"),
         (["r", "--steps", "5"], "use at least 20"),
+        (["r", "--steps", "1000000000"], "use at most 100,000"),
+        (["r", "--json", "circle", "--html", "circle"], "--json and --html both name circle"),
+        (["r", "--json", "circle", "--html", "other"], "circle: Too many levels of symbolic links"),
         (["q"], "there is no run 'q'"),
         (["r"], "run r has no prepared images; `python -m pipeline.launch name=r stage=prep"),
     ],
 )
-def test_bad_input_is_one_line(arguments, told, tmp_path, capsys):
+def test_bad_input_is_one_line(arguments, told, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "circle").symlink_to("circle")
     make_run(tmp_path, "r", finished=())
     assert main([*arguments, "--root", str(tmp_path)]) == BAD_INPUT
     error = capsys.readouterr().err
