@@ -71,22 +71,6 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
-@contextlib.contextmanager
-def no_longer_than(seconds):
-    """Fail where something waits for ever, e.g. for a FIFO."""
-
-    def late(*_):
-        raise AssertionError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def module(name, *arguments, environment, timeout=120):
     """Run a module of the pipeline in an environment."""
     return subprocess.run(

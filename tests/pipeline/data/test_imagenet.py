@@ -211,5 +211,5 @@ def test_a_fifo_in_the_place_of_a_list_keeps_nobody(imagenet, fifo, said):
     (path.parent / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n3\n")
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    with no_longer_than(20), pytest.raises(UserError, match=said):
+    with no_longer_than(60), pytest.raises(UserError, match=said):
         source(settings(name="imagenet", root=str(imagenet), val_fraction=None)).count()

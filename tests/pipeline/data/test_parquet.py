@@ -294,7 +294,7 @@ def test_a_state_that_cannot_be_read_keeps_nobody(tmp_path, make):
     make(tmp_path / "train" / "state.json")
     (tmp_path / "dataset_dict.json").write_text("{}")
     with (
-        no_longer_than(20),
+        no_longer_than(60),
         pytest.raises(UserError, match=r"state.json is damaged; save the data"),
     ):
         found(tmp_path).count()
