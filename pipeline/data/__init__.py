@@ -1,1 +1,1 @@
-"""Images in: sources, shards on disk, and loaders that read them."""
+"""Read images from sources, store them in shards on disk, and load them for a network."""

@@ -1,4 +1,4 @@
-"""preprocess.json, beside the fused network: how images are prepared for the network.
+"""Write and read preprocess.json, beside the fused network: how to prepare images for it.
 
 A deployment needs to know nothing about the training: `load` returns a torchvision transform.
 """
@@ -19,8 +19,10 @@ FILE = "preprocess.json"
 
 
 class Preprocessing(TypedDict):
-    """How evaluation prepares an image: its short side is scaled to `resize` pixels, the middle
-    `image_size` pixels are cut out, and values from 0 to 1 are normalised per channel.
+    """The preparation of an image in an evaluation.
+
+    Its short side is scaled to `resize` pixels, the middle square of `image_size` pixels is cut
+    out, and values from 0 to 1 are normalised per channel.
     """
 
     colour: str
@@ -48,7 +50,7 @@ def describe(data: Images, manifest: Manifest) -> Preprocessing:
 
 
 def load(path: Path) -> v2.Transform:
-    """Return the transform from an image of Pillow, upright and RGB, to (3, H, W) float32."""
+    """Return the transform from a Pillow image, upright and RGB, to a float32 tensor (3, H, W)."""
     import torch
     from torchvision.transforms import v2
 

@@ -1,16 +1,16 @@
-"""Prepared data on disk: shuffled WebDataset shards with a DALI index, and one manifest.
+"""Write and read prepared data: shuffled WebDataset shards with a DALI index, and one manifest.
 
     <root>/data/<fingerprint>/
         manifest.json            classes, counts, mean and std, and per shard: images, bytes, sha256
         quarantine.jsonl         images that were left out, and why
         passed_over.jsonl        files and folders that are not images, and why
-        remarks.jsonl            what is odd about images that were kept
+        remarks.jsonl            oddities of images that were kept
         source.gz                the files that were read, with size and time (see sources.changes)
         train-00000.tar .idx     members NNNNNNNN.png or .jpg, .cls (label as text), .target
         val-00000.tar   .idx
 
-`.target` holds label and image number as two little-endian int32, because DALI reads bytes, and
-because an evaluation that counts each image once must know which image it saw.
+`.target` holds label and image number as two little-endian int32. It exists because DALI reads only
+bytes, and because an evaluation that counts each image once must know which image it saw.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Manifest:
     """The content of a prepared folder.
 
     Args:
-        mean, std: per channel (RGB) on the scale 0 to 1.
-        size: (height, width) of all images, if they have the same.
+        mean, std: per channel (RGB), on the scale from 0 to 1.
+        size: (height, width) of all images; None if they differ.
         parameters: settings that decided the content.
         source: number, bytes and a digest of the files that were read; None in older folders.
         passed_over: number of files and folders that are not images.
@@ -107,9 +107,9 @@ class Manifest:
 
 
 def damage(folder: Path, split: str) -> str | None:
-    """Return how the shards of a split were damaged since they were written; None if intact.
+    """Return the damage of a split's shards since they were written; None if they are intact.
 
-    Names the images that can no longer be decoded.
+    The text names the images that can no longer be decoded.
     """
     for shard in Manifest.load(folder).splits[split].shards:
         path = folder / shard.name
@@ -135,7 +135,7 @@ def _undecodable(path: Path) -> Iterator[str]:
 
 
 class Writer:
-    """Writes one shard; the shard and its index are renamed when they are complete."""
+    """Writes one shard; the shard and its index get their final names when they are complete."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}")
@@ -160,7 +160,7 @@ class Writer:
         self._write(b"".join(pieces))
 
     def close(self) -> Shard | None:
-        """Finish the shard; None if it holds no image."""
+        """Finish the shard and return it; None if it holds no image."""
         self._write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar file
         self._write(bytes(-self._size % tarfile.RECORDSIZE))
         self._file.close()
@@ -180,7 +180,7 @@ class Writer:
 
 
 def _header(number: int, kind: str, size: int) -> bytes:
-    """Return the header of a member: a header by tarfile, with name, size and checksum filled in.
+    """Return the header of a member: tarfile's header, with name, size and checksum filled in.
 
     tarfile's own header code costs 2 % of the decoding time.
     """
@@ -194,7 +194,7 @@ def _header(number: int, kind: str, size: int) -> bytes:
 
 @cache
 def _blank(kind: str) -> bytes:
-    """Return the header of an empty member, without time and owner, so it is always the same."""
+    """Return the header of an empty member, without time and owner, so that it never varies."""
     return tarfile.TarInfo(f"{0:08d}.{kind}").tobuf(tarfile.USTAR_FORMAT)
 
 
@@ -212,12 +212,12 @@ class Pictures:
         return len(self._entries)
 
     def read(self, place: int) -> bytes:
-        """Return an encoded picture."""
+        """Return the encoded picture at an index."""
         path, offset, size, _ = self._entries[place]
         return os.pread(_file(path), size, offset)
 
     def target(self, place: int) -> tuple[int, int]:
-        """Return label and image number."""
+        """Return the label and image number at an index."""
         path, _, _, offset = self._entries[place]
         label, number = struct.unpack("<ii", os.pread(_file(path), 8, offset))
         return label, number

@@ -1,1 +1,1 @@
-"""Loaders: the same images in the same order, read by DALI, by torch or from memory."""
+"""Load the same images in the same order by DALI, by torch or from memory."""

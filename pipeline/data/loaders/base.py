@@ -31,14 +31,14 @@ from pipeline.records.environment import cores
 if TYPE_CHECKING:
     from torchvision.transforms import v2
 
-DIGEST = 16  # bytes
+DIGEST = 16  # bytes of a digest
 CPU = torch.device("cpu")
 
 
 class Batch(NamedTuple):
     """Images (N, 3, H, W) normalised; labels (N,) int64; image numbers (N,) int64.
 
-    Labels are (N, classes) probabilities where images were mixed.
+    If images were mixed, labels are probabilities (N, classes).
     """
 
     images: Tensor
@@ -48,22 +48,22 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What a loader loads: which images, in which form, for which process.
+    """The task of a loader: which images to load, in which form, for which process.
 
     Args:
-        folder: prepared data.
+        folder: the folder of the prepared data.
         split: `train` or `val`.
         batch_size: images per process.
         image_size: side of the square the network sees, pixels.
-        resize: short side the image is scaled to before that square is cut out of its middle.
-        augment: random changes; None evaluates: fixed order, each image once.
-        rank, world_size: which part of the split this process reads.
+        resize: the image's short side is scaled to so many pixels; then its middle is cut out.
+        augment: random changes; None for an evaluation: fixed order, each image once.
+        rank, world_size: they decide which part of the split this process reads.
         device: device of the batches.
         layout: memory format of the images.
-        seed: order and augmentation.
-        neighbours: processes that share this machine's cores.
-        waiting: called now and then while a batch does not come, with the seconds since the last;
-            may raise to wait no longer.
+        seed: seed of order and augmentation.
+        neighbours: number of processes that share this machine's cores.
+        waiting: called regularly while no batch arrives, with the seconds since the last batch; may
+            raise to end the wait.
     """
 
     folder: Path
@@ -91,16 +91,16 @@ class Part:
 
     @property
     def threads(self) -> int:
-        """The number of cores that may decode for this process."""
+        """The number of cores on which this process may decode."""
         return max(1, cores() // self.neighbours)
 
     @property
     def batch_bytes(self) -> int:
-        """The bytes of a batch."""
+        """The size of a batch in bytes."""
         return self.batch_size * (3 * self.image_size**2 * 4 + 16)
 
     def placed(self, batch: Batch) -> Batch:
-        """Return a batch on the device, in the layout; pinned memory is not waited for."""
+        """Return a batch on the device, in the layout; copies from pinned memory are async."""
         images, labels, numbers = (t.to(self.device, non_blocking=True) for t in batch)
         return Batch(images.contiguous(memory_format=self.layout), labels, numbers)
 
@@ -119,7 +119,7 @@ class Part:
 
 
 class Loader(ABC):
-    """Batches of one part; iteration goes through one epoch, or the rest of it."""
+    """Yields the batches of one part; an iteration covers one epoch, or the rest of one."""
 
     kind: str
 
@@ -134,7 +134,7 @@ class Loader(ABC):
 
     @abstractmethod
     def _open(self, position: bytes | None) -> None:
-        """Begin at the start, or at a position."""
+        """Begin at a saved position, or at the start if it is None."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -146,7 +146,7 @@ class Loader(ABC):
 
     @abstractmethod
     def _position(self) -> bytes:
-        """Return the position after the last batch taken."""
+        """Return the position after the last batch that was taken."""
 
     def __iter__(self) -> Iterator[Batch]:
         try:
@@ -160,12 +160,12 @@ class Loader(ABC):
             ) from error
 
     def state(self) -> Tensor:
-        """Return the position after the last batch taken, as bytes in a uint8 tensor."""
+        """Return the position after the last batch that was taken, as bytes in a uint8 tensor."""
         content = self.part.digest(self.kind) + self._position()
         return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
     def _checked(self, state: Tensor) -> bytes:
-        """Return the position in a state.
+        """Return the position that a state holds.
 
         Raises:
             UserError: the position belongs to other data, another loader, or another part.
@@ -189,20 +189,20 @@ class Place:
     step: int = 0
 
     def to_bytes(self) -> bytes:
-        """Return the position as it is saved."""
+        """Return the position as bytes, to be saved."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def of(cls, part: Part, position: bytes | None) -> Place:
-        """Return the start of a part, or a saved position."""
+        """Return a saved position; the start of the part if there is none."""
         return cls(part.seed) if position is None else cls(**json.loads(position))
 
 
 def order(count: int, place: Place, part: Part) -> Tensor:
     """Return the image indices in the order of an epoch; identical on all ranks.
 
-    In training it is a new permutation of all images, without a last incomplete batch. With
-    `repeats`, each of the first images occurs that many times in a row, hence on different
+    In training, each epoch has a new permutation of all images, without a last incomplete batch.
+    With `repeats`, each of the first images occurs so many times in a row, and hence on different
     processes (Hoffer et al., 2020); the epoch is as long as without repeats.
     """
     if part.augment is None:
@@ -214,7 +214,7 @@ def order(count: int, place: Place, part: Part) -> Tensor:
 
 
 def steps(count: int, part: Part) -> int:
-    """Return the number of batches per epoch: full ones to train on, all images to evaluate."""
+    """Return the batches per epoch: only full ones in training, all images in an evaluation."""
     whole = part.batch_size * part.world_size
     return count // whole if part.augment else -(-count // whole)
 
@@ -222,8 +222,8 @@ def steps(count: int, part: Part) -> int:
 def mine(step: int, part: Part) -> slice:
     """Return the slice of the epoch's order that a rank reads in a step.
 
-    In an evaluation images alternate between processes, so that all have the same number of
-    batches; the last one may be empty.
+    In an evaluation, images alternate between processes. So all have the same number of batches,
+    of which the last may be empty.
     """
     whole = part.batch_size * part.world_size
     if part.augment is None:
@@ -233,14 +233,14 @@ def mine(step: int, part: Part) -> slice:
 
 
 def evaluation(resize: int, image_size: int) -> v2.Transform:
-    """Return the geometry of an evaluation: scale the short side, cut out the middle."""
-    from torchvision.transforms import v2  # half a second: only where images are scaled
+    """Return the transform of an evaluation: scale the short side, cut out the middle."""
+    from torchvision.transforms import v2  # takes half a second, so only if images are scaled
 
     return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(image_size)])
 
 
 def decoded(data: bytes) -> Tensor:
-    """Return an encoded image as uint8 (3, H, W)."""
+    """Decode an image to uint8 (3, H, W)."""
     with Image.open(io.BytesIO(data)) as image:
         pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).movedim(2, 0)

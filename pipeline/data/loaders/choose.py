@@ -8,7 +8,7 @@ from torch import Tensor
 from pipeline.data.loaders.base import DIGEST, Loader, Part
 from pipeline.display.errors import UserError
 
-IN_MEMORY = 2 * 2**30  # bytes; a split with more pixels is not held in memory
+IN_MEMORY = 2 * 2**30  # bytes; a split with more bytes of pixels is not held in memory
 CLASSES = {"memory": "MemoryLoader", "dali": "DaliLoader", "torch": "TorchLoader"}
 
 
@@ -19,7 +19,7 @@ def kinds() -> list[str]:
 
 
 def named(name: str) -> type[Loader]:
-    """Return a loader by its name, of `pipeline.data.loaders.NAME`; importing it takes time."""
+    """Return the loader in `pipeline.data.loaders.NAME`; its import may take seconds."""
     found: type[Loader] = getattr(import_module(f"pipeline.data.loaders.{name}"), CLASSES[name])
     return found
 
@@ -28,7 +28,7 @@ def choose(name: str, part: Part) -> tuple[type[Loader], str]:
     """Return the loader for a part, and the reason.
 
     Args:
-        name: `data.loader`.
+        name: the value of `data.loader`.
         part: the part to read.
 
     Raises:
@@ -60,7 +60,7 @@ def choose(name: str, part: Part) -> tuple[type[Loader], str]:
 
 
 def make(name: str, part: Part, state: Tensor | None = None) -> Loader:
-    """Return the loader `name` of a part, or the one that suits if it is `auto`.
+    """Return a loader of a part: `name`, or a suitable one if `name` is `auto`.
 
     With `auto` a saved state is continued by the loader that wrote it.
     """

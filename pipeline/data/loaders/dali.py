@@ -1,9 +1,9 @@
-"""The DALI loader: one pipeline definition for CPU and GPU, for training and for evaluation.
+"""Load images with DALI: one pipeline definition for CPU and GPU, training and evaluation.
 
-On a GPU the images are decoded there ("mixed"); every operation after the decoder follows its
-input, so the definition is the same. Which image comes when is our own order, not that of DALI's
-readers: theirs shuffle within a buffer, and with several processes give some images twice in an
-epoch and others not at all where sizes do not divide.
+On a GPU, the decoder's device is "mixed", and every later operation runs where its input is, so the
+definition is the same as on a CPU. The order of the images is that of `base.order`, not that of
+DALI's readers. Those shuffle only within a buffer. With several processes, if the sizes do not
+divide, they return some images twice in an epoch and others not at all.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pipeline.config.train import Augment
 from pipeline.data.loaders.base import Batch, Loader, Part, Place, mine, order, steps
 from pipeline.data.shards import Pictures
 
-NOTHING = -1  # number of an image that only fills up a batch that would be empty
+NOTHING = -1  # image number of a placeholder in a batch that would otherwise be empty
 
 
 class DaliLoader(Loader):
-    """Decodes on the device that the batches are for, a GPU included."""
+    """Decodes images on the device of the batches, even on a GPU."""
 
     kind = "dali"
 
@@ -75,14 +75,14 @@ class DaliLoader(Loader):
 
 
 class _Source:
-    """The encoded images and targets of each batch, for DALI to ask for by its number.
+    """Returns the encoded images and targets of a batch when DALI calls it with the batch's number.
 
-    DALI resumes exactly because the answer depends on nothing but the question.
+    The result depends on nothing but epoch and batch number. So DALI can resume exactly.
     """
 
     def __init__(self, pictures: Pictures, part: Part, seed: int) -> None:
         self._pictures, self._part, self._seed = pictures, part, seed
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))  # of the present epoch
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))  # the present epoch and its order
 
     def __call__(self, info: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
         if info.iteration >= steps(len(self._pictures), self._part):
@@ -125,7 +125,7 @@ def _cropped(encoded: Any, part: Part, device: str) -> Any:
     """Decode, and cut out the square that the network sees."""
     how = {"device": device, "output_type": types.RGB, "adjust_orientation": False}
     augment, size = part.augment, part.image_size
-    if augment and augment.crop == "resized":  # decodes no more than it keeps
+    if augment and augment.crop == "resized":  # the decoder decodes only the part that is kept
         images = fn.decoders.image_random_crop(
             encoded, random_area=augment.scale, random_aspect_ratio=augment.ratio,
             num_attempts=10, **how,
@@ -134,7 +134,7 @@ def _cropped(encoded: Any, part: Part, device: str) -> Any:
     images = _middle(encoded, fn.decoders.image(encoded, **how), part.resize, size)
     if augment and augment.crop == "pad":
         whole = size + 2 * augment.padding
-        # cutting out more than there is, around the middle, pads
+        # a crop that is larger than the image, around the middle, adds the padding
         images = fn.crop(images, crop=[whole, whole], out_of_bounds_policy="pad", fill_values=0)
         place = {f"crop_pos_{axis}": fn.random.uniform(range=(0.0, 1.0)) for axis in ("x", "y")}
         images = fn.crop(images, crop=[size, size], **place)
@@ -142,9 +142,9 @@ def _cropped(encoded: Any, part: Part, device: str) -> Any:
 
 
 def _middle(encoded: Any, images: Any, resize: int, size: int) -> Any:
-    """Scale the short side and cut out the middle, to the pixel as torchvision does.
+    """Scale the short side and cut out the middle, with exactly torchvision's pixels.
 
-    It rounds the long side down, and half a pixel of the place to the even side.
+    Torchvision rounds the long side down, and rounds a start at half a pixel to the even pixel.
     """
     shape = fn.cast(fn.peek_image_shape(encoded), dtype=types.INT32)
     height, width = shape[0], shape[1]
@@ -175,7 +175,7 @@ def _turned(images: Any, augment: Augment, size: int) -> Any:
 
 
 def _jittered(images: Any, jitter: list[float]) -> Any:
-    """Scale brightness, contrast and saturation, and turn the hue."""
+    """Scale brightness, contrast and saturation, and rotate the hue."""
     factors = {
         name: fn.random.uniform(range=(max(0.0, 1 - far), 1 + far))
         for name, far in zip(("brightness", "contrast", "saturation"), jitter, strict=False)

@@ -1,6 +1,6 @@
-"""The memory loader: all pixels on the device, augmentation of whole batches.
+"""Load images from memory: all pixels stay on the device, and whole batches are augmented.
 
-It suits sets of small images of one size, for which repeated decoding would dominate.
+This suits sets of small images of one size, for which decoding each time would take longest.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from pipeline.data.loaders.base import (
 from pipeline.data.shards import Manifest, Pictures
 
 DRAWS = 12  # random numbers per image
-TRIES = 10  # of a part's area and shape, as torchvision's; then the middle
-MORE = 2 * TRIES + 2 + 4  # what crop=resized and jitter take besides
+TRIES = 10  # areas and shapes tried for a crop, as in torchvision; if none fits, the middle
+MORE = 2 * TRIES + 2 + 4  # further random numbers per image, for crop=resized and jitter
 
 
 class MemoryLoader(Loader):
-    """Holds a split as uint8 (N, 3, H, W) on its device; in an epoch the host sends nothing."""
+    """Holds a split as uint8 (N, 3, H, W) on its device; no image is copied during an epoch."""
 
     kind = "memory"
 
@@ -83,7 +83,7 @@ class MemoryLoader(Loader):
         return self._resized or (self.part.augment is not None and any(self.part.augment.jitter))
 
     def _draws(self, count: int, columns: int, purpose: int) -> Tensor:
-        """Return the random numbers of an epoch, in [0, 1), a row per image."""
+        """Return the random numbers of an epoch, (count, columns) in [0, 1): a row per image."""
         place = self._place
         random = torch.Generator().manual_seed(mixed(place.seed, place.epoch, purpose))
         return torch.rand(count, columns, generator=random).to(self.part.device)
@@ -124,7 +124,7 @@ class MemoryLoader(Loader):
             images = torch.where(chosen[:, None], noise, images)
         if augment.cutout:
             size = torch.full((len(images), 2), float(augment.cutout), device=images.device)
-            centre = torch.stack([draws[:, 11], draws[:, 9]], 1)  # a list would be copied there
+            centre = torch.stack([draws[:, 11], draws[:, 9]], 1)  # an index list would be copied
             inside = _rectangle(side, centre, size, augment.cutout_clip)
             images = images.masked_fill(inside[:, None], 0.0)
         return images
@@ -133,17 +133,17 @@ class MemoryLoader(Loader):
 def held(part: Part, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return all images of a split, uint8 (N, 3, H, W), their labels and numbers, on the device.
 
-    They stay there for the loaders to come: each validation and each growth has one of its own.
+    They stay on the device for later loaders: each validation and each growth makes a new loader.
 
     Args:
-        part: Which split.
-        whole: As they are stored, not as an evaluation scales and cuts them.
+        part: names the split and the device.
+        whole: whether images keep their stored size instead of an evaluation's scale and crop.
     """
     geometry = () if whole else (part.resize, part.image_size)
     return _held(part.folder, part.split, part.digest("pixels"), geometry, part.device)
 
 
-@lru_cache(maxsize=2)  # a split to train with and one to validate
+@lru_cache(maxsize=2)  # the training split and the validation split
 def _held(
     folder: Path, split: str, digest: bytes, geometry: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,7 +157,7 @@ def _held(
 
 
 def _shifted(images: Tensor, draws: Tensor, padding: int) -> Tensor:
-    """Return squares of the old size from anywhere in the padded images."""
+    """Pad the images, and return a random crop of the original size from each."""
     count, _, height, width = images.shape
     padded = pad(images, [padding] * 4)
     start = (draws * (2 * padding + 1)).long()
@@ -168,7 +168,7 @@ def _shifted(images: Tensor, draws: Tensor, padding: int) -> Tensor:
 
 
 def _turned(images: Tensor, draws: Tensor, degrees: float, share: float) -> Tensor:
-    """Rotate about the centre and shift, in one interpolation; what comes in is black."""
+    """Rotate about the centre and shift, in one interpolation; uncovered pixels are black."""
     spread = 2 * draws - 1
     angle = torch.deg2rad(degrees * spread[:, 0])
     shift = 2 * share * spread[:, 1:3]
@@ -184,9 +184,9 @@ def _turned(images: Tensor, draws: Tensor, degrees: float, share: float) -> Tens
 
 
 def _rectangle(side: int, place: Tensor, size: Tensor, clip: bool = False) -> Tensor:
-    """Return masks (N, side, side) of rectangles of a size (N, 2), at positions in [0, 1).
+    """Return masks (N, side, side) of rectangles with sizes (N, 2) and places (N, 2) in [0, 1).
 
-    `clip`: that is the place of the centre, and what is beyond the border is cut off.
+    With `clip`, a place is that of the centre, and the part beyond the border is cut off.
     """
     if clip:
         start = (place * side).floor() - (size / 2).floor()

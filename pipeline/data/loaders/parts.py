@@ -1,7 +1,7 @@
-"""Random crops and colours of whole batches on a device, for the memory loader.
+"""Crop and colour whole batches at random on their device, for the memory loader.
 
-Each image has its own random numbers. Crops are matrix products, so the host need not know what was
-drawn.
+Each image has its own random numbers. Crops are matrix products, so the host need not know the
+numbers that were drawn.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from torch import Tensor
 
 from pipeline.config.train import Augment
 
-HALF = 128.0  # what contrast is scaled about, as DALI does
+HALF = 128.0  # the value that a change of contrast keeps, as in DALI
 YIQ = ((0.299, 0.587, 0.114), (0.595879, -0.274133, -0.321746), (0.211205, -0.523083, 0.311878))
 
 
 def resized(images: Tensor, draws: Tensor, augment: Augment, size: int) -> Tensor:
-    """Return a part of each image, of random area and shape, as a square of `size` pixels.
+    """Cut a part of random area and shape from each image; return it as a square of `size` pixels.
 
-    As torchvision's RandomResizedCrop: of ten areas and shapes the first that fits, else the middle
-    in the nearest shape; scaled with antialiasing.
+    As in torchvision's RandomResizedCrop, the first of ten areas and shapes that fits is used; if
+    none does, the middle in the nearest shape. It is scaled with antialiasing.
 
     Args:
         images: uint8 (N, 3, H, W).
-        draws: (N, 2 * tries + 2) in [0, 1): areas, shapes, and the place.
-        augment: `scale` and `ratio`.
-        size: pixels.
+        draws: (N, 2 * tries + 2) in [0, 1), for the areas, the shapes, and the place.
+        augment: provides `scale` and `ratio`.
+        size: side of the result, pixels.
     """
     whole = images.shape[2:]
     tries = (draws.shape[1] - 2) // 2
     height, width = _sides(draws[:, : 2 * tries], augment, *whole)
     fits = (height >= 1) & (height <= whole[0]) & (width >= 1) & (width <= whole[1])
-    first = fits.to(torch.uint8).argmax(1, keepdim=True)  # of those that fit
+    first = fits.to(torch.uint8).argmax(1, keepdim=True)  # index of the first that fits
     found = fits.any(1)
     middle = _largest(*whole, *augment.ratio)
     weights = []
@@ -49,7 +49,7 @@ def resized(images: Tensor, draws: Tensor, augment: Augment, size: int) -> Tenso
 
 
 def _sides(draws: Tensor, augment: Augment, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return heights and widths (N, tries) of parts, in pixels, that need not fit."""
+    """Return heights and widths (N, tries) of parts, in pixels; they may exceed the image."""
     areas, shapes = draws.chunk(2, 1)
     (least, most), (narrow, wide) = augment.scale, map(math.log, augment.ratio)
     area = height * width * (least + (most - least) * areas)
@@ -63,20 +63,20 @@ def _largest(height: int, width: int, narrow: float, wide: float) -> tuple[float
 
 
 def _weights(start: Tensor, length: Tensor, whole: int, size: int) -> Tensor:
-    """Return (N, size, whole): what each pixel of a side takes of the pixels of the whole image.
+    """Return (N, size, whole): the weights of the image's pixels in each pixel of the result.
 
-    Bilinear with antialiasing, as torch's interpolate: a triangle as wide as a pixel of the larger
-    of both grids, cut off at the border of the part.
+    Bilinear with antialiasing, as in torch's interpolate: a triangle as wide as a pixel of the
+    coarser of both grids, cut off at the border of the part.
 
     Args:
-        start: (N,) of the part.
-        length: (N,) of the part.
+        start: (N,), first pixel of the part.
+        length: (N,), pixels of the part.
         whole: pixels of the image along this side.
         size: pixels of the result.
     """
     scale = (length / size)[:, None, None]
     here = torch.arange(whole, device=start.device)
-    offset = here - start[:, None, None]  # pixel of the part
+    offset = here - start[:, None, None]  # number of the pixel within the part
     centre = (torch.arange(size, device=start.device) + 0.5)[None, :, None] * scale
     weights = (1 - (offset + 0.5 - centre).abs() / scale.clamp(min=1)).clamp(min=0)
     weights = weights * ((offset >= 0) & (offset < length[:, None, None]))
@@ -84,14 +84,15 @@ def _weights(start: Tensor, length: Tensor, whole: int, size: int) -> Tensor:
 
 
 def jittered(images: Tensor, draws: Tensor, jitter: list[float]) -> Tensor:
-    """Scale brightness, contrast and saturation of uint8 images, and turn their hue.
+    """Scale brightness, contrast and saturation of uint8 images, and rotate their hue.
 
-    As DALI's color_twist: saturation and hue are a matrix in YIQ, contrast is about the half.
+    This equals DALI's color_twist: saturation and hue are a matrix in YIQ, and contrast scales the
+    distance to `HALF`.
 
     Args:
         images: (N, 3, H, W).
         draws: (N, 4) in [0, 1).
-        jitter: how far each, in the order above.
+        jitter: largest change of each, in the order above.
     """
     ranges = [(max(0.0, 1 - far), 1 + far) for far in jitter[:3]]
     ranges.append((-2 * math.pi * jitter[3], 2 * math.pi * jitter[3]))
@@ -105,7 +106,7 @@ def jittered(images: Tensor, draws: Tensor, jitter: list[float]) -> Tensor:
 def twisted(
     images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, angle: Tensor
 ) -> Tensor:
-    """Return uint8 images with colours changed by a factor each (N,), and by an angle, radians."""
+    """Return uint8 images with changed colours; factors and angle (radians) have the shape (N,)."""
     yiq, rgb = _yiq(images.device)
     none, one = torch.zeros_like(angle), torch.ones_like(angle)
     cosine, sine = saturation * angle.cos(), saturation * angle.sin()
@@ -119,7 +120,7 @@ def twisted(
     return changed.round().clamp(0, 255).to(torch.uint8).view_as(images)
 
 
-@cache  # not a copy to the device for each batch
+@cache  # so that not every batch copies them to the device
 def _yiq(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the matrices from RGB to YIQ and back."""
     matrix = torch.tensor(YIQ)

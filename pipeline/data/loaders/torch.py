@@ -1,4 +1,4 @@
-"""The torch loader: torchvision's decoders and transforms in a DataLoader, from the shards.
+"""Load images from the shards with torchvision's decoders and transforms, in a DataLoader.
 
 It needs only torch and torchvision, and supports all of their transforms.
 """
@@ -38,7 +38,7 @@ POLICIES = {
     "autoaugment": v2.AutoAugment,
     "trivialaugment": v2.TrivialAugmentWide,
 }
-Key = tuple[int, int]  # place of an image in the shards, and a seed
+Key = tuple[int, int]  # index of an image in the shards, and a seed
 
 
 class TorchLoader(Loader):
@@ -66,11 +66,11 @@ class TorchLoader(Loader):
             self._images,
             batch_sampler=left,
             num_workers=workers,
-            generator=torch.Generator(),  # torch's own is for what mixes and drops
+            generator=torch.Generator(),  # torch's global one is for mixing and dropout
             collate_fn=_shared if workers else _collated,
             timeout=LOOK if workers else 0,
             pin_memory=part.device.type == "cuda",
-            multiprocessing_context="fork" if workers else None,  # at once; touches no GPU
+            multiprocessing_context="fork" if workers else None,  # starts at once; uses no GPU
         )
         for step, batch in enumerate(copied(batches(loader, part.waiting), part), place.step):
             last = step + 1 == len(self)
@@ -91,7 +91,7 @@ class TorchLoader(Loader):
 
 
 class Images(Dataset[Any]):
-    """The images of a split, read from the shards by their place."""
+    """The images of a split, read from the shards by their index."""
 
     def __init__(self, part: Part) -> None:
         self._pictures = part.pictures()
@@ -109,7 +109,7 @@ class Images(Dataset[Any]):
         return len(self._pictures)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor] | None:
-        """Return image and (label, number); None for a place that fills up."""
+        """Return image and (label, number); None for the placeholder of an empty batch."""
         place, seed = key
         if place < 0:
             return None
@@ -134,7 +134,7 @@ def _collated(rows: list[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor,
 
 
 def training(part: Part) -> v2.Transform:
-    """Return the random changes of a training image, uint8 (3, H, W)."""
+    """Return the transform that changes a training image, uint8 (3, H, W), at random."""
     augment = part.augment
     assert augment
     return v2.Compose(
@@ -173,7 +173,7 @@ def _colours(augment: Augment, part: Part) -> list[v2.Transform]:
 
 
 def erasing(part: Part) -> list[v2.Transform]:
-    """Return what is done to the normalised image."""
+    """Return the transforms that erase parts of the normalised image."""
     augment = part.augment
     assert augment
     found: list[v2.Transform] = []
@@ -188,10 +188,10 @@ def erasing(part: Part) -> list[v2.Transform]:
 
 
 class ClippedCutout(nn.Module):
-    """Fills a square with the mean; its centre is anywhere, and what is beyond the border cut off.
+    """Fills a square with the mean; its centre is anywhere, so the border may cut the square off.
 
     Args:
-        side: of the square, pixels.
+        side: side of the square, pixels.
     """
 
     def __init__(self, side: int) -> None:
@@ -199,7 +199,7 @@ class ClippedCutout(nn.Module):
         self._side = side
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return a normalised image (3, H, W) without a square."""
+        """Return a normalised image (3, H, W) with the square filled."""
         rows, columns = (
             slice(max(0, start), start + self._side)
             for start in (
@@ -212,19 +212,19 @@ class ClippedCutout(nn.Module):
 
 
 class TimmPolicy(nn.Module):
-    """Changes an image as a string of timm says; timm works on images of Pillow.
+    """Changes an image by a policy string of timm, which works on Pillow images.
 
-    timm draws from Python's and numpy's generators, which are seeded for each image, and left as
-    they were.
+    Timm draws from Python's and numpy's generators. They are seeded for each image, and restored
+    afterwards.
 
     Args:
-        text: e.g. `rand-m9-mstd0.5-inc1`.
-        part: with the mean colour, which fills what comes in, and the size.
+        text: the policy, e.g. `rand-m9-mstd0.5-inc1`.
+        part: provides the image size, and the mean colour, which fills uncovered pixels.
     """
 
     def __init__(self, text: str, part: Part) -> None:
         super().__init__()
-        from timm.data import auto_augment  # takes seconds: only where it is asked for
+        from timm.data import auto_augment  # takes seconds, so only if it is needed
 
         kind = text.partition("-")[0]
         make = {
@@ -255,11 +255,11 @@ class TimmPolicy(nn.Module):
 
 
 def _ops(change: Any) -> Iterator[Any]:
-    """Yield the operations of a policy of timm."""
+    """Yield the operations of one of timm's policies."""
     for held in (getattr(change, "ops", ()), *getattr(change, "policy", ())):
         yield from held
 
 
 def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """Keep so many bits of each pixel, at least one: timm draws 0 as well, which Pillow refuses."""
+    """Keep `bits` bits of each pixel, at least 1: timm may draw 0, which Pillow refuses."""
     return image if bits >= 8 else ImageOps.posterize(image, max(1, bits))

@@ -1,9 +1,9 @@
-"""Worker processes of a DataLoader, with little shared memory or killed processes.
+"""Run a DataLoader's worker processes so that full shared memory or a killed worker is noticed.
 
-Batches pass from the workers to the training through /dev/shm. A batch that does not fit is
-silently lost in a thread of the worker, and the training waits for ever. Therefore only as many
-workers are started as there is room for, each worker writes its batch itself, so errors are
-reported, and the waiting process checks regularly.
+Batches pass from the workers to the training through /dev/shm. With torch's defaults, a batch that
+does not fit is silently lost in a thread of the worker, and the training waits for ever. Therefore
+this module starts only as many workers as there is room for. Each worker writes its batch itself,
+so that errors are reported, and the waiting process checks the workers regularly.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHARED = Path("/dev/shm")
 PREFETCH = 2  # batches prepared in advance per worker
 HELD = 2  # further batches in work or in transit
 SPARE = 0.9  # share of the free memory to use
-LOOK = 1  # seconds
+LOOK = 1  # seconds between two checks of the workers
 CURE = "give it more (docker run --shm-size=8g), or use a smaller train.batch_size"
 
 
@@ -51,7 +51,7 @@ def affordable(wanted: int, batch_bytes: int, neighbours: int) -> int:
     return workers
 
 
-@cache  # once, not in every epoch
+@cache  # print the note once, not in every epoch
 def _say(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         print(text, flush=True)
@@ -71,7 +71,7 @@ def batches(loader: DataLoader[Any], waiting: Callable[[float], None]) -> Iterat
             batch = next(left)
         except StopIteration:
             return
-        except (RuntimeError, OSError, EOFError) as error:  # the last two: it died in between
+        except (RuntimeError, OSError, EOFError) as error:  # the last two: a worker died
             if known := _explained(error, _exit_code(left)):
                 raise known from error
             if "timed out" not in str(error):
@@ -83,9 +83,9 @@ def batches(loader: DataLoader[Any], waiting: Callable[[float], None]) -> Iterat
 
 
 def _hear_of_the_dead_here() -> None:
-    """Take back torch's handler of SIGCHLD, which raises wherever the training is: in a step, say.
+    """Remove torch's handler of SIGCHLD, which raises anywhere in the training, e.g. in a step.
 
-    `next` looks after the workers itself, each time that it has waited for `LOOK` seconds.
+    `next` checks the workers itself, each time that it has waited for `LOOK` seconds.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -93,7 +93,7 @@ def _hear_of_the_dead_here() -> None:
 
 def _exit_code(left: Any) -> int | None:
     """Return the exit code of the first worker that has ended abnormally, if one has."""
-    workers = getattr(left, "_workers", ())  # none if this process loads itself
+    workers = getattr(left, "_workers", ())  # no workers: this process loads by itself
     return next((worker.exitcode for worker in workers if worker.exitcode), None)
 
 

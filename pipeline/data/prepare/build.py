@@ -1,9 +1,9 @@
 """Turn a listing into shards, on all cores, and continue after an interruption.
 
-The order is drawn before any image is read, and divided into one task per shard, so the content of
-a shard depends only on the source and the settings, and a finished task is never repeated. A task
-writes its shard and, last, a record of its images. Duplicates are known only after all tasks; the
-few shards that lose an image are then written again.
+The order of the images is drawn before any image is read, and divided into one task per shard. So
+the content of a shard depends only on the source and the settings, and a finished task is never
+repeated. A task writes its shard and, last, a record of its images. Duplicates are known only after
+all tasks; the few shards that lose an image are then written again.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ SPLITS = ("train", "val")
 class Task:
     """One shard: its path, and the numbered images to put into it.
 
-    `state` is a digest of size and time of their files, so that changed files are read again.
-    `places` are those of the listing, if it has any; `scratch` is that of the source.
+    `state` is a digest of the sizes and times of the images' files, so that changed files are read
+    again. `places` are the offsets that the listing has, if any; `scratch` is the source's folder
+    for temporary files.
     """
 
     data: Images
@@ -60,7 +61,7 @@ class Task:
 
     @property
     def record(self) -> Path:
-        """The record of the task; it exists if and only if the shard is complete."""
+        """The path of the task's record, which exists if and only if the shard is complete."""
         return self.path.with_suffix(".json")
 
     def forget(self) -> None:
@@ -110,7 +111,7 @@ def _state(listing: Listing, numbers: list[int]) -> str:
 
 
 def _order(listing: Listing, data: Images) -> tuple[list[int], list[int]]:
-    """Return the numbers of train, shuffled, and of val, as listed."""
+    """Return the numbers of the training images, shuffled, and of validation images, as listed."""
     if "all" not in listing.splits:
         count = len(listing.splits["train"])
         shuffled = np.random.default_rng(data.split_seed).permutation(count)
@@ -133,7 +134,7 @@ def _order(listing: Listing, data: Images) -> tuple[list[int], list[int]]:
 
 
 def _together(numbers: np.ndarray, listing: Listing, data: Images) -> list[int]:
-    """Return shuffled numbers, keeping images together that are read together."""
+    """Shuffle numbers, but keep images of a group together, because they are read together."""
     if not listing.groups:
         return numbers.tolist()
     numbers = np.sort(numbers)
@@ -148,8 +149,8 @@ def build(work: list[Task], cores: int, report: Callable[[int], None]) -> list[R
     Args:
         work: the tasks.
         cores: largest number of processes.
-        report: called regularly with the number of finished images; may raise to stop, which does
-            not wait for running reads, as a dead file system never answers.
+        report: called regularly with the number of finished images; may raise to stop. A stop does
+            not wait for running reads, because a dead file system never answers.
 
     Raises:
         OSError: a shard cannot be written.
@@ -172,7 +173,7 @@ def build(work: list[Task], cores: int, report: Callable[[int], None]) -> list[R
 
 
 def _done(task: Task) -> bool:
-    """Return whether a task was done with the current files."""
+    """Whether a task is finished, and was done with the current files."""
     if not task.record.exists():
         return False
     if Record.load(task.record).state == task.state:
@@ -182,7 +183,7 @@ def _done(task: Task) -> bool:
 
 
 def _here(open_: list[Task], look: Callable[..., None]) -> None:
-    """Do tasks; `look` is called with the number of images of each, and regularly."""
+    """Do tasks in this process; call `look` with each task's number of images, and regularly."""
     for task in open_:
         look(patiently(partial(carry_out, task), look))
 
@@ -196,7 +197,7 @@ def _in_processes(open_: list[Task], cores: int, look: Callable[..., None]) -> N
     left = iter(open_)
     try:
         while True:
-            # not all at once: a million tasks would fill the memory
+            # not all tasks at once: a million of them would fill the memory
             waiting |= {
                 pool.submit(carry_out, task) for task in islice(left, 2 * cores - len(waiting))
             }
@@ -272,7 +273,7 @@ class Stored:
     def same(self, number: int, other: int) -> bool:
         """Return whether two pictures with equal hashes are equal in every pixel."""
         one, two = (shards.picture(self._work[self._task[n]].path, n) for n in (number, other))
-        if one == two or one is None or two is None:  # removed before prep was killed
+        if one == two or one is None or two is None:  # None: removed by an earlier, killed prep
             return True
         first, second = (Image.open(io.BytesIO(data)).convert("RGB") for data in (one, two))
         return np.array_equal(np.asarray(first), np.asarray(second))

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SOME = 256  # training images compared at a time: each may resemble all validation images
+SOME = 256  # training images compared at a time, because each may resemble all validation images
 NEAR = 3  # bits of 64 that may differ between look-alikes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """The duplicates.
+    """The duplicates that were found.
 
     Args:
-        leaks: for each training image that is also a validation image: the number of the latter.
-        copies: (number, number of the first one) within a split.
-        contradictions: those among the copies that have another label than the first.
-        alike: (training, validation) images that look nearly the same but differ in pixels.
+        leaks: by the number of a training image that is also in validation, the number there.
+        copies: (number of the copy, number of the first such image), both in one split.
+        contradictions: the copies whose label differs from that of the first such image.
+        alike: (training, validation) numbers of images that look nearly the same but are not equal.
     """
 
     leaks: dict[int, int]
@@ -37,7 +37,7 @@ def find(train: np.ndarray, val: np.ndarray, same: Callable[[int, int], bool]) -
 
     Args:
         train: table of images; see `record.KEPT`.
-        val: the same for validation.
+        val: the same table for validation.
         same: decides for two numbers with equal hashes whether all pixels are equal.
     """
     leaks = {n: m for n, m in _pairs(train, val) if same(n, m)}
@@ -61,7 +61,7 @@ def find(train: np.ndarray, val: np.ndarray, same: Callable[[int, int], bool]) -
 
 
 def _pairs(train: np.ndarray, val: np.ndarray) -> list[tuple[int, int]]:
-    """Return (training, validation) numbers with equal hashes of pixels."""
+    """Return (training, validation) numbers of images whose pixels have equal hashes."""
     known = dict(zip(val["pixels"].tolist(), val["number"].tolist(), strict=True))
     found = train[np.isin(train["pixels"], val["pixels"])]
     return [(int(row["number"]), known[int(row["pixels"])]) for row in found]
@@ -70,7 +70,8 @@ def _pairs(train: np.ndarray, val: np.ndarray) -> list[tuple[int, int]]:
 def _alike(train: np.ndarray, val: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield for each training image its look-alike among the validation images, if any.
 
-    If at most three bits differ, one of the four 16-bit parts is equal: only those are compared.
+    If at most three bits differ, at least one of the four 16-bit parts is equal. So only images
+    with an equal part are compared.
     """
     train, val = train[train["looks"] > 0], val[val["looks"] > 0]
     looks, other_looks = train["looks"], val["looks"]

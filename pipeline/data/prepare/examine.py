@@ -1,9 +1,9 @@
 """Examine one image: decide whether it is intact, and return the bytes to store.
 
-Two decoders read each image, because each accepts some damage: Pillow refuses broken data streams
-that nvImageCodec (the decoder of DALI) decodes to garbage, and DALI stops a training at images that
-only Pillow can read. Stored images need no special treatment: 8 bits, grey or RGB, upright, not
-animated.
+Two decoders read each image, because each accepts images that the other does not: Pillow refuses
+broken data streams that nvImageCodec (DALI's decoder) decodes to garbage, and DALI stops a training
+at images that only Pillow can read. Stored images need no special treatment: they have 8 bits, are
+grey or RGB, upright, and not animated.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from PIL import Image
 from pipeline.config.data import MAX_ASPECT, MAX_PIXELS, Prep
 from pipeline.data.prepare import jpeg, pixels
 
-GRID = (72, 64)  # grid of pixels that is hashed and counted per image
+GRID = (72, 64)  # (columns, rows) of the pixels of an image that are hashed and counted
 KEPT = {"JPEG": "jpg", "PNG": "png"}
 MAX_LOST = 0.05  # largest share of rows that a truncated file may lack
 GPU = Path("/dev/nvidia0")
-Image.MAX_IMAGE_PIXELS = None  # checked here before decoding
+Image.MAX_IMAGE_PIXELS = None  # this module checks the size before decoding
 Image.init()
-FORMATS = sorted(Image.OPEN.keys() - {"EPS"})  # a program, which Pillow would have Ghostscript run
+FORMATS = sorted(Image.OPEN.keys() - {"EPS"})  # EPS is a program that Ghostscript would run
 
 
 class Bad(Exception):
@@ -41,14 +41,15 @@ class Good:
     """An intact image.
 
     Args:
-        data: as it is stored.
-        extension: of what is stored, `jpg` or `png`.
-        size: (height, width) of what is stored, pixels.
+        data: the encoded bytes to store.
+        extension: file extension of these bytes, `jpg` or `png`.
+        size: (height, width) of the stored image, pixels.
         pixels: 64-bit hash of the size and of a grid of pixels, equal for copies in any format;
-            `build.Stored.same` compares all pixels of two whose hashes are equal.
-        looks: 64 bits that change little when the picture does (dHash); 0 for small ones.
-        histogram: (3, 256) counts of values per channel on that grid, RGB.
-        remark: what is odd about the file, or what was done to it; empty if nothing.
+            `build.Stored.same` compares all pixels of images whose hashes are equal.
+        looks: 64 bits of which few change when the picture changes a little (dHash); 0 for small
+            pictures.
+        histogram: (3, 256) counts of values per channel (RGB) on that grid.
+        remark: an oddity of the file, or a change made to it; empty if there is none.
     """
 
     data: bytes
@@ -61,7 +62,7 @@ class Good:
 
 
 def examine(name: str, data: bytes, prep: Prep) -> Good:
-    """Decode an image completely and return what to store.
+    """Decode an image completely, and return the form to store it in.
 
     Raises:
         Bad: the image cannot be used.
@@ -69,7 +70,7 @@ def examine(name: str, data: bytes, prep: Prep) -> Good:
     if not data:
         raise Bad("empty file")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # harmless, or the image is refused here
+        warnings.simplefilter("ignore")  # a warning is harmless, or a check below refuses the image
         image, kind, remarks = _decoded(data)
         if kind == "MPO":
             data, kind = jpeg.first_picture(data), "JPEG"
@@ -109,7 +110,7 @@ def examine(name: str, data: bytes, prep: Prep) -> Good:
 
 
 def _decoded(data: bytes) -> tuple[Image.Image, str, list[str]]:
-    """Return the picture, its format, and remarks."""
+    """Return the picture, the format of its file, and remarks."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:
@@ -137,7 +138,7 @@ def _checked(data: bytes, kind: str, image: Image.Image) -> list[str]:
         return _losses(data, kind, image)
     except Bad:
         raise
-    except Exception as error:  # what stands in the file is not what Pillow passed over
+    except Exception as error:  # e.g. a damaged part that Pillow did not read
         raise Bad(f"cannot be decoded: {error}") from error
 
 
@@ -179,14 +180,14 @@ def _shrunk(image: Image.Image, side: int | None) -> Image.Image:
 
 
 def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    image.info.clear()  # profiles and transparency are not those of what is written
+    image.info.clear()  # the old profile and transparency do not apply to the new file
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def _grid(image: Image.Image) -> Image.Image:
-    """Return a regular grid of pixels of a large image, which represents all of them."""
+    """Return a regular grid of pixels that represents a large image; a small image as it is."""
     large = image.width > GRID[0] and image.height > GRID[1]
     return image.resize(GRID, Image.Resampling.NEAREST) if large else image
 
@@ -197,7 +198,7 @@ def _fingerprint(size: tuple[int, int], grid: Image.Image) -> int:
 
 
 def _looks(grid: Image.Image) -> int:
-    """Return for 8x8 positions whether the picture gets brighter to the right."""
+    """Return a bit for each of 8x8 positions: whether the picture gets brighter to the right."""
     if grid.size != GRID:
         return 0
     values = np.asarray(grid.convert("L").resize((9, 8), Image.Resampling.BOX))
@@ -220,7 +221,7 @@ def _other() -> Any:
     except ImportError:
         return None
     if GPU.exists():
-        with suppress(RuntimeError):  # no driver for it in here
+        with suppress(RuntimeError):  # no GPU driver in this container
             return nvimgcodec.Decoder(device_id=0, max_num_cpu_threads=1)
     return nvimgcodec.Decoder(
         device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
@@ -230,7 +231,7 @@ def _other() -> Any:
 
 
 def _check_other_decoder(data: bytes) -> None:
-    """Decode again with nvImageCodec; only the last pixels, which needs the whole file."""
+    """Decode the last pixel with nvImageCodec, too, which needs the whole file."""
     decoder = _other()
     if decoder is None:
         return
@@ -240,7 +241,7 @@ def _check_other_decoder(data: bytes) -> None:
         stream = CodeStream(data)
         last = Region(stream.height - 1, stream.width - 1, stream.height, stream.width)
         decoded = decoder.decode(stream.get_sub_code_stream(region=last))
-    except RuntimeError:  # it cannot read the header
+    except RuntimeError:  # nvImageCodec cannot read the header
         decoded = None
     if decoded is None:
         raise Bad("Pillow can decode it, nvImageCodec cannot")

@@ -1,4 +1,4 @@
-"""What prep found out about the images: three lists beside the shards, and how long they are."""
+"""Write the findings of prep: three lists beside the shards; count and print their rows."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def save(
     """Write which images were left out, which are odd, and which files were passed over.
 
     Args:
-        folder: where the shards are.
+        folder: the folder of the shards.
         listing: all images of the source.
         of_val: the number of validation images of each class.
-        records: what was noted of each shard.
-        twice: images that are there more than once.
+        records: the record of each shard.
+        twice: the duplicates among the images.
     """
     items = build.numbered(listing)
     bad = [row for record in records for row in record.bad]
@@ -49,7 +49,7 @@ def save(
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write a list, by name."""
+    """Write a list, sorted by name."""
     ordered = sorted(rows, key=lambda row: row["name"])
     rundir.write_text(path, "".join(json.dumps(row) + "\n" for row in ordered))
 
@@ -74,7 +74,7 @@ def _remarks(records: list[Record], items: list[Item], twice: Duplicates) -> lis
 
 
 def metrics(folder: Path) -> dict[str, float]:
-    """Return the numbers of a prepared folder."""
+    """Return the metrics of a prepared folder."""
     manifest = Manifest.load(folder)
     train, val = (manifest.splits[split] for split in build.SPLITS)
     remarks = [row["kind"] for row in rundir.read_lines(folder / REMARKS)]
@@ -96,7 +96,7 @@ def metrics(folder: Path) -> dict[str, float]:
 
 
 def tell(folder: Path, counted: dict[str, float]) -> None:
-    """Say in the log what is not among the images, and where it is written."""
+    """Print how many files were left out, ignored or odd, and the lists that name them."""
     for file, key, words in (
         (QUARANTINE, "quarantined", "images were left out"),
         (PASSED, "ignored_files", "files and folders were passed over"),

@@ -1,7 +1,7 @@
-"""What only the bytes of a JPEG tell: where its first picture ends, and whether a part is lost.
+"""Find in the bytes of a JPEG where its first picture ends, and whether a part of it is lost.
 
-A decoder fills in what is missing and says nothing, or says it to a log that nobody reads. So files
-that were cut off and closed again pass; what is missing is made mid-grey.
+A decoder fills missing parts with mid-grey, and reports them not at all or only in a log. So it
+accepts files that were cut off and then ended properly. This module detects them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from PIL import Image
 
 SOI, EOI, SOS, DRI, APP2 = 0xD8, 0xD9, 0xDA, 0xDD, 0xE2
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers that begin the description of a frame
-ALONE = {0x01, SOI, *range(0xD0, 0xD8)}  # markers that no length follows
+ALONE = {0x01, SOI, *range(0xD0, 0xD8)}  # markers without a length
 SCAN_END = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 RESTARTS = re.compile(rb"\xff([\xd0-\xd7])")
-SEVERAL = b"MPF\0"  # begins the segment that tells of more pictures in the file
-FILL = bytes(np.random.default_rng(0).integers(0, 255, 2048, dtype=np.uint8))  # no marker is in it
+SEVERAL = b"MPF\0"  # first bytes of the segment that lists further pictures of the file
+FILL = bytes(np.random.default_rng(0).integers(0, 255, 2048, dtype=np.uint8))  # has no marker
 
 
 class Segment(NamedTuple):
-    """A part of the file: its marker, and where it begins and ends; of a scan with its data."""
+    """A part of the file: its marker, its begin and its end; a scan includes its data."""
 
     marker: int
     begin: int
@@ -32,13 +32,13 @@ class Segment(NamedTuple):
 
 
 def segments(data: bytes, scans: bool = True) -> Iterator[Segment]:
-    """Yield the parts of the first picture, to its end or to where no marker follows.
+    """Yield the parts of the first picture, to its end or to the first missing marker.
 
-    Without its scans only what stands before them, which is short.
+    Without `scans`, yield only the short parts before the first scan.
     """
     place = 0
     while data[place : place + 1] == b"\xff":
-        while data[place + 1 : place + 2] == b"\xff":  # may be repeated
+        while data[place + 1 : place + 2] == b"\xff":  # this byte may be repeated
             place += 1
         begin, place = place, place + 2
         marker = data[place - 1] if place <= len(data) else EOI
@@ -55,7 +55,7 @@ def segments(data: bytes, scans: bool = True) -> Iterator[Segment]:
 
 
 def first_picture(data: bytes) -> bytes:
-    """Return a file that holds several pictures (MPO) with its first one only, bit for bit."""
+    """Return the bytes of the first picture, unchanged, of a file with several (MPO)."""
     kept = [
         data[part.begin : part.end]
         for part in segments(data)
@@ -65,10 +65,11 @@ def first_picture(data: bytes) -> bytes:
 
 
 def rows_lost(data: bytes, image: Image.Image) -> int:
-    """Return how many of the last rows are not in the file.
+    """Return the number of last rows that are missing in the file.
 
-    A decoder makes what is missing mid-grey. Where the last pixel is, more data is put before the
-    end: only if that changes the picture, the decoder had run out of it.
+    A decoder makes missing pixels mid-grey. If the last pixel is mid-grey, random data is inserted
+    before the end and the picture is decoded again: it changes only if the decoder had run out of
+    data.
     """
     last = image.getpixel((image.width - 1, image.height - 1))
     if not {*(last if isinstance(last, tuple) else [last])} <= {127, 128}:
@@ -100,7 +101,7 @@ def restarts_are_broken(data: bytes) -> bool:
 
 
 def _units(data: bytes, frame: Segment) -> int:
-    """Return how many units of blocks a scan of all components has."""
+    """Return the number of minimum coded units (MCU) of a scan of all components."""
     height, width = _number(data, frame.begin + 5), _number(data, frame.begin + 7)
     factors = data[frame.begin + 11 : frame.end : 3]
     across = 8 * max((f >> 4 for f in factors), default=1) if len(factors) > 1 else 8

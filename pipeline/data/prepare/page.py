@@ -1,4 +1,4 @@
-"""data.html: what was prepared, to look at: a picture of each class, and what was left out."""
+"""Write data.html, which shows the prepared data: a picture of each class, and left-out images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline.records import rundir
 from pipeline.report import render as fill
 
 PAGE = "data/prepare/page.html"
-CLASSES = 100  # shown with a picture
-ROWS = 200  # of a list
-SIDE = 96  # of a picture, pixels
+CLASSES = 100  # classes shown with a picture, at most
+ROWS = 200  # rows shown of a list, at most
+SIDE = 96  # side of a picture, pixels
 
 
 def render(folder: Path, metrics: dict[str, float]) -> str:
-    """Return the page of a prepared folder; it needs nothing beside itself."""
+    """Return the page of a prepared folder, as one file that needs no other."""
     manifest = Manifest.load(folder)
     return fill(
         PAGE,
@@ -39,12 +39,12 @@ def render(folder: Path, metrics: dict[str, float]) -> str:
 
 
 def render_refused(name: str, counts: Mapping[str, float], quarantine: Path) -> str:
-    """Return the page of images that were refused: only what is wrong with them.
+    """Return the page for refused images, which shows only the errors.
 
     Args:
-        name: of the source.
-        counts: what was counted, by name.
-        quarantine: the list of the bad images.
+        name: the name of the source.
+        counts: numbers to show, by name.
+        quarantine: the path of the list of bad images.
     """
     lists = {"Bad images": _rows(quarantine, "reason")}
     return fill(PAGE, name=name, manifest=None, metrics=counts, lists=lists, rows=ROWS)
@@ -52,7 +52,7 @@ def render_refused(name: str, counts: Mapping[str, float], quarantine: Path) -> 
 
 @dataclass(frozen=True)
 class Class:
-    """A class on the page: how many images it has, and one of them as a data URL."""
+    """A class on the page: the number of its images, and one of them as a data URL."""
 
     name: str
     train: int

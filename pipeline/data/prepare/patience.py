@@ -1,6 +1,6 @@
 """Wait for a call that may never return, and still react to stop requests.
 
-A read from a dead file system never returns, and no signal ends it. It is therefore done in a
+A read from a dead file system never returns, and no signal ends it. The read is therefore done in a
 thread that can be abandoned, while the main thread, which handles signals, checks regularly.
 """
 
@@ -16,7 +16,7 @@ BEAT = 0.2  # seconds between two checks
 
 
 def patiently(work: Callable[[], T], look: Callable[[], None]) -> T:
-    """Return the result of `work`; `look` is called meanwhile, and may raise to abandon it."""
+    """Return the result of `work`; call `look` meanwhile, which may raise to abandon `work`."""
     answer: Future[T] = Future()
     thread = Thread(target=_do, args=(work, answer), daemon=True)
     thread.start()

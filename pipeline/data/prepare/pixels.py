@@ -1,4 +1,4 @@
-"""From any picture to upright 8-bit RGB, and what that did to it."""
+"""Convert any picture to upright 8-bit RGB, and describe the conversion."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 ORIENTATION = 0x0112
-REDUCED = 254  # tag of TIFF whose first bit marks a smaller copy of another page
+REDUCED = 254  # TIFF tag whose first bit marks a page as a smaller copy of another
 PLAIN = ("L", "RGB")
 WHOLE = ((0, 0, 1, 1),)  # passes of a PNG: first column and row, steps across and down
 INTERLACED = (
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4),
     (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
 )  # fmt: skip
-DARK = 8192  # a 16-bit picture without larger values is nearly black
+DARK = 8192  # a 16-bit picture whose values are all smaller is nearly black
 KNOWN = {
     "1": "1-bit", "P": "palette", "PA": "palette", "LA": "transparency", "RGBA": "transparency",
     "La": "transparency", "RGBa": "transparency", "RGBX": "RGBX", "CMYK": "CMYK",
@@ -26,11 +26,11 @@ KNOWN = {
 
 
 class Unusable(Exception):
-    """Pixels whose meaning is not known; says why."""
+    """The meaning of the pixels is unknown; the message says why."""
 
 
 def single(image: Image.Image) -> bool:
-    """Whether there is one picture: the others, if any, are smaller copies or other views of it."""
+    """Whether a file holds one picture, apart from smaller copies or other views of it."""
     count = getattr(image, "n_frames", 1)
     if count == 1 or image.format == "MPO":
         return True
@@ -45,23 +45,25 @@ def single(image: Image.Image) -> bool:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return the image as a viewer would turn it; itself, if that is how it is stored."""
+    """Return the image rotated as a viewer shows it; the same object if it is stored so."""
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # broken EXIF data says nothing
+    except Exception:  # broken EXIF data has no orientation
         return image
     if orientation not in range(2, 9):
         return image
-    image.info.pop("exif", None)  # what else it holds may be broken
+    image.info.pop("exif", None)  # the rest of it may be broken
     turned = ImageOps.exif_transpose(image)
     return turned if turned is not None else image
 
 
 def rgb(image: Image.Image, kind: str) -> tuple[Image.Image, str]:
-    """Return 8-bit RGB and what it was before; transparency is dropped as torchvision drops it.
+    """Return an image as 8-bit RGB, and its earlier form in words, or "" if that was RGB or grey.
+
+    Transparency is dropped as torchvision drops it.
 
     Raises:
-        Unusable: nothing says which values are black and white.
+        Unusable: it is unknown which values are black and white.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.float64)
@@ -78,12 +80,12 @@ def rgb(image: Image.Image, kind: str) -> tuple[Image.Image, str]:
 
 
 def depth(data: bytes, kind: str) -> int:
-    """Return the bits per channel of a file that would be stored as it is."""
+    """Return the bits per channel of a file, which is a PNG or has 8."""
     return data[24] if kind == "PNG" else 8
 
 
 def is_cut(data: bytes, kind: str, image: Image.Image) -> bool:
-    """Whether a PNG has fewer rows than it says; Pillow leaves the others at 0."""
+    """Whether a PNG has fewer rows than its header says; Pillow leaves the missing rows at 0."""
     if kind != "PNG":
         return False
     passes = INTERLACED if data[28] else WHOLE
@@ -96,14 +98,14 @@ def is_cut(data: bytes, kind: str, image: Image.Image) -> bool:
 
 
 def _pass_bytes(size: tuple[int, int], bits: int, which: tuple[int, int, int, int]) -> int:
-    """Return the bytes of one pass over a picture of (width, height), of `bits` per pixel."""
+    """Return the bytes of one pass over a picture of `size` (width, height), `bits` per pixel."""
     left, top, across, down = which
     columns, rows = -(-(size[0] - left) // across), -(-(size[1] - top) // down)
     return rows * (1 + -(-columns * bits // 8)) if columns > 0 < rows else 0
 
 
 def _inflated(data: bytes, most: int) -> int:
-    """Return the bytes of pixels in a PNG, `most` if there are more: they may be without end."""
+    """Return the number of bytes of pixels in a PNG, at most `most`: a bomb has no end of them."""
     packed, place = io.BytesIO(), 8
     while place < len(data):
         size = int.from_bytes(data[place : place + 4])
@@ -115,11 +117,11 @@ def _inflated(data: bytes, most: int) -> int:
 
 @lru_cache(256)
 def profile(icc: bytes | None) -> str:
-    """Return the name of a colour profile that is not sRGB, which is what all is taken for."""
+    """Return the name of a colour profile other than sRGB; "" for sRGB, which is assumed."""
     if not icc:
         return ""
     try:
         name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(icc))).strip()
-    except Exception:  # damaged, or this Pillow has no LittleCMS
+    except Exception:  # the profile is damaged, or this Pillow has no LittleCMS
         return ""
     return "" if "srgb" in name.lower() else name

@@ -1,4 +1,4 @@
-"""What prep saw of the images of one shard; kept compact, for there may be millions of images."""
+"""Record the facts about a shard's images; compact, because there may be millions of images."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ KEPT = np.dtype(
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One shard.
+    """The record of one shard.
 
     Args:
-        shard: as it is on disk; None if no image is left.
-        kept: the images in it, in order, as `KEPT`; of `pixels` and `looks` see `check.Good`.
-        remarks: what is odd about some of them, by number.
-        bad: name and reason of those that were left out.
+        shard: the shard on disk; None if no image is left.
+        kept: its images, in order, as `KEPT`; for `pixels` and `looks` see `examine.Good`.
+        remarks: oddities of images, by image number.
+        bad: name and reason of each image that was left out.
         histogram: (3, 256) counts of values per channel, RGB.
-        state: of the files that were read; see `build.Task`.
+        state: digest of the files that were read; see `build.Task`.
     """
 
     shard: Shard | None
@@ -37,7 +37,7 @@ class Record:
     state: str
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the record as JSON."""
         rundir.write_json(
             path,
             {
@@ -52,7 +52,7 @@ class Record:
 
     @classmethod
     def load(cls, path: Path) -> Record:
-        """Read what was saved."""
+        """Read a record that `save` wrote."""
         raw = rundir.read_json(path)
         return cls(
             shard=Shard(**raw["shard"]) if raw["shard"] else None,

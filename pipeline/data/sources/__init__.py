@@ -1,1 +1,1 @@
-"""Sources of images: list and read images on disk, or generate them; nothing is downloaded."""
+"""List and read images on disk, or generate them; nothing is downloaded."""

@@ -1,4 +1,4 @@
-"""Sources of arrays or generated images: digits, CIFAR, synthetic; encoded as PNG or JPEG."""
+"""Read arrays or generate images, encoded as PNG or JPEG: digits, CIFAR, synthetic."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Cifar:
 
     @property
     def _known(self) -> Any:
-        """The data set class of torchvision, which has file names and MD5 sums."""
+        """Torchvision's class of the data set, which knows file names and MD5 sums."""
         from torchvision import datasets
 
         return datasets.CIFAR10 if self.name == "cifar10" else datasets.CIFAR100
@@ -142,7 +142,7 @@ class Cifar:
                 raw = {name: member.read() for name, member in members.items() if member}
         for name, data in raw.items():
             check_sum(folder / name, data, sums[name])
-        # safe to unpickle: the MD5 sums are those that the authors published
+        # safe to unpickle: the files have the MD5 sums that their authors published
         return {name: pickle.loads(data, encoding="latin1") for name, data in raw.items()}
 
 
@@ -150,7 +150,7 @@ def check_sum(path: Path, content: bytes, md5: str) -> None:
     """Check that a file has the MD5 sum that its authors published.
 
     Raises:
-        UserError: it has another sum.
+        UserError: the file has another sum.
     """
     found = hashlib.md5(content).hexdigest()
     if found != md5:

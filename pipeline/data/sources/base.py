@@ -1,4 +1,4 @@
-"""The interface of a source: list images with their classes, and read them by name.
+"""Define the interface of a source: list images with their classes, and read them by name.
 
 Nothing is downloaded. A source is cheap to import, because a launch only checks that its files
 exist and counts images.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def lacking(root: Path, names: str) -> str:
-    """Say that a folder does not hold the files `names`, or that there is no such folder."""
+    """Return a message that a folder lacks the files `names`, or that it does not exist."""
     return f"{root} {'holds no' if root.is_dir() else 'is no folder, so it holds no'} {names}"
 
 
@@ -29,7 +29,7 @@ def short_side(image: bytes) -> int | None:
     try:
         with Image.open(io.BytesIO(image)) as opened:
             return min(opened.size)
-    except Exception:  # any, from a damaged image; prep says which
+    except Exception:  # a damaged image raises any; prep reports it
         return None
 
 
@@ -49,7 +49,7 @@ class Listing:
         splits: items of `train` and `val` if the source has both splits, else of `all`.
         passed: name and reason of each ignored file or folder, e.g. a README.
         facts: size (bytes) and modification time (ns) of each image, in order; empty if images are
-            not single files.
+            not files of their own.
         others: all other files that were read: archives, lists of labels.
         places: offset of each image in its file, in order, bytes; empty if `read` needs none.
         groups: number of the part of a file (e.g. the row group) that contains each image, in
@@ -74,7 +74,7 @@ class Source(Protocol):
         """Return the number of images, or an estimate that is quick to compute.
 
         Raises:
-            UserError: the files are missing; says where to get them and where to put them.
+            UserError: the files are missing; the message says where to get and to put them.
         """
 
     def listing(self) -> Listing:

@@ -1,6 +1,6 @@
-"""Images that a function or class of the user returns or yields.
+"""Read images that the user's function or class returns or yields.
 
-A map-style data set (it has a length and is indexed by number) is read in all processes of prep. An
+A map-style data set has a length and is indexed by number; all processes of prep read it. An
 iterator is read once and written to disk.
 """
 
@@ -26,7 +26,7 @@ SPLITS = ("train", "val")
 
 
 class Custom:
-    """Images of a target. The name of an image is `NUMBER`, or `SPLIT/NUMBER` if there are splits.
+    """Images of `data.target`; an image is named `NUMBER`, or `SPLIT/NUMBER` if there are splits.
 
     Args:
         data: the settings.
@@ -81,7 +81,7 @@ class Custom:
 
     @cached_property
     def _given(self) -> dict[str, Any]:
-        """The result of the target, by split; `all` if prep splits it."""
+        """The target's images, by split; `all` if prep splits them."""
         root = {} if self._data.root is None else {"root": self._data.root}
         section = self._data.model_copy(update={"args": root | (self._data.args or {})})
         given, fraction = call("data.target", section), self._data.val_fraction
@@ -130,10 +130,10 @@ class Custom:
         return [(f"{prefix}{number:08d}", label) for number, label in enumerate(found)]
 
     def _labels(self, table: Any) -> list[Label] | None:
-        """Return the classes of all images where they can be had without reading them.
+        """Return the classes of all images; None if that needs reading the images.
 
         Raises:
-            UserError: there is not one for each image.
+            UserError: the number of classes is not that of the images.
         """
         if (targets := _targets(table)) is None:
             return None
@@ -169,10 +169,10 @@ class Custom:
             raise UserError(f"{self._where} {raised(error)} at image {number}") from None
 
     def _try(self, split: str, given: Any) -> bytes:
-        """Return the first image; of a map-style data set twice, to check that it stays the same.
+        """Return the first image; read it twice from a map-style data set, to see if it changes.
 
         Raises:
-            UserError: the image is missing or unusable, or differs.
+            UserError: the image is missing or unusable, or differs the second time.
         """
         name = "" if split == "all" else f"{split} of "
         where = f"{name}{self._where}"
@@ -200,7 +200,7 @@ class Custom:
         return first[0][0]
 
     def _check_known(self, split: str, told: list[Label]) -> None:
-        """Refuse a class that is none of those with a name."""
+        """Refuse a class that is not among the named classes."""
         known = {*range(len(self._classes)), *self._classes}
         for number, value in enumerate(told):
             if known and value not in known:
@@ -210,7 +210,7 @@ class Custom:
 
 
 def _indexed(given: Any) -> bool:
-    """Return whether images can be read by number, as from a map-style data set of torch."""
+    """Whether images can be read by number, as from torch's map-style data sets."""
     streams = any(kind.__name__ == "IterableDataset" for kind in type(given).__mro__)
     return hasattr(given, "__len__") and hasattr(given, "__getitem__") and not streams
 

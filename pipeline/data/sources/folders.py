@@ -1,4 +1,7 @@
-"""One folder per class: `ROOT/{train,val}/CLASS/IMAGE`, or `ROOT/CLASS/IMAGE` to split."""
+"""Read images in a folder per class: `ROOT/{train,val}/CLASS/IMAGE`, or `ROOT/CLASS/IMAGE`.
+
+Prep splits the images of the second layout.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""MNIST and data sets in its format: idx files, gzipped or not.
+"""Read MNIST and data sets in its format: idx files, gzipped or not.
 
-Format: http://yann.lecun.com/exdb/mnist. The reader of torchvision is not used: it needs torch and
-its own folders, and reads a truncated file as a smaller one.
+Format: http://yann.lecun.com/exdb/mnist. Torchvision's reader is not used, because it needs torch
+and folders of its own, and reads a truncated file as a smaller one.
 """
 
 from __future__ import annotations
@@ -93,15 +93,15 @@ class Mnist:
         return content(self._files["val"][0])
 
     def _items(self, split: str) -> list[Item]:
-        self._images(split)  # to find damage before the first image is needed
+        self._images(split)  # finds damage before the first image is needed
         return [Item(f"{split}-{n:06d}", label) for n, label in enumerate(self._labels(split))]
 
     def _labels(self, split: str) -> list[int]:
         """Return the class of each image of a split.
 
         Raises:
-            UserError: a file has another length than it says, the number of labels differs from
-                that of images, or a label is no class.
+            UserError: a file's length contradicts its header, the number of labels differs from
+                the number of images, or a label is no class.
         """
         images, labels = self._files[split]
         check_length(images)
@@ -127,7 +127,7 @@ class Mnist:
         """Return the files of images and labels of both splits.
 
         Raises:
-            UserError: one is missing.
+            UserError: one of the files is missing.
         """
         return {
             split: (self._file(f"{prefix}-images-idx3-ubyte", 3),
@@ -184,8 +184,9 @@ def shape(path: Path) -> tuple[int, ...]:
 def check_length(path: Path) -> None:
     """Refuse an idx file that was cut off, by its size, without reading all of it.
 
-    A gzip file ends with the length of what it holds, modulo 2^32 (RFC 1952); one of several
-    members, with that of the last. So one with another length there is read to the end.
+    A gzip file ends with the length of its content modulo 2^32 (RFC 1952). If it has several
+    members, it ends with the length of the last. So a file with an unexpected length at its end is
+    read completely.
 
     Raises:
         UserError: the file is shorter or longer than its header says.
@@ -223,7 +224,7 @@ def content(path: Path) -> np.ndarray:
 
 
 def _length(sizes: tuple[int, ...]) -> int:
-    """Return how many bytes an array and its header take."""
+    """Return the bytes of an idx file with an array of these sizes, header included."""
     return 4 + 4 * len(sizes) + math.prod(sizes)
 
 

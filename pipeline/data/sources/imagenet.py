@@ -1,4 +1,4 @@
-"""ILSVRC 2012 in its usual layouts; classes are sorted by WordNet id, as in torchvision.
+"""Read ILSVRC 2012 in its usual layouts; classes are sorted by WordNet id, as in torchvision.
 
 Training: `ROOT/train/WNID/*.JPEG`. Validation: `ROOT/val/WNID/*.JPEG`, or all images in `ROOT/val/`
 and one file in `ROOT/` with their classes: `LOC_val_solution.csv` (Kaggle), the development kit
@@ -101,7 +101,7 @@ def told(root: Path, where: str, inside: list[str], listing: Listing) -> list[It
 
 
 def _entries(root: Path, where: str) -> tuple[Path, list[truth.Entry]]:
-    """Return the list of classes that is there, and what it says."""
+    """Return the path of the list of classes that exists, and its entries."""
     for name in (SOLUTION, KIT, f"{KIT}.tar.gz", LIST):
         path = root / name
         if path.is_dir() and name == KIT:

@@ -1,7 +1,7 @@
-"""ILSVRC 2012 in its original tar files, which are read without extraction.
+"""Read ILSVRC 2012 in its original tar files, without extracting them.
 
 `ILSVRC2012_img_train.tar` holds a tar file per class, `ILSVRC2012_img_val.tar` the validation
-images. Their classes come from a list, as for a flat folder.
+images. The classes of validation images come from a list, as for a flat folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def source(data: Images) -> Source:
 
 
 class ImageNetTars:
-    """ImageNet in two tar files; that of the training images holds one tar file per class."""
+    """ImageNet in two tar files; the one of training images holds a tar file per class."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -21,14 +21,14 @@ SPLITS = {name for names in NAMES.values() for name in names}
 
 
 def check(root: Path, split: bool) -> None:
-    """Check that the layout of a folder is that of the settings.
+    """Check that the layout of a folder agrees with the settings.
 
     Args:
         root: the folder.
-        split: whether prep splits the images (`data.val_fraction`), so that root holds classes.
+        split: whether prep splits the images (`data.val_fraction`), so that root holds the classes.
 
     Raises:
-        UserError: says what the folder holds, and the cure.
+        UserError: the message says what the folder holds, and the cure.
     """
     if split:
         _check_classes(root)
@@ -55,7 +55,7 @@ def _check_splits(root: Path) -> None:
 
 
 def _split(root: Path, names: set[str]) -> str:
-    """Return the settings that read the present folders."""
+    """Return the settings with which the present folders can be read."""
     if "train" in names:
         return f"data.root={root / 'train'} data.val_fraction=0.1 splits train/"
     if not names:
@@ -93,7 +93,7 @@ def _refuse_splits(path: Path) -> None:
 
 
 def hint(path: Path) -> str:
-    """Return where the missing class folders seem to be; "" if nowhere."""
+    """Return a hint where the missing class folders seem to be; "" if they are nowhere near."""
     names = sorted(folders(path))
     inner = path / names[0] if len(names) == 1 else None
     return f"; {inner} holds folders: are these the classes?" if inner and folders(inner) else ""

@@ -21,7 +21,7 @@ def check(names: set[str], where: Path, kind: str = "class folder") -> None:
         kind: word for a class in messages.
 
     Raises:
-        UserError: names the folder and the cure.
+        UserError: the message names the folder and the cure.
     """
     known: dict[str, str] = {}
     for name in sorted(names):
@@ -38,7 +38,7 @@ def check_known(names: set[str], first: set[str], where: Path, other: Path) -> N
     """Refuse classes of a split that the first split lacks.
 
     Raises:
-        UserError: names one of them, and the nearest class of the first split.
+        UserError: the message names one of them, and the nearest class of the first split.
     """
     known = {spelling(name): name for name in first}
     for name in sorted(names - first):

@@ -36,7 +36,7 @@ def label(value: Any) -> Label:
     """Return a class as a name or an integer.
 
     Raises:
-        Unfit: it is neither.
+        Unfit: the class is neither.
     """
     if isinstance(value, str):
         found: Label = str(value)
@@ -56,7 +56,7 @@ def encoded(image: Any) -> bytes:
     """Encode an image without loss.
 
     Raises:
-        Unfit: it is not an image of a supported type.
+        Unfit: `image` is not an image of a supported type.
     """
     import numpy as np
     from PIL import Image
@@ -74,7 +74,7 @@ def encoded(image: Any) -> bytes:
 
 
 def class_names(given: Any, where: str) -> tuple[str, ...]:
-    """Return the names in an attribute `classes`, as data sets of torchvision have it; or ().
+    """Return the names in an attribute `classes`, as torchvision's data sets have it; else ().
 
     Raises:
         UserError: the attribute is not a list of names.

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face: parquet files with encoded images, or a folder of `save_to_disk`.
+"""Read Hugging Face data sets: parquet files of encoded images, or a folder of `save_to_disk`.
 
 Layout: huggingface.co/docs/datasets/image_dataset and …/repository_structure.
 """
@@ -77,7 +77,7 @@ class Parquet:
         return data
 
     def _table(self, name: str) -> Table:
-        """Return an open file; memory-mapped files stay open, of the others only the last."""
+        """Return an open file; memory-mapped files and the last of the other files stay open."""
         if name not in self._open:
             if name.endswith(".parquet"):
                 self._open.clear()
@@ -87,9 +87,9 @@ class Parquet:
     def _rows(
         self, files: list[str], columns: Columns, first: str, found: Listing
     ) -> list[tuple[str, Label]]:
-        """Return the items of a split; record which rows are read together.
+        """Return the items of a split; add to the listing which rows are read together.
 
-        `columns` are those of the file `first`, which all must have.
+        `columns` are those of the file `first`; all files must have them.
         """
         rows: list[tuple[str, Label]] = []
         for file in files:
@@ -180,7 +180,7 @@ class Parquet:
         return found, [*self._tree.passed, *passed, *others]
 
     def _is_saved(self, name: str) -> bool:
-        """Return whether an arrow file belongs to the data set; `map` leaves other files there."""
+        """Whether an arrow file belongs to the data set; `map` leaves other files beside it."""
         folder, _, file = name.rpartition("/")
         path = self.root / folder / STATE
         try:

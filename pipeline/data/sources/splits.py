@@ -1,7 +1,8 @@
 """Divide files that hold many images into splits, by their names.
 
-Names as in Hugging Face and webdataset: `train-00000-of-00002.parquet`, `validation/0000.parquet`,
-`imagenet-val-000012.tar`. If there are validation and test files, the test files are ignored.
+The names are as in Hugging Face and webdataset: `train-00000-of-00002.parquet`,
+`validation/0000.parquet`, `imagenet-val-000012.tar`. If there are validation and test files, the
+test files are ignored.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _all(root: Path, names: list[str], there: dict[str, list[str]], held: list[s
 
 
 def kind(name: str) -> str | None:
-    """Return `train`, `val` or `test`, by the name of a file; None if it has no such word."""
+    """Return `train`, `val` or `test` according to a file's name; None if it has no such word."""
     words = [word.rstrip("0123456789") for word in re.split(r"[^a-z0-9]+", name.lower())]
     found = [split for word in words for split, known in KINDS.items() if word in known]
     return found[-1] if found else None
@@ -72,7 +73,7 @@ def _why(split: str | None) -> str:
 
 
 def unsplittable(classes: tuple[str, ...], labels: list[int], fraction: float | None) -> UserError:
-    """Return why images cannot be split by class: both splits need at least one of each class."""
+    """Return the error for a class with too few images: both splits need at least one."""
     counts = Counter(labels)
     alone = [classes[label] for label, count in counts.items() if count == 1]
     if alone:

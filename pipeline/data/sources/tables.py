@@ -1,7 +1,7 @@
 """Read Apache Arrow tables: parquet files, and arrow files that Hugging Face saved to disk.
 
 Only requested data is read: a few rows of a parquet column at a time; an arrow file is
-memory-mapped. Needs pyarrow.
+memory-mapped. This module needs pyarrow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from pipeline.display.errors import UserError
 
-ROWS = 64  # read from a parquet file at a time
+ROWS = 64  # rows read from a parquet file at a time
 
 
 class Table(Protocol):
@@ -26,7 +26,7 @@ class Table(Protocol):
 
     @property
     def groups(self) -> list[int]:
-        """Number of rows of each part (row group); parts are read one after the other."""
+        """The number of rows of each part (row group); parts are read one after the other."""
 
     def column(self, name: str) -> list[Any]:
         """Return a whole column."""
@@ -130,7 +130,7 @@ def features(schema: Any) -> dict[str, Any]:
 
 
 def holds_images(kind: Any) -> bool:
-    """Return whether a column can hold encoded images: bytes, or a struct of bytes and path."""
+    """Whether a column can hold encoded images: bytes, or a struct of bytes and path."""
     from pyarrow import types
 
     if types.is_struct(kind):
@@ -140,7 +140,7 @@ def holds_images(kind: Any) -> bool:
 
 
 def holds_labels(kind: Any) -> bool:
-    """Return whether a column can hold classes: integers or strings."""
+    """Whether a column can hold classes: integers or strings."""
     from pyarrow import types
 
     if types.is_dictionary(kind):

@@ -1,8 +1,8 @@
 """List the members of tar files once, and read them by offset, without extraction.
 
-tarfile silently treats a damaged header as the end of the archive. This module checks the end and
-refuses an archive that was cut off or is damaged in the middle. A hole of zeros is an end, too, so
-nothing may come behind it.
+Python's tarfile silently treats a damaged header as the end of the archive. This module checks the
+end, and refuses an archive that was cut off or is damaged in the middle. A hole of zeros looks like
+the end, too, so nothing may follow an end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def opened(path: Path) -> IO[bytes]:
     """Open a tar file.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: the tar file cannot be opened.
     """
     try:
         return path.open("rb")
@@ -35,12 +35,12 @@ def members(stream: IO[bytes], where: Path, size: int | None = None) -> Iterator
     """Yield the files of an uncompressed tar file; `offset_data` is the offset of each.
 
     Args:
-        stream: at the begin of the tar file.
-        where: its name, for messages.
-        size: bytes of the tar file; None: all there are.
+        stream: a stream at the beginning of the tar file.
+        where: the path of the tar file, for messages.
+        size: bytes of the tar file; None if it extends to the end of the stream.
 
     Raises:
-        UserError: the tar file is damaged; names the last member that was found.
+        UserError: the tar file is damaged; the message names the last member that was found.
     """
     last, begin = "", stream.tell()
     try:
@@ -76,7 +76,7 @@ def members(stream: IO[bytes], where: Path, size: int | None = None) -> Iterator
 
 
 def read(path: Path, place: int) -> bytes:
-    """Return the member whose data begins at an offset of a tar file, after its header.
+    """Return the content of the member whose data begins at an offset of a tar file.
 
     Raises:
         OSError: the member cannot be read, or the tar file was replaced.

@@ -25,7 +25,7 @@ KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device",
 
 
 class File(NamedTuple):
-    """Name of a file within the folder; size (bytes) and modification time (ns), if requested."""
+    """A file: its name within the folder; size (bytes) and modification time (ns) if requested."""
 
     name: str
     size: int = 0
@@ -123,7 +123,7 @@ def _unreadable(error: OSError) -> UserError:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a folder, or a link to one."""
+    """Whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or to a place without permission
@@ -158,7 +158,7 @@ def fact(top: Path, name: str) -> File:
 
 
 def image(name: str) -> bool:
-    """Return whether the suffix of a file is that of an image; prep checks the content."""
+    """Whether the suffix of a file is that of an image; prep checks the content."""
     return ending(name) in EXTENSIONS
 
 
@@ -192,10 +192,10 @@ def content(path: Path) -> bytes:
 
 
 def read(path: Path) -> bytes:
-    """Return the content of a regular file; a FIFO would block until somebody writes to it.
+    """Return the content of a regular file; reading a FIFO could block for ever.
 
     Raises:
-        OSError: it cannot be read, or is not a regular file.
+        OSError: the file cannot be read, or is not a regular file.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:

@@ -1,8 +1,8 @@
 """Read the classes of validation images in a flat folder from a list.
 
-Such lists have many formats. Each is read correctly or refused, because wrong classes would train a
-wrong network without an error. A line is `NAME CLASS`: the name of the image, with or without its
-suffix, and the name of its class or its number, counted from 0 in the order of names.
+Such lists have many formats. Each list is read correctly or refused, because wrong classes would
+train a wrong network without an error. A line is `NAME CLASS`: the name of the image, with or
+without its suffix, and the name or number of its class. Numbers count from 0 in the order of names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM
 Labels = dict[str, int]
 NUMBER = re.compile(r"[-+]?[0-9]{1,9}")
 LARGEST_PART = 2**26  # bytes read of a file of the development kit; a real one has a megabyte
-HEADER = ("imageid", "predictionstring")  # of the list of Kaggle
+HEADER = ("imageid", "predictionstring")  # names of the columns in Kaggle's list
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def text(path: Path) -> str:
     """Return the text of a list, in any encoding of Unicode.
 
     Raises:
-        UserError: it is not a file, or not text.
+        UserError: the list is not a file, or not text.
     """
     try:
         content = path.read_bytes() if path.is_file() else None
@@ -80,7 +80,7 @@ def entries(path: Path) -> list[Entry]:
 
 
 def _fields(line: str) -> list[str]:
-    """Return the fields of a line; the second field of Kaggle holds class and boxes: the class."""
+    """Return the fields of a line; of Kaggle's second field (class and boxes) only the class."""
     line = line.strip()
     mark = next((mark for mark in ",;\t" if mark in line), None)
     if mark:
@@ -91,7 +91,7 @@ def _fields(line: str) -> list[str]:
     else:
         fields = line.split(None, 1)
         named, _, last = line.rpartition(" ")
-        if image(named.strip()) and not image(fields[0]):  # a name that contains blanks
+        if image(named.strip()) and not image(fields[0]):  # the name contains blanks
             fields = [named, last]
     fields = [composed(field.strip("\"' ")) for field in fields]
     if len(fields) == 2 and re.fullmatch(r"(\S+ +-?\d+ +-?\d+ +-?\d+ +-?\d+ *)+", fields[1]):
@@ -100,7 +100,7 @@ def _fields(line: str) -> list[str]:
 
 
 def composed(name: str) -> str:
-    """Return a name in the form NFC: file systems and editors write accents in two ways."""
+    """Return a name in Unicode form NFC, because file systems and editors differ in the form."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -124,7 +124,7 @@ def labels(path: Path, found: list[Entry], classes: tuple[str, ...], images: set
     """
     classes = tuple(map(composed, classes))
     if found[0].name not in images and not _is_class(found[0].what, classes):
-        found = found[1:]  # names of columns
+        found = found[1:]  # the first line names the columns
     _check_base(path, found, classes)
     known = {name: label for label, name in enumerate(classes)}
     told: Labels = {}
@@ -147,7 +147,7 @@ def _is_class(what: str, classes: tuple[str, ...]) -> bool:
 
 
 def _check_base(path: Path, found: list[Entry], classes: tuple[str, ...]) -> None:
-    """Refuse numbers that start at 1: every class would be off by one."""
+    """Refuse numbers that start at 1, because every class would be off by one."""
     numbers = {int(e.what) for e in found if NUMBER.fullmatch(e.what) and e.what not in classes}
     if numbers and min(numbers) > 0 and max(numbers) <= len(classes):
         raise UserError(
@@ -174,8 +174,8 @@ def packed_kit(archive: Path, name: str) -> list[Entry]:
     """Read the development kit from its archive.
 
     Args:
-        archive: the file.
-        name: name of the folder in the archive.
+        archive: the path of the archive.
+        name: the name of the kit's folder in the archive.
 
     Raises:
         UserError: the archive is damaged.

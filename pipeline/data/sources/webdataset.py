@@ -1,7 +1,8 @@
-"""Shards as webdataset writes them: tar files with `KEY.jpg` and `KEY.cls` for each image.
+"""Read webdataset shards: tar files with `KEY.jpg` and `KEY.cls` for each image.
 
-Format: github.com/webdataset/webdataset. That package reads shards from beginning to end. Here the
-standard library lists the offsets of the images, so that they can be read in any order.
+Format: github.com/webdataset/webdataset. That package reads shards from beginning to end. This
+module lists the offsets of the images with the standard library, so that they can be read in any
+order.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.config.data import WebDataset as Settings
 
 CLASS = ("cls", "cls.txt")
-PATIENCE = 5.0  # seconds for counting; the rest is estimated by size
+PATIENCE = 5.0  # seconds for counting; the number in the remaining shards is estimated by size
 LONGEST = 1000  # bytes of a file with a class
 MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
