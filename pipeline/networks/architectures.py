@@ -61,11 +61,11 @@ def vgg(
     """Return conv-BN-ReLU layers, a 2x2 max pool after each stage, and a linear classifier.
 
     Args:
-        widths: Channels of each convolution, by stage.
-        classes: Outputs.
-        hidden: Outputs of a linear layer and ReLU before the classifier; None: no such layer.
-        bias: Whether convolutions have a bias, as in torchvision's VGG. A fused network then has
-            the same keys.
+        widths: channels of each convolution, by stage.
+        classes: number of outputs.
+        hidden: outputs of a linear layer and ReLU before the classifier; None: no such layer.
+        bias: whether convolutions have a bias, as in torchvision's VGG. A fused network then has
+            the same keys as the plain one.
     """
     layers: list[nn.Module] = []
     inputs = 3
@@ -143,7 +143,7 @@ def _dropping(make: Callable[..., nn.Module], name: str, drops: dict[str, float]
     """Call a constructor with `drop` and `drop_path`, if set, by the names that it uses.
 
     Raises:
-        UserError: it does not support one of them.
+        UserError: the constructor does not support one of them.
     """
     errors = []
     for names in product(*(DROPS[key] for key in drops)):
@@ -164,7 +164,7 @@ def from_target(model: Custom, classes: int) -> nn.Module:
     """Return the network of the user's function or class; its code must be importable already.
 
     Raises:
-        UserError: it cannot be called, or returns no network with parameters.
+        UserError: the target cannot be called, or returns no network with parameters.
     """
     network = call("model.target", model, num_classes=classes)
     told = f"model.target={model.target} returned"
@@ -182,7 +182,7 @@ def check_name(name: str, valid: list[str], library: str) -> None:
     """Check that a library has a classifier of this name.
 
     Raises:
-        UserError: it has none; names the nearest.
+        UserError: the library has none; the message names the nearest.
     """
     if name not in valid:
         cure = nearest(name, valid, "model.name=")
@@ -192,9 +192,9 @@ def check_name(name: str, valid: list[str], library: str) -> None:
 def _classifier(
     layers: list[nn.Module], features: int, classes: int, hidden: int | None = None
 ) -> nn.Module:
-    """Return layers, global pooling and a linear classifier, freshly initialised.
+    """Return a network of layers, global pooling and a linear classifier, freshly initialised.
 
-    `hidden`: outputs of a linear layer and ReLU between the last two.
+    `hidden`: outputs of a linear layer and ReLU between pooling and classifier.
     """
     network = nn.Sequential()
     network.add_module("features", nn.Sequential(*layers))

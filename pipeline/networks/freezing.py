@@ -15,8 +15,8 @@ from pipeline.display.errors import UserError, nearest
 class Frozen:
     """A batch norm that stays in eval mode and keeps its running statistics.
 
-    timm and Keras freeze norms in the same way. With the statistics of new images the norm would
-    compute something else although no parameter changed.
+    Timm and Keras freeze norms in the same way. With the statistics of new images, the norm would
+    compute another function although no parameter changed.
     """
 
     def train(self, mode: bool = True) -> Self:

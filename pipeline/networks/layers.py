@@ -9,7 +9,7 @@ from torch import nn
 
 from dyrep.block import RepBlock
 
-LISTS = (nn.Sequential, nn.ModuleList)  # subclasses are blocks
+LISTS = (nn.Sequential, nn.ModuleList)  # exactly these; an instance of a subclass is a block
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
@@ -29,7 +29,7 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 def depths(model: nn.Module) -> dict[str, int]:
     """Return the layer of each parameter, by its name; layer 0 is next to the images.
 
-    timm's networks define their layers (`group_matcher`). In other networks a layer is a block, or
+    Timm's networks define their layers (`group_matcher`). In other networks a layer is a block, or
     a convolution or linear layer outside of blocks, with the norm and biases that follow it. The
     branches of a convolution belong to its layer.
     """

@@ -21,8 +21,8 @@ def cached(family: str, name: str, word: str) -> Path:
 
     Args:
         family: `timm` or `torchvision`.
-        name: Name of the network in the library.
-        word: Name of the weights: a tag of timm, a member of torchvision's enumeration, `default`.
+        name: name of the network in the library.
+        word: name of the weights: a tag of timm, a member of torchvision's enumeration, `default`.
 
     Raises:
         UserError: the library has no such weights, or they are not on this disk; the message says
@@ -67,7 +67,7 @@ def _timm(name: str, word: str) -> Path:
 def _chosen(word: str, known: list[str], usual: str, name: str) -> str:
     if word.lower() == DEFAULT and usual in known:
         return usual
-    word = word.rpartition(".")[2]  # of resnet18.a1_in1k, or ResNet18_Weights.IMAGENET1K_V1
+    word = word.rpartition(".")[2]  # resnet18.a1_in1k, ResNet18_Weights.IMAGENET1K_V1
     written = {each.lower(): each for each in known}
     if word.lower() not in written:
         cure = nearest(word, [DEFAULT, *known]) if known else "there are none, give a file"

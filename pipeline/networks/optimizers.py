@@ -15,19 +15,19 @@ from pipeline.display.errors import UserError, nearest
 from pipeline.networks.layers import depths
 
 ON_GPU = ("bnb", "fused")  # prefixes of optimizers that need a GPU
-ELSEWHERE = ("params", "lr", "weight_decay")  # arguments that other settings give
+ELSEWHERE = ("params", "lr", "weight_decay")  # arguments that come from other settings
 
 
 def build(model: nn.Module, train: Train, head: Collection[str] = ()) -> Optimizer:
     """Return the optimizer of a recipe, for the parameters that are not frozen.
 
-    `sgd` is torch's; on a GPU it is fused, and applies the loss scale, too. All others are timm's,
-    with timm's defaults unless `optimizer_args` sets others.
+    `sgd` is torch's SGD; on a GPU the fused one, which also applies the loss scale. All others are
+    timm's, with timm's defaults unless `optimizer_args` sets others.
 
     Args:
-        model: Network to optimize.
-        train: The recipe.
-        head: Names of the parameters that learn at `train.head_lr`.
+        model: the network to optimize.
+        train: the recipe.
+        head: names of the parameters that learn at `train.head_lr`.
 
     Raises:
         UserError: timm has no such optimizer, it does not support an argument, or the classifier
@@ -50,10 +50,10 @@ def build(model: nn.Module, train: Train, head: Collection[str] = ()) -> Optimiz
 
 
 def check_head(model: nn.Module, head: Collection[str]) -> None:
-    """Refuse a learning rate for a class head that learns nothing.
+    """Refuse a learning rate of its own for a classifier that is frozen.
 
     Raises:
-        UserError: all of its parameters are frozen.
+        UserError: all parameters of the classifier are frozen.
     """
     if not any(p.requires_grad for name, p in model.named_parameters() if name in head):
         raise UserError(
@@ -63,7 +63,7 @@ def check_head(model: nn.Module, head: Collection[str]) -> None:
 
 
 def needs_gpu(name: str) -> bool:
-    """Return whether an optimizer of timm needs a GPU (those of bitsandbytes and apex do)."""
+    """Whether an optimizer of timm needs a GPU (those of bitsandbytes and apex do)."""
     return name.startswith(ON_GPU)
 
 
@@ -101,7 +101,10 @@ def _by_layer(
 def _by_decay(
     model: nn.Module, parameters: list[nn.Parameter], train: Train
 ) -> list[dict[str, Any]]:
-    """Return lists of matrices and kernels (decay), biases and norms, strengths (never decay)."""
+    """Return three groups: matrices and kernels (decay), biases and norms, branch strengths.
+
+    Strengths never decay; biases and norms decay with `train.decay_norms`.
+    """
     norms = [p for p in parameters if p.ndim <= 1]
     kernels = {
         "params": [p for p in parameters if p.ndim > 1],
@@ -118,7 +121,7 @@ def _by_decay(
         {
             "params": strengths,
             "weight_decay": 0.0,
-        },  # can be empty; strengths of new branches join it
+        },  # may be empty; strengths of new branches join it
     ]
 
 

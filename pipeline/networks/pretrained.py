@@ -26,28 +26,28 @@ UNCOUNTED = "with their class head if prep finds as many classes as it has, else
 
 @dataclass
 class Fit:
-    """How weights fit a network: tensors to load, tensors that stay random, and differences."""
+    """The fit of weights to a network: tensors to load, tensors that stay random, differences."""
 
     loaded: dict[str, Tensor] = field(default_factory=dict)
-    fresh: list[str] = field(default_factory=list)  # names in the classifier
-    differing: list[str] = field(default_factory=list)  # descriptions
+    fresh: list[str] = field(default_factory=list)  # names of the classifier's tensors
+    differing: list[str] = field(default_factory=list)  # descriptions of the differences
 
 
 def begin(network: nn.Module, model: Model, classes: int, counted: bool = True) -> list[str]:
     """Load the initial weights of a new network, and freeze parameters.
 
     Args:
-        network: A newly built network.
-        model: Its settings.
-        classes: Number of classes of its classifier.
-        counted: Whether this is the number of classes of the data; False before prep has run.
+        network: a newly built network.
+        model: the settings of the network.
+        classes: number of classes of its classifier.
+        counted: whether this is the number of classes of the data; False before prep has run.
 
     Returns:
         Lines for the log.
 
     Raises:
-        UserError: the weights cannot be read or are of another network, or a parameter with random
-            values would be frozen.
+        UserError: the weights cannot be read or belong to another network, or a parameter with
+            random values would be frozen.
     """
     told, fresh = ([], []) if model.pretrained is None else _load(network, model, classes, counted)
     told += freezing.freeze(network, model.freeze)
@@ -62,8 +62,8 @@ def _load(
 ) -> tuple[list[str], list[str]]:
     """Load `model.pretrained`; return lines for the log, and the random tensors of the classifier.
 
-    A classifier for another number of classes keeps its random values. A bias that fusing had to
-    give to a convolution is added to that of the network.
+    A classifier for another number of classes keeps its random values. If the file has a bias that
+    fusing gave to a convolution, and the network's convolution has none, the convolution gets one.
     """
     path = Path(str(model.pretrained))
     held = weights.read(path, model.pretrained_sha256)
@@ -96,11 +96,11 @@ def _load(
 
 
 def fill_branches(network: nn.Module, model: Model) -> None:
-    """Load the branches of published weights into those of a RepVGG that was begun with them.
+    """Load the published weights of the branches into a RepVGG that began with those weights.
 
     Args:
-        network: From `begin`, then given its own branches.
-        model: Its settings, with `own_branches`.
+        network: a network to which `begin` gave its weights, and then its own branches were added.
+        model: the settings of the network, with `own_branches`.
     """
     assert isinstance(model, Timm)
     held = weights.read(Path(str(model.pretrained)), None)
@@ -124,9 +124,9 @@ def fit(network: nn.Module, held: dict[str, Tensor], head: set[str]) -> Fit:
     """Compare weights with those of a network, by name and shape.
 
     Args:
-        network: A newly built network.
-        held: The weights.
-        head: Names of the tensors of its classifier.
+        network: a newly built network.
+        held: the weights.
+        head: names of the tensors of its classifier.
     """
     own = network.state_dict()
     held = weights.named_as(held, own)
@@ -171,7 +171,7 @@ def _add_biases(network: nn.Module, loaded: dict[str, Tensor]) -> None:
 
 
 def _as_timm(network: nn.Module, held: dict[str, Tensor], head: set[str]) -> Fit:
-    """Fit weights by timm's filter: older files have other names, or are for other image sizes."""
+    """Fit weights after timm's filter, which converts older names and other image sizes."""
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     try:
         converted = convert(dict(held), network) if convert else held

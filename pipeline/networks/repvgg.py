@@ -1,4 +1,4 @@
-"""Convert timm's RepVGG, network and weights: to plain convolutions, and to our branches."""
+"""Convert the network and weights of timm's RepVGG to plain convolutions, and to our branches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dyrep.linear import LinearBlock
 from dyrep.linear_branches import LinearIdentity, LinearWindow
 
 BRANCHES = ("conv_kxk.bn", "conv_1x1.bn", "identity")  # batch norms of a block in timm
-EPS = 1e-5  # of these
+EPS = 1e-5  # eps of these batch norms
 
 
 def straighten(network: nn.Module) -> None:
@@ -41,11 +41,11 @@ def straightened(held: dict[str, Tensor], network: nn.Module) -> dict[str, Tenso
     """Convert weights of a RepVGG with branches to those of the network after `straighten`.
 
     The function in eval mode stays the same. The batch norm behind each convolution gets the mean
-    of the sum of the branches, and its variance if the branches were uncorrelated.
+    of the sum of the branches, and the variance that the sum has if the branches are uncorrelated.
 
     Args:
-        held: The weights, by timm's names.
-        network: From `branched`; its blocks are overwritten.
+        held: the weights, by timm's names.
+        network: a network from `branched`; its blocks are overwritten.
     """
     from timm.models.byobnet import RepVggBlock
 
@@ -79,12 +79,13 @@ NAMES = {"conv_kxk.conv": "kxk.conv", "conv_kxk.bn": "kxk.norm", "conv_1x1.conv"
 def fill(model: nn.Module, held: dict[str, Tensor]) -> int:
     """Give each block of a RepVGG the branches of published weights; return the number of blocks.
 
-    In eval mode the network computes what the published one does; with batch norms, in train mode
-    too. Linear branches take the batch norms of the weights into kernels and strengths.
+    In eval mode, the network then computes the same as the published one; if its blocks have batch
+    norms, also in train mode. For linear branches, the published batch norms are folded into
+    kernels and strengths.
 
     Args:
-        model: Plain, with the weights of `straightened`, then given its own branches.
-        held: The weights, by timm's names.
+        model: a plain network with the weights of `straightened`, which then got its own branches.
+        held: the weights, by timm's names.
     """
     own = {path: block for path, block in blocks(model).items() if block.own}
     for path, block in own.items():

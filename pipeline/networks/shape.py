@@ -1,4 +1,4 @@
-"""Check that a network of the user can be copied, saved and built again, as stages require."""
+"""Check that a user's network can be copied, saved and built again, as the stages require."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.networks import freezing
 
 
 def learn(scores: Tensor) -> None:
-    """Take a loss back from the scores of a network, as a training step does.
+    """Compute gradients from the scores of a network, as a training step does.
 
     Raises:
-        ValueError: it would not reach a parameter.
+        ValueError: no gradient reaches any parameter.
     """
     if not scores.requires_grad:
         raise ValueError(
@@ -29,11 +29,11 @@ def reaches_all(network: nn.Module, frozen: list[str]) -> None:
     """Refuse a network, after `learn`, that DistributedDataParallel would stop at its second step.
 
     Args:
-        network: Of which `learn` got the scores.
-        frozen: Globs of parameters that do not learn.
+        network: the network whose scores `learn` got.
+        frozen: globs of parameters that do not learn.
 
     Raises:
-        ValueError: a parameter takes no part in the scores.
+        ValueError: a parameter does not contribute to the scores.
     """
     parameters = dict(network.named_parameters())
     unused = [n for n, p in parameters.items() if p.requires_grad and p.grad is None]
@@ -53,16 +53,16 @@ def check(network: nn.Module, again: nn.Module, target: str) -> None:
 
     Args:
         network: returned by the target.
-        again: returned by a second call.
+        again: the network that a second call returned.
         target: name of the target, for messages.
 
     Raises:
-        UserError: names the problem and the cure.
+        UserError: the message names the problem and the cure.
     """
     told = f"model.target={target} returns a network"
     try:
         copy.deepcopy(network)
-    except Exception as error:  # from any module of the user
+    except Exception as error:  # a user's module may raise anything
         raise UserError(
             f"{told} that cannot be copied ({gist(error)}), as averaging and fusing do; keep "
             "locks, files and generators out of it"

@@ -19,7 +19,7 @@ def apply(network: nn.Module, method: Structured) -> None:
     """Add the branches that `method.structure` describes to a network, with random weights.
 
     Raises:
-        UserError: the file is missing, has changed, or is of another network.
+        UserError: the file is missing, has changed, or belongs to another network.
     """
     path = Path(method.structure)
     try:
@@ -41,7 +41,7 @@ def apply(network: nn.Module, method: Structured) -> None:
 
 
 def told(network: nn.Module, method: Structured) -> str:
-    """Return a line for the log."""
+    """Return a line for the log about the added branches."""
     count = len(blocks(network))
     what = f"{count} block{'s' * (count != 1)} of branches"
     return f"structure: {what} with random weights, as in {method.structure}"

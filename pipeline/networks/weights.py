@@ -1,4 +1,4 @@
-"""Read weights from a safetensors file or a torch.save file; nothing else in it is loaded."""
+"""Read weights, and nothing else, from a safetensors file or a torch.save file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.display.errors import UserError, gist
 from pipeline.records import disk
 
 KEY = "model.pretrained"
-PICKLES = (b"PK\x03\x04", b"\x80")  # first bytes of torch.save files, of today and from before 1.6
+PICKLES = (b"PK\x03\x04", b"\x80")  # first bytes of torch.save files: today's, and before torch 1.6
 INSIDE = (  # keys of the weights in checkpoints of training programs, averaged weights first
     "state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model",
 )  # fmt: skip
@@ -33,11 +33,11 @@ def read(path: Path, digest: str | None) -> dict[str, Tensor]:
     """Return the tensors of a file by name, on the CPU.
 
     Args:
-        path: of the file.
-        digest: the SHA-256 that it must have; None: any.
+        path: the path of the file.
+        digest: the SHA-256 that the file must have; None: any.
 
     Raises:
-        UserError: its SHA-256 differs, or it cannot be read, or it holds no weights.
+        UserError: the file's SHA-256 differs, or it cannot be read, or it holds no weights.
     """
     try:
         if digest is not None and disk.sha256(path) != digest:
@@ -91,7 +91,7 @@ def _pickled(path: Path) -> dict[str, Tensor]:
 
 
 def _first(error: Exception) -> str:
-    """Return the first sentence of a long message of torch."""
+    """Return the first sentence of torch's long message."""
     return gist(error).partition(". ")[0]
 
 
@@ -118,7 +118,7 @@ def _unwrapped(path: Path, loaded: Any) -> dict[str, Tensor]:
 
 
 def named_as(state: dict[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return weights by the names of a network, without prefixes of wrappers."""
+    """Return weights by the names that the network uses, without the prefixes of wrappers."""
     while not own.keys() & state.keys():
         around = next((a for a in AROUND if all(name.startswith(a) for name in state)), None)
         if around is None:
