@@ -1,4 +1,4 @@
-"""The schema of `conf/`: one class per section, one field per key.
+"""Define the schema of `conf/`: one class per section, one field per key.
 
 Hydra composes the settings, and these classes check them once. A folder in `conf/`, its section and
 its class have the same name.
@@ -38,7 +38,7 @@ class Stages(Section):
 
 
 class Fuse(Section):
-    """When a fused network is accepted, and its export formats."""
+    """The conditions for accepting a fused network, and its export formats."""
 
     tolerance: PositiveFloat
     images: PositiveInt
@@ -71,7 +71,7 @@ Curves = Literal["tensorboard", "csv"]
 
 
 class Watched(Section):
-    """Where the curves of a run are written besides W&B."""
+    """The formats in which a run's curves are written besides W&B."""
 
     also: list[Curves] = Field(default=[])
 
@@ -88,7 +88,7 @@ class Disabled(Watched):
 
 
 class Wandb(Watched):
-    """Where the Weights & Biases run goes."""
+    """The destination of the Weights & Biases run."""
 
     mode: Literal["offline", "online"]
     project: str
@@ -176,7 +176,7 @@ WHERE = (
     "cluster", "checkpoint", "tracking", "stage", "again", "root", "dry_run", "wait", "name",
     "group",
 )  # fmt: skip
-"""Keys that do not affect results (where stages run, saving, tracking); not in a fingerprint."""
+"""Keys that do not affect results (where stages run, saving, tracking): no fingerprint has them."""
 
 ADDED: Values = {
     "model.pretrained": None,
@@ -224,7 +224,7 @@ def values_of(config: Config, names: Iterable[str]) -> Values:
 
 
 def asked(values: Values, prefix: str = "") -> Values:
-    """Return the settings below a dotted prefix, without those that have their value in `ADDED`."""
+    """Return the settings below a dotted prefix, except those with the value given in `ADDED`."""
     kept = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
@@ -235,7 +235,7 @@ def asked(values: Values, prefix: str = "") -> Values:
 
 
 def completed(values: Values) -> Values:
-    """Return frozen settings, completed by those of `ADDED` that did not exist yet."""
+    """Return frozen settings, completed by those of `ADDED` that did not exist at that time."""
     whole = copy.deepcopy(values)
     for key, usual in ADDED.items():
         *path, name = key.split(".")

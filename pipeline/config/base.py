@@ -1,4 +1,4 @@
-"""Types and base classes of all sections."""
+"""Define types and base classes for all sections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 def written(value: Any) -> str:
-    """Return a value as the command line has it."""
+    """Return a value in the notation of the command line."""
     if isinstance(value, list):
         return f"[{','.join(map(written, value))}]"
     if isinstance(value, dict):
@@ -40,8 +40,8 @@ class Section(BaseModel):
 class Target(Section):
     """A function or class by its Python name; `pipeline.custom` finds, copies and calls it.
 
-    `code` is the hash of the copy of its files, or the release of the installed package. A null is
-    replaced when the configuration is composed, by the hash of the files at that time.
+    `code` is the hash of the copy of its files, or the release of the installed package. When the
+    configuration is composed, a null is replaced by the hash of the files at that time.
     """
 
     target: str

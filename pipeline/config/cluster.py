@@ -1,4 +1,4 @@
-"""Where stages run: on this machine or on a SLURM cluster."""
+"""Settings of the place where stages run: on this machine or on a SLURM cluster."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Local(Section):
         return getattr(self, what)
 
     def processes(self, stage: str) -> int:
-        """Return on how many processes per node a stage runs."""
+        """Return the number of processes per node of a stage."""
         return self.processes_per_node if stage in PARALLEL else 1
 
 
@@ -117,7 +117,7 @@ class Slurm(Section):
         return getattr(self, what)
 
     def processes(self, stage: str) -> int:
-        """Return on how many processes per node a stage runs."""
+        """Return the number of processes per node of a stage."""
         return self.given(stage, "processes_per_node") if stage in PARALLEL else 1
 
     def gpu_type(self, stage: str) -> str | None:

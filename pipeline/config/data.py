@@ -27,7 +27,7 @@ HOLDS = {  # what the folder data.root must hold, by `data.name`
 }
 
 
-MAX_PIXELS = 100_000_000  # per image: a small file can claim more than fits into memory
+MAX_PIXELS = 100_000_000  # per image, because a small file can claim more than fits into memory
 MAX_ASPECT = 50  # of an image: if larger, scaling up the short side makes the long side enormous
 
 

@@ -1,6 +1,6 @@
-"""Settings that do nothing beside the others: refused where the command line names them.
+"""Find settings that have no effect beside the others; on the command line they are refused.
 
-In a file of `conf/` they stand beside their choice, and may wait there for another.
+A file of `conf/` may hold such a setting, because it can take effect with another choice.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ Flat = dict[str, Any]  # settings by dotted key
 
 
 def idle(named: Collection[str], flat: Flat) -> dict[str, str]:
-    """Return the settings that are named and do nothing, with the refusal of each.
+    """Return the named settings that have no effect, each with the message that refuses it.
 
     Args:
-        named: Dotted keys of the command line.
-        flat: All settings; some may be missing, or of a wrong type.
+        named: dotted keys of the command line.
+        flat: all settings; some may be missing, or of a wrong type.
     """
     return {
         key: f"{key}={written(flat[key])} does nothing: {why}; leave it out"

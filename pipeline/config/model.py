@@ -20,8 +20,8 @@ from pipeline.config.rules import RESNETS
 
 BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
 BLOCKS += [(1024, 2), (1024, 1)]  # channels and stride of the 13 blocks of MobileNet
-BEGUN = ("pretrained", "pretrained_sha256", "freeze")  # of the initial weights
-ASIDE = (*BEGUN, "drop", "drop_path", "code")  # not of the architecture
+BEGUN = ("pretrained", "pretrained_sha256", "freeze")  # settings of the initial weights
+ASIDE = (*BEGUN, "drop", "drop_path", "code")  # settings that do not change the architecture
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -34,7 +34,7 @@ class Network(Section):
     """Settings of all networks: initial weights, and parameters that are not trained.
 
     Args:
-        pretrained: a file of weights; `pipeline.planning.starts` finds that of a run or a name.
+        pretrained: a file of weights; `pipeline.planning.starts` finds it for a run or a name.
         pretrained_sha256: hash of that file, so that a changed file is noticed.
         freeze: globs of names of parameters, or of the modules that hold them.
     """
@@ -231,10 +231,10 @@ class Grow(Growing):
 
 
 def added(method: Starting) -> list[str]:
-    """Return the branches of a method by which a convolution that can take one changes.
+    """Return the branches of a method that change a convolution which can take them.
 
-    Growth adds a kxk branch only beside others. For a method without branches it is kxk, which
-    each convolution larger than 1x1 can take.
+    Growth adds a kxk branch only beside others, so it does not count there. A method without
+    branches returns kxk, which every convolution larger than 1x1 can take.
     """
     names: list[str] = list(getattr(method, "branches", ["kxk"]))
     return [name for name in names if name != "kxk"] if isinstance(method, Growing) else names

@@ -1,4 +1,4 @@
-"""Policies of augmentation by name: torchvision's, and the strings of timm."""
+"""Check augmentation policies: the names of torchvision's, and timm's strings."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ TIMM_POLICY = re.compile(
     r"|(originalr?|v0r?|3a)(-mstd\d+(\.\d+)?)?"
 )
 PART = re.compile(r"([a-z]+)(\d[\d.]*)")
-STRONGEST = 10  # magnitude at which timm stops, unless mmax says more
+STRONGEST = 10  # magnitude to which timm limits, unless mmax allows more
 MOST = {"mmax": 30, "mstd": 1000, "n": 15, "p": 1, "w": 10, "d": 10, "a": 100}
 WEIGHTED = {"tweights": 15, "t3aw": 14}  # operations, of which each is taken once
 
 
 def wrong(policy: str) -> Iterator[str]:
-    """Yield what timm would cut, ignore or stumble over in one of its strings."""
+    """Yield the parts of a policy string that timm would limit, ignore or fail on."""
     kind, *parts = policy.split("-")
     numbers = {match[1]: float(match[2]) for part in parts if (match := PART.fullmatch(part))}
     names = [match[1] if (match := PART.fullmatch(part)) else part[0] for part in parts]

@@ -1,5 +1,6 @@
-"""Derive settings that were not set: the stem from the image size, growth from the epochs, the
-epochs from a budget.
+"""Derive settings that were not set.
+
+The stem follows from the image size, growth from the epochs, and the epochs from a budget.
 
 The rules run once, when a configuration is composed. A `Config`, config.yaml and all stages contain
 the resulting values.

@@ -19,8 +19,8 @@ from pipeline.display.masking import mask
 
 Flat = dict[str, Any]  # settings by dotted key
 
-LARGEST = 10**9  # of integers
-MOST = {  # of single settings
+LARGEST = 10**9  # largest integer
+MOST = {  # largest values of single settings
     "seed": 2**63 - 1,
     "data.split_seed": 2**32 - 1,  # scikit-learn splits with it
     "data.image_size": 2**14,
@@ -29,7 +29,7 @@ MOST = {  # of single settings
     "latency.threads": 2**12,
     "method.widen_depthwise": 16,
 }
-LEAST = {  # of what does nothing when it is smaller
+LEAST = {  # smallest values with an effect
     "train.lr": 1e-9,
     "train.head_lr": 1e-9,
     "train.layer_decay": 0.1,
@@ -37,7 +37,7 @@ LEAST = {  # of what does nothing when it is smaller
 }
 COUNTS = {"digits": (1797, 10)}  # images and classes
 PLACELESS = ("digits", "synthetic")
-CANNOT = {"memory": ("policy",), "dali": ("policy", "erase", "cutout")}  # loader: of augment
+CANNOT = {"memory": ("policy",), "dali": ("policy", "erase", "cutout")}  # unsupported in `augment`
 RANGES = ("train.augment.scale", "train.augment.ratio")
 SETS = (
     "method.branches",
@@ -50,10 +50,10 @@ SETS = (
     "latency.also",
     "tracking.also",
 )
-NOT_IN_WANDB = "/\\#?%:"  # characters of names
+NOT_IN_WANDB = "/\\#?%:"  # characters that W&B refuses in names
 OPSET = 23  # the newest that the exporter of torch 2.10 knows
 EXACT = 2.0**-52  # relative spacing of float64
-HUE = 0.5  # share of the colour circle, either way: the whole circle
+HUE = 0.5  # share of the colour circle, in either direction; this covers the whole circle
 
 
 def wrong(flat: Flat) -> str | None:
@@ -176,7 +176,7 @@ def _schedule(flat: Flat) -> Iterator[str]:
         return
     interval, last = flat["method.adjust_interval"], flat["method.last_adjust_epoch"]
     most = min(last, epochs - 1)  # no adjustment after the last epoch
-    if epochs > 1 and interval > most:  # one epoch is a trial
+    if epochs > 1 and interval > most:  # a single epoch is only a trial
         until = f"method.last_adjust_epoch={last}" if last < epochs else f"train.epochs={epochs}"
         cure = f"method.adjust_interval={most}" if most else "a later method.last_adjust_epoch"
         yield (

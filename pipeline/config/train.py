@@ -122,7 +122,7 @@ class Train(Section):
         decay_norms: whether weight decay applies to norms and biases, too.
         layer_decay: learning rate of a layer divided by that of the next layer; see
             `networks.layers`.
-        schedule: of the learning rate; see `training.pace`.
+        schedule: schedule of the learning rate; see `training.pace`.
         decay_epochs: `schedule=step`: epochs between two drops of the learning rate, or the list
             of epochs after which it drops; `exponential`: epochs in which it falls by one factor;
             `plateau`: epochs without a lower validation loss before it drops; `wsd`, `rsqrt`:
@@ -135,14 +135,14 @@ class Train(Section):
         clip_grad: largest norm of all gradients together; larger gradients are scaled down to it.
         epochs: passes over the images; with a budget, the largest possible number
             (see `pipeline.config.rules`).
-        recalibrate: batches from which all batch norms estimate their running statistics anew,
+        recalibrate: batches from which the running statistics of all batch norms are recomputed,
             after each epoch without an adjustment; null: off.
         recalibrate_until: number of epochs with recalibration; null: all.
         precision: `float32`: exact; `tf32`: a GPU rounds the factors of products to 10 bits;
             `bfloat16`, `float16`: autocast, `float16` with loss scaling.
         ema_warmup: whether averages follow the weights more closely at first; see `optim.Averaged`.
         patience: number of epochs without a better top-1 after which training stops.
-        ship: which network the later stages get: of the last epoch, or of the best top-1.
+        ship: which network the later stages get: that of the last epoch, or of the best top-1.
         compile: argument of torch.compile: nothing, each block (see `training.compiling`), or the
             whole network.
         profile: number of steps to profile (see `training.profile`).
@@ -253,7 +253,7 @@ class Train(Section):
 
 
 class Checkpoint(Section):
-    """How often training saves, and how many checkpoints it keeps; does not affect results."""
+    """Settings for how often training saves and how much it keeps; they do not affect results."""
 
     interval: str
     keep: PositiveInt

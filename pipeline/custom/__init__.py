@@ -1,1 +1,1 @@
-"""Networks and images of the user: find the code of a Python name, copy it, and call it."""
+"""Use the user's own networks and images: find the code of a Python name, copy it, and call it."""

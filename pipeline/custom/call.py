@@ -15,7 +15,7 @@ from pipeline.display.errors import UserError, gist, nearest
 from pipeline.records.provenance import PROJECT
 
 PACKAGE = PROJECT / "pipeline"
-THEIRS = (Exception, SystemExit, KeyboardInterrupt)  # what code of the user's may raise
+THEIRS = (Exception, SystemExit, KeyboardInterrupt)  # what the user's code may raise
 
 
 def call(key: str, section: Target, **offered: Any) -> Any:
@@ -43,7 +43,7 @@ def load(key: str, section: Target) -> Callable[..., Any]:
     """Return the function or class of a target.
 
     Raises:
-        UserError: it cannot be imported, or is not callable.
+        UserError: the target cannot be imported, or is not callable.
     """
     module, _, path = section.target.partition(":")
     try:
@@ -73,7 +73,7 @@ def _named(holder: Any, name: str) -> str:
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:
-    """Return whether a function can be called with a keyword argument of this name."""
+    """Whether a function can be called with a keyword argument of this name."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a function written in C
@@ -95,7 +95,7 @@ def _theirs(name: str) -> bool:
 
 
 def _copy(error: BaseException) -> str:
-    """Return how a module gets into the copy, if the error is that it was not found."""
+    """Return advice how to get a module into the copy, if the error is that it was not found."""
     if not isinstance(error, ModuleNotFoundError):
         return ""
     return (

@@ -25,7 +25,7 @@ Custom = tuple[str, Target]  # name of a section, and the section
 
 
 def targets(config: Config) -> list[Custom]:
-    """Return the sections that name code of the user."""
+    """Return the sections that name the user's code."""
     found = ((name, getattr(config, name, None)) for name in SECTIONS)
     return [(name, section) for name, section in found if isinstance(section, Target)]
 
@@ -62,7 +62,7 @@ def check(config: Config) -> None:
 
 
 def keep(config: Config) -> None:
-    """Copy the code of a run, unless there is a copy."""
+    """Copy the code of a run, unless the copy exists."""
     for name, section in targets(config):
         if _copied(section) and not _kept(config, section):
             snapshot.keep(_same(name, section), _place(Path(config.root), section))
@@ -104,7 +104,7 @@ def enable(section: Section, root: Path) -> None:
     """Put the copy of a section's code on Python's path, if the section names code.
 
     Raises:
-        UserError: the copy is missing, or others may have changed it.
+        UserError: the copy is missing, or other users may have changed it.
     """
     if not isinstance(section, Target) or not _copied(section):
         return

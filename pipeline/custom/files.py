@@ -55,7 +55,7 @@ def release(target: str) -> str:
 
 
 def installed(path: Path) -> bool:
-    """Return whether a file or folder belongs to Python or to an installed package."""
+    """Whether a file or folder belongs to Python or to an installed package."""
     return any(path.is_relative_to(folder) for folder in _installed())
 
 
@@ -63,13 +63,13 @@ def _installed() -> list[Path]:
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     names = [sysconfig.get_paths()[kind] for kind in kinds]
     names += [*site.getsitepackages(), site.getusersitepackages()]
-    # a module system and `pip install --target` put packages elsewhere, and that on PYTHONPATH
+    # environment modules and `pip install --target` use other folders, which are on PYTHONPATH
     names += [name for name in sys.path if name and any(Path(name).glob("*.dist-info"))]
     return [Path(name).resolve() for name in names]
 
 
 def _places() -> list[Path]:
-    """Return the folders in which the user's modules are searched: here, then PYTHONPATH."""
+    """Return the folders searched for the user's modules: the current one, then PYTHONPATH."""
     found = dict.fromkeys([Path.cwd(), *(Path(name) for name in sys.path if name)])
     return [path for path in found if path.is_dir() and not installed(path.resolve())]
 
