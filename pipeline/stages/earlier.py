@@ -1,4 +1,4 @@
-"""The networks earlier stages left behind, and the images to try them on."""
+"""Load the networks of earlier stages, and the images to try them on."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def fused(context: Context) -> nn.Module:
 
 
 def exported(context: Context, name: str) -> runtime.Loaded | None:
-    """Return the fused network as an exported file has it; None if fuse wrote none of that format.
+    """Return the network of an exported file; None if fuse wrote no file of that format.
 
     Most formats hold code, so the file must have the content that fuse wrote.
 
     Raises:
-        UserError: it has another.
-        ValueError, ModuleNotFoundError, runtime.Elsewhere: as `runtime.load`.
+        UserError: the file has another content.
+        ValueError, ModuleNotFoundError, runtime.Elsewhere: as `runtime.load` raises them.
     """
     folder, file = context.parents["fuse"], FORMATS[name].file
     path = folder / file
@@ -71,9 +71,9 @@ def exported(context: Context, name: str) -> runtime.Loaded | None:
 
 
 def usual(context: Context) -> nn.Module:
-    """Return the plain architecture as usually built, with the values of the shipped network.
+    """Return the plain architecture as it is usually built, with the shipped network's values.
 
-    Times depend on values: with fresh ones max pooling finds fewer zeros, and takes longer.
+    Times depend on values: with fresh weights, max pooling meets fewer zeros and takes longer.
     """
     model = plain(context)
     state = load_file(context.parents["fuse"] / "model.safetensors")
@@ -83,7 +83,7 @@ def usual(context: Context) -> nn.Module:
 
 
 def take(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """Load what `dyrep.fusion.plain_state` gave into the plain architecture; return it."""
+    """Load a result of `dyrep.fusion.plain_state` into the plain architecture; return this."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and module.bias is None and f"{name}.bias" in state:
             module.bias = nn.Parameter(module.weight.new_zeros(module.out_channels))
@@ -92,7 +92,7 @@ def take(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 
 def folded(network: nn.Module, image_size: int) -> nn.Module:
-    """Fold each batch norm behind a conv of a plain network into it; return the network."""
+    """Fold the batch norms of a plain network into their convolutions; return the network."""
     weight = next(network.parameters())
     fold_norms(network.eval(), weight.new_zeros(1, 3, image_size, image_size))
     return network

@@ -1,9 +1,9 @@
-"""eval: how good the unfused, the fused and the exported networks are on the validation split.
+"""eval: measure the unfused, the fused and the exported networks on the validation split.
 
 Reads the prepared data and the networks. Writes predictions.safetensors (per image its number,
 label, and of each network the five best classes and the probability of the first) and eval.json
-(accuracy per class, calibration, confusion, the surest mistakes). Fails when an image was seen
-twice or not at all, with any number of processes.
+(accuracy per class, calibration, confusion, the most confident mistakes). With any number of
+processes, it fails if an image was evaluated twice or not at all.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pipeline.stages.metrics import scores
 from pipeline.stages.metrics.mistakes import Gallery, Mistake, best
 from pipeline.stages.metrics.shifts import SHIFTS, Pixels, Shift
 
-PAIRS = 20  # of classes most often confused
-SQUARE = 100  # classes up to which the whole confusion matrix is written
+PAIRS = 20  # pairs of classes that are listed as most often confused
+SQUARE = 100  # up to so many classes, the whole confusion matrix is written
 
 Candidate = Callable[[Tensor, Tensor], Tensor]  # images and their numbers to scores
 
@@ -61,7 +61,7 @@ def run(context: Context) -> dict[str, float]:
 
 
 def _candidates(context: Context, pixels: Pixels, processes: World) -> dict[str, Candidate]:
-    """Return the networks to be judged, by name, on the device of this process."""
+    """Return the networks to evaluate, by name, on the device of this process."""
     settings = context.config.eval
     fused = earlier.fused(context).to(processes.device)
     plain: dict[str, Callable[[Tensor], Tensor]] = {
@@ -98,7 +98,7 @@ def _rows(
     pixels: Pixels,
     gallery: Gallery,
 ) -> Iterator[Tensor]:
-    """Yield per batch the rows (number, label, 6 x each candidate), float64."""
+    """Yield the rows of each batch, float64: number, label, and 6 columns per candidate."""
     data = context.config.data
     part = Part(
         folder=earlier.prepared(context),
@@ -135,7 +135,7 @@ def _write_predictions(
 
 
 def _facts(tables: dict[str, Tensor], label: Tensor, classes: tuple[str, ...]) -> dict[str, object]:
-    """Return what a person looks at."""
+    """Return the details for `eval.json`, which people look at."""
     fused, count = tables["fused"], len(classes)
     counts = scores.confusion(fused, label, count)
     return {

@@ -1,9 +1,9 @@
 """fuse: fold every branch into the plain network, prove it equal on real images, and export it.
 
 Reads the trained network and images. Writes model.safetensors (the plain architecture's own keys,
-float32), fusion.json (errors of each block, ranges of the weights), preprocess.json (what an image
-goes through before it), the exported files and MODEL_CARD.md. Fails with `dyrep.FusionError`,
-naming the layer, above `fuse.tolerance`.
+float32), fusion.json (errors of each block, ranges of the weights), preprocess.json (the
+preparation of an image for it), the exported files and MODEL_CARD.md. If an error exceeds
+`fuse.tolerance`, fails with `dyrep.FusionError`, which names the layer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pipeline.stages.export.write import Outcome, write
 
 SCALED = 32  # images of each kind of scaled input
 TOGETHER = 32  # images whose activations are in memory at once
-WORST = 5  # blocks named for each kind of input
+WORST = 5  # blocks that are listed for each kind of input
 
 
 def run(context: Context) -> dict[str, float]:
@@ -87,10 +87,10 @@ def run(context: Context) -> dict[str, float]:
 
 
 class Compared(TypedDict):
-    """How far fused is from unfused on one kind of input.
+    """The difference between fused and unfused network on one kind of input.
 
-    Errors are the largest at the scores; `flips` are the images whose first class is another;
-    `worst` are the blocks with the largest relative errors.
+    Errors are the maxima over the scores. `flips` is the number of images whose first class
+    differs. `worst` lists the blocks with the largest relative errors.
     """
 
     max_abs_error: float
@@ -101,12 +101,12 @@ class Compared(TypedDict):
 
 
 class _Pair:
-    """The network as trained, and as fused; both in float64."""
+    """The trained network and the fused one, both in float64."""
 
     def __init__(self, context: Context, unfused: nn.Module, images: Tensor) -> None:
         settings = context.config.fuse
         self.unfused = unfused
-        self.fused = dyrep.fuse(unfused, math.inf)  # compared below, on more than noise
+        self.fused = dyrep.fuse(unfused, math.inf)  # `compare` checks it, on real images
         plain = earlier.plain(context).double().eval()
         own = set(plain.state_dict())
         self.state = plain_state(self.fused, plain, images[:1].double())
@@ -117,7 +117,7 @@ class _Pair:
 
     @torch.no_grad()
     def compare(self, images: Tensor) -> Compared:
-        """Return the errors of the scores, and of the worst blocks; some images at a time."""
+        """Return the errors of scores and worst blocks; images are compared a few at a time."""
         errors: dict[str, float] = {}
         expected, actual = [], []
         for batch in images.double().split(TOGETHER):
@@ -136,7 +136,7 @@ class _Pair:
         }
 
     def sizes(self, images: Tensor) -> dict[str, float]:
-        """Return parameters and FLOPs per image, before and after."""
+        """Return parameters and FLOPs per image, unfused and fused."""
         one = images[:1].double()
         before, after = dyrep.cost(self.unfused, one), dyrep.cost(self.deployed, one)
         return {
@@ -148,7 +148,7 @@ class _Pair:
 
 
 def _inputs(images: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield real images, and some scaled so that small differences of large numbers show."""
+    """Yield real images, and scaled ones on which cancellation of large numbers would show."""
     yield "real", images
     few = images[:SCALED]
     yield "times 1000", few * 1000
@@ -157,10 +157,10 @@ def _inputs(images: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def _gate(kinds: dict[str, Compared], tolerance: float) -> None:
-    """Refuse a fused network that is another one.
+    """Refuse a fused network that does not equal the trained one.
 
     Raises:
-        dyrep.FusionError: names the block, the input, and what can be done.
+        dyrep.FusionError: the message names the block, the input, and possible cures.
     """
     for kind, found in kinds.items():
         path, error = found["worst"][0] if found["worst"] else ("the scores", 0.0)
@@ -187,7 +187,7 @@ def _rounded(tensor: Tensor) -> Tensor:
 
 
 def _export(context: Context, network: nn.Module, images: Tensor, told: str) -> dict[str, Outcome]:
-    """Write the formats asked for; say which there are not and why."""
+    """Write the requested formats; print which of them are not written, and why."""
     settings = context.config.fuse
     wanted = list(dict.fromkeys(settings.exports))
     calibration = earlier.images(context, "train", settings.images) if "int8" in wanted else None
@@ -207,7 +207,7 @@ def _export(context: Context, network: nn.Module, images: Tensor, told: str) -> 
 
 
 def _export_metrics(outcomes: dict[str, Outcome]) -> dict[str, float]:
-    """Return the errors of each exported file, and how many there are."""
+    """Return the errors of each exported file, and the number of files."""
     there = {name: found for name, found in outcomes.items() if "max_rel_error" in found}
     found = {f"{name}/max_rel_error": value["max_rel_error"] for name, value in there.items()}
     return {**found, "exports": len(there), "exports_missing": len(outcomes) - len(there)}

@@ -1,10 +1,10 @@
-"""latency: seconds per batch of the fused network, run in several ways, and of what it came from.
+"""latency: time a batch of the fused network in several variants, of unfused, and of plain.
 
-Reads the networks. Writes latency.json: every single time, confidence intervals, memory, what could
-not be run and why, the machine, and what made the times worth less (`noise`). All variants are
-timed in turn at all batch sizes in one process, so that a drift of the machine reaches all alike,
-and a slow moment of some seconds is a small part of the calls of each. Plain is the architecture
-as usually built, with the same values: fused should take the same time, or less.
+Reads the networks. Writes latency.json: every single time, confidence intervals, memory, variants
+that could not be run and why, the machine, and disturbances of the measurement (`noise`). All
+variants are timed in turn at all batch sizes in one process. So a drift of the machine affects all
+equally, and a slow moment of some seconds affects only a small part of each variant's calls. Plain
+is the architecture as usually built, with the same values: fused should take at most its time.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from pipeline.stages.timing.measure import Paced, Timing
 from pipeline.stages.timing.variants import Unavailable, Variant, infer, make
 
 ALWAYS = ("fused", "unfused", "plain")
-SHOWN = (50, 90, 95, 99)  # percentiles
+SHOWN = (50, 90, 95, 99)  # reported percentiles
 PROBE = "probe"
-# above these, a time is no property of the network any more
+# above these limits, the times say more about the machine than about the network
 OTHERS = 0.05  # share of the cores' time
 STOLEN = 0.02
-DRIFT = 0.1  # between the medians of the first and the second half
-GIVEN_UP = 60.0  # seconds of measuring on a machine that is too noisy
-VARY = 2.0  # 90th percentile over the median
+DRIFT = 0.1  # relative difference between the medians of the first and the second half
+GIVEN_UP = 60.0  # seconds after which the measurement is shortened on a machine that is too noisy
+VARY = 2.0  # ratio of the 90th percentile to the median
 
 
 def run(context: Context) -> dict[str, float]:
@@ -97,8 +97,8 @@ def run(context: Context) -> dict[str, float]:
 class _Way:
     """Reports progress: first steps of unequal length, then calls of equal length with an eta.
 
-    A step builds a network, calls it first with a batch, or warms all of them up: one may take a
-    hundred times as long as another, so their pace says nothing about the time left.
+    A step builds a network, calls it with its first batch, or warms up all networks. One step may
+    take a hundred times as long as another, so their pace says nothing about the remaining time.
     """
 
     def __init__(self, context: Context) -> None:
@@ -110,17 +110,17 @@ class _Way:
         self._since = 0.0
 
     def step(self, text: str) -> None:
-        """Say what is done next; leave if a stop was requested."""
+        """Report the next step; raise `Interrupted` if a stop was requested."""
         self._context.check_stop()
         self._step += 1
         self._context.progress(0, 0, f"{text} ({self._step} of {self._steps})")
 
     def leave_out(self, count: int) -> None:
-        """Pass over steps that will not be made."""
+        """Count steps that will not be made as done."""
         self._step += count
 
     def called(self, text: str) -> None:
-        """Say that one of the repeats is done, of the rounds or of the requests after them."""
+        """Report that a repeat is done: a round, or one of the requests after the rounds."""
         self._context.check_stop()
         now, made = time.monotonic(), self._called % self.repeats
         self._since = self._since if made else now
@@ -132,7 +132,7 @@ class _Way:
 def _available(
     context: Context, way: _Way, image: Tensor
 ) -> tuple[dict[str, Variant], dict[str, str]]:
-    """Return the variants that run here, and of the others why not."""
+    """Return the variants that run on this machine, and for each other variant the reason."""
     variants: dict[str, Variant] = {}
     skipped: dict[str, str] = {}
     for name in way.names:
@@ -147,7 +147,7 @@ def _available(
 
 @dataclass
 class _Bench:
-    """The variants, the images they are given, and what was found of them."""
+    """The variants, their input images, and the measurements."""
 
     context: Context
     way: _Way
@@ -161,19 +161,19 @@ class _Bench:
 
     @property
     def device(self) -> torch.device:
-        """Where it is computed."""
+        """The device of the measurement."""
         return self.images.device
 
     @property
     def rounds(self) -> int:
-        """How often each variant was timed."""
+        """The number of times that each variant was timed."""
         return len(self.probe)
 
     def time(self, vain: Callable[[], bool]) -> None:
         """Time each variant at each batch size that the memory holds, and the machine itself.
 
         Args:
-            vain: whether the machine is too noisy to go on for long.
+            vain: returns whether the machine is too noisy to continue for long.
         """
         settings = self.context.config.latency
         calls: dict[str, Callable[[], Tensor]] = {PROBE: machine.probe(self.device)}
@@ -188,13 +188,13 @@ class _Bench:
             self.probe = found.pop(PROBE).seconds
             self.timings = found
             self.way.called("rounds of timed calls")
-        self.way.repeats = self.rounds  # fewer than asked for on a machine that is too noisy
+        self.way.repeats = self.rounds  # fewer than configured if the machine is too noisy
 
     def check(self) -> None:
-        """Make sure that something was timed.
+        """Check that the fused network was timed.
 
         Raises:
-            UserError: no batch of the fused network fits into the memory.
+            UserError: no batch size of the fused network fits into memory.
         """
         if not any(key.startswith("fused/") for key in self.timings):
             raise UserError(
@@ -203,7 +203,7 @@ class _Bench:
             )
 
     def paced(self) -> Paced:
-        """Send the fused network one image at a time, at a share of what it can answer."""
+        """Send single images to the fused network, at a share of the rate that it can handle."""
         call = partial(infer, self.variants["fused"].network, self._images(1))
         measure.warm_up(call, self.device)
         fastest = Timing([measure.seconds(call, self.device) for _ in range(self.rounds)])
@@ -213,7 +213,7 @@ class _Bench:
         return paced
 
     def agreements(self) -> dict[str, float]:
-        """Return on how many of the timed images a variant agrees with fused, in percent."""
+        """Return the percentage of timed images on which each variant agrees with fused."""
         images = self._images(max(self.context.config.latency.batch_sizes))
         first = {
             name: infer(variant.network, images).argmax(1)
@@ -227,19 +227,19 @@ class _Bench:
         }
 
     def _images(self, batch: int) -> Tensor:
-        """Return a batch; images repeat where there are not so many."""
+        """Return a batch of so many images, repeated if there are fewer."""
         return self.images[torch.arange(batch, device=self.device) % len(self.images)]
 
     def _fits(self, name: str, batch: int) -> bool:
-        """Call once, note the memory; find what fits if that does not."""
+        """Call once and record the memory; if it does not fit, find the largest batch that does."""
         if name in self.largest:
             return batch <= self.largest[name]
         network, images = self.variants[name].network, self._images(batch)
         try:
             call = partial(infer, network, images)
-            call()  # the first one takes the memory of a compiler, or the workspace of a library
+            call()  # the first call takes memory for a compiler or a library's workspace
             peak = None if name == "cuda_graphs" else memory.peak(call, self.device)
-            self.peaks[f"{name}/b{batch}"] = peak  # of a graph it is set aside when it is recorded
+            self.peaks[f"{name}/b{batch}"] = peak  # a graph reserves its memory earlier
         except Exception as error:
             if not memory.exceeded(error):
                 raise
@@ -264,14 +264,14 @@ class _Bench:
 
 
 def _vain(neighbours: Neighbours) -> bool:
-    """Whether other processes have disturbed the measurement for so long that it is given up."""
+    """Whether other processes have disturbed the measurement for so long that it is shortened."""
     neighbours.look()
     noisy = neighbours.others > OTHERS or neighbours.stolen > STOLEN
     return noisy and neighbours.seconds > GIVEN_UP
 
 
 def _noise(neighbours: Neighbours, timings: dict[str, Timing]) -> Iterator[str]:
-    """Yield what speaks against the times."""
+    """Yield the reasons to distrust the times."""
     if neighbours.others > OTHERS:
         yield f"other processes used {neighbours.others:.0%} of these cores"
     if neighbours.stolen > STOLEN:

@@ -1,9 +1,9 @@
-"""prep: check every image, split train from val, write shuffled shards.
+"""prep: check every image, split train and val, write shuffled shards.
 
 Reads the source named by `data`. Writes `<root>/data/<fingerprint>/` (see `pipeline.data.shards`),
-links it as `data`, and shows it in data.html. Fails when more than `data.max_bad` of the images are
-bad; quarantine.jsonl and data.html then list them. Killed at any moment and started again it goes
-on, and ends with the same shards: the folder gets its name when it is complete.
+links it as `data`, and shows it in data.html. Fails if the share of bad images exceeds
+`data.max_bad`; quarantine.jsonl and data.html then list them. It can be killed at any moment: the
+next start continues and ends with the same shards. The folder gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from pipeline.records import disk, rundir
 from pipeline.records.environment import cores
 
 LISTING = "listing"
-RECORDS = 2  # raised when what is noted of a shard is noted in another way
+RECORDS = 2  # version of the records of shards; raised when their form changes
 
 
 def run(context: Context) -> dict[str, float]:
     """Prepare the data; return counts."""
     final = rundir.data_dir(context.root, context.fingerprint, context.repeat)
     scratch = final.with_name(f".{final.name}.scratch")
-    shutil.rmtree(scratch, ignore_errors=True)  # of an attempt that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a killed attempt
     try:
         return _prepare(context, final, scratch)
     finally:
@@ -76,7 +76,7 @@ def _prepare(context: Context, final: Path, scratch: Path) -> dict[str, float]:
 
 
 def _current(final: Path, state: dict[str, Any]) -> bool:
-    """Return whether a prepared folder is sound and was made of the files that are there now."""
+    """Whether a prepared folder is intact and was made of the present files."""
     try:
         return final.exists() and Manifest.load(final).source == state
     except UserError:  # damaged
@@ -84,17 +84,17 @@ def _current(final: Path, state: dict[str, Any]) -> bool:
 
 
 def _set_aside(final: Path) -> None:
-    """Give what cannot be used here another name; something may still read it."""
+    """Rename a prepared folder that is not current; other stages may still read it."""
     if final.exists():
         number = 1 + len(list(final.parent.glob(f"{final.name}.before-*")))
         final.rename(final.with_name(f"{final.name}.before-{number}"))
 
 
 def _begin(final: Path, listing: Listing) -> Path:
-    """Return the folder that is built in; what is in it of another listing is removed."""
+    """Return the folder to build in; remove its content first if it is of another listing."""
     building = final.with_name(f".{final.name}.building")
     hasher = hashlib.sha256(json.dumps([RECORDS, listing.classes]).encode())
-    for item in build.numbered(listing):  # piece by piece: there may be millions
+    for item in build.numbered(listing):  # one by one: there may be millions
         hasher.update(json.dumps(item).encode())
     digest = hasher.hexdigest()
     stamp = building / LISTING
@@ -107,7 +107,7 @@ def _begin(final: Path, listing: Listing) -> Path:
 
 
 def _tidy(building: Path) -> None:
-    """Remove what is half written: by a process that was killed, or for want of room."""
+    """Remove partial files, left by a killed process or a full disk."""
     for part in building.glob(".*"):
         part.unlink(missing_ok=True)
 
@@ -115,7 +115,7 @@ def _tidy(building: Path) -> None:
 def _refuse_bad(
     context: Context, work: list[build.Task], records: list[Record], images: int
 ) -> None:
-    """Fail if too many images are bad; those are looked at anew next time, the others are not."""
+    """Fail if too many images are bad; the next try reads only the shards with bad images again."""
     bad = [row for record in records for row in record.bad]
     allowed = context.config.data.max_bad
     path = context.dir / findings.QUARANTINE
@@ -142,7 +142,7 @@ def _finish(
     work: list[build.Task],
     records: list[Record],
 ) -> None:
-    """Take leaks out of the training images, and write what describes the shards."""
+    """Remove leaks from the training images; write the manifest and the findings."""
     building = work[0].path.parent
     of_split = {
         split: [place for place, task in enumerate(work) if task.path.name.startswith(split)]
@@ -186,7 +186,7 @@ def _finish(
 def _without_leaks(
     work: list[build.Task], records: list[Record], of_split: dict[str, list[int]]
 ) -> Duplicates:
-    """Find copies, and take validation images out of the training shards; return what was found."""
+    """Find duplicates; remove validation images from the training shards; return the duplicates."""
     train, val = (images([records[n] for n in of_split[split]]) for split in build.SPLITS)
     twice = duplicates.find(train, val, build.Stored(work, records).same)
     for place in of_split["train"]:

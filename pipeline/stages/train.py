@@ -1,9 +1,9 @@
-"""train: DistributedDataParallel training in which DyRep grows and cuts branches.
+"""train: train with DistributedDataParallel, while DyRep grows and cuts branches.
 
-Reads the prepared data. Writes history.jsonl, growth.jsonl, checkpoints/, and when it is done
-model.safetensors (all branches; averaged weights with train.ema) with structure.json (which
-branches). Asked to stop, it saves and leaves soon; started again, it goes on from the
-newest intact checkpoint.
+Reads the prepared data. Writes history.jsonl, growth.jsonl and checkpoints/; at the end also
+model.safetensors (all branches; averaged weights with train.ema) and structure.json (which
+branches). A stop request makes it save and exit soon; the next start resumes from the newest intact
+checkpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.training.nonfinite import NotFinite
 
 
 def run(context: Context) -> dict[str, float]:
-    """Train; return the headline numbers of the last epoch."""
+    """Train; return the headline metrics of the shipped network."""
     images = Manifest.load(context.parents["prep"] / "data").splits["train"].images
     batch = context.config.train.batch_size
     if batch > images:

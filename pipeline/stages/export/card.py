@@ -1,6 +1,6 @@
-"""The model card: describes a network, its inputs and outputs, its accuracy and its origin.
+"""Make the model card: it describes a network, its inputs and outputs, accuracy and origin.
 
-Every file carries it as JSON; `MODEL_CARD.md` is the same for people.
+Every exported file contains the card as JSON; `MODEL_CARD.md` is the same card for people.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def describe(context: Context, fusion: Mapping[str, float], images: int) -> Card
     """Return the card of the network that a fuse stage makes.
 
     Args:
-        context: Of the stage.
-        fusion: Metrics of the stage.
-        images: Number of images on which fused and unfused network were compared.
+        context: the context of the stage.
+        fusion: the metrics of the stage.
+        images: number of images on which fused and unfused network were compared.
     """
     config = context.config
     prepared = context.parents["prep"] / "data"
@@ -130,7 +130,7 @@ def describe(context: Context, fusion: Mapping[str, float], images: int) -> Card
 
 
 def markdown(card: Card, exports: dict[str, Outcome]) -> str:
-    """Return the card as a page."""
+    """Return the card as a Markdown page."""
     told, metrics, data = card["preprocess"], card["metrics"], card["data"]
     files = [
         f"| `{outcome['file']}` | {outcome['max_rel_error']:.1e} | {outcome['flips']} |"

@@ -1,8 +1,8 @@
-"""Cross-layer equalization: make channels similar in size (Nagel et al., 2019).
+"""Equalize channels across layers, so that they are similar in size (Nagel et al., 2019).
 
 The channels of a fused kernel can differ by orders of magnitude, and int8 has one scale for all
-channels of an activation, so small channels vanish. Between two layers with a ReLU or a pooling in
-between, a factor per channel can move from the first to the second: ReLU(s x) = s ReLU(x).
+channels of an activation, so small channels vanish. If only a ReLU or a pooling is between two
+layers, a factor per channel can move from the first to the second: ReLU(s x) = s ReLU(x).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def equalized(network: nn.Module, images: Tensor) -> nn.Module:
     """Return a copy that computes the same, with equalized channels where possible.
 
     Args:
-        network: In eval mode, its batch norms folded: what lies behind one is not scaled.
-        images: A batch of two or more; only its shape matters.
+        network: in eval mode, with folded batch norms; no factor can move past a batch norm.
+        images: a batch of two or more; only its shape matters.
     """
     equal = copy.deepcopy(network)
     pairs = list(_pairs(equal, images))
@@ -104,10 +104,10 @@ def _along(factor: Tensor, weight: Tensor) -> Tensor:
 
 
 class WeightRange(TypedDict):
-    """The largest weight of a conv, and how far apart its output channels are.
+    """The largest weight of a conv, and the spread of its output channels.
 
-    `spread` is the largest weight over the median of the largest weights per channel: the precision
-    that the median channel loses with one scale for the whole kernel.
+    `spread` is the largest weight divided by the median of the channels' largest weights. This is
+    the factor of precision that the median channel loses with one scale for the whole kernel.
     """
 
     layer: str

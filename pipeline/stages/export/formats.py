@@ -1,4 +1,4 @@
-"""The table of export formats; each exported file contains its model card.
+"""List the export formats in a table; each exported file contains its model card.
 
 To add a format, add a row here and a loader in `pipeline.stages.export.runtime`.
 """
@@ -22,13 +22,13 @@ from pipeline.stages.export import runtime
 from pipeline.stages.export.equalize import equalized
 from pipeline.stages.export.runtime import CARD
 
-TRT_USUAL, TRT_MOST = 8, 256  # images per call: what TensorRT optimizes for, and the largest number
-ENOUGH = 99.0  # percent of images with an unchanged class in int8; above, no equalization
+TRT_USUAL, TRT_MOST = 8, 256  # images per call: number that TensorRT optimizes for, and largest one
+ENOUGH = 99.0  # if so many percent of images keep their class in int8, there is no equalization
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What is exported: a network on the CPU in eval mode, example images, and its card."""
+    """The input of an export: a network on the CPU in eval mode, example images, and its card."""
 
     network: nn.Module
     images: Tensor
@@ -41,9 +41,9 @@ class Source:
 class Format:
     """One format.
 
-    `file` is its name below the stage directory; `write` makes it and may return a note; `needs`
-    are the modules that takes, `install` is what to type where they are missing; `exact` says
-    whether the scores are those of the network up to rounding.
+    `file` is the name of its file below the stage directory. `write` makes the file and may return
+    a note. `needs` are the modules that writing takes; `install` is the command that installs them.
+    `exact`: whether the scores equal those of the network up to rounding.
     """
 
     file: str
@@ -53,7 +53,7 @@ class Format:
     exact: bool = True
 
     def missing(self) -> str | None:
-        """Return what is missing to write the format, and how to get it; None if nothing is."""
+        """Return the missing requirements of the format and their cure; None if all are there."""
         lacking = [name for name in self.needs if not _found(name)]
         return f"{', '.join(lacking)} not found: {self.install}" if lacking else None
 
@@ -72,7 +72,7 @@ def program(source: Source, most: int | None = None) -> torch.export.ExportedPro
 
 
 def _example(source: Source) -> tuple[Tensor]:
-    """Return two images: from one, torch.export would infer a constant batch size of one."""
+    """Return two images, because from one torch.export would infer a constant batch size."""
     return (torch.cat([source.images[:1]] * 2),)
 
 
@@ -148,7 +148,7 @@ def _int8(source: Source, path: Path) -> str | None:
 
 
 def _quantize(source: Source, network: nn.Module, path: Path) -> float:
-    """Write a quantized network; return how many calibration images keep their class, percent."""
+    """Write a quantized network; return the percent of calibration images that keep their class."""
     from onnxruntime import quantization
 
     assert source.calibration is not None
@@ -165,7 +165,7 @@ def _quantize(source: Source, network: nn.Module, path: Path) -> float:
 
 
 def _reader(batches: Sequence[Tensor]) -> Any:
-    """Return calibration images as ONNX Runtime asks for them, one batch a call."""
+    """Return a reader from which ONNX Runtime gets one batch of calibration images per call."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]

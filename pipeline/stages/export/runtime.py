@@ -2,7 +2,7 @@
 
     python -I runtime.py FILE IMAGES SCORES
 
-reads IMAGES (an .npy of (N, 3, H, W) float32) and writes the scores (N, classes) to SCORES, which
+reads IMAGES (an .npy of (N, 3, H, W) float32) and writes the scores (N, classes) to SCORES. This
 proves that the file is self-contained. FILE is trusted: most formats can contain code, see `KINDS`.
 """
 
@@ -29,8 +29,8 @@ Network = Callable[[Tensor], Tensor]
 class Loaded(NamedTuple):
     """The network in a file.
 
-    `network` maps images (N, 3, H, W) to scores (N, classes), which are where the images are;
-    `device` is the type of the one it computes on, None: where its images are.
+    `network` maps images (N, 3, H, W) to scores (N, classes) on the device of the images. `device`
+    is the type of device that it computes on; None: the device of the images.
     """
 
     network: Network
@@ -38,10 +38,10 @@ class Loaded(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A format: how its card is read, which runs nothing in the file, and its network.
+    """A format: `card` reads the model card without running code of the file; `load`, the network.
 
-    `load` is given a number of threads, for runtimes that have their own; `code` says what a file
-    may hold that runs when it is loaded, empty: nothing.
+    `load` takes a number of threads, for runtimes that have threads of their own. `code` names the
+    code that a file may hold and that runs when it is loaded; empty: none.
     """
 
     card: Callable[[Path], str]
@@ -64,11 +64,11 @@ def exact_float32() -> None:
 
 
 def card(path: Path) -> str:
-    """Return the model card in a file, JSON, `{}` if it has none; nothing in the file is run.
+    """Return the model card of a file as JSON, `{}` if it has none; no code of the file is run.
 
     Raises:
         ValueError: the file is damaged, or of no format known here.
-        ModuleNotFoundError: what reads the format is not installed; says how to get it.
+        ModuleNotFoundError: the reader of the format is not installed; says how to get it.
     """
     kind = _kind(path)
     with _told(path):
@@ -79,15 +79,15 @@ def load(path: Path, *, trust: bool = False, threads: int | None = None) -> Load
     """Return the network in a file.
 
     Args:
-        path: An exported file; its name tells the format.
-        trust: Whether code in the file may run; without, formats that can hold some are refused.
-        threads: Of ONNX Runtime, which has its own; None: as many as torch uses.
+        path: an exported file; the suffix of its name decides the format.
+        trust: whether code in the file may run; if not, formats that can hold code are refused.
+        threads: number of threads for ONNX Runtime; None: as many as torch uses.
 
     Raises:
         ValueError: the file is damaged, or of no format known here.
-        Untrusted: it may hold code; none has run.
-        ModuleNotFoundError: what runs the format is not installed; says how to get it.
-        Elsewhere: it was built for a GPU, and there is none.
+        Untrusted: the file may hold code; none has run.
+        ModuleNotFoundError: the runtime of the format is not installed; says how to get it.
+        Elsewhere: the file was built for a GPU that this machine does not have.
     """
     kind = _kind(path)
     with _told(path):
@@ -111,7 +111,7 @@ def _kind(path: Path) -> Kind:
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """Tell what is wrong with a file in one line; each runtime has its own words for damage."""
+    """Convert the errors of all runtimes for a damaged file to a ValueError of one line."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -130,7 +130,7 @@ def _onnx_session(path: Path, threads: int) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # threads that spin between calls take the cores of whatever else runs in the process
+    # threads that spin between calls would take cores from the rest of the process
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     known = {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}
     providers = [p for p in known.items() if p[0] in onnxruntime.get_available_providers()]
@@ -159,7 +159,7 @@ def _extra_card(path: Path) -> str:
 
 
 def _member(path: Path, ending: str) -> str:
-    """Return the text of the first member of an archive with that ending, empty if none has."""
+    """Return the text of the first archive member whose name ends so; "" if there is none."""
     with ZipFile(path) as archive:
         for info in archive.infolist():
             if info.filename.endswith(ending):
@@ -197,7 +197,7 @@ def _aotinductor_card(path: Path) -> str:
 
 def _aotinductor(path: Path, threads: int) -> Loaded:
     built_for = _aotinductor_metadata(path)["AOTI_DEVICE_KEY"]
-    _check_device(path, built_for)  # before it is loaded: that would be no mere error
+    _check_device(path, built_for)  # first, because loading could crash the process
     network: Any = torch._inductor.aoti_load_package(str(path))
 
     def run(images: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ def _torchscript(path: Path, threads: int) -> Loaded:
 
 
 def _following(module: torch.nn.Module) -> Network:
-    """Return a network that goes where its images are."""
+    """Return a network that moves to the device of its images."""
     here = torch.device("cpu")
 
     def run(images: Tensor) -> Tensor:
@@ -233,8 +233,8 @@ def _following(module: torch.nn.Module) -> Network:
     return run
 
 
-# torch.export.load un-pickles, evaluates expressions and loads libraries that are in the archive;
-# TorchScript has operators that read and write files, and may use them while it is loaded
+# torch.export.load unpickles, evaluates expressions and loads libraries from the archive;
+# TorchScript has operators that read and write files, and can call them while it is loaded
 KINDS: dict[str, Kind] = {
     ".onnx": Kind(_onnx_card, _onnx),
     ".aoti.pt2": Kind(_aotinductor_card, _aotinductor, "machine code"),
@@ -245,7 +245,7 @@ KINDS: dict[str, Kind] = {
 
 
 def main() -> None:
-    """Run a file on images and leave the scores."""
+    """Run a file on images and write the scores."""
     import numpy
 
     file, images, scores = map(Path, sys.argv[1:])

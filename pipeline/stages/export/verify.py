@@ -1,4 +1,4 @@
-"""The proof that an exported file is the network: loaded elsewhere, compared on real images."""
+"""Prove that a file equals the network: load it in another process, compare on real images."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pipeline.stages.export import runtime
 
 @dataclass(frozen=True)
 class Difference:
-    """How far scores (N, classes) are from those expected.
+    """The difference between scores (N, classes) and the expected ones.
 
-    Errors are the largest; `flips` are the images whose first class is another.
+    Errors are maxima; `flips` is the number of images whose first class differs.
     """
 
     max_abs_error: float
@@ -37,15 +37,15 @@ class Difference:
         )
 
     def as_dict(self) -> dict[str, float]:
-        """Return the numbers by name."""
+        """Return the fields by name."""
         return asdict(self)
 
 
 def scores_elsewhere(path: Path, images: Tensor) -> Tensor:
-    """Return what a file says of images, run in a process that knows nothing of this project.
+    """Return the scores of images, from a file run in a process that imports nothing of ours.
 
     Raises:
-        RuntimeError: it cannot be loaded or run there.
+        RuntimeError: the file cannot be loaded or run there.
     """
     with TemporaryDirectory() as folder:
         given, found = Path(folder) / "images.npy", Path(folder) / "scores.npy"

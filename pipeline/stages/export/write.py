@@ -1,4 +1,4 @@
-"""Export a fused network to every format asked for; what fails or is missing harms no other."""
+"""Export a fused network to every requested format; a failure of one does not affect the others."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pipeline.records import disk
 from pipeline.stages.export.formats import FORMATS, Format, Source
 from pipeline.stages.export.verify import Difference, scores_elsewhere
 
-TOLERANCE = 1e-4  # largest relative error of a file that holds float32
+TOLERANCE = 1e-4  # largest accepted relative error of a float32 file
 TRY = ".export-"
 
 
 class Outcome(TypedDict, total=False):
-    """What came of a format: a file and its errors, or why it was `skipped` or `failed`."""
+    """The outcome of a format: its file and errors, or the reason it was `skipped` or `failed`."""
 
     file: str
     seconds: float
@@ -34,7 +34,7 @@ class Outcome(TypedDict, total=False):
 
 
 class ExportError(ArithmeticError):
-    """An exported file computes something else than the network."""
+    """An exported file computes another function than the network."""
 
 
 def write(
@@ -43,15 +43,15 @@ def write(
     """Yield the name and the outcome of each format: its errors, or why there is no file.
 
     Args:
-        source: What is exported.
-        folder: Where the files go; none that is not right ever stands there.
-        formats: Names in `FORMATS`.
-        images: Real ones (N, 3, H, W), on which the file is compared with the network.
+        source: the network to export.
+        folder: the folder for the files; a file gets its name there only after it was verified.
+        formats: names in `FORMATS`.
+        images: real images (N, 3, H, W), on which each file is compared with the network.
 
     Raises:
-        ExportError: a file computes something else.
+        ExportError: a file computes another function.
     """
-    for leftover in folder.glob(f"{TRY}*"):  # of an attempt that was killed
+    for leftover in folder.glob(f"{TRY}*"):  # left by a killed attempt
         shutil.rmtree(leftover)
     with torch.inference_mode():
         expected = torch.cat([source.network(batch) for batch in images.split(64)])
@@ -65,7 +65,7 @@ def write(
             yield name, _one(name, chosen, source, folder, images, expected)
         except (ExportError, OSError, Interrupted):
             raise
-        except Exception as error:  # each exporter has its own; the other files are good without
+        except Exception as error:  # exporters raise anything; other files remain valid
             yield name, {"failed": f"{gist(error)}"}
 
 
@@ -79,7 +79,7 @@ def _one(
 ) -> Outcome:
     start = time.perf_counter()
     path = folder / chosen.file
-    # the exporters go by the ending of a name, so the file gets its own before it gets its place
+    # exporters need the right suffix, so the file is written under its own name, then moved
     with disk.replacing(path) as temporary, TemporaryDirectory(prefix=TRY, dir=folder) as inside:
         made = Path(inside) / chosen.file
         note = chosen.write(source, made)

@@ -1,1 +1,1 @@
-"""Metrics of predictions: accuracy, accuracy per class, calibration, and mistakes."""
+"""Compute metrics of predictions: accuracy, accuracy per class, calibration, and mistakes."""

@@ -30,7 +30,7 @@ from pipeline.stages.export.runtime import CARD
 from pipeline.training import checkpoint
 
 DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
-Size = Annotated[int, Field(ge=1, le=4096)]  # pixels
+Size = Annotated[int, Field(ge=1, le=4096)]  # side of an image, pixels
 
 
 class Preprocess(BaseModel):
@@ -52,7 +52,7 @@ class Card(BaseModel):
 
 @dataclass(frozen=True)
 class Opened:
-    """A network, and how its card describes images and classes."""
+    """A network, and its card's description of images and classes."""
 
     network: Callable[[Tensor], Tensor]
     preprocess: Preprocess
@@ -62,11 +62,11 @@ def open_file(path: Path, trust: bool = False) -> Opened:
     """Return the network in a file; its card is read first, which runs no code of the file.
 
     Args:
-        path: An exported file, weights, or a checkpoint.
-        trust: Whether code in the file may run.
+        path: an exported file, weights, or a checkpoint.
+        trust: whether code in the file may run.
 
     Raises:
-        UserError: there is none, it is damaged or not trusted, or what runs it is not installed.
+        UserError: the file is missing, damaged or not trusted, or its runtime is not installed.
     """
     if not path.is_file():
         raise UserError(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
@@ -135,10 +135,10 @@ def _checkpoint(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 
 def _built(stage: Path, model: Model, classes: int, trust: bool) -> nn.Module:
-    """Build the network of a stage; code of somebody's, which a card only names, must be trusted.
+    """Build the network of a stage; a user's code, which the card only names, must be trusted.
 
     Raises:
-        UserError: it is not, or it is not below the root of the stage.
+        UserError: the code is not trusted, or is not below the root of the stage.
     """
     if isinstance(model, Target):
         if not trust:
@@ -151,7 +151,7 @@ def _built(stage: Path, model: Model, classes: int, trust: bool) -> nn.Module:
 
 
 def _trained(stage: Path, state: dict[str, Tensor], structure: Any, trust: bool) -> Opened:
-    """Build a network with its branches from the question its stage answers."""
+    """Build a network with its branches from the question of its stage."""
     question = store.read(Question, stage)
     config: Config = sections({name: question.config[name] for name in ("data", "model")})
     prep = rundir.stage_dir(stage.resolve().parents[1], "prep", question.parents["prep"])

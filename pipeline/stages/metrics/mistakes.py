@@ -1,4 +1,4 @@
-"""The mistakes of a network with the highest confidence."""
+"""Collect the mistakes of a network with the highest confidence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Mistake:
     png: str  # base64
 
     def as_dict(self) -> dict[str, Any]:
-        """Return its fields by name."""
+        """Return the fields by name."""
         return asdict(self)
 
 
@@ -37,7 +37,7 @@ class Gallery:
         self.kept: list[Mistake] = []
 
     def show(self, pixels: Tensor, label: Tensor, number: Tensor, table: Tensor) -> None:
-        """Take in a batch: pixels (N, 3, H, W) from 0 to 1, labels, numbers, answers (N, 6)."""
+        """Add a batch: pixels (N, 3, H, W) from 0 to 1, labels, numbers, answers (N, 6)."""
         wrong = (table[:, 0].long() != label).nonzero().flatten()
         surest = wrong[table[wrong, -1].argsort(descending=True, stable=True)][: self.limit]
         for i in surest.tolist():

@@ -11,13 +11,13 @@ from torch import Tensor
 
 TOP = 5
 WIDTH = TOP + 1
-BINS = 15  # of the calibration, as usual since Guo et al., "On Calibration …", ICML 2017
+BINS = 15  # bins of confidence, as usual since Guo et al., "On Calibration …", ICML 2017
 
 
 def answers(scores: Tensor) -> Tensor:
     """Return the table (N, 6) of scores (N, classes)."""
     probabilities = scores.double().softmax(dim=1)
-    # with equal scores topk is not reproducible; a stable argsort keeps the order
+    # topk is not reproducible for equal scores; a stable argsort is
     best = scores.argsort(dim=1, descending=True, stable=True)[:, :TOP]
     filled = torch.nn.functional.pad(best, (0, TOP - best.shape[1]), value=-1)
     return torch.cat([filled.double(), probabilities.amax(dim=1, keepdim=True)], dim=1)

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-NOISE = 0.1  # standard deviation, of pixels from 0 to 1
-QUALITY = 20  # of JPEG
-BLURRED = 1 / 75  # deviation of the blur, of the side of the image; 3 pixels of 224
+NOISE = 0.1  # standard deviation, for pixels from 0 to 1
+QUALITY = 20  # quality of JPEG
+BLURRED = 1 / 75  # standard deviation of the blur, as a share of the side: 3 pixels of 224
 
 Shift = Callable[[Tensor, Tensor], Tensor]
 

@@ -1,1 +1,1 @@
-"""Time networks: the variants, the measurement, and what disturbed it."""
+"""Time networks: make the variants, measure them, and record disturbances."""

@@ -15,25 +15,25 @@ COUNTED = 8  # later columns are included in earlier ones
 
 @dataclass
 class Neighbours:
-    """Shares of the time of the cores that this process may use, between 0 and 1.
+    """Shares of the time of this process's cores, between 0 and 1, that others used.
 
     Args:
-        others: used by other processes.
-        stolen: taken by the host of a virtual machine.
+        others: share used by other processes.
+        stolen: share taken by the host of a virtual machine.
     """
 
     others: float = 0.0
     stolen: float = 0.0
-    seconds: float = 0.0  # that were measured
+    seconds: float = 0.0  # measured time
     _begun: tuple[list[int], float, float] = field(
         default_factory=lambda: (_ticks(), _own_seconds(), time.monotonic()), repr=False
     )
 
     def look(self) -> None:
-        """Measure what was used since the beginning."""
+        """Update the shares, over the time since the beginning."""
         before, own, begun = self._begun
         after, self.seconds = _ticks(), time.monotonic() - begun
-        if not before or not after:  # not Linux, or not readable
+        if not before or not after:  # not Linux, or /proc/stat is not readable
             return
         spent = [b - a for a, b in zip(before, after, strict=True)]
         second = os.sysconf("SC_CLK_TCK")

@@ -17,7 +17,7 @@ GPU = ("name", "clocks.sm", "clocks.max.sm", "temperature.gpu", "power.draw", "p
        "utilization.gpu")  # fmt: skip
 HELD_BACK = "clocks_event_reasons_counters."  # microseconds since the driver was loaded
 REASONS = ("sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
-POWER = "sw_power_cap"  # the measured work itself can reach it: recorded, but no noise
+POWER = "sw_power_cap"  # recorded, but no noise: the measured work itself can reach the cap
 REST = 1.5  # seconds; the driver averages utilization over the last second
 BUSY = 0.05  # largest share of that second in which the GPU works for other processes
 SLOWED = 0.01  # largest share of the measurement with a slowed-down GPU
@@ -27,7 +27,7 @@ TUNING = ("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES", "OMP_", "GOMP_", "KMP_", "M
 
 
 class State(TypedDict, total=False):
-    """What kernel and driver report at one time (seconds since 1970).
+    """The reports of kernel and driver at one time (seconds since 1970).
 
     `gpu` has the fields of nvidia-smi; `throttled` counts how often heat slowed a core down.
     """
@@ -42,10 +42,12 @@ class State(TypedDict, total=False):
 def probe(device: torch.device) -> Callable[[], Tensor]:
     """Return a fixed computation: four 3x3 convolutions of 64 channels on 56 x 56 pixels.
 
-    It has 64 images on a GPU, which would otherwise wait for kernel launches, and one on a CPU.
+    Its batch is one image on a CPU, and 64 on a GPU, which would otherwise wait for kernel
+    launches.
 
-    It is timed between the networks and measures the speed of the machine. Nothing else shows a
-    host that slows a virtual machine down for minutes; times are comparable if their probes are.
+    It is timed between the networks and measures the speed of the machine. Nothing else reveals a
+    host that slows a virtual machine down for minutes. Times of two runs can be compared if their
+    probes took the same time.
     """
     draw = torch.Generator().manual_seed(0)
     layers = [nn.Conv2d(64, 64, 3, padding=1, device=device) for _ in range(4)]
@@ -70,9 +72,9 @@ def tuning() -> dict[str, str]:
 
 
 def state(device: torch.device) -> State:
-    """Return what kernel and driver report; missing values are left out.
+    """Return the reports of kernel and driver; missing values are left out.
 
-    The GPU is idle for a moment before: what it does then, it does for other processes.
+    This process leaves the GPU idle for a moment before, so what the GPU does is for others.
     """
     told: State = {"time": time.time()}
     clocks = [
@@ -90,7 +92,7 @@ def state(device: torch.device) -> State:
         told["throttled"] = sum(int(count or 0) for count in throttled)
     if device.type == "cuda":
         time.sleep(REST)
-        # an older driver lacks the counters of slow-downs, and then reports nothing at all
+        # an older driver lacks the counters of slow-downs, and then rejects the whole query
         reasons = [HELD_BACK + reason for reason in (*REASONS, POWER)]
         if gpu := _gpu(device, [*GPU, *reasons]) or _gpu(device, GPU):
             told["gpu"] = gpu
@@ -103,7 +105,7 @@ def watched(told: State) -> bool:
 
 
 def disturbed(before: State, after: State) -> Iterator[str]:
-    """Yield what slowed down the processor or the GPU between two states."""
+    """Yield the causes that slowed down the processor or the GPU between two states."""
     if after.get("throttled", 0) > before.get("throttled", 0):
         yield "the processor was slowed down by heat"
     first, last = before.get("gpu", {}), after.get("gpu", {})

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import torch
 from scipy.stats import binom
 
-WINDOW_SECONDS = 0.2  # of a warm-up, compared with the one before
+WINDOW_SECONDS = 0.2  # length of a window of a warm-up, which is compared with the previous one
 WINDOW_CALLS = 3
 STABLE = 0.05  # largest change between windows after warm-up
 SETTLE_SECONDS = 0.003
-LONG = 0.1  # seconds of a call beside which that is nothing
-PATIENCE = 10.0  # seconds; after that the variant is timed anyway
-FEW = 5  # rounds on a machine that is too noisy
+LONG = 0.1  # seconds; calls that take longer need no untimed calls before
+PATIENCE = 10.0  # seconds of warm-up after which the variant is timed anyway
+FEW = 5  # rounds, at most, on a machine that is too noisy
 CONFIDENCE = 0.95
 
 
@@ -67,8 +67,8 @@ def interleaved(
 ) -> Iterator[dict[str, Timing]]:
     """Time every variant `repeats` times in rounds of random order; yield after each round.
 
-    If `vain` says that the machine is too noisy for times to be worth waiting for, the remaining
-    warm-ups are short, and there are no more than `FEW` rounds.
+    If `vain` returns that the machine is too noisy to continue for long, the remaining warm-ups are
+    short, and there are no more than `FEW` rounds.
 
     Each variant is called for some milliseconds before it is timed: until then threads of the
     previous variant still spin on the cores, and its weights fill the caches.
@@ -94,7 +94,7 @@ def _settle(call: Callable[[], object], device: torch.device) -> None:
 
 
 def warm_up(call: Callable[[], object], device: torch.device, short: bool = False) -> bool:
-    """Call until the median is stable; return whether that happened in time."""
+    """Call until the median is stable; return whether it became stable in time."""
     until = time.perf_counter() + (0.0 if short else PATIENCE)
     before = _window(call, device)
     while time.perf_counter() < until:
@@ -116,13 +116,13 @@ def _window(call: Callable[[], object], device: torch.device) -> float:
 
 @dataclass
 class Paced:
-    """Requests that arrive at a fixed rate, whether or not the last is answered (an open loop).
+    """Requests that arrive at a fixed rate, whether or not the last one is answered (open loop).
 
     `seconds` are measured from the scheduled arrival to the answer, so queueing counts, and so does
     the wake-up of an idle processor.
     """
 
-    rate: float  # per second
+    rate: float  # requests per second
     seconds: list[float] = field(default_factory=list)
 
     def run(self, call: Callable[[], object], count: int, device: torch.device) -> Iterator[Timing]:

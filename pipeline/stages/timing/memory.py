@@ -51,9 +51,9 @@ def largest_batch(fits: Callable[[int], bool], below: int, above: int) -> int:
     """Return the largest batch that fits, by bisection.
 
     Args:
-        fits: Tries a batch size.
-        below: A size that fits, or 0.
-        above: A size that does not.
+        fits: returns whether a batch size fits.
+        below: a size that fits, or 0.
+        above: a size that does not fit.
     """
     while above - below > 1:
         middle = (below + above) // 2

@@ -1,4 +1,4 @@
-"""The timed variants: ways to run the fused network, and networks to compare with."""
+"""Make the timed variants: forms of the fused network, and networks to compare it with."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Variant:
-    """A network ready to be called; `first_seconds`: from its file to its first scores."""
+    """A network ready to be called; `first_seconds`: time from its file to its first scores."""
 
     network: Network
     first_seconds: float
-    comparable: bool  # whether it should predict the same as the fused network
+    comparable: bool  # whether its predictions should equal those of the fused network
     device: str  # type of the device on which it computes
 
 
@@ -39,9 +39,9 @@ def make(context: Context, name: str, images: Tensor) -> Variant:
     """Return a variant, after its first inference.
 
     Args:
-        context: Of the stage.
+        context: the context of the stage.
         name: `fused`, `unfused`, `plain`, or one of `latency.also`.
-        images: A batch on the device to run on.
+        images: a batch, on the device to run on.
 
     Raises:
         Unavailable: the variant cannot run on this machine.
@@ -120,7 +120,7 @@ def _channels_last(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _tf32(network: nn.Module, images: Tensor) -> Tensor:
-    """Let convolutions use TF32, which rounds to 10 bits, as is torch's default."""
+    """Let convolutions use TF32, which rounds to 10 bits; this is torch's default."""
     torch.backends.cudnn.allow_tf32 = True
     try:
         scores: Tensor = network(images)
