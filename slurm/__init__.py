@@ -1,1 +1,1 @@
-"""Run commands on a SLURM cluster so that nothing is lost; stands on its own."""
+"""Run commands on a SLURM cluster so that no work is lost; usable without the other packages."""

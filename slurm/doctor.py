@@ -1,7 +1,7 @@
 """Check that interrupted jobs resume by themselves on this cluster: settings, then a rehearsal.
 
-The rehearsal is a real job. It is interrupted as by a preemption, and must save, requeue itself
-and continue where it stopped.
+The rehearsal is a real job. The doctor interrupts it like a preemption; the job must save, be
+requeued and continue where it stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from slurm.scheduler import Refused, Unreachable
 from slurm.submit import Submission
 
 PATIENCE = 900.0  # seconds for the rehearsal, mostly queueing
-SHORT = 60  # seconds of notice that may be too few to finish a long step
+SHORT = 60  # seconds of notice; fewer may not suffice for a long step and a save
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _rehearse(resources: Resources, directory: Path) -> Iterator[Finding]:
 
 
 def _known_by(kept: list[str]) -> Finding:
-    """Report how jobs are recognized: by where SLURM kept the mark of one."""
+    """Report how jobs are recognized: by the places where SLURM kept the mark of the job."""
     if marks.COMMENT in kept:
         return Finding(True, "jobs keep their comment, by which they are recognized")
     times = "their ids and when they were submitted"
@@ -253,7 +253,7 @@ def _node(node: Node, resources: Resources) -> Iterator[Finding]:
 
 
 def _gpus_seen(node: Node, resources: Resources) -> Iterator[Finding]:
-    """Say what the number of GPUs that torch sees means for a training."""
+    """Yield what the number of GPUs that torch sees means for a training."""
     asked, sees = resources.gpus_per_node, int(node.torch.split(" sees ")[1].split()[0])
     if asked:
         yield Finding(bool(node.gpus), f"GPUs on the node: {node.gpus or 'none'}")
@@ -284,7 +284,7 @@ def _over(id: str) -> bool:
 
 
 def _advice(job: Job, id: str, until: float) -> str:
-    """Return what is known about a job that did not do what it should."""
+    """Return the known facts about a job that failed the rehearsal."""
     entry = scheduler.find(id)
     if entry and entry.state == "PENDING":
         return f"the job is pending ({entry.reason}); try again, or another --partition"

@@ -1,4 +1,4 @@
-"""Read and append to files that another process may have replaced by anything."""
+"""Read and append to files that another process may have replaced, even by a FIFO or a device."""
 
 from __future__ import annotations
 

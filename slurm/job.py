@@ -1,10 +1,11 @@
-"""Jobs: a command, its resources, what it waits for, and the file that marks it as finished.
+"""Define a job: a command, its resources and dependencies, and the file that marks its end.
 
-The command runs once on each node of the job. Its exit code says how it ended: 0 finished, or left
-because the command on another node did; 75 saved and stopped early; 2 refused its input, which a
-repetition cannot cure; any other code is a crash. A running command may write `progress.json` in
-the job's directory: `{"done": …, "total": …, "text": …, "time": …, "saved": …}`, where `saved` is
-the point from which a repetition would continue. An attempt makes progress if `saved` increased.
+The command runs once on each node of the job. Its exit code says how it ended. 0: finished, or
+ended because the command on another node did. 75: saved and stopped early. 2: refused its input,
+which a repetition cannot cure. Any other code: a crash. A running command may write
+`progress.json` in the job's directory: `{"done": …, "total": …, "text": …, "time": …, "saved": …}`,
+where `saved` is the point from which a repetition would continue. An attempt makes progress if
+`saved` increased.
 `slurm.records` describes the other files in that directory.
 """
 
@@ -27,8 +28,8 @@ class Resources:
         gpu_type: SLURM's name of the GPU type; None accepts any.
         memory: GB per node.
         time_limit: minutes.
-        signal_seconds: how long before the time limit SLURM sends the signal to save and stop.
-        comment: the job comment of the user; without it the comment is our mark.
+        signal_seconds: seconds before the time limit at which SLURM signals to save and stop.
+        comment: the user's job comment; without one, the comment is our mark.
         sbatch: further sbatch options, by their long names.
         srun: further srun arguments.
         setup: shell lines that run before the command, on the first node of each job.

@@ -1,8 +1,8 @@
-"""Limits of accounts and QOS under which a job would be pending for ever.
+"""Find the limits of accounts and QOS under which a job would be pending for ever.
 
 SLURM accepts such a job (pending with QOSMaxWallDurationPerJobLimit, AssocMaxCpuPerJobLimit, …)
-unless the QOS has DenyOnLimit. Only limits that one job exceeds by itself count: usage of shared
-limits by other jobs changes.
+unless the QOS has DenyOnLimit. Only limits that one job exceeds by itself are considered, because
+the usage of shared limits by other jobs changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from slurm.notation import minutes
 from slurm.scheduler import Refused, Unreachable
 
 WALL = "MaxWall"
-TRES = ("MaxTRES", "MaxTRESPU", "MaxTRESPA", "GrpTRES")  # per job, user, account; in total
+TRES = ("MaxTRES", "MaxTRESPU", "MaxTRESPA", "GrpTRES")  # limits per job, user, account; in total
 OF_ACCOUNTS = ("MaxTRES", "GrpTRES")
 UNITS = {"": 1, "M": 1, "K": 1 / 1024, "G": 1024, "T": 1024**2, "P": 1024**3}  # memory units in MB
 Limits = dict[str, str]  # keyed by their names in sacctmgr
@@ -29,7 +29,7 @@ def check(resources: Resources, partitions: list[dict[str, str]]) -> None:
     """Check a job against the limits of its QOS and its account.
 
     Raises:
-        Refused: the job exceeds a limit in every partition; names the limit.
+        Refused: the job exceeds a limit in every partition; the message names the limit.
         Unreachable: SLURM does not answer.
     """
     enforced = site.config().get("AccountingStorageEnforce", "").split(",")
@@ -84,7 +84,7 @@ def _amounts(text: str) -> Iterator[tuple[str, float]]:
 
 
 def _both(own: Limits, partition: Limits) -> Limits:
-    """Return the limits of the job's QOS and the partition's; the latter wins by default."""
+    """Merge the limits of the job's QOS with the partition's, which take precedence by default."""
     return partition | own if "OverPartQOS" in own.get("Flags", "") else own | partition
 
 

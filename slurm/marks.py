@@ -1,9 +1,9 @@
 """Recognize a queued job as the one in our records.
 
 The job id alone is not enough: a cluster that was set up anew counts from 1 again. Each sbatch call
-therefore draws a random mark and makes it the comment of its jobs. Where the user sets the comment
-or a plugin of the site overwrites it, the mark is the end of the job name. Where the site
-overwrites names as well, the record holds the submit time that SLURM reports.
+therefore draws a random mark and makes it the comment of its jobs. If the user sets the comment, or
+a plugin of the site overwrites it, the mark is the end of the job name. If the site overwrites
+names as well, the record holds the submit time that SLURM reports.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def named(name: str, mark: str) -> str:
 
 
 def kept(entry: Entry, mark: str) -> list[str]:
-    """Return where a job carries a mark: in its comment or its name."""
+    """Return the places where a job carries a mark: its comment, its name, or none."""
     found = {COMMENT: entry.comment, NAME: entry.name.rpartition(".")[2]}
     return [where for where, text in found.items() if text == mark]
 
@@ -36,13 +36,13 @@ def known(entry: Entry, row: Submission) -> bool:
         return True
     if row.submitted is None or entry.submitted is None or entry.id != row.id:
         return False
-    return entry.submitted.timestamp() >= row.submitted  # later after a requeue
+    return entry.submitted.timestamp() >= row.submitted  # a requeue makes the time later
 
 
 def read_back(rows: Mapping[Path, Submission]) -> list[str]:
-    """Return where SLURM kept the mark of these jobs, read back from the first one.
+    """Return the places where SLURM kept the mark of these jobs, read back from the first job.
 
-    If SLURM kept it nowhere, their submit time is recorded.
+    If SLURM kept the mark nowhere, the submit time of the jobs is recorded.
 
     Args:
         rows: records of the jobs of one sbatch call, by directory.

@@ -1,4 +1,4 @@
-"""Durations and ranges of numbers as SLURM writes them."""
+"""Parse durations and ranges of numbers in SLURM's notation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def minutes(text: str) -> float | None:
 
 
 def numbers(*texts: str) -> set[int]:
-    """Return the numbers in SLURM's notation `1-3,7`; words, such as NONE, hold none."""
+    """Return the numbers in SLURM's notation `1-3,7`; a word such as NONE contains none."""
     found: set[int] = set()
     for first, last in re.findall(r"(\d+)(?:-(\d+))?", ",".join(texts)):
         found |= set(range(int(first), int(last or first) + 1))

@@ -1,12 +1,13 @@
-"""A supervisor whose batch script is gone.
+"""Decide for an orphaned supervisor, whose batch script was killed.
 
-A job whose batch script is killed is ended by SLURM as failed, and no EXIT trap decides what comes
-next. SLURM signals the job step and leaves it KillWait seconds. In these the supervisor of the
-first node lets the command save, and then calls `slurm.requeue` itself: SLURM takes the requeue of
-a job that it is ending, and the jobs that depend on it go on waiting.
+If the batch script of a job is killed, SLURM ends the job as failed, and no EXIT trap decides what
+comes next. SLURM signals the job step and leaves it KillWait seconds. In this time the supervisor
+of the first node lets the command save, and then calls `slurm.requeue` itself. SLURM accepts a
+requeue of a job that it is ending, and the jobs that depend on it keep waiting.
 
-A job that SLURM ends while srun starts its step gets its signal before there is anything to signal.
-Its supervisor finds no batch script, and starts no command that could only be killed.
+If SLURM ends a job while srun starts its step, the signal comes before there is a process to
+signal. The supervisor then finds no batch script, and does not start the command, which could only
+be killed.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from pathlib import Path
 from slurm import scheduler
 from slurm.scheduler import Unreachable
 
-REPORTED = 60.0  # seconds in which SLURM learns that a batch script was killed
-POLL = 0.5  # seconds
+REPORTED = 60.0  # seconds within which SLURM learns that a batch script was killed
+POLL = 0.5  # seconds between two queries
 
 
 class Script:
     """The batch script of an attempt, seen from its first node.
 
-    In a container its process may not be visible; then SLURM alone tells of its end.
+    In a container, the script's process may be invisible; then only SLURM can report its end.
 
     Args:
-        mark: of the attempt; it ends with the number of the script's process.
-        job: job id.
+        mark: the mark of the attempt, which ends with the process id of the script.
+        job: the job id.
     """
 
     def __init__(self, mark: str, job: str) -> None:
@@ -39,18 +40,18 @@ class Script:
         self._visible = self._process.exists()
 
     def over(self) -> bool:
-        """Whether SLURM ended the attempt while it was starting: no signal will come any more."""
+        """Whether SLURM ended the attempt while it was starting, so no further signal will come."""
         if self._visible:
             return False
         try:
             entry = scheduler.patient(lambda: scheduler.find(self._job), REPORTED)
-        except Unreachable:  # the job holds its nodes meanwhile
+        except Unreachable:  # do not wait longer, because the job holds its nodes
             return False
         return entry is None or entry.state not in ("RUNNING", *scheduler.SUSPENDED)
 
     @property
     def ended(self) -> bool:
-        """Whether the script has ended, though the supervisor has not."""
+        """Whether the script has ended while this supervisor still runs."""
         return self._visible and not self._process.exists()
 
     def killed(self) -> bool:
@@ -66,5 +67,5 @@ class Script:
 
 
 def requeue(folder: str) -> None:
-    """Decide what comes next, in place of the batch script."""
+    """Run `slurm.requeue`, which the batch script can no longer do."""
     subprocess.run([sys.executable, "-m", "slurm.requeue", folder], check=False)

@@ -1,4 +1,4 @@
-"""Print although the reader may have closed the pipe or the terminal may lack a character."""
+"""Print safely, even if the reader closed the pipe or the terminal cannot show a character."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN = {
 
 
 class Patient(io.FileIO):
-    """An output stream whose reader may go away: then output is dropped and the work goes on.
+    """An output stream that drops output once its reader is gone, so that the work continues.
 
     Any other write error, such as a full disk, is raised once; later output is dropped.
     """
@@ -27,7 +27,7 @@ class Patient(io.FileIO):
     refused = False
 
     def write(self, data: Any, /) -> int:
-        """Write, or act as if."""
+        """Write, or drop the data and pretend to have written it."""
         try:
             return super().write(data)
         except OSError as error:
@@ -38,7 +38,7 @@ class Patient(io.FileIO):
 
 
 def program(module: str) -> str:
-    """Return how the user called a module: `dyrep NAME` or `python -m MODULE`."""
+    """Return the command by which the user called a module: `dyrep NAME` or `python -m MODULE`."""
     return sys.argv[0] if sys.argv[0].startswith("dyrep ") else f"python -m {module}"
 
 
@@ -67,7 +67,7 @@ def _patient(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def _plainly(error: UnicodeError) -> tuple[str, int]:
-    """Replace characters that cannot be encoded by similar ones or by their number."""
+    """Replace characters that cannot be encoded, by similar ones or by their numbers."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lost = error.object[error.start : error.end]

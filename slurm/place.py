@@ -1,8 +1,8 @@
-"""The node number and rendezvous address that a supervisor passes to its command.
+"""Pass the node number and the rendezvous address from a supervisor to its command.
 
-They are environment variables with our own names, valid for one directory. Other tools leave
-`NNODES`, `MASTER_ADDR` and the like in shells, and everything started inside a job inherits its
-environment: neither may make a command wait for nodes that it does not have.
+They are environment variables with names of our own, valid for one directory. Other tools leave
+`NNODES`, `MASTER_ADDR` and the like in shells, and a process inside a job inherits the job's
+environment. Neither must make a command wait for nodes that it does not have.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WORDS = (OWNER, DIRECTORY, NODE, NODES, ADDRESS, PORT)
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A node's part of a job.
+    """The place of a node in its job.
 
     Args:
         job: job number and restart.
@@ -53,7 +53,7 @@ class Place:
 
     @classmethod
     def told(cls, directory: Path, environment: Mapping[str, str] = os.environ) -> Self | None:
-        """Read the place of a directory's command from the environment, None if it is not there."""
+        """Return the place for a directory's command from the environment; None if it has none."""
         if any(word not in environment for word in WORDS):
             return None
         if Path(environment[DIRECTORY]).resolve() != directory.resolve():
@@ -68,7 +68,7 @@ class Place:
 
 
 def blind(nodes: str, directory: Path) -> str:
-    """Return what to say where nothing came from some nodes of a job."""
+    """Return the message for nodes of a job from which nothing arrived."""
     return (
         f"nothing came from {nodes}: do they see {directory}? To do without "
         f"them: 'cluster.sbatch={{exclude: \"{nodes}\"}}'"
@@ -76,7 +76,7 @@ def blind(nodes: str, directory: Path) -> str:
 
 
 def supervised(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether this process belongs to a job of ours."""
+    """Whether this process belongs to one of our jobs."""
     return OWNER in environment
 
 

@@ -1,4 +1,4 @@
-"""Find out before submitting what SLURM would refuse or never start."""
+"""Check before a submission that SLURM will accept and can start the jobs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def check(resources: Resources, folder: Path) -> None:
     """Check that SLURM accepts a job with these resources and can run it.
 
     Raises:
-        Refused: it does not; names the resource and what is possible.
+        Refused: SLURM refuses the job or could never start it; the message names the resource and
+            what is possible.
         Unreachable: SLURM does not answer.
     """
     scheduler.call("sbatch", "--version")
@@ -47,7 +48,7 @@ def check(resources: Resources, folder: Path) -> None:
 
 
 def _check_partitions(resources: Resources, partitions: list[dict[str, str]]) -> None:
-    """Check that at least one of the partitions is up and allows that time limit."""
+    """Check that at least one of the partitions is up and allows the time limit."""
     up = [p for p in partitions if p["State"] == "UP"]
     if not up:
         name, state = partitions[0]["PartitionName"], partitions[0]["State"].lower()
@@ -70,8 +71,8 @@ def chosen(names: str | None) -> list[dict[str, str]]:
     """Return the settings of the partitions that a job may run in.
 
     Args:
-        names: one name, several separated by commas, or None for the default partition, or for
-            all where a plugin of the site chooses.
+        names: names separated by commas; None for the default partition, or for all partitions if
+            a plugin of the site chooses one.
 
     Raises:
         Refused: there is no such partition.
@@ -100,7 +101,7 @@ def _rehearse(resources: Resources, folder: Path) -> None:
 
 
 def _later(resources: Resources, partitions: list[dict[str, str]]) -> bool:
-    """Return whether a job cannot run only because nodes are down or drained now."""
+    """Whether the only reason why a job cannot run is that nodes are down or drained now."""
     able, out = set(), False
     names = ",".join(p["PartitionName"] for p in partitions)
     fields = "NodeHost:|,CPUs:|,Memory:|,Gres:|,StateCompact:|"
@@ -115,7 +116,7 @@ def _later(resources: Resources, partitions: list[dict[str, str]]) -> bool:
             and sum(map(int, gpu.findall(gres))) >= resources.gpus_per_node
         )
         able |= {host} if enough else set()
-        silent = state.endswith("*")  # all nodes are, for a moment after the controller has started
+        silent = state.endswith("*")  # as all nodes are just after the controller's start
         out |= silent or state.startswith(("down", "drain", "drng", "fail", "maint", "unk"))
     return out and len(able) >= resources.nodes
 
@@ -138,7 +139,7 @@ def _say(resources: Resources) -> str:
 
 
 def gpus(partition: str | None) -> bool:
-    """Return whether the nodes of a partition have GPUs.
+    """Whether the nodes of a partition have GPUs.
 
     Raises:
         Unreachable: SLURM does not answer.
@@ -149,9 +150,9 @@ def gpus(partition: str | None) -> bool:
 
 @cache
 def preemption(partition: str | None, qos: str | None, account: str | None = None) -> str:
-    """Return what SLURM does to a preempted job: OFF, REQUEUE, CANCEL, ….
+    """Return SLURM's preemption mode for a job: OFF, REQUEUE, CANCEL, ….
 
-    Of several partitions with different modes, the mode that needs most from us.
+    If several partitions have different modes, return the mode that is hardest to survive.
     """
     settings = site.config()
     mode = settings["PreemptMode"]
@@ -168,7 +169,7 @@ def preemption(partition: str | None, qos: str | None, account: str | None = Non
 
 
 def cancels(resources: Resources) -> bool:
-    """Return whether preemption cancels a job with these resources for good.
+    """Whether preemption cancels a job with these resources for good.
 
     Raises:
         Unreachable: SLURM does not answer.
@@ -178,11 +179,11 @@ def cancels(resources: Resources) -> bool:
 
 
 def room(count: int) -> None:
-    """Make sure that the controller can hold so many more jobs; sbatch would try for minutes.
+    """Check that the controller can hold `count` more jobs; otherwise sbatch would try for minutes.
 
     Raises:
-        Refused: it cannot.
-        Unreachable: it does not answer.
+        Refused: the controller cannot hold them.
+        Unreachable: the controller does not answer.
     """
     most = int(site.config()["MaxJobCount"])
     held = scheduler.call("squeue", "--noheader", "--all", "--array", "--states=all", "--format=%i")
@@ -195,7 +196,7 @@ def room(count: int) -> None:
 
 
 def longest_array() -> int:
-    """Return how many elements an array of jobs may have; 1 where there are none.
+    """Return the largest number of elements of a job array; 1 if the site allows no arrays.
 
     Raises:
         Unreachable: SLURM does not answer.
@@ -210,8 +211,8 @@ def shared(directory: Path) -> None:
     """Check that other nodes can see a directory, which need not exist yet.
 
     Raises:
-        Refused: the directory is in the memory of this host, and the cluster has others; or its
-            name contains %, which SLURM replaces in file names.
+        Refused: the directory is in the memory of this host while the cluster has other hosts, or
+            its name contains %, which SLURM replaces in file names.
     """
     if "%" in str(directory):
         raise Refused(f"{directory} has a % in its name, which SLURM replaces; use another root")

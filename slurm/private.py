@@ -1,4 +1,4 @@
-"""Check that only this user can change a directory: whoever else can decides what we run."""
+"""Check that only this user can change a directory, because its files decide what we run."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def flaw(directory: Path, closed: int = OTHERS) -> str | None:
 
 
 def exchangeable(directory: Path) -> Path | None:
-    """Return the parent directory in which another user can replace this directory."""
+    """Return the parent directory in which another user can replace this directory, if any."""
     return next((above for above in directory.absolute().parents if writers(above)), None)
 
 
 def writers(directory: Path) -> str | None:
-    """Return in words who else can rename and replace entries of a directory; None if nobody.
+    """Return a text that says who else can rename or replace entries of a directory; else None.
 
     In a sticky directory, such as /tmp, users can do that only with their own entries.
     """
@@ -54,7 +54,7 @@ def writers(directory: Path) -> str | None:
 
 
 def _group(gid: int) -> str | None:
-    """Return a group in words; None if it is the private group of this user."""
+    """Return a text that names a group; None if it is the private group of this user."""
     try:
         group = grp.getgrgid(gid)
         name = pwd.getpwuid(os.geteuid()).pw_name
@@ -65,7 +65,7 @@ def _group(gid: int) -> str | None:
 
 
 def owner(uid: int) -> str:
-    """Return the user of a user id, in words."""
+    """Return a text that names the user of a user id."""
     try:
         return f"user {pwd.getpwuid(uid).pw_name}"
     except KeyError:

@@ -1,6 +1,6 @@
 """Find the queued jobs that belong to a directory, by its records.
 
-Also locks launches against each other and waits for jobs that are ending.
+This module also locks launches against each other, and waits for jobs that are ending.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from slurm.job import Job
 from slurm.records import Submission
 from slurm.scheduler import Entry, Refused, Unreachable
 
-BACK = 60.0  # seconds in which a controller, or its backup, answers again
-LEAVE = 120.0  # seconds in which a job that SLURM is ending leaves the queue
+BACK = 60.0  # seconds within which a controller, or its backup, answers again
+LEAVE = 120.0  # seconds within which a job that SLURM is ending leaves the queue
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def alone(folder: Path) -> Iterator[None]:
 def settled(jobs: Sequence[Job]) -> dict[str, Entry]:
     """Return the queue once none of these jobs is ending.
 
-    A job that is ending may still save or be requeued. Jobs that can do nothing are cancelled.
+    A job that is ending may still save or be requeued. Jobs that can do no work are cancelled.
 
     Raises:
         Refused: SLURM does not end a job in time.
@@ -55,8 +55,10 @@ def settled(jobs: Sequence[Job]) -> dict[str, Entry]:
 
 
 def _in_vain(jobs: Sequence[Job], queue: dict[str, Entry]) -> list[str]:
-    """Return the jobs that can do nothing: successors of finished jobs, and those that are about
-    to refuse; dependents of cancelled jobs.
+    """Return the ids of jobs that can do no work.
+
+    These are pending successors of jobs that need none, running successors that are about to
+    refuse, and pending dependents of jobs that are gone.
     """
     found: list[str] = []
     lost: set[Path] = set()
@@ -75,9 +77,9 @@ def _in_vain(jobs: Sequence[Job], queue: dict[str, Entry]) -> list[str]:
 
 
 def _refuses(first: str, queue: dict[str, Entry]) -> bool:
-    """Whether a successor that runs is about to refuse: its predecessor was not preempted.
+    """Whether a running successor is about to refuse, because its predecessor was not preempted.
 
-    One whose predecessor nobody knows any more has asked before, and works.
+    If SLURM no longer knows the predecessor, the successor has checked before, and is working.
     """
     alive = first in queue and queue[first].active
     return not alive and scheduler.end(first) not in (None, *scheduler.TAKEN)
@@ -96,7 +98,7 @@ def of_others(directories: Iterable[Path]) -> dict[str, Entry]:
     """
     ids = []
     for directory in directories:
-        with suppress(OSError):  # reported where the directory is examined
+        with suppress(OSError):  # the status of the stage reports the error
             ids += [row.id for row in submitted(directory)[-1:] if not row.ours]
     return scheduler.known(ids)
 
@@ -130,9 +132,10 @@ def active(directory: Path, queue: dict[str, Entry]) -> Entry | None:
 
 
 def forgotten(given: Iterable[tuple[Job, str]]) -> list[str]:
-    """Return those of some ids that SLURM does not know, though their jobs have not ended.
+    """Return the ids that SLURM does not know although their jobs have not ended.
 
-    An id that belongs to another job by now is not known: SLURM counts on from what it remembers.
+    An id that belongs to another job by now counts as unknown: SLURM continues counting from the
+    last id that it remembers.
 
     Args:
         given: jobs, each with the id under which it was submitted.
@@ -151,7 +154,7 @@ def forgotten(given: Iterable[tuple[Job, str]]) -> list[str]:
 
 
 def _ended(id: str) -> bool:
-    """Whether accounting knows how a job ended that has left the queue already."""
+    """Whether accounting knows the end of a job that has left the queue."""
     try:
         return scheduler.end(id) is not None
     except Unreachable:

@@ -1,13 +1,13 @@
-"""The records of a job, in its directory: one writer and one reader for each kind of row.
+"""Write and read the records of a job in its directory: one writer and one reader per kind of row.
 
-    jobs.jsonl      submissions: intent first, then the id SLURM gave
-    events.jsonl    what supervision saw and did: began, joined, signal, ended, failed,
-                    requeued, refused, gave_up
-    progress.json   kept by the command: how far it is, and how far a repetition would begin
-    CANCELLED       cancelled on purpose: nothing may start or requeue it
+    jobs.jsonl      submissions: the intent first, then the id that SLURM gave
+    events.jsonl    events of supervision: began, joined, signal, ended, failed, requeued, refused,
+                    gave_up
+    progress.json   written by the command: its progress, and where a repetition would begin
+    CANCELLED       the job was cancelled on purpose: nothing may start or requeue it
 
-A reader passes over lines that are not whole or not its own: the command may note events of its own
-in the same file, and where a job is decided upon nobody is there to mend a file.
+A reader skips incomplete lines and lines of other kinds: the command may record events of its own
+in the same file, and nobody is present to repair a file when a job's future is decided.
 """
 
 from __future__ import annotations
@@ -70,20 +70,20 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Event(Row):
-    """What the supervisor saw or did in one attempt at a job.
+    """An event that the supervisor recorded in one attempt at a job.
 
     Args:
         job: the id that SLURM gave.
-        restart: how often the job had been requeued before.
-        mark: drawn by the batch script of the attempt; "" in older rows.
-        nodes, gpus: began: the names of the nodes, and the GPUs on all of them.
-        signal: signal: its name.
-        node: joined, ended: the number of the node within the job.
-        code: ended: the command's exit code.
-        saved: ended, requeued, gave_up: how far a repetition begins.
-        why: requeued, gave_up: what ended the attempt. ended: why the command was not started.
-            refused: why SLURM did not requeue the job.
-        message: failed: what was wrong.
+        restart: number of requeues before this attempt.
+        mark: the mark that the attempt's batch script drew; "" in older rows.
+        nodes, gpus: of `began`: the names of the nodes, and the GPUs on all of them.
+        signal: of `signal`: the name of the signal.
+        node: of `joined`, `ended`: the number of the node within the job.
+        code: of `ended`: the command's exit code.
+        saved: of `ended`, `requeued`, `gave_up`: the point where a repetition begins.
+        why: of `requeued`, `gave_up`: what ended the attempt; of `ended`: why the command was not
+            started; of `refused`: why SLURM did not requeue the job.
+        message: of `failed`: the error.
     """
 
     FILE = EVENTS
@@ -111,7 +111,7 @@ class Submission(Row):
         index: of `intent`: index of the job in its array.
         runs: of `submitted`, `attached`: the runs that want the job.
         successor_of: of `submitted`: id of the job that it succeeds.
-        submitted: of `submitted`: submit time by SLURM; only of a job that carries no mark.
+        submitted: of `submitted`: submit time by SLURM; only for a job that carries no mark.
         user: of `submitted`: uid of the owner of the job.
     """
 
@@ -127,7 +127,7 @@ class Submission(Row):
 
     @property
     def ours(self) -> bool:
-        """Whether the job is this user's; older rows do not tell, and count as such."""
+        """Whether the job is this user's; older rows do not record the user, and count as ours."""
         return self.user in (None, os.geteuid())
 
 
@@ -150,7 +150,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
         return
     for line in text.split("\n"):
         try:
-            row = json.loads(line.lstrip("\0"))  # zeros are left of a power cut
+            row = json.loads(line.lstrip("\0"))  # a power cut can leave zeros
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):

@@ -1,4 +1,4 @@
-"""The command of the doctor's rehearsal job: inspects its node, counts, saves, resumes.
+"""Run the command of the doctor's rehearsal job: inspect the node, count, save, resume.
 
 python -m slurm.rehearsal DIR
 """
@@ -33,7 +33,7 @@ LOCK, NODE, COUNT, RESULT = "locked", "node.json", "count.json", "result.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What a training would find on a node; `locked`: whether the doctor's lock is visible."""
+    """The facts about a node that matter to a training; `locked`: it sees the doctor's lock."""
 
     host: str
     python: str
@@ -44,7 +44,7 @@ class Node:
 
 
 class Seen:
-    """What this host sees of a file that a node replaces repeatedly."""
+    """The view that this host has of a file which a node replaces repeatedly."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -52,7 +52,7 @@ class Seen:
         self.lag = 0.0
 
     def look(self) -> int:
-        """Return how far the job has saved; record files that were read half-written or late."""
+        """Return the job's saved point; record reads that were half-written or late."""
         try:
             row = json.loads(self._path.read_text())
         except FileNotFoundError:
@@ -65,7 +65,7 @@ class Seen:
 
 
 def main(directory: Path) -> int:
-    """Count to `STEPS`, starting from what an earlier attempt saved."""
+    """Count to `STEPS`, starting from the number that an earlier attempt saved."""
     stops: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
     files.write_json(directory / NODE, asdict(look_around(directory)))
@@ -86,7 +86,7 @@ def main(directory: Path) -> int:
 
 
 def look_around(directory: Path) -> Node:
-    """Return what a training would find on this node."""
+    """Return the facts about this node that matter to a training."""
     return Node(
         host=platform.node(),
         python=platform.python_version(),

@@ -23,13 +23,13 @@ from slurm.sbatch import submitted_with
 from slurm.scheduler import Entry
 from slurm.supervise import Allocation
 
-EARLY = 95  # seconds by which the time-limit signal may come too early: of SLURM 65; of starting 30
+EARLY = 95  # seconds by which the time-limit signal may come early: 65 by SLURM, 30 for the start
 POLL = 1.0  # seconds between two queries about a suspended job
-END = 120.0  # seconds in which SLURM must end an attempt that it has requeued
+END = 120.0  # seconds within which SLURM must end an attempt that it has requeued
 
 MEMORY = re.compile(r"^(slurmstepd|srun).*(oom|out of memory|memory limit)", re.I | re.M)
-BEGINS = "Starting with JobEnvironment"  # in what submitit prints first
-LAST = 65536  # bytes of a log that are looked at
+BEGINS = "Starting with JobEnvironment"  # part of submitit's first line of output
+LAST = 65536  # last bytes of a log that are searched
 
 ORPHANED = "its batch script was killed"
 INTERRUPTED, TIME_LIMIT, CRASHED = "interrupted", "time limit", "crashed"
@@ -39,9 +39,9 @@ def decide(job: Job, here: Allocation, printed: str = "") -> int:
     """Requeue a job that is not finished, or return the exit code that ends it for good.
 
     Args:
-        job: what was run.
+        job: the job whose command has ended.
         here: the attempt that has ended.
-        printed: its log.
+        printed: the log of the attempt.
     """
     if job.finished.exists():
         return DONE
@@ -81,17 +81,17 @@ def _awake(id: str) -> Entry | None:
 
 
 def _why(job: Job, ended: list[int | None], own: list[Event], entry: Entry) -> str:
-    """Return what ended an attempt: a signal, the time limit, or a crash.
+    """Return the reason why an attempt ended: a signal, the time limit, or a crash.
 
-    A crash on one node makes SLURM signal the other nodes, where the command may still save. Times
-    are compared with times of the same clock only: the first node's, or the controller's.
+    A crash on one node makes SLURM signal the other nodes, where the command may still save. Only
+    times of the same clock are compared: the first node's, or the controller's.
     """
     began = [row.time for row in own if row.event == "began"]
     signals = [row.time for row in own if row.event == "signal"]
     if set(ended) != {STOPPED} or not signals:
         return CRASHED
     if began and entry.start and entry.end and entry.limit:
-        # its end is later if the job was suspended, and soon if it is preempted
+        # the end that SLURM reports is later if the job was suspended, and soon if it is preempted
         limit = max(60 * entry.limit, (entry.end - entry.start).total_seconds())
         left = limit - (signals[0] - began[0])
         if left <= job.resources.signal_seconds + EARLY:
@@ -100,7 +100,7 @@ def _why(job: Job, ended: list[int | None], own: list[Event], entry: Entry) -> s
 
 
 def _cause(job: Job, here: Allocation, printed: str) -> str | None:
-    """Return what made an attempt crash, if it is known outside of the command."""
+    """Return the cause of a crash, if it is known from outside the command; else None."""
     if MEMORY.search(printed):
         had = f"{job.resources.memory:g} GB" if job.resources.memory else "what the cluster gives"
         return f"SLURM ended it, for it needs more memory than {had}; set cluster.memory (GB)"
@@ -110,7 +110,7 @@ def _cause(job: Job, here: Allocation, printed: str) -> str | None:
 
 
 def _vain(job: Job, saved: int) -> int:
-    """Return how many attempts in a row before this one ended without progress."""
+    """Return the number of attempts in a row before this one that ended without progress."""
     count = 0
     for row in reversed(Event.read(job.directory)):
         if row.event == "gave_up" or (row.event == "requeued" and (row.saved or 0) < saved):
@@ -128,7 +128,7 @@ def _requeue(job: Job, here: Allocation, orphaned: bool) -> int:
             why = f"job {here.id} may not be requeued ({error}); launch again to continue"
             here.event("refused", why=why).note(job.directory)
             return _end(why)
-    if orphaned:  # SLURM waits for its processes
+    if orphaned:  # SLURM waits for the processes of the job, this one included
         return DONE
     time.sleep(END)  # SLURM ends this process; exiting earlier would end the job instead
     return _end(f"job {here.id} was requeued, but SLURM did not end this attempt")
@@ -140,7 +140,7 @@ def _end(why: str, code: int = 1) -> int:
 
 
 def _final(code: int) -> int:
-    """Return the exit code, or another if SLURM itself requeues or holds jobs that end with it."""
+    """Return the exit code; another one if SLURM requeues or holds jobs that end with this code."""
     settings = scheduler.patient(site.config)
     repeated = numbers(settings["RequeueExit"], settings["RequeueExitHold"])
     return next((other for other in (code, *range(1, 256)) if other not in repeated), code)
@@ -151,12 +151,12 @@ def main(folder: Path) -> int:
     job, _ = submitted_with(folder)
     try:
         return decide(job, Allocation.here(), _printed())
-    except OSError as error:  # a full disk, say: without a record, attempts would not be counted
+    except OSError as error:  # e.g. a full disk: unrecorded attempts would not be counted
         return _end(f"{job.name} is not requeued: {error}; make room and launch again")
 
 
 def _printed() -> str:
-    """Return the end of what this attempt has printed, into the file that is our own output."""
+    """Return the end of this attempt's output, which is in the file of our own output."""
     with suppress(OSError), files.opened(Path("/proc/self/fd/1")) as log:
         log.seek(max(0, os.fstat(log.fileno()).st_size - LAST))
         return log.read().decode(errors="replace").rpartition(BEGINS)[2]

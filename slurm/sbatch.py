@@ -1,4 +1,4 @@
-"""Call sbatch through submitit: our settings, the text of the script, and lost answers."""
+"""Call sbatch through submitit: apply our settings, return the script, handle lost answers."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ PAUSE = 5.0  # seconds between two calls calls
 
 
 class Executor(SlurmExecutor):
-    """submitit's executor with our settings; can also return the script without submitting it.
+    """Submitit's executor with our settings; can also return the script without submitting it.
 
     Args:
-        folder: visible to all nodes; each job gets a folder in it.
+        folder: a folder that all nodes can see; each job gets a folder in it.
         cwd: working directory of the command, from which Python imports.
         succession: whether a job queues its next successor when it starts.
     """
@@ -49,10 +49,10 @@ class Executor(SlurmExecutor):
         python = shlex.quote(sys.executable)
         where = shlex.quote(str(folder))
         decide = f"{python} -m slurm.requeue {where}"
-        # SIGKILL decides nothing: the kernel kills what it finds when memory runs out
+        # a killed decision is repeated, as the kernel may kill any process when memory runs out
         again = f"for _ in 1 2 3; do {decide} && code=0 || code=$?; [ $code = 137 ] || break; done"
         succeed = [f"{python} -m slurm.successor {where} || true"] if succession else []
-        # while Python starts it has no handler, and a signal would kill it
+        # while Python starts, it has no handlers yet, and a signal would kill it
         super().__init__(folder, python=f"env --ignore-signal=TERM --ignore-signal=USR2 {python}")
         self.update_parameters(
             time=resources.time_limit,
@@ -69,19 +69,19 @@ class Executor(SlurmExecutor):
             signal_delay_s=resources.signal_seconds,
             wckey=None,
             stderr_to_stdout=True,
-            # after the command failed on one node, the other nodes would only be held
+            # kill-on-bad-exit: after a failure on one node, the others would only be held
             srun_args=[
-                "--export=ALL",  # the script's values, whatever the shell exported
+                "--export=ALL",  # the script's variables, whatever the user's shell says
                 f"--cpus-per-task={resources.cpus_per_node}",
                 "--kill-on-bad-exit=1",
                 *resources.srun,
             ],
-            # set first, so that it runs whatever ends the script, a `set -e` in setup too
+            # the trap comes first, so that it runs whatever ends the script, even `set -e` in setup
             setup=[
                 f"trap {shlex.quote(f'{again}; exit $code')} EXIT",
                 f"export {MARK}=$(date +%s.%N)-$$",
                 f"cd {shlex.quote(str(cwd))}",
-                "unset PYTHONSAFEPATH",  # Python imports from there
+                "unset PYTHONSAFEPATH",  # so that Python imports from cwd
                 *resources.setup,
                 *succeed,
             ],
@@ -96,8 +96,8 @@ class Executor(SlurmExecutor):
 
         Args:
             name: job name.
-            token: mark of the jobs; it becomes their comment unless the user sets one.
-            dependency: as sbatch takes it.
+            token: mark of the jobs; it becomes their comment unless the user sets a comment.
+            dependency: the dependency in sbatch's notation.
             parallel: largest number of elements of an array that run at the same time.
             named: whether the job name contains the mark as well.
         """
@@ -119,13 +119,13 @@ class Executor(SlurmExecutor):
     def hand_over(self, jobs: Sequence[Job], token: str, first: str | None = None) -> list[str]:
         """Submit a job, or several as one array; return their ids.
 
-        If sbatch does not answer, jobs that it may have submitted all the same are cancelled, and
-        sbatch is called again. If the caller is interrupted, they are cancelled too.
+        If sbatch does not answer, the jobs that it may nevertheless have submitted are cancelled,
+        and sbatch is called again. If the caller is interrupted, such jobs are cancelled, too.
 
         Args:
             jobs: the jobs to supervise.
-            token: mark with which they are submitted.
-            first: id of the job that they succeed, if they are successors.
+            token: the mark with which the jobs are submitted.
+            first: id of the job that the jobs succeed, if they are successors.
 
         Raises:
             Refused: SLURM refuses the jobs.
@@ -153,7 +153,7 @@ class Executor(SlurmExecutor):
 
 
 def _gres(resources: Resources) -> str | None:
-    """Return the GPUs as sbatch takes them."""
+    """Return the GPUs in the notation of `sbatch --gres`; None without GPUs."""
     kind = [resources.gpu_type] if resources.gpu_type else []
     words = ["gpu", *kind, str(resources.gpus_per_node)]
     return ":".join(words) if resources.gpus_per_node else None

@@ -25,16 +25,16 @@ from slurm.notation import minutes
 T = TypeVar("T")
 
 TIMEOUT = 60.0  # seconds for one command
-KILL_WAIT = 30.0  # seconds that SLURM leaves a job which it ends, unless the site says otherwise
-# no answer, or none to the question: a controller that ends now may have done it all the same
+KILL_WAIT = 30.0  # seconds between SIGTERM and SIGKILL when SLURM ends a job, by default
+# errors without an answer; a controller that is shutting down may have carried out the request
 AWAY = ("Unable to contact", "Connection refused", "Socket timed out", "Communication connection",
         "Communication shutdown", "Message send failure", "Message receive failure",
         "Unexpected message received", "Insane message length", "Header lengths are longer",
         "Protocol authentication error", "backup controller in standby",
         "Zero Bytes were transmitted", "Resource temporarily unavailable",
         "temporarily unable to accept")  # fmt: skip
-KILLED = "KILLED"  # our word for FAILED because the batch script was killed: nothing was decided
-TAKEN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", KILLED)  # final states of a job that was taken away
+KILLED = "KILLED"  # our word for FAILED by a killed batch script, which could not decide anything
+TAKEN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", KILLED)  # final states of an interrupted job
 HELD = ("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 SUSPENDED = ("SUSPENDED", "STOPPED")  # the processes are stopped in place
 ENDED = (*TAKEN, "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "REVOKED",
@@ -49,28 +49,28 @@ class Unreachable(Exception):
 
 
 class Refused(Exception):
-    """SLURM refused; the message holds its words."""
+    """SLURM refused; the message contains SLURM's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A job as the controller reports it.
+    """A job, as reported by the controller.
 
     Args:
         id: `12`, or `12_3` for an element of an array; `12_[3-9]` for several pending ones.
         state: RUNNING, PENDING, COMPLETING, …
-        reason: why it is pending.
+        reason: why the job is pending.
         restarts: number of requeues.
         start: start time, actual or expected.
-        end: end time, actual or expected: by the time limit, later if it was suspended, earlier if
-            it is being preempted; None without limit.
-        nodes: names of its nodes.
-        after: ids of the jobs it waits for.
-        comment: set at submission, or by the site.
+        end: end time, actual or expected: by the time limit, later if the job was suspended,
+            earlier if it is being preempted; None without limit.
+        nodes: names of the job's nodes.
+        after: ids of the jobs that it waits for.
+        comment: the comment, set at submission or by the site.
         submitted: submit time.
-        limit: time limit, minutes; None without one.
-        requeues: whether SLURM may requeue it.
-        signal: what ended its batch script; 0: no signal did.
+        limit: time limit, minutes; None without a limit.
+        requeues: whether SLURM may requeue the job.
+        signal: the signal that ended the batch script; 0 if none did.
     """
 
     id: str
@@ -90,7 +90,7 @@ class Entry:
 
     @property
     def active(self) -> bool:
-        """Whether the job is pending, running or completing: no other job may do the same work."""
+        """Whether the job is pending, running or completing, so no other job may do its work."""
         return self.state not in ENDED
 
     @property
@@ -100,7 +100,7 @@ class Entry:
 
     @property
     def held(self) -> bool:
-        """Whether the job is held until it is released: by a user, or after a failed prolog."""
+        """Whether the job is held until a release: by a user, or after a failed prolog."""
         return self.state in HELD or (self.state == "PENDING" and bool(_HELD.search(self.reason)))
 
 
@@ -114,7 +114,7 @@ def call(*command: str) -> str:
     if shutil.which(command[0]) is None:
         raise Refused(f"there is no {command[0]} on this machine")
     conf = os.environ.get("SLURM_CONF")
-    if conf and not Path(conf).exists():  # SLURM itself would search for a minute
+    if conf and not Path(conf).exists():  # SLURM itself would search for it for a minute
         raise Refused(f"SLURM_CONF={conf} does not exist; set it to the cluster's slurm.conf")
     try:
         done = subprocess.run(
@@ -172,7 +172,7 @@ def find(job: str) -> Entry | None:
 
 
 def known(ids: Sequence[str]) -> dict[str, Entry]:
-    """Return those of some jobs that the controller still knows, whoever owns them.
+    """Return the jobs, among those with the given ids, that the controller knows; of any user.
 
     Raises:
         Unreachable: the controller does not answer.
@@ -229,7 +229,7 @@ def _entry(
 
 
 def _signal(code: str) -> int:
-    """Return the signal in an exit code, `0:9`, or as wait() has it before 23.02."""
+    """Return the signal in an exit code: `0:9`, or before SLURM 23.02 a status as from wait()."""
     return int(code.rpartition(":")[2]) & 127
 
 
@@ -241,7 +241,7 @@ def end(job: str) -> str | None:
     """Return how a job ended: COMPLETED, PREEMPTED, KILLED, …; None if that is unknown.
 
     Raises:
-        Unreachable: neither controller nor accounting answers, or not yet.
+        Unreachable: neither controller nor accounting answers, or accounting has no answer yet.
     """
     entry = find(job)
     if entry and not entry.active:
@@ -250,7 +250,7 @@ def end(job: str) -> str | None:
     asked = ("--noheader", "--parsable2", "--allocations", "--format=State", f"--jobs={job}")
     try:
         told = call("sacct", *asked)
-    except Refused:  # no accounting here
+    except Refused:  # the site has no accounting
         return None
     state = next(iter(told.split()), None)  # CANCELLED is followed by the user
     if state is not None and state not in ENDED:
@@ -296,5 +296,5 @@ def patient(ask: Callable[[], T], seconds: float = math.inf) -> T:
             if now - told > 60:
                 told = now
                 print(f"SLURM does not answer ({error}); asking again", flush=True)
-            # SLURM's commands themselves try for some seconds, and a job may have KillWait left
+            # at first often: SLURM's commands retry by themselves, and KillWait may be running
             time.sleep(1 if now - begun < KILL_WAIT else 5)

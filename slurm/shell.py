@@ -1,8 +1,7 @@
-"""The environment for SLURM's commands, without variables that change their output.
+"""Make the environment for SLURM's commands, without variables that change their output.
 
 SLURM's commands read options from the environment: SQUEUE_PARTITION hides jobs, SLURM_TIME_FORMAT
-makes times unparsable, SCANCEL_STATE spares jobs. Variables for sbatch are not lost: see
-`slurm.wishes`.
+makes times unparsable, SCANCEL_STATE spares jobs. `slurm.wishes` obeys the variables for sbatch.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Mapping
 OPTION = re.compile(
     r"(SLURM|SLURMD|SBATCH|SALLOC|SRUN|SQUEUE|SACCT|SACCTMGR|SINFO|SCONTROL|SCANCEL)_"
 )
-KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}  # which cluster, and which user
+KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}  # they identify the cluster and the user
 
 
 def clean(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

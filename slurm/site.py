@@ -1,4 +1,4 @@
-"""What SLURM says of this site: its configuration, its partitions, nodes and hosts."""
+"""Query SLURM for the site's configuration, partitions, nodes and hosts."""
 
 from __future__ import annotations
 

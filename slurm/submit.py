@@ -1,9 +1,9 @@
-"""Submit jobs to SLURM: all or none, each once, as many as possible per sbatch call.
+"""Submit jobs to SLURM: all or none, each once, with as few sbatch calls as possible.
 
 Jobs with the same resources and dependencies become one array, so a sweep of a thousand runs takes
 a handful of calls. A job that is already pending or running is not submitted again; its dependents
-wait for the existing job. The intent is recorded before each call, so the next launch finds what a
-launcher submitted that died during the call.
+wait for the existing job. The intent is recorded before each call. So if a launcher dies during the
+call, the next launch finds the jobs that it submitted.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ class Batch:
     """Jobs that are submitted in one sbatch call, and their dependency."""
 
     jobs: list[Job]
-    dependency: str  # as sbatch takes it; empty without one
+    dependency: str  # in sbatch's notation; empty without dependency
 
 
 class Submission:
     """The jobs that one launch submits to SLURM.
 
-    Where preemption cancels jobs for good, each job is submitted by itself, with a successor that
-    runs if the job is preempted.
+    If preemption cancels jobs for good, each job is submitted by itself, with a successor that runs
+    if the job is preempted.
 
     Args:
-        folder: for submitit's files; shared by all nodes, closed to other users.
-        cwd: where commands run.
-        parallel: how many elements of an array may run at a time.
-        longest: how many elements an array may have; see `preflight.longest_array`.
-        named: whether jobs bear a mark in their names; they do where comments are not left alone.
+        folder: folder for submitit's files; shared by all nodes, closed to other users.
+        cwd: working directory of the commands.
+        parallel: largest number of array elements that may run at a time.
+        longest: largest number of elements of an array; see `preflight.longest_array`.
+        named: whether job names contain a mark; needed if the site changes comments.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class Submission:
         self.folder, self.cwd = folder, cwd
         self.parallel, self.longest = parallel, longest
         self.ids: dict[Path, str] = {}  # by directory, attached jobs included
-        self.attached: set[Path] = set()  # those that were in the queue before this launch
-        self.kept: list[str] = []  # where SLURM keeps the marks, known once a job was read back
+        self.attached: set[Path] = set()  # jobs that were in the queue before this launch
+        self.kept: list[str] = []  # where SLURM keeps the marks; known once a job was read back
         self._named = named
         self._successors: dict[Path, str] = {}
         self._above: dict[Path, set[Path]] = {}  # direct and indirect dependencies
@@ -69,8 +69,8 @@ class Submission:
         """Submit the jobs that are not in the queue yet, while holding the lock of all launches.
 
         Args:
-            jobs: each after those it waits for.
-            labels: for each directory, the runs that want it; recorded with the submission.
+            jobs: the jobs, each after those that it waits for.
+            labels: the runs that use a job, by its directory; recorded with the submission.
             prepare: called with each job just before it is submitted.
 
         Raises:
@@ -165,8 +165,8 @@ class Submission:
     def _hand_over_all(self, jobs: list[Job], labels: dict[Path, list[str]]) -> list[str]:
         """Submit jobs; return the ids of those that SLURM has forgotten.
 
-        A controller that is killed, or whose backup takes over, forgets what it took in the last
-        seconds. A job that depends on a forgotten one is refused.
+        A controller that is killed, or replaced by its backup, forgets the jobs that it accepted in
+        the last seconds. It refuses a job that depends on a forgotten one.
         """
         try:
             for level in levels(jobs):
@@ -191,7 +191,7 @@ class Submission:
         return lost
 
     def _begin_again(self, jobs: Sequence[Job], new: list[Job]) -> None:
-        """Take back what SLURM did not forget, and wait until it is gone."""
+        """Cancel the new jobs that SLURM did not forget, and wait until they are gone."""
         scheduler.cancel(reversed(self._new))
         settled(jobs)
         self._new.clear()

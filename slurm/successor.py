@@ -1,4 +1,4 @@
-"""Successors: jobs queued in advance, for clusters where preemption cancels a job for good.
+"""Queue successors in advance, for clusters where preemption cancels a job for good.
 
 A launch queues one successor with each job. A successor that starts queues the next one, by
 `python -m slurm.successor` in its batch script.
@@ -23,12 +23,12 @@ from slurm.supervise import Allocation, refusal
 def succeed(job: Job, first: str, folder: Path, cwd: Path, named: bool = False) -> str:
     """Queue a successor of job `first`, which runs if that job ends unfinished.
 
-    SLURM removes the successor when the first job succeeds.
+    SLURM removes the successor from the queue when the first job succeeds.
 
     Args:
         job: the job to continue.
         first: id of the job to succeed.
-        folder: for submitit's files.
+        folder: folder for submitit's files.
         cwd: working directory of the command.
         named: whether the job name contains the mark, too; see `slurm.marks`.
     """
@@ -44,7 +44,7 @@ def succeed(job: Job, first: str, folder: Path, cwd: Path, named: bool = False) 
 
 
 def either(first: str, successor: str) -> str:
-    """Return the sbatch dependency on a job or its successor, whichever succeeds."""
+    """Return the sbatch dependency on the success of either a job or its successor."""
     return f"afterok:{first}?afterok:{successor}"
 
 
@@ -73,7 +73,7 @@ def main(folder: Path) -> int:
 
 
 def _let_go(id: str) -> int:
-    """Let the jobs that wait for a finished one begin, even if it is preempted before it ends."""
+    """Release the jobs that wait for a finished job, which could be preempted before its end."""
     try:
         for entry in scheduler.mine().values():
             if id in entry.after:

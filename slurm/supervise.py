@@ -1,9 +1,9 @@
-"""Supervise a job's command on one node: start it, forward signals, record how it ended.
+"""Supervise a job's command on one node: start it, forward signals, record its end.
 
 SLURM signals every process of a job at once, in any order and more than once. The supervisor
 therefore imports nothing heavy, starts with these signals ignored (set in the batch script), and
-afterwards only records and forwards them. It does not decide whether the job is requeued:
-`slurm.requeue` does, on the first node, after the supervisors ended, even if one was killed.
+afterwards only records and forwards them. It does not decide whether the job is requeued;
+`slurm.requeue` does that on the first node, after the supervisors ended, even if one was killed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from slurm.records import Event
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 MARK = "SUPERVISED_MARK"  # variable that the batch script hands to all that belongs to an attempt
-POLL = 0.2  # seconds
-AGREE = 60.0  # seconds in which a file written on another node becomes visible here
-JOIN = 120.0  # seconds in which the supervisors of all nodes must have begun
-AGAIN = 5.0  # seconds between two stop requests: the command may have been starting
+POLL = 0.2  # seconds between two checks of the command
+AGREE = 60.0  # seconds within which a file written on another node becomes visible here
+JOIN = 120.0  # seconds within which the supervisors of all nodes must have begun
+AGAIN = 5.0  # seconds between stop requests, as the command may have been starting at the last one
 PR_SET_PDEATHSIG = 1  # prctl(2)
 PORTS = range(20000, 32000)  # below the range that the kernel uses for outgoing connections
 
@@ -43,12 +43,12 @@ class Allocation:
     """The attempt of a job that this process belongs to, and its node.
 
     Args:
-        id: job id, `12_3` within an array, whose last element has the array's own number.
+        id: job id; `12_3` in an array, whose last element has the array's own id as SLURM_JOB_ID.
         restart: number of requeues before this attempt.
         node: number of this node in the job.
         names: names of the job's nodes.
-        mark: drawn by the batch script; a cluster that was set up anew gives the same ids again,
-            and clocks of nodes are not compared.
+        mark: the mark that the batch script drew. It is needed because a cluster that was set up
+            anew gives the same ids again, and times of different nodes cannot be compared.
     """
 
     id: str
@@ -59,7 +59,7 @@ class Allocation:
 
     @classmethod
     def here(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """Read it from the environment that SLURM gives a task or a batch script."""
+        """Return the allocation in the environment that SLURM gives a task or a batch script."""
         hosts = scheduler.call("scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"])
         id, array = environment["SLURM_JOB_ID"], environment.get("SLURM_ARRAY_JOB_ID")
         return cls(
@@ -72,7 +72,7 @@ class Allocation:
 
     @property
     def attempt(self) -> str:
-        """Identify this attempt among all attempts of all jobs."""
+        """The id of this attempt, unique among all attempts of all jobs."""
         return f"{self.id}.{self.restart}"
 
     def event(self, name: str, **facts: Any) -> Event:
@@ -80,7 +80,7 @@ class Allocation:
         return Event(event=name, job=self.id, restart=self.restart, mark=self.mark, **facts)
 
     def own(self, directory: Path) -> list[Event]:
-        """Return what is on record of this attempt."""
+        """Return the recorded events of this attempt."""
         own = (self.id, self.restart, self.mark)
         return [row for row in Event.read(directory) if (row.job, row.restart, row.mark) == own]
 
@@ -91,10 +91,11 @@ class Allocation:
         return [name for number, name in enumerate(self.names) if number not in there]
 
     def place(self) -> Place:
-        """Return the part of this node, and where the nodes of the job meet.
+        """Return the place of this node, with the address where the nodes of the job meet.
 
-        All nodes derive the same port from what identifies the attempt, without communication. That
-        of the attempt before, and of other jobs, may be in use; a mark is another on each cluster.
+        All nodes derive the same port from id and mark of the attempt, without communication. The
+        ports of the previous attempt and of other jobs differ, because they may still be in use.
+        The mark makes ports differ between clusters, too.
         """
         number = zlib.crc32(f"{self.attempt} {self.mark}".encode())
         return Place(
@@ -118,11 +119,11 @@ def supervise(job: Job, first: str | None = None) -> None:
     """Run a job's command on this node until it ends; return the exit code of the supervisor.
 
     Args:
-        job: what to run.
+        job: the job to run.
         first: id of the job that this job succeeds, if it is a successor.
 
-    The code is 0 if the command finished or stopped on request, and 1 otherwise: on 1, SLURM ends
-    the command on the other nodes, which must not happen while these are saving.
+    The code is 0 if the command finished or stopped on request, and 1 otherwise. On 1, SLURM ends
+    the command on the other nodes, which must not happen while they are saving.
     """
     seen: list[int] = []
     _listen(seen)
@@ -140,11 +141,11 @@ def supervise(job: Job, first: str | None = None) -> None:
         code = DONE
     else:
         code = REFUSED  # `slurm.requeue` prints why, as the last line
-    if here.node == 0 or code not in (DONE, STOPPED):  # SLURM then ends the other nodes
+    if here.node == 0 or code not in (DONE, STOPPED):  # on 1, SLURM ends the other nodes' commands
         why = why_not if code == REFUSED else None  # None: the command's own log says why
         ended = here.event("ended", node=here.node, code=code, saved=job.saved(), why=why)
         ended.note(job.directory)
-    _deaf()  # Python takes its handlers back at its end, and a signal would count as a failure
+    _deaf()  # at exit Python removes its handlers, and a signal would count as a failure
     if script and code != DONE and script.killed():
         orphan.requeue(os.environ["SUBMITIT_FOLDER"])
     sys.exit(0 if code in (DONE, STOPPED) else 1)
@@ -163,14 +164,14 @@ def refusal(job: Job, first: str | None) -> str | None:
     """Return why the command must not start, or None.
 
     Args:
-        job: The job.
+        job: the job.
         first: id of the job that it succeeds, if it is a successor.
     """
     if job.finished.exists():
         return "finished already"
     if job.cancelled:
         return "was cancelled; it stays so until it is launched again"
-    waited = 0.0  # by counting: a clock goes on while the job is suspended
+    waited = 0.0  # counted, because a clock goes on while the job is suspended
     while missing := [path for path in job.needs if not path.exists()]:
         if waited >= AGREE:
             return f"{missing[0]} does not exist; what comes before is not finished; launch again"
@@ -180,9 +181,9 @@ def refusal(job: Job, first: str | None) -> str | None:
 
 
 def _not_to_succeed(first: str) -> str | None:
-    """Return why a successor must not run: the job it succeeds was not preempted. Else None."""
+    """Return why a successor must not run if its predecessor was not preempted; else None."""
     try:
-        # for a limited time: the job holds its nodes meanwhile
+        # for a limited time, because the job holds its nodes meanwhile
         state = scheduler.patient(lambda: scheduler.end(first), AGREE)
     except scheduler.Unreachable:
         state = None
@@ -204,13 +205,13 @@ def _run(job: Job, here: Allocation, seen: list[int], script: orphan.Script | No
     while True:
         code = command.poll()
         if code is None and time.monotonic() > due:
-            if here.absent(job.directory):  # nobody waits for them for ever
+            if here.absent(job.directory):  # do not wait for these nodes for ever
                 command.kill()
                 return FAILED
             due = math.inf
         if script and script.ended and not seen:
-            seen.append(signal.SIGTERM)  # SLURM sends it soon, or has done so while Python started
-        if seen and not noted and here.node == 0:  # SLURM may have signalled the command as well
+            seen.append(signal.SIGTERM)  # as SLURM will soon do, or did while Python started
+        if seen and not noted and here.node == 0:  # the command may have got it, too
             noted = True
             here.event("signal", signal=signal.Signals(seen[0]).name).note(job.directory)
         if code is not None:
@@ -224,15 +225,16 @@ def _run(job: Job, here: Allocation, seen: list[int], script: orphan.Script | No
 
 
 def _as_child() -> None:
-    """Let the kernel ask the command to save and stop when its supervisor is killed.
+    """Let the kernel signal the command to save and stop when its supervisor is killed.
 
-    SLURM ends what is left of a step, but without cgroups it does not find what lost its parent.
+    SLURM ends the remaining processes of a step, but without cgroups it does not find a process
+    that lost its parent.
     """
     _deaf()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _deaf() -> None:
-    """Make this process ignore the signals; a command does until it installs its own handlers."""
+    """Ignore the signals in this process; a command inherits that until it installs handlers."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,8 +1,8 @@
-"""The sbatch variables of the user's shell (SBATCH_ACCOUNT, …) are obeyed or refused.
+"""Obey or refuse the sbatch variables of the user's shell (SBATCH_ACCOUNT, …).
 
-sbatch itself would let them win over the batch script, and so over settings. Here they become part
-of the script unless a setting says otherwise, so they are visible before the submission and
-successors keep them.
+With sbatch itself they would take precedence over the batch script, and so over settings. This
+module puts them into the script unless a setting says otherwise. So they are visible before the
+submission, and successors keep them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def obey(resources: Resources, environment: Mapping[str, str] = os.environ) -> R
     """Return the resources, completed by the sbatch variables of the shell.
 
     Raises:
-        Refused: a variable asks for something that jobs here cannot have, or that has a setting.
+        Refused: a variable requests something that our jobs cannot have, or that is a setting.
         Unreachable: SLURM does not answer.
     """
     _check_cluster(environment)

@@ -1,1 +1,1 @@
-"""A real SLURM cluster on this one machine, for trying and testing."""
+"""Run a real SLURM cluster on this one machine, for trying and testing."""

@@ -1,12 +1,12 @@
-"""A real SLURM cluster on this one machine, for trying and testing.
+"""Run a real SLURM cluster on this one machine, for trying and testing.
 
-What recovery must survive (preemption, requeueing, accounting that lags) is the behaviour of
-SLURM's own daemons, which no imitation has. So this starts them: munge, MariaDB, slurmdbd,
+Recovery must survive the behaviour of SLURM's own daemons (preemption, requeueing, accounting that
+lags), which no imitation has. So this command starts the daemons: munge, MariaDB, slurmdbd,
 slurmctld and one slurmd per node, on free ports, beside any other cluster. They outlive the
-command; `down` ends them, and the jobs, and removes everything that was written:
+command; `down` ends them and their jobs, and removes all files that were written:
 
     DIR/
-        dev_cluster.json    what was asked for; marks the directory as ours
+        dev_cluster.json    the requested cluster; marks the directory as ours
         slurm.conf          and gres.conf, slurmdbd.conf: SLURM's configuration
         database.cnf        and database.sql, client.cnf: MariaDB's
         munge.key           the secret of this cluster
@@ -14,14 +14,14 @@ command; `down` ends them, and the jobs, and removes everything that was written
         run/NAME.pid        the same names; and the sockets
         database/ state/ spool/ devices/
 
-Only root can enter DIR, and so use the cluster. A DIR that another user has made, may write to, or
-could exchange is refused before anything in it is read: its files tell root what to run.
+Only root can enter DIR, and therefore use the cluster. A DIR that another user made, may write to
+or could replace is refused before anything in it is read, because root runs what its files say.
 
-Two partitions share the nodes: `low` (default) is preempted by `high`, after a grace, and its jobs
-are requeued. It differs from a production cluster: all nodes are this machine, all daemons run as
-root, CPUs and memory are counted but not enforced, GPUs are device files without a GPU behind
-them, processes are tracked by parentage and not by cgroups, and munge credentials expire after
-5 s so that a requeued job need not wait 2 minutes. Tried with SLURM 22.05 and 24.11.
+Two partitions share the nodes: `high` preempts `low` (the default) after a grace time, and the jobs
+of `low` are requeued. Differences from a production cluster: all nodes are this machine, all
+daemons run as root, CPUs and memory are counted but not enforced, GPUs are device files without a
+GPU behind them, processes are tracked by parentage and not by cgroups, and munge credentials expire
+after 5 s so that a requeued job need not wait 2 minutes. Tried with SLURM 22.05 and 24.11.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a development cluster is to be, and the files that tell its daemons.
+"""Define a development cluster, and write the configuration files of its daemons.
 
-The options are in `Cluster`; `write_files` puts them, with ports and secrets drawn anew, into the
-words of SLURM, munge and MariaDB.
+`Cluster` has the options; `write_files` writes them, with new ports and secrets, in the notation of
+SLURM, munge and MariaDB.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pathlib import Path
 
 from slurm.dev_cluster.machine import Failed, Refused, host_name, search_path, version
 
-LONGEST = 70  # characters of DIR: a socket's path is limited to 107, the longest adds 33
-NODES, DEVICES = 64, 16  # at most
-PORTS = range(10000, 32768)  # below those that the kernel gives to outgoing connections
-NEEDS_NO_CGROUPS = (23, 11)  # from here on slurmd insists on cgroups unless it is told otherwise
+LONGEST = 70  # characters of DIR: a socket's path has at most 107, of which the longest adds 33
+NODES, DEVICES = 64, 16  # largest numbers
+PORTS = range(10000, 32768)  # below the range that the kernel uses for outgoing connections
+NEEDS_NO_CGROUPS = (23, 11)  # since this version, slurmd requires cgroups unless configured not to
 
 
 def default_directory() -> Path:
-    """Return where a cluster lives unless told otherwise: one per user."""
+    """Return the default directory of a cluster, one per user."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container may not know its user
@@ -38,13 +38,14 @@ def default_directory() -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """What a cluster is to be.
+    """The options of a cluster.
 
     Args:
-        directory: where everything is written; must not exist, or be empty; closed to others.
-        nodes: how many, named n1, n2, ...
-        gpus_per_node: device files that SLURM hands out as GPUs.
-        cpus_per_node: may exceed this machine's; by default those, at least 4.
+        directory: the directory for all files; must not exist, or be empty; closed to others.
+        nodes: number of nodes, named n1, n2, ...
+        gpus_per_node: number of device files that SLURM hands out as GPUs.
+        cpus_per_node: CPUs per node; may exceed this machine's number, which is the default, but
+            not less than 4.
         grace: seconds between the signal to a preempted job and its end.
         accounting: whether there are a database and `sacct`.
     """
@@ -57,7 +58,7 @@ class Cluster:
     accounting: bool = True
 
     def __post_init__(self) -> None:
-        path = Path(self.directory).absolute()  # a link in the last place is refused
+        path = Path(self.directory).absolute()  # not resolved: a link as last part is refused
         object.__setattr__(self, "directory", path.parent.resolve() / path.name)
 
     @property
@@ -67,21 +68,21 @@ class Cluster:
 
     @property
     def name(self) -> str:
-        """Tells clusters on this machine apart; follows from the directory."""
+        """The name that identifies the cluster on this machine; follows from the directory."""
         return f"dev{zlib.crc32(str(self.directory).encode()):08x}"
 
     @property
     def node_names(self) -> list[str]:
-        """The nodes, as SLURM calls them."""
+        """The names of the nodes in SLURM."""
         return [f"n{number}" for number in range(1, self.nodes + 1)]
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to use this cluster, beside its own."""
+        """The variables that a process needs in its environment to use this cluster."""
         return {"SLURM_CONF": str(self.conf), "PATH": search_path()}
 
     def check(self) -> None:
-        """Raise `Refused` if SLURM cannot be given such a cluster."""
+        """Raise `Refused` if SLURM does not support such a cluster."""
         directory = self.directory
         if not re.fullmatch(r"/[\w./+-]+", str(directory)) or len(str(directory)) > LONGEST:
             raise Refused(
@@ -99,11 +100,11 @@ class Cluster:
 
 
 def write_files(cluster: Cluster) -> None:
-    """Fill the directory with all that the daemons read before they start.
+    """Write all files that the daemons read at their start into the directory.
 
     Raises:
-        Refused: device files cannot be made here.
-        Failed: no free ports.
+        Refused: device files cannot be made on this machine.
+        Failed: there are no free ports.
     """
     directory = cluster.directory
     for name in ("log", "run", "database", "state", "spool", "devices"):
@@ -126,13 +127,13 @@ def write_files(cluster: Cluster) -> None:
 
 
 def _write(path: Path, content: str | bytes, mode: int = 0o600) -> None:
-    """Write a file; secrets are readable by root alone, as munge and slurmdbd demand."""
+    """Write a file, by default readable by root alone, as munge and slurmdbd require of secrets."""
     path.touch(mode=mode)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def _make_devices(cluster: Cluster) -> None:
-    """Make files that SLURM takes for GPUs: it wants character devices, /dev/null is one."""
+    """Make the files that SLURM takes for GPUs: character devices, copies of /dev/null."""
     for number in range(cluster.gpus_per_node):
         try:
             path = cluster.directory / "devices" / f"nvidia{number}"
@@ -261,7 +262,7 @@ def _client_conf(port: int, password: str) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on, drawn at random so that two clusters rarely meet."""
+    """Return free ports, drawn at random so that two clusters rarely choose the same."""
     found: list[int] = []
     for port in random.SystemRandom().sample(PORTS, 50 * count):
         with socket.socket() as probe, suppress(OSError):

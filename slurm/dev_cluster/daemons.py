@@ -1,4 +1,4 @@
-"""The daemons of a SLURM cluster on this one machine: how they come up, are found, and end."""
+"""Start, find and end the daemons of a SLURM cluster on this one machine."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from slurm.dev_cluster.config import Cluster, write_files
 from slurm.dev_cluster.directory import claim, is_marked, remove
 from slurm.dev_cluster.machine import Failed, Refused, call, check_machine, check_root, tail
 
-OWNER = "SLURM_CLUSTER_NAME"  # SLURM gives it to jobs, we to daemons: tells whose a process is
+OWNER = "SLURM_CLUSTER_NAME"  # variable in jobs (from SLURM) and daemons (from us): their cluster
 CLIENTS = {"srun", "salloc", "sbatch", "scontrol", "squeue", "sinfo", "sacct", "sacctmgr"}
-PATIENCE = 60.0  # seconds for each step of coming up
-POLL = 0.05  # seconds between two looks
+PATIENCE = 60.0  # seconds for each step of the start
+POLL = 0.05  # seconds between two checks
 
 Say = Callable[[str], None]
 _children: list[subprocess.Popen[bytes]] = []  # daemons started by this process, to be reaped
@@ -28,8 +28,8 @@ def up(cluster: Cluster, say: Say = lambda line: None) -> None:
     """Start `cluster`; return when a job has run on all of its nodes.
 
     Raises:
-        Refused: this machine or the directory will not do; nothing is left behind.
-        Failed: a daemon did not come up; everything was taken down again.
+        Refused: this machine or the directory is unsuitable; nothing is left behind.
+        Failed: a daemon did not start; everything was ended and removed again.
     """
     cluster.check()
     check_machine(cluster.accounting)
@@ -47,7 +47,7 @@ def down(directory: Path) -> bool:
     """End every process of the cluster in `directory` and remove it; return whether there was one.
 
     Raises:
-        Refused: the directory is not a cluster's, or another user may have made it one.
+        Refused: the directory is not that of a cluster, or another user may have written to it.
         Failed: a process cannot be ended.
     """
     cluster = Cluster(directory)
@@ -64,7 +64,7 @@ def down(directory: Path) -> bool:
 
 
 def start(cluster: Cluster, name: str) -> subprocess.Popen[bytes]:
-    """Start one of the `daemons`, also after it was killed; it outlives us and the terminal."""
+    """Start one of the `daemons`, even after it was killed; it outlives this process."""
     with (cluster.directory / "log" / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             _command(cluster, name),
@@ -81,7 +81,7 @@ def start(cluster: Cluster, name: str) -> subprocess.Popen[bytes]:
 
 
 def pid(cluster: Cluster, daemon: str) -> int | None:
-    """Return the process of a daemon, or None if it does not run."""
+    """Return the process id of a daemon, or None if it does not run."""
     try:
         number = int((cluster.directory / "run" / f"{daemon}.pid").read_text())
     except (OSError, ValueError):
@@ -96,7 +96,7 @@ def daemons(cluster: Cluster) -> list[str]:
 
 
 def _steps(cluster: Cluster) -> Iterable[tuple[str, list[str], Callable[[], bool]]]:
-    """Yield what to wait for, the daemons to start for it, and how to see that it is there."""
+    """Yield the steps of the start: description, daemons to start, and a check for success."""
     directory, nodes = cluster.directory, cluster.node_names
     run = directory / "run"
 
@@ -104,7 +104,7 @@ def _steps(cluster: Cluster) -> Iterable[tuple[str, list[str], Callable[[], bool
         return lambda: ask(cluster, *command).returncode == 0
 
     def idle() -> bool:
-        # Not patient: while sinfo tries again, nobody sees that slurmctld has ended.
+        # a short timeout: while sinfo retries, an end of slurmctld would go unnoticed
         told = ask(cluster, "sinfo", "-h", "-p", "low", "-N", "-o", "%T", timeout=2)
         return told.stdout.split() == ["idle"] * len(nodes)
 
@@ -116,7 +116,7 @@ def _steps(cluster: Cluster) -> Iterable[tuple[str, list[str], Callable[[], bool
         yield "database files", [], lambda: _make_database(cluster)
         options = f"--defaults-file={directory}/client.cnf"
         yield "database", ["mariadbd"], succeeds("mariadb", options, "slurm", "-e", "select 1")
-        # The name must be known before slurmctld asks for it.
+        # slurmdbd must know the name before slurmctld registers with it
         add = ("sacctmgr", "-i", "add", "cluster", cluster.name)
         yield "accounting", ["slurmdbd"], succeeds(*add)
     yield "nodes", ["slurmctld", *nodes], idle
@@ -159,7 +159,7 @@ def _command(cluster: Cluster, name: str) -> list[str]:
         return [
             name,
             "--foreground",
-            "--force",  # it would mind a directory above that only root may enter
+            "--force",  # else munged objects to a parent directory that only root may enter
             f"--key-file={directory}/munge.key",
             f"--socket={directory}/run/munge.sock",
             f"--pid-file={directory}/run/munged.pid",
@@ -175,9 +175,9 @@ def _command(cluster: Cluster, name: str) -> list[str]:
 def _processes(cluster: Cluster) -> set[int]:
     """Return the living processes of the cluster: daemons, jobs, all their descendants, clients.
 
-    A job may clear its environment, so descendants count whatever theirs says; only a process that
-    did so and has lost its parents is not found. Whoever asks is left out, with all its ancestors:
-    it may sit in a job of this very cluster.
+    A job may clear its environment, so descendants count whatever their environment says. Only a
+    process that cleared its environment and lost its parents is not found. The calling process and
+    its ancestors are left out, because they may be part of a job of this very cluster.
     """
     mark, conf = f"{OWNER}={cluster.name}", f"SLURM_CONF={cluster.conf}"
     parents: dict[int, int] = {}
@@ -204,14 +204,14 @@ def _stat(directory: Path) -> tuple[str, str, int]:
 
 
 def _ancestors(number: int, parents: dict[int, int]) -> Iterable[int]:
-    """Yield a process and those above it."""
+    """Yield a process and its ancestors."""
     while number in parents:
         yield number
         number = parents[number]
 
 
 def _end(cluster: Cluster) -> bool:
-    """Kill until nothing is left; return whether there was anything."""
+    """Kill processes until none is left; return whether there was any."""
     until = time.monotonic() + PATIENCE
     some = False
     while pids := _processes(cluster):
@@ -227,12 +227,12 @@ def _end(cluster: Cluster) -> bool:
 
 
 def _reap() -> None:
-    """Take note of the end of daemons that are children of this process."""
+    """Reap the ended daemons that are children of this process."""
     _children[:] = [process for process in _children if process.poll() is None]
 
 
 def _environment(cluster: Cluster) -> dict[str, str]:
-    """Return this process's environment for `cluster`, without what another SLURM put there."""
+    """Return this process's environment for `cluster`, without variables of another SLURM."""
     kept = {key: value for key, value in shell.clean().items() if key not in shell.KEPT}
     return kept | cluster.environment
 

@@ -1,6 +1,6 @@
-"""The directory of a SLURM cluster on this one machine: whose it is, and that nobody else's is.
+"""Check and claim the directory of a SLURM cluster on this one machine.
 
-Its files tell root what to run, so nothing in it is read that another user may have written.
+Root runs what its files say, so no file is read that another user may have written.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def find(directory: Path) -> Cluster | None:
     """Return the cluster in `directory`, whether or not it is healthy, or None.
 
     Raises:
-        Refused: another user may have written what is in it.
+        Refused: another user may have written its content.
         Failed: the file that describes it is damaged.
     """
     directory = Cluster(directory).directory
@@ -35,10 +35,10 @@ def find(directory: Path) -> Cluster | None:
 
 
 def is_marked(directory: Path) -> bool:
-    """Whether a directory says that it holds a cluster; root runs what its files tell.
+    """Whether a directory has the mark of a cluster; root runs what its files say.
 
     Raises:
-        Refused: it says so, and another user may have written that.
+        Refused: the directory has the mark, and another user may have written it.
     """
     try:
         (directory / MARK).lstat()
@@ -60,14 +60,18 @@ def _refuse_foreign(directory: Path, closed: int = private.OTHERS) -> None:
 
 
 def claim(cluster: Cluster) -> None:
-    """Make the directory ours, and closed to others, or refuse."""
+    """Make the directory ours, and close it to other users.
+
+    Raises:
+        Refused: the directory is not empty, or belongs to another user.
+    """
     directory = cluster.directory
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         _refuse_foreign(directory, closed=0)
         _refuse_filled(directory)
         directory.chmod(0o700)
-        _refuse_filled(directory)  # what others put in while they could
+        _refuse_filled(directory)  # again: others may have written before it was closed
         row = dataclasses.asdict(cluster) | {"directory": str(directory)}
         with (directory / MARK).open("x") as handle:
             json.dump(row, handle, indent=2)
@@ -84,7 +88,7 @@ def _refuse_filled(directory: Path) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a cluster's directory, the mark last: what was interrupted can be repeated."""
+    """Remove a cluster's directory; the mark goes last, so that removal can be repeated."""
     for path in sorted(directory.iterdir(), key=lambda path: path.name == MARK):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -94,6 +98,6 @@ def remove(directory: Path) -> None:
 
 
 def typed(command: str, directory: Path) -> str:
-    """Return what a user types to do `command` with the cluster in `directory`."""
+    """Return the command line for `command` with the cluster in `directory`."""
     option = "" if directory == default_directory() else f" --dir {directory}"
     return f"python -m slurm.dev_cluster {command}{option}"

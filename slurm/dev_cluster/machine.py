@@ -1,4 +1,4 @@
-"""What a development cluster needs of this machine: root, packages, a name with an address."""
+"""Check this machine for a development cluster: root, packages, a host name with an address."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Refused(Exception):
 
 
 class Failed(Exception):
-    """The cluster did not do what it should. Exit code 1; holds the end of the daemon's log."""
+    """The cluster failed. Exit code 1; the message holds the end of the daemon's log."""
 
 
 def check_machine(accounting: bool) -> None:
-    """Raise `Refused` if no cluster can live here."""
+    """Raise `Refused` if this machine cannot run a cluster."""
     check_root()
     if absent := missing(accounting):
         raise Refused(
@@ -47,7 +47,7 @@ def check_machine(accounting: bool) -> None:
 
 
 def check_root() -> None:
-    """Raise `Refused` if this process is not root's."""
+    """Raise `Refused` if this process does not run as root."""
     if os.geteuid() != 0:
         raise Refused(
             "not root; the daemons of a cluster run as root (they start jobs, devices are made "
@@ -71,10 +71,10 @@ def missing(accounting: bool = True) -> list[str]:
 
 
 def version() -> tuple[int, int]:
-    """Return the version of SLURM that is installed here, as (24, 11).
+    """Return the version of the installed SLURM, e.g. (24, 11).
 
     Raises:
-        Failed: slurmd does not tell.
+        Failed: slurmd does not print its version.
     """
     told = call("slurmd", "-V", environment=os.environ | {"PATH": search_path()}, timeout=10)
     match = re.search(r"(\d+)\.(\d+)", told.stdout)
@@ -84,10 +84,10 @@ def version() -> tuple[int, int]:
 
 
 def install(accounting: bool = True) -> None:
-    """Install what is missing by apt-get, without starting any service.
+    """Install missing packages with apt-get, without starting any service.
 
     Raises:
-        Refused: not root, or no apt-get here.
+        Refused: the user is not root, or there is no apt-get.
         Failed: apt-get did not succeed.
     """
     absent = missing(accounting)
@@ -98,7 +98,7 @@ def install(accounting: bool = True) -> None:
         raise Refused(
             f"--install needs apt-get, not found here; install by hand: {' '.join(absent)}"
         )
-    policy = Path("/usr/sbin/policy-rc.d")  # Debian asks it before it starts a service
+    policy = Path("/usr/sbin/policy-rc.d")  # Debian runs it before it starts a service
     ours = not policy.exists()
     if ours:
         policy.write_text("#!/bin/sh\nexit 101\n")
@@ -121,7 +121,7 @@ def _apt_get(*arguments: str) -> None:
 def call(
     *command: str, environment: dict[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, or for `timeout` seconds: then it has failed."""
+    """Run a command; it has failed if it does not end within `timeout` seconds."""
     try:
         return subprocess.run(
             command,
@@ -136,12 +136,12 @@ def call(
 
 
 def tail(text: str, lines: int = 15) -> str:
-    """Return the end of what a program wrote, indented, to be shown in a message."""
+    """Return the last lines of a program's output, indented for a message."""
     return "\n".join(f"    {line}" for line in text.strip().splitlines()[-lines:])
 
 
 def search_path() -> str:
-    """Return PATH with the directories of daemons, which a user's own often lacks."""
+    """Return PATH with the directories of daemons, which a user's PATH often lacks."""
     return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
