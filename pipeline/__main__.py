@@ -1,4 +1,4 @@
-"""The `dyrep` command: `dyrep launch`, `dyrep status`, … for `python -m pipeline.launch`, ….
+"""Run the `dyrep` command: `dyrep launch`, `dyrep status`, … for `python -m pipeline.launch`, ….
 
 A command is imported when it is called, so commands that only read files do not wait for torch.
 """
@@ -39,7 +39,7 @@ Exit codes: 0 done, 1 a stage or job failed, 2 bad input, 130 interrupted."""
 
 
 def main() -> int:
-    """Run the command named first with the arguments after it; return its exit code."""
+    """Run the command that the first argument names with the others; return its exit code."""
     output.settle()
     name, *rest = sys.argv[1:] or ["--help"]
     if name in COMMANDS:

@@ -20,7 +20,7 @@ from slurm import private, scheduler
 from slurm.queue import active, alone, of_others, queued, submitted
 from slurm.records import CANCELLED
 
-PATIENCE = 60.0  # seconds in which a stage saves and stops
+PATIENCE = 60.0  # seconds that a stage has to save and stop
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def _cancel(root: Path, names: list[str]) -> int:
     runs = named.find(root, names)
     for run in runs:
         _refuse_foreign(run)
-    # a concurrent launch could submit what is to be cancelled
+    # under the lock, because a concurrent launch could submit the jobs that are being cancelled
     with alone(folder) if folder.exists() else nullcontext():
         stopped, trouble = _stop(root, runs)
     if trouble:
@@ -57,7 +57,7 @@ def _cancel(root: Path, names: list[str]) -> int:
 
 
 def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
-    """Stop the stages that no other run needs; return their number, and what still runs."""
+    """Stop the stages that no other run needs; return their number, and a text on the rest."""
     try:
         paths = [path for run in runs for path in named.stages(run).values()]
         queue, trouble = scheduler.mine() | of_others(paths), ""
@@ -80,7 +80,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             if (owner := _owner(directory, queue or {})) is not None:
                 say(f"{stage} of {run.name} goes on: its job is of {private.owner(owner)}")
                 continue
-            # the mark comes first, so that the job is neither requeued nor started
+            # the mark is written first, so that the job is neither requeued nor started
             directory.mkdir(parents=True, exist_ok=True)
             rundir.write_text(directory / CANCELLED, f"{time.strftime('%FT%T%z')}\n")
             jobs = _queued(directory, queue or {})
@@ -112,7 +112,7 @@ def _refuse_foreign(run: Path) -> None:
 
 
 def _finished(run: Path) -> bool:
-    """Whether all stages that a run was launched with are done, so that none can be stopped."""
+    """Whether all stages that a run was launched with are done, so nothing is left to stop."""
     states = [look(name, path, None, {}).state for name, path in named.stages(run).items()]
     return bool(states) and all(state == "done" for state in states)
 
@@ -134,7 +134,7 @@ def _queued(directory: Path, queue: dict[str, scheduler.Entry]) -> list[str]:
 
 
 def _damaged(runs: list[Path]) -> str:
-    """Return the damage of stages that were to be stopped, and how to fix it."""
+    """Return a text on the damaged records of the stages to stop, and how to fix them."""
     looks = [look(name, path, None, {}) for run in runs for name, path in named.stages(run).items()]
     return "; ".join(dict.fromkeys(look.why for look in looks if look.state == "damaged"))
 
@@ -153,7 +153,7 @@ def _lives(directory: Path) -> bool:
 def _others(root: Path, directory: Path, works: bool) -> list[str]:
     """Return the runs that use a stage and are neither removed nor cancelled.
 
-    Of a local stage that is at work, this is the run whose launcher executes it.
+    For a local stage that is running, this is the run whose launcher executes it.
     """
     rows = list(store.rows(Submission, directory))
     asked = {run for row in rows for run in row.runs} | {row.run for row in rows[-1:] if works}
@@ -162,7 +162,7 @@ def _others(root: Path, directory: Path, works: bool) -> list[str]:
 
 
 def _ask(directory: Path) -> None:
-    """Request a stop of a stage on this machine; on another one, its launcher does that."""
+    """Signal a stage on this machine to stop; a stage on another one is stopped by its launcher."""
     with suppress(ProcessLookupError, PermissionError):
         if _lives(directory):
             os.kill(attempt.last(directory).pid, signal.SIGTERM)

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    rundir.here()  # without one torch cannot be loaded
+    rundir.here()  # without a current directory, torch cannot be loaded
     from pipeline.stages.metrics.files import open_file
 
     outfile.check(options.json)
@@ -68,7 +68,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _prepared(folder: Path) -> Path:
-    """Return the folder of prepared data, given that folder or a run."""
+    """Return the folder of prepared data; `folder` is that folder, or a run that has it."""
     for place in (folder, folder / "prep" / "data"):
         if (place / rundir.MANIFEST).exists():
             return place
@@ -116,7 +116,7 @@ def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
     tables, labels = [], []
     with torch.inference_mode():
         for images, label, _ in track(make("auto", part), "evaluating", transient=True):
-            if ours != its:  # normalised by other means than the network's
+            if ours != its:  # the data has other means and deviations than the network expects
                 images = Pixels(*its).normalised(Pixels(*ours).of(images))
             tables.append(scores.answers(_scores(options.file, opened, images)).cpu())
             labels.append(label.cpu())
@@ -124,7 +124,7 @@ def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
 
 
 def _scores(file: Path, opened: Opened, images: Any) -> Any:
-    """Return the scores (N, classes) of images; check them, as a file can contradict its card."""
+    """Return the scores (N, classes) of images; check them, as files can contradict their card."""
     try:
         found = opened.network(images)
     except Exception as error:  # each runtime has its own error types
@@ -137,7 +137,7 @@ def _scores(file: Path, opened: Opened, images: Any) -> Any:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What `--json` writes; accuracies and the calibration error `ece` in percent."""
+    """The output of `--json`; accuracies and the calibration error `ece` are in percent."""
 
     top1: float
     top5: float

@@ -47,7 +47,7 @@ MODELS = "--models"
 
 
 def main() -> int:
-    """Run the command; return its exit code, after a last line that says how it ended."""
+    """Run the command; print a last line that says how it ended; return its exit code."""
     output.settle()
     private.keep_out()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of exiting with 1
@@ -60,7 +60,7 @@ def main() -> int:
 @explain.explained()
 def _all(words: list[str]) -> int:
     """Launch the runs of a command line; return the worst exit code."""
-    rundir.here()  # before Hydra asks for it
+    rundir.here()  # fails with one line; Hydra would fail with a traceback
     asked = arguments.read(words)
     sys.argv[1:] = asked.words  # where Hydra reads them
     _check(asked)
@@ -71,14 +71,14 @@ def _all(words: list[str]) -> int:
     runs = sweep.runs(asked)
     sweep.refuse_idle(runs)
     settled = [named_run.settle(*run) for run in runs]
-    if asked.sweeps:  # checked before the first run begins
+    if asked.sweeps:  # check the whole sweep before the first run begins
         sweep.check_different(settled)
         sweep.note_joined([config for config, *_ in settled])
     return _each(settled)
 
 
 def _each(settled: list[Settled]) -> int:
-    """Launch runs one after the other; a sweep on a cluster is submitted whole or not."""
+    """Launch runs one after the other; on a cluster, a sweep is submitted as a whole or not."""
     code, repeated, waiting = DONE, frozenset[Path](), list[Launch]()
     for run in settled:
         outcome = launch(run, repeated)
@@ -100,7 +100,7 @@ def launch(run: Settled, repeated: frozenset[Path] = frozenset()) -> Outcome:
     """Launch one run.
 
     Args:
-        run: its configuration, choices and overrides.
+        run: the configuration, choices and overrides of the run.
         repeated: stage directories that this command has already repeated, for another run.
     """
     found = exits.told(lambda: _launch(run, repeated), run[0].root)
@@ -140,7 +140,7 @@ def _plan(config: Config, repeated: frozenset[Path]) -> list[Step]:
 
 
 def _show_plan(this: Launch, overrides: list[str], has_data: bool) -> None:
-    """Print the plan and its notes; without data, nothing is known of its classes.
+    """Print the plan and its notes; without data, the number of classes is unknown.
 
     Raises:
         UserError: the network cannot be built or trained.
@@ -163,7 +163,7 @@ def _show_plan(this: Launch, overrides: list[str], has_data: bool) -> None:
 
 
 def _untried(config: Config, training: bool, preparing: bool) -> Iterator[str]:
-    """Yield what could not be tried here before it runs, and why."""
+    """Yield notes on settings that could not be tried on this machine, with the reason."""
     if training and (unknown := outline.try_optimizer(config)):
         yield f"train.optimizer={config.train.optimizer} was not tried: {unknown.why}"
     if config.data.name == "custom" and preparing:

@@ -20,10 +20,10 @@ from pipeline.records.stage_status import UNDER_WAY, look
 from pipeline.records.timeline import WORDS, parts
 from slurm import output, scheduler
 
-POLL = 0.5  # seconds
+POLL = 0.5  # seconds between two reads
 LOG = re.compile(r"attempt-(\d+)(?:\.(rank|node)(\d+))?\.log")
 ASK = 10.0  # seconds between two queries to SLURM whether the run continues
-END = 5  # lines shown of a stage before the last one
+END = 5  # lines shown of each stage but the last
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,7 +76,7 @@ def _show(root: Path, name: str, stage: str | None, rank: int | None, follow: bo
 
 
 def _split_at_last_begun(stages: dict[str, Path]) -> tuple[list[str], list[str]]:
-    """Return the stages before the one that began last; and that one with the stages after it."""
+    """Split the stages before the one that began last; the second list starts with that one."""
     names = list(stages) or ["prep"]
     begun = [name for name, path in stages.items() if (path / rundir.EVENTS).exists()]
     last = names.index(begun[-1]) if begun else 0
@@ -115,9 +115,9 @@ class Reader:
     """Prints new lines of the logs of a stage, with its events in between.
 
     Args:
-        root: of the runs.
-        directory: of the stage.
-        rank: print the logs of this rank only; None: of all ranks and of supervisors.
+        root: the root of the runs.
+        directory: the directory of the stage.
+        rank: the rank whose logs are printed; None for all ranks and the supervisors.
     """
 
     def __init__(self, root: Path, directory: Path, rank: int | None) -> None:
@@ -128,7 +128,7 @@ class Reader:
         self._last: Path | None = None
 
     def read(self) -> None:
-        """Print what is new since the last call."""
+        """Print the lines and events that are new since the last call."""
         if self._rank is None:
             for path in _of_jobs(self._root, self.directory):
                 self._print(path)

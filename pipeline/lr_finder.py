@@ -1,4 +1,4 @@
-"""Which learning rate: `python -m pipeline.lr_finder RUN` trains a little and draws the loss."""
+"""Suggest a learning rate by a short training: `python -m pipeline.lr_finder RUN`."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _page(name: str, config: Config, found: Found) -> str:
 
 
 def _curve(found: Found) -> Markup:
-    """Draw the loss, step by step and smoothed, by the learning rate."""
+    """Draw the loss of each step and the smoothed loss over the learning rate."""
     import matplotlib
     from matplotlib.ticker import FuncFormatter
 

@@ -1,8 +1,8 @@
 """Run the stage of DIR/stage.yaml: every job executes `python -m pipeline.run DIR`.
 
-It reads only DIR and the directories of its parents and needs neither launcher nor Hydra, so a
-stage can be repeated or debugged by its directory alone. Train and eval run in child processes
-(`pipeline.worker`); `pipeline.execution.work` is what each of them does.
+It reads only DIR and the directories of its parents, and needs neither launcher nor Hydra. So a
+stage can be repeated or debugged with its directory alone. Train and eval run in child processes
+(`pipeline.worker`), each of which executes `pipeline.execution.work`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _own(stage: Stage, directory: Path) -> int:
         return DONE
     count = work.read(Where, directory).cluster.processes_per_node
     place = Place.told(directory)
-    if place and place.node:  # the first node claims the stage and says how it ended
+    if place and place.node:  # the first node claims the stage and reports its end
         number = attempt.join(directory, place.job, interrupt.requested)
         work.redirect(rundir.log_file(directory, number, node=place.node))
         return ending.of_other_node(_in_processes(directory, number, count, place))

@@ -31,7 +31,7 @@ COLOURS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Show how runs stand."""
+    """Show the status of runs."""
     parser = named.parser(
         "status",
         "Show what each stage is doing: attempt, progress, time to go, why it waits, what it cost.",
@@ -74,20 +74,20 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
 
 
 def _by_slurm(directory: Path) -> bool:
-    """Return whether a stage was ever submitted to SLURM."""
-    with suppress(OSError):  # the stage is shown as damaged
+    """Whether a stage was ever submitted to SLURM."""
+    with suppress(OSError):  # such a stage is shown as damaged
         return bool(Submission.read(directory))
     return False
 
 
 def _damages(found: dict[str, list[Standing]]) -> list[str]:
-    """Return what is damaged and how to fix it; shared stages are named once."""
+    """Return lines on damaged records and their cure; a shared stage is named once."""
     stages = [stage for stages in found.values() for stage in stages if stage.state == "damaged"]
     return list(dict.fromkeys(stage.why for stage in stages))
 
 
 def _record(run: Path) -> list[Standing]:
-    """Return the damage of the records of a run."""
+    """Return a status for the records of a run if they are damaged; else nothing."""
     try:
         store.read(Run, run)
     except (UserError, OSError) as error:

@@ -24,7 +24,7 @@ from pipeline.records.provenance import PROJECT
 from pipeline.tracking import command, environment
 from pipeline.tracking.reach import server, unreachable
 
-SENT = ".wandb.sent"  # state of the files when everything had been sent
+SENT = ".wandb.sent"  # file with the digest of the files at the last complete sync
 EXPECTED = (rundir.HISTORY, rundir.GROWTH, rundir.RESULT)
 
 
@@ -96,7 +96,7 @@ def _all(runs: list[Path], jobs: int) -> Iterator[tuple[Path, str]]:
 
 def _send(run: Path) -> str | None:
     """Send one run in a child process; return the error, if any."""
-    before = _digest(run)  # rows added meanwhile are sent the next time
+    before = _digest(run)  # taken first, so that rows added meanwhile are sent the next time
     try:
         done = subprocess.run(
             command(run, _wanted(run), "--mode", "online"),
@@ -127,7 +127,7 @@ def _sent(run: Path) -> str | None:
 
 
 def _digest(run: Path) -> str:
-    """Return a value that changes when there is something new to send, or another server."""
+    """Return a value that changes with new rows or results, or with another server."""
     facts: list[object] = [server()]
     for path in (run / stage / name for stage in STAGE_NAMES for name in EXPECTED):
         if path.exists():

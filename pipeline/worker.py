@@ -1,7 +1,7 @@
-"""One process of a stage, started by `pipeline.execution.processes`.
+"""Run one process of a stage; `pipeline.execution.processes` starts it.
 
-During rendezvous it blocks in C, where Python handlers do not run, and has nothing to save: a
-signal ends it at once. Afterwards `pipeline.contract.world` handles stop signals.
+During the rendezvous, the process blocks in C, where Python handlers do not run. It has nothing to
+save then, so a signal ends it at once. Afterwards `pipeline.contract.world` handles stop signals.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.execution import work
 
 
 def main(directory: Path) -> int:
-    """Run the part of this process; return the exit code."""
+    """Run this process's part of the stage; return the exit code."""
     interrupt.die_with_parent(signal.SIGKILL)
     interrupt.defaults()
     return work.run(directory)
@@ -26,7 +26,7 @@ def main(directory: Path) -> int:
 if __name__ == "__main__":
     ending = main(Path(sys.argv[1]))
     interrupt.ignore()
-    if ending in (DONE, STOPPED):  # everything is written; torch and DALI take a second to go
+    if ending in (DONE, STOPPED):  # all is written; torch and DALI take a second to exit
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(ending)
