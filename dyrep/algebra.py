@@ -1,7 +1,7 @@
-"""The linear algebra of re-parameterization: tensors in, tensors out.
+"""Compute the linear algebra of re-parameterization, as functions of tensors.
 
-Kernels are (out, in/groups, kh, kw), biases (out,). Everything is meant for float64, in which
-folding is exact to about 1e-15; modules call these functions, tests check them alone.
+Kernels are (out, in/groups, kh, kw), biases (out,). All functions are meant for float64, in which
+folding is exact to about 1e-15. Modules call these functions; tests check them alone.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def scale_and_shift(
 def then_affine(
     kernel: Tensor, bias: Tensor, scale: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return conv followed by a per-channel affine map, as one conv (Ding et al., CVPR 2021)."""
+    """Return a conv followed by a per-channel affine map, as one conv (Ding et al., CVPR 2021)."""
     return kernel * scale[:, None, None, None], bias * scale + shift
 
 
 def chain(first: Tensor, second: Tensor, groups: int) -> Tensor:
     """Return a 1x1 conv followed by a kxk conv of the same groups, as one kxk conv.
 
-    Neither has a bias, so both may be padded with zeros (Ding et al., CVPR 2021).
+    Neither conv has a bias, so both may be padded with zeros (Ding et al., CVPR 2021).
     """
     merged = rows(second, groups) @ columns(first, groups)
     return from_rows(merged, second.shape[2:])
@@ -53,7 +53,7 @@ def columns(kernel: Tensor, groups: int) -> Tensor:
 
 
 def from_rows(matrices: Tensor, size: Sequence[int]) -> Tensor:
-    """Return the kernel (out, in/groups, *size) whose `rows` these are."""
+    """Return the kernel (out, in/groups, *size) of which `matrices` are the `rows`."""
     return matrices.reshape(-1, *size, matrices.shape[-1]).permute(0, 3, 1, 2)
 
 

@@ -1,4 +1,4 @@
-"""What every block is: a sum of branches with the shape of the conv whose place it takes."""
+"""Define what all blocks share: a block is a sum of branches in the place of a conv."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Form = Literal["batchnorm", "linear"]
 
 
 class RepBlock(nn.Module):
-    """A sum of branches over one input; how it is computed is up to its `form`.
+    """A sum of branches over one input; subclasses compute it, one per `form`.
 
     The kxk branch takes over the weight of the conv: the very same `Parameter`, so an optimizer
     keeps its momentum. The conv inside a branch may itself become a block (recursive growth).
 
     Args:
-        conv: The conv it replaces.
+        conv: The conv that the block replaces.
         parts: Branches by name; kxk is always among them.
-        fixed: The kxk branch hands on what its conv gives, without learning how much of it.
+        fixed: Whether the kxk branch passes the output of its conv on without a learned factor.
 
-    `own` names branches that belong to the network itself, as those of RepVGG do: they are never
-    cut, and what grows inside such a block grows as deep as in a network without it. `widen` says
-    how many times the channels that come in its 1x1_kxk branch has inside.
+    `own` names branches that belong to the network itself, as those of RepVGG do. They are never
+    cut, and such a block does not count for the depth to which branches may grow inside it. `widen`
+    is the number of channels inside the 1x1_kxk branch, as a multiple of its input channels.
     """
 
     form: ClassVar[Form]
@@ -41,7 +41,7 @@ class RepBlock(nn.Module):
         self.had_bias = conv.bias is not None and not getattr(conv, "bias_was_added", False)
         self.branches = nn.ModuleDict(parts)
         for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"):
-            setattr(self, name, getattr(conv, name))  # for a network that asks its layers
+            setattr(self, name, getattr(conv, name))  # for networks that read attributes of layers
         self.fixed = fixed
         self.to(conv.weight)  # dtype and device
         self.requires_grad_(conv.weight.requires_grad)
@@ -49,12 +49,12 @@ class RepBlock(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """The branches there are, in the order they are summed."""
+        """The names of the branches, in the order in which they are summed."""
         return list(self.branches)
 
     @property
     def inner(self) -> nn.Module:
-        """What is in the kxk branch: the conv, or the block it became."""
+        """The module in the kxk branch: the conv, or the block that it became."""
         inner = self.branches["kxk"].conv
         assert isinstance(inner, nn.Module)
         return inner
@@ -63,7 +63,8 @@ class RepBlock(nn.Module):
     def kernel(self) -> nn.Parameter:
         """The original kernel (out, in/groups, kh, kw), which the innermost kxk branch holds.
 
-        Not called `weight`: a network that uses the weight of a layer behind its back must fail.
+        It is not called `weight`, so that a network fails which uses the weight of a layer without
+        calling the layer.
         """
         inner = self.inner
         kernel = inner.kernel if isinstance(inner, RepBlock) else inner.weight
@@ -75,7 +76,7 @@ class RepBlock(nn.Module):
         return [branch for name, branch in self.branches.items() if name != "kxk"]  # type: ignore[misc]
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
-        """Return kernel and bias the block amounts to in eval mode, float64."""
+        """Return the kernel and bias to which the block is equivalent in eval mode, float64."""
         first, *rest = self.branches.values()
         kernel, bias = first.equivalent()  # type: ignore[operator]
         for branch in rest:
@@ -84,9 +85,9 @@ class RepBlock(nn.Module):
         return kernel, bias
 
     def fuse(self) -> nn.Conv2d:
-        """Return the plain conv that computes the same in eval mode.
+        """Return the plain conv that computes the same as the block in eval mode.
 
-        It has a bias if the original had one or if the folded bias is not zero.
+        The conv has a bias if the original had one or if the folded bias is not zero.
         """
         kernel, bias = self.equivalent()
         return self.plain_conv(kernel, bias, nn.Parameter(torch.empty_like(self.kernel)))
@@ -108,15 +109,15 @@ class RepBlock(nn.Module):
         return conv.train(self.training)
 
     def absorb(self, kernel: Tensor, bias: Tensor) -> None:
-        """Let the kxk branch compute this kernel and this bias as well, in eval mode."""
+        """Add a kernel and a bias to those that the kxk branch computes in eval mode."""
         raise NotImplementedError
 
     def back_to_conv(self, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
-        """Return the conv the block came from, with these values in its very parameters."""
+        """Return the original conv of the block, with these values in the same parameters."""
         raise NotImplementedError
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Return kxk and those of the names that are branches, in the order they are summed."""
+    """Return kxk and the names that are branches, in the order in which they are summed."""
     known = (*branches.ALL_BRANCHES, *branches.LINEAR_ONLY)
     return [name for name in known if name == "kxk" or name in names]

@@ -1,4 +1,4 @@
-"""Blocks in a network: those with batch norms, placing either form, finding them again."""
+"""Define blocks with batch norms; place and find blocks of either form in a network."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ __all__ = [
 
 
 class AbsorbedNorm(nn.Identity):
-    """Stands where the batch norm was whose work the norms of a static block do."""
+    """Placeholder for a batch norm that the norms of a static block replace."""
 
 
 class FixedNorm(nn.Module):
-    """A batch norm that keeps its statistics in training too.
+    """A batch norm that keeps its statistics in training, too.
 
-    That of kxk in a grown conv without batch norm behind it: such a network did not depend on the
-    other images of a batch, and its output would show it if it did. No subclass of a batch norm,
-    which `convert_sync_batchnorm` or `update_bn` would take for one that learns its statistics.
+    It is the norm of kxk in a grown conv without a batch norm behind it: the output of such a
+    network did not depend on the other images of a batch, and must not begin to. The class does not
+    derive from batch norms, because `convert_sync_batchnorm` or `update_bn` would then treat it as
+    one that learns its statistics.
     """
 
     running_mean: Tensor
@@ -60,7 +61,7 @@ class FixedNorm(nn.Module):
         return super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x normalised by the statistics there are."""
+        """Return x normalised by the stored statistics."""
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
         )
@@ -69,14 +70,14 @@ class FixedNorm(nn.Module):
 class BatchNormBlock(RepBlock):
     """A sum of branches that each end in a batch norm, as published.
 
-    The bias of the conv becomes that of the norm of the kxk branch.
+    The bias of the conv becomes the bias of the norm in the kxk branch.
 
     Args:
-        conv: The conv it replaces.
-        names: Branches; kxk is always among them.
+        conv: The conv that the block replaces.
+        names: Names of the branches; kxk is always among them.
         norm: Makes a batch norm for a number of channels.
-        fixed: The norm of kxk keeps its statistics; see `FixedNorm`.
-        widen: Channels inside 1x1_kxk, in channels that come in.
+        fixed: Whether the norm of kxk keeps its statistics; see `FixedNorm`.
+        widen: Channels inside 1x1_kxk, as a multiple of its input channels.
     """
 
     form = "batchnorm"
@@ -125,10 +126,10 @@ class BatchNormBlock(RepBlock):
         return [self.kxk, *(inner.chain() if isinstance(inner, BatchNormBlock) else [])]
 
     def absorb(self, kernel: Tensor, bias: Tensor) -> None:
-        """Add kernel and bias to what the kxk branch computes, through every norm on the way.
+        """Add a kernel and a bias to those of the kxk branch, through every norm on the way.
 
-        Where a norm lets about nothing through, its gamma becomes 1 first, and what is before it
-        is what it gave.
+        Where the gamma of a norm is about zero, it becomes 1 first; the layers before the norm are
+        changed so that the output stays the same.
         """
         norm, inner = self.kxk.norm, self.inner
         old, _ = branches.affine(norm)
@@ -147,7 +148,7 @@ class BatchNormBlock(RepBlock):
             self.kernel.copy_(self.kernel.double() + kernel)
 
     def back_to_conv(self, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
-        """Return a conv with the weight of kxk; it may have a bias that the original had not."""
+        """Return a conv with the weight of kxk; it may have a bias that the original lacked."""
         conv = self.plain_conv(kernel, bias, self.kernel)
         if conv.bias is not None:
             self.kxk.norm.bias.copy_(conv.bias)
@@ -157,10 +158,10 @@ class BatchNormBlock(RepBlock):
 
 
 def require_branches(names: Sequence[str], form: Form) -> None:
-    """Refuse what is no branch, or none of this form.
+    """Refuse names that are not branches, or not branches of this form.
 
     Raises:
-        ValueError: names those, and what there is.
+        ValueError: there are such names; the message lists them, and the valid ones.
     """
     known = branches.ALL_BRANCHES + (branches.LINEAR_ONLY if form == "linear" else ())
     if unknown := sorted(set(names) - set(known)):
@@ -169,7 +170,7 @@ def require_branches(names: Sequence[str], form: Form) -> None:
 
 
 def fitting(conv: nn.Conv2d, names: Sequence[str]) -> list[str]:
-    """Return those of the branches that a conv can take."""
+    """Return the branches, among `names`, that a conv can take."""
     return [name for name in names if branches.unfit(name, Geometry.of(conv)) is None]
 
 
@@ -182,19 +183,20 @@ def place_block(
     own: Sequence[str] = (),
     widen: int = 1,
 ) -> RepBlock:
-    """Replace the conv at `path` by a block with those of the branches it can take.
+    """Replace the conv at `path` by a block with the branches, among `names`, that it can take.
 
     Args:
-        model: Changed in place.
-        path: Of the conv.
-        names: Of branches.
+        model: The network; changed in place.
+        path: Path of the conv.
+        names: Names of branches.
         fixed: See `RepBlock`.
-        form: Of the block.
-        own: Those of the branches that belong to the network itself.
-        widen: Channels inside 1x1_kxk, in channels that come in; 1 in linear blocks.
+        form: Form of the block.
+        own: The branches, among `names`, that belong to the network itself.
+        widen: Channels inside 1x1_kxk, as a multiple of its input channels; 1 in linear blocks.
 
     Raises:
-        ValueError: there is no branch or form of that name, or the model has blocks of another.
+        ValueError: there is no branch or form of that name, or the model has blocks of another
+            form.
     """
     require_form(model, form)
     require_branches(names, form)
@@ -208,7 +210,7 @@ def place_block(
     else:
         block = BatchNormBlock(conv, names, norm_like(model), fixed, widen)
     block.own = tuple(name for name in block.names if name in own)
-    # the weight of a depthwise conv is contiguous either way
+    # the weight of a depthwise conv is contiguous in both memory formats
     if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
         block.to(memory_format=torch.channels_last)
     surgery.replace(model, path, block)
@@ -216,10 +218,10 @@ def place_block(
 
 
 def require_form(model: nn.Module, form: str) -> None:
-    """Refuse to put blocks of another form beside those a network has.
+    """Refuse blocks of another form than those that a network has already.
 
     Raises:
-        ValueError: names the form there is, or those to choose from.
+        ValueError: the form differs or is unknown; the message names the present or valid forms.
     """
     if form not in get_args(Form):
         raise ValueError(f"unknown form {form!r}; choose from {', '.join(get_args(Form))}")
@@ -232,7 +234,7 @@ def require_form(model: nn.Module, form: str) -> None:
 
 
 def norm_like(model: nn.Module) -> Norm:
-    """Return a maker of batch norms like those of the model: synchronised or not, its momentum."""
+    """Return a maker of batch norms like the model's: with its momentum, synchronised or not."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in norms)
     kind: type[_BatchNorm] = nn.SyncBatchNorm if synchronised else nn.BatchNorm2d
@@ -251,12 +253,12 @@ def outer_blocks(model: nn.Module) -> dict[str, RepBlock]:
 
 
 def depth(model: nn.Module, path: str) -> int:
-    """Return how many blocks are around the module at `path`."""
+    """Return the number of blocks around the module at `path`."""
     return len(_around(model, path))
 
 
 def grown_depth(model: nn.Module, path: str) -> int:
-    """Return how many blocks are around the module at `path`, those of the network not counted."""
+    """Return the number of blocks around the module at `path`, except the network's own blocks."""
     return sum(not block.own for block in _around(model, path))
 
 
@@ -267,9 +269,9 @@ def _around(model: nn.Module, path: str) -> list[RepBlock]:
 
 
 def called(model: nn.Module, path: str) -> str:
-    """Return the path of the module whose forward computes what is at `path`.
+    """Return the path of the module whose forward computes the module at `path`.
 
-    A linear block calls nothing inside it: that is the outermost one around the module.
+    A linear block does not call the modules inside it. For these, it is the outermost linear block.
     """
     parts = path.split(".")
     above = (".".join(parts[:end]) for end in range(1, len(parts) + 1))

@@ -1,4 +1,4 @@
-"""The branches of a block: each knows its forward and the kernel and bias it amounts to.
+"""Define the branches of a block, each with its forward and its equivalent kernel and bias.
 
     kxk       conv kxk, BN                              always there, carries the original weight
     1x1       conv 1x1, BN
@@ -27,7 +27,7 @@ from dyrep.inner import Inner
 from dyrep.recompute import again, rebuilt
 
 ALL_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity")
-LINEAR_ONLY = ("1x1_prior", "dw_1x1")  # of OREPA, in `dyrep.linear`
+LINEAR_ONLY = ("1x1_prior", "dw_1x1")  # OREPA's branches, in `dyrep.linear_branches`
 Norm = Callable[[int], _BatchNorm]
 
 
@@ -69,7 +69,7 @@ class WindowConv(NormBranch):
 
 
 class OneByOneKxK(NormBranch):
-    """conv 1x1, BN, conv kxk, BN; `widen` times as many channels in between as there come in."""
+    """conv 1x1, BN, conv kxk, BN, with `widen` times the input channels in between."""
 
     def __init__(self, geometry: Geometry, norm: Norm, widen: int = 1) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class OneByOneAverage(NormBranch):
         inner = Inner(self.reduce, self.inner_norm, x)
         middle = inner.output()
         shape, nothing = middle.shape, middle.new_empty(())
-        with rebuilt(middle, lambda: nothing.expand(shape)):  # pooling asks for the shape alone
+        with rebuilt(middle, lambda: nothing.expand(shape)):  # pooling only needs the shape
             pooled = average(middle)
         with rebuilt(pooled, lambda: average(inner.again())):
             result = self.norm(pooled)
@@ -161,7 +161,7 @@ class Identity(NormBranch):
 
 
 def windows(geometry: Geometry) -> dict[str, tuple[Pair, Pair]]:
-    """Return size and offset of the windows of the kernel that branches look through."""
+    """Return size and offset of the window of the kernel that each branch covers, by name."""
     (height, width), (row, column) = geometry.kernel_size, geometry.centre
     return {
         "kxk": ((height, width), (0, 0)),
@@ -182,7 +182,7 @@ def build(name: str, geometry: Geometry, norm: Norm, widen: int = 1) -> NormBran
 
 
 def unfit(name: str, geometry: Geometry) -> str | None:
-    """Return why a conv of this geometry cannot take a branch, or None if it can."""
+    """Return the reason why a conv of this geometry cannot take a branch; None if it can."""
     height, width = geometry.kernel_size
     if name == "identity" and geometry.in_channels != geometry.out_channels:
         return "identity needs as many outputs as inputs"
@@ -218,7 +218,7 @@ def affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def inner_equivalent(conv: nn.Module, norm: _BatchNorm) -> Tensor:
-    """Return the kernel of a conv 1x1, BN, less what BN makes of zero: it has no bias."""
+    """Return the kernel of conv 1x1, BN. Its bias, to which BN maps zero, is subtracted."""
     kernel, bias = conv_equivalent(conv)
     scale, _ = affine(norm)
     return algebra.then_affine(kernel, bias, scale, torch.zeros_like(scale))[0]

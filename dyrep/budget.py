@@ -1,4 +1,4 @@
-"""The cost of growing a conv, and whether it is allowed: FLOPs, seconds of a step, memory."""
+"""Estimate the cost of growing a conv, and check it against limits: FLOPs, seconds, memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Budget:
     """A limit on the cost of a network, as a multiple of its plain form.
 
     Args:
-        limit: For example 1.5; None: limited by memory only.
+        limit: Largest multiple, for example 1.5; None: limited by memory only.
         measure: `flops` of a forward, or `seconds` of forward and backward, timed side by side.
         form: Form of the blocks that convs would become.
     """
@@ -51,9 +51,9 @@ class Budget:
         batch: Tensor | None,
         optimizer: Optimizer | None,
     ) -> str | None:
-        """Return why the conv at `path` must not grow, or None; the same on every rank.
+        """Return the reason why the conv at `path` must not grow, or None; equal on every rank.
 
-        Without a batch nothing is counted.
+        Without a batch, nothing is counted and no conv is refused.
         """
         shape = None if batch is None else input_shapes(model, [path], batch).get(path)
         if batch is not None and shape is None:
@@ -143,7 +143,7 @@ def extra_cost(
 
 
 def activation_values(block: BatchNormBlock, inputs: int, outputs: int) -> int:
-    """Return how many more values per image than its conv a block keeps for backward.
+    """Return the number of values per image that a block keeps for backward beyond its conv.
 
     Args:
         block: The block.
@@ -176,7 +176,7 @@ def headroom(device: torch.device) -> int | None:
 def _trial(
     model: nn.Module, path: str, names: Sequence[str], shape: torch.Size, form: Form
 ) -> tuple[nn.Conv2d, RepBlock, Tensor]:
-    """Return copies of the conv, plain and grown, and an input that takes no memory."""
+    """Return two copies of the conv, plain and grown, and an input; none of them takes memory."""
     conv = _conv(model, path)
     holder = nn.Sequential(copy.deepcopy(conv))
     block = place_block(holder, "0", names, fixed=form == "linear", form=form)

@@ -1,9 +1,9 @@
-"""Statistics of activations over given batches; the model is left unchanged.
+"""Measure statistics of activations over given batches, without changing the model.
 
 Batch norms normalise by each batch, as in training, but their running statistics, their momentum
 and all train/eval flags are restored. Variances are pooled over batches and ranks including the
-variance of the means: averaging variances alone would be wrong if batches or ranks differ in their
-means.
+variance of the means. Averaging the variances alone would be wrong if the means of batches or ranks
+differ.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def checked(batches: Iterable[Tensor]) -> list[Tensor]:
     """Return calibration batches as a list.
 
     Raises:
-        TypeError: they are a tensor or a dict, or a batch is not a tensor.
-        ValueError: there is none, or one is empty or holds values that are not finite.
+        TypeError: `batches` is a tensor or a dict, or a batch is not a tensor.
+        ValueError: there is no batch, or a batch is empty or holds values that are not finite.
     """
     if isinstance(batches, Tensor):
         raise TypeError("calibration is a list of batches; for a single one write [batch]")
@@ -79,8 +79,8 @@ def moments(
 ) -> list[Moments]:
     """Return the moments of the inputs of each target module over the batches.
 
-    Collective if torch.distributed is initialised: each rank brings its own batches, all the same
-    number, and every rank gets the same result.
+    Collective if torch.distributed is initialised: each rank brings batches of its own, the same
+    number on each, and every rank gets the same result.
 
     Raises:
         ValueError: the input of a target is not finite, or has no variance.

@@ -28,7 +28,7 @@ def mapped(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in an output, inside containers and attributes of objects too."""
+    """Yield the tensors in an output, including those in containers and attributes of objects."""
     return _tensors(value, set())
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Cost:
     """`parameters` of the network; `flops` of one forward per image (a multiply-add counts 2).
 
-    Work that a forward does once per batch (linear blocks compose their kernels) is divided by the
-    number of images in the example.
+    Work that a forward does once per batch, as linear blocks compose their kernels, is divided by
+    the number of images in the example.
     """
 
     parameters: int

@@ -17,7 +17,7 @@ OTHER_CONVS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.
 
 
 def warn_of_nothing(left: Mapping[str, str]) -> None:
-    """Say that no conv of a network takes branches, and why."""
+    """Warn that no conv of a network takes branches, and say why."""
     reasons = "; ".join(f"{path or 'the model'}: {reason}" for path, reason in left.items())
     warnings.warn(
         "there is nothing to do for dyrep here: "
@@ -38,7 +38,7 @@ def convs(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
 
 
 def _is_part_of_kernel(parent: nn.Module) -> bool:
-    """Whether a conv's parent is a 1xk, kx1 or dw_1x1 branch: those are leaves."""
+    """Whether the parent of a conv is a 1xk, kx1 or dw_1x1 branch; such convs take no branches."""
     if isinstance(parent, LinearDepthwise):
         return True
     if not isinstance(parent, (WindowConv, LinearWindow)):
@@ -47,7 +47,7 @@ def _is_part_of_kernel(parent: nn.Module) -> bool:
 
 
 def unfit_convs(model: nn.Module) -> dict[str, str]:
-    """Return the convs that must be left alone, with the reason."""
+    """Return the convs that must not get branches, with the reason."""
     everything = [m for _, m in model.named_modules(remove_duplicate=False)]
     paths = Counter(everything)
     owners = Counter(p for m in set(everything) for p in m._parameters.values())

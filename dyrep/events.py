@@ -1,4 +1,4 @@
-"""Events: one per layer that grew or lost branches at an adjustment."""
+"""Define events: one for each layer that grew or lost branches at an adjustment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 
 
 class Chosen(TypedDict):
-    """Why a branch was grown: its gain, its price, and its place in the order of the candidates."""
+    """The reason for a branch: its gain, its price, and its place among the ordered candidates."""
 
     branch: str
     gain: float
@@ -20,14 +20,15 @@ class Chosen(TypedDict):
 class Event:
     """A change of structure.
 
-    `branches` are the branches after the change; `saliency` is the ranking then, best first.
-    `error_eval` and `error_train` are the largest change of the output of the layer relative to its
-    largest value, on a calibration batch; in train mode most of it is mean and scale of that batch,
-    which a batch norm behind the layer removes. For a conv inside a linear block it is the output
-    of the block. `parameters` and `flops` (per image) are those of the whole network; `flops` is
-    None without a calibration batch. With `Grower`, `price` is the additional cost of a step in
-    steps of the plain network, `worth` the predicted gain per price of each new branch, and
-    `chosen` says why each was chosen: it was taken at a `place` among `of` candidates.
+    `branches` are the branches after the change; `saliency` is the ranking at that time, best
+    first. `error_eval` and `error_train` are the largest change of the layer's output relative to
+    its largest value, on a calibration batch. In train mode, most of this change is in mean and
+    scale of the batch, which a batch norm behind the layer removes. For a conv inside a linear
+    block, the output of the block is compared. `parameters` and `flops` (per image) are those of
+    the whole network; `flops` is None without a calibration batch. With `Grower`, `price` is the
+    additional cost of a step in steps of the plain network, `worth` is the predicted gain per price
+    of each new branch, and `chosen` gives the reason for each: it was taken at a `place` among `of`
+    candidates.
     """
 
     action: Literal["grow", "cut"]

@@ -1,4 +1,4 @@
-"""DyRep: sums saliency during training, and grows and cuts branches at adjustments."""
+"""Sum saliency during training, and grow and cut branches at adjustments: the class DyRep."""
 
 from __future__ import annotations
 
@@ -30,30 +30,32 @@ class DyRep:
 
     Args:
         model: The bare network, not wrapped in DistributedDataParallel or torch.compile.
-        optimizer: Is updated with each change: new parameters join a group, momenta stay.
+        optimizer: The optimizer, updated with each change: new parameters join a group, momenta
+            stay.
         ema: An averaged copy of the model, updated as well: a
             `torch.optim.swa_utils.AveragedModel`, or a network with the same names.
-        saliency: How convs are ranked; see `dyrep.saliency`.
-        branches: Branches of a grown conv; those that it cannot take are left out.
+        saliency: The score by which convs are ranked; see `dyrep.saliency`.
+        branches: Branches of a grown conv; branches that the conv cannot take are left out.
         form: Form of the blocks: `batchnorm`, as published, or `linear`, composed into one kernel,
-            which costs little and keeps the function exactly, in train mode too.
-        strength: Strength of a new branch; see `expansion.grow`. None: the default of the form.
+            which costs little and keeps the function exactly, even in train mode.
+        strength: Strength of a new branch; see `expansion.grow`; None: the default of the form.
         adjust_interval: Epochs between adjustments.
         last_adjust_epoch: Number of epochs after which the structure is fixed.
-        grow: Convs grown per adjustment.
+        grow: Number of convs grown per adjustment.
         cut_std, cut_ratio: Thresholds of the published cutting rule. A branch of a linear block
             is cut if it weighs less than `cut_ratio` of its weight when it was new.
         max_cost: Limit on the cost of the network, as a multiple of its plain form; a conv that
             would exceed it is not grown. None: no limit.
-        cost: What `max_cost` counts: `flops` of a forward, or `seconds` of forward and backward.
+        cost: Unit of `max_cost`: `flops` of a forward, or `seconds` of forward and backward.
         seed: Seed of new weights; the same on every rank.
 
-    `left` maps the path of each conv that was left alone to the reason.
+    `left` maps the path of each conv that gets no branches to the reason.
 
     Raises:
         TypeError: the model is wrapped, or the optimizer keeps parameters beside its groups.
-        ValueError: unknown saliency, branch, form or cost, a strength that is not above 0, a model
-            whose blocks are of another form, or an optimizer or average of another model.
+        ValueError: the saliency, a branch, the form or the cost is unknown, the strength is not
+            above 0, the model has blocks of another form, or optimizer or average belong to another
+            model.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class DyRep:
             eligible.warn_of_nothing(left)
 
     def accumulate(self, scaler: torch.amp.GradScaler | None = None) -> None:
-        """Add the gradients of this step: once per step, after backward and before the optimizer.
+        """Add the gradients of this step; call it once per step, between backward and optimizer.
 
         Args:
             scaler: Scaler of the loss, unless `scaler.unscale_(optimizer)` was called before.
@@ -114,22 +116,23 @@ class DyRep:
         self._saliency.accumulate(scaler)
 
     def due(self, epoch: int) -> bool:
-        """Return whether to adjust after `epoch`, counted from 0."""
+        """Whether to adjust after `epoch`, counted from 0."""
         return (epoch + 1) % self.adjust_interval == 0 and epoch < self.last_adjust_epoch
 
     def adjust(self, calibration: Iterable[Tensor] | None = None) -> list[Event]:
         """Grow, then cut, then start a new interval; return one event per changed layer.
 
         Args:
-            calibration: Input batches of the model, on its device; each rank brings its own, all
-                the same number. Wrap the model in DistributedDataParallel again
-                afterwards. Linear blocks need none: with None the errors in events are measured
-                on noise, and their `flops` are unknown.
+            calibration: Input batches of the model, on its device; each rank brings batches of its
+                own, the same number on each. Linear blocks need none: with None, the errors in
+                events are measured on noise, and `flops` of events are unknown.
+
+        Afterwards, wrap the model in DistributedDataParallel again.
 
         Raises:
-            TypeError, ValueError: batches that are not tensors with finite values, or of which a
-                layer gets values that are not; none where batch norms, `max_cost` or a saliency
-                per FLOP need them. Whatever is raised, the networks are as they were.
+            TypeError, ValueError: a batch is not a tensor of finite values, or makes a layer get
+                values that are not finite; or batches are missing that batch norms, `max_cost` or a
+                saliency per FLOP need. Whatever is raised, the networks are as they were.
         """
         batches = self._checked(calibration)
         generator = torch.Generator().manual_seed(
@@ -175,7 +178,7 @@ class DyRep:
         }
 
     def load_state_dict(self, state: EvolverState) -> None:
-        """Load a state; the model must already have the structure it was saved with."""
+        """Load a state; the model must already have the structure that it had at the save."""
         self.adjustments = state["adjustments"]
         self._saliency.load_state_dict(state["saliency"])
         self.budget.plain_flops = state.get("plain_flops")
@@ -266,10 +269,10 @@ class DyRep:
 
 @torch.no_grad()
 def outputs(model: nn.Module, path: str, batches: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the output of a layer in eval mode and with batch statistics; nothing changes.
+    """Return the outputs of a layer in eval mode and with batch statistics; change nothing.
 
-    The input is the first batch, or noise without batches. For a conv inside a linear block it is
-    the output of the block.
+    The input is the first batch, or noise without batches. For a conv inside a linear block, the
+    outputs of the block are returned.
     """
     found: list[Tensor] = []
     target = model.get_submodule(called(model, path))

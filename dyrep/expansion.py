@@ -1,13 +1,13 @@
-"""Put branches beside convolutions: `expand` before training, `grow` during training.
+"""Add branches beside convolutions: `expand` before training, `grow` during training.
 
 Growing keeps the function in eval mode exactly, and in train mode up to the fluctuation of batch
-statistics: the kxk kernel gives up what the new branches add (Huang et al., CVPR 2022), and its
-batch norm gets the deviation and the mean of its own output as gamma and beta, so that normalising
-with a batch undoes itself. Where no batch norm follows that would hide it, even the fluctuation of
-kxk would show; there its norm keeps the calibrated statistics.
+statistics. For this, the kernels of the new branches are subtracted from the kxk kernel (Huang et
+al., CVPR 2022). The batch norm of kxk gets the deviation and the mean of its own input as gamma and
+beta, so that it undoes the normalisation by a batch. If no batch norm follows that would remove
+the fluctuation of kxk, the norm of kxk keeps the calibrated statistics.
 
-Linear blocks have no statistics: W_0 gives up the kernels of the new branches, and the function is
-the same to rounding in either mode, with nothing calibrated.
+Linear blocks have no statistics: the kernels of the new branches are subtracted from W_0, and the
+function is the same up to rounding in either mode, without calibration.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from dyrep.norm_pairs import following_norms
 from dyrep.transaction import all_or_nothing
 
 DBB_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg")
-OREPA_BRANCHES = (*DBB_BRANCHES, "1x1_prior", "dw_1x1")  # of linear blocks
+OREPA_BRANCHES = (*DBB_BRANCHES, "1x1_prior", "dw_1x1")  # for linear blocks
 ACB_BRANCHES = ("kxk", "1xk", "kx1")
 REPVGG_BRANCHES = ("kxk", "1x1", "identity")
-DEEPEST = 2  # most blocks around a conv: one level of recursion, as published
-# Strength of a new branch. With batch norms: gamma, in deviations of the output of the layer;
-# published: 0.01 at gamma = 1; other values were not compared. Linear: see `grow`.
+DEEPEST = 2  # at most so many blocks are around a conv: one level of recursion, as published
+# Strength of a new branch. With batch norms it is gamma, in deviations of the output of the layer.
+# Published is 0.01 at gamma = 1; other values were not compared. For linear blocks see `grow`.
 STRENGTHS: dict[Form, float] = {"batchnorm": 0.005, "linear": 0.5}
 
 
@@ -52,8 +52,8 @@ STRENGTHS: dict[Form, float] = {"batchnorm": 0.005, "linear": 0.5}
 class Expansion:
     """The result of `expand`.
 
-    `grown` maps paths to branches, `left` maps paths of convs left alone to the reason, `absorbed`
-    lists the norms that were replaced.
+    `grown` maps paths to branches, `left` maps paths of convs without branches to the reason, and
+    `absorbed` lists the norms that were replaced.
     """
 
     grown: dict[str, list[str]] = field(default_factory=dict)
@@ -70,29 +70,31 @@ def expand(
     own: bool = False,
     widen_depthwise: int = 1,
 ) -> Expansion:
-    """Give convs the same branches, freshly initialised, before training starts (DBB, ACB, RepVGG).
+    """Give convs the same new branches before training starts (DBB, ACB, RepVGG).
 
     Linear branches begin with the strengths of OREPA (Hu et al., CVPR 2022; see
     `linear_branches.START`), kxk among them.
 
     Args:
-        model: Changed in place.
-        names: Paths of convs; all of them if None.
-        branches: Each conv takes those it can.
-        absorb: A batch of the model. With it, the batch norm that follows a conv is taken away, as
-            published for all three: each branch has its own. One inside a block stays.
-        form: `batchnorm`, each branch ends in a batch norm, or `linear`, the branches are composed
+        model: The network; changed in place.
+        names: Paths of convs; None for all convs.
+        branches: Names of branches; each conv gets those that it can take.
+        absorb: A batch of the model. With it, the batch norm that follows a conv is removed, as
+            published for all three methods, because each branch has a norm of its own. A norm
+            inside a block stays.
+        form: `batchnorm`: each branch ends in a batch norm; `linear`: the branches are composed
             into one kernel.
-        own: The branches belong to the network itself, as those of RepVGG do: none is ever cut, and
-            blocks grow inside as they grow in a network without branches. The kxk of a linear
-            block then has no strength.
-        widen_depthwise: How many times its channels the 1x1_kxk branch of a depthwise conv has
-            inside; 2 in DBB as published (github.com/DingXiaoH/DiverseBranchBlock).
+        own: Whether the branches belong to the network itself, as those of RepVGG do. Then none is
+            ever cut, and blocks grow inside as they grow in a network without branches. The kxk of
+            a linear block then has no strength.
+        widen_depthwise: Channels inside the 1x1_kxk branch of a depthwise conv, as a multiple of
+            its input channels; 2 in the published DBB (github.com/DingXiaoH/DiverseBranchBlock).
 
     Raises:
         KeyError: a name is not a path of the model.
         ValueError: there is no branch or form of that name, the model has blocks of another form,
-            `absorb` or `widen_depthwise` with linear blocks, or that is below 1.
+            linear blocks are combined with `absorb` or `widen_depthwise`, or `widen_depthwise` is
+            below 1.
     """
     surgery.refuse_wrapped(model)
     require_form(model, form)
@@ -154,26 +156,27 @@ def grow(
     form: Form = "batchnorm",
     strength: float | None = None,
 ) -> RepBlock:
-    """Turn the conv at `path` into a block that computes the same.
+    """Turn the conv at `path` into a block that computes the same function.
 
     Args:
-        model: Changed in place; its other modules keep every bit of their state.
-        path: Of the conv.
-        names: Branches to add; those the conv cannot take are left out.
+        model: The network; changed in place. Its other modules keep every bit of their state.
+        path: Path of the conv.
+        names: Branches to add; branches that the conv cannot take are left out.
         batches: Inputs of the model that set the statistics of the new branches; a linear block
-            has none and needs no batches.
-        generator: Draws the new weights; the same on every rank.
-        form: Of the block.
-        strength: Of each new branch; by default 0.005 (`batchnorm`) or 0.5 (`linear`). With batch
-            norms it is gamma in deviations of the output of the layer. In a linear block a step
-            of gradient descent moves what the branch can follow faster by strength^2 than the
-            conv alone did, from the first step on: by a quarter for 0.5. A branch whose own speed
-            is v, as the average's 1 / k^2, gets s = strength / sqrt(v) for that, and a kernel drawn
-            from N(0, 2 / fan_in) then has the same norm, strength * sqrt(2), in every branch but
-            the identity.
+            has no statistics and needs no batches.
+        generator: Draws the new weights; must be the same on every rank.
+        form: Form of the block.
+        strength: Strength of each new branch; by default 0.005 (`batchnorm`) or 0.5 (`linear`).
+            With batch norms it is gamma, in deviations of the output of the layer. In a linear
+            block, it sets how much faster a step of gradient descent moves the part of the kernel
+            that the branch can represent: faster by strength^2 than the conv alone, from the first
+            step on, so by a quarter for 0.5. For that, a branch whose own speed is v, e.g. 1 / k^2
+            of the average, gets s = strength / sqrt(v). A kernel drawn from N(0, 2 / fan_in) then
+            has the same norm, strength * sqrt(2), in every branch but the identity.
 
     Raises:
-        ValueError: there is no branch or form of that name, or the model has blocks of another.
+        ValueError: there is no branch or form of that name, or the model has blocks of another
+            form.
     """
     strength = STRENGTHS[form] if strength is None else strength
     if form == "linear":
@@ -185,7 +188,7 @@ def grow(
     for branch in block.others():
         draw(branch, generator)
     inner = [norm for branch in block.others() if (norm := inner_norm(branch)) is not None]
-    calibration.calibrate(model, inner, batches)  # first: the border follows from them
+    calibration.calibrate(model, inner, batches)  # first, as the border follows from these norms
     last = [branch.norm for branch in block.others()]
     output = calibration.calibrate(model, [*last, block.kxk.norm], batches)[-1]
     gamma = strength * output.var.sqrt().mean()
@@ -214,14 +217,14 @@ def _grow_linear(
 def add(
     model: nn.Module, path: str, names: Sequence[str], generator: Generator, strength: float
 ) -> LinearBlock:
-    """Give what is at `path`, a conv or a linear block, more branches; it computes the same.
+    """Add branches to the conv or linear block at `path`; the function stays the same.
 
     Args:
-        model: Changed in place; its other modules keep every bit of their state.
-        path: Of the conv, or of the block it became.
-        names: Branches it has not and can take.
-        generator: Draws the new weights; the same on every rank.
-        strength: Of each new branch; see `grow`.
+        model: The network; changed in place. Its other modules keep every bit of their state.
+        path: Path of the conv, or of the block that it became.
+        names: Branches that are not there and that the conv can take.
+        generator: Draws the new weights; must be the same on every rank.
+        strength: Strength of each new branch; see `grow`.
     """
     block = model.get_submodule(path)
     if not isinstance(block, LinearBlock):
@@ -247,7 +250,7 @@ def add_alike(average: nn.Module, path: str, names: Sequence[str], block: Linear
 
 
 def _give_up(block: LinearBlock, new: Sequence[LinearBranch]) -> None:
-    """Take from the kernel of the conv what the new branches add."""
+    """Subtract the kernels of the new branches from the kernel of the conv."""
     if not new:
         return
     added = [branch.equivalent()[0] for branch in new]
@@ -258,8 +261,8 @@ def _give_up(block: LinearBlock, new: Sequence[LinearBranch]) -> None:
 def grow_alike(average: nn.Module, path: str, block: RepBlock) -> None:
     """Grow a conv of an averaged network (EMA, SWA) as `block` grew in the network itself.
 
-    The new branches and the statistics are the same; the kxk branch is what is left of the averaged
-    kernel, so the averaged network keeps its eval function too.
+    The new branches and the statistics are the same. The kxk branch gets the averaged kernel minus
+    the kernels of the new branches, so the averaged network keeps its eval function, too.
     """
     bias = _bias(average.get_submodule(path))
     copied = place_block(average, path, block.names, block.fixed, block.form)
@@ -282,7 +285,7 @@ def _bias(conv: nn.Module) -> Tensor:
 
 
 def keep_output(block: BatchNormBlock, bias: Tensor) -> None:
-    """Set gamma and beta of the kxk norm so that it passes its input through, plus `bias`."""
+    """Set gamma and beta of the kxk norm so that it returns its input plus `bias`."""
     norm = block.kxk.norm
     assert norm.running_mean is not None and norm.running_var is not None
     norm.weight.copy_((norm.running_var.double() + norm.eps).sqrt())
@@ -290,6 +293,6 @@ def keep_output(block: BatchNormBlock, bias: Tensor) -> None:
 
 
 def _remainder(block: BatchNormBlock, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the kernel the new branches add, and the bias that is left for kxk."""
+    """Return the kernel that the new branches add, and the bias that remains for kxk."""
     kernels, biases = zip(*(branch.equivalent() for branch in block.others()), strict=True)
     return torch.stack(kernels).sum(0), bias - torch.stack(biases).sum(0)

@@ -26,26 +26,27 @@ def fuse(
 ) -> nn.Module:
     """Return the plain network: a new module of the original classes, in eval mode.
 
-    The original is unchanged. Folding and comparison are in float64; the result is rounded to the
-    dtype of each layer. Each block is compared with its conv on the activations that `inputs`
-    produce, or on noise without `inputs`; with `inputs` the scores are compared too. Errors are
-    relative to the largest value. The state loads strictly into the network as it was built if the
-    convs that got a bias have one there; `plain_state` returns a state without that condition.
+    The original is unchanged. Folding and comparison are done in float64; the result is rounded to
+    the dtype of each layer. Each block is compared with its conv on the activations that `inputs`
+    produce, or on noise without `inputs`. With `inputs`, the scores are compared, too. Errors are
+    relative to the largest value. The state of the result loads strictly into the network as it was
+    built if the convs that got a bias have one there. `plain_state` returns a state without that
+    condition.
 
     Args:
         model: A network with blocks, not wrapped.
         tolerance: Largest relative error allowed.
         inputs: A batch of the model; a tuple or a dict holds its arguments. All tensors of real
-            numbers in the output are compared, in containers and in attributes of objects; other
-            tensors (classes, masks) only if there are none.
-        fold_bn: Also fold each batch norm that follows a conv into it, and put `nn.Identity` in its
-            place; needs `inputs`.
+            numbers in the output are compared, also in containers and in attributes of objects;
+            other tensors (classes, masks) only if there are none of real numbers.
+        fold_bn: Whether to fold each batch norm that follows a conv into the conv as well, and to
+            replace the norm by `nn.Identity`; needs `inputs`.
 
     Raises:
         FusionError: a block, or the network, is off by more than `tolerance`, or holds values
             that are not finite.
-        ValueError: `fold_bn` without `inputs`, or the network cannot run on them in float64, or
-            returns no tensor.
+        ValueError: `fold_bn` is set without `inputs`, or the network cannot run on `inputs` in
+            float64, or returns no tensor.
     """
     surgery.refuse_wrapped(model)
     if fold_bn and inputs is None:
@@ -81,11 +82,11 @@ def _fused(model: nn.Module, tolerance: float, inputs: Inputs | None, fold_bn: b
 
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """Return a deep copy, also of a network with computed weights (pruning, old weight norm).
+    """Return a deep copy, even of a network with computed weights (pruning, old weight norm).
 
     Args:
-        model: Left as it was.
-        memo: As of `copy.deepcopy`: objects that are copied already, by `id`.
+        model: The network; unchanged.
+        memo: As in `copy.deepcopy`: objects that are copied already, by `id`.
     """
     made = {} if memo is None else memo
     for module in model.modules():
@@ -109,8 +110,8 @@ def plain_copy(model: nn.Module, share: bool = False) -> nn.Module:
     """Return a copy with each block folded into its conv, in eval mode; nothing is compared.
 
     Args:
-        model: Left as it was.
-        share: Share the tensors outside of blocks instead of copying them.
+        model: The network; unchanged.
+        share: Whether to share the tensors outside of blocks instead of copying them.
     """
     # deepcopy takes the convs as copies of the blocks, and does not copy the branches
     memo: dict[int, Any] = {id(block): _plain(block) for block in outer_blocks(model).values()}
@@ -131,11 +132,11 @@ def _plain(block: RepBlock) -> nn.Conv2d:
 
 @torch.no_grad()
 def fold_norms(plain: nn.Module, inputs: Inputs) -> list[str]:
-    """Fold each batch norm that follows a conv into it, in place; return the paths changed.
+    """Fold each batch norm that follows a conv into the conv, in place; return changed paths.
 
     Args:
         plain: A network without blocks, in eval mode.
-        inputs: A batch of it; only its shape matters.
+        inputs: A batch of the network; only its shape matters.
     """
     changed = []
     for path, norm_path in following_norms(plain, inputs).items():
@@ -154,15 +155,15 @@ def fold_norms(plain: nn.Module, inputs: Inputs) -> list[str]:
 def plain_state(fused: nn.Module, plain: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     """Return the state of a fused network under the keys of the network as it was built.
 
-    A bias that a conv got by folding moves into the running mean of the batch norm behind it, also
-    into a norm of another library with an activation inside. A batch norm that a static block had
-    absorbed comes back as a norm that only adds this bias. Where no norm follows, as in DenseNet,
+    A bias that a conv got by folding moves into the running mean of the batch norm behind it, even
+    if that is another library's norm with an activation inside. A batch norm that a static block
+    had absorbed comes back as a norm that only adds this bias. If no norm follows, as in DenseNet,
     the bias stays as an additional key.
 
     Args:
-        fused: From `fuse`, without `fold_bn`.
+        fused: A result of `fuse` without `fold_bn`.
         plain: The network as it was built; unchanged.
-        inputs: A batch of it; only its shape matters.
+        inputs: A batch of the network; only its shape matters.
     """
     state, known = fused.state_dict(), plain.state_dict()
     for path, norm_path in following_norms(plain, inputs, takes_shift).items():
@@ -192,7 +193,8 @@ def _doing_nothing(
 def suspicious_norms(model: nn.Module) -> dict[str, str]:
     """Return the batch norms with implausible statistics, with the reason.
 
-    Folding is exact in any case, but such a network is probably not the intended one.
+    Folding is exact in any case, but a network with such statistics is probably not the intended
+    one.
     """
     found = {}
     for path, norm in model.named_modules():

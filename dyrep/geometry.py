@@ -1,7 +1,7 @@
-"""How a convolution looks at its input: kernel, stride, padding, dilation, groups.
+"""Describe the geometry of a convolution: kernel, stride, padding, dilation, groups.
 
-Every branch of a block looks through a window inside the kernel of the conv it stands beside; the
-geometry turns that window into padding or cropping of the input, for any padding and any mode.
+Every branch of a block covers a window inside the kernel of the conv beside it. The geometry turns
+that window into padding or cropping of the input, for any padding and any padding mode.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Geometry:
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> Geometry:
-        """Read the geometry of a conv, whatever way its padding is given."""
+        """Return the geometry of a conv, in whatever form its padding is given."""
         kernel, dilation = _pair(conv.kernel_size), _pair(conv.dilation)
         if conv.padding == "same":
             totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
@@ -57,12 +57,12 @@ class Geometry:
 
     @property
     def centre(self) -> Pair:
-        """The tap a 1x1 window takes; for an even kernel the one before the middle."""
+        """The tap that a 1x1 window covers; for an even kernel, the one before the middle."""
         height, width = self.kernel_size
         return (height - 1) // 2, (width - 1) // 2
 
     def margins(self, size: Pair, offset: Pair) -> tuple[Pair, Pair]:
-        """Return (begin, end) padding of a window of the kernel; negative numbers crop."""
+        """Return the (begin, end) padding that a window of the kernel needs; negative ones crop."""
         height, width = (
             (begin - o * d, end - (k - o - s) * d)
             for (begin, end), o, d, k, s in zip(
@@ -87,19 +87,19 @@ class Geometry:
         )
 
     def _conv_can_pad(self, height: Pair, width: Pair) -> bool:
-        """Whether a conv's own zero padding does what the margins ask for."""
+        """Whether a conv can do the padding of these margins by its own zero padding."""
         symmetric = height[0] == height[1] >= 0 and width[0] == width[1] >= 0
         return symmetric and self.padding_mode == "zeros"
 
     def look(self, x: Tensor, size: Pair, offset: Pair) -> Tensor:
-        """Return the input as a window sees it, where the conv's own padding cannot do it."""
+        """Return the input for a window: padded or cropped, unless the conv itself can pad it."""
         height, width = self.margins(size, offset)
         if self._conv_can_pad(height, width):
             return x
         return self.pad(x, height, width)
 
     def average(self, x: Tensor) -> Tensor:
-        """Average over the kernel; what is padded counts."""
+        """Average over the kernel; padded values count, too."""
         height, width = self.padding
         half = [k // 2 for k in self.kernel_size]
         if self._conv_can_pad(height, width) and height[0] <= half[0] and width[0] <= half[1]:
@@ -107,7 +107,7 @@ class Geometry:
         return F.avg_pool2d(self.pad(x, height, width), self.kernel_size, self.stride)
 
     def pad(self, x: Tensor, height: Pair, width: Pair) -> Tensor:
-        """Pad (or crop, where negative) by the conv's padding mode."""
+        """Pad by the conv's padding mode; negative numbers crop."""
         if self.padding_mode == "zeros":
             return F.pad(x, (*width, *height))
         (top, bottom), (left, right) = self.padding

@@ -1,4 +1,4 @@
-"""Grower: add linear branches one by one, those with the largest predicted gain per cost."""
+"""Add linear branches one by one, by the largest predicted gain per cost: the class Grower."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ NO_GAIN = "no branch gains: a longer step along it would not have lowered the lo
 class Grower(DyRep):
     """Grows single branches by predicted gain per cost, within a budget, and cuts weak ones.
 
-    It is used like `DyRep`. A layer without a branch of positive gain is not grown (`left` says
-    so). Blocks are linear (`dyrep.linear`), so a step costs little more than a plain one. A layer
-    that grew is skipped at the next adjustment, so that its new branches take effect first.
+    It is used like `DyRep`. A layer without a branch of positive gain is not grown, and listed in
+    `left`. Blocks are linear (`dyrep.linear`), so a step costs little more than a plain one. A
+    layer that grew is skipped at the next adjustment, so that its new branches take effect first.
 
     Args:
         model, optimizer, ema, adjust_interval, last_adjust_epoch, cut_std, cut_ratio, seed: As
@@ -41,7 +41,7 @@ class Grower(DyRep):
         cost: Unit of prices: `seconds`, measured once per shape, or `flops`.
 
     Raises:
-        TypeError, ValueError: As `DyRep`; or `choose` is unknown, or the gain of a branch is.
+        TypeError, ValueError: As for `DyRep`; or `choose`, or the gain of a branch, is unknown.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Grower(DyRep):
     def _add(
         self, path: str, names: list[str], batches: list[Tensor], generator: torch.Generator
     ) -> Event:
-        """Grow a layer; measure its errors on noise, because forwards of the network cost time."""
+        """Grow a layer; measure its errors on noise, because forwards of the network are slow."""
         assert self.strength is not None
         before = outputs(self.model, path, [])
         block = expansion.add(self.model, path, names, generator, self.strength)

@@ -1,4 +1,4 @@
-"""conv 1x1, BN, less its border: the first layers of two kinds of branches."""
+"""Define conv 1x1, BN, minus its border: the first layers of two kinds of branches."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dyrep.recompute import (
 
 
 class Inner:
-    """conv 1x1, BN, less its border; activations for backward are recomputed.
+    """conv 1x1, BN, minus its border; backward recomputes the activations that it needs.
 
-    The published code pads the output with the value that BN maps zero to, by its running
-    statistics: the border. With the border subtracted, this padding is zero padding, which the
-    next conv or pooling does itself, and the BN behind it removes the missing constant.
+    The published code pads the output with the border: the value to which BN maps zero, by its
+    running statistics. If the border is subtracted, this padding becomes zero padding, which the
+    next conv or pooling does by itself. The next BN removes the constant that is missing then.
     """
 
     def __init__(self, conv: nn.Module, norm: _BatchNorm, x: Tensor) -> None:
@@ -37,7 +37,7 @@ class Inner:
 
         Raises:
             RuntimeError: the norm has no running statistics, or a forward that is repeated in
-                backward cannot have the border it had.
+                backward cannot use its earlier border.
         """
         norm = self._norm
         if norm.running_mean is None or norm.running_var is None:
@@ -71,7 +71,7 @@ class Inner:
         return build
 
     def again(self) -> Tensor:
-        """Return the output again, in backward; keep what BN needs next."""
+        """Recompute the output in backward; BN's backward needs it next."""
         if self._kept is not None:
             return self._kept
         assert self._normalise is not None
@@ -83,7 +83,7 @@ class Inner:
 
 
 class _Held(NamedTuple):
-    """The border of a forward in training, to be used again when that forward is recomputed.
+    """The border of a forward in training, kept for a recomputation of that forward.
 
     `fresh`: whether the next forward may still use it.
     """
@@ -97,9 +97,10 @@ _HELD: WeakKeyDictionary[nn.Module, _Held] = WeakKeyDictionary()
 
 
 def _held_border(conv: nn.Module, norm: _BatchNorm, before: list[Version]) -> Tensor:
-    """Return the border (channels,) in training, constant while the weights are, as published.
+    """Return the border (channels,) in training, constant while the weights are constant.
 
-    `torch.utils.checkpoint` recomputes forwards in backward, after running statistics moved on.
+    It is treated as a constant, as in the published code. It is kept because
+    `torch.utils.checkpoint` recomputes forwards in backward, when running statistics have changed.
     """
     held = _HELD.get(norm)
     known = held is not None and held.versions == before
@@ -123,13 +124,13 @@ def _held_border(conv: nn.Module, norm: _BatchNorm, before: list[Version]) -> Te
 
 
 def _outdate(norm: nn.Module) -> None:
-    """Let the next forward in training compute a new border; a recomputed one keeps its own."""
+    """Make the next forward in training compute a new border; a recomputation keeps the old one."""
     if not torch.compiler.is_compiling() and norm in _HELD:
         _HELD[norm] = _HELD[norm]._replace(fresh=False)
 
 
 def _border(norm: _BatchNorm) -> Tensor:
-    """Return the value that a batch norm maps zero to, by its running statistics."""
+    """Return the value to which a batch norm maps zero, by its running statistics."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return norm.bias - norm.running_mean * scale

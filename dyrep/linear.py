@@ -1,19 +1,20 @@
-"""Blocks that train as one convolution: branches without norms, composed into one kernel.
+"""Define blocks that train as one convolution: branches without norms, composed into one kernel.
 
     W = s_0 W_0 + sum_b s_b K_b        one strength s per branch and output channel
 
-W_0 is the kernel of the conv, K_b what branch b amounts to as a kernel of that size; the chains
-are multiplied in the space of kernels, so a forward is one convolution, in training too. What is
-stored for backward is what a plain conv stores, and the composed kernel.
+W_0 is the kernel of the conv, K_b the equivalent kernel of branch b, of the same size. Chains are
+multiplied as kernels, so a forward is one convolution, even in training. A block stores for
+backward what a plain conv stores, and the composed kernel.
 
-What this changes is the descent. With G = dL/dW and P_b(G) the part of G that K_b can follow, a
+The branches change the descent. With G = dL/dW and P_b(G) the part of G that K_b can represent, a
 step of gradient descent on all parameters moves W by
 
-    -lr (s_0^2 G + sum_b s_b^2 v_b P_b(G) + what the strengths themselves learn)
+    -lr (s_0^2 G + sum_b s_b^2 v_b P_b(G) + the steps of the strengths themselves)
 
-where v_b is the `speed` of the branch: the directions it can follow are learned faster by
-s_b^2 v_b. Without batch norms and without strengths such blocks train worse than with norms; with
-them as well or better (Hu et al., "Online Convolutional Re-parameterization", CVPR 2022, table 3).
+where v_b is the `speed` of the branch: directions that the branch can represent are learned faster
+by s_b^2 v_b. Without batch norms and without strengths, such blocks train worse than with norms;
+with strengths, as well or better (Hu et al., "Online Convolutional Re-parameterization", CVPR 2022,
+table 3).
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ from dyrep.branches import conv_equivalent
 from dyrep.geometry import Geometry
 from dyrep.linear_branches import LinearBranch, LinearWindow, build, draw
 
-TINY = 1e-3  # a strength below is no number to divide by
+TINY = 1e-3  # a strength below this is too small to divide by
 
 
 class LinearBlock(RepBlock):
     """A conv whose kernel is composed of its branches at every forward.
 
-    Its bias is the bias of the conv, which itself stays where it was, in the kxk branch. Composing
-    is done in float32 (float64 networks: float64), also under autocast.
+    Its bias is the bias of the conv, and stays in the conv, which the kxk branch holds. Kernels are
+    composed in float32 (in float64 networks: float64), even under autocast.
 
     Args:
-        conv: The conv it replaces.
-        names: Branches; kxk is always among them.
-        fixed: kxk has no strength: its kernel keeps the speed that it had as a conv.
+        conv: The conv that the block replaces.
+        names: Names of the branches; kxk is always among them.
+        fixed: Whether kxk has no strength, so that its kernel keeps the speed of a conv.
     """
 
     form = "linear"
@@ -72,10 +73,10 @@ class LinearBlock(RepBlock):
         return [branch for branch in super().others() if isinstance(branch, LinearBranch)]
 
     def add(self, names: Sequence[str]) -> list[LinearBranch]:
-        """Put fresh branches beside those there are; return them.
+        """Add new branches beside the present ones; return the new ones.
 
         Raises:
-            ValueError: a branch is there already.
+            ValueError: the block has such a branch already.
         """
         if double := sorted(set(names) & set(self.names)):
             raise ValueError(f"the block has {', '.join(double)} already")
@@ -87,7 +88,7 @@ class LinearBlock(RepBlock):
         return list(new.values())
 
     def composed(self, dtype: torch.dtype) -> Tensor:
-        """Return the kernel (out, in/groups, kh, kw) the block amounts to."""
+        """Return the kernel (out, in/groups, kh, kw) to which the block is equivalent."""
         total = self.kxk.kernel(dtype)
         for branch in self.others():
             total = total + branch.kernel(dtype)
@@ -103,16 +104,16 @@ class LinearBlock(RepBlock):
         return conv._conv_forward(x, kernel.to(conv.weight.dtype), conv.bias)
 
     def shares(self) -> Tensor:
-        """Return the norm of each branch beside kxk over that of the whole kernel."""
+        """Return the norm of each branch but kxk, divided by the norm of the whole kernel."""
         norms = [torch.linalg.vector_norm(b.kernel(torch.float64)) for b in self.others()]
         whole = torch.linalg.vector_norm(self.composed(torch.float64))
         return torch.stack(norms) / whole if norms else whole.new_empty(0)
 
     def absorb(self, kernel: Tensor, bias: Tensor) -> None:
-        """Let the kxk branch compute this kernel as well; the bias of a linear branch is zero."""
+        """Add a kernel to that of the kxk branch; the bias of a linear branch is zero."""
         inner, scale = self.inner, self.kxk.scale
         if scale is not None:
-            # where the strength is about zero it becomes one, and what it held back goes too
+            # a strength of about zero becomes one, and the kernel loses what this would add
             old = scale.double()
             new = torch.where(old.abs() < TINY, 1.0, old)
             held = (old - new)[:, None, None, None] * conv_equivalent(inner)[0]
@@ -124,16 +125,16 @@ class LinearBlock(RepBlock):
             self.kernel.copy_(self.kernel.double() + kernel)
 
     def back_to_conv(self, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
-        """Return the conv itself, with this kernel in its very weight."""
+        """Return the original conv, with this kernel in its weight parameter."""
         self.kernel.copy_(kernel)
         return self.conv
 
 
 def scales(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the strengths of linear branches by name: parameters that must not decay.
+    """Return the strengths of linear branches by name; these parameters must not decay.
 
-    The library gives them to a parameter group without weight decay. They are vectors, so groups
-    that spare vectors (biases, norms) spare them as well.
+    The library puts them into a parameter group without weight decay. They are vectors, so groups
+    that exempt vectors (biases, norms) from decay exempt strengths as well.
     """
     return {
         f"{path}.scale": module.scale

@@ -1,11 +1,11 @@
-"""The branches of linear blocks: each is a kernel, composed of its parameters, times strengths.
+"""Define the branches of linear blocks: each is a kernel, made of its parameters, times strengths.
 
     kxk        a kernel                                    always there, carries the original weight
-    1x1        a 1x1 kernel in its place
+    1x1        a 1x1 kernel at its position in the kernel
     1x1_kxk    a 1x1 kernel, the identity plus what it learns, then a kxk kernel
     1x1_avg    a 1x1 kernel / window in every position     no kernel where the conv is depthwise
-    1xk, kx1   a strip in its place
-    identity   the identity in its place
+    1xk, kx1   a strip at its position in the kernel
+    identity   the identity at its position in the kernel
     1x1_prior  a 1x1 kernel times a fixed cosine           in OREPA alone
     dw_1x1     a depthwise kxk kernel, then a 1x1 kernel   in OREPA alone
 
@@ -25,8 +25,8 @@ from dyrep.branches import Branch, conv_equivalent, windows
 from dyrep.geometry import Geometry, Pair
 from dyrep.recompute import rebuilt, refuse_changed, versions
 
-# Of blocks from the start, as in the code of OREPA; it has no strips and no identity, which stand
-# between its 1x1 and its average here.
+# Strengths in blocks that exist from the start, as in OREPA's code. OREPA has no strips and no
+# identity; their values here are between those of its 1x1 and its average.
 START = {
     "kxk": 0.25,
     "1x1": 1.0,
@@ -38,14 +38,15 @@ START = {
     "kx1": 0.5,
     "identity": 0.5,
 }
-WIDER = 8  # times as many channels inside dw_1x1 as come in
+WIDER = 8  # channels inside dw_1x1, as a multiple of its input channels
 
 
 class LinearBranch(Branch):
     """A kernel times a strength per output channel.
 
-    `scale` (out,) is None in a kxk branch that keeps the strength 1. `speed` is how fast gradient
-    descent moves the kernel within what the branch can follow, beside a conv, at strength 1.
+    `scale` (out,) is None in a kxk branch that keeps the strength 1. `speed` is the speed at which
+    gradient descent moves the kernel in directions that the branch can represent, at strength 1,
+    relative to a conv.
     """
 
     def __init__(self, geometry: Geometry, start: float | None) -> None:
@@ -59,7 +60,7 @@ class LinearBranch(Branch):
         return 1.0
 
     def kernel(self, dtype: torch.dtype) -> Tensor:
-        """Return what the branch adds to the kernel of the block, composed in this dtype."""
+        """Return the branch's contribution to the kernel of the block, composed in this dtype."""
         raise NotImplementedError
 
     def scaled(self, kernel: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ class LinearBranch(Branch):
 
 
 class LinearWindow(LinearBranch):
-    """kxk, 1x1, 1xk and kx1: a kernel in its place."""
+    """kxk, 1x1, 1xk and kx1: a kernel at its position in the kernel of the block."""
 
     def __init__(self, geometry: Geometry, size: Pair, offset: Pair, start: float | None) -> None:
         super().__init__(geometry, start)
@@ -100,7 +101,7 @@ class LinearOneByOneKxK(LinearBranch):
     def kernel(self, dtype: torch.dtype) -> Tensor:
         g, learned = self.geometry, weight(self.reduce, dtype)
         first = learned + algebra.identity(g.in_channels, g.groups, like=learned)
-        # the tensors of now: after `functional_call` the modules have others
+        # read the tensors now, because after `functional_call` the modules have others
         inside, scale = self.conv, self.scale
         kernel = inside.weight if isinstance(inside, nn.Conv2d) else weight(inside, dtype)
         assert scale is not None
@@ -112,7 +113,7 @@ class LinearOneByOneKxK(LinearBranch):
 
 
 class LinearOneByOneAverage(LinearBranch):
-    """A 1x1 kernel spread over the window; the average alone where the conv is depthwise."""
+    """A 1x1 kernel spread over the window; for a depthwise conv, the average alone."""
 
     def __init__(self, geometry: Geometry, start: float) -> None:
         super().__init__(geometry, start)
@@ -139,8 +140,8 @@ class LinearOneByOneAverage(LinearBranch):
 class LinearOneByOnePrior(LinearBranch):
     """A 1x1 kernel spread over the window by a fixed cosine per output channel, `prior`.
 
-    The first half of the channels has waves along the height, the second along the width, each of
-    another frequency (Hu et al., CVPR 2022, "frequency prior", after their code).
+    The first half of the channels has waves along the height, the second half along the width, and
+    each channel has its own frequency (Hu et al., CVPR 2022, "frequency prior", after their code).
     """
 
     prior: Tensor
@@ -194,7 +195,7 @@ class LinearIdentity(LinearBranch):
 
 
 def build(name: str, geometry: Geometry, fixed: bool) -> LinearBranch:
-    """Return a fresh branch by its name; a fixed kxk has no strengths."""
+    """Return a new branch by its name; a fixed kxk has no strengths."""
     places = windows(geometry)
     if name in places:
         start = None if fixed and name == "kxk" else START[name]
@@ -211,7 +212,7 @@ def build(name: str, geometry: Geometry, fixed: bool) -> LinearBranch:
 
 @torch.no_grad()
 def draw(branch: LinearBranch, generator: Generator | None = None) -> None:
-    """Draw kernels from N(0, 2 / fan_in); the first of a chain begins as the identity."""
+    """Draw kernels from N(0, 2 / fan_in); the first kernel of a chain begins as the identity."""
     for module in branch.modules():
         if isinstance(module, nn.Conv2d):
             deviation = (2 / module.weight[0].numel()) ** 0.5
@@ -223,7 +224,7 @@ def draw(branch: LinearBranch, generator: Generator | None = None) -> None:
 
 @torch.no_grad()
 def strengthen(branch: LinearBranch, strength: float) -> None:
-    """Let gradient descent move what a branch can follow faster by strength^2."""
+    """Set the strengths so that the branch speeds up the directions it represents by strength^2."""
     if branch.scale is not None:
         branch.scale.fill_(strength / branch.speed**0.5)
 
@@ -239,11 +240,11 @@ def cosines(channels: int, size: Pair) -> Tensor:
 
 @contextmanager
 def made_again(make: Callable[[], Tensor], of: list[Tensor]) -> Iterator[Tensor]:
-    """Yield what `make` returns, as large as the kernel: backward makes it again, nothing keeps it.
+    """Yield the result of `make`, a tensor as large as the kernel; backward recomputes it.
 
     Args:
-        make: Computes it.
-        of: From these tensors, which must not change before backward.
+        make: Computes the tensor.
+        of: The tensors from which it is computed; they must not change before backward.
     """
     before = versions(of)
 

@@ -21,15 +21,15 @@ NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 def following_norms(
     model: nn.Module, inputs: Inputs, fits: Callable[[nn.Module], bool] | None = None
 ) -> dict[str, str]:
-    """Map each conv or block whose output goes only to one batch norm to that norm, by path.
+    """Map the path of each conv or block whose only consumer is a batch norm to the norm's path.
 
-    Reads the autograd graph of one forward in eval mode, so functions between modules count as much
-    as modules. A conv that is called twice is left out.
+    This reads the autograd graph of one forward in eval mode, so functions between modules are
+    seen, too. A conv that is called twice is left out.
 
     Args:
         model: Any network; unchanged.
         inputs: A batch, of which the first image is used; a tuple or a dict holds arguments.
-        fits: Which norms count; by default plain batch norms without hooks.
+        fits: Whether a norm counts; by default, plain batch norms without hooks count.
     """
     fits = fits or only_normalises
     made: dict[Node, str] = {}
@@ -78,7 +78,7 @@ def following_norms(
             handle.remove()
         for module, flag in flags.items():
             module.training = flag
-    # an output of classes alone has no graph, but the outputs of its layers have
+    # an output that holds only classes has no graph, but the outputs of its layers have one
     roots = _nodes(output) or inside
     readers = Counter(node for reader in _graph(roots) for node, _ in reader.next_functions)
     return {
@@ -89,16 +89,16 @@ def following_norms(
 
 
 def only_normalises(module: nn.Module) -> bool:
-    """Return whether a module is a batch norm with running statistics and nothing else."""
+    """Whether a module is a batch norm with running statistics and nothing else."""
     plain = type(module) in NORMS and module.running_mean is not None
     return plain and not replaced(module)
 
 
 @torch.no_grad()
 def takes_shift(module: nn.Module) -> bool:
-    """Return whether adding a constant to the input of a norm equals adding it to its mean.
+    """Whether adding a constant to a norm's input equals subtracting it from the norm's mean.
 
-    The norm is tried out, because norms of other libraries contain an activation or are frozen.
+    This is tried out, because norms of other libraries contain an activation or are frozen.
     """
     mean = getattr(module, "running_mean", None)
     if only_normalises(module):

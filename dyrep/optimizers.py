@@ -1,4 +1,4 @@
-"""Which optimizers support a change of structure, and the initial state of new parameters."""
+"""Check that an optimizer supports a change of structure; initialise state of new parameters."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ OWN = ("param_groups", "state", "defaults")  # attributes of every optimizer
 
 
 def refuse_whole(optimizer: Optimizer, model: nn.Module) -> None:
-    """Refuse an optimizer that keeps parameters outside of its groups.
+    """Refuse an optimizer that keeps parameters outside of its parameter groups.
 
     Raises:
-        TypeError: names the optimizer, and what to use.
+        TypeError: the message names the optimizer, and which one to use instead.
     """
     parameters = set(model.parameters())
     for layer in layers(optimizer):
@@ -55,8 +55,8 @@ def _holds(value: Any, parameters: Set[Tensor], optimizer: Optimizer) -> bool:
 def initial_state(optimizer: Optimizer, group: ParamGroup, parameter: Tensor) -> None:
     """Give a new parameter the initial state of its optimizer.
 
-    Adagrad creates it when it is built, and the fused kernel of SGD needs a momentum for all
-    parameters or for none; other optimizers create it at the first step.
+    Adagrad creates this state when it is built, and the fused kernel of SGD needs a momentum for
+    all parameters or for none; other optimizers create the state at the first step.
     """
     for layer in layers(optimizer):
         if isinstance(layer, Adagrad):

@@ -1,4 +1,4 @@
-"""Prices of linear branches, and the candidates for growth ordered by gain per price.
+"""Price linear branches, and order the candidates for growth by gain per price.
 
 `dyrep.promise` computes gains. The price of a branch is the additional cost of a step, in steps of
 the plain network.
@@ -25,7 +25,7 @@ from dyrep.state import PricesState
 
 TINY = 1e-12  # a price too small to measure
 ROUNDS = 3  # timed compositions of a kernel, after one to warm up
-CACHES = 2**23  # bytes; more than the caches of a core
+CACHES = 2**23  # bytes; more than the caches of a core hold
 PLAIN_ROUNDS = 2  # timed steps of the plain network, after one to warm up
 
 
@@ -36,7 +36,7 @@ class Candidate:
     Args:
         path: Path of the conv, or of the block it became.
         branch: Name of the branch.
-        gain: Gain per step, at least; see `dyrep.promise`.
+        gain: Lower bound of the gain per step; see `dyrep.promise`.
         price: Additional cost of a step, in steps of the plain network.
     """
 
@@ -47,20 +47,20 @@ class Candidate:
 
     @property
     def worth(self) -> float:
-        """Gain per price."""
+        """The gain per price."""
         return self.gain / max(self.price, TINY)
 
 
 class Prices:
     """The price of each kind of branch on each kind of conv, in steps of the plain network.
 
-    A linear block is a conv with a composed kernel, so the cost of a branch is the composition: it
-    does not depend on the input and is measured once. `state_dict` keeps it, because a second
-    measurement would lead to other choices.
+    A linear block is a conv with a composed kernel, so the cost of a branch is that of composing
+    it. This cost does not depend on the input and is measured once. `state_dict` keeps it, because
+    a second measurement would lead to other choices.
 
     Args:
         measure: `seconds` of composing the kernel of a block with the branch, forward and
-            backward; or `flops`, which are the same each time.
+            backward; or `flops`, which are reproducible.
     """
 
     def __init__(self, measure: Measure) -> None:
@@ -69,7 +69,7 @@ class Prices:
         self._whole: float | None = None
 
     def price(self, conv: nn.Conv2d, name: str, model: nn.Module, batch: Tensor) -> float:
-        """Return the additional cost of a step with the branch; the same on every rank."""
+        """Return the additional cost of a step with the branch; equal on every rank."""
         key = f"{name} on {Geometry.of(conv)}, {conv.weight.dtype}"
         if key not in self._known:
             self._known[key] = slowest(self._composing(conv, name)) / self.whole(model, batch)
@@ -101,17 +101,17 @@ class Prices:
         return min([_cold_seconds(composing, nothing) for _ in range(1 + ROUNDS)][1:])
 
     def state_dict(self) -> PricesState:
-        """Return the known prices; the seconds of a whole step are not portable and left out."""
+        """Return the known prices, without the seconds of a whole step, which are not portable."""
         whole = self._whole if self.measure == "flops" else None
         return {"known": dict(self._known), "whole": whole}
 
     def load_state_dict(self, state: PricesState) -> None:
-        """Take up a state."""
+        """Restore a state that `state_dict` returned."""
         self._known, self._whole = dict(state["known"]), state["whole"]
 
 
 def _cold_seconds(model: nn.Module, batch: Tensor) -> float:
-    """Time a step with cold CPU caches, as after the activations of other layers."""
+    """Time a step with cold CPU caches, as they are after the other layers of a network."""
     if batch.device.type == "cpu":
         torch.ones(CACHES, dtype=torch.uint8)
     return step_seconds(model, batch)
@@ -132,7 +132,8 @@ class Composing(nn.Module):
 def open_branches(model: nn.Module, branches: Sequence[str]) -> dict[str, list[str]]:
     """Return the branches that each layer could still get, by path.
 
-    A conv inside a block gets none: a second branch of a kind only adds to the speed of the first.
+    A conv inside a block gets no branches, because a second branch of a kind would only add to the
+    speed of the first.
     """
     unfit = eligible.unfit_convs(model)
     found = {}

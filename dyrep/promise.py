@@ -1,24 +1,25 @@
-"""The predicted gain of each linear branch that a conv could get, from the steps of the training.
+"""Predict the gain of each linear branch that a conv could get, from the steps of the training.
 
-The gain of a branch is the decrease of the loss had the last step gone further in the directions of
-the branch, by the learning speed that the branch adds. With D the last step of the kernel,
-G = dL/dW on the next batch, P(.) the projection onto what the branch can represent, and a strength
-that adds strength^2 to the speed of that part (`expansion.grow`), it is to first order
+The gain of a branch is the further decrease of the loss if the last step had gone further in the
+directions of the branch, by the learning speed that the branch adds. Let D be the last step of the
+kernel, G = dL/dW on the next batch, and P(.) the projection onto the kernels that the branch can
+represent. The strength adds strength^2 to the speed of that part (`expansion.grow`). Then the gain
+is, to first order,
 
     gain = (strength^2 + 2 / fan_in) <P(D), P(G)>
 
-where the second term is learned by the strengths themselves: E <D, K> <K, G> for a kernel K drawn
-from N(0, 2 / fan_in). The gain is negative where steps already go too far; no branch helps there.
-D and G come from different batches, so noise does not count as gain, as it would in |P(G)|^2. The
-same product decides whether a learning rate should rise (Baydin et al., "Online Learning Rate
-Adaptation with Hypergradient Descent", arXiv 1703.04782); here it is computed for each branch:
+The second term is learned by the strengths themselves: E <D, K> <K, G> for a kernel K drawn from
+N(0, 2 / fan_in). The gain is negative if steps already go too far; then no branch helps. D and G
+come from different batches, so noise does not count as gain, as it would in |P(G)|^2. The same
+product decides whether a learning rate should rise (Baydin et al., "Online Learning Rate Adaptation
+with Hypergradient Descent", arXiv 1703.04782); here it is computed for each branch:
 
-    1x1        at the centre                           fan_in: inputs of a group
-    1xk, kx1   in the middle row, the column           times k
-    1x1_avg    of the sums over the window / window    times the window
-    1x1_kxk    of the whole kernel                     times the window
-    identity   of the taps by which channels see themselves; the kernel itself is fixed
-    1x1_avg of a depthwise conv has no kernel either: of the sums / window^2
+    1x1        P: the centre                           fan_in: inputs of a group
+    1xk, kx1   P: the middle row or column             fan_in: times k
+    1x1_avg    P: the sums over the window / window    fan_in: times the window
+    1x1_kxk    P: the whole kernel                     fan_in: times the window
+    identity   P: the taps from a channel to itself; its kernel is fixed
+    1x1_avg of a depthwise conv has a fixed kernel, too; P: the sums / window^2
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from dyrep.linear import LinearBlock
 from dyrep.saliency import Saliency
 from dyrep.state import SaliencyState
 
-EVERY = 8  # gains are computed in one of this many steps
-SURE = 2.0  # standard errors that are subtracted from a gain
+EVERY = 8  # gains are computed in one of so many steps
+SURE = 2.0  # number of standard errors that are subtracted from a gain
 
 
 def gains(
@@ -51,7 +52,7 @@ def gains(
         strength: Strength of a new branch.
 
     Returns:
-        (len(names),)
+        A tensor of shape (len(names),).
     """
     row, column = geometry.centre
     inputs, window = gradient.shape[1], gradient[0, 0].numel()
@@ -75,13 +76,13 @@ def gains(
 
 
 def _diagonal(taps: Tensor, groups: int) -> Tensor:
-    """Return the diagonal (out,) of taps (out, in/groups): the weight of a channel for itself."""
+    """Return the diagonal (out,) of taps (out, in/groups): each channel's weight for itself."""
     own = torch.arange(len(taps), device=taps.device) % (len(taps) // groups)
     return taps.gather(1, own[:, None])[:, 0]
 
 
 class Gain(NamedTuple):
-    """The gain per step, at least, of a branch of the layer at `path`."""
+    """A lower bound of the gain per step, for a branch of the layer at `path`."""
 
     path: str
     branch: str
@@ -89,7 +90,7 @@ class Gain(NamedTuple):
 
 
 class Promise(Saliency):
-    """Sums of the gains, and of their squares, of all branches that convs could still get.
+    """Sums of the gains, and of their squares, for all branches that convs could still get.
 
     Gains are computed in one of `EVERY` steps; until the next step a copy of the kernels is kept.
     """
@@ -144,9 +145,9 @@ class Promise(Saliency):
         return torch.cat([found, found.square(), found.new_tensor([0.0]) + energy])
 
     def gains(self) -> list[Gain]:
-        """Return what each branch gains per step at least, best first; collective.
+        """Return a lower bound of each branch's gain per step, best first; collective.
 
-        A gain is the mean less `SURE` standard errors, and 0 where that is below zero or fewer than
+        The bound is the mean minus `SURE` standard errors, or 0 if that is negative or fewer than
         two steps were summed.
 
         Raises:

@@ -15,7 +15,7 @@ from dyrep.geometry import Geometry
 
 
 class FusionError(ArithmeticError):
-    """The fused network differs from the original; names the worst block and its error."""
+    """The fused network differs from the original; the message names the worst block."""
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def compare_blocks(
 ) -> tuple[dict[str, float], Any]:
     """Return the relative error of each fused block, by path, and the scores of the reference.
 
-    Blocks are compared while the reference runs, so that activations need not be kept.
+    Blocks are compared while the reference runs, so that no activations need to be kept.
 
     Args:
         reference: A network with blocks, float64, in eval mode.
@@ -68,8 +68,8 @@ def _run_exactly(reference: nn.Module, inputs: Inputs) -> Any:
 def scores_error(expected: Any, actual: Any) -> float:
     """Return the largest relative error over the tensors that a network returned.
 
-    Tensors of real or complex numbers count; without any, the share of differing values of the
-    other tensors.
+    Only tensors of real or complex numbers count. If there are none, the result is the share of
+    differing values in the other tensors.
 
     Raises:
         ValueError: the network returned no tensor.

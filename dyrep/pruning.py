@@ -23,8 +23,9 @@ Weights = dict[str, dict[str, float]]  # by block and branch, see `branch_weight
 def branch_weights(model: nn.Module) -> Weights:
     """Return the weight of each branch other than kxk, by block and branch.
 
-    Cutting compares these: the mean |gamma| of the last norm of a branch relative to that of kxk,
-    or, in a linear block, the norm of its kernel relative to that of the whole kernel.
+    Cutting compares these weights. A weight is the mean |gamma| of the last norm of a branch,
+    relative to that of kxk; in a linear block, the norm of the branch's kernel, relative to that of
+    the whole kernel.
     """
     return {
         path: dict(zip(_other_names(block), _ratios(block).tolist(), strict=True))
@@ -69,14 +70,15 @@ def cut(
 ) -> RepBlock | nn.Conv2d:
     """Remove branches of the block at `path`; return the module that is there afterwards.
 
-    The function stays the same in eval mode exactly; in train mode exactly if the block is linear,
-    which needs no batches, else up to the fluctuation of batch statistics. A block inside the kxk
-    branch keeps all it has learned. A block that is left with kxk alone becomes a plain conv again.
+    In eval mode, the function stays exactly the same. In train mode, it stays exactly the same if
+    the block is linear, which needs no batches, else up to the fluctuation of batch statistics. A
+    block inside the kxk branch keeps all that it has learned. A block that is left with kxk alone
+    becomes a plain conv again.
 
     Raises:
-        ValueError: a name is not a branch of the block, or is kxk; no batches, or such that what
-            is left receives values that are not finite; a conv inside is pruned or parametrized.
-            The model is as it was.
+        ValueError: a name is not a branch of the block, or is kxk; there are no batches, or a
+            remaining branch gets values from them that are not finite; or a conv inside is pruned
+            or parametrized. The model is as it was.
     """
     if not isinstance(model.get_submodule(path), LinearBlock):
         batches = calibration.checked(batches)
@@ -91,7 +93,7 @@ def cut(
 def without(
     model: nn.Module, path: str, names: Sequence[str], batches: Sequence[Tensor]
 ) -> RepBlock | nn.Conv2d:
-    """As `cut`, without restoring the model on an error: the caller does that."""
+    """Do the same as `cut`, but leave it to the caller to restore the model on an error."""
     left = _remove(model, path, names)
     if isinstance(left, BatchNormBlock):
         for branch in reversed(left.chain()):  # innermost first: outer statistics depend on it
@@ -106,9 +108,9 @@ def cut_alike(average: nn.Module, path: str, names: Sequence[str], block: nn.Mod
 
     Args:
         average: The averaged network (EMA, SWA).
-        path: Of the block.
+        path: Path of the block.
         names: Branches that `cut` removed from the network itself.
-        block: What stands at `path` there now; its statistics are taken over.
+        block: The module that is at `path` in the network itself now; its statistics are copied.
     """
     left = _remove(average, path, names)
     if isinstance(left, BatchNormBlock):
@@ -165,9 +167,10 @@ def _copy_statistics(norm: _BatchNorm, other: _BatchNorm) -> None:
 
 @torch.no_grad()
 def refresh(model: nn.Module, batches: Sequence[Tensor]) -> None:
-    """Let the gamma of every fixed norm be the deviation of its branch again; nothing else changes.
+    """Set gamma of every fixed norm to the deviation of its branch again, and change nothing else.
 
-    The kernel before it has been trained since, so the branches could not be compared with it.
+    The kernel before the norm has been trained since, so without this the other branches could not
+    be compared with it.
     """
     normed = [block for block in blocks(model).values() if isinstance(block, BatchNormBlock)]
     fixed = [block.kxk for block in normed if block.fixed]
@@ -179,12 +182,12 @@ def refresh(model: nn.Module, batches: Sequence[Tensor]) -> None:
 def weak_in(
     model: nn.Module, cut_std: float, cut_ratio: float, began: Weights
 ) -> dict[str, list[str]]:
-    """Return the branches to cut, by block, nested blocks first; none of the network's own.
+    """Return the branches to cut, by block, nested blocks first; never the network's own branches.
 
     Args:
-        model: With blocks.
+        model: A network with blocks.
         cut_std: Threshold of the published rule, for blocks with batch norms.
-        cut_ratio: Threshold of that rule; for linear blocks see `faded`.
+        cut_ratio: Threshold of the published rule; for linear blocks see `faded`.
         began: Weights that the branches of linear blocks had when they were new.
     """
     weak: dict[str, list[str]] = {}

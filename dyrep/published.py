@@ -1,13 +1,14 @@
-"""Weights of the published training-time networks: DBB, DyRep, RepVGG and OREPA.
+"""Load weights of published training-time networks: DBB, DyRep, RepVGG and OREPA.
 
     DBB      github.com/DingXiaoH/DiverseBranchBlock       P.dbb_origin.conv.weight, ...
     DyRep    github.com/hunto/image_classification_sota    P.dbb_kxk.conv.weight, ..., nested in kxk
     RepVGG   github.com/DingXiaoH/RepVGG                   P.rbr_dense.conv.weight, ...
     OREPA    in `dyrep.published_orepa`
 
-P is the path of the conv in a network of the same paths. The chained branches pad with what the
-inner norm makes of zero there; here that border is taken away everywhere (see `dyrep.inner`), so
-the running mean of the norm behind is less by what its branch makes of the border.
+P is the path of the conv in a network of the same paths. The published chained branches pad with
+the border, the value to which the inner norm maps zero. Here that border is subtracted everywhere
+(see `dyrep.inner`), so what the rest of the branch makes of it is subtracted from the running mean
+of the branch's last norm.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dyrep.transaction import all_or_nothing
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 KXK = ("dbb_origin", "dbb_kxk", "rbr_dense")
-# published part of a block: where it is here; `norm` stands for all that a batch norm has
+# published part of a block: its path here; `norm` stands for all tensors of a batch norm
 PLACES = {
     **{f"{name}.conv.weight": "kxk.conv.weight" for name in KXK},
     **{f"{name}.bn.norm": "kxk.norm" for name in KXK},
@@ -58,16 +59,16 @@ EXACT = {
 def load_published(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a plain network the blocks and weights of a published training-time checkpoint.
 
-    In eval mode it computes what the published network did. Batch norms that the checkpoint has
-    not, because each branch has its own, are taken away.
+    In eval mode, the network then computes the same as the published one. Batch norms that the
+    checkpoint lacks, because each branch has its own, are removed.
 
     Args:
         model: A network without blocks whose convs have the paths of the published blocks.
-        state: What `torch.load` gave, or its `state_dict`; a prefix `module.` is taken off.
+        state: The result of `torch.load`, or its `state_dict`; a prefix `module.` is removed.
 
     Raises:
-        ValueError: the checkpoint has no such blocks, or they do not fit this network; the network
-            is as it was.
+        ValueError: the checkpoint has no such blocks, or its blocks do not fit this network, which
+            is then as it was.
     """
     surgery.refuse_wrapped(model)
     if blocks(model):
@@ -111,14 +112,14 @@ def _place(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _widen(state: Mapping[str, Tensor], path: str, conv: nn.Conv2d) -> int:
-    """Return how many times the channels that come in 1x1_kxk has inside: 2 on depthwise convs."""
+    """Return the channels inside 1x1_kxk per input channel: 2 on the published depthwise convs."""
     inside = state.get(f"{path}.dbb_1x1_kxk.bn1.bn.weight")
     return 1 if inside is None else max(1, len(inside) // conv.in_channels)
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     _load_strictly(model, dict(_translated(model, state)))
-    for key, value in state.items():  # biases before the norm of kxk, as DyRep has them
+    for key, value in state.items():  # DyRep has biases before the norm of kxk
         path, _, name = key.rpartition(".dbb_kxk.conv.")
         if path and name == "bias":
             block = model.get_submodule(_here(path))
@@ -145,7 +146,7 @@ def _translated(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[tuple
                 yield key, value
             continue
         path, part = parted
-        if part.endswith("idconv1.weight"):  # the published one adds the identity
+        if part.endswith("idconv1.weight"):  # published without the identity
             conv = model.get_submodule(f"{_here(path)}.branches.1x1_kxk.reduce")
             assert isinstance(conv, nn.Conv2d)
             value = value + algebra.identity(conv.in_channels, conv.groups, like=value)
@@ -153,13 +154,13 @@ def _translated(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[tuple
 
 
 def _has_border(branch: nn.Module) -> TypeGuard[OneByOneKxK | OneByOneAverage]:
-    """Return whether a branch begins with conv 1x1, BN: the published code pads behind it."""
+    """Whether a branch begins with conv 1x1, BN, behind which the published code pads."""
     chained = isinstance(branch, OneByOneKxK | OneByOneAverage)
     return chained and branches.inner_norm(branch) is not None
 
 
 def _take_border(branch: OneByOneKxK | OneByOneAverage) -> None:
-    """Take from the mean of the last norm what the branch makes of the border."""
+    """Subtract the effect of the border from the mean of the last norm."""
     _, border = branches.affine(branch.inner_norm)
     if isinstance(branch, OneByOneKxK):
         kernel, _ = branches.conv_equivalent(branch.conv)
@@ -170,7 +171,7 @@ def _take_border(branch: OneByOneKxK | OneByOneAverage) -> None:
 
 
 def _parted(key: str) -> tuple[str, str] | None:
-    """Return the path of the published block and the part of it a key names, or None."""
+    """Return the path of the published block and the part of it that a key names, or None."""
     pieces = key.split(".")
     for end in range(len(pieces) - 1, 0, -1):  # the innermost block
         part = ".".join(pieces[end:])
@@ -180,5 +181,5 @@ def _parted(key: str) -> tuple[str, str] | None:
 
 
 def _here(path: str) -> str:
-    """Return where a published block is here; those of DyRep may be nested in kxk."""
+    """Return the path here of a published block; DyRep's blocks may be nested in kxk."""
     return path.replace(".dbb_kxk.conv", ".branches.kxk.conv")

@@ -1,9 +1,9 @@
-"""Weights of the published training-time networks of OREPA.
+"""Load weights of the published training-time networks of OREPA.
 
     github.com/JUGGHM/OREPA_CVPR2022       P.weight_orepa_origin, ..., P.vector, P.bn.weight, ...
 
-P is the path of a conv of the network here. The norm that is part of a block there is the next norm
-behind P here, in the order of the network's modules.
+P is the path of a conv of the network here. The norm that is part of a published block is here the
+next norm behind P, in the order of the network's modules.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ PLACES = {
     "weight_orepa_gconv_dw": "dw_1x1.expand.weight",
     "weight_orepa_gconv_pw": "dw_1x1.reduce.weight",
 }
-VECTOR = ("kxk", "1x1_avg", "1x1_prior", "1x1_kxk", "1x1", "dw_1x1")  # whose strengths its rows are
+VECTOR = ("kxk", "1x1_avg", "1x1_prior", "1x1_kxk", "1x1", "dw_1x1")  # branches of its rows
 CONSTANT = ("weight_orepa_avg_avg", "id_tensor")
 
 
 def paths(state: Mapping[str, Tensor]) -> list[str]:
-    """Return where a checkpoint has blocks of OREPA."""
+    """Return the paths at which a checkpoint has blocks of OREPA."""
     return [key.removesuffix(MARK) for key in state if key.endswith(MARK)]
 
 
 def place(model: nn.Module, found: list[str], state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Put blocks where the checkpoint has them; return the norm behind each, by path.
+    """Put blocks at the paths of the checkpoint's blocks; return the norm behind each, by path.
 
     Raises:
-        ValueError: there is no such conv, or no norm behind it.
+        ValueError: a path is not that of a conv, or no norm is behind it.
     """
     free = {
         path: norm.num_features
@@ -69,7 +69,7 @@ def place(model: nn.Module, found: list[str], state: Mapping[str, Tensor]) -> di
 def translated(
     model: nn.Module, behind: Mapping[str, str], state: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the keys and values of a checkpoint as they are here."""
+    """Yield the keys and values of a checkpoint, converted to those of the network here."""
     for key, value in state.items():
         path, part = _parted(key, behind)
         if path is None:
@@ -93,5 +93,5 @@ def _parted(key: str, behind: Mapping[str, str]) -> tuple[str | None, str]:
 
 
 def _in_our_order(kernel: Tensor, groups: int) -> Tensor:
-    """Return a grouped 1x1 kernel with its outputs group by group: there they are interleaved."""
+    """Return a grouped 1x1 kernel with its outputs group by group; OREPA interleaves them."""
     return torch.cat([kernel[group::groups] for group in range(groups)])

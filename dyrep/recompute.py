@@ -1,9 +1,9 @@
 """Save memory: recompute cheap activations in backward instead of keeping them.
 
-A block of all branches would keep about ten activations for backward where a conv keeps one. Most
+A block of all branches would keep about ten activations for backward, while a conv keeps one. Most
 of them follow from the input of the block, which is kept in any case, by a small convolution, a
-normalisation or a pooling: backward recomputes them. Under `torch.compile` this module does
-nothing, because the compiler itself decides what to keep.
+normalisation or a pooling. So backward recomputes them. Under `torch.compile` this module does
+nothing, because the compiler itself decides which activations to keep.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHEAP = 192  # multiply-adds per output value; below, memory traffic dominates
 
 
 def is_cheap(conv: nn.Module) -> bool:
-    """Return whether recomputing the output of a module is cheaper than keeping it."""
+    """Whether recomputing the output of a module is cheaper than keeping it."""
     if not isinstance(conv, nn.Conv2d):
         return False
     taps = conv.kernel_size[0] * conv.kernel_size[1]
@@ -31,10 +31,10 @@ def is_cheap(conv: nn.Module) -> bool:
 
 
 def rebuilt(value: Tensor, build: Build) -> AbstractContextManager[object]:
-    """Let autograd call `build` in backward instead of keeping `value`.
+    """Make autograd call `build` in backward instead of keeping `value`.
 
-    `build` must not hold `value`, or nothing is gained. This does nothing if autograd keeps nothing
-    or if torch.func decides what is kept.
+    `build` must not hold `value`, or no memory is saved. This does nothing if autograd keeps no
+    values, or if torch.func decides which values are kept.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _in_torch_func():
         return nullcontext()
@@ -53,7 +53,7 @@ def rebuilt(value: Tensor, build: Build) -> AbstractContextManager[object]:
 
 
 def again(conv: nn.Module, x: Tensor, output: Tensor) -> Build:
-    """Return a function for `conv(x)`, which is `output`: kept, or recomputed if that is cheap.
+    """Return a function that returns `output`, which is `conv(x)`: kept, or recomputed if cheap.
 
     A conv that is recomputed must not have a bias.
     """
@@ -62,7 +62,7 @@ def again(conv: nn.Module, x: Tensor, output: Tensor) -> Build:
         kept = output.detach()
         return lambda: kept
     assert isinstance(conv, nn.Conv2d)
-    # the current tensors: after `functional_call` the module has others
+    # read the tensors now, because after `functional_call` the module has others
     weight = conv.weight.detach()
     before = versions([weight])
     stride, padding, dilation, groups = conv.stride, conv.padding, conv.dilation, conv.groups
@@ -89,10 +89,11 @@ def normalised_again(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
 
 
 def versions(tensors: Iterable[Tensor]) -> list[Version]:
-    """Return numbers per tensor that change when it is written to or replaced.
+    """Return numbers for each tensor that change when the tensor is written to or replaced.
 
-    Tensors of `torch.inference_mode` are skipped: nothing is recomputed for them. So are tensors of
-    a compiler, which cannot read the numbers and decides itself what to keep.
+    Tensors of `torch.inference_mode` are skipped, because nothing is recomputed for them. Tensors
+    of a compiler are skipped, too: a compiler cannot read the numbers and decides itself what to
+    keep.
     """
     if torch.compiler.is_compiling():
         return []
@@ -110,7 +111,7 @@ def refuse_changed(tensors: Iterable[Tensor], before: list[Version]) -> None:
 
 
 def in_backward() -> bool:
-    """Return whether autograd runs a backward, as when `torch.utils.checkpoint` recomputes."""
+    """Whether autograd is running a backward, as when `torch.utils.checkpoint` recomputes."""
     return torch._C._current_graph_task_id() != -1
 
 

@@ -1,22 +1,22 @@
-"""Saliency scores that rank convolutions for growth, summed during training.
+"""Sum saliency scores during training; they rank convolutions for growth.
 
     gain        ||g||^2 / fan_in, an estimate of how far new branches can lower the loss (see below)
     snip        sum |g * w|   (Lee et al., ICLR 2019)
     grad_norm   ||g||_2
-    synflow     sum(g * w), signed, as published. Zero in exact arithmetic for a conv followed by
-                batch norm (its output does not depend on the scale of the weight), so what it
-                ranks there is rounding error; kept to reproduce published runs.
+    synflow     sum(g * w), signed, as published. It is zero in exact arithmetic for a conv followed
+                by a batch norm, whose output does not depend on the scale of the weight. So it
+                ranks such convs by rounding errors. It is kept to reproduce published runs.
     random      noise, the baseline
 
 `gain` follows from the form of a branch: gamma times a kernel K with outputs of variance 1. A
-gradient step on gamma lowers the loss by lr * <g, K>^2 to first order; for a random K over
-independent inputs of second moment 1 the entries have variance 1 / fan_in, so this is expected to
-be lr * ||g||^2 / fan_in. After batch norm and ReLU it is about half of that: an estimate.
-`gain_per_flop` divides it by the FLOPs of the branches that the layer would get.
+gradient step on gamma lowers the loss by lr * <g, K>^2 to first order. For a random K over
+independent inputs of second moment 1, the entries have variance 1 / fan_in, so the expected value
+is lr * ||g||^2 / fan_in. After batch norm and ReLU it is about half of that, so `gain` is an
+estimate. `gain_per_flop` divides `gain` by the FLOPs of the branches that the layer would get.
 
 Scores are computed from `weight.grad` after backward, on the device, in float32 or the wider dtype
-of the weights. Before `ranking` the host reads nothing and ranks do not communicate. Steps with
-overflowed gradients are left out.
+of the weights. Until `ranking`, the host reads nothing from the device and ranks do not
+communicate. Steps with overflowed gradients are left out.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Saliency:
     def accumulate(self, scaler: torch.amp.GradScaler | None = None) -> None:
         """Add the scores of the current gradients; a conv without gradient adds zero.
 
-        A step with non-finite gradients is left out, as a GradScaler leaves it out.
+        A step with non-finite gradients is left out, as a GradScaler does.
         """
         if not self._weights:
             return

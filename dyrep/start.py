@@ -2,11 +2,12 @@
 
     W = strength I + W_0
 
-I copies each channel: an identity branch of this strength, folded into the kernel before the first
-step. It costs nothing at any time. A deep network without skip connections passes its signal
-through every kernel and trains better from this start; with skip connections there is little to
-gain (`benchmarks/growth_study`). DiracNets (Zagoruyko and Komodakis, arXiv 1706.00388) keep
-diag(a) I + W apart through the training; here the kernel is one parameter from the start.
+I copies each channel. This equals an identity branch of this strength that is folded into the
+kernel before the first step, so it costs nothing at any time. A deep network without skip
+connections passes its signal through every kernel, and trains better from this start; with skip
+connections there is little to gain (`benchmarks/growth_study`). DiracNets (Zagoruyko and Komodakis,
+arXiv 1706.00388) keep diag(a) I and W apart during training; here the kernel is one parameter from
+the start.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from dyrep.geometry import Geometry
 def identity_start(model: nn.Module, strength: float = 1.0) -> list[str]:
     """Add the identity to the kernel of each conv that could take an identity branch.
 
-    Call it before the first step and before a copy for averaging is made: it changes what the
-    network computes. Convs that `expand` would leave alone (shared, parametrized, frozen, …) keep
-    their kernels, and so do 1x1 convs.
+    Call it before the first step and before a copy for averaging is made, because it changes the
+    function of the network. Convs that `expand` would leave alone (shared, parametrized, frozen, …)
+    keep their kernels, and so do 1x1 convs.
 
     Args:
         model: A fresh network; its kernels are changed in place.

@@ -1,6 +1,6 @@
-"""What a checkpoint keeps of `DyRep` and `Grower`, as plain data and tensors.
+"""Define the state of `DyRep` and `Grower` in a checkpoint, as plain data and tensors.
 
-Keys that are not required are those of one kind of object, or missing in checkpoints of older
+Keys that are not required belong to only one kind of object, or are missing in checkpoints of older
 versions.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class SaliencyState(TypedDict):
-    """Sums over the running interval; `before` and `calls` are those of `dyrep.promise.Promise`."""
+    """Sums over the current interval; only `dyrep.promise.Promise` has `before` and `calls`."""
 
     paths: list[str]
     sums: Tensor | None
@@ -22,14 +22,14 @@ class SaliencyState(TypedDict):
 
 
 class PricesState(TypedDict):
-    """Prices by kind of branch and conv, and what a whole step costs (FLOPs)."""
+    """Prices by kind of branch and conv, and the cost of a whole step (FLOPs)."""
 
     known: dict[str, float]
     whole: float | None
 
 
 class EvolverState(TypedDict):
-    """The state of `DyRep`; `resting` and `prices` are those of `Grower`."""
+    """The state of `DyRep`; only `Grower` has `resting` and `prices`."""
 
     adjustments: int
     saliency: SaliencyState

@@ -1,4 +1,4 @@
-"""Which branches a network has, as plain data, so that a checkpoint loads into a fresh network."""
+"""Describe a network's branches as plain data, so that a checkpoint loads into a new network."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ VERSION = 1
 
 
 class Block(TypedDict):
-    """A block: the path of its convolution, its branches, and whether they never change.
+    """A block: the path of its convolution, its branches, and whether kxk is fixed.
 
-    `own`: those of the branches that belong to the network itself; `widen`: how many times as many
-    channels 1x1_kxk has inside as come in. Neither is there where there is nothing to tell.
+    `own`: the branches that belong to the network itself; left out if there are none. `widen`:
+    channels inside 1x1_kxk, as a multiple of its input channels; left out if it is 1.
     """
 
     path: str
@@ -34,8 +34,8 @@ class Block(TypedDict):
 class Structure(TypedDict):
     """The blocks of a network, outer before nested, ready for JSON.
 
-    `form` is the form of all blocks, None without any; `biases` are the convolutions that became
-    plain again and kept a bias; `absorbed` are the batch norms that static blocks replaced.
+    `form` is the form of all blocks, None without blocks. `biases` are the convolutions that became
+    plain again and kept a bias. `absorbed` are the batch norms that static blocks replaced.
     """
 
     version: int
@@ -46,7 +46,7 @@ class Structure(TypedDict):
 
 
 def structure(model: nn.Module) -> Structure:
-    """Return which blocks a network has."""
+    """Return the description of a network's blocks."""
     there = blocks(model)
     found = [_described(path, block) for path, block in there.items()]
     form = next((block.form for block in there.values()), None)
@@ -73,14 +73,14 @@ def _described(path: str, block: RepBlock) -> Block:
 
 
 def apply_structure(model: nn.Module, description: Mapping[str, Any]) -> None:
-    """Give a network the blocks another one had; weights are loaded afterwards, strictly.
+    """Give a network the blocks of another one; afterwards its weights can be loaded strictly.
 
-    Without loading weights it is a network of the final structure with fresh weights, to be trained
-    from the start.
+    Without loading weights, the result is a network of the final structure with new weights, which
+    can be trained from the start.
 
     Raises:
-        ValueError: the model has blocks already, or the description is none, of another version,
-            or names a path, a branch or a form that there is not. The model is as it was.
+        ValueError: the model has blocks already, or the description is invalid, of another version,
+            or names a path, a branch or a form that does not exist. The model is as it was.
     """
     surgery.refuse_wrapped(model)
     if not isinstance(description, Mapping):
@@ -99,7 +99,7 @@ def apply_structure(model: nn.Module, description: Mapping[str, Any]) -> None:
 
 
 def _apply(model: nn.Module, description: Mapping[str, Any]) -> None:
-    form: Form = description.get("form") or "batchnorm"  # what there was before forms had names
+    form: Form = description.get("form") or "batchnorm"  # the only form in older descriptions
     for entry in description["blocks"]:
         if not isinstance(entry, Mapping) or not {"path", "branches", "fixed"} <= entry.keys():
             raise ValueError(f"a block of a structure has path, branches and fixed, not {entry}")

@@ -2,8 +2,8 @@
 
 Parameters that stay the same object keep their optimizer state and their group. A new parameter
 joins the group of its nearest relative by name. Afterwards the parameters of a group are in the
-order of `model.parameters()`, so the optimizer state loads into an optimizer that is built on the
-same structure.
+order of `model.parameters()`, so the state loads into an optimizer that is built on a network of
+the same structure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dyrep.optimizers import ParamGroup, initial_state, layers
 
 
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Set the module at `path`, also at a top-level name."""
+    """Set the module at `path`, which may be a top-level name."""
     parent, _, name = path.rpartition(".")
     holder = model.get_submodule(parent)
     holder._modules[name] = module
@@ -30,7 +30,7 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backwa
 
 
 def replaced(module: nn.Module) -> str | None:
-    """Return how a module differs from its class (hooks, replaced methods, …), or None."""
+    """Return the difference of a module from its class (hooks, replaced methods, …), or None."""
     if any(getattr(module, hooks) for hooks in HOOKS):
         return "hooks on it may change what it computes"
     methods = [
@@ -43,9 +43,10 @@ def hand_on_hooks(block: nn.Module, conv: nn.Module, copied: bool = False) -> No
     """Move the hooks of a block to the conv that replaces it.
 
     Args:
-        block: Module with the hooks.
-        conv: Module that gets them.
-        copied: Copy the hooks, so that removing one from a module leaves the other's.
+        block: The module with the hooks.
+        conv: The module that gets them.
+        copied: Whether to copy the hooks, so that removing one from either module leaves it on the
+            other.
     """
     for name, value in vars(block).items():
         if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) and value:
@@ -57,7 +58,7 @@ def refuse_wrapped(model: nn.Module) -> None:
     """Refuse a wrapped model, whose wrapper refers to the parameters or changes their names.
 
     Raises:
-        TypeError: names the cure.
+        TypeError: the model is wrapped; the message names the cure.
     """
     if isinstance(model, (DistributedDataParallel, nn.DataParallel)):
         raise TypeError(
@@ -79,10 +80,10 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def rewrap(ddp: DistributedDataParallel) -> DistributedDataParallel:
-    """Return a new DDP of the same settings and communication hooks around a changed network.
+    """Return a new DDP around a changed network, with the old settings and communication hooks.
 
-    Collective. Drop the old wrapper (`ddp = dyrep.rewrap(ddp)`): it holds the buckets of the old
-    parameters and would reduce gradients a second time.
+    Collective. Drop the old wrapper (`ddp = dyrep.rewrap(ddp)`), because it holds the buckets of
+    the old parameters and would reduce gradients a second time.
     """
     hooks = list(ddp._comm_hooks)
     again = DistributedDataParallel(
@@ -102,7 +103,7 @@ def rewrap(ddp: DistributedDataParallel) -> DistributedDataParallel:
 
 
 def optimizes(optimizer: Optimizer, model: nn.Module) -> bool:
-    """Return whether an optimizer holds any parameter of a model."""
+    """Whether an optimizer holds any parameter of a model."""
     held = {p for group in optimizer.param_groups for p in group["params"]}
     return not held.isdisjoint(model.parameters())
 
@@ -115,18 +116,18 @@ def follow(
 ) -> None:
     """Update the parameters of an optimizer after a change of its model.
 
-    A new parameter joins the group of the kernel beside it, if that is in this optimizer. A vector
-    does so if that group also holds norms; otherwise it joins the group of the nearest norm:
-    preferably one with the same options except weight decay, then with the longest common path,
-    then the next one. Parameters of other models are left alone.
+    A new parameter joins the group of the kernel beside it, if that kernel is in this optimizer. A
+    vector does so only if that group also holds norms; otherwise it joins the group of the nearest
+    norm: preferably one with the same options except weight decay, then with the longest common
+    path, then the next one. Parameters of other models are left alone.
 
     Args:
-        optimizer: With state per parameter.
+        optimizer: An optimizer with state per parameter.
         model: The model after the change.
         before: `dict(model.named_parameters())` before the change.
         undecayed: Parameters that must not decay. If their group has weight decay, they get a new
-            group without it; with a schedule, which cannot follow a new group, they join that
-            group and a warning says so.
+            group without it. With a schedule, which cannot follow a new group, they stay in the
+            group with weight decay, and a warning says so.
     """
     named = dict(model.named_parameters())
     known = set(before.values())
@@ -167,7 +168,7 @@ def _without_decay(optimizer: Optimizer, like: ParamGroup) -> ParamGroup:
         same = all(group.get(key) == value for key, value in options.items())
         if same and not group["weight_decay"]:
             return group
-    if "initial_lr" in like:  # a schedule counts the groups when it is made
+    if "initial_lr" in like:  # a schedule is fixed to the groups that it began with
         warnings.warn(
             "the strengths of linear branches decay with the group they joined; give the optimizer "
             "a group with weight_decay=0 (for biases and norms) before its schedule is made",

@@ -1,4 +1,4 @@
-"""Atomic changes of networks: complete, or undone on an error."""
+"""Make changes of networks atomic: complete, or undone on an error."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def all_or_nothing(*models: nn.Module, values: bool = True) -> Iterator[None]:
     """Restore networks if the body of the `with` statement raises.
 
     Args:
-        models: Modules, parameters and attributes are restored as the same objects.
-        values: Also restore the values of all tensors, for changes that write to them.
+        models: Networks whose modules, parameters and attributes are restored as the same objects.
+        values: Whether to restore the values of all tensors, too, for changes that write to them.
     """
     modules = [module for model in models for module in model.modules()]
     attributes = [dict(vars(module)) for module in modules]

@@ -1,7 +1,8 @@
 """Invalidate wrappers and averages that were made before a change of their network.
 
 A DistributedDataParallel reduces the parameters with which it was made, and an average pairs its
-weights with those of the network by position. Both would silently continue with outdated ones.
+weights with those of the network by position. Both would silently continue with outdated
+parameters.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def outdate(
 ) -> None:
     """Make wrappers and averages of a changed network raise when they are used next.
 
-    The next forward of a DistributedDataParallel around it raises, and so does the next update of
-    an average that was not updated.
+    The next forward of a DistributedDataParallel around the model raises, and so does the next
+    update of an average other than `average`.
 
     Args:
         model: The model after the change.
