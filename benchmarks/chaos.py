@@ -1,11 +1,11 @@
-"""Interrupt a training again and again, and compare it to the bit with one left alone.
+"""Interrupt a training again and again, and compare it bit by bit with an undisturbed one.
 
 A small training (growing, cutting, averaged weights, DALI augmentation, several processes) runs as
-`python -m pipeline.run DIR`, the command of every job, and is killed at random: SIGKILL or SIGTERM,
-to rank 0, another rank, their parent or all of them; while it starts, steps, saves, validates, or
-adjusts its structure. It is started again each time until it is done. Then its
-weights, its history and its growth must be those of the undisturbed training, and it begins anew
-until all kills are spent.
+`python -m pipeline.run DIR`, the command of every job, and is killed at random: by SIGKILL or
+SIGTERM, to rank 0, another rank, their parent or all of them, while it starts, steps, saves,
+validates, or adjusts its structure. It is restarted after each kill until it is done. Then its
+weights, history and growth must equal those of the undisturbed training. Further trainings follow
+until all kills are used up.
 
     python -m benchmarks.chaos --kills 200 --seed 1 --json benchmarks/results/chaos.json
 """
@@ -50,7 +50,7 @@ MEASURED = {
     "compile_seconds",
     "plain_steps",
     "adjusting_steps",
-}  # may differ
+}  # these may differ
 
 
 def main() -> int:
@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def rounds(folder: Path, kills: int, seed: int, settings: list[str]) -> dict:
-    """Spend `kills` kills on one training after the other; return the log and the verdict."""
+    """Spread `kills` kills over one training after the other; return the log and the verdict."""
     undisturbed = launch(folder / "undisturbed", settings)
     chance = random.Random(seed)
     log: list[dict] = []
@@ -113,7 +113,7 @@ def launch(root: Path, settings: list[str]) -> Path:
 
 
 def copy_question(stage: Path, root: Path) -> Path:
-    """Return a fresh directory of the same question below another root, its data in place."""
+    """Return a new directory of the same question below another root, with its data in place."""
     directory = root / "stages" / stage.name
     directory.mkdir(parents=True)
     for name in (rundir.STAGE, rundir.WHERE):
@@ -124,7 +124,7 @@ def copy_question(stage: Path, root: Path) -> Path:
 
 
 def disturb(stage: Path, kills: int, chance: random.Random):
-    """Run a training to its end, through at most `kills` kills; yield what each one did."""
+    """Run a training to its end, through at most `kills` kills; yield the effect of each."""
     attempt = Attempt(stage)
     while True:
         if kills == 0:
@@ -141,7 +141,7 @@ def disturb(stage: Path, kills: int, chance: random.Random):
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Return in what two finished trainings differ; times may."""
+    """Return the differences between two finished trainings, except times."""
     found = []
     ours, theirs = (load_file(stage / "model.safetensors") for stage in (one, other))
     if ours.keys() != theirs.keys():

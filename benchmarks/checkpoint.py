@@ -1,12 +1,13 @@
-"""What saving costs, and what resuming takes.
+"""Measure the cost of saving a checkpoint, and the time to resume from one.
 
-Saving: the same training steps for a while without and with one save, in turns, on networks up to
-100 MB of weights (with momentum, so a checkpoint is twice as large). The steps that are missing
-from a turn with a save are what the save costs, in seconds; divided by the interval that
-`checkpoint.interval=auto` derives from the cost, they are the share of time a training loses.
+Saving: a training makes steps in turns of equal length, alternately without and with one save, on
+networks of up to 100 MB of weights (with momentum, so a checkpoint is twice as large). A turn with
+a save makes fewer steps; the time of the missing steps is the cost of the save. Divided by the
+interval that `checkpoint.interval=auto` derives from it, this is the share of time a training
+loses.
 
-Resuming: a training of the digits is stopped and started again; the seconds from the start of the
-process to its first new step, and on what they went.
+Resuming: a training on digits is stopped and started again. Measured are the seconds from the start
+of the process to its first new step, and the phases in which they were spent.
 
     python -m benchmarks.checkpoint --rounds 5 --json benchmarks/results/checkpoint.json
 """
@@ -43,7 +44,7 @@ NETWORKS = {
 }
 SETTINGS = Checkpoint(interval="auto", keep=3, interruption_hours=4.0)
 BATCH = 16
-TURN = 12.0  # seconds
+TURN = 12.0  # seconds of a turn
 
 
 class Steps:
@@ -61,7 +62,7 @@ class Steps:
         )
 
     def train(self, seconds: float, save: bool) -> float:
-        """Train for some seconds; return the steps per second, the save counted in full."""
+        """Train for some seconds; return the steps per second, including the time of the save."""
         start, steps = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
             cross_entropy(self.model(self.images), self.labels).backward()
@@ -74,7 +75,7 @@ class Steps:
         return steps / (time.perf_counter() - start)
 
     def save(self) -> float:
-        """Save once; return how long that held up the training."""
+        """Save once; return the seconds during which the training waited for it."""
         self.done += 1
         start = time.perf_counter()
         facts = Facts(
@@ -93,7 +94,7 @@ class Steps:
 
     @property
     def megabytes(self) -> float:
-        """Weights and buffers."""
+        """Return the size of weights and buffers, MB."""
         tensors = self.model.state_dict().values()
         return sum(t.numel() * t.element_size() for t in tensors) / 1e6
 
@@ -114,12 +115,12 @@ def main() -> None:
 
 
 def measure(name: str, rounds: int) -> dict:
-    """Return what saving one network costs."""
-    outputs = PROJECT / "outputs"  # a disk, where the temporary folder may be memory
+    """Return the cost of saving one network."""
+    outputs = PROJECT / "outputs"  # on a disk; the temporary folder may be in memory
     outputs.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=outputs) as folder:
         steps = Steps(name, Path(folder))
-        steps.train(2, save=True)  # warm-up; its save tells the cost
+        steps.train(2, save=True)  # warm-up; its save sets the first interval
         held_up = []
         for _ in range(3):
             held_up.append(steps.save())

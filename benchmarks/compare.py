@@ -1,4 +1,4 @@
-"""Compare a thousand made-up runs: seconds and memory of the command, as a user would call it.
+"""Compare a thousand made-up runs; measure seconds and memory of the command that users call.
 
 python -m benchmarks.compare --runs 1000 --json benchmarks/results/compare.json
 """
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def make(root: Path, runs: int) -> None:
-    """Write runs of as many groups as five seeds each allow."""
+    """Write runs in groups of five seeds each."""
     noise = random.Random(0)
     for number in range(runs):
         setting, seed = divmod(number, SEEDS)
@@ -65,7 +65,7 @@ def make(root: Path, runs: int) -> None:
 
 
 def measure(root: Path, repeats: int, *arguments: str) -> dict:
-    """Return the seconds of each call, and the largest memory of any."""
+    """Return the seconds of each call, and the largest memory over all calls."""
     seconds, largest = [], 0
     for _ in range(repeats):
         begun = time.monotonic()

@@ -1,8 +1,9 @@
-"""prep of images in tables and tar shards against prep of the same images in folders.
+"""Compare prep of images in tables and tar shards with prep of the same images in folders.
 
-The same generated photographs as `imagefolder`, as parquet files (row groups of 100, as those of
-Hugging Face), as a saved data set and as tar shards of webdataset. All in one process, in turns, by
-its CPU time, listing included; the ratio is images per CPU-second over those of the folders.
+The same generated photographs are read as `imagefolder`, as parquet files (row groups of 100, as in
+Hugging Face's files), as a saved data set and as webdataset tar shards. All run in turns in one
+process, measured by its CPU time, including the listing. The ratio is the images per CPU-second
+divided by those of the folders.
 
     python -m benchmarks.containers --json benchmarks/results/containers.json
 """
@@ -45,7 +46,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="containers-") as folder:
         kinds = made(Path(folder), options.images)
-        prepared(kinds["imagefolder"], Path(folder) / "shards")  # decoders are loaded once
+        prepared(kinds["imagefolder"], Path(folder) / "shards")  # loads decoders, untimed
         spent = {name: [] for name in kinds}
         for turn in range(options.rounds):
             for name in list(kinds)[:: -1 if turn % 2 else 1]:
@@ -58,7 +59,7 @@ def main() -> int:
 
 
 def made(folder: Path, count: int) -> dict:
-    """Write the images in every form; return the settings of each."""
+    """Write the images in every form; return the settings that read each form."""
     images = photographs(folder / "images", count)
     paths = sorted(images.rglob("*.jpg"), key=lambda path: path.name)
     parts = [paths[n : n + SHARD] for n in range(0, count, SHARD)]
@@ -106,7 +107,7 @@ def shards(folder: Path, parts: list[list[Path]]) -> None:
 
 
 def prepared(data, where: Path) -> float:
-    """Return the CPU seconds that listing, checking and writing take."""
+    """Return the CPU seconds for listing, checking and writing."""
     where.mkdir()
     settings = Prep(shard_images=512, shrink=None, quality=92)
     begun = time.process_time()

@@ -1,9 +1,9 @@
-"""What 2,000 runs in one root cost whoever asks for one of them, or for all.
+"""Measure how much slower commands are in a root with 2,000 runs.
 
-Makes up the directories of finished runs, as many as asked for and one alone, and times the
-commands on both: `status`, `compare`, and `launch`, once as a dry run and once doing the stage
-prep. What a launch takes longer among many is what its looking around costs. Seconds are those of
-the processor, so that a busy machine says the same; the wall's are in the JSON.
+The benchmark makes up a root with many finished runs and a root with a single one, and times
+commands on both: `status`, `compare`, and `launch`, once as a dry run and once for the stage prep.
+The additional time of a launch among many runs is the cost of searching them. Seconds are CPU time,
+so that a busy machine gives the same numbers; the JSON also has wall-clock seconds.
 
     python -m benchmarks.crowd --json benchmarks/results/crowd.json
 """
@@ -40,8 +40,8 @@ NUMBERS = {
     "fuse/max_rel_error": 1e-15, "fuse/exports": 3, "fuse/exports_missing": 0,
     "eval/agreement": 100.0,
 }  # fmt: skip
-LIMIT = 10.0  # seconds a command may take that looks at all runs
-OVERHEAD = 1.0  # seconds a launch may take longer among many runs
+LIMIT = 10.0  # seconds that a command over all runs may take
+OVERHEAD = 1.0  # additional seconds that a launch may take among many runs
 
 
 def main() -> int:
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def fill(root: Path, count: int) -> None:
-    """Make up runs: methods and settings in turns, four seeds each."""
+    """Make up runs: methods and settings alternate, with four seeds each."""
     for number in track(range(count), description=f"{count} runs"):
         make_run(
             root, f"r{number:04d}", f"method={METHODS[number // 4 % 4]}", seed=number % 4,
@@ -76,7 +76,7 @@ def fill(root: Path, count: int) -> None:
 
 
 def timed(words: list[str], root: Path) -> dict[str, float]:
-    """Run a command; return its seconds and the most memory it had, in MiB."""
+    """Run a command; return its seconds and its peak memory, MiB."""
     command = [sys.executable, "-m", f"pipeline.{words[0]}"]
     command += [word.format(root=root) for word in words[1:]]
     command += [] if words[0] == "launch" else ["--root", str(root)]
@@ -94,14 +94,14 @@ def timed(words: list[str], root: Path) -> dict[str, float]:
 
 
 def is_fast(name: str, row: dict) -> bool:
-    """Return whether a command takes no longer than it may."""
+    """Whether a command stays within its limit."""
     if name.startswith("launch"):
         return row["many"]["seconds"] - row["one"]["seconds"] < OVERHEAD
     return row["many"]["seconds"] < LIMIT
 
 
 def show(report: dict, count: int) -> None:
-    """Print seconds and memory, among many runs and alone."""
+    """Print seconds and memory, among many runs and for a single one."""
     table = Table("", "1 run, s", f"{count:,} runs, s", "1 run, MiB", f"{count:,} runs, MiB", "")
     for name, row in report.items():
         numbers = [str(row[size][unit]) for unit in ("seconds", "mib") for size in ("one", "many")]

@@ -1,8 +1,8 @@
-"""A few thousand JPEGs, 1 % of them damaged, from a folder to a network that one can deploy.
+"""Run all stages on a few thousand JPEGs, 1 % of them damaged, and check what prep left out.
 
-Writes photographs of waves in four classes, spoils some of them in eight ways, copies a few
-training images into the validation folder, and launches all stages on the folder. Then it compares
-what prep left out with what was planted: nothing more, nothing less.
+The benchmark writes photographs of waves in four classes, damages some of them in eight ways,
+copies a few training images into the validation folder, and launches all stages on the folder. Then
+it checks that prep left out exactly the images that were planted.
 
     python -m benchmarks.damage /tmp/waves --json benchmarks/results/damage.json
 """
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def write(images: Path, count: int) -> list[Path]:
-    """Write JPEGs of 160x120, shades and a wave whose direction is the class; a tenth is val."""
+    """Write JPEGs of 160x120: shades and a wave whose direction is the class; a tenth is val."""
     paths = []
     for number in track(range(count), description="photographs"):
         chance = np.random.default_rng(number)
@@ -78,7 +78,7 @@ def write(images: Path, count: int) -> list[Path]:
 
 
 def broken_bit(data: bytes) -> bytes:
-    """Return a JPEG of which one bit is another, such that the stream cannot be read to its end."""
+    """Return a JPEG with one flipped bit, such that the stream cannot be read to its end."""
     for place in range(len(data) // 2, len(data)):
         changed = data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :]
         try:
@@ -89,7 +89,7 @@ def broken_bit(data: bytes) -> bytes:
 
 
 def animated(data: bytes) -> bytes:
-    """Return two frames."""
+    """Return an animation of two frames."""
     stream = io.BytesIO()
     first = Image.open(io.BytesIO(data)).convert("P")
     first.save(stream, "GIF", save_all=True, append_images=[first.rotate(90)])
@@ -97,7 +97,7 @@ def animated(data: bytes) -> bytes:
 
 
 def thin(data: bytes) -> bytes:
-    """Return one row of pixels."""
+    """Return an image with one row of pixels."""
     stream = io.BytesIO()
     Image.open(io.BytesIO(data)).crop((0, 0, 160, 1)).save(stream, "PNG")
     return stream.getvalue()
@@ -117,7 +117,7 @@ LEAK = "also in val"
 
 
 def spoil(images: Path, paths: list[Path]) -> dict[str, str]:
-    """Damage 1 % of the images and copy some into val; return the way of each by its name."""
+    """Damage 1 % of the images and copy some into val; return the kind of damage by name."""
     chance = random.Random(0)
     chosen = chance.sample(paths, len(paths) // 100)
     planted = {}
@@ -134,7 +134,7 @@ def spoil(images: Path, paths: list[Path]) -> dict[str, str]:
 
 
 def compare(planted: dict[str, str], run: Path) -> dict:
-    """Return what was planted, and where prep's quarantine is another."""
+    """Return the planted damage, and the differences to prep's quarantine."""
     found = {
         row["name"]: row["reason"]
         for row in rundir.read_lines(run / "prep" / "data" / "quarantine.jsonl")
@@ -155,7 +155,7 @@ def compare(planted: dict[str, str], run: Path) -> dict:
 
 
 def show(report: dict) -> None:
-    """Print what was planted, and what was not found as it was."""
+    """Print the planted damage, and the damage that prep did not report correctly."""
     table = Table("planted", "images", title="damage")
     for way, count in report["planted"].items():
         table.add_row(way, str(count))

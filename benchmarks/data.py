@@ -1,10 +1,11 @@
-"""Loaders: how fast each is, on the same images, and how close to torchvision's evaluation.
+"""Measure the loaders: their speed on the same images, and their match with torchvision.
 
 Decoding: 224-pixel random crops from generated photographs of 500x375, in images per second of CPU
-time (all processes counted), in turns; 1.0 is what most people have, torchvision's transforms
-on images that Pillow decodes, one by one in a DataLoader. Small images: 32x32 from memory against
-the same per-sample DataLoader. Parity: largest and mean difference from torchvision's evaluation
-transform, in units of 1/255, over images of odd sizes. Coverage and resume: see `exactness`.
+time of all processes, measured in turns. A ratio of 1.0 is the usual way: torchvision's transforms
+on images that Pillow decodes, one by one in a DataLoader. Small images: 32x32 from memory, compared
+with the same per-sample DataLoader. Parity: largest and mean difference from torchvision's
+evaluation transform, in units of 1/255, over images of odd sizes. Coverage and resume: see
+`exactness`.
 
     python -m benchmarks.data --json benchmarks/results/data.json
 """
@@ -92,7 +93,7 @@ def halves(root: Path) -> Path:
 
 
 def sources(root: Path) -> dict[str, Path]:
-    """Prepare one folder of each kind of source: of one size, of many sizes, embedded."""
+    """Prepare a folder for each kind of source: images of one size, of many sizes, embedded."""
     size = {"height": 32, "width": 32, "image_size": 24, "resize": 24}
     photographs = pictures(root / "photographs", 120)
     return {
@@ -122,7 +123,7 @@ class Samples(Dataset):
 
 
 class DecodedByTorchvision(Samples):
-    """The same through torchvision.io, and tensors from there on."""
+    """The same images decoded by torchvision.io, and transformed as tensors."""
 
     def decoded(self, data: bytes) -> torch.Tensor:
         return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), "RGB")
@@ -131,7 +132,7 @@ class DecodedByTorchvision(Samples):
 def per_sample(
     folder: Path, batch: int, *changes: v2.Transform, samples: type[Samples] = Samples
 ) -> DataLoader:
-    """Return what most people have."""
+    """Return the usual way to load images: a DataLoader over single samples."""
     transform = v2.Compose(
         [
             *changes, v2.RandomHorizontalFlip(), v2.ToImage(),
@@ -186,9 +187,9 @@ def small(root: Path, rounds: int) -> dict:
 
 
 def in_turns(loaders: dict[str, object], rounds: int) -> dict:
-    """Return images per CPU-second of each, and the ratio to the first in the same round."""
+    """Return each loader's images per CPU-second, and the ratio to the first in the same round."""
     for loader in loaders.values():
-        epoch(loader)  # starts what is to be started
+        epoch(loader)  # a first epoch starts workers and pipelines
     speeds: dict[str, list[float]] = {name: [] for name in loaders}
     for _ in track(range(rounds), description="rounds"):
         for name, loader in loaders.items():
@@ -206,7 +207,7 @@ def in_turns(loaders: dict[str, object], rounds: int) -> dict:
 
 
 def epoch(loader: object) -> tuple[int, float]:
-    """Go through an epoch; return images and CPU seconds, those of workers included."""
+    """Load an epoch; return the number of images and the CPU seconds, including workers."""
     begun, images = cpu_seconds(), 0
     for batch in loader:
         images += len(batch if isinstance(batch, torch.Tensor) else batch.images)
@@ -220,7 +221,7 @@ def cpu_seconds() -> float:
 
 
 def parity(root: Path, images: int) -> dict:
-    """Compare evaluations with torchvision's on Pillow images."""
+    """Compare the loaders' evaluation transforms with torchvision's on Pillow images."""
     source = pictures(root / "images", images)
     folder = prepared(root / "o", name="imagefolder", root=str(source), val_fraction=0.9)
     theirs = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])
@@ -248,7 +249,7 @@ def pictures(source: Path, images: int) -> Path:
 
 
 def differences(kind: str, folder: Path, shown: dict[int, torch.Tensor]) -> dict:
-    """Return how far a loader's pixels are from what torchvision shows."""
+    """Return the differences between a loader's pixels and torchvision's."""
     part = Part(folder=folder, split="val", batch_size=16, image_size=224, resize=256, augment=None)
     mean, std = (torch.tensor(v)[:, None, None] for v in (part.manifest.mean, part.manifest.std))
     found = [

@@ -1,7 +1,8 @@
-"""What a loader must not get wrong: who sees which image, and how it goes on. Part of `data`.
+"""Check that loaders cover each image once and resume exactly; part of `benchmarks.data`.
 
-Coverage: 103 images, 1 to 5 processes, 5 epochs. Resume: hashes of all batches of two epochs, then
-a new loader from a saved position at random points, for every loader that can read a source.
+Coverage: 103 images, 1 to 5 processes, 5 epochs. Resume: for every loader that can read a source,
+the batches of two epochs are hashed and compared with those of new loaders that begin at saved
+positions, at random points.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ def ranks(kind: str, world_size: int, folder: Path, split: str) -> list[Loader]:
 
 
 def coverage(folder: Path) -> list[dict]:
-    """Count, for a set of 103 training and 103 validation images, how often each is seen."""
+    """Count how often each of 103 training and 103 validation images is loaded."""
     rows = []
     for kind in kinds():
         for world_size in range(1, 6):
@@ -62,12 +63,12 @@ def coverage(folder: Path) -> list[dict]:
 
 
 def seen(loaders: list[Loader]) -> Counter[int]:
-    """Return how often each image comes in an epoch of all processes."""
+    """Return how often each image is loaded in an epoch, over all processes."""
     return Counter(n for loader in loaders for batch in loader for n in batch.numbers.tolist())
 
 
 def resume(folders: dict[str, Path]) -> list[dict]:
-    """Go on from random points of two epochs; count those after which every batch was equal."""
+    """Resume from random points of two epochs; count the points after which all batches agree."""
     rows, chance = [], random.Random(0)
     for source, folder in folders.items():
         for kind in kinds():
@@ -90,7 +91,7 @@ def resume(folders: dict[str, Path]) -> list[dict]:
 
 
 def goes_on(kind: str, own: Part, chance: random.Random) -> bool:
-    """Return whether a loader that begins at a random point gives what the first one gave."""
+    """Whether a loader that resumes at a random point yields the same batches as the first one."""
     first = make(kind, own)
     stop = chance.randrange(2 * len(first))
     batches = endless(first)
@@ -108,7 +109,7 @@ def endless(loader: Loader) -> Iterator[Batch]:
 
 
 def hashes(batches: Iterator[Batch], count: int) -> list[str]:
-    """Return what identifies pixels, labels and numbers of the next batches."""
+    """Return hashes of the pixels, labels and numbers of the next batches."""
     return [
         hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in next(batches))).hexdigest()
         for _ in range(count)

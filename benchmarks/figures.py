@@ -41,7 +41,7 @@ WORDS = {name: arm.what for name, arm in ARMS.items()} | {
     "plain_identity": "identity\nstart", "ours": "and grown", "dyrep_budget": "DyRep,\nbudget"
 }  # fmt: skip
 STYLE = {
-    "svg.hashsalt": "dyrep",  # the same file from the same numbers
+    "svg.hashsalt": "dyrep",  # so that equal numbers give equal files
     "svg.fonttype": "none",
     "font.size": 10,
     "axes.spines.top": False,
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def block() -> plt.Figure:
-    """The seven branches between one input and one output."""
+    """Draw the seven branches between one input and one output."""
     figure, axes = plt.subplots(figsize=(8, 4))
     axes.axis("off")
     for row, (name, parts) in enumerate(CHAINS.items()):
@@ -87,7 +87,7 @@ def block() -> plt.Figure:
 
 
 def saliency() -> plt.Figure:
-    """Rank correlation of each score with the measured gain, a dot per seed."""
+    """Draw the rank correlation of each score with the measured gain, a dot per seed."""
     rows = json.loads((RESULTS / "saliency.json").read_text())["seeds"]
     values = {n: [row["correlations"][n] for row in rows] for n in rows[0]["correlations"]}
     names = sorted(values, key=lambda name: statistics.fmean(values[name]))
@@ -102,7 +102,7 @@ def saliency() -> plt.Figure:
 
 
 def cost() -> plt.Figure:
-    """Time and memory of a step over the plain network's, beside the published code."""
+    """Draw time and memory of a step relative to the plain network, beside the published code."""
     rows = json.loads((RESULTS / "train_step.json").read_text())["rows"]
     networks = list(dict.fromkeys(row["network"] for row in rows))
     figure, axes = plt.subplots(2, len(networks), figsize=(8, 4.6), sharex=True, squeeze=False)
@@ -133,7 +133,7 @@ def _bars(axis: plt.Axes, published: list[float], grown: list[dict], key: str) -
 
 
 def train_error() -> plt.Figure:
-    """What growing changes in train mode, over the positions per channel of a batch."""
+    """Draw the change by growing in train mode, over the positions per channel of a batch."""
     figure, axes = plt.subplots(figsize=(6, 2.8))
     counts = [2**power for power in range(1, 8)]
     for norm, label in ((True, "batch norm behind"), (False, "no batch norm behind")):
@@ -149,7 +149,7 @@ def train_error() -> plt.Figure:
 
 
 def growth() -> plt.Figure:
-    """Accuracy at equal cost, each seed a dot; the same seeds are joined."""
+    """Draw accuracy at equal cost, a dot per seed; lines join equal seeds."""
     rows = Shelf(RESULTS / "growth_study").rows()
     figure, axes = plt.subplots(1, len(NETWORKS), figsize=(9, 3.4), sharey=True)
     for axis, network in zip(axes, NETWORKS, strict=True):

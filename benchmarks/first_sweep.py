@@ -1,13 +1,14 @@
-"""Three methods, three seeds, one night: a sweep on a real SLURM, preempted again and again.
+"""Preempt a sweep of three methods and three seeds on a real SLURM again and again.
 
-Brings up a cluster of its own (`slurm.dev_cluster`, needs root and SLURM's packages) and a server
-on loopback that the real wandb client takes for W&B. The sweep is watched there (`tracking=online`)
-while jobs of a higher priority take its nodes away. In the end each run must be one W&B run with
-each step once and the numbers of its files, and the comparison there that of the files.
+The benchmark starts a cluster of its own (`slurm.dev_cluster`, needs root and SLURM's packages) and
+a server on loopback that the real wandb client takes for W&B. The sweep is tracked there
+(`tracking=online`) while jobs of a higher priority take its nodes away. In the end each run must be
+one W&B run that has each step once and the numbers of the run's files, and a comparison from W&B
+must equal that from the files.
 
     python -m benchmarks.first_sweep --json benchmarks/results/first_sweep.json --page sweep.html
 
-`--page` keeps the page of the comparison; with Chromium, `--screenshot FILE` a picture of it.
+`--page` keeps the page of the comparison; `--screenshot FILE`, with Chromium, a picture of it.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def main() -> int:
 
 
 def night(root: Path, preemptions: int, chance: random.Random) -> int:
-    """Submit the sweep and preempt it until it is done; return how often that was tried."""
+    """Submit the sweep and preempt it until it is done; return the number of preemptions tried."""
     command = [sys.executable, "-m", "pipeline.launch", f"root={root}", *SETTINGS]
     subprocess.run(command, cwd=PROJECT, check=True)
     began, taken = time.monotonic(), 0
@@ -109,7 +110,7 @@ def done(root: Path) -> bool:
 
 
 def trains(root: Path) -> bool:
-    """Return whether a training makes steps."""
+    """Whether a training is making steps."""
     for run in directories(root):
         events = [row.event for row in store.events((run / "train").resolve())]
         if events and events[-1] in ("first_step", "saved") and not (
@@ -120,7 +121,7 @@ def trains(root: Path) -> bool:
 
 
 def verdict(root: Path, recorder: Recorder) -> dict:
-    """Return of each run what arrived, and whether it is what its files say."""
+    """Return the data of each run that arrived, and whether they agree with its files."""
     told = []
     for run in directories(root):
         arrived = recorder.runs[rundir.read_json(run / "run.json")["wandb"]["id"]]
@@ -141,7 +142,7 @@ def verdict(root: Path, recorder: Recorder) -> dict:
 
 
 def compared(root: Path, page: Path) -> dict:
-    """Compare by files and by W&B; return whether both give the same, and the groups."""
+    """Compare by files and by W&B; return whether both agree, and the groups."""
     answers = []
     for where in ([], ["--online"]):
         file = root / "answer.json"
@@ -157,7 +158,7 @@ def compared(root: Path, page: Path) -> dict:
 
 
 def picture(page: Path, file: Path) -> None:
-    """Photograph the page in a browser."""
+    """Take a screenshot of the page in a browser."""
     if not shutil.which(BROWSER):
         print(f"note: no {BROWSER}, no picture")
         return
@@ -169,7 +170,7 @@ def picture(page: Path, file: Path) -> None:
 
 
 def show(report: dict) -> None:
-    """Print what arrived."""
+    """Print the data that arrived."""
     table = Table("run", "attempts", "steps", "each once", "as the files say")
     for row in report["runs"]:
         signs = ["yes" if row[name] else "NO" for name in ("each_once", "as_the_files_say")]

@@ -1,7 +1,8 @@
-"""Attempts at a stage whose processes are forked from this one, which has imported everything.
+"""Run attempts at a stage in processes forked from this one, which has imported everything.
 
-Importing takes most of the time of a short training. All else is as with `python -m pipeline.run
-DIR`: one process of the stage, and below it one for each rank, which signals can end at any moment.
+Imports take most of the time of a short training. Everything else is as with `python -m
+pipeline.run DIR`: one process for the stage and, below it, one for each rank; signals can end them
+at any moment.
 """
 
 import os
@@ -70,7 +71,7 @@ class Forked(Attempt):
 
 
 class Workers:
-    """What `pipeline.execution.processes` uses of the module `subprocess`."""
+    """The part of the module `subprocess` that `pipeline.execution.processes` uses."""
 
     TimeoutExpired = subprocess.TimeoutExpired
 

@@ -1,10 +1,10 @@
-"""What fusing costs, and how exact it and the exported files are, network by network.
+"""Measure the cost of fusing, and the errors of fused networks and exported files.
 
-Every convolution that can grow gets all branches, statistics and weights as if trained (drawn at
-random). Memory is the peak of the resident pages beyond what was there before, over the size of the
-expanded network. Errors are the largest difference over the largest score: fused against unfused
-in float64 and in float32, and the exported files against the fused network in float32, each loaded
-in a process of its own.
+Every convolution that can grow gets all branches, with random statistics and weights like those of
+a trained network. Memory is the peak of the resident pages beyond those before, divided by the size
+of the expanded network. An error is the largest difference divided by the largest score: of fused
+and unfused network in float64 and in float32, and of each exported file and the fused network in
+float32. Each file is loaded in a process of its own.
 
     python -m benchmarks.fuse --json benchmarks/results/fuse.json
 """
@@ -37,7 +37,7 @@ from pipeline.stages.timing import memory
 NETWORKS = ("resnet18", "resnet50", "vgg11_bn", "mobilenet_v2", "densenet121", "regnet_y_400mf")
 ALLOWED = {"float64": 1e-9, "float32": 1e-4, "pt2": 1e-4, "onnx": 1e-4}
 IMAGES, SIDE = 16, 64
-# glibc keeps what is freed for itself, up to 32 MiB a piece; with this only what is in use counts
+# glibc keeps freed memory in pieces of up to 32 MiB; with this variable only used memory counts
 GIVE_BACK = "MALLOC_MMAP_THRESHOLD_"
 
 
@@ -109,7 +109,7 @@ def measure(name: str, rounds: int) -> dict:
 
 
 def randomise(model: nn.Module) -> None:
-    """Give every batch norm statistics and weights as if it had been trained."""
+    """Give every batch norm random statistics and weights like those of a trained one."""
     for part in model.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             nn.init.normal_(part.running_mean, 0, 0.1)

@@ -1,26 +1,26 @@
-"""The GPU campaign: everything the project claims of a GPU, measured by one command.
+"""Run the GPU campaign: measure everything that the project claims about GPUs, by one command.
 
     python -m benchmarks.gpu OUT                                  # all sections, 12 minutes at most
-    python -m benchmarks.gpu OUT --only steps grown --minutes 9   # some of them, in less
-    python -m benchmarks.gpu OUT --small                          # in miniature, also on a CPU
+    python -m benchmarks.gpu OUT --only steps grown --minutes 9   # some sections, in less time
+    python -m benchmarks.gpu OUT --small                          # in miniature, even on a CPU
 
-The sections, in the order of their worth; each is a file in `benchmarks/gpu_campaign/`:
+The sections, most important first; each is a file in `benchmarks/gpu_campaign/`:
 
     steps      a training step of bare torch, ours and timm's: images/s, memory, waits for the GPU
-    grown      the same with branches on every convolution, beside plain, DBB, the published code
-    costs      what watching saliency, one growth and one checkpoint cost
-    resume     killed and resumed: the same bits; growth in bfloat16 and float16
+    grown      a step with branches on every convolution, beside plain, DBB, the published code
+    costs      the costs of watching saliency, of one growth and of one checkpoint
+    resume     trainings that are killed and resumed, compared bit by bit; bfloat16 and float16
     whole      whole trainings on Fashion-MNIST: seconds to 93 %, methods at equal cost
     inference  latency: fused, compiled, CUDA graphs, bfloat16
     checks     tests/gpu
 
-Each runs in a process of its own, with a time limit, and writes OUT/SECTION.json anew after every
-number it has found; one that crashes, hangs or runs out of memory costs the others nothing. A
-section that no longer fits into the minutes is not begun, and that is told. OUT/summary.md holds
-each target and whether it was met; it is written after each section, from all files in OUT,
-whenever they were made: `--only` with no name writes nothing else.
+Each section runs in a process of its own, with a time limit, and rewrites OUT/SECTION.json after
+every number that it has found. A section that crashes, hangs or runs out of memory does not affect
+the others. A section that no longer fits into the minutes is not begun, and reported as such.
+OUT/summary.md has each target and whether it was met. It is written after each section, from all
+files in OUT, whenever they were made; `--only` without a name writes only the summary.
 
-What is compared is timed in turn in one process (A B A B …); a ratio is the median over rounds.
+Compared loops are timed in turn in one process (A B A B …); a ratio is the median over rounds.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from benchmarks.gpu_campaign import summary
 from benchmarks.gpu_campaign.report import SECTIONS, Asked, Report, read
 
 PROJECT = Path(__file__).resolve().parents[1]
-TAIL = 3000  # characters of what a section printed that are kept if it fails
+TAIL = 3000  # characters of a failed section's output that are kept
 
 
 def main() -> int:
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def supervised(name: str, asked: Asked) -> str:
-    """Run a section in a process of its own; return how it ended."""
+    """Run a section in a process of its own; return a text about its end."""
     fewest, most = SECTIONS[name]
     limit = asked.left() if asked.small else min(most, asked.left())
     report = Report(asked, name)
@@ -109,7 +109,7 @@ def command(name: str, asked: Asked, seconds: float) -> list[str]:
 
 
 def finished(words: list[str], log, seconds: float) -> int | None:
-    """Run a command with all it starts; return its exit code, None if it had to be ended."""
+    """Run a command; return its exit code, or None if it and its processes had to be ended."""
     process = subprocess.Popen(
         words, cwd=PROJECT, stdout=log, stderr=log, start_new_session=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -125,7 +125,7 @@ def finished(words: list[str], log, seconds: float) -> int | None:
 
 
 def tail(descriptor: int) -> str:
-    """Return the end of what was printed."""
+    """Return the end of the output."""
     size = os.fstat(descriptor).st_size
     return os.pread(descriptor, TAIL, max(0, size - TAIL)).decode(errors="replace")
 
@@ -135,7 +135,7 @@ def ended(code: int) -> str:
 
 
 def run(name: str, asked: Asked) -> int:
-    """Do a section, in this process."""
+    """Run a section in this process."""
     from importlib import import_module
 
     with Report(asked, name).watched() as report:

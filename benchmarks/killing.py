@@ -1,4 +1,4 @@
-"""One attempt at a stage, to be killed at a random moment; and the processes below it."""
+"""Run an attempt at a stage that is killed at a random moment, with the processes below it."""
 
 import json
 import os
@@ -15,12 +15,12 @@ from pipeline.records import rundir
 PROJECT = Path(__file__).resolve().parents[1]
 MOMENTS = ("start", "step", "save", "validate", "adjust")
 VICTIMS = ("rank 0", "other rank", "parent", "all")
-PATIENCE = 12.0  # seconds to wait for a moment before killing anyway
-ENDING = 120.0  # seconds in which a process that was told to stop must be gone
+PATIENCE = 12.0  # seconds to wait for the chosen moment before killing anyway
+ENDING = 120.0  # seconds within which a process must end after a stop signal
 
 
 class Attempt:
-    """One process of `python -m pipeline.run` with everything below it."""
+    """One process of `python -m pipeline.run` with all its descendants."""
 
     def __init__(self, stage: Path) -> None:
         self.stage, self.begun = stage, time.monotonic()
@@ -35,11 +35,11 @@ class Attempt:
         )  # fmt: skip
 
     def _ranks(self) -> dict[int, int | None]:
-        """Return the rank of each process below, by its number."""
+        """Return the rank of each process below, by its process id."""
         return {pid: rank(pid) for pid in children(self.process.pid)}
 
     def kill(self, chance: random.Random) -> dict | None:
-        """Wait for a random moment and kill; return what happened, None if it ended before."""
+        """Wait for a random moment and kill; return a row about it, None if it ended before."""
         moment, victim = chance.choice(MOMENTS), chance.choice(VICTIMS)
         number = chance.choice([signal.SIGKILL, signal.SIGTERM])
         self._wait_for(moment, chance)
@@ -47,7 +47,7 @@ class Attempt:
         return {"moment": moment, **happened} if happened else None
 
     def strike(self, victim: str, number: signal.Signals) -> dict | None:
-        """Kill now; return what happened, None if there is no such process."""
+        """Kill now; return a row about it, None if there is no such process."""
         targets, everyone = self._pids(victim), self._pids("all")
         if self.process.poll() is not None or not targets:
             return None
@@ -65,7 +65,7 @@ class Attempt:
         }  # fmt: skip
 
     def _repeated(self) -> dict:
-        """Return how many of the steps of this attempt the next one has to do again."""
+        """Return the number of steps of this attempt that the next one has to repeat."""
         events = rows(self.stage / rundir.EVENTS)
         stopped = bool(events) and events[-1]["event"] == "stopped"
         mine = [e for e in events if e["time"] > time.time() - time.monotonic() + self.begun]
@@ -98,7 +98,7 @@ class Attempt:
         return doing.endswith({"validate": "validating", "adjust": "adjusting"}[moment])
 
     def _progress(self, fresh: bool = False) -> tuple[int, str]:
-        """Return the step and what is done; with `fresh` nothing that an earlier attempt wrote."""
+        """Return the step and the activity; with `fresh`, ignore rows of earlier attempts."""
         try:
             row = json.loads((self.stage / rundir.PROGRESS).read_text())
         except (OSError, ValueError):
@@ -119,7 +119,7 @@ class Attempt:
 
 
 def alive_after(pids: list[int], seconds: float) -> int:
-    """Return how many of the processes are still there after some seconds, as a rule at once 0."""
+    """Return the number of processes that still exist after some seconds; usually 0 at once."""
     until = time.monotonic() + seconds
     while alive := [pid for pid in pids if command(pid)]:  # a zombie has no command line
         if time.monotonic() > until:

@@ -1,19 +1,20 @@
-"""Whether the fused network is as fast as the plain one, and the latency stage gives it again.
+"""Check that the fused network is as fast as the plain one, and that latencies are reproducible.
 
-Trains a short run, then times it again and again, and once beside a neighbour that computes on
-every core. The host of a virtual machine gives it less for a minute at a time, which only the probe
-of the stage shows: a fixed computation. So it is timed until `--repeats` runs found the machine
-itself equally fast (probes within 2 %) and none of them was called noisy by the stage, `--tries`
-times at most. `spread` is the largest over the smallest median of the same variant over these
-repeats, less one; `spread_of_all` is that over all runs that were not called noisy, and `probes`
-has the probe of each. Ratios are of medians within one interleaved run: fused (batch norms folded)
-to the plain network with the same folding, to the plain network as it is trained, and unfused to
-fused.
+The benchmark trains a short run, then repeats the latency stage, and runs it once beside a process
+that computes on every core. The host of a virtual machine may slow it down for a minute at a time,
+which only the probe of the stage shows: a fixed computation. So the stage is repeated until
+`--repeats` runs were not called noisy by the stage and found the machine equally fast (probes
+within 2 %), at most `--tries` times. `spread` is the largest median of a variant divided by its
+smallest over these repeats, minus one. `spread_of_all` is the same over all runs that were not
+called noisy, and `probes` has the probe of each. Ratios are of medians within one interleaved run:
+fused (batch norms folded) to the plain network with the same folding, fused to the plain network as
+it is trained, and unfused to fused.
 
-On one thread: two that wait for each other took twice as long for seconds at a time on a virtual
-machine, most likely when its cores share a real one, which nothing inside can see. And with an
-allocator that keeps memory: by default glibc gives that of large activations back and takes it anew
-in the next call; `default / kept` is what that costs.
+The networks run on one thread. On a virtual machine, two threads that wait for each other took
+twice as long for seconds at a time, most likely when the machine's cores share a real one, which is
+invisible inside. They also run with an allocator that keeps memory: by default glibc returns the
+memory of large activations to the system and requests it again in the next call. `default / kept`
+is the cost of that.
 
     python -m benchmarks.latency --json benchmarks/results/latency.json
 """
@@ -34,9 +35,9 @@ from pipeline.report import write_report
 
 PROJECT = Path(__file__).resolve().parents[1]
 CALLS = 200  # timed calls per variant and batch size
-BESIDE = 10  # the same beside a neighbour: enough to be noticed
+BESIDE = 10  # timed calls beside the other process, which suffice to notice it
 SPREAD, RATIO = 0.03, (0.97, 1.03)
-SAME = 0.02  # between the probes of runs on a machine that was equally fast
+SAME = 0.02  # largest relative difference of the probes of equally fast runs
 BATCHES = (1, 64)
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}  # bytes
 
@@ -63,7 +64,7 @@ def main() -> int:
 
 
 def measure(model: str, options: argparse.Namespace, root: Path) -> dict:
-    """Time one network again and again, then beside a neighbour."""
+    """Time one network repeatedly, then beside a busy process."""
     runs: list[dict] = []
     quiet: list[dict] = []
     while not quiet and len(runs) < options.tries:
@@ -127,19 +128,19 @@ def launch(root: Path, model: str, calls: int, **environment: str) -> dict:
 
 
 def probe(found: dict) -> float:
-    """Return how long the fixed computation took, milliseconds."""
+    """Return the time of the fixed computation, milliseconds."""
     return round(found["metrics"]["probe_ms"], 3)
 
 
 def equally_fast(runs: list[dict], count: int) -> list[dict]:
-    """Return `count` runs, not noisy, whose probes are close; none if there are not so many."""
+    """Return `count` runs that are not noisy and have close probes; none if there are fewer."""
     runs = sorted((found for found in runs if not found["noise"]), key=probe)
     groups = [runs[i : i + count] for i in range(len(runs) - count + 1)]
     return next((g for g in groups if probe(g[-1]) / probe(g[0]) - 1 <= SAME), [])
 
 
 def spread(found: list[dict]) -> dict[str, float]:
-    """Return the largest over the smallest median of each variant and batch size, less one."""
+    """Return the largest over the smallest median, minus 1, for each variant and batch size."""
     medians = {
         name: [one["metrics"][name] for one in found]
         for name in found[0]["metrics"]
@@ -151,7 +152,7 @@ def spread(found: list[dict]) -> dict[str, float]:
 def ratios(
     found: list[dict], above: str, below: str, batch: int, other: dict | None = None
 ) -> list[float]:
-    """Return the ratio of the medians in each repeat; `other` is a run to take the upper from."""
+    """Return the ratio of the medians in each repeat; `other` is a run with the numerator."""
     key = f"b{batch}/p50_ms"
     return [
         round((other or one)["metrics"][f"{above}/{key}"] / one["metrics"][f"{below}/{key}"], 3)
@@ -160,7 +161,7 @@ def ratios(
 
 
 def holds(row: dict) -> bool:
-    """Whether what is said of the latency stage is true here."""
+    """Whether the claims about the latency stage hold for this row."""
     fused = {name: value for name, value in row["spread"].items() if name.startswith("fused/b")}
     low, high = RATIO
     return (
@@ -175,7 +176,7 @@ def holds(row: dict) -> bool:
 
 
 def show(report: dict) -> None:
-    """Print ratios, spread, and whether the neighbour was noticed."""
+    """Print ratios, spread, and whether the busy process was noticed."""
     table = Table("network", "batch", "ratio", "in each repeat", box=None)
     for row in report["rows"]:
         for batch, ratio in row["ratios"].items():

@@ -1,13 +1,12 @@
-"""The experiments of the paper through all stages on a CPU, at a fraction of their images.
+"""Run the experiments of the paper through all stages on a CPU, at a fraction of their images.
 
-Shows that each can be run, not what it gives: the images are synthetic, smaller and fewer, so the
+This shows only that each experiment can be run: the images are synthetic, smaller and fewer, so the
 accuracies mean nothing. DyRep grows after every epoch but the last. Nothing is exported.
 
     python -m benchmarks.paper --json benchmarks/results/paper.json
     python -m benchmarks.paper --share 0.01 --pixels 224 --epochs 1 imagenet_resnet18
 
-An experiment that is in the file already is left out. Each row says when and from which source it
-was made.
+An experiment that is in the file already is left out. Each row has its time and source revision.
 """
 
 import argparse
@@ -29,7 +28,7 @@ EXPERIMENTS = (
     "imagenet_repvgg_b3",
 )  # fmt: skip
 IMAGES = {"cifar10": (60_000, 10), "cifar100": (60_000, 100), "imagenet": (1_331_167, 1000)}
-FEWEST = 10  # images of a class: some are held out of each
+FEWEST = 10  # fewest images of a class, because some of each class are held out
 HELD_OUT = 0.15
 NAME = "paper"
 SMALL = (
@@ -68,7 +67,7 @@ def _there(file: Path | None) -> bool:
 
 
 def settings(experiment: str, options: argparse.Namespace) -> list[str]:
-    """Return what makes an experiment small."""
+    """Return the settings that make an experiment small."""
     data = experiment.partition("_")[0]
     whole, classes = IMAGES[data]
     images = max(20 * FEWEST, round(whole * options.share))
@@ -87,7 +86,7 @@ def settings(experiment: str, options: argparse.Namespace) -> list[str]:
 
 
 def run(experiment: str, options: argparse.Namespace) -> dict[str, object]:
-    """Launch an experiment and return what its stages tell."""
+    """Launch an experiment and return the results of its stages."""
     asked = settings(experiment, options)
     with tempfile.TemporaryDirectory(prefix="paper-") as root:
         words = [*asked, f"root={root}", f"name={NAME}"]

@@ -1,8 +1,8 @@
-"""prep against the work it cannot avoid: decoding every image with two decoders, encoding, writing.
+"""Compare prep with the work that it cannot avoid: decode with two decoders, encode, write.
 
-Both in turns on the same generated photographs, on all cores; the ratio is prep's images per
-second over those of decoding with both decoders and writing the bytes, or, with `prep.shrink`, of
-decoding, scaling, encoding and writing. The peak of memory is that of all
+Both run in turns on the same generated photographs, on all cores. The ratio is prep's images per
+second divided by those of decoding with both decoders and writing the bytes, or, with
+`prep.shrink`, of decoding, scaling, encoding and writing. The peak of memory is that of all
 processes of prep together, at two sizes of the set.
 
     python -m benchmarks.prep --json benchmarks/results/prep.json
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    build.ALONE = 0  # as for a large set
+    build.ALONE = 0  # use worker processes, as for a large set
     with tempfile.TemporaryDirectory(prefix="prep-") as folder:
         images = photographs(Path(folder) / "images", options.images)
         report = {
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def photographs(root: Path, count: int) -> Path:
-    """Write JPEGs of 500x375, each many times: making them takes longer than reading."""
+    """Write JPEGs of 500x375, each many times, as generating them takes longer than reading."""
     from pipeline.config.data import Synthetic
 
     made = source(
@@ -112,7 +112,7 @@ def timed(work) -> float:
 
 
 def alone(images: Path, listing: Listing, shrink: int | None) -> None:
-    """Decode every image with both decoders, encode it if it is shrunk, write what is kept."""
+    """Decode every image with both decoders, encode it if it is shrunk, and write the bytes."""
     items = listing.splits["all"]
     parts = [(images, items[n : n + SHARD], shrink) for n in range(0, len(items), SHARD)]
     context = multiprocessing.get_context("spawn")
@@ -136,7 +136,7 @@ def decode_all(part: tuple[Path, list[Item], int | None]) -> None:
 
 
 class Peak:
-    """The most memory that this process and its children held at a time, MB."""
+    """The peak memory of this process and its children together, MB."""
 
     def __enter__(self) -> "Peak":
         self.megabytes, self._over = 0.0, threading.Event()
@@ -155,7 +155,7 @@ class Peak:
 
 
 def resident(pid: str) -> float:
-    """Return what a process holds for itself, MB."""
+    """Return the memory that a process does not share, MB."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

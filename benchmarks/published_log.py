@@ -1,10 +1,10 @@
-"""A training log that the authors of DyRep published, beside a run of ours, epoch by epoch.
+"""Compare a training log that the authors of DyRep published with a run of ours, by epoch.
 
     curl -LO https://github.com/hunto/DyRep/releases/download/v1.0.0/dyrep_cifar10_vgg16.txt
     python -m benchmarks.published_log dyrep_cifar10_vgg16.txt outputs/runs/NAME
 
-Written after the code that writes such logs (`validate` in tools/train.py of
-github.com/hunto/image_classification_sota), and not tried on one of them.
+The reader follows the code that writes such logs (`validate` in tools/train.py of
+github.com/hunto/image_classification_sota); it was not tried on a published log.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.display.errors import DONE, UserError
 from pipeline.records import rundir
 
 TESTED = re.compile(r"Test: (\d+) \[.*Top-1: [\d.]+% \(([\d.]+)%\)")
-EVERY = 10  # rows of the table
+EVERY = 10  # epochs between two rows of the table
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compare(log: Path, run: Path) -> int:
-    """Print top-1 by epoch, best and last of both."""
+    """Print top-1 of both by epoch, and their best and last."""
     theirs, ours = published(log), own(run)
     common = sorted(theirs.keys() & ours.keys())
     step = max(1, len(common) // EVERY)
@@ -48,10 +48,10 @@ def compare(log: Path, run: Path) -> int:
 
 
 def published(log: Path) -> dict[int, float]:
-    """Return top-1 by epoch, from 1; the last test of an epoch counts, after an adjustment.
+    """Return top-1 by epoch, from 1; of several tests of an epoch, the last one counts.
 
     Raises:
-        UserError: the log is not there or has no tests.
+        UserError: the log is missing or has no tests.
     """
     if not log.is_file():
         raise UserError(f"{log} is not there; fetch it as --help says")

@@ -1,9 +1,10 @@
-"""Kill a training of each recipe once, and compare it to the bit with one left alone.
+"""Kill a training of each recipe once, and compare it bit by bit with an undisturbed one.
 
 The recipes are a table in which each pair of values occurs: of optimizer, schedule, method, loader,
-number of processes, and what else a recipe may have. Each trains a tiny network, one of its
-processes or all are killed by SIGKILL at a random moment, and it is started again. Then weights,
-history and growth must be those of the undisturbed training. FILE is written after each row.
+number of processes, and the other factors of a recipe. Each recipe trains a tiny network. One of
+its processes, or all of them, are killed by SIGKILL at a random moment, and the training is started
+again. Then weights, history and growth must equal those of the undisturbed training. FILE is
+written after each row.
 
     python -m benchmarks.recipes --json benchmarks/results/recipes.json
 """
@@ -70,8 +71,8 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "recalibrate": ("train.recalibrate=2", "train.ema=0.9"),
     },
 }  # fmt: skip
-TRIES = 5  # a short training may end before it is killed
-START = 0.3  # seconds in which a training begins
+TRIES = 5  # tries to kill, because a short training may end before it is killed
+START = 0.3  # seconds that a training takes to begin
 
 ORDER = [(factor, value) for factor, values in TABLE.items() for value in values]
 
@@ -100,7 +101,7 @@ def main() -> int:
 
 
 def report(found: list[dict], seed: int) -> dict:
-    """Return the rows that were trained, and which share of the table they are."""
+    """Return the rows that were trained, and their share of the table."""
     whole = covering()
     done = [{factor: row[factor] for factor in TABLE} for row in found]
     return {
@@ -113,7 +114,7 @@ def report(found: list[dict], seed: int) -> dict:
 
 
 def covering() -> list[Row]:
-    """Return rows in which each pair of values of two factors occurs, chosen greedily."""
+    """Return rows, chosen greedily, in which each pair of values of two factors occurs."""
     left = pairs([dict(zip(TABLE, row, strict=True)) for row in itertools.product(*TABLE.values())])
     rows: list[Row] = []
     while left:
@@ -127,7 +128,7 @@ def covering() -> list[Row]:
 
 
 def _newest(row: Row, factor: str, left: set[Pair], rows: list[Row]) -> str:
-    """Return the value with most pairs that are left; of several, the one with the fewest rows."""
+    """Return the value with most missing pairs; of several, the one with the fewest rows."""
     used = Counter(row[factor] for row in rows)
     return max(
         TABLE[factor], key=lambda value: (len(pairs([row | {factor: value}]) & left), -used[value])
@@ -142,12 +143,12 @@ def trained(folder: Path, table: list[Row], seed: int) -> Iterator[dict]:
     """Train each row twice, once with a kill; yield the rows with what differs."""
     for number, row in enumerate(table):
         prep, train = question(folder / "undisturbed", row)
-        finish(prep.dir)  # the images of all
+        finish(prep.dir)  # all recipes share these images
         yield judged(row, train.dir, seed + number)
 
 
 def question(root: Path, row: Row) -> list[Step]:
-    """Write what the stages of a recipe are asked, as a launch does; return the stages."""
+    """Write the questions of the stages of a recipe, as a launch does; return the stages."""
     words = [word for factor, value in row.items() for word in TABLE[factor][value]]
     config, *_ = named_run.settle(*sweep.single([*SETTINGS, *words, f"root={root}"]))
     steps = make_plan(config)[:2]
@@ -159,7 +160,7 @@ def question(root: Path, row: Row) -> list[Step]:
 
 
 def judged(row: Row, stage: Path, seed: int) -> dict:
-    """Return a row with the kill that it went through, and what was different after it."""
+    """Return a row with its kill, and the differences after it."""
     seconds = finish(stage)
     chance = random.Random(seed)
     for _ in range(TRIES):
@@ -176,7 +177,7 @@ def judged(row: Row, stage: Path, seed: int) -> dict:
 
 
 def killed(stage: Path, seconds: float, chance: random.Random) -> dict | None:
-    """Begin a training and kill it within some seconds; return what happened, None if nothing."""
+    """Begin a training and kill it within some seconds; return a row about the kill, or None."""
     attempt = Forked(stage)
     time.sleep(chance.uniform(START, seconds))
     while attempt.process.poll() is None:
@@ -186,10 +187,10 @@ def killed(stage: Path, seconds: float, chance: random.Random) -> dict | None:
 
 
 def finish(stage: Path) -> float:
-    """Run a stage to its end, unless it is there; return the seconds that this took.
+    """Run a stage to its end, unless it is finished; return the seconds that this took.
 
     Raises:
-        RuntimeError: it ended without a result.
+        RuntimeError: the stage ended without a result.
     """
     begun = time.monotonic()
     if not (stage / rundir.RESULT).exists():

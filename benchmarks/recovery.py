@@ -1,8 +1,8 @@
-"""Put a real training on a real SLURM through all that a cluster does to it; compare the bits.
+"""Put a training on a real SLURM through everything that clusters do; compare it bit by bit.
 
-Brings up a cluster of its own (`slurm.dev_cluster`, needs root and SLURM's packages), submits a
-training on two nodes with two processes each, once left alone and once disturbed in one way after
-the other, and tells of each: what it cost, and whether the end is the same.
+The benchmark starts a cluster of its own (`slurm.dev_cluster`, needs root and SLURM's packages) and
+submits a training on two nodes with two processes each, once undisturbed and once disturbed in one
+way after the other. It reports the cost of each disturbance, and whether both results are equal.
 
     python -m benchmarks.recovery --json benchmarks/results/recovery.json
 """
@@ -46,9 +46,9 @@ SETTINGS = (
     "fuse.exports=[]",
 )
 PROCESSES = "cluster.processes_per_node=2"
-EPOCHS = 150  # also while a node that is lost is not known to be: processes there go on
-INTO = 8  # steps an attempt makes before it is disturbed
-PATIENCE = 900.0  # seconds for anything to come about
+EPOCHS = 150  # enough to outlast the time in which SLURM has not noticed that a node is lost
+INTO = 8  # steps that an attempt makes before it is disturbed
+PATIENCE = 900.0  # seconds to wait for any condition
 
 
 def main() -> int:
@@ -75,7 +75,7 @@ def main() -> int:
 def compare(
     cluster: Cluster, folder: Path, cases: Sequence["Case"], settings: Sequence[str]
 ) -> dict:
-    """Run both trainings; return what each disturbance did and what differs in the end."""
+    """Run both trainings; return the effect of each disturbance and the final differences."""
     calm = launch(folder / "calm", *settings, "stage.run=[prep,train]")
     wait_for((calm / "train" / rundir.RESULT).exists)
     night = Night(cluster, launch(folder / "night", *settings))
@@ -89,7 +89,7 @@ def compare(
 
 
 def cancelled(cluster: Cluster, folder: Path, report: dict) -> None:
-    """Add to a report how a training fares where preemption cancels jobs."""
+    """Add the result of a training to a report, on a cluster where preemption cancels jobs."""
     partition(GraceTime=0, PreemptMode="CANCEL")
     night = Night(
         cluster,
@@ -115,7 +115,7 @@ def launch(root: Path, *more: str) -> Path:
 
 
 def wait_for(condition: Callable[[], object], seconds: float = PATIENCE) -> object:
-    """Return what `condition` returns, once that is true of it."""
+    """Wait until `condition` returns a true value; return that value."""
     until = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > until:
@@ -125,7 +125,7 @@ def wait_for(condition: Callable[[], object], seconds: float = PATIENCE) -> obje
 
 
 class Night:
-    """A training under way, and ways to disturb it."""
+    """A running training, and ways to disturb it."""
 
     def __init__(self, cluster: Cluster, run: Path) -> None:
         self.cluster, self.run = cluster, run
@@ -133,7 +133,7 @@ class Night:
         self.id = json.loads((run / "run.json").read_text())["job_ids"][-1]["train"]
 
     def through(self, number: int, case: "Case") -> dict:
-        """Disturb attempt `number` when it has made a few steps; return what that cost."""
+        """Disturb attempt `number` after a few steps; return the cost of the disturbance."""
         self._steps_into(number)
         begun = time.time()
         case.does(self)
@@ -150,7 +150,7 @@ class Night:
         }
 
     def events(self, name: str) -> list[dict]:
-        """Return what the attempts and their supervisors noted under a name."""
+        """Return the events of this name that attempts and supervisors recorded."""
         rows = rundir.read_lines(self.train / rundir.EVENTS)
         return [row for row in rows if row["event"] == name]
 
@@ -230,7 +230,7 @@ class Night:
         raise LookupError("no supervisor")
 
     def lose_a_node(self) -> None:
-        """End a slurmd: SLURM starts the job elsewhere, while the processes there go on."""
+        """End a slurmd: SLURM starts the job elsewhere, while the node's processes continue."""
         names = scheduler.call("scontrol", "show", "hostnames", scheduler.find(self.id).nodes)
         node = names.split()[0]
         attempts = len(self.events("started"))
@@ -240,7 +240,7 @@ class Night:
         start(self.cluster, node)
 
     def restart_controller(self) -> None:
-        """Restart slurmctld, then requeue: it must still know the job."""
+        """Restart slurmctld, then requeue the job, which slurmctld must still know."""
         pid = int((self.cluster.directory / "run" / "slurmctld.pid").read_text())
         os.kill(pid, signal.SIGTERM)
         time.sleep(3)
@@ -272,7 +272,7 @@ CASES = (
 
 
 def show(report: dict) -> None:
-    """Print what each disturbance did."""
+    """Print the effect of each disturbance."""
     table = Table("disturbance", "steps repeated", "s to saved", "s to the next step")
     for row in report["cases"]:
         saved = "" if row["seconds_to_saved"] is None else f"{row['seconds_to_saved']:.1f}"

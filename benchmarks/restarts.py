@@ -1,9 +1,9 @@
-"""Requeue a training on a real SLURM again and again; tell how long it takes to its next step.
+"""Requeue a training on a real SLURM again and again; measure the time to its next step.
 
-Brings up a cluster of its own (`slurm.dev_cluster`, needs root and SLURM's packages) and a training
-on one node with one process. The seconds in which SLURM lets the job wait are taken off those
-between `scontrol requeue` and the next step. On a busy machine the CPU seconds that all processes
-of the job have used up to the step tell more.
+The benchmark starts a cluster of its own (`slurm.dev_cluster`, needs root and SLURM's packages) and
+a training on one node with one process. The seconds in which SLURM keeps the job waiting are
+subtracted from those between `scontrol requeue` and the next step. On a busy machine, the CPU
+seconds that all processes of the job used up to the step are more informative.
 
     python -m benchmarks.restarts --count 9 --json benchmarks/results/restarts.json
 """
@@ -56,7 +56,7 @@ def restart(night: Night, number: int) -> dict[str, Any]:
     began = night.events("began")[-1]
     told = [row["time"] for name in ("signal", "ended") for row in night.events(name)]
     left = max(time for time in told if time < began["time"])
-    script = float(began["mark"].partition("-")[0])  # when it began
+    script = float(began["mark"].partition("-")[0])  # start time of the batch script
     waited = max(0.0, script - left)
     (phases,) = (row["seconds"] for row in night.events("first_step")[-1:])
     return {

@@ -1,13 +1,13 @@
-"""Measure whether a saliency score ranks the layers by what growing them gains.
+"""Measure whether a saliency score ranks the layers by the gain of growing them.
 
-For each seed a small VGG learns the digits for a while; the scores are summed over its last epoch.
-Then, from this one state, training goes on over one large fixed batch, once as it is and once for
-each layer with that layer grown. What a layer gained is the loss without it minus the loss with
-it grown, averaged over the last third of the steps. One fixed batch leaves no noise but that of new
-weights, which matters: over small batches in random order the gains of two orders hardly correlate.
+For each seed, a small VGG learns the digits for a while; the scores are summed over its last epoch.
+From this state, training continues on one large fixed batch, once unchanged and once for each layer
+with that layer grown. The gain of a layer is the loss without the growth minus the loss with it,
+averaged over the last third of the steps. One fixed batch leaves only the noise of the new weights.
+This matters: with small batches in random order, the gains of two orders hardly correlate.
 
 The table shows Spearman's rank correlation of each score with the gain, mean and standard deviation
-over seeds; `per flop` is that of score and gain, both divided by what the branches cost.
+over seeds; for `per flop`, score and gain are both divided by the cost of the branches.
 
     python -m benchmarks.saliency --seeds 8 --json saliency.json
 """
@@ -36,7 +36,7 @@ from pipeline.networks.architectures import vgg
 WIDTHS = [[16] * 3, [32] * 3, [64] * 3]
 BATCH = 64
 WARM_EPOCHS = 3
-IMAGES = 512  # of the batch over which training goes on
+IMAGES = 512  # images of the fixed batch
 
 
 def main() -> None:
@@ -118,7 +118,7 @@ def go_on(
 
 
 def train(model, optimizer, images, labels, order, watching) -> float:
-    """Train one epoch, its batches drawn by `order`; return the mean loss."""
+    """Train one epoch, with batches drawn by `order`; return the mean loss."""
     model.train()
     generator = torch.Generator().manual_seed(order)
     losses = []
@@ -142,7 +142,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of every training here."""
+    """Return the optimizer that all trainings of this benchmark use."""
     return torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
 
 

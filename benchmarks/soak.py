@@ -1,10 +1,11 @@
-"""Whether anything grows in a training of 300 epochs that should not.
+"""Check for leaks in a training of 300 epochs.
 
-Trains the small network on digits with growth, cutting, averaged weights and frequent checkpoints.
-At the end of each epoch the memory, open files and threads of all its processes are noted, and the
-sizes of all files of the stage. Growth ends at a third. From there on the median of the last
-quarter is compared with that of the first: what rises by more than its share leaks. Files that
-gain rows by design may gain them at the same pace only.
+The benchmark trains the small network on digits with growth, cutting, averaged weights and frequent
+checkpoints. At the end of each epoch it records the memory, open files and threads of all
+processes, and the sizes of all files of the stage. Growth ends after a third of the epochs. Of the
+epochs after that, the median of the last quarter is compared with that of the first: a quantity
+that rises by more than its share leaks. Files that gain rows by design must gain them at a constant
+pace.
 
     python -m benchmarks.soak --json benchmarks/results/soak.json
 """
@@ -32,8 +33,8 @@ SETTINGS = (
     "model.widths=[[8,8],[16,16]]", "method=dyrep", "method.cut_std=0.001", "method.cut_ratio=0.3",
     "train.batch_size=128", "train.ema=0.99", "checkpoint.interval=2 steps", "tracking=disabled",
 )  # fmt: skip
-SETTLED = 10  # epochs after the last change of structure
-# what may be added: a checkpoint is just being written, and its file is open, or not
+SETTLED = 10  # epochs after the last change of structure that are left out
+# accepted rises; a checkpoint may just be written, with its file open, or not
 SHARE = {"memory": 0.03, "checkpoints": 0.3, "files": 0.05, "threads": 0.0, "rows": 0.05}
 ROWS = {rundir.HISTORY, rundir.GROWTH, rundir.EVENTS, "logs"}
 
@@ -63,7 +64,7 @@ def main() -> int:
 
 
 def soak(root: Path, epochs: int) -> tuple[list[dict], list[dict]]:
-    """Train; return what was noted at the end of each epoch, and what happened to the structure."""
+    """Train; return the samples at the end of each epoch, and the changes of structure."""
     last = epochs // 3
     growth = (f"method.adjust_interval={max(1, last // 10)}", f"method.last_adjust_epoch={last}")
     command = [sys.executable, "-m", "pipeline.launch", *SETTINGS, *growth]
@@ -82,10 +83,10 @@ def soak(root: Path, epochs: int) -> tuple[list[dict], list[dict]]:
 
 
 def sample(launcher: int, train: Path) -> dict:
-    """Return what the processes below the launcher hold, and the files of the stage, in bytes."""
+    """Return the resources of the processes below the launcher, and the files' sizes in bytes."""
     found = {"memory": 0, "files": 0, "threads": 0}
     for pid in below(launcher)[1:]:
-        with suppress(OSError):  # it has just ended
+        with suppress(OSError):  # the process has just ended
             status = Path(f"/proc/{pid}/status").read_text()
             facts = dict(line.split(":", 1) for line in status.splitlines())
             found["memory"] += int(facts.get("VmRSS", "0").split()[0]) * 1024
@@ -117,7 +118,7 @@ def trend(samples: list[dict]) -> dict[str, dict]:
 
 
 def show(report: dict) -> None:
-    """Print how each number stood every tenth of the training, and its trend."""
+    """Print each number at every tenth of the training, and its trend."""
     table = Table("epoch", "memory, MiB", "open files", "threads", "checkpoints, KiB", "rows, KiB")
     samples = report["samples"]
     for row in samples[:: max(1, len(samples) // 10)]:

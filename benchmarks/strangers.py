@@ -1,12 +1,12 @@
-"""What other people, bad input and odd machines do, replayed in a fresh clone, by two users.
+"""Replay the tests of other users, bad input and odd machines in a fresh clone, as two users.
 
-Clones the last commit and runs the tests of each kind four times: as root and as an ordinary user,
-on a machine whose name has an address and on one whose name has none. The ordinary user has no
-home.
+The command clones the last commit and runs the tests of each kind four times: as root and as an
+ordinary user, on a machine whose name has an address and on one whose name has none. The ordinary
+user has no home directory.
 
     python -m benchmarks.strangers /tmp/strangers --json benchmarks/results/strangers.json
 
-It needs root, to become another user and to give the machine another name for these tests alone.
+It needs root, to become another user and to give the machine another name for these tests.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def main() -> int:
 
 
 def prepare(folder: Path) -> Path:
-    """Clone the last commit to where every user may read it."""
+    """Clone the last commit to a folder that every user may read."""
     folder.mkdir(mode=0o755)
     subprocess.run(["git", "clone", "--quiet", PROJECT, folder / "clone"], check=True)
     return folder / "clone"
@@ -122,11 +122,11 @@ def replay(clone: Path, kinds: dict[str, list[str]], user: str, name: str | None
 
 
 def count(junit: Path, kinds: dict[str, list[str]]) -> dict:
-    """Return how many tests passed, failed and were skipped, by kind."""
+    """Return the numbers of passed, failed and skipped tests, by kind."""
     kind_of = {file: kind for kind, files in kinds.items() for file in files}
     counts = {kind: Counter(passed=0, failed=0, skipped=0) for kind in kinds}
     for case in ElementTree.parse(junit).iter("testcase"):
-        file = "/".join(case.get("classname", "").split(".")[2:])  # behind tests.pipeline
+        file = "/".join(case.get("classname", "").split(".")[2:])  # without tests.pipeline
         ends = {child.tag for child in case}
         end = (
             "failed"

@@ -1,7 +1,7 @@
-"""Submit a sweep of a thousand runs to a real SLURM, and ask how they all stand.
+"""Submit a sweep of a thousand runs to a real SLURM, and time that and the status command.
 
-Brings up a cluster of its own (`slurm.dev_cluster`, needs root and SLURM's packages). The jobs wait
-behind one that holds all nodes, so what is timed is the launch and the question.
+The benchmark starts a cluster of its own (`slurm.dev_cluster`, needs root and SLURM's packages).
+The jobs wait behind one that holds all nodes, so only the launch and the status are timed.
 
     python -m benchmarks.sweep --runs 1000 --json benchmarks/results/sweep.json
 """
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def measure(folder: Path, runs: int) -> dict:
-    """Return what submitting `runs` runs and asking for their status takes."""
+    """Return the times of submitting `runs` runs and of querying their status."""
     block = ["sbatch", "--nodes=2", "--exclusive", f"--output={folder}/block.log"]
     subprocess.run([*block, "--wrap=sleep 3600"], check=True, stdout=subprocess.DEVNULL)
     root = folder / "o"
@@ -58,7 +58,7 @@ def measure(folder: Path, runs: int) -> dict:
     ids = list(scheduler.mine())
     return {
         "runs": runs,
-        "jobs": len(ids) - 2,  # the one that holds the nodes, and the cluster's own first
+        "jobs": len(ids) - 2,  # without the job that holds the nodes, and the cluster's first
         "calls": len({id.split("_")[0] for id in ids}) - 2,
         "seconds_to_submit": seconds[0],
         "seconds_of_status": seconds[1],
@@ -66,7 +66,7 @@ def measure(folder: Path, runs: int) -> dict:
 
 
 def timed(command: str, *arguments: str) -> float:
-    """Return the seconds a command takes."""
+    """Return the seconds that a command takes."""
     begun = time.monotonic()
     subprocess.run(
         [sys.executable, "-m", f"pipeline.{command}", *arguments],

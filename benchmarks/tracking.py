@@ -1,11 +1,11 @@
-"""What W&B costs a training, and how long many runs take to be sent, against a server on loopback.
+"""Measure what W&B costs a training, and the time to send many runs to a server on loopback.
 
-One small training runs with tracking=online on all cores, and its follower, with wandb's own
-process, is stopped and let go on in turns of some seconds. The ratio is that of the mean seconds of
-a step in two neighbouring turns; its median over all pairs is told, with a 95 % interval by
-bootstrap, and the cores its processes kept busy, which is the same question with less noise.
-Start-up is what the training waits for before its follower is on its way. Then 200 run directories
-are sent by pipeline.sync, twice, and a run is interrupted at random ten times, once watched online
+One small training runs with tracking=online on all cores. Its follower, with wandb's own process,
+is stopped and continued in turns of some seconds. The ratio compares the mean seconds of a step in
+two neighbouring turns; its median over all pairs is reported, with a 95 % interval by bootstrap.
+The number of cores that the follower's processes keep busy is a less noisy measure of the same
+cost. Start-up is the time that the training waits until its follower is started. Then pipeline.sync
+sends 200 run directories, twice, and a run is interrupted at random ten times, once tracked online
 and once offline.
 
     python -m benchmarks.tracking --json benchmarks/results/tracking.json
@@ -37,7 +37,7 @@ from tests.launcher import PROJECT, Launcher
 from tests.pipeline.tracking.recorder import Recorder
 from tests.runs import make_run
 
-TURN = 6.0  # seconds; a follower looks at the files each 5 s
+TURN = 6.0  # seconds of a turn; a follower reads the files every 5 s
 
 
 def main() -> int:
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def step(root: Path, rounds: int) -> dict:
-    """Return the ratio of the seconds of a step while a follower works and while it is stopped."""
+    """Return the ratio of the seconds of a step with a working and with a stopped follower."""
     launch = Launcher(root)
     history = launch.root / "runs" / "x" / "train" / rundir.HISTORY
     with Recorder() as recorder:
@@ -126,7 +126,7 @@ def _turns(history: Path, followers: list[int], rounds: int):
         for number in (signal.SIGSTOP, signal.SIGCONT):
             for pid in followers:
                 os.kill(pid, number)
-            time.sleep(0.5)  # rows of before are written
+            time.sleep(0.5)  # until the rows of the turn before are written
             before = _steps(history)[-1]["step"]
             time.sleep(TURN)
             mine = [row["step_seconds"] for row in _steps(history) if row["step"] > before]
@@ -141,7 +141,7 @@ def _steps(history: Path) -> list[dict]:
 
 
 def start(root: Path) -> float:
-    """Return the seconds until a training goes on that asked for a follower."""
+    """Return the seconds that a training waits for the start of its follower."""
     run = make_run(root, "one")
     begun = time.perf_counter()
     followers = tracking.follow(run, Wandb(mode="online", project="p", entity=None))
@@ -172,9 +172,10 @@ def sync(root: Path, count: int) -> dict:
 
 
 def interrupted(root: Path, mode: str, kills: int) -> dict:
-    """Interrupt a run at random until it is done; return what a reader of W&B sees of it.
+    """Interrupt a run at random until it is done; return the data of it that W&B has.
 
-    Ctrl-C, a signal to end, or kill -9: of the launch, of everything below it, or of the follower.
+    Interruptions are Ctrl-C, a signal to end, or kill -9 of the launch, of everything below it, or
+    of the follower.
     """
     chance = random.Random(mode)
     words = ("name=x", f"tracking={mode}", "train.epochs=30", "checkpoint.interval=20 steps")
@@ -192,7 +193,7 @@ def interrupted(root: Path, mode: str, kills: int) -> dict:
                     continue
             if process.wait() == 0:
                 break
-            time.sleep(1)  # refused: what the kill left behind has not ended yet
+            time.sleep(1)  # refused, because processes that the kill left have not ended yet
         run = launch.root / "runs" / "x"
         if mode == "offline":
             (directory,) = (run / "wandb").glob("offline-run-*")
@@ -213,7 +214,7 @@ def interrupted(root: Path, mode: str, kills: int) -> dict:
 
 
 def is_right(seen: dict) -> bool:
-    """Return whether an interrupted run is one run with each step once and the right numbers."""
+    """Whether an interrupted run is a single run that has each step once and correct numbers."""
     return (
         seen["same_id"] and seen["each_step_once"] and seen["summary_is_result"]
         and seen["state"] == "finished"
@@ -221,7 +222,7 @@ def is_right(seen: dict) -> bool:
 
 
 def _interrupt(process: subprocess.Popen, root: Path, chance: random.Random) -> str:
-    """Interrupt a launch in one of five ways; return which."""
+    """Interrupt a launch in one of five ways; return the name of the way."""
     way = chance.choice(["Ctrl-C", "TERM", "kill -9 launch", "kill -9 all", "kill -9 follower"])
     if way == "kill -9 follower":
         found = subprocess.run(

@@ -1,15 +1,15 @@
-"""Time and memory of a training step with branches, against published code and the plain network.
+"""Compare time and memory of a training step with branches, with published code, and plain.
 
-The same weights, the same growths, the same batch: ResNet-18 (CIFAR stem) and VGG-16, as they are,
-with DBB everywhere, with all seven branches everywhere, and after 4, 8 and 16 growths drawn at
-random (nested ones among them). `linear` is the same branches as linear blocks. The published code
-is read from a checkout outside this repository; each of its blocks gets the weights of ours, and
-the losses of the first step must agree before anything is measured.
+All implementations have the same weights, growths and batch. The networks are ResNet-18 (CIFAR
+stem) and VGG-16: plain, with DBB everywhere, with all seven branches everywhere, and after 4, 8 and
+16 growths drawn at random (some of them nested). `linear` has the same branches as linear blocks.
+The published code is read from a checkout outside this repository; each of its blocks gets the
+weights of ours, and the losses of the first step must agree before anything is measured.
 
-Rounds are paired: in each, every implementation takes one step right after the other; a ratio is
-the median over rounds. Memory is the peak of what a step allocates (activations, gradients,
-temporaries; not the weights and momenta, which are there before), read from the allocator by
-torch.profiler. `watching` is the share of a step that `DyRep.accumulate()` takes.
+Rounds are paired: in each, the implementations make one step right after the other; a ratio is the
+median over rounds. Memory is the peak of a step's allocations (activations, gradients, temporaries;
+not weights and momenta, which exist before), read from the allocator by torch.profiler. `watching`
+is the share of a step that `DyRep.accumulate()` takes.
 
     git clone https://github.com/hunto/image_classification_sota ../reference
     python -m benchmarks.train_step --reference ../reference --json train_step.json
@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler talks
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints too much
 
 import torch
 from rich.console import Console
@@ -146,7 +146,7 @@ class Step:
 
 
 class Watching:
-    """What a step costs more when saliency is watched."""
+    """Measures the additional cost of a step when saliency is watched."""
 
     def __init__(self, model: nn.Module) -> None:
         for parameter in model.parameters():
@@ -164,7 +164,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def peak_memory(run: Callable[[], object]) -> float:
-    """Return the largest number of MiB allocated at once beyond what there was before."""
+    """Return the peak of allocated memory beyond that before the call, MiB."""
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profiler:
@@ -189,7 +189,7 @@ def share(memory: dict[str, float], one: str, other: str) -> float | None:
 
 
 def change(model: nn.Module, point: str, seed: int, form: Form = "batchnorm") -> list[str]:
-    """Give a network the branches of a point; return the layers that have them."""
+    """Give a network the branches of a point of `POINTS`; return the layers that got some."""
     if point == "plain":
         return []
     if point in ("dbb", "all"):
@@ -206,13 +206,13 @@ def change(model: nn.Module, point: str, seed: int, form: Form = "batchnorm") ->
 
 
 def published_branches(model: nn.Module, path: str) -> Sequence[str]:
-    """Return what the published code can grow there: less where it pads before the conv."""
+    """Return the branches that the published code supports for a conv: fewer if it pads before."""
     as_usual = not path.endswith("1x1_kxk.conv")
     return dyrep.ALL_BRANCHES if as_usual else ("kxk", "1x1_kxk", "1x1_avg")
 
 
 def load_reference(checkout: Path) -> ModuleType:
-    """Import the block of the published code, without what its packages import beside it."""
+    """Import the block of the published code, without the other imports of its packages."""
     folder = checkout / "lib" / "models" / "utils" / "dbb"
     if not (folder / "dbb_block.py").exists():
         sys.exit(f"error: no {folder}/dbb_block.py; give a checkout of image_classification_sota")
@@ -223,7 +223,7 @@ def load_reference(checkout: Path) -> ModuleType:
 
 
 def as_reference(model: nn.Module, reference: ModuleType) -> nn.Module:
-    """Return a copy of a network whose blocks are those of the published code."""
+    """Return a copy of a network in which the blocks are those of the published code."""
     model = copy.deepcopy(model)
     for path, block in dyrep.block.outer_blocks(model).items():
         surgery.replace(model, path, published_block(block, reference))
@@ -231,7 +231,7 @@ def as_reference(model: nn.Module, reference: ModuleType) -> nn.Module:
 
 
 def published_block(block: RepBlock, reference: ModuleType, padded: bool = False) -> nn.Module:
-    """Return the published block with the weights of ours; `padded` if its input is already."""
+    """Return the published block with the weights of ours; `padded`: its input is padded."""
     g = block.geometry
     theirs = reference.DiverseBranchBlock(
         g.in_channels, g.out_channels, g.kernel_size[0], stride=g.stride[0], groups=g.groups,
@@ -260,7 +260,7 @@ def published_block(block: RepBlock, reference: ModuleType, padded: bool = False
 def converted(
     conv: nn.Module, their: nn.Module, reference: ModuleType, padded: bool = False
 ) -> nn.Module:
-    """Return what stands for the conv in a branch: their conv, or a nested block of theirs."""
+    """Return the module for the conv in a branch: their conv, or a nested block of theirs."""
     if isinstance(conv, RepBlock):
         return published_block(conv, reference, padded)
     copy_into(their, conv)

@@ -1,1 +1,1 @@
-"""Jobs on a real SLURM, disturbed at random; each must end as if nothing had happened."""
+"""Disturb jobs on a real SLURM at random; each must end as if nothing had happened."""

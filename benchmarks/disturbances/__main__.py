@@ -1,15 +1,15 @@
-"""Disturb jobs on a real SLURM in random ways, again and again; count what was lost or doubled.
+"""Disturb jobs on a real SLURM in random ways, again and again; count lost and doubled work.
 
-Brings up a cluster of its own (`slurm.dev_cluster`, needs root and SLURM's packages). In each round
-three chains of hashes and one training are launched, with some of SLURM's variables in the shell,
-and disturbed at random until the round's share is spent: preempted, suspended, requeued, killed
-process by process, cancelled and launched again, their controller restarted, their nodes taken
-away. Preemption requeues in two rounds of three and cancels in the third, where the training has
-two nodes. Then all must end as if nothing had happened.
+The benchmark starts a cluster of its own (`slurm.dev_cluster`, needs root and SLURM's packages). In
+each round it launches three chains of hashes and one training, with some of SLURM's variables in
+the shell, and disturbs them at random until the round's share is used up: jobs are preempted,
+suspended, requeued, killed process by process, cancelled and launched again; the controller is
+restarted; nodes are taken away. In two rounds of three, preemption requeues jobs; in the third it
+cancels them, and the training has two nodes. Finally all work must end as if nothing had happened.
 
     python -m benchmarks.disturbances --count 200 --json benchmarks/results/disturbances.json
 
-The file is written after each disturbance. With `--resume` the complete rounds in it are kept.
+The file is written after each disturbance. `--resume` keeps the complete rounds in it.
 """
 
 import argparse
@@ -38,9 +38,9 @@ from tests.cluster.real import call, wait_for
 
 SHARE = 25  # disturbances in a round
 CHAINS = 3
-READY = 0.8  # how often a disturbance waits until its job works
-TURN = 60.0  # seconds that it waits at most: SLURM can take minutes to miss what it lost
-END = 900.0  # seconds for everything to end when the last disturbance is over
+READY = 0.8  # share of the disturbances that wait until their job is working
+TURN = 60.0  # longest such wait in seconds, as SLURM can take minutes to notice a loss
+END = 900.0  # seconds for everything to end after the last disturbance
 
 
 def main() -> int:
@@ -72,17 +72,17 @@ def main() -> int:
 
 
 def count(report: dict[str, Any]) -> int:
-    """Return how many disturbances there were."""
+    """Return the number of disturbances."""
     return sum(len(each["log"]) for each in report["rounds"])
 
 
 def faults(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what must not have happened."""
+    """Return the faults: events that must not happen."""
     return [fault for each in report["rounds"] for fault in each["faults"]]
 
 
 def undisturbed(cluster: Cluster, folder: Path) -> dict[int, Path]:
-    """Train on one node and on two; return the stages by the number of nodes."""
+    """Train undisturbed on one node and on two; return the stages by the number of nodes."""
     calm = [Digits(f"calm on {nodes}", folder / f"calm-{nodes}", nodes) for nodes in (1, 2)]
     night = Night(cluster, calm, random.Random(0))
     for subject in calm:
@@ -96,7 +96,7 @@ def night_through(
     cluster: Cluster, folder: Path, calm: dict[int, Path], share: int, report: dict[str, Any],
     file: Path,
 ) -> None:  # fmt: skip
-    """Add a round to the report, which is written as it goes."""
+    """Run a round and add it to the report; write the file after each disturbance."""
     number = len(report["rounds"])
     cancels = (report["seed"] + number) % 3 == 2
     nodes = 2 if cancels else 1
@@ -125,13 +125,13 @@ def night_through(
 
 
 def empty() -> None:
-    """Leave nothing in the queue to the next round."""
+    """Cancel everything in the queue before the next round."""
     call("scancel", "--me")
     wait_for(lambda: not call("squeue", "--me", "--noheader"), 120)
 
 
 def disturb(night: Night) -> list[dict[str, Any]]:
-    """Disturb a random subject in a random way; return what was done, [] if it was too late."""
+    """Disturb a random subject in a random way; return a row about it; [] if it was too late."""
     name = night.chance.choice(sorted(KINDS))
     subject = night.chance.choice([each for each in night.subjects if not each.done])
     if night.chance.random() < READY:
@@ -147,7 +147,7 @@ def disturb(night: Night) -> list[dict[str, Any]]:
 
 
 def to_their_ends(night: Night) -> Sequence[Subject]:
-    """Wait until all is done; what is not is a fault."""
+    """Wait until all subjects are done; an unfinished subject is a fault."""
     for subject in night.subjects:
         subject.hurry()
     night.wait(lambda: all(subject.done for subject in night.subjects), END)
@@ -158,7 +158,7 @@ def to_their_ends(night: Night) -> Sequence[Subject]:
 
 
 def verdict(night: Night, subject: Subject) -> dict[str, Any]:
-    """Return how a subject ended; steps repeated after signals alone are faults."""
+    """Return the outcome of a subject; steps repeated after nothing but signals are faults."""
     again = subject.repeated()
     for causes, steps in again:
         if steps and causes <= SIGNALLED:
@@ -178,7 +178,7 @@ def verdict(night: Night, subject: Subject) -> dict[str, Any]:
 
 
 def show(report: dict[str, Any]) -> None:
-    """Print how often each kind was tried, and what must not have happened."""
+    """Print how often each kind was tried, and the faults."""
     log = [row for each in report["rounds"] for row in each["log"]]
     table = Table("disturbance", "times", "while the job worked")
     times, working = (Counter(row["kind"] for row in some) for some in

@@ -1,4 +1,4 @@
-"""The ways to disturb: each returns whether it came to it."""
+"""Define the kinds of disturbances; each function returns whether it could disturb."""
 
 import math
 import os
@@ -15,8 +15,8 @@ from slurm.scheduler import Entry
 from tests.cluster.job_under_test import update
 from tests.cluster.real import answers, call, end, jobs, power_cut
 
-REVIVAL = 9.0  # seconds: longer than SLURM takes to start a requeued job again
-PARTS = {  # the processes of a job, by a word of their command
+REVIVAL = 9.0  # seconds; longer than SLURM takes to start a requeued job again
+PARTS = {  # the processes of a job, and a word of each one's command
     "batch script": "slurm_script",
     "srun": "srun",
     "supervisor": "submitit.core._submit",
@@ -40,12 +40,12 @@ def _preempt(night: Night, grace: int) -> bool:
 
 
 def preempt(night: Night, subject: Subject) -> bool:
-    """Preempt everything, after 2 s of grace."""
+    """Preempt all jobs, with 2 s of grace."""
     return _preempt(night, 2)
 
 
 def preempt_at_once(night: Night, subject: Subject) -> bool:
-    """Preempt everything without grace."""
+    """Preempt all jobs without grace."""
     return _preempt(night, 0)
 
 
@@ -57,7 +57,7 @@ def suspend(night: Night, subject: Subject) -> bool:
     subject.blame("suspended")
     night.pause(night.chance.uniform(1, 6))
     resumed = _accepts("scontrol", "resume", entry.id)
-    if not resumed:  # it cannot have saved: its processes were stopped
+    if not resumed:  # the job was ended without a save, because its processes were stopped
         subject.blame("ended while it was suspended")
     return resumed
 
@@ -89,7 +89,7 @@ def _ended(subject: Subject, id: str, begun: int) -> bool:
 
 
 def kill(night: Night, subject: Subject) -> bool:
-    """Kill a random process of a job; the name of that is the cause."""
+    """Kill a random process of a job; its name is recorded as the cause."""
     entry = _running(night, subject)
     found = [
         (part, number)
@@ -131,18 +131,18 @@ def node_down(night: Night, subject: Subject) -> bool:
 
 
 def lose_power(night: Night, subject: Subject) -> bool:
-    """Kill all that runs on a node of a job, slurmd too, which is started again."""
+    """Kill all processes on a node of a job, including slurmd, and start slurmd again."""
     node = _node(night, subject, "power cut")
     if node is None:
         return False
     power_cut(night.cluster, node)
-    night.pause(night.chance.choice((3.0, 25.0)))  # SLURM calls a node lost after 20 s
+    night.pause(night.chance.choice((3.0, 25.0)))  # SLURM considers a node lost after 20 s
     start(night.cluster, node)
     return True
 
 
 def restart_slurmd(night: Night, subject: Subject) -> bool:
-    """Kill a slurmd, and start it again at once: its jobs go on."""
+    """Kill a slurmd, and start it again at once; its jobs go on."""
     node = _node(night, subject, "slurmd restarted")
     if node is None:
         return False
@@ -153,14 +153,14 @@ def restart_slurmd(night: Night, subject: Subject) -> bool:
 
 
 def cancel(night: Night, subject: Subject) -> bool:
-    """Cancel work as a user does; launch it again when it stayed so."""
+    """Cancel a subject as a user does; launch it again after a check that it stays cancelled."""
     return _cancelled(night, subject, subject.cancel)
 
 
 def scancel(night: Night, subject: Subject) -> bool:
-    """Cancel a job by SLURM's own command; launch it again when it stayed so."""
+    """Cancel a job with scancel; launch it again after a check that it stays cancelled."""
     entry = night.entry(subject)
-    if not entry or entry.state == "COMPLETING":  # SLURM does nothing about what it is ending
+    if not entry or entry.state == "COMPLETING":  # SLURM ignores a cancel of a job that is ending
         return False
     return _cancelled(night, subject, lambda: scheduler.cancel([entry.id]))
 
@@ -174,14 +174,14 @@ def _cancelled(night: Night, subject: Subject, end_it: Callable[[], None]) -> bo
     night.pause(REVIVAL)
     if not gone or len(subject.attempts()) > begun or night.entry(subject):
         if subject.directories()[subject.main]:
-            return False  # it was just finished
+            return False  # the job had just finished
         night.faults.append({"fault": "cancelled, and it came back", "subject": subject.name})
     night.launch(subject)
     return True
 
 
 def launch_again(night: Night, subject: Subject) -> bool:
-    """Launch what is in the queue: the job stays the same."""
+    """Launch a subject that is in the queue; the job must stay the same."""
     before = night.entry(subject)
     subject.blame("launched again")
     night.launch(subject)
@@ -213,7 +213,7 @@ SIGNALLED = {"preempted", "suspended", "requeued", "time limit", "slurmctld rest
 
 
 def _accepts(*command: str) -> bool:
-    """Whether SLURM did it; it refuses where the job is in another state by now."""
+    """Whether SLURM carried out a command; it refuses if the job's state has changed."""
     try:
         scheduler.patient(lambda: scheduler.call(*command))
     except scheduler.Refused:
@@ -227,7 +227,7 @@ def _running(night: Night, subject: Subject) -> Entry | None:
 
 
 def _node(night: Night, subject: Subject, cause: str) -> str | None:
-    """Return a node of a job; all subjects with a job there have this cause."""
+    """Return a node of a job; record the cause for all subjects with a job on that node."""
     entry = _running(night, subject)
     if entry is None:
         return None

@@ -1,4 +1,4 @@
-"""One round: a cluster, the subjects on it, and what must never happen to them."""
+"""Run one round: watch the subjects on a cluster for events that must never happen."""
 
 import random
 import time
@@ -17,29 +17,29 @@ from tests.cluster.job_under_test import commands
 from tests.cluster.test_shells import HOSTILE
 
 URGENT = "urgent"  # name of the jobs that preempt
-ASK = 3.0  # seconds between two looks at the queue
-AGREE = 20.0  # seconds in which a job that ended is finished, or in the queue again
-PATIENCE = 240.0  # seconds for what SLURM does
-POLL = 0.2  # seconds
+ASK = 3.0  # seconds between two queries of the queue
+AGREE = 20.0  # seconds within which an ended job is finished or in the queue again
+PATIENCE = 240.0  # seconds to wait for SLURM's reaction
+POLL = 0.2  # seconds between two checks
 
 
 class Night:
-    """Disturbed subjects, watched while anything is waited for.
+    """A round of disturbed subjects, which are watched during every wait.
 
     Args:
-        cluster: where they run.
-        subjects: not launched yet.
-        chance: draws everything.
+        cluster: the cluster on which the subjects run.
+        subjects: the subjects, not launched yet.
+        chance: the source of all random choices.
     """
 
     def __init__(self, cluster: Cluster, subjects: Sequence[Subject], chance: random.Random):
         self.cluster, self.subjects, self.chance = cluster, subjects, chance
         self.faults: list[dict[str, Any]] = []
-        self.ended: set[str] = set()  # subjects that SLURM ended for good, as it may
+        self.ended: set[str] = set()  # subjects that SLURM ended for good, which is allowed
         self.forgetful = False  # whether slurmctld was killed before it could save its state
-        self.administered: list[str] = []  # what SLURM left to an administrator
+        self.administered: list[str] = []  # actions that SLURM leaves to an administrator
         self._asked = 0.0
-        self._since: dict[tuple[str, str], float] = {}  # when a fault was first seen
+        self._since: dict[tuple[str, str], float] = {}  # time at which a fault was first seen
 
     def launch(self, subject: Subject) -> None:
         """Launch a subject from a shell with some variables for SLURM's commands."""
@@ -48,7 +48,7 @@ class Night:
         subject.launch({name: HOSTILE[name] for name in names})
 
     def wait(self, condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
-        """Watch until a condition is met; return whether it was in time."""
+        """Watch until a condition is met; return whether it was met in time."""
         until = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > until:
@@ -62,7 +62,7 @@ class Night:
         self.wait(lambda: False, seconds)
 
     def watch(self) -> None:
-        """Note how far the subjects are, and from time to time what SLURM makes of them."""
+        """Record the progress of the subjects; regularly compare them with SLURM's queue."""
         for subject in self.subjects:
             subject.look()
         if time.monotonic() - self._asked > ASK:
@@ -77,7 +77,7 @@ class Night:
         return scheduler.patient(lambda: subject.entry(scheduler.mine()))
 
     def _administer(self, queue: dict[str, Entry]) -> None:
-        """Do what `status` and `sinfo` tell to do where SLURM gives up on a node or a start."""
+        """Follow the advice of `status` and `sinfo` if SLURM gave up on a node or a start."""
         for entry in queue.values():
             if entry.active and entry.held:
                 self.administered.append(f"released job {entry.id}: {entry.reason}")
@@ -111,7 +111,7 @@ class Night:
             self._fault("doubled", None, jobs=strange)
 
     def _lasts(self, subject: Subject | None, what: str, seen: bool) -> bool:
-        """Whether something is seen for a while by now; it is then told once."""
+        """Whether an observation has lasted for `AGREE` seconds; true only once."""
         key = (subject.name if subject else "", what)
         if not seen:
             self._since.pop(key, None)
@@ -123,7 +123,7 @@ class Night:
         return True
 
     def _lost(self, subject: Subject, directory: Path, queue: dict[str, Entry]) -> None:
-        """Launch again what is no longer in the queue; a fault unless SLURM ended or forgot it."""
+        """Launch a lost subject again; its loss is a fault unless SLURM ended or forgot the job."""
         if subject.name in self.ended:
             self.ended.remove(subject.name)
         elif self.forgetful and (what := _forgotten(directory, queue)):
@@ -142,7 +142,7 @@ class Night:
 
 
 def _forgotten(directory: Path, queue: dict[str, Entry]) -> str | None:
-    """Return what a controller was told and does not know; what has ended it knows for an hour."""
+    """Return the fact that a controller has forgotten; it remembers ended jobs for an hour."""
     last = submitted(directory)[-1]
     entry = queue.get(last.id)
     if entry is None or not marks.known(entry, last):

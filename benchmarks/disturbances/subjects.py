@@ -1,4 +1,4 @@
-"""What is disturbed: chains of hashes and small trainings, and how each is judged."""
+"""Define the subjects that are disturbed, chains of hashes and small trainings, and judge them."""
 
 import os
 import subprocess
@@ -17,16 +17,16 @@ from slurm.records import CANCELLED, EVENTS
 from slurm.scheduler import Entry
 from tests.cluster.job_under_test import Chain
 
-STEPS = 3  # an attempt that made so many works
+STEPS = 3  # an attempt that made so many steps is working
 LINKS = 5000  # steps of a chain
-LIMIT = 60  # minutes
+LIMIT = 60  # time limit of a job, minutes
 
 
 class Subject(ABC):
-    """Work that is launched, disturbed, and launched again where it was cancelled.
+    """Work that is launched, disturbed, and launched again after a cancel.
 
-    An attempt is one that made a step. What happened to an attempt is in `causes`, how far it came
-    in `reached`, both by its index.
+    Only attempts that made a step count. `causes` has the disturbances of an attempt, `reached` its
+    progress, both by the index of the attempt.
     """
 
     def __init__(self, name: str) -> None:
@@ -34,31 +34,31 @@ class Subject(ABC):
         self.cancelled = False
         self.causes: dict[int, set[str]] = {}
         self.reached: dict[int, int] = {}
-        self._blamed = (-1, 0)  # attempt, and how far it was, when something happened last
+        self._blamed = (-1, 0)  # attempt and its progress at the last disturbance
 
     @abstractmethod
     def launch(self, shell: Mapping[str, str]) -> None:
-        """Launch it, or launch it again, with these variables in the shell."""
+        """Launch the subject, or launch it again, with these variables in the shell."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """Cancel it as a user does."""
+        """Cancel the subject as a user does."""
 
     @abstractmethod
     def directories(self) -> dict[Path, bool]:
-        """Return the directories of its jobs, each with whether that is finished."""
+        """Return the directories of the subject's jobs, each with whether the job is finished."""
 
     @abstractmethod
     def attempts(self) -> list[tuple[int, float]]:
-        """Return for each attempt the step it began at, and when."""
+        """Return each attempt's first step, and the time at which it began."""
 
     @abstractmethod
     def hurry(self) -> None:
-        """Make it end soon: nothing will disturb it any more."""
+        """Make the subject end soon, because nothing will disturb it any more."""
 
     @abstractmethod
     def judge(self) -> list[str]:
-        """Return how its end differs from that of undisturbed work."""
+        """Return the differences between its result and that of undisturbed work."""
 
     @property
     def main(self) -> Path:
@@ -67,12 +67,12 @@ class Subject(ABC):
 
     @property
     def done(self) -> bool:
-        """Whether all its jobs are finished."""
+        """Whether all jobs of the subject are finished."""
         return all(self.directories().values())
 
     @property
     def works(self) -> bool:
-        """Whether it has made a few steps since something happened, and is not finished."""
+        """Whether it has made a few steps since the last disturbance, and is not finished."""
         begun = self.attempts()
         if not begun or self.directories()[self.main]:
             return False
@@ -81,29 +81,29 @@ class Subject(ABC):
         return self.reached.get(number, 0) >= first + STEPS
 
     def look(self) -> None:
-        """Note how far the newest attempt has come."""
+        """Record the progress of the newest attempt."""
         begun = self.attempts()
         row = store.progress(self.main) if begun else None
-        if row and row.time >= begun[-1][1]:  # else the attempt before wrote it
+        if row and row.time >= begun[-1][1]:  # otherwise the previous attempt wrote the row
             number = len(begun) - 1
             self.reached[number] = max(self.reached.get(number, 0), row.done)
 
     def blame(self, cause: str) -> None:
-        """Note what is about to happen to the newest attempt."""
+        """Record the disturbance that is about to happen to the newest attempt."""
         number = len(self.attempts()) - 1
         self.causes.setdefault(number, set()).add(cause)
         self._blamed = (number, self.reached.get(number, 0))
 
     def entry(self, queue: dict[str, Entry]) -> Entry | None:
-        """Return its job in the queue that works now or will do so next."""
+        """Return the subject's job in the queue that is working or will do so next."""
         return active(self.main, queue)
 
     def starts(self) -> int:
-        """Return how often SLURM began its main job."""
+        """Return the number of times that SLURM started its main job."""
         return sum(row["event"] == "began" for row in rows(self.main / EVENTS))
 
     def repeated(self) -> list[tuple[set[str], int]]:
-        """Return for each attempt but the last what happened to it, and its steps made again."""
+        """Return each attempt's disturbances and repeated steps, except for the last attempt."""
         begun = [step for step, _ in self.attempts()]
         return [
             (self.causes.get(number, set()), max(0, self.reached.get(number, 0) - after))
@@ -125,7 +125,7 @@ class Hashes(Subject):
             self.chain.submit()
 
     def cancel(self) -> None:
-        """Mark both jobs as cancelled, and cancel what is in the queue."""
+        """Mark both jobs as cancelled, and cancel those in the queue."""
         queue = scheduler.mine()
         for job in self.chain.jobs:
             (job.directory / CANCELLED).touch()
@@ -133,15 +133,15 @@ class Hashes(Subject):
         scheduler.cancel(reversed(found))
 
     def directories(self) -> dict[Path, bool]:
-        """Return those of the chain and of the job that waits for it."""
+        """Return the directories of the chain and of the job that waits for it."""
         return {job.directory: job.finished.exists() for job in self.chain.jobs}
 
     def attempts(self) -> list[tuple[int, float]]:
-        """Return the attempts that the chain noted."""
+        """Return the attempts that the chain recorded."""
         return [(row["begun"], row["time"]) for row in self.chain.attempts()]
 
     def hurry(self) -> None:
-        """Let it not pause between steps."""
+        """Let the chain make no more pauses between steps."""
         (self.main / "hurry").touch()
 
     def judge(self) -> list[str]:
@@ -178,17 +178,17 @@ class Digits(Subject):
         )  # fmt: skip
 
     def directories(self) -> dict[Path, bool]:
-        """Return those of the training and of what prepares its data."""
+        """Return the directories of the training and of the stage that prepares its data."""
         stages = [(self.root / "runs" / "run" / name).resolve() for name in ("train", "prep")]
         return {stage: (stage / rundir.RESULT).exists() for stage in stages}
 
     def attempts(self) -> list[tuple[int, float]]:
-        """Return the attempts that noted a first step."""
+        """Return the attempts that recorded a first step."""
         first = [row for row in store.events(self.main) if row.event == "first_step"]
         return [(row.step - 1, row.time) for row in first]
 
     def hurry(self) -> None:
-        """Nothing makes a training quicker."""
+        """Do nothing, because nothing makes a training faster."""
 
     def judge(self) -> list[str]:
         """Compare weights, history and growth, bit by bit."""
@@ -198,7 +198,7 @@ class Digits(Subject):
 
 @contextmanager
 def exported(shell: Mapping[str, str]) -> Iterator[None]:
-    """Have variables in the environment, and nothing of them afterwards."""
+    """Set environment variables for the body of the `with` statement."""
     before = os.environ.copy()
     os.environ.update(shell)
     try:

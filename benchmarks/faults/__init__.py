@@ -1,1 +1,1 @@
-"""Faults of disks and processes, and how a run bears them; see `__main__`."""
+"""Test how a run survives faults of disks and processes; see `__main__`."""

@@ -1,14 +1,14 @@
-"""Full and read-only disks, vanished directories, stopped processes.
+"""Test runs on full and read-only disks, with removed directories and stopped processes.
 
-A small run of all stages (deterministic) is begun on a file system of its own and disturbed at a
-chosen moment. It must end in one `error:` line that names a path, without a traceback and without
-half-written files, or go on where the fault asks for no more. Then the fault is mended and the same
-command is launched again: its weights, history, growth and predictions must be those of a run that
-nothing disturbed.
+A small deterministic run of all stages is started on a file system of its own and disturbed at a
+chosen moment. It must end with one `error:` line that names a path, without a traceback and without
+half-written files, or continue if the fault permits that. Then the fault is repaired and the same
+command is launched again. The weights, history, growth and predictions must equal those of an
+undisturbed run.
 
     python -m benchmarks.faults /tmp/faults --json benchmarks/results/faults.json
 
-It needs root, to mount file systems.
+The command needs root, to mount file systems.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SETTINGS = (
 
 
 def run(name: str, case: Case, folder: Path, originals: dict[int, Path]) -> dict:
-    """Disturb, judge, mend, launch again, judge."""
+    """Disturb a run, judge it, repair the fault, launch it again, and judge the result."""
     original = originals[case.count]
     place = folder / name.partition(":")[0]
     with mounted(place, case.disk) as disk:
@@ -51,7 +51,7 @@ def run(name: str, case: Case, folder: Path, originals: dict[int, Path]) -> dict
             "case": name, "code": code, "last": last_line(first, disk),
             "faults": [*said(case, code, first, disk), *strange(trial.looks), *mine],
         }  # fmt: skip
-        if trial.disk.exists() and code and case.disk != "ext4":  # that is read-only
+        if trial.disk.exists() and code and case.disk != "ext4":  # ext4 is read-only then
             found["faults"] += left_behind(trial.root)
         if code:
             case.mend(trial)
@@ -72,7 +72,7 @@ def run(name: str, case: Case, folder: Path, originals: dict[int, Path]) -> dict
 
 
 def undisturbed(folder: Path, count: int) -> Path:
-    """Run all stages in peace; return the root."""
+    """Run all stages undisturbed; return the root."""
     root = folder / f"undisturbed-{count}"
     some = [] if count == 1 else ["stage.run=[prep,train]"]
     words = command("launch", *settings(root, count), *some)
@@ -87,7 +87,7 @@ def settings(root: Path, count: int) -> list[str]:
 
 
 def asked(case: Case) -> list[str]:
-    """Return which stages a case launches: no more than it disturbs."""
+    """Return the settings for the stages that a case launches: no more than it needs."""
     return [f"stage.run=[{'prep,train' if case.begin == 'train' else case.begin}]"]
 
 
@@ -121,7 +121,7 @@ def main() -> int:
 
 
 def show(found: list[dict]) -> None:
-    """Print of each case how it ended, and what was wrong."""
+    """Print the outcome of each case, and its errors."""
     table = Table("case", "exit", "last line", "wrong")
     for row in found:
         table.add_row(row["case"], str(row["code"]), row["last"], "; ".join(row["faults"]))

@@ -1,4 +1,4 @@
-"""The faults: what happens at which moment, and how it is mended."""
+"""Define the faults: the moment and the kind of each, and its repair."""
 
 import os
 import shutil
@@ -12,11 +12,11 @@ from benchmarks.faults.trial import PAGE, Case, Trial
 from benchmarks.soak import below
 from pipeline.records import rundir
 
-STOPPED = 60.0  # seconds
+STOPPED = 60.0  # seconds that processes are stopped
 
 
 def full(stage: str, largest: str, *moment: str) -> Callable[[Trial], None]:
-    """Fill the disk while a stage runs, so that half of its largest file still goes onto it."""
+    """Fill the disk while a stage runs, and leave room for half of its largest file."""
 
     def disturb(trial: Trial) -> None:
         trial.wait_for(stage, *(moment or ("attempt",)))
@@ -39,7 +39,7 @@ def full_at_mirror(trial: Trial) -> None:
 
 
 def read_only(stage: str, *moment: str) -> Callable[[Trial], None]:
-    """Have the kernel find an error in the file system: it is read-only from then on."""
+    """Make the kernel find an error in the file system, so that it becomes read-only."""
 
     def disturb(trial: Trial) -> None:
         trial.wait_for(stage, *(moment or ("attempt",)))
@@ -64,14 +64,14 @@ def removed(what: str) -> Callable[[Trial], None]:
     def disturb(trial: Trial) -> None:
         trial.wait_for("train", "checkpoints/step-*.json")
         for path in [trial.root] if what == "root" else trial.root.glob(what):
-            while path.exists():  # who writes into it may be faster
+            while path.exists():  # a process that writes into it may be faster
                 shutil.rmtree(path, ignore_errors=True)
 
     return disturb
 
 
 def stopped(who: str) -> Callable[[Trial], None]:
-    """Stop the launcher, the processes that train, or all of them, and let them go on."""
+    """Stop the launcher, the training processes, or all of them, and then continue them."""
 
     def disturb(trial: Trial) -> None:
         trial.wait_for("train", "checkpoints/step-*.json")
@@ -88,7 +88,7 @@ def stopped(who: str) -> Callable[[Trial], None]:
 
 
 def nothing(trial: Trial) -> None:
-    """Do nothing: what was disturbed has gone on by itself."""
+    """Do nothing, because the disturbed run has continued by itself."""
 
 
 FULL_TRAIN = full("train", "stages/train-*/checkpoints/*.safetensors", "checkpoints/step-*.json")

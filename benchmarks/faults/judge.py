@@ -1,4 +1,4 @@
-"""What is wrong with how a disturbed command ended, and with what it left."""
+"""Judge the end of a disturbed command: its output, and the files that it left."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def last_line(log: Path, disk: Path) -> str:
 
 
 def said(case: Case, code: int, log: Path, disk: Path) -> list[str]:
-    """Return what is wrong in what a disturbed command and its stages said."""
+    """Return the errors in the output of a disturbed command and its stages."""
     text = log.read_text(errors="replace")
     found = [] if code == case.code else [f"exit {code}, not {case.code}"]
     if case.code == 2:
@@ -43,9 +43,9 @@ def said(case: Case, code: int, log: Path, disk: Path) -> list[str]:
 
 
 def left_behind(root: Path) -> list[str]:
-    """Return temporary and empty files, but for logs, locks and what W&B's client began.
+    """Return temporary and empty files, except logs, locks and files of W&B's client.
 
-    `pipeline.sync` writes that anew.
+    `pipeline.sync` writes the files of W&B's client again.
     """
     wrong = []
     for path in root.rglob("*"):
@@ -53,13 +53,13 @@ def left_behind(root: Path) -> list[str]:
         if path.is_file() and not others:
             if path.name.startswith("."):
                 wrong.append(f"left: {path.relative_to(root)}")
-            elif not path.stat().st_size and path.suffix != ".jsonl":  # no row
+            elif not path.stat().st_size and path.suffix != ".jsonl":  # may have no row yet
                 wrong.append(f"empty: {path.relative_to(root)}")
     return wrong
 
 
 def strange(looks: list[dict]) -> list[str]:
-    """Return what `status` said that cannot be."""
+    """Return impossible reports of `status`."""
     found = []
     for look in looks:
         numbers = [look["lost_seconds"], look["gpu_hours"]]
@@ -72,7 +72,7 @@ def strange(looks: list[dict]) -> list[str]:
 
 
 def differ(original: Path, root: Path, begin: str) -> list[str]:
-    """Return in what a finished stage and that of the other run differ, measured times aside."""
+    """Return the differences between a finished stage and the original, except measured times."""
     one, other = (base / "runs" / "faults" / begin for base in (original, root))
     if not (other / rundir.RESULT).exists():
         return ["no result"]
@@ -84,7 +84,7 @@ def differ(original: Path, root: Path, begin: str) -> list[str]:
 
 
 def _content(path: Path) -> dict:
-    """Return what a file holds; of a file of tensors only these: its header has measured errors."""
+    """Return a file's content; of a tensor file only the tensors: its header has measurements."""
     if path.suffix == ".json":
         return rundir.read_json(path)
     return {name: tensor.tolist() for name, tensor in load_file(path).items()}

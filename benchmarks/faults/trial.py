@@ -1,4 +1,4 @@
-"""One disturbed command: where it runs, how it is begun, watched and ended."""
+"""Run one disturbed command: mount its disk, start it, watch it, and wait for its end."""
 
 import json
 import os
@@ -17,18 +17,18 @@ from benchmarks.soak import below
 from pipeline.config.base import STAGE_NAMES
 
 PROJECT = Path(__file__).resolve().parents[2]
-DISK = 128  # MiB
-PAGE = 4096  # of a file system, bytes
-LIMIT = 300.0  # seconds for a launch
+DISK = 128  # size of the disk, MiB
+PAGE = 4096  # page of a file system, bytes
+LIMIT = 300.0  # longest time of a launch, seconds
 
 
 @dataclass(kw_only=True)
 class Trial:
-    """One launch on a disk of its own, under way."""
+    """A running launch, on a disk of its own."""
 
     disk: Path
     process: subprocess.Popen[bytes]
-    original: Path  # the root that nothing disturbed
+    original: Path  # the root of the undisturbed run
     looks: list[dict] = field(default_factory=list)
 
     @property
@@ -36,11 +36,11 @@ class Trial:
         return self.disk / "outputs"
 
     def stage(self, name: str) -> Path | None:
-        """Return the directory of a stage once it is there."""
+        """Return the directory of a stage; None while it does not exist."""
         return next(iter((self.root / "stages").glob(f"{name}-*")), None)
 
     def wait_for(self, stage: str, *paths: str) -> None:
-        """Wait until all of these are in the directory of a stage."""
+        """Wait until all these paths exist in the directory of a stage."""
         until = time.monotonic() + LIMIT
         while time.monotonic() < until and self.process.poll() is None:
             place = self.stage(stage)
@@ -50,7 +50,7 @@ class Trial:
         raise SystemExit(f"error: {stage} never had {', '.join(paths)}; see {self.disk.parent}")
 
     def fill(self, left: int) -> None:
-        """Leave some bytes of the disk."""
+        """Fill the disk until `left` bytes are free."""
         with (self.disk / "ballast").open("ab") as ballast:
             block = DISK * 2**20
             while block >= PAGE:
@@ -59,11 +59,11 @@ class Trial:
                         raise OSError
                     end = os.fstat(ballast.fileno()).st_size
                     os.posix_fallocate(ballast.fileno(), end, block)
-                except OSError:  # others write meanwhile
+                except OSError:  # other processes write meanwhile
                     block //= 2
 
     def status(self) -> None:
-        """Note how `status` calls the run now."""
+        """Record the output of `status` for the run."""
         words = ["status", "faults", "--json", "--root", str(self.root)]
         told = subprocess.run(command(*words), cwd=PROJECT, capture_output=True)
         self.looks.append(json.loads(told.stdout)["runs"][0])
@@ -71,16 +71,16 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A fault: from which stage on there is something to do, what happens, how it is mended."""
+    """A fault: the first stage that has to run, the fault itself, and its repair."""
 
     begin: str = "prep"
     disturb: Callable[[Trial], None]
     mend: Callable[[Trial], None] = lambda trial: (trial.disk / "ballast").unlink()
-    code: int = 2  # of the launch that is disturbed
-    words: tuple[str, ...] = ()  # more settings
-    count: int = 1  # processes
+    code: int = 2  # expected exit code of the disturbed launch
+    words: tuple[str, ...] = ()  # further settings
+    count: int = 1  # number of processes
     disk: str = "tmpfs"
-    launch: bool = True  # `compare --html` else
+    launch: bool = True  # otherwise the command is `compare --html`
 
 
 def command(module: str, *words: str) -> list[str]:
@@ -109,7 +109,7 @@ def mounted(disk: Path, kind: str) -> Iterator[Path]:
 
 
 def copy(original: Path, root: Path, begin: str) -> None:
-    """Copy a finished run without what the stages from `begin` on made of it."""
+    """Copy a finished run without the results of the stages from `begin` on."""
     index = STAGE_NAMES.index(begin) if begin else len(STAGE_NAMES)
     if not index:
         root.mkdir()
@@ -126,7 +126,7 @@ def copy(original: Path, root: Path, begin: str) -> None:
 
 
 def start(words: list[str], disk: Path, original: Path, log: Path, filled: bool) -> Trial:
-    """Start a command, on a full disk if so wanted."""
+    """Start a command, on a full disk if `filled`."""
     trial = Trial(disk=disk, process=None, original=original)  # type: ignore[arg-type]
     if filled:
         trial.fill(0)
@@ -139,7 +139,7 @@ def start(words: list[str], disk: Path, original: Path, log: Path, filled: bool)
 
 
 def finish(trial: Trial) -> tuple[int, list[str]]:
-    """Wait for a command; return its exit code and what is wrong about its processes."""
+    """Wait for a command; return its exit code, and errors about its processes."""
     everyone = below(trial.process.pid)
     try:
         code = trial.process.wait(LIMIT)

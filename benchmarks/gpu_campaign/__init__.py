@@ -1,1 +1,1 @@
-"""The sections of the GPU campaign (`benchmarks/gpu.py`), and what they share."""
+"""Hold the sections of the GPU campaign (`benchmarks/gpu.py`), and their common modules."""

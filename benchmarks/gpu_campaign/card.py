@@ -1,4 +1,4 @@
-"""The GPU as its driver describes it: name, and what its clocks, power and heat did meanwhile."""
+"""Read the GPU's name from its driver, and sample its clocks, power and temperature."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ EVERY = 1000  # milliseconds between two samples
 
 
 def named() -> dict[str, str]:
-    """Return the card and its limits; nothing where no driver answers."""
+    """Return the card and its limits; an empty dict if no driver answers."""
     return _asked(NAMED)
 
 
 def now() -> dict[str, str]:
-    """Return clocks, power and heat of this moment; nothing where no driver answers."""
+    """Return the current clocks, power and temperature; an empty dict if no driver answers."""
     return _asked(SAMPLED)
 
 
@@ -35,7 +35,7 @@ def _asked(fields: tuple[str, ...]) -> dict[str, str]:
 
 @contextmanager
 def sampled() -> Iterator[dict[str, Any]]:
-    """Yield a dictionary that holds lowest, median and highest of each value at the end."""
+    """Yield a dictionary that gets lowest, median and highest of each value at the end."""
     told: dict[str, Any] = {}
     with tempfile.TemporaryFile("w+") as lines:
         driver = _started([*_query(SAMPLED, "nounits"), f"--loop-ms={EVERY}"], lines)

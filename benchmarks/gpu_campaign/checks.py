@@ -1,4 +1,4 @@
-"""The tests of `tests/gpu`, one after the other, as far as the time goes."""
+"""Run the tests of `tests/gpu`, one after the other, as long as time is left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.gpu_campaign.launching import PROJECT
 from benchmarks.gpu_campaign.report import Asked, Report
 
 WORDS = ("PASSED", "FAILED", "ERROR", "SKIPPED")
-SPARE = 10.0  # seconds left for the report
+SPARE = 10.0  # seconds that are kept for the report
 
 
 def run(asked: Asked, report: Report) -> None:

@@ -1,10 +1,10 @@
-"""What our loop costs beside its steps: watching saliency, one growth, one checkpoint.
+"""Measure the costs of our loop beside its steps: watching saliency, one growth, one checkpoint.
 
-`watching`: `method=dyrep` before its first growth is the plain network and the watching; both loops
-take their steps in turn. `growth`: from the end of a step to the end of the next, with an
-adjustment between them as the loop makes it (calibration, growth, pricing, a new optimizer state,
-what torch.compile does again), and for comparison the steps before and after. `checkpoint`: how
-long the loop is held up, and how long until the file is sealed.
+`watching`: before its first growth, `method=dyrep` trains the plain network and watches it. A loop
+with and a loop without watching make their steps in turn. `growth`: the time from the end of a step
+to the end of the next, with an adjustment in between as the loop makes it (calibration, growth,
+pricing, a new optimizer state, compiling again), and for comparison the steps before and after.
+`checkpoint`: the time that the loop waits, and the time until the file is sealed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.gpu_campaign.steps import STEPS, tasks
 from pipeline.config.model import DyRep
 from pipeline.stages.timing.measure import seconds
 
-GROWN = ("resnet18",)  # a growth of a larger network takes longer, and little else
+GROWN = ("resnet18",)  # one network, because a growth of a larger one only takes longer
 
 
 def run(asked: Asked, report: Report) -> None:
@@ -48,18 +48,18 @@ def last(task: Task) -> Task:
 
 
 def grows(task: Task, *settings: str) -> Task:
-    """Return the task of a network that is watched, and grows when it is told to."""
+    """Return the task of a network that is watched, and grows on request."""
     return replace(task, settings=("method=dyrep", *settings))
 
 
 def growing(small: bool) -> list[tuple[str, ...]]:
-    """Return the settings under which a growth is timed: each form, and compiled."""
+    """Return the settings with which a growth is timed: each form, and compiled."""
     forms = [(f"method.form={name}",) for name in get_args(DyRep.model_fields["form"].annotation)]
     return forms if small else [*forms, ("train.compile=blocks",), ("train.compile=model",)]
 
 
 def watching(name: str, task: Task, rounds: int) -> dict:
-    """Return what watching adds to a step, percent."""
+    """Return the additional time of a step with watching, percent."""
     loops, _ = measure.built({"plain": partial(Ours, task), "watched": partial(Ours, grows(task))},
                              _raise, STEPS[name])  # fmt: skip
     times = measure.in_turn(loops, STEPS[name], rounds)
@@ -73,7 +73,7 @@ def _raise(name: str, reason: str) -> None:
 
 
 def growth(task: Task, times: int) -> dict:
-    """Return what adjustments cost, milliseconds."""
+    """Return the costs of adjustments, milliseconds."""
     loop = Ours(task)
     loop(3)
     rows = []
@@ -94,7 +94,7 @@ def _step(loop: Ours) -> float:
 
 
 def checkpoints(task: Task) -> dict:
-    """Return what saving costs, milliseconds."""
+    """Return the costs of saving, milliseconds."""
     loop = Ours(task)
     loop(2)
     training, held_up, sealed = loop.training, [], []

@@ -1,7 +1,7 @@
-"""A training step of a network whose every convolution has branches, beside the plain network.
+"""Time a training step with branches on every convolution, beside the plain network.
 
-`plain` as it is; `dbb` with DBB's branches, whose norms do the work of those behind the convs;
-`grown, FORM` with all the branches that DyRep can grow, in each form the library has; `published`
+`plain` is the network itself. `dbb` has DBB's branches, whose norms replace those behind the convs.
+`grown, FORM` has all the branches that DyRep can grow, in each form of the library. `published` is
 the code of the paper with the branches of `grown, batchnorm` (`--reference`, a checkout of
 github.com/hunto/image_classification_sota). All run the bare loop, in channels_last.
 """
@@ -26,7 +26,7 @@ from benchmarks.gpu_campaign.steps import STEPS, tasks
 from dyrep import surgery
 from dyrep.block import outer_blocks
 
-COMPILED = "resnet18"  # compiling a grown network takes long: one is enough
+COMPILED = "resnet18"  # only one network, because compiling a grown network takes long
 
 
 def run(asked: Asked, report: Report) -> None:
@@ -41,12 +41,12 @@ def run(asked: Asked, report: Report) -> None:
 
 
 def forms() -> tuple[str, ...]:
-    """Return the forms of blocks that the library has."""
+    """Return the library's forms of blocks."""
     return get_args(get_type_hints(dyrep.expand)["form"])
 
 
 def changes(task: Task, reference: Path | None) -> Iterator[tuple[str, Callable | None]]:
-    """Yield what is done to the plain network, by the name of what it becomes."""
+    """Yield the changes to the plain network, by the name of the result."""
     yield "plain", None
     example = torch.zeros(1, 3, task.size, task.size)
     yield "dbb", partial(dyrep.expand, absorb=example)
@@ -57,7 +57,7 @@ def changes(task: Task, reference: Path | None) -> Iterator[tuple[str, Callable 
 
 
 def fully_grown(model: nn.Module, form: str) -> None:
-    """Give every convolution all branches it can take."""
+    """Give every convolution all branches that it can take."""
     dyrep.expand(model, branches=dyrep.ALL_BRANCHES, form=form)
 
 

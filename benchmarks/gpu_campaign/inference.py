@@ -1,8 +1,8 @@
-"""How fast the network that is shipped answers: fused, compiled, as CUDA graph, in bfloat16.
+"""Time inference with the shipped network: fused, compiled, as CUDA graph, in bfloat16.
 
-`unfused` has DBB's branches on every convolution, `fused` is what `dyrep.fuse` makes of it with the
-batch norms folded, `plain` the network without branches as it is trained. Calls are timed one by
-one, in rounds of random order, as the stage `latency` does.
+`unfused` has DBB's branches on every convolution. `fused` is the result of `dyrep.fuse`, with batch
+norms folded. `plain` is the network without branches, as it is trained. Calls are timed one by one,
+in rounds of random order, as in the stage `latency`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def run(asked: Asked, report: Report) -> None:
 
 
 def variants(plain: nn.Module, images: Tensor) -> Iterator[tuple[str, Callable[[], Network]]]:
-    """Yield what makes each network, by its name."""
+    """Yield the function that makes each network, by the network's name."""
     unfused = copy.deepcopy(plain)
     dyrep.expand(unfused, absorb=images[:1])
     for network in (plain, unfused):
@@ -60,7 +60,7 @@ def variants(plain: nn.Module, images: Tensor) -> Iterator[tuple[str, Callable[[
 
 @torch.no_grad()
 def settle(network: nn.Module, images: Tensor) -> None:
-    """Give the norms the statistics of what they see: without, activations grow beyond bounds."""
+    """Set the norms' statistics from their inputs; otherwise activations would overflow."""
     shown = torch.randn(max(2, len(images)), *images.shape[1:], device=DEVICE)
     for _ in range(30):
         network.train()(shown)
@@ -72,13 +72,13 @@ def in_bfloat16(network: Network, images: Tensor) -> Tensor:
 
 
 def working(makers, images: Tensor, skip) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """Yield a call of each network that can be run."""
+    """Yield a call of each network that can be run, by name."""
     for name, make in makers.items():
         try:
             call = torch.inference_mode()(partial(make(), images))
             call()
             yield name, call
-        except Exception as error:  # a compiler that fails, no memory
+        except Exception as error:  # e.g. a failing compiler, or no memory
             skip(name, measure.gist(error))
 
 

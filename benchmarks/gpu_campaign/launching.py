@@ -1,4 +1,4 @@
-"""The pipeline as users launch it, in processes of its own."""
+"""Launch the pipeline as users do, in processes of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def launched(root: Path, name: str, *settings: str) -> Path:
     """Launch prep and train below a root and wait; return the directory of the training.
 
     Raises:
-        RuntimeError: it failed; with what was said last.
+        RuntimeError: the launch failed; the message has the end of its output.
     """
     words = [f"root={root}", f"name={name}", "stage.run=[prep,train]", "tracking=disabled"]
     done = subprocess.run(

@@ -1,6 +1,7 @@
-"""The training loops that are compared: bare torch, ours, timm's; on images that are on the device.
+"""Define the compared training loops: bare torch, ours, timm's; all with images on the device.
 
-A loop is called with a number of steps and returns when they are queued, not when they are done.
+A loop is called with a number of steps. It returns when the steps are queued, not when they are
+done.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ Change = Callable[[nn.Module], object]
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: `model=` of the pipeline, on random images of a size.
+    """A training: `model=` of the pipeline, on random images of a size.
 
-    `changed` gives the network branches; `settings` are further overrides, for our loop.
+    `changed` adds branches to the network; `settings` are further overrides, for our loop.
     """
 
     model: str
@@ -49,7 +50,7 @@ class Task:
     classes: int = 1000
     precision: str = "bfloat16"
     channels_last: bool = False
-    compile: str = ""  # or model; our loop also knows blocks
+    compile: str = ""  # or `model`; our loop also supports `blocks`
     changed: Change | None = None
     settings: tuple[str, ...] = ("method=plain",)
 
@@ -59,7 +60,7 @@ class Task:
 
     @cached_property
     def config(self) -> Config:
-        """The configuration of such a training, as a launch would compose it."""
+        """The configuration of this training, as a launch would compose it."""
         return composed(
             f"model={self.model}", "data=synthetic", f"data.image_size={self.size}",
             f"data.classes={self.classes}", "data.images=2000000", "train=imagenet",
@@ -69,7 +70,7 @@ class Task:
         )  # fmt: skip
 
     def network(self) -> nn.Module:
-        """Return the network on the device, with the branches it is to have."""
+        """Return the network on the device, with its branches."""
         torch.manual_seed(0)
         model = architectures.build(self.config.model, self.classes)
         if self.changed:
@@ -86,7 +87,7 @@ class Task:
         return Batch(shown, labels.to(DEVICE), numbers.to(DEVICE))
 
     def autocast(self) -> torch.autocast:
-        """Return the context of the forward."""
+        """Return the autocast context of the forward."""
         kind = learner.PRECISIONS.get(self.precision)
         return torch.autocast(DEVICE.type, kind, enabled=kind is not None)
 
@@ -102,7 +103,7 @@ def composed(*overrides: str) -> Config:
 
 
 class Flags:
-    """The switches of torch's libraries as a loop wants them; the next loop has others."""
+    """The global switches of torch's libraries that a loop needs; other loops need others."""
 
     PLACES = (
         (torch.backends.cudnn, "benchmark"),
@@ -114,16 +115,16 @@ class Flags:
         self._values = [getattr(place, name) for place, name in self.PLACES]
 
     def set(self) -> None:
-        """Bring them back to what they were."""
+        """Set the switches to the values that they had when this object was made."""
         for (place, name), value in zip(self.PLACES, self._values, strict=True):
             setattr(place, name, value)
 
 
-USUAL = Flags()  # as torch sets them
+USUAL = Flags()  # torch's defaults
 
 
 class Bare:
-    """A training loop of plain torch with nothing in it that is not needed, written to be fast."""
+    """A training loop of plain torch without anything unnecessary, written to be fast."""
 
     def __init__(self, task: Task) -> None:
         USUAL.set()
@@ -146,7 +147,7 @@ class Bare:
             self.optimizer.zero_grad()
 
     def noted(self) -> None:
-        """For what looks at the gradients."""
+        """Do nothing between backward and optimizer; subclasses look at the gradients."""
 
     def _optimizer(self) -> torch.optim.Optimizer:
         recipe, parameters = self._task.config.train, list(self.model.parameters())
@@ -160,10 +161,10 @@ class Bare:
 
 
 class Timm:
-    """timm's training step, as its train.py does it, with timm's optimizer, schedule and meters.
+    """Timm's training step as in its train.py, with timm's optimizer, schedule and meters.
 
-    train.py itself is no part of the package; this is its step for one process, without gradient
-    accumulation, clipping or a loss scaler. Its loss is read, by the host, at every step.
+    The package does not contain train.py. This is its step for one process, without gradient
+    accumulation, clipping or a loss scaler. The host reads its loss at every step.
     """
 
     def __init__(self, task: Task) -> None:
@@ -206,11 +207,11 @@ class Timm:
 
 
 class Enough(Exception):
-    """The steps that were asked for are made."""
+    """The requested steps are made."""
 
 
 class Endless:
-    """The loader of an epoch that does not end: one batch on the device, again and again."""
+    """The loader of an endless epoch, which repeats one batch on the device."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch, self.steps = batch, 0
@@ -224,12 +225,12 @@ class Endless:
         raise Enough
 
     def state(self) -> Tensor:
-        """Return where it is: it is always at its beginning."""
+        """Return the position, which is always the beginning."""
         return torch.zeros(1, dtype=torch.uint8)
 
 
 class OnDevice(images.Images):
-    """Images of a training that are random and on the device; no data were prepared."""
+    """Random images on the device for a training, without prepared data."""
 
     task: Task
 
@@ -255,10 +256,10 @@ class OnDevice(images.Images):
 
 
 class Ours:
-    """The training loop of the pipeline as it runs in a job, but for the images.
+    """The training loop of the pipeline as it runs in a job, except for the images.
 
-    It is stopped between two steps, by its loader, and goes on from there when it is called again.
-    Its memory format is that of the task, whatever it would choose (`chosen_form`).
+    Its loader stops it between two steps, and the next call continues from there. Its memory format
+    is that of the task, instead of the one that the loop would choose (`chosen_form`).
     """
 
     def __init__(self, task: Task) -> None:
@@ -269,7 +270,7 @@ class Ours:
             parents={"prep": folder}, attempt=attempt.claim(folder),
         )  # fmt: skip
         (folder / "data").mkdir()
-        for name in (rundir.STAGE, f"data/{rundir.MANIFEST}"):  # a stage that runs looks for them
+        for name in (rundir.STAGE, f"data/{rundir.MANIFEST}"):  # a running stage reads these
             (folder / name).touch()
         self.chosen_form = device.layout(DEVICE, task.config.train)
         shown = type("Images", (OnDevice,), {"task": task})
@@ -295,6 +296,6 @@ def _folders() -> ExitStack:
 
 @cache
 def _world() -> world.World:
-    """Return the world of a training in one process; it lasts as long as we do."""
+    """Return the world of a training in one process; it lasts as long as this process."""
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     return _folders().enter_context(world.world(hang_timeout=900))

@@ -1,4 +1,4 @@
-"""Calls timed in turn: A B A B …, each round in another order, so that a slow moment hits all."""
+"""Time calls in turn (A B A B …), in another order each round, so that a slow moment hits all."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Loop = Callable[[int], None]
 def built(
     makers: Mapping[str, Callable[[], Loop]], skip: Callable[[str, str], None], steps: int
 ) -> tuple[dict[str, Loop], dict[str, dict[str, Any]]]:
-    """Make loops and let each run twice; return those that could, and what that told.
+    """Make loops and run each twice; return the working loops, and facts about the first runs.
 
     Args:
-        makers: By name.
-        skip: Told of each that could not, and why.
-        steps: Of a run.
+        makers: the functions that make loops, by name.
+        skip: called with the name of each loop that failed, and the reason.
+        steps: steps of a run.
     """
     loops: dict[str, Loop] = {}
     facts: dict[str, dict[str, Any]] = {}
@@ -40,7 +40,7 @@ def built(
             first = seconds(partial(loop, steps), DEVICE)
             loop(steps)
             peak = memory.peak(partial(_done, loop, steps), DEVICE)
-        except Exception as error:  # no memory, a compiler that fails, a package missing
+        except Exception as error:  # e.g. no memory, a failing compiler, a missing package
             skip(name, gist(error))
             if DEVICE.type == "cuda":
                 torch.cuda.empty_cache()
@@ -57,7 +57,7 @@ def _done(loop: Loop, steps: int) -> None:
 
 
 def gist(error: Exception) -> str:
-    """Return an error as a line, with the place in this project where it came from."""
+    """Return an error as a line, with the place in this project that raised it."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if str(PROJECT) in f.filename]
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     first = (str(error).strip() or "no word").splitlines()[0]
@@ -75,13 +75,13 @@ def in_turn(loops: Mapping[str, Loop], steps: int, rounds: int) -> dict[str, lis
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return lowest, median and highest of what rounds found."""
+    """Return lowest, median and highest of the values of all rounds."""
     rounded = {"lowest": min(values), "median": statistics.median(values), "highest": max(values)}
     return {name: float(f"{value:.5g}") for name, value in rounded.items()}
 
 
 def ratios(times: Mapping[str, list[float]], pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return how many times as fast the first of each pair is as the second, over the rounds."""
+    """Return the speed of the first loop of each pair relative to the second, over the rounds."""
     return {
         f"{one} / {other}": spread([b / a for a, b in zip(times[one], times[other], strict=True)])
         for one, other in pairs
@@ -95,7 +95,7 @@ def rates(times: Mapping[str, list[float]], batch: int) -> dict[str, Any]:
 
 
 def synchronisations(loop: Loop, steps: int) -> dict[str, Any] | None:
-    """Return how often the host waits for the GPU in some steps, and where; None on a CPU."""
+    """Return the number and places of the host's waits for the GPU in some steps; None on CPU."""
     if DEVICE.type != "cuda":
         return None
     torch.cuda.synchronize()

@@ -1,6 +1,7 @@
-"""What a section was asked, and the JSON file of what it found.
+"""Hold the request to a section, and write the JSON file of its results.
 
-Standard library alone where it can be: who starts the sections must not fail with them.
+This module imports the standard library alone where possible, because the process that starts the
+sections must not fail with them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from benchmarks.gpu_campaign import card
 from pipeline.records import disk
 
-# seconds: a section is not begun with less than the first, and ended after the second
+# seconds: a section is not begun with less than the first left, and is ended after the second
 SECTIONS = {
     "steps": (60, 360),
     "grown": (40, 150),
@@ -28,7 +29,7 @@ SECTIONS = {
     "checks": (30, 300),
 }
 
-PACKAGES = (  # that decide speed, beside those that every result of a stage names
+PACKAGES = (  # packages that affect speed, beside those that every result of a stage lists
     "numpy", "nvidia-cudnn-cu13", "triton", "pydantic", "omegaconf", "safetensors", "submitit",
     "scipy",
 )  # fmt: skip
@@ -36,7 +37,7 @@ PACKAGES = (  # that decide speed, beside those that every result of a stage nam
 
 @dataclass(frozen=True)
 class Asked:
-    """What the campaign is to do, and until when (seconds since the epoch)."""
+    """The request to the campaign, with its deadline (seconds since the epoch)."""
 
     out: Path
     until: float
@@ -46,12 +47,12 @@ class Asked:
     commit: str | None
 
     def left(self) -> float:
-        """Seconds that are left."""
+        """The remaining seconds."""
         return self.until - time.time()
 
 
 class Report:
-    """`OUT/SECTION.json`, written anew whenever something is added to it."""
+    """`OUT/SECTION.json`, which is rewritten with every addition."""
 
     def __init__(self, asked: Asked, section: str) -> None:
         self._path, self._asked = asked.out / f"{section}.json", asked
@@ -65,37 +66,37 @@ class Report:
         }
 
     def add(self, name: str, found: Any) -> None:
-        """Note what was found and what the card is like just then, and say so."""
+        """Record and print a result, with the state of the card at this moment."""
         self.facts["results"][name] = found
         self.facts["just_after"][name] = card.now()
         self._write()
         print(f"{name}: {json.dumps(found)}", flush=True)
 
     def skip(self, name: str, reason: str) -> None:
-        """Note what was not measured, and why."""
+        """Record a measurement that was not made, and the reason."""
         self.facts["skipped"][name] = reason
         self._write()
         print(f"{name} skipped: {reason}", flush=True)
 
     def skip_of(self, result: str, part: str, reason: str) -> None:
-        """Note that a part of a result was not measured."""
+        """Record that a part of a result was not measured."""
         self.skip(f"{result}: {part}", reason)
 
     def fits(self, name: str, seconds: float) -> bool:
-        """Whether so many seconds are left; notes it if not."""
+        """Whether so many seconds are left; if not, record that `name` was skipped."""
         if self._asked.small or self._asked.left() >= seconds:
             return True
         self.skip(name, f"it takes {seconds:.0f} s or more, {self._asked.left():.0f} s were left")
         return False
 
     def fail(self, error: str, printed: str = "") -> None:
-        """Note how the section ended before its end."""
+        """Record the error that ended the section early."""
         self.facts |= {"error": error, **({"printed": printed} if printed else {})}
         self._write()
 
     @contextmanager
     def watched(self) -> Iterator[Report]:
-        """Note the machine, and what its card did meanwhile."""
+        """Record the machine, and the samples of its card over the body of the `with`."""
         import torch
 
         from pipeline.records import environment, provenance
@@ -125,7 +126,7 @@ class Report:
 
 
 def read(out: Path, section: str) -> dict[str, Any] | None:
-    """Return what a section wrote; None if it wrote nothing."""
+    """Return the report of a section; None if it wrote none."""
     try:
         return json.loads((out / f"{section}.json").read_text())
     except (OSError, ValueError):

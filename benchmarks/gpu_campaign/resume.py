@@ -1,9 +1,10 @@
-"""Trainings that grow, through the real launcher: left alone, and killed with `kill -9`.
+"""Compare growing trainings that are killed with `kill -9` with undisturbed ones, bit by bit.
 
-In each precision a training with `train.deterministic=true` runs to its end; then the same question
-is asked again and everything of it is killed in the middle of an epoch, each time it has come
-further. `differences` counts the places in which the two differ: weights, history, growth; 0 is
-what has to be. The precisions run beside each other: nothing is timed here.
+The trainings run through the real launcher. In each precision, a training with
+`train.deterministic=true` runs to its end. Then a training of the same question is started, and all
+of its processes are killed in the middle of an epoch, several times, each time later. `differences`
+counts the differences in weights, history and growth; it must be 0. The precisions run at the same
+time, because nothing is timed here.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pipeline.records import rundir
 SETTINGS = ["cluster.processes_per_node=1", "data.loader=memory", "train.epochs=8",
             "method.adjust_interval=2", "method.last_adjust_epoch=6"]  # fmt: skip
 SMALL = ["train.epochs=3", "method.adjust_interval=1", "method.last_adjust_epoch=2"]
-LONGEST = 120  # seconds of an attempt
+LONGEST = 120  # longest time of an attempt, seconds
 
 
 def run(asked: Asked, report: Report) -> None:
@@ -45,7 +46,7 @@ def run(asked: Asked, report: Report) -> None:
 
 
 def compared(folder: Path, precision: str, small: bool) -> dict:
-    """Return how a training ended, and in what a killed one differs from it."""
+    """Return the result of a training, and the differences of a killed one."""
     settings = [*chaos.SETTINGS, *SETTINGS, *(SMALL if small else [])]
     settings.append(f"train.precision={precision}")
     alone = launched(folder / "alone", precision, *settings)
@@ -82,7 +83,7 @@ def killed_after(stage: Path, epochs: int) -> int:
 
 
 def progress(stage: Path, since: float) -> tuple[int, str]:
-    """Return the step and the words of this attempt."""
+    """Return the step and the text of this attempt's progress."""
     try:
         row = rundir.read_json(stage / rundir.PROGRESS)
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""A training step, from bare torch to ours with everything on, beside timm's.
+"""Time a training step: bare torch, ours with more and more switched on, and timm's.
 
-Each network is measured twice: as it is executed op by op, and compiled. The networks, the images,
-the optimizer and the precision are the same for all loops; `+channels_last` and `+compile` say what
-is switched on. Our loop chooses the memory format by itself: `ours chooses` tells which.
+Each network is measured twice: executed op by op, and compiled. The networks, the images, the
+optimizer and the precision are the same for all loops; `+channels_last` and `+compile` name what is
+switched on. Our loop chooses the memory format by itself; `ours chooses` names it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.gpu_campaign.loops import DEVICE, Bare, Ours, Task, Timm
 from benchmarks.gpu_campaign.report import Asked, Report
 
 LAST = "+channels_last"
-BLOCKS = "+channels_last+blocks"  # ours alone: each block compiled for itself
+BLOCKS = "+channels_last+blocks"  # only in our loop: each block is compiled by itself
 ALL = "+channels_last+compile"
 LOOPS = {"bare": Bare, "ours": Ours, "timm": Timm}
 PAIRS = [
@@ -26,12 +26,12 @@ PAIRS = [
     (f"ours{LAST}", f"timm{LAST}"), (f"ours{ALL}", f"ours{LAST}"), (f"ours{ALL}", f"bare{ALL}"),
     (f"ours{ALL}", f"timm{ALL}"), (f"ours{BLOCKS}", f"ours{ALL}"),
 ]  # fmt: skip
-WATCHED = 50  # steps of ours in which waits for the GPU are counted
-COMPILING = 60  # seconds, at most, for the three loops of a network
+WATCHED = 50  # steps of our loop in which waits for the GPU are counted
+COMPILING = 60  # seconds, at most, for compiling the three loops of a network
 
 
 def tasks(small: bool) -> dict[str, Task]:
-    """Return what is trained, by the names of the results."""
+    """Return the trainings, by the names of the results."""
     if small:
         return {"vgg_small": Task("vgg_small", size=16, batch=8, classes=10)}
     return {
@@ -41,7 +41,7 @@ def tasks(small: bool) -> dict[str, Task]:
     }
 
 
-STEPS = {"resnet50": 4, "resnet18": 10, "vgg16": 12, "vgg_small": 2}  # of one turn
+STEPS = {"resnet50": 4, "resnet18": 10, "vgg16": 12, "vgg_small": 2}  # steps of a turn
 
 
 def run(asked: Asked, report: Report) -> None:
@@ -85,13 +85,13 @@ def measured(
 
 
 def _left_out(name: str, on: str, of: str) -> bool:
-    """Whether a loop is not measured: timm's as it is not run, and what was measured before."""
+    """Whether a loop is left out: timm's in unusual forms, and one that was measured already."""
     if name == "timm":
         return not on or on == BLOCKS or (bool(of) and on == LAST)
     return name == "bare" and (on == BLOCKS or (bool(of) and on == LAST))
 
 
 def made(name: str, task: Task, on: str) -> measure.Loop:
-    """Return a loop with what is switched on."""
+    """Return a loop with the switches in `on`."""
     mode = {ALL: "model", BLOCKS: "blocks"}.get(on, "")
     return LOOPS[name](replace(task, channels_last="channels_last" in on, compile=mode))

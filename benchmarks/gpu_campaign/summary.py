@@ -1,6 +1,6 @@
-"""What was found, beside what is to be reached: OUT/summary.json, OUT/summary.md and a table.
+"""Compare the results with the targets: OUT/summary.json, OUT/summary.md and a table.
 
-The targets are here and nowhere else; every other number is read from the files of the sections.
+The targets are in this module alone; every other number is read from the files of the sections.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Results = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be reached: `find` takes it from the results of a section, by what it is of."""
+    """A target; `find` returns the values from a section's results, by the subject of each."""
 
     section: str
     what: str
@@ -31,19 +31,19 @@ class Target:
     most: float | None = None
 
     def reached(self, value: float) -> bool:
-        """Whether a value is good enough."""
+        """Whether a value meets the target."""
         return (self.least is None or value >= self.least) and (
             self.most is None or value <= self.most
         )
 
     @property
     def bound(self) -> str:
-        """The target as people write it."""
+        """The target in readable form."""
         return f"≥ {self.least:,g}" if self.least is not None else f"≤ {self.most:,g}"
 
 
 def _faster(one: str, other: str) -> Callable[[Results], dict[str, float | None]]:
-    """Return what finds how many times as fast one loop is as another, for each network."""
+    """Return a function that finds the speed of a loop relative to another, for each network."""
 
     def find(results: Results) -> dict[str, float | None]:
         found = {}
@@ -57,7 +57,7 @@ def _faster(one: str, other: str) -> Callable[[Results], dict[str, float | None]
 
 
 def _rate(network: str) -> Callable[[Results], dict[str, float | None]]:
-    """Return what finds the images per second of our fastest loop on a network."""
+    """Return a function that finds the images per second of our fastest loop on a network."""
 
     def find(results: Results) -> dict[str, float | None]:
         rates = {
@@ -83,7 +83,7 @@ def _waits(results: Results) -> dict[str, float | None]:
 
 
 def _value(*path: str) -> Callable[[Results], dict[str, float | None]]:
-    """Return what finds one number at a place."""
+    """Return a function that finds the number at a path in the results."""
 
     def find(results: Results) -> dict[str, float | None]:
         place: Any = results
@@ -95,7 +95,7 @@ def _value(*path: str) -> Callable[[Results], dict[str, float | None]]:
 
 
 def _each(*path: str) -> Callable[[Results], dict[str, float | None]]:
-    """Return what finds the number at a place in each result that has it."""
+    """Return a function that finds the number at a path, in each result that has it."""
 
     def find(results: Results) -> dict[str, float | None]:
         return {
@@ -122,7 +122,7 @@ TARGETS = (
 
 
 def lines(out: Path) -> Iterator[dict[str, Any]]:
-    """Yield for each target, and each of what it is about: found, and whether it was met."""
+    """Yield a row for each target and subject: the value, and whether the target was met."""
     for target in TARGETS:
         found = read(out, target.section) or {}
         values = target.find(found.get("results", {}))
@@ -167,7 +167,7 @@ def _sections(out: Path) -> dict[str, Any]:
 
 
 def _told(out: Path) -> Iterator[str]:
-    """Yield a line per section: when and on what, and what is missing."""
+    """Yield a line per section: its time, its machine, and missing results."""
     for name, told in _sections(out).items():
         small = ", in miniature: its numbers mean nothing" if told.get("small") else ""
         yield f"- {name}: {told['date']}, {told['device']}, commit {told.get('commit')}{small}"
@@ -177,7 +177,7 @@ def _told(out: Path) -> Iterator[str]:
 
 
 def show(out: Path) -> None:
-    """Print the table; as the text of summary.md where rich is not installed."""
+    """Print the table, or the text of summary.md if rich is not installed."""
     try:
         from rich.console import Console
         from rich.table import Table

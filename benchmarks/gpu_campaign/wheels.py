@@ -2,14 +2,15 @@
 
     python -m benchmarks.gpu_campaign.wheels .wheels --python 3.12
 
-They are of the versions that are installed here, for Linux on x86-64. What comes as source alone is
-built here, if it is plain Python. On the machine, from the folder of the project:
+The wheels have the versions that are installed here, and are for Linux on x86-64. A package that is
+distributed only as source is built here, if it is plain Python. On the machine, from the folder of
+the project:
 
     python3 -m pip install --no-index --no-deps --target /tmp/site .wheels/*.whl
     PYTHONPATH=/tmp/site python3 -m benchmarks.gpu OUT
 
-The machine itself is to have torch, torchvision, timm, numpy, scipy, pillow, scikit-learn,
-safetensors, PyYAML, rich, cloudpickle and pytest; name here what it lacks.
+The machine must have torch, torchvision, timm, numpy, scipy, pillow, scikit-learn, safetensors,
+PyYAML, rich, cloudpickle and pytest; name those that it lacks on this command line.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def main() -> int:
 
 
 def fetched(package: str, folder: Path, python: str) -> bool:
-    """Put the wheel of a package into the folder; return whether that could be done."""
+    """Put the wheel of a package into the folder; return whether that succeeded."""
     pip = [sys.executable, "-m", "pip", "--quiet"]
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
     ready = ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}", *platforms]

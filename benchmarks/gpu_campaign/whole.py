@@ -1,9 +1,9 @@
-"""Whole trainings on Fashion-MNIST, through the real launcher: seconds to 93 %, methods compared.
+"""Run whole trainings on Fashion-MNIST through the real launcher: seconds to 93 %, and methods.
 
-`plain` first; then `dbb` and `dyrep` with as many epochs as cost what those of `plain` do (a step
-of theirs costs more), as far as the minutes go. `plain_epochs` is what a training cost, in epochs
-of the plain network, as the pipeline itself counts it. One seed each: what the methods are worth
-takes more than this table.
+`plain` runs first; then `dbb` and `dyrep`, as long as time is left, with as many epochs as have the
+cost of those of `plain` (their steps cost more). `plain_epochs` is the cost of a training in epochs
+of the plain network, as counted by the pipeline. There is one seed each, so this table alone cannot
+show which method is better.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.gpu_campaign.report import Asked, Report
 from pipeline.planning.conf import CONF
 from pipeline.records import rundir
 
-GOAL = 93.0  # percent
+GOAL = 93.0  # top-1, percent
 EPOCHS = 12
 RECIPE = [
     "model=resnet18", "train=cifar", "train.batch_size=512", "train.lr=0.2", "train.nesterov=true",
@@ -52,7 +52,7 @@ def run(asked: Asked, report: Report) -> None:
 
 
 def source(data: Path, folder: Path) -> list[str]:
-    """Return the settings that read Fashion-MNIST; from a folder of images if nothing else can."""
+    """Return the settings that read Fashion-MNIST, from a folder of images if necessary."""
     if (CONF / "data" / "fashion_mnist.yaml").exists():
         return ["data=fashion_mnist", f"data.root={data}"]
     for split, part in (("train", "train"), ("val", "t10k")):
@@ -105,7 +105,7 @@ def trained(root: Path, method: str, epochs: int, settings: list[str]) -> dict:
 
 
 def to_goal(rows: list[dict]) -> float | None:
-    """Return the seconds of training until an epoch ended with the accuracy that is asked for."""
+    """Return the seconds of training until an epoch ended with the accuracy `GOAL`."""
     spent = 0.0
     for row in rows:
         spent += row["seconds"]

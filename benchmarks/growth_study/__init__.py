@@ -1,5 +1,5 @@
-"""Does growing branches pay? Many ways to train at equal cost: `python -m benchmarks.growth_study`.
+"""Study whether growing branches pays, at equal cost: `python -m benchmarks.growth_study`.
 
-`arms` says what is compared, `training` makes one run, `prices` measures what a step costs, `plan`
-orders the runs by worth, `shelf` keeps the finished ones, `report` reads them.
+`arms` defines the compared ways to train, `training` makes one run, `prices` measures the cost of a
+step, `plan` orders the runs by importance, `shelf` keeps the finished runs, `report` reads them.
 """

@@ -1,16 +1,16 @@
-"""Does growing branches pay? Arms at equal cost over paired seeds, on Fashion-MNIST.
+"""Study whether growing branches pays: arms at equal cost over paired seeds, on Fashion-MNIST.
 
-    python -m benchmarks.growth_study                  # hours; go on with it whenever you like
+    python -m benchmarks.growth_study                  # hours; can be stopped and continued
     python -m benchmarks.growth_study --minutes 30
     python -m benchmarks.growth_study --arms repvgg orepa --networks deep
-    python -m benchmarks.growth_study --dry-run        # what is missing, and how long it takes
-    python -m benchmarks.growth_study --report         # what the finished runs say
+    python -m benchmarks.growth_study --dry-run        # the missing runs, and their time
+    python -m benchmarks.growth_study --report         # the results of the finished runs
 
-A training may cost as much as 8 epochs of the plain network, counted in its steps, and its learning
-rate is zero when that is spent: an arm whose step costs 1.5 makes fewer. Finished runs are lines of
-`runs.jsonl` in the results folder and are not run again; a run that was interrupted is begun
-anew. Start the command once per core to run several side by side. Each uses one thread.
-Code that changes under a study spoils it: run it from a clone.
+A training may cost as much as 8 epochs of the plain network, counted in steps of that network. Its
+learning rate reaches zero when this budget is spent, so an arm whose step costs 1.5 makes fewer
+steps. Finished runs are lines of `runs.jsonl` in the results folder and are not run again; an
+interrupted run starts from the beginning. Start the command once per core to run several at a time;
+each uses one thread. Changes of the code invalidate a running study, so run it from a clone.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def work(shelf: Shelf, folder: Path, end: float, size: Size, wanted: Wanted = plan.wanted) -> int:
-    """Make one run after the other until all are made or `end` would be passed."""
+    """Make one run after the other until all are made, or the next would not end before `end`."""
     torch.set_num_threads(1)
     images = data.read(folder, size.train, size.test)
     while one_more(shelf, images, end, size, wanted):
@@ -74,7 +74,7 @@ def work(shelf: Shelf, folder: Path, end: float, size: Size, wanted: Wanted = pl
 
 
 def one_more(shelf: Shelf, images: data.Images, end: float, size: Size, wanted: Wanted) -> bool:
-    """Make the first run that nobody else makes and for which there is time, if there is one."""
+    """Make the first run that no other worker makes and for which there is time, if any."""
     rows = shelf.rows()
     for run in wanted(rows):
         if time.monotonic() + plan.seconds(rows, run) > end:
@@ -98,7 +98,7 @@ def made(run: Run, images: data.Images, size: Size, shelf: Shelf) -> None:
 
 
 def listed(shelf: Shelf, wanted: Wanted) -> int:
-    """Print the runs that can be made now, and what the whole study lacks."""
+    """Print the runs that can be made now, and the number that the whole study lacks."""
     rows = shelf.rows()
     runs = list(wanted(rows))
     for run in runs:

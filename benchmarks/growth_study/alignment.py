@@ -1,10 +1,11 @@
-"""Would longer steps help anywhere? Last step against next gradient, by layer, branch and epoch.
+"""Measure where longer steps would help: the last step against the next gradient.
 
     python -m benchmarks.growth_study.alignment        # some minutes; writes alignment.json
 
-What a linear branch changes is how far steps go in the directions it can follow. That helps where
-the step D that a kernel made last agrees with the gradient G of the next batch: where the cosine
-of P_b(D) and P_b(G) is above zero. It is taken at each step of plain trainings of the study.
+A linear branch makes steps longer in the directions that it can represent. That helps where the
+last step D of a kernel agrees with the gradient G of the next batch, i.e. where the cosine of
+P_b(D) and P_b(G) is above zero. It is measured by layer, branch and epoch, at each step of plain
+trainings of the study.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from pipeline.display import exits
 from pipeline.display.errors import DONE
 
 RATES = (0.0125, 0.05, 0.1)
-ALL = 1e6  # a strength beside which what the strengths learn is nothing
+ALL = 1e6  # a strength beside which the steps of the strengths are negligible
 
 
 class Watch:
@@ -45,7 +46,7 @@ class Watch:
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """Look at the gradients there are, before the optimizer uses them."""
+        """Read the current gradients, before the optimizer uses them."""
         for path, conv in self.convs.items():
             assert conv.weight.grad is not None
             if path in self.before:
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def work(results: Path, folder: Path, size: Size) -> int:
-    """Watch a training at each rate and write what was seen."""
+    """Watch a training at each rate and write the cosines."""
     torch.set_num_threads(1)
     images, shelf = data.read(folder, size.train, size.test), Shelf(results)
     runs = [Run("deep", "plain_identity", rate, seed=0) for rate in RATES]

@@ -1,4 +1,4 @@
-"""What is compared: how each arm changes the plain network, at the start and while it trains."""
+"""Define the arms: how each changes the plain network, at the start and during training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 import dyrep
 
-WARM_UP = 0.15  # of the budget: until then the learning rate rises, and ours does not watch
+WARM_UP = 0.15  # share of the budget in which the learning rate rises, and ours does not watch
 AFTER_WARM_UP = (0.25, 0.375, 0.5)
 FIRST_HALF = tuple(n / 20 for n in range(1, 11))  # shares of the budget
 CALIBRATION = 4  # batches for new norms; 20 as published, in trainings a hundred times as long
@@ -22,18 +22,18 @@ class Arm:
     """One way to train.
 
     Args:
-        what: In words, for the table.
-        identity: Whether kernels have the identity in them at the start.
-        branches: Of every conv from the start; none if empty.
-        form: Of those.
-        by: What changes the network while it trains.
-        evolves: Settings of that; None if the network stays as it is.
-        at: Shares of the budget after which it changes.
-        shown: Batches it is then shown.
+        what: A description for the table.
+        identity: Whether the identity is added to kernels at the start.
+        branches: Branches of every conv from the start; none if empty.
+        form: The form of these branches.
+        by: The class that changes the network during training.
+        evolves: Settings of that class; None if the network does not change.
+        at: Shares of the budget after which the network changes.
+        shown: Number of batches that the class gets for a change.
         watches_from: Share of the budget from which it watches the gradients.
-        budget: What the training costs, over that of plain.
-        by_steps: As many steps as plain makes instead, whatever they cost.
-        like: The arm whose final structure, of the same seed, it has from the start.
+        budget: Cost of the training, as a multiple of that of plain.
+        by_steps: Whether to make as many steps as plain instead, whatever they cost.
+        like: The arm whose final structure, of the same seed, this arm has from the start.
     """
 
     what: str
@@ -79,17 +79,17 @@ ARMS = {
     "plain_x3": Arm("plain, three times the cost", budget=3),
     "dbb_steps": Arm("DBB, as many steps", branches=dyrep.DBB_BRANCHES, by_steps=True),
 }  # fmt: skip
-FIRST = ("plain", "plain_identity", "ours")  # these say something before the others are there
+FIRST = ("plain", "plain_identity", "ours")  # these are informative before the others are done
 
 
 def prepare(model: nn.Module, arm: Arm, seed: int, structure: dict | None) -> None:
-    """Give a fresh plain network what the arm has from the start; its kernels stay.
+    """Add the arm's initial identity and branches to a new plain network.
 
     Args:
-        model: As its network is built.
-        arm: What to give it.
-        seed: Of the weights of branches.
-        structure: The final one of the arm it is like.
+        model: The plain network; its drawn kernels stay, plus the identity if the arm adds it.
+        arm: The arm.
+        seed: Seed of the weights of branches.
+        structure: The final structure of the arm that this one is like; None if there is none.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -98,18 +98,18 @@ def prepare(model: nn.Module, arm: Arm, seed: int, structure: dict | None) -> No
         if structure is not None:
             _build_alike(model, structure)
         elif arm.branches:
-            # the norm behind a conv goes where each branch brings one, as published
+            # branches with norms replace the norm behind a conv, as published
             absorb = torch.zeros(2, 1, 28, 28) if arm.form == "batchnorm" else None
             dyrep.expand(model, None, arm.branches, absorb, arm.form)
 
 
 def _build_alike(model: nn.Module, structure: dict) -> None:
-    """Give a network a structure with the strengths of blocks that are there from the start."""
+    """Give a network a structure, with the strengths of blocks that exist from the start."""
     blocks = [{**block, "fixed": False} for block in structure["blocks"]]
     dyrep.apply_structure(model, {**structure, "blocks": blocks})
 
 
 def evolver(model: nn.Module, optimizer: Optimizer | None, arm: Arm, seed: int) -> dyrep.DyRep:
-    """Return what grows and cuts the network of an arm that evolves."""
+    """Return the object that grows and cuts the network of an evolving arm."""
     assert arm.evolves is not None
     return arm.by(model, optimizer, seed=seed, **arm.evolves)

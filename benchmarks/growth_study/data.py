@@ -1,4 +1,4 @@
-"""Fashion-MNIST from Debian's package: 10,000 training images and the 10,000 test images."""
+"""Read Fashion-MNIST of Debian's package: 10,000 training images and the 10,000 test images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from pipeline.display.errors import UserError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 MEAN, STD = 0.286, 0.353  # of the 60,000 training images
-SHIFT = 2  # pixels to each side, at most
+SHIFT = 2  # largest shift to each side, pixels
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def read(folder: Path, train: int, test: int) -> Images:
     """Return the first images of each part.
 
     Raises:
-        UserError: a file is not there.
+        UserError: a file is missing.
     """
     return Images(*_part(folder, "train", train), *_part(folder, "t10k", test))
 

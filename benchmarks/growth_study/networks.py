@@ -1,4 +1,4 @@
-"""The two networks, small enough that a run takes minutes on one core."""
+"""Build the two networks, which are small enough to train in minutes on one core."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ CLASSES = 10
 
 
 def deep() -> nn.Module:
-    """Return 19 3x3 convs with batch norms and without skips: 14, 7 and 4 pixels wide."""
+    """Return 19 3x3 convs with batch norms and without skips, on 14, 7 and 4 pixels of width."""
     layers: list[nn.Module] = []
     inputs = 1
     for width, count in zip(WIDTHS, (6, 7, 6), strict=True):

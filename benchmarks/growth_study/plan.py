@@ -1,7 +1,7 @@
-"""Which runs, in which order: what says most comes first, so that a part of the study tells too.
+"""Plan the runs and their order: the most informative first, so that a partial study is useful.
 
-The first seeds choose the learning rate of an arm; if the best is the smallest or the largest that
-was tried, another is tried beyond it. The other seeds are then run at that rate alone.
+The first seeds choose the learning rate of an arm. If the best rate is the smallest or the largest
+that was tried, another one is tried beyond it. The other seeds then run at the best rate alone.
 """
 
 import statistics
@@ -14,9 +14,9 @@ from benchmarks.growth_study.shelf import Run
 
 RATES = (0.05, 0.1, 0.2)
 SLOWEST, FASTEST = 0.00625, 1.6
-CHOOSING = (0, 1, 2)  # seeds
+CHOOSING = (0, 1, 2)  # seeds that choose the learning rate
 JUDGING = tuple(range(3, 12))
-SECONDS = 120.0  # of a run of plain, until one is known
+SECONDS = 120.0  # assumed time of a run of plain, until one is finished
 
 Rows = Mapping[Run, dict[str, Any]]
 
@@ -24,7 +24,7 @@ Rows = Mapping[Run, dict[str, Any]]
 def wanted(
     rows: Rows, networks: Iterable[str] = NETWORKS, asked: Iterable[str] = ARMS
 ) -> Iterator[Run]:
-    """Return the runs of some arms that are missing and can be made, most telling first."""
+    """Return the missing runs of some arms that can be made, most informative first."""
     early, late = ([arm for arm in asked if (arm in FIRST) is first] for first in (True, False))
     for network in networks:
         for arms in filter(None, (early, late)):
@@ -34,7 +34,7 @@ def wanted(
 
 
 def missing(rows: Rows) -> int:
-    """Return how many runs the whole study lacks, at least: those that must wait are counted."""
+    """Return a lower bound of the missing runs of the whole study, including those that wait."""
     per_arm = len(RATES) * len(CHOOSING) + len(JUDGING)
     lacking = 0
     for network in NETWORKS:
@@ -66,7 +66,7 @@ def _judging(rows: Rows, network: str, arms) -> list[Run]:
 
 
 def rates(rows: Rows, network: str, arm: str) -> list[float]:
-    """Return those to try: the best gets a neighbour on each side."""
+    """Return the rates to try: the best rate must have a neighbour on each side."""
     tried = list(RATES)
     while (best := _best(rows, network, arm, tried)) in (tried[0], tried[-1]):
         beyond = best / 2 if best == tried[0] else best * 2
@@ -82,7 +82,7 @@ def best_rate(rows: Rows, network: str, arm: str) -> float | None:
 
 
 def best_so_far(rows: Rows, network: str, arm: str) -> float | None:
-    """Return the rate of the highest mean, of however many choosing seeds there are yet."""
+    """Return the rate of the highest mean over the choosing seeds that are finished."""
     found: dict[float, list[float]] = {}
     for run, row in rows.items():
         if (run.network, run.arm) == (network, arm) and run.seed in CHOOSING:
@@ -105,14 +105,14 @@ def choosing_mean(rows: Rows, network: str, arm: str, rate: float) -> float | No
 
 
 def model_run(rows: Rows, run: Run) -> Run | None:
-    """Return the run whose final structure this one begins with."""
+    """Return the run whose final structure this run begins with; None if there is none."""
     like = ARMS[run.arm].like
     rate = best_rate(rows, run.network, like) if like else None
     return Run(run.network, like, rate, run.seed) if like and rate else None
 
 
 def seconds(rows: Rows, run: Run) -> float:
-    """Estimate how long a run takes: as those of its arm did, or as plain would."""
+    """Estimate the seconds of a run: from runs of its arm, or else from those of plain."""
 
     def known(arm: str) -> list[float]:
         same = (run.network, arm)

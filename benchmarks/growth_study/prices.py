@@ -1,8 +1,9 @@
-"""What a step costs, in steps of the plain network: timed side by side in one process.
+"""Measure the cost of a step in steps of the plain network, side by side in one process.
 
-A step is forward, backward, watching the gradients where the arm does, and the optimizer. CPU time
-counts, so waiting for a busy neighbour does not; the median over pairs does the rest. A form
-is measured once per machine and results folder: all runs of it make the same number of steps.
+A step is forward, backward, watching the gradients if the arm does that, and the optimizer. CPU
+time is measured, which does not include waiting for other processes, and the median over pairs
+removes the remaining disturbances. A form is measured once per machine and results folder, so that
+all runs of the form make the same number of steps.
 """
 
 import copy
@@ -30,9 +31,9 @@ WARM_UP = 2
 
 @dataclass(frozen=True)
 class Price:
-    """Of a step: `ratio` to a plain one, half of the pairs between `low` and `high`.
+    """The price of a step: its `ratio` to a plain one; half of the pairs are in `low` to `high`.
 
-    `plain_seconds` is the CPU time of the plain step meanwhile.
+    `plain_seconds` is the CPU time of the plain step in the same measurement.
     """
 
     ratio: float
@@ -42,13 +43,13 @@ class Price:
 
 
 class Prices:
-    """Measures prices, or finds them among those measured before."""
+    """Measures prices, or returns those that were measured before."""
 
     def __init__(self, shelf: Shelf, network: str, batch: int, pairs: int) -> None:
         self._shelf, self._network, self._batch, self._pairs = shelf, network, batch, pairs
 
     def of(self, model: nn.Module, arm: Arm, watched: bool) -> Price:
-        """Return what a step of the network costs as it is now; it stays as it is."""
+        """Return the price of a step of the network in its current form; do not change it."""
         watching = [arm.by.__name__, dict(arm.evolves or {})] if watched else None
         form = digest([self._network, self._batch, dyrep.structure(model), watching])
         known = self._shelf.price(form)
@@ -61,7 +62,7 @@ class Prices:
         with torch.random.fork_rng():
             plain = _step(_plain(self._network, model), self._batch, None)
             step = _step(copy.deepcopy(model), self._batch, watching)
-        steps = range(1 if watching is None else EVERY)  # watching takes one of so many
+        steps = range(1 if watching is None else EVERY)  # watching samples one of so many
         pairs = [
             (sum(step() for _ in steps), sum(plain() for _ in steps))
             for _ in range(WARM_UP + self._pairs)
@@ -70,18 +71,18 @@ class Prices:
         if not blocks(model) and watching is None:
             return Price(1.0, 1.0, 1.0, plain_seconds)
         low, ratio, high = statistics.quantiles((ours / theirs for ours, theirs in pairs), n=4)
-        return Price(max(ratio, 1.0), low, high, plain_seconds)  # less than plain is noise
+        return Price(max(ratio, 1.0), low, high, plain_seconds)  # a ratio below 1 is noise
 
 
 def _plain(network: str, model: nn.Module) -> nn.Module:
-    """Return the plain network with the weights of a model: how long a step takes is theirs too."""
+    """Return the plain network with a model's weights, because they affect the time of a step."""
     plain = NETWORKS[network]()
     plain.load_state_dict(plain_copy(model).state_dict(), strict=False)
     return plain
 
 
 def _step(model: nn.Module, batch: int, watching: Arm | None) -> Callable[[], float]:
-    """Return a function that makes one step on noise and tells its CPU seconds."""
+    """Return a function that makes one step on noise and returns its CPU seconds."""
     images, labels = torch.randn(batch, 1, 28, 28), torch.randint(0, CLASSES, (batch,))
     optimizer = sgd(model, 1e-4)
     accumulate = evolver(model, None, watching, 0).accumulate if watching else lambda: None
@@ -98,12 +99,12 @@ def _step(model: nn.Module, batch: int, watching: Arm | None) -> Callable[[], fl
 
 
 def digest(form: object) -> str:
-    """Return a short name of what was measured."""
+    """Return a short hash that identifies the measured form."""
     return hashlib.sha256(json.dumps(form).encode()).hexdigest()[:16]
 
 
 def sgd(model: nn.Module, rate: float) -> torch.optim.SGD:
-    """Return the optimizer of all arms: biases, norms and strengths do not decay."""
+    """Return the optimizer of all arms, in which biases, norms and strengths do not decay."""
     kernels = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": kernels, "weight_decay": 5e-4}, {"params": vectors, "weight_decay": 0.0}]

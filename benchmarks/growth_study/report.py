@@ -1,4 +1,4 @@
-"""What the finished runs say: the choice of rates, the arms against plain, and a figure."""
+"""Report the finished runs: the choice of rates, the arms against plain, and a figure."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +17,8 @@ from benchmarks.growth_study.shelf import Run, Shelf
 from pipeline.compare.statistics import Mean, Pairs, holm, mean, paired
 from pipeline.display.errors import DONE
 
-ENOUGH = 3  # seeds that choose no rate, before a table is of these alone
-WIDE = 160  # columns of a table
+ENOUGH = 3  # so many seeds besides the choosing ones are enough for a table of their own
+WIDE = 160  # width of a table in characters
 
 
 @dataclass
@@ -26,9 +26,9 @@ class Judged:
     """An arm at its best rate.
 
     Args:
-        settled: Whether all runs that choose the rate are made.
-        rows: By seed.
-        versus: Against plain for the same cost, on common seeds.
+        settled: Whether all runs that choose the rate are finished.
+        rows: The rows of its runs, by seed.
+        versus: Comparison with plain at the same cost, on common seeds.
     """
 
     arm: str
@@ -39,7 +39,7 @@ class Judged:
     versus: Pairs | None = None
 
     def over(self, key: str) -> float:
-        """Return the mean of a number of the rows."""
+        """Return the mean of a field of the rows."""
         return statistics.fmean(row[key] for row in self.rows.values())
 
 
@@ -60,7 +60,7 @@ def show(shelf: Shelf) -> int:
 
 
 def settled(rows: Rows, network: str) -> list[tuple[Sequence[int], str]]:
-    """Return which seeds to judge by, and what to call that."""
+    """Return sets of seeds to judge by, each with a title."""
     first = "on the seeds that chose the rate (optimistic)"
     last = "on seeds that chose nothing"
     enough = [j for j in judge(rows, network, JUDGING) if j.accuracy.n >= ENOUGH]
@@ -93,7 +93,7 @@ def _accuracies(rows: Mapping[int, dict[str, Any]]) -> dict[int, float]:
 
 
 def rates_table(rows: Rows, network: str) -> Table:
-    """Return each arm's mean over the choosing seeds by rate, and what a wrong rate costs it."""
+    """Return each arm's mean over the choosing seeds by rate, and its loss at a wrong rate."""
     tried = sorted({run.rate for run in rows if run.network == network})
     table = Table(title=f"{network}: % by learning rate, seeds {CHOOSING}; (n) of fewer seeds")
     for column in ("arm", *(f"{rate:g}" for rate in tried), "best", "at half", "at twice"):
@@ -124,7 +124,7 @@ def _robustness(rows: Rows, network: str, arm: str) -> list[str]:
 
 
 def arms_table(found: list[Judged], title: str) -> Table:
-    """Return the arms, the best first, each against plain for the same cost."""
+    """Return the arms, the best first, each compared with plain at the same cost."""
     table = Table(title=title)
     columns = ("arm", "rate", "seeds", "% (95 %)", "against plain (95 %)", "p", "p, Holm",
                "verdict", "steps", "cost", "changing", "last step", "parameters")  # fmt: skip

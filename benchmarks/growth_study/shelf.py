@@ -1,4 +1,4 @@
-"""The folder of results: finished runs and measured prices, a line each, and who runs what now."""
+"""Keep the results in a folder: finished runs and prices, a line each, and claims of workers."""
 
 import fcntl
 import json
@@ -16,8 +16,8 @@ import torch
 from benchmarks.growth_study.arms import ARMS
 from pipeline.records.provenance import source_revision
 
-# Raise it when the study or the library changes so that rows no longer compare: older rows stay in
-# the file, with their commit, and count no more.
+# Raise this number when the study or the library changes so that rows can no longer be compared.
+# Older rows stay in the file, with their commit, but no longer count.
 PROTOCOL = 1
 
 
@@ -39,26 +39,26 @@ class Shelf:
         self.runs, self.prices = folder / "runs.jsonl", folder / "prices.jsonl"
 
     def rows(self) -> dict[Run, dict[str, Any]]:
-        """Return the finished runs of the present protocol, of arms that there still are."""
+        """Return the finished runs of the present protocol and of arms that still exist."""
         made = [row for row in _read(self.runs) if row["run"]["arm"] in ARMS]
         return {Run(**row["run"]): row for row in made}
 
     def add(self, run: Run, result: dict[str, Any]) -> None:
-        """Keep a finished run."""
+        """Append a finished run."""
         _append(self.runs, {"run": asdict(run), **result, **_origin()})
 
     def price(self, form: str) -> dict[str, float] | None:
-        """Return the price of a form, if it was measured here."""
+        """Return the price of a form; None if it was not measured on this machine."""
         found = [row["price"] for row in _read(self.prices) if row["form"] == form]
         return found[0] if found else None
 
     def add_price(self, form: str, price: dict[str, float]) -> None:
-        """Keep a price."""
+        """Append a price."""
         _append(self.prices, {"form": form, "price": price, **_origin()})
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[bool]:
-        """Hold a run; False if another worker does. A worker that dies holds nothing."""
+        """Claim a run; yield False if another worker has it. The claim ends with the worker."""
         claims = self.folder / ".claims"
         claims.mkdir(parents=True, exist_ok=True)
         file = claims / f"{run.network}-{run.arm}-{run.rate:g}-{run.seed}"
@@ -69,13 +69,13 @@ class Shelf:
                 yield False
                 return
             try:
-                yield run not in self.rows()  # it may have ended since the caller looked
+                yield run not in self.rows()  # it may have ended meanwhile
             finally:
                 file.unlink(missing_ok=True)
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file; a last line that was cut off is no row."""
+    """Return the rows of a file, without a last line that was cut off."""
     if not file.exists():
         return []
     whole = file.read_text().rpartition("\n")[0]
@@ -88,14 +88,14 @@ def _append(file: Path, row: dict[str, Any]) -> None:
     with file.open("ab+") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
-        stream.truncate(stream.read().rfind(b"\n") + 1)  # a line that was cut off goes
+        stream.truncate(stream.read().rfind(b"\n") + 1)  # remove a cut-off line
         stream.write(json.dumps(row).encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
 
 
 def _origin() -> dict[str, Any]:
-    """Return when, by what and on what a row was made."""
+    """Return time, code and machine of a row."""
     source = source_revision()
     return {
         "protocol": PROTOCOL,

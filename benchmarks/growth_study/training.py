@@ -1,8 +1,8 @@
-"""One run: a training that ends, its learning rate at zero, when it has cost what it may.
+"""Make one run: a training that ends, with learning rate zero, when its budget is spent.
 
-Cost is counted in steps of the plain network: every step at the price of the network as it is
-then. What growing and cutting took is told beside it: it is as much in a training a hundred times
-as long, where it is nothing, and here it would hide the rest.
+Cost is counted in steps of the plain network: every step counts with the price of the network at
+that time. The cost of growing and cutting is reported separately. It does not grow with the length
+of a training: in one a hundred times as long it is negligible, here it would hide the rest.
 """
 
 import math
@@ -25,15 +25,15 @@ from benchmarks.growth_study.shelf import Run, Shelf
 
 @dataclass(frozen=True)
 class Size:
-    """How large the study is; a test makes it small.
+    """The size of the study; tests use a small one.
 
     Args:
-        train, test: Images.
-        watch: Of the test images: those of the curve.
-        epochs: Of plain, which set the budget.
+        train, test: Numbers of images.
+        watch: Number of test images for the curve.
+        epochs: Epochs of plain, which define the budget.
         batch: Images of a step.
-        points: Of the curve.
-        pairs: Steps timed for a price.
+        points: Points of the curve.
+        pairs: Pairs of steps timed for a price.
     """
 
     train: int = 10_000
@@ -46,17 +46,17 @@ class Size:
 
     @property
     def steps(self) -> int:
-        """Those of plain."""
+        """Number of steps of plain."""
         return self.epochs * (self.train // self.batch)
 
 
 class Training:
-    """A network, what it has cost, and how it did.
+    """A network in training, with its cost so far and its results.
 
-    `paid` is what its changes took, in steps of the plain network.
+    `paid` is the cost of its changes, in steps of the plain network.
 
     Args:
-        structure: Of the arm this one is like, if it is like one.
+        structure: The final structure of the arm that this one is like, if any.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Training:
         self.price = self._price()
 
     def __call__(self) -> dict[str, Any]:
-        """Train to the end and return what a row tells."""
+        """Train to the end and return the fields of a row."""
         cpu, wall = time.process_time(), time.perf_counter()
         for batch, labels in batches(self.images, self.size.batch, self.order):
             if self.progress >= 1 or not self.finite:
@@ -108,14 +108,14 @@ class Training:
 
     @property
     def progress(self) -> float:
-        """What is spent of the budget; the last step is the one that comes nearest to it."""
+        """The spent share of the budget; the last step is the one that comes nearest to 1."""
         if self.arm.by_steps:
             return self.steps / self.size.steps
         budget = self.arm.budget * self.size.steps
         return self.cost / budget if self.cost + self.price.ratio / 2 <= budget else 1.0
 
     def step(self, images: Tensor, labels: Tensor) -> None:
-        """Train on a batch, images (N, 1, 28, 28), and count what that costs."""
+        """Train on a batch, images (N, 1, 28, 28), and add the cost of the step."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.run.rate * schedule(self.progress)
         self.model.train()
@@ -130,7 +130,7 @@ class Training:
         self.steps += 1
 
     def _change(self) -> None:
-        """Grow and cut, and note what that took."""
+        """Grow and cut, and add the cost of that to `paid`."""
         assert self.evolver is not None
         share = self.moments.pop(0)
         shown = self.images.train.split(self.size.batch)[: self.arm.shown]
@@ -155,19 +155,19 @@ class Training:
         return evolver(self.model, self.optimizer, self.arm, self.run.seed)
 
     def _price(self) -> Price:
-        """Return what a step costs; one before the arm watches counts as if it did."""
+        """Return the price of a step; before the arm watches, the price is that with watching."""
         return self.prices.of(self.model, self.arm, watched=self.evolver is not None)
 
 
 def schedule(progress: float) -> float:
-    """Return the share of the learning rate: up in a line, then down along a cosine to zero."""
+    """Return the factor of the learning rate: a linear rise, then a cosine fall to zero."""
     if progress < WARM_UP:
         return 0.1 + 0.9 * progress / WARM_UP
     return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
 
 
 def batches(images: Images, size: int, order: Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return whole batches, epoch after epoch, each in an order of its own."""
+    """Yield full batches, epoch after epoch, each epoch in a new order."""
     while True:
         for chosen in torch.randperm(len(images.train), generator=order).split(size):
             if len(chosen) == size:

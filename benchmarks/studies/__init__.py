@@ -1,1 +1,1 @@
-"""Tables of docs/results.md, one command each: sweeps that go on where they stopped."""
+"""Make tables of docs/results.md, one command each, by sweeps that can be stopped and continued."""

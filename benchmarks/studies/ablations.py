@@ -1,14 +1,15 @@
-"""What each part of growing does: one setting at a time, several seeds.
+"""Measure the effect of each part of growing: one setting at a time, several seeds.
 
-Each axis is some runs of the pipeline: its first variant is the one the others are tested against,
-paired by seed. All make the same number of steps; what those cost is told beside. In a training so
-short, growing itself costs as much as many steps, and a budget would show little else.
+Each axis consists of runs of the pipeline. The other variants of an axis are tested against its
+first one, paired by seed. All variants make the same number of steps; their cost is reported, too.
+In a training as short as this, growing itself costs as much as many steps, so results at equal
+budgets would show little else.
 
     python -m benchmarks.studies.ablations FOLDER --json benchmarks/results/studies/ablations.json
     python -m benchmarks.studies.ablations FOLDER --axes score form
     python -m benchmarks.studies.ablations FOLDER --dry-run
 
-A second call goes on where the first was stopped. About a minute of one core per run.
+A second call continues where the first was stopped. A run takes about a minute of one core.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pipeline.display.errors import DONE, UserError
 from pipeline.records import rundir
 
 GROUP = "ablations"
-PANELS = 3  # of the figure, side by side
+PANELS = 3  # panels of the figure that are side by side
 EPOCHS = 4
 SETTINGS = (
     *common.IMAGES,
@@ -56,8 +57,8 @@ class Variant:
     """One way to train.
 
     Args:
-        words: of the launch; `{run}` is the directory of the run of `after` with the same seed.
-        after: the variant that this one begins with.
+        words: words of the launch; `{run}` is the directory of the run of `after` with equal seed.
+        after: the variant with which this one begins.
     """
 
     words: tuple[str, ...]
@@ -65,14 +66,14 @@ class Variant:
 
 
 def _dyrep(*words: str) -> Variant:
-    """Return the published algorithm, growing once an epoch in the first half, but for `words`."""
+    """Return the published algorithm, growing once an epoch in the first half, with `words`."""
     asked = {"method.adjust_interval": "1", "method.last_adjust_epoch": "2"}
     asked |= dict(word.split("=", 1) for word in words)
     return Variant(("method=dyrep", *(f"{key}={value}" for key, value in asked.items())))
 
 
 def _random(*words: str) -> Variant:
-    """Return `method=grow` with random choice, which grows wherever it may."""
+    """Return `method=grow` with random choice, which grows wherever it can."""
     return Variant(("method=grow", "method.choose=random", *words))
 
 
@@ -115,7 +116,7 @@ AXES = {
     "strength": ("random branches", "strength 0.25", "strength 1"),
     "finished": ("trained on", "then grown", "then linear"),
 }
-"""What is compared, most telling first; the first variant of an axis is its baseline."""
+"""The compared axes, most informative first; the first variant of an axis is its baseline."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def study(options: argparse.Namespace) -> int:
-    """Launch what is not finished, and tell what is.
+    """Launch the unfinished runs, and report the finished ones.
 
     Raises:
         UserError: no axis has a finished run of its baseline.
@@ -157,7 +158,7 @@ def study(options: argparse.Namespace) -> int:
 
 
 def launches(axes: Iterable[str], seeds: int, folder: Path) -> Iterator[list[str]]:
-    """Yield the words of each launch, one per run; a run that others begin with comes first."""
+    """Yield the words of each launch, one per run; runs with which others begin come first."""
     for name in ordered(axes):
         variant = VARIANTS[name]
         for seed in range(seeds):
@@ -173,7 +174,7 @@ def launches(axes: Iterable[str], seeds: int, folder: Path) -> Iterator[list[str
 
 
 def ordered(axes: Iterable[str]) -> list[str]:
-    """Return the variants of some axes, each once, those first that others begin with."""
+    """Return the variants of some axes, each once; those with which others begin come first."""
     names = [name for axis in axes for name in AXES[axis]]
     pairs = [(VARIANTS[name].after, name) for name in names]
     return list(dict.fromkeys(name for pair in pairs for name in pair if name))
@@ -185,7 +186,7 @@ def run_name(variant: str, seed: int) -> str:
 
 
 def of_axis(axis: str, runs: Mapping[str, collect.Run]) -> Found:
-    """Return the runs of an axis, by variant and seed; nothing without its baseline."""
+    """Return the runs of an axis, by variant and seed; nothing if its baseline is missing."""
     found: Found = {}
     for name in AXES[axis]:
         its = [run for run in runs.values() if run.name == run_name(name, run.seed)]
@@ -195,7 +196,7 @@ def of_axis(axis: str, runs: Mapping[str, collect.Run]) -> Found:
 
 
 def draw(found: Mapping[str, Found]) -> plt.Figure:
-    """Draw top-1 of each variant, a panel per axis, all on one scale."""
+    """Draw top-1 of each variant, a panel per axis, all on the same scale."""
     rows = -(-len(found) // PANELS)
     figure, axes = plt.subplots(
         rows, PANELS, figsize=(4 * PANELS, 3 * rows), sharey=True, squeeze=False
@@ -212,7 +213,7 @@ def draw(found: Mapping[str, Found]) -> plt.Figure:
 
 
 def report(found: Mapping[str, Found]) -> dict[str, object]:
-    """Return each run's numbers and each axis's tests: every axis has a correction of its own."""
+    """Return each run's numbers and each axis's tests, corrected within each axis."""
     variants = {name: runs for its in found.values() for name, runs in its.items()}
     return {
         "epochs": EPOCHS,

@@ -1,4 +1,4 @@
-"""What the studies share: a part of Fashion-MNIST, sweeps over seeds, tables, figures and files."""
+"""Share code between the studies: a part of Fashion-MNIST, sweeps, tables, figures and files."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from pipeline.compare.statistics import Mean, Pairs, holm, mean, paired
 from pipeline.display.errors import UserError
 
 PARTS = ("train", "t10k")
-SIZES = (6000, 2000)  # images of each part: the first of its file
-IDX = {"images-idx3": 16, "labels-idx1": 8}  # bytes of a file's header
+SIZES = (6000, 2000)  # numbers of training and test images: the first of each file
+IDX = {"images-idx3": 16, "labels-idx1": 8}  # bytes of a file's header, by its kind
 IMAGES = (
     "data=fashion_mnist", "train.augment.rotate=0", "train.augment.flip=true", "tracking=disabled"
 )  # fmt: skip
 TOP1 = "eval/fused/top1"
-SECONDS = "train/wall_seconds"  # of training, beside whatever else the machine did
+SECONDS = "train/wall_seconds"  # seconds of training, which other work of the machine affects
 
 Found = dict[str, dict[int, collect.Run]]
 """Finished runs by variant and seed."""
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return what every study is asked."""
+    """Return a parser with the arguments of every study."""
     asked = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,15 +48,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def write_part(source: Path, target: Path, sizes: Sequence[int] = SIZES) -> None:
-    """Write the first images of each part, in the format they came in.
+    """Write the first images of each part, in the original format.
 
     Args:
-        source: folder of the whole.
-        target: folder of the part.
-        sizes: images for training and for the test.
+        source: folder of the whole data set.
+        target: folder for the part.
+        sizes: numbers of images for training and for the test.
 
     Raises:
-        UserError: Fashion-MNIST is not there.
+        UserError: Fashion-MNIST is missing.
     """
     target.mkdir(parents=True, exist_ok=True)
     for part, count in zip(PARTS, sizes, strict=True):
@@ -65,7 +65,7 @@ def write_part(source: Path, target: Path, sizes: Sequence[int] = SIZES) -> None
             if not file.is_file():
                 raise UserError(f"{file} is not there; apt install dataset-fashion-mnist")
             copy = target / file.stem
-            if copy.is_file():  # prep knows files by their times
+            if copy.is_file():  # prep identifies files by their times
                 continue
             content = gzip.decompress(file.read_bytes())
             (total,) = struct.unpack_from(">I", content, 4)
@@ -77,11 +77,11 @@ def write_part(source: Path, target: Path, sizes: Sequence[int] = SIZES) -> None
 
 
 def launch(folder: Path, words: Iterable[str]) -> None:
-    """Launch a run or a sweep; what is finished is not run again.
+    """Launch a run or a sweep; finished runs are not repeated.
 
     Args:
-        folder: of the study: images in `data`, runs in `outputs`.
-        words: of the launch.
+        folder: folder of the study, with images in `data` and runs in `outputs`.
+        words: words of the launch.
 
     Raises:
         SystemExit: a run failed.
@@ -94,7 +94,7 @@ def launch(folder: Path, words: Iterable[str]) -> None:
 
 
 def versus(found: Found, baseline: str, key: str) -> dict[str, Pairs]:
-    """Return a number of each variant against that of the baseline, paired by seed."""
+    """Return comparisons of each variant's number with the baseline's, paired by seed."""
     values = {
         name: {seed: run.metrics[key] for seed, run in runs.items()} for name, runs in found.items()
     }
@@ -105,7 +105,7 @@ def versus(found: Found, baseline: str, key: str) -> dict[str, Pairs]:
 
 
 def numbers(run: collect.Run) -> dict[str, float]:
-    """Return what a run measured, and how long it trained."""
+    """Return the metrics of a run, and the seconds of its training."""
     hours = run.wall_hours
     return run.metrics | ({} if hours is None else {SECONDS: 3600 * hours})
 
@@ -142,7 +142,7 @@ def _tested(pairs: Pairs | None) -> tuple[str, str]:
 
 
 def dots(axis: plt.Axes, found: Found, key: str) -> None:
-    """Draw a number of each variant, each seed a dot, its mean a bar."""
+    """Draw a number of each variant, with a dot per seed and a bar at the mean."""
     for place, runs in enumerate(found.values()):
         values = [run.metrics[key] for run in runs.values()]
         axis.plot([place] * len(values), values, "o", ms=4, alpha=0.6, color="#3a6ea5")
@@ -162,10 +162,10 @@ def rows(found: Found, columns: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def kept(tests: Mapping[str, Pairs], less: bool = False) -> dict[str, dict[str, Any]]:
-    """Return tests as they are kept, each with its verdict.
+    """Return tests in the form in which they are kept, each with its verdict.
 
     Args:
-        tests: by variant.
+        tests: the tests, by variant.
         less: whether less is better.
     """
     turned = {"better": "worse", "worse": "better"} if less else {}
@@ -176,7 +176,7 @@ def kept(tests: Mapping[str, Pairs], less: bool = False) -> dict[str, dict[str, 
 
 
 def save(figure: plt.Figure, file: Path) -> None:
-    """Write a figure; the same file from the same numbers."""
+    """Write a figure; equal numbers give equal files."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"svg.hashsalt": "dyrep", "svg.fonttype": "none"}):
         figure.savefig(file, metadata={"Date": None}, bbox_inches="tight")

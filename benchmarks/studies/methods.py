@@ -1,16 +1,16 @@
-r"""All methods at equal cost, and what their networks know beyond top-1.
+r"""Compare all methods at equal cost, by top-1 and beyond.
 
-A sweep of the pipeline over methods and seeds on a part of Fashion-MNIST. Each training may cost as
-much as some epochs of the plain network (`train.budget.plain_epochs`). The fused networks are then
-tested on the test images, on the same images blurred, noisy and compressed, in int8, and for how
-well their probabilities are calibrated.
+The study is a sweep of the pipeline over methods and seeds on a part of Fashion-MNIST. Each
+training may cost as much as some epochs of the plain network (`train.budget.plain_epochs`). Then
+the fused networks are tested on the test images, on the same images blurred, noisy and compressed,
+in int8, and for the calibration of their probabilities.
 
     python -m benchmarks.studies.methods FOLDER --json benchmarks/results/studies/methods.json
     python -m benchmarks.studies.methods LARGE --images 60000 10000 --epochs 30 \
       --words model=resnet18
 
-A second call goes on where the first was stopped. About a minute of one core per run of the small
-size; each size has a folder of its own.
+A second call continues where the first was stopped. A run of the small size takes about a minute of
+one core; each size has a folder of its own.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from pipeline.display.errors import DONE, UserError
 
 GROUP = "methods"
 METHODS = ("plain", "repvgg", "acb", "dbb", "orepa", "dyrep", "grow")
-STARTED = "plain, identity"  # the start that is the default of grow, without growing
-EPOCHS = 6  # of the plain network
+STARTED = "plain, identity"  # the default start of grow, without growing
+EPOCHS = 6  # budget in epochs of the plain network
 SMALL = "model.widths=[[16,16],[32,32],[64,64]]"
 SETTINGS = (
     *common.IMAGES,
@@ -51,7 +51,7 @@ COLUMNS = {
     "int8": "eval/int8/top1",
     ERROR: "eval/fused/ece",
 }
-"""Tested against plain: all in %."""
+"""Numbers that are tested against plain; all in %."""
 COSTS = {
     "top-1": TOP1,
     "steps": "train/steps",
@@ -86,10 +86,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def study(options: argparse.Namespace) -> int:
-    """Launch what is not finished, and tell what is.
+    """Launch the unfinished runs, and report the finished ones.
 
     Raises:
-        UserError: no run of plain, which all are tested against, is finished.
+        UserError: no run of plain, the baseline of all tests, is finished.
     """
     folder = options.folder.resolve()
     if not options.report:
@@ -109,12 +109,12 @@ def study(options: argparse.Namespace) -> int:
 
 
 def settings(options: argparse.Namespace) -> list[str]:
-    """Return what all launches have in common."""
+    """Return the settings that all launches have in common."""
     return [*SETTINGS, *options.words, f"train.budget.plain_epochs={options.epochs}"]
 
 
 def sweep(folder: Path, options: argparse.Namespace) -> None:
-    """Launch what is not finished; the output is that of the launch."""
+    """Launch the unfinished runs, with the output of the launches."""
     common.write_part(DEBIAN, folder / "data", options.images)
     for methods in (["method=" + ",".join(METHODS)], ["method=plain", "method.start=identity"]):
         words = ["-m", *methods, f"seed=range({options.seeds})", f"group={GROUP}"]
@@ -142,7 +142,7 @@ def draw(found: Found) -> plt.Figure:
 
 
 def report(found: Found, options: argparse.Namespace) -> dict[str, object]:
-    """Return each run's numbers, and the tests: each column has a correction of its own."""
+    """Return each run's numbers, and the tests, corrected within each column."""
     return {
         "images": options.images,
         "settings": settings(options),
