@@ -14,7 +14,7 @@ from pipeline.planning.compose import Composed, by_hydra, parse
 from pipeline.planning.explain import HYDRA_ERRORS
 from pipeline.planning.settings_along import addable, of_proposal
 
-SWEEPERS = ("search", "optuna")  # the first is our configuration of the second
+SWEEPER = "search"  # our configuration of Optuna's sweeper
 Trial = Callable[[Composed], tuple[int, float | None]]
 
 
@@ -24,8 +24,13 @@ def check(sweeper: str) -> None:
     Raises:
         UserError: the message names the valid sweepers, or says what to install.
     """
-    if sweeper not in SWEEPERS:
-        valid = nearest(sweeper, ["basic", *SWEEPERS])
+    if sweeper == "optuna":
+        raise UserError(
+            "hydra/sweeper=optuna is the plugin's own configuration, which looks for the lowest "
+            f"top-1; write hydra/sweeper={SWEEPER}, which has Optuna look for the highest"
+        )
+    if sweeper != SWEEPER:
+        valid = nearest(sweeper, ["basic", SWEEPER])
         raise UserError(f"there is no hydra/sweeper={sweeper}; {valid}")
     if find_spec("optuna") is None:
         raise UserError("a search needs Optuna: pip install hydra-optuna-sweeper")

@@ -66,6 +66,12 @@ def test_a_sweeper_that_is_none_is_refused_before_one_is_looked_for(inside, name
     assert f"there is no hydra/sweeper={name}; " in told and "search" in told
 
 
+def test_the_sweeper_of_the_plugin_is_refused_as_it_looks_for_the_lowest_score(inside):
+    code, _, told = inside("-m", "hydra/sweeper=optuna", "seed=1,2")
+    assert (code, told.count("\n")) == (2, 1), told
+    assert "looks for the lowest top-1; write hydra/sweeper=search" in told
+
+
 def test_settings_may_stand_on_both_sides_of_an_option():
     asked = arguments.read(
         ["seed=1,2", "-m", "method=plain", "--package", "x", "name=a", "-c", "job"]
