@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,6 +58,7 @@ def cut_off(name):
     [
         (lambda f: torch.save(Code(), f / "x.pth"), "may be code (posix.mkdir); save"),
         (lambda f: torch.save({"w": torch.ones(2), "args": SimpleNamespace()}, f / "x.pt"), "(types.SimpleNamespace)"),
+        (lambda f: torch.save({"args": Namespace(x=Code())}, f / "x.pt"), "may be code (posix.mkdir)"),
         (whole, "save model.state_dict() alone"),
         (cut_off("x.pth"), "or was cut off ("),
         (cut_off("x.safetensors"), "was cut off (SafetensorError"),
@@ -92,6 +94,7 @@ def test_a_file_that_was_changed_since_is_refused(tmp_path):
         lambda state: {"model": {f"module.{key}": value for key, value in state.items()}},
         lambda state: {"state_dict": {f"model._orig_mod.{k}": v for k, v in state.items()}},
         lambda state: {"state_dict": {"w": torch.ones(1)}, "state_dict_ema": state},
+        lambda state: {"state_dict": state, "args": Namespace(opt="sgd", lr=0.1, betas=[0.9])},
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
