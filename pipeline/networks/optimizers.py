@@ -30,11 +30,8 @@ def build(model: nn.Module, train: Train, head: Collection[str] = ()) -> Optimiz
         head: names of the parameters that learn at `train.head_lr`.
 
     Raises:
-        UserError: timm has no such optimizer, it does not support an argument, or the classifier
-            is frozen.
+        UserError: timm has no such optimizer, or it does not support an argument.
     """
-    if head:
-        check_head(model, head)
     groups = _groups(model, train, head)
     if train.optimizer == "sgd":
         fused = True if next(model.parameters()).is_cuda else None
@@ -50,11 +47,20 @@ def build(model: nn.Module, train: Train, head: Collection[str] = ()) -> Optimiz
 
 
 def check_head(model: nn.Module, head: Collection[str]) -> None:
-    """Refuse a learning rate of its own for a classifier that is frozen.
+    """Refuse a learning rate for a class head that is not there, or that is frozen.
+
+    Args:
+        model: the network to optimize.
+        head: names of the parameters of its class head.
 
     Raises:
-        UserError: all parameters of the classifier are frozen.
+        UserError: the network has no class head, or all parameters of it are frozen.
     """
+    if not head:
+        raise UserError(
+            "train.head_lr is for the class head, and no parameter of this network depends on the "
+            "number of classes; have model.target take num_classes, or leave train.head_lr out"
+        )
     if not any(p.requires_grad for name, p in model.named_parameters() if name in head):
         raise UserError(
             "train.head_lr is for the class head, and model.freeze keeps that as it is; leave "

@@ -79,8 +79,10 @@ class Learner:
         self.layout = device.layout(world.device, self._recipe)
         self.model.to(world.device).to(memory_format=self.layout)
         self.ema = optim.averaged(self.model, self._recipe)
-        separate = self._recipe.head_lr is not None
-        head = architectures.head(config.model, classes) if separate else ()
+        head: set[str] = set()
+        if self._recipe.head_lr is not None:
+            head = architectures.head(config.model, classes)
+            optimizers.check_head(self.model, head)
         self.optimizer = optimizers.build(self.model, self._recipe, head)
         self._schedule = optim.schedule(self.optimizer, pace)
         self.overflows = optim.Overflows(self.optimizer)

@@ -111,11 +111,15 @@ def test_weights_are_found_in_what_programs_save(tmp_path, wrapped, zipped):
 # -- how they fit ----------------------------------------------------------------------------------
 
 
-def test_a_rate_for_a_head_that_is_frozen_is_refused():
+def test_a_rate_for_a_head_that_is_frozen_or_not_there_is_refused():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 3))
     optimizers.check_head(network, {"2.weight", "2.bias"})
     network[2].requires_grad_(False)
-    with pytest.raises(UserError, match=r"leave train\.head_lr out"):
+    with pytest.raises(
+        UserError, match=r"model\.target take num_classes, or leave train\.head_lr out"
+    ):
+        optimizers.check_head(network, set())
+    with pytest.raises(UserError, match=r"keeps that as it is; leave train\.head_lr out"):
         optimizers.check_head(network, {"2.weight", "2.bias"})
 
 
