@@ -87,8 +87,10 @@ def _find(options: argparse.Namespace) -> int:
 
 
 def _climb(config: Config, data: Path, options: argparse.Namespace) -> Found:
+    from pipeline.custom import code
     from pipeline.training import ramp
 
+    code.enable(config.model, options.root)
     rates = ramp.rise(options.low, options.high, options.steps)
     return ramp.judge(rates, ramp.climb(config, data, rates))
 

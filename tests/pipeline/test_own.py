@@ -36,6 +36,12 @@ def test_a_run_goes_on_from_anywhere_with_the_code_it_was_started_with(tmp_path,
     assert Manifest.load(prep / "data") == Manifest.load(
         first.with_name(f"{first.name}.again-1") / "data"
     )
+    (own / "network.py").write_text("raise SystemExit('edited')")
+    ramp = ("shapes", "--low", "1e-3", "--high", "1", "--steps", "20")
+    finder = [sys.executable, "-m", "pipeline.lr_finder", *ramp, f"--root={tmp_path / 'outputs'}"]
+    found = subprocess.run(finder, cwd=elsewhere, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+    assert "train.lr=" in found.stdout
     origin = json.loads((prep.parent / "run.json").read_text())["custom"]["data"]
     kept = {path.parent.name: path.name for path in (tmp_path / "outputs/code").glob("*/*.py")}
     assert origin["file"] == str(own / "images.py")
