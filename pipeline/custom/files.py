@@ -36,10 +36,10 @@ def find(key: str, target: str) -> Files:
     if top in OURS or top in sys.stdlib_module_names:
         whose = "this project" if top in OURS else "Python itself"
         raise UserError(f"{key}={target}: {top} is a module of {whose}; give yours another name")
-    places = [place for place in _places() if _module(place, module)]
-    if places:
+    if any(_module(place, module) for place in _places()):
         return _with_imports(module)
-    if not _is_installed(top):
+    theirs = any(_module(place, top) for place in _places())
+    if theirs or not _is_installed(top):
         raise UserError(f"{key}={target}: {_missing(module)}")
     return {}
 
@@ -76,9 +76,13 @@ def _places() -> list[Path]:
 
 def _is_installed(top: str) -> bool:
     try:
-        return importlib.util.find_spec(top) is not None
+        spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return False
+    if spec is None or spec.origin:
+        return spec is not None
+    # a folder without __init__.py, which may be any in the current directory
+    return any(installed(Path(place).resolve()) for place in spec.submodule_search_locations or ())
 
 
 def _missing(module: str) -> str:

@@ -79,6 +79,8 @@ def test_modules_are_found_here_before_pythonpath_and_installed_ones_are_not_cop
     [
         ({}, "mine:build", "there is no module mine in "),
         ({"mine.py": ""}, "mine.py:build", "named without its ending: mine"),
+        ({"mine.py": ""}, "mine.part:build", "there is no module mine.part in "),
+        ({"parts/a.py": ""}, "parts.b:build", "there is no module parts.b in "),
         ({"mine.py": "x = 1\ndef build(:\n"}, "mine:build", "mine.py line 2 is no Python: "),
         ({"mine.py": "import b", "b.py": "x ="}, "mine:build", "b.py line 1 is no Python: "),
         ({"mine.py": "\0"}, "mine:build", "mine.py is no Python: "),
@@ -86,8 +88,9 @@ def test_modules_are_found_here_before_pythonpath_and_installed_ones_are_not_cop
         ({"slurm/mine.py": ""}, "slurm.mine:build", "slurm is a module of this project"),
     ],
 )
-def test_what_is_no_module_is_refused(here, texts, name, said):
+def test_what_is_no_module_is_refused(here, monkeypatch, texts, name, said):
     write(here, texts)
+    monkeypatch.syspath_prepend(here)  # as `python -m` does
     with pytest.raises(UserError) as refused:
         files.find("model.target", name)
     assert said in str(refused.value)
