@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.config.data import Parquet as Settings
 
 STATE = "state.json"  # in the folder of a saved data set
+SHOWN = 3  # classes that a message names
 
 
 class Columns(NamedTuple):
@@ -31,6 +32,12 @@ class Columns(NamedTuple):
     label: str
     kinds: tuple[str, str]
     classes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        image, label = map(_short, self.kinds)
+        some = ", ".join(self.classes[:SHOWN]) + ", …" * (len(self.classes) > SHOWN)
+        named = f" with the classes {some}" if some else ""
+        return f"the columns {self.image} ({image}) and {self.label} ({label}){named}"
 
 
 class Parquet:
@@ -94,10 +101,11 @@ class Parquet:
         rows: list[tuple[str, Label]] = []
         for file in files:
             table = self._table(file)
-            if self._columns(table) != columns:
+            if (own := self._columns(table)) != columns:
+                differing = f"{own}, and {first} has {columns}"
                 raise UserError(
-                    f"{self.root / file} has other columns or classes than {first}; "
-                    "point data.root at the files of one data set"
+                    f"{self.root / file} has {differing}; point data.root at the files of one data "
+                    "set, written alike"
                 )
             rows += [(f"{file}/{n}", label) for n, label in enumerate(self._labels(file, columns))]
             if file.endswith(".parquet"):
@@ -144,9 +152,12 @@ class Parquet:
         return self._chosen("label_column", "classes", table, fit, likely)
 
     def _chosen(self, key: str, what: str, table: Table, fit: list[str], likely: list[str]) -> str:
-        wanted = getattr(self._data, key)
-        if wanted in fit or (wanted is None and len(likely or fit) == 1):
-            return wanted or (likely or fit)[0]
+        wanted, some = getattr(self._data, key), list(dict.fromkeys(likely or fit))
+        name = some[0] if wanted is None and len(some) == 1 else wanted
+        if name in fit:
+            if table.schema.names.count(name) > 1:
+                raise UserError(f"{self.root} has several columns named {name}; rename all but one")
+            return str(name)
         there = ", ".join(f"{field.name} ({_short(field.type)})" for field in table.schema)
         if wanted is not None:
             raise UserError(
@@ -154,8 +165,8 @@ class Parquet:
             )
         if not fit:
             raise UserError(f"{self.root} has no column of {what}; there are: {there}")
-        some = ", ".join(likely or fit)
-        raise UserError(f"{self.root} has several columns of {what}: {some}; set data.{key}")
+        several = ", ".join(some)
+        raise UserError(f"{self.root} has several columns of {what}: {several}; set data.{key}")
 
     @cached_property
     def _tree(self) -> Tree:

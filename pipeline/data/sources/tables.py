@@ -136,7 +136,8 @@ def holds_images(kind: Any) -> bool:
     if types.is_struct(kind):
         inside = {kind.field(n).name: kind.field(n).type for n in range(kind.num_fields)}
         kind = inside.get("bytes")
-    return kind is not None and (types.is_binary(kind) or types.is_large_binary(kind))
+    binary = (types.is_binary, types.is_large_binary, types.is_binary_view)
+    return kind is not None and any(is_(kind) for is_ in binary)
 
 
 def holds_labels(kind: Any) -> bool:
@@ -145,4 +146,5 @@ def holds_labels(kind: Any) -> bool:
 
     if types.is_dictionary(kind):
         kind = kind.value_type
-    return any(is_(kind) for is_ in (types.is_integer, types.is_string, types.is_large_string))
+    texts = (types.is_string, types.is_large_string, types.is_string_view)
+    return types.is_integer(kind) or any(is_(kind) for is_ in texts)

@@ -92,6 +92,15 @@ COLUMNS = {
         ),
         ("0", "1"),
     ),
+    "views": (
+        pa.table(
+            {
+                "image": pa.array(IMAGES[:8], pa.binary_view()),
+                "label": pa.array(list("baabbaab"), pa.string_view()),
+            }
+        ),
+        ("a", "b"),
+    ),
     "one of two": (table(coarse=[7] * 8), ("cat", "dog")),
 }
 
@@ -176,7 +185,11 @@ WRONG = {
     ),
     "arrow cut off": (saved_and_cut, "00001.arrow is damaged or cut off"),
     "state": (of_an_unread_state, "state.json is damaged; save the data set again"),
-    "other classes": (two_kinds, "b.parquet has other columns or classes than a.parquet"),
+    "other classes": (two_kinds, r"b.parquet has the columns .* and a.parquet has"),
+    "one name for two columns": (
+        one(table().append_column("label", pa.array([0.5] * 8))),
+        "has several columns named label; rename all but one",
+    ),
     "label too large": (one(table(labels=[0, 1, 2] + [0] * 5)), "a.parquet/2 has the label 2, but"),
     "nobody knows": (one(table(labels=[0, 1, -1] + [0] * 5)), "nobody told its class"),
     "no label in a row": (one(table(labels=[0, None] * 4)), "column label is empty in row 1"),
@@ -208,10 +221,12 @@ def test_what_is_wrong_is_refused_in_one_line(tmp_path, kind):
     assert str(tmp_path) in str(error.value)
 
 
-def test_splits_of_two_kinds_name_the_file_of_the_first(tmp_path):
-    both(tmp_path, table(), table(noted={**CLASSES, "label": {"names": ["x", "y"]}}))
-    with pytest.raises(UserError, match=r"validation-.* columns or classes than data/train-"):
+def test_splits_of_two_kinds_name_the_file_of_the_first_and_what_differs(tmp_path):
+    both(tmp_path, table(), table(labels=pa.array([0, 1] * 4, pa.int32())))
+    with pytest.raises(UserError) as error:
         found(tmp_path).listing()
+    assert "label (int32) with the classes cat, dog, and data/train-00000" in str(error.value)
+    assert "label (int64) with the classes cat, dog; point" in str(error.value)
 
 
 def test_one_split_alone_is_refused_with_the_cure(tmp_path):
