@@ -180,7 +180,7 @@ def _last_line(found: dict[str, list[Standing]], root: Path) -> str:
     if bad:
         return f"its log: python -m pipeline.logs {name} {bad.stage}{where}"
     if counts.keys() == {"damaged"}:
-        return f"mend it, then: {named.go_on(rundir.run_dir(root, name))}"
+        return f"fix that, then: {named.go_on(rundir.run_dir(root, name))}"
     if counts.keys() & {"cancelled", "stopped", "not started"}:
         return f"to go on: {named.go_on(rundir.run_dir(root, name))}"
     if counts.keys() == {"partly done"}:

@@ -48,7 +48,7 @@ def surroundings(error: OSError, where: object) -> UserError:
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
     if path and (lost := link_to_nothing(path, *path.parents)):
         return lost
-    cure = (REFUSALS | {errno.ENOENT: "restore it"}).get(error.errno or 0, "mend that")
+    cure = (REFUSALS | {errno.ENOENT: "restore it"}).get(error.errno or 0, "fix the cause")
     closed = error.errno in (errno.EACCES, errno.EPERM)
     if closed and (who := _other_owner(path or Path(str(where)))):
         cure = f"it belongs to {who}: {OTHERS}"

@@ -151,7 +151,7 @@ def _no_yaml(error: YAMLError | UnicodeDecodeError) -> str:
     """Return the file and place of a YAML error; Hydra does not say which file it is in."""
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
         file = mark.name.strip("<>")
-        return f"{file}, line {mark.line + 1}: {error.problem}; mend this file of settings"
+        return f"{file}, line {mark.line + 1}: {error.problem}; fix this file of settings"
     return f"a file of --config-dir is no YAML ({_line(error)}); write it in UTF-8"
 
 

@@ -148,7 +148,7 @@ def _digest(key: str, path: Path) -> str:
     except OSError as error:
         if error.errno == errno.EINVAL and path.is_dir():
             raise UserError(f"{key}={path} is a folder and no run; give a file in it") from None
-        raise UserError(f"{key}={path} cannot be read ({error.strerror}); mend that") from None
+        raise UserError(f"{key}={path} cannot be read ({error.strerror}); fix the cause") from None
     if what := _no_weights(path, begin):
         raise UserError(f"{key}={path} is {what}")
     if not stat.st_size:

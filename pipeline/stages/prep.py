@@ -130,7 +130,7 @@ def _refuse_bad(
         first = "; ".join(f"{row['name']}: {row['reason']}" for row in bad[:3])
         raise UserError(
             f"{len(bad)} of {images} images are bad, data.max_bad={allowed} allows "
-            f"{int(allowed * images)} ({first}); {path} lists all: mend or remove them, or raise "
+            f"{int(allowed * images)} ({first}); {path} lists all: fix or remove them, or raise "
             "data.max_bad"
         )
 
