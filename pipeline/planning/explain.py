@@ -57,6 +57,7 @@ def explain_schema(error: ErrorDetails) -> str:
         cure = "leave it out, or give a list" if value == "null" else f"write [{value}]"
         return f"{key}={value} is no list; {cure} in its place"
     if error["type"] == "string_too_short":
+        key = re.sub(r"\.\d+$", "", key)  # of an entry, which no command line can name
         return f"{key}= is empty; give {key}=VALUE or leave it out"
     message = message.replace("Input should be", "must be").replace("List should", "must")
     for name, words in KINDS.items():

@@ -41,6 +41,7 @@ REFUSED = [
     (["data.image_size=4"], "use at least 8"),
     (["data.image_size=32", "data.resize=16"], "set data.resize to 32 or more"),
     (["data.root=/my/pictures"], "not read by data=digits"),
+    (["model.freeze="], "model.freeze= is empty; give model.freeze=VALUE or leave it out"),
     (["model.widths=[8,8]"], "model.widths.0=8 is no list; write [8] in its place"),
     (["data=imagefolder"], "data.root is missing; give data.root=FOLDER, with train/CLASS/IMAGE"),
     (
