@@ -185,7 +185,10 @@ def check_name(name: str, valid: list[str], library: str) -> None:
         UserError: the library has none; the message names the nearest.
     """
     if name not in valid:
+        base, _, tag = name.partition(".")
         cure = nearest(name, valid, "model.name=")
+        if base in valid:  # with the name of its weights, as timm writes it
+            cure = f"write model.name={base} model.pretrained={tag}"
         raise UserError(f"model.name={name} is no classifier of {library}; {cure}")
 
 

@@ -89,6 +89,10 @@ def test_repvgg_comes_without_its_branches():
             Timm(name="convnext_tinny", family="timm"),
             "timm; did you mean 'model.name=convnext_tiny'",
         ),
+        (
+            Timm(name="resnet10t.c3_in1k", family="timm"),
+            "timm; write model.name=resnet10t model.pretrained=c3_in1k",
+        ),
         (Timm(name="hf-hub:a/b", family="timm"), "is no classifier of timm; did you mean"),
         (Torchvision(name="resnet1", family="torchvision", small_stem=True), "=resnet18'"),
         (
