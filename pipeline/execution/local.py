@@ -64,11 +64,23 @@ def run_local(steps: list[Step], config: Config) -> None:
                 raise Cancelled(
                     f"{step.stage.name} was cancelled before it began; {_go_on(config)}"
                 )
+            _refuse_replaced(step, config)
             onlooker.begin(step.stage.name)
             asked_to_stop = _run(step, config, onlooker)
             verify_outputs(step.dir)
+            _refuse_replaced(step, config)
             if asked_to_stop and step is not wanted[-1]:  # the stage finished nevertheless
                 raise Interrupted
+
+
+def _refuse_replaced(step: Step, config: Config) -> None:
+    """Refuse to go on if another launch that began at the same moment has taken the run's name."""
+    link = rundir.run_dir(Path(config.root), config.name) / step.stage.name
+    if link.is_symlink() and os.path.realpath(link) != os.path.realpath(step.dir):
+        raise UserError(
+            f"run '{config.name}' was launched with other settings at the same moment, and is now "
+            f"that run; launch this one again with another name= (it goes on in {step.dir.name})"
+        )
 
 
 def _cancelled(step: Step) -> bool:

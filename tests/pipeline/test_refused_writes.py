@@ -180,6 +180,30 @@ def test_a_cancel_that_comes_while_a_launch_begins_is_obeyed(directory, monkeypa
         local.run_local([step], config)
 
 
+@pytest.mark.parametrize("when", ["before", "while it runs"])
+def test_of_two_launches_of_a_name_at_once_one_is_refused(directory, monkeypatch, when):
+    """Both found the name free; the links of the run are those of the later one."""
+    step = SimpleNamespace(dir=directory, stage=STAGES["train"], runs=True)
+    config = SimpleNamespace(root=str(directory), name="x")
+    link = rundir.run_dir(directory, "x") / "train"
+    disk.link(link, directory)
+    ran = []
+
+    def run(*_):
+        ran.append(when)
+        disk.link(link, directory.with_name("train-of-the-other"))
+        return False
+
+    if when == "before":
+        run()
+    monkeypatch.setattr(local, "_refuse_queued", lambda *_: None)
+    monkeypatch.setattr(local, "verify_outputs", lambda _: None)
+    monkeypatch.setattr(local, "_run", run)
+    with pytest.raises(UserError, match="run 'x' was launched with other settings at the same"):
+        local.run_local([step], config)
+    assert ran == [when]
+
+
 def test_no_writer_brings_a_folder_back(tmp_path):
     with pytest.raises(FileNotFoundError):
         rundir.write_json(tmp_path / "gone" / "result.json", {})
