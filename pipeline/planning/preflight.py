@@ -134,7 +134,10 @@ def notes(config: Config, prep: Step, side: float | None) -> Iterator[str]:
 def _training_images(config: Config, prep: Step) -> int | None:
     """Return the number of training images; None if only prep can count them."""
     if prep.state == "done":
-        return int(store.read(Result, prep.dir).metrics["train_images"])
+        try:
+            return int(store.read(Result, prep.dir).metrics["train_images"])
+        except (KeyError, ValueError, OverflowError) as error:  # not a number of images
+            raise rundir.damaged(prep.dir / rundir.RESULT, error) from None
     if config.data.name == "custom":
         told = outline.try_images(config)
         return None if isinstance(told, outline.Unknown) else told.training

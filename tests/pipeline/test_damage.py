@@ -227,7 +227,7 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(file, damage, world, c
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "1" * 400])
 def test_a_result_with_numbers_beyond_measure_is_shown_or_named(world, capsys, number):
-    root, _ = world
+    root, configs = world
     for stage in METRICS:
         path = root / "runs" / "bad" / stage / rundir.RESULT
         result = json.loads(path.read_text())
@@ -237,6 +237,8 @@ def test_a_result_with_numbers_beyond_measure_is_shown_or_named(world, capsys, n
         assert main(["bad", "good", "--root", str(root)]) == 0
         told = capsys.readouterr()
         assert "good" in told.out and "Traceback" not in told.out + told.err
+    assert launched(configs["bad"]) == 2  # how many images there are is not known
+    assert "result.json is damaged" in capsys.readouterr().err
 
 
 def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
