@@ -24,7 +24,8 @@ class RepBlock(nn.Module):
     Args:
         conv: The conv that the block replaces.
         parts: Branches by name; kxk is always among them.
-        fixed: Whether the kxk branch passes the output of its conv on without a learned factor.
+        fixed: Whether the kxk branch is tied to its conv: with batch norms, its norm keeps its
+            statistics; in a linear block, it has no strength.
 
     `own` names branches that belong to the network itself, as those of RepVGG do. They are never
     cut, and such a block does not count for the depth to which branches may grow inside it. `widen`

@@ -128,8 +128,8 @@ class BatchNormBlock(RepBlock):
     def absorb(self, kernel: Tensor, bias: Tensor) -> None:
         """Add a kernel and a bias to those of the kxk branch, through every norm on the way.
 
-        Where the gamma of a norm is about zero, it becomes 1 first; the layers before the norm are
-        changed so that the output stays the same.
+        Where the gamma of a norm is about zero, it becomes 1 first; the bias of the norm and the
+        kernel before it are changed so that this leaves the output the same.
         """
         norm, inner = self.kxk.norm, self.inner
         old, _ = branches.affine(norm)

@@ -218,7 +218,7 @@ def affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def inner_equivalent(conv: nn.Module, norm: _BatchNorm) -> Tensor:
-    """Return the kernel of conv 1x1, BN. Its bias, to which BN maps zero, is subtracted."""
+    """Return the kernel of conv 1x1, BN, minus its border; without the border, no bias is left."""
     kernel, bias = conv_equivalent(conv)
     scale, _ = affine(norm)
     return algebra.then_affine(kernel, bias, scale, torch.zeros_like(scale))[0]

@@ -53,7 +53,8 @@ class Budget:
     ) -> str | None:
         """Return the reason why the conv at `path` must not grow, or None; equal on every rank.
 
-        Without a batch, nothing is counted and no conv is refused.
+        Without a batch, no cost is counted, and only a conv that fits none of the branches is
+        refused.
         """
         shape = None if batch is None else input_shapes(model, [path], batch).get(path)
         if batch is not None and shape is None:
@@ -176,7 +177,7 @@ def headroom(device: torch.device) -> int | None:
 def _trial(
     model: nn.Module, path: str, names: Sequence[str], shape: torch.Size, form: Form
 ) -> tuple[nn.Conv2d, RepBlock, Tensor]:
-    """Return two copies of the conv, plain and grown, and an input; none of them takes memory."""
+    """Return two copies of the conv, plain and grown, and an input that takes no memory."""
     conv = _conv(model, path)
     holder = nn.Sequential(copy.deepcopy(conv))
     block = place_block(holder, "0", names, fixed=form == "linear", form=form)

@@ -71,7 +71,7 @@ class Inner:
         return build
 
     def again(self) -> Tensor:
-        """Recompute the output in backward; BN's backward needs it next."""
+        """Return the output again, in backward; keep a recomputed conv(x), which BN needs next."""
         if self._kept is not None:
             return self._kept
         assert self._normalise is not None

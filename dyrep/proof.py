@@ -15,7 +15,10 @@ from dyrep.geometry import Geometry
 
 
 class FusionError(ArithmeticError):
-    """The fused network differs from the original; the message names the worst block."""
+    """The fused network differs from the original, or holds values that are not finite.
+
+    The message names the worst block and the error, or the values.
+    """
 
 
 @torch.no_grad()

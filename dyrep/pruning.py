@@ -167,10 +167,11 @@ def _copy_statistics(norm: _BatchNorm, other: _BatchNorm) -> None:
 
 @torch.no_grad()
 def refresh(model: nn.Module, batches: Sequence[Tensor]) -> None:
-    """Set gamma of every fixed norm to the deviation of its branch again, and change nothing else.
+    """Measure the statistics of every fixed norm again; the function in eval mode stays the same.
 
-    The kernel before the norm has been trained since, so without this the other branches could not
-    be compared with it.
+    The gamma of the norm becomes the deviation of its branch, times the scale that the norm has
+    learned, and beta follows. The kernel before the norm has been trained since, so without this
+    the other branches could not be compared with it.
     """
     normed = [block for block in blocks(model).values() if isinstance(block, BatchNormBlock)]
     fixed = [block.kxk for block in normed if block.fixed]

@@ -73,7 +73,7 @@ def _described(path: str, block: RepBlock) -> Block:
 
 
 def apply_structure(model: nn.Module, description: Mapping[str, Any]) -> None:
-    """Give a network the blocks of another one; afterwards its weights can be loaded strictly.
+    """Give a network the blocks of another one, whose weights can then be loaded strictly.
 
     Without loading weights, the result is a network of the final structure with new weights, which
     can be trained from the start.

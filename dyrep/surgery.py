@@ -125,9 +125,10 @@ def follow(
         optimizer: An optimizer with state per parameter.
         model: The model after the change.
         before: `dict(model.named_parameters())` before the change.
-        undecayed: Parameters that must not decay. If their group has weight decay, they get a new
-            group without it. With a schedule, which cannot follow a new group, they stay in the
-            group with weight decay, and a warning says so.
+        undecayed: Parameters that must not decay. If their group has weight decay, they join a
+            group with the same options without it, a new one if there is none. With a schedule,
+            which cannot follow a new group, they join the group with weight decay instead, and a
+            warning says so.
     """
     named = dict(model.named_parameters())
     known = set(before.values())
