@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def work(shelf: Shelf, folder: Path, end: float, size: Size, wanted: Wanted = plan.wanted) -> int:
-    """Make one run after the other until all are made, or the next would not end before `end`."""
+    """Make one run after the other until none is missing that would end before `end`."""
     torch.set_num_threads(1)
     images = data.read(folder, size.train, size.test)
     while one_more(shelf, images, end, size, wanted):

@@ -66,7 +66,10 @@ def _judging(rows: Rows, network: str, arms) -> list[Run]:
 
 
 def rates(rows: Rows, network: str, arm: str) -> list[float]:
-    """Return the rates to try: the best rate must have a neighbour on each side."""
+    """Return the rates to try: `RATES`, and more until the best has a neighbour on each side.
+
+    None is below `SLOWEST` or above `FASTEST`.
+    """
     tried = list(RATES)
     while (best := _best(rows, network, arm, tried)) in (tried[0], tried[-1]):
         beyond = best / 2 if best == tried[0] else best * 2

@@ -48,7 +48,7 @@ class Shelf:
         _append(self.runs, {"run": asdict(run), **result, **_origin()})
 
     def price(self, form: str) -> dict[str, float] | None:
-        """Return the price of a form; None if it was not measured on this machine."""
+        """Return the price of a form; None if the folder has none."""
         found = [row["price"] for row in _read(self.prices) if row["form"] == form]
         return found[0] if found else None
 
