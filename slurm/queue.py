@@ -58,7 +58,7 @@ def _in_vain(jobs: Sequence[Job], queue: dict[str, Entry]) -> list[str]:
     """Return the ids of jobs that can do no work.
 
     These are pending successors of jobs that need none, running successors that are about to
-    refuse, and pending dependents of jobs that are gone.
+    refuse, and pending dependents of unfinished jobs that are not, or will not stay, queued.
     """
     found: list[str] = []
     lost: set[Path] = set()

@@ -1,7 +1,8 @@
 """Make the environment for SLURM's commands, without variables that change their output.
 
 SLURM's commands read options from the environment: SQUEUE_PARTITION hides jobs, SLURM_TIME_FORMAT
-makes times unparsable, SCANCEL_STATE spares jobs. `slurm.wishes` obeys the variables for sbatch.
+makes times unparsable, SCANCEL_STATE spares jobs. `slurm.wishes` obeys or refuses the variables for
+sbatch.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Allocation:
 
     @property
     def attempt(self) -> str:
-        """The id of this attempt, unique among all attempts of all jobs."""
+        """The id of this attempt, unique among all attempts of all jobs of a cluster."""
         return f"{self.id}.{self.restart}"
 
     def event(self, name: str, **facts: Any) -> Event:
@@ -94,8 +94,8 @@ class Allocation:
         """Return the place of this node, with the address where the nodes of the job meet.
 
         All nodes derive the same port from id and mark of the attempt, without communication. The
-        ports of the previous attempt and of other jobs differ, because they may still be in use.
-        The mark makes ports differ between clusters, too.
+        ports of the previous attempt and of other jobs, which may still be in use, are very likely
+        others; because of the mark, so are those of other clusters.
         """
         number = zlib.crc32(f"{self.attempt} {self.mark}".encode())
         return Place(

@@ -63,7 +63,8 @@ def claim(cluster: Cluster) -> None:
     """Make the directory ours, and close it to other users.
 
     Raises:
-        Refused: the directory is not empty, or belongs to another user.
+        Refused: the directory holds a cluster or other files, cannot be made, or another user could
+            have written to it.
     """
     directory = cluster.directory
     try:
