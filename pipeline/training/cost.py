@@ -69,7 +69,7 @@ class Cost:
         begun: CostState = {"per_step": 1.0, "plain_steps": 0.0} if saved is None else saved
         self.per_step = begun.get("per_step")
         self.plain_steps = begun.get("plain_steps")  # None: some steps have no known price
-        self.adjusting = begun.get("adjusting", 0.0)  # the part of it spent on adjustments
+        self.adjusting = begun.get("adjusting", 0.0)  # the part of it that was not steps
         self.last_adjustment = begun.get("last_adjustment", 0.0)
         self.compile_seconds = begun.get("compile_seconds")  # None: nothing was compiled
 
@@ -186,7 +186,7 @@ class Cost:
         return torch.randn(shape, generator=generator, device=world.device)
 
     def facts(self) -> dict[str, float]:
-        """Return the cost fields of an epoch's row: work so far, price of a step, compile time."""
+        """Return the cost fields of an epoch's row, except unknown and inapplicable ones."""
         told = {
             "plain_steps": self.plain_steps,
             "step_cost": self.per_step,

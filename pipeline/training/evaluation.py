@@ -52,7 +52,7 @@ def announce(state: State, telling: Telling) -> None:
 
 
 def headline(state: State, recipe: Train) -> dict[str, float]:
-    """Return the metrics of a finished training for `result.json`, those of the shipped network."""
+    """Return the metrics of a training for `result.json`; accuracy and loss of what is shipped."""
     best = state.standing.best if recipe.ship == "best" else {}
     metrics = best or state.metrics
     lost = {"skipped": state.history.skipped, "overflowed": state.learner.overflows.total}

@@ -30,7 +30,7 @@ def prepare(
         method: the method to apply.
         seed: seed of new weights.
         image_size: side of the images, pixels.
-        own_branches: whether the model is a RepVGG that is to keep its own branches, too.
+        own_branches: whether the model is a RepVGG that is to get its own branches, too.
 
     Raises:
         UserError: the method should change the network, and no convolution can get branches.

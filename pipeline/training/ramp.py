@@ -24,7 +24,7 @@ from pipeline.training.mixing import Mixing
 from pipeline.training.pace import Pace
 
 SMOOTHING = 0.9  # decay of the moving average of the losses
-DIVERGED = 4.0  # the ramp ends when the loss exceeds this multiple of the lowest smoothed loss
+DIVERGED = 4.0  # the ramp ends when the smoothed loss exceeds this multiple of its lowest value
 SETTLING = 0.1  # first share of the steps, which is ignored: the average holds too few losses
 
 

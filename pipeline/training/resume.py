@@ -20,7 +20,7 @@ from pipeline.training.checkpoint import Facts
 
 
 def identity(context: Context) -> Values:
-    """Return the facts that a usable checkpoint has, too: settings, data, and version of DALI."""
+    """Return the facts that a usable checkpoint must share: settings, data, version of DALI."""
     config = values_of(context.config, context.stage.reads)
     data = disk.sha256(context.parents["prep"] / "data" / rundir.MANIFEST)
     return {**flatten(config), "prepared data": data[:12], "DALI": versions().get(DALI)}
