@@ -36,7 +36,7 @@ MORE = 2 * TRIES + 2 + 4  # further random numbers per image, for crop=resized a
 
 
 class MemoryLoader(Loader):
-    """Holds a split as uint8 (N, 3, H, W) on its device; no image is copied during an epoch."""
+    """Holds a split as uint8 (N, 3, H, W) on its device; in an epoch the host sends no data."""
 
     kind = "memory"
 

@@ -73,7 +73,7 @@ def _why(split: str | None) -> str:
 
 
 def unsplittable(classes: tuple[str, ...], labels: list[int], fraction: float | None) -> UserError:
-    """Return the error for a class with too few images: both splits need at least one."""
+    """Return the error that images cannot be split by class: each split needs all classes."""
     counts = Counter(labels)
     alone = [classes[label] for label, count in counts.items() if count == 1]
     if alone:
