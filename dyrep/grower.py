@@ -26,9 +26,10 @@ NO_GAIN = "no branch gains: a longer step along it would not have lowered the lo
 class Grower(DyRep):
     """Grows single branches by predicted gain per cost, within a budget, and cuts weak ones.
 
-    It is used like `DyRep`. A layer without a branch of positive gain is not grown and is listed in
-    `left`. Blocks are linear (`dyrep.linear`), so a step costs little more than a plain one. A
-    layer that grew is skipped at the next adjustment, so that its new branches take effect first.
+    It is used like `DyRep`. Unless `choose` is `random`, a layer without a branch of positive gain
+    is not grown and is listed in `left`. Blocks are linear (`dyrep.linear`), so a step costs little
+    more than a plain one. A layer that grew is skipped at the next adjustment, so that its new
+    branches take effect first.
 
     Args:
         model, optimizer, ema, adjust_interval, last_adjust_epoch, cut_std, cut_ratio, seed: As
