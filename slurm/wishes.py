@@ -37,7 +37,7 @@ def obey(resources: Resources, environment: Mapping[str, str] = os.environ) -> R
     """Return the resources, completed by the sbatch variables of the shell.
 
     Raises:
-        Refused: a variable requests something that our jobs cannot have, or that is a setting.
+        Refused: a variable requests something that our jobs cannot have, or has a setting.
         Unreachable: SLURM does not answer.
     """
     _check_cluster(environment)

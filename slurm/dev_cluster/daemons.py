@@ -64,7 +64,7 @@ def down(directory: Path) -> bool:
 
 
 def start(cluster: Cluster, name: str) -> subprocess.Popen[bytes]:
-    """Start one of the `daemons`, even after it was killed; it outlives this process."""
+    """Start one of the `daemons`, even after it was killed; it outlives us and the terminal."""
     with (cluster.directory / "log" / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             _command(cluster, name),
