@@ -69,7 +69,7 @@ class Cost:
         begun: CostState = {"per_step": 1.0, "plain_steps": 0.0} if saved is None else saved
         self.per_step = begun.get("per_step")
         self.plain_steps = begun.get("plain_steps")  # None: some steps have no known price
-        self.adjusting = begun.get("adjusting", 0.0)  # the part of it that was not steps
+        self.adjusting = begun.get("adjusting", 0.0)  # the part of it that was not training steps
         self.last_adjustment = begun.get("last_adjustment", 0.0)
         self.compile_seconds = begun.get("compile_seconds")  # None: nothing was compiled
 

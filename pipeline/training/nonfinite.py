@@ -19,7 +19,7 @@ from pipeline.contract.world import World
 from pipeline.data.loaders.base import Batch
 from pipeline.display.errors import NoResult
 
-MOST_SKIPPED = 20  # so many skipped steps in a row end the training: no accident
+MOST_SKIPPED = 20  # so many skipped steps in a row end the training; they are no accident
 MOST_OF_EPOCH = 0.5  # skipped share of an epoch, at most; with more, nothing is learned
 
 

@@ -68,7 +68,7 @@ class State:
         own = _own(saved, world) if saved else None
         self.step = saved["step"] if saved else 0
         self.epoch = saved["epoch"] if saved else 0  # epochs finished, with validation and growth
-        self.recalibrated = saved.get("recalibrated", 0) if saved else 0  # in which epoch; 0: none
+        self.recalibrated = saved.get("recalibrated", 0) if saved else 0  # its last epoch, or 0
         self.metrics = saved.get("metrics", {}) if saved else {}
         self.resumed_at = self.step
         self.loader = images.training(
