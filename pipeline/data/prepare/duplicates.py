@@ -36,7 +36,7 @@ def find(train: np.ndarray, val: np.ndarray, same: Callable[[int, int], bool]) -
     """Compare the images of both splits.
 
     Args:
-        train: table of images; see `record.KEPT`.
+        train: table of images; see `shard_record.KEPT`.
         val: the same table for validation.
         same: decides for two numbers with equal hashes whether all pixels are equal.
     """
