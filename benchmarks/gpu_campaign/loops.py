@@ -1,7 +1,6 @@
 """Define the compared training loops: bare torch, ours, timm's; all with images on the device.
 
-A loop is called with a number of steps. It returns when the steps are queued, not when they are
-done.
+A loop is called with a number of steps. It returns when they are queued, not when they are done.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """One damaged file: it is named with the cure, whoever meets it, and the runs beside it are shown."""
 
-import errno
 import itertools
 import json
 import os
@@ -13,7 +12,6 @@ import yaml
 
 from pipeline import cancel, launch, logs, status, sync
 from pipeline.compare import __main__ as compare
-from pipeline.compare import collect
 from pipeline.display import exits
 from pipeline.display.errors import UserError
 from pipeline.execution import local
@@ -290,13 +288,3 @@ def test_a_log_that_is_a_fifo_does_not_keep_anyone(world, capsys):
     with no_longer_than(60):
         assert logs.main(["bad", WAITING, "--root", str(root)]) == 2
     assert log.name in capsys.readouterr().err
-
-
-def test_a_run_on_a_disk_that_fails_is_damaged(tmp_path, monkeypatch):
-    def failing(*_):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(rundir, "read_yaml", failing)
-    run = collect._read(tmp_path)
-    assert run.state == "damaged"
-    assert run.why.startswith(f"{tmp_path}: {os.strerror(errno.EIO)}; ")

@@ -7,11 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.data.sources import changes
 from pipeline.data.sources.choose import source
 from pipeline.display.errors import UserError
 from tests.launcher import no_longer_than
-from tests.pipeline.data.preparing import Prepared, settings
+from tests.pipeline.data.preparing import settings
 from tests.pipeline.data.tables import CLASSES, IMAGES, STRUCT, both, saved, table, write
 
 
@@ -240,44 +239,6 @@ def test_without_pyarrow_the_cure_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match="needs pyarrow: `pip install pyarrow`"):
         found(tmp_path, 0.25).count()
-
-
-def prepared(tmp_path, **data):
-    root = tmp_path / "set"
-    common = {"image_column": None, "label_column": None, "val_fraction": None}
-    return root, Prepared(tmp_path, 4, name="parquet", root=str(root), **{**common, **data})
-
-
-def test_prep_checks_rows_as_it_checks_files(tmp_path):
-    """A broken image, one without bytes and a copy of a validation image are left out, and named."""
-    images = [*IMAGES[:6], IMAGES[8], b"no image", None]
-    root, prep = prepared(tmp_path, max_bad=0.5)
-    both(root, table(images), table(IMAGES[8:]))
-    prep.run()
-    first = "data/train-00000-of-00001.parquet"
-    assert prep.quarantine() == {
-        f"{first}/6": "is also a validation image: data/validation-00000-of-00001.parquet/0",
-        f"{first}/7": "no image that Pillow knows",
-        f"{first}/8": "cannot be read: the table holds no image in this row, at most the path of one",
-    }
-    stored = prep.stored("train")
-    assert {number: data for number, (data, *_) in stored.items()} == dict(enumerate(IMAGES[:6]))
-    assert list(stored) != list(range(6))
-    assert [number // 3 for number in stored] in ([0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0])
-    assert not prep.remarks()
-
-
-def test_files_that_come_go_or_change_after_prep_are_counted(tmp_path):
-    root, prep = prepared(tmp_path)
-    both(root, table(), table(IMAGES[8:]))
-    write(root / "data" / "test.parquet", table())
-    prep.run()
-    assert str(changes.compare(root, prep.folder / changes.FILE, 10)) == ""
-    write(root / "data" / "train-00001-of-00002.parquet", table())
-    write(root / "data" / "train-00000-of-00001.parquet", table(), rows=4)
-    (root / "data" / "README.md").write_text("no data")
-    told = changes.compare(root, prep.folder / changes.FILE, 10)
-    assert str(told) == "1 added, 1 changed"
 
 
 def test_rows_are_read_a_few_at_a_time(tmp_path, monkeypatch):

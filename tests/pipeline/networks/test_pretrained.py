@@ -1,26 +1,19 @@
 """Weights to start from: read without running code, fitted by name and shape, or refused in a line."""
 
-import copy
 import os
-import re
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 import dyrep
-from dyrep.block import blocks
-from pipeline.config.model import DyRep
 from pipeline.display.errors import UserError
 from pipeline.networks import architectures, optimizers, pretrained, weights
 from pipeline.records import disk
-from pipeline.training.growth import prepare
-from tests.dyrep.drawn import randomise
 from tests.pipeline.networks.made import model, network, stored
 from tests.runs import make_run
 
@@ -225,73 +218,6 @@ def test_a_new_head_cannot_be_frozen(tmp_path):
     with pytest.raises(UserError, match=r"freeze keeps classifier.weight, whose values are random"):
         begun(path, freeze=["classifier"])
     assert "frozen: 2 of 10" in begun(path, freeze=["features.0"])[1][1]
-
-
-# -- branches of RepVGG ----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def trained_repvgg(tmp_path_factory):
-    """Return a RepVGG of timm with branches, as if trained, and the file of its weights."""
-    theirs = timm.create_model("repvgg_a0", num_classes=3)
-    randomise(theirs, 0.02)
-    state = {f"module.{key}": value for key, value in theirs.state_dict().items()}
-    return theirs.eval(), stored(tmp_path_factory.mktemp("repvgg"), state)
-
-
-@pytest.mark.long
-def test_the_branches_of_a_published_repvgg_are_folded(trained_repvgg):
-    theirs, path = trained_repvgg
-    asked = model("timm", "repvgg_a0", pretrained=str(path))
-    ours = architectures.build(asked, 3)
-    told = pretrained.begin(ours, asked, 3)
-    images = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(ours.eval()(images), theirs(images), rtol=1e-4, atol=1e-5)
-    assert "branches of these RepVGG weights were folded into 3x3 convolutions" in told[0]
-    assert "with their class head" in told[1] and len(told) == 2  # no norm lost its statistics
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("form", ["batchnorm", "linear"])
-def test_the_branches_of_a_published_repvgg_become_its_own(trained_repvgg, form):
-    theirs, path = copy.deepcopy(trained_repvgg[0]), trained_repvgg[1]
-    asked = model("timm", "repvgg_a0", pretrained=str(path), own_branches=True)
-    ours = architectures.build(asked, 3)
-    told = pretrained.begin(ours, asked, 3)
-    assert "branches of these RepVGG weights are those of the network" in told[0]
-    method = DyRep.model_construct(kind="dyrep", start="drawn", form=form, branches=["1x1"])
-    prepare(ours, method, 0, 32, own_branches=True)
-    pretrained.fill_branches(ours, asked)
-    assert all(block.form == form and block.own for block in blocks(ours).values())
-    images = torch.randn(2, 3, 32, 32)
-    for training in (False, True) if form == "batchnorm" else (False,):
-        with torch.no_grad():
-            given, found = theirs.train(training)(images), ours.train(training)(images)
-        torch.testing.assert_close(found, given, rtol=1e-4, atol=1e-5)
-
-
-def test_weights_without_branches_are_refused_where_the_network_has_its_own(tmp_path):
-    asked = model(
-        "timm",
-        "repvgg_a0",
-        pretrained=str(stored(tmp_path, {"w": torch.ones(1)})),
-        own_branches=True,
-    )
-    with pytest.raises(UserError, match=r"has no branches .* leave model.own_branches out"):
-        pretrained.begin(nn.Module(), asked, 3)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("family", "name", "said"),
-    [("timm", "repvgg_a1", "stem.conv_kxk.conv.weight is 48x3x3x3 there and 64x3x3x3 here"),
-     ("timm", "test_resnet", "choose its name with model=timm model.name=")],
-)  # fmt: skip
-def test_branches_of_another_network_are_refused(trained_repvgg, family, name, said):
-    asked = model(family, name, pretrained=str(trained_repvgg[1]))
-    with pytest.raises(UserError, match=re.escape(said)):
-        pretrained.begin(architectures.build(asked, 3), asked, 3)
 
 
 @pytest.mark.parametrize(

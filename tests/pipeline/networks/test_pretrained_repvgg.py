@@ -1,0 +1,82 @@
+"""Weights of a published RepVGG: their branches are folded, or become those of the network."""
+
+import copy
+import re
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from dyrep.block import blocks
+from dyrep.proof import relative_error
+from pipeline.config.model import DyRep
+from pipeline.display.errors import UserError
+from pipeline.networks import architectures, pretrained
+from pipeline.training.growth import prepare
+from tests.dyrep.drawn import randomise
+from tests.pipeline.networks.made import model, stored
+
+
+@pytest.fixture(scope="module")
+def trained_repvgg(tmp_path_factory):
+    """Return a RepVGG of timm with branches, as if trained, and the file of its weights."""
+    theirs = timm.create_model("repvgg_a0", num_classes=3)
+    randomise(theirs, 0.02)
+    state = {f"module.{key}": value for key, value in theirs.state_dict().items()}
+    return theirs.eval(), stored(tmp_path_factory.mktemp("repvgg"), state)
+
+
+@pytest.mark.long
+def test_the_branches_of_a_published_repvgg_are_folded(trained_repvgg):
+    theirs, path = trained_repvgg
+    asked = model("timm", "repvgg_a0", pretrained=str(path))
+    ours = architectures.build(asked, 3)
+    told = pretrained.begin(ours, asked, 3)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert relative_error(theirs(images), ours.eval()(images)) < 1e-5
+    assert "branches of these RepVGG weights were folded into 3x3 convolutions" in told[0]
+    assert "with their class head" in told[1] and len(told) == 2  # no norm lost its statistics
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", ["batchnorm", "linear"])
+def test_the_branches_of_a_published_repvgg_become_its_own(trained_repvgg, form):
+    theirs, path = copy.deepcopy(trained_repvgg[0]), trained_repvgg[1]
+    asked = model("timm", "repvgg_a0", pretrained=str(path), own_branches=True)
+    ours = architectures.build(asked, 3)
+    told = pretrained.begin(ours, asked, 3)
+    assert "branches of these RepVGG weights are those of the network" in told[0]
+    method = DyRep.model_construct(kind="dyrep", start="drawn", form=form, branches=["1x1"])
+    prepare(ours, method, 0, 32, own_branches=True)
+    pretrained.fill_branches(ours, asked)
+    assert all(block.form == form and block.own for block in blocks(ours).values())
+    images = torch.randn(2, 3, 32, 32)
+    for training in (False, True) if form == "batchnorm" else (False,):
+        with torch.no_grad():
+            given, found = theirs.train(training)(images), ours.train(training)(images)
+        assert relative_error(given, found) < 1e-5
+
+
+def test_weights_without_branches_are_refused_where_the_network_has_its_own(tmp_path):
+    asked = model(
+        "timm",
+        "repvgg_a0",
+        pretrained=str(stored(tmp_path, {"w": torch.ones(1)})),
+        own_branches=True,
+    )
+    with pytest.raises(UserError, match=r"has no branches .* leave model.own_branches out"):
+        pretrained.begin(nn.Module(), asked, 3)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("family", "name", "said"),
+    [("timm", "repvgg_a1", "stem.conv_kxk.conv.weight is 48x3x3x3 there and 64x3x3x3 here"),
+     ("timm", "test_resnet", "choose its name with model=timm model.name=")],
+)  # fmt: skip
+def test_branches_of_another_network_are_refused(trained_repvgg, family, name, said):
+    asked = model(family, name, pretrained=str(trained_repvgg[1]))
+    with pytest.raises(UserError, match=re.escape(said)):
+        pretrained.begin(architectures.build(asked, 3), asked, 3)
