@@ -11,7 +11,6 @@ from pathlib import Path
 
 from pipeline.display.masking import mask
 from pipeline.display.outside import line
-from slurm import private
 
 DONE = 0
 FAILED = 1
@@ -67,9 +66,11 @@ def _other_owner(path: Path) -> str | None:
     for place in (path, *path.parents):
         try:
             uid = place.stat().st_uid
+            return f"user {place.owner()}" if uid != os.geteuid() else None
+        except KeyError:  # the user has no name on this machine
+            return f"user {uid}"
         except OSError:  # the path does not exist or is hidden by permissions
             continue
-        return private.owner(uid) if uid != os.geteuid() else None
     return None
 
 
