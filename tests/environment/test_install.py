@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launcher import PROJECT
+from pipeline.config.base import STAGE_NAMES
+from tests.launcher import PROJECT, SMALL
 
 pytestmark = pytest.mark.long
 
@@ -89,6 +90,15 @@ def test_an_installed_launch_helps_plans_and_knows_its_configuration(run, tmp_pa
     assert "dry run: nothing was touched" in run("dyrep", "launch", "name=x", "dry_run=true")
     assert "prep     run" in run("python", "-m", "pipeline.launch", "name=x", "dry_run=true")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(PACKAGES)
+
+
+def test_an_installed_launch_runs_a_demo_to_its_report(run, tmp_path):
+    run("dyrep", "launch", "name=demo", "method=dyrep", *SMALL)
+    done = tmp_path / "outputs" / "runs" / "demo"
+    stages = [stage for stage in STAGE_NAMES if (done / stage / "result.json").exists()]
+    assert stages == list(STAGE_NAMES)
+    assert "</html>" in (done / "report.html").read_text()
+    assert "demo" in run("dyrep", "status", "demo")
 
 
 ASKED = """
