@@ -23,6 +23,7 @@ def test_each_file_of_results_says_how_it_was_made(file):
     assert made.keys() >= FIELDS
     assert len(made["commit"]) == 40 and made["date"] >= "2026"
     assert all(made[field] for field in FIELDS)
+    assert "unknown" not in made.values()
 
 
 @pytest.mark.parametrize("file", sorted(RESULTS.rglob("*.jsonl")), ids=lambda path: path.name)
