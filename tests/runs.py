@@ -41,6 +41,7 @@ def make_run(
     numbers = {
         "prep": {"val_images": 360},
         "train": {
+            "val_loss": (100 - top1) / 50,
             "loss": (100 - top1) / 50,
             "top1": top1,
             "grown": 2,

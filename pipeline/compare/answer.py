@@ -153,7 +153,7 @@ def _group(label: str, runs: list[Run], hours: Callable[[Run], float | None]) ->
         top1_by_seed={run.seed: run.metrics[ACCURACY] for run in runs},
         top1=top1,
         unfused_top1=over("eval/unfused/top1"),
-        loss=over("train/loss"),
+        val_loss=over("train/val_loss"),
         cost=over(WORK),
         hours=mean([told for run in runs if (told := hours(run)) is not None]),
         cost_by_seed={run.seed: run.metrics[WORK] for run in runs if WORK in run.metrics},

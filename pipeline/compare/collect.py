@@ -120,7 +120,7 @@ def _fill(run: Run, directory: Path) -> None:
     stages = named.stages(directory)
     results = {name: store.read(Result, path) for name, path in _finished(stages)}
     for name, result in results.items():
-        run.metrics |= {f"{name}/{k}": v for k, v in finite(result.metrics)}
+        run.metrics |= {f"{name}/{k}": v for k, v in finite(result.numbers())}
         run.device[name] = str(result.environment.get("device", ""))
     if "train" in results:
         run.history = stages["train"] / rundir.HISTORY

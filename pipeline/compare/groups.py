@@ -35,7 +35,7 @@ class Group:
     top1_by_seed: dict[int, float]
     top1: Mean
     unfused_top1: Mean | None
-    loss: Mean | None
+    val_loss: Mean | None
     cost: Mean | None
     hours: Mean | None
     cost_by_seed: dict[int, float] = field(default_factory=dict)

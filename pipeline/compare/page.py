@@ -51,7 +51,7 @@ def _rows(answer: Answer, runs: list[Run]) -> list[Row]:
             numbers=[
                 run.metrics.get(ACCURACY),
                 run.metrics.get("eval/unfused/top1"),
-                run.metrics.get("train/loss"),
+                run.metrics.get("train/val_loss"),
                 run.gpu_hours if answer.time_unit == "GPU-hours" else run.wall_hours,
             ],
         )

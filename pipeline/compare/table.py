@@ -157,7 +157,7 @@ def _accuracy(groups: list[Group]) -> Table:
     for label, group in _numbered(groups):
         table.add_row(
             label, str(group.top1.n), interval(group.top1),
-            interval(group.unfused_top1), interval(group.loss, 3),
+            interval(group.unfused_top1), interval(group.val_loss, 3),
         )  # fmt: skip
     return table
 

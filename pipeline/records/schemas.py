@@ -53,6 +53,17 @@ class Result(Record):
     outputs: dict[str, Output] = {}
     environment: Facts = {}
 
+    def numbers(self) -> dict[str, int | float | bool]:
+        """Return the metrics, with the validation loss of train as `val_loss` alone.
+
+        The file has it as `loss`, too, its only name in older versions. In a history, `loss` is
+        training loss.
+        """
+        found = dict(self.metrics)
+        if "loss" in found:
+            found.setdefault("val_loss", found.pop("loss"))
+        return found
+
 
 class Question(Record):
     """The question of a stage directory: everything that decides its result."""

@@ -149,7 +149,7 @@ def results(run: Path) -> Row:
     """Return the metrics of all finished stages as `stage/metric`, and their durations."""
     found: Row = {}
     for stage, result in finished(run).items():
-        found |= {f"{stage}/{name}": value for name, value in result.metrics.items()}
+        found |= {f"{stage}/{name}": value for name, value in result.numbers().items()}
         found[f"{stage}/seconds"] = result.seconds
     if "train/seconds" in found:
         found["train/gpu_hours"] = spent.gpu_hours(store.rows(Event, run / "train"))

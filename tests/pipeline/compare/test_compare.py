@@ -57,6 +57,7 @@ def test_seeds_are_averaged_the_best_first_and_tested_in_pairs(compare):
     assert best["versus"]["difference"] == pytest.approx(1.0)
     assert best["versus"]["n"] == 3
     assert best["layers"] == {"features.3": 3}
+    assert best["val_loss"]["mean"] == pytest.approx(0.16) and "loss" not in best
     times = best["hours"]["mean"], plain["hours"]["mean"]
     assert (told["time_unit"], *times) == ("hours", 2.0, 1.0)
     assert best["latency_ms"] == {"1": 0.5, "64": 20.0}
