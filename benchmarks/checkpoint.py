@@ -34,7 +34,7 @@ from benchmarks.killing import PROJECT, rows
 from pipeline.config.train import Checkpoint
 from pipeline.networks.architectures import vgg
 from pipeline.records import rundir
-from pipeline.training.checkpoint import Facts
+from pipeline.training.checkpoint import CheckpointInfo
 from pipeline.training.saver import Saver
 
 NETWORKS = {
@@ -78,7 +78,7 @@ class Steps:
         """Save once; return the seconds during which the training waited for it."""
         self.done += 1
         start = time.perf_counter()
-        facts = Facts(
+        facts = CheckpointInfo(
             step=self.done,
             epoch=0,
             attempt=1,

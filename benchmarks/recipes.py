@@ -30,7 +30,7 @@ from benchmarks.forked import Forked
 from benchmarks.killing import VICTIMS
 from pipeline.planning import named_run, sweep
 from pipeline.planning.plan import make_plan
-from pipeline.planning.step import Step
+from pipeline.planning.step import PlannedStage
 from pipeline.records import rundir
 
 SETTINGS = (
@@ -147,7 +147,7 @@ def trained(folder: Path, table: list[Row], seed: int) -> Iterator[dict]:
         yield judged(row, train.dir, seed + number)
 
 
-def question(root: Path, row: Row) -> list[Step]:
+def question(root: Path, row: Row) -> list[PlannedStage]:
     """Write the questions of the stages of a recipe, as a launch does; return the stages."""
     words = [word for factor, value in row.items() for word in TABLE[factor][value]]
     config, *_ = named_run.settle(*sweep.single([*SETTINGS, *words, f"root={root}"]))

@@ -32,7 +32,7 @@ from pipeline.planning import (
 )
 from pipeline.planning.outline import catalogue
 from pipeline.planning.plan import make_plan, verify
-from pipeline.planning.step import Step
+from pipeline.planning.step import PlannedStage
 from pipeline.records import caches, rundir, store
 from pipeline.records.schemas import Result
 from slurm import output, private
@@ -126,7 +126,7 @@ def _launch(run: Settled, repeated: frozenset[Path]) -> Outcome:
     return Outcome(waiting=this) if remote else dispatch.run_here(this, overrides)
 
 
-def _plan(config: Config, repeated: frozenset[Path]) -> list[Step]:
+def _plan(config: Config, repeated: frozenset[Path]) -> list[PlannedStage]:
     """Return the checked plan of a run; neither images nor network are checked yet."""
     safety.tell(config)
     plan = make_plan(config, repeated)

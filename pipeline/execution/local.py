@@ -28,7 +28,7 @@ from pipeline.display.errors import (
 )
 from pipeline.planning.named_run import write_question, write_where
 from pipeline.planning.plan import verify_outputs
-from pipeline.planning.step import Step
+from pipeline.planning.step import PlannedStage
 from pipeline.records import attempt, disk, named, rundir, store
 from pipeline.records.progress import Onlooker
 from pipeline.records.provenance import PROJECT
@@ -41,7 +41,7 @@ from slurm.records import CANCELLED
 TAIL = 20  # lines of a failed stage's log that are shown
 
 
-def run_local(steps: list[Step], config: Config) -> None:
+def run_local(steps: list[PlannedStage], config: Config) -> None:
     """Run the stages that are not finished, in order.
 
     Raises:
@@ -73,7 +73,7 @@ def run_local(steps: list[Step], config: Config) -> None:
                 raise Interrupted
 
 
-def _refuse_replaced(step: Step, config: Config) -> None:
+def _refuse_replaced(step: PlannedStage, config: Config) -> None:
     """Refuse to go on if another launch that began at the same moment has taken the run's name."""
     link = rundir.run_dir(Path(config.root), config.name) / step.stage.name
     if link.is_symlink() and os.path.realpath(link) != os.path.realpath(step.dir):
@@ -83,11 +83,11 @@ def _refuse_replaced(step: Step, config: Config) -> None:
         )
 
 
-def _cancelled(step: Step) -> bool:
+def _cancelled(step: PlannedStage) -> bool:
     return (step.dir / CANCELLED).exists()
 
 
-def _run(step: Step, config: Config, onlooker: Onlooker) -> bool:
+def _run(step: PlannedStage, config: Config, onlooker: Onlooker) -> bool:
     """Run a stage; return whether it finished although a stop was requested."""
     step.dir.mkdir(parents=True, exist_ok=True)
     write_question(step)
@@ -114,7 +114,7 @@ def _run(step: Step, config: Config, onlooker: Onlooker) -> bool:
     return bool(stops)
 
 
-def _refuse_running(step: Step, config: Config) -> None:
+def _refuse_running(step: PlannedStage, config: Config) -> None:
     """Refuse to run beside another launch on this machine; `attempt.claim` decides finally."""
     if attempt.alive(step.dir):
         where, owner = named.elsewhere(Path(config.root)), attempt.last(step.dir)
@@ -125,7 +125,7 @@ def _refuse_running(step: Step, config: Config) -> None:
         )
 
 
-def _refuse_queued(step: Step, config: Config) -> None:
+def _refuse_queued(step: PlannedStage, config: Config) -> None:
     """Refuse to run beside a queued job, which would find its directory taken or changed."""
     if not submitted(step.dir):
         return
@@ -156,7 +156,7 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 def _wait(
-    process: subprocess.Popen[bytes], step: Step, onlooker: Onlooker, stops: list[int]
+    process: subprocess.Popen[bytes], step: PlannedStage, onlooker: Onlooker, stops: list[int]
 ) -> None:
     """Wait for a stage; forward the first stop request to it, and kill it at the second.
 
@@ -188,7 +188,7 @@ def _go_on(config: Config) -> str:
     return f"to go on: {named.go_on(rundir.run_dir(Path(config.root), config.name))}"
 
 
-def _explain(step: Step, config: Config, log: Path, code: int, asked_to_stop: bool) -> None:
+def _explain(step: PlannedStage, config: Config, log: Path, code: int, asked_to_stop: bool) -> None:
     """Raise the error for a stage that ended without a result.
 
     Raises:

@@ -21,7 +21,7 @@ from pipeline.display.terminal import Terminal
 from pipeline.execution import resources
 from pipeline.execution.code_snapshot import freeze, place
 from pipeline.planning import again, named_run
-from pipeline.planning.step import Step
+from pipeline.planning.step import PlannedStage
 from pipeline.records import named, rundir
 from pipeline.records.progress import Onlooker
 from slurm import scheduler, wishes
@@ -40,7 +40,7 @@ class Launch:
     """One run of a launch: its configuration, its plan, and its directory."""
 
     config: Config
-    plan: list[Step]
+    plan: list[PlannedStage]
 
     @property
     def directory(self) -> Path:
@@ -58,7 +58,7 @@ class Launch:
         return self.directory / "report.html"
 
 
-def _job(step: Step, config: Config, unfinished: dict[str, Step]) -> Job:
+def _job(step: PlannedStage, config: Config, unfinished: dict[str, PlannedStage]) -> Job:
     assert isinstance(config.cluster, Slurm)
     directory = step.dir.resolve()
     parents = [unfinished[name] for name in step.stage.parents if name in unfinished]
@@ -79,7 +79,7 @@ def _jobs(launches: Iterable[Launch]) -> tuple[list[Job], dict[Path, list[str]]]
     jobs: dict[Path, Job] = {}
     labels: dict[Path, list[str]] = {}
     for launch in launches:
-        unfinished: dict[str, Step] = {s.stage.name: s for s in launch.plan if s.runs}
+        unfinished: dict[str, PlannedStage] = {s.stage.name: s for s in launch.plan if s.runs}
         for step in unfinished.values():
             job = _job(step, launch.config, unfinished)
             jobs.setdefault(job.directory, job)
@@ -206,7 +206,7 @@ def wait(launch: Launch) -> None:
         ) from None
 
 
-def _wait(step: Step, onlooker: Onlooker) -> None:
+def _wait(step: PlannedStage, onlooker: Onlooker) -> None:
     asked, gone = 0.0, 0.0
     while not (step.dir / rundir.RESULT).exists():
         onlooker.look(step.dir)

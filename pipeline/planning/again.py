@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pipeline.display.errors import UserError
 from pipeline.display.outside import say
-from pipeline.planning.step import Step
+from pipeline.planning.step import PlannedStage
 from pipeline.records import disk, repeats, rundir, stage_status, store
 from pipeline.records.schemas import Question
 from slurm.queue import submitted
 
 
-def check(steps: list[Step]) -> None:
+def check(steps: list[PlannedStage]) -> None:
     """Check that no job or process uses the directories that are to be repeated.
 
     Raises:
@@ -55,7 +55,7 @@ def _refuse(directory: Path, why: str) -> None:
     )
 
 
-def set_aside(steps: Iterable[Step]) -> list[Path]:
+def set_aside(steps: Iterable[PlannedStage]) -> list[Path]:
     """Rename the directories of the stages to repeat; return them.
 
     Dependent stages are renamed first, so that a kill in between leaves no result whose parent

@@ -15,12 +15,12 @@ from pipeline.data.sources.changes import Changes
 from pipeline.display.errors import gist
 from pipeline.display.masking import mask
 from pipeline.display.outside import say
-from pipeline.planning.step import Step
+from pipeline.planning.step import PlannedStage
 
 PATIENCE = 10.0  # seconds that comparing the files may take
 
 
-def tell(config: Config, prep: Step, overrides: list[str]) -> None:
+def tell(config: Config, prep: PlannedStage, overrides: list[str]) -> None:
     """Print a note if the images differ from what was prepared, or cannot be compared."""
     root = config.data.root
     if prep.state != "done" or prep.repeats or root is None or config.data.name == "custom":

@@ -19,7 +19,7 @@ from pipeline.config.base import STAGE_NAMES, Values
 from pipeline.custom import code
 from pipeline.display.errors import UserError
 from pipeline.planning import compose, taking_up
-from pipeline.planning.step import Step
+from pipeline.planning.step import PlannedStage
 from pipeline.records import disk, repeats, rundir, store
 from pipeline.records.provenance import PROJECT, command_line, source_revision, versions
 from pipeline.records.schemas import Run
@@ -103,7 +103,7 @@ def frozen(directory: Path) -> Config:
         ) from None
 
 
-def record(config: Config, choices: dict[str, str], plan: list[Step]) -> Path:
+def record(config: Config, choices: dict[str, str], plan: list[PlannedStage]) -> Path:
     """Write `config.yaml`, `run.json` and the links of a run; return its directory."""
     directory = rundir.run_dir(Path(config.root), config.name)
     code.keep(config)
@@ -167,7 +167,7 @@ def by_agent() -> bool:
     return "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ
 
 
-def write_question(step: Step) -> None:
+def write_question(step: PlannedStage) -> None:
     """Write `stage.yaml`, the question of a stage directory, unless the stage has begun."""
     path = step.dir / rundir.STAGE
     if (step.dir / rundir.EVENTS).exists() and path.exists():
@@ -180,7 +180,7 @@ def write_question(step: Step) -> None:
         rundir.write_yaml(path, content)
 
 
-def write_where(step: Step, config: Config) -> None:
+def write_where(step: PlannedStage, config: Config) -> None:
     """Write `where.yaml`: the settings of the newest launch for running the stage."""
     where = config.model_dump(mode="json", include={"cluster", "checkpoint"})
     where["cluster"]["processes_per_node"] = config.cluster.processes(step.stage.name)

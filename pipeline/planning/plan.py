@@ -17,12 +17,12 @@ from pipeline.contract.stage import Stage
 from pipeline.contract.table import STAGES
 from pipeline.display.errors import UserError
 from pipeline.display.masking import masked
-from pipeline.planning.step import State, Step
+from pipeline.planning.step import PlannedStage, State
 from pipeline.records import disk, repeats, rundir, store
 from pipeline.records.schemas import Event, Output, Question, Result
 
 
-def make_plan(config: Config, repeated: Container[Path] = ()) -> list[Step]:
+def make_plan(config: Config, repeated: Container[Path] = ()) -> list[PlannedStage]:
     """Return the plan: all five stages, each with the action that a launch takes.
 
     Args:
@@ -35,7 +35,7 @@ def make_plan(config: Config, repeated: Container[Path] = ()) -> list[Step]:
     """
     _check_again(config)
     root = Path(config.root)
-    steps: dict[str, Step] = {}
+    steps: dict[str, PlannedStage] = {}
     for stage in STAGES.values():
         question = _question(stage, config, steps)
         directory = rundir.stage_dir(root, stage.name, question.fingerprint)
@@ -43,7 +43,7 @@ def make_plan(config: Config, repeated: Container[Path] = ()) -> list[Step]:
         asked = stage.name in config.again and directory not in repeated
         anew = _anew(asked, state, directory, [steps[name] for name in stage.parents])
         why = _why(state, directory, rundir.run_dir(root, config.name) / stage.name, question)
-        steps[stage.name] = Step(
+        steps[stage.name] = PlannedStage(
             stage=stage,
             question=question,
             dir=directory,
@@ -79,7 +79,7 @@ def _above(name: str) -> set[str]:
     return {*parents}.union(*map(_above, parents))
 
 
-def _anew(asked: bool, state: State, directory: Path, parents: list[Step]) -> str:
+def _anew(asked: bool, state: State, directory: Path, parents: list[PlannedStage]) -> str:
     """Return why the result of a stage must not be used; empty if it may."""
     if state == "new":
         return ""
@@ -99,7 +99,7 @@ def _told(why: str, anew: str, asked: bool) -> str:
     return f"{why}, so again= has nothing to repeat" if asked else why
 
 
-def _question(stage: Stage, config: Config, steps: dict[str, Step]) -> Question:
+def _question(stage: Stage, config: Config, steps: dict[str, PlannedStage]) -> Question:
     values = values_of(config, stage.reads)
     asked = Question(
         stage=stage.name,
@@ -157,7 +157,7 @@ def _difference(link: Path, question: Question) -> str:
     return ", ".join(f"{k} {old.get(k)} → {new.get(k)}" for k in changed[:3]) or "unknown"
 
 
-def _check_parents(steps: dict[str, Step], name: str) -> None:
+def _check_parents(steps: dict[str, PlannedStage], name: str) -> None:
     for step in steps.values():
         if not step.runs:
             continue
@@ -175,7 +175,7 @@ def _check_parents(steps: dict[str, Step], name: str) -> None:
             )
 
 
-def _enough(steps: dict[str, Step]) -> list[str]:
+def _enough(steps: dict[str, PlannedStage]) -> list[str]:
     """Return the requested stages and the stages that they need, in order."""
     names: set[str] = set()
     for name, step in reversed(steps.items()):
@@ -185,7 +185,7 @@ def _enough(steps: dict[str, Step]) -> list[str]:
     return [name for name in steps if name in names]
 
 
-def verify(steps: list[Step]) -> None:
+def verify(steps: list[PlannedStage]) -> None:
     """Check that the outputs of finished stages are unchanged.
 
     Sizes are always compared, and contents if a file is newer than its result.

@@ -15,7 +15,7 @@ from pipeline.data.sources.choose import source
 from pipeline.data.sources.folders import ImageFolder
 from pipeline.display.errors import OTHERS, UserError
 from pipeline.planning import outline
-from pipeline.planning.step import Step
+from pipeline.planning.step import PlannedStage
 from pipeline.records import disk, rundir, store
 from pipeline.records.schemas import Result
 
@@ -56,7 +56,7 @@ def _check_root(root: Path) -> None:
         raise UserError(f"root={root}: less than 50 MiB free on the disk; make room or move root=")
 
 
-def data_error(config: Config, plan: list[Step]) -> UserError | None:
+def data_error(config: Config, plan: list[PlannedStage]) -> UserError | None:
     """Return the error in a run's images, or None; returned, so that a dry run shows its plan.
 
     Args:
@@ -70,7 +70,7 @@ def data_error(config: Config, plan: list[Step]) -> UserError | None:
     return None
 
 
-def _check_data(config: Config, plan: list[Step]) -> None:
+def _check_data(config: Config, plan: list[PlannedStage]) -> None:
     """Refuse missing data, and too few training images if the train stage will run."""
     if plan[0].runs:
         _check_apart(config)
@@ -118,7 +118,7 @@ def _check_profile(config: Config, images: int) -> None:
         )
 
 
-def notes(config: Config, prep: Step, side: float | None) -> Iterator[str]:
+def notes(config: Config, prep: PlannedStage, side: float | None) -> Iterator[str]:
     """Yield notes on settings whose effect depends on the images, of about `side` pixels."""
     images, asked = _training_images(config, prep), config.train.recalibrate
     if images and asked and asked > (there := images // config.train.batch_size):
@@ -131,7 +131,7 @@ def notes(config: Config, prep: Step, side: float | None) -> Iterator[str]:
         )
 
 
-def _training_images(config: Config, prep: Step) -> int | None:
+def _training_images(config: Config, prep: PlannedStage) -> int | None:
     """Return the number of training images; None if only prep can count them."""
     if prep.state == "done":
         try:
@@ -145,7 +145,7 @@ def _training_images(config: Config, prep: Step) -> int | None:
     return images - math.ceil(images * (config.data.val_fraction or 0))
 
 
-def look(config: Config, prep: Step) -> outline.Images:
+def look(config: Config, prep: PlannedStage) -> outline.Images:
     """Return the facts known about the images, from prep or from a quick look."""
     if prep.state == "done" and not prep.repeats:
         found = store.read(Result, prep.dir).metrics

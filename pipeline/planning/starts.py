@@ -23,7 +23,7 @@ from pipeline.config.base import Values
 from pipeline.config.model import ASIDE, Structured
 from pipeline.display.errors import UserError, nearest
 from pipeline.planning import outline
-from pipeline.planning.step import Step
+from pipeline.planning.step import PlannedStage
 from pipeline.records import disk, named, rundir, store
 from pipeline.records.schemas import Result
 from slurm import files
@@ -188,7 +188,7 @@ def _of_run(path: Path, section: str) -> dict[str, Any]:
     return dict(rundir.read_yaml(run / "config.yaml")[section]) if _is_run(run) else {}
 
 
-def check(config: Config, plan: list[Step]) -> list[str]:
+def check(config: Config, plan: list[PlannedStage]) -> list[str]:
     """Check that the files a training starts from are present and unchanged; return notes.
 
     A training that continues from a checkpoint no longer needs these files. For such a training, a

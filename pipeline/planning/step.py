@@ -13,7 +13,7 @@ State = Literal["done", "unfinished", "new"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class PlannedStage:
     """One stage of a plan: its question, its directory, its state, and whether it was requested.
 
     `anew` is the reason why an existing result must not be used; empty if it may be used.

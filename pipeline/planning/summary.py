@@ -17,7 +17,7 @@ from pipeline.display.errors import UserError
 from pipeline.display.masking import mask
 from pipeline.display.terminal import Terminal, bold
 from pipeline.planning.outline import UNTOLD, Outline, Unknown, classes
-from pipeline.planning.step import Step
+from pipeline.planning.step import PlannedStage
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Result
 
@@ -28,7 +28,7 @@ ACTIONS = {name: name for name in ("run", "continue", "repeat", "skip")} | {"lea
 
 def show_plan(
     config: Config,
-    plan: list[Step],
+    plan: list[PlannedStage],
     network: Outline | Unknown | None,
     notes: list[str],
     counted: int | None = None,

@@ -25,7 +25,7 @@ WORDS = OPENING | CLOSING
 
 
 @dataclass(kw_only=True)
-class Part:
+class AttemptEvents:
     """The events of one attempt, each with its place among all: before and after what it said."""
 
     attempt: int = 0
@@ -33,18 +33,18 @@ class Part:
     closing: list[tuple[int, Event]] = field(default_factory=list)
 
 
-def parts(events: Sequence[Event]) -> list[Part]:
+def parts(events: Sequence[Event]) -> list[AttemptEvents]:
     """Return the events that are worth a line, attempt by attempt, oldest first.
 
     A supervisor's events bear no number of an attempt: the first after it is theirs.
     """
-    found = [Part()]
+    found = [AttemptEvents()]
     for number, row in enumerate(events):
         if row.event not in WORDS:
             continue
         another = row.attempt > found[-1].attempt > 0 or row.event == "began"
         if another and (found[-1].attempt or found[-1].closing):
-            found.append(Part())
+            found.append(AttemptEvents())
         part = found[-1]
         part.attempt = part.attempt or row.attempt
         (part.opening if row.event in OPENING else part.closing).append((number, row))

@@ -2,8 +2,8 @@
 
     checkpoints/step-00000110-e005-a003.safetensors   all tensors, by their path in the state; other
                                                       values as JSON in the metadata
-    checkpoints/step-00000110-e005-a003.json          the seal: size, SHA-256, and `Facts`; written
-                                                      last: a file without a seal is ignored
+    checkpoints/step-00000110-e005-a003.json          the seal: size, SHA-256, and `CheckpointInfo`;
+                                                      written last: a file without a seal is ignored
     checkpoints/best.json                             the checkpoint that validated best
 
 The file name holds the step, the number of finished epochs and the attempt. The epochs are needed
@@ -35,7 +35,7 @@ NAME = re.compile(rf"step-(\d+)-e(\d+)-a(\d+){re.escape(SUFFIX)}")
 
 
 @dataclass(frozen=True)
-class Facts:
+class CheckpointInfo:
     """The facts about a checkpoint that are known without reading it.
 
     `boundary`: whether it lies between two epochs. `history`, `growth`: numbers of rows of these
@@ -58,7 +58,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Seal(Facts):
+class Seal(CheckpointInfo):
     """The `.json` beside a checkpoint: its facts, and the size and hash of the file."""
 
     bytes: int
@@ -91,7 +91,7 @@ def snapshot(state: Any) -> Snapshot:
     return Snapshot(*packing.pack(state))
 
 
-def save(folder: Path, facts: Facts, taken: Snapshot) -> Path:
+def save(folder: Path, facts: CheckpointInfo, taken: Snapshot) -> Path:
     """Write one checkpoint and seal it."""
     path = folder / facts.name
     folder.mkdir(exist_ok=True)
@@ -109,10 +109,10 @@ def load(path: Path) -> Any:
         return packing.unpack(tree, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
 
 
-def facts(path: Path) -> Facts:
+def facts(path: Path) -> CheckpointInfo:
     """Return the facts of a file that `newest` found."""
     seal = rundir.read_json(path.with_suffix(".json"))
-    return Facts(**{field.name: seal[field.name] for field in fields(Facts)})
+    return CheckpointInfo(**{field.name: seal[field.name] for field in fields(CheckpointInfo)})
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ class PassedOver:
 
 def newest(
     folder: Path,
-    damage: Callable[[Facts], str | None],
-    refusal: Callable[[Facts], str | None],
+    damage: Callable[[CheckpointInfo], str | None],
+    refusal: Callable[[CheckpointInfo], str | None],
 ) -> tuple[Path | None, list[PassedOver]]:
     """Return the newest checkpoint that is intact and not refused, and the skipped newer ones.
 

@@ -16,7 +16,7 @@ from pipeline.display.errors import UserError
 from pipeline.records import disk, rundir
 from pipeline.records.provenance import DALI, versions
 from pipeline.training import checkpoint
-from pipeline.training.checkpoint import Facts
+from pipeline.training.checkpoint import CheckpointInfo
 
 
 def identity(context: Context) -> Values:
@@ -47,14 +47,14 @@ def _choose(folder: Path, context: Context, world_size: int, own: Values) -> str
         for name in (rundir.HISTORY, rundir.GROWTH)
     }
 
-    def damage(facts: Facts) -> str | None:
+    def damage(facts: CheckpointInfo) -> str | None:
         _check_identity(folder / facts.name, facts.identity, own)
         for name, known in ((rundir.HISTORY, facts.history), (rundir.GROWTH, facts.growth)):
             if known > rows[name]:
                 return f"knows {known} rows of {name}, which has {rows[name]}"
         return None
 
-    def refusal(facts: Facts) -> str | None:
+    def refusal(facts: CheckpointInfo) -> str | None:
         if facts.world_size != world_size and not facts.boundary:
             return f"is of {facts.world_size} processes in the middle of an epoch"
         return None

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.config.train import Checkpoint
 from pipeline.training import checkpoint
-from pipeline.training.checkpoint import Facts, Snapshot
+from pipeline.training.checkpoint import CheckpointInfo, Snapshot
 
 FIRST = 60.0  # seconds to the first save, while the cost of a save is unknown
 SHARE = 0.01  # largest share of the time that may be spent on saving
@@ -37,7 +37,7 @@ class Saver:
         folder: Path,
         settings: Checkpoint,
         may_write: Callable[[], None],
-        saved: Callable[[Facts, float], None],
+        saved: Callable[[CheckpointInfo, float], None],
     ) -> None:
         self._folder, self._settings = folder, settings
         self._may_write, self._saved = may_write, saved
@@ -67,7 +67,7 @@ class Saver:
         """Start the interval of the next save; `file` holds the newest state."""
         self._last_step, self._last_time, self.newest = step, time.monotonic(), file
 
-    def save(self, facts: Facts, state: Any) -> None:
+    def save(self, facts: CheckpointInfo, state: Any) -> None:
         """Take a snapshot now and write it in the background.
 
         Raises:
@@ -101,7 +101,7 @@ class Saver:
         save = self._under_way
         return save is not None and save.done() and save.exception() is not None
 
-    def _write(self, facts: Facts, taken: Snapshot, held_up: float) -> None:
+    def _write(self, facts: CheckpointInfo, taken: Snapshot, held_up: float) -> None:
         start = time.monotonic()
         self._may_write()
         checkpoint.save(self._folder, facts, taken)

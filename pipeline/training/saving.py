@@ -6,7 +6,7 @@ from pipeline.contract.stage import Context
 from pipeline.contract.world import World
 from pipeline.display.errors import UserError
 from pipeline.training import checkpoint, resume
-from pipeline.training.checkpoint import Facts
+from pipeline.training.checkpoint import CheckpointInfo
 from pipeline.training.saver import Saver
 from pipeline.training.state import Saved, State
 
@@ -76,8 +76,8 @@ class Saving:
             )
         return best
 
-    def _facts(self, state: State) -> Facts:
-        return Facts(
+    def _facts(self, state: State) -> CheckpointInfo:
+        return CheckpointInfo(
             step=state.step,
             epoch=state.epoch,
             attempt=self._context.attempt,
@@ -88,7 +88,7 @@ class Saving:
             identity=self._identity,
         )
 
-    def _saved(self, facts: Facts, seconds: float) -> None:
+    def _saved(self, facts: CheckpointInfo, seconds: float) -> None:
         self._context.saved = facts.step
         self._context.event(
             "saved", step=facts.step, epoch=facts.epoch, file=facts.name, seconds=round(seconds, 3)

@@ -38,7 +38,7 @@ from slurm import output
 from slurm.dev_cluster.config import Cluster
 from slurm.dev_cluster.daemons import ask, daemons, down, pid, up
 from slurm.dev_cluster.directory import find, typed
-from slurm.dev_cluster.machine import Failed, Refused, check_root, install, missing
+from slurm.dev_cluster.machine import BadInput, Failed, check_root, install, missing
 
 
 def _up(arguments: argparse.Namespace) -> None:
@@ -152,9 +152,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         parsed.run(parsed)
         output.deliver()
-    except (Refused, Failed) as error:
+    except (BadInput, Failed) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, Refused) else 1
+        return 2 if isinstance(error, BadInput) else 1
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}; name another --dir", file=sys.stderr)
         return 2

@@ -19,7 +19,7 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-from slurm.dev_cluster.machine import Failed, Refused, host_name, search_path, version
+from slurm.dev_cluster.machine import BadInput, Failed, host_name, search_path, version
 
 LONGEST = 70  # characters of DIR: a socket's path has at most 107, of which the longest adds 33
 NODES, DEVICES = 64, 16  # largest numbers
@@ -82,10 +82,10 @@ class Cluster:
         return {"SLURM_CONF": str(self.conf), "PATH": search_path()}
 
     def check(self) -> None:
-        """Raise `Refused` if SLURM does not support such a cluster."""
+        """Raise `BadInput` if SLURM does not support such a cluster."""
         directory = self.directory
         if not re.fullmatch(r"/[\w./+-]+", str(directory)) or len(str(directory)) > LONGEST:
-            raise Refused(
+            raise BadInput(
                 f"--dir {directory}: SLURM cannot take this path; name an absolute one of letters, "
                 f"digits and ./+-_, {LONGEST} characters at most"
             )
@@ -96,14 +96,14 @@ class Cluster:
             ("grace", self.grace, 0, 65533),
         ):
             if not lowest <= value <= highest:
-                raise Refused(f"--{option} {value}: must be from {lowest} to {highest}")
+                raise BadInput(f"--{option} {value}: must be from {lowest} to {highest}")
 
 
 def write_files(cluster: Cluster) -> None:
     """Write all files that the daemons read at their start into the directory.
 
     Raises:
-        Refused: device files cannot be made on this machine.
+        BadInput: device files cannot be made on this machine.
         Failed: there are no free ports.
     """
     directory = cluster.directory
@@ -139,7 +139,7 @@ def _make_devices(cluster: Cluster) -> None:
             path = cluster.directory / "devices" / f"nvidia{number}"
             os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
         except OSError as error:
-            raise Refused(
+            raise BadInput(
                 f"device files cannot be made in {path.parent}: {error.strerror}; leave out "
                 "--gpus-per-node, or give the container the capability MKNOD"
             ) from None

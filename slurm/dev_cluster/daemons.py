@@ -13,7 +13,7 @@ from pathlib import Path
 from slurm import shell
 from slurm.dev_cluster.config import Cluster, write_files
 from slurm.dev_cluster.directory import claim, is_marked, remove
-from slurm.dev_cluster.machine import Failed, Refused, call, check_machine, check_root, tail
+from slurm.dev_cluster.machine import BadInput, Failed, call, check_machine, check_root, tail
 
 OWNER = "SLURM_CLUSTER_NAME"  # variable in jobs (from SLURM) and daemons (from us): their cluster
 CLIENTS = {"srun", "salloc", "sbatch", "scontrol", "squeue", "sinfo", "sacct", "sacctmgr"}
@@ -28,7 +28,7 @@ def up(cluster: Cluster, say: Say = lambda line: None) -> None:
     """Start `cluster`; return when a job has run on all of its nodes.
 
     Raises:
-        Refused: this machine or the directory is unsuitable; nothing is left behind.
+        BadInput: this machine or the directory is unsuitable; nothing is left behind.
         Failed: a daemon did not start; everything was ended and removed again.
     """
     cluster.check()
@@ -47,14 +47,14 @@ def down(directory: Path) -> bool:
     """End every process of the cluster in `directory` and remove it; return whether there was one.
 
     Raises:
-        Refused: the directory is not that of a cluster, or another user may have written to it.
+        BadInput: the directory is not that of a cluster, or another user may have written to it.
         Failed: a process cannot be ended.
     """
     cluster = Cluster(directory)
     directory = cluster.directory
     ours = is_marked(directory)
     if not ours and directory.exists() and any(directory.iterdir()):
-        raise Refused(f"{directory} holds no cluster, nothing was removed; name the right --dir")
+        raise BadInput(f"{directory} holds no cluster, nothing was removed; name the right --dir")
     if ours:
         check_root()
     ended = _end(cluster)

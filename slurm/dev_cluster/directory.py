@@ -12,7 +12,7 @@ from pathlib import Path
 
 from slurm import private
 from slurm.dev_cluster.config import Cluster, default_directory
-from slurm.dev_cluster.machine import Failed, Refused
+from slurm.dev_cluster.machine import BadInput, Failed
 
 MARK = "dev_cluster.json"
 
@@ -21,7 +21,7 @@ def find(directory: Path) -> Cluster | None:
     """Return the cluster in `directory`, whether or not it is healthy, or None.
 
     Raises:
-        Refused: another user may have written its content.
+        BadInput: another user may have written its content.
         Failed: the file that describes it is damaged.
     """
     directory = Cluster(directory).directory
@@ -38,7 +38,7 @@ def is_marked(directory: Path) -> bool:
     """Whether a directory has the mark of a cluster; root runs what its files say.
 
     Raises:
-        Refused: the directory has the mark, and another user may have written it.
+        BadInput: the directory has the mark, and another user may have written it.
     """
     try:
         (directory / MARK).lstat()
@@ -53,7 +53,7 @@ def _refuse_foreign(directory: Path, closed: int = private.OTHERS) -> None:
     if above := private.exchangeable(directory):
         wrong = wrong or f"can be replaced by {private.writers(above)} in {above}"
     if wrong:
-        raise Refused(
+        raise BadInput(
             f"{directory} {wrong}, and nothing in it was read: its files tell root what to run; "
             f"name another --dir (or, if only you wrote there: chmod 700 {directory})"
         )
@@ -63,8 +63,8 @@ def claim(cluster: Cluster) -> None:
     """Make the directory ours, and close it to other users.
 
     Raises:
-        Refused: the directory holds a cluster or other files, cannot be made, or another user could
-            have written to it.
+        BadInput: the directory holds a cluster or other files, cannot be made, or another user
+            could have written to it.
     """
     directory = cluster.directory
     try:
@@ -77,15 +77,15 @@ def claim(cluster: Cluster) -> None:
         with (directory / MARK).open("x") as handle:
             json.dump(row, handle, indent=2)
     except OSError as error:
-        raise Refused(f"--dir {directory}: {error.strerror}; name another") from None
+        raise BadInput(f"--dir {directory}: {error.strerror}; name another") from None
 
 
 def _refuse_filled(directory: Path) -> None:
     if is_marked(directory):
         end = typed("down", directory)
-        raise Refused(f"a cluster is in {directory} already; `{end}`, or name another --dir")
+        raise BadInput(f"a cluster is in {directory} already; `{end}`, or name another --dir")
     if any(directory.iterdir()):
-        raise Refused(f"{directory} is not empty and not a cluster's; name another --dir")
+        raise BadInput(f"{directory} is not empty and not a cluster's; name another --dir")
 
 
 def remove(directory: Path) -> None:

@@ -20,7 +20,7 @@ ACCOUNTING_PACKAGES = {
 ACCOUNTING_PLUGIN = "slurm*/accounting_storage_mysql.so"  # in /usr/lib, or in a directory of it
 
 
-class Refused(Exception):
+class BadInput(Exception):
     """Bad input, in one line: what is wrong, where, and the cure. Exit code 2."""
 
 
@@ -29,10 +29,10 @@ class Failed(Exception):
 
 
 def check_machine(accounting: bool) -> None:
-    """Raise `Refused` if this machine cannot run a cluster."""
+    """Raise `BadInput` if this machine cannot run a cluster."""
     check_root()
     if absent := missing(accounting):
-        raise Refused(
+        raise BadInput(
             f"packages missing: {' '.join(absent)}; add --install, or as root: "
             f"apt-get install --no-install-recommends {' '.join(absent)}"
         )
@@ -40,16 +40,16 @@ def check_machine(accounting: bool) -> None:
     try:
         socket.gethostbyname(host)
     except OSError:
-        raise Refused(
+        raise BadInput(
             f"the name of this machine, {host}, has no address; "
             f"echo '127.0.0.1 {host}' >> /etc/hosts"
         ) from None
 
 
 def check_root() -> None:
-    """Raise `Refused` if this process does not run as root."""
+    """Raise `BadInput` if this process does not run as root."""
     if os.geteuid() != 0:
-        raise Refused(
+        raise BadInput(
             "not root; the daemons of a cluster run as root (they start jobs, devices are made "
             "for them): use sudo, or a container"
         )
@@ -87,7 +87,7 @@ def install(accounting: bool = True) -> None:
     """Install missing packages with apt-get, without starting any service.
 
     Raises:
-        Refused: the user is not root, or there is no apt-get.
+        BadInput: the user is not root, or there is no apt-get.
         Failed: apt-get did not succeed.
     """
     absent = missing(accounting)
@@ -95,7 +95,7 @@ def install(accounting: bool = True) -> None:
         return
     check_root()
     if shutil.which("apt-get") is None:
-        raise Refused(
+        raise BadInput(
             f"--install needs apt-get, not found here; install by hand: {' '.join(absent)}"
         )
     policy = Path("/usr/sbin/policy-rc.d")  # Debian runs it before it starts a service

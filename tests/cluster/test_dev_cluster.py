@@ -13,7 +13,7 @@ from slurm.dev_cluster import daemons as dev_daemons
 from slurm.dev_cluster.config import Cluster
 from slurm.dev_cluster.daemons import daemons, down, pid, start, up
 from slurm.dev_cluster.directory import find
-from slurm.dev_cluster.machine import Refused
+from slurm.dev_cluster.machine import BadInput
 from tests.cluster.real import needs_slurm, wait_for
 from tests.launcher import PROJECT
 
@@ -249,14 +249,14 @@ def test_down_where_nothing_is_does_nothing(tmp_path):
 
 def test_who_is_not_root_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(Refused, match="not root"):
+    with pytest.raises(BadInput, match="not root"):
         up(Cluster(tmp_path / "c"))
 
 
 def test_missing_packages_come_with_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr("slurm.dev_cluster.machine.search_path", lambda: str(tmp_path))
-    with pytest.raises(Refused, match=r"apt-get install .* munge slurm-wlm slurmdbd"):
+    with pytest.raises(BadInput, match=r"apt-get install .* munge slurm-wlm slurmdbd"):
         up(Cluster(tmp_path / "c"))
 
 

@@ -181,7 +181,7 @@ class Loader(ABC):
 
 
 @dataclass(frozen=True)
-class Place:
+class Cursor:
     """The position of loaders that count batches themselves."""
 
     seed: int
@@ -193,12 +193,12 @@ class Place:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def of(cls, part: Part, position: bytes | None) -> Place:
+    def of(cls, part: Part, position: bytes | None) -> Cursor:
         """Return a saved position; the start of the part if there is none."""
         return cls(part.seed) if position is None else cls(**json.loads(position))
 
 
-def order(count: int, place: Place, part: Part) -> Tensor:
+def order(count: int, cursor: Cursor, part: Part) -> Tensor:
     """Return the image indices in the order of an epoch; identical on all ranks.
 
     In training, each epoch has a new permutation of all images, without a last incomplete batch.
@@ -207,7 +207,7 @@ def order(count: int, place: Place, part: Part) -> Tensor:
     """
     if part.augment is None:
         return torch.arange(count)
-    random = torch.Generator().manual_seed(mixed(place.seed, place.epoch))
+    random = torch.Generator().manual_seed(mixed(cursor.seed, cursor.epoch))
     shuffled = torch.randperm(count, generator=random)
     repeated = shuffled.repeat_interleave(part.augment.repeats)
     return repeated[: steps(count, part) * part.batch_size * part.world_size]

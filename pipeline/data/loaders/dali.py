@@ -18,7 +18,7 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 from torch import Tensor
 
 from pipeline.config.train import Augment
-from pipeline.data.loaders.base import Batch, Loader, Part, Place, mine, order, steps
+from pipeline.data.loaders.base import Batch, Cursor, Loader, Part, mine, order, steps
 from pipeline.data.shards import Pictures
 
 NOTHING = -1  # image number of a placeholder in a batch that would otherwise be empty
@@ -41,7 +41,7 @@ class DaliLoader(Loader):
     def _open(self, position: bytes | None) -> None:
         part = self.part
         start, _, checkpoint = (position or b"").partition(b"\n")
-        self._seed = Place.of(part, start or None).seed
+        self._seed = Cursor.of(part, start or None).seed
         pictures = part.pictures()
         self._steps = steps(len(pictures), part)
         gpu = part.device.type == "cuda"
@@ -71,7 +71,7 @@ class DaliLoader(Loader):
 
     def _position(self) -> bytes:
         checkpoint: bytes = self._iterator.checkpoints()[0]
-        return Place(self._seed).to_bytes() + b"\n" + checkpoint
+        return Cursor(self._seed).to_bytes() + b"\n" + checkpoint
 
 
 class _Source:
@@ -88,8 +88,8 @@ class _Source:
         if info.iteration >= steps(len(self._pictures), self._part):
             raise StopIteration
         if self._order[0] != info.epoch_idx:
-            place = Place(self._seed, info.epoch_idx)
-            self._order = info.epoch_idx, order(len(self._pictures), place, self._part)
+            cursor = Cursor(self._seed, info.epoch_idx)
+            self._order = info.epoch_idx, order(len(self._pictures), cursor, self._part)
         places = self._order[1][mine(info.iteration, self._part)].tolist()
         targets = [np.array(self._pictures.target(place), dtype=np.int32) for place in places]
         if not places:

@@ -18,9 +18,9 @@ from torch.nn.functional import affine_grid, grid_sample, pad
 from pipeline.data.loaders import parts
 from pipeline.data.loaders.base import (
     Batch,
+    Cursor,
     Loader,
     Part,
-    Place,
     decoded,
     evaluation,
     mine,
@@ -50,7 +50,7 @@ class MemoryLoader(Loader):
 
     def _open(self, position: bytes | None) -> None:
         part = self.part
-        self._place = Place.of(part, position)
+        self._cursor = Cursor.of(part, position)
         self._resized = part.augment is not None and part.augment.crop == "resized"
         self._images, self._labels, self._numbers = held(part, whole=self._resized)
         self._mean, self._std = (
@@ -62,11 +62,11 @@ class MemoryLoader(Loader):
         return steps(len(self._numbers), self.part)
 
     def _batches(self) -> Iterator[Batch]:
-        part, place = self.part, self._place
-        positions = order(len(self._numbers), place, part).to(part.device)
+        part, cursor = self.part, self._cursor
+        positions = order(len(self._numbers), cursor, part).to(part.device)
         draws = self._draws(len(positions), DRAWS, purpose=1)
         more = self._draws(len(positions), MORE if self._needs_more() else 0, purpose=3)
-        for step in range(place.step, len(self)):
+        for step in range(cursor.step, len(self)):
             here = mine(step, part)
             chosen = positions[here]
             images = self._images[chosen]
@@ -76,7 +76,7 @@ class MemoryLoader(Loader):
             if part.augment:
                 images = self._erased(images, draws[here], step)
             last = step + 1 == len(self)
-            self._place = replace(place, epoch=place.epoch + last, step=0 if last else step + 1)
+            self._cursor = replace(cursor, epoch=cursor.epoch + last, step=0 if last else step + 1)
             yield part.placed(Batch(images, self._labels[chosen], self._numbers[chosen]))
 
     def _needs_more(self) -> bool:
@@ -84,12 +84,12 @@ class MemoryLoader(Loader):
 
     def _draws(self, count: int, columns: int, purpose: int) -> Tensor:
         """Return the random numbers of an epoch, (count, columns) in [0, 1): a row per image."""
-        place = self._place
-        random = torch.Generator().manual_seed(mixed(place.seed, place.epoch, purpose))
+        cursor = self._cursor
+        random = torch.Generator().manual_seed(mixed(cursor.seed, cursor.epoch, purpose))
         return torch.rand(count, columns, generator=random).to(self.part.device)
 
     def _position(self) -> bytes:
-        return self._place.to_bytes()
+        return self._cursor.to_bytes()
 
     def _changed(self, images: Tensor, draws: Tensor, more: Tensor) -> Tensor:
         """Crop, move and colour uint8 images by their rows of random numbers in [0, 1)."""
@@ -116,7 +116,7 @@ class MemoryLoader(Loader):
             area = side**2 * (0.02 + 0.31 * draws[:, 6])
             ratio = torch.exp(math.log(0.3) + (math.log(3.3) - math.log(0.3)) * draws[:, 7])
             size = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).clamp(max=side)
-            seed = mixed(self._place.seed, self._place.epoch, step, self.part.rank, 2)
+            seed = mixed(self._cursor.seed, self._cursor.epoch, step, self.part.rank, 2)
             random = torch.Generator(images.device).manual_seed(seed)
             noise = torch.empty_like(images).normal_(generator=random)
             inside = _rectangle(side, draws[:, 8:10], size)

@@ -21,9 +21,9 @@ from pipeline.config.train import Augment
 from pipeline.data.loaders.ahead import copied
 from pipeline.data.loaders.base import (
     Batch,
+    Cursor,
     Loader,
     Part,
-    Place,
     decoded,
     evaluation,
     mine,
@@ -51,15 +51,15 @@ class TorchLoader(Loader):
         return None
 
     def _open(self, position: bytes | None) -> None:
-        self._place = Place.of(self.part, position)
+        self._cursor = Cursor.of(self.part, position)
         self._images = Images(self.part)
 
     def __len__(self) -> int:
         return steps(len(self._images), self.part)
 
     def _batches(self) -> Iterator[Batch]:
-        part, place = self.part, self._place
-        left = list(self._keys())[place.step :]
+        part, cursor = self.part, self._cursor
+        left = list(self._keys())[cursor.step :]
         wanted = part.threads if part.threads > 1 else 0
         workers = affordable(wanted, part.batch_bytes, part.neighbours) if wanted else 0
         loader = DataLoader(
@@ -72,22 +72,22 @@ class TorchLoader(Loader):
             pin_memory=part.device.type == "cuda",
             multiprocessing_context="fork" if workers else None,  # starts at once; uses no GPU
         )
-        for step, batch in enumerate(copied(batches(loader, part.waiting), part), place.step):
+        for step, batch in enumerate(copied(batches(loader, part.waiting), part), cursor.step):
             last = step + 1 == len(self)
-            self._place = replace(place, epoch=place.epoch + last, step=0 if last else step + 1)
+            self._cursor = replace(cursor, epoch=cursor.epoch + last, step=0 if last else step + 1)
             yield batch
 
     def _keys(self) -> Iterator[list[Key]]:
         """Yield the images of each batch of the epoch, with the seed of their changes."""
-        part, place = self.part, self._place
-        positions = order(len(self._images), place, part).tolist()
+        part, cursor = self.part, self._cursor
+        positions = order(len(self._images), cursor, part).tolist()
         numbers = range(len(positions))
         for step in range(len(self)):
             here = numbers[mine(step, part)]
-            yield [(positions[n], mixed(place.seed, place.epoch, n)) for n in here] or [(-1, 0)]
+            yield [(positions[n], mixed(cursor.seed, cursor.epoch, n)) for n in here] or [(-1, 0)]
 
     def _position(self) -> bytes:
-        return self._place.to_bytes()
+        return self._cursor.to_bytes()
 
 
 class Images(Dataset[Any]):

@@ -45,7 +45,7 @@ class Sample(NamedTuple):
 
 
 @dataclass
-class Part:
+class Members:
     """The members of a shard that share a key."""
 
     image: str = ""
@@ -114,17 +114,17 @@ class WebDataset:
             else:
                 yield Sample(part.image, part.place, part.label)
 
-    def _parts(self, shard: str, passed: list[Row]) -> dict[str, Part]:
+    def _parts(self, shard: str, passed: list[Row]) -> dict[str, Members]:
         """Return the members of a shard, by key."""
         where = self.root / shard
-        parts: dict[str, Part] = {}
+        parts: dict[str, Members] = {}
         with tars.opened(where) as stream:
             for member in tars.members(stream, where):
                 if not (named := MEMBER.fullmatch(member.name.removeprefix("./"))):
                     passed.append({"name": f"{shard}/{member.name}", "reason": "no KEY.ENDING"})
                     continue
                 key, ending = named[1], named[2].lower()
-                part = parts.setdefault(key, Part())
+                part = parts.setdefault(key, Members())
                 _refuse_second(where, key, ending, part)
                 part.endings.append(ending)
                 if f".{ending}" in EXTENSIONS:
@@ -186,7 +186,7 @@ class WebDataset:
         return list(dict.fromkeys(found))
 
 
-def _refuse_second(where: Path, key: str, ending: str, part: Part) -> None:
+def _refuse_second(where: Path, key: str, ending: str, part: Members) -> None:
     if ending in part.endings:
         raise UserError(f"{where} has {f'{key}.{ending}'!a} twice; write it again with one")
     if f".{ending}" in EXTENSIONS and part.image:

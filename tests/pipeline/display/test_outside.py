@@ -18,7 +18,7 @@ from pipeline.display.errors import BAD_INPUT, FAILED, StageFailed, UserError
 from pipeline.display.outside import code, line, markdown, visible
 from pipeline.display.terminal import Terminal
 from pipeline.planning import summary
-from pipeline.planning.step import Step
+from pipeline.planning.step import PlannedStage
 from pipeline.records import progress, rundir, store
 from pipeline.report import write_report
 from pipeline.stages.export import card
@@ -236,7 +236,7 @@ def test_the_plan(name, tmp_path, capsys):
         name="a", seed=1, root=name,
         **{part: SimpleNamespace(name=name) for part in ("data", "model", "method")},
     )  # fmt: skip
-    step = Step(
+    step = PlannedStage(
         stage=SimpleNamespace(name="train"), question=None, dir=tmp_path,
         state="new", wanted=True, why=name,
     )  # fmt: skip

@@ -13,12 +13,12 @@ from torch import nn
 from pipeline.config.train import Checkpoint
 from pipeline.records import disk, rundir
 from pipeline.training import checkpoint, generators
-from pipeline.training.checkpoint import Facts
+from pipeline.training.checkpoint import CheckpointInfo
 from pipeline.training.saver import Saver
 
 
 def facts(step, epoch=0, attempt=1, boundary=False):
-    return Facts(
+    return CheckpointInfo(
         step=step, epoch=epoch, attempt=attempt, world_size=2, boundary=boundary, history=step, growth=0, identity={}
     )  # fmt: skip
 
