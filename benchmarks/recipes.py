@@ -30,7 +30,7 @@ from benchmarks.forked import Forked
 from benchmarks.killing import VICTIMS
 from pipeline.planning import named_run, sweep
 from pipeline.planning.plan import make_plan
-from pipeline.planning.step import PlannedStage
+from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import rundir
 
 SETTINGS = (

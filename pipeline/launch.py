@@ -32,7 +32,7 @@ from pipeline.planning import (
 )
 from pipeline.planning.outline import catalogue
 from pipeline.planning.plan import make_plan, verify
-from pipeline.planning.step import PlannedStage
+from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import caches, rundir, store
 from pipeline.records.schemas import Result
 from slurm import output, private

@@ -17,7 +17,7 @@ from pipeline.display.outside import say, visible
 from pipeline.records import named, rundir, store
 from pipeline.records.schemas import Event, Submission
 from pipeline.records.stage_status import UNDER_WAY, look
-from pipeline.records.timeline import WORDS, parts
+from pipeline.records.timeline import WORDS, by_attempt
 from slurm import output, scheduler
 
 POLL = 0.5  # seconds between two reads
@@ -134,7 +134,7 @@ class Reader:
                 self._print(path)
         events = list(store.rows(Event, self.directory))
         logs = _of_attempts(self.directory, self._rank)
-        for part in parts(events):
+        for part in by_attempt(events):
             for number, row in part.opening:
                 self._tell(number, row)
             for path in logs.pop(part.attempt, []):

@@ -28,7 +28,7 @@ from pipeline.display.errors import (
 )
 from pipeline.planning.named_run import write_question, write_where
 from pipeline.planning.plan import verify_outputs
-from pipeline.planning.step import PlannedStage
+from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import attempt, disk, named, rundir, store
 from pipeline.records.progress import Onlooker
 from pipeline.records.provenance import PROJECT

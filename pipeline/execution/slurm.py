@@ -21,7 +21,7 @@ from pipeline.display.terminal import Terminal
 from pipeline.execution import resources
 from pipeline.execution.code_snapshot import freeze, place
 from pipeline.planning import again, named_run
-from pipeline.planning.step import PlannedStage
+from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import named, rundir
 from pipeline.records.progress import Onlooker
 from slurm import scheduler, wishes

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.display.errors import UserError
 from pipeline.display.outside import say
-from pipeline.planning.step import PlannedStage
+from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import disk, repeats, rundir, stage_status, store
 from pipeline.records.schemas import Question
 from slurm.queue import submitted

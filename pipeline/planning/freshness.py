@@ -15,7 +15,7 @@ from pipeline.data.sources.changes import Changes
 from pipeline.display.errors import gist
 from pipeline.display.masking import mask
 from pipeline.display.outside import say
-from pipeline.planning.step import PlannedStage
+from pipeline.planning.planned_stage import PlannedStage
 
 PATIENCE = 10.0  # seconds that comparing the files may take
 

@@ -19,7 +19,7 @@ from pipeline.config.base import STAGE_NAMES, Values
 from pipeline.custom import code
 from pipeline.display.errors import UserError
 from pipeline.planning import compose, taking_up
-from pipeline.planning.step import PlannedStage
+from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import disk, repeats, rundir, store
 from pipeline.records.provenance import PROJECT, command_line, source_revision, versions
 from pipeline.records.schemas import Run

@@ -17,7 +17,7 @@ from pipeline.contract.stage import Stage
 from pipeline.contract.table import STAGES
 from pipeline.display.errors import UserError
 from pipeline.display.masking import masked
-from pipeline.planning.step import PlannedStage, State
+from pipeline.planning.planned_stage import PlannedStage, State
 from pipeline.records import disk, repeats, rundir, store
 from pipeline.records.schemas import Event, Output, Question, Result
 

@@ -15,7 +15,7 @@ from pipeline.data.sources.choose import source
 from pipeline.data.sources.folders import ImageFolder
 from pipeline.display.errors import OTHERS, UserError
 from pipeline.planning import outline
-from pipeline.planning.step import PlannedStage
+from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import disk, rundir, store
 from pipeline.records.schemas import Result
 

@@ -23,7 +23,7 @@ from pipeline.config.base import Values
 from pipeline.config.model import ASIDE, Structured
 from pipeline.display.errors import UserError, nearest
 from pipeline.planning import outline
-from pipeline.planning.step import PlannedStage
+from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import disk, named, rundir, store
 from pipeline.records.schemas import Result
 from slurm import files

@@ -17,7 +17,7 @@ from pipeline.display.errors import UserError
 from pipeline.display.masking import mask
 from pipeline.display.terminal import Terminal, bold
 from pipeline.planning.outline import UNTOLD, Outline, Unknown, classes
-from pipeline.planning.step import PlannedStage
+from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Result
 

@@ -33,7 +33,7 @@ class AttemptEvents:
     closing: list[tuple[int, Event]] = field(default_factory=list)
 
 
-def parts(events: Sequence[Event]) -> list[AttemptEvents]:
+def by_attempt(events: Sequence[Event]) -> list[AttemptEvents]:
     """Return the events that are worth a line, attempt by attempt, oldest first.
 
     A supervisor's events bear no number of an attempt: the first after it is theirs.

@@ -89,7 +89,7 @@ def test_what_was_told_is_not_told_again(stage, capsys):
 
 def test_an_attempt_without_a_supervisor_is_told_from_the_one_before():
     rows = [Event(time=n, event="started", attempt=n) for n in (1, 2, 2, 3)]
-    assert [part.attempt for part in timeline.parts(rows)] == [1, 2, 3]
+    assert [part.attempt for part in timeline.by_attempt(rows)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("follow", [[], ["-f"]])

@@ -18,7 +18,7 @@ from pipeline.display.errors import BAD_INPUT, FAILED, StageFailed, UserError
 from pipeline.display.outside import code, line, markdown, visible
 from pipeline.display.terminal import Terminal
 from pipeline.planning import summary
-from pipeline.planning.step import PlannedStage
+from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import progress, rundir, store
 from pipeline.report import write_report
 from pipeline.stages.export import card
