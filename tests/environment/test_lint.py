@@ -7,8 +7,6 @@ import pytest
 
 from tests.launcher import PROJECT
 
-pytestmark = pytest.mark.long  # `make lint` does the same
-
 TOOLS = {
     "style": ["ruff", "check"],
     "format": ["ruff", "format", "--check"],
@@ -17,6 +15,7 @@ TOOLS = {
 }
 
 
+@pytest.mark.long  # `make lint` does the same
 @pytest.mark.parametrize("what", TOOLS)
 def test_the_house_is_in_order(what):
     module, *arguments = TOOLS[what]
