@@ -25,8 +25,8 @@ from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import load_file
 
-from benchmarks import evidence
-from benchmarks.killing import MOMENTS, PROJECT, Attempt, rows
+from benchmarks import PROJECT, evidence
+from benchmarks.killing import MOMENTS, Attempt, rows
 from pipeline.records import rundir
 
 SETTINGS = (

@@ -28,9 +28,9 @@ from rich.table import Table
 from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18, resnet50
 
-from benchmarks import evidence
+from benchmarks import PROJECT, evidence
 from benchmarks.chaos import copy_question, launch
-from benchmarks.killing import PROJECT, rows
+from benchmarks.killing import rows
 from pipeline.config.train import Checkpoint
 from pipeline.networks.architectures import vgg
 from pipeline.records import rundir

@@ -13,10 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import evidence
+from benchmarks import PROJECT, evidence
 from tests.runs import make_run
 
-PROJECT = Path(__file__).resolve().parents[1]
 SEEDS = 5
 EPOCHS = 60
 

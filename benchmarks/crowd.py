@@ -20,10 +20,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import evidence
+from benchmarks import PROJECT, evidence
 from tests.runs import make_run
 
-PROJECT = Path(__file__).resolve().parents[1]
 METHODS = ("plain", "dbb", "dyrep", "acb")
 COMMANDS = {
     "status": ["status"],

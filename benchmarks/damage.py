@@ -22,11 +22,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import evidence
+from benchmarks import PROJECT, evidence
 from pipeline.records import rundir
 
 CLASSES = ("across", "diagonal", "down", "other")
-PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (
     "stage=all", "data=imagefolder", "data.image_size=64", "data.resize=72", "data.max_bad=0.02",
     "train=imagenet", "train.epochs=3", "train.batch_size=64", "method.adjust_interval=1",

@@ -7,7 +7,6 @@ Writes docs/figures/block.svg, saliency.svg, cost.svg, train_error.svg and growt
 
 import json
 import statistics
-from pathlib import Path
 
 import matplotlib
 
@@ -18,6 +17,7 @@ from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
 import dyrep
+from benchmarks import PROJECT, RESULTS
 from benchmarks.growth_study.arms import ARMS
 from benchmarks.growth_study.networks import NETWORKS
 from benchmarks.growth_study.plan import JUDGING
@@ -26,8 +26,7 @@ from benchmarks.growth_study.shelf import Shelf
 from dyrep import calibration, expansion
 from dyrep.proof import relative_error
 
-RESULTS = Path(__file__).parent / "results"
-FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+FIGURES = PROJECT / "docs" / "figures"
 CHAINS = {
     "kxk": ["conv k×k", "BN"],
     "1x1": ["conv 1×1", "BN"],

@@ -25,7 +25,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import evidence
+from benchmarks import PROJECT, evidence
 from pipeline.records import rundir, store
 from pipeline.tracking import rows
 from slurm import scheduler
@@ -33,7 +33,6 @@ from slurm.dev_cluster.config import Cluster
 from slurm.dev_cluster.daemons import down, up
 from tests.pipeline.tracking.recorder import Recorder
 
-PROJECT = Path(__file__).resolve().parents[1]
 GROUP = "first-sweep"
 SETTINGS = (
     "-m", "method=plain,dbb,dyrep", "seed=1,2,3", f"group={GROUP}", "cluster=slurm",

@@ -31,10 +31,10 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks import PROJECT
 from benchmarks.gpu_campaign import summary
 from benchmarks.gpu_campaign.report import SECTIONS, Asked, Report, read
 
-PROJECT = Path(__file__).resolve().parents[1]
 TAIL = 3000  # characters of a failed section's output that are kept
 
 

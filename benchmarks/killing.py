@@ -10,9 +10,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from benchmarks import PROJECT
 from pipeline.records import rundir
 
-PROJECT = Path(__file__).resolve().parents[1]
 MOMENTS = ("start", "step", "save", "validate", "adjust")
 VICTIMS = ("rank 0", "other rank", "parent", "all")
 PATIENCE = 12.0  # seconds to wait for the chosen moment before killing anyway

@@ -29,11 +29,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import evidence
+from benchmarks import PROJECT, evidence
 from pipeline.records import environment, outfile, rundir
 from pipeline.report import write_report
 
-PROJECT = Path(__file__).resolve().parents[1]
 CALLS = 200  # timed calls per variant and batch size
 BESIDE = 10  # timed calls beside the other process, which suffice to notice it
 SPREAD, RATIO = 0.03, (0.97, 1.03)

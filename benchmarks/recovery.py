@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import evidence
+from benchmarks import PROJECT, evidence
 from benchmarks.chaos import differences
 from pipeline.records import rundir
 from slurm import scheduler
@@ -30,7 +30,6 @@ from slurm.dev_cluster.config import Cluster
 from slurm.dev_cluster.daemons import down, start, up
 from slurm.place import NODE
 
-PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (
     "cluster=slurm",
     "cluster.nodes=2",

@@ -23,11 +23,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import evidence
+from benchmarks import PROJECT, evidence
 from benchmarks.killing import children
 from pipeline.records import rundir
 
-PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = (
     "stage.run=[prep,train]", "name=soak", "data=digits", "data.val_fraction=0.5",
     "model.widths=[[8,8],[16,16]]", "method=dyrep", "method.cut_std=0.001", "method.cut_ratio=0.3",

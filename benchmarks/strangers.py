@@ -23,9 +23,8 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import evidence
+from benchmarks import PROJECT, evidence
 
-PROJECT = Path(__file__).resolve().parents[1]
 KINDS = {
     "other people: processes and ports": ["execution/test_processes"],
     "other people: files that carry code": ["test_trust", "test_example"],

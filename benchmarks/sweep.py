@@ -14,12 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import evidence
+from benchmarks import PROJECT, evidence
 from slurm import scheduler
 from slurm.dev_cluster.config import Cluster
 from slurm.dev_cluster.daemons import down, up
-
-PROJECT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:

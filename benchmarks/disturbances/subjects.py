@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks import PROJECT
 from benchmarks.chaos import SETTINGS, differences
-from benchmarks.killing import PROJECT, rows
+from benchmarks.killing import rows
 from pipeline.records import rundir, store
 from slurm import scheduler
 from slurm.queue import active, queued

@@ -20,10 +20,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import evidence
+from benchmarks import PROJECT, evidence
 from benchmarks.faults.cases import CASES, nothing
 from benchmarks.faults.judge import differ, last_line, left_behind, said, strange
-from benchmarks.faults.trial import PROJECT, Case, command, copy, finish, mounted, start
+from benchmarks.faults.trial import Case, command, copy, finish, mounted, start
 
 SETTINGS = (
     "name=faults", "model.widths=[[8],[16]]", "train.epochs=2", "train.deterministic=true",

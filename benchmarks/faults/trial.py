@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import PROJECT
 from benchmarks.killing import alive_after
 from benchmarks.soak import below
 from pipeline.config.base import STAGE_NAMES
 
-PROJECT = Path(__file__).resolve().parents[2]
 DISK = 128  # size of the disk, MiB
 PAGE = 4096  # page of a file system, bytes
 LIMIT = 300.0  # longest time of a launch, seconds

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 
-from benchmarks.gpu_campaign.launching import PROJECT
+from benchmarks import PROJECT
 from benchmarks.gpu_campaign.report import Asked, Report
 
 WORDS = ("PASSED", "FAILED", "ERROR", "SKIPPED")

@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import PROJECT
 from pipeline.records import rundir
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 def launched(root: Path, name: str, *settings: str) -> Path:

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from benchmarks import PROJECT
 from benchmarks.gpu_campaign.loops import DEVICE
 from pipeline.stages.timing import memory
 from pipeline.stages.timing.measure import seconds
 
-PROJECT = Path(__file__).resolve().parents[2]
 Loop = Callable[[int], None]
 
 

@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks import chaos, killing
-from benchmarks.gpu_campaign.launching import PROJECT, launched
+from benchmarks import PROJECT, chaos, killing
+from benchmarks.gpu_campaign.launching import launched
 from benchmarks.gpu_campaign.measure import gist
 from benchmarks.gpu_campaign.report import Asked, Report
 from pipeline.records import rundir

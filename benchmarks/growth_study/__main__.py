@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import RESULTS
 from benchmarks.growth_study import data, plan, report
 from benchmarks.growth_study.arms import ARMS
 from benchmarks.growth_study.networks import NETWORKS
@@ -31,14 +32,13 @@ from pipeline.display import exits
 from pipeline.display.errors import DONE
 
 Wanted = Callable[[plan.Rows], Iterator[Run]]
-RESULTS = Path(__file__).parents[1] / "results" / "growth_study"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--results", type=Path, default=RESULTS / "growth_study", metavar="DIR")
     parser.add_argument("--data", type=Path, default=data.DEBIAN, metavar="DIR")
     parser.add_argument(
         "--minutes", type=float, default=float("inf"), metavar="N",

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import dyrep
-from benchmarks import evidence
+from benchmarks import RESULTS, evidence
 from benchmarks.growth_study import data
-from benchmarks.growth_study.__main__ import RESULTS
 from benchmarks.growth_study.shelf import Run, Shelf
 from benchmarks.growth_study.training import Size, Training, batches
 from dyrep.block import fitting
@@ -92,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--results", type=Path, default=RESULTS / "growth_study", metavar="DIR")
     parser.add_argument("--data", type=Path, default=data.DEBIAN, metavar="DIR")
     options = parser.parse_args(arguments)
     return exits.ending(lambda: work(options.results, options.data, Size()))
