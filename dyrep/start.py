@@ -5,7 +5,7 @@
 I copies each channel. This equals an identity branch of this strength that is folded into the
 kernel before the first step, so it costs nothing at any time. A deep network without skip
 connections passes its signal through every kernel, and trains better from this start; with skip
-connections there is little to gain (`benchmarks/growth_study`). DiracNets (Zagoruyko and Komodakis,
+connections there is little to gain (`benchmarks.growth_study`). DiracNets (Zagoruyko and Komodakis,
 arXiv 1706.00388) keep diag(a) I and W apart during training; here the kernel is one parameter from
 the start.
 """

@@ -4,7 +4,7 @@
     python -m benchmarks.gpu OUT --only steps grown --minutes 9   # some sections, in less time
     python -m benchmarks.gpu OUT --small                          # in miniature, even on a CPU
 
-The sections, most important first; each is a file in `benchmarks/gpu_campaign/`:
+The sections, most important first; each is a file in `gpu_campaign/`:
 
     steps      a training step of bare torch, ours and timm's: images/s, memory, waits for the GPU
     grown      a step with branches on every convolution, beside plain, DBB, the published code

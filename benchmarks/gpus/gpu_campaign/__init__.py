@@ -1,1 +1,1 @@
-"""Hold the sections of the GPU campaign (`benchmarks/gpu.py`), and their common modules."""
+"""Hold the sections of the GPU campaign (`benchmarks.gpu`), and their common modules."""
