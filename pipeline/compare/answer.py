@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 
@@ -37,7 +38,7 @@ def answer(title: str, runs: list[Run], baselines: list[str], force: bool) -> An
     differ = differing([bucket[0].settings for bucket in buckets])
     labels = settings.labels([bucket[0].settings for bucket in buckets], differ)
     groups = [_group(*pair, hours) for pair in zip(labels, buckets, strict=True)]
-    groups.sort(key=lambda group: (-group.top1.mean, group.label))
+    groups.sort(key=_rank)
     baseline = _baseline(groups, baselines, notes)
     for group in groups:
         if baseline and group is not baseline:
@@ -59,6 +60,11 @@ def answer(title: str, runs: list[Run], baselines: list[str], force: bool) -> An
         },
         notes=notes,
     )
+
+
+def _rank(group: Group) -> tuple[float, float, str]:
+    """Return what groups are sorted by: accuracy, then what a training costs, then the name."""
+    return -group.top1.mean, group.cost.mean if group.cost else math.inf, group.label
 
 
 def _data(runs: list[Run], force: bool, notes: list[str]) -> str:

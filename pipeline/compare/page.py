@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.compare import figures, table
 from pipeline.compare.collect import ACCURACY, Run
 from pipeline.compare.groups import Answer
-from pipeline.compare.settings import shown
+from pipeline.config.base import written
 from pipeline.report import render as fill
 
 
@@ -20,7 +20,7 @@ def render(answer: Answer, runs: list[Run]) -> str:
         figures=figures.all_of(answer, runs),
         lines=figures.LINES,
         show=table,
-        shown=shown,
+        written=written,
         runs=_rows(answer, runs),
     )
 

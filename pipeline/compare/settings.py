@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from pipeline.config.base import written
 from pipeline.display.errors import nearest
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ def labels(trees: list[Settings], differ: list[str]) -> list[str]:
 def _named(trees: list[Settings], keys: list[str]) -> list[str]:
     """Return one line per tree: `key=value` for each of the keys that it has."""
     return [
-        " ".join(f"{key.removesuffix('.name')}={shown(tree[key])}" for key in keys if key in tree)
+        " ".join(f"{key.removesuffix('.name')}={written(tree[key])}" for key in keys if key in tree)
         for tree in trees
     ]
 
@@ -72,11 +73,6 @@ def _within_choice(trees: list[Settings], key: str, choices: list[str]) -> bool:
     return any(_differs(some, key) for some in alike)
 
 
-def shown(value: Any) -> str:
-    """Return a value as one word, without blanks in a list."""
-    return json.dumps(value).replace(" ", "") if isinstance(value, list) else str(value)
-
-
 def fits(tree: Settings, key: str, value: str) -> bool:
     """Whether a setting, or a choice such as `method`, has the value a user wrote."""
     actual = tree.get(_full(tree, key), "–")
@@ -84,7 +80,7 @@ def fits(tree: Settings, key: str, value: str) -> bool:
         meant = yaml.safe_load(value)
     except yaml.YAMLError:
         meant = value
-    return shown(actual) == value or bool(actual == meant)
+    return written(actual) == value or bool(actual == meant)
 
 
 def valid(trees: list[Settings], key: str, value: str) -> str:
@@ -93,7 +89,7 @@ def valid(trees: list[Settings], key: str, value: str) -> str:
     names = sorted(keys | {k.removesuffix(".name") for k in keys if k.endswith(".name")})
     if key not in names:
         return f"{key} is not a setting of theirs; {nearest(key, names)}"
-    values = {shown(t[k]) for t in trees if (k := _full(t, key)) in t}
+    values = {written(t[k]) for t in trees if (k := _full(t, key)) in t}
     return nearest(value, sorted(values), f"{key}=")
 
 

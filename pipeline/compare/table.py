@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.compare.groups import Answer, Group
-from pipeline.compare.settings import shown
 from pipeline.compare.statistics import Mean, Pairs
+from pipeline.config.base import written
 from pipeline.display.outside import line
 from pipeline.display.terminal import Terminal, bold
 from pipeline.report.run_data import short
@@ -213,6 +213,6 @@ def _left_out(rows: list[dict[str, str]]) -> Table:
 def _differ(answer: Answer, groups: list[Group]) -> Table:
     table = _table("Which settings differ", "setting", "values (– where there is no such setting)")
     for key, values in answer.differ.items():
-        distinct = dict.fromkeys(shown(values.get(group.label, "–")) for group in groups)
+        distinct = dict.fromkeys(written(values.get(group.label, "–")) for group in groups)
         table.add_row(key, " | ".join(distinct).replace('","', '", "'))  # blanks let a list fold
     return table

@@ -18,6 +18,7 @@ from pipeline.networks import architectures, freezing, repvgg, weights
 from pipeline.networks.weights import KEY
 from pipeline.records import rundir
 
+CHANNELS = 3  # of an image; a grey image has three equal ones
 NAMED = 3  # differing keys that a message names
 COUNTER = ".num_batches_tracked"  # of a batch norm; files from before torch 0.4.1 lack it
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that torchvision removes
@@ -31,6 +32,7 @@ class Fit:
     loaded: dict[str, Tensor] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)  # names of the classifier's tensors
     differing: list[str] = field(default_factory=list)  # descriptions of the differences
+    grey: list[str] = field(default_factory=list)  # kernels that take one channel in the file
 
 
 def begin(network: nn.Module, model: Model, classes: int, counted: bool = True) -> list[str]:
@@ -69,9 +71,10 @@ def _load(
     held = weights.read(path, model.pretrained_sha256)
     head = architectures.head(model, classes)
     told: list[str] = []
+    grey: list[str] = []
     own = isinstance(model, Timm) and model.own_branches
     if _has_branches(held) and isinstance(model, Timm) and model.name.startswith("repvgg"):
-        held = _folded(path, model, held, head)
+        held, grey = _folded(path, model, held, head)
         place = "are those of the network" if own else "were folded into 3x3 convolutions"
         told.append(f"start: the branches of these RepVGG weights {place}")
     elif own:
@@ -83,10 +86,15 @@ def _load(
     if found.differing and isinstance(model, Timm):
         found = min(found, _as_timm(network, held, head), key=lambda each: len(each.differing))
     if found.differing:
-        raise UserError(_refusal(path, model, found.differing, held))
+        raise UserError(_refusal(path, model, network, held, found.differing))
     _add_biases(network, found.loaded)
     network.load_state_dict(found.loaded, strict=False)
     told += [f"start: weights of {path}, {_head(found, held, classes) if counted else UNCOUNTED}"]
+    if names := " and ".join(grey or found.grey):
+        told.append(
+            f"start: the kernels of {names} are for grey images; each of three channels gets a "
+            "third of them, so the scores of grey images stay the same"
+        )
     if idle := _idle_norms(network):
         told.append(
             f"note: {idle} batch norms of these weights have no statistics, because branches had "
@@ -103,17 +111,25 @@ def fill_branches(network: nn.Module, model: Model) -> None:
         model: the settings of the network, with `own_branches`.
     """
     assert isinstance(model, Timm)
-    held = weights.read(Path(str(model.pretrained)), None)
-    repvgg.fill(network, weights.named_as(held, repvgg.branched(model.name).state_dict()))
+    theirs = repvgg.branched(model.name)
+    held = weights.named_as(weights.read(Path(str(model.pretrained)), None), theirs.state_dict())
+    repvgg.fill(network, held | fit(theirs, held, set()).loaded)
 
 
-def _folded(path: Path, model: Timm, held: dict[str, Tensor], head: set[str]) -> dict[str, Tensor]:
-    """Convert weights of a RepVGG with branches to the plain network, or refuse them."""
+def _folded(
+    path: Path, model: Timm, held: dict[str, Tensor], head: set[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Convert weights of a RepVGG with branches to the plain network, or refuse them.
+
+    Returns:
+        The weights, and the names of kernels that took one channel.
+    """
     network = repvgg.branched(model.name)
     held = weights.named_as(held, network.state_dict())
-    if differing := fit(network, held, head).differing:
-        raise UserError(_refusal(path, model, differing, held))
-    return repvgg.straightened(held, network)
+    found = fit(network, held, head)
+    if found.differing:
+        raise UserError(_refusal(path, model, network, held, found.differing))
+    return repvgg.straightened(held | found.loaded, network), found.grey
 
 
 def _has_branches(held: dict[str, Tensor]) -> bool:
@@ -137,6 +153,9 @@ def fit(network: nn.Module, held: dict[str, Tensor], head: set[str]) -> Fit:
             found.loaded[name] = other
         elif name in head and (other is None or other.shape[1:] == tensor.shape[1:]):
             found.fresh.append(name)
+        elif other is not None and _channels(network, name, other) == 1:
+            found.loaded[name] = other.repeat(1, CHANNELS, 1, 1) / CHANNELS
+            found.grey.append(name)
         elif other is not None:
             found.differing.append(f"{name} is {_size(other)} there and {_size(tensor)} here")
         elif not name.endswith(COUNTER):
@@ -147,6 +166,15 @@ def fit(network: nn.Module, held: dict[str, Tensor], head: set[str]) -> Fit:
     extra = [n for n in held if n not in own and n not in found.loaded]
     found.differing += [f"{n} is not here" for n in extra if not n.startswith(AUXILIARY)]
     return found
+
+
+def _channels(network: nn.Module, name: str, kernel: Tensor) -> int | None:
+    """Return how many channels of images a kernel takes, if it is for them and else fits."""
+    conv = network.get_submodule(name.rpartition(".")[0])
+    if not isinstance(conv, nn.Conv2d) or conv.in_channels != CHANNELS or kernel.ndim != 4:
+        return None
+    own = conv.weight.shape
+    return kernel.shape[1] if kernel.shape == (own[0], kernel.shape[1], *own[2:]) else None
 
 
 def _size(tensor: Tensor) -> str:
@@ -195,10 +223,12 @@ def _idle_norms(network: nn.Module) -> int:
     return sum(v is not None and torch.equal(v, torch.full_like(v, s)) for v, s in spreads)
 
 
-def _refusal(path: Path, model: Model, differing: list[str], held: dict[str, Tensor]) -> str:
+def _refusal(
+    path: Path, model: Model, network: nn.Module, held: dict[str, Tensor], differing: list[str]
+) -> str:
     more = len(differing) - NAMED
     named = "; ".join(differing[:NAMED]) + (f"; and {more} more" if more > 0 else "")
-    cure = next(_cures(path, model, held))
+    cure = next(_cures(path, model, network, held))
     return f"{KEY}={path} does not fit {_named(model)}: {named}. {cure}"
 
 
@@ -208,7 +238,7 @@ def _named(model: Model) -> str:
     return f"model.name={model.name}"
 
 
-def _cures(path: Path, model: Model, held: dict[str, Tensor]) -> Iterator[str]:
+def _cures(path: Path, model: Model, network: nn.Module, held: dict[str, Tensor]) -> Iterator[str]:
     """Yield possible cures, the most likely first."""
     if any(".branches." in name for name in held):
         yield "They have branches: give the name of the run, which stands for its fused weights"
@@ -219,6 +249,10 @@ def _cures(path: Path, model: Model, held: dict[str, Tensor]) -> Iterator[str]:
         other = model.model_copy(update={"small_stem": stem})
         if (stem is False or has_small_stem(model.model_dump())) and _fits(other, held):
             yield f"They fit with model.small_stem={str(stem).lower()}"
+    kernels = [(n, held[n]) for n, p in network.named_parameters() if n in held and p.ndim == 4]
+    counts = (_channels(network, name, kernel) for name, kernel in kernels)
+    if count := next((count for count in counts if count not in (None, 1, CHANNELS)), None):
+        yield f"They are for images of {count} channels; give weights for images of {CHANNELS}"
     run = path.parent.parent
     if rundir.there(run / "run.json"):
         theirs = rundir.read_yaml(run / "config.yaml")["model"]

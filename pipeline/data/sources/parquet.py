@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline.data.sources import splits
 from pipeline.data.sources.base import Listing
 from pipeline.data.sources.classes import Label, Labelled, labelled
-from pipeline.data.sources.tables import Table, features, holds_images, holds_labels, open_table
+from pipeline.data.sources.tables import (
+    Table,
+    features,
+    holds_flags,
+    holds_images,
+    holds_labels,
+    open_table,
+)
 from pipeline.data.sources.tree import Row, Tree, fact, tree
 from pipeline.display.errors import UserError
 from slurm import files
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.config.data import Parquet as Settings
 
 STATE = "state.json"  # in the folder of a saved data set
+CLASSES = "classes (integers, names or booleans)"
 SHOWN = 3  # classes that a message names
 
 
@@ -149,7 +157,8 @@ class Parquet:
         fit = [field.name for field in table.schema if holds_labels(field.type)]
         noted = [name for name in fit if _type(table, name) == "ClassLabel"]
         likely = noted or [name for name in fit if name in ("label", "labels", "class")]
-        return self._chosen("label_column", "classes", table, fit, likely)
+        likely = likely or [name for name in fit if not holds_flags(table.schema.field(name).type)]
+        return self._chosen("label_column", CLASSES, table, fit, likely)
 
     def _chosen(self, key: str, what: str, table: Table, fit: list[str], likely: list[str]) -> str:
         wanted, some = getattr(self._data, key), list(dict.fromkeys(likely or fit))

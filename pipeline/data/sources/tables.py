@@ -141,10 +141,17 @@ def holds_images(kind: Any) -> bool:
 
 
 def holds_labels(kind: Any) -> bool:
-    """Whether a column can hold classes: integers or strings."""
+    """Whether a column can hold classes: integers, strings or booleans."""
     from pyarrow import types
 
     if types.is_dictionary(kind):
         kind = kind.value_type
     texts = (types.is_string, types.is_large_string, types.is_string_view)
-    return types.is_integer(kind) or any(is_(kind) for is_ in texts)
+    return types.is_integer(kind) or holds_flags(kind) or any(is_(kind) for is_ in texts)
+
+
+def holds_flags(kind: Any) -> bool:
+    """Whether a column holds booleans, which are classes only where nothing else can be."""
+    from pyarrow import types
+
+    return bool(types.is_boolean(kind))

@@ -67,6 +67,13 @@ def test_seeds_are_averaged_the_best_first_and_tested_in_pairs(compare):
     )
 
 
+def test_of_groups_that_are_as_good_the_cheapest_to_train_comes_first(tmp_path):
+    for name, steps in (("dyrep", 300), ("plain", 100), ("grow", 200)):
+        make_run(tmp_path, name, f"method={name}", metrics={"train/plain_steps": steps})
+    told = answer.answer("t", collect.read(collect.select(tmp_path, [], "g")), [], force=False)
+    assert [group.settings["method.name"] for group in told.groups] == ["plain", "grow", "dyrep"]
+
+
 def test_gpu_hours_are_taken_from_what_the_supervisor_saw(tmp_path):
     runs = [make_run(tmp_path, "a", gpus=8, seconds=1800.0)]
     assert collect.read(runs)[0].gpu_hours == pytest.approx(4.0)

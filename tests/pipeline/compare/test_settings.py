@@ -22,9 +22,18 @@ def test_a_setting_that_follows_from_others_is_not_in_the_names_of_groups():
     trees = [dict(zip(keys, row, strict=True)) for row in rows]
     assert settings.labels(trees, keys) == [
         "method=plain fuse.exports=[]",
-        'method=plain fuse.exports=["onnx"]',
+        "method=plain fuse.exports=[onnx]",
         "method=grow fuse.exports=[]",
     ]
+
+
+def test_values_are_told_as_the_command_line_takes_them():
+    trees = [{"method.max_cost": cost, "eval.exports": cost is None} for cost in (None, 1.5)]
+    assert settings.labels(trees, ["method.max_cost", "eval.exports"]) == [
+        "method.max_cost=null",
+        "method.max_cost=1.5",
+    ]
+    assert settings.fits(trees[0], "method.max_cost", "null")
 
 
 def test_a_file_is_told_by_its_name_and_not_by_its_hash_too():

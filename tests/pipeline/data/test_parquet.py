@@ -114,6 +114,21 @@ def test_columns_and_classes_are_found(tmp_path, kind):
     assert [images.read(item.name) for item in listing.splits["all"]] == IMAGES[:8]
 
 
+def test_booleans_are_classes_where_no_other_column_has_them(tmp_path):
+    yes, no = tmp_path / "yes", tmp_path / "no"
+    flags = table(noted=None, labels=[True, False] * 4)
+    write(yes / "a.parquet", flags)
+    listing = found(yes, 0.25).listing()
+    assert listing.classes == ("False", "True")
+    assert labels(listing, "all") == ["True", "False"] * 4
+    named = table(noted=None).rename_columns(["image", "kind"])
+    write(
+        no / "a.parquet", named.append_column("cropped", pa.array([True, True, False, False] * 2))
+    )
+    assert found(no, 0.25).listing().classes == ("0", "1")
+    assert found(no, 0.25, None, "cropped").listing().classes == ("False", "True")
+
+
 def test_of_several_columns_one_can_be_named(tmp_path):
     noted = {"fine": CLASSES["label"], "coarse": {"_type": "ClassLabel", "names": ["animal", "x"]}}
     content = table(noted=noted).rename_columns(["image", "fine"])
@@ -122,7 +137,7 @@ def test_of_several_columns_one_can_be_named(tmp_path):
     write(tmp_path / "a.parquet", content)
     assert found(tmp_path, 0.25, None, "coarse").listing().classes == ("animal", "x")
     with pytest.raises(
-        UserError, match=r"several columns of classes: fine, coarse; set data.label_c"
+        UserError, match=r"several columns of classes .*: fine, coarse; set data.label_c"
     ):
         found(tmp_path, 0.25).count()
     with pytest.raises(UserError, match=r"data.label_column=age is no column .* image \(struct"):
@@ -174,7 +189,14 @@ WRONG = {
         one(pa.table({"id": [1], "text": ["x"]})),
         r"no column of encoded images; there are: id \(int64\), text \(string\)",
     ),
-    "no label": (one(table().drop(["label"])), r"no column of classes; there are: image \(struct"),
+    "no label": (
+        one(table().drop(["label"])),
+        r"no column of classes .*; there are: image \(struct",
+    ),
+    "label of fractions": (
+        one(table(noted=None, labels=[0.0, 1.0] * 4)),
+        r"no column of classes \(integers, names or booleans\); there are: .* label \(double\)",
+    ),
     "cut off": (cut, "a.parquet is damaged or cut off"),
     "damaged": (spoilt, "a.parquet: column label is damaged; get it again"),
     "name of a file": (no_utf8, "is no UTF-8, which pyarrow needs; rename it"),

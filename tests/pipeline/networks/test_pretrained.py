@@ -140,6 +140,45 @@ def test_weights_without_a_head_begin_with_a_new_one(tmp_path):
     assert begun(stored(tmp_path, state))[1][0].endswith("is new: there is none there, 3 here")
 
 
+def of_channels(count, **more):
+    """Return a network for images of so many channels, and the file of its weights to be."""
+    source = network(**more)
+    conv = next(m for m in source.modules() if isinstance(m, nn.Conv2d))
+    conv.weight = nn.Parameter(torch.randn(conv.out_channels, count, *conv.kernel_size))
+    return source
+
+
+def test_weights_for_grey_images_give_them_the_same_scores_and_this_is_told(tmp_path):
+    source = of_channels(1)
+    made, told = begun(stored(tmp_path, source.state_dict()))
+    grey = torch.randn(2, 1, 8, 8)
+    source.features[0].in_channels = 1
+    torch.testing.assert_close(made.eval()(grey.expand(-1, 3, -1, -1)), source(grey))
+    assert told[1].startswith("start: the kernels of features.0.weight are for grey images; each")
+    assert len(begun(stored(tmp_path, network().state_dict()))[1]) == 1
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_weights_for_images_of_other_channels_are_refused_with_the_cure(tmp_path, count):
+    path = stored(tmp_path, of_channels(count).state_dict())
+    with pytest.raises(UserError) as refused:
+        begun(path)
+    assert f"features.0.weight is 4x{count}x3x3 there and 4x3x3x3 here. They are for" in str(
+        refused.value
+    )
+    assert str(refused.value).endswith(f"of {count} channels; give weights for images of 3")
+
+
+def test_the_stem_that_weights_for_grey_images_have_is_named(tmp_path):
+    large = model("torchvision", "resnet18", small_stem=False)
+    state = of_channels(1, family="torchvision", name="resnet18", small_stem=False).state_dict()
+    asked = large.model_copy(
+        update={"small_stem": True, "pretrained": str(stored(tmp_path, state))}
+    )
+    with pytest.raises(UserError, match=r"conv1.weight is 64x1x7x7 .* model.small_stem=false"):
+        pretrained.begin(architectures.build(asked, 3), asked, 3)
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [

@@ -59,6 +59,28 @@ def test_the_branches_of_a_published_repvgg_become_its_own(trained_repvgg, form)
         assert relative_error(given, found) < 1e-5
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("own", [False, True])
+def test_a_repvgg_for_grey_images_gives_them_the_same_scores(tmp_path, own):
+    theirs = timm.create_model("repvgg_a0", num_classes=3, in_chans=1)
+    randomise(theirs, 0.02)
+    path = stored(tmp_path, theirs.state_dict())
+    asked = model("timm", "repvgg_a0", pretrained=str(path), own_branches=own)
+    ours = architectures.build(asked, 3)
+    told = pretrained.begin(ours, asked, 3)
+    assert "are for grey images" in told[-1]
+    if own:
+        method = DyRep.model_construct(
+            kind="dyrep", start="drawn", form="batchnorm", branches=["1x1"]
+        )
+        prepare(ours, method, 0, 32, own_branches=True)
+        pretrained.fill_branches(ours, asked)
+    grey = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        given, found = theirs.eval()(grey), ours.eval()(grey.expand(-1, 3, -1, -1))
+    assert relative_error(given, found) < 1e-5
+
+
 def test_weights_without_branches_are_refused_where_the_network_has_its_own(tmp_path):
     asked = model(
         "timm",
