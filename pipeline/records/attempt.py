@@ -14,11 +14,13 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.display.errors import Interrupted, Superseded, UserError
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Attempt, Event
+from slurm import files
 
 PATIENCE = 300.0  # seconds that a node waits for the first node of its job
 NUMBER = "PIPELINE_ATTEMPT"  # environment variable: a worker's attempt, also when a newer one began
@@ -35,40 +37,73 @@ def last(directory: Path) -> Attempt:
 
 
 def born(pid: int) -> int | None:
-    """Return the start time of a process on this machine, in clock ticks; None if it has ended.
+    """Return the start time of a process on this machine, in clock ticks; None if unknown.
 
     Process ids are reused; together with its start time an id identifies a process.
     """
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else int(rest[18])
+    facts = _facts(pid)
+    return int(facts[19]) if facts else None
 
 
 def stopped(pid: int) -> bool:
     """Whether a process is stopped: by Ctrl-Z, by SIGSTOP, or with its suspended job."""
+    return _facts(pid)[:1] in (["t"], ["T"])
+
+
+def exists(pid: int) -> bool:
+    """Whether there is a process of this id on this machine; this needs no /proc."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "tT"
+        os.kill(pid, 0)
+    except PermissionError:  # the process is another user's
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _facts(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on.
+
+    Returns nothing if the process has ended, or if /proc is missing or hides the processes of other
+    users.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return False  # the process has ended
+        return []
 
 
 def alive(directory: Path) -> bool:
     """Whether the newest attempt still runs, on this machine.
 
-    This function does not test the lock: taking it even briefly could make an attempt fail that is
-    just starting.
+    Where /proc does not identify the process, the lock of the attempt does. Otherwise this function
+    does not test the lock: taking it even briefly could make an attempt fail that is just starting.
     """
     owner = last(directory)
-    if owner.host != socket.gethostname() or not (now := born(owner.pid)):
+    if owner.host != socket.gethostname() or not exists(owner.pid):
         return False
-    if "born" in owner.model_fields_set:
-        return owner.born == now
-    try:  # an attempt of an older version, which recorded no start time
-        return os.fsencode(directory.name) in Path(f"/proc/{owner.pid}/cmdline").read_bytes()
+    facts = _facts(owner.pid)
+    if facts and facts[0] in "ZX":
+        return False
+    if facts and owner.born is not None:
+        return owner.born == born(owner.pid)
+    if "born" not in owner.model_fields_set:
+        with suppress(OSError):  # an attempt of an older version, which recorded no start time
+            command = Path(f"/proc/{owner.pid}/cmdline").read_bytes()
+            return os.fsencode(directory.name) in command
+    return _locked(directory)
+
+
+def _locked(directory: Path) -> bool:
+    """Whether a process holds the lock of a directory; true if this user may not test it."""
+    try:
+        with files.opened(directory / rundir.LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
     except OSError:
-        return False
+        return True
+    return False
 
 
 def claim(directory: Path, job: str | None = None) -> int:

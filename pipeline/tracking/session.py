@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pipeline.display.errors import FAILED, UserError
 from pipeline.display.outside import say
-from pipeline.records import repeats, rundir, store
+from pipeline.records import attempt, repeats, rundir, store
 from pipeline.records.schemas import Run
 from pipeline.tracking import rows
 from pipeline.tracking.rows import Steps
@@ -74,7 +74,7 @@ def follow(run: Path, project: str, entity: str | None, parent: int) -> None:
 
 def over(run: Path, parent: int) -> bool:
     """Return whether a training or its process has ended."""
-    return (run / "train" / rundir.RESULT).exists() or not Path(f"/proc/{parent}").exists()
+    return (run / "train" / rundir.RESULT).exists() or not attempt.exists(parent)
 
 
 def _children() -> set[int]:

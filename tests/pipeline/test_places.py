@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import tarfile
 import time
 from pathlib import Path
@@ -259,9 +260,33 @@ def test_what_does_not_leave_is_not_called_cancelled(live, capsys, monkeypatch):
     assert state == "cancelled"
 
 
-@pytest.mark.parametrize(
-    "change", [{"born": 1}, {"born": None}, {"pid": 2**22 + 1}, {"host": "elsewhere"}]
-)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide /proc")
+@pytest.mark.parametrize("hide", ["umount -l /proc", "mount --bind /var/empty /proc"])
+def test_without_proc_a_live_stage_is_seen_and_cancelled(live, tmp_path, hide):
+    process = live("leaves")
+    root = str(tmp_path / "outputs")
+    hide = hide.replace("/var/empty", str(tmp_path / "empty"))
+    (tmp_path / "empty").mkdir()
+    words = ["unshare", "--mount", "sh", "-c", f'{hide}; test ! -e /proc/self && exec "$@"', "sh"]
+
+    def without_proc(command):
+        words_after = [sys.executable, "-m", f"pipeline.{command}", "x", "--root", root]
+        done = subprocess.run(
+            [*words, *words_after], cwd=PROJECT, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "train    running" in without_proc("status")
+    assert "prep of x" in without_proc("logs")
+    waiting = threading.Thread(target=process.wait)  # reaps the stage, as a launcher would
+    waiting.start()
+    assert "train of x: running → cancelled" in without_proc("cancel")
+    waiting.join()
+    assert "train    cancelled" in without_proc("status")
+
+
+@pytest.mark.parametrize("change", [{"born": 1}, {"pid": 2**22 + 1}, {"host": "elsewhere"}])
 def test_another_process_of_that_number_is_not_the_stage(live, capsys, change, tmp_path):
     process = live("leaves")
     train = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
