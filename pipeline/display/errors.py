@@ -9,6 +9,7 @@ import errno
 import os
 from pathlib import Path
 
+from pipeline.display import limits
 from pipeline.display.masking import mask
 from pipeline.display.outside import line
 
@@ -51,6 +52,7 @@ def surroundings(error: OSError, where: object) -> UserError:
     closed = error.errno in (errno.EACCES, errno.EPERM)
     if closed and (who := _other_owner(path or Path(str(where)))):
         cure = f"it belongs to {who}: {OTHERS}"
+    cure = limits.cure(error.strerror or "") or cure
     return UserError(f"{error.filename or where}: {error.strerror}; {cure} and launch again")
 
 

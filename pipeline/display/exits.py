@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from pipeline.display import limits
 from pipeline.display.errors import (
     BAD_INPUT,
     DONE,
@@ -13,6 +14,7 @@ from pipeline.display.errors import (
     INTERRUPTED,
     StageFailed,
     UserError,
+    gist,
     surroundings,
 )
 from pipeline.display.outside import say, visible
@@ -58,6 +60,10 @@ def told(work: Callable[[], T], where: object) -> T | int:
         code, said = error.code, str(error)
     except OSError as error:
         code, said = BAD_INPUT, str(surroundings(error, where))
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not (cure := limits.cure(gist(error))):
+            raise
+        code, said = BAD_INPUT, f"{gist(error)}; {cure} and try again"
     log, _, last = said.rstrip().rpartition("\n")
     lines = "\n".join(filter(None, (log, f"error: {last}")))
     print(visible(lines), file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.config import Config
+from pipeline.display import limits
 from pipeline.display.errors import (
     BAD_INPUT,
     Cancelled,
@@ -184,6 +185,14 @@ def _wait(
     onlooker.look(step.dir)
 
 
+def _death(code: int) -> str:
+    """Return how a stage ended that could not record it itself."""
+    if code >= 0:
+        return f"exit code {code}"
+    number = signal.Signals(-code)
+    return "; ".join(filter(None, (f"killed by {number.name}", limits.cure_of_death(number))))
+
+
 def _go_on(config: Config) -> str:
     return f"to go on: {named.go_on(rundir.run_dir(Path(config.root), config.name))}"
 
@@ -208,7 +217,7 @@ def _explain(step: PlannedStage, config: Config, log: Path, code: int, asked_to_
     end = attempt.ending(step.dir, attempt.last(step.dir).attempt)
     if end is None and (refused := disk.refusal(step.dir)):  # the stage could not record it
         raise refused
-    end = end or Event(time=time.time(), event="failed", message=f"exit code {code}")
+    end = end or Event(time=time.time(), event="failed", message=_death(code))
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     if end.kind == "input":
         raise UserError(end.message)

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from pipeline.contract import interrupt
 from pipeline.contract.pulse import PULSE, RENDEZVOUS, SHOW, Watch
+from pipeline.display import limits
 from pipeline.display.errors import DONE, FAILED, STOPPED
 from pipeline.display.outside import say
 from pipeline.records.environment import cores
@@ -64,10 +65,10 @@ class End:
             return f"rank {self.rank} {HUNG} {round(self.silent, 1):g} s"
         if self.signal is None:
             return f"rank {self.rank} ended with exit code {self.code}"
-        memory = self.signal == signal.SIGKILL
-        return f"rank {self.rank} was killed by {self.signal.name}" + (
-            ", as the kernel does when memory runs out" if memory else ""
-        )
+        why = limits.cure_of_death(self.signal)
+        if self.signal == signal.SIGKILL:
+            why = "as the kernel does when memory runs out"
+        return f"rank {self.rank} was killed by {self.signal.name}{', ' * bool(why)}{why}"
 
 
 def forget_others() -> None:
@@ -194,7 +195,7 @@ def _ask(pids: Iterable[int], number: signal.Signals) -> None:
 def _children() -> set[int]:
     """Return the children of this process; none if the kernel does not list them."""
     pid = os.getpid()
-    with suppress(FileNotFoundError):  # kernel without CONFIG_PROC_CHILDREN
+    with suppress(OSError):  # kernel without CONFIG_PROC_CHILDREN, or no /proc
         told = Path(f"/proc/{pid}/task/{pid}/children").read_text()
         return {int(child) for child in told.split()}
     return set()

@@ -18,6 +18,7 @@ from pipeline.contract import interrupt
 from pipeline.contract.stage import Context, Stage
 from pipeline.contract.table import STAGES
 from pipeline.custom.code import enable
+from pipeline.display import limits
 from pipeline.display.errors import (
     BAD_INPUT,
     DONE,
@@ -137,6 +138,8 @@ def _failed(context: Context, error: Exception) -> int:
         return BAD_INPUT
     if isinstance(error, OSError) and error.errno in REFUSALS:
         error = surroundings(error, context.dir)
+    elif not isinstance(error, UserError | NoResult) and (cure := limits.cure(gist(error))):
+        error = UserError(f"{gist(error)}; {cure} and launch again")
     explained = isinstance(error, UserError | NoResult)
     refused = isinstance(error, UserError)
     said = str(error) if refused else mask(_told(error))

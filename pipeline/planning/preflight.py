@@ -14,7 +14,7 @@ from pipeline.custom import code
 from pipeline.data.sources.choose import source
 from pipeline.data.sources.folders import ImageFolder
 from pipeline.display.errors import OTHERS, UserError
-from pipeline.planning import outline
+from pipeline.planning import machine, outline
 from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import disk, rundir, store
 from pipeline.records.schemas import Result
@@ -32,6 +32,8 @@ def check(config: Config) -> None:
     """
     rundir.check_links(Path(config.root), "stages", "runs", "data", f"runs/{config.name}")
     _check_root(Path(config.root))
+    if config.cluster.name == "local":
+        machine.check(config)
     code.check(config)
     if config.tracking.mode == "online" and find_spec("wandb") is None:
         raise UserError(

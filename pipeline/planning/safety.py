@@ -1,4 +1,4 @@
-"""Warn at launch about secrets among the settings, and about a root that others can write to."""
+"""Warn at launch about secrets among the settings, a root that others can write to, no /proc."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.display import masking
 from pipeline.display.outside import say
+from pipeline.planning import machine
 from slurm import private
 
 SHOWN = 60  # at most so many characters of a setting are printed
@@ -25,6 +26,11 @@ def tell(config: Config) -> None:
             f"shell that launches, or have cluster.setup source a file of mode 600"
         )
     _tell_shared(Path(config.root))
+    if config.cluster.name == "local" and not machine.PROC.exists():
+        _warn(
+            "/proc cannot be read here: libraries do not recognize the processor and compute more "
+            f"slowly, which eval and latency show; {machine.MOUNT}"
+        )
 
 
 def _tell_shared(root: Path) -> None:

@@ -6,8 +6,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import tarfile
+import threading
 import time
 from pathlib import Path
 
