@@ -115,6 +115,11 @@ def _augmentation(flat: Flat) -> Iterator[str]:
             f"{prefix}.progressive={first} is above data.image_size={size}, which images grow to; "
             "use a smaller one, or null"
         )
+    if (times := flat[f"{prefix}.repeats"]) > 1 and times >= flat["train.batch_size"]:
+        yield (
+            f"{prefix}.repeats={times} fills a whole batch (train.batch_size="
+            f"{flat['train.batch_size']}) with versions of one image; use a few, e.g. 3"
+        )
     if flat[f"{prefix}.cutout_clip"] and not flat[f"{prefix}.cutout"]:
         yield f"{prefix}.cutout_clip=true clips no square; give {prefix}.cutout, e.g. 16"
     if flat[f"{prefix}.rotate"] > 180:

@@ -24,6 +24,12 @@ class Frozen:
         return super().train(False)  # type: ignore[misc]
 
 
+def following(network: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norms whose running statistics follow their inputs."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    return [n for n in norms if n.running_mean is not None and not isinstance(n, Frozen)]
+
+
 def freeze(network: nn.Module, globs: list[str]) -> list[str]:
     """Freeze the parameters of a plain network that a glob matches, by their name or a module's.
 

@@ -89,9 +89,16 @@ def _training(config: Config, network: Outline | Unknown, counted: int | None) -
 
 
 def _batch(config: Config) -> str:
-    """Return the number of images of a step, and how they are split if they are not one batch."""
-    size, parts = config.train.batch_size, config.train.accumulate
-    return f"batch {size}" + (f" (in {parts} parts of {size // parts})" if parts > 1 else "")
+    """Return the number of images of a step, how they are split, and which an epoch shows."""
+    size, parts, times = (
+        config.train.batch_size,
+        config.train.accumulate,
+        config.train.augment.repeats,
+    )
+    split = f" (in {parts} parts of {size // parts})" if parts > 1 else ""
+    return f"batch {size}{split}" + f", each of {times} versions of 1 in {times} images" * (
+        times > 1
+    )
 
 
 def _length(train: Train) -> str:

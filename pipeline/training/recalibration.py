@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.config.train import Train
 from pipeline.contract.world import World
-from pipeline.networks.freezing import Frozen
+from pipeline.networks.freezing import following
 from pipeline.training.images import Images
 from pipeline.training.state import State
 
@@ -66,8 +66,7 @@ def average_statistics(
 
     Collective: every process calls this, and gets the means over all processes.
     """
-    norms = [m for n in networks for m in n.modules() if isinstance(m, _BatchNorm)]
-    norms = [n for n in norms if n.running_mean is not None and not isinstance(n, Frozen)]
+    norms = [norm for network in networks for norm in following(network)]
     with ExitStack() as stack:
         for network in networks:
             stack.enter_context(_averaging(network, norms))

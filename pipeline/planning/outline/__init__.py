@@ -44,6 +44,7 @@ class Outline:
         growable: number of convolutions that can take branches of the method.
         left: number of convolutions that cannot, by reason.
         depthwise: number of depthwise convolutions among the growable ones.
+        norms: whether a batch norm, which is not frozen, has statistics of its inputs.
         start: lines about initial weights and frozen parameters.
     """
 
@@ -52,6 +53,7 @@ class Outline:
     growable: int
     left: dict[str, int] = field(default_factory=dict)
     depthwise: int = 0
+    norms: bool = True
     start: list[str] = field(default_factory=list)
 
 
@@ -154,6 +156,8 @@ def look(config: Config, counted: int | None = None, begins: bool = True) -> Out
         )
     if isinstance(found, Outline) and not found.depthwise:
         _refuse_widening(config)
+    if isinstance(found, Outline) and not found.norms:
+        _refuse_recalibration(config)
     return found
 
 
@@ -166,6 +170,15 @@ def _refuse_widening(config: Config) -> None:
         raise UserError(
             f"method.widen_depthwise={times} changes nothing: {_title(config)} has no depthwise "
             "convolution that takes branches; leave it out, or use another model="
+        )
+
+
+def _refuse_recalibration(config: Config) -> None:
+    kept = config.method.kind in ("plain", "grow") or getattr(config.method, "form", "") == "linear"
+    if (batches := config.train.recalibrate) is not None and kept:
+        raise UserError(
+            f"train.recalibrate={batches} changes nothing: {_title(config)} has no batch norm with "
+            "statistics that follow its images; leave it out, or use another model="
         )
 
 

@@ -36,6 +36,7 @@ from pipeline.data.sources.custom import Custom
 from pipeline.display.errors import UserError, gist
 from pipeline.networks import (
     architectures,
+    freezing,
     library,
     optimizers,
     pretrained,
@@ -75,7 +76,7 @@ def outline(request: Request) -> Outline:
 
 
 def _growth(network: nn.Module, branches: Sequence[str]) -> dict[str, Any]:
-    """Return the number of convolutions that can take branches, and of others by reason."""
+    """Return which convolutions can take branches, which cannot and why, and if norms follow."""
     left = dict(unfit_convs(network))
     for path, conv in convs(network):
         if path not in left and not fitting(conv, branches):
@@ -83,7 +84,8 @@ def _growth(network: nn.Module, branches: Sequence[str]) -> dict[str, Any]:
     growable = [conv for path, conv in convs(network) if path not in left]
     depthwise = sum(Geometry.of(conv).depthwise for conv in growable)
     reasons = dict(Counter(left.values()))
-    return {"growable": len(growable), "left": reasons, "depthwise": depthwise}
+    found = {"growable": len(growable), "left": reasons, "depthwise": depthwise}
+    return {**found, "norms": bool(freezing.following(network))}
 
 
 def start(asked: dict[str, Any]) -> dict[str, Any]:

@@ -111,6 +111,10 @@ REFUSED = [
     ("data.image_size=100000", "data.image_size=100000 is too large; use at most 16384"),
     ("latency.threads=100000", "latency.threads=100000 is too large"),
     ("train.augment.repeats=1000000", "train.augment.repeats=1000000 is too large"),
+    (
+        "train.augment.repeats=64",
+        "fills a whole batch (train.batch_size=64) with versions of one image",
+    ),
     ("seed=9223372036854775808", "use at most 9223372036854775807"),
     ("data.split_seed=4294967296", "use at most 4294967295"),
     ("fuse.licence='a\tb'", "control character"),
@@ -141,7 +145,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path, asked, said):
 
 
 @pytest.mark.parametrize("asked", ["train.epochs=1", "train.epochs=2", "seed=9223372036854775807",
-                                   "train.augment.progressive=16", "train.recalibrate=20 train.recalibrate_until=12",
+                                   "train.augment.progressive=16", "train.augment.repeats=3", "train.batch_size=1", "train.recalibrate=20 train.recalibrate_until=12",
  "data.loader=torch train.augment.policy=rand-n14-t3aw-m30-mmax30-p1", "method=dyrep method.cut_std=0.1", "train.augment.crop=pad train.augment.padding=2", "method.adjust_interval=11",
                                    "train.schedule=step train.decay_epochs=11", "data=synthetic data.height=1 data.width=50",
                                    "data.val_fraction=0.99", "data=synthetic data.images=20 data.val_fraction=0.5"])  # fmt: skip
