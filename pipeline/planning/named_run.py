@@ -108,6 +108,7 @@ def record(config: Config, choices: dict[str, str], plan: list[PlannedStage]) ->
     directory = rundir.run_dir(Path(config.root), config.name)
     code.keep(config)
     directory.mkdir(parents=True, exist_ok=True)
+    disk.sweep(directory)
     decides = _decides(config, directory)
     if decides:
         rundir.write_yaml(directory / CONFIG, config.model_dump(mode="json", exclude={"again"}))

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.display.errors import Interrupted, Superseded, UserError
-from pipeline.records import rundir, store
+from pipeline.records import disk, rundir, store
 from pipeline.records.schemas import Attempt, Event
 from slurm import files
 
@@ -130,6 +130,8 @@ def claim(directory: Path, job: str | None = None) -> int:
                 f"{directory.name} is already running (pid {owner.pid} on "
                 f"{owner.host}); wait for it, or stop it and launch again"
             ) from None
+    inside = (path for path in directory.iterdir() if path.is_dir() and not path.is_symlink())
+    disk.sweep(directory, *inside)
     number = last(directory).attempt + 1
     owner = Attempt(
         attempt=number, pid=os.getpid(), host=socket.gethostname(), time=time.time(),

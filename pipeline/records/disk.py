@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.display.errors import UserError, surroundings
 from slurm import files
 
 FULL = 2**20  # bytes; a disk with less space left counts as full
+LINGERS = 60.0  # seconds
+TEMPORARY = re.compile(r"\..+\.(\w{8}|\d+)")  # of `replacing`, and of links and progress
 
 
 @contextmanager
@@ -25,9 +30,10 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
     a stage runs, it must not reappear with only the newest of its files.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
     temporary = Path(name)
     try:
+        with suppress(OSError):  # a file system without locks: `sweep` removes nothing there
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield temporary
         temporary.chmod(0o600 if private else 0o666 & ~_umask())
         sync(temporary)
@@ -43,6 +49,28 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def sweep(*folders: Path) -> None:
+    """Remove temporary files and links that killed processes left in folders.
+
+    A living process holds the lock of its temporary file. A link is renamed at once, so one that is
+    older than `LINGERS` was left.
+    """
+    for folder in folders:
+        for path in folder.glob(".*.*"):
+            with suppress(OSError):  # the next launch tries again
+                if TEMPORARY.fullmatch(path.name) and _is_left(path):
+                    path.unlink()
+
+
+def _is_left(path: Path) -> bool:
+    if path.is_symlink():
+        return time.time() - path.lstat().st_mtime > LINGERS
+    with files.opened(path) as file:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return True
 
 
 def _umask() -> int:

@@ -12,6 +12,7 @@ from pipeline.contract.table import STAGES
 from pipeline.display.errors import BAD_INPUT, Cancelled, Interrupted, UserError
 from pipeline.execution import dispatch, ending, local, work
 from pipeline.execution.processes import End
+from pipeline.planning import named_run, sweep
 from pipeline.records import attempt, disk, rundir, spent, store
 from pipeline.records.schemas import Event
 from slurm.records import CANCELLED
@@ -236,3 +237,36 @@ def test_who_is_cancelled_from_elsewhere_is_told_how_to_go_on(tmp_path):
     config = SimpleNamespace(name="x", root=str(tmp_path / "o"))
     with pytest.raises(Cancelled, match=f"to go on: .* name=x root={tmp_path}/o$"):
         local._explain(step, config, tmp_path / "none.log", 75, asked_to_stop=False)
+
+
+def test_temporary_files_of_the_dead_are_removed_and_those_of_the_living_kept(directory):
+    below = directory / "checkpoints"
+    below.mkdir()
+    left = [
+        directory / ".attempt.a1b2c3_d",
+        directory / ".progress.json.3",
+        below / ".best.json.x1y2z3_4",
+    ]
+    kept = [directory / ".wandb.lock", directory / "notes", below / "best.json"]
+    for path in left + kept:
+        path.touch()
+    old, new = directory / ".train.77", directory / ".fuse.78"
+    for link in (old, new):
+        link.symlink_to("nowhere")
+    os.utime(old, (0, 0), follow_symlinks=False)
+    with disk.replacing(directory / "result.json") as living:
+        attempt.claim(directory)
+        living.write_text("whole")
+    assert (directory / "result.json").read_text() == "whole"
+    assert [path for path in left if path.exists()] == []
+    assert [path for path in kept if not path.exists()] == []
+    assert (old.is_symlink(), new.is_symlink()) == (False, True)
+
+
+def test_a_launch_removes_what_a_killed_one_left_in_the_run(tmp_path):
+    config, choices, _ = named_run.settle(*sweep.single(["name=x", f"root={tmp_path}"]))
+    left = rundir.run_dir(tmp_path, "x") / ".config.yaml.a1b2c3_d"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    named_run.record(config, choices, [])
+    assert not left.exists()
