@@ -36,7 +36,7 @@ def labelled(
             )
     first = next(iter(found))  # train, or all
     told = {label for _, label in found[first]}
-    names.check(set(known), where, "class")
+    names.check(known, where, "class")
     order: dict[Label, str] = {**dict(enumerate(known))} if known else _named(told, where)
     numbers = {label: n for n, label in enumerate(order)}
     for split, rows in found.items():

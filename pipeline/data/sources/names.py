@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.display.errors import UserError
@@ -12,11 +13,11 @@ UNSEEN = {"Cf"}  # Unicode category of format characters, e.g. the zero-width sp
 UNPRINTABLE = {"Cc", "Zl", "Zp"}  # control characters and line separators
 
 
-def check(names: set[str], where: Path, kind: str = "class folder") -> None:
+def check(names: Collection[str], where: Path, kind: str = "class folder") -> None:
     """Refuse names of classes that cannot be distinguished or encoded.
 
     Args:
-        names: names of all classes.
+        names: names of all classes; a name that comes twice stands for two classes.
         where: folder of the classes.
         kind: word for a class in messages.
 
@@ -26,8 +27,11 @@ def check(names: set[str], where: Path, kind: str = "class folder") -> None:
     known: dict[str, str] = {}
     for name in sorted(names):
         _check_one(name, where, kind)
-        other = known.setdefault(spelling(name), name)
-        if other != name:
+        if (same := spelling(name)) not in known:
+            known[same] = name
+        elif (other := known[same]) == name:
+            raise UserError(f"two classes of {where} are called {name!a}; merge or rename one")
+        else:
             raise UserError(
                 f"classes {_both(other, name)} of {where} {_difference(other, name)}; "
                 "merge or rename one"

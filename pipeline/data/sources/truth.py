@@ -50,14 +50,19 @@ def text(path: Path) -> str:
         raise UserError(f"{path}: {error.strerror}; make it readable") from None
     if content is None:
         raise UserError(f"{path} is no file; put the list of the validation classes there")
+    if (found := decoded(content)) is None:
+        raise UserError(f"{path} is no UTF-8 text; save it as UTF-8")
+    return found
+
+
+def decoded(content: bytes) -> str | None:
+    """Return text in UTF-8, or in the encoding of its byte-order mark; None if it is no text."""
     coding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         found = content.decode(coding)
     except UnicodeDecodeError:
-        found = "\0"
-    if "\0" in found:
-        raise UserError(f"{path} is no UTF-8 text; save it as UTF-8")
-    return found
+        return None
+    return None if "\0" in found else found
 
 
 def entries(path: Path) -> list[Entry]:

@@ -23,6 +23,7 @@ from pipeline.data.sources import splits, tars
 from pipeline.data.sources.base import Listing
 from pipeline.data.sources.classes import Label, Labelled, labelled
 from pipeline.data.sources.tree import EXTENSIONS, Row, Tree, fact, tree
+from pipeline.data.sources.truth import decoded
 from pipeline.display.errors import UserError
 
 if TYPE_CHECKING:
@@ -194,10 +195,9 @@ def _refuse_second(where: Path, key: str, ending: str, part: Members) -> None:
 
 
 def _label(content: bytes, where: Path, name: str) -> Label:
-    try:
-        text = content.decode().strip()
-    except UnicodeDecodeError:
-        raise UserError(f"{where}: {name!a} is no UTF-8 text; write a class into it") from None
+    if (text := decoded(content)) is None:
+        raise UserError(f"{where}: {name!a} is no UTF-8 text; write a class into it")
+    text = text.strip()
     return int(text) if re.fullmatch(r"[-+]?[0-9]{1,9}", text) else text
 
 

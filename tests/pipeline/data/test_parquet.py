@@ -217,6 +217,10 @@ WRONG = {
     "a class without images": (one(table(labels=[0] * 8)), "class 'dog' has no image to train on"),
     "no rows": (one(table()[:0]), "has no images; add some"),
     "one class": (one(table(noted=None, labels=["a"] * 8)), "images of one class only"),
+    "one name for two classes": (
+        one(table(noted={**CLASSES, "label": {"_type": "ClassLabel", "names": ["cat", "cat"]}})),
+        "two classes of .* are called 'cat'; merge or rename one",
+    ),
     "two spellings": (one(table(noted=None, labels=["a", "A"] * 4)), "differ by case only"),
     "control character": (
         one(table(noted=None, labels=["a", "\n"] * 4)),

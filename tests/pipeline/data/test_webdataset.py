@@ -85,6 +85,10 @@ def test_images_and_classes_are_those_of_the_shards(tmp_path, train, val):
 
 WRITTEN = {
     "names": (samples(0, 1, label="cat") | samples(2, 3, label=" dog\n"), ("cat", "dog")),
+    "byte-order marks": (
+        samples(0, 1, label="\ufeffcat") | samples(2, 3, label="dog"),
+        ("cat", "dog"),
+    ),
     "numbers in their order": (samples(0, 1, label=10) | samples(2, 3, label=9), ("9", "10")),
     "folders": (samples(0, 1, key="a.b/c/{}") | {"./d.json": b"{}"}, ("0", "1")),
     "upper case": (samples(0, 1, ending="JPEG"), ("0", "1")),
