@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.config import Config
+from pipeline.config.train import Train
 from pipeline.custom import code
 from pipeline.data.sources.choose import source
 from pipeline.data.sources.folders import ImageFolder
@@ -21,6 +23,7 @@ from pipeline.records.schemas import Result
 
 SEARCHED = ("imagefolder", "imagenet", "parquet", "webdataset")  # data.root with all its folders
 ENLARGED = 2  # factor of upscaling above which a note is printed
+AVERAGED = 0.1  # share of the first weights in their average above which a note is printed
 UNWATCHED = 5  # first steps of a training, which `training.profile` leaves out
 
 
@@ -30,6 +33,11 @@ def check(config: Config) -> None:
     Raises:
         UserError: the launch would fail; the message names the setting and the cure.
     """
+    if sys.flags.optimize > 1:
+        raise UserError(
+            "Python takes docstrings away here, and DALI needs them; `unset PYTHONOPTIMIZE`, and "
+            "start Python without -OO"
+        )
     rundir.check_links(Path(config.root), "stages", "runs", "data", f"runs/{config.name}")
     _check_root(Path(config.root))
     if config.cluster.name == "local":
@@ -125,12 +133,27 @@ def notes(config: Config, prep: PlannedStage, side: float | None) -> Iterator[st
     images, asked = _training_images(config, prep), config.train.recalibrate
     if images and asked and asked > (there := images // config.train.batch_size):
         yield f"train.recalibrate={asked} takes all {there} batches of an epoch: there are no more"
+    if images:
+        yield from _note_average(config.train, images)
     size = config.data.image_size
     if side and size > ENLARGED * side:
         yield (
             f"data.image_size={size} enlarges the images {size / side:.1f} times: they have about "
             f"{side:.0f} pixels a side; a smaller one trains faster"
         )
+
+
+def _note_average(train: Train, images: int) -> Iterator[str]:
+    """Yield a note if the averaged weights, which are shipped, are still much like the first."""
+    steps = train.epochs * (images // train.batch_size)
+    if train.ema is None or train.ema_warmup or (left := train.ema**steps) < AVERAGED:
+        return
+    most = math.floor(1000 * 0.01 ** (1 / max(steps, 1))) / 1000
+    yield (
+        f"train.ema={train.ema} leaves {100 * left:.0f} % of the first weights in the averaged "
+        f"network, which is shipped: the training has {steps} steps; use at most {most:g}, or "
+        "train.ema_warmup=true"
+    )
 
 
 def _training_images(config: Config, prep: PlannedStage) -> int | None:

@@ -41,6 +41,13 @@ def test_a_forgotten_environment_is_told_in_one_line():
     assert "rich, yaml; of a checkout, activate" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_python_without_docstrings_is_refused(launch):
+    done = launch("stage=prep", environment={"PYTHONOPTIMIZE": "2"})
+    assert done.returncode == 2
+    assert "`unset PYTHONOPTIMIZE`" in done.stderr and done.stderr.count("\n") == 1
+    assert not launch.root.exists()
+
+
 def test_the_composed_configuration_is_printed(launch):
     done = launch("--cfg", "job", "train.epochs=7")
     assert done.returncode == 0

@@ -163,6 +163,9 @@ def test_widening_is_refused_where_nothing_is_depthwise(tmp_path, monkeypatch):
         ("train.profile=259", 0, "dry run"),
         ("train.recalibrate=1000000000", 0, "takes all 22 batches of an epoch"),
         ("train.recalibrate=22", 0, "dry run"),
+        ("train.ema=0.999", 0, "leaves 77 % of the first weights in the averaged network"),
+        ("train.ema=0.999", 0, "264 steps; use at most 0.982, or train.ema_warmup=true"),
+        ("train.ema=0.982", 0, "dry run"),
     ],
 )
 def test_what_goes_beyond_the_training_is_told(inside, words, code, said):
@@ -170,6 +173,7 @@ def test_what_goes_beyond_the_training_is_told(inside, words, code, said):
     assert found == code
     assert said in " ".join((out + err).split())
     assert ("note: train.recalibrate" in out) == ("000" in words)
+    assert ("note: train.ema" in out) == ("999" in words)
 
 
 @pytest.mark.parametrize("harm", ["absent", "slow", "broken"])
