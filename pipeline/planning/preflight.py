@@ -71,7 +71,7 @@ def data_error(config: Config, plan: list[PlannedStage]) -> UserError | None:
 
     Args:
         config: the configuration of the run.
-        plan: its plan; if prep is finished, the source of the images is not checked.
+        plan: its plan; if prep is finished and not repeated, the source is not checked.
     """
     try:
         _check_data(config, plan)
@@ -158,7 +158,7 @@ def _note_average(train: Train, images: int) -> Iterator[str]:
 
 def _training_images(config: Config, prep: PlannedStage) -> int | None:
     """Return the number of training images; None if only prep can count them."""
-    if prep.state == "done":
+    if prep.state == "done" and not prep.repeats:
         try:
             return int(store.read(Result, prep.dir).metrics["train_images"])
         except (KeyError, ValueError, OverflowError) as error:  # not a number of images

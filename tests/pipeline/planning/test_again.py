@@ -12,7 +12,7 @@ from pipeline.compare import collect, table
 from pipeline.compare.answer import answer
 from pipeline.display.errors import UserError
 from pipeline.execution import dispatch, slurm
-from pipeline.planning import again, compose, named_run, sweep
+from pipeline.planning import again, compose, named_run, preflight, sweep
 from pipeline.planning.plan import make_plan
 from pipeline.records import disk, repeats, rundir
 from pipeline.report import run_data
@@ -65,6 +65,13 @@ def actions(root, *overrides):
 def test_what_follows_is_repeated_too_if_it_is_wanted(tmp_path, overrides, told):
     finish(tmp_path)
     assert " ".join(actions(tmp_path, *overrides)) == told
+
+
+def test_images_that_are_gone_are_refused_before_anything_is_put_aside(tmp_path):
+    gone = ("data=parquet", f"data.root={tmp_path}/gone", "again=[prep]")
+    finish(tmp_path, *gone)
+    found = preflight.data_error(config(tmp_path, *gone), make_plan(config(tmp_path, *gone)))
+    assert "gone is no folder; data.root needs .parquet files in it" in str(found)
 
 
 def test_the_plan_says_why(tmp_path):
