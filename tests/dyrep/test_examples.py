@@ -51,6 +51,10 @@ def test_a_lightning_trainer_grows_and_its_checkpoint_goes_on(tmp_path):
     trainer, module = fit(1)
     assert len(dyrep.structure(module.network)["blocks"]) == 1
     trainer.save_checkpoint(tmp_path / "one.ckpt", weights_only=False)
+    loaded = Module.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=False)
+    assert dyrep.structure(loaded.network) == dyrep.structure(module.network)
+    own = module.state_dict()
+    assert all(torch.equal(value, own[key]) for key, value in loaded.state_dict().items())
     _, resumed = fit(2, tmp_path / "one.ckpt")
     _, straight = fit(2)
     assert dyrep.structure(resumed.network) == dyrep.structure(straight.network)
