@@ -89,16 +89,12 @@ def _training(config: Config, network: Outline | Unknown, counted: int | None) -
 
 
 def _batch(config: Config) -> str:
-    """Return the number of images of a step, how they are split, and which an epoch shows."""
-    size, parts, times = (
-        config.train.batch_size,
-        config.train.accumulate,
-        config.train.augment.repeats,
-    )
+    """Return the number of images of a step, how they are split, and how often each is repeated."""
+    train = config.train
+    size, parts, times = train.batch_size, train.accumulate, train.augment.repeats
     split = f" (in {parts} parts of {size // parts})" if parts > 1 else ""
-    return f"batch {size}{split}" + f", each of {times} versions of 1 in {times} images" * (
-        times > 1
-    )
+    repeated = f", {times} versions of each image, 1 in {times} images per epoch"
+    return f"batch {size}{split}{repeated if times > 1 else ''}"
 
 
 def _length(train: Train) -> str:

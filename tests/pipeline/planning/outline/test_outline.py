@@ -237,7 +237,9 @@ def test_the_plan_shows_network_and_recipe(inside):
     assert "grows 20 times, every 5 epochs up to epoch 100" in out
     assert "may grow 2 times, every 3 epochs up to epoch 6" in inside("dry_run=true")[1]
     repeated = inside("dry_run=true", "train.augment.repeats=3")[1]
-    assert "12 epochs of batch 64, each of 3 versions of 1 in 3 images; may" in repeated
+    assert (
+        "12 epochs of batch 64, 3 versions of each image, 1 in 3 images per epoch; may" in repeated
+    )
 
 
 @pytest.mark.parametrize(
