@@ -45,7 +45,7 @@ def settle(values: Values) -> Values:
 
 def loosened(values: Values, name: str) -> Values:
     """Return the settings with the `code` of a section set to null, for `settle`."""
-    if "target" not in values.get(name, {}):
+    if name not in SECTIONS or "target" not in values[name]:
         return values
     return {**values, name: {**values[name], "code": None}}
 
