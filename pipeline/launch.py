@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,14 +75,14 @@ def _all(words: list[str]) -> int:
     if asked.sweeps:  # check the whole sweep before the first run begins
         sweep.check_different(settled)
         sweep.note_joined([config for config, *_ in settled])
-    return _each(settled)
+    return _each(runs, settled)
 
 
-def _each(settled: list[Settled]) -> int:
+def _each(runs: list[Composed], settled: list[Settled]) -> int:
     """Launch runs one after the other; on a cluster, a sweep is submitted as a whole or not."""
     code, repeated, waiting = DONE, frozenset[Path](), list[Launch]()
-    for run in settled:
-        outcome = launch(run, repeated)
+    for composed, run in zip(runs, settled, strict=True):
+        outcome = launch(composed, run, repeated)
         code, repeated = exits.worst(code, outcome.code), repeated | outcome.repeated
         waiting += [outcome.waiting] if outcome.waiting else []
     return dispatch.submit(waiting).code if waiting and code == DONE else code
@@ -96,18 +97,19 @@ def _check(asked: Asked) -> None:
         sweep.check(asked.settings, asked.searches, asked.folder)
 
 
-def launch(run: Settled, repeated: frozenset[Path] = frozenset()) -> Outcome:
+def launch(composed: Composed, run: Settled, repeated: frozenset[Path] = frozenset()) -> Outcome:
     """Launch one run.
 
     Args:
-        run: the configuration, choices and overrides of the run.
+        composed: what the user asked for.
+        run: the configuration, choices and overrides that follow.
         repeated: stage directories that this command has already repeated, for another run.
     """
-    found = exits.told(lambda: _launch(run, repeated), run[0].root)
+    found = exits.told(lambda: _launch(composed, run, repeated), run[0].root)
     return Outcome(found) if isinstance(found, int) else found
 
 
-def _launch(run: Settled, repeated: frozenset[Path]) -> Outcome:
+def _launch(composed: Composed, run: Settled, repeated: frozenset[Path]) -> Outcome:
     config, choices, overrides = run
     this = Launch(config=config, plan=_plan(config, repeated))
     no_data = preflight.data_error(config, this.plan)
@@ -122,8 +124,15 @@ def _launch(run: Settled, repeated: frozenset[Path]) -> Outcome:
             slurm.show(this)
         summary.show_dry_run(Path(config.root))
         return Outcome()
-    named_run.record(config, choices, this.plan)
-    return Outcome(waiting=this) if remote else dispatch.run_here(this, overrides)
+
+    def record() -> None:
+        named_run.refuse_changed(config, named_run.settle(*composed)[0])
+        named_run.record(config, choices, this.plan)
+
+    if remote:
+        return Outcome(waiting=replace(this, record=record))
+    record()
+    return dispatch.run_here(this, overrides)
 
 
 def _plan(config: Config, repeated: frozenset[Path]) -> list[PlannedStage]:
@@ -179,7 +188,7 @@ def _search(asked: Asked) -> int:
     def trial(run: Composed) -> tuple[int, float | None]:
         config, choices, overrides = named_run.settle(*run)
         config = config.model_copy(update={"wait": True})
-        outcome = launch((config, choices, overrides), frozenset(repeated))
+        outcome = launch(run, (config, choices, overrides), frozenset(repeated))
         if outcome.waiting:
             outcome = dispatch.submit([outcome.waiting])
         repeated.update(outcome.repeated)

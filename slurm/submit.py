@@ -65,6 +65,7 @@ class Submission:
         jobs: Sequence[Job],
         labels: dict[Path, list[str]],
         prepare: Callable[[Job], None] = lambda job: None,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
         """Submit the jobs that are not in the queue yet, while holding the lock of all launches.
 
@@ -72,6 +73,7 @@ class Submission:
             jobs: the jobs, each after those that it waits for.
             labels: the runs that use a job, by its directory; recorded with the submission.
             prepare: called with each job just before it is submitted.
+            begin: called first under the lock; may refuse the launch.
 
         Raises:
             Refused: SLURM refuses a job; the jobs submitted before are cancelled.
@@ -80,6 +82,7 @@ class Submission:
         """
         private.own(self.folder)  # jobs unpickle the files in it
         with alone(self.folder):
+            begin()
             self._attach(jobs, settled(jobs), labels)
             new = [job for job in jobs if job.directory not in self.ids]
             room(len(new) + sum(cancels(job.resources) for job in new))

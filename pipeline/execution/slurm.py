@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,10 +37,15 @@ AGREE = 60.0  # seconds in which the result of an ended job becomes visible here
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """One run of a launch: its configuration, its plan, and its directory."""
+    """One run of a launch: its configuration, its plan, and its directory.
+
+    Args:
+        record: writes the run; called under the lock of all launches, just before they submit.
+    """
 
     config: Config
     plan: list[PlannedStage]
+    record: Callable[[], None] = lambda: None
 
     @property
     def directory(self) -> Path:
@@ -140,11 +145,17 @@ def submit(launches: list[Launch]) -> list[Path]:
         named_run.write_question(step)
         named_run.write_where(step, launch.config)
 
+    repeated: list[Path] = []
+
+    def begin() -> None:
+        for launch in launches:
+            launch.record()
+        repeated.extend(again.set_aside(step for launch in launches for step in launch.plan))
+
     try:
         submission = _submission(launches)
         freeze(Path(launches[0].config.root))
-        repeated = again.set_aside(step for launch in launches for step in launch.plan)
-        submission.submit(jobs, labels, prepare)
+        submission.submit(jobs, labels, prepare, begin)
     except (Refused, Unreachable) as error:
         raise resources.explained(error) from None
     for launch in launches:

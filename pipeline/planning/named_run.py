@@ -66,6 +66,24 @@ def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> S
     return (compose.check if as_it_is else compose.finish)(merged), choices, overrides
 
 
+def refuse_changed(config: Config, now: Config) -> None:
+    """Refuse to write a run that another launch has written meanwhile, with other settings.
+
+    Args:
+        config: the configuration that this launch has checked.
+        now: the configuration that would follow now.
+
+    Raises:
+        UserError: they differ in a setting that decides results.
+    """
+    own, other = (each.model_dump(exclude=set(WHERE)) for each in (config, now))
+    if own != other:
+        raise UserError(
+            f"run '{config.name}' was launched with other settings at the same moment, and is now "
+            "that run; launch this one again with another name="
+        )
+
+
 def settled(flat: Values) -> Values:
     """Return frozen settings, by dotted key, as the current version would freeze them.
 
@@ -76,14 +94,15 @@ def settled(flat: Values) -> Values:
 
 
 def _freed(directory: Path) -> str:
-    """Return advice how to free a name under which nothing was trained; else an empty text."""
+    """Return advice how to free a name under which nothing was trained or is under way; else ""."""
     made = [
         directory / stage / name
         for stage in STAGE_NAMES
         for name in (rundir.RESULT, "checkpoints")
         if stage != "prep"
     ]
-    if any(path.exists() for path in made):
+    under_way = any(taking_up.at_work(directory / stage) for stage in STAGE_NAMES)
+    if under_way or any(path.exists() for path in made):
         return ""
     return f"; nothing is trained under it yet, so `rm -r {directory}` frees it, too"
 
@@ -110,12 +129,12 @@ def record(config: Config, choices: dict[str, str], plan: list[PlannedStage]) ->
     directory.mkdir(parents=True, exist_ok=True)
     disk.sweep(directory)
     decides = _decides(config, directory)
-    if decides:
-        rundir.write_yaml(directory / CONFIG, config.model_dump(mode="json", exclude={"again"}))
     for step in plan:
         if step.wanted or step.state == "done":
             disk.link(directory / step.stage.name, step.dir)
     store.write(_described(config, choices, directory, decides), directory)
+    if decides:  # last, because a launch at the same moment takes the run for written by this file
+        rundir.write_yaml(directory / CONFIG, config.model_dump(mode="json", exclude={"again"}))
     (directory / CANCELLED).unlink(missing_ok=True)
     return directory
 

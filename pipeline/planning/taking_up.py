@@ -43,7 +43,7 @@ def _has_read(run: Path, stage: Stage) -> bool:
     """
     own = run / stage.name
     begun = _begun(own) and not _refused(own)
-    return own.is_symlink() and (begun or any(_at_work(run / parent) for parent in stage.parents))
+    return own.is_symlink() and (begun or any(at_work(run / parent) for parent in stage.parents))
 
 
 def _refused(stage: Path) -> bool:
@@ -56,7 +56,8 @@ def _begun(stage: Path) -> bool:
     return any((stage / n).exists() for n in (rundir.RESULT, rundir.EVENTS, rundir.JOBS))
 
 
-def _at_work(stage: Path) -> bool:
+def at_work(stage: Path) -> bool:
+    """Whether a stage was begun or queued, and has not told its end."""
     if not _begun(stage) or (stage / rundir.RESULT).exists():
         return False
     last = store.events(stage)[-1:]

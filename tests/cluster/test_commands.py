@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
 
+from pipeline.config.base import STAGE_NAMES
 from slurm import scheduler
+from slurm.queue import submitted
 from tests.cluster.real import needs_slurm, wait_for
 from tests.launcher import PROJECT
 
@@ -44,6 +47,28 @@ def states(command):
 
 def mine():
     return [entry for entry in scheduler.mine().values() if entry.active]
+
+
+def test_two_launches_of_a_name_at_the_same_moment_make_one_run(command, tmp_path):
+    held = [*HELD[:-1], "stage=all"]
+    for name, others in (("alike", ["seed=1"] * 2), ("unlike", ["seed=2", "seed=3"])):
+        with ThreadPoolExecutor(2) as pool:
+            done = list(
+                pool.map(lambda seed, n=name: command("launch", f"name={n}", *held, seed), others)
+            )
+        refused = [each for each in done if each.returncode]
+        assert len(refused) == (name == "unlike")
+        for each in refused:
+            last = each.stderr.splitlines()[-1]
+            assert each.returncode == 2 and "with other settings" in last, each.stderr
+            assert "rm -r" not in last, "its jobs are in the queue"
+        directories = {(tmp_path / "runs" / name / stage).resolve() for stage in STAGE_NAMES}
+        assert all(submitted(directory) for directory in directories)
+        stages = [entry.name for entry in mine() if entry.name.startswith(f"{name}.")]
+        shared = name == "unlike"  # prep, which reads no seed
+        assert sorted(stages) == sorted(f"{name}.{s}" for s in STAGE_NAMES[shared:])
+    assert command("cancel", "alike", "unlike").returncode == 0
+    wait_for(lambda: not mine())
 
 
 def test_runs_that_share_a_stage_are_cancelled_one_after_the_other(command, states):

@@ -1,7 +1,10 @@
 """What is on record of a run."""
 
-from pipeline.planning import named_run
-from pipeline.records import store
+import pytest
+
+from pipeline.display.errors import UserError
+from pipeline.planning import named_run, sweep
+from pipeline.records import rundir, store
 from pipeline.records.schemas import Run
 
 
@@ -10,3 +13,36 @@ def test_a_launch_while_the_run_is_in_the_queue_lists_no_job_twice(tmp_path):
     for ids in ({"prep": "1", "train": "2"}, {"prep": "1", "train": "2"}, {"train": "3"}, {}):
         named_run.note_jobs(tmp_path, ids)
     assert store.read(Run, tmp_path).job_ids == [{"prep": "1", "train": "2"}, {"train": "3"}]
+
+
+def test_a_run_that_another_launch_wrote_meanwhile_is_not_written_over(tmp_path):
+    """Both were settled when there was no such run."""
+    both = [sweep.single(["name=x", f"root={tmp_path}", seed]) for seed in ("seed=1", "seed=2")]
+    (first, choices, _), (second, *_) = (named_run.settle(*each) for each in both)
+    named_run.record(first, choices, [])
+    now = named_run.settle(*both[0])[0]
+    named_run.refuse_changed(first, now.model_copy(update={"wait": True}))
+    with pytest.raises(UserError, match="'x' was launched with other settings at the same moment"):
+        named_run.refuse_changed(second, now)
+
+
+def test_a_run_that_is_only_half_written_is_taken_for_new(tmp_path, monkeypatch):
+    """Another launch is writing it at this moment."""
+    asked = sweep.single(["name=x", f"root={tmp_path}"])
+    config, choices, _ = named_run.settle(*asked)
+
+    def settle_meanwhile(path, value):
+        assert named_run.settle(*asked)[0] == config
+        written.append(path.name)
+
+    written = []
+    monkeypatch.setattr(rundir, "write_yaml", settle_meanwhile)
+    named_run.record(config, choices, [])
+    assert written == ["config.yaml"]
+
+
+def test_a_seed_that_no_stage_has_read_may_change(tmp_path):
+    words = ["name=x", f"root={tmp_path}"]
+    config, choices, _ = named_run.settle(*sweep.single([*words, "seed=1"]))
+    named_run.record(config, choices, [])
+    assert named_run.settle(*sweep.single([*words, "seed=2"]))[0].seed == 2
