@@ -5,11 +5,12 @@ import functools
 import hydra
 import pytest
 
+from pipeline.config import flatten
 from pipeline.display.errors import UserError
 from pipeline.planning import compose, explain, named_run, settings_along, sweep
 from pipeline.planning.plan import make_plan
 
-METHODS = ("plain", "dbb", "dyrep", "grow", "orepa")
+METHODS = ("plain", "dbb", "dyrep", "grow", "orepa", "acb", "repvgg")
 # epochs, interval and last epoch of adjustments, weight decay, on norms too, Nesterov
 # (configs/strategies/DyRep/*.yaml of github.com/hunto/image_classification_sota)
 PUBLISHED = {
@@ -22,6 +23,19 @@ PUBLISHED = {
     "imagenet_repvgg_a2": (120, 5, 100, 1e-4, False, True),
     "imagenet_repvgg_b2g4": (200, 5, 100, 1e-4, False, True),
     "imagenet_repvgg_b3": (200, 5, 100, 1e-4, False, True),
+}
+# what else is published there of a recipe, and in DBB's README of depthwise convolutions
+REPVGG = {"model.own_branches": True, "train.recalibrate": 200, "train.recalibrate_until": 100}
+STRONG = {**REPVGG, "train.augment.policy": "rand-m9-mstd0.5", "train.augment.erase": 0.2,
+          "train.label_smoothing": 0.1, "train.warmup_epochs": 5}  # fmt: skip
+CUTOUT = {"train.augment.cutout": 16, "train.augment.cutout_clip": True, "model.hidden": 512}
+FURTHER = {
+    "cifar10_vgg16": CUTOUT,
+    "cifar100_vgg16": CUTOUT,
+    "imagenet_mobilenet_v1": {"method.widen_depthwise": 2},
+    "imagenet_repvgg_a2": REPVGG,
+    "imagenet_repvgg_b2g4": STRONG,
+    "imagenet_repvgg_b3": STRONG,
 }
 
 
@@ -48,6 +62,13 @@ def test_each_experiment_is_composed_and_planned_with_each_method(tmp_path, expe
             PUBLISHED[experiment]
         )
         assert grows or window == [None, None]
+
+
+@pytest.mark.parametrize("experiment", FURTHER)
+def test_an_experiment_has_what_else_was_published(experiment):
+    config = configured(f"experiment={experiment}", "method=dbb")["dbb"]
+    settings = flatten(config.model_dump(mode="json"))
+    assert {key: settings[key] for key in FURTHER[experiment]} == FURTHER[experiment]
 
 
 @pytest.mark.parametrize("experiment", PUBLISHED)
