@@ -51,7 +51,8 @@ def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> S
     known = store.read(Run, directory).choices
     old = frozen(directory).model_dump(mode="json")
     read = taking_up.decided(directory)
-    before, after = {**settled(flatten(old)), **known}, {**flatten(values), **choices}
+    asked = taking_up.as_read(overrides, old, values)
+    before, after = {**settled(flatten(old)), **known}, {**flatten(asked), **choices}
     changed = taking_up.differences(overrides, before, after, read)
     if changed:
         raise UserError(

@@ -122,9 +122,10 @@ def _check_profile(config: Config, images: int) -> None:
         return
     steps = config.train.epochs * (images // config.train.batch_size)
     if watched + UNWATCHED > steps:
+        less = f"use at most {steps - UNWATCHED}, or " * (steps > UNWATCHED)
         raise UserError(
             f"train.profile={watched} would write nothing: {UNWATCHED} steps come before, and the "
-            f"training has {steps}; use at most {max(steps - UNWATCHED, 0)}, or leave it out"
+            f"training has {steps}; {less}leave it out"
         )
 
 

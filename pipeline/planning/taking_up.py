@@ -8,11 +8,14 @@ it by rule are derived again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Override
+from pydantic import ValidationError
 
-from pipeline.config import WHERE, flatten, rules
+from pipeline.config import WHERE, flatten, rules, sections
 from pipeline.config.base import Values
 from pipeline.contract.stage import Stage
 from pipeline.contract.table import STAGES
@@ -64,6 +67,26 @@ def at_work(stage: Path) -> bool:
     return not (last and last[0].event in ("failed", "stopped"))
 
 
+def as_read(overrides: list[str], old: Values, new: Values) -> Values:
+    """Return the values of a launch, with the settings that it names as the schema reads them.
+
+    The schema reads `model.freeze=a` as [a], and `train.budget=null` as no limit. What it refuses
+    stays as it is written.
+    """
+    for key in _named(overrides):
+        path = key.split(".")
+        with suppress(KeyError, ValidationError):
+            whole = sections(_put({path[0]: old[path[0]]}, path, new))
+            new = _put(new, path, whole.model_dump(mode="json"))
+    return new
+
+
+def _value(flat: Values, key: str) -> Any:
+    """Return the value of a dotted key; of a mapping, all that is below it."""
+    below = {name: value for name, value in flat.items() if name.startswith(f"{key}.")}
+    return flat.get(key, below or None)
+
+
 def differences(
     overrides: list[str], before: Values, after: Values, read: Callable[[str], bool]
 ) -> list[str]:
@@ -71,7 +94,7 @@ def differences(
     changed = []
     for key in _named(overrides):
         section, _, last = key.rpartition(".")
-        was, asked = before.get(key), after.get(key)
+        was, asked = _value(before, key), _value(after, key)
         by_rule = (section, last, asked) in rules.RULED
         if was != asked and not by_rule and read("train" if key == "experiment" else key):
             changed.append(f"{key} is {masked(was, key)}, asked for {masked(asked, key)}")
@@ -124,5 +147,5 @@ def _leaves(override: Override) -> list[str]:
 def _put(values: Values, path: list[str], source: Values) -> Values:
     """Return `values` with the value at `path` taken from `source`."""
     head, *rest = path
-    below = _put(values.get(head, {}), rest, source[head]) if rest else source[head]
+    below = _put(values.get(head) or {}, rest, source[head]) if rest else source[head]
     return {**values, head: below}

@@ -56,6 +56,44 @@ def prepared(name):
     return name
 
 
+SAME = [
+    ("model.freeze=features.0", "model.freeze=[features.0]"),
+    ("train.compile=off", "train.compile=off"),
+    ("train.budget=null", "train.budget.plain_epochs=null"),
+    (
+        "train.optimizer=adamw train.lr=0.01 train.optimizer_args={betas:[0.9,0.99]}",
+        "train.optimizer=adamw train.lr=0.01 train.optimizer_args={betas:[0.9,0.99]}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), SAME)
+def test_the_words_of_the_first_launch_are_accepted_again(prepared, first, second):
+    asked = prepared.launch(*first.split(), "train.batch_size=16")
+    prepared.mark("train", "started")
+    assert prepared.launch(*first.split()) == prepared.launch(*second.split()) == asked
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (["train.budget.plain_epochs=2"], "train.budget=null"),
+        (
+            ["train.optimizer=adamw", "train.lr=0.1", "train.optimizer_args={eps: 1e-9}"],
+            "train.optimizer_args=null",
+        ),
+        (["model.freeze=features.0"], "model.freeze=features.3"),
+    ],
+)
+def test_what_is_taken_back_as_a_whole_is_a_change_too(prepared, first, second):
+    prepared.launch(*first)
+    prepared.mark("train", "started")
+    with pytest.raises(
+        UserError, match=rf"other settings: {second.partition('=')[0]} is .*, asked"
+    ):
+        prepared.launch(second)
+
+
 def test_after_prep_the_model_and_the_recipe_can_be_chosen(prepared):
     config = prepared.launch("train=imagenet", "model=resnet18", "train.batch_size=16")
     assert (config.data.images, config.train.epochs, config.train.batch_size) == (100, 120, 16)

@@ -161,6 +161,7 @@ def test_widening_is_refused_where_nothing_is_depthwise(tmp_path, monkeypatch):
     [
         ("train.profile=260", 2, "train.profile=260 would write nothing: 5 steps come before, and"),
         ("train.profile=259", 0, "dry run"),
+        ("train.profile=1 train.batch_size=1437 train.epochs=2", 2, "has 2; leave it out"),
         ("train.recalibrate=1000000000", 0, "takes all 22 batches of an epoch"),
         ("train.recalibrate=22", 0, "dry run"),
         ("train.ema=0.999", 0, "leaves 77 % of the first weights in the averaged network"),
@@ -169,7 +170,7 @@ def test_widening_is_refused_where_nothing_is_depthwise(tmp_path, monkeypatch):
     ],
 )
 def test_what_goes_beyond_the_training_is_told(inside, words, code, said):
-    found, out, err = inside(words, "dry_run=true")
+    found, out, err = inside(*words.split(), "dry_run=true")
     assert found == code
     assert said in " ".join((out + err).split())
     assert ("note: train.recalibrate" in out) == ("000" in words)
