@@ -31,7 +31,23 @@ class Outcome:
     repeated: frozenset[Path] = frozenset()
 
 
-def run_here(this: Launch, overrides: list[str]) -> Outcome:
+def show(this: Launch) -> Outcome:
+    """Print what a dry run leaves out: the batch scripts of jobs, and where stages would be."""
+    if this.remote:
+        slurm.show(this)
+    summary.show_dry_run(Path(this.config.root))
+    return Outcome()
+
+
+def execute(this: Launch, overrides: list[str]) -> Outcome:
+    """Record a run and run its stages here; leave jobs to be submitted with those of other runs."""
+    if this.remote:
+        return Outcome(waiting=this)
+    this.record()
+    return _run_here(this, overrides)
+
+
+def _run_here(this: Launch, overrides: list[str]) -> Outcome:
     """Run the stages on this machine and show the results."""
     repeated = frozenset(again.set_aside(this.plan))
     code = exits.told(lambda: _run(this, overrides), this.config.root)

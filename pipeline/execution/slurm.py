@@ -40,7 +40,8 @@ class Launch:
     """One run of a launch: its configuration, its plan, and its directory.
 
     Args:
-        record: writes the run; called under the lock of all launches, just before they submit.
+        record: writes the run; called before its first stage begins, or under the lock of all
+            launches, just before they submit.
     """
 
     config: Config
@@ -56,6 +57,11 @@ class Launch:
     def works(self) -> bool:
         """Whether any stage is to be executed."""
         return any(step.runs for step in self.plan)
+
+    @property
+    def remote(self) -> bool:
+        """Whether jobs are to be submitted."""
+        return self.works and self.config.cluster.name == "slurm"
 
     @property
     def report(self) -> Path:

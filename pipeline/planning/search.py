@@ -6,19 +6,26 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from pipeline.display import exits
 from pipeline.display.errors import DONE, UserError, gist, nearest
 from pipeline.planning.compose import Composed, by_hydra, parse
 from pipeline.planning.explain import HYDRA_ERRORS
 from pipeline.planning.settings_along import addable, of_proposal
+from pipeline.records import rundir, store
+from pipeline.records.schemas import Result
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
 SWEEPER = "search"  # our configuration of Optuna's sweeper
 Trial = Callable[[Composed], tuple[int, float | None]]
 
 
-def check(sweeper: str) -> None:
+def check_sweeper(sweeper: str) -> None:
     """Refuse an unknown sweeper, or one that is not installed.
 
     Raises:
@@ -83,3 +90,12 @@ def noted(settings: list[str]) -> Iterator[None]:
         at = next(i for i, word in enumerate(sys.argv) if word.startswith("hydra/sweeper="))
         sys.argv.insert(at + 1, f"hydra.sweep.dir={scratch}")
         yield
+
+
+def score(config: Config) -> float | None:
+    """Return the fused top-1 of a run, if there is one; for a dry run, a neutral value."""
+    folder = rundir.run_dir(Path(config.root), config.name) / "eval"
+    if config.dry_run:
+        return 0.0
+    there = (folder / rundir.RESULT).exists()
+    return store.read(Result, folder).metrics["fused/top1"] if there else None

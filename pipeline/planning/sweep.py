@@ -29,10 +29,11 @@ from pipeline.config import Config, flatten
 from pipeline.config.idle import IDLE, idle
 from pipeline.display.errors import UserError
 from pipeline.display.outside import say
+from pipeline.planning import search
 from pipeline.planning.arguments import Asked
 from pipeline.planning.compose import Composed, by_hydra, choices_of, parse
 from pipeline.planning.conf import CONF
-from pipeline.planning.named_run import by_agent
+from pipeline.planning.named_run import Settled, by_agent, settle
 from pipeline.planning.settings_along import of_trial, settings_along
 from pipeline.records import named, rundir
 
@@ -54,7 +55,22 @@ def composing(folder: str | None) -> Iterator[None]:
         yield
 
 
-def check(arguments: list[str], searching: bool, folder: str | None = None) -> None:
+def check(asked: Asked) -> None:
+    """Refuse a sweep or a search that cannot be run, before any run is composed.
+
+    Raises:
+        UserError: the message names the setting and the cure.
+    """
+    if not asked.sweeps:
+        return
+    check_name(asked.settings)
+    if asked.searches:
+        search.check_sweeper(asked.sweeper)
+    if asked.plain:
+        check_varied(asked.settings, asked.searches, asked.folder)
+
+
+def check_varied(arguments: list[str], searching: bool, folder: str | None = None) -> None:
     """Refuse a setting that varies nothing, or has the same value twice.
 
     Raises:
@@ -138,7 +154,7 @@ def _check_search(overrides: list[Override]) -> None:
         raise UserError("a search needs something to vary, e.g. method=plain,dyrep")
 
 
-def check_different(runs: list[tuple[Config, dict[str, str], list[str]]]) -> None:
+def check_different(runs: list[Settled]) -> None:
     """Refuse a sweep that contains a run twice, before the first run begins.
 
     Raises:
@@ -234,8 +250,22 @@ def _from_files(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     return tree, choices
 
 
-def runs(asked: Asked) -> list[Composed]:
-    """Return the runs of a command line."""
+def settled(asked: Asked) -> list[tuple[Composed, Settled]]:
+    """Return each run as asked for and as settled; a sweep is checked before its first run begins.
+
+    Raises:
+        UserError: a run cannot be settled, or two runs of the sweep are one.
+    """
+    trees = _composed(asked)
+    refuse_idle(trees)
+    runs = [settle(*tree) for tree in trees]
+    if asked.sweeps:
+        check_different(runs)
+        _note_joined([config for config, *_ in runs])
+    return list(zip(trees, runs, strict=True))
+
+
+def _composed(asked: Asked) -> list[Composed]:
     if asked.plain and asked.sweeps:
         return composed(asked.settings, asked.folder)
     if asked.plain and not any("hydra" in word for word in asked.settings):
@@ -246,8 +276,8 @@ def runs(asked: Asked) -> list[Composed]:
     return found
 
 
-def note_joined(configs: list[Config]) -> None:
-    """Return a note if the group of a sweep has other runs, because comparisons include them."""
+def _note_joined(configs: list[Config]) -> None:
+    """Print a note if the group of a sweep has other runs, because comparisons include them."""
     names = {config.name for config in configs}
     for root, group in sorted({(config.root, config.group) for config in configs if config.group}):
         others = [run for run, its in named.groups(Path(root))[0].items() if its == group]

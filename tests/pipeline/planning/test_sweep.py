@@ -109,7 +109,7 @@ def test_what_hydra_refuses_is_refused(arguments):
 )
 def test_what_varies_nothing_or_twice_is_refused(arguments, said):
     with pytest.raises(UserError) as refused:
-        sweep.check(arguments, SEARCH in arguments)
+        sweep.check_varied(arguments, SEARCH in arguments)
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -123,7 +123,7 @@ def test_what_varies_nothing_or_twice_is_refused(arguments, said):
     ],
 )
 def test_what_varies_is_not_refused(arguments):
-    sweep.check(arguments, SEARCH in arguments)
+    sweep.check_varied(arguments, SEARCH in arguments)
 
 
 @pytest.mark.parametrize(

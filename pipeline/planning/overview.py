@@ -1,0 +1,53 @@
+"""Show what a launch is about to do: its network, recipe and stages, and what to know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.custom import code
+from pipeline.planning import defaults, freshness, outline, preflight, starts, summary
+from pipeline.planning.planned_stage import PlannedStage
+from pipeline.records import rundir
+
+
+def show(
+    config: Config, plan: list[PlannedStage], overrides: list[str], has_data: bool = True
+) -> None:
+    """Print the plan and its notes.
+
+    Args:
+        config: the configuration of the run.
+        plan: the stages of the run.
+        overrides: the settings of the command line.
+        has_data: whether the images can be read; else the number of classes is unknown.
+
+    Raises:
+        UserError: the network cannot be built or trained.
+    """
+    changed = starts.check(config, plan)
+    prep = plan[0]
+    trains = any(planned.runs for planned in plan if planned.stage.name == "train")
+    images = preflight.look(config, prep) if has_data else None
+    counted = images.classes if images else None
+    network = outline.look(config, counted, begins=not changed) if trains else None
+    if rundir.run_dir(Path(config.root), config.name).exists():
+        notes = list(code.told(config))
+    else:
+        notes = defaults.unchosen(config, overrides)
+    notes += [*defaults.given_again(overrides), *changed]
+    notes += _untried(config, trains, prep.runs and has_data)
+    notes += preflight.notes(config, prep, images.side) if trains and images else []
+    summary.show_plan(config, plan, network, notes, counted)
+    freshness.tell(config, prep, overrides)
+
+
+def _untried(config: Config, trains: bool, prepares: bool) -> Iterator[str]:
+    """Yield notes on settings that could not be tried on this machine, with the reason."""
+    if trains and (unknown := outline.try_optimizer(config)):
+        yield f"train.optimizer={config.train.optimizer} was not tried: {unknown.why}"
+    if config.data.name == "custom" and prepares:
+        told = outline.try_images(config)
+        if isinstance(told, outline.Unknown):
+            yield f"data.target={config.data.target} was not tried: {told.why}"
