@@ -42,7 +42,7 @@ from slurm.records import CANCELLED
 TAIL = 20  # lines of a failed stage's log that are shown
 
 
-def run_local(steps: list[PlannedStage], config: Config) -> None:
+def run_local(plan: list[PlannedStage], config: Config) -> None:
     """Run the stages that are not finished, in order.
 
     Raises:
@@ -51,55 +51,55 @@ def run_local(steps: list[PlannedStage], config: Config) -> None:
         Cancelled: `pipeline.cancel` stopped a stage.
         Interrupted: Ctrl-C or TERM; the stage that was running has saved and stopped.
     """
-    wanted = [step for step in steps if step.runs]
-    for step in wanted:
-        _refuse_running(step, config)
-        _refuse_queued(step, config)
-    for step in wanted:  # a mark made after this point is meant for this launch
-        (step.dir / CANCELLED).unlink(missing_ok=True)
+    wanted = [planned for planned in plan if planned.runs]
+    for planned in wanted:
+        _refuse_running(planned, config)
+        _refuse_queued(planned, config)
+    for planned in wanted:  # a mark made after this point is meant for this launch
+        (planned.dir / CANCELLED).unlink(missing_ok=True)
     run = rundir.run_dir(Path(config.root), config.name)
     overtaken = (run / CANCELLED).exists()  # its marks of stages may have been removed just now
     with Onlooker() as onlooker:
-        for step in wanted:
-            if overtaken or _cancelled(step):
+        for planned in wanted:
+            if overtaken or _cancelled(planned):
                 raise Cancelled(
-                    f"{step.stage.name} was cancelled before it began; {_go_on(config)}"
+                    f"{planned.stage.name} was cancelled before it began; {_go_on(config)}"
                 )
-            _refuse_replaced(step, config)
-            onlooker.begin(step.stage.name)
-            asked_to_stop = _run(step, config, onlooker)
-            verify_outputs(step.dir)
-            _refuse_replaced(step, config)
-            if asked_to_stop and step is not wanted[-1]:  # the stage finished nevertheless
+            _refuse_replaced(planned, config)
+            onlooker.begin(planned.stage.name)
+            asked_to_stop = _run(planned, config, onlooker)
+            verify_outputs(planned.dir)
+            _refuse_replaced(planned, config)
+            if asked_to_stop and planned is not wanted[-1]:  # the stage finished nevertheless
                 raise Interrupted
 
 
-def _refuse_replaced(step: PlannedStage, config: Config) -> None:
+def _refuse_replaced(planned: PlannedStage, config: Config) -> None:
     """Refuse to go on if another launch that began at the same moment has taken the run's name."""
-    link = rundir.run_dir(Path(config.root), config.name) / step.stage.name
-    if link.is_symlink() and os.path.realpath(link) != os.path.realpath(step.dir):
+    link = rundir.run_dir(Path(config.root), config.name) / planned.stage.name
+    if link.is_symlink() and os.path.realpath(link) != os.path.realpath(planned.dir):
         raise UserError(
             f"run '{config.name}' was launched with other settings at the same moment, and is now "
-            f"that run; launch this one again with another name= (it goes on in {step.dir.name})"
+            f"that run; launch this one again with another name= (it goes on in {planned.dir.name})"
         )
 
 
-def _cancelled(step: PlannedStage) -> bool:
-    return (step.dir / CANCELLED).exists()
+def _cancelled(planned: PlannedStage) -> bool:
+    return (planned.dir / CANCELLED).exists()
 
 
-def _run(step: PlannedStage, config: Config, onlooker: Onlooker) -> bool:
+def _run(planned: PlannedStage, config: Config, onlooker: Onlooker) -> bool:
     """Run a stage; return whether it finished although a stop was requested."""
-    step.dir.mkdir(parents=True, exist_ok=True)
-    write_question(step)
-    write_where(step, config)
-    (step.dir / rundir.PROGRESS).unlink(missing_ok=True)
-    number = attempt.last(step.dir).attempt + 1
-    log = rundir.log_file(step.dir, number)
+    planned.dir.mkdir(parents=True, exist_ok=True)
+    write_question(planned)
+    write_where(planned, config)
+    (planned.dir / rundir.PROGRESS).unlink(missing_ok=True)
+    number = attempt.last(planned.dir).attempt + 1
+    log = rundir.log_file(planned.dir, number)
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as output, _stop_requests() as stops:
         process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "pipeline.run", str(step.dir)],
+            [sys.executable, "-u", "-m", "pipeline.run", str(planned.dir)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -108,33 +108,33 @@ def _run(step: PlannedStage, config: Config, onlooker: Onlooker) -> bool:
             start_new_session=True,
         )
         started = Submission(time=time.time(), executor="local", pid=process.pid, run=config.name)
-        store.note(started, step.dir)
-        _wait(process, step, onlooker, stops)
-    if not (step.dir / rundir.RESULT).exists():
-        _explain(step, config, log, process.returncode, bool(stops))
+        store.note(started, planned.dir)
+        _wait(process, planned, onlooker, stops)
+    if not (planned.dir / rundir.RESULT).exists():
+        _explain(planned, config, log, process.returncode, bool(stops))
     return bool(stops)
 
 
-def _refuse_running(step: PlannedStage, config: Config) -> None:
+def _refuse_running(planned: PlannedStage, config: Config) -> None:
     """Refuse to run beside another launch on this machine; `attempt.claim` decides finally."""
-    if attempt.alive(step.dir):
-        where, owner = named.elsewhere(Path(config.root)), attempt.last(step.dir)
+    if attempt.alive(planned.dir):
+        where, owner = named.elsewhere(Path(config.root)), attempt.last(planned.dir)
         raise UserError(
-            f"{step.stage.name} is already running (pid {owner.pid}); "
+            f"{planned.stage.name} is already running (pid {owner.pid}); "
             f"to follow it: python -m pipeline.logs {config.name} -f{where}; "
             f"to stop it: python -m pipeline.cancel {config.name}{where}"
         )
 
 
-def _refuse_queued(step: PlannedStage, config: Config) -> None:
+def _refuse_queued(planned: PlannedStage, config: Config) -> None:
     """Refuse to run beside a queued job, which would find its directory taken or changed."""
-    if not submitted(step.dir):
+    if not submitted(planned.dir):
         return
     with suppress(scheduler.Refused, scheduler.Unreachable):
-        entry = active(step.dir, scheduler.mine())
+        entry = active(planned.dir, scheduler.mine())
         if entry:
             raise UserError(
-                f"{step.stage.name} is job {entry.id} in SLURM's queue ({entry.state.lower()}); "
+                f"{planned.stage.name} is job {entry.id} in SLURM's queue ({entry.state.lower()}); "
                 f"wait for it, or first: python -m pipeline.cancel {config.name}"
                 f"{named.elsewhere(Path(config.root))}"
             )
@@ -157,7 +157,7 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 def _wait(
-    process: subprocess.Popen[bytes], step: PlannedStage, onlooker: Onlooker, stops: list[int]
+    process: subprocess.Popen[bytes], planned: PlannedStage, onlooker: Onlooker, stops: list[int]
 ) -> None:
     """Wait for a stage; forward the first stop request to it, and kill it at the second.
 
@@ -165,15 +165,15 @@ def _wait(
     """
     passed_on, cancelled = 0, False
     while process.poll() is None:
-        onlooker.look(step.dir)
-        if not cancelled and _cancelled(step):
+        onlooker.look(planned.dir)
+        if not cancelled and _cancelled(planned):
             cancelled = True
             process.send_signal(signal.SIGTERM)
         if len(stops) > passed_on:
             passed_on = len(stops)
             if passed_on == 1:
                 onlooker.console.print(
-                    f"stopping {step.stage.name} after the current step; Ctrl-C again to kill it"
+                    f"stopping {planned.stage.name} after the current step; Ctrl-C again to kill it"
                 )
                 process.send_signal(signal.SIGTERM)
             else:
@@ -182,7 +182,7 @@ def _wait(
             process.wait(timeout=0.2)
         except subprocess.TimeoutExpired:
             continue
-    onlooker.look(step.dir)
+    onlooker.look(planned.dir)
 
 
 def _death(code: int) -> str:
@@ -197,7 +197,9 @@ def _go_on(config: Config) -> str:
     return f"to go on: {named.go_on(rundir.run_dir(Path(config.root), config.name))}"
 
 
-def _explain(step: PlannedStage, config: Config, log: Path, code: int, asked_to_stop: bool) -> None:
+def _explain(
+    planned: PlannedStage, config: Config, log: Path, code: int, asked_to_stop: bool
+) -> None:
     """Raise the error for a stage that ended without a result.
 
     Raises:
@@ -208,14 +210,14 @@ def _explain(step: PlannedStage, config: Config, log: Path, code: int, asked_to_
     """
     if asked_to_stop:
         raise Interrupted
-    if _cancelled(step):
+    if _cancelled(planned):
         raise Cancelled(
-            f"{step.stage.name} was cancelled; what it had saved is kept; {_go_on(config)}"
+            f"{planned.stage.name} was cancelled; what it had saved is kept; {_go_on(config)}"
         )
-    if attempt.vanished(step.dir):
-        raise surroundings(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), step.dir)
-    end = attempt.ending(step.dir, attempt.last(step.dir).attempt)
-    if end is None and (refused := disk.refusal(step.dir)):  # the stage could not record it
+    if attempt.vanished(planned.dir):
+        raise surroundings(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), planned.dir)
+    end = attempt.ending(planned.dir, attempt.last(planned.dir).attempt)
+    if end is None and (refused := disk.refusal(planned.dir)):  # the stage could not record it
         raise refused
     end = end or Event(time=time.time(), event="failed", message=_death(code))
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
@@ -227,4 +229,4 @@ def _explain(step: PlannedStage, config: Config, log: Path, code: int, asked_to_
     told = end.message.partition("\n")[0]
     why = "was stopped from outside and saved" if end.event == "stopped" else told
     where = rundir.shown(log)
-    raise StageFailed(f"{tail}\n{step.stage.name} did not finish: {why}; its log: {where}")
+    raise StageFailed(f"{tail}\n{planned.stage.name} did not finish: {why}; its log: {where}")

@@ -56,7 +56,7 @@ class Launch:
     @property
     def works(self) -> bool:
         """Whether any stage is to be executed."""
-        return any(step.runs for step in self.plan)
+        return any(planned.runs for planned in self.plan)
 
     @property
     def remote(self) -> bool:
@@ -69,18 +69,18 @@ class Launch:
         return self.directory / "report.html"
 
 
-def _job(step: PlannedStage, config: Config, unfinished: dict[str, PlannedStage]) -> Job:
+def _job(planned: PlannedStage, config: Config, unfinished: dict[str, PlannedStage]) -> Job:
     assert isinstance(config.cluster, Slurm)
-    directory = step.dir.resolve()
-    parents = [unfinished[name] for name in step.stage.parents if name in unfinished]
+    directory = planned.dir.resolve()
+    parents = [unfinished[name] for name in planned.stage.parents if name in unfinished]
     return Job(
-        name=f"{config.name}.{step.stage.name}",
+        name=f"{config.name}.{planned.stage.name}",
         command=(sys.executable, "-u", "-m", "pipeline.run", str(directory)),
         directory=directory,
         finished=directory / rundir.RESULT,
         after=tuple(parent.dir.resolve() for parent in parents),
         needs=tuple(parent.dir.resolve() / rundir.RESULT for parent in parents),
-        resources=resources.of(config, step.stage.name),
+        resources=resources.of(config, planned.stage.name),
         retries=config.cluster.retries,
     )
 
@@ -91,8 +91,8 @@ def _jobs(launches: Iterable[Launch]) -> tuple[list[Job], dict[Path, list[str]]]
     labels: dict[Path, list[str]] = {}
     for launch in launches:
         unfinished: dict[str, PlannedStage] = {s.stage.name: s for s in launch.plan if s.runs}
-        for step in unfinished.values():
-            job = _job(step, launch.config, unfinished)
+        for planned in unfinished.values():
+            job = _job(planned, launch.config, unfinished)
             jobs.setdefault(job.directory, job)
             labels.setdefault(job.directory, []).append(launch.config.name)
     return list(jobs.values()), labels
@@ -143,20 +143,22 @@ def submit(launches: list[Launch]) -> list[Path]:
         UserError: SLURM refused or did not answer; nothing stays in its queue.
     """
     jobs, labels = _jobs(launches)
-    steps = {step.dir.resolve(): (step, launch) for launch in launches for step in launch.plan}
+    prepared = {
+        planned.dir.resolve(): (planned, launch) for launch in launches for planned in launch.plan
+    }
 
     def prepare(job: Job) -> None:
-        step, launch = steps[job.directory]
-        step.dir.mkdir(parents=True, exist_ok=True)
-        named_run.write_question(step)
-        named_run.write_where(step, launch.config)
+        planned, launch = prepared[job.directory]
+        planned.dir.mkdir(parents=True, exist_ok=True)
+        named_run.write_question(planned)
+        named_run.write_where(planned, launch.config)
 
     repeated: list[Path] = []
 
     def begin() -> None:
         for launch in launches:
             launch.record()
-        repeated.extend(again.set_aside(step for launch in launches for step in launch.plan))
+        repeated.extend(again.set_aside(planned for launch in launches for planned in launch.plan))
 
     try:
         submission = _submission(launches)
@@ -179,10 +181,12 @@ def _tell(launches: list[Launch], submission: Submission) -> None:
         for column in ("stage", "job", "after"):
             table.add_column(column)
         ids = {s.stage.name: submission.ids.get(s.dir.resolve()) for s in launch.plan}
-        for step in launch.plan:
-            if ids[step.stage.name]:
-                after = [ids[p] for p in step.stage.parents if ids.get(p)]
-                table.add_row(step.stage.name, ids[step.stage.name], ", ".join(map(str, after)))
+        for planned in launch.plan:
+            if ids[planned.stage.name]:
+                after = [ids[p] for p in planned.stage.parents if ids.get(p)]
+                table.add_row(
+                    planned.stage.name, ids[planned.stage.name], ", ".join(map(str, after))
+                )
         console.print(table)
     if submission.attached:
         count = len(submission.attached)
@@ -211,10 +215,10 @@ def wait(launch: Launch) -> None:
     """
     try:
         with Onlooker() as onlooker:
-            for step in launch.plan:
-                if step.runs:
-                    onlooker.begin(step.stage.name)
-                    _wait(step, onlooker)
+            for planned in launch.plan:
+                if planned.runs:
+                    onlooker.begin(planned.stage.name)
+                    _wait(planned, onlooker)
     except KeyboardInterrupt:
         which = f"{launch.config.name}{named.elsewhere(Path(launch.config.root))}"
         raise Interrupted(
@@ -223,21 +227,21 @@ def wait(launch: Launch) -> None:
         ) from None
 
 
-def _wait(step: PlannedStage, onlooker: Onlooker) -> None:
+def _wait(planned: PlannedStage, onlooker: Onlooker) -> None:
     asked, gone = 0.0, 0.0
-    while not (step.dir / rundir.RESULT).exists():
-        onlooker.look(step.dir)
+    while not (planned.dir / rundir.RESULT).exists():
+        onlooker.look(planned.dir)
         if time.monotonic() - asked > POLL:
             asked = time.monotonic()
             try:
-                entry = active(step.dir, scheduler.mine())
+                entry = active(planned.dir, scheduler.mine())
             except (Refused, Unreachable):
                 continue
             gone = 0.0 if entry else gone or time.monotonic()
-        if gone and (step.dir / CANCELLED).exists():
-            raise Cancelled(f"{step.stage.name} was cancelled; launch again to go on")
+        if gone and (planned.dir / CANCELLED).exists():
+            raise Cancelled(f"{planned.stage.name} was cancelled; launch again to go on")
         if gone and time.monotonic() - gone > AGREE:
             raise StageFailed(
-                f"{step.stage.name} ended without a result; its logs: {step.dir / 'logs'}"
+                f"{planned.stage.name} ended without a result; its logs: {planned.dir / 'logs'}"
             )
         time.sleep(0.5)

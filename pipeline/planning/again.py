@@ -16,18 +16,18 @@ from pipeline.records.schemas import Question
 from slurm.queue import submitted
 
 
-def check(steps: list[PlannedStage]) -> None:
+def check(plan: list[PlannedStage]) -> None:
     """Check that no job or process uses the directories that are to be repeated.
 
     Raises:
         UserError: one of them does; the message names it.
     """
-    repeated = [step for step in steps if step.repeats]
+    repeated = [planned for planned in plan if planned.repeats]
     if not repeated:
         return
     stages = repeated[0].dir.parent
-    prints = {step.fingerprint for step in repeated}
-    concerned = [step.dir for step in repeated]
+    prints = {planned.fingerprint for planned in repeated}
+    concerned = [planned.dir for planned in repeated]
     concerned += [path for path in _unfinished(stages) if prints & _parents(path)]
     asks = any(submitted(path) for path in concerned)
     queue = stage_status.queued()[0] if asks else None
@@ -55,7 +55,7 @@ def _refuse(directory: Path, why: str) -> None:
     )
 
 
-def set_aside(steps: Iterable[PlannedStage]) -> list[Path]:
+def set_aside(plan: Iterable[PlannedStage]) -> list[Path]:
     """Rename the directories of the stages to repeat; return them.
 
     Dependent stages are renamed first, so that a kill in between leaves no result whose parent
@@ -66,10 +66,10 @@ def set_aside(steps: Iterable[PlannedStage]) -> list[Path]:
     """
     moved: dict[Path, None] = {}
     with ExitStack() as locks:
-        for step in steps:
-            if step.repeats and step.dir not in moved and step.dir.exists():
-                _lock(step.dir, locks)
-                moved[step.dir] = None
+        for planned in plan:
+            if planned.repeats and planned.dir not in moved and planned.dir.exists():
+                _lock(planned.dir, locks)
+                moved[planned.dir] = None
         for directory in reversed(moved):
             aside = repeats.aside(directory, repeats.count(directory) + 1)
             directory.rename(aside)

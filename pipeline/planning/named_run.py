@@ -130,9 +130,9 @@ def record(config: Config, choices: dict[str, str], plan: list[PlannedStage]) ->
     directory.mkdir(parents=True, exist_ok=True)
     disk.sweep(directory)
     decides = _decides(config, directory)
-    for step in plan:
-        if step.wanted or step.state == "done":
-            disk.link(directory / step.stage.name, step.dir)
+    for planned in plan:
+        if planned.wanted or planned.state == "done":
+            disk.link(directory / planned.stage.name, planned.dir)
     store.write(_described(config, choices, directory, decides), directory)
     if decides:  # last, because a launch at the same moment takes the run for written by this file
         rundir.write_yaml(directory / CONFIG, config.model_dump(mode="json", exclude={"again"}))
@@ -188,21 +188,21 @@ def by_agent() -> bool:
     return "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ
 
 
-def write_question(step: PlannedStage) -> None:
+def write_question(planned: PlannedStage) -> None:
     """Write `stage.yaml`, the question of a stage directory, unless the stage has begun."""
-    path = step.dir / rundir.STAGE
-    if (step.dir / rundir.EVENTS).exists() and path.exists():
+    path = planned.dir / rundir.STAGE
+    if (planned.dir / rundir.EVENTS).exists() and path.exists():
         return
-    question = json.loads(json.dumps(step.question.values()))  # lists instead of tuples
-    parents = [path.parent.with_name(f"{n}-{f}") for n, f in step.question.parents.items()]
-    note = {repeats.NOTE: counts} if (counts := repeats.note(step.dir, parents)) else {}
+    question = json.loads(json.dumps(planned.question.values()))  # lists instead of tuples
+    parents = [path.parent.with_name(f"{n}-{f}") for n, f in planned.question.parents.items()]
+    note = {repeats.NOTE: counts} if (counts := repeats.note(planned.dir, parents)) else {}
     content = {**question, **note}
     if not path.exists() or rundir.read_yaml(path) != content:
         rundir.write_yaml(path, content)
 
 
-def write_where(step: PlannedStage, config: Config) -> None:
+def write_where(planned: PlannedStage, config: Config) -> None:
     """Write `where.yaml`: the settings of the newest launch for running the stage."""
     where = config.model_dump(mode="json", include={"cluster", "checkpoint"})
-    where["cluster"]["processes_per_node"] = config.cluster.processes(step.stage.name)
-    rundir.write_yaml(step.dir / rundir.WHERE, where)
+    where["cluster"]["processes_per_node"] = config.cluster.processes(planned.stage.name)
+    rundir.write_yaml(planned.dir / rundir.WHERE, where)

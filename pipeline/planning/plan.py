@@ -35,15 +35,15 @@ def make_plan(config: Config, repeated: Container[Path] = ()) -> list[PlannedSta
     """
     _check_again(config)
     root = Path(config.root)
-    steps: dict[str, PlannedStage] = {}
+    plan: dict[str, PlannedStage] = {}
     for stage in STAGES.values():
-        question = _question(stage, config, steps)
+        question = _question(stage, config, plan)
         directory = rundir.stage_dir(root, stage.name, question.fingerprint)
         state = _state(directory)
         asked = stage.name in config.again and directory not in repeated
-        anew = _anew(asked, state, directory, [steps[name] for name in stage.parents])
+        anew = _anew(asked, state, directory, [plan[name] for name in stage.parents])
         why = _why(state, directory, rundir.run_dir(root, config.name) / stage.name, question)
-        steps[stage.name] = PlannedStage(
+        plan[stage.name] = PlannedStage(
             stage=stage,
             question=question,
             dir=directory,
@@ -52,8 +52,8 @@ def make_plan(config: Config, repeated: Container[Path] = ()) -> list[PlannedSta
             why=_told(why, anew, asked),
             anew=anew,
         )
-    _check_parents(steps, config.name)
-    return list(steps.values())
+    _check_parents(plan, config.name)
+    return list(plan.values())
 
 
 def _check_again(config: Config) -> None:
@@ -99,13 +99,13 @@ def _told(why: str, anew: str, asked: bool) -> str:
     return f"{why}, so again= has nothing to repeat" if asked else why
 
 
-def _question(stage: Stage, config: Config, steps: dict[str, PlannedStage]) -> Question:
+def _question(stage: Stage, config: Config, plan: dict[str, PlannedStage]) -> Question:
     values = values_of(config, stage.reads)
     asked = Question(
         stage=stage.name,
         version=stage.version,
         config={name: values[name] for name in stage.reads},
-        parents={name: steps[name].fingerprint for name in stage.parents},
+        parents={name: plan[name].fingerprint for name in stage.parents},
         fingerprint="",
     )
     return asked.model_copy(update={"fingerprint": _fingerprint(asked, stage.ignores)})
@@ -157,35 +157,35 @@ def _difference(link: Path, question: Question) -> str:
     return ", ".join(f"{k} {old.get(k)} → {new.get(k)}" for k in changed[:3]) or "unknown"
 
 
-def _check_parents(steps: dict[str, PlannedStage], name: str) -> None:
-    for step in steps.values():
-        if not step.runs:
+def _check_parents(plan: dict[str, PlannedStage], name: str) -> None:
+    for planned in plan.values():
+        if not planned.runs:
             continue
-        parents = [steps[parent] for parent in step.stage.parents]
+        parents = [plan[parent] for parent in planned.stage.parents]
         missing = [p for p in parents if not p.runs and (p.state != "done" or p.anew)]
         if missing:
-            both = ",".join(_enough(steps))
+            both = ",".join(_enough(plan))
             needed = " and ".join(
                 parent.stage.name + (f" anew ({parent.anew})" if parent.anew else "")
                 for parent in missing
             )
             raise UserError(
-                f"stage={step.stage.name} needs {needed}, not finished for run "
+                f"stage={planned.stage.name} needs {needed}, not finished for run "
                 f"'{name}': launch with stage=all, or stage.run=[{both}]"
             )
 
 
-def _enough(steps: dict[str, PlannedStage]) -> list[str]:
+def _enough(plan: dict[str, PlannedStage]) -> list[str]:
     """Return the requested stages and the stages that they need, in order."""
     names: set[str] = set()
-    for name, step in reversed(steps.items()):
-        needed = any(name in steps[child].stage.parents for child in names)
-        if step.wanted or (needed and (step.state != "done" or step.anew)):
+    for name, planned in reversed(plan.items()):
+        needed = any(name in plan[child].stage.parents for child in names)
+        if planned.wanted or (needed and (planned.state != "done" or planned.anew)):
             names.add(name)
-    return [name for name in steps if name in names]
+    return [name for name in plan if name in names]
 
 
-def verify(steps: list[PlannedStage]) -> None:
+def verify(plan: list[PlannedStage]) -> None:
     """Check that the outputs of finished stages are unchanged.
 
     Sizes are always compared, and contents if a file is newer than its result.
@@ -193,9 +193,9 @@ def verify(steps: list[PlannedStage]) -> None:
     Raises:
         UserError: a file is missing, truncated or edited; the message names it and the cure.
     """
-    for step in steps:
-        if step.state == "done" and not step.anew:
-            verify_outputs(step.dir)
+    for planned in plan:
+        if planned.state == "done" and not planned.anew:
+            verify_outputs(planned.dir)
 
 
 def verify_outputs(directory: Path) -> None:

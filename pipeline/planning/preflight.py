@@ -85,7 +85,7 @@ def _check_data(config: Config, plan: list[PlannedStage]) -> None:
     if plan[0].runs:
         _check_apart(config)
     images = _training_images(config, plan[0])
-    trains = any(step.wanted for step in plan if step.stage.name == "train")
+    trains = any(planned.wanted for planned in plan if planned.stage.name == "train")
     if trains and images is not None and images < 1:
         where = "" if config.data.root is None else f" in {config.data.root}"
         raise UserError(f"data={config.data.name} has no images to train on{where}; add some")

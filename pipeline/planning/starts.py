@@ -197,7 +197,7 @@ def check(config: Config, plan: list[PlannedStage]) -> list[str]:
     Raises:
         UserError: a file is missing or changed, or a structure belongs to another network.
     """
-    train = next(step for step in plan if step.stage.name == "train")
+    train = next(planned for planned in plan if planned.stage.name == "train")
     if not train.runs:
         return []
     begun = not train.repeats and any((train.dir / "checkpoints").glob("step-*.json"))

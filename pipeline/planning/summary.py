@@ -54,8 +54,8 @@ def show_plan(
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for step in plan:
-        table.add_row(step.stage.name, ACTIONS[step.action], mask(step.why))
+    for planned in plan:
+        table.add_row(planned.stage.name, ACTIONS[planned.action], mask(planned.why))
     console.print(table)
 
 
