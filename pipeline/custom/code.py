@@ -65,7 +65,7 @@ def keep(config: Config) -> None:
     """Copy the code of a run, unless the copy exists."""
     for name, section in targets(config):
         if _copied(section) and not _kept(config, section):
-            snapshot.keep(_same(name, section), _place(Path(config.root), section))
+            snapshot.keep(_same(name, section), _code_dir(Path(config.root), section))
 
 
 def told(config: Config) -> Iterator[str]:
@@ -80,7 +80,7 @@ def told(config: Config) -> Iterator[str]:
         if _copied(section):
             yield (
                 f"the code of {section.target} has changed since run {config.name} began; the run "
-                f"uses its copy in {rundir.shown(_place(Path(config.root), section))}; for "
+                f"uses its copy in {rundir.shown(_code_dir(Path(config.root), section))}; for "
                 "the code as it is now, choose another name="
             )
         else:
@@ -108,16 +108,18 @@ def enable(section: Section, root: Path) -> None:
     """
     if not isinstance(section, Target) or not _copied(section):
         return
-    place = _place(root, section)
-    if not place.is_dir():
-        raise UserError(f"{place}, the copy of {section.target}, is gone; launch again to make it")
-    snapshot.check(place, str(section.code))
-    on_path(place)
+    code_dir = _code_dir(root, section)
+    if not code_dir.is_dir():
+        raise UserError(
+            f"{code_dir}, the copy of {section.target}, is gone; launch again to make it"
+        )
+    snapshot.check(code_dir, str(section.code))
+    on_path(code_dir)
 
 
-def on_path(place: Path) -> None:
+def on_path(code_dir: Path) -> None:
     """Put a folder first on Python's path."""
-    sys.path.insert(0, str(place.resolve()))
+    sys.path.insert(0, str(code_dir.resolve()))
 
 
 @contextmanager
@@ -131,8 +133,8 @@ def lent(values: Values, root: Path) -> Iterator[str]:
     section = name and Target(**{key: values[name][key] for key in Target.model_fields})
     if not name or not section or not _copied(section):
         yield ""
-    elif _place(root, section).is_dir():
-        yield str(_place(root, section).resolve())
+    elif _code_dir(root, section).is_dir():
+        yield str(_code_dir(root, section).resolve())
     else:
         with TemporaryDirectory() as scratch:
             yield str(snapshot.keep(_same(name, section), Path(scratch).resolve() / "code"))
@@ -148,15 +150,15 @@ def _copied(section: Target) -> bool:
     return "==" not in str(section.code)
 
 
-def _place(root: Path, section: Target) -> Path:
+def _code_dir(root: Path, section: Target) -> Path:
     return rundir.code_dir(root, str(section.code))
 
 
 def _kept(config: Config, section: Target) -> bool:
-    place = _place(Path(config.root), section)
-    if not place.is_dir():
+    code_dir = _code_dir(Path(config.root), section)
+    if not code_dir.is_dir():
         return False
-    snapshot.check(place, str(section.code))
+    snapshot.check(code_dir, str(section.code))
     return True
 
 

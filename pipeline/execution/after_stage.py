@@ -63,6 +63,6 @@ def close_complete(stage: Path) -> None:
     from pipeline.planning.named_run import frozen
 
     for run in askers(stage):
-        links = [run / part for part in STAGE_NAMES if (run / part).is_symlink()]
+        links = [run / name for name in STAGE_NAMES if (run / name).is_symlink()]
         if all((link / rundir.RESULT).exists() for link in links):
             close(run, frozen(run).tracking)

@@ -14,7 +14,7 @@ from pipeline.records.provenance import PROJECT
 PACKAGES = ("dyrep", "pipeline", "slurm")
 
 
-def place(root: Path) -> Path:
+def code_dir(root: Path) -> Path:
     """Return the folder for a copy of the present code; equal code has the same folder."""
     return rundir.code_dir(root, snapshot.digest(_files())).resolve()
 
@@ -25,7 +25,7 @@ def freeze(root: Path) -> Path:
     Raises:
         UserError: the folder holds other code, or other users may change it.
     """
-    return snapshot.keep(_files(), place(root))
+    return snapshot.keep(_files(), code_dir(root))
 
 
 def _files() -> snapshot.Files:

@@ -75,8 +75,8 @@ def _hung(directory: Path, number: int) -> bool:
     return any(sign in content for log in logs for content in [log.read_bytes()] for sign in SIGNS)
 
 
-def _note(directory: Path, number: int, event: str, **facts: Any) -> Event:
-    row = Event(time=time.time(), event=event, attempt=number, **facts)
+def _note(directory: Path, number: int, event: str, **fields: Any) -> Event:
+    row = Event(time=time.time(), event=event, attempt=number, **fields)
     with suppress(OSError):  # a full disk; the error is printed as well
         store.note(row, directory)
     return row

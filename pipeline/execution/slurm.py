@@ -19,7 +19,7 @@ from pipeline.display.masking import mask
 from pipeline.display.outside import say, visible
 from pipeline.display.terminal import Terminal
 from pipeline.execution import resources
-from pipeline.execution.code_snapshot import freeze, place
+from pipeline.execution.code_snapshot import code_dir, freeze
 from pipeline.planning import again, named_run
 from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import named, rundir
@@ -103,7 +103,7 @@ def _submission(launches: list[Launch]) -> Submission:
     assert isinstance(cluster, Slurm)
     return Submission(
         folder=rundir.job_dir(root).resolve(),
-        cwd=place(root),
+        cwd=code_dir(root),
         parallel=cluster.max_parallel,
         longest=slurm.preflight.longest_array(),
     )

@@ -156,10 +156,10 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if isinstance(error, NoResult) else gist(error)
 
 
-def _note(context: Context, **facts: str) -> bool:
+def _note(context: Context, **fields: str) -> bool:
     """Record a failure; return whether that succeeded, as a full disk can prevent it."""
     with suppress(OSError):
-        context.event("failed", **facts)
+        context.event("failed", **fields)
         return True
     return False
 

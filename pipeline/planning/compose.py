@@ -127,8 +127,8 @@ def has(section: str, choice: str = "*", folder: str | None = None) -> frozenset
         choice: the name of a file in that folder, without `.yaml`.
         folder: the user's folder of further choices (`--config-dir`).
     """
-    places = [CONF, *([Path(folder)] if folder else [])]
-    files = (file for place in places for file in (place / section).glob(f"{choice}.yaml"))
+    folders = [CONF, *([Path(folder)] if folder else [])]
+    files = (file for each in folders for file in (each / section).glob(f"{choice}.yaml"))
     found = [_keys(file, section) for file in files]
     return frozenset().union(*(keys for keys in found if "defaults" not in keys))
 
@@ -212,19 +212,19 @@ def check(values: Values) -> Config:
 
 def derived_name(choices: dict[str, str], seed: Any, overrides: list[str]) -> str:
     """Name a run after its choices and overrides, so that different settings get other names."""
-    parts = [str(choices[group]) for group in ("data", "model", "method")]
+    words = [str(choices[group]) for group in ("data", "model", "method")]
     if choices.get("experiment"):
-        parts.insert(0, str(choices["experiment"]).replace("/", "-"))
+        words.insert(0, str(choices["experiment"]).replace("/", "-"))
     if choices["train"] != choices["data"]:
-        parts.append(str(choices["train"]))
-    parts.append(f"s{seed}")
+        words.append(str(choices["train"]))
+    words.append(f"s{seed}")
     for override in parse(overrides):
         key = override.key_or_group
         if key in choices or key == "seed" or key.split(".")[0] in WHERE:
             continue
         value = mask(override.input_line or "").split("=", 1)[-1]
-        parts.append(re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{key.split('.')[-1]}_{value}").strip("_"))
-    name = "-".join(parts)
+        words.append(re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{key.split('.')[-1]}_{value}").strip("_"))
+    name = "-".join(words)
     if len(name) > 120:
         name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return name

@@ -38,7 +38,7 @@ TAGS = tags()  # pydantic puts these tags into keys, where they do not belong
 
 def explain_schema(error: ErrorDetails) -> str:
     """Return an error of the schema as one line that names the key and the cure."""
-    path = [str(part) for part in error["loc"] if str(part) not in TAGS]
+    path = [str(name) for name in error["loc"] if str(name) not in TAGS]
     key, value = ".".join(path), written(error["input"])
     if error["type"] == "extra_forbidden":
         return _unknown(key)

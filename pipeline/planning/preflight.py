@@ -107,12 +107,12 @@ def _check_apart(config: Config) -> None:
         "imagefolder",
         "imagenet",
     )
-    places = [config.data.root, *(f"{config.data.root}/{split}" for split in ("train", "val"))]
+    folders = [config.data.root, *(f"{config.data.root}/{split}" for split in ("train", "val"))]
     root = Path(os.path.realpath(config.root))
-    for place in places if whole else places[1:]:
-        if root.is_relative_to(os.path.realpath(place)):
+    for folder in folders if whole else folders[1:]:
+        if root.is_relative_to(os.path.realpath(folder)):
             raise UserError(
-                f"root={config.root} is in {place}, where prep looks for images and would find "
+                f"root={config.root} is in {folder}, where prep looks for images and would find "
                 "those of earlier runs; choose a root= elsewhere"
             )
 

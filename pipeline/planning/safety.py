@@ -34,12 +34,12 @@ def tell(config: Config) -> None:
 
 
 def _tell_shared(root: Path) -> None:
-    places = [root, *(root / name for name in ("stages", "runs", "data", "cache"))]
-    for place in places:
-        if place.is_dir() and (who := private.writers(place)):
-            closed = "close it (chmod go-w) or " * (place.stat().st_uid == os.geteuid())
+    folders = [root, *(root / name for name in ("stages", "runs", "data", "cache"))]
+    for folder in folders:
+        if folder.is_dir() and (who := private.writers(folder)):
+            closed = "close it (chmod go-w) or " * (folder.stat().st_uid == os.geteuid())
             _warn(
-                f"{who} may write to {place}, and so change what your runs read, execute and "
+                f"{who} may write to {folder}, and so change what your runs read, execute and "
                 f"report; {closed}choose another root=, unless you trust them"
             )
             return

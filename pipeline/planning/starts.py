@@ -54,20 +54,20 @@ def pin(values: Values) -> None:
     """
     for key, digest_key in PINS.items():
         section, name = key.split(".")
-        part = values.get(section)
-        word = part.get(name) if isinstance(part, dict) else None
-        if part is None or not isinstance(word, str) or _is_none(word):
+        settings = values.get(section)
+        word = settings.get(name) if isinstance(settings, dict) else None
+        if settings is None or not isinstance(word, str) or _is_none(word):
             continue  # checked later, by the schema and the rules of `config.sense`
         path = _found(key, word, values)
-        digest, said = _digest(key, path), part.get(f"{name}_sha256")
+        digest, said = _digest(key, path), settings.get(f"{name}_sha256")
         if said not in (None, digest):
             raise UserError(
                 f"{key}={word} has the SHA-256 {digest}, and {digest_key} says {said}; "
                 "give that file, or leave out the hash"
             )
-        part |= {name: str(path), f"{name}_sha256": digest}
-        if key == STRUCTURE and part.get("start", "") is None:
-            part["start"] = _of_run(path, "method").get("start", "drawn")
+        settings |= {name: str(path), f"{name}_sha256": digest}
+        if key == STRUCTURE and settings.get("start", "") is None:
+            settings["start"] = _of_run(path, "method").get("start", "drawn")
 
 
 def _is_none(word: str) -> bool:
@@ -215,9 +215,9 @@ def check(config: Config, plan: list[PlannedStage]) -> list[str]:
 def _pinned(config: Config) -> Iterator[tuple[str, Path, str | None]]:
     for key in PINS:
         section, name = key.split(".")
-        part = getattr(config, section)
-        if (path := getattr(part, name, None)) is not None:
-            yield key, Path(path), getattr(part, f"{name}_sha256")
+        settings = getattr(config, section)
+        if (path := getattr(settings, name, None)) is not None:
+            yield key, Path(path), getattr(settings, f"{name}_sha256")
 
 
 def _wrong(key: str, path: Path, digest: str | None) -> str | None:

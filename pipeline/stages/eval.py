@@ -43,10 +43,10 @@ def run(context: Context) -> dict[str, float]:
     gallery = Gallery(settings.gallery)
     with world(context.config.cluster.hang_timeout) as processes:
         candidates = _candidates(context, pixels, processes)
-        part = torch.cat(list(_rows(context, processes, candidates, pixels, gallery)))
-        rows = torch.cat(processes.gather(part.cpu()))
+        own = torch.cat(list(_rows(context, processes, candidates, pixels, gallery)))
+        rows = torch.cat(processes.gather(own.cpu()))
         kept = [one.as_dict() for one in gallery.kept]
-        mistakes = [Mistake(**one) for part in processes.gather(kept) for one in part]
+        mistakes = [Mistake(**one) for some in processes.gather(kept) for one in some]
     rows = rows[rows[:, 0].argsort()]
     images = manifest.splits["val"].images
     _check_each_once(rows[:, 0], images)
@@ -54,9 +54,9 @@ def run(context: Context) -> dict[str, float]:
     tables = dict(zip(candidates, rows[:, 2:].split(scores.WIDTH, dim=1), strict=True))
     if processes.main:
         _write_predictions(context, number, label, tables)
-        facts = _facts(tables, label, manifest.classes)
-        facts["mistakes"] = [one.as_dict() for one in best(mistakes, settings.gallery)]
-        rundir.write_json(context.dir / "eval.json", facts)
+        details = _details(tables, label, manifest.classes)
+        details["mistakes"] = [one.as_dict() for one in best(mistakes, settings.gallery)]
+        rundir.write_json(context.dir / "eval.json", details)
     return {**_metrics(tables, label), "images": images}
 
 
@@ -134,7 +134,9 @@ def _write_predictions(
         save_file({name: column.contiguous() for name, column in columns.items()}, temporary)
 
 
-def _facts(tables: dict[str, Tensor], label: Tensor, classes: tuple[str, ...]) -> dict[str, object]:
+def _details(
+    tables: dict[str, Tensor], label: Tensor, classes: tuple[str, ...]
+) -> dict[str, object]:
     """Return the details for `eval.json`, which people look at."""
     fused, count = tables["fused"], len(classes)
     counts = scores.confusion(fused, label, count)

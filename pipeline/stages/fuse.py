@@ -54,7 +54,7 @@ def run(context: Context) -> dict[str, float]:
         "flips": kinds["real"]["flips"],
         **exact.sizes(images),
     }
-    facts = {
+    fusion = {
         **metrics,
         "images": len(images),
         "tolerance": settings.tolerance,
@@ -64,7 +64,7 @@ def run(context: Context) -> dict[str, float]:
         "added_biases": exact.added_biases,
         "weights": weight_ranges(exact.deployed),
     }
-    rundir.write_json(context.dir / "fusion.json", facts)
+    rundir.write_json(context.dir / "fusion.json", fusion)
     _gate(kinds, settings.tolerance)
     context.check_stop()
 
@@ -81,7 +81,7 @@ def run(context: Context) -> dict[str, float]:
         context.dir / preprocess.FILE, preprocess.describe(context.config.data, manifest)
     )
     outcomes = _export(context, deployed, images, json.dumps(told))
-    rundir.write_json(context.dir / "fusion.json", {**facts, **metrics, "exports": outcomes})
+    rundir.write_json(context.dir / "fusion.json", {**fusion, **metrics, "exports": outcomes})
     rundir.write_text(context.dir / "MODEL_CARD.md", card.markdown(told, outcomes))
     return {**metrics, **_export_metrics(outcomes)}
 

@@ -58,7 +58,7 @@ def run(context: Context) -> dict[str, float]:
     noise = [*_noise(neighbours, bench.timings), *machine.disturbed(before, after)]
     if bench.rounds < settings.repeats:
         noise.append(f"after {bench.rounds} of {settings.repeats} rounds it was given up for that")
-    facts = {
+    details = {
         "device": device_name(),
         "threads": torch.get_num_threads(),
         "machine": {"before": before, "after": after, "tuning": machine.tuning()},
@@ -75,7 +75,7 @@ def run(context: Context) -> dict[str, float]:
         "open_loop": {"per_s": paced.rate, "seconds": paced.seconds},
         "seconds": {key: timing.seconds for key, timing in bench.timings.items()},
     }
-    rundir.write_json(context.dir / "latency.json", facts)
+    rundir.write_json(context.dir / "latency.json", details)
     for name, reason in bench.skipped.items():
         print(f"{name} skipped: {reason}")
     for name, variant in bench.variants.items():

@@ -108,8 +108,8 @@ def _begin(final: Path, listing: Listing) -> Path:
 
 def _tidy(building: Path) -> None:
     """Remove partial files, left by a killed process or a full disk."""
-    for part in building.glob(".*"):
-        part.unlink(missing_ok=True)
+    for temporary in building.glob(".*"):
+        temporary.unlink(missing_ok=True)
 
 
 def _refuse_bad(
@@ -145,20 +145,20 @@ def _finish(
     """Remove leaks from the training images; write the manifest and the findings."""
     building = work[0].path.parent
     of_split = {
-        split: [place for place, task in enumerate(work) if task.path.name.startswith(split)]
+        split: [index for index, task in enumerate(work) if task.path.name.startswith(split)]
         for split in build.SPLITS
     }
     twice = _without_leaks(work, records, of_split)
-    parts = {
-        split: _split([records[place] for place in of_split[split]], len(listing.classes))
+    splits = {
+        split: _split([records[index] for index in of_split[split]], len(listing.classes))
         for split in build.SPLITS
     }
-    for split, part in parts.items():
-        if not part.images:
+    for split, found in splits.items():
+        if not found.images:
             raise UserError(_nothing_left(context, f"{split} image", records, len(twice.leaks)))
     listed = {item.label for n in of_split["train"] for _, item in work[n].items}
     for label in sorted(listed):
-        if not parts["train"].counts[label]:
+        if not splits["train"].counts[label]:
             what = f"train image of class {listing.classes[label]!a}"
             raise UserError(_nothing_left(context, what, records, len(twice.leaks)))
     mean, std = statistics(np.sum([records[n].histogram for n in of_split["train"]], axis=0))
@@ -168,7 +168,7 @@ def _finish(
         mean=mean,
         std=std,
         size=sizes[0].item() if len(sizes) == 1 else None,
-        splits=parts,
+        splits=splits,
         parameters={
             "data": context.config.data.model_dump(),
             "prep": context.config.prep.model_dump(),
@@ -177,7 +177,7 @@ def _finish(
         passed_over=len(listing.passed),
     ).save(building)
     changes.save(listing, building / changes.FILE)
-    findings.save(building, listing, parts["val"].counts, records, twice)
+    findings.save(building, listing, splits["val"].counts, records, twice)
     for task in work:
         task.record.unlink(missing_ok=True)
     (building / LISTING).unlink()
@@ -189,11 +189,11 @@ def _without_leaks(
     """Find duplicates; remove validation images from the training shards; return the duplicates."""
     train, val = (images([records[n] for n in of_split[split]]) for split in build.SPLITS)
     twice = duplicates.find(train, val, build.Stored(work, records).same)
-    for place in of_split["train"]:
-        numbers = twice.leaks.keys() & set(records[place].kept["number"].tolist())
+    for index in of_split["train"]:
+        numbers = twice.leaks.keys() & set(records[index].kept["number"].tolist())
         if numbers:
-            work[place].record.unlink()  # of a shard that is no longer as it says
-            records[place] = build.drop(work[place], records[place], numbers)
+            work[index].record.unlink()  # of a shard that is no longer as it says
+            records[index] = build.drop(work[index], records[index], numbers)
     return twice
 
 

@@ -91,7 +91,7 @@ class Request:
         branches: branches of the method.
         classes: number of classes of the data; `UNTOLD` if unknown before prep.
         counted: whether `classes` is the number of classes of the data.
-        place: the folder of the user's code.
+        code_dir: the folder of the user's code.
     """
 
     model: dict[str, Any]
@@ -101,7 +101,7 @@ class Request:
     classes: int = UNTOLD
     counted: bool = True
     processes: int = 1
-    place: str = ""
+    code_dir: str = ""
 
     @classmethod
     def of(cls, config: Config, counted: int | None = None) -> Request:
@@ -253,8 +253,8 @@ def _started(config: Config, counted: int | None, found: Outline) -> Outline:
 def _asked(kind: str, request: str, root: str) -> Any:
     """Return the answer of the process with torch; an equal request is sent only once."""
     asked = json.loads(request)
-    with code.lent(asked, Path(root)) as place:
-        return ask([kind], json.dumps(asked | ({"place": place} if place else {})))
+    with code.lent(asked, Path(root)) as code_dir:
+        return ask([kind], json.dumps(asked | ({"code_dir": code_dir} if code_dir else {})))
 
 
 def ask(arguments: list[str], request: str = "") -> Any:

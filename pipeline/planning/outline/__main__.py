@@ -240,8 +240,8 @@ def _images(request: dict[str, Any]) -> Images:
 
 def _theirs(request: dict[str, Any]) -> str | None:
     """Return the setting that names the user's code, if the request calls any; else None."""
-    parts = ((name, request.get(name)) for name in code.SECTIONS)
-    named = ((n, part["target"]) for n, part in parts if part and "target" in part)
+    settings = ((name, request.get(name)) for name in code.SECTIONS)
+    named = ((n, its["target"]) for n, its in settings if its and "target" in its)
     return next((f"{name}.target={target}" for name, target in named), None)
 
 
@@ -258,8 +258,8 @@ def _reply(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    if place := request.get("place"):
-        code.on_path(Path(place))
+    if code_dir := request.get("code_dir"):
+        code.on_path(Path(code_dir))
     os.chdir("/")  # as a stage does not run in the directory of the launch either
     if sys.argv[1:] == ["--images"]:
         return vars(_images({"data": request["data"]}))

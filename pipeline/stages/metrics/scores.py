@@ -53,9 +53,9 @@ def per_class(table: Tensor, label: Tensor, classes: int) -> list[float | None]:
 def reliability(table: Tensor, label: Tensor) -> list[dict[str, float]]:
     """Return for each bin of confidence that is not empty: mean confidence, accuracy, images."""
     confidence, hit = table[:, -1], (table[:, 0].long() == label).double()
-    place = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
-    images = place.bincount(minlength=BINS)
-    sums = [place.bincount(values, BINS).tolist() for values in (confidence, hit)]
+    bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+    images = bins.bincount(minlength=BINS)
+    sums = [bins.bincount(values, BINS).tolist() for values in (confidence, hit)]
     return [
         {"confidence": 100 * sure / n, "accuracy": 100 * right / n, "images": n}
         for sure, right, n in zip(*sums, images.tolist(), strict=True)

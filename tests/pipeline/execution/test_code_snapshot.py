@@ -65,7 +65,7 @@ def test_users_of_a_shared_root_have_code_and_pickles_of_their_own(tmp_path, mon
     private.own(jobs)
     me = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: me + 1)
-    assert code_snapshot.place(tmp_path).name == f"{kept.name}-{me + 1}"
+    assert code_snapshot.code_dir(tmp_path).name == f"{kept.name}-{me + 1}"
     assert rundir.job_dir(tmp_path).name == f"slurm-{me + 1}"
     with pytest.raises(PermissionError, match="belongs to"):
         private.own(jobs)
