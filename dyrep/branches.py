@@ -56,7 +56,7 @@ class WindowConv(NormBranch):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return BN(conv(window of x))."""
-        seen = self.geometry.look(x, self.size, self.offset)
+        seen = self.geometry.window(x, self.size, self.offset)
         z: Tensor = self.conv(seen)
         with rebuilt(z, again(self.conv, seen, z)):
             result: Tensor = self.norm(z)
@@ -85,7 +85,7 @@ class OneByOneKxK(NormBranch):
         """Return BN(conv(BN(conv1x1(x)) less its border))."""
         inner = Inner(self.reduce, self.inner_norm, x)
         middle = inner.output()
-        seen = self.geometry.look(middle, self.geometry.kernel_size, (0, 0))
+        seen = self.geometry.window(middle, self.geometry.kernel_size, (0, 0))
         with rebuilt(middle, inner.again) if isinstance(self.conv, nn.Conv2d) else nullcontext():
             z = self.conv(seen)
         result: Tensor = self.norm(z)

@@ -72,7 +72,7 @@ class Geometry:
         return height, width
 
     def conv(self, size: Pair, offset: Pair) -> nn.Conv2d:
-        """Return a conv without bias for a window whose input comes from `look`."""
+        """Return a conv without bias for a window whose input comes from `window`."""
         height, width = self.margins(size, offset)
         inside = self._conv_can_pad(height, width)
         return nn.Conv2d(
@@ -91,7 +91,7 @@ class Geometry:
         symmetric = height[0] == height[1] >= 0 and width[0] == width[1] >= 0
         return symmetric and self.padding_mode == "zeros"
 
-    def look(self, x: Tensor, size: Pair, offset: Pair) -> Tensor:
+    def window(self, x: Tensor, size: Pair, offset: Pair) -> Tensor:
         """Return the input for a window: padded or cropped, unless the conv itself can pad it."""
         height, width = self.margins(size, offset)
         if self._conv_can_pad(height, width):

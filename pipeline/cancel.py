@@ -13,9 +13,9 @@ from pathlib import Path
 from pipeline.display import exits
 from pipeline.display.errors import DONE, FAILED, UserError
 from pipeline.display.outside import say
-from pipeline.records import attempt, named, rundir, store
+from pipeline.records import attempt, named, rundir, stage_status, store
 from pipeline.records.schemas import Submission
-from pipeline.records.stage_status import AT_WORK, look
+from pipeline.records.stage_status import AT_WORK
 from slurm import private, scheduler
 from slurm.queue import active, alone, of_others, queued, submitted
 from slurm.records import CANCELLED
@@ -70,7 +70,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
     stopped, concerned = 0, False
     for run in runs:
         for stage, directory in named.stages(run).items():
-            state = look(stage, directory, queue, {}).state
+            state = stage_status.of(stage, directory, queue, {}).state
             if state == "done":
                 continue
             others = _others(root, directory, state in AT_WORK) if state != "damaged" else []
@@ -113,7 +113,9 @@ def _refuse_foreign(run: Path) -> None:
 
 def _finished(run: Path) -> bool:
     """Whether all stages that a run was launched with are done, so nothing is left to stop."""
-    states = [look(name, path, None, {}).state for name, path in named.stages(run).items()]
+    states = [
+        stage_status.of(name, path, None, {}).state for name, path in named.stages(run).items()
+    ]
     return bool(states) and all(state == "done" for state in states)
 
 
@@ -135,12 +137,16 @@ def _queued(directory: Path, queue: dict[str, scheduler.Entry]) -> list[str]:
 
 def _damaged(runs: list[Path]) -> str:
     """Return a text on the damaged records of the stages to stop, and how to fix them."""
-    looks = [look(name, path, None, {}) for run in runs for name, path in named.stages(run).items()]
-    return "; ".join(dict.fromkeys(look.why for look in looks if look.state == "damaged"))
+    states = [
+        stage_status.of(name, path, None, {})
+        for run in runs
+        for name, path in named.stages(run).items()
+    ]
+    return "; ".join(dict.fromkeys(found.why for found in states if found.state == "damaged"))
 
 
 def _goes_on(directory: Path) -> bool:
-    return look("", directory, None, {}).state in AT_WORK or _lives(directory)
+    return stage_status.of("", directory, None, {}).state in AT_WORK or _lives(directory)
 
 
 def _lives(directory: Path) -> bool:

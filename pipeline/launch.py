@@ -133,7 +133,7 @@ def _checked_plan(config: Config, repeated: frozenset[Path]) -> list[PlannedStag
         resources.check(config)
     caches.settle(Path(config.root))
     verify(plan)
-    again.check(plan)
+    again.refuse_in_use(plan)
     return plan
 
 

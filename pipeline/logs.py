@@ -14,9 +14,9 @@ from pipeline.config.base import STAGE_NAMES
 from pipeline.display import exits
 from pipeline.display.errors import DONE, UserError
 from pipeline.display.outside import say, visible
-from pipeline.records import named, rundir, store
+from pipeline.records import named, rundir, stage_status, store
 from pipeline.records.schemas import Event, Submission
-from pipeline.records.stage_status import UNDER_WAY, look
+from pipeline.records.stage_status import UNDER_WAY
 from pipeline.records.timeline import WORDS, by_attempt
 from slurm import output, scheduler
 
@@ -188,7 +188,7 @@ def _under_way(stage: str, directory: Path) -> bool:
         queue = scheduler.mine()
     except (scheduler.Refused, scheduler.Unreachable):
         queue = None
-    return look(stage, directory, queue, {}).state in UNDER_WAY
+    return stage_status.of(stage, directory, queue, {}).state in UNDER_WAY
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
         note = ""
     waits = stage_status.names_of(runs.items(), queue or {})
     found = {
-        name: [stage_status.look(stage, path, queue, waits) for stage, path in stages.items()]
+        name: [stage_status.of(stage, path, queue, waits) for stage, path in stages.items()]
         for name, stages in runs.items()
     }
     for run in found_runs:

@@ -208,7 +208,7 @@ def _interrupt(job: Job, id: str) -> Iterator[Finding]:
     print(f"     rehearsal: job {id}, in the queue", file=sys.stderr, flush=True)
     until = time.monotonic() + PATIENCE
     seen = Seen(job.directory / PROGRESS)
-    if not _wait(lambda: seen.look() >= 3 or _over(id), until) or _over(id):
+    if not _wait(lambda: seen.saved() >= 3 or _over(id), until) or _over(id):
         yield Finding(False, f"job {id} did not start working", _advice(job, id, until))
         return
     yield from _node(Node(**files.read_json(job.directory / NODE)), job.resources)

@@ -51,7 +51,7 @@ class Seen:
         self.torn = False
         self.lag = 0.0
 
-    def look(self) -> int:
+    def saved(self) -> int:
         """Return the job's saved point; record reads that were half-written or late."""
         try:
             row = json.loads(self._path.read_text())

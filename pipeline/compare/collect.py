@@ -82,7 +82,7 @@ def read(directories: list[Path]) -> list[Run]:
         queue, _ = stage_status.queued()
         for run, directory in pending:
             stages = named.stages(directory).items()
-            looks = [stage_status.look(name, path, queue, {}) for name, path in stages]
+            looks = [stage_status.of(name, path, queue, {}) for name, path in stages]
             run.state = stage_status.overall(looks) if looks else "not started"
             late = [look for look in looks if look.state != "done"]
             run.why = "; ".join(f"{look.stage} {look.state}" for look in late[:1])

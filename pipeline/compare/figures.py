@@ -144,7 +144,7 @@ def _epochs(history: Path) -> dict[int, float]:
                 json.loads(line) for line in lines if EPOCH in line and line.endswith(b"\n")
             ]
         for row in rows:
-            schemas.check(rundir.HISTORY, row)
+            schemas.record(rundir.HISTORY, row)
         return {row["epoch"]: float(row["top1"]) for row in rows if row.get("top1") is not None}
     except FileNotFoundError:
         return {}

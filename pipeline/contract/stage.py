@@ -69,8 +69,8 @@ class Context:
         store.note(row, self.dir)
 
     def check_owner(self) -> None:
-        """Check that no newer attempt owns the directory; see `attempt.check`."""
-        attempt.check(self.dir, self.attempt)
+        """Check that no newer attempt owns the directory; see `attempt.check_owner`."""
+        attempt.check_owner(self.dir, self.attempt)
 
     def progress(self, done: int, total: int, text: str = "", eta: float | None = None) -> None:
         """Report progress (rank 0 only).

@@ -165,7 +165,7 @@ def _wait(
     """
     passed_on, cancelled = 0, False
     while process.poll() is None:
-        onlooker.look(planned.dir)
+        onlooker.show(planned.dir)
         if not cancelled and _cancelled(planned):
             cancelled = True
             process.send_signal(signal.SIGTERM)
@@ -182,7 +182,7 @@ def _wait(
             process.wait(timeout=0.2)
         except subprocess.TimeoutExpired:
             continue
-    onlooker.look(planned.dir)
+    onlooker.show(planned.dir)
 
 
 def _death(code: int) -> str:

@@ -230,7 +230,7 @@ def wait(launch: Launch) -> None:
 def _wait(planned: PlannedStage, onlooker: Onlooker) -> None:
     asked, gone = 0.0, 0.0
     while not (planned.dir / rundir.RESULT).exists():
-        onlooker.look(planned.dir)
+        onlooker.show(planned.dir)
         if time.monotonic() - asked > POLL:
             asked = time.monotonic()
             try:

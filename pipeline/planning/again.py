@@ -16,7 +16,7 @@ from pipeline.records.schemas import Question
 from slurm.queue import submitted
 
 
-def check(plan: list[PlannedStage]) -> None:
+def refuse_in_use(plan: list[PlannedStage]) -> None:
     """Check that no job or process uses the directories that are to be repeated.
 
     Raises:
@@ -32,7 +32,7 @@ def check(plan: list[PlannedStage]) -> None:
     asks = any(submitted(path) for path in concerned)
     queue = stage_status.queued()[0] if asks else None
     for path in dict.fromkeys(concerned):
-        found = stage_status.look(path.name.partition("-")[0], path, queue, {})
+        found = stage_status.of(path.name.partition("-")[0], path, queue, {})
         if found.job or found.state in stage_status.UNDER_WAY:
             _refuse(path, f"is {found.state}" + (f" (job {found.job})" if found.job else ""))
 

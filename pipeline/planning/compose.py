@@ -173,7 +173,7 @@ def finish(values: Values) -> Config:
     settled = rules.settle(values)
     if flatten(settled).get("data.root", "") is None and settled["data"].get("name") in HOLDS:
         raise UserError(_missing("data.root", settled))
-    config = check(code.settle(settled))
+    config = validated(code.settle(settled))
     if found := sense.wrong(flatten(config.model_dump())):
         raise UserError(found)
     return config
@@ -198,7 +198,7 @@ def _settle_paths(values: Values) -> None:
             section["root"] = str(rundir.absolute(path))
 
 
-def check(values: Values) -> Config:
+def validated(values: Values) -> Config:
     """Return `values` as a `Config`.
 
     Raises:

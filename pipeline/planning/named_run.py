@@ -64,7 +64,7 @@ def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> S
     where = taking_up.touched(overrides).union(PER_LAUNCH).intersection(WHERE)
     merged = rules.settle(merged | {section: values[section] for section in where})
     as_it_is = all(merged[section] == old[section] for section in old if section not in WHERE)
-    return (compose.check if as_it_is else compose.finish)(merged), choices, overrides
+    return (compose.validated if as_it_is else compose.finish)(merged), choices, overrides
 
 
 def refuse_changed(config: Config, now: Config) -> None:
@@ -116,7 +116,7 @@ def frozen(directory: Path) -> Config:
     """
     content = rundir.read_yaml(directory / CONFIG)
     try:
-        return compose.check(content)
+        return compose.validated(content)
     except UserError as error:
         raise UserError(
             f"{directory / CONFIG} was written by another version ({error}); choose another name="

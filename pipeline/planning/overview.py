@@ -26,12 +26,12 @@ def show(
     Raises:
         UserError: the network cannot be built or trained.
     """
-    changed = starts.check(config, plan)
+    changed = starts.changed_files(config, plan)
     prep = plan[0]
     trains = any(planned.runs for planned in plan if planned.stage.name == "train")
-    images = preflight.look(config, prep) if has_data else None
+    images = preflight.images(config, prep) if has_data else None
     counted = images.classes if images else None
-    network = outline.look(config, counted, begins=not changed) if trains else None
+    network = outline.of(config, counted, begins=not changed) if trains else None
     if rundir.run_dir(Path(config.root), config.name).exists():
         notes = list(code.told(config))
     else:

@@ -171,7 +171,7 @@ def _training_images(config: Config, prep: PlannedStage) -> int | None:
     return images - math.ceil(images * (config.data.val_fraction or 0))
 
 
-def look(config: Config, prep: PlannedStage) -> outline.Images:
+def images(config: Config, prep: PlannedStage) -> outline.Images:
     """Return the facts known about the images, from prep or from a quick look."""
     if prep.state == "done" and not prep.repeats:
         found = store.read(Result, prep.dir).metrics

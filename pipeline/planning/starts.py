@@ -188,7 +188,7 @@ def _of_run(path: Path, section: str) -> dict[str, Any]:
     return dict(rundir.read_yaml(run / "config.yaml")[section]) if _is_run(run) else {}
 
 
-def check(config: Config, plan: list[PlannedStage]) -> list[str]:
+def changed_files(config: Config, plan: list[PlannedStage]) -> list[str]:
     """Check that the files a training starts from are present and unchanged; return notes.
 
     A training that continues from a checkpoint no longer needs these files. For such a training, a

@@ -189,7 +189,7 @@ def vanished(directory: Path) -> bool:
     return not rundir.there(directory / rundir.STAGE)
 
 
-def check(directory: Path, number: int) -> None:
+def check_owner(directory: Path, number: int) -> None:
     """Check that attempt `number` still owns `directory`.
 
     Raises:

@@ -66,7 +66,7 @@ class Onlooker:
         self._printed = time.monotonic()
         self.note(f"{stage}: started")
 
-    def look(self, directory: Path) -> None:
+    def show(self, directory: Path) -> None:
         """Show the newest progress of the stage."""
         row = store.progress(directory)
         if row is None:

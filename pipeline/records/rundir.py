@@ -182,7 +182,7 @@ def parse_json(path: Path) -> Parsed:
 def _parsed(path: Path, text: str | bytes, line: int = 0) -> Parsed:
     try:
         value = json.loads(text if isinstance(text, str) else text.decode())
-        return value, schemas.check(path.name, value)
+        return value, schemas.record(path.name, value)
     except (ValueError, RecursionError) as error:
         raise damaged(path, error, line) from None
 
@@ -215,7 +215,7 @@ def parse_yaml(path: Path) -> Parsed:
         raise damaged(path, ValueError("nested too deeply"))
     try:
         value = yaml.load(text, Loader=loader)
-        return value, schemas.check(path.name, value)
+        return value, schemas.record(path.name, value)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise damaged(path, error) from None
 

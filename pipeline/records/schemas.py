@@ -228,7 +228,7 @@ def _validate(name: str) -> Any:
     return SHAPES[name].__pydantic_validator__.validate_python
 
 
-def check(name: str, value: Any) -> Record | None:
+def record(name: str, value: Any) -> Record | None:
     """Return `value` as a record of the file with this name; None if the file has no schema.
 
     Raises:

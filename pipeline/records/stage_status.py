@@ -73,7 +73,7 @@ class Standing:
     directory: str = field(default="", repr=False)
 
 
-def look(
+def of(
     stage: str, directory: Path, queue: dict[str, Entry] | None, names: dict[str, str]
 ) -> Standing:
     """Return the status of a stage.
@@ -85,7 +85,7 @@ def look(
         names: names of jobs that other jobs may wait for, by id.
     """
     try:
-        return _look(stage, directory, queue, names)
+        return _of(stage, directory, queue, names)
     except UserError as error:
         why = str(error)
     except PermissionError as error:
@@ -95,7 +95,7 @@ def look(
     return Standing(stage=stage, state="damaged", why=why, directory=str(directory))
 
 
-def _look(
+def _of(
     stage: str, directory: Path, queue: dict[str, Entry] | None, names: dict[str, str]
 ) -> Standing:
     events = _checked(directory)
@@ -260,7 +260,7 @@ def names_of(
     found = {}
     for run, stages in runs:
         for stage, directory in stages.items():
-            with suppress(OSError):  # `look` reports the error
+            with suppress(OSError):  # `of` reports the error
                 for row in submitted(directory):
                     if row.id in queue and marks.known(queue[row.id], row):
                         found[row.id] = f"{stage} of {run}"

@@ -265,7 +265,7 @@ class _Bench:
 
 def _vain(neighbours: Neighbours) -> bool:
     """Whether other processes have disturbed the measurement for so long that it is shortened."""
-    neighbours.look()
+    neighbours.update()
     noisy = neighbours.others > OTHERS or neighbours.stolen > STOLEN
     return noisy and neighbours.seconds > GIVEN_UP
 

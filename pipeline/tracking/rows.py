@@ -79,7 +79,7 @@ def _row(line: bytes) -> Row | None:
     """Parse a line of the history; None if it is not a row."""
     try:
         row: Row = json.loads(line)
-        schemas.check(rundir.HISTORY, row)
+        schemas.record(rundir.HISTORY, row)
     except (ValueError, RecursionError):
         return None
     return row

@@ -47,7 +47,7 @@ def harsh(cluster):
 
 def standing(job):
     queue, _ = stage_status.queued()
-    return stage_status.look("train", job.directory, queue, {})
+    return stage_status.of("train", job.directory, queue, {})
 
 
 def test_a_failed_prolog_holds_the_job_and_status_says_how_to_go_on(chain, harsh):

@@ -44,7 +44,7 @@ def test_a_job_that_a_gang_suspends_goes_on_in_place(chain, policy):
     urgent = ("--nodes=4", "--ntasks-per-node=2", "--mem=1", "--output=/dev/null", "--wrap=sleep 3")
     call("sbatch", "--partition=high", *urgent)
     queue = wait_for(lambda: (q := scheduler.mine())[work.id].state == "SUSPENDED" and q)
-    assert stage_status.look("train", work.job.directory, queue, {}).state == "suspended"
+    assert stage_status.of("train", work.job.directory, queue, {}).state == "suspended"
     wait_for(lambda: work.state() == "RUNNING")
     work.finished()
     assert len(work.attempts()) == 1

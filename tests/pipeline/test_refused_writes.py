@@ -145,7 +145,7 @@ def test_a_directory_that_comes_back_with_the_newest_file_alone_has_vanished(tmp
     with pytest.raises(UserError, match="restore it and launch again"):
         local._explain(step, None, tmp_path / "none.log", 1, asked_to_stop=False)
     with pytest.raises(FileNotFoundError):
-        attempt.check(tmp_path, 1)
+        attempt.check_owner(tmp_path, 1)
 
 
 @pytest.mark.parametrize(("last", "begun"), [("eval", ["fuse"]), ("fuse", ["fuse"])])

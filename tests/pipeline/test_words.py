@@ -36,7 +36,7 @@ def test_progress_names_the_epoch_of_the_last_step(step, told):
     said = []
     context = SimpleNamespace(started=0.0, progress=lambda *words: said.append(words))
     telling = Telling(context, SimpleNamespace(main=True))
-    recipe = compose.check(json.loads(composed("train.epochs=2", "name=x"))).train
+    recipe = compose.validated(json.loads(composed("train.epochs=2", "name=x"))).train
     telling.pace = Pace(recipe, 10, None)
     telling.progress(step, {})
     assert said == [(step, 20, told, None)]
@@ -54,7 +54,7 @@ def test_what_remains_holds_the_adjustments_to_come(monkeypatch):
     monkeypatch.setattr(telling_module, "time", now)
     monkeypatch.setattr(telling_module.attempt, "last", lambda _: SimpleNamespace(time=0.0))
     telling = Telling(context, SimpleNamespace(main=True))
-    recipe = compose.check(json.loads(composed("train.epochs=2", "name=x"))).train
+    recipe = compose.validated(json.loads(composed("train.epochs=2", "name=x"))).train
     telling.pace = Pace(recipe, 50, None)
     seconds = 10.0
     telling.mark(), telling.mark()
@@ -78,7 +78,7 @@ def test_what_a_stage_says_remains_is_what_is_shown(ago, remains):
 @pytest.mark.parametrize(("epochs", "times"), [(12, 5), (11, 5), (10, 4), (4, 1), (2, 0), (2.5, 1)])
 def test_the_adjustments_to_come_are_counted(epochs, times):
     words = ("method.adjust_interval=2", "method.last_adjust_epoch=10", "name=x")
-    method = compose.check(json.loads(composed(*words))).method
+    method = compose.validated(json.loads(composed(*words))).method
     model = network()
     growth = Growth(model, optimizer_for(model), None, method, 0, None, {}, 0)
     assert growth.to_come(0, epochs) == times
@@ -106,9 +106,9 @@ def test_a_cutout_that_leaves_nothing_is_refused(side, refused):
     settings["train"]["augment"]["cutout"] = side
     if refused:
         with pytest.raises(UserError, match=f"train.augment.cutout={side} covers whole images"):
-            compose.check(settings)
+            compose.validated(settings)
     else:
-        compose.check(settings)
+        compose.validated(settings)
 
 
 @pytest.mark.parametrize(

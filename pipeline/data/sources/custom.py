@@ -38,7 +38,7 @@ class Custom:
         self._spools: dict[str, Spool] = {}
         self._where = f"data.target={data.target}"
 
-    def look(self) -> tuple[int | None, int | None, int | None]:
+    def sizes(self) -> tuple[int | None, int | None, int | None]:
         """Return the numbers of training images and classes, and the short side of an image.
 
         What is unknown is None.
@@ -55,7 +55,7 @@ class Custom:
         return known, len(self._classes) or None, short_side(images[0])
 
     def count(self) -> int:
-        return self.look()[0] or 0
+        return self.sizes()[0] or 0
 
     def listing(self) -> Listing:
         numbers: dict[Label, Label] = {name: n for n, name in enumerate(self._classes)}

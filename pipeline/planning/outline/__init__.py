@@ -126,7 +126,7 @@ def classes(config: Config, counted: int | None) -> int | None:
     return counted or getattr(config.data, "classes", CLASSES.get(config.data.name))
 
 
-def look(config: Config, counted: int | None = None, begins: bool = True) -> Outline | Unknown:
+def of(config: Config, counted: int | None = None, begins: bool = True) -> Outline | Unknown:
     """Return the outline of the network of a configuration.
 
     Args:

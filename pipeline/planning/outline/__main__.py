@@ -234,7 +234,7 @@ def names() -> dict[str, list[str]]:
 def _images(request: dict[str, Any]) -> Images:
     data = sections(request).data
     assert isinstance(data, Settings)
-    training, classes, side = Custom(data).look()
+    training, classes, side = Custom(data).sizes()
     return Images(training=training, classes=classes, side=side)
 
 

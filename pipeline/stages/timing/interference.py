@@ -29,7 +29,7 @@ class Neighbours:
         default_factory=lambda: (_ticks(), _own_seconds(), time.monotonic()), repr=False
     )
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Update the shares, over the time since the beginning."""
         before, own, begun = self._begun
         after, self.seconds = _ticks(), time.monotonic() - begun
@@ -48,7 +48,7 @@ def watched() -> Iterator[Neighbours]:
     """Measure over the body of the `with` statement; the result is filled in at its end."""
     found = Neighbours()
     yield found
-    found.look()
+    found.update()
 
 
 def _ticks() -> list[int]:

@@ -162,7 +162,7 @@ def test_what_is_frozen_stays_readable(tmp_path):
     """A run from before a check was can be continued: the schema alone judges it."""
     values = config(tmp_path).model_dump(mode="json")
     values["method"]["adjust_interval"] = 99
-    old = compose.check(values)
+    old = compose.validated(values)
     assert sense.wrong(flatten(old.model_dump()))
 
 

@@ -109,7 +109,7 @@ def test_a_target_may_give_both_splits(tmp_path, mine):
 def test_a_root_is_handed_to_the_target(mine):
     mine(GIVES)
     source = Custom(settings(**chosen("Numbers", {"count": 10}, root="/data/x")))
-    assert source.look()[:2] == (7, 2)
+    assert source.sizes()[:2] == (7, 2)
     assert source._given["all"].root == "/data/x"
 
 
@@ -204,7 +204,7 @@ REFUSED = {
 def test_what_gives_no_images_is_refused_in_one_line(mine, text):
     mine(text)
     with pytest.raises(UserError) as refused:
-        Custom(settings(**chosen("f"))).look()
+        Custom(settings(**chosen("f"))).sizes()
     assert str(refused.value).startswith("data.target=mine:f")
     assert REFUSED[text] in str(refused.value)
 
@@ -220,14 +220,14 @@ def test_what_gives_no_images_is_refused_in_one_line(mine, text):
 def test_a_class_without_a_name_is_refused_before_prep(mine, text, said):
     mine(f"class f(list):\n    classes = ['a', 'b']\n    def __init__(self): {text}")
     with pytest.raises(UserError) as refused:
-        Custom(settings(**chosen("f"))).look()
+        Custom(settings(**chosen("f"))).sizes()
     assert said in str(refused.value)
 
 
 def test_one_set_without_a_share_to_hold_out_is_refused(mine):
     mine(f"def f(): return [{ITEM}]")
     with pytest.raises(UserError, match=r"returns one set of images; data\.val_fraction=0\.1"):
-        Custom(settings(**chosen("f", val_fraction=None))).look()
+        Custom(settings(**chosen("f", val_fraction=None))).sizes()
 
 
 def test_what_goes_wrong_later_ends_prep_or_is_left_out(tmp_path, mine):

@@ -227,7 +227,7 @@ def test_what_a_stage_says_of_its_progress(name, tmp_path, capsys):
     with progress.Onlooker() as onlooker:
         onlooker.begin("train")
         onlooker._printed -= 60
-        onlooker.look(tmp_path)
+        onlooker.show(tmp_path)
     assert inert(capsys.readouterr().err)
 
 

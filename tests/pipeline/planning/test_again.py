@@ -25,7 +25,7 @@ STAGES = ("prep", "train", "fuse", "eval", "latency")
 
 def config(root, *overrides):
     settings = json.loads(composed("name=x", *overrides)) | {"root": str(root)}
-    return compose.check(settings)
+    return compose.validated(settings)
 
 
 def finish(root, *overrides, stages=STAGES, state="done"):
@@ -126,7 +126,7 @@ def test_the_stages_that_are_advised_are_enough(tmp_path, there, again, run):
 def repeat(root, *overrides):
     """Launch, as far as files tell: old answers aside, new ones made."""
     plan = make_plan(config(root, *overrides))
-    again.check(plan)
+    again.refuse_in_use(plan)
     moved = again.set_aside(plan)
     finish(root, *overrides, stages=[step.stage.name for step in plan if step.runs])
     return moved
@@ -221,8 +221,8 @@ def test_what_a_job_works_on_or_from_is_not_taken_away(tmp_path, monkeypatch, st
     )
     monkeypatch.setattr(again.stage_status, "queued", lambda: ({"7": entry}, ""))
     with pytest.raises(UserError, match=rf"{other.name} is .*\(job 7\)"):
-        again.check(make_plan(config(tmp_path, "again=[fuse]")))
-    again.check(make_plan(config(tmp_path, "again=[latency]")))
+        again.refuse_in_use(make_plan(config(tmp_path, "again=[fuse]")))
+    again.refuse_in_use(make_plan(config(tmp_path, "again=[latency]")))
 
 
 def test_the_frozen_configuration_knows_nothing_of_it(tmp_path):

@@ -244,10 +244,10 @@ def test_a_name_goes_on_with_the_weights_it_was_frozen_with(tmp_path, root, weig
     asked = ("method=plain", f"model.pretrained={weights}")
     frozen = run.launch(*asked)
     assert run.launch() == run.launch(*asked) == frozen
-    assert starts.check(frozen, make_plan(frozen)) == []
+    assert starts.changed_files(frozen, make_plan(frozen)) == []
     weights.write_bytes(b"PK\x03\x04 others")
     with pytest.raises(UserError, match=r"something else than when the run was frozen .* instead"):
-        starts.check(frozen, make_plan(frozen))
+        starts.changed_files(frozen, make_plan(frozen))
     assert run.launch(*asked) != frozen  # nothing is trained yet: these are the weights now
 
 
@@ -265,7 +265,7 @@ def test_a_training_that_has_begun_keeps_its_weights(root, weights, inside):
     checkpoints = rundir.run_dir(root, "x") / "train/checkpoints"
     checkpoints.mkdir()
     (checkpoints / "step-00000001-e000-a001.json").touch()
-    (note,) = starts.check(frozen, make_plan(frozen))
+    (note,) = starts.changed_files(frozen, make_plan(frozen))
     assert note.endswith("the training goes on from its checkpoint")
     copied.write_bytes(b"PK\x03\x04 others")
     code, out, told = inside("name=x", "dry_run=true")  # what is there now is not looked at
@@ -291,7 +291,7 @@ def test_a_structure_is_of_the_same_network_and_has_grown(root, made, said):
     teacher(root, *made.pop("overrides", ()), **made)
     asked = config(root, "method=structure", f"method.structure={root}/runs/teacher")
     if said is None:
-        assert starts.check(asked, make_plan(asked)) == []
+        assert starts.changed_files(asked, make_plan(asked)) == []
         return
     with pytest.raises(UserError, match=said):
-        starts.check(asked, make_plan(asked))
+        starts.changed_files(asked, make_plan(asked))

@@ -55,5 +55,5 @@ def test_a_stage_whose_job_is_gone_says_how_it_ended(queue, begun, state, words,
         Event(event="began", job="7", restart=0, nodes=["n1"]).note(tmp_path)
     blank = dict.fromkeys(Entry.__dataclass_fields__)
     known = {id: Entry(**blank | facts) for id, facts in queue.items()}
-    found = stage_status.look("train", tmp_path, known, {})
+    found = stage_status.of("train", tmp_path, known, {})
     assert (found.state, found.why[: len(words)]) == (state, words)

@@ -100,7 +100,9 @@ def preflight_config(root, also):
     from pipeline.planning import compose
 
     tree = json.loads(composed("tracking=disabled", "name=x"))
-    return compose.check(tree | {"root": str(root), "tracking": {"mode": "disabled", "also": also}})
+    return compose.validated(
+        tree | {"root": str(root), "tracking": {"mode": "disabled", "also": also}}
+    )
 
 
 def test_one_word_is_a_list_and_an_unknown_one_is_refused(tmp_path):

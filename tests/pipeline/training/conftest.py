@@ -20,7 +20,7 @@ def training(tmp_path, monkeypatch):
     """Return a function that begins or continues a training, to be left after step `until`."""
     monkeypatch.setattr(loop, "Images", Images)
     monkeypatch.setattr(device, "settle", lambda *_: "")
-    monkeypatch.setattr(attempt, "check", lambda *_: None)
+    monkeypatch.setattr(attempt, "check_owner", lambda *_: None)
     monkeypatch.setattr(attempt, "last", lambda *_: SimpleNamespace(time=0.0))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / rundir.MANIFEST).touch()
@@ -32,7 +32,7 @@ def training(tmp_path, monkeypatch):
         (folder / rundir.STAGE).touch()
         context = Context(
             stage=STAGES["train"], dir=folder, root=tmp_path, fingerprint="f",
-            config=compose.check(json.loads(composed(*TINY, *overrides))),
+            config=compose.validated(json.loads(composed(*TINY, *overrides))),
             parents={"prep": tmp_path}, attempt=next(attempts),
         )  # fmt: skip
         made = loop.Training(context, ALONE)

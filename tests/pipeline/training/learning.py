@@ -103,4 +103,4 @@ def rows(training, name):
 
 def checked(*overrides):
     """Return the checked configuration of a tiny training."""
-    return compose.check(json.loads(composed(*TINY, *overrides)))
+    return compose.validated(json.loads(composed(*TINY, *overrides)))

@@ -114,7 +114,7 @@ def test_a_budget_that_pays_no_step_is_refused(training, monkeypatch):
 
 @pytest.fixture
 def pace():
-    config = compose.check(json.loads(composed(*TINY, BUDGET, "train.warmup_epochs=2")))
+    config = compose.validated(json.loads(composed(*TINY, BUDGET, "train.warmup_epochs=2")))
     counted = Cost(config, 3, None)
     return Pace(config.train, 10, counted), counted
 

@@ -21,7 +21,7 @@ from tests.runs import composed
 def config():
     import json
 
-    return compose.check(json.loads(composed("model.widths=[[4],[4]]", "name=c")))
+    return compose.validated(json.loads(composed("model.widths=[[4],[4]]", "name=c")))
 
 
 def test_steps_are_summed_at_what_each_costs(config):

@@ -253,7 +253,7 @@ NETWORKS = [
 @pytest.mark.parametrize(("model", "count", "form"), NETWORKS)
 def test_what_grows_learns_at_the_rate_of_its_layer(model, count, form):
     asked = ("name=x", "train.layer_decay=0.5", "method=dyrep", "train.lr=0.8", *model.split())
-    config = compose.check(json.loads(composed(*asked)))
+    config = compose.validated(json.loads(composed(*asked)))
     network = architectures.build(config.model, 3)
     before = depths(network)
     assert list(dict.fromkeys(before.values())) == list(range(max(before.values()) + 1))

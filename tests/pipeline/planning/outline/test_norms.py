@@ -37,10 +37,10 @@ def test_recalibration_that_changes_nothing_is_refused(tmp_path, monkeypatch, me
     monkeypatch.setattr(outline, "ask", lambda *_: vars(found))
     settings = config(tmp_path, *RECALIBRATED, f"method={method}")
     if not refused:  # its branches have batch norms
-        assert outline.look(settings) == found
+        assert outline.of(settings) == found
         return
     with pytest.raises(UserError, match=r"recalibrate=2 changes nothing: any has no batch norm"):
-        outline.look(settings)
+        outline.of(settings)
     monkeypatch.setattr(outline, "ask", lambda *_: vars(replace(found, norms=True)))
     outline._asked.cache_clear()
-    assert outline.look(settings).norms
+    assert outline.of(settings).norms

@@ -142,8 +142,8 @@ def test_a_method_that_finds_nothing_to_grow_is_refused_with_the_reasons(tmp_pat
     model = ("model=timm", "model.name=any", "data.image_size=40")
     for method in ("dyrep", "dbb"):
         with pytest.raises(UserError, match=r"a subclass of Conv2d \(12\); use method=plain"):
-            outline.look(config(tmp_path, *model, f"method={method}"))
-    assert outline.look(config(tmp_path, *model, "method=plain")) == Outline(**answer)
+            outline.of(config(tmp_path, *model, f"method={method}"))
+    assert outline.of(config(tmp_path, *model, "method=plain")) == Outline(**answer)
 
 
 def test_widening_is_refused_where_nothing_is_depthwise(tmp_path, monkeypatch):
@@ -151,8 +151,8 @@ def test_widening_is_refused_where_nothing_is_depthwise(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match="widen_depthwise=2 changes nothing: vgg_small has no depth"
     ):
-        outline.look(config(tmp_path, *asked))
-    found = outline.look(config(tmp_path, *asked, "model=mobilenet_v1"))
+        outline.of(config(tmp_path, *asked))
+    found = outline.of(config(tmp_path, *asked, "model=mobilenet_v1"))
     assert isinstance(found, Outline) and found.depthwise == 13
 
 
@@ -223,7 +223,7 @@ def test_without_an_answer_the_plan_says_so_and_goes_on(inside, monkeypatch, har
 )
 def test_the_plan_tells_classes_and_branches(tmp_path, words, counted, told, method, branches):
     settings = config(tmp_path, "data.image_size=64", "model=vgg_small", f"method={method}", *words)
-    network = outline.look(settings, counted)
+    network = outline.of(settings, counted)
     line, _ = summary._training(settings, network, counted)
     assert told.removesuffix(", ") + branches == line[line.index("for", line.index("M par")) :]
 
@@ -254,7 +254,7 @@ def test_the_plan_shows_network_and_recipe(inside):
 )
 def test_the_plan_tells_how_many_convolutions_are_left_alone(tmp_path, words, told):
     settings = config(tmp_path, "model=vgg_small", *words)
-    lines = list(summary._training(settings, outline.look(settings), None))
+    lines = list(summary._training(settings, outline.of(settings), None))
     (alone,) = [line for line in lines if line.startswith("left alone: ")] or [None]
     assert (told in alone) if told else alone is None
 

@@ -87,10 +87,10 @@ def test_an_attempt_that_is_given_up_while_it_starts_cannot_begin(stage, undistu
 def test_only_the_newest_attempt_may_write(tmp_path):
     (tmp_path / rundir.STAGE).touch()
     number = attempt.claim(tmp_path)
-    attempt.check(tmp_path, number)
+    attempt.check_owner(tmp_path, number)
     rundir.write_json(tmp_path / Attempt.FILE, {"attempt": number + 1})
     with pytest.raises(Superseded):
-        attempt.check(tmp_path, number)
+        attempt.check_owner(tmp_path, number)
 
 
 def test_another_number_of_processes_goes_back_to_the_end_of_an_epoch(stage):
