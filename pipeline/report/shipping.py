@@ -7,7 +7,8 @@ from typing import Any
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import AutoLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.transforms import Bbox
 
 from pipeline.report.canvas import (
     BLUE,
@@ -28,6 +29,13 @@ from pipeline.report.run_data import Story
 COLOURS = {"fused": GREEN, "unfused": ORANGE, "compiled": BLUE, "onnx": PINK, "int8": YELLOW,
            "plain": GREY, "plain_folded": GREY}  # fmt: skip
 DASHED = ("plain_folded", "channels_last", "torchscript")
+FAR = 20  # times: latencies further apart than that are drawn on a logarithmic axis
+NAMES = (  # where a point's name may stand: its offset, points, and its alignment
+    (0, 6, "center", "bottom"), (0, -6, "center", "top"),
+    (7, 0, "left", "center"), (-7, 0, "right", "center"),
+    (5, 4, "left", "bottom"), (-5, 4, "right", "bottom"),
+    *((0, y, "center", "top") for y in range(-17, -120, -11)),
+)  # fmt: skip
 
 
 def figures(story: Story) -> dict[str, Markup]:
@@ -54,9 +62,7 @@ def latency(story: Story) -> Markup:
                 axes.plot([batch, batch], ends, color=_colour(way.name), lw=3, alpha=0.35)
             axes.plot(batch, ms, "o", ms=3.5, color=_colour(way.name))
         axes.plot(list(way.ms), list(way.ms.values()), **_line(way.name))
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    _logarithmic(axes, "y")
     curves = [
         Curve(way.name, _colour(way.name), list(way.ms), list(way.ms.values()),
               [f"{ms:.3g} ms" for ms in way.ms.values()])
@@ -75,7 +81,7 @@ def throughput(story: Story) -> Markup:
         axes.plot(list(way.ms), rates, marker="o", ms=3.5, **_line(way.name))
         told = [f"{rate:,.0f} /s" for rate in rates]
         curves.append(Curve(way.name, _colour(way.name), list(way.ms), rates, told))
-    axes.set_ylim(bottom=0)
+    _logarithmic(axes, "y")
     label = "Throughput by batch size, one line per variant"
     return _by_batch(figure, axes, story, label, curves)
 
@@ -91,32 +97,40 @@ def plane(story: Story) -> Markup:
     for ms, top1, name in sorted(points):
         axes.plot(ms, top1, "o", ms=7, color=_colour(name), clip_on=False)
         curves.append(Curve(name, _colour(name), [ms], [top1], [f"{top1:.2f} %"]))
-    axes.margins(x=0.15, y=0.35)
-    axes.set_xlim(left=0)
+    axes.margins(x=0.15)
+    lowest, highest = min(top1 for _, top1, _ in points), max(top1 for _, top1, _ in points)
+    around = max(1.0, 0.35 * (highest - lowest))
+    axes.set_ylim(lowest - around, highest + around)
+    times = [ms for ms, *_ in points]
+    if max(times) > FAR * min(times):
+        _logarithmic(axes, "x")
+    else:
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(AutoLocator())
     within_percent(axes)
-    axes.xaxis.set_major_locator(AutoLocator())
     _name_points(figure, axes, sorted(points))
     label = "Top-1 accuracy against median latency of each way to run the network"
     return svg(figure, label, curves)
 
 
 def _name_points(figure: Figure, axes: Any, points: list[tuple[float, float, str]]) -> None:
-    """Write each point's name above or below it, or further below if other names overlap."""
+    """Write each point's name beside it, where it meets no axis, point or other name."""
     figure.draw_without_rendering()  # drawing fixes the positions of the points
-    taken: list[Any] = []
+    area = axes.get_window_extent()
+    dots = [axes.transData.transform(point[:2]) for point in points]
+    taken = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
     for ms, top1, name in points:
-        for offset in (9, -9, *range(-20, -120, -11)):
+        for x, y, sideways, upright in NAMES:
             text = axes.annotate(
-                name, (ms, top1), xytext=(0, offset), textcoords="offset points",
-                ha="center", va="bottom" if offset > 0 else "top", fontsize=8, in_layout=False,
+                name, (ms, top1), xytext=(x, y), textcoords="offset points",
+                ha=sideways, va=upright, fontsize=8, in_layout=False,
             )  # fmt: skip
-            box = text.get_window_extent().expanded(1.05, 1.0)
-            if not any(box.overlaps(other) for other in taken):
+            box = text.get_window_extent()
+            inside = area.x0 < box.x0 and box.x1 < area.x1 and area.y0 < box.y0
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box.expanded(1.05, 1.0))
                 break
-            text.remove()
-        else:
-            continue  # the name is still shown under the pointer
-        taken.append(box)
+            text.remove()  # if no place is free, the name is still shown under the pointer
 
 
 def reliability(story: Story) -> Markup:
@@ -147,6 +161,16 @@ def _by_batch(figure: Figure, axes: Any, story: Story, label: str, curves: list[
     axes.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(ncols=4, loc="outside lower center", fontsize=8)
     return svg(figure, label, curves)
+
+
+def _logarithmic(axes: Any, which: str) -> None:
+    """Make an axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _colour(name: str) -> str:

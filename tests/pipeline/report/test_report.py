@@ -219,6 +219,19 @@ def test_names_of_points_that_are_close_do_not_overlap():
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
+def test_names_of_points_at_the_edge_cross_no_axis():
+    figure, axes = canvas.canvas("Accuracy", xlabel="ms")
+    points = [(0.05, 99.0, "int8"), (0.1, 90.1, "onnx"), (10, 95.0, "compiled")]
+    axes.set_xlim(0, 10)
+    axes.set_ylim(90, 100)
+    shipping._name_points(figure, axes, points)
+    area = axes.get_window_extent()
+    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    assert boxes.keys() == {"int8", "onnx", "compiled"}
+    for box in boxes.values():
+        assert area.x0 < box.x0 and box.x1 < area.x1 and area.y0 < box.y0
+
+
 def test_the_saliency_table_has_the_grown_layer_and_the_best_of_the_others(run):
     def row(epoch, layer, **scores):
         return {"epoch": epoch, "layer": layer, "saliency": list(scores.items())}
