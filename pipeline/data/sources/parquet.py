@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.config.data import Parquet as Settings
 
 STATE = "state.json"  # in the folder of a saved data set
+IMAGES = "encoded images (bytes, or {bytes, path})"
 CLASSES = "classes (integers, names or booleans)"
 SHOWN = 3  # classes that a message names
 
@@ -151,7 +152,7 @@ class Parquet:
         fit = [field.name for field in table.schema if holds_images(field.type)]
         noted = [name for name in fit if _type(table, name) == "Image"]
         likely = noted or [name for name in fit if name in ("image", "img")]
-        return self._chosen("image_column", "encoded images", table, fit, likely)
+        return self._chosen("image_column", IMAGES, table, fit, likely)
 
     def _label_column(self, table: Table) -> str:
         fit = [field.name for field in table.schema if holds_labels(field.type)]

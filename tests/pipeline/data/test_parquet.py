@@ -187,7 +187,7 @@ WRONG = {
     "nothing": (lambda root: None, "holds no .parquet file, nor a data set"),
     "no image": (
         one(pa.table({"id": [1], "text": ["x"]})),
-        r"no column of encoded images; there are: id \(int64\), text \(string\)",
+        r"no column of encoded images \(bytes, or \{bytes, path\}\); there are: id \(int64\), text \(string\)",
     ),
     "no label": (
         one(table().drop(["label"])),
