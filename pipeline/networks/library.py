@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlparse
@@ -12,6 +13,7 @@ from pipeline.display.errors import UserError, nearest
 from pipeline.networks import architectures
 
 KEY = "model.pretrained"
+HUB = re.compile(r"(hf[-_]hub:)?(timm/)?")  # before names of timm's weights on the hub
 DEFAULT = "default"  # the default weights of the library
 FILES = ("model.safetensors", "pytorch_model.bin")  # in a repository of the Hugging Face hub
 
@@ -37,7 +39,8 @@ def _torchvision(name: str, word: str) -> Path:
 
     architectures.check_name(name, models.list_models(module=models), "torchvision")
     members = models.get_model_weights(name)
-    chosen = members[_chosen(word, [w.name for w in members], members.DEFAULT.name, name)]
+    names = [weights.name for weights in members]
+    chosen = members[_chosen(word, names, members.DEFAULT.name, name, members.__name__)]
     file = _hub(chosen.url)
     if not file.is_file():
         fetch = f"import torchvision as t; t.models.get_model('{name}', weights='{chosen.name}')"
@@ -51,7 +54,7 @@ def _timm(name: str, word: str) -> Path:
     architectures.check_name(name, timm.list_models(), "timm")
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
     usual = timm.get_pretrained_cfg(name)
-    tag = _chosen(word, tags, usual.tag if usual else "", name)
+    tag = _chosen(HUB.sub("", word, count=1), tags, usual.tag if usual else "", name, name)
     published = timm.get_pretrained_cfg(f"{name}.{tag}")
     files = _of_hub(published.hf_hub_id, published.hf_hub_filename)
     if published.url:
@@ -64,10 +67,16 @@ def _timm(name: str, word: str) -> Path:
     return found
 
 
-def _chosen(word: str, known: list[str], usual: str, name: str) -> str:
+def _chosen(word: str, known: list[str], usual: str, name: str, prefix: str) -> str:
+    """Return which of the `known` weights a word means, with or without `prefix` and a dot."""
     if word.lower() == DEFAULT and usual in known:
         return usual
-    word = word.rpartition(".")[2]  # resnet18.a1_in1k, ResNet18_Weights.IMAGENET1K_V1
+    whose, _, word = word.rpartition(".")  # resnet18.a1_in1k, ResNet18_Weights.IMAGENET1K_V1
+    if whose not in ("", prefix):
+        raise UserError(
+            f"{KEY}={whose}.{word} is of another network than model.name={name}; choose that one, "
+            f"or weights of {prefix}"
+        )
     written = {each.lower(): each for each in known}
     if word.lower() not in written:
         cure = nearest(word, [DEFAULT, *known]) if known else "there are none, give a file"

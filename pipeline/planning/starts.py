@@ -32,6 +32,7 @@ WEIGHTS, STRUCTURE = "model.pretrained", "method.structure"
 PINS = {WEIGHTS: f"{WEIGHTS}_sha256", STRUCTURE: f"{STRUCTURE}_sha256"}
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".json")
 LIBRARIES = ("timm", "torchvision")
+HUBS = ("hf-hub:", "hf_hub:", "timm/")  # before names of timm's weights on the hub
 SHOWN = 12  # digits of a hash that a message shows
 GIVE = "give the run that it is of, by name, or a .safetensors or .pth of model.state_dict()"
 NO_WEIGHTS = {  # first bytes of files that people mistake for weights, and what these files are
@@ -81,7 +82,8 @@ def _found(key: str, word: str, values: Values) -> Path:
             f"{key}={word} is an address, and nothing is downloaded; fetch it where there is a "
             "network (curl -LO), and give the file"
         )
-    path, named = rundir.absolute(word), "/" not in word and not word.endswith(SUFFIXES)
+    path = rundir.absolute(word)
+    named = ("/" not in word or word.startswith(HUBS)) and not word.endswith(SUFFIXES)
     if named and _is_run(run := rundir.run_dir(Path(str(values["root"])), word)):
         return _in_run(key, run)
     if not named or rundir.there(path):

@@ -32,7 +32,8 @@ def test_weights_that_timm_has_fetched_are_found(disks):
     hub = disks / "hf/models--timm--resnet18.a1_in1k"
     file = touched(hub / "snapshots/abc/model.safetensors")
     touched(hub / "refs/main").write_text("abc")
-    for word in ("a1_in1k", "resnet18.a1_in1k", "default"):
+    names = ("a1_in1k", "resnet18.a1_in1k", "timm/resnet18.a1_in1k", "default")
+    for word in (*names, "hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k"):
         assert library.cached("timm", "resnet18", word) == file
     old = touched(disks / "torch/hub/checkpoints/resnet18_a2_0-b61bd467.pth")
     assert library.cached("timm", "resnet18", "a2_in1k") == old
@@ -43,6 +44,8 @@ def test_weights_that_timm_has_fetched_are_found(disks):
     [
         ("torchvision", "default", "get_model('resnet18', weights='IMAGENET1K_V1')"),
         ("timm", "a1_in1k", "timm.create_model('resnet18.a1_in1k', pretrained=True)"),
+        ("timm", "resnet50.a1_in1k", "is of another network than model.name=resnet18; choose that"),
+        ("torchvision", "ResNet50_Weights.IMAGENET1K_V1", "or weights of ResNet18_Weights"),
         ("timm", "a1_in2k", "published for resnet18; did you mean 'a1_in1k'"),
         ("torchvision", "teacher", "is no file, no run, and no weights that are published for"),
     ],

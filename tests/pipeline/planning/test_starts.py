@@ -95,6 +95,9 @@ def test_other_words_are_asked_of_the_library_of_the_network(root, monkeypatch, 
         [("torchvision", "resnet18", "IMAGENET1K_V1")],
         str(weights),
     )
+    for word in ("hf-hub:timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"):
+        pinned(root, word, family="timm", name="resnet18")
+        assert asked[-1] == ("timm", "resnet18", word)
     monkeypatch.setattr(outline, "weights", lambda *_: outline.Unknown(why="torch is not here"))
     with pytest.raises(UserError, match="is not known: torch is not here; give a file"):
         pinned(root, "IMAGENET1K_V1", family="torchvision", name="resnet18")
