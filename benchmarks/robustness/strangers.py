@@ -33,7 +33,7 @@ KINDS = {
         "records/test_caches", "execution/test_code_snapshot", "display/test_masking",
         "records/test_outfile",
     ],
-    "commands: live runs, from anywhere": ["test_places", "test_looking"],
+    "commands: live runs, from anywhere": ["test_places", "test_live", "test_looking"],
     "commands: damaged files, lost links, refused writes": [
         "test_damage", "test_links", "test_refused_writes",
     ],

@@ -1,14 +1,11 @@
-"""Where things are, whatever directory the user stands in; and what is alive there."""
+"""Where things are, whatever directory the user stands in."""
 
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tarfile
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -18,22 +15,9 @@ from pipeline.config import flatten
 from pipeline.execution import dispatch
 from pipeline.planning import compose, named_run, sweep
 from pipeline.planning.plan import make_plan
-from pipeline.records import attempt, named, rundir
-from pipeline.records.schemas import Attempt
+from pipeline.records import named
 from tests.launcher import PROJECT
 from tests.runs import make_run
-
-STAND_IN = """
-import pathlib, signal, sys, time
-from pipeline.records import attempt
-if sys.argv[2] == "leaves":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-else:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-attempt.claim(pathlib.Path(sys.argv[1]))
-print("begun", flush=True)
-time.sleep(60)
-"""
 
 
 def config(*overrides):
@@ -171,143 +155,6 @@ def test_a_secret_is_not_repeated_in_what_continues_a_run():
     overrides = ["cluster=slurm", "cluster.setup=['export HF_TOKEN=hf_0123456789abcdefghij']"]
     told = dispatch._to_continue(config("name=x", *overrides), overrides)
     assert "HF_TOKEN=***" in told and "hf_0123" not in told
-
-
-@pytest.fixture
-def live(tmp_path, monkeypatch):
-    """Return a function that begins the train stage of a run, in a process that only waits."""
-    monkeypatch.chdir(tmp_path)
-    run = make_run(tmp_path / "outputs", "x", finished=("prep",))
-    begun = []
-
-    def begin(manner):
-        words = [sys.executable, "-c", STAND_IN, str((run / "train").resolve()), manner]
-        environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-        begun.append(subprocess.Popen(words, stdout=subprocess.PIPE, env=environment))
-        assert begun[0].stdout.readline() == b"begun\n"
-        return begun[0]
-
-    yield begin
-    for process in begun:
-        process.kill()
-        process.wait()
-
-
-def states(capsys, *root):
-    capsys.readouterr()
-    assert status.main(["x", "--json", *root]) == 0
-    return [stage["state"] for stage in json.loads(capsys.readouterr().out)["runs"][0]["stages"]]
-
-
-def test_a_live_stage_is_seen_from_anywhere_and_cancelled(live, capsys, monkeypatch, tmp_path):
-    process = live("leaves")
-    for stage in ("fuse", "eval", "latency"):  # a launch makes a stage's directory when it begins
-        shutil.rmtree((tmp_path / "outputs" / "runs" / "x" / stage).resolve(), ignore_errors=True)
-    for root in ([], ["--root", "outputs"], ["--root", f"{tmp_path}/./outputs/"]):
-        assert states(capsys, *root)[:3] == ["done", "running", "not started"]
-    monkeypatch.chdir("/")
-    assert states(capsys, "--root", f"{tmp_path}/outputs")[1] == "running"
-    monkeypatch.setattr("pipeline.cancel.PATIENCE", 30.0)
-    waiting = subprocess.Popen(  # reaps the stage, as a launcher would
-        [sys.executable, "-m", "pipeline.cancel", "x", "--root", f"{tmp_path}/outputs"],
-        cwd=PROJECT, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    process.wait(60)
-    told, _ = waiting.communicate(timeout=60)
-    assert waiting.returncode == 0
-    assert "train of x: running → cancelled" in told
-    assert f"pipeline.launch name=x root={tmp_path}/outputs" in told
-    assert states(capsys, "--root", f"{tmp_path}/outputs")[1:] == 4 * ["cancelled"]
-
-
-def test_what_another_run_executes_goes_on(live, capsys, tmp_path):
-    live("leaves")
-    shared = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
-    rundir.append_line(shared / rundir.JOBS, {"time": 1.0, "executor": "local", "run": "x"})
-    run = make_run(tmp_path / "outputs", "y", finished=("prep",))
-    (run / "train").unlink()
-    (run / "train").symlink_to(shared)
-    assert cancel.main(["y"]) == 0
-    assert "train of y goes on: x needs it, too" in capsys.readouterr().out
-    assert states(capsys)[1] == "running"
-
-
-def test_on_another_machine_an_attempt_that_told_its_end_has_ended(live, capsys, tmp_path):
-    live("leaves")
-    train = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
-    owner = rundir.read_json(train / Attempt.FILE)
-    rundir.write_json(train / Attempt.FILE, owner | {"host": "another"})
-    row = {"done": 1, "total": 2, "text": "", "time": time.time()}
-    rundir.write_json(train / rundir.PROGRESS, row)
-    assert states(capsys)[1] == "running"
-    row = {"time": time.time(), "event": "stopped", "attempt": owner["attempt"]}
-    rundir.append_line(train / rundir.EVENTS, row)
-    assert states(capsys)[1] == "stopped"
-
-
-def test_what_does_not_leave_is_not_called_cancelled(live, capsys, monkeypatch):
-    process = live("stays")
-    monkeypatch.setattr("pipeline.cancel.PATIENCE", 0.3)
-    assert cancel.main(["x"]) == 1
-    told = capsys.readouterr()
-    assert "train of x: running → cancelled" not in told.out
-    assert f"kill -9 {process.pid}" in told.err
-    assert states(capsys)[1] == "stopping"
-    process.kill()  # nobody has reaped it yet
-    until = time.monotonic() + 20
-    while (state := states(capsys)[1]) == "stopping":
-        assert time.monotonic() < until
-    assert state == "cancelled"
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide /proc")
-@pytest.mark.parametrize("hide", ["umount -l /proc", "mount --bind /var/empty /proc"])
-def test_without_proc_a_live_stage_is_seen_and_cancelled(live, tmp_path, hide):
-    process = live("leaves")
-    root = str(tmp_path / "outputs")
-    hide = hide.replace("/var/empty", str(tmp_path / "empty"))
-    (tmp_path / "empty").mkdir()
-    words = ["unshare", "--mount", "sh", "-c", f'{hide}; test ! -e /proc/self && exec "$@"', "sh"]
-
-    def without_proc(command):
-        words_after = [sys.executable, "-m", f"pipeline.{command}", "x", "--root", root]
-        done = subprocess.run(
-            [*words, *words_after], cwd=PROJECT, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert "train    running" in without_proc("status")
-    assert "prep of x" in without_proc("logs")
-    waiting = threading.Thread(target=process.wait)  # reaps the stage, as a launcher would
-    waiting.start()
-    assert "train of x: running → cancelled" in without_proc("cancel")
-    waiting.join()
-    assert "train    cancelled" in without_proc("status")
-
-
-@pytest.mark.parametrize("change", [{"born": 1}, {"pid": 2**22 + 1}, {"host": "elsewhere"}])
-def test_another_process_of_that_number_is_not_the_stage(live, capsys, change, tmp_path):
-    process = live("leaves")
-    train = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
-    assert attempt.alive(train)
-    owner = json.loads((train / Attempt.FILE).read_text())
-    (train / Attempt.FILE).write_text(json.dumps(owner | change))
-    assert not attempt.alive(train)
-    assert states(capsys)[1] != "running"
-    assert cancel.main(["x"]) == 0
-    assert process.poll() is None, "somebody else's process was ended"
-
-
-def test_an_attempt_of_an_older_version_is_known_by_its_command(live, tmp_path):
-    live("leaves")
-    train = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
-    owner = json.loads((train / Attempt.FILE).read_text())
-    del owner["born"]
-    (train / Attempt.FILE).write_text(json.dumps(owner))
-    assert attempt.alive(train)
-    (train / Attempt.FILE).write_text(json.dumps(owner | {"pid": os.getpid()}))
-    assert not attempt.alive(train)
 
 
 def test_a_root_elsewhere_is_named(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.config import Config
+from pipeline.config.cluster import Local
 from pipeline.display.errors import UserError
 from pipeline.execution import code_snapshot
 from pipeline.planning import safety
@@ -97,7 +98,8 @@ def test_a_group_of_ones_own_is_nobody_else(tmp_path, monkeypatch, members, who)
 
 
 def test_a_root_that_others_may_write_to_is_warned_of(tmp_path, capsys):
-    config = Config.model_construct(root=str(tmp_path))
+    cluster = Local.model_construct(name="local")
+    config = Config.model_construct(root=str(tmp_path), cluster=cluster)
     (tmp_path / "stages").mkdir()
     safety.tell(config)
     assert not capsys.readouterr().err
