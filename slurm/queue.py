@@ -16,6 +16,7 @@ from slurm.job import Job
 from slurm.records import Submission
 from slurm.scheduler import Entry, Refused, Unreachable
 
+LOCK = ".lock"
 BACK = 60.0  # seconds within which a controller, or its backup, answers again
 LEAVE = 120.0  # seconds within which a job that SLURM is ending leaves the queue
 
@@ -23,7 +24,7 @@ LEAVE = 120.0  # seconds within which a job that SLURM is ending leaves the queu
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold the lock under which launches submit and cancel; wait for it first."""
-    with (folder / ".lock").open("w") as file:
+    with (folder / LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from slurm import files, scheduler, site
 from slurm.job import DONE, REFUSED, STOPPED, Job
-from slurm.notation import numbers
 from slurm.place import blind
 from slurm.records import Event
 from slurm.sbatch import submitted_with
@@ -141,9 +140,7 @@ def _end(why: str, code: int = 1) -> int:
 
 def _final(code: int) -> int:
     """Return the exit code; another one if SLURM requeues or holds jobs that end with this code."""
-    settings = scheduler.patient(site.config)
-    repeated = numbers(settings["RequeueExit"], settings["RequeueExitHold"])
-    return next((other for other in (code, *range(1, 256)) if other not in repeated), code)
+    return site.final(code, scheduler.patient(site.config))
 
 
 def main(folder: Path) -> int:

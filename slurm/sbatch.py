@@ -20,8 +20,9 @@ from submitit.core.utils import (
 )
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from slurm import marks, scheduler, shell
+from slurm import marks, scheduler, shell, site
 from slurm.job import Job, Resources
+from slurm.queue import LOCK
 from slurm.scheduler import Refused, Unreachable
 from slurm.supervise import MARK, supervise
 
@@ -51,6 +52,8 @@ class Executor(SlurmExecutor):
         decide = f"{python} -m slurm.requeue {where}"
         # a killed decision is repeated, as the kernel may kill any process when memory runs out
         again = f"for _ in 1 2 3; do {decide} && code=0 || code=$?; [ $code = 137 ] || break; done"
+        # a node that does not see the folder cannot decide; SLURM must not repeat its exit code
+        blind = f"[ -e {where}/{LOCK} ] || code={site.final(1, site.config())}"
         succeed = [f"{python} -m slurm.successor {where} || true"] if succession else []
         # while Python starts, it has no handlers yet, and a signal would kill it
         super().__init__(folder, python=f"env --ignore-signal=TERM --ignore-signal=USR2 {python}")
@@ -78,7 +81,7 @@ class Executor(SlurmExecutor):
             ],
             # the trap comes first, so that it runs whatever ends the script, even `set -e` in setup
             setup=[
-                f"trap {shlex.quote(f'{again}; exit $code')} EXIT",
+                f"trap {shlex.quote(f'{again}; {blind}; exit $code')} EXIT",
                 f"export {MARK}=$(date +%s.%N)-$$",
                 f"cd {shlex.quote(str(cwd))}",
                 "unset PYTHONSAFEPATH",  # so that Python imports from cwd

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from slurm import scheduler
+from slurm.notation import numbers
 
 _PAIR = re.compile(r"(\w+)=(\S*)")
 
@@ -37,6 +38,17 @@ def hosts() -> set[str]:
     """
     text = scheduler.call("scontrol", "--oneliner", "show", "node")
     return set(re.findall(r"NodeHostName=(\S+)", text))
+
+
+def final(code: int, settings: dict[str, str]) -> int:
+    """Return an exit code that ends a job for good; `code` unless the site repeats or holds that.
+
+    Args:
+        code: the exit code to give.
+        settings: the configuration of the cluster.
+    """
+    repeated = numbers(settings["RequeueExit"], settings["RequeueExitHold"])
+    return next((other for other in (code, *range(1, 256)) if other not in repeated), code)
 
 
 def config() -> dict[str, str]:

@@ -95,12 +95,16 @@ def test_a_special_exit_is_told_and_what_gets_no_environment_goes_on(chain):
     work.finished().lost_nothing()
 
 
-@pytest.fixture
-def blind(cluster, tmp_path):
-    """Return the name of a node that does not see the directory of this test."""
+@pytest.fixture(params=["", "slurm"])
+def blind(cluster, tmp_path, request):
+    """Return the name of a node that does not see the directory of this test.
+
+    There may be an empty directory for logs, as SLURM makes one from 24.11.
+    """
     name = cluster.node_names[-1]
     end(cluster, name)
-    hide = f"mount -t tmpfs none {tmp_path} && exec slurmd -D -N {name}"
+    logs = tmp_path / request.param
+    hide = f"mount -t tmpfs none {tmp_path} && mkdir -p {logs} && exec slurmd -D -N {name}"
     slurmd = subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", hide], cwd=cluster.directory, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -119,6 +123,14 @@ def test_a_node_that_does_not_see_the_root_is_named(chain, blind):
     # from 24.11 SLURM makes missing directories of logs there, and submitit waits for a minute
     told = wait_for(lambda: (it := standing(work.job)).state == "failed" and it, 150)
     assert re.search(f"nothing came from {blind}: do they see {work.job.directory}", told.why)
+
+
+def test_a_job_that_a_blind_node_fails_is_not_repeated_for_its_exit_code(chain, harsh, blind):
+    work = chain(sbatch={"nodelist": blind}).submit()
+    wait_for(lambda: not scheduler.find(work.id).active or scheduler.find(work.id).restarts, 150)
+    entry = scheduler.find(work.id)
+    assert (entry.state, entry.restarts) == ("FAILED", 0)
+    assert standing(work.job).state == "failed"
 
 
 @pytest.mark.slow
