@@ -168,14 +168,14 @@ def _wait(
         onlooker.show(planned.dir)
         if not cancelled and _cancelled(planned):
             cancelled = True
-            process.send_signal(signal.SIGTERM)
+            _ask(process)
         if len(stops) > passed_on:
             passed_on = len(stops)
             if passed_on == 1:
                 onlooker.console.print(
                     f"stopping {planned.stage.name} after the current step; Ctrl-C again to kill it"
                 )
-                process.send_signal(signal.SIGTERM)
+                _ask(process)
             else:
                 os.killpg(process.pid, signal.SIGKILL)
         try:
@@ -183,6 +183,13 @@ def _wait(
         except subprocess.TimeoutExpired:
             continue
     onlooker.show(planned.dir)
+
+
+def _ask(process: subprocess.Popen[bytes]) -> None:
+    """Ask a stage to stop; continue its processes if they are stopped, as by SIGSTOP."""
+    process.send_signal(signal.SIGTERM)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGCONT)
 
 
 def _death(code: int) -> str:

@@ -3,17 +3,23 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline import cancel, status
+from pipeline.execution import local
 from pipeline.records import attempt, rundir
+from pipeline.records.progress import Onlooker
 from pipeline.records.schemas import Attempt
-from tests.launcher import PROJECT
+from slurm.records import CANCELLED
+from tests.launcher import PROJECT, no_longer_than
 from tests.runs import make_run
 
 STAND_IN = """
@@ -114,6 +120,43 @@ def test_what_does_not_leave_is_not_called_cancelled(live, capsys, monkeypatch):
     while (state := states(capsys)[1]) == "stopping":
         assert time.monotonic() < until
     assert state == "cancelled"
+
+
+PAUSED = """
+import os, signal, sys, time
+parent = os.getpid()
+child = os.fork()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit() if child else os._exit(0))
+if child:
+    print(child, flush=True)
+    os.waitpid(child, 0)  # like a rank and a worker of its data loader
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("asked", ["Ctrl-C", "cancel"])
+def test_a_launch_that_is_asked_to_stop_continues_stopped_processes(tmp_path, asked):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PAUSED], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        child = int(process.stdout.readline())
+        os.killpg(process.pid, signal.SIGSTOP)
+        while not (attempt.stopped(child) and attempt.stopped(process.pid)):
+            time.sleep(0.01)
+        if asked == "cancel":
+            (tmp_path / CANCELLED).touch()
+        planned = SimpleNamespace(dir=tmp_path, stage=SimpleNamespace(name="train"))
+        stops = [signal.SIGINT] if asked == "Ctrl-C" else []
+        with no_longer_than(60):
+            local._wait(process, planned, Onlooker(), stops)
+        assert process.returncode == 0
+        assert not attempt.stopped(child)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
+        process.wait()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide /proc")
