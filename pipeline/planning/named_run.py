@@ -128,7 +128,7 @@ def record(config: Config, choices: dict[str, str], plan: list[PlannedStage]) ->
     directory = rundir.run_dir(Path(config.root), config.name)
     code.keep(config)
     directory.mkdir(parents=True, exist_ok=True)
-    disk.sweep(directory)
+    disk.sweep(directory, Path(config.root) / "code")
     decides = _decides(config, directory)
     for planned in plan:
         if planned.wanted or planned.state == "done":

@@ -19,7 +19,8 @@ from slurm import files
 
 FULL = 2**20  # bytes; a disk with less space left counts as full
 LINGERS = 60.0  # seconds
-TEMPORARY = re.compile(r"\..+\.(\w{8}|\d+)")  # of `replacing`, and of links and progress
+LOCK = "lock"  # file in a temporary folder
+TEMPORARY = re.compile(r"\..+\.(\w{8}|\d+)")  # of `replacing`, `beside`, links and progress
 
 
 @contextmanager
@@ -52,23 +53,37 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
         os.close(handle)
 
 
-def sweep(*folders: Path) -> None:
-    """Remove temporary files and links that killed processes left in folders.
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Yield a path on the disk of `path`, to make a folder there and rename it to `path`."""
+    made = tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True
+    )
+    with made as name, (Path(name) / LOCK).open("w") as lock:
+        with suppress(OSError):  # a file system without locks: `sweep` removes nothing there
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(name) / path.name
 
-    A living process holds the lock of its temporary file. A link is renamed at once, so one that is
-    older than `LINGERS` was left.
+
+def sweep(*folders: Path) -> None:
+    """Remove temporary files, folders and links that killed processes left in folders.
+
+    A living process holds the lock of its temporary file, or of the file `LOCK` in its temporary
+    folder. A link is renamed at once and a folder is locked at once, so a link or an unlocked
+    folder that is older than `LINGERS` was left.
     """
     for folder in folders:
         for path in folder.glob(".*.*"):
             with suppress(OSError):  # the next launch tries again
                 if TEMPORARY.fullmatch(path.name) and _is_left(path):
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _is_left(path: Path) -> bool:
-    if path.is_symlink():
+    locked = path / LOCK if path.is_dir() else path
+    if path.is_symlink() or not locked.exists():
         return time.time() - path.lstat().st_mtime > LINGERS
-    with files.opened(path) as file:
+    with files.opened(locked) as file:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return True
 

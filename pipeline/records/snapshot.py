@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.display.errors import UserError
+from pipeline.records import disk
 from slurm import private
 
 Files = dict[str, Path]  # the path of each file, by its name within the copy
@@ -58,17 +59,16 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _copy(files: Files, kept: Path) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
-    copy = Path(tempfile.mkdtemp(dir=kept.parent, prefix=f".{kept.name}."))
-    for name, path in files.items():
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, copy / name)
-    copy.chmod(0o755)
-    for path in copy.rglob("*"):
-        path.chmod(path.stat().st_mode & ~private.WRITERS)
-    try:
-        copy.rename(kept)
-    except OSError:  # another launch has just made the same copy
-        shutil.rmtree(copy)
+    with disk.beside(kept) as copy:
+        copy.mkdir(mode=0o755)
+        for name, path in files.items():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy / name)
+        copy.chmod(0o755)
+        for path in copy.rglob("*"):
+            path.chmod(path.stat().st_mode & ~private.WRITERS)
+        with suppress(OSError):  # another launch has just made the same copy
+            copy.rename(kept)
 
 
 def _flaw(kept: Path, expected: str) -> str | None:

@@ -12,7 +12,7 @@ from pipeline.config import Config
 from pipeline.config.cluster import Local
 from pipeline.display.errors import UserError
 from pipeline.execution import code_snapshot
-from pipeline.planning import safety
+from pipeline.planning import named_run, safety, sweep
 from pipeline.records import rundir
 from slurm import private
 from tests.launcher import PROJECT
@@ -39,6 +39,39 @@ def test_the_same_code_is_kept_once_and_edited_code_apart(tmp_path, monkeypatch)
     assert second != first
     assert (second / "dyrep" / "fusion.py").read_text() == "edited"
     assert (first / "dyrep" / "fusion.py").read_text() == before
+
+
+COPYING = """
+import pathlib, shutil, sys, time
+from pipeline.records import snapshot
+
+def stuck(*_):
+    print("begun", flush=True)
+    time.sleep(60)
+
+shutil.copy2 = stuck
+snapshot.keep({"a.py": pathlib.Path(snapshot.__file__)}, pathlib.Path(sys.argv[1]))
+"""
+
+
+def test_a_launch_removes_the_copy_of_code_that_a_killed_one_began(tmp_path):
+    config, choices, _ = named_run.settle(*sweep.single(["name=x", f"root={tmp_path}"]))
+    code, old = tmp_path / "code", tmp_path / "code" / ".0123456789ab.x1y2z3_4"
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    (code / "0123456789ab").mkdir()
+    words = [sys.executable, "-c", COPYING, str(code / "ba9876543210")]
+    with subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        (begun,) = code.glob(".ba9876543210.*")
+        os.utime(begun, (0, 0))
+        named_run.record(config, choices, [])
+        assert begun.exists() and not old.exists()
+        process.kill()
+        process.wait()
+    assert begun.exists()
+    named_run.record(config, choices, [])
+    assert [path.name for path in code.iterdir()] == ["0123456789ab"]
 
 
 def edit(kept):
