@@ -14,21 +14,28 @@ MASK = "***"
 
 KEYS = (
     "api|access|secret|private|account|encryption|auth|signing|license|subscription|shared"
-    "|master|storage|wandb|kaggle"
+    "|master|storage|wandb|kaggle|service|admin|aws|azure|gcp|hf|openai|anthropic"
 )
-TOKENS = "api|access|auth|bearer|bot|refresh|session|secret|private|vault|hf|gh|github|gitlab|wandb"
+TOKENS = (
+    "api|access|auth|bearer|bot|refresh|session|secret|private|vault|hf|gh|github|gitlab|wandb|id"
+    "|[cx]srf|device|deploy|push|user|service|sas|security|identity|client|app|login|oauth|sso"
+    "|registry|runner|npm|pypi|slack|aws|azure|gcp"
+)
 PASSES = "db|user|root|admin|ssh|smtp|mail|ftp|http|proxy|ldap|sql|redis|bind|my"
 # a value with such a name is secret; with a name that only ends so, if the value looks random
 TELLING = re.compile(
-    r"(?:passw(?:or)?d|passphrase|secret|secret_key_base|credentials?|userpwd"
-    rf"|(?:{KEYS})[_-]?key|(?:{TOKENS})[_-]?token|^(?:--)?pass|(?:{PASSES})[_-]?(?:pass|pw)"
-    r"|^x-[\w-]+-(?:key|token)|--?(?:token|jwt)|(?:^|[\d_.-])pw|(?<![a-z])(?-i:[Pp]wd)"
-    r"|(?-i:[A-Z0-9]_(?:TOKEN|PASS|PWD|PAT|JWT)|^(?:TOKEN|PAT|JWT)|(?:^|[A-Z0-9]_)AUTH))$",
+    r"(?:passw(?:or)?ds?|passphrase|secrets?|secret_key_base|cred(?:ential)?s?|userpwd"
+    r"|(?:^|[^a-z])(?:bearer|t?otp|jwt|psk|cookies?)|[a-z]cookie|(?:mfa|2fa|otp)[_-]?code"
+    r"|sess(?:ion)?[_-]?id|access[_-]?signature|webhook(?:[_-]?url)?"
+    rf"|(?:{KEYS})[_-]?keys?|(?:{TOKENS})[_-]?tokens?|^(?:--)?pass|(?:{PASSES})[_-]?(?:pass|pw)"
+    r"|^x-[\w-]+-(?:key|token)|--?(?:token|pin)|(?:^|(?<!conv)[\d_.-])pw|(?<![a-z])(?-i:[Pp]wd)"
+    r"|(?-i:[A-Z0-9]_(?:TOKEN|PASS|PWD|PAT|PIN)|^(?:TOKEN|PAT|PIN)|(?:^|[A-Z0-9]_)AUTH))$",
     re.IGNORECASE,
 )
 NAME = (
-    r"(?P<name>[\w.-]{0,80}(?:passw(?:or)?d|passphrase|secret|secret_key_base|credentials?"
-    r"|key|token|auth|pass|pw|pwd|pat|jwt))"
+    r"(?P<name>[\w.-]{0,80}(?:passw(?:or)?ds?|passphrase|secrets?|secret_key_base"
+    r"|cred(?:ential)?s?|keys?|tokens?|auth|pass|pw|pwd|pat|jwt|bearer|otp|(?-i:PIN)|-pin|psk|cookies?"
+    r"|(?:mfa|2fa|otp)[_-]?code|sess(?:ion)?[_-]?id|access[_-]?signature|webhook(?:[_-]?url)?))"
 )
 # an unquoted value ends where a shell, a list, a mapping or the options of sbatch would go on
 VALUE = r"""(?P<value>"[^"]*"|'[^']*'|(?:(?!,\s*[\w.+-]+=|[\]}]*(?:\s|$|,|['"]))[^\s'";])+)"""
@@ -41,8 +48,10 @@ NAMED = [
         rf"(?<![\w./-]){NAME}\s*=\s*{VALUE}",
         rf"(?<![\w.-])(?=-){NAME}\s+(?!-){VALUE}",
         rf"(?:(?<!\$){{|,)\s*(?:{QUOTE})?{NAME}(?:{QUOTE})?\s*:\s*\\?{VALUE}",
-        rf"(?<![\w./$-])(?!-|pass:){NAME}:\s+{VALUE}(?=\\n|['\"]|\s*$)",  # in YAML and headers
+        rf"(?<![\w./$-])(?!-|pass\s?:){NAME}\s?:\s+{VALUE}(?=\\n|['\"]|\s*$)",  # YAML, headers
         rf"(?<![\w./$-])(?=[a-z]+-){NAME}:{VALUE}",
+        rf"{QUOTE}{NAME}{QUOTE}\s*:\s*\\?{VALUE}(?=\s*(?:[,}}\]]|$))",
+        rf"<{NAME}>(?P<value>[^<\s]+)</",
         rf"\s(?:-H|--header)[\s=]*[\"']?{NAME}\s*:\s*{VALUE}",
         rf"\bconfig(?:ure)?\s+(?:set|create)\s[^;|&]{{0,80}}?(?<![\w.-]){NAME}\s+{VALUE}",
         rf"\b(?:setenv|set(?:\s+-\w+)?|export)\s+{NAME}\s+{VALUE}",  # in csh and fish
@@ -56,6 +65,8 @@ PLACED = [
         r"://(?P<value>(?=[^\s/@:]{0,80}\d)[\w.-]{20,200})@",
         rf"\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?{VALUE}",
         r"(?<![\w-])(?:set-)?cookie:\s+(?P<value>[^'\"\n]+)",
+        r"\b(?-i:Bearer|BEARER)\s+(?!token|auth)(?P<value>[\w.~+/=-]+)",
+        r"(?<![a-z])auth['\"]?\s*[:=]\s*[\[(]\s*[^,\]]{1,80},\s*(?P<value>[^\s,\])]+)",
         rf"{QUOTE}(?:token|auth){QUOTE}\s*:\s*\\?{VALUE}",
         rf"\blogin\([^)]{{0,80}}?\b(?:key|token)\s*=\s*{VALUE}",
         rf"\bwandb\s+login\s+(?:--[\w-]+(?:[=\s]\S*[./]\S*)?\s+)*(?!-){VALUE}",
@@ -63,7 +74,7 @@ PLACED = [
         rf"\bcurl{LATER}(?:-u|-U|--user|--proxy-user)[\s=]*['\"]?[^\s:'\"]+:(?P<value>[^\s'\"]+)",
         rf"\bcurl{LATER}--oauth2-bearer[\s=]+{VALUE}",
         rf"\bcurl{LATER}(?:-b|--cookie)[\s=]*['\"]?[^\s='\"]+=(?P<value>[^\s'\"]+)",
-        r"(?<![\w.-])(?:(?:--)?auth[\s=]+|https?\s+-a\s+)['\"]?[^\s:/'\"]+:(?P<value>[^\s/'\"]+)",
+        r"(?<![\w.-])https?\s+-a\s+['\"]?[^\s:/'\"]+:(?P<value>[^\s/'\"]+)",
         rf"(?:\bmachine|login)\s+\S{{1,80}}?(?:\s|\\n)+password\s+{VALUE}",
         rf"\s-pass(?:in|out)?[\s=]+[\"']?pass:{VALUE}",
         rf"\b(?:mysql|mysqldump|mariadb|7za?){LATER}-p(?!\s){VALUE}",
@@ -80,9 +91,10 @@ PLACED = [
     )
 ]
 FORMS = re.compile(
-    r"(?<![A-Za-z0-9_-])(?P<value>gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
+    r"(?<![A-Za-z0-9_-])(?P<value>gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|gl(?:pat|[dr]t|cbt|ptt|soat|agent)-[\w-]{16,}"
     r"|hf_[A-Za-z0-9]{16,}|sk-(?:[a-z0-9]+-)*[A-Za-z0-9_]{16,}[\w-]*|(?:AKIA|ASIA)[0-9A-Z]{16}"
-    r"|xox[abeprs]-[\w-]{10,}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*|wandb_v1_\w{16,}"
+    r"|(?:xox[abeprs]|xapp)-[\w-]{10,}|hv[sb]\.[\w-]{16,}|tskey-[\w-]{16,}|gsk_[A-Za-z0-9]{16,}"
+    r"|whsec_\w{16,}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*|wandb_v1_\w{16,}"
     r"|[sr]k_live_\w{16,}|SG\.[\w-]{16,}\.[\w-]{16,}|ya29\.[\w-]{16,}|GOCSPX-[\w-]{16,}"
     r"|dop_v1_[0-9a-f]{32,}|shpat_[0-9a-f]{16,}|dapi[0-9a-f]{32}|AGE-SECRET-KEY-1\w{16,}"
     r"|nvapi-[\w-]{16,}|(?:npm|dckr_pat)_\w{20,}|pypi-[\w-]{30,})"
@@ -94,6 +106,10 @@ METHODS = re.compile(  # names of authentication methods, and patterns of files
     r"|token|jwt|.*[*?\[].*",
     re.IGNORECASE,
 )
+NUMERIC = re.compile(r"passw|phrase|(?:pwd?|auth|otp|code|pin)$", re.IGNORECASE)
+USER = re.compile(r"[^\s:/]+:[^\s/]+")
+MIXED = re.compile(r"(?=.*[A-Za-z])(?=.*\d)[\w.+/=-]{6,}")
+FILE = re.compile(r"[\w./~-]+\.(?:txt|json|sqlite|db)")
 HARMLESS = re.compile(
     r"|\*+\)*|true|false|null|none|yes|no|on|off|\$.*|`.*|<.*|[~.]*/[\w./-]*",
     re.IGNORECASE | re.DOTALL,
@@ -132,12 +148,21 @@ def _masked(found: re.Match[str], secret: Any) -> str:
 def _is_secret(name: str, value: str) -> bool:
     if RANDOM.fullmatch(value):
         return True
-    if not _is_value(value) or not TELLING.search(name):
+    if not _is_value(value) or not (TELLING.search(name) or _fits(name, value)):
         return False
-    if name.lower().endswith(("auth", "pat")):
+    if re.fullmatch(r"[\d.]+", value):
+        return bool(NUMERIC.search(name))
+    if re.search(r"(?:auth|pat|bearer)$", name, re.IGNORECASE):
         return not METHODS.fullmatch(value)
-    number = re.fullmatch(r"[\d.]+", value)
-    return not number or bool(re.search(r"passw|phrase|pwd?$", name, re.IGNORECASE))
+    return not (name.lower().endswith(("cookie", "cookies")) and FILE.fullmatch(value))
+
+
+def _fits(name: str, value: str) -> bool:
+    """Whether an often harmless name has the value of a secret: `auth=me:x`, `token=hunter2`."""
+    return any(
+        re.search(rf"(?:^|[^a-z]){last}$", name, re.IGNORECASE) and form.fullmatch(value)
+        for last, form in (("auth", USER), ("token", MIXED))
+    )
 
 
 def _is_value(value: str) -> bool:
@@ -149,6 +174,8 @@ def masked(values: Any, name: str = "") -> Any:
     if isinstance(values, dict):
         return {key: masked(value, str(key)) for key, value in values.items()}
     if isinstance(values, list | tuple):
+        if len(values) == 2 and _is_named(name, ":".join(map(str, values))):
+            return [MASK, MASK]  # auth: [user, password]
         return [_after(values[:at], masked(value, name)) for at, value in enumerate(values)]
     if isinstance(values, bool) or not isinstance(values, str | int):
         return values
