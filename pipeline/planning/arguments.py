@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from pipeline.config import Config
 from pipeline.display.errors import UserError, nearest
-from pipeline.planning import folder, options
+from pipeline.planning import folder, options, unused
 from pipeline.planning.compose import parse
 from pipeline.planning.conf import CONF
 from pipeline.records import rundir
@@ -226,6 +226,7 @@ def _check_choice(override: Override, own: str | None) -> None:
         raise UserError(f"{said} is not for launch: `wandb sweep {files}` reads it")
     if group == "hydra.searchpath":
         raise UserError(f"{said} is not for launch; --config-dir DIR adds choices of yours")
+    unused.check(override, own)
     if not (CONF / group).is_dir() or group.startswith("hydra"):
         return
     valid = sorted(folder.choices(group, own))

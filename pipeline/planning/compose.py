@@ -29,7 +29,7 @@ from pipeline.custom import code
 from pipeline.display.errors import DONE, UserError
 from pipeline.display.masking import TELLING, mask, mask_yaml
 from pipeline.display.outside import visible
-from pipeline.planning import meanings, starts
+from pipeline.planning import meanings, starts, unused
 from pipeline.planning.conf import CONF
 from pipeline.planning.explain import _keys, explain_schema
 from pipeline.records import rundir
@@ -75,6 +75,8 @@ def values(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> V
     said: Any = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(said, dict)
     _leave_out(said, choices, {override.key_or_group for override in parse(overrides)})
+    if "model.name" in {override.key_or_group for override in parse(overrides)}:
+        unused.check_network(choices["model"], said["model"].get("family"), said["model"]["name"])
     refuse_two_lengths(overrides, said)
     refuse_another_optimizers(overrides, said)
     if said.get("name") is None:

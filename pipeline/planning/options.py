@@ -10,6 +10,7 @@ from hydra._internal.utils import get_args_parser
 from pipeline.display.errors import UserError
 from pipeline.planning import folder
 from pipeline.records import rundir
+from pipeline.records.provenance import version
 
 NOT_OURS = {  # options of Hydra that make no sense for a launch
     "config_path": "the settings are those of conf/; --config-dir DIR adds choices of yours",
@@ -26,6 +27,8 @@ def parsed(arguments: list[str]) -> Namespace:
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
+    actions = {action.dest: action for action in parser._actions}
+    actions["version"].version = f"dyrep {version()}"  # type: ignore[attr-defined]  # not Hydra's
     known = parser.parse_intermixed_args(arguments, _Once())
     _check(known)
     return known

@@ -29,7 +29,7 @@ from pipeline.config import Config, flatten
 from pipeline.config.idle import IDLE, idle
 from pipeline.display.errors import UserError
 from pipeline.display.outside import say
-from pipeline.planning import search
+from pipeline.planning import search, unused
 from pipeline.planning.arguments import Asked
 from pipeline.planning.compose import Composed, by_hydra, choices_of, parse
 from pipeline.planning.conf import CONF
@@ -37,6 +37,7 @@ from pipeline.planning.named_run import Settled, by_agent, settle
 from pipeline.planning.settings_along import of_trial, settings_along
 from pipeline.records import named, rundir
 
+SWEEPER = ("hydra/sweeper", "hydra.sweeper.")  # what only a search uses
 MOST = 10_000  # runs of a sweep, at most
 SPACES = ("hydra.sweeper.params", "hydra.sweeper.search_space")
 
@@ -61,6 +62,9 @@ def check(asked: Asked) -> None:
     Raises:
         UserError: the message names the setting and the cure.
     """
+    keys = [override.key_or_group for override in parse(asked.settings)]
+    if (of := [key for key in keys if key.startswith(SWEEPER)]) and not asked.searches:
+        raise UserError(f"{of[0]} is for a search: add -m hydra/sweeper=search, or leave it out")
     if not asked.sweeps:
         return
     check_name(asked.settings)
@@ -223,9 +227,11 @@ def composed(arguments: list[str], folder: str | None = None) -> list[Composed]:
 def _one(overrides: list[str], folder: str | None) -> Composed:
     parsed = parse(overrides)
     values = [o for o in parsed if not (CONF / o.key_or_group).is_dir()]
+    base, choices = _chosen(folder, *(o.input_line or "" for o in parsed if o not in values))
+    for override in values:
+        unused.check_list(base, override)
     if any(o.is_add() or o.is_delete() for o in values):
         return *_from_files(overrides), overrides
-    base, choices = _chosen(folder, *(o.input_line or "" for o in parsed if o not in values))
     tree = copy.deepcopy(base)
     try:
         for override in values:

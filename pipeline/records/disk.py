@@ -131,3 +131,16 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     with files.opened(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def refuse_address(path: str | Path) -> None:
+    """Refuse an address such as s3://bucket/x, which would be taken for a local folder `s3:`.
+
+    Raises:
+        UserError: the text is an address.
+    """
+    if isinstance(path, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
+        raise UserError(
+            f"{path} is an address, and a folder or file that this machine sees is needed; mount "
+            "or copy what is there, and give its path"
+        )

@@ -52,8 +52,9 @@ def absolute(path: str | Path, start: Path | None = None) -> Path:
         start: base of a relative path; the current directory if None.
 
     Raises:
-        UserError: the current directory is gone.
+        UserError: the current directory is gone, or the path is an address such as s3://….
     """
+    disk.refuse_address(path)
     given = Path(path)
     with suppress(RuntimeError):  # no such user: `~name` is an ordinary name
         given = given.expanduser()

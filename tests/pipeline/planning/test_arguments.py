@@ -32,7 +32,7 @@ NO_CHOICE = [
     ("data@model=digits", "needs a choice"),
     ("stage=prep,train", "stage.run=[prep,train]"),
     ("model=vgg16,vgg_small", "-m model=vgg16,vgg_small"),
-    ("hydra/sweeper=nonsense", "valid are: basic, search"),
+    ("hydra/sweeper=nonsense", "add -m hydra/sweeper=search"),
     ("hydra/nonsense=x", "is not a setting"),
     ("+sweeps=methods", "`wandb sweep"),
     ("+defaults=[{model:resnet18}]", "is not a setting"),

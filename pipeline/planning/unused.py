@@ -1,0 +1,85 @@
+"""Refuse arguments that Hydra accepts and that a launch would not follow."""
+
+from __future__ import annotations
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from pipeline.display.errors import UserError, nearest
+from pipeline.planning import folder
+from pipeline.planning.conf import CONF
+
+NAMING = ("name", "kind", "family")  # settings by which a choice says which one it is
+CURES = {  # what a launch has in place of a section of Hydra's
+    "job_logging": "python -m pipeline.logs NAME prints the log of a run",
+    "hydra_logging": "python -m pipeline.logs NAME prints the log of a run",
+    "verbose": "python -m pipeline.logs NAME prints the log of a run",
+    "launcher": "cluster=slurm runs stages as jobs",
+    "mode": "-m sweeps",
+}
+
+
+def check(override: Override, own: str | None) -> None:
+    """Refuse a setting that is removed, is of Hydra itself, or follows from a choice.
+
+    Args:
+        override: an argument.
+        own: the user's folder of further choices; None without one.
+
+    Raises:
+        UserError: the message names the argument and the cure.
+    """
+    key, said = override.key_or_group, override.input_line
+    first, *rest = key.replace("/", ".").split(".")
+    if first == "hydra" and rest[:1] != ["sweeper"]:
+        cure = CURES.get("".join(rest[:1]), "root=FOLDER says where everything is written")
+        raise UserError(
+            f"{said} would do nothing: {key} is not a setting of a launch, to which Hydra gives "
+            f"settings and nothing else; leave it out; {cure}"
+        )
+    if override.is_delete() and not (CONF / key).is_dir():
+        raise UserError(
+            f"{said}: a setting cannot be removed; leave that out, or give it a value, {key}=VALUE "
+            f"({key}=null if it can be switched off)"
+        )
+    if len(rest) == 1 and rest[0] in NAMING and (CONF / first).is_dir() and key != "model.name":
+        value, valid = str(override.value()), sorted(folder.choices(first, own))
+        cure = f"write {first}={value}" if value in valid else nearest(value, valid, f"{first}=")
+        raise UserError(f"{said}: {key} follows from the choice {first}=; {cure}")
+
+
+def check_network(choice: str, family: object, name: object) -> None:
+    """Refuse `model.name` beside a network that is no classifier of a library.
+
+    Args:
+        choice: the choice of `model=`.
+        family: the setting `model.family`.
+        name: the setting `model.name`, from the command line.
+
+    Raises:
+        UserError: the message names the choice that has such a network.
+    """
+    if family in ("timm", "torchvision"):
+        return
+    chosen = (CONF / "model" / f"{name}.yaml").is_file()
+    cure = f"model={name}" if chosen else f"model=timm model.name={name}"
+    raise UserError(f"model.name={name} would change only the name of model={choice}; write {cure}")
+
+
+def check_list(tree: DictConfig, override: Override) -> None:
+    """Refuse settings by name, `KEY={a:1}` or `KEY.a=1`, where a list belongs.
+
+    Args:
+        tree: the composed choices.
+        override: an argument that sets a value.
+
+    Raises:
+        UserError: the message names the list.
+    """
+    key = override.key_or_group
+    places = [key] if isinstance(override.value(), dict) else []
+    places += [key[:end] for end, sign in enumerate(key) if sign == "."]
+    for place in places:
+        found = OmegaConf.select(tree, place, throw_on_resolution_failure=False)
+        if isinstance(found, ListConfig):
+            raise UserError(f"{override.input_line}: {place} is a list; write {place}=[VALUE,…]")
