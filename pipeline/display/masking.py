@@ -45,6 +45,7 @@ PIPED = r"--password-stdin|sudo\s+(?:-\w+\s+)*-S|kinit|cryptsetup"  # commands t
 NAMED = [
     re.compile(text, re.IGNORECASE)
     for text in (
+        rf"(?<![\w.$-]){NAME}\s*[=:]\s*\{{(?P<value>[^{{}}]+)\}}",  # a mapping
         rf"(?<![\w./-]){NAME}\s*=\s*{VALUE}",
         rf"(?<![\w.-])(?=-){NAME}\s+(?!-){VALUE}",
         rf"(?:(?<!\$){{|,)\s*(?:{QUOTE})?{NAME}(?:{QUOTE})?\s*:\s*\\?{VALUE}",
@@ -172,7 +173,8 @@ def _is_value(value: str) -> bool:
 def masked(values: Any, name: str = "") -> Any:
     """Return settings, nested or not, with `***` in place of each secret."""
     if isinstance(values, dict):
-        return {key: masked(value, str(key)) for key, value in values.items()}
+        tells = _tells(name)  # credentials: {user: …, value: …}
+        return {key: masked(value, name if tells else str(key)) for key, value in values.items()}
     if isinstance(values, list | tuple):
         if len(values) == 2 and _is_named(name, ":".join(map(str, values))):
             return [MASK, MASK]  # auth: [user, password]
@@ -190,6 +192,10 @@ def _after(before: Any, value: Any) -> Any:
     return MASK if option.startswith("-") and _is_named(option, str(value)) else value
 
 
+def _tells(name: str) -> bool:
+    return bool(re.fullmatch(NAME, name, re.IGNORECASE) and TELLING.search(name))
+
+
 def _is_named(name: str, value: str) -> bool:
     return bool(re.fullmatch(NAME, name, re.IGNORECASE)) and _is_secret(name, value)
 
@@ -198,7 +204,7 @@ def found(values: Mapping[str, object], key: str = "") -> Iterator[tuple[str, st
     """Yield the dotted key of each setting that holds a secret, and its masked value."""
     for name, value in values.items():
         path = f"{key}.{name}" if key else name
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not _tells(name):
             yield from found(value, path)
         elif (shown := masked(value, name)) != (list(value) if isinstance(value, tuple) else value):
             yield path, ", ".join(_differing(shown, value))
@@ -206,5 +212,5 @@ def found(values: Mapping[str, object], key: str = "") -> Iterator[tuple[str, st
 
 def _differing(shown: Any, value: Any) -> list[str]:
     if not isinstance(shown, list):
-        return [shown]
+        return [MASK if isinstance(shown, dict) else shown]
     return [str(new) for new, old in zip(shown, value, strict=True) if new != old]

@@ -15,6 +15,7 @@ from pipeline.contract.stage import Context
 from pipeline.data import preprocess
 from pipeline.data.preprocess import Preprocessing
 from pipeline.data.shards import Manifest
+from pipeline.display.masking import masked
 from pipeline.display.outside import code
 from pipeline.display.outside import markdown as shown
 from pipeline.records import provenance, store
@@ -107,7 +108,7 @@ def describe(context: Context, fusion: Mapping[str, float], images: int) -> Card
     if "shipped_epoch" in trained:
         headline["epoch"] = trained["shipped_epoch"]
     return {
-        "architecture": config.model.model_dump(mode="json", exclude=set(BEGUN)),
+        "architecture": masked(config.model.model_dump(mode="json", exclude=set(BEGUN))),
         "input": {"name": "images", "shape": ["batch", 3, size, size], "dtype": "float32"},
         "output": {"name": "scores", "shape": ["batch", len(manifest.classes)], "what": "logits"},
         "preprocess": preprocess.describe(config.data, manifest),

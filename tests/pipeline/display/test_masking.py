@@ -110,6 +110,7 @@ SECRET = [
     ("auth: user:x", "auth: ***"),
     ("--basic-auth user:x", "--basic-auth ***"),
     ("data.args={auth:[me,hunter2]}", "data.args={auth:[me,***]}"),
+    ("data.args={credentials:{user:me,value:x}}", "data.args={credentials:***}}"),
     ("id_token=x", "id_token=***"),
     ("csrf_token=x", "csrf_token=***"),
     ("X-XSRF-Token: x", "X-XSRF-Token: ***"),
@@ -190,14 +191,21 @@ def test_settings_are_masked_by_their_key_too():
     tree = {
         "data": {"api_key": "a b", "password": 1234, "size": 32, "key": "class"},
         "srun": ["--password", "it's", "--key", "v"],
+        "source": {"credentials": {"user": "a", "value": "b"}, "cookies": {"sid": {"x": "c"}}},
         "args": {"auth": ["me", "x"], "cookie": "sid=x", "mean": [0.5, 0.5], "token": "cls"},
     }
     assert masked(tree) == {
         "data": {"api_key": "***", "password": "***", "size": 32, "key": "class"},
         "srun": ["--password", "***", "--key", "v"],
+        "source": {
+            "credentials": {"user": "***", "value": "***"},
+            "cookies": {"sid": {"x": "***"}},
+        },
         "args": {"auth": 2 * ["***"], "cookie": "***", "mean": [0.5, 0.5], "token": "cls"},
     }
     assert yaml.safe_load(mask_yaml(yaml.safe_dump(tree))) == masked(tree)
+    told = dict(found(tree))
+    assert told["source.credentials"] == told["source.cookies"] == told["args.cookie"] == "***"
 
 
 def test_no_message_name_or_page_holds_one(tmp_path):
