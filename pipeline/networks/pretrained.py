@@ -48,15 +48,26 @@ def begin(network: nn.Module, model: Model, classes: int, counted: bool = True) 
         Lines for the log.
 
     Raises:
-        UserError: the weights cannot be read or belong to another network, or a parameter with
-            random values would be frozen.
+        UserError: the weights cannot be read or belong to another network, a value is not finite,
+            or a parameter with random values would be frozen.
     """
     told, fresh = ([], []) if model.pretrained is None else _load(network, model, classes, counted)
+    _refuse_nonfinite(network, model)
     told += freezing.freeze(network, model.freeze)
     for name in fresh if counted else ():
         if not network.get_parameter(name).requires_grad:
             raise UserError(f"model.freeze keeps {name}, whose values are random; match less")
     return told
+
+
+def _refuse_nonfinite(network: nn.Module, model: Model) -> None:
+    """Refuse parameters that are not finite before the first step; masks may hold -inf."""
+    for name, parameter in network.named_parameters():
+        if not parameter.isfinite().all():
+            raise UserError(
+                f"{name} of {_named(model)} holds values that are not finite before the first "
+                "step; have the network begin with finite ones"
+            )
 
 
 def _load(

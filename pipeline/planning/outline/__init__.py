@@ -233,8 +233,8 @@ def _started(config: Config, counted: int | None, found: Outline) -> Outline:
         UserError: they do not fit the network.
     """
     model, method = config.model, config.method
-    own_head = isinstance(model, Target) and config.train.head_lr is not None
-    if not (model.pretrained or model.freeze or isinstance(method, Structured) or own_head):
+    own = isinstance(model, Target)
+    if not (model.pretrained or model.freeze or isinstance(method, Structured) or own):
         return found
     known = classes(config, counted)
     asked: Values = {

@@ -135,3 +135,24 @@ def test_a_launch_refuses_code_that_ends_its_process(tmp_path):
         "model.target=ends:net ends the process that calls it, by a signal (Killed)" in done.stderr
     )
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.long
+def test_a_launch_names_the_parameter_that_is_not_finite_before_the_first_step(tmp_path):
+    (tmp_path / "spoilt.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes):\n"
+        "    made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1),\n"
+        "                         nn.Flatten(), nn.Linear(4, num_classes))\n"
+        "    made[0].register_buffer('mask', made[0].weight.new_full((1,), float('-inf')))\n"
+        "    made[4].bias.data[0] = float('nan')\n"
+        "    return made\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.launch", "model=custom", "model.target=spoilt:net"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    said = "4.bias of model.target=spoilt:net holds values that are not finite before the first"
+    assert said in done.stderr
+    assert not (tmp_path / "outputs").exists()
