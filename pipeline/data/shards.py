@@ -78,7 +78,7 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json`."""
-        rundir.write_json(folder / rundir.MANIFEST, asdict(self))
+        rundir.write_json(folder / rundir.MANIFEST, asdict(self), settings=self.parameters)
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:

@@ -144,9 +144,9 @@ def write_text(path: Path, text: str, private: bool = False) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, atomically."""
-    write_text(path, to_json(value, indent=2) + "\n")
+def write_json(path: Path, value: Any, settings: Mapping[str, object] | None = None) -> None:
+    """Write a JSON file, atomically; private if the settings in it contain a secret."""
+    write_text(path, to_json(value, indent=2) + "\n", any(masking.found(settings or {})))
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

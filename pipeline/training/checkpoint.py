@@ -98,7 +98,7 @@ def save(folder: Path, facts: CheckpointInfo, taken: Snapshot) -> Path:
     with disk.replacing(path) as temporary:
         save_file(taken.tensors, temporary, {"state": json.dumps(taken.tree)})
     seal = Seal(**vars(facts), bytes=path.stat().st_size, sha256=disk.sha256(path))
-    rundir.write_json(path.with_suffix(".json"), vars(seal))
+    rundir.write_json(path.with_suffix(".json"), vars(seal), settings=seal.identity)
     return path
 
 

@@ -222,16 +222,19 @@ def test_no_message_name_or_page_holds_one(tmp_path):
 def test_a_file_that_must_keep_one_is_for_its_owner(tmp_path):
     for value, mode in (("HF_TOKEN=hunter2", 0o600), ("module load cuda", 0o644)):
         rundir.write_yaml(tmp_path / "config.yaml", {"cluster": {"setup": [value]}})
-        assert (tmp_path / "config.yaml").stat().st_mode & 0o777 & ~os.umask(0o022) == mode
+        settings = {"data.args.header": value}
+        rundir.write_json(tmp_path / "seal.json", {"step": 1, "identity": settings}, settings)
+        for name in ("config.yaml", "seal.json"):
+            assert (tmp_path / name).stat().st_mode & 0o777 & ~os.umask(0o022) == mode
 
 
 def test_launch_warns_and_shows_none(launch):
-    given = ("model=vgg_small", "model.name=https://me:hunter2@host", "dry_run=true")
+    given = ("model=vgg_small", "fuse.licence=https://me:hunter2@host", "dry_run=true")
     shown, planned = launch("--cfg", "job", *given), launch(*given)
     for done in (shown, planned):
-        assert "https://me:***@host" in done.stdout
+        assert "https://me:***@host" in done.stdout + done.stderr
         assert "hunter2" not in done.stdout + done.stderr
-    assert planned.stderr.startswith("warning: model.name looks as if it held a secret")
+    assert planned.stderr.startswith("warning: fuse.licence looks as if it held a secret")
 
 
 def test_a_long_text_takes_no_time():
