@@ -22,6 +22,7 @@ from PIL import Image
 
 from pipeline.config.data import MAX_ASPECT, MAX_PIXELS, Prep
 from pipeline.data.prepare import jpeg, pixels
+from pipeline.data.sources.tree import EXTENSIONS
 
 GRID = (72, 64)  # (columns, rows) of the pixels of an image that are hashed and counted
 KEPT = {"JPEG": "jpg", "PNG": "png"}
@@ -209,7 +210,8 @@ def _misnamed(name: str, kind: str) -> list[str]:
     last = name.rpartition("/")[2]
     extension = last.rpartition(".")[2].lower() if "." in last else ""
     names = {"JPEG": {"jpg", "jpeg", "jpe", "jfif"}, "PNG": {"png"}, "TIFF": {"tif", "tiff"}}
-    wrong = extension and extension not in names.get(kind, {extension})
+    claimed = f".{extension}" in EXTENSIONS  # else the suffix says nothing of a format
+    wrong = claimed and extension not in names.get(kind, {extension})
     return [f"is {kind}, not {extension}"] if wrong else []
 
 

@@ -88,9 +88,10 @@ def save(listing: Listing, path: Path) -> None:
 
 
 def _endings(listing: Listing) -> list[str]:
-    """Return the suffixes of files that hold many images, e.g. `.parquet`."""
+    """Return the suffixes of the files that hold images, e.g. `.parquet`; none for `EXTENSIONS`."""
     if listing.facts:  # each image is a file
-        return []
+        own = {ending(item.name) for items in listing.splits.values() for item in items}
+        return [] if own <= EXTENSIONS else sorted(own | EXTENSIONS)
     return sorted({ending(f.name) for f in listing.others if _folder(f.name) in listing.folders})
 
 

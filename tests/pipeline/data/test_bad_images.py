@@ -225,6 +225,10 @@ def test_a_name_that_lies_is_remarked():
     assert examine("x.jpg", encoded(picture(3), "PNG"), KEEP).remark == "is PNG, not jpg"
 
 
+def test_a_name_that_claims_no_format_does_not_lie():
+    assert not examine("x.npy", encoded(picture(3), "PNG"), KEEP).remark
+
+
 def test_copies_in_different_formats_are_the_same_picture():
     png = examine("x.png", encoded(picture(4), "PNG"), KEEP)
     bmp = examine("x.bmp", encoded(picture(4), "BMP"), KEEP)

@@ -2,11 +2,14 @@
 
 import gzip
 import os
+from array import array
 
 import pytest
 
 from pipeline.data.sources import changes
+from pipeline.data.sources.base import Item, Listing
 from pipeline.data.sources.choose import source
+from pipeline.data.sources.tree import tree
 from pipeline.planning import freshness
 from tests.pipeline.data.preparing import settings
 
@@ -62,3 +65,21 @@ def test_what_was_written_down_and_is_damaged_is_a_note(listed, damage):
     (told,) = freshness._notes(root, kept)
     assert told.endswith(f"so nobody knows whether {root} has changed")
     assert "\n" not in told
+
+
+def test_an_added_file_is_noticed_whatever_its_suffix(tmp_path):
+    """A source of one's own may read files that no other source takes for images."""
+    root, kept = tmp_path / "arrays", tmp_path / changes.FILE
+    root.mkdir()
+    (root / "0.npy").write_bytes(b"0")
+    found = tree(root, endings={".npy"})
+    listing = Listing(
+        classes=("a",),
+        splits={"all": [Item("0.npy", 0)]},
+        facts=array("q", found.images[0][1:]),
+        folders=found.folders,
+    )
+    changes.save(listing, kept)
+    os.utime(root, ns=(0, 0))  # the folder has changed
+    (root / "1.npy").write_bytes(b"1")
+    assert str(changes.compare(root, kept, 10)) == "1 added"
