@@ -37,7 +37,8 @@ CHAINS = {
     "identity": ["BN"],
 }
 WORDS = {name: arm.what for name, arm in ARMS.items()} | {
-    "plain_identity": "identity\nstart", "ours": "and grown", "dyrep_budget": "DyRep,\nbudget"
+    "plain_identity": "identity\nstart", "ours": "and grown",
+    "linear_steps": "linear,\nequal steps", "dyrep_budget": "DyRep,\nbudget"
 }  # fmt: skip
 STYLE = {
     "svg.hashsalt": "dyrep",  # so that equal numbers give equal files
@@ -148,11 +149,18 @@ def train_error() -> plt.Figure:
 
 
 def growth() -> plt.Figure:
-    """Draw accuracy at equal cost, a dot per seed; lines join equal seeds."""
+    """Draw accuracy at equal cost, a dot per seed; lines join equal seeds; the best arm first."""
     rows = Shelf(RESULTS / "growth_study").rows()
-    figure, axes = plt.subplots(1, len(NETWORKS), figsize=(9, 3.4), sharey=True)
-    for axis, network in zip(axes, NETWORKS, strict=True):
-        found = [j for j in judge(rows, network, JUDGING) if j.accuracy.n >= ENOUGH]
+    panels = [
+        sorted(
+            (j for j in judge(rows, network, JUDGING) if j.accuracy.n >= ENOUGH),
+            key=lambda judged: -judged.accuracy.mean,
+        )
+        for network in NETWORKS
+    ]
+    shape = {"width_ratios": [len(found) for found in panels]}
+    figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.4), sharey=True, gridspec_kw=shape)
+    for axis, network, found in zip(axes, NETWORKS, panels, strict=True):
         for seed in JUDGING:
             there = [place for place, judged in enumerate(found) if seed in judged.rows]
             line = [found[place].rows[seed]["accuracy"] for place in there]
@@ -161,6 +169,7 @@ def growth() -> plt.Figure:
             axis.hlines(judged.accuracy.mean, place - 0.2, place + 0.2, color="#c0392b", lw=2)
         labels = [f"{WORDS[judged.arm]}\nrate {judged.rate:g}" for judged in found]
         axis.set_xticks(range(len(found)), labels, fontsize=8)
+        axis.set_xlim(-0.5, len(found) - 0.5)
         axis.set_title({"deep": "19 convs without skips", "resnet": "small ResNet"}[network])
     axes[0].set_ylabel("% of 10,000 test images")
     return figure
