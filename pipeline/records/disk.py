@@ -76,11 +76,15 @@ def sweep(*folders: Path) -> None:
         for path in folder.glob(".*.*"):
             with suppress(OSError):  # the next launch tries again
                 if TEMPORARY.fullmatch(path.name) and _is_left(path):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    shutil.rmtree(path) if _is_folder(path) else path.unlink()
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _is_left(path: Path) -> bool:
-    locked = path / LOCK if path.is_dir() else path
+    locked = path / LOCK if _is_folder(path) else path
     if path.is_symlink() or not locked.exists():
         return time.time() - path.lstat().st_mtime > LINGERS
     with files.opened(locked) as file:

@@ -252,7 +252,7 @@ def test_temporary_files_of_the_dead_are_removed_and_those_of_the_living_kept(di
         path.touch()
     old, new = directory / ".train.77", directory / ".fuse.78"
     for link in (old, new):
-        link.symlink_to("nowhere")
+        link.symlink_to(below.name)
     os.utime(old, (0, 0), follow_symlinks=False)
     with disk.replacing(directory / "result.json") as living:
         attempt.claim(directory)
