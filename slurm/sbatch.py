@@ -20,7 +20,7 @@ from submitit.core.utils import (
 )
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from slurm import marks, scheduler, shell, site
+from slurm import marks, scheduler, shell
 from slurm.job import Job, Resources
 from slurm.queue import LOCK
 from slurm.scheduler import Refused, Unreachable
@@ -42,18 +42,20 @@ class Executor(SlurmExecutor):
         folder: a folder that all nodes can see; each job gets a folder in it.
         cwd: working directory of the command, from which Python imports.
         succession: whether a job queues its next successor when it starts.
+        blind: exit code of a job on a node that does not see the folder; see `site.final`.
     """
 
     def __init__(
-        self, folder: Path, cwd: Path, resources: Resources, succession: bool = False
-    ) -> None:
+        self, folder: Path, cwd: Path, resources: Resources, succession: bool = False,
+        blind: int = 1,
+    ) -> None:  # fmt: skip
         python = shlex.quote(sys.executable)
         where = shlex.quote(str(folder))
         decide = f"{python} -m slurm.requeue {where}"
         # a killed decision is repeated, as the kernel may kill any process when memory runs out
         again = f"for _ in 1 2 3; do {decide} && code=0 || code=$?; [ $code = 137 ] || break; done"
         # a node that does not see the folder cannot decide; SLURM must not repeat its exit code
-        blind = f"[ -e {where}/{LOCK} ] || code={site.final(1, site.config())}"
+        unseen = f"[ -e {where}/{LOCK} ] || code={blind}"
         succeed = [f"{python} -m slurm.successor {where} || true"] if succession else []
         # while Python starts, it has no handlers yet, and a signal would kill it
         super().__init__(folder, python=f"env --ignore-signal=TERM --ignore-signal=USR2 {python}")
@@ -81,7 +83,7 @@ class Executor(SlurmExecutor):
             ],
             # the trap comes first, so that it runs whatever ends the script, even `set -e` in setup
             setup=[
-                f"trap {shlex.quote(f'{again}; {blind}; exit $code')} EXIT",
+                f"trap {shlex.quote(f'{again}; {unseen}; exit $code')} EXIT",
                 f"export {MARK}=$(date +%s.%N)-$$",
                 f"cd {shlex.quote(str(cwd))}",
                 "unset PYTHONSAFEPATH",  # so that Python imports from cwd

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm import marks, private, scheduler
+from slurm import marks, private, scheduler, site
 from slurm.job import Job, Resources
 from slurm.preflight import cancels, room
 from slurm.queue import active, alone, forgotten, queued, settled
@@ -56,6 +56,7 @@ class Submission:
         self.attached: set[Path] = set()  # jobs that were in the queue before this launch
         self.kept: list[str] = []  # where SLURM keeps the marks; known once a job was read back
         self._named = named
+        self._blind = 1  # exit code where a node does not see the folder
         self._successors: dict[Path, str] = {}
         self._above: dict[Path, set[Path]] = {}  # direct and indirect dependencies
         self._new: list[str] = []  # ids to cancel if a later call fails
@@ -84,6 +85,7 @@ class Submission:
         with alone(self.folder):
             begin()
             self._attach(jobs, settled(jobs), labels)
+            self._blind = site.final(1, site.config())
             new = [job for job in jobs if job.directory not in self.ids]
             room(len(new) + sum(cancels(job.resources) for job in new))
             for job in new:
@@ -100,7 +102,8 @@ class Submission:
 
     def executor(self, resources: Resources) -> Executor:
         """Return the sbatch wrapper for jobs with these resources."""
-        return Executor(self.folder, self.cwd, resources, succession=cancels(resources))
+        succession = cancels(resources)
+        return Executor(self.folder, self.cwd, resources, succession, self._blind)
 
     def batches(self, level: Sequence[Job]) -> list[Batch]:
         """Group independent jobs into as few arrays as possible."""

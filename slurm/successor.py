@@ -11,7 +11,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from slurm import marks, scheduler
+from slurm import marks, scheduler, site
 from slurm.job import Job
 from slurm.queue import queued, submitted
 from slurm.records import Submission
@@ -33,7 +33,8 @@ def succeed(job: Job, first: str, folder: Path, cwd: Path, named: bool = False) 
         named: whether the job name contains the mark, too; see `slurm.marks`.
     """
     token = secrets.token_hex(6)
-    executor = Executor(folder, cwd, job.resources, succession=True)
+    blind = site.final(1, site.config())
+    executor = Executor(folder, cwd, job.resources, succession=True, blind=blind)
     executor.prepare(job.name, token, f"afternotok:{first}", 1, named)
     (id,) = executor.hand_over([job], token, first)
     row = Submission(event="submitted", id=id, token=token, successor_of=first, user=os.geteuid())

@@ -63,13 +63,11 @@ def test_jobs_alike_become_one_array_with_one_dependency(jobs, ids, found, submi
 def test_the_batch_script_is_this_one(monkeypatch):
     """After a change that is meant, print `text` into the file, and read what it does to a job."""
     monkeypatch.setattr(sbatch.sys, "executable", "/env/bin/python")
-    settings = {"RequeueExit": "1-4", "RequeueExitHold": "NONE"}
-    monkeypatch.setattr(sbatch.site, "config", lambda: settings)
     resources = Resources(
         nodes=2, gpus_per_node=4, cpus_per_node=16, memory=64, time_limit=90, partition="low",
         account="us", qos="normal", constraint="h100", exclusive=True, sbatch={"nice": 5},
         srun=("--mpi=none",), setup=("module load cuda",),
     )  # fmt: skip
-    executor = Executor(Path("/o/slurm"), Path("/o/code/1"), resources, succession=True)
+    executor = Executor(Path("/o/slurm"), Path("/o/code/1"), resources, True, blind=5)
     executor.prepare("train", "token", "afterok:7", 4)
     assert executor.text(count=3) == GOLDEN.read_text()

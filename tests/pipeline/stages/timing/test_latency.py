@@ -170,7 +170,7 @@ def test_a_machine_that_is_too_noisy_is_given_up(monkeypatch):
     ("others", "seconds", "vain"), [(0.3, 61.0, True), (0.3, 59.0, False), (0.04, 600.0, False)]
 )
 def test_what_is_noisy_for_a_minute_is_in_vain(others, seconds, vain):
-    found = SimpleNamespace(others=others, stolen=0.0, seconds=seconds, look=lambda: None)
+    found = SimpleNamespace(others=others, stolen=0.0, seconds=seconds, update=lambda: None)
     assert latency._vain(found) is vain
 
 
