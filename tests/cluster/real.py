@@ -34,6 +34,13 @@ def wait_for(condition, seconds=60.0):
     return value
 
 
+def kill(numbers, number=signal.SIGKILL):
+    """Send a signal to processes; one that ended meanwhile is as it should be."""
+    for process in numbers:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
 def end(cluster, daemon, number=signal.SIGTERM):
     """End a daemon of a cluster, and wait until it is gone."""
     process = pid(cluster, daemon)
@@ -59,9 +66,7 @@ def power_cut(cluster, node):
     """Kill all that runs on a node: its slurmd, and the jobs with what watches over each."""
     here = [number for number, _, seen in jobs(cluster) if seen.get("SLURMD_NODENAME") == node]
     above = {parent(number) for number in here} - {1}
-    for number in filter(None, [pid(cluster, node), *above, *here]):
-        with suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
+    kill(filter(None, [pid(cluster, node), *above, *here]))
 
 
 def boot(cluster, node):

@@ -16,7 +16,7 @@ from slurm import scheduler
 from slurm.dev_cluster.daemons import start
 from slurm.job import Job
 from tests.cluster.job_under_test import commands, preempt, update
-from tests.cluster.real import alive, call, jobs, needs_slurm, wait_for
+from tests.cluster.real import alive, call, jobs, kill, needs_slurm, wait_for
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
@@ -138,8 +138,7 @@ def test_a_successor_goes_on_where_nothing_of_a_job_was_left(chain, cluster, par
         ("submitit.core._submit", signal.SIGKILL),
         ("slurm_script", signal.SIGKILL),
     ):
-        for pid in [pid for pid, words in mine if part in " ".join(words)]:
-            os.kill(pid, number)
+        kill([pid for pid, words in mine if part in " ".join(words)], number)
     work.finished()
     assert scheduler.end(work.id) == scheduler.KILLED
 
@@ -245,8 +244,7 @@ def test_a_lost_node_brings_the_job_back_elsewhere(chain, cluster):
         wait_for(lambda: len(work.attempts()) == 2, 90)
         assert scheduler.find(work.id).nodes != node
     finally:
-        for pid in commands(work.job.directory):
-            os.kill(pid, signal.SIGKILL)
+        kill(commands(work.job.directory))
         call("scancel", work.id)
         start(cluster, node)
         wait_for(lambda: "idle" in call("sinfo", "-h", "-N", "-n", node, "-p", "low", "-o", "%t"))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -53,6 +54,13 @@ def core_of(process):
     return [int(pid) for pid in found.stdout.split()]
 
 
+def terminate(process):
+    """Send SIGTERM to a follower and to wandb's process, which may end by itself meanwhile."""
+    for pid in [process.pid, *core_of(process)]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
 @pytest.fixture
 def training(run):
     return begin(run)
@@ -95,8 +103,7 @@ def test_killed_again_and_again_it_remains_one_run_with_each_step_once(recorder,
         if how == 0:
             os.killpg(process.pid, signal.SIGKILL)
         elif how == 1:  # as SLURM would: everybody
-            for pid in [process.pid, *core_of(process)]:
-                os.kill(pid, signal.SIGTERM)
+            terminate(process)
         elif how == 2:
             os.kill(process.pid, signal.SIGKILL)
         parent.kill()
@@ -127,8 +134,7 @@ def test_a_signal_for_the_whole_job_kills_wandb_and_the_follower_begins_anew(
     process = follower(recorder, run, parent.pid)
     training(10)
     wait_for(lambda: len(steps(recorder)) >= 9)
-    for pid in [process.pid, *core_of(process)]:
-        os.kill(pid, signal.SIGTERM)
+    terminate(process)
     training(20)
     wait_for(lambda: len(steps(recorder)) >= 19)
     assert process.poll() is None
