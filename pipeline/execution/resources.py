@@ -18,11 +18,13 @@ FOR_GPUS = {"aotinductor", "tensorrt"}  # exports compiled for the GPU of the fu
 
 
 def check(config: Config) -> None:
-    """Check with SLURM that the jobs can run, before anything is written.
+    """Check with SLURM that the jobs can run, before anything is written; skip a local run.
 
     Raises:
         UserError: a job could not run; the message names the setting and what is possible.
     """
+    if config.cluster.name != "slurm":
+        return
     try:
         for stage in config.stage.run:
             _check(of(config, stage), stage)

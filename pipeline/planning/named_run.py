@@ -67,6 +67,17 @@ def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> S
     return (compose.validated if as_it_is else compose.finish)(merged), choices, overrides
 
 
+def record_as_checked(composed: compose.Composed, run: Settled, plan: list[PlannedStage]) -> None:
+    """Write a run, unless another launch has written it since this launch checked it.
+
+    Raises:
+        UserError: the run is there now, with other settings.
+    """
+    config, choices, _ = run
+    refuse_changed(config, settle(*composed)[0])
+    record(config, choices, plan)
+
+
 def refuse_changed(config: Config, now: Config) -> None:
     """Refuse to write a run that another launch has written meanwhile, with other settings.
 

@@ -12,20 +12,28 @@ from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import rundir
 
 
-def show(
-    config: Config, plan: list[PlannedStage], overrides: list[str], has_data: bool = True
-) -> None:
+def show(config: Config, plan: list[PlannedStage], overrides: list[str]) -> None:
     """Print the plan and its notes.
 
     Args:
         config: the configuration of the run.
         plan: the stages of the run.
         overrides: the settings of the command line.
-        has_data: whether the images can be read; else the number of classes is unknown.
 
     Raises:
-        UserError: the network cannot be built or trained.
+        UserError: the images cannot be read, or the network cannot be built or trained. A dry run
+            shows its plan before it says that the images cannot be read.
     """
+    no_data = preflight.data_error(config, plan)
+    if no_data and not config.dry_run:
+        raise no_data
+    _show(config, plan, overrides, has_data=not no_data)
+    if no_data:
+        raise no_data
+
+
+def _show(config: Config, plan: list[PlannedStage], overrides: list[str], has_data: bool) -> None:
+    """Print the plan and its notes; without images, the number of classes is unknown."""
     changed = starts.changed_files(config, plan)
     prep = plan[0]
     trains = any(planned.runs for planned in plan if planned.stage.name == "train")

@@ -16,9 +16,10 @@ from pipeline.custom import code
 from pipeline.data.sources.choose import source
 from pipeline.data.sources.folders import ImageFolder
 from pipeline.display.errors import OTHERS, UserError
-from pipeline.planning import machine, outline
+from pipeline.planning import again, machine, outline, safety
+from pipeline.planning.plan import verify
 from pipeline.planning.planned_stage import PlannedStage
-from pipeline.records import disk, rundir, store
+from pipeline.records import caches, disk, rundir, store
 from pipeline.records.schemas import Result
 
 SEARCHED = ("imagefolder", "imagenet", "parquet", "webdataset")  # data.root with all its folders
@@ -33,6 +34,7 @@ def check(config: Config) -> None:
     Raises:
         UserError: the launch would fail; the message names the setting and the cure.
     """
+    safety.tell(config)
     if sys.flags.optimize > 1:
         raise UserError(
             "Python takes docstrings away here, and DALI needs them; `unset PYTHONOPTIMIZE`, and "
@@ -53,6 +55,17 @@ def check(config: Config) -> None:
             "tracking.also=[tensorboard] needs tensorboard, which is not installed; "
             "`pip install tensorboard` (the extra [tensorboard]), or use tracking.also=[csv]"
         )
+
+
+def check_stages(config: Config, plan: list[PlannedStage]) -> None:
+    """Refuse a launch on finished stages that were damaged, or that would repeat stages in use.
+
+    Raises:
+        UserError: the message names the file or the stage, and the cure.
+    """
+    caches.settle(Path(config.root))
+    verify(plan)
+    again.refuse_in_use(plan)
 
 
 def _check_root(root: Path) -> None:

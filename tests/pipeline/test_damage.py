@@ -155,7 +155,7 @@ def _fabricate(root, name, seed):
 
 
 def launched(run):
-    return exits.told(lambda: launch.launch(run, named_run.settle(*run)).code, "")
+    return exits.told(lambda: launch.launch(run, named_run.settle(*run), frozenset()).code, "")
 
 
 @pytest.fixture
