@@ -182,7 +182,12 @@ def _rehearse(resources: Resources, directory: Path) -> Iterator[Finding]:
         resources=resources,
     )
     submission = Submission(
-        folder / "slurm", Path(__file__).parent.parent, parallel=1, longest=1, named=True
+        folder / "slurm",
+        Path(__file__).parent.parent,
+        parallel=1,
+        longest=1,
+        final=site.final(1, site.config()),
+        named=True,
     )
     with (folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

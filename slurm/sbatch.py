@@ -42,12 +42,12 @@ class Executor(SlurmExecutor):
         folder: a folder that all nodes can see; each job gets a folder in it.
         cwd: working directory of the command, from which Python imports.
         succession: whether a job queues its next successor when it starts.
-        blind: exit code of a job on a node that does not see the folder; see `site.final`.
+        final: exit code of a job on a node that does not see the folder; see `site.final`.
     """
 
     def __init__(
         self, folder: Path, cwd: Path, resources: Resources, succession: bool = False,
-        blind: int = 1,
+        final: int = 1,
     ) -> None:  # fmt: skip
         python = shlex.quote(sys.executable)
         where = shlex.quote(str(folder))
@@ -55,7 +55,7 @@ class Executor(SlurmExecutor):
         # a killed decision is repeated, as the kernel may kill any process when memory runs out
         again = f"for _ in 1 2 3; do {decide} && code=0 || code=$?; [ $code = 137 ] || break; done"
         # a node that does not see the folder cannot decide; SLURM must not repeat its exit code
-        unseen = f"[ -e {where}/{LOCK} ] || code={blind}"
+        unseen = f"[ -e {where}/{LOCK} ] || code={final}"
         succeed = [f"{python} -m slurm.successor {where} || true"] if succession else []
         # while Python starts, it has no handlers yet, and a signal would kill it
         super().__init__(folder, python=f"env --ignore-signal=TERM --ignore-signal=USR2 {python}")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm import marks, private, scheduler, site
+from slurm import marks, private, scheduler
 from slurm.job import Job, Resources
 from slurm.preflight import cancels, room
 from slurm.queue import active, alone, forgotten, queued, settled
@@ -44,19 +44,26 @@ class Submission:
         cwd: working directory of the commands.
         parallel: largest number of array elements that may run at a time.
         longest: largest number of elements of an array; see `preflight.longest_array`.
+        final: exit code of a job on a node that does not see the folder; see `site.final`.
         named: whether job names contain a mark; needed if the site changes comments.
     """
 
     def __init__(
-        self, folder: Path, cwd: Path, parallel: int, longest: int, named: bool = False
+        self,
+        folder: Path,
+        cwd: Path,
+        *,
+        parallel: int,
+        longest: int,
+        final: int,
+        named: bool = False,
     ) -> None:
         self.folder, self.cwd = folder, cwd
-        self.parallel, self.longest = parallel, longest
+        self.parallel, self.longest, self.final = parallel, longest, final
         self.ids: dict[Path, str] = {}  # by directory, attached jobs included
         self.attached: set[Path] = set()  # jobs that were in the queue before this launch
         self.kept: list[str] = []  # where SLURM keeps the marks; known once a job was read back
         self._named = named
-        self._blind = 1  # exit code where a node does not see the folder
         self._successors: dict[Path, str] = {}
         self._above: dict[Path, set[Path]] = {}  # direct and indirect dependencies
         self._new: list[str] = []  # ids to cancel if a later call fails
@@ -85,7 +92,6 @@ class Submission:
         with alone(self.folder):
             begin()
             self._attach(jobs, settled(jobs), labels)
-            self._blind = site.final(1, site.config())
             new = [job for job in jobs if job.directory not in self.ids]
             room(len(new) + sum(cancels(job.resources) for job in new))
             for job in new:
@@ -103,7 +109,7 @@ class Submission:
     def executor(self, resources: Resources) -> Executor:
         """Return the sbatch wrapper for jobs with these resources."""
         succession = cancels(resources)
-        return Executor(self.folder, self.cwd, resources, succession, self._blind)
+        return Executor(self.folder, self.cwd, resources, succession, self.final)
 
     def batches(self, level: Sequence[Job]) -> list[Batch]:
         """Group independent jobs into as few arrays as possible."""
@@ -229,7 +235,7 @@ class Submission:
         for job, id in zip(batch.jobs, ids, strict=True):
             if cancels(job.resources):
                 self._successors[job.directory] = succeed(
-                    job, id, self.folder, self.cwd, self._named
+                    job, id, self.folder, self.cwd, self.final, self._named
                 )
                 self._new.append(self._successors[job.directory])
 

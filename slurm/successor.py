@@ -20,7 +20,7 @@ from slurm.scheduler import Refused, Unreachable
 from slurm.supervise import Allocation, refusal
 
 
-def succeed(job: Job, first: str, folder: Path, cwd: Path, named: bool = False) -> str:
+def succeed(job: Job, first: str, folder: Path, cwd: Path, final: int, named: bool = False) -> str:
     """Queue a successor of job `first`, which runs if that job ends unfinished.
 
     SLURM removes the successor from the queue when the first job succeeds.
@@ -30,11 +30,11 @@ def succeed(job: Job, first: str, folder: Path, cwd: Path, named: bool = False) 
         first: id of the job to succeed.
         folder: folder for submitit's files.
         cwd: working directory of the command.
+        final: exit code of a job on a node that does not see the folder; see `site.final`.
         named: whether the job name contains the mark, too; see `slurm.marks`.
     """
     token = secrets.token_hex(6)
-    blind = site.final(1, site.config())
-    executor = Executor(folder, cwd, job.resources, succession=True, blind=blind)
+    executor = Executor(folder, cwd, job.resources, succession=True, final=final)
     executor.prepare(job.name, token, f"afternotok:{first}", 1, named)
     (id,) = executor.hand_over([job], token, first)
     row = Submission(event="submitted", id=id, token=token, successor_of=first, user=os.geteuid())
@@ -62,7 +62,8 @@ def main(folder: Path) -> int:
             return 0
         own = [row for row in submitted(job.directory) if row.id == here.id and row.id in queue]
         named = not any(marks.COMMENT in marks.kept(queue[row.id], row.token) for row in own)
-        id = succeed(job, here.id, folder, Path.cwd(), named)
+        final = site.final(1, site.config())
+        id = succeed(job, here.id, folder, Path.cwd(), final, named)
         for entry in queue.values():
             if here.id in entry.after:
                 change = f"Dependency={either(here.id, id)}"

@@ -24,7 +24,7 @@ from pipeline.planning import again, named_run
 from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import named, rundir
 from pipeline.records.progress import Onlooker
-from slurm import scheduler, wishes
+from slurm import scheduler, site, wishes
 from slurm.job import Job
 from slurm.queue import active
 from slurm.records import CANCELLED
@@ -106,6 +106,7 @@ def _submission(launches: list[Launch]) -> Submission:
         cwd=code_dir(root),
         parallel=cluster.max_parallel,
         longest=slurm.preflight.longest_array(),
+        final=site.final(1, site.config()),
     )
 
 

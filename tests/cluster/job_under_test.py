@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from slurm import preflight, scheduler
+from slurm import preflight, scheduler, site
 from slurm.job import Job, Resources
 from slurm.records import EVENTS, rows
 from slurm.submit import Submission
@@ -42,7 +42,7 @@ class Chain:
         )  # fmt: skip
 
     def submit(self):
-        submission = Submission(self.folder / "slurm", PROJECT, 64, 1000)
+        submission = launched(self.folder)
         submission.submit(self.jobs, {job.directory: ["a run"] for job in self.jobs})
         self.ids = submission.ids
         self.id, self.next_id = (submission.ids[job.directory] for job in self.jobs)
@@ -101,6 +101,12 @@ class Chain:
         begun = [row["begun"] for row in self.attempts()]
         assert begun == [0, *self.stops()], (begun, self.stops())
         return self
+
+
+def launched(folder, parallel=64, longest=1000):
+    """Return a submission as a launch makes it."""
+    final = site.final(1, site.config())
+    return Submission(folder / "slurm", PROJECT, parallel=parallel, longest=longest, final=final)
 
 
 def update(**facts):

@@ -13,9 +13,8 @@ import pytest
 from slurm import sbatch, scheduler
 from slurm.dev_cluster.daemons import OWNER, start
 from slurm.records import JOBS, rows
-from slurm.submit import Submission
+from tests.cluster.job_under_test import launched
 from tests.cluster.real import answers, call, end, needs_slurm, restart, wait_for
-from tests.launcher import PROJECT
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
@@ -52,7 +51,7 @@ def backup(cluster):
 
 def submit_through(work, away, after=1):
     """Submit both jobs of a chain; `away` happens once, after so many of them."""
-    submission = Submission(work.folder / "slurm", PROJECT, 64, 1000)
+    submission = launched(work.folder)
     submitted = []
 
     def hand_over(batch, labels, through=submission._hand_over):

@@ -77,6 +77,21 @@ def test_who_needs_more_memory_than_it_has_is_told_so_and_not_repeated_for_ever(
     assert len(work.events("began")) == 1
 
 
+def test_a_dry_run_shows_the_exit_code_that_the_submitted_script_has(harsh, tmp_path):
+    def traps(script):
+        return [line for line in script.splitlines() if line.startswith("trap ")]
+
+    launch = [sys.executable, "-m", "pipeline.launch", f"root={tmp_path}", "stage=prep",
+              "cluster=slurm", "cluster.cpus_per_process=1", "+cluster.sbatch.hold=true"]  # fmt: skip
+    shown = subprocess.check_output([*launch, "dry_run=true"], cwd=PROJECT, text=True)
+    subprocess.run(launch, cwd=PROJECT, check=True)
+    (held,) = [entry.id for entry in scheduler.mine().values() if entry.name.endswith(".prep")]
+    submitted = call("scontrol", "write", "batch_script", held, "-")
+    scheduler.cancel([held])
+    assert traps(shown) == traps(submitted)
+    assert "code=5;" in traps(shown)[0]
+
+
 def test_what_was_cancelled_is_not_repeated_for_its_exit_code(chain, harsh):
     work = chain().submit().working()
     (work.job.directory / CANCELLED).touch()

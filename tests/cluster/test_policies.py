@@ -9,8 +9,7 @@ import pytest
 
 from pipeline.records import stage_status
 from slurm import preflight, scheduler
-from slurm.submit import Submission
-from tests.cluster.job_under_test import Chain
+from tests.cluster.job_under_test import Chain, launched
 from tests.cluster.real import call, needs_slurm, restart, wait_for
 from tests.launcher import PROJECT
 
@@ -73,7 +72,7 @@ def test_a_sweep_keeps_to_what_arrays_and_the_controller_hold(policy, tmp_path):
         folder.mkdir()
     chains = [Chain(folder, steps=2, seconds=0) for folder in folders]
     labels = {job.directory: [] for work in chains for job in work.jobs}
-    submission = Submission(tmp_path / "slurm", PROJECT, parallel=3, longest=longest)
+    submission = launched(tmp_path, 3, longest)
     with pytest.raises(scheduler.Refused, match="10 jobs are one launch too many"):
         submission.submit([job for work in chains for job in work.jobs], labels)
     assert not any(entry.active for entry in scheduler.mine().values())

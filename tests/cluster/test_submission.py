@@ -12,10 +12,8 @@ from slurm import scheduler
 from slurm.job import Resources
 from slurm.records import CANCELLED, rows
 from slurm.scheduler import Refused
-from slurm.submit import Submission
-from tests.cluster.job_under_test import Chain, commands, preempt
+from tests.cluster.job_under_test import Chain, commands, launched, preempt
 from tests.cluster.real import call, needs_slurm, wait_for
-from tests.launcher import PROJECT
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
@@ -61,7 +59,7 @@ def test_nothing_is_submitted_twice(chain):
 def test_launched_at_the_same_moment_it_is_submitted_once(chain):
     work = chain(steps=5)
     with ThreadPoolExecutor() as pool:
-        submissions = [Submission(work.folder / "slurm", PROJECT, 64, 1000) for _ in range(3)]
+        submissions = [launched(work.folder) for _ in range(3)]
         labels = {job.directory: ["a run"] for job in work.jobs}
         list(pool.map(lambda each: each.submit(work.jobs, labels), submissions))
     assert len({tuple(each.ids.values()) for each in submissions}) == 1
@@ -135,7 +133,7 @@ def array(cluster, tmp_path):
             folder = tmp_path / str(number)
             folder.mkdir()
             chains.append(Chain(folder, steps=steps, seconds=seconds))
-        submission = Submission(tmp_path / "slurm", PROJECT, parallel=count, longest=1000)
+        submission = launched(tmp_path, parallel=count)
         jobs = [job for work in chains for job in work.jobs]
         submission.submit(jobs, {job.directory: [] for job in jobs})
         assert len({id.split("_")[0] for id in submission.ids.values()}) == 2

@@ -8,7 +8,7 @@ import pytest
 from pipeline.records import stage_status
 from slurm import scheduler
 from slurm.job import Job, Resources
-from slurm.submit import Submission
+from tests.cluster.job_under_test import launched
 from tests.cluster.real import call, needs_slurm, wait_for
 from tests.launcher import IN_PROCESSES, PROJECT
 
@@ -41,7 +41,7 @@ def test_longer_than_its_processes_may_be_silent(cluster, tmp_path):
         name="work", command=tuple(map(str, command)), directory=directory,
         finished=directory / "result.json", resources=Resources(time_limit=5, signal_seconds=10),
     )  # fmt: skip
-    submission = Submission(tmp_path / "slurm", PROJECT, 1, 1)
+    submission = launched(tmp_path, 1, 1)
     submission.submit([job], {directory: ["a run"]})
     id = submission.ids[directory]
     wait_for((directory / "step").exists)

@@ -38,7 +38,7 @@ def test_jobs_by_their_distance_from_those_that_wait_for_none(jobs, found):
 @pytest.fixture
 def submission(tmp_path, monkeypatch):
     monkeypatch.setattr(submit, "cancels", lambda resources: False)
-    return Submission(tmp_path, Path("/code"), parallel=4, longest=2)
+    return Submission(tmp_path, Path("/code"), parallel=4, longest=2, final=1)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,6 @@ def test_the_batch_script_is_this_one(monkeypatch):
         account="us", qos="normal", constraint="h100", exclusive=True, sbatch={"nice": 5},
         srun=("--mpi=none",), setup=("module load cuda",),
     )  # fmt: skip
-    executor = Executor(Path("/o/slurm"), Path("/o/code/1"), resources, True, blind=5)
+    executor = Executor(Path("/o/slurm"), Path("/o/code/1"), resources, True, final=5)
     executor.prepare("train", "token", "afterok:7", 4)
     assert executor.text(count=3) == GOLDEN.read_text()
