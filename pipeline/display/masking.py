@@ -22,14 +22,16 @@ TOKENS = (
     "|registry|runner|npm|pypi|slack|aws|azure|gcp"
 )
 PASSES = "db|user|root|admin|ssh|smtp|mail|ftp|http|proxy|ldap|sql|redis|bind|my"
-# a value with such a name is secret; with a name that only ends so, if the value looks random
+# a value with such a name (a key, or keys joined by dots) is secret; with a name that only ends in
+# one of `NAME`, the value must look random
 TELLING = re.compile(
     r"(?:passw(?:or)?ds?|passphrase|secrets?|secret_key_base|cred(?:ential)?s?|userpwd"
     r"|(?:^|[^a-z])(?:bearer|t?otp|jwt|psk|cookies?)|[a-z]cookie|(?:mfa|2fa|otp)[_-]?code"
     r"|sess(?:ion)?[_-]?id|access[_-]?signature|webhook(?:[_-]?url)?"
-    rf"|(?:{KEYS})[_-]?keys?|(?:{TOKENS})[_-]?tokens?|^(?:--)?pass|(?:{PASSES})[_-]?(?:pass|pw)"
-    r"|^x-[\w-]+-(?:key|token)|--?(?:token|pin)|(?:^|(?<!conv)[\d_.-])pw|(?<![a-z])(?-i:[Pp]wd)"
-    r"|(?-i:[A-Z0-9]_(?:TOKEN|PASS|PWD|PAT|PIN)|^(?:TOKEN|PAT|PIN)|(?:^|[A-Z0-9]_)AUTH))$",
+    rf"|(?:{KEYS})[._-]?keys?|(?:{TOKENS})[._-]?tokens?|(?:{PASSES})[._-]?(?:pass|pw)"
+    r"|(?:^|\.)(?:(?:--)?pass|x-[\w-]+-(?:key|token)|(?-i:TOKEN|PAT|PIN|AUTH))"
+    r"|--?(?:token|pin)|(?:^|(?<!conv)[\d_.-])pw|(?<![a-z])(?-i:[Pp]wd)"
+    r"|(?-i:[A-Z0-9]_(?:TOKEN|PASS|PWD|PAT|PIN|AUTH)))$",
     re.IGNORECASE,
 )
 NAME = (
@@ -171,10 +173,14 @@ def _is_value(value: str) -> bool:
 
 
 def masked(values: Any, name: str = "") -> Any:
-    """Return settings, nested or not, with `***` in place of each secret."""
+    """Return settings, nested or flat, with `***` in place of each secret.
+
+    Args:
+        values: a setting, or a tree of settings; keys may be paths, joined by dots.
+        name: the path of the values in the tree.
+    """
     if isinstance(values, dict):
-        tells = _tells(name)  # credentials: {user: …, value: …}
-        return {key: masked(value, name if tells else str(key)) for key, value in values.items()}
+        return {key: masked(value, _path(name, key)) for key, value in values.items()}
     if isinstance(values, list | tuple):
         if len(values) == 2 and _is_named(name, ":".join(map(str, values))):
             return [MASK, MASK]  # auth: [user, password]
@@ -192,21 +198,33 @@ def _after(before: Any, value: Any) -> Any:
     return MASK if option.startswith("-") and _is_named(option, str(value)) else value
 
 
-def _tells(name: str) -> bool:
-    return bool(re.fullmatch(NAME, name, re.IGNORECASE) and TELLING.search(name))
+def _path(above: str, key: object) -> str:
+    return f"{above}.{key}" if above else str(key)
 
 
-def _is_named(name: str, value: str) -> bool:
-    return bool(re.fullmatch(NAME, name, re.IGNORECASE)) and _is_secret(name, value)
+def _tells(key: str) -> bool:
+    return bool(re.fullmatch(NAME, key, re.IGNORECASE) and TELLING.search(key))
 
 
-def found(values: Mapping[str, object], key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted key of each setting that holds a secret, and its masked value."""
-    for name, value in values.items():
-        path = f"{key}.{name}" if key else name
-        if isinstance(value, dict) and not _tells(name):
+def _is_named(path: str, value: str) -> bool:
+    """Whether the last two keys of a path (`auth.token`), or one above them, name a secret."""
+    keys = path.split(".")
+    names = (".".join(keys[-2:]), *filter(_tells, keys[:-1]))  # credentials: {user: …, value: …}
+    return any(re.fullmatch(NAME, n, re.IGNORECASE) and _is_secret(n, value) for n in names)
+
+
+def found(values: Mapping[str, object], above: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path of each setting that holds a secret, and its masked value.
+
+    Args:
+        values: settings, nested or flat: keys may be paths, joined by dots.
+        above: the path of the values in the tree.
+    """
+    for key, value in values.items():
+        path = _path(above, key)
+        if isinstance(value, dict) and not _tells(str(key)):
             yield from found(value, path)
-        elif (shown := masked(value, name)) != (list(value) if isinstance(value, tuple) else value):
+        elif (shown := masked(value, path)) != (list(value) if isinstance(value, tuple) else value):
             yield path, ", ".join(_differing(shown, value))
 
 

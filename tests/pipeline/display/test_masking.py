@@ -5,6 +5,7 @@ import os
 import pytest
 import yaml
 
+from pipeline.config import flatten
 from pipeline.display.errors import UserError
 from pipeline.display.masking import found, mask, mask_yaml, masked
 from pipeline.planning.compose import derived_name
@@ -193,6 +194,7 @@ def test_settings_are_masked_by_their_key_too():
         "srun": ["--password", "it's", "--key", "v"],
         "source": {"credentials": {"user": "a", "value": "b"}, "cookies": {"sid": {"x": "c"}}},
         "args": {"auth": ["me", "x"], "cookie": "sid=x", "mean": [0.5, 0.5], "token": "cls"},
+        "hub": {"auth": {"token": "x", "kind": "y"}, "api": {"key": "z"}, "pass": "w"},
     }
     assert masked(tree) == {
         "data": {"api_key": "***", "password": "***", "size": 32, "key": "class"},
@@ -202,8 +204,10 @@ def test_settings_are_masked_by_their_key_too():
             "cookies": {"sid": {"x": "***"}},
         },
         "args": {"auth": 2 * ["***"], "cookie": "***", "mean": [0.5, 0.5], "token": "cls"},
+        "hub": {"auth": {"token": "***", "kind": "y"}, "api": {"key": "***"}, "pass": "***"},
     }
     assert yaml.safe_load(mask_yaml(yaml.safe_dump(tree))) == masked(tree)
+    assert masked(flatten(tree)) == flatten(masked(tree))
     told = dict(found(tree))
     assert told["source.credentials"] == told["source.cookies"] == told["args.cookie"] == "***"
 
@@ -220,9 +224,14 @@ def test_no_message_name_or_page_holds_one(tmp_path):
 
 
 def test_a_file_that_must_keep_one_is_for_its_owner(tmp_path):
-    for value, mode in (("HF_TOKEN=hunter2", 0o600), ("module load cuda", 0o644)):
+    for value, mode in (
+        ("HF_TOKEN=hunter2", 0o600),
+        ({"auth": {"token": "x"}}, 0o600),
+        ({"credentials": {"user": {"first": "x"}}}, 0o600),
+        ("module load cuda", 0o644),
+    ):
         rundir.write_yaml(tmp_path / "config.yaml", {"cluster": {"setup": [value]}})
-        settings = {"data.args.header": value}
+        settings = flatten({"data": {"args": {"header": value}}})
         rundir.write_json(tmp_path / "seal.json", {"step": 1, "identity": settings}, settings)
         for name in ("config.yaml", "seal.json"):
             assert (tmp_path / name).stat().st_mode & 0o777 & ~os.umask(0o022) == mode
