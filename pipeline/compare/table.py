@@ -6,6 +6,7 @@ are too long, so that a group takes one line; its number identifies it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from rich.table import Table
@@ -57,6 +58,11 @@ def headline(answer: Answer) -> str:
     parts += [f"{sum(t.mean * t.n for t in times):.3g} {answer.time_unit}"] if times else []
     parts += [f"{len(answer.left_out)} left out"] if answer.left_out else []
     return " · ".join(filter(None, parts))
+
+
+def brief(label: str) -> str:
+    """Return the label of a group for the head of a column: `train.lr=0.1` becomes `lr=0.1`."""
+    return re.sub(r"(?<!\S)\w+\.(?=[\w.]+=)", "", label)
 
 
 def interval(told: Mean | None, digits: int = 2) -> str:

@@ -9,7 +9,7 @@ import re
 import pytest
 import yaml
 
-from pipeline.compare import answer, collect, page
+from pipeline.compare import answer, collect, page, table
 from pipeline.compare.__main__ import main
 from pipeline.config import ADDED
 from pipeline.display.errors import BAD_INPUT, DONE
@@ -237,6 +237,28 @@ def test_the_page_is_whole_and_needs_nothing_else(sweep):
             assert attributes.get(name, "#").startswith("#")
     assert not re.search(r"@import|url\((?!#)", text)
     assert "plain-1" in text and "no difference shown" in text
+
+
+def test_columns_of_settings_are_headed_by_the_groups(tmp_path):
+    for name, rate in (("slow", 0.1), ("fast", 0.2)):
+        changed = {"train.lr": rate, "train.weight_decay": rate, "train.warmup_epochs": rate}
+        make_run(tmp_path, name, "method=plain", changed=changed)
+    runs = collect.read(collect.select(tmp_path, ["slow", "fast"], None))
+    told = answer.answer("t", runs, [], force=False)
+    heads = re.findall(r'<th class="name">(.*?)</th>', page.render(told, runs))
+    assert sorted(head.split(maxsplit=1)[1] for head in heads) == ["lr=0.1", "lr=0.2"]
+
+
+@pytest.mark.parametrize(
+    ("label", "head"),
+    [
+        ("method=dyrep train.lr=0.1 train.augment.crop=no", "method=dyrep lr=0.1 augment.crop=no"),
+        ("data.root=/a.b=c/d.e model=x", "root=/a.b=c/d.e model=x"),
+        ("digits · vgg_small · dyrep", "digits · vgg_small · dyrep"),
+    ],
+)
+def test_the_head_of_a_column_leaves_out_the_section(label, head):
+    assert table.brief(label) == head
 
 
 def test_a_real_run_is_read(finished, tmp_path):
