@@ -45,9 +45,13 @@ def born(pid: int) -> int | None:
     return int(facts[19]) if facts else None
 
 
-def stopped(pid: int) -> bool:
-    """Whether a process is stopped: by Ctrl-Z, by SIGSTOP, or with its suspended job."""
-    return _facts(pid)[:1] in (["t"], ["T"])
+def stopped(pid: int) -> bool | None:
+    """Whether a process is stopped: by Ctrl-Z, by SIGSTOP, or with its suspended job.
+
+    Returns None if /proc does not tell: it is missing, or hides the process, or the process ended.
+    """
+    facts = _facts(pid)
+    return facts[0] in "tT" if facts else None
 
 
 def exists(pid: int) -> bool:

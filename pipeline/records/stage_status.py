@@ -42,6 +42,7 @@ ENDED = {
 }
 
 KILLED = "its batch script was killed; launch again to go on"
+UNSEEN = "or stopped, by Ctrl-Z or SIGSTOP: /proc does not show its process"
 SPEECHLESS = ("FAILED", "BOOT_FAIL")  # SLURM's states of a job that could not be started
 
 
@@ -180,9 +181,10 @@ def _unbegun(job: Entry, directory: Path) -> tuple[State, str]:
 
 def _at_work_here(directory: Path) -> tuple[State, str]:
     owner = attempt.last(directory)
-    if owner.host == socket.gethostname() and attempt.stopped(owner.pid):
+    stopped = owner.host == socket.gethostname() and attempt.stopped(owner.pid)
+    if stopped:
         return "suspended", f"it was stopped; it goes on with `fg`, or kill -CONT {owner.pid}"
-    return "running", ""
+    return "running", UNSEEN if stopped is None else ""
 
 
 def _in_queue(entry: Entry, names: dict[str, str]) -> tuple[State, str]:

@@ -176,7 +176,10 @@ def test_without_proc_a_live_stage_is_seen_and_cancelled(live, tmp_path, hide):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "train    running" in without_proc("status")
+    for sent in (signal.SIGSTOP, signal.SIGCONT):
+        process.send_signal(sent)
+        told = without_proc("status")
+        assert "train    running" in told and "or stopped, by Ctrl-Z or SIGSTOP" in told
     assert "prep of x" in without_proc("logs")
     waiting = threading.Thread(target=process.wait)  # reaps the stage, as a launcher would
     waiting.start()
