@@ -28,12 +28,17 @@ MOST = {  # largest values of single settings
     "train.augment.repeats": 1000,
     "latency.threads": 2**12,
     "method.widen_depthwise": 16,
+    "train.decay_power": 100,
+    "train.label_smoothing": 0.99,
 }
 LEAST = {  # smallest values with an effect
     "train.lr": 1e-9,
     "train.head_lr": 1e-9,
     "train.layer_decay": 0.1,
     "train.clip_grad": 1e-6,
+    "train.decay_rate": 1e-6,
+    "train.augment.scale": 1e-3,
+    "train.augment.ratio": 1e-2,
 }
 COUNTS = {"digits": (1797, 10)}  # images and classes
 PLACELESS = ("digits", "synthetic")
@@ -121,7 +126,7 @@ def _augmentation(flat: Flat) -> Iterator[str]:
             f"{flat['train.batch_size']}) with versions of one image; use a few, e.g. 3"
         )
     if flat[f"{prefix}.cutout_clip"] and not flat[f"{prefix}.cutout"]:
-        yield f"{prefix}.cutout_clip=true clips no square; give {prefix}.cutout, e.g. 16"
+        yield f"{prefix}.cutout_clip=true clips no square; give {prefix}.cutout, e.g. {size // 2}"
     if flat[f"{prefix}.rotate"] > 180:
         yield f"{prefix}.rotate={flat[f'{prefix}.rotate']} is over half a turn; use at most 180"
     if flat[f"{prefix}.jitter"][3] > HUE:

@@ -29,6 +29,7 @@ from pipeline.display.errors import UserError, nearest
 from pipeline.planning import folder, options, unused
 from pipeline.planning.compose import parse
 from pipeline.planning.conf import CONF
+from pipeline.planning.explain import FREE, unknown
 from pipeline.records import rundir
 
 SWEEPER = "hydra/sweeper="
@@ -129,6 +130,8 @@ def _spelt(word: str, sweeping: bool) -> str:
         return word
     if override.is_delete() or not _takes_text(override.key_or_group):
         return word
+    if isinstance(override.value(), dict | list) and key not in ("name", "group"):
+        return word  # refused later, with the spelling of it as a text
     return word if isinstance(override.value(), str | None) else f"{key}={_quoted(value)}"
 
 
@@ -226,6 +229,9 @@ def _check_choice(override: Override, own: str | None) -> None:
         raise UserError(f"{said} is not for launch: `wandb sweep {files}` reads it")
     if group == "hydra.searchpath":
         raise UserError(f"{said} is not for launch; --config-dir DIR adds choices of yours")
+    known = _takes(group) or (CONF / group).is_dir() or group.startswith(("hydra", *FREE))
+    if override.is_delete() and not known:
+        raise UserError(f"{said}: {unknown(group)}")
     unused.check(override, own)
     if not (CONF / group).is_dir() or group.startswith("hydra"):
         return

@@ -148,7 +148,8 @@ def refuse_two_lengths(overrides: list[str], values: Values) -> None:
 def refuse_another_optimizers(overrides: list[str], values: Values) -> None:
     """Refuse sgd's settings with another optimizer, and a changed optimizer without `train.lr`."""
     train, asked = values.get("train"), {o.key_or_group for o in parse(overrides)}
-    if not isinstance(train, dict) or (name := train.get("optimizer", "sgd")) in ("sgd", "", None):
+    name = train.get("optimizer") if isinstance(train, dict) else None
+    if not isinstance(train, dict) or not isinstance(name, str) or name in ("sgd", ""):
         return
     for key in ("momentum", "nesterov"):
         if f"train.{key}" in asked:
@@ -219,17 +220,22 @@ def derived_name(choices: dict[str, str], seed: Any, overrides: list[str]) -> st
         words.insert(0, str(choices["experiment"]).replace("/", "-"))
     if choices["train"] != choices["data"]:
         words.append(str(choices["train"]))
-    words.append(f"s{seed}")
+    words.append(_part(f"s{seed}"))
     for override in parse(overrides):
         key = override.key_or_group
         if key in choices or key == "seed" or key.split(".")[0] in WHERE:
             continue
         value = mask(override.input_line or "").split("=", 1)[-1]
-        words.append(re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{key.split('.')[-1]}_{value}").strip("_"))
+        words.append(_part(f"{key.split('.')[-1]}_{value}"))
     name = "-".join(words)
     if len(name) > 120:
         name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return name
+
+
+def _part(text: str) -> str:
+    """Return a text as a part of a run's name."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).strip("_")
 
 
 def show() -> int:

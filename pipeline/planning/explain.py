@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -32,6 +34,8 @@ KINDS = {  # pydantic's name of a type, and the name that a message uses
     "a valid string": "a text, in quotes if it looks like something else",
     " after validation": "",
 }
+TYPED = ("int_type", "float_type", "bool_type")  # pydantic's errors about a number or a boolean
+TYPED_TEXT = r"-?\d+(\.\d+)?(e-?\d+)?|true|false"
 FREE = ("cluster.sbatch", "data.args", "model.args", "train.optimizer_args")  # may hold any key
 TAGS = tags()  # pydantic puts these tags into keys, where they do not belong
 
@@ -41,7 +45,7 @@ def explain_schema(error: ErrorDetails) -> str:
     path = [str(name) for name in error["loc"] if str(name) not in TAGS]
     key, value = ".".join(path), written(error["input"])
     if error["type"] == "extra_forbidden":
-        return _unknown(key)
+        return unknown(key)
     if error["type"] == "missing":
         return f"{key} is missing; give {key}=VALUE"
     message = error["msg"].removeprefix("Value error, ")
@@ -59,6 +63,17 @@ def explain_schema(error: ErrorDetails) -> str:
     if error["type"] == "string_too_short":
         key = re.sub(r"\.\d+$", "", key)  # of an entry, which no command line can name
         return f"{key}= is empty; give {key}=VALUE or leave it out"
+    said = error["input"]
+    if error["type"] in TYPED and isinstance(said, str) and re.fullmatch(TYPED_TEXT, said):
+        return (
+            f'{key}="{value}" is a text, as all in quotes and what ${{oc.env:…}} yields; leave the '
+            "quotes out, or write ${oc.decode:${oc.env:…}}"
+        )
+    if error["type"] == "string_type" and isinstance(error["input"], dict | list):
+        what = "a list" if isinstance(error["input"], list) else "several settings"
+        quoted = QuotedString(value, Quote.double).with_quotes()
+        text = shlex.quote(f"{key}={quoted}")
+        return f"{key}={value} is {what}, where a text belongs; for a text, write {text}"
     message = message.replace("Input should be", "must be").replace("List should", "must")
     for name, words in KINDS.items():
         message = message.replace(name, words)
@@ -70,7 +85,7 @@ def _whole(value: object) -> str:
     return f"; write {int(value)}" if isinstance(value, float) and value.is_integer() else ""
 
 
-def _unknown(key: str) -> str:
+def unknown(key: str) -> str:
     """Return a message that a key does not exist, with the nearest valid key."""
     head, _, last = key.rpartition(".")
     if not head and (CONF / key).is_dir():
@@ -145,7 +160,7 @@ def explain_hydra(error: Exception) -> str:
         return f"{key}: {_line(error)}; for a $ that means no more, write \\$"
     if key and key.startswith("hydra."):
         return _not_of_hydra(key, error)
-    return _unknown(key) if key else _line(error)
+    return unknown(key) if key else _line(error)
 
 
 def _no_yaml(error: YAMLError | UnicodeDecodeError) -> str:

@@ -229,8 +229,8 @@ def _one(overrides: list[str], folder: str | None) -> Composed:
     values = [o for o in parsed if not (CONF / o.key_or_group).is_dir()]
     base, choices = _chosen(folder, *(o.input_line or "" for o in parsed if o not in values))
     for override in values:
-        unused.check_list(base, override)
-    if any(o.is_add() or o.is_delete() for o in values):
+        unused.check_shape(base, override)
+    if any(o.is_add() or o.is_force_add() or o.is_delete() for o in values):
         return *_from_files(overrides), overrides
     tree = copy.deepcopy(base)
     try:

@@ -66,20 +66,28 @@ def check_network(choice: str, family: object, name: object) -> None:
     raise UserError(f"model.name={name} would change only the name of model={choice}; write {cure}")
 
 
-def check_list(tree: DictConfig, override: Override) -> None:
-    """Refuse settings by name, `KEY={a:1}` or `KEY.a=1`, where a list belongs.
+def check_shape(tree: DictConfig, override: Override) -> None:
+    """Refuse `KEY={a:1}` and `KEY.a=1` where one value or a list belongs, and a list as a section.
 
     Args:
         tree: the composed choices.
         override: an argument that sets a value.
 
     Raises:
-        UserError: the message names the list.
+        UserError: the message names the setting and how to write it.
     """
-    key = override.key_or_group
+    key, said = override.key_or_group, override.input_line
     places = [key] if isinstance(override.value(), dict) else []
     places += [key[:end] for end, sign in enumerate(key) if sign == "."]
     for place in places:
-        found = OmegaConf.select(tree, place, throw_on_resolution_failure=False)
+        found = _select(tree, place)
         if isinstance(found, ListConfig):
-            raise UserError(f"{override.input_line}: {place} is a list; write {place}=[VALUE,…]")
+            raise UserError(f"{said}: {place} is a list; write {place}=[VALUE,…]")
+        if found is not None and not isinstance(found, DictConfig):
+            raise UserError(f"{said}: {place} is one value; write {place}=VALUE")
+    if isinstance(override.value(), list) and isinstance(_select(tree, key), DictConfig):
+        raise UserError(f"{said}: {key} is a section; set what is in it, {key}.KEY=VALUE")
+
+
+def _select(tree: DictConfig, key: str) -> object:
+    return OmegaConf.select(tree, key, throw_on_resolution_failure=False)

@@ -87,7 +87,7 @@ def test_of_a_sweep_too(inside):
     assert "experiment=nonsense is not a choice" in told
 
 
-FOLDERS = ["~/x", "a=b", "a#b", "a@b", "a b", "(b)", "ä", "日本", "{a}", "[a]", "a'b", 'a"b', "a;b", "5",
+FOLDERS = ["~/x", "a=b", "a#b", "a@b", "a b", "(b)", "ä", "日本", "{a}", "a'b", 'a"b', "a;b", "5",
     "1e3", "a&b", "a!b", "100%", "a:b", "C:\\x\\y", "a\\", "007", "$HOME", "true"]  # fmt: skip
 
 
@@ -107,6 +107,8 @@ def test_a_name_may_look_like_a_number(inside, name):
 
 CURES = [
     (["data=imagefolder", "data.root=/x/a,b"], "for one text, ", "/x/a,b is no folder"),
+    (["data=imagefolder", "data.root=[a]"], "for a text, write ", "[a] is no folder"),
+    (["data=imagefolder", "data.root={a:1}"], "for a text, write ", "{a:1} is no folder"),
     (["latency.batch_sizes=1,8"], "for all in one run, ", None),
     (["stage=prep,train"], "for these stages, ", None),
     (["method=plain,dyrep"], "for a run with each, -m ", None),
@@ -121,6 +123,37 @@ def test_the_printed_cure_works_in_a_shell(inside, arguments, before, then):
     sweep = ["-m"] if "-m " in before else []
     code, _, told = inside(*sweep, *arguments[:-1], *cure, "dry_run=true")
     assert (code == 2 and then in told) if then else code == 0
+
+
+TEXTS = [
+    ('train.lr="0.05"', 'train.lr="0.05" is a text'),
+    ('seed="3"', 'seed="3" is a text'),
+    ('dry_run="true"', 'dry_run="true" is a text'),
+    ("train.lr=${oc.env:A_RATE_OF_NOBODY,0.05}", "write ${oc.decode:${oc.env:…}}"),
+    ("fuse.licence=[a]", "fuse.licence=[a] is a list, where a text belongs"),
+    ("fuse.licence={a:1}", "fuse.licence={a:1} is several settings, where a text belongs"),
+]
+
+
+@pytest.mark.parametrize(("argument", "said"), TEXTS)
+def test_a_value_of_another_kind_is_told_with_its_spelling(inside, argument, said):
+    code, _, told = inside(argument)
+    assert (code, told.count("\n")) == (2, 1), told
+    assert said in told
+
+
+ACCEPTED = [
+    ["train.lr=${oc.decode:${oc.env:A_RATE_OF_NOBODY,0.05}}"],
+    ["train.optimizer=adamw", "train.lr=0.001", "++train.optimizer_args.eps=1e-9"],
+    ["train.optimizer=adamw", "train.lr=0.001", "+train.optimizer_args.eps=1e-9"],
+    ["++seed=4"],
+]
+
+
+@pytest.mark.parametrize("words", ACCEPTED, ids=" ".join)
+def test_the_spellings_that_messages_advise_are_accepted(inside, words):
+    code, _, told = inside(*words, "dry_run=true")
+    assert code == 0, told
 
 
 def test_the_help_says_what_choices_and_settings_mean(inside, tmp_path, capsys):
