@@ -156,10 +156,10 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if isinstance(error, NoResult) else gist(error)
 
 
-def _note(context: Context, **fields: str) -> bool:
+def _note(context: Context, kind: str, message: str) -> bool:
     """Record a failure; return whether that succeeded, as a full disk can prevent it."""
     with suppress(OSError):
-        context.event("failed", **fields)
+        context.event("failed", kind=kind, message=message)
         return True
     return False
 
