@@ -42,10 +42,17 @@ def kill(numbers, number=signal.SIGKILL):
 
 
 def end(cluster, daemon, number=signal.SIGTERM):
-    """End a daemon of a cluster, and wait until it is gone."""
-    process = pid(cluster, daemon)
-    if process:
-        os.kill(process, number)
+    """End a daemon of a cluster, and wait until it is gone; kill it if it does not end by itself.
+
+    A busy slurmctld may take more than a minute, so systemd, too, kills it after some time.
+    """
+    if not (process := pid(cluster, daemon)):
+        return
+    os.kill(process, number)
+    try:
+        wait_for(lambda: not alive(process))
+    except AssertionError:
+        kill([process])
         wait_for(lambda: not alive(process))
 
 

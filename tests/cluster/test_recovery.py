@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from slurm import scheduler
-from slurm.dev_cluster.daemons import start
+from slurm.dev_cluster.daemons import pid, start
 from slurm.job import Job
 from tests.cluster.job_under_test import commands, preempt, update
-from tests.cluster.real import alive, call, jobs, kill, needs_slurm, wait_for
+from tests.cluster.real import call, end, jobs, kill, needs_slurm, wait_for
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
@@ -172,15 +172,8 @@ def test_a_refusal_of_the_command_is_final(chain, tmp_path):
 @pytest.fixture
 def away(cluster):
     """Return a way to take the controller away; it is back at the end."""
-    controller = cluster.directory / "run" / "slurmctld.pid"
-
-    def take():
-        pid = int(controller.read_text())
-        os.kill(pid, signal.SIGTERM)
-        wait_for(lambda: not alive(pid))
-
-    yield take
-    if not alive(int(controller.read_text())):
+    yield lambda: end(cluster, "slurmctld")
+    if not pid(cluster, "slurmctld"):
         start(cluster, "slurmctld")
 
 
