@@ -177,7 +177,8 @@ def _finish(
         passed_over=len(listing.passed),
     ).save(building)
     changes.save(listing, building / changes.FILE)
-    findings.save(building, listing, splits["val"].counts, records, twice)
+    counts = {split: found.counts for split, found in splits.items()}
+    findings.save(building, listing, counts, records, twice)
     for task in work:
         task.record.unlink(missing_ok=True)
     (building / LISTING).unlink()

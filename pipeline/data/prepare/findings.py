@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -17,18 +17,23 @@ from pipeline.data.sources.tree import Row
 from pipeline.display.outside import say
 from pipeline.records import rundir
 
+WORDS = {"train": "training", "val": "validation"}
 QUARANTINE, PASSED, REMARKS = "quarantine.jsonl", "passed_over.jsonl", "remarks.jsonl"
 
 
 def save(
-    folder: Path, listing: Listing, of_val: Sequence[int], records: list[Record], twice: Duplicates
+    folder: Path,
+    listing: Listing,
+    counts: Mapping[str, Sequence[int]],
+    records: list[Record],
+    twice: Duplicates,
 ) -> None:
     """Write which images were left out, which are odd, and which files were passed over.
 
     Args:
         folder: the folder of the shards.
         listing: all images of the source.
-        of_val: the number of validation images of each class.
+        counts: the number of images of each class, by split.
         records: the record of each shard.
         twice: the duplicates among the images.
     """
@@ -39,8 +44,9 @@ def save(
         for n, other in twice.leaks.items()
     ]
     empty = [
-        {"kind": "class", "name": name, "remark": "has no validation image"}
-        for name, count in zip(listing.classes, of_val, strict=True)
+        {"kind": "class", "name": name, "remark": f"has no {WORDS[split]} image"}
+        for split, of_class in counts.items()
+        for name, count in zip(listing.classes, of_class, strict=True)
         if not count
     ]
     write(folder / QUARANTINE, bad)
@@ -96,16 +102,21 @@ def metrics(folder: Path) -> dict[str, float]:
 
 
 def tell(folder: Path, counted: dict[str, float]) -> None:
-    """Print how many files were left out, ignored or odd, and the lists that name them."""
-    for file, key, words in (
-        (QUARANTINE, "quarantined", "images were left out"),
-        (PASSED, "ignored_files", "files and folders were passed over"),
-        (REMARKS, "odd_files", "images were kept but are odd"),
+    """Print what was left out, ignored, odd or contradictory, and the lists that name it."""
+    remarks = list(rundir.read_lines(folder / REMARKS))
+    kinds = ("class", "contradiction", "file")
+    empty, contradictory, odd = ([row for row in remarks if row["kind"] == one] for one in kinds)
+    for file, count, words, rows in (
+        (QUARANTINE, counted["quarantined"], "images were left out", None),
+        (PASSED, counted["ignored_files"], "files and folders were passed over", None),
+        (REMARKS, len(empty), "times a class has no image", empty),
+        (REMARKS, len(contradictory), "images have a copy of another class", contradictory),
+        (REMARKS, len(odd), "images were kept but are odd", odd),
     ):
-        if counted[key]:
-            rows = list(islice(rundir.read_lines(folder / file), 3))
-            some = "; ".join(f"{row['name']!a}: {_why(row)}" for row in rows)
-            say(f"{counted[key]:,.0f} {words}, e.g. {some}; {folder / file} lists all")
+        if count:
+            first = islice(rundir.read_lines(folder / file) if rows is None else rows, 3)
+            some = "; ".join(f"{row['name']!a}: {_why(row)}" for row in first)
+            say(f"{count:,.0f} {words}, e.g. {some}; {folder / file} lists all")
 
 
 def _why(row: Row) -> str:

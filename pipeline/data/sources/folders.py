@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pipeline.config.data import Images
 
 
+LOOSE = "in no class folder"
+
+
 class ImageFolder:
     """Images in folders named by class, at any depth below the class folder."""
 
@@ -58,7 +61,8 @@ class ImageFolder:
         for split in self.splits:
             files = add(found, tree(self.root / split, facts), split)
             items = [Item(*_labelled(file, split, labels)) for file in files]
-            self._check_filled(items, classes, split)
+            flat = sum(row["reason"] == LOOSE for row in found.passed if _in(split, row["name"]))
+            self._check_filled(items, classes, split, flat)
             found.splits[split or "all"] = items
         return found
 
@@ -81,13 +85,20 @@ class ImageFolder:
             )
         return tuple(sorted(there))
 
-    def _check_filled(self, items: list[Item], classes: tuple[str, ...], split: str) -> None:
+    def _check_filled(
+        self, items: list[Item], classes: tuple[str, ...], split: str, flat: int
+    ) -> None:
         empty = set(range(len(classes))) - {item.label for item in items}
         if empty and split != "val":  # the validation split may lack a class
             name = self.root / split / classes[min(empty)]
             raise UserError(f"{name} has no images; add some or remove the folder")
         if not items:
-            raise UserError(f"{self.root / split} has no images")
+            many = f", but {flat} that are in none" if flat else ""
+            raise UserError(
+                f"{self.root / split} has no images in class folders{many}; put each into "
+                f"{self.root / split}/CLASS/, or set data.val_fraction and data.root="
+                f"{self.root / 'train'} to split train/; data=imagenet reads a list of classes"
+            )
 
 
 def add(listing: Listing, found: Tree, split: str) -> list[File]:
@@ -95,7 +106,7 @@ def add(listing: Listing, found: Tree, split: str) -> list[File]:
     files = [file for file in found.images if "/" in file.name]
     loose = [file.name for file in found.images if "/" not in file.name]
     take(listing, found, files, split)
-    listing.passed.extend(_row(split, name, "in no class folder") for name in loose)
+    listing.passed.extend(_row(split, name, LOOSE) for name in loose)
     return files
 
 
@@ -109,6 +120,10 @@ def take(listing: Listing, found: Tree, files: list[File], split: str) -> None:
 
 def _row(split: str, name: str, reason: str) -> Row:
     return {"name": _below(split, name), "reason": reason}
+
+
+def _in(split: str, name: str) -> bool:
+    return name.startswith(f"{split}/")
 
 
 def _below(split: str, name: str) -> str:

@@ -80,7 +80,7 @@ class ImageNetTars:
         """Return the tar file of each class, sorted by name."""
         where = self.root / TRAIN
         found: dict[str, tarfile.TarInfo] = {}
-        for member in tars.members(stream, where):
+        for member in tars.members(stream, where, passed, TRAIN):
             wnid = member.name.rpartition("/")[2].removesuffix(tars.TAR)
             if not member.name.endswith(tars.TAR):
                 passed.append({"name": f"{TRAIN}/{member.name}", "reason": "no .tar of a class"})
@@ -102,7 +102,7 @@ class ImageNetTars:
         """Return the names of the images of a class; add their offsets to `places`."""
         where, found = self.root / TRAIN / inner.name, list[str]()
         stream.seek(inner.offset_data)
-        for member in tars.members(stream, where, inner.size):
+        for member in tars.members(stream, where, passed, f"{TRAIN}/{wnid}", inner.size):
             if member.offset_data + member.size > inner.offset_data + inner.size:
                 raise UserError(f"{where} has no end of its own: it is damaged; get it again")
             name = f"{TRAIN}/{wnid}/{member.name.rpartition('/')[2]}"
@@ -118,7 +118,8 @@ class ImageNetTars:
     def _validation(self, listing: Listing) -> None:
         """Add the validation images to a listing, with classes from a list."""
         with self._opened(VAL) as stream:
-            files = [m for m in tars.members(stream, self.root / VAL) if image(m.name)]
+            all_ = tars.members(stream, self.root / VAL, listing.passed, VAL)
+            files = [member for member in all_ if image(member.name)]
         inside = [f"{VAL}/{member.name.rpartition('/')[2]}" for member in files]
         listing.splits["val"] = imagenet.told(self.root, VAL, inside, listing)
         listing.places.extend(member.offset_data for member in files)

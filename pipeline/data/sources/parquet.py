@@ -144,9 +144,8 @@ class Parquet:
             UserError: there is no column of images or labels, or more than one.
         """
         image, label = self._image_column(table), self._label_column(table)
-        noted = features(table.schema).get(label, {}).get("names") or ()
         kinds = tuple(str(table.schema.field(name).type) for name in (image, label))
-        return Columns(image, label, kinds, tuple(noted))  # type: ignore[arg-type]
+        return Columns(image, label, kinds, _names(table, label))  # type: ignore[arg-type]
 
     def _image_column(self, table: Table) -> str:
         fit = [field.name for field in table.schema if holds_images(field.type)]
@@ -214,8 +213,20 @@ class Parquet:
 
 
 def _type(table: Table, name: str) -> str:
+    return str(_noted(table, name).get("_type", ""))
+
+
+def _names(table: Table, label: str) -> tuple[str, ...]:
+    """Return the names of classes that the metadata of a column has; none if they are damaged."""
+    names = _noted(table, label).get("names")
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return ()
+
+
+def _noted(table: Table, name: str) -> dict[str, Any]:
     noted = features(table.schema).get(name)
-    return str(noted.get("_type", "")) if isinstance(noted, dict) else ""
+    return noted if isinstance(noted, dict) else {}
 
 
 def _short(kind: Any) -> str:

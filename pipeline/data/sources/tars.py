@@ -8,15 +8,18 @@ the end, too, so nothing may follow an end.
 from __future__ import annotations
 
 import errno
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from pipeline.data.sources.tree import Row
 from pipeline.display.errors import UserError
 
 BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 TAR = ".tar"
+IMPOSSIBLE = (errno.EINVAL, errno.EOVERFLOW)  # the size of a member is larger than any file
 
 
 def opened(path: Path) -> IO[bytes]:
@@ -31,12 +34,16 @@ def opened(path: Path) -> IO[bytes]:
         raise UserError(f"{path}: {error.strerror}; make it readable") from None
 
 
-def members(stream: IO[bytes], where: Path, size: int | None = None) -> Iterator[tarfile.TarInfo]:
+def members(
+    stream: IO[bytes], where: Path, passed: list[Row], inside: str, size: int | None = None
+) -> Iterator[tarfile.TarInfo]:
     """Yield the files of an uncompressed tar file; `offset_data` is the offset of each.
 
     Args:
         stream: a stream at the beginning of the tar file.
         where: the path of the tar file, for messages.
+        passed: links, devices and pipes are added to it; they are never followed.
+        inside: what the names of these begin with.
         size: bytes of the tar file; None if it extends to the end of the stream.
 
     Raises:
@@ -49,6 +56,9 @@ def members(stream: IO[bytes], where: Path, size: int | None = None) -> Iterator
                 last = member.name
                 if member.isreg():
                     yield member
+                elif not member.isdir():
+                    reason = "a link" if member.islnk() or member.issym() else "no regular file"
+                    passed.append({"name": f"{inside}/{member.name}", "reason": reason})
             stream.seek(tar.offset)
             whole = stream.read(BLOCK) == bytes(BLOCK)
             # what follows the end within its record is undefined
@@ -58,7 +68,9 @@ def members(stream: IO[bytes], where: Path, size: int | None = None) -> Iterator
     except tarfile.TarError:
         whole = more = False
     except OSError as error:
-        raise UserError(f"{where}: {error.strerror}; make it readable") from None
+        if error.errno not in IMPOSSIBLE:
+            raise UserError(f"{where}: {error.strerror}; make it readable") from None
+        whole = more = False
     if not whole and last:
         raise UserError(
             f"{where} is broken in or after its member {last!a}: it was cut off or is damaged; "
@@ -69,6 +81,8 @@ def members(stream: IO[bytes], where: Path, size: int | None = None) -> Iterator
             f"{where} goes on after its end, behind member {last!a}: it is damaged, or several "
             "archives in one file; get it again, or write it anew as one archive"
         )
+    if not whole and not stream.seek(0, os.SEEK_END):
+        raise UserError(f"{where} is empty; get it again, or remove it")
     if not whole:
         raise UserError(
             f"{where} is no tar file, or compressed; get it again, or unpack it with gunzip"

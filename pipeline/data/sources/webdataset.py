@@ -120,7 +120,7 @@ class WebDataset:
         where = self.root / shard
         parts: dict[str, Members] = {}
         with tars.opened(where) as stream:
-            for member in tars.members(stream, where):
+            for member in tars.members(stream, where, passed, shard):
                 if not (named := MEMBER.fullmatch(member.name.removeprefix("./"))):
                     passed.append({"name": f"{shard}/{member.name}", "reason": "no KEY.ENDING"})
                     continue

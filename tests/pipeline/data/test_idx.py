@@ -123,6 +123,17 @@ def test_files_that_are_wrong_are_named_in_one_line(tmp_path, kind):
         assert "\n" not in str(error.value)
 
 
+def test_classes_without_images_are_told(tmp_path, capsys):
+    root = files(tmp_path / "mnist", labels=(4, 1, 3, 4, 1, 2))
+    made = Prepared(tmp_path, name="mnist", root=str(root), val_fraction=None, max_bad=0.0).run()
+    assert made.remarks()["4"] == "has no validation image"
+    assert made.remarks()["2"] == "has no training image"
+    assert "1" not in made.remarks()
+    assert "15 times a class has no image, e.g. '0': has no training image" in (
+        capsys.readouterr().out
+    )
+
+
 def test_an_archive_of_several_members_is_whole(tmp_path):
     packed = files(tmp_path, end=".gz") / f"{TRAIN}.gz"
     whole = idx(PIXELS[:4])

@@ -143,6 +143,18 @@ def test_of_several_columns_one_can_be_named(tmp_path):
         found(tmp_path, 0.25, None, "age").count()
 
 
+@pytest.mark.parametrize("names", [5, "cat", None, ["cat", 5], {"cat": 0}, [["cat"], ["dog"]]])
+def test_names_of_classes_that_are_no_list_of_texts_are_not_used(tmp_path, names):
+    write(tmp_path / "a.parquet", table(noted={"label": {"_type": "ClassLabel", "names": names}}))
+    assert found(tmp_path, 0.25).listing().classes == ("0", "1")
+
+
+@pytest.mark.parametrize("noted", [5, ["label"], {"label": 5}, {"label": ["ClassLabel"]}])
+def test_metadata_of_any_shape_is_survived(tmp_path, noted):
+    write(tmp_path / "a.parquet", table(noted=noted))
+    assert found(tmp_path, 0.25).listing().classes == ("0", "1")
+
+
 def one(content, **more):
     """Return what writes one file."""
     return lambda root: write(root / "a.parquet", content, **more)

@@ -59,6 +59,11 @@ def test_what_cannot_be_trained_on_is_named(tmp_path, root):
     wrong(root, "'Cat' and 'cat' .* differ by case", lambda: None)
     one = tmp_path / "one"
     wrong(one, "1 class folder;", lambda: folder(one, classes=("cat",)))
+    flat = tmp_path / "flat"
+    folder(flat / "train")
+    (flat / "val").mkdir()
+    (flat / "val" / "a.jpg").write_bytes(b"")
+    wrong(flat, "val has no images in class folders, but 1 that are in none", lambda: None, None)
     both = tmp_path / "both"
     folder(both / "train")
     wrong(both, "class 'fox' is in", lambda: folder(both / "val", ("cat", "fox")), None)

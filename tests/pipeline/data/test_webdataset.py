@@ -121,6 +121,28 @@ def test_what_is_passed_over_is_listed(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (tarfile.LNKTYPE, "a link"),
+        (tarfile.SYMTYPE, "a link"),
+        (tarfile.CHRTYPE, "no regular file"),
+        (tarfile.BLKTYPE, "no regular file"),
+        (tarfile.FIFOTYPE, "no regular file"),
+        (tarfile.DIRTYPE, None),
+    ],
+)
+def test_a_member_that_is_no_file_is_listed_and_never_followed(tmp_path, kind, reason):
+    path = write(tmp_path / "a.tar", samples(0, 1, 2, 3))
+    with tarfile.open(path, "a") as file:
+        info = tarfile.TarInfo("odd.jpg")
+        info.type, info.linkname = kind, "/etc/passwd"
+        file.addfile(info)
+    listing = found(tmp_path, 0.5).listing()
+    assert len(listing.splits["all"]) == 4
+    assert listing.passed == ([{"name": "a.tar/odd.jpg", "reason": reason}] if reason else [])
+
+
 def made(members, spoil=lambda data: data, name="a.tar"):
     """Return what writes one shard, spoilt."""
 
@@ -141,6 +163,13 @@ def header_of(name):
     return spoil
 
 
+def enormous():
+    """Return a member of a tar file that says to have a petabyte."""
+    info = tarfile.TarInfo("0002.jpg")
+    info.size = 10**15
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(2048)
+
+
 FOUR = samples(0, 1, 2, 3)
 END = tar(FOUR).index(b"0003.cls") + 1024  # of the last member
 WRONG = {
@@ -148,7 +177,12 @@ WRONG = {
     "nothing": (lambda root: None, "holds no .tar file; point data.root"),
     "compressed": (made({}, name="a.tar.gz"), "but a.tar.gz, which is compressed: `gunzip` it"),
     "no tar": (made(FOUR, lambda data: b"<html>" * 200), "a.tar is no tar file, or compressed"),
-    "empty": (made(FOUR, lambda data: b""), "a.tar is no tar file, or compressed"),
+    "empty": (made(FOUR, lambda data: b""), "a.tar is empty; get it again, or remove it"),
+    "of an impossible size": (made({}, lambda data: enormous()), "after its member .0002.jpg.: it"),
+    "of an impossible size later": (
+        made(FOUR, lambda data: data[: data.index(b"0002.jpg")] + enormous()),
+        "broken in or after its member '0002.jpg'",
+    ),
     "broken first": (made(FOUR, header_of("0000.jpg")), "a.tar is no tar file"),
     "broken": (
         made(FOUR, header_of("0002.jpg")),

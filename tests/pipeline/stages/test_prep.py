@@ -62,7 +62,7 @@ def test_mean_and_deviation_are_those_of_the_training_pixels(tmp_path, images):
     assert np.allclose(made.manifest.std, pixels.std(0), atol=1e-5)
 
 
-def test_a_training_image_that_is_a_validation_image_is_taken_out(tmp_path):
+def test_a_training_image_that_is_a_validation_image_is_taken_out(tmp_path, capsys):
     root = tmp_path / "images"
     folder(root / "train")
     folder(root / "val", images=3)  # the same pictures
@@ -73,6 +73,8 @@ def test_a_training_image_that_is_a_validation_image_is_taken_out(tmp_path):
         (root / "train" / "cat" / "006.jpg").read_bytes()
     )
     made = prepared(tmp_path, root, val_fraction=None, shard_images=4).run()
+    said = capsys.readouterr().out
+    assert "1 images have a copy of another class, e.g. 'train/dog/copy.jpg': of another" in said
     leaks = {f"train/cat/00{n}.jpg" for n in range(3)} | {f"train/dog/00{n}.jpg" for n in (1, 2)}
     assert made.quarantine().keys() == leaks
     assert made.metrics["train_images"] == 18 - 5
