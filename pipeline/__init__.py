@@ -5,6 +5,14 @@
 `result.json`.
 """
 
-from pipeline.display import needs
+import sys
+
+# `python -m` imports from the current directory first, where other users may have put modules.
+# Nothing is imported before this: even a module of the standard library could be planted.
+here = [f"{sys.path[0]}/{__name__}"]
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and __path__ != here:
+    del sys.path[0]
+
+from pipeline.display import needs  # noqa: E402
 
 needs.check()  # before a command imports the packages that may be missing

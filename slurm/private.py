@@ -44,10 +44,15 @@ def writers(directory: Path) -> str | None:
     In a sticky directory, such as /tmp, users can do that only with their own entries.
     """
     facts = directory.stat()
+    sticky = facts.st_mode & stat.S_ISVTX and facts.st_uid in (0, os.geteuid())
+    return None if sticky else adders(directory)
+
+
+def adders(directory: Path) -> str | None:
+    """Return a text that says who else can add entries to a directory, as all can in /tmp."""
+    facts = directory.stat()
     if facts.st_uid not in (0, os.geteuid()):
         return owner(facts.st_uid)
-    if facts.st_mode & stat.S_ISVTX:
-        return None
     if facts.st_mode & stat.S_IWOTH:
         return "everybody"
     return _group(facts.st_gid) if facts.st_mode & stat.S_IWGRP else None

@@ -32,11 +32,13 @@ def _missing() -> str | None:
 
 
 def _shadowed() -> str | None:
-    """Return an error if Python would import `slurm` or `dyrep` from elsewhere, e.g. `./slurm`."""
+    """Return an error if Python would import `slurm` or `dyrep` from a folder on PYTHONPATH."""
     for name in ("slurm", "dyrep"):
         spec = find_spec(name)
         if spec and spec.origin and Path(spec.origin).resolve().parents[1] != PROJECT:
             place = Path(spec.origin).parents[1]
-            cure = "go to another directory" if place == Path.cwd() else "take that off PYTHONPATH"
-            return f"{place} has a package {name}, which Python takes for this project's; {cure}"
+            return (
+                f"{place} has a package {name}, which Python takes for this project's; take that "
+                "off PYTHONPATH"
+            )
     return None

@@ -26,6 +26,7 @@ def tell(config: Config) -> None:
             f"shell that launches, or have cluster.setup source a file of mode 600"
         )
     _tell_shared(Path(config.root))
+    _tell_planted()
     if config.cluster.name == "local" and not machine.PROC.exists():
         _warn(
             "/proc cannot be read here: libraries do not recognize the processor and compute more "
@@ -43,6 +44,15 @@ def _tell_shared(root: Path) -> None:
                 f"report; {closed}choose another root=, unless you trust them"
             )
             return
+
+
+def _tell_planted() -> None:
+    for folder in map(Path, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        if folder.is_dir() and (who := private.adders(folder)):
+            _warn(
+                f"{who} may write to {folder}, from which Python imports, and so run code as you; "
+                "close it (chmod go-w) or take it off PYTHONPATH, unless you trust them"
+            )
 
 
 @cache
