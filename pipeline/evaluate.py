@@ -95,7 +95,7 @@ def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
     import torch
     from rich.progress import track
 
-    from pipeline.data.loaders.base import Part
+    from pipeline.data.loaders.base import LoaderSpec
     from pipeline.data.loaders.choose import make
     from pipeline.data.shards import Manifest
     from pipeline.stages.export.runtime import exact_float32
@@ -107,7 +107,7 @@ def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(opened.network, torch.nn.Module):
         opened.network.to(device)
-    part = Part(
+    spec = LoaderSpec(
         folder=folder, split="val", batch_size=options.batch_size, image_size=told.image_size,
         resize=told.resize, augment=None, device=device,
     )  # fmt: skip
@@ -115,7 +115,7 @@ def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
     its = tuple(told.mean), tuple(told.std)
     tables, labels = [], []
     with torch.inference_mode():
-        for images, label, _ in track(make("auto", part), "evaluating", transient=True):
+        for images, label, _ in track(make("auto", spec), "evaluating", transient=True):
             if ours != its:  # the data has other means and deviations than the network expects
                 images = Pixels(*its).normalised(Pixels(*ours).of(images))
             tables.append(scores.answers(_scores(options.file, opened, images)).cpu())

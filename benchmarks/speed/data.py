@@ -37,7 +37,7 @@ from pipeline.config.data import Data, Prep
 from pipeline.config.train import Augment
 from pipeline.contract.stage import Context
 from pipeline.contract.table import STAGES
-from pipeline.data.loaders.base import Part
+from pipeline.data.loaders.base import LoaderSpec
 from pipeline.data.loaders.choose import make
 from pipeline.data.shards import images_in
 from pipeline.records import rundir
@@ -146,11 +146,11 @@ def per_sample(
 
 def ours(kind: str, folder: Path, batch: int, size: int, resize: int, **augment: object):
     """Return a loader of the pipeline for training."""
-    part = Part(
+    spec = LoaderSpec(
         folder=folder, split="train", batch_size=batch, image_size=size, resize=resize,
         augment=Augment(**{**PLAIN, **augment}),
     )  # fmt: skip
-    return make(kind, part)
+    return make(kind, spec)
 
 
 def decoding(root: Path, images: int, rounds: int) -> dict:
@@ -250,11 +250,13 @@ def pictures(source: Path, images: int) -> Path:
 
 def differences(kind: str, folder: Path, shown: dict[int, torch.Tensor]) -> dict:
     """Return the differences between a loader's pixels and torchvision's."""
-    part = Part(folder=folder, split="val", batch_size=16, image_size=224, resize=256, augment=None)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (part.manifest.mean, part.manifest.std))
+    spec = LoaderSpec(
+        folder=folder, split="val", batch_size=16, image_size=224, resize=256, augment=None
+    )
+    mean, std = (torch.tensor(v)[:, None, None] for v in (spec.manifest.mean, spec.manifest.std))
     found = [
         ((image * std + mean) * 255 - shown[number].movedim(2, 0)).abs()
-        for batch in make(kind, part)
+        for batch in make(kind, spec)
         for image, number in zip(batch.images, batch.numbers.tolist(), strict=True)
     ]
     return {

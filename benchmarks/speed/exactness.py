@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.train import Augment
-from pipeline.data.loaders.base import Batch, Loader, Part
+from pipeline.data.loaders.base import Batch, Loader, LoaderSpec
 from pipeline.data.loaders.choose import kinds, make, named
 
 COUNT, EPOCHS, POINTS = 103, 5, 8
@@ -25,17 +25,17 @@ CHANGES = {"dali": {"rotate": 10.0}, "memory": {"rotate": 10.0, "erase": 0.5},
            "torch": {"policy": "randaugment"}}  # fmt: skip
 
 
-def part(folder: Path, split: str, **facts: object) -> Part:
-    """Return a part of small squares; a training part flips."""
+def spec(folder: Path, split: str, **facts: object) -> LoaderSpec:
+    """Return the spec of a loader of small squares; in training they are flipped."""
     augment = Augment(**PLAIN) if split == "train" else None
     defaults = {"batch_size": 4, "image_size": 24, "resize": 24, "augment": augment}
-    return Part(folder=folder, split=split, **{**defaults, **facts})
+    return LoaderSpec(folder=folder, split=split, **{**defaults, **facts})
 
 
 def ranks(kind: str, world_size: int, folder: Path, split: str) -> list[Loader]:
     """Return the loaders of all processes."""
     return [
-        make(kind, part(folder, split, rank=rank, world_size=world_size))
+        make(kind, spec(folder, split, rank=rank, world_size=world_size))
         for rank in range(world_size)
     ]
 
@@ -73,11 +73,11 @@ def resume(folders: dict[str, Path]) -> list[dict]:
     for source, folder in folders.items():
         for kind in kinds():
             augment = Augment(**{**PLAIN, **CHANGES[kind]})
-            if named(kind).cannot(part(folder, "train", augment=augment)):
+            if named(kind).cannot(spec(folder, "train", augment=augment)):
                 continue
             for world_size in (1, 2):
                 own = [
-                    part(folder, "train", augment=augment, rank=rank, world_size=world_size)
+                    spec(folder, "train", augment=augment, rank=rank, world_size=world_size)
                     for rank in range(world_size)
                 ]
                 exact = [goes_on(kind, one, chance) for one in own for _ in range(POINTS)]
@@ -90,7 +90,7 @@ def resume(folders: dict[str, Path]) -> list[dict]:
     return rows
 
 
-def goes_on(kind: str, own: Part, chance: random.Random) -> bool:
+def goes_on(kind: str, own: LoaderSpec, chance: random.Random) -> bool:
     """Whether a loader that resumes at a random point yields the same batches as the first one."""
     first = make(kind, own)
     stop = chance.randrange(2 * len(first))

@@ -138,20 +138,20 @@ class Writer:
     """Writes one shard; the shard and its index get their final names when they are complete."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}")
-        self._file = self._part.open("wb")
+        self._path, self._temporary = path, path.with_name(f".{path.name}.{os.getpid()}")
+        self._file = self._temporary.open("wb")
         self._size, self._digest = 0, hashlib.sha256()
         self._index: list[str] = []
 
     def add(self, number: int, data: bytes, extension: str, label: int) -> None:
         """Append an image: the encoded picture, its label as text, and `.target`."""
-        parts = {
+        members = {
             extension: data,
             "cls": str(label).encode(),
             "target": struct.pack("<ii", label, number),
         }
         line, pieces, end = [], [], self._size
-        for kind, content in parts.items():
+        for kind, content in members.items():
             padding = bytes(-len(content) % tarfile.BLOCKSIZE)
             pieces += [_header(number, kind, len(content)), content, padding]
             line.append(f"{kind} {end + tarfile.BLOCKSIZE} {len(content)} {number:08d}.{kind}")
@@ -165,12 +165,12 @@ class Writer:
         self._write(bytes(-self._size % tarfile.RECORDSIZE))
         self._file.close()
         if not self._index:
-            self._part.unlink()
+            self._temporary.unlink()
             return None
         text = "\n".join([f"v1.2 {len(self._index)}", *self._index])
         rundir.write_text(self._path.with_suffix(".idx"), text + "\n")
-        disk.sync(self._part)
-        self._part.rename(self._path)
+        disk.sync(self._temporary)
+        self._temporary.rename(self._path)
         return Shard(self._path.name, len(self._index), self._size, self._digest.hexdigest())
 
     def _write(self, content: bytes) -> None:
@@ -211,14 +211,14 @@ class Pictures:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def read(self, place: int) -> bytes:
+    def read(self, index: int) -> bytes:
         """Return the encoded picture at an index."""
-        path, offset, size, _ = self._entries[place]
+        path, offset, size, _ = self._entries[index]
         return os.pread(_file(path), size, offset)
 
-    def target(self, place: int) -> tuple[int, int]:
+    def target(self, index: int) -> tuple[int, int]:
         """Return the label and image number at an index."""
-        path, _, _, offset = self._entries[place]
+        path, _, _, offset = self._entries[index]
         label, number = struct.unpack("<ii", os.pread(_file(path), 8, offset))
         return label, number
 
@@ -239,8 +239,8 @@ def _index(path: Path) -> list[tuple[int, int, int]]:
     found = []
     for line in path.read_text().splitlines()[1:]:
         words = line.split()
-        parts = {words[n]: (int(words[n + 1]), int(words[n + 2])) for n in range(0, 12, 4)}
-        found.append((*(parts.get("png") or parts["jpg"]), parts["target"][0]))
+        members = {words[n]: (int(words[n + 1]), int(words[n + 2])) for n in range(0, 12, 4)}
+        found.append((*(members.get("png") or members["jpg"]), members["target"][0]))
     return found
 
 

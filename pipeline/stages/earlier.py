@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import dyrep
 from dyrep.fusion import fold_norms
 from pipeline.contract.stage import Context
-from pipeline.data.loaders.base import Part
+from pipeline.data.loaders.base import LoaderSpec
 from pipeline.data.loaders.choose import make
 from pipeline.data.shards import Manifest
 from pipeline.display.errors import UserError
@@ -101,7 +101,7 @@ def folded(network: nn.Module, image_size: int) -> nn.Module:
 def images(context: Context, split: str, count: int) -> Tensor:
     """Return the first images of a split (N ≤ count, 3, H, W), prepared as for evaluation."""
     data = context.config.data
-    part = Part(
+    spec = LoaderSpec(
         folder=prepared(context),
         split=split,
         batch_size=count,
@@ -109,4 +109,4 @@ def images(context: Context, split: str, count: int) -> Tensor:
         resize=data.short_side,
         augment=None,
     )
-    return next(iter(make(data.loader, part))).images
+    return next(iter(make(data.loader, spec))).images

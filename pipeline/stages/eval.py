@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.contract.stage import Context
 from pipeline.contract.world import World, world
-from pipeline.data.loaders.base import Part
+from pipeline.data.loaders.base import LoaderSpec
 from pipeline.data.loaders.choose import make
 from pipeline.data.shards import Manifest
 from pipeline.display.errors import Interrupted, UserError
@@ -100,7 +100,7 @@ def _rows(
 ) -> Iterator[Tensor]:
     """Yield the rows of each batch, float64: number, label, and 6 columns per candidate."""
     data = context.config.data
-    part = Part(
+    spec = LoaderSpec(
         folder=earlier.prepared(context),
         split="val",
         batch_size=context.config.eval.batch_size // processes.world_size,
@@ -112,7 +112,7 @@ def _rows(
         device=processes.device,
         waiting=lambda seconds: context.check_stop(),
     )
-    loader = make(data.loader, part)
+    loader = make(data.loader, spec)
     for done, (images, labels, numbers) in enumerate(loader):
         if processes.any(context.stop_requested())[0]:
             raise Interrupted

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.contract.world import World
-from pipeline.data.loaders.base import Loader, Part
+from pipeline.data.loaders.base import Loader, LoaderSpec
 from pipeline.data.loaders.choose import choose, make
 from pipeline.training import device
 
@@ -21,7 +21,7 @@ class Images:
         config: the configuration of the run.
         folder: the folder of the prepared data.
         world: the processes, each of which loads its share of every batch.
-        waiting: see `Part.waiting`.
+        waiting: see `LoaderSpec.waiting`.
     """
 
     def __init__(
@@ -35,15 +35,15 @@ class Images:
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return len(self._part("train").manifest.classes)
+        return len(self._spec("train").manifest.classes)
 
     def training(self, since: int = 0, state: Tensor | None = None) -> Loader:
         """Return a training loader; its order depends on `since`, or continues a saved `state`."""
-        return make(self._config.data.loader, self._part("train", since), state)
+        return make(self._config.data.loader, self._spec("train", since), state)
 
     def validation(self) -> Loader:
         """Return a loader of the validation images, without augmentation and in order."""
-        return make(self._config.data.loader, self._part("val"))
+        return make(self._config.data.loader, self._spec("val"))
 
     def calibration(self, count: int, epoch: int, check_stop: Callable[[], None]) -> list[Tensor]:
         """Return the batches that `apart` yields, as a list."""
@@ -63,12 +63,12 @@ class Images:
 
     def chosen(self, used: Loader) -> str:
         """Return a text that says which loader is used, and why."""
-        kind, why = choose(self._config.data.loader, self._part("train"))
+        kind, why = choose(self._config.data.loader, self._spec("train"))
         return f"data.loader: {used.kind} ({why if kind.kind == used.kind else 'as it began'})"
 
-    def _part(self, split: str, since: int = 0) -> Part:
+    def _spec(self, split: str, since: int = 0) -> LoaderSpec:
         config, world = self._config, self._world
-        return Part(
+        return LoaderSpec(
             folder=self._folder,
             split=split,
             batch_size=config.train.batch_size // world.world_size,

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.data.loaders.choose import make
 from pipeline.data.prepare import examine
-from tests.pipeline.data.loaders.loading import part
+from tests.pipeline.data.loaders.loading import spec
 from tests.pipeline.data.preparing import Prepared, encoded, folder, picture
 
 pytestmark = [
@@ -30,7 +30,7 @@ def test_an_evaluation_on_the_device_shows_what_it_shows_on_the_cpu(tmp_path, ki
     ).run()
     shown = [
         torch.cat(
-            [batch.images.cpu() for batch in make(kind, part(made.folder, "val", device=device))]
+            [batch.images.cpu() for batch in make(kind, spec(made.folder, "val", device=device))]
         )
         for device in (torch.device("cpu"), torch.device("cuda"))
     ]

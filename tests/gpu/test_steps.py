@@ -6,7 +6,7 @@ import torch
 import dyrep
 from pipeline.contract.world import World
 from pipeline.data.loaders.ahead import copied
-from pipeline.data.loaders.base import Part
+from pipeline.data.loaders.base import LoaderSpec
 from pipeline.training.history import History
 from tests.pipeline.training import learning
 from tests.pipeline.training.learning import batch
@@ -30,7 +30,7 @@ def test_no_step_makes_the_host_wait_also_after_growth(tmp_path, world, precisio
     made = learning.learner("method=dyrep", f"train.precision={precision}", "train.ema=0.9")
     watched = dyrep.DyRep(made.model, made.optimizer, ema=made.ema)
     history = History(tmp_path / "history.jsonl", world, made._recipe, {})
-    part = Part(
+    spec = LoaderSpec(
         folder=tmp_path, split="train", batch_size=6, image_size=8, resize=8, augment=None,
         device=world.device, layout=made.layout,
     )  # fmt: skip
@@ -42,7 +42,7 @@ def test_no_step_makes_the_host_wait_also_after_growth(tmp_path, world, precisio
             history.batch_came()
             history.step(number, 1, made.update(one, watched.accumulate), made.lr)
 
-    batches = copied(pinned, part)
+    batches = copied(pinned, spec)
     for begin in (0, 55):
         steps(begin, begin + 5, batches)
         torch.cuda.set_sync_debug_mode("error")
@@ -51,7 +51,7 @@ def test_no_step_makes_the_host_wait_also_after_growth(tmp_path, world, precisio
         finally:
             torch.cuda.set_sync_debug_mode("default")
         made.unwrap()
-        watched.adjust([next(copied([batch()], part)).images])
+        watched.adjust([next(copied([batch()], spec)).images])
         made.wrap()
         made.train()
     history.flush()

@@ -47,8 +47,8 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """The task of a loader: which images to load, in which form, for which process.
+class LoaderSpec:
+    """What a loader is to load: which images, in which form, for which process.
 
     Args:
         folder: the folder of the prepared data.
@@ -57,7 +57,7 @@ class Part:
         image_size: side of the square the network sees, pixels.
         resize: the image's short side is scaled to so many pixels; then its middle is cut out.
         augment: random changes; None for an evaluation: fixed order, each image once.
-        rank, world_size: they decide which part of the split this process reads.
+        rank, world_size: they decide which images of the split this process reads.
         device: device of the batches.
         layout: memory format of the images.
         seed: seed of order and augmentation.
@@ -119,18 +119,18 @@ class Part:
 
 
 class Loader(ABC):
-    """Yields the batches of one part; an iteration covers one epoch, or the rest of one."""
+    """Yields the batches of one process; an iteration covers one epoch, or the rest of one."""
 
     kind: str
 
-    def __init__(self, part: Part, state: Tensor | None = None) -> None:
-        self.part = part
+    def __init__(self, spec: LoaderSpec, state: Tensor | None = None) -> None:
+        self.spec = spec
         self._open(None if state is None else self._checked(state))
 
     @classmethod
     @abstractmethod
-    def cannot(cls, part: Part) -> str | None:
-        """Return why this loader cannot read a part; None if it can."""
+    def cannot(cls, spec: LoaderSpec) -> str | None:
+        """Return why this loader cannot load what a spec asks for; None if it can."""
 
     @abstractmethod
     def _open(self, position: bytes | None) -> None:
@@ -152,29 +152,29 @@ class Loader(ABC):
         try:
             yield from self._batches()
         except (RuntimeError, OSError) as error:
-            found = damage(self.part.folder, self.part.split)
+            found = damage(self.spec.folder, self.spec.split)
             if found is None:
                 raise
             raise UserError(
-                f"{found}; `rm -r {self.part.folder.resolve()}` and launch again to make it anew"
+                f"{found}; `rm -r {self.spec.folder.resolve()}` and launch again to make it anew"
             ) from error
 
     def state(self) -> Tensor:
         """Return the position after the last batch that was taken, as bytes in a uint8 tensor."""
-        content = self.part.digest(self.kind) + self._position()
+        content = self.spec.digest(self.kind) + self._position()
         return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
     def _checked(self, state: Tensor) -> bytes:
         """Return the position that a state holds.
 
         Raises:
-            UserError: the position belongs to other data, another loader, or another part.
+            UserError: the position belongs to other data, another loader, or other settings.
         """
         content = bytes(state.tolist())
-        if content[:DIGEST] != self.part.digest(self.kind):
+        if content[:DIGEST] != self.spec.digest(self.kind):
             raise UserError(
-                f"the position to go on from is not one of these {self.part.split} images in "
-                f"batches of {self.part.batch_size} through data.loader={self.kind}; go on with "
+                f"the position to go on from is not one of these {self.spec.split} images in "
+                f"batches of {self.spec.batch_size} through data.loader={self.kind}; go on with "
                 "the data and settings that it was saved with"
             )
         return content[DIGEST:]
@@ -193,43 +193,43 @@ class Cursor:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def of(cls, part: Part, position: bytes | None) -> Cursor:
-        """Return a saved position; the start of the part if there is none."""
-        return cls(part.seed) if position is None else cls(**json.loads(position))
+    def of(cls, spec: LoaderSpec, position: bytes | None) -> Cursor:
+        """Return a saved position; the start of the first epoch if there is none."""
+        return cls(spec.seed) if position is None else cls(**json.loads(position))
 
 
-def order(count: int, cursor: Cursor, part: Part) -> Tensor:
+def order(count: int, cursor: Cursor, spec: LoaderSpec) -> Tensor:
     """Return the image indices in the order of an epoch; identical on all ranks.
 
     In training, each epoch has a new permutation of all images, without a last incomplete batch.
     With `repeats`, each of the first images occurs so many times in a row, and hence on different
     processes (Hoffer et al., 2020); the epoch is as long as without repeats.
     """
-    if part.augment is None:
+    if spec.augment is None:
         return torch.arange(count)
     random = torch.Generator().manual_seed(mixed(cursor.seed, cursor.epoch))
     shuffled = torch.randperm(count, generator=random)
-    repeated = shuffled.repeat_interleave(part.augment.repeats)
-    return repeated[: steps(count, part) * part.batch_size * part.world_size]
+    repeated = shuffled.repeat_interleave(spec.augment.repeats)
+    return repeated[: steps(count, spec) * spec.batch_size * spec.world_size]
 
 
-def steps(count: int, part: Part) -> int:
+def steps(count: int, spec: LoaderSpec) -> int:
     """Return the batches per epoch: only full ones in training, all images in an evaluation."""
-    whole = part.batch_size * part.world_size
-    return count // whole if part.augment else -(-count // whole)
+    whole = spec.batch_size * spec.world_size
+    return count // whole if spec.augment else -(-count // whole)
 
 
-def mine(step: int, part: Part) -> slice:
+def mine(step: int, spec: LoaderSpec) -> slice:
     """Return the slice of the epoch's order that a rank reads in a step.
 
     In an evaluation, images alternate between processes. So all have the same number of batches,
     of which the last may be empty.
     """
-    whole = part.batch_size * part.world_size
-    if part.augment is None:
-        return slice(step * whole + part.rank, (step + 1) * whole, part.world_size)
-    first = step * whole + part.rank * part.batch_size
-    return slice(first, first + part.batch_size)
+    whole = spec.batch_size * spec.world_size
+    if spec.augment is None:
+        return slice(step * whole + spec.rank, (step + 1) * whole, spec.world_size)
+    first = step * whole + spec.rank * spec.batch_size
+    return slice(first, first + spec.batch_size)
 
 
 def evaluation(resize: int, image_size: int) -> v2.Transform:

@@ -1,11 +1,11 @@
-"""Choose the loader of a part: the requested one, or the most suitable."""
+"""Choose the loader for a spec: the requested one, or the most suitable."""
 
 from importlib import import_module
 from importlib.util import find_spec
 
 from torch import Tensor
 
-from pipeline.data.loaders.base import DIGEST, Loader, Part
+from pipeline.data.loaders.base import DIGEST, Loader, LoaderSpec
 from pipeline.display.errors import UserError
 
 IN_MEMORY = 2 * 2**30  # bytes; a split with more bytes of pixels is not held in memory
@@ -24,15 +24,15 @@ def named(name: str) -> type[Loader]:
     return found
 
 
-def choose(name: str, part: Part) -> tuple[type[Loader], str]:
-    """Return the loader for a part, and the reason.
+def choose(name: str, spec: LoaderSpec) -> tuple[type[Loader], str]:
+    """Return the loader for a spec, and the reason.
 
     Args:
         name: the value of `data.loader`.
-        part: the part to read.
+        spec: what to load.
 
     Raises:
-        UserError: the requested loader cannot read the part, or is not installed.
+        UserError: the requested loader cannot load what the spec asks for, or is not installed.
     """
     there = kinds()
     if name != "auto":
@@ -41,16 +41,16 @@ def choose(name: str, part: Part) -> tuple[type[Loader], str]:
                 f"data.loader={name} is not installed: `pip install nvidia-dali-cuda130`, or use "
                 "data.loader=torch"
             )
-        reason = named(name).cannot(part)
+        reason = named(name).cannot(spec)
         if reason:
-            able = [other for other in there if not named(other).cannot(part)]
+            able = [other for other in there if not named(other).cannot(spec)]
             raise UserError(f"data.loader={name} {reason}; use data.loader={' or '.join(able)}")
         return named(name), "as asked for"
-    size = sum(split.pixels for split in part.manifest.splits.values()) * 3
+    size = sum(split.pixels for split in spec.manifest.splits.values()) * 3
     reasons: list[str] = []
     for other in there:
         kind = named(other)
-        reason = kind.cannot(part)
+        reason = kind.cannot(spec)
         if other == "memory" and size > IN_MEMORY:
             reason = f"would need {size / 2**30:.1f} GiB"
         if reason is None:
@@ -59,16 +59,16 @@ def choose(name: str, part: Part) -> tuple[type[Loader], str]:
     raise UserError(f"no loader can do it: {'; '.join(reasons)}")
 
 
-def make(name: str, part: Part, state: Tensor | None = None) -> Loader:
-    """Return a loader of a part: `name`, or a suitable one if `name` is `auto`.
+def make(name: str, spec: LoaderSpec, state: Tensor | None = None) -> Loader:
+    """Return a loader for a spec: `name`, or a suitable one if `name` is `auto`.
 
     With `auto` a saved state is continued by the loader that wrote it.
     """
-    kind, _ = choose(_of(state, part) or name if name == "auto" else name, part)
-    return kind(part, state)
+    kind, _ = choose(_of(state, spec) or name if name == "auto" else name, spec)
+    return kind(spec, state)
 
 
-def _of(state: Tensor | None, part: Part) -> str | None:
+def _of(state: Tensor | None, spec: LoaderSpec) -> str | None:
     """Return the name of the loader that wrote a state, if there is one."""
     own = None if state is None else bytes(state[:DIGEST].tolist())
-    return next((name for name in kinds() if part.digest(name) == own), None)
+    return next((name for name in kinds() if spec.digest(name) == own), None)

@@ -18,7 +18,7 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 from torch import Tensor
 
 from pipeline.config.train import Augment
-from pipeline.data.loaders.base import Batch, Cursor, Loader, Part, mine, order, steps
+from pipeline.data.loaders.base import Batch, Cursor, Loader, LoaderSpec, mine, order, steps
 from pipeline.data.shards import Pictures
 
 NOTHING = -1  # image number of a placeholder in a batch that would otherwise be empty
@@ -30,8 +30,8 @@ class DaliLoader(Loader):
     kind = "dali"
 
     @classmethod
-    def cannot(cls, part: Part) -> str | None:
-        augment = part.augment
+    def cannot(cls, spec: LoaderSpec) -> str | None:
+        augment = spec.augment
         if augment and augment.policy:
             return f"has no policy={augment.policy}"
         if augment and (augment.erase or augment.cutout):
@@ -39,20 +39,20 @@ class DaliLoader(Loader):
         return None
 
     def _open(self, position: bytes | None) -> None:
-        part = self.part
+        spec = self.spec
         start, _, checkpoint = (position or b"").partition(b"\n")
-        self._seed = Cursor.of(part, start or None).seed
-        pictures = part.pictures()
-        self._steps = steps(len(pictures), part)
-        gpu = part.device.type == "cuda"
+        self._seed = Cursor.of(spec, start or None).seed
+        pictures = spec.pictures()
+        self._steps = steps(len(pictures), spec)
+        gpu = spec.device.type == "cuda"
         graph = _graph(
-            source=_Source(pictures, part, self._seed),
-            part=part,
+            source=_Source(pictures, spec, self._seed),
+            spec=spec,
             gpu=gpu,
-            batch_size=part.batch_size,
-            num_threads=part.threads,
-            device_id=part.device.index or 0 if gpu else None,
-            seed=self._seed + part.rank,
+            batch_size=spec.batch_size,
+            num_threads=spec.threads,
+            device_id=spec.device.index or 0 if gpu else None,
+            seed=self._seed + spec.rank,
             enable_checkpointing=True,
             checkpoint=checkpoint or None,
         )
@@ -62,12 +62,12 @@ class DaliLoader(Loader):
         return self._steps
 
     def _batches(self) -> Iterator[Batch]:
-        device = self.part.device
+        device = self.spec.device
         for (batch,) in self._iterator:
             labels, numbers = batch["targets"].to(device, torch.int64).unbind(1)
             there = numbers != NOTHING if len(numbers) == 1 else slice(None)
             images = batch["images"].to(device)[there]
-            yield self.part.placed(Batch(images, labels[there], numbers[there]))
+            yield self.spec.placed(Batch(images, labels[there], numbers[there]))
 
     def _position(self) -> bytes:
         checkpoint: bytes = self._iterator.checkpoints()[0]
@@ -80,64 +80,64 @@ class _Source:
     The result depends on nothing but epoch and batch number. So DALI can resume exactly.
     """
 
-    def __init__(self, pictures: Pictures, part: Part, seed: int) -> None:
-        self._pictures, self._part, self._seed = pictures, part, seed
+    def __init__(self, pictures: Pictures, spec: LoaderSpec, seed: int) -> None:
+        self._pictures, self._spec, self._seed = pictures, spec, seed
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))  # the present epoch and its order
 
     def __call__(self, info: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        if info.iteration >= steps(len(self._pictures), self._part):
+        if info.iteration >= steps(len(self._pictures), self._spec):
             raise StopIteration
         if self._order[0] != info.epoch_idx:
             cursor = Cursor(self._seed, info.epoch_idx)
-            self._order = info.epoch_idx, order(len(self._pictures), cursor, self._part)
-        places = self._order[1][mine(info.iteration, self._part)].tolist()
-        targets = [np.array(self._pictures.target(place), dtype=np.int32) for place in places]
-        if not places:
-            places, targets = [0], [np.array([0, NOTHING], dtype=np.int32)]
-        images = [np.frombuffer(self._pictures.read(place), dtype=np.uint8) for place in places]
+            self._order = info.epoch_idx, order(len(self._pictures), cursor, self._spec)
+        indices = self._order[1][mine(info.iteration, self._spec)].tolist()
+        targets = [np.array(self._pictures.target(index), dtype=np.int32) for index in indices]
+        if not indices:
+            indices, targets = [0], [np.array([0, NOTHING], dtype=np.int32)]
+        images = [np.frombuffer(self._pictures.read(index), dtype=np.uint8) for index in indices]
         return images, targets
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def _graph(source: Any, part: Part, gpu: bool) -> Any:
-    augment = part.augment
+def _graph(source: Any, spec: LoaderSpec, gpu: bool) -> Any:
+    augment = spec.augment
     encoded, target = fn.external_source(
         source=source, num_outputs=2, batch=True, batch_info=True,
         dtype=[types.UINT8, types.INT32], ndim=[1, 1],
     )  # fmt: skip
-    images = _cropped(encoded, part, "mixed" if gpu else "cpu")
+    images = _cropped(encoded, spec, "mixed" if gpu else "cpu")
     if augment and (augment.rotate or augment.translate):
-        images = _turned(images, augment, part.image_size)
+        images = _turned(images, augment, spec.image_size)
     if augment and any(augment.jitter):
         images = _jittered(images, augment.jitter)
     images = fn.crop_mirror_normalize(
         images,
         dtype=types.FLOAT,
         output_layout="CHW",
-        mean=[255 * m for m in part.manifest.mean],
-        std=[255 * s for s in part.manifest.std],
+        mean=[255 * m for m in spec.manifest.mean],
+        std=[255 * s for s in spec.manifest.std],
         mirror=fn.random.coin_flip() if augment and augment.flip else 0,
     )
     return images, target
 
 
-def _cropped(encoded: Any, part: Part, device: str) -> Any:
+def _cropped(encoded: Any, spec: LoaderSpec, device: str) -> Any:
     """Decode, and cut out the square that the network sees."""
     how = {"device": device, "output_type": types.RGB, "adjust_orientation": False}
-    augment, size = part.augment, part.image_size
+    augment, size = spec.augment, spec.image_size
     if augment and augment.crop == "resized":  # the decoder decodes only the part that is kept
         images = fn.decoders.image_random_crop(
             encoded, random_area=augment.scale, random_aspect_ratio=augment.ratio,
             num_attempts=10, **how,
         )  # fmt: skip
         return fn.resize(images, size=[size, size], antialias=True)
-    images = _middle(encoded, fn.decoders.image(encoded, **how), part.resize, size)
+    images = _middle(encoded, fn.decoders.image(encoded, **how), spec.resize, size)
     if augment and augment.crop == "pad":
         whole = size + 2 * augment.padding
         # a crop that is larger than the image, around the middle, adds the padding
         images = fn.crop(images, crop=[whole, whole], out_of_bounds_policy="pad", fill_values=0)
-        place = {f"crop_pos_{axis}": fn.random.uniform(range=(0.0, 1.0)) for axis in ("x", "y")}
-        images = fn.crop(images, crop=[size, size], **place)
+        corner = {f"crop_pos_{axis}": fn.random.uniform(range=(0.0, 1.0)) for axis in ("x", "y")}
+        images = fn.crop(images, crop=[size, size], **corner)
     return images
 
 

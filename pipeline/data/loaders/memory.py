@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
 
-from pipeline.data.loaders import parts
+from pipeline.data.loaders import augmentation
 from pipeline.data.loaders.base import (
     Batch,
     Cursor,
     Loader,
-    Part,
+    LoaderSpec,
     decoded,
     evaluation,
     mine,
@@ -41,62 +41,62 @@ class MemoryLoader(Loader):
     kind = "memory"
 
     @classmethod
-    def cannot(cls, part: Part) -> str | None:
-        if part.manifest.size is None:
+    def cannot(cls, spec: LoaderSpec) -> str | None:
+        if spec.manifest.size is None:
             return "needs images of one size"
-        if part.augment and part.augment.policy:
-            return f"has no policy={part.augment.policy}"
+        if spec.augment and spec.augment.policy:
+            return f"has no policy={spec.augment.policy}"
         return None
 
     def _open(self, position: bytes | None) -> None:
-        part = self.part
-        self._cursor = Cursor.of(part, position)
-        self._resized = part.augment is not None and part.augment.crop == "resized"
-        self._images, self._labels, self._numbers = held(part, whole=self._resized)
+        spec = self.spec
+        self._cursor = Cursor.of(spec, position)
+        self._resized = spec.augment is not None and spec.augment.crop == "resized"
+        self._images, self._labels, self._numbers = held(spec, whole=self._resized)
         self._mean, self._std = (
-            torch.tensor(values, device=part.device)[:, None, None]
-            for values in (part.manifest.mean, part.manifest.std)
+            torch.tensor(values, device=spec.device)[:, None, None]
+            for values in (spec.manifest.mean, spec.manifest.std)
         )
 
     def __len__(self) -> int:
-        return steps(len(self._numbers), self.part)
+        return steps(len(self._numbers), self.spec)
 
     def _batches(self) -> Iterator[Batch]:
-        part, cursor = self.part, self._cursor
-        positions = order(len(self._numbers), cursor, part).to(part.device)
+        spec, cursor = self.spec, self._cursor
+        positions = order(len(self._numbers), cursor, spec).to(spec.device)
         draws = self._draws(len(positions), DRAWS, purpose=1)
         more = self._draws(len(positions), MORE if self._needs_more() else 0, purpose=3)
         for step in range(cursor.step, len(self)):
-            here = mine(step, part)
+            here = mine(step, spec)
             chosen = positions[here]
             images = self._images[chosen]
-            if part.augment:
+            if spec.augment:
                 images = self._changed(images, draws[here], more[here])
             images = (images.float() / 255 - self._mean) / self._std
-            if part.augment:
+            if spec.augment:
                 images = self._erased(images, draws[here], step)
             last = step + 1 == len(self)
             self._cursor = replace(cursor, epoch=cursor.epoch + last, step=0 if last else step + 1)
-            yield part.placed(Batch(images, self._labels[chosen], self._numbers[chosen]))
+            yield spec.placed(Batch(images, self._labels[chosen], self._numbers[chosen]))
 
     def _needs_more(self) -> bool:
-        return self._resized or (self.part.augment is not None and any(self.part.augment.jitter))
+        return self._resized or (self.spec.augment is not None and any(self.spec.augment.jitter))
 
     def _draws(self, count: int, columns: int, purpose: int) -> Tensor:
         """Return the random numbers of an epoch, (count, columns) in [0, 1): a row per image."""
         cursor = self._cursor
         random = torch.Generator().manual_seed(mixed(cursor.seed, cursor.epoch, purpose))
-        return torch.rand(count, columns, generator=random).to(self.part.device)
+        return torch.rand(count, columns, generator=random).to(self.spec.device)
 
     def _position(self) -> bytes:
         return self._cursor.to_bytes()
 
     def _changed(self, images: Tensor, draws: Tensor, more: Tensor) -> Tensor:
         """Crop, move and colour uint8 images by their rows of random numbers in [0, 1)."""
-        augment = self.part.augment
+        augment = self.spec.augment
         assert augment
         if self._resized:
-            images = parts.resized(images, more[:, :-4], augment, self.part.image_size)
+            images = augmentation.resized(images, more[:, :-4], augment, self.spec.image_size)
         if augment.crop == "pad":
             images = _shifted(images, draws[:, 0:2], augment.padding)
         if augment.rotate or augment.translate:
@@ -104,19 +104,19 @@ class MemoryLoader(Loader):
         if augment.flip:
             images = torch.where((draws[:, 5] < 0.5)[:, None, None, None], images.flip(3), images)
         if any(augment.jitter):
-            images = parts.jittered(images, more[:, -4:], augment.jitter)
+            images = augmentation.jittered(images, more[:, -4:], augment.jitter)
         return images
 
     def _erased(self, images: Tensor, draws: Tensor, step: int) -> Tensor:
         """Fill a rectangle with noise (random erasing), or a square with the mean (cutout)."""
-        augment = self.part.augment
+        augment = self.spec.augment
         assert augment
         side = images.shape[-1]
         if augment.erase:  # torchvision's RandomErasing: 2 to 33 % of the area, ratio 0.3 to 3.3
             area = side**2 * (0.02 + 0.31 * draws[:, 6])
             ratio = torch.exp(math.log(0.3) + (math.log(3.3) - math.log(0.3)) * draws[:, 7])
             size = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).clamp(max=side)
-            seed = mixed(self._cursor.seed, self._cursor.epoch, step, self.part.rank, 2)
+            seed = mixed(self._cursor.seed, self._cursor.epoch, step, self.spec.rank, 2)
             random = torch.Generator(images.device).manual_seed(seed)
             noise = torch.empty_like(images).normal_(generator=random)
             inside = _rectangle(side, draws[:, 8:10], size)
@@ -130,17 +130,17 @@ class MemoryLoader(Loader):
         return images
 
 
-def held(part: Part, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
+def held(spec: LoaderSpec, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return all images of a split, uint8 (N, 3, H, W), their labels and numbers, on the device.
 
     They stay on the device for later loaders: each validation and each growth makes a new loader.
 
     Args:
-        part: names the split and the device.
+        spec: names the split and the device.
         whole: whether images keep their stored size instead of an evaluation's scale and crop.
     """
-    geometry = () if whole else (part.resize, part.image_size)
-    return _held(part.folder, part.split, part.digest("pixels"), geometry, part.device)
+    geometry = () if whole else (spec.resize, spec.image_size)
+    return _held(spec.folder, spec.split, spec.digest("pixels"), geometry, spec.device)
 
 
 @lru_cache(maxsize=2)  # the training split and the validation split
@@ -148,9 +148,9 @@ def _held(
     folder: Path, split: str, digest: bytes, geometry: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     pictures = Pictures(folder, Manifest.load(folder).splits[split])
-    places = range(len(pictures))
-    labels, numbers = zip(*map(pictures.target, places), strict=True)
-    images = torch.stack([decoded(pictures.read(place)) for place in places])
+    indices = range(len(pictures))
+    labels, numbers = zip(*map(pictures.target, indices), strict=True)
+    images = torch.stack([decoded(pictures.read(index)) for index in indices])
     if geometry and {*geometry, *images.shape[2:]} != {geometry[-1]}:
         images = evaluation(*geometry)(images)
     return images.to(device), torch.tensor(labels).to(device), torch.tensor(numbers).to(device)
@@ -183,16 +183,16 @@ def _turned(images: Tensor, draws: Tensor, degrees: float, share: float) -> Tens
     return grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
 
 
-def _rectangle(side: int, place: Tensor, size: Tensor, clip: bool = False) -> Tensor:
-    """Return masks (N, side, side) of rectangles with sizes (N, 2) and places (N, 2) in [0, 1).
+def _rectangle(side: int, anchor: Tensor, size: Tensor, clip: bool = False) -> Tensor:
+    """Return masks (N, side, side) of rectangles with sizes (N, 2) and anchors (N, 2) in [0, 1).
 
-    With `clip`, a place is that of the centre, and the part beyond the border is cut off.
+    With `clip`, an anchor is that of the centre, and what lies beyond the border is cut off.
     """
     if clip:
-        start = (place * side).floor() - (size / 2).floor()
+        start = (anchor * side).floor() - (size / 2).floor()
     else:
-        start = (place * (side - size + 1).clamp(min=1)).floor()
-    axis = torch.arange(side, device=place.device)
+        start = (anchor * (side - size + 1).clamp(min=1)).floor()
+    axis = torch.arange(side, device=anchor.device)
     rows, columns = ((axis >= s[:, None]) & (axis < (s + z.round())[:, None])
                      for s, z in zip(start.T, size.T, strict=True))  # fmt: skip
     return rows[:, :, None] & columns[:, None, :]

@@ -23,7 +23,7 @@ from pipeline.data.loaders.base import (
     Batch,
     Cursor,
     Loader,
-    Part,
+    LoaderSpec,
     decoded,
     evaluation,
     mine,
@@ -47,21 +47,21 @@ class TorchLoader(Loader):
     kind = "torch"
 
     @classmethod
-    def cannot(cls, part: Part) -> str | None:
+    def cannot(cls, spec: LoaderSpec) -> str | None:
         return None
 
     def _open(self, position: bytes | None) -> None:
-        self._cursor = Cursor.of(self.part, position)
-        self._images = Images(self.part)
+        self._cursor = Cursor.of(self.spec, position)
+        self._images = Images(self.spec)
 
     def __len__(self) -> int:
-        return steps(len(self._images), self.part)
+        return steps(len(self._images), self.spec)
 
     def _batches(self) -> Iterator[Batch]:
-        part, cursor = self.part, self._cursor
+        spec, cursor = self.spec, self._cursor
         left = list(self._keys())[cursor.step :]
-        wanted = part.threads if part.threads > 1 else 0
-        workers = affordable(wanted, part.batch_bytes, part.neighbours) if wanted else 0
+        wanted = spec.threads if spec.threads > 1 else 0
+        workers = affordable(wanted, spec.batch_bytes, spec.neighbours) if wanted else 0
         loader = DataLoader(
             self._images,
             batch_sampler=left,
@@ -69,21 +69,21 @@ class TorchLoader(Loader):
             generator=torch.Generator(),  # torch's global one is for mixing and dropout
             collate_fn=_shared if workers else _collated,
             timeout=LOOK if workers else 0,
-            pin_memory=part.device.type == "cuda",
+            pin_memory=spec.device.type == "cuda",
             multiprocessing_context="fork" if workers else None,  # starts at once; uses no GPU
         )
-        for step, batch in enumerate(copied(batches(loader, part.waiting), part), cursor.step):
+        for step, batch in enumerate(copied(batches(loader, spec.waiting), spec), cursor.step):
             last = step + 1 == len(self)
             self._cursor = replace(cursor, epoch=cursor.epoch + last, step=0 if last else step + 1)
             yield batch
 
     def _keys(self) -> Iterator[list[Key]]:
         """Yield the images of each batch of the epoch, with the seed of their changes."""
-        part, cursor = self.part, self._cursor
-        positions = order(len(self._images), cursor, part).tolist()
+        spec, cursor = self.spec, self._cursor
+        positions = order(len(self._images), cursor, spec).tolist()
         numbers = range(len(positions))
         for step in range(len(self)):
-            here = numbers[mine(step, part)]
+            here = numbers[mine(step, spec)]
             yield [(positions[n], mixed(cursor.seed, cursor.epoch, n)) for n in here] or [(-1, 0)]
 
     def _position(self) -> bytes:
@@ -93,28 +93,28 @@ class TorchLoader(Loader):
 class Images(Dataset[Any]):
     """The images of a split, read from the shards by their index."""
 
-    def __init__(self, part: Part) -> None:
-        self._pictures = part.pictures()
-        self._change = training(part) if part.augment else evaluation(part.resize, part.image_size)
+    def __init__(self, spec: LoaderSpec) -> None:
+        self._pictures = spec.pictures()
+        self._change = training(spec) if spec.augment else evaluation(spec.resize, spec.image_size)
         self._finish = v2.Compose(
             [
                 v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(list(part.manifest.mean), list(part.manifest.std)),
-                *(erasing(part) if part.augment else []),
+                v2.Normalize(list(spec.manifest.mean), list(spec.manifest.std)),
+                *(erasing(spec) if spec.augment else []),
             ]
         )
-        self._size = part.image_size
+        self._size = spec.image_size
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor] | None:
         """Return image and (label, number); None for the placeholder of an empty batch."""
-        place, seed = key
-        if place < 0:
+        index, seed = key
+        if index < 0:
             return None
-        image = decoded(self._pictures.read(place))
-        target = torch.tensor(self._pictures.target(place))
+        image = decoded(self._pictures.read(index))
+        target = torch.tensor(self._pictures.target(index))
         with torch.random.fork_rng(devices=[]):  # transforms draw from the global generator
             torch.manual_seed(seed)
             return self._finish(self._change(image)), target
@@ -133,21 +133,21 @@ def _collated(rows: list[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor,
     return images, targets[:, 0], targets[:, 1]
 
 
-def training(part: Part) -> v2.Transform:
+def training(spec: LoaderSpec) -> v2.Transform:
     """Return the transform that changes a training image, uint8 (3, H, W), at random."""
-    augment = part.augment
+    augment = spec.augment
     assert augment
     return v2.Compose(
-        [*_crop(augment, part), *_moves(augment), *_colours(augment, part)] or [v2.Identity()]
+        [*_crop(augment, spec), *_moves(augment), *_colours(augment, spec)] or [v2.Identity()]
     )
 
 
-def _crop(augment: Augment, part: Part) -> list[v2.Transform]:
-    size = part.image_size
+def _crop(augment: Augment, spec: LoaderSpec) -> list[v2.Transform]:
+    size = spec.image_size
     if augment.crop == "resized":
         scale, ratio = tuple(augment.scale), tuple(augment.ratio)
         return [v2.RandomResizedCrop(size, scale=scale, ratio=ratio, antialias=True)]
-    middle = evaluation(part.resize, size)
+    middle = evaluation(spec.resize, size)
     return [middle, v2.RandomCrop(size, augment.padding)] if augment.crop == "pad" else [middle]
 
 
@@ -162,19 +162,19 @@ def _moves(augment: Augment) -> list[v2.Transform]:
     return found
 
 
-def _colours(augment: Augment, part: Part) -> list[v2.Transform]:
+def _colours(augment: Augment, spec: LoaderSpec) -> list[v2.Transform]:
     found: list[v2.Transform] = []
     if any(augment.jitter):
         found.append(v2.ColorJitter(*augment.jitter))
     if augment.policy:
         own = POLICIES.get(augment.policy)
-        found.append(own() if own else TimmPolicy(augment.policy, part))
+        found.append(own() if own else TimmPolicy(augment.policy, spec))
     return found
 
 
-def erasing(part: Part) -> list[v2.Transform]:
+def erasing(spec: LoaderSpec) -> list[v2.Transform]:
     """Return the transforms that erase parts of the normalised image."""
-    augment = part.augment
+    augment = spec.augment
     assert augment
     found: list[v2.Transform] = []
     if augment.erase:
@@ -182,7 +182,7 @@ def erasing(part: Part) -> list[v2.Transform]:
     if augment.cutout and augment.cutout_clip:
         found.append(ClippedCutout(augment.cutout))
     elif augment.cutout:
-        share = (augment.cutout / part.image_size) ** 2
+        share = (augment.cutout / spec.image_size) ** 2
         found.append(v2.RandomErasing(p=1.0, scale=(share, share), ratio=(1.0, 1.0), value=0.0))
     return found
 
@@ -219,10 +219,10 @@ class TimmPolicy(nn.Module):
 
     Args:
         text: the policy, e.g. `rand-m9-mstd0.5-inc1`.
-        part: provides the image size, and the mean colour, which fills uncovered pixels.
+        spec: provides the image size, and the mean colour, which fills uncovered pixels.
     """
 
-    def __init__(self, text: str, part: Part) -> None:
+    def __init__(self, text: str, spec: LoaderSpec) -> None:
         super().__init__()
         from timm.data import auto_augment  # takes seconds, so only if it is needed
 
@@ -231,10 +231,10 @@ class TimmPolicy(nn.Module):
             "rand": auto_augment.rand_augment_transform,
             "augmix": auto_augment.augment_and_mix_transform,
         }.get(kind, auto_augment.auto_augment_transform)
-        far: dict[str, Any] = {"translate_const": int(0.45 * part.image_size)}
+        far: dict[str, Any] = {"translate_const": int(0.45 * spec.image_size)}
         if kind == "augmix":
             far = {"translate_pct": 0.3}
-        colour = tuple(min(255, round(255 * mean)) for mean in part.manifest.mean)
+        colour = tuple(min(255, round(255 * mean)) for mean in spec.manifest.mean)
         self._change = make(text, {**far, "img_mean": colour})
         for op in _ops(self._change):
             if op.name.startswith("Posterize"):

@@ -47,7 +47,7 @@ class Task:
     """One shard: its path, and the numbered images to put into it.
 
     `state` is a digest of the sizes and times of the images' files, so that changed files are read
-    again. `places` are the offsets that the listing has, if any; `scratch` is the source's folder
+    again. `offsets` are those of the listing, if it has any; `scratch` is the source's folder
     for temporary files.
     """
 
@@ -56,7 +56,7 @@ class Task:
     path: Path
     items: list[tuple[int, Item]]
     state: str
-    places: list[tuple[int]] = field(default_factory=list)
+    offsets: list[tuple[int]] = field(default_factory=list)
     scratch: Path | None = None
 
     @property
@@ -87,16 +87,16 @@ def tasks(
     train, val = _order(listing, data)
     found = []
     for split, numbers in zip(SPLITS, (train, val), strict=True):
-        for place in range(0, len(numbers), prep.shard_images):
-            some = numbers[place : place + prep.shard_images]
+        for start in range(0, len(numbers), prep.shard_images):
+            some = numbers[start : start + prep.shard_images]
             found.append(
                 Task(
                     data=data,
                     prep=prep,
-                    path=folder / f"{split}-{place // prep.shard_images:05d}.tar",
+                    path=folder / f"{split}-{start // prep.shard_images:05d}.tar",
                     items=[(n, items[n]) for n in some],
                     state=_state(listing, some),
-                    places=[(listing.places[n],) for n in some] if listing.places else [],
+                    offsets=[(listing.offsets[n],) for n in some] if listing.offsets else [],
                     scratch=scratch,
                 )
             )
@@ -235,9 +235,9 @@ def carry_out(task: Task) -> int:
     remarks: dict[int, str] = {}
     bad: list[dict[str, str]] = []
     histogram = np.zeros((3, 256), dtype=np.int64)
-    for place, (number, item) in enumerate(task.items):
+    for index, (number, item) in enumerate(task.items):
         try:
-            content = _opened[key].read(item.name, *(task.places[place] if task.places else ()))
+            content = _opened[key].read(item.name, *(task.offsets[index] if task.offsets else ()))
             good = examine(item.name, content, task.prep)
         except OSError as error:
             bad.append({"name": item.name, "reason": f"cannot be read: {error.strerror or error}"})
@@ -267,8 +267,8 @@ class Stored:
     def __init__(self, work: list[Task], records: list[Record]) -> None:
         self._work = work
         self._task = np.empty(1 + max(n for task in work for n, _ in task.items), dtype=np.int32)
-        for place, record in enumerate(records):
-            self._task[record.kept["number"]] = place
+        for index, record in enumerate(records):
+            self._task[record.kept["number"]] = index
 
     def same(self, number: int, other: int) -> bool:
         """Return whether two pictures with equal hashes are equal in every pixel."""

@@ -44,8 +44,8 @@ def find(train: np.ndarray, val: np.ndarray, same: Callable[[int, int], bool]) -
     copies, contradictions = [], []
     for table in (train, val):
         _, first, which = np.unique(table["pixels"], return_index=True, return_inverse=True)
-        for place in np.flatnonzero(first[which] != np.arange(len(table))):
-            one, original = table[place], table[first[which[place]]]
+        for row in np.flatnonzero(first[which] != np.arange(len(table))):
+            one, original = table[row], table[first[which[row]]]
             pair = int(one["number"]), int(original["number"])
             if not same(*pair):
                 continue
@@ -70,20 +70,20 @@ def _pairs(train: np.ndarray, val: np.ndarray) -> list[tuple[int, int]]:
 def _alike(train: np.ndarray, val: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield for each training image its look-alike among the validation images, if any.
 
-    If at most three bits differ, at least one of the four 16-bit parts is equal. So only images
-    with an equal part are compared.
+    If at most three bits differ, at least one of the four quarters (16 bits) is equal. So only
+    images with an equal quarter are compared.
     """
     train, val = train[train["looks"] > 0], val[val["looks"] > 0]
     looks, other_looks = train["looks"], val["looks"]
-    parts = [_part(other_looks, place) for place in range(NEAR + 1)]
-    orders = [part.argsort(kind="stable") for part in parts]
+    quarters = [_quarter(other_looks, number) for number in range(NEAR + 1)]
+    orders = [quarter.argsort(kind="stable") for quarter in quarters]
     for begin in range(0, len(looks), SOME):
         found: dict[int, int] = {}
         some = looks[begin : begin + SOME]
-        for place, (part, order) in enumerate(zip(parts, orders, strict=True)):
-            wanted = _part(some, place)
-            first = np.searchsorted(part, wanted, "left", sorter=order)
-            count = np.searchsorted(part, wanted, "right", sorter=order) - first
+        for number, (quarter, order) in enumerate(zip(quarters, orders, strict=True)):
+            wanted = _quarter(some, number)
+            first = np.searchsorted(quarter, wanted, "left", sorter=order)
+            count = np.searchsorted(quarter, wanted, "right", sorter=order) - first
             one = np.repeat(np.arange(len(some)), count)
             within = np.arange(len(one)) - np.repeat(count.cumsum() - count, count)
             other = order[np.repeat(first, count) + within]
@@ -93,5 +93,5 @@ def _alike(train: np.ndarray, val: np.ndarray) -> Iterator[tuple[int, int]]:
             yield int(train["number"][begin + one_]), int(val["number"][other_])
 
 
-def _part(looks: np.ndarray, place: int) -> np.ndarray:
-    return (looks >> np.uint64(16 * place)).astype(np.uint16)
+def _quarter(looks: np.ndarray, number: int) -> np.ndarray:
+    return (looks >> np.uint64(16 * number)).astype(np.uint16)

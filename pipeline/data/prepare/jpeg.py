@@ -24,7 +24,7 @@ FILL = bytes(np.random.default_rng(0).integers(0, 255, 2048, dtype=np.uint8))  #
 
 
 class Segment(NamedTuple):
-    """A part of the file: its marker, its begin and its end; a scan includes its data."""
+    """A segment of the file: its marker, its begin and its end; a scan includes its data."""
 
     marker: int
     begin: int
@@ -32,24 +32,24 @@ class Segment(NamedTuple):
 
 
 def segments(data: bytes, scans: bool = True) -> Iterator[Segment]:
-    """Yield the parts of the first picture, to its end or to the first missing marker.
+    """Yield the segments of the first picture, to its end or to the first missing marker.
 
-    Without `scans`, yield only the short parts before the first scan.
+    Without `scans`, yield only the short segments before the first scan.
     """
-    place = 0
-    while data[place : place + 1] == b"\xff":
-        while data[place + 1 : place + 2] == b"\xff":  # this byte may be repeated
-            place += 1
-        begin, place = place, place + 2
-        marker = data[place - 1] if place <= len(data) else EOI
+    offset = 0
+    while data[offset : offset + 1] == b"\xff":
+        while data[offset + 1 : offset + 2] == b"\xff":  # this byte may be repeated
+            offset += 1
+        begin, offset = offset, offset + 2
+        marker = data[offset - 1] if offset <= len(data) else EOI
         if marker not in ALONE and marker != EOI:
-            place += int.from_bytes(data[place : place + 2])
+            offset += int.from_bytes(data[offset : offset + 2])
         if marker == SOS and not scans:
             return
         if marker == SOS:
-            found = SCAN_END.search(data, place)
-            place = found.start() if found else len(data)
-        yield Segment(marker, begin, place)
+            found = SCAN_END.search(data, offset)
+            offset = found.start() if found else len(data)
+        yield Segment(marker, begin, offset)
         if marker == EOI:
             return
 
@@ -57,9 +57,9 @@ def segments(data: bytes, scans: bool = True) -> Iterator[Segment]:
 def first_picture(data: bytes) -> bytes:
     """Return the bytes of the first picture, unchanged, of a file with several (MPO)."""
     kept = [
-        data[part.begin : part.end]
-        for part in segments(data)
-        if part.marker != APP2 or not data.startswith(SEVERAL, part.begin + 4)
+        data[segment.begin : segment.end]
+        for segment in segments(data)
+        if segment.marker != APP2 or not data.startswith(SEVERAL, segment.begin + 4)
     ]
     return b"".join(kept)
 
@@ -74,7 +74,7 @@ def rows_lost(data: bytes, image: Image.Image) -> int:
     last = image.getpixel((image.width - 1, image.height - 1))
     if not {*(last if isinstance(last, tuple) else [last])} <= {127, 128}:
         return 0
-    scans = [part for part in segments(data) if part.marker == SOS]
+    scans = [segment for segment in segments(data) if segment.marker == SOS]
     end = scans[-1].end if scans else len(data)
     filled = Image.open(io.BytesIO(data[:end] + FILL + data[end:]))
     filled.load()
@@ -85,16 +85,16 @@ def rows_lost(data: bytes, image: Image.Image) -> int:
 
 def restarts_are_broken(data: bytes) -> bool:
     """Whether restart markers are missing or out of order, so that data between them is lost."""
-    if not any(part.marker == DRI for part in segments(data, scans=False)):
+    if not any(segment.marker == DRI for segment in segments(data, scans=False)):
         return False
-    parts = list(segments(data))
-    scans = [part for part in parts if part.marker == SOS]
-    found = [RESTARTS.findall(data, part.begin, part.end) for part in scans]
+    known = list(segments(data))
+    scans = [segment for segment in known if segment.marker == SOS]
+    found = [RESTARTS.findall(data, segment.begin, segment.end) for segment in scans]
     for markers in found:
-        if any(marker[0] != 0xD0 + place % 8 for place, marker in enumerate(markers)):
+        if any(marker[0] != 0xD0 + count % 8 for count, marker in enumerate(markers)):
             return True
-    interval = next((_number(data, p.begin + 4) for p in parts if p.marker == DRI), 0)
-    frame = next((part for part in parts if part.marker in FRAMES), None)
+    interval = next((_number(data, p.begin + 4) for p in known if p.marker == DRI), 0)
+    frame = next((segment for segment in known if segment.marker in FRAMES), None)
     if not interval or len(scans) != 1 or frame is None:
         return False
     return len(found[0]) < -(-_units(data, frame) // interval) - 1
@@ -112,15 +112,16 @@ def _units(data: bytes, frame: Segment) -> int:
 def scans_missing(data: bytes) -> bool:
     """Whether a progressive file ends before the scans that give its pixels all their bits."""
     bits: dict[tuple[int, int], int] = {}
-    for part in segments(data):
-        if part.marker == SOS:
-            count = data[part.begin + 4]
-            first, last, place = data[part.begin + 5 + 2 * count : part.begin + 8 + 2 * count]
-            for component in data[part.begin + 5 : part.begin + 5 + 2 * count : 2]:
-                bits |= {(component, n): place & 15 for n in range(first, last + 1)}
+    for segment in segments(data):
+        if segment.marker == SOS:
+            count = data[segment.begin + 4]
+            end = segment.begin + 5 + 2 * count
+            first, last, left = data[end : end + 3]
+            for component in data[segment.begin + 5 : end : 2]:
+                bits |= {(component, n): left & 15 for n in range(first, last + 1)}
     components = {component for component, _ in bits}
     return any(bits.get((component, n), 1) for component in components for n in range(64))
 
 
-def _number(data: bytes, place: int) -> int:
-    return int.from_bytes(data[place : place + 2])
+def _number(data: bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 2])

@@ -106,12 +106,12 @@ def _pass_bytes(size: tuple[int, int], bits: int, which: tuple[int, int, int, in
 
 def _inflated(data: bytes, most: int) -> int:
     """Return the number of bytes of pixels in a PNG, at most `most`: a bomb has no end of them."""
-    packed, place = io.BytesIO(), 8
-    while place < len(data):
-        size = int.from_bytes(data[place : place + 4])
-        if data[place + 4 : place + 8] == b"IDAT":
-            packed.write(data[place + 8 : place + 8 + size])
-        place += size + 12
+    packed, offset = io.BytesIO(), 8
+    while offset < len(data):
+        size = int.from_bytes(data[offset : offset + 4])
+        if data[offset + 4 : offset + 8] == b"IDAT":
+            packed.write(data[offset + 8 : offset + 8 + size])
+        offset += size + 12
     return len(zlib.decompressobj().decompress(packed.getvalue(), most))
 
 

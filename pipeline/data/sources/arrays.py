@@ -101,8 +101,8 @@ class Cifar:
         """Return the files of the data set."""
         names = [self._known.filename]
         if (self.root / self._known.base_folder).is_dir():
-            parts = [*self._known.train_list, *self._known.test_list]
-            names = [f"{self._known.base_folder}/{name}" for name, _ in parts]
+            batches = [*self._known.train_list, *self._known.test_list]
+            names = [f"{self._known.base_folder}/{name}" for name, _ in batches]
         return [fact(self.root, name) for name in names]
 
     @cached_property
@@ -112,9 +112,9 @@ class Cifar:
 
         found = {}
         for split, batches in (("train", self._known.train_list), ("val", self._known.test_list)):
-            parts = [self._files[name] for name, _ in batches]
-            labels = [n for part in parts for n in part.get("labels", part.get("fine_labels"))]
-            found[split] = np.concatenate([part["data"] for part in parts]), labels
+            loaded = [self._files[name] for name, _ in batches]
+            labels = [n for one in loaded for n in one.get("labels", one.get("fine_labels"))]
+            found[split] = np.concatenate([one["data"] for one in loaded]), labels
         return found
 
     @cached_property

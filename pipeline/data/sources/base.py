@@ -51,9 +51,9 @@ class Listing:
         facts: size (bytes) and modification time (ns) of each image, in order; empty if images are
             not files of their own.
         others: all other files that were read: archives, lists of labels.
-        places: offset of each image in its file, in order, bytes; empty if `read` needs none.
-        groups: number of the part of a file (e.g. the row group) that contains each image, in
-            order; empty if images can be read in any order.
+        offsets: offset of each image in its file, in order, bytes; empty if `read` needs none.
+        groups: number of the row group that contains each image in its file, in order; empty if
+            images can be read in any order.
         folders: modification time of each folder with images, ns, by its name within the source.
     """
 
@@ -61,7 +61,7 @@ class Listing:
     splits: dict[str, list[Item]]
     passed: list[Row] = field(default_factory=list)
     facts: array[int] = field(default_factory=lambda: array("q"))
-    places: array[int] = field(default_factory=lambda: array("q"))
+    offsets: array[int] = field(default_factory=lambda: array("q"))
     groups: array[int] = field(default_factory=lambda: array("q"))
     others: list[File] = field(default_factory=list)
     folders: dict[str, int] = field(default_factory=dict)
@@ -88,6 +88,6 @@ class Source(Protocol):
     def read(self) -> Callable[..., bytes]:
         """A function that returns the encoded bytes of an image, given its name.
 
-        If the listing has places, the function takes the place as well. It raises OSError if the
+        If the listing has offsets, the function takes the offset as well. It raises OSError if the
         image cannot be read.
         """

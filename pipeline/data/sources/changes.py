@@ -78,8 +78,8 @@ def save(listing: Listing, path: Path) -> None:
     }
     header = json.dumps(about) + "\n"
     with (
-        disk.replacing(path) as part,
-        part.open("wb") as raw,
+        disk.replacing(path) as temporary,
+        temporary.open("wb") as raw,
         gzip.GzipFile("", "wb", 6, raw, mtime=0) as file,
     ):
         file.write(header.encode())

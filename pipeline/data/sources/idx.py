@@ -137,8 +137,8 @@ class Mnist:
 
     def _file(self, name: str, dimensions: int) -> Path:
         spelt = (name, name.replace("-idx", ".idx"))
-        places = [self.root / raw / f"{one}{end}" for raw in RAW for one in spelt for end in ENDS]
-        path = next((path for path in places if path.is_file()), None)
+        paths = [self.root / raw / f"{one}{end}" for raw in RAW for one in spelt for end in ENDS]
+        path = next((path for path in paths if path.is_file()), None)
         if path is None:
             raise UserError(
                 f"{lacking(self.root, f'{name} or {name}.gz')}; get the four files of "

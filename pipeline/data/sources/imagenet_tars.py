@@ -48,26 +48,26 @@ class ImageNetTars:
 
     def listing(self) -> Listing:
         passed: list[Row] = []
-        places = array("q")
+        offsets = array("q")
         with self._opened(TRAIN) as stream:
             classes = self._classes(stream, passed)
             items = [
                 Item(name, label)
                 for label, (wnid, inner) in enumerate(classes.items())
-                for name in self._of_class(stream, wnid, inner, places, passed)
+                for name in self._of_class(stream, wnid, inner, offsets, passed)
             ]
         found = Listing(
             classes=tuple(classes),
             splits={"train": items},
             passed=passed,
-            places=places,
+            offsets=offsets,
             others=[fact(self.root, name) for name in (TRAIN, VAL)],
         )
         self._validation(found)
         return found
 
-    def read(self, name: str, place: int) -> bytes:
-        return tars.read(self.root / name.partition("/")[0], place)
+    def read(self, name: str, offset: int) -> bytes:
+        return tars.read(self.root / name.partition("/")[0], offset)
 
     def _opened(self, name: str) -> IO[bytes]:
         if not (self.root / name).is_file():
@@ -96,10 +96,10 @@ class ImageNetTars:
         stream: IO[bytes],
         wnid: str,
         inner: tarfile.TarInfo,
-        places: array[int],
+        offsets: array[int],
         passed: list[Row],
     ) -> list[str]:
-        """Return the names of the images of a class; add their offsets to `places`."""
+        """Return the names of the images of a class; add their offsets to `offsets`."""
         where, found = self.root / TRAIN / inner.name, list[str]()
         stream.seek(inner.offset_data)
         for member in tars.members(stream, where, passed, f"{TRAIN}/{wnid}", inner.size):
@@ -110,7 +110,7 @@ class ImageNetTars:
                 passed.append({"name": name, "reason": "no image by its name"})
                 continue
             found.append(name)
-            places.append(member.offset_data)
+            offsets.append(member.offset_data)
         if not found:
             raise UserError(f"{where} has no images; get it again")
         return found
@@ -122,4 +122,4 @@ class ImageNetTars:
             files = [member for member in all_ if image(member.name)]
         inside = [f"{VAL}/{member.name.rpartition('/')[2]}" for member in files]
         listing.splits["val"] = imagenet.told(self.root, VAL, inside, listing)
-        listing.places.extend(member.offset_data for member in files)
+        listing.offsets.extend(member.offset_data for member in files)

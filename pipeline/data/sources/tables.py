@@ -26,7 +26,7 @@ class Table(Protocol):
 
     @property
     def groups(self) -> list[int]:
-        """The number of rows of each part (row group); parts are read one after the other."""
+        """The number of rows of each row group; row groups are read one after the other."""
 
     def column(self, name: str) -> list[Any]:
         """Return a whole column."""
@@ -89,7 +89,7 @@ class ParquetFile:
 
 
 class ArrowFile:
-    """A file of record batches; each row is fast to read, so the file is one part."""
+    """A file of record batches; each row is fast to read, so the file is one row group."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow

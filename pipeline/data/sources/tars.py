@@ -89,14 +89,14 @@ def members(
         )
 
 
-def read(path: Path, place: int) -> bytes:
+def read(path: Path, offset: int) -> bytes:
     """Return the content of the member whose data begins at an offset of a tar file.
 
     Raises:
         OSError: the member cannot be read, or the tar file was replaced.
     """
     with path.open("rb") as file:
-        file.seek(place - BLOCK)
+        file.seek(offset - BLOCK)
         try:
             member = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "surrogateescape")
         except tarfile.TarError:

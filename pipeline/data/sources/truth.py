@@ -25,7 +25,7 @@ from slurm import files
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 Labels = dict[str, int]
 NUMBER = re.compile(r"[-+]?[0-9]{1,9}")
-LARGEST_PART = 2**26  # bytes read of a file of the development kit; a real one has a megabyte
+LARGEST_MEMBER = 2**26  # bytes read of a file of the development kit; a real one has a megabyte
 HEADER = ("imageid", "predictionstring")  # names of the columns in Kaggle's list
 
 
@@ -190,9 +190,9 @@ def packed_kit(archive: Path, name: str) -> list[Entry]:
         try:
             with files.opened(archive) as packed, tarfile.open(fileobj=packed) as tar:
                 for file in ("ILSVRC2012_validation_ground_truth.txt", "meta.mat"):
-                    part = tar.extractfile(f"{name}/data/{file}")
-                    assert part is not None
-                    (Path(folder) / "data" / file).write_bytes(part.read(LARGEST_PART))
+                    member = tar.extractfile(f"{name}/data/{file}")
+                    assert member is not None
+                    (Path(folder) / "data" / file).write_bytes(member.read(LARGEST_MEMBER))
             return list(kit(Path(folder)))
         except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError, UserError):
             raise UserError(f"{archive} is no development kit, or damaged; get it again") from None
@@ -218,13 +218,13 @@ def kit(folder: Path) -> Iterator[Entry]:
             f"{meta} cannot be read ({type(error).__name__}); extract the development kit again"
         ) from None
     number = 0
-    for place, line in enumerate(lines, start=1):
+    for line_number, line in enumerate(lines, start=1):
         own = line.strip()
         if not own:
             continue
         number += 1
         if not own.isdecimal() or int(own) not in names:
             raise UserError(
-                f"{path}, line {place}: {_short(own)} is no class of {meta}; extract it again"
+                f"{path}, line {line_number}: {_short(own)} is no class of {meta}; extract it again"
             )
-        yield Entry(place, f"ILSVRC2012_val_{number:08d}", names[int(own)])
+        yield Entry(line_number, f"ILSVRC2012_val_{number:08d}", names[int(own)])

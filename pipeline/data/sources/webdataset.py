@@ -41,7 +41,7 @@ class Sample(NamedTuple):
     """An image: its name in the shard, its offset and its class."""
 
     name: str
-    place: int
+    offset: int
     label: Label
 
 
@@ -50,7 +50,7 @@ class Members:
     """The members of a shard that share a key."""
 
     image: str = ""
-    place: int = 0
+    offset: int = 0
     label: Label | None = None
     endings: list[str] = field(default_factory=list)
 
@@ -76,26 +76,26 @@ class WebDataset:
     def listing(self) -> Listing:
         files, passed = self._files
         rows: Labelled = {}
-        places, passed = array("q"), list(passed)
+        offsets, passed = array("q"), list(passed)
         for split, names in files.items():
             rows[split] = []
             for name in names:
                 for sample in self._samples(name, passed):
                     rows[split].append((f"{name}/{sample.name}", sample.label))
-                    places.append(sample.place)
+                    offsets.append(sample.offset)
         classes, items = labelled(rows, (), self.root)
         return Listing(
             classes=classes,
             splits=items,
             passed=passed,
-            places=places,
+            offsets=offsets,
             others=[fact(self.root, name) for names in files.values() for name in names],
             folders=self._tree.folders,
         )
 
-    def read(self, name: str, place: int) -> bytes:
+    def read(self, name: str, offset: int) -> bytes:
         shard = name.partition(f"{tars.TAR}/")[0] + tars.TAR
-        return tars.read(self.root / shard, place)
+        return tars.read(self.root / shard, offset)
 
     def _samples(self, shard: str, passed: list[Row]) -> Iterator[Sample]:
         """Yield the images of a shard; record ignored members.
@@ -104,36 +104,36 @@ class WebDataset:
             UserError: the shard is damaged, or an image has no class.
         """
         where = self.root / shard
-        for key, part in self._parts(shard, passed).items():
-            if not part.image:
+        for key, members in self._members(shard, passed).items():
+            if not members.image:
                 passed.append({"name": f"{shard}/{key}", "reason": "no image of this name"})
-            elif part.label is None:
+            elif members.label is None:
                 raise UserError(
-                    f"{where} has {part.image!a} without its class: of {key!a} there is "
-                    f"{', '.join(part.endings)}, no cls"
+                    f"{where} has {members.image!a} without its class: of {key!a} there is "
+                    f"{', '.join(members.endings)}, no cls"
                 )
             else:
-                yield Sample(part.image, part.place, part.label)
+                yield Sample(members.image, members.offset, members.label)
 
-    def _parts(self, shard: str, passed: list[Row]) -> dict[str, Members]:
+    def _members(self, shard: str, passed: list[Row]) -> dict[str, Members]:
         """Return the members of a shard, by key."""
         where = self.root / shard
-        parts: dict[str, Members] = {}
+        found: dict[str, Members] = {}
         with tars.opened(where) as stream:
             for member in tars.members(stream, where, passed, shard):
                 if not (named := MEMBER.fullmatch(member.name.removeprefix("./"))):
                     passed.append({"name": f"{shard}/{member.name}", "reason": "no KEY.ENDING"})
                     continue
                 key, ending = named[1], named[2].lower()
-                part = parts.setdefault(key, Members())
-                _refuse_second(where, key, ending, part)
-                part.endings.append(ending)
+                members = found.setdefault(key, Members())
+                _refuse_second(where, key, ending, members)
+                members.endings.append(ending)
                 if f".{ending}" in EXTENSIONS:
-                    part.image, part.place = named[0], member.offset_data
+                    members.image, members.offset = named[0], member.offset_data
                 elif ending in CLASS:
                     stream.seek(member.offset_data)
-                    part.label = _label(stream.read(min(member.size, LONGEST)), where, named[0])
-        return parts
+                    members.label = _label(stream.read(min(member.size, LONGEST)), where, named[0])
+        return found
 
     @cached_property
     def _tree(self) -> Tree:
@@ -187,11 +187,11 @@ class WebDataset:
         return list(dict.fromkeys(found))
 
 
-def _refuse_second(where: Path, key: str, ending: str, part: Members) -> None:
-    if ending in part.endings:
+def _refuse_second(where: Path, key: str, ending: str, members: Members) -> None:
+    if ending in members.endings:
         raise UserError(f"{where} has {f'{key}.{ending}'!a} twice; write it again with one")
-    if f".{ending}" in EXTENSIONS and part.image:
-        raise UserError(f"{where} has two images of {key!a}, {part.endings}; leave one of them")
+    if f".{ending}" in EXTENSIONS and members.image:
+        raise UserError(f"{where} has two images of {key!a}, {members.endings}; leave one of them")
 
 
 def _label(content: bytes, where: Path, name: str) -> Label:
@@ -215,8 +215,8 @@ def braces(pattern: str) -> list[str]:
     return ["".join(one) for one in itertools.product(*choices)]
 
 
-def _choices(piece: str, place: int) -> list[str]:
-    if place % 2 == 0:
+def _choices(piece: str, number: int) -> list[str]:
+    if number % 2 == 0:
         return [piece]
     if not (span := RANGE.fullmatch(piece)):
         return piece.split(",")

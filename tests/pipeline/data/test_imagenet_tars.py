@@ -46,7 +46,7 @@ def test_the_images_are_those_in_the_tar_files(root):
     assert [item.label for item in train] == [0, 0, 1, 1, 2, 2]
     assert [item.label for item in val] == [2, 1, 0]
     assert train[2].name == f"{TRAIN}/n01443537/n01443537_0.JPEG"
-    read = [reader.read(i.name, at) for i, at in zip(train + val, listing.places, strict=True)]
+    read = [reader.read(i.name, at) for i, at in zip(train + val, listing.offsets, strict=True)]
     assert read == IMAGES
     assert [file.name for file in listing.others] == [TRAIN, VAL, "val.txt"]
 

@@ -57,8 +57,8 @@ def found(root, val_fraction=None, train=None, val=None):
 
 def images_of(reader, listing):
     items = [item for split in listing.splits.values() for item in split]
-    places = [(place,) for place in listing.places]
-    return [reader.read(item.name, *place) for item, place in zip(items, places, strict=True)]
+    offsets = [(offset,) for offset in listing.offsets]
+    return [reader.read(item.name, *offset) for item, offset in zip(items, offsets, strict=True)]
 
 
 NAMED = [
@@ -157,8 +157,8 @@ def header_of(name):
     """Return what spoils the header of a member."""
 
     def spoil(data):
-        place = data.index(name.encode())
-        return data[:place] + b"\xff" + data[place + 1 :]
+        offset = data.index(name.encode())
+        return data[:offset] + b"\xff" + data[offset + 1 :]
 
     return spoil
 
@@ -292,11 +292,11 @@ def test_prep_checks_members_as_it_checks_files(tmp_path):
 def test_a_shard_that_changes_while_it_is_read_gives_bad_images(tmp_path):
     reader = found(shards(tmp_path))
     listing = reader.listing()
-    item, place = listing.splits["train"][2], listing.places[2]
+    item, offset = listing.splits["train"][2], listing.offsets[2]
     shard = tmp_path / "x-train-0000.tar"
-    shard.write_bytes(shard.read_bytes()[: place + 10])
+    shard.write_bytes(shard.read_bytes()[: offset + 10])
     with pytest.raises(OSError, match="its tar file was cut off"):
-        reader.read(item.name, place)
+        reader.read(item.name, offset)
     shard.write_bytes(b"x" * 9000)
     with pytest.raises(OSError, match="is not where it was"):
-        reader.read(item.name, place)
+        reader.read(item.name, offset)

@@ -3,7 +3,7 @@
 import torch
 
 from pipeline.config.train import Augment
-from pipeline.data.loaders.base import Part
+from pipeline.data.loaders.base import LoaderSpec
 
 NONE = {
     "crop": "none", "scale": [0.08, 1.0], "ratio": [0.75, 1.333], "padding": 0, "rotate": 0.0,
@@ -26,11 +26,11 @@ def augment(**changes):
     return Augment(**{**NONE, **changes})
 
 
-def part(data, split="train", **changes):
+def spec(data, split="train", **changes):
     plain = {"batch_size": 8, "image_size": 24, "resize": 24, "augment": augment(), "seed": 5}
     if split == "val":
         plain["augment"] = None
-    return Part(folder=data, split=split, **{**plain, **changes})
+    return LoaderSpec(folder=data, split=split, **{**plain, **changes})
 
 
 def same(one, two):

@@ -7,7 +7,7 @@ import pytest
 from pipeline.data.loaders import choose as choosing
 from pipeline.data.loaders.choose import choose, make
 from pipeline.display.errors import UserError
-from tests.pipeline.data.loaders.loading import KINDS, augment, part
+from tests.pipeline.data.loaders.loading import KINDS, augment, spec
 
 pytestmark = pytest.mark.long
 
@@ -17,28 +17,28 @@ def test_auto_takes_what_suits_and_says_why(data, odd, monkeypatch):
         kind, why = choose("auto", own)
         return kind.kind, why
 
-    assert chosen(part(data))[0] == "memory"
-    kind, why = chosen(part(odd[0], "val"))
+    assert chosen(spec(data))[0] == "memory"
+    kind, why = chosen(spec(odd[0], "val"))
     assert kind == "dali" and "memory needs images of one size" in why
-    kind, why = chosen(part(data, augment=augment(policy="randaugment")))
+    kind, why = chosen(spec(data, augment=augment(policy="randaugment")))
     assert kind == "torch" and "dali has no policy=randaugment" in why
     monkeypatch.setattr(choosing, "IN_MEMORY", 1000)
-    assert "memory would need" in chosen(part(data))[1]
+    assert "memory would need" in chosen(spec(data))[1]
     monkeypatch.setattr(choosing, "find_spec", lambda name: None)
-    assert chosen(part(data))[0] == "torch"
+    assert chosen(spec(data))[0] == "torch"
     with pytest.raises(UserError, match=r"data.loader=dali is not installed"):
-        choose("dali", part(data))
+        choose("dali", spec(data))
 
 
 def test_what_a_loader_cannot_do_is_refused_with_one_that_can(data):
     with pytest.raises(UserError, match=r"data.loader=dali has no policy=autoaugment; .*=torch"):
-        make("dali", part(data, augment=augment(policy="autoaugment")))
+        make("dali", spec(data, augment=augment(policy="autoaugment")))
     with pytest.raises(UserError, match=r"memory has no policy=randaugment; use data.loader=torch"):
-        make("memory", part(data, augment=augment(policy="randaugment")))
+        make("memory", spec(data, augment=augment(policy="randaugment")))
 
 
 def test_auto_goes_on_with_the_loader_that_a_state_is_of(data):
-    own = part(data, augment=augment(crop="resized"))
+    own = spec(data, augment=augment(crop="resized"))
     assert make("auto", own).kind == "memory"
     for kind in KINDS:
         assert make("auto", own, make(kind, own).state()).kind == kind

@@ -5,7 +5,7 @@ import pytest
 from pipeline.data.loaders import memory
 from pipeline.data.loaders.base import decoded
 from pipeline.data.loaders.choose import make
-from tests.pipeline.data.loaders.loading import MUCH, augment, part
+from tests.pipeline.data.loaders.loading import MUCH, augment, spec
 from tests.pipeline.training.test_steps import Reads
 
 pytestmark = pytest.mark.long
@@ -16,14 +16,14 @@ def test_pixels_are_decoded_once_for_all_loaders_of_a_split(data, monkeypatch):
     count = []
     monkeypatch.setattr(memory, "decoded", lambda raw: count.append(1) or decoded(raw))
     for seed in (1, 2, 3):
-        list(make("memory", part(data, augment=augment(), seed=seed)))
-        list(make("memory", part(data, "val")))
+        list(make("memory", spec(data, augment=augment(), seed=seed)))
+        list(make("memory", spec(data, "val")))
     assert len(count) == 103 + 20
 
 
 def test_a_batch_from_memory_reads_nothing_from_the_device(data):
     everything = {**MUCH["memory"], "crop": "resized"}
-    batches = iter(make("memory", part(data, augment=augment(**everything))))
+    batches = iter(make("memory", spec(data, augment=augment(**everything))))
     next(batches)
     with Reads() as counter:
         next(batches)

@@ -8,7 +8,7 @@ import torch
 from pipeline.data.loaders import base
 from pipeline.data.loaders.choose import make
 from pipeline.display.errors import UserError
-from tests.pipeline.data.loaders.loading import KINDS, MUCH, augment, part, same
+from tests.pipeline.data.loaders.loading import KINDS, MUCH, augment, same, spec
 
 pytestmark = pytest.mark.long
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_sees_each_image_at_most_once_and_validation_each_once(data, kind, world_size):
     ranks = [
-        make(kind, part(data, batch_size=4, rank=rank, world_size=world_size))
+        make(kind, spec(data, batch_size=4, rank=rank, world_size=world_size))
         for rank in range(world_size)
     ]
     orders = []
@@ -36,7 +36,7 @@ def test_training_sees_each_image_at_most_once_and_validation_each_once(data, ki
         [
             batch.numbers
             for batch in make(
-                kind, part(data, "val", rank=rank, world_size=world_size, batch_size=3)
+                kind, spec(data, "val", rank=rank, world_size=world_size, batch_size=3)
             )
         ]
         for rank in range(world_size)
@@ -48,7 +48,7 @@ def test_training_sees_each_image_at_most_once_and_validation_each_once(data, ki
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_belong_to_their_images(data, kind):
-    for batch in make(kind, part(data)):
+    for batch in make(kind, spec(data)):
         # images are listed class by class: 35 of a, 34 of b, 34 of c
         expected = (batch.numbers >= 35).long() + (batch.numbers >= 69).long()
         assert torch.equal(batch.labels, expected)
@@ -61,7 +61,7 @@ def test_labels_belong_to_their_images(data, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_goes_on_exactly_from_anywhere(data, kind, world_size):
     def opened(rank, state=None):
-        own = part(data, rank=rank, world_size=world_size, augment=augment(**MUCH[kind]))
+        own = spec(data, rank=rank, world_size=world_size, augment=augment(**MUCH[kind]))
         return make(kind, own, state)
 
     for rank in range(world_size):
@@ -83,14 +83,14 @@ def test_it_goes_on_exactly_from_anywhere(data, kind, world_size):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_leaves_the_generator_of_torch_to_what_mixes_and_drops(data, kind):
-    loader, before = make(kind, part(data, augment=augment(**MUCH[kind]))), torch.get_rng_state()
+    loader, before = make(kind, spec(data, augment=augment(**MUCH[kind]))), torch.get_rng_state()
     assert len(list(loader)) == len(loader)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_position_of_anything_else_is_refused(data, tmp_path, kind):
-    own = part(data)
+    own = spec(data)
     opened = make(kind, own)
     next(iter(opened))
     state = opened.state()
@@ -117,7 +117,7 @@ def test_changes_depend_on_seed_epoch_and_place_alone(data, kind, monkeypatch):
         monkeypatch.setattr(base, "cores", lambda: cores)
         found = {}
         for rank in range(world_size):
-            own = part(
+            own = spec(
                 data, rank=rank, world_size=world_size, batch_size=24 // world_size, seed=seed,
                 augment=augment(**{**MUCH[kind], "repeats": 1, "erase": 0.0}),
             )  # fmt: skip
@@ -133,7 +133,7 @@ def test_changes_depend_on_seed_epoch_and_place_alone(data, kind, monkeypatch):
 
 
 def test_repeated_images_differ_each_time(data):
-    own = part(data, augment=augment(crop="resized", repeats=3))
+    own = spec(data, augment=augment(crop="resized", repeats=3))
     numbers, images = [], []
     for batch in make("torch", own):
         numbers += batch.numbers.tolist()

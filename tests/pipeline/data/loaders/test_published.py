@@ -12,7 +12,7 @@ from timm.data import auto_augment
 from pipeline.config import asked, policy
 from pipeline.data.loaders import memory
 from pipeline.data.loaders.torch import ClippedCutout, TimmPolicy
-from tests.pipeline.data.loaders.loading import NONE, augment, part
+from tests.pipeline.data.loaders.loading import NONE, augment, spec
 
 pytestmark = pytest.mark.long
 
@@ -56,7 +56,7 @@ def test_what_came_later_leaves_old_positions_valid():
     ],
 )
 def test_a_policy_of_timm_follows_from_the_seed_alone(data, text):
-    change = TimmPolicy(text, part(data, augment=augment(policy=text)))
+    change = TimmPolicy(text, spec(data, augment=augment(policy=text)))
     image = (torch.arange(3 * 24 * 24) % 251).view(3, 24, 24).to(torch.uint8)
     before = random.getstate(), np.random.get_state()[1].tolist()
     found = []
@@ -76,7 +76,7 @@ def test_the_bounds_of_policies_are_those_of_timm():
 
 def test_a_policy_of_timm_keeps_a_bit_where_timm_draws_none(data):
     text = "rand-m9-mstd0.5-inc1"
-    change = TimmPolicy(text, part(data, augment=augment(policy=text)))
+    change = TimmPolicy(text, spec(data, augment=augment(policy=text)))
     (posterize,) = (op.aug_fn for op in change._change.ops if op.name == "PosterizeIncreasing")
     image = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
     assert posterize(image, 0).tobytes() == posterize(image, 1).tobytes()

@@ -12,10 +12,10 @@ from torchvision.transforms import v2
 
 from pipeline.config.train import Augment
 from pipeline.data import preprocess
-from pipeline.data.loaders import parts
+from pipeline.data.loaders import augmentation
 from pipeline.data.loaders.choose import choose, make, named
 from tests.launcher import PROJECT
-from tests.pipeline.data.loaders.loading import KINDS, augment, part
+from tests.pipeline.data.loaders.loading import KINDS, augment, spec
 
 pytestmark = pytest.mark.long
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.long
 def test_an_evaluation_sees_what_torchvision_shows(odd, kind, resize, size):
     folder, stored = odd
     theirs = v2.Compose([v2.Resize(resize), v2.CenterCrop(size)])
-    own = part(folder, "val", resize=resize, image_size=size)
+    own = spec(folder, "val", resize=resize, image_size=size)
     mean, std = (torch.tensor(v)[:, None, None] for v in (own.manifest.mean, own.manifest.std))
     differences = []
     for batch in make(kind, own):
@@ -44,7 +44,7 @@ def test_an_evaluation_sees_what_torchvision_shows(odd, kind, resize, size):
 
 def test_the_memory_loader_sees_the_same(data):
     ours, theirs = (
-        torch.cat([batch.images for batch in make(kind, part(data, "val", resize=30))])
+        torch.cat([batch.images for batch in make(kind, spec(data, "val", resize=30))])
         for kind in ("memory", "torch")
     )
     assert torch.allclose(ours, theirs, atol=1e-5)
@@ -52,7 +52,7 @@ def test_the_memory_loader_sees_the_same(data):
 
 def test_what_travels_with_the_network_prepares_an_image_as_the_evaluation_did(odd, tmp_path):
     folder, stored = odd
-    own = part(folder, "val", resize=41, image_size=32)
+    own = spec(folder, "val", resize=41, image_size=32)
     told = preprocess.describe(SimpleNamespace(short_side=41, image_size=32), own.manifest)
     (tmp_path / "preprocess.json").write_text(json.dumps(told))
     transform = preprocess.load(tmp_path / "preprocess.json")
@@ -66,10 +66,10 @@ def test_what_travels_with_the_network_prepares_an_image_as_the_evaluation_did(o
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flip_mirrors_and_padding_shifts(data, kind):
     plain = {}
-    for batch in make(kind, part(data)):
+    for batch in make(kind, spec(data)):
         plain |= dict(zip(batch.numbers.tolist(), batch.images, strict=True))
     mirrored = 0
-    for batch in make(kind, part(data, augment=augment(flip=True))):
+    for batch in make(kind, spec(data, augment=augment(flip=True))):
         for number, image in zip(batch.numbers.tolist(), batch.images, strict=True):
             if number in plain:
                 is_plain = torch.allclose(image, plain[number], atol=1e-4)
@@ -78,7 +78,7 @@ def test_a_flip_mirrors_and_padding_shifts(data, kind):
                 mirrored += is_mirrored
     assert 20 < mirrored < 80
     moved = 0
-    for batch in make(kind, part(data, augment=augment(crop="pad", padding=2))):
+    for batch in make(kind, spec(data, augment=augment(crop="pad", padding=2))):
         for number, image in zip(batch.numbers.tolist(), batch.images, strict=True):
             if number in plain:
                 found = [
@@ -100,7 +100,7 @@ def test_a_flip_mirrors_and_padding_shifts(data, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_recipe_can_be_read_or_is_refused(data, kind, recipe):
     asked = Augment(**yaml.safe_load(recipe.read_text())["augment"])
-    own = part(data, augment=asked)
+    own = spec(data, augment=asked)
     if named(kind).cannot(own) is None:
         for batch in make(kind, own):
             assert batch.images.shape == (8, 3, 24, 24) and batch.images.isfinite().all()
@@ -115,7 +115,7 @@ def test_parts_of_a_batch_are_those_torchvision_would_cut_out(size, scale):
     height, width = 28, 36
     images = torch.randint(0, 256, (50, 3, height, width), dtype=torch.uint8)
     draws, asked = torch.rand(50, 22), augment(crop="resized", scale=list(scale))
-    ours = parts.resized(images, draws, asked, size)
+    ours = augmentation.resized(images, draws, asked, size)
     low, high = (math.log(r) for r in asked.ratio)
     for image, draw, got in zip(images, draws.tolist(), ours, strict=True):
         for area, shape in zip(draw[:10], draw[10:20], strict=True):
@@ -156,12 +156,12 @@ def test_colours_of_a_batch_are_changed_as_dali_changes_them():
 
     (theirs,) = graph().run()
     theirs = torch.from_numpy(theirs.as_array()).permute(0, 3, 1, 2)
-    ours = parts.twisted(images, *factors)
+    ours = augmentation.twisted(images, *factors)
     assert (ours.int() - theirs.int()).abs().max() <= 2
     assert torch.equal(ours[0], images[0])
 
 
 def test_jitter_stays_in_its_range_and_differs_between_images():
     images = torch.full((64, 3, 2, 2), 100, dtype=torch.uint8)
-    changed = parts.jittered(images, torch.rand(64, 4), [0.2, 0.0, 0.0, 0.0])
+    changed = augmentation.jittered(images, torch.rand(64, 4), [0.2, 0.0, 0.0, 0.0])
     assert changed.min() >= 80 and changed.max() <= 120 and len(changed.unique()) > 20

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.data.loaders import workers
 from pipeline.data.loaders.choose import make
 from pipeline.display.errors import Interrupted, UserError
-from tests.pipeline.data.loaders.loading import part, same
+from tests.pipeline.data.loaders.loading import same, spec
 
 pytestmark = pytest.mark.long
 
@@ -99,7 +99,7 @@ def test_no_more_workers_are_started_than_the_shared_memory_has_room_for(
 
 
 def test_without_room_the_batches_are_the_same(data, monkeypatch):
-    own = part(data)
+    own = spec(data)
     enough = list(make("torch", own))
     monkeypatch.setattr(workers, "SHARED", workers.Path("/nowhere"))
     assert all(same(one, two) for one, two in zip(enough, make("torch", own), strict=True))

@@ -23,7 +23,7 @@ batches = Loader.__iter__
 
 def poisoned(self):
     for batch in batches(self):
-        if self.part.split == "train" and (batch.numbers == int(sys.argv[2])).any():
+        if self.spec.split == "train" and (batch.numbers == int(sys.argv[2])).any():
             batch.images.fill_(float("nan"))
         yield batch
 

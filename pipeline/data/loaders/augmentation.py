@@ -19,14 +19,14 @@ YIQ = ((0.299, 0.587, 0.114), (0.595879, -0.274133, -0.321746), (0.211205, -0.52
 
 
 def resized(images: Tensor, draws: Tensor, augment: Augment, size: int) -> Tensor:
-    """Cut a part of random area and shape from each image; return it as a square of `size` pixels.
+    """Crop each image at random, in area and shape; return the crop as a square of `size` pixels.
 
     As in torchvision's RandomResizedCrop, the first of ten areas and shapes that fits is used; if
     none does, the middle in the nearest shape. It is scaled with antialiasing.
 
     Args:
         images: uint8 (N, 3, H, W).
-        draws: (N, 2 * tries + 2) in [0, 1), for the areas, the shapes, and the place.
+        draws: (N, 2 * tries + 2) in [0, 1), for the areas, the shapes, and the corner.
         augment: provides `scale` and `ratio`.
         size: side of the result, pixels.
     """
@@ -41,15 +41,15 @@ def resized(images: Tensor, draws: Tensor, augment: Augment, size: int) -> Tenso
     for axis, sides in enumerate((height, width)):
         length = sides.gather(1, first)[:, 0].masked_fill(~found, middle[axis])
         spare = whole[axis] - length
-        place = (draws[:, axis - 2] * (spare + 1)).floor()
-        start = torch.where(found, place, (spare / 2).floor())
+        corner = (draws[:, axis - 2] * (spare + 1)).floor()
+        start = torch.where(found, corner, (spare / 2).floor())
         weights.append(_weights(start, length, whole[axis], size)[:, None])
     scaled = weights[0] @ images.float() @ weights[1].mT
     return scaled.round().clamp(0, 255).to(torch.uint8)
 
 
 def _sides(draws: Tensor, augment: Augment, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return heights and widths (N, tries) of parts, in pixels; they may exceed the image."""
+    """Return heights and widths (N, tries) of crops, in pixels; they may exceed the image."""
     areas, shapes = draws.chunk(2, 1)
     (least, most), (narrow, wide) = augment.scale, map(math.log, augment.ratio)
     area = height * width * (least + (most - least) * areas)
@@ -58,7 +58,7 @@ def _sides(draws: Tensor, augment: Augment, height: int, width: int) -> tuple[Te
 
 
 def _largest(height: int, width: int, narrow: float, wide: float) -> tuple[float, float]:
-    """Return height and width of the largest part whose width / height is within a range."""
+    """Return height and width of the largest crop whose width / height is within a range."""
     return min(height, round(width / narrow)), min(width, round(height * wide))
 
 
@@ -66,17 +66,17 @@ def _weights(start: Tensor, length: Tensor, whole: int, size: int) -> Tensor:
     """Return (N, size, whole): the weights of the image's pixels in each pixel of the result.
 
     Bilinear with antialiasing, as in torch's interpolate: a triangle as wide as a pixel of the
-    coarser of both grids, cut off at the border of the part.
+    coarser of both grids, cut off at the border of the crop.
 
     Args:
-        start: (N,), first pixel of the part.
-        length: (N,), pixels of the part.
+        start: (N,), first pixel of the crop.
+        length: (N,), pixels of the crop.
         whole: pixels of the image along this side.
         size: pixels of the result.
     """
     scale = (length / size)[:, None, None]
     here = torch.arange(whole, device=start.device)
-    offset = here - start[:, None, None]  # number of the pixel within the part
+    offset = here - start[:, None, None]  # number of the pixel within the crop
     centre = (torch.arange(size, device=start.device) + 0.5)[None, :, None] * scale
     weights = (1 - (offset + 0.5 - centre).abs() / scale.clamp(min=1)).clamp(min=0)
     weights = weights * ((offset >= 0) & (offset < length[:, None, None]))
