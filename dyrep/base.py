@@ -23,7 +23,7 @@ class RepBlock(nn.Module):
 
     Args:
         conv: The conv that the block replaces.
-        parts: Branches by name; kxk is always among them.
+        named: Branches by name; kxk is always among them.
         fixed: Whether the kxk branch is tied to its conv: with batch norms, its norm keeps its
             statistics; in a linear block, it has no strength.
 
@@ -36,11 +36,11 @@ class RepBlock(nn.Module):
     own: tuple[str, ...] = ()
     widen: int = 1
 
-    def __init__(self, conv: nn.Conv2d, parts: Mapping[str, Branch], fixed: bool) -> None:
+    def __init__(self, conv: nn.Conv2d, named: Mapping[str, Branch], fixed: bool) -> None:
         super().__init__()
         self.geometry = Geometry.of(conv)
         self.had_bias = conv.bias is not None and not getattr(conv, "bias_was_added", False)
-        self.branches = nn.ModuleDict(parts)
+        self.branches = nn.ModuleDict(named)
         for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"):
             setattr(self, name, getattr(conv, name))  # for networks that read attributes of layers
         self.fixed = fixed

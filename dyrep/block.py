@@ -91,10 +91,10 @@ class BatchNormBlock(RepBlock):
         widen: int = 1,
     ) -> None:
         geometry = Geometry.of(conv)
-        parts = {name: branches.build(name, geometry, norm, widen) for name in in_order(names)}
+        named = {name: branches.build(name, geometry, norm, widen) for name in in_order(names)}
         if fixed:
-            parts["kxk"].norm = FixedNorm(nn.BatchNorm2d(conv.out_channels))  # type: ignore[assignment]
-        super().__init__(conv, parts, fixed)
+            named["kxk"].norm = FixedNorm(nn.BatchNorm2d(conv.out_channels))  # type: ignore[assignment]
+        super().__init__(conv, named, fixed)
         self.widen = widen
         inner = self.kxk.conv
         assert isinstance(inner, nn.Conv2d)
@@ -263,8 +263,8 @@ def grown_depth(model: nn.Module, path: str) -> int:
 
 
 def _around(model: nn.Module, path: str) -> list[RepBlock]:
-    parts = path.split(".")
-    above = (model.get_submodule(".".join(parts[:end])) for end in range(len(parts)))
+    keys = path.split(".")
+    above = (model.get_submodule(".".join(keys[:end])) for end in range(len(keys)))
     return [module for module in above if isinstance(module, RepBlock)]
 
 
@@ -273,7 +273,7 @@ def called(model: nn.Module, path: str) -> str:
 
     A linear block does not call the modules inside it. For these, it is the outermost linear block.
     """
-    parts = path.split(".")
-    above = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    keys = path.split(".")
+    above = (".".join(keys[:end]) for end in range(1, len(keys) + 1))
     found = (parent for parent in above if isinstance(model.get_submodule(parent), LinearBlock))
     return next(found, path)

@@ -173,9 +173,9 @@ def windows(geometry: Geometry) -> dict[str, tuple[Pair, Pair]]:
 
 def build(name: str, geometry: Geometry, norm: Norm, widen: int = 1) -> NormBranch:
     """Return a fresh branch by its name; `widen` as in `OneByOneKxK`."""
-    places = windows(geometry)
-    if name in places:
-        return WindowConv(geometry, *places[name], norm)
+    known = windows(geometry)
+    if name in known:
+        return WindowConv(geometry, *known[name], norm)
     if name == "1x1_kxk":
         return OneByOneKxK(geometry, norm, widen)
     return {"1x1_avg": OneByOneAverage, "identity": Identity}[name](geometry, norm)

@@ -197,9 +197,9 @@ def _over_ranks(mine: Moments) -> Moments:
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return mine
     packed = torch.stack([mine.count.expand_as(mine.mean), mine.mean, mine.var])
-    parts = [torch.empty_like(packed) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, packed)
-    merged = Moments(parts[0][0][0], parts[0][1], parts[0][2])
-    for part in parts[1:]:
-        merged = merged.merged(Moments(part[0][0], part[1], part[2]))
+    gathered = [torch.empty_like(packed) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, packed)
+    merged = Moments(gathered[0][0][0], gathered[0][1], gathered[0][2])
+    for other in gathered[1:]:
+        merged = merged.merged(Moments(other[0][0], other[1], other[2]))
     return merged

@@ -48,10 +48,10 @@ class LinearBlock(RepBlock):
     form = "linear"
 
     def __init__(self, conv: nn.Conv2d, names: Sequence[str], fixed: bool = False) -> None:
-        parts = {name: build(name, Geometry.of(conv), fixed) for name in in_order(names)}
-        for branch in parts.values():
+        named = {name: build(name, Geometry.of(conv), fixed) for name in in_order(names)}
+        for branch in named.values():
             draw(branch)
-        super().__init__(conv, parts, fixed)
+        super().__init__(conv, named, fixed)
         self.kxk.conv = conv
 
     @property

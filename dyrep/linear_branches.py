@@ -196,10 +196,10 @@ class LinearIdentity(LinearBranch):
 
 def build(name: str, geometry: Geometry, fixed: bool) -> LinearBranch:
     """Return a new branch by its name; a fixed kxk has no strengths."""
-    places = windows(geometry)
-    if name in places:
+    known = windows(geometry)
+    if name in known:
         start = None if fixed and name == "kxk" else START[name]
-        return LinearWindow(geometry, *places[name], start)
+        return LinearWindow(geometry, *known[name], start)
     kinds = {
         "1x1_kxk": LinearOneByOneKxK,
         "1x1_avg": LinearOneByOneAverage,

@@ -38,10 +38,10 @@ def rebuilt(value: Tensor, build: Build) -> AbstractContextManager[object]:
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _in_torch_func():
         return nullcontext()
-    place, shape = value.data_ptr(), value.shape
+    address, shape = value.data_ptr(), value.shape
 
     def pack(saved: Tensor) -> Tensor | Build:
-        return build if saved.data_ptr() == place and saved.shape == shape else saved
+        return build if saved.data_ptr() == address and saved.shape == shape else saved
 
     def unpack(packed: Tensor | Build) -> Tensor:
         if isinstance(packed, Tensor):

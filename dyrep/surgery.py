@@ -149,7 +149,7 @@ def follow(
             group["param_names"].append(name)
         initial_state(optimizer, group, parameter)
     names = {parameter: name for name, parameter in named.items()}
-    order = {parameter: index for index, parameter in enumerate(names)}
+    order = {parameter: number for number, parameter in enumerate(names)}
     for group in groups:
         old = dict(zip(group["params"], group.get("param_names", []), strict=False))
         kept = [p for p in group["params"] if p not in gone]
@@ -194,10 +194,10 @@ def _kin(
     kin = [name for name in vectors if before[name] in gammas] or vectors or held
     own = home[before[beside]]
     here = [name for name in kin if home[before[name]] is own]
-    place = {name: index for index, name in enumerate(before)}
+    index = {name: number for number, name in enumerate(before)}
 
     def nearness(name: str) -> tuple[bool, int, int, bool]:
-        steps = place[name] - place[beside]
+        steps = index[name] - index[beside]
         alike = _options(home[before[name]]) == _options(own)
         return alike, _shared(name, beside), -abs(steps), steps > 0
 

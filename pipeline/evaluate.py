@@ -69,9 +69,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _prepared(folder: Path) -> Path:
     """Return the folder of prepared data; `folder` is that folder, or a run that has it."""
-    for place in (folder, folder / "prep" / "data"):
-        if (place / rundir.MANIFEST).exists():
-            return place
+    for one in (folder, folder / "prep" / "data"):
+        if (one / rundir.MANIFEST).exists():
+            return one
     raise UserError(
         f"{folder} holds no prepared data; name a run, or a folder below `data/` in its root "
         "(stage=prep makes them)"

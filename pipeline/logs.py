@@ -134,12 +134,12 @@ class Reader:
                 self._print(path)
         events = list(store.rows(Event, self.directory))
         logs = _of_attempts(self.directory, self._rank)
-        for part in by_attempt(events):
-            for number, row in part.opening:
+        for group in by_attempt(events):
+            for number, row in group.opening:
                 self._tell(number, row)
-            for path in logs.pop(part.attempt, []):
+            for path in logs.pop(group.attempt, []):
                 self._print(path)
-            for number, row in part.closing:
+            for number, row in group.closing:
                 self._tell(number, row)
         for path in (path for some in logs.values() for path in some):
             self._print(path)

@@ -150,7 +150,7 @@ def _preemption(
 
 def _requeue(settings: dict[str, str]) -> Iterator[Finding]:
     expire = dict(
-        part.split("=", 1) for part in settings.get("AuthInfo", "").split(",") if "=" in part
+        pair.split("=", 1) for pair in settings.get("AuthInfo", "").split(",") if "=" in pair
     ).get("cred_expire", "120")
     yield Finding(None, f"a requeued job starts {int(expire) + 1} s later at the earliest")
     if settings.get("JobRequeue") == "0":
@@ -201,7 +201,7 @@ def _rehearse(resources: Resources, directory: Path) -> Iterator[Finding]:
 
 
 def _known_by(kept: list[str]) -> Finding:
-    """Report how jobs are recognized: by the places where SLURM kept the mark of the job."""
+    """Report how jobs are recognized: by the fields in which SLURM kept its mark."""
     if marks.COMMENT in kept:
         return Finding(True, "jobs keep their comment, by which they are recognized")
     times = "their ids and when they were submitted"

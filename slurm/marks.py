@@ -25,7 +25,7 @@ def named(name: str, mark: str) -> str:
 
 
 def kept(entry: Entry, mark: str) -> list[str]:
-    """Return the places where a job carries a mark: its comment, its name, or none."""
+    """Return the fields in which a job carries a mark: its comment, its name, or none."""
     found = {COMMENT: entry.comment, NAME: entry.name.rpartition(".")[2]}
     return [where for where, text in found.items() if text == mark]
 
@@ -40,7 +40,7 @@ def known(entry: Entry, row: Submission) -> bool:
 
 
 def read_back(rows: Mapping[Path, Submission]) -> list[str]:
-    """Return the places where SLURM kept the mark of these jobs, read back from the first job.
+    """Return the fields in which SLURM kept the mark of these jobs, read back from the first job.
 
     If SLURM kept the mark nowhere, the submit time of the jobs is recorded.
 

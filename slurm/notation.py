@@ -18,7 +18,7 @@ def minutes(text: str) -> float | None:
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if not match:
         raise ValueError(f"'{text}' is no duration; use minutes, HH:MM:SS or D-HH:MM:SS")
-    days, first, second, third = (int(part or 0) for part in match.groups())
+    days, first, second, third = (int(word or 0) for word in match.groups())
     if match[1] or match[4]:  # days-hours:minutes:seconds, or hours:minutes:seconds
         return days * 1440 + first * 60 + second + third / 60
     return first + second / 60

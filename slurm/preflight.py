@@ -131,11 +131,11 @@ def _offer(partition: dict[str, str]) -> str:
 
 
 def _say(resources: Resources) -> str:
-    parts = [f"{resources.nodes} nodes", f"{resources.cpus_per_node} CPUs"]
+    asked = [f"{resources.nodes} nodes", f"{resources.cpus_per_node} CPUs"]
     kind = f" {resources.gpu_type}" if resources.gpu_type else ""
-    parts += [f"{resources.gpus_per_node}{kind} GPUs"] if resources.gpus_per_node else []
-    parts += [f"{resources.memory} GB"] if resources.memory else []
-    return ", ".join(parts)
+    asked += [f"{resources.gpus_per_node}{kind} GPUs"] if resources.gpus_per_node else []
+    asked += [f"{resources.memory} GB"] if resources.memory else []
+    return ", ".join(asked)
 
 
 def gpus(partition: str | None) -> bool:

@@ -19,7 +19,7 @@ SAME_IMAGES = {
     "data.max_bad",
 }  # settings of `data` that do not change which images a training sees
 WORK = "train/plain_steps"
-PARTS = {"parameters": "fuse/parameters", "parameters_unfused": "fuse/parameters_unfused",
+SIZES = {"parameters": "fuse/parameters", "parameters_unfused": "fuse/parameters_unfused",
          "flops": "fuse/flops", "flops_unfused": "fuse/flops_unfused",
          "grown": "train/grown", "cut": "train/cut"}  # fmt: skip
 
@@ -150,7 +150,7 @@ def _group(label: str, runs: list[Run], hours: Callable[[Run], float | None]) ->
 
     top1 = over(ACCURACY)
     assert top1 is not None  # a run without top-1 does not count
-    sizes = {name: over(metric) for name, metric in PARTS.items()}
+    sizes = {name: over(metric) for name, metric in SIZES.items()}
     timed = {key for run in runs for key in run.metrics if _batch(key)}
     return Group(
         label=label,
@@ -212,9 +212,11 @@ def _baseline(groups: list[Group], asked: list[str], notes: list[str]) -> Group 
 def _note_places(runs: list[Run], notes: list[str]) -> None:
     """Note differences of device, source or launch between the runs, and noisy latencies."""
     for stage, what in (("latency", "latencies were measured"), ("train", "runs were trained")):
-        places = sorted({run.device[stage] for run in runs if run.device.get(stage)})
-        if len(places) > 1:
-            notes.append(f"{what} on different devices ({', '.join(places)}): times do not compare")
+        devices = sorted({run.device[stage] for run in runs if run.device.get(stage)})
+        if len(devices) > 1:
+            notes.append(
+                f"{what} on different devices ({', '.join(devices)}): times do not compare"
+            )
     sources = {run.source for run in runs if run.source}
     if len(sources) > 1:
         notes.append(f"the runs come from {len(sources)} source revisions")

@@ -92,7 +92,7 @@ def cost(answer: Answer) -> Markup:
               clip_on=False)  # fmt: skip
     middle = sum(axes.get_xlim()) / 2
     named = [*front, *others] if len(points) <= NAMED else [*front[:1], *front[1:][-1:]]
-    for (x, y), at in itertools.groupby(sorted(named, key=_place), key=_place):
+    for (x, y), at in itertools.groupby(sorted(named, key=_point), key=_point):
         told = ", ".join(str(numbers[group.label]) for _, _, group in at)
         side = (6, "left") if x <= middle else (-6, "right")  # numbers stay inside the axes
         axes.annotate(told, (x, y), xytext=(side[0], 6), ha=side[1], fontsize=8,
@@ -107,7 +107,7 @@ def cost(answer: Answer) -> Markup:
     return svg(figure, f"Accuracy against {answer.cost_unit} of training, with stars", curves)
 
 
-def _place(point: tuple[float, float, Group]) -> tuple[float, float]:
+def _point(point: tuple[float, float, Group]) -> tuple[float, float]:
     return point[:2]
 
 

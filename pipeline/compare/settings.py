@@ -46,7 +46,8 @@ def labels(trees: list[Settings], differ: list[str]) -> list[str]:
     """
     if len(trees) == 1:
         tree = trees[0]
-        return [" · ".join(str(tree.get(f"{part}.name")) for part in ("data", "model", "method"))]
+        sections = ("data", "model", "method")
+        return [" · ".join(str(tree.get(f"{section}.name")) for section in sections)]
     choices = [key for key in differ if key.endswith(".name")]
     within = [key for key in differ if key not in choices and _within_choice(trees, key, choices)]
     within = [k for k in within if not k.endswith(HASH) or k.removesuffix(HASH) not in within]

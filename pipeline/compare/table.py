@@ -96,9 +96,9 @@ def probability(p: float | None) -> str:
     return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def ratio(group: Group, part: str) -> str:
+def ratio(group: Group, size: str) -> str:
     """Return a size of the fused network, and of the unfused one if it differs."""
-    after, before = group.sizes.get(part), group.sizes.get(f"{part}_unfused")
+    after, before = group.sizes.get(size), group.sizes.get(f"{size}_unfused")
     if after is None:
         return "–"
     return short(after) + (f" ({short(before)})" if before and before != after else "")

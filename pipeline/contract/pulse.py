@@ -63,10 +63,10 @@ def beat(patience: float) -> None:
     """
     if PULSE not in os.environ:
         return
-    place = int(os.environ["LOCAL_RANK"]) * SLOT.size
+    offset = int(os.environ["LOCAL_RANK"]) * SLOT.size
     with mmap.mmap(int(os.environ[PULSE]), 0) as memory:
-        words, _ = SLOT.unpack_from(memory, place)
-        SLOT.pack_into(memory, place, words + 1, patience)
+        words, _ = SLOT.unpack_from(memory, offset)
+        SLOT.pack_into(memory, offset, words + 1, patience)
 
 
 def watched(parent: int) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pipeline.contract.stage import Stage
 
 ELSEWHERE = ("data.root", "data.max_bad")  # their effect is part of the prepared data
-PLACES = ("model.pretrained", "method.structure")  # the fingerprint has the file's hash instead
+FILES = ("model.pretrained", "method.structure")  # the fingerprint has the file's hash instead
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -27,7 +27,7 @@ STAGES: dict[str, Stage] = {
             does="train, growing and cutting branches on the way",
             parents=("prep",),
             reads=("data", "model", "method", "train", "seed"),
-            ignores=(*ELSEWHERE, *PLACES),
+            ignores=(*ELSEWHERE, *FILES),
             outputs=("model.safetensors", "structure.json", "history.jsonl"),
             processes=True,
             version=2,
@@ -37,7 +37,7 @@ STAGES: dict[str, Stage] = {
             does="fold all branches into the plain network, prove it equal and export it",
             parents=("prep", "train"),
             reads=("data", "model", "fuse"),
-            ignores=(*ELSEWHERE, *PLACES),
+            ignores=(*ELSEWHERE, *FILES),
             outputs=(
                 "model.safetensors",
                 "model.*",
@@ -52,7 +52,7 @@ STAGES: dict[str, Stage] = {
             does="evaluate the unfused, the fused and the exported networks",
             parents=("prep", "train", "fuse"),
             reads=("data", "model", "eval"),
-            ignores=(*ELSEWHERE, *PLACES),
+            ignores=(*ELSEWHERE, *FILES),
             outputs=("predictions.safetensors", "eval.json"),
             processes=True,
             version=3,
@@ -62,7 +62,7 @@ STAGES: dict[str, Stage] = {
             does="time the fused, the unfused, the plain and the exported networks",
             parents=("prep", "train", "fuse"),
             reads=("data", "model", "latency"),
-            ignores=(*ELSEWHERE, *PLACES),
+            ignores=(*ELSEWHERE, *FILES),
             outputs=("latency.json",),
             version=5,
         ),

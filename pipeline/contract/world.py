@@ -94,8 +94,8 @@ class World:
         sizes = self._all(torch.tensor([len(own)]))
         padded = torch.zeros(int(max(sizes)), dtype=torch.uint8)
         padded[: len(own)] = own
-        parts = zip(self._all(padded), sizes, strict=True)
-        return [packing.loads(part[: int(size)].numpy().tobytes()) for part, size in parts]
+        gathered = zip(self._all(padded), sizes, strict=True)
+        return [packing.loads(packed[: int(size)].numpy().tobytes()) for packed, size in gathered]
 
     def from_main(self, find: Callable[[], T]) -> T:
         """Call `find` on the main process; return its result on every process."""
@@ -108,9 +108,9 @@ class World:
             dist.broadcast(tensor, 0)
 
     def _all(self, own: Tensor) -> list[Tensor]:
-        parts = [torch.empty_like(own) for _ in range(self.world_size)]
-        dist.all_gather(parts, own)
-        return parts
+        gathered = [torch.empty_like(own) for _ in range(self.world_size)]
+        dist.all_gather(gathered, own)
+        return gathered
 
     def beat(self) -> None:
         """Send a heartbeat."""

@@ -36,9 +36,9 @@ def find(key: str, target: str) -> Files:
     if top in OURS or top in sys.stdlib_module_names:
         whose = "this project" if top in OURS else "Python itself"
         raise UserError(f"{key}={target}: {top} is a module of {whose}; give yours another name")
-    if any(_module(place, module) for place in _places()):
+    if any(_module(root, module) for root in _roots()):
         return _with_imports(module)
-    theirs = any(_module(place, top) for place in _places())
+    theirs = any(_module(root, top) for root in _roots())
     if theirs or not _is_installed(top):
         raise UserError(f"{key}={target}: {_missing(module)}")
     return {}
@@ -68,7 +68,7 @@ def _installed() -> list[Path]:
     return [Path(name).resolve() for name in names]
 
 
-def _places() -> list[Path]:
+def _roots() -> list[Path]:
     """Return the folders searched for the user's modules: the current one, then PYTHONPATH."""
     found = dict.fromkeys([Path.cwd(), *(Path(name) for name in sys.path if name)])
     return [path for path in found if path.is_dir() and not installed(path.resolve())]
@@ -82,7 +82,7 @@ def _is_installed(top: str) -> bool:
     if spec is None or spec.origin:
         return spec is not None
     # a folder without __init__.py, which may be any in the current directory
-    return any(installed(Path(place).resolve()) for place in spec.submodule_search_locations or ())
+    return any(installed(Path(root).resolve()) for root in spec.submodule_search_locations or ())
 
 
 def _missing(module: str) -> str:
@@ -94,16 +94,16 @@ def _missing(module: str) -> str:
     )
 
 
-def _module(place: Path, module: str) -> Path | None:
+def _module(root: Path, module: str) -> Path | None:
     """Return the file of a module in a folder; a package has priority, as in Python."""
-    base = place.joinpath(*module.split("."))
+    base = root.joinpath(*module.split("."))
     candidates = (base / "__init__.py", base.with_name(f"{base.name}.py"))
     return next((path for path in candidates if path.is_file()), None)
 
 
 def _with_imports(module: str) -> Files:
     """Return the files of a module and of all modules of the user that it imports, by name."""
-    places, found, seen, waiting = _places(), Files(), set[str](), [module]
+    roots, found, seen, waiting = _roots(), Files(), set[str](), [module]
     while waiting:
         name = waiting.pop()
         parts = name.split(".")
@@ -113,10 +113,10 @@ def _with_imports(module: str) -> Files:
         waiting += (
             [".".join(parts[:-1])] if parts[1:] else []
         )  # importing a module executes its packages, too
-        place = next((place for place in places if _module(place, name)), None)
-        path = _module(place, name) if place else None
-        if place and path:
-            found[str(path.relative_to(place))] = path
+        root = next((root for root in roots if _module(root, name)), None)
+        path = _module(root, name) if root else None
+        if root and path:
+            found[str(path.relative_to(root))] = path
             waiting += _imports(path, parts if path.name == "__init__.py" else parts[:-1])
     return found
 

@@ -65,10 +65,10 @@ def unreadable(path: Path, error: OSError) -> UserError:
 
 def _other_owner(path: Path) -> str | None:
     """Return the owner of a path, or of the first folder above it, if that is another user."""
-    for place in (path, *path.parents):
+    for above in (path, *path.parents):
         try:
-            uid = place.stat().st_uid
-            return f"user {place.owner()}" if uid != os.geteuid() else None
+            uid = above.stat().st_uid
+            return f"user {above.owner()}" if uid != os.geteuid() else None
         except KeyError:  # the user has no name on this machine
             return f"user {uid}"
         except OSError:  # the path does not exist or is hidden by permissions

@@ -36,9 +36,9 @@ def _shadowed() -> str | None:
     for name in ("slurm", "dyrep"):
         spec = find_spec(name)
         if spec and spec.origin and Path(spec.origin).resolve().parents[1] != PROJECT:
-            place = Path(spec.origin).parents[1]
+            folder = Path(spec.origin).parents[1]
             return (
-                f"{place} has a package {name}, which Python takes for this project's; take that "
+                f"{folder} has a package {name}, which Python takes for this project's; take that "
                 "off PYTHONPATH"
             )
     return None

@@ -78,7 +78,7 @@ def matching(glob: str, parameters: dict[str, nn.Parameter]) -> list[str]:
     """
 
     def known_as(name: str) -> list[str]:
-        return list(accumulate(name.split("."), lambda path, part: f"{path}.{part}"))
+        return list(accumulate(name.split("."), lambda path, key: f"{path}.{key}"))
 
     found = [n for n in parameters if any(fnmatch.fnmatchcase(k, glob) for k in known_as(n))]
     if not found:

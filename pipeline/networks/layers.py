@@ -52,6 +52,6 @@ def depths(model: nn.Module) -> dict[str, int]:
 
 def _unit(name: str, units: set[str]) -> str | None:
     """Return the path in `units` that contains a parameter; None if there is none."""
-    parts = name.split(".")
-    paths = (".".join(parts[:count]) for count in range(1, len(parts)))
+    keys = name.split(".")
+    paths = (".".join(keys[:count]) for count in range(1, len(keys)))
     return next((path for path in paths if path in units), None)

@@ -103,8 +103,8 @@ def _of_hub(repository: str | None, file: str | None) -> list[Path]:
 
 
 def _absent(word: str, files: list[Path], fetch: str) -> UserError:
-    places = " and not ".join(str(file) for file in files)
+    paths = " and not ".join(str(file) for file in files)
     return UserError(
-        f"{KEY}={word} is not on this disk (not {places}), and nothing is downloaded; fetch it "
+        f"{KEY}={word} is not on this disk (not {paths}), and nothing is downloaded; fetch it "
         f'where there is a network: python -c "{fetch}"; or give a file'
     )

@@ -86,8 +86,8 @@ def _load(
     own = isinstance(model, Timm) and model.own_branches
     if _has_branches(held) and isinstance(model, Timm) and model.name.startswith("repvgg"):
         held, grey = _folded(path, model, held, head)
-        place = "are those of the network" if own else "were folded into 3x3 convolutions"
-        told.append(f"start: the branches of these RepVGG weights {place}")
+        origin = "are those of the network" if own else "were folded into 3x3 convolutions"
+        told.append(f"start: the branches of these RepVGG weights {origin}")
     elif own:
         raise UserError(
             f"{KEY}={path} has no branches for those of the network, model.own_branches=true; "

@@ -90,27 +90,27 @@ def fill(model: nn.Module, held: dict[str, Tensor]) -> int:
     own = {path: block for path, block in blocks(model).items() if block.own}
     for path, block in own.items():
         around = path.removesuffix("conv")
-        parts = {
+        tensors = {
             f"{ours}.{key.rpartition('.')[2]}": value
             for theirs, ours in NAMES.items()
             for key, value in held.items()
             if key.startswith(f"{around}{theirs}.")
         }
         if isinstance(block, LinearBlock):
-            _fill_linear(block, parts)
+            _fill_linear(block, tensors)
         else:
-            block.branches.load_state_dict(parts, strict=False)
+            block.branches.load_state_dict(tensors, strict=False)
     return len(own)
 
 
-def _fill_linear(block: LinearBlock, parts: dict[str, Tensor]) -> None:
+def _fill_linear(block: LinearBlock, tensors: dict[str, Tensor]) -> None:
     for name, branch in block.branches.items():
-        spread = (parts[f"{name}.norm.running_var"] + EPS).sqrt()
-        strength = parts[f"{name}.norm.weight"] / spread
+        spread = (tensors[f"{name}.norm.running_var"] + EPS).sqrt()
+        strength = tensors[f"{name}.norm.weight"] / spread
         if isinstance(branch, LinearWindow) and isinstance(branch.conv, nn.Conv2d):
             start = 1.0 if branch.scale is None else branch.scale
             factor = (strength / start)[:, None, None, None]
-            branch.conv.weight.copy_(factor * parts[f"{name}.conv.weight"])
+            branch.conv.weight.copy_(factor * tensors[f"{name}.conv.weight"])
         elif isinstance(branch, LinearIdentity) and branch.scale is not None:
             branch.scale.copy_(strength)
 

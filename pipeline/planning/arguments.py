@@ -200,9 +200,9 @@ def _takes_text(key: str) -> bool:
 def _takes(key: str) -> set[Any]:
     """Return the types that the schema allows for a dotted key, over all choices of its section."""
     kinds: set[Any] = {Config}
-    for part in key.lstrip("+~").split("."):
+    for name in key.lstrip("+~").split("."):
         owners = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
-        fields = [owner.model_fields[part] for owner in owners if part in owner.model_fields]
+        fields = [owner.model_fields[name] for owner in owners if name in owner.model_fields]
         kinds = {kind for field in fields for kind in _kinds(field.annotation)}
     return kinds
 
@@ -212,8 +212,8 @@ def _kinds(annotation: Any) -> Iterator[Any]:
     if get_origin(annotation) in (list, dict) or not get_args(annotation):
         yield annotation
         return
-    for part in get_args(annotation):
-        yield from _kinds(part)
+    for one in get_args(annotation):
+        yield from _kinds(one)
 
 
 def _check_choice(override: Override, own: str | None) -> None:

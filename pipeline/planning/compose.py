@@ -220,20 +220,20 @@ def derived_name(choices: dict[str, str], seed: Any, overrides: list[str]) -> st
         words.insert(0, str(choices["experiment"]).replace("/", "-"))
     if choices["train"] != choices["data"]:
         words.append(str(choices["train"]))
-    words.append(_part(f"s{seed}"))
+    words.append(_piece(f"s{seed}"))
     for override in parse(overrides):
         key = override.key_or_group
         if key in choices or key == "seed" or key.split(".")[0] in WHERE:
             continue
         value = mask(override.input_line or "").split("=", 1)[-1]
-        words.append(_part(f"{key.split('.')[-1]}_{value}"))
+        words.append(_piece(f"{key.split('.')[-1]}_{value}"))
     name = "-".join(words)
     if len(name) > 120:
         name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return name
 
 
-def _part(text: str) -> str:
+def _piece(text: str) -> str:
     """Return a text as a part of a run's name."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).strip("_")
 

@@ -77,14 +77,14 @@ def check_shape(tree: DictConfig, override: Override) -> None:
         UserError: the message names the setting and how to write it.
     """
     key, said = override.key_or_group, override.input_line
-    places = [key] if isinstance(override.value(), dict) else []
-    places += [key[:end] for end, sign in enumerate(key) if sign == "."]
-    for place in places:
-        found = _select(tree, place)
+    paths = [key] if isinstance(override.value(), dict) else []
+    paths += [key[:end] for end, sign in enumerate(key) if sign == "."]
+    for path in paths:
+        found = _select(tree, path)
         if isinstance(found, ListConfig):
-            raise UserError(f"{said}: {place} is a list; write {place}=[VALUE,…]")
+            raise UserError(f"{said}: {path} is a list; write {path}=[VALUE,…]")
         if found is not None and not isinstance(found, DictConfig):
-            raise UserError(f"{said}: {place} is one value; write {place}=VALUE")
+            raise UserError(f"{said}: {path} is one value; write {path}=VALUE")
     if isinstance(override.value(), list) and isinstance(_select(tree, key), DictConfig):
         raise UserError(f"{said}: {key} is a section; set what is in it, {key}.KEY=VALUE")
 

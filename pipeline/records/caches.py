@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 
 from pipeline.records import rundir
 
-PLACES = {
+FOLDERS = {
     "XDG_CACHE_HOME": ".cache",
     "XDG_CONFIG_HOME": ".config",
     "XDG_DATA_HOME": ".local/share",
@@ -31,7 +31,7 @@ def settle(root: Path) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept / "torchinductor"))
     home = Path(os.path.expanduser("~"))  # noqa: PTH111 (Path raises for a user without an entry)
     there = os.access(home, os.X_OK) and home.is_dir()
-    for name, below in PLACES.items():
+    for name, below in FOLDERS.items():
         chosen = os.environ.get(name)
         if not (_writable(Path(chosen)) if chosen else there and _writable(home / below)):
             os.environ[name] = str(kept / below)

@@ -30,14 +30,14 @@ def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentPa
     )
     made.add_argument(
         "--root",
-        type=_place,
+        type=_root,
         default=OUTPUTS,
         help=f"where runs live (default: {OUTPUTS})",
     )
     return made
 
 
-def _place(text: str) -> Path:
+def _root(text: str) -> Path:
     """Parse an option that is a path."""
     try:
         return rundir.absolute(text)
@@ -68,8 +68,8 @@ def relaunch(root: Path, name: str, *settings: str) -> str:
     """Return the command that continues a run, from the current directory."""
     plain = re.fullmatch(r"[\w/.+-]+", str(root), re.ASCII)
     quoted = str(root) if plain else "'" + str(root).replace("'", "\\'") + "'"  # for Hydra's parser
-    place = [] if root == rundir.absolute(OUTPUTS) else [f"root={quoted}"]
-    return shlex.join(["python", "-m", "pipeline.launch", f"name={name}", *settings, *place])
+    there = [] if root == rundir.absolute(OUTPUTS) else [f"root={quoted}"]
+    return shlex.join(["python", "-m", "pipeline.launch", f"name={name}", *settings, *there])
 
 
 def time_again(run: Path) -> str:

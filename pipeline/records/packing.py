@@ -46,12 +46,12 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     return tuple(items) if kind == "tuple" else items
 
 
-def _packed(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+def _packed(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """Return a value as JSON; containers are labelled so that tuples and int keys survive."""
     if isinstance(value, Tensor):
-        tensors[place] = value.detach().to("cpu", copy=True).contiguous()
-        return {"tensor": place}
-    inner = f"{place}." if place else ""
+        tensors[path] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": path}
+    inner = f"{path}." if path else ""
     if isinstance(value, dict):
         items = [[key, _packed(item, f"{inner}{key}", tensors)] for key, item in value.items()]
         return {"dict": items}
@@ -60,4 +60,4 @@ def _packed(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
         return {type(value).__name__: items}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"{place} is a {type(value).__name__}, which cannot be packed")
+    raise TypeError(f"{path} is a {type(value).__name__}, which cannot be packed")

@@ -77,9 +77,9 @@ class Onlooker:
         self._bar.update(self._task, eta=shown)
         if time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
-            part = f"{100 * row.done / row.total:.0f} % " if row.total else ""
+            share = f"{100 * row.done / row.total:.0f} % " if row.total else ""
             more = f", eta {eta:.0f} s" if eta else ""
-            self.note(f"{self._stage}: {part}{row.text}{more}")
+            self.note(f"{self._stage}: {share}{row.text}{more}")
 
     def note(self, text: str) -> None:
         """Print a line if there is no bar."""

@@ -45,9 +45,9 @@ def by_attempt(events: Sequence[Event]) -> list[AttemptEvents]:
         another = row.attempt > found[-1].attempt > 0 or row.event == "began"
         if another and (found[-1].attempt or found[-1].closing):
             found.append(AttemptEvents())
-        part = found[-1]
-        part.attempt = part.attempt or row.attempt
-        (part.opening if row.event in OPENING else part.closing).append((number, row))
+        group = found[-1]
+        group.attempt = group.attempt or row.attempt
+        (group.opening if row.event in OPENING else group.closing).append((number, row))
     return found
 
 

@@ -108,10 +108,10 @@ def _hover(figure: Figure, curves: Sequence[Curve]) -> str:
     for curve in curves:
         rows = list(zip(curve.x, curve.y, curve.told or map(_number, curve.y), strict=True))
         rows = [row for row in rows if math.isfinite(row[1])][:: 1 + len(rows) // HOVERED]
-        places: Any = axes.transData.transform([row[:2] for row in rows]) if rows else []
+        points: Any = axes.transData.transform([row[:2] for row in rows]) if rows else []
         points = [
             [round(px, 1), round(height - py, 1), _number(x), line(told)]
-            for (px, py), (x, _, told) in zip(places, rows, strict=True)
+            for (px, py), (x, _, told) in zip(points, rows, strict=True)
         ]
         named = {"name": line(curve.name), "colour": names[curve.colour], "points": points}
         found.append(named)

@@ -28,7 +28,7 @@ class Steps:
 
     def __init__(self, train: Path) -> None:
         self._history, self._growth = train / rundir.HISTORY, train / rundir.GROWTH
-        self._place, self._last = 0, 0
+        self._offset, self._last = 0, 0
         self._pending: list[Row] = []  # all lines of the last step
         self.damaged: list[str] = []  # lines that could not be read
 
@@ -63,16 +63,16 @@ class Steps:
         if not self._history.exists():
             return
         with self._history.open("rb") as file:
-            if self._history.stat().st_size < self._place:
-                self._place = 0  # a resumed training has removed the rows that were not saved
-            file.seek(self._place)
+            if self._history.stat().st_size < self._offset:
+                self._offset = 0  # a resumed training has removed the rows that were not saved
+            file.seek(self._offset)
             for line in file:
                 if line.endswith(b"\n"):
-                    self._place += len(line)
+                    self._offset += len(line)
                     if row := _row(line):
                         yield row
                     else:
-                        self.damaged.append(f"{self._history} before byte {self._place}")
+                        self.damaged.append(f"{self._history} before byte {self._offset}")
 
 
 def _row(line: bytes) -> Row | None:

@@ -35,7 +35,7 @@ class Compiler:
 
     def __init__(self, recipe: Train, device: torch.device) -> None:
         self.mode = recipe.compile
-        self._parts: list[nn.Module] = []
+        self._compiled: list[nn.Module] = []
         self._told = 0.0
         if self.mode == "off":
             return
@@ -53,15 +53,15 @@ class Compiler:
     def apply(self, model: nn.Module) -> None:
         """Mark a network to be compiled at its next training step."""
         if self.mode != "off":
-            self._parts = [model] if self.mode == "model" else list(blocks(model))
-        for part in self._parts:
-            part.compile(backend=BACKEND, dynamic=False)
+            self._compiled = [model] if self.mode == "model" else list(blocks(model))
+        for module in self._compiled:
+            module.compile(backend=BACKEND, dynamic=False)
 
     def remove(self) -> None:
         """Undo `apply`."""
-        for part in self._parts:
-            part._compiled_call_impl = None
-        self._parts = []
+        for module in self._compiled:
+            module._compiled_call_impl = None
+        self._compiled = []
 
     def told(self, seconds: float) -> str:
         """Return a line about the time spent compiling."""
@@ -69,7 +69,7 @@ class Compiler:
 
     def lacking(self) -> str:
         """Return a note if there is nothing to compile, else an empty text."""
-        if self.mode == "off" or self._parts:
+        if self.mode == "off" or self._compiled:
             return ""
         return (
             "train.compile=blocks: this network has no blocks, nothing is compiled until a "

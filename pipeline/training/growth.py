@@ -69,12 +69,12 @@ def _own_branches(model: nn.Module, form: Form, example: Tensor) -> None:
     absorb = example if form == "batchnorm" else None
     dyrep.expand(model, branches=dyrep.REPVGG_BRANCHES, absorb=absorb, form=form, own=True)
     for block in blocks(model).values() if form == "batchnorm" else ():
-        for part in block.modules():
-            if isinstance(part, nn.Conv2d) and part is not block.inner:
-                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(part, nn.BatchNorm2d):
-                nn.init.normal_(part.weight, 0.1, 0.1)
-                nn.init.normal_(part.bias, 0.0, 0.1)
+        for module in block.modules():
+            if isinstance(module, nn.Conv2d) and module is not block.inner:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 0.1, 0.1)
+                nn.init.normal_(module.bias, 0.0, 0.1)
 
 
 class GrowthState(TypedDict):

@@ -42,7 +42,7 @@ class LearnerState(TypedDict):
     overflows: NotRequired[dict[str, int]]  # missing in checkpoints of older versions
 
 
-def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+def _micro_batches(batch: Batch, count: int) -> Iterator[Batch]:
     """Yield a batch in parts of equal size."""
     yield from map(Batch, *(tensor.chunk(count) for tensor in batch))
 
@@ -146,9 +146,9 @@ class Learner:
         """
         count = self._recipe.accumulate
         losses = []
-        for number, part in enumerate(_parts(batch, count), start=1):
+        for number, micro_batch in enumerate(_micro_batches(batch, count), start=1):
             with self._apart() if number < count else nullcontext():
-                loss = self._loss(part) / count
+                loss = self._loss(micro_batch) / count
                 losses.append(loss.detach())
                 if skipping and self._world.any(not loss.isfinite())[0]:
                     return losses[-1], True

@@ -13,13 +13,13 @@ def settled(monkeypatch, tmp_path):
     """Return what is set for a HOME (None: there is none, and no entry of the user)."""
 
     def call(home, **more):
-        for name in ("HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_HOME", *caches.PLACES):
+        for name in ("HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_HOME", *caches.FOLDERS):
             monkeypatch.delenv(name, raising=False)
         for name, value in more.items() | ({("HOME", str(home))} if home else set()):
             monkeypatch.setenv(name, value)
         monkeypatch.setattr("os.getuid", lambda: 54321)
         caches.settle(tmp_path / "root")
-        return {name: os.environ[name] for name in caches.PLACES if name in os.environ}
+        return {name: os.environ[name] for name in caches.FOLDERS if name in os.environ}
 
     return call
 
@@ -32,7 +32,7 @@ def test_a_home_is_left_alone(settled, tmp_path):
 @pytest.mark.parametrize("home", ["/nonexistent", "/dev/null", None])
 def test_without_a_home_all_is_below_the_root(settled, tmp_path, home):
     found = settled(home)
-    assert found.keys() == caches.PLACES.keys()
+    assert found.keys() == caches.FOLDERS.keys()
     for value in (*found.values(), os.environ["TRITON_HOME"]):
         assert value.startswith(f"{tmp_path}/root/cache")
 
@@ -42,7 +42,7 @@ def test_a_home_of_another_user_is_no_home(settled, tmp_path):
     """`sudo -u` leaves HOME as it is."""
     home = tmp_path / "home"
     home.mkdir(mode=0)
-    assert settled(home).keys() == caches.PLACES.keys()
+    assert settled(home).keys() == caches.FOLDERS.keys()
 
 
 def test_without_a_home_and_a_root_to_write_to_a_folder_is_temporary(settled, monkeypatch):
