@@ -182,13 +182,9 @@ def _rehearse(resources: Resources, directory: Path) -> Iterator[Finding]:
         resources=resources,
     )
     submission = Submission(
-        folder / "slurm",
-        Path(__file__).parent.parent,
-        parallel=1,
-        longest=1,
-        final=site.final(1, site.config()),
-        named=True,
-    )
+        folder / "slurm", Path(__file__).parent.parent, parallel=1, longest=1,
+        final=site.final(1, site.config()), named=True,
+    )  # fmt: skip
     with (folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
