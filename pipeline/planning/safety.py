@@ -19,10 +19,13 @@ SHOWN = 60  # at most so many characters of a setting are printed
 def tell(config: Config) -> None:
     """Print the warnings, each once even in a sweep of many runs."""
     for key, what in masking.found(config.model_dump(mode="json")):
+        if key == "root":
+            _warn(f"root={what} looks as if it held a secret, and paths are shown; choose another")
+            continue
         shown = what if len(what) <= SHOWN else f"{what[:SHOWN]}…"
         _warn(
             f"{key} looks as if it held a secret ({shown}); it is masked where shown, but kept "
-            f"below {config.root}, for you alone to read; better leave it out and export it in the "
+            f"below {masking.mask(config.root)}, for you alone to read; better leave it out and export it in the "
             f"shell that launches, or have cluster.setup source a file of mode 600"
         )
     _tell_shared(Path(config.root))

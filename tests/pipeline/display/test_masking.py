@@ -85,6 +85,10 @@ SECRET = [
     ("curl -b session=x https://h", "curl -b session=*** https://h"),
     ("curl --proxy-user me:x h", "curl --proxy-user me:*** h"),
     ("curl --oauth2-bearer x h", "curl --oauth2-bearer *** h"),
+    ("az login -u me -p hunter2", "az login -u me -p ***"),
+    ("helm registry login h -u me -p hunter2", "helm registry login h -u me -p ***"),
+    ("vault login s.hunter2", "vault login ***"),
+    ("vault login -no-print s.hunter2", "vault login -no-print ***"),
     ("docker login -u me -p x h", "docker login -u me -p *** h"),
     ("db_pass=hunter2", "db_pass=***"),
     ("mount -o user=me,pass=hunter2", "mount -o user=me,pass=***"),
@@ -162,7 +166,7 @@ HARMLESS = [
     "PWD=/home/me", "PWD=.", "OLDPWD=/x", "AUTHOR=me", "author: me", "--token-bucket 5", "keyboard=us",
     "passes=3", "pass 2 of 3", "second pass: fast", "forward_pass=fast", "n_pass=3", "compass=north",
     "train.seed=12345678901234567", f"sha256={HEX}", f"data.digest={HEX}", "primary_key=id", "sort-key: name",
-    "auth=none", "AUTH=basic", "SLURM_AUTH=munge", "--auth munge", "PAT=*.jpg", "error: --api-token: expected one argument",
+    "vault login -method=ldap username=me", "ssh login01 -p 22", "ssh login -p 22", "auth=none", "AUTH=basic", "SLURM_AUTH=munge", "--auth munge", "PAT=*.jpg", "error: --api-token: expected one argument",
     "data.password: field required", "password is missing", "/a/secret=x/b", "unset PASSWORD", "read -rs PW",
     "X=${HF_TOKEN:?missing}", "module load key/2", "docker run -p 80:80 x", "curl -b cookies.txt x", "ssh -N -L 1:x:2 h",
     "mask_token=[MASK]", "random_token=true", "eos_token=50256", "token=mean", "blocks.0.0.conv_pw=0.5", "conv_pw: 1x1",
@@ -249,3 +253,12 @@ def test_launch_warns_and_shows_none(launch):
 def test_a_long_text_takes_no_time():
     with no_longer_than(120):
         mask("x" * 200_000 + "a-" * 50_000 + "a_key " * 20_000 + "curl " * 20_000 + "uid=" * 20_000)
+
+
+def test_a_root_with_a_secret_in_it_is_told_without_it(inside):
+    secret = "ghp_abcdefghijklmnopqrstuvwxyz0123"
+    inside.root = f"{inside.root}/{secret}"
+    code, _, told = inside("dry_run=true")
+    assert code == 0
+    assert "/*** looks as if it held a secret, and paths are shown; choose another" in told
+    assert secret not in told
