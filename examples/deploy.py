@@ -131,6 +131,7 @@ def load_onnx(path):
     import onnxruntime
 
     try:
+        onnxruntime.set_default_logger_severity(4)  # errors are raised, and need no second message
         session = onnxruntime.InferenceSession(path)
     except Exception as error:  # onnxruntime has a class of its own for each reason
         raise ValueError(f"{path} cannot be loaded: {reason(error)}") from None

@@ -190,16 +190,12 @@ def test_a_file_that_fuse_did_not_write_is_not_executed(fused, hostile):
     assert not hostile[1].exists()
 
 
-@pytest.mark.parametrize("place", ["/etc/passwd", "../secret", "link", "sub/../../secret"])
-def test_onnx_reads_nothing_from_elsewhere(tmp_path, place):
+def with_weights_elsewhere(path, place, offset=0):
+    """Write a network whose weights are in another file."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    folder = tmp_path / "given"
-    (folder / "sub").mkdir(parents=True)
-    (tmp_path / "secret").write_bytes(b"secret" * 99)
-    (folder / "link").symlink_to("../secret")
     weight = onnx.TensorProto(name="w", data_type=1, dims=[2], data_location=1)
-    for key, value in {"location": place, "offset": "0", "length": "8"}.items():
+    for key, value in {"location": place, "offset": str(offset), "length": "8"}.items():
         weight.external_data.add(key=key, value=value)
     ends = [onnx.helper.make_tensor_value_info(name, 1, [2]) for name in ("images", "scores")]
     node = onnx.helper.make_node("Add", ["images", "w"], ["scores"])
@@ -207,9 +203,28 @@ def test_onnx_reads_nothing_from_elsewhere(tmp_path, place):
     model = onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9
     )
-    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", "../secret", "link", "sub/../../secret"])
+def test_onnx_reads_nothing_from_elsewhere(tmp_path, place):
+    folder = tmp_path / "given"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(b"secret" * 99)
+    (folder / "link").symlink_to("../secret")
+    with_weights_elsewhere(folder / "model.onnx", place)
     with pytest.raises(ValueError, match=r"model.onnx is damaged .*xternal data path"):
         runtime.load(folder / "model.onnx")
+
+
+@pytest.mark.parametrize(("place", "offset"), [("short", 0), ("short", -5), ("pipe", 0)])
+def test_onnx_says_once_what_is_wrong(tmp_path, capfd, place, offset):
+    (tmp_path / "short").write_bytes(b"abc")
+    os.mkfifo(tmp_path / "pipe")
+    with_weights_elsewhere(tmp_path / "model.onnx", place, offset)
+    with pytest.raises(ValueError, match=r"model.onnx is damaged"):
+        runtime.load(tmp_path / "model.onnx")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("code", ["0" * 12, "some==1"])

@@ -130,6 +130,7 @@ def _onnx_session(path: Path, threads: int) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors are raised, and would be printed beside that
     # threads that spin between calls would take cores from the rest of the process
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     known = {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}
