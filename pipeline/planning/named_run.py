@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from pipeline.planning import compose, taking_up
 from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import disk, repeats, rundir, store
 from pipeline.records.provenance import PROJECT, command_line, source_revision, versions
-from pipeline.records.schemas import Run
+from pipeline.records.schemas import Run, Submission
 from slurm.records import CANCELLED
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> S
     """
     values = compose.values(tree, choices, overrides)
     directory = rundir.run_dir(Path(str(values["root"])), str(values["name"]))
+    _check_whole(directory)
     if not rundir.there(directory / CONFIG):
         return compose.finish(values), choices, overrides
     known = store.read(Run, directory).choices
@@ -65,6 +67,33 @@ def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> S
     merged = rules.settle(merged | {section: values[section] for section in where})
     as_it_is = all(merged[section] == old[section] for section in old if section not in WHERE)
     return (compose.validated if as_it_is else compose.finish)(merged), choices, overrides
+
+
+def _check_whole(directory: Path) -> None:
+    """Refuse a run that lost one of its two files; a launch may die before it writes the second.
+
+    Raises:
+        UserError: the message names the file and the cure.
+    """
+    if rundir.there(directory / CONFIG) and not rundir.there(directory / RUN):
+        lost = RUN
+    elif not rundir.there(directory / CONFIG) and _has_begun(directory):
+        lost = CONFIG
+    else:
+        return
+    raise UserError(
+        f"{directory / lost} is gone; restore it, or `rm -r {shlex.quote(str(directory))}`, which "
+        "leaves the stages, and launch again with all settings of the run"
+    )
+
+
+def _has_begun(directory: Path) -> bool:
+    """Whether a stage was started for a run, and not only for another that shares it."""
+    return any(
+        directory.name in (row.run, *row.runs)
+        for stage in STAGE_NAMES
+        for row in store.rows(Submission, directory / stage)
+    )
 
 
 def record_as_checked(composed: compose.Composed, run: Settled, plan: list[PlannedStage]) -> None:

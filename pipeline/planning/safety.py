@@ -25,8 +25,8 @@ def tell(config: Config) -> None:
         shown = what if len(what) <= SHOWN else f"{what[:SHOWN]}…"
         _warn(
             f"{key} looks as if it held a secret ({shown}); it is masked where shown, but kept "
-            f"below {masking.mask(config.root)}, for you alone to read; better leave it out and export it in the "
-            f"shell that launches, or have cluster.setup source a file of mode 600"
+            f"below {masking.mask(config.root)}, for you alone to read; better leave it out and "
+            "export it in the shell that launches, or have cluster.setup source a file of mode 600"
         )
     _tell_shared(Path(config.root))
     _tell_planted()

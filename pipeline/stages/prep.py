@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.contract.stage import Context
+from pipeline.data import shards
 from pipeline.data.prepare import build, duplicates, findings, page
 from pipeline.data.prepare.duplicates import Duplicates
 from pipeline.data.prepare.patience import patiently
@@ -78,9 +79,20 @@ def _prepare(context: Context, final: Path, scratch: Path) -> dict[str, float]:
 def _current(final: Path, state: dict[str, Any]) -> bool:
     """Whether a prepared folder is intact and was made of the present files."""
     try:
-        return final.exists() and Manifest.load(final).source == state
+        return final.exists() and Manifest.load(final).source == state and _whole(final)
     except UserError:  # damaged
         return False
+
+
+def _whole(final: Path) -> bool:
+    """Whether all files of a prepared folder are there, and its shards as they were written."""
+    splits = Manifest.load(final).splits
+    written = [shard.name for split in splits.values() for shard in split.shards]
+    others = [findings.QUARANTINE, findings.PASSED, findings.REMARKS, changes.FILE]
+    others += [str(Path(name).with_suffix(".idx")) for name in written]
+    return all((final / name).is_file() for name in others) and not any(
+        shards.damage(final, split) for split in splits
+    )
 
 
 def _set_aside(final: Path) -> None:

@@ -1,11 +1,14 @@
 """What is on record of a run."""
 
+import shutil
+
 import pytest
 
 from pipeline.display.errors import UserError
 from pipeline.planning import named_run, sweep
+from pipeline.planning.plan import make_plan
 from pipeline.records import rundir, store
-from pipeline.records.schemas import Run
+from pipeline.records.schemas import Run, Submission
 
 
 def test_a_launch_while_the_run_is_in_the_queue_lists_no_job_twice(tmp_path):
@@ -46,3 +49,18 @@ def test_a_seed_that_no_stage_has_read_may_change(tmp_path):
     config, choices, _ = named_run.settle(*sweep.single([*words, "seed=1"]))
     named_run.record(config, choices, [])
     assert named_run.settle(*sweep.single([*words, "seed=2"]))[0].seed == 2
+
+
+@pytest.mark.parametrize("lost", ["config.yaml", "run.json"])
+def test_a_run_that_lost_a_file_is_not_taken_for_new(tmp_path, lost):
+    asked = sweep.single(["name=x", "train.epochs=2", f"root={tmp_path}"])
+    config, choices, _ = named_run.settle(*asked)
+    plan = make_plan(config)
+    run = named_run.record(config, choices, plan)
+    plan[0].dir.mkdir(parents=True)
+    store.note(Submission(executor="local", run="x"), plan[0].dir)
+    (run / lost).unlink()
+    with pytest.raises(UserError, match=rf"{lost} is gone; restore it, or `rm -r .*/x`, which"):
+        named_run.settle(*sweep.single(["name=x", f"root={tmp_path}"]))
+    shutil.rmtree(run)
+    assert named_run.settle(*asked)[0] == config

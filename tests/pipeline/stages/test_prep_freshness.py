@@ -40,6 +40,27 @@ def test_prepared_data_of_other_files_is_set_aside(tmp_path, images):
     assert (made.folder.parent / "abc.before-2").is_dir()
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "train-00000.tar").unlink(),
+        lambda folder: (folder / "train-00000.tar").write_bytes(b""),
+        lambda folder: (folder / "val-00000.tar").rename(folder / "train-00000.tar"),
+        lambda folder: (folder / "train-00000.idx").unlink(),
+        lambda folder: (folder / "remarks.jsonl").unlink(),
+        lambda folder: (folder / "source.gz").unlink(),
+        lambda folder: (folder / "manifest.json").unlink(),
+    ],
+)
+def test_prepared_data_that_lost_a_file_is_prepared_anew(tmp_path, images, spoil):
+    """As `rm -r` of the stage and a launch do, which messages advise."""
+    made = prepared(tmp_path, images).run()
+    before = made.files()
+    spoil(made.folder)
+    assert made.run().files() == before
+    assert (made.folder.parent / "abc.before-1").is_dir()
+
+
 def changes_of(made, images, seconds=60.0):
     return changes.compare(images, made.folder / changes.FILE, seconds)
 
