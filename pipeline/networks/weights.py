@@ -53,6 +53,8 @@ def read(path: Path, digest: str | None) -> dict[str, Tensor]:
         raise UserError(
             f"{KEY}={path} cannot be read ({error.strerror or error}); restore it"
         ) from None
+    if not held:
+        raise UserError(f"{KEY}={path} holds no weights; give another file")
     for name, tensor in held.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{KEY}={path}: {name} holds values that are not finite; use another")
@@ -114,14 +116,14 @@ def _unwrapped(path: Path, loaded: Any) -> dict[str, Tensor]:
         raise UserError(f"{KEY}={path} holds a {type(where).__name__} and no weights by name")
     held = {str(name): value for name, value in where.items() if isinstance(value, Tensor)}
     if not held:
-        names = ", ".join(map(str, list(where)[:3])) or "nothing"
-        raise UserError(f"{KEY}={path} holds no weights by name, but {names}; give a state_dict")
+        but = f", but {', '.join(map(str, list(where)[:3]))}" if where else ""
+        raise UserError(f"{KEY}={path} holds no weights by name{but}; give a state_dict")
     return held
 
 
 def named_as(state: dict[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return weights by the names that the network uses, without the prefixes of wrappers."""
-    while not own.keys() & state.keys():
+    while state and not own.keys() & state.keys():
         around = next((a for a in AROUND if all(name.startswith(a) for name in state)), None)
         if around is None:
             break

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from pathlib import Path
 
 from pipeline.display.errors import UserError
 from pipeline.records import disk, rundir
+from pipeline.records.schemas import Run
+
+BEGIN = 1000  # bytes at the start of a file that are looked at
+STARTS = {"JSON": (b"{", b"["), "HTML": (b"<",)}
 
 
 def check(json: Path | None = None, html: Path | None = None) -> None:
@@ -32,12 +37,31 @@ def check(json: Path | None = None, html: Path | None = None) -> None:
             raise UserError(f"{path} is a folder; name a file in it")
         if there and not path.is_file():
             continue  # a device or a FIFO: opening it may wait for a reader
+        if there and _descriptor(path) is None:
+            _check_replaced(path, "JSON" if path is json else "HTML")
         above = next(folder for folder in path.resolve().parents if folder.exists())
         if not above.is_dir():
             raise UserError(f"{path}: {above} is no folder; name another file")
         if refused := disk.refusal(above):
             why, *_ = str(refused).partition(";")
             raise UserError(f"{path} cannot be written: {why}; name another file")
+
+
+def _check_replaced(path: Path, kind: str) -> None:
+    """Refuse to replace a file of a run, or what an earlier call cannot have written.
+
+    Raises:
+        UserError: as `--json model.onnx`, where FILE was meant to be read.
+    """
+    if any((path.resolve().parent / name).exists() for name in (rundir.STAGE, Run.FILE)):
+        raise UserError(f"{path} is a file of a run; name another file")
+    try:
+        with path.open("rb") as file:
+            begin = file.read(BEGIN).removeprefix(codecs.BOM_UTF8).lstrip()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; name another file") from None
+    if begin and not begin.startswith(STARTS[kind]):
+        raise UserError(f"{path} is there and is no {kind}; name another file, or remove it")
 
 
 def _check_dash(path: Path) -> None:

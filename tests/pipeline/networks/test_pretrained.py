@@ -59,6 +59,8 @@ def cut_off(name):
         (lambda f: (f / "x.pth").write_bytes(b"GIF89a and so on"), "is no file of weights"),
         (lambda f: torch.save([torch.ones(2)], f / "x.pth"), "holds a list and no weights by name"),
         (lambda f: torch.save({"epoch": 3}, f / "x.pth"), "no weights by name, but epoch"),
+        (lambda f: torch.save({}, f / "x.pth"), "holds no weights by name; give a state_dict"),
+        (lambda f: save_file({}, f / "x.safetensors"), "holds no weights; give another file"),
         (lambda f: torch.save({"w": torch.tensor([1.0, torch.nan])}, f / "x.pth"), "not finite"),
         (lambda f: save_file({"w": torch.ones(2)}, f / "x.safetensors", {"state": "{}"}), "a checkpoint"),
     ],
@@ -70,6 +72,11 @@ def test_what_holds_no_weights_is_refused_in_one_line(tmp_path, make, said):
     assert said in str(refused.value)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
     assert not Path("/tmp/should-never-be-made").exists()
+
+
+def test_no_weights_have_no_names():
+    """An empty mapping would have every prefix, for ever."""
+    assert weights.named_as({}, {"a": 1}) == {}
 
 
 def test_a_file_that_was_changed_since_is_refused(tmp_path):

@@ -89,6 +89,36 @@ def test_what_can_be_written_is_not_refused_and_not_made(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["fifo"]
 
 
+REPLACED = [
+    ("model.onnx", b"\x08\x09pytorch", "is no {}; name another file, or remove it"),
+    ("notes.txt", b"all I know", "is no {}; name another file, or remove it"),
+    ("page", b"<!doctype html>", {"JSON": "is no JSON"}),
+    ("kept", b'{"a": 1}', {"HTML": "is no HTML"}),
+    ("bom", b"\xef\xbb\xbf\n [1]", {"HTML": "is no HTML"}),
+    ("empty", b"", {}),
+    ("stages/train-1/result.json", b"{}", "is a file of a run; name another file"),
+    ("runs/one/report.html", b"<html>", "is a file of a run; name another file"),
+]
+
+
+@pytest.mark.parametrize("kind", ["JSON", "HTML"])
+@pytest.mark.parametrize(("name", "content", "said"), REPLACED)
+def test_only_what_an_earlier_call_can_have_written_is_replaced(
+    tmp_path, kind, name, content, said
+):
+    for file in ("stages/train-1/stage.yaml", "runs/one/run.json", name):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(content if file == name else b"")
+    path, words = tmp_path / name, said if isinstance(said, str) else said.get(kind)
+    asked = {kind.lower(): path}
+    if words is None:
+        outfile.check(**asked)
+        return
+    with pytest.raises(UserError, match=words.format(kind)):
+        outfile.check(**asked)
+    assert path.read_bytes() == content
+
+
 def test_a_page_that_cannot_be_written_is_refused_before_runs_are_read(tmp_path, capsys):
     make_run(tmp_path, "one")
     asked = ["one", f"--root={tmp_path}", "--html"]
