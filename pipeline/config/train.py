@@ -94,7 +94,7 @@ class Augment(Section):
     @classmethod
     def _policy_is_one(cls, value: str | None) -> str | None:
         if value is not None and value not in POLICIES and not TIMM_POLICY.fullmatch(value):
-            raise ValueError(f"{value} is no policy; use {VALID}")
+            raise ValueError(f"{value} is not a policy; use {VALID}")
         return value
 
 
@@ -263,5 +263,5 @@ class Checkpoint(Section):
     @classmethod
     def _interval_is_one(cls, value: str) -> str:
         if value != "auto" and not re.fullmatch(r"[1-9]\d{0,8} (step|minute)s?", value):
-            raise ValueError(f"'{value}' is no interval; use auto, '500 steps' or '10 minutes'")
+            raise ValueError(f"'{value}' is not an interval; use auto, '500 steps' or '10 minutes'")
         return value

@@ -72,7 +72,7 @@ def _safe(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(
-            f"{KEY}={path} is no file of weights, or was cut off ({gist(error)}); give a "
+            f"{KEY}={path} is not a file of weights, or was cut off ({gist(error)}); give a "
             ".safetensors, .pth or .pt that is whole"
         ) from None
 

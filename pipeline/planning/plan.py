@@ -215,7 +215,7 @@ def _damage(path: Path, output: Output, finished: float) -> str | None:
     if not path.exists():
         return "is gone"
     if not path.is_file():
-        return "is no file"
+        return "is not a file"
     stat = path.stat()
     if stat.st_size != output.bytes:
         return f"has {stat.st_size} bytes instead of {output.bytes}, it was changed"

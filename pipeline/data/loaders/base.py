@@ -1,4 +1,4 @@
-"""The interface of loaders: batches of one split for one process, with a resumable position.
+"""Define the interface of loaders: batches of a split for one process, from a resumable position.
 
 `dali`, `memory` and `torch` yield the same images in an evaluation, up to rounding; in training
 they differ in speed and in the supported augmentations. `choose` selects a loader.

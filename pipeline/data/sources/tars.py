@@ -85,7 +85,7 @@ def members(
         raise UserError(f"{where} is empty; get it again, or remove it")
     if not whole:
         raise UserError(
-            f"{where} is no tar file, or compressed; get it again, or unpack it with gunzip"
+            f"{where} is not a tar file, or is compressed; get it again, or unpack it with gunzip"
         )
 
 

@@ -66,7 +66,7 @@ def test_what_cannot_be_written_is_one_line(tmp_path, make, said):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("-", "- is no file; /dev/stdout is standard output"),
+        ("-", "- is not a file; /dev/stdout is standard output"),
         (".", "is a folder; name a file in it"),
         ("file/below", "Not a directory"),
         ("circle", "symbolic link"),
