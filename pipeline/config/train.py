@@ -38,7 +38,7 @@ NEEDED: dict[Schedule, tuple[str, str]] = {
     "plateau": ("decay_epochs", "falls after so many epochs without a lower validation loss; give "
                 "train.decay_epochs, e.g. 10"),
     "polynomial": ("decay_power", "falls by a power of the rest; give train.decay_power, e.g. 2"),
-    "restarts": ("cycle_epochs", "begins anew after so many epochs; give train.cycle_epochs, "
+    "restarts": ("cycle_epochs", "starts again after so many epochs; give train.cycle_epochs, "
                  "e.g. 10"),
 }  # fmt: skip
 """The setting that a schedule requires, and the reason."""

@@ -78,8 +78,8 @@ def check(network: nn.Module, again: nn.Module, target: str) -> None:
         )
     if _shapes(network) != _shapes(again):
         raise UserError(
-            f"{told} of another structure each time; every stage builds it anew, so it must follow "
-            "from model.args alone"
+            f"{told} of another structure each time; every stage builds it again, so it must "
+            "follow from model.args alone"
         )
 
 

@@ -30,7 +30,7 @@ def tell(config: Config, prep: PlannedStage, overrides: list[str]) -> None:
     for what in _notes(Path(root), folder):
         words = [word for word in overrides if not word.startswith(left_out)]
         again = shlex.join(["python", "-m", "pipeline.launch", *map(mask, words), "again=[prep]"])
-        say(f"note: {what}; what is prepared is used as it is. To prepare anew: {again}")
+        say(f"note: {what}; what is prepared is used as it is. To prepare it again: {again}")
 
 
 @cache  # every run of a sweep calls this

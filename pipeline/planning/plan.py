@@ -207,7 +207,7 @@ def verify_outputs(directory: Path) -> None:
         if wrong:
             raise UserError(
                 f"{path}: {wrong} since the stage finished; "
-                f"`rm -r {directory}` and launch again to make it anew"
+                f"`rm -r {directory}` and launch again to rebuild it"
             )
 
 

@@ -207,7 +207,7 @@ def changed_files(config: Config, plan: list[PlannedStage]) -> list[str]:
     for key, path, digest in _pinned(config):
         wrong = _wrong(key, path, digest)
         if wrong and not begun:
-            raise UserError(f"{wrong}; restore it, or choose another name= to train anew")
+            raise UserError(f"{wrong}; restore it, or choose another name= to train from the start")
         notes += [f"{wrong}; the training goes on from its checkpoint"] if wrong else []
     if isinstance(config.method, Structured) and not begun:
         _check_run(config, Path(config.method.structure))

@@ -156,7 +156,7 @@ class Loader(ABC):
             if found is None:
                 raise
             raise UserError(
-                f"{found}; `rm -r {self.spec.folder.resolve()}` and launch again to make it anew"
+                f"{found}; `rm -r {self.spec.folder.resolve()}` and launch again to rebuild it"
             ) from error
 
     def state(self) -> Tensor:
