@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         return FAILED
     except TimeoutError:
         why = "the server did not accept all rows in time; the next call sends the rest"
-        print(f"error: {why}", file=sys.stderr)
+        say(f"error: {why}", file=sys.stderr)
         return FAILED
     say(f"{sent} new steps written {options.mode}")
     return DONE

@@ -109,9 +109,12 @@ WRONG = {
     ),
     "a wrong list": (
         lambda root: (root / "val.txt").write_text(SAID.replace(WNIDS[0], "n00000000")),
-        "'n00000000' is not a folder of train/",
+        "'n00000000' is neither a folder of train/",
     ),
-    "a kit of another": (lambda root: kit(root, truth=b"7\n"), "no development kit, or damaged"),
+    "a kit of another": (
+        lambda root: kit(root, truth=b"7\n"),
+        "not a development kit, or is damaged",
+    ),
     "cut off": (
         lambda root: (root / TRAIN).write_bytes((root / TRAIN).read_bytes()[:30_000]),
         f"{TRAIN} is broken in or after its member 'n0",

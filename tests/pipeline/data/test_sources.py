@@ -56,7 +56,7 @@ def test_what_cannot_be_trained_on_is_named(tmp_path, root):
     wrong(root, "train is not a folder.*val_fraction", lambda: None, None)
     wrong(root, "empty has no images", (root / "empty").mkdir)
     (root / "empty").rename(root / "Cat")
-    wrong(root, "'Cat' and 'cat' .* differ by case", lambda: None)
+    wrong(root, "'Cat' and 'cat' .* differ only in case", lambda: None)
     one = tmp_path / "one"
     wrong(one, "1 class folder;", lambda: folder(one, classes=("cat",)))
     flat = tmp_path / "flat"
@@ -133,8 +133,8 @@ NO_FOLDERS = {
     "not UTF-8": (("cat", b"caf\xe9"), 0.2, r"class folder b'caf\\xe9' of {} is not UTF-8; rename it.*convmv"),
     "control character": (("cat", "do\ng"), 0.2, r"class folder 'do\\ng' of {} has a control character"),
     "two forms": (("caf\u00e9", "cafe\u0301"), 0.2, r"'cafe\\u0301' and 'caf\\xe9' of {} are one name in two forms of Unicode"),
-    "a blank at the end": (("cat", "cat "), 0.2, "'cat' and 'cat ' of {} differ by case, spaces"),
-    "a space of no width": (("cat", "cat\u200b"), 0.2, "characters that cannot be seen only"),
+    "a blank at the end": (("cat", "cat "), 0.2, "'cat' and 'cat ' of {} differ only in case, spaces"),
+    "a space of no width": (("cat", "cat\u200b"), 0.2, "or invisible characters; merge"),
 }  # fmt: skip
 
 

@@ -176,10 +176,7 @@ WRONG = {
     "no folder": (lambda root: root.rmdir(), "is not a folder"),
     "nothing": (lambda root: None, "holds no .tar file; point data.root"),
     "compressed": (made({}, name="a.tar.gz"), "but a.tar.gz, which is compressed: `gunzip` it"),
-    "no tar": (
-        made(FOUR, lambda data: b"<html>" * 200),
-        "a.tar is not a tar file, or is compressed",
-    ),
+    "no tar": (made(FOUR, lambda data: b"<html>" * 200), "a.tar is not a tar file, or is comp"),
     "empty": (made(FOUR, lambda data: b""), "a.tar is empty; get it again, or remove it"),
     "of an impossible size": (made({}, lambda data: enormous()), "after its member .0002.jpg.: it"),
     "of an impossible size later": (
