@@ -61,7 +61,7 @@ def _check_replaced(path: Path, kind: str) -> None:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name another file") from None
     if begin and not begin.startswith(STARTS[kind]):
-        raise UserError(f"{path} is there and is no {kind}; name another file, or remove it")
+        raise UserError(f"{path} is there and is not {kind}; name another file, or remove it")
 
 
 def _check_dash(path: Path) -> None:
