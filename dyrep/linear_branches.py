@@ -185,7 +185,7 @@ class LinearDepthwise(LinearBranch):
 
 
 class LinearIdentity(LinearBranch):
-    """The identity: its kernel copies each channel."""
+    """The input itself."""
 
     def kernel(self, dtype: torch.dtype) -> Tensor:
         g = self.geometry

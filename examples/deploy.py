@@ -77,18 +77,19 @@ def count(text):
 def check(path):
     """Refuse what cannot be read, and a FIFO, which would block until somebody writes to it."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError(f"{path} is not a regular file")
+        raise ValueError(f"{path} is no regular file")
     path.open("rb").close()
 
 
 def prepare(path, told):
-    """Return an image as a flat list of 3 x size x size numbers, as in evaluation, and the size."""
+    """Return an image as a flat list of numbers, as in evaluation, and its shape in a batch."""
     short, size = told["resize"], told["image_size"]
     if not (0 < short <= LARGEST_SIDE and 0 < size <= LARGEST_SIDE):
         raise LookupError(f"resize {short}, image_size {size}")
-    if not len(told["mean"]) == len(told["std"]) == 3:
-        raise LookupError("mean and std are of three channels")
-    image = picture(path)
+    mode = {1: "L", 3: "RGB"}.get(len(told["mean"]))
+    if mode is None or len(told["std"]) != len(told["mean"]):
+        raise LookupError("mean and std are of one or three channels")
+    image = picture(path).convert(mode)
     width, height = image.size
     scale = short / min(width, height)
     image = image.resize(
@@ -101,7 +102,7 @@ def prepare(path, told):
         (value / 255 - mean) / std
         for channel, mean, std in zip(image.split(), told["mean"], told["std"], strict=True)
         for value in channel.tobytes()
-    ], size
+    ], (1, len(mode), size, size)
 
 
 def picture(path):
@@ -137,8 +138,8 @@ def load_onnx(path):
         raise ValueError(f"{path} cannot be loaded: {reason(error)}") from None
 
     def run(prepared):
-        values, size = prepared
-        images = numpy.array(values, dtype=numpy.float32).reshape(1, 3, size, size)
+        values, shape = prepared
+        images = numpy.array(values, dtype=numpy.float32).reshape(shape)
         try:
             return session.run(None, {"images": images})[0][0].tolist()
         except Exception as error:
@@ -169,10 +170,10 @@ def load_torch(path, trust):
         raise ValueError(f"{path} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
 
     def run(prepared):
-        values, size = prepared
+        values, shape = prepared
         try:
             with torch.inference_mode():
-                return network(torch.tensor(values).reshape(1, 3, size, size))[0].tolist()
+                return network(torch.tensor(values).reshape(shape))[0].tolist()
         except Exception as error:
             raise ValueError(f"{path} cannot be run: {str(error).partition(chr(10))[0]}") from None
 
@@ -189,7 +190,7 @@ def read_card(path):
                 raise ValueError("it has no model card")
             return json.loads(archive.read(ours[0]))
         except Exception as error:  # zipfile has a class for each kind of damage
-            raise ValueError(f"{path} is not an exported network, or is damaged: {error}") from None
+            raise ValueError(f"{path} is no exported network, or damaged: {error}") from None
 
 
 def visible(text):

@@ -50,7 +50,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     outfile.check(options.json)
     folder = _prepared(options.data)
     opened = open_file(options.file, options.trust)
-    _check_classes(options, opened, folder)
+    _check_data(options, opened, folder)
     table, label = _judge(options, opened, folder)
     found = _numbers(table, label, opened.preprocess.classes)
     numbers = (
@@ -78,10 +78,16 @@ def _prepared(folder: Path) -> Path:
     )
 
 
-def _check_classes(options: argparse.Namespace, opened: Opened, folder: Path) -> None:
+def _check_data(options: argparse.Namespace, opened: Opened, folder: Path) -> None:
     from pipeline.data.shards import Manifest
 
-    known, there = opened.preprocess.classes, list(Manifest.load(folder).classes)
+    manifest, told = Manifest.load(folder), opened.preprocess
+    if told.channels < manifest.channels:
+        raise UserError(
+            f"{options.file} is for grey images, {folder} is prepared for RGB; evaluate it on data "
+            "prepared with data.channels=1"
+        )
+    known, there = told.classes, list(manifest.classes)
     if known != there:
         what = f"{len(known)} classes" if len(known) != len(there) else f"classes {known[:3]}…"
         other = f"{len(there)}" if len(known) != len(there) else f"{there[:3]}…"
@@ -116,7 +122,7 @@ def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
     tables, labels = [], []
     with torch.inference_mode():
         for images, label, _ in track(make("auto", spec), "evaluating", transient=True):
-            if ours != its:  # the data has other means and deviations than the network expects
+            if ours != its:  # the network expects other means, or grey as three equal channels
                 images = Pixels(*its).normalised(Pixels(*ours).of(images))
             tables.append(scores.answers(_scores(options.file, opened, images)).cpu())
             labels.append(label.cpu())

@@ -36,7 +36,7 @@ from tests.pipeline.tracking.recorder import Recorder
 GROUP = "first-sweep"
 SETTINGS = (
     "-m", "method=plain,dbb,dyrep", "seed=1,2,3", f"group={GROUP}", "cluster=slurm",
-    "tracking=online", "cluster.cpus_per_process=1", "train.epochs=9",
+    "tracking=online", "data.channels=3", "cluster.cpus_per_process=1", "train.epochs=9",
     "latency.batch_sizes=[1,64]",
     "latency.also=[]",
     "fuse.exports=[]",

@@ -28,7 +28,8 @@ from benchmarks.killing import children
 from pipeline.records import rundir
 
 SETTINGS = (
-    "stage.run=[prep,train]", "name=soak", "data=digits", "data.val_fraction=0.5",
+    "stage.run=[prep,train]", "name=soak", "data=digits", "data.channels=3",
+    "data.val_fraction=0.5",
     "model.widths=[[8,8],[16,16]]", "method=dyrep", "method.cut_std=0.001", "method.cut_ratio=0.3",
     "train.batch_size=128", "train.ema=0.99", "checkpoint.interval=2 steps", "tracking=disabled",
 )  # fmt: skip

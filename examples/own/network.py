@@ -23,10 +23,10 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
     return nn.Sequential(layer, nn.BatchNorm2d(outputs))
 
 
-def small_resnet(num_classes: int, width: int = 16) -> nn.Module:
-    """Return a network from images (N, 3, H, W) to scores (N, num_classes)."""
+def small_resnet(num_classes: int, in_channels: int = 3, width: int = 16) -> nn.Module:
+    """Return a network from images (N, in_channels, H, W) to scores (N, num_classes)."""
     return nn.Sequential(
-        conv(3, width, 3, 1),
+        conv(in_channels, width, 3, 1),
         nn.ReLU(),
         Block(width, width, 1),
         Block(width, 2 * width, 2),

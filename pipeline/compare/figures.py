@@ -1,4 +1,4 @@
-"""Draw the figures of a comparison, in the style of the report."""
+"""The figures of a comparison, in the style of the report."""
 
 from __future__ import annotations
 

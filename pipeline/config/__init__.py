@@ -179,6 +179,7 @@ WHERE = (
 """Keys that do not affect results (where stages run, saving, tracking): no fingerprint has them."""
 
 ADDED: Values = {
+    "data.channels": 3,
     "model.pretrained": None,
     "model.pretrained_sha256": None,
     "model.freeze": [],

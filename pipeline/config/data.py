@@ -35,7 +35,9 @@ class Images(Section):
     """Settings that all sources of images have.
 
     `image_size` is the side of the square that the network sees, in pixels. Evaluation scales the
-    short side of an image to `resize` (null: `image_size`) and crops the centre.
+    short side of an image to `resize` (null: `image_size`) and crops the centre. With 3 `channels`,
+    the network sees a grey image as three equal ones; with 1, it sees the luminance of a colour
+    image.
     """
 
     root: str | None
@@ -45,6 +47,7 @@ class Images(Section):
     split_seed: NonNegativeInt
     max_bad: Annotated[float, Field(ge=0, lt=1)]
     loader: Literal["auto", "dali", "memory", "torch"]
+    channels: Literal[1, 3] = 3
 
     @property
     def short_side(self) -> int:

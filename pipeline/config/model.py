@@ -25,7 +25,7 @@ ASIDE = (*BEGUN, "drop", "drop_path", "code")  # settings that do not change the
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-def channels(count: int, width: float) -> int:
+def widened(count: int, width: float) -> int:
     """Return the number of channels of a MobileNet layer, multiplied by `width`; at least 8."""
     return max(8, int(count * width))
 

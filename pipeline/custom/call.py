@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,22 @@ PACKAGE = PROJECT / "pipeline"
 THEIRS = (Exception, SystemExit, KeyboardInterrupt)  # what the user's code may raise
 
 
-def call(key: str, section: Target, **offered: Any) -> Any:
+def call(key: str, section: Target, named: Mapping[str, Any] | None = None, **offered: Any) -> Any:
     """Call a target and return its result.
 
     Args:
         key: name of the setting, for messages.
         section: the target and its arguments.
-        offered: further arguments; each is passed if the target has a parameter of this name.
+        named: further arguments; each is passed if the target has a parameter of this name.
+        offered: further arguments; each is passed if the target takes an argument of this name,
+            which `**kwargs` does, too.
 
     Raises:
         UserError: the target cannot be imported or called, or raises.
     """
     function = load(key, section)
     given = {name: value for name, value in offered.items() if takes(function, name)}
+    given |= {n: value for n, value in (named or {}).items() if takes(function, n, by_name=True)}
     given |= section.args or {}
     try:
         return function(**given)
@@ -72,14 +75,18 @@ def _named(holder: Any, name: str) -> str:
     return nearest(name, valid) if valid else "there is no function or class in it"
 
 
-def takes(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function can be called with a keyword argument of this name."""
+def takes(function: Callable[..., Any], name: str, by_name: bool = False) -> bool:
+    """Whether a function can be called with a keyword argument of this name.
+
+    With `by_name`, only if it has a parameter of this name; `**kwargs` does not count.
+    """
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a function written in C
         return False
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return any(p.kind == p.VAR_KEYWORD or (p.name == name and p.kind in kinds) for p in parameters)
+    rest = any(p.kind == p.VAR_KEYWORD for p in parameters) and not by_name
+    return rest or any(p.name == name and p.kind in kinds for p in parameters)
 
 
 def raised(error: BaseException) -> str:

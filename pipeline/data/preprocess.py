@@ -9,11 +9,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from pipeline.data.shards import MODES, Manifest
+
 if TYPE_CHECKING:
     from torchvision.transforms import v2
 
     from pipeline.config.data import Images
-    from pipeline.data.shards import Manifest
 
 FILE = "preprocess.json"
 
@@ -21,8 +22,9 @@ FILE = "preprocess.json"
 class Preprocessing(TypedDict):
     """The preparation of an image in an evaluation.
 
-    Its short side is scaled to `resize` pixels, the middle square of `image_size` pixels is cut
-    out, and values from 0 to 1 are normalised per channel.
+    It is converted to `colour`, a mode of Pillow: `RGB`, or `L`, which is its luminance. Its short
+    side is scaled to `resize` pixels, the middle square of `image_size` pixels is cut out, and
+    values from 0 to 1 are normalised per channel.
     """
 
     colour: str
@@ -38,7 +40,7 @@ class Preprocessing(TypedDict):
 def describe(data: Images, manifest: Manifest) -> Preprocessing:
     """Return the content of `preprocess.json` for prepared data."""
     return {
-        "colour": "RGB",
+        "colour": MODES[manifest.channels],
         "resize": data.short_side,
         "interpolation": "bilinear",
         "antialias": True,
@@ -50,13 +52,17 @@ def describe(data: Images, manifest: Manifest) -> Preprocessing:
 
 
 def load(path: Path) -> v2.Transform:
-    """Return the transform from a Pillow image, upright and RGB, to a float32 tensor (3, H, W)."""
+    """Return the transform from a Pillow image to a float32 tensor (C, H, W).
+
+    The image is upright, and RGB or grey.
+    """
     import torch
     from torchvision.transforms import v2
 
     told = json.loads(path.read_text())
     return v2.Compose(
         [
+            v2.Grayscale() if told["colour"] == "L" else v2.RGB(),
             v2.Resize(told["resize"], v2.InterpolationMode(told["interpolation"]), antialias=True),
             v2.CenterCrop(told["image_size"]),
             v2.ToImage(),

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -32,6 +32,8 @@ from pipeline.display.errors import UserError
 from pipeline.records import disk, rundir
 
 VERSION = 2
+MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
+"""The mode in which Pillow returns an image of so many channels."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Manifest:
     """The content of a prepared folder.
 
     Args:
-        mean, std: per channel (RGB), on the scale from 0 to 1.
+        mean, std: per channel that the network sees (RGB, or grey), on the scale from 0 to 1.
         size: (height, width) of all images; None if they differ.
         parameters: settings that decided the content.
         source: number, bytes and a digest of the files that were read; None in older folders.
@@ -68,13 +70,18 @@ class Manifest:
 
     classes: tuple[str, ...]
     size: tuple[int, int] | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     splits: dict[str, Split]
     parameters: dict[str, Any]
     source: dict[str, Any] | None = None
     passed_over: int = 0
     version: int = VERSION
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of an image that the network sees: 3 (RGB) or 1 (grey)."""
+        return len(self.mean)
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json`."""

@@ -1,4 +1,4 @@
-"""Define a console for tables that shows text without interpreting it."""
+"""A console for tables that shows text without interpreting it."""
 
 from __future__ import annotations
 

@@ -9,18 +9,20 @@ from itertools import product
 import torch
 from torch import nn
 
-from pipeline.config.model import BLOCKS, Custom, MobileNetV1, Model, Timm, Vgg, channels
+from pipeline.config.model import BLOCKS, Custom, MobileNetV1, Model, Timm, Vgg, widened
 from pipeline.custom.call import call
 from pipeline.display.errors import UserError, nearest
 from pipeline.networks import repvgg
 
 DROPS = {"drop": ("dropout", "drop_rate"), "drop_path": ("stochastic_depth_prob", "drop_path_rate")}
 """Names of our settings in constructors of torchvision and timm."""
+RGB = 3  # channels of an image, unless data.channels says 1
+CHANNELS = ("in_channels", "in_chans")  # how targets name the number of channels
 AUXILIARY = ("googlenet", "inception_v3")  # torchvision's networks with more than one output
 
 
-def build(model: Model, classes: int) -> nn.Module:
-    """Return the plain network of `model=` for RGB images, freshly initialised.
+def build(model: Model, classes: int, channels: int = RGB) -> nn.Module:
+    """Return the plain network of `model=` for images of 3 or 1 channels, freshly initialised.
 
     Raises:
         UserError: torchvision or timm has no classifier of that name (the message names the
@@ -28,35 +30,39 @@ def build(model: Model, classes: int) -> nn.Module:
             returns no network.
     """
     if isinstance(model, Custom):
-        return from_target(model, classes)
+        return from_target(model, classes, channels)
     if isinstance(model, Vgg):
-        return vgg(model.widths, classes, model.hidden, model.bias)
+        return vgg(model.widths, classes, model.hidden, model.bias, channels)
     if isinstance(model, MobileNetV1):
-        return mobilenet_v1(model.width, model.small_stem, classes)
+        return mobilenet_v1(model.width, model.small_stem, classes, channels)
     drops = {key: value for key in DROPS if (value := getattr(model, key)) is not None}
     if isinstance(model, Timm):
-        return from_timm(model.name, classes, **drops)
-    return from_torchvision(model.name, model.small_stem, classes, **drops)
+        return from_timm(model.name, classes, channels, **drops)
+    return from_torchvision(model.name, model.small_stem, classes, channels, **drops)
 
 
-def head(model: Model, classes: int) -> set[str]:
+def head(model: Model, classes: int, channels: int = RGB) -> set[str]:
     """Return the parameters of the classifier, whose shape depends on the number of classes."""
-    one, other = (_shapes(model, count) for count in (classes, classes + 1))
+    one, other = (_shapes(model, count, channels) for count in (classes, classes + 1))
     return {name for name, shape in one.items() if other.get(name) != shape}
 
 
-def _shapes(model: Model, classes: int) -> dict[str, torch.Size]:
+def _shapes(model: Model, classes: int, channels: int) -> dict[str, torch.Size]:
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
-                network = build(model, classes)
+                network = build(model, classes, channels)
         except (NotImplementedError, RuntimeError):  # its constructor needs values
-            network = build(model, classes)
+            network = build(model, classes, channels)
     return {name: parameter.shape for name, parameter in network.named_parameters()}
 
 
 def vgg(
-    widths: list[list[int]], classes: int, hidden: int | None = None, bias: bool = True
+    widths: list[list[int]],
+    classes: int,
+    hidden: int | None = None,
+    bias: bool = True,
+    channels: int = RGB,
 ) -> nn.Module:
     """Return conv-BN-ReLU layers, a 2x2 max pool after each stage, and a linear classifier.
 
@@ -66,9 +72,10 @@ def vgg(
         hidden: outputs of a linear layer and ReLU before the classifier; None: no such layer.
         bias: whether convolutions have a bias, as in torchvision's VGG. A fused network then has
             the same keys as the plain one.
+        channels: channels of an image.
     """
     layers: list[nn.Module] = []
-    inputs = 3
+    inputs = channels
     for stage in widths:
         for width in stage:
             layers += [
@@ -81,17 +88,17 @@ def vgg(
     return _classifier(layers, inputs, classes, hidden)
 
 
-def mobilenet_v1(width: float, small_stem: bool, classes: int) -> nn.Module:
+def mobilenet_v1(width: float, small_stem: bool, classes: int, channels: int = RGB) -> nn.Module:
     """Return MobileNet (Howard et al., 2017): a 3x3 conv, then 13 depthwise-separable blocks.
 
     Every channel count is multiplied by `width`; the small stem has stride 1 instead of 2. timm's
     `mobilenetv1_100` has neither setting, and its norms contain the activation, so they cannot be
     folded.
     """
-    inputs = channels(32, width)
-    layers = _conv_norm_relu(3, inputs, stride=1 if small_stem else 2)
+    inputs = widened(32, width)
+    layers = _conv_norm_relu(channels, inputs, stride=1 if small_stem else 2)
     for count, stride in BLOCKS:
-        outputs = channels(count, width)
+        outputs = widened(count, width)
         layers += _conv_norm_relu(inputs, inputs, stride=stride, groups=inputs)
         layers += _conv_norm_relu(inputs, outputs, kernel=1)
         inputs = outputs
@@ -105,8 +112,13 @@ def _conv_norm_relu(
     return [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-def from_torchvision(name: str, small_stem: bool, classes: int, **drops: float) -> nn.Module:
+def from_torchvision(
+    name: str, small_stem: bool, classes: int, channels: int = RGB, **drops: float
+) -> nn.Module:
     """Return a torchvision classifier; a ResNet's small stem suits images of 32 pixels and below.
+
+    All classifiers of torchvision are for RGB. For grey images, the first convolution keeps only
+    the kernels of the first channel.
 
     Raises:
         UserError: torchvision has no classifier of that name, or it does not support a setting.
@@ -120,10 +132,19 @@ def from_torchvision(name: str, small_stem: bool, classes: int, **drops: float) 
     if small_stem:
         network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         network.maxpool = nn.Identity()
+    if channels != RGB:
+        _narrow(network, channels)
     return network
 
 
-def from_timm(name: str, classes: int, **drops: float) -> nn.Module:
+def _narrow(network: nn.Module, channels: int) -> None:
+    """Have the first convolution, which takes RGB, take fewer channels."""
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first.weight = nn.Parameter(first.weight.detach()[:, :channels].clone())
+    first.in_channels = channels
+
+
+def from_timm(name: str, classes: int, channels: int = RGB, **drops: float) -> nn.Module:
     """Return a timm classifier with fresh weights; nothing is downloaded.
 
     Raises:
@@ -133,10 +154,17 @@ def from_timm(name: str, classes: int, **drops: float) -> nn.Module:
     import timm  # takes four seconds
 
     check_name(name, timm.list_models(), "timm")
-    make = partial(timm.create_model, name, pretrained=False, num_classes=classes)
+    make = partial(
+        timm.create_model, name, pretrained=False, num_classes=classes, **of_timm(channels)
+    )
     network = _dropping(make, f"{name} of timm", drops)
     repvgg.straighten(network)
     return network
+
+
+def of_timm(channels: int) -> dict[str, int]:
+    """Return the arguments of `timm.create_model` for images of so many channels."""
+    return {} if channels == RGB else {"in_chans": channels}  # a few networks do not take it
 
 
 def _dropping(make: Callable[..., nn.Module], name: str, drops: dict[str, float]) -> nn.Module:
@@ -160,13 +188,16 @@ def _dropping(make: Callable[..., nn.Module], name: str, drops: dict[str, float]
     raise errors[0]
 
 
-def from_target(model: Custom, classes: int) -> nn.Module:
+def from_target(model: Custom, classes: int, channels: int = RGB) -> nn.Module:
     """Return the network of the user's function or class; its code must be importable already.
+
+    The target gets the number of channels if it names a parameter `in_channels` or `in_chans`.
 
     Raises:
         UserError: the target cannot be called, or returns no network with parameters.
     """
-    network = call("model.target", model, num_classes=classes)
+    named = dict.fromkeys(CHANNELS, channels)
+    network = call("model.target", model, named, num_classes=classes)
     told = f"model.target={model.target} returned"
     if isinstance(network, type) or not isinstance(network, nn.Module):
         raise UserError(f"{told} {type(network).__name__}; it must return a torch.nn.Module")
@@ -189,7 +220,7 @@ def check_name(name: str, valid: list[str], library: str) -> None:
         cure = nearest(name, valid, "model.name=")
         if base in valid:  # with the name of its weights, as timm writes it
             cure = f"write model.name={base} model.pretrained={tag}"
-        raise UserError(f"model.name={name} is not a classifier of {library}; {cure}")
+        raise UserError(f"model.name={name} is no classifier of {library}; {cure}")
 
 
 def _classifier(

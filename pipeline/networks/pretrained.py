@@ -18,7 +18,7 @@ from pipeline.networks import architectures, freezing, repvgg, weights
 from pipeline.networks.weights import KEY
 from pipeline.records import rundir
 
-CHANNELS = 3  # of an image; a grey image has three equal ones
+RGB, GREY = 3, 1  # channels of an image
 NAMED = 3  # differing keys that a message names
 COUNTER = ".num_batches_tracked"  # of a batch norm; files from before torch 0.4.1 lack it
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that torchvision removes
@@ -32,16 +32,19 @@ class Fit:
     loaded: dict[str, Tensor] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)  # names of the classifier's tensors
     differing: list[str] = field(default_factory=list)  # descriptions of the differences
-    grey: list[str] = field(default_factory=list)  # kernels that take one channel in the file
+    others: list[str] = field(default_factory=list)  # kernels for images of other channels
 
 
-def begin(network: nn.Module, model: Model, classes: int, counted: bool = True) -> list[str]:
+def begin(
+    network: nn.Module, model: Model, classes: int, channels: int = RGB, counted: bool = True
+) -> list[str]:
     """Load the initial weights of a new network, and freeze parameters.
 
     Args:
         network: a newly built network.
         model: the settings of the network.
         classes: number of classes of its classifier.
+        channels: channels of its images.
         counted: whether this is the number of classes of the data; False before prep has run.
 
     Returns:
@@ -51,7 +54,10 @@ def begin(network: nn.Module, model: Model, classes: int, counted: bool = True) 
         UserError: the weights cannot be read or belong to another network, a value is not finite,
             or a parameter with random values would be frozen.
     """
-    told, fresh = ([], []) if model.pretrained is None else _load(network, model, classes, counted)
+    told: list[str] = []
+    fresh: list[str] = []
+    if model.pretrained is not None:
+        told, fresh = _load(network, model, classes, channels, counted)
     _refuse_nonfinite(network, model)
     told += freezing.freeze(network, model.freeze)
     for name in fresh if counted else ():
@@ -71,7 +77,7 @@ def _refuse_nonfinite(network: nn.Module, model: Model) -> None:
 
 
 def _load(
-    network: nn.Module, model: Model, classes: int, counted: bool
+    network: nn.Module, model: Model, classes: int, channels: int, counted: bool
 ) -> tuple[list[str], list[str]]:
     """Load `model.pretrained`; return lines for the log, and the random tensors of the classifier.
 
@@ -80,12 +86,12 @@ def _load(
     """
     path = Path(str(model.pretrained))
     held = weights.read(path, model.pretrained_sha256)
-    head = architectures.head(model, classes)
+    head = architectures.head(model, classes, channels)
     told: list[str] = []
-    grey: list[str] = []
+    others: list[str] = []
     own = isinstance(model, Timm) and model.own_branches
     if _has_branches(held) and isinstance(model, Timm) and model.name.startswith("repvgg"):
-        held, grey = _folded(path, model, held, head)
+        held, others = _folded(path, model, held, head, channels)
         origin = "are those of the network" if own else "were folded into 3x3 convolutions"
         told.append(f"start: the branches of these RepVGG weights {origin}")
     elif own:
@@ -101,46 +107,44 @@ def _load(
     _add_biases(network, found.loaded)
     network.load_state_dict(found.loaded, strict=False)
     told += [f"start: weights of {path}, {_head(found, held, classes) if counted else UNCOUNTED}"]
-    if names := " and ".join(grey or found.grey):
-        told.append(
-            f"start: the kernels of {names} are for grey images; each of three channels gets a "
-            "third of them, so the scores of grey images stay the same"
-        )
+    if names := " and ".join(others or found.others):
+        told.append(f"start: the kernels of {names} {CONVERTED[channels]}")
     if idle := _idle_norms(network):
         told.append(
             f"note: {idle} batch norms of these weights have no statistics, because branches had "
-            "them before fusing; they gather them again"
+            "them before fusing; they gather them anew"
         )
     return told, found.fresh
 
 
-def fill_branches(network: nn.Module, model: Model) -> None:
+def fill_branches(network: nn.Module, model: Model, channels: int = RGB) -> None:
     """Load the published weights of the branches into a RepVGG that began with those weights.
 
     Args:
         network: a network to which `begin` gave its weights, and then its own branches were added.
         model: the settings of the network, with `own_branches`.
+        channels: channels of its images.
     """
     assert isinstance(model, Timm)
-    theirs = repvgg.branched(model.name)
+    theirs = repvgg.branched(model.name, channels)
     held = weights.named_as(weights.read(Path(str(model.pretrained)), None), theirs.state_dict())
     repvgg.fill(network, held | fit(theirs, held, set()).loaded)
 
 
 def _folded(
-    path: Path, model: Timm, held: dict[str, Tensor], head: set[str]
+    path: Path, model: Timm, held: dict[str, Tensor], head: set[str], channels: int
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Convert weights of a RepVGG with branches to the plain network, or refuse them.
 
     Returns:
-        The weights, and the names of kernels that took one channel.
+        The weights, and the names of kernels for images of other channels.
     """
-    network = repvgg.branched(model.name)
+    network = repvgg.branched(model.name, channels)
     held = weights.named_as(held, network.state_dict())
     found = fit(network, held, head)
     if found.differing:
         raise UserError(_refusal(path, model, network, held, found.differing))
-    return repvgg.straightened(held | found.loaded, network), found.grey
+    return repvgg.straightened(held | found.loaded, network), found.others
 
 
 def _has_branches(held: dict[str, Tensor]) -> bool:
@@ -164,9 +168,9 @@ def fit(network: nn.Module, held: dict[str, Tensor], head: set[str]) -> Fit:
             found.loaded[name] = other
         elif name in head and (other is None or other.shape[1:] == tensor.shape[1:]):
             found.fresh.append(name)
-        elif other is not None and _channels(network, name, other) == 1:
-            found.loaded[name] = other.repeat(1, CHANNELS, 1, 1) / CHANNELS
-            found.grey.append(name)
+        elif other is not None and _channels(network, name, other) in (GREY, RGB):
+            found.loaded[name] = _converted(other)
+            found.others.append(name)
         elif other is not None:
             found.differing.append(f"{name} is {_size(other)} there and {_size(tensor)} here")
         elif not name.endswith(COUNTER):
@@ -179,10 +183,25 @@ def fit(network: nn.Module, held: dict[str, Tensor], head: set[str]) -> Fit:
     return found
 
 
+CONVERTED = {
+    RGB: "are for grey images; each of three channels gets a third of them, so the scores of grey "
+    "images stay the same",
+    GREY: "are for RGB; the one channel gets the sum of the three, so the scores of grey images "
+    "stay the same",
+}  # by the channels of the network
+
+
+def _converted(kernel: Tensor) -> Tensor:
+    """Return a kernel for grey images as one for RGB, or the other way round, as timm does."""
+    if kernel.shape[1] == GREY:
+        return kernel.repeat(1, RGB, 1, 1) / RGB
+    return kernel.sum(1, keepdim=True)
+
+
 def _channels(network: nn.Module, name: str, kernel: Tensor) -> int | None:
     """Return how many channels of images a kernel takes, if it is for them and else fits."""
     conv = network.get_submodule(name.rpartition(".")[0])
-    if not isinstance(conv, nn.Conv2d) or conv.in_channels != CHANNELS or kernel.ndim != 4:
+    if not isinstance(conv, nn.Conv2d) or conv.in_channels not in (GREY, RGB) or kernel.ndim != 4:
         return None
     own = conv.weight.shape
     return kernel.shape[1] if kernel.shape == (own[0], kernel.shape[1], *own[2:]) else None
@@ -262,8 +281,8 @@ def _cures(path: Path, model: Model, network: nn.Module, held: dict[str, Tensor]
             yield f"They fit with model.small_stem={str(stem).lower()}"
     kernels = [(n, held[n]) for n, p in network.named_parameters() if n in held and p.ndim == 4]
     counts = (_channels(network, name, kernel) for name, kernel in kernels)
-    if count := next((count for count in counts if count not in (None, 1, CHANNELS)), None):
-        yield f"They are for images of {count} channels; give weights for images of {CHANNELS}"
+    if count := next((count for count in counts if count not in (None, GREY, RGB)), None):
+        yield f"They are for images of {count} channels; give weights for images of {GREY} or {RGB}"
     run = path.parent.parent
     if rundir.there(run / "run.json"):
         theirs = rundir.read_yaml(run / "config.yaml")["model"]

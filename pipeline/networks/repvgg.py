@@ -27,12 +27,12 @@ def straighten(network: nn.Module) -> None:
             network.set_submodule(path, plain)
 
 
-def branched(name: str) -> nn.Module:
+def branched(name: str, channels: int = 3) -> nn.Module:
     """Return a network of timm with the branches that `straighten` removes."""
     import timm
 
     with torch.random.fork_rng(devices=[]):
-        made: nn.Module = timm.create_model(name, pretrained=False)
+        made: nn.Module = timm.create_model(name, pretrained=False, in_chans=channels)
     return made
 
 

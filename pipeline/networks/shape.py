@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.display.errors import UserError, gist
 from pipeline.networks import freezing
@@ -70,7 +72,7 @@ def check(network: nn.Module, again: nn.Module, target: str) -> None:
     state = network.state_dict()
     odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
     if odd:
-        raise UserError(f"{told} with {odd!a} in its state, which is not a tensor; leave that out")
+        raise UserError(f"{told} with {odd!a} in its state, which is no tensor; leave that out")
     if pair := _shared(network):
         raise UserError(
             f"{told} in which {pair[0]} and {pair[1]} are one tensor, and a file of weights holds "
@@ -78,9 +80,33 @@ def check(network: nn.Module, again: nn.Module, target: str) -> None:
         )
     if _shapes(network) != _shapes(again):
         raise UserError(
-            f"{told} of another structure each time; every stage builds it again, so it must "
-            "follow from model.args alone"
+            f"{told} of another structure each time; every stage builds it anew, so it must follow "
+            "from model.args alone"
         )
+
+
+def runs(network: nn.Module, channels: int, side: int) -> bool:
+    """Whether a network can be run on square images of so many channels and pixels a side."""
+    try:
+        with torch.no_grad():
+            device = next(network.parameters()).device
+            network.eval()(torch.zeros(1, channels, side, side, device=device))
+    except Exception:  # a user's module may raise anything
+        return False
+    return True
+
+
+class Drawing(TorchDispatchMode):
+    """Records operations that draw random numbers, also on the meta device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[tuple[Any, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.seen.append((func, *(arg for arg in args if isinstance(arg, float))))
+        return func(*args, **(kwargs or {}))
 
 
 def _shared(network: nn.Module) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""Define a stage of a plan."""
+"""One stage of a plan."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import dyrep
 from dyrep.fusion import fold_norms
+from pipeline.config.data import Images as Settings
 from pipeline.contract.stage import Context
 from pipeline.data.loaders.base import LoaderSpec
 from pipeline.data.loaders.choose import make
@@ -28,7 +29,8 @@ def prepared(context: Context) -> Path:
 
 def plain(context: Context) -> nn.Module:
     """Return the plain architecture with fresh weights."""
-    return architectures.build(context.config.model, len(Manifest.load(prepared(context)).classes))
+    manifest = Manifest.load(prepared(context))
+    return architectures.build(context.config.model, len(manifest.classes), manifest.channels)
 
 
 def trained(context: Context) -> nn.Module:
@@ -45,7 +47,7 @@ def fused(context: Context) -> nn.Module:
     folder = context.parents["fuse"]
     model = take(plain(context), load_file(folder / "model.safetensors"))
     fold = rundir.read_json(folder / "fusion.json")["fold_bn"]
-    return folded(model, context.config.data.image_size) if fold else model
+    return folded(model, context.config.data) if fold else model
 
 
 def exported(context: Context, name: str) -> runtime.Loaded | None:
@@ -65,7 +67,7 @@ def exported(context: Context, name: str) -> runtime.Loaded | None:
     if not (written and path.is_file() and disk.sha256(path) == written.sha256):
         raise UserError(
             f"{path} is not as fuse wrote it and is not opened; `rm -r {folder}` and launch again "
-            "to rebuild it"
+            "to make it anew"
         )
     return runtime.load(path, trust=True)
 
@@ -91,15 +93,15 @@ def take(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     return network.eval()
 
 
-def folded(network: nn.Module, image_size: int) -> nn.Module:
+def folded(network: nn.Module, data: Settings) -> nn.Module:
     """Fold the batch norms of a plain network into their convolutions; return the network."""
     weight = next(network.parameters())
-    fold_norms(network.eval(), weight.new_zeros(1, 3, image_size, image_size))
+    fold_norms(network.eval(), weight.new_zeros(1, data.channels, *[data.image_size] * 2))
     return network
 
 
 def images(context: Context, split: str, count: int) -> Tensor:
-    """Return the first images of a split (N ≤ count, 3, H, W), prepared as for evaluation."""
+    """Return the first images of a split (N ≤ count, C, H, W), prepared as for evaluation."""
     data = context.config.data
     spec = LoaderSpec(
         folder=prepared(context),

@@ -113,7 +113,7 @@ class _Pair:
         self.added_biases = [name for name in self.state if name not in own]
         self.deployed = earlier.take(plain, self.state)
         if settings.fold_bn:
-            earlier.folded(self.deployed, context.config.data.image_size)
+            earlier.folded(self.deployed, context.config.data)
 
     @torch.no_grad()
     def compare(self, images: Tensor) -> Compared:
@@ -153,7 +153,8 @@ def _inputs(images: Tensor) -> Iterator[tuple[str, Tensor]]:
     few = images[:SCALED]
     yield "times 1000", few * 1000
     yield "over 1000", few / 1000
-    yield "channels apart", few * few.new_tensor([1000, 1, 0.001])[:, None, None]
+    if images.shape[1] == 3:
+        yield "channels apart", few * few.new_tensor([1000, 1, 0.001])[:, None, None]
 
 
 def _gate(kinds: dict[str, Compared], tolerance: float) -> None:

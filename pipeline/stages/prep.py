@@ -227,22 +227,18 @@ def _split(records: list[Record], classes: int) -> Split:
     )
 
 
-Triple = tuple[float, float, float]
-
-
-def statistics(histogram: np.ndarray) -> tuple[Triple, Triple]:
+def statistics(histogram: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of the pixels per channel, on the scale 0 to 1.
 
     Args:
-        histogram: (3, 256) counts of the values of each channel.
+        histogram: (channels, 256) counts of the values of each channel.
     """
     values = np.arange(256) / 255
     count = histogram.sum(1)
     mean = histogram @ values / count
     std = np.sqrt(np.maximum(histogram @ values**2 / count - mean**2, 1e-12))
-    return _triple(mean), _triple(std)
+    return _rounded(mean), _rounded(std)
 
 
-def _triple(values: np.ndarray) -> Triple:
-    red, green, blue = (round(float(value), 6) for value in values)
-    return red, green, blue
+def _rounded(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(round(float(value), 6) for value in values)

@@ -174,14 +174,16 @@ class Cost:
         return max(1.0, cost(model, batch).flops / cost(plain, batch).flops)
 
     def _plain(self, where: torch.device) -> nn.Module:
+        channels = self._config.data.channels
         with generators.kept():
-            plain = architectures.build(self._config.model, self._classes).to(where)
+            plain = architectures.build(self._config.model, self._classes, channels).to(where)
         return plain.to(memory_format=device.layout(where, self._config.train))
 
     def _batch(self, world: World) -> Tensor:
         """Return noise with the shape of the batch that a process sends through its network."""
-        size, train = self._config.data.image_size, self._config.train
-        shape = (train.batch_size // (world.world_size * train.accumulate), 3, size, size)
+        data, train = self._config.data, self._config.train
+        count = train.batch_size // (world.world_size * train.accumulate)
+        shape = (count, data.channels, data.image_size, data.image_size)
         generator = torch.Generator(world.device).manual_seed(0)
         return torch.randn(shape, generator=generator, device=world.device)
 

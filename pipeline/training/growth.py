@@ -21,7 +21,11 @@ from pipeline.training.history import Rows
 
 
 def prepare(
-    model: nn.Module, method: Method, seed: int, image_size: int, own_branches: bool = False
+    model: nn.Module,
+    method: Method,
+    seed: int,
+    size: tuple[int, ...],
+    own_branches: bool = False,
 ) -> dict[str, str]:
     """Give the network its initial kernels and branches; return which convs get none, and why.
 
@@ -29,7 +33,7 @@ def prepare(
         model: a plain network; changed in place.
         method: the method to apply.
         seed: seed of new weights.
-        image_size: side of the images, pixels.
+        size: channels, height and width of an image.
         own_branches: whether the model is a RepVGG that is to get its own branches, too.
 
     Raises:
@@ -38,7 +42,7 @@ def prepare(
     if method.start == "identity":
         dyrep.identity_start(model)
     left = growable.left_alone(model, method)
-    example = torch.zeros(1, 3, image_size, image_size)
+    example = torch.zeros(1, *size)
     torch.manual_seed(seed)
     if own_branches and not isinstance(method, Structured):  # a structure already includes them
         _own_branches(model, _form(method), example)
@@ -181,7 +185,7 @@ class Growth:
         """Grow and cut; return one line per event.
 
         Args:
-            calibration: `batches` batches (N, 3, H, W).
+            calibration: `batches` batches (N, C, H, W).
             epochs: as for `due`.
             epoch: number of finished epochs.
             step: number of the last step.

@@ -30,7 +30,7 @@ def hand_on(network: nn.Module, folder: Path, left: dict[str, str]) -> None:
 
 def network_of(config: Config, classes: int, saved: LearnerState) -> nn.Module:
     """Return the network of a checkpoint in the form in which it was validated, on the CPU."""
-    network = architectures.build(config.model, classes)
+    network = architectures.build(config.model, classes, config.data.channels)
     dyrep.apply_structure(network, saved["structure"])
     weights = saved["model"]
     if averages := saved["ema"]:

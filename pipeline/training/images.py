@@ -50,7 +50,7 @@ class Images:
         return list(self.apart(count, epoch, check_stop))
 
     def apart(self, count: int, epoch: int, check_stop: Callable[[], None]) -> Iterator[Tensor]:
-        """Yield batches (N, 3, H, W) from a separate loader; the training order is not affected.
+        """Yield batches (N, C, H, W) from a separate loader; the training order is not affected.
 
         Args:
             count: number of batches, at most those of an epoch.

@@ -43,7 +43,7 @@ class LearnerState(TypedDict):
 
 
 def _micro_batches(batch: Batch, count: int) -> Iterator[Batch]:
-    """Yield a batch as micro-batches of equal size."""
+    """Yield a batch in parts of equal size."""
     yield from map(Batch, *(tensor.chunk(count) for tensor in batch))
 
 
@@ -63,17 +63,19 @@ class Learner:
     ) -> None:
         self._config, self._recipe, self._world = config, config.train, world
         self._classes = classes
-        self.model = architectures.build(config.model, classes)
+        channels = config.data.channels
+        self.model = architectures.build(config.model, classes, channels)
         self.left: dict[str, str] = {}  # reasons why convolutions get no branches, by path
         if saved:
             self.told = freezing.freeze(self.model, config.model.freeze)
             dyrep.apply_structure(self.model, saved["structure"])
         else:
-            self.told = pretrained.begin(self.model, config.model, classes)
+            self.told = pretrained.begin(self.model, config.model, classes, channels)
             own = getattr(config.model, "own_branches", False)
-            self.left = prepare(self.model, config.method, config.seed, config.data.image_size, own)
+            size = (channels, *[config.data.image_size] * 2)
+            self.left = prepare(self.model, config.method, config.seed, size, own)
             if own and config.model.pretrained:
-                pretrained.fill_branches(self.model, config.model)
+                pretrained.fill_branches(self.model, config.model, channels)
         if isinstance(config.method, Structured):
             self.told.append(structures.told(self.model, config.method))
         self.layout = device.layout(world.device, self._recipe)
@@ -81,7 +83,7 @@ class Learner:
         self.ema = optim.averaged(self.model, self._recipe)
         head: set[str] = set()
         if self._recipe.head_lr is not None:
-            head = architectures.head(config.model, classes)
+            head = architectures.head(config.model, classes, channels)
             optimizers.check_head(self.model, head)
         self.optimizer = optimizers.build(self.model, self._recipe, head)
         self._schedule = optim.schedule(self.optimizer, pace)
@@ -140,9 +142,9 @@ class Learner:
     def _gradients(self, batch: Batch, skipping: bool) -> tuple[Tensor, bool]:
         """Compute the gradients of a batch; return its loss, on the device, and whether to skip it.
 
-        The batch is split into `train.accumulate` micro-batches. The processes average their
-        gradients during the last one. With `skipping`, return at the first loss that is not finite
-        in any process.
+        The batch is split into `train.accumulate` parts. The processes average their gradients
+        during the last part. With `skipping`, return at the first loss that is not finite in any
+        process.
         """
         count = self._recipe.accumulate
         losses = []
@@ -271,10 +273,11 @@ class Learner:
         summed in another order than the same step without a restart.
         """
         kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        size = self._config.data.image_size
+        data, device = self._config.data, self._world.device
+        images = torch.zeros(2, data.channels, *[data.image_size] * 2, device=device)
         self._wrapped.train()
         with generators.kept(), self.compiler.aside(), self.autocast():
-            scores = self._wrapped(torch.zeros(2, 3, size, size, device=self._world.device))
+            scores = self._wrapped(images)
         scores.float().sum().backward()
         self.optimizer.zero_grad()
         for buffer, value in kept:

@@ -70,7 +70,7 @@ def test_two_processes_count_each_image_once_and_both_networks_agree(run):
 
 def test_the_fused_file_loads_strictly_into_the_plain_network(run):
     network = Vgg(name="v", family="vgg", widths=[[32, 32], [64, 64], [128, 128]])
-    plain = architectures.build(network, 10)
+    plain = architectures.build(network, 10, channels=1)
     plain.load_state_dict(load_file(run / "fuse" / "model.safetensors"), strict=True)
 
 

@@ -31,7 +31,7 @@ RECIPE = [
     "train.augment.padding=2", "train.augment.cutout=0", "data.loader=memory", "data.image_size=28",
     "data.resize=28",
 ]  # fmt: skip
-SMALL = ["data=digits", "data.loader=memory", "train.warmup_epochs=0"]
+SMALL = ["data=digits", "data.channels=3", "data.loader=memory", "train.warmup_epochs=0"]
 
 
 def run(asked: Asked, report: Report) -> None:
@@ -54,7 +54,7 @@ def run(asked: Asked, report: Report) -> None:
 def source(data: Path, folder: Path) -> list[str]:
     """Return the settings that read Fashion-MNIST, from a folder of images if necessary."""
     if (CONF / "data" / "fashion_mnist.yaml").exists():
-        return ["data=fashion_mnist", f"data.root={data}"]
+        return ["data=fashion_mnist", "data.channels=3", f"data.root={data}"]
     for split, part in (("train", "train"), ("val", "t10k")):
         pictures = idx(data / f"{part}-images-idx3-ubyte.gz")
         labels = idx(data / f"{part}-labels-idx1-ubyte.gz")

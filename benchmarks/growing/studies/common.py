@@ -25,7 +25,8 @@ PARTS = ("train", "t10k")
 SIZES = (6000, 2000)  # numbers of training and test images: the first of each file
 IDX = {"images-idx3": 16, "labels-idx1": 8}  # bytes of a file's header, by its kind
 IMAGES = (
-    "data=fashion_mnist", "train.augment.rotate=0", "train.augment.flip=true", "tracking=disabled"
+    "data=fashion_mnist", "data.channels=3", "train.augment.rotate=0", "train.augment.flip=true",
+    "tracking=disabled",
 )  # fmt: skip
 TOP1 = "eval/fused/top1"
 SECONDS = "train/wall_seconds"  # seconds of training, which other work of the machine affects
@@ -40,7 +41,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     asked.add_argument("folder", type=Path, help="for data and runs")
-    asked.add_argument("--report", action="store_true", help="only report the finished runs")
+    asked.add_argument("--report", action="store_true", help="launch nothing, tell what is there")
     asked.add_argument("--seeds", type=int, default=5, help="of each variant (default: 5)")
     asked.add_argument("--json", type=Path, metavar="FILE", help="where the answer goes")
     asked.add_argument("--figure", type=Path, metavar="FILE.svg", help="each seed a dot")

@@ -25,7 +25,7 @@ def resized(images: Tensor, draws: Tensor, augment: Augment, size: int) -> Tenso
     none does, the middle in the nearest shape. It is scaled with antialiasing.
 
     Args:
-        images: uint8 (N, 3, H, W).
+        images: uint8 (N, C, H, W).
         draws: (N, 2 * tries + 2) in [0, 1), for the areas, the shapes, and the corner.
         augment: provides `scale` and `ratio`.
         size: side of the result, pixels.
@@ -87,10 +87,10 @@ def jittered(images: Tensor, draws: Tensor, jitter: list[float]) -> Tensor:
     """Scale brightness, contrast and saturation of uint8 images, and rotate their hue.
 
     This equals DALI's color_twist: saturation and hue are a matrix in YIQ, and contrast scales the
-    distance to `HALF`.
+    distance to `HALF`. Grey images have no saturation and no hue.
 
     Args:
-        images: (N, 3, H, W).
+        images: (N, 3, H, W) or (N, 1, H, W).
         draws: (N, 4) in [0, 1).
         jitter: largest change of each, in the order above.
     """
@@ -107,17 +107,22 @@ def twisted(
     images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, angle: Tensor
 ) -> Tensor:
     """Return uint8 images with changed colours; factors and angle (radians) have the shape (N,)."""
-    yiq, rgb = _yiq(images.device)
+    factor = (brightness * contrast)[:, None, None]
+    offset = (HALF * (1 - contrast) * brightness)[:, None, None]
+    matrix = factor if images.shape[1] == 1 else factor * _turn(saturation, angle)
+    changed = matrix @ images.float().flatten(2) + offset
+    return changed.round().clamp(0, 255).to(torch.uint8).view_as(images)
+
+
+def _turn(saturation: Tensor, angle: Tensor) -> Tensor:
+    """Return matrices (N, 3, 3) that change saturation and hue of RGB."""
+    yiq, rgb = _yiq(angle.device)
     none, one = torch.zeros_like(angle), torch.ones_like(angle)
     cosine, sine = saturation * angle.cos(), saturation * angle.sin()
     turn = torch.stack(
         [one, none, none, none, cosine, sine, none, -sine, cosine], 1
     ).view(-1, 3, 3)  # fmt: skip
-    factor = (brightness * contrast)[:, None, None]
-    matrix = factor * (rgb @ turn @ yiq)
-    offset = (HALF * (1 - contrast) * brightness)[:, None, None]
-    changed = matrix @ images.float().flatten(2) + offset
-    return changed.round().clamp(0, 255).to(torch.uint8).view_as(images)
+    return rgb @ turn @ yiq
 
 
 @cache  # so that not every batch copies them to the device

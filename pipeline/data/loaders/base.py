@@ -1,4 +1,4 @@
-"""Define the interface of loaders: batches of a split for one process, from a resumable position.
+"""The interface of loaders: batches of one split for one process, with a resumable position.
 
 `dali`, `memory` and `torch` yield the same images in an evaluation, up to rounding; in training
 they differ in speed and in the supported augmentations. `choose` selects a loader.
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pipeline.config import asked
 from pipeline.config.train import Augment
-from pipeline.data.shards import Manifest, Pictures, damage
+from pipeline.data.shards import MODES, Manifest, Pictures, damage
 from pipeline.display.errors import UserError
 from pipeline.records.environment import cores
 
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 class Batch(NamedTuple):
-    """Images (N, 3, H, W) normalised; labels (N,) int64; image numbers (N,) int64.
+    """Images (N, C, H, W) normalised; labels (N,) int64; image numbers (N,) int64.
 
     If images were mixed, labels are probabilities (N, classes).
     """
@@ -85,6 +85,11 @@ class LoaderSpec:
         """The manifest of the prepared folder."""
         return Manifest.load(self.folder)
 
+    @property
+    def channels(self) -> int:
+        """The number of channels of an image: 3 (RGB) or 1 (grey)."""
+        return self.manifest.channels
+
     def pictures(self) -> Pictures:
         """Return the encoded images of the split."""
         return Pictures(self.folder, self.manifest.splits[self.split])
@@ -97,7 +102,7 @@ class LoaderSpec:
     @property
     def batch_bytes(self) -> int:
         """The size of a batch in bytes."""
-        return self.batch_size * (3 * self.image_size**2 * 4 + 16)
+        return self.batch_size * (self.channels * self.image_size**2 * 4 + 16)
 
     def placed(self, batch: Batch) -> Batch:
         """Return a batch on the device, in the layout; copies from pinned memory are async."""
@@ -156,7 +161,7 @@ class Loader(ABC):
             if found is None:
                 raise
             raise UserError(
-                f"{found}; `rm -r {self.spec.folder.resolve()}` and launch again to rebuild it"
+                f"{found}; `rm -r {self.spec.folder.resolve()}` and launch again to make it anew"
             ) from error
 
     def state(self) -> Tensor:
@@ -239,11 +244,11 @@ def evaluation(resize: int, image_size: int) -> v2.Transform:
     return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(image_size)])
 
 
-def decoded(data: bytes) -> Tensor:
-    """Decode an image to uint8 (3, H, W)."""
+def decoded(data: bytes, channels: int) -> Tensor:
+    """Decode an image to uint8 (C, H, W), RGB or its luminance."""
     with Image.open(io.BytesIO(data)) as image:
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).movedim(2, 0)
+        pixels = np.array(image.convert(MODES[channels]))
+    return torch.from_numpy(np.atleast_3d(pixels)).movedim(2, 0)
 
 
 def mixed(*numbers: int) -> int:

@@ -46,7 +46,7 @@ def choose(name: str, spec: LoaderSpec) -> tuple[type[Loader], str]:
             able = [other for other in there if not named(other).cannot(spec)]
             raise UserError(f"data.loader={name} {reason}; use data.loader={' or '.join(able)}")
         return named(name), "as asked for"
-    size = sum(split.pixels for split in spec.manifest.splits.values()) * 3
+    size = sum(split.pixels for split in spec.manifest.splits.values()) * spec.channels
     reasons: list[str] = []
     for other in there:
         kind = named(other)

@@ -109,7 +109,7 @@ def _graph(source: Any, spec: LoaderSpec, gpu: bool) -> Any:
     if augment and (augment.rotate or augment.translate):
         images = _turned(images, augment, spec.image_size)
     if augment and any(augment.jitter):
-        images = _jittered(images, augment.jitter)
+        images = _jittered(images, augment.jitter, spec.channels)
     images = fn.crop_mirror_normalize(
         images,
         dtype=types.FLOAT,
@@ -123,7 +123,8 @@ def _graph(source: Any, spec: LoaderSpec, gpu: bool) -> Any:
 
 def _cropped(encoded: Any, spec: LoaderSpec, device: str) -> Any:
     """Decode, and cut out the square that the network sees."""
-    how = {"device": device, "output_type": types.RGB, "adjust_orientation": False}
+    colours = types.RGB if spec.channels == 3 else types.GRAY
+    how = {"device": device, "output_type": colours, "adjust_orientation": False}
     augment, size = spec.augment, spec.image_size
     if augment and augment.crop == "resized":  # the decoder decodes only the part that is kept
         images = fn.decoders.image_random_crop(
@@ -174,8 +175,8 @@ def _turned(images: Any, augment: Augment, size: int) -> Any:
     return fn.warp_affine(images, matrix=matrix, fill_value=0, inverse_map=False)
 
 
-def _jittered(images: Any, jitter: list[float]) -> Any:
-    """Scale brightness, contrast and saturation, and rotate the hue."""
+def _jittered(images: Any, jitter: list[float], channels: int) -> Any:
+    """Scale brightness and contrast; of RGB also the saturation, and rotate the hue."""
     factors = {
         name: fn.random.uniform(range=(max(0.0, 1 - far), 1 + far))
         for name, far in zip(("brightness", "contrast", "saturation"), jitter, strict=False)
@@ -183,4 +184,7 @@ def _jittered(images: Any, jitter: list[float]) -> Any:
     }
     if jitter[3]:
         factors["hue"] = 360 * fn.random.uniform(range=(-jitter[3], jitter[3]))
+    if channels == 1:
+        grey = {name: factors[name] for name in ("brightness", "contrast") if name in factors}
+        return fn.brightness_contrast(images, **grey)
     return fn.color_twist(images, **factors)

@@ -36,7 +36,7 @@ MORE = 2 * TRIES + 2 + 4  # further random numbers per image, for crop=resized a
 
 
 class MemoryLoader(Loader):
-    """Holds a split as uint8 (N, 3, H, W) on its device; in an epoch the host sends no data."""
+    """Holds a split as uint8 (N, C, H, W) on its device; in an epoch the host sends no data."""
 
     kind = "memory"
 
@@ -131,8 +131,9 @@ class MemoryLoader(Loader):
 
 
 def held(spec: LoaderSpec, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return all images of a split, uint8 (N, 3, H, W), their labels and numbers, on the device.
+    """Return all images of a split, their labels and numbers, on the device.
 
+    The images are uint8 (N, C, H, W).
     They stay on the device for later loaders: each validation and each growth makes a new loader.
 
     Args:
@@ -147,10 +148,11 @@ def held(spec: LoaderSpec, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
 def _held(
     folder: Path, split: str, digest: bytes, geometry: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    pictures = Pictures(folder, Manifest.load(folder).splits[split])
+    manifest = Manifest.load(folder)
+    pictures = Pictures(folder, manifest.splits[split])
     indices = range(len(pictures))
     labels, numbers = zip(*map(pictures.target, indices), strict=True)
-    images = torch.stack([decoded(pictures.read(index)) for index in indices])
+    images = torch.stack([decoded(pictures.read(index), manifest.channels) for index in indices])
     if geometry and {*geometry, *images.shape[2:]} != {geometry[-1]}:
         images = evaluation(*geometry)(images)
     return images.to(device), torch.tensor(labels).to(device), torch.tensor(numbers).to(device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from pipeline.data.loaders.base import (
     order,
     steps,
 )
-from pipeline.data.loaders.workers import POLL, affordable, batches
+from pipeline.data.loaders.workers import LOOK, affordable, batches
 
 POLICIES = {
     "randaugment": v2.RandAugment,
@@ -67,8 +68,8 @@ class TorchLoader(Loader):
             batch_sampler=left,
             num_workers=workers,
             generator=torch.Generator(),  # torch's global one is for mixing and dropout
-            collate_fn=_shared if workers else _collated,
-            timeout=POLL if workers else 0,
+            collate_fn=partial(_shared if workers else _collated, spec),
+            timeout=LOOK if workers else 0,
             pin_memory=spec.device.type == "cuda",
             multiprocessing_context="fork" if workers else None,  # starts at once; uses no GPU
         )
@@ -103,7 +104,7 @@ class Images(Dataset[Any]):
                 *(erasing(spec) if spec.augment else []),
             ]
         )
-        self._size = spec.image_size
+        self._channels = spec.channels
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -113,28 +114,31 @@ class Images(Dataset[Any]):
         index, seed = key
         if index < 0:
             return None
-        image = decoded(self._pictures.read(index))
+        image = decoded(self._pictures.read(index), self._channels)
         target = torch.tensor(self._pictures.target(index))
         with torch.random.fork_rng(devices=[]):  # transforms draw from the global generator
             torch.manual_seed(seed)
             return self._finish(self._change(image)), target
 
 
-def _shared(rows: list[tuple[Tensor, Tensor] | None]) -> list[Tensor]:
+def _shared(spec: LoaderSpec, rows: list[tuple[Tensor, Tensor] | None]) -> list[Tensor]:
     """Put a batch into shared memory here, because errors in torch's own thread are lost."""
-    return [tensor.contiguous().share_memory_() for tensor in _collated(rows)]
+    return [tensor.contiguous().share_memory_() for tensor in _collated(spec, rows)]
 
 
-def _collated(rows: list[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor, Tensor]:
+def _collated(
+    spec: LoaderSpec, rows: list[tuple[Tensor, Tensor] | None]
+) -> tuple[Tensor, Tensor, Tensor]:
     kept = [row for row in rows if row]
     if not kept:
-        return torch.zeros(0, 3, 1, 1), torch.zeros(0).long(), torch.zeros(0).long()
+        none = torch.zeros(0, spec.channels, spec.image_size, spec.image_size)
+        return none, torch.zeros(0).long(), torch.zeros(0).long()
     images, targets = (torch.stack(column) for column in zip(*kept, strict=True))
     return images, targets[:, 0], targets[:, 1]
 
 
 def training(spec: LoaderSpec) -> v2.Transform:
-    """Return the transform that changes a training image, uint8 (3, H, W), at random."""
+    """Return the transform that changes a training image, uint8 (C, H, W), at random."""
     augment = spec.augment
     assert augment
     return v2.Compose(
@@ -199,7 +203,7 @@ class ClippedCutout(nn.Module):
         self._side = side
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return a normalised image (3, H, W) with the square filled."""
+        """Return a normalised image (C, H, W) with the square filled."""
         rows, columns = (
             slice(max(0, start), start + self._side)
             for start in (
@@ -241,7 +245,7 @@ class TimmPolicy(nn.Module):
                 op.aug_fn = _posterize
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return a changed image, uint8 (3, H, W)."""
+        """Return a changed image, uint8 (C, H, W)."""
         drawn = random.getstate(), np.random.get_state()
         seed = int(torch.randint(2**31, ()))
         try:

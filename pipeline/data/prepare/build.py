@@ -27,7 +27,7 @@ from PIL import Image
 from pipeline.contract import interrupt
 from pipeline.data import shards
 from pipeline.data.prepare.examine import Bad, examine
-from pipeline.data.prepare.patience import PAUSE, patiently
+from pipeline.data.prepare.patience import BEAT, patiently
 from pipeline.data.prepare.shard_record import KEPT, Record
 from pipeline.data.sources.base import Item, Listing, Source
 from pipeline.data.sources.choose import source
@@ -159,16 +159,16 @@ def build(work: list[Task], cores: int, report: Callable[[int], None]) -> list[R
     open_ = [task for task in work if not _done(task)]
     done = sum(len(task.items) for task in work) - sum(len(task.items) for task in open_)
 
-    def poll(more: int = 0) -> None:
+    def look(more: int = 0) -> None:
         nonlocal done
         done += more
         report(done)
 
-    poll()
+    look()
     if cores == 1 or sum(len(task.items) for task in open_) <= ALONE:
-        _here(open_, poll)
+        _here(open_, look)
     else:
-        _in_processes(open_, cores, poll)
+        _in_processes(open_, cores, look)
     return [Record.load(task.record) for task in work]
 
 
@@ -182,13 +182,13 @@ def _done(task: Task) -> bool:
     return False
 
 
-def _here(open_: list[Task], poll: Callable[..., None]) -> None:
-    """Do tasks in this process; call `poll` with each task's number of images, and regularly."""
+def _here(open_: list[Task], look: Callable[..., None]) -> None:
+    """Do tasks in this process; call `look` with each task's number of images, and regularly."""
     for task in open_:
-        poll(patiently(partial(carry_out, task), poll))
+        look(patiently(partial(carry_out, task), look))
 
 
-def _in_processes(open_: list[Task], cores: int, poll: Callable[..., None]) -> None:
+def _in_processes(open_: list[Task], cores: int, look: Callable[..., None]) -> None:
     """Do tasks on several cores."""
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
@@ -203,8 +203,8 @@ def _in_processes(open_: list[Task], cores: int, poll: Callable[..., None]) -> N
             }
             if not waiting:
                 return
-            finished, waiting = wait(waiting, PAUSE, return_when=FIRST_COMPLETED)
-            poll(sum(future.result() for future in finished))
+            finished, waiting = wait(waiting, BEAT, return_when=FIRST_COMPLETED)
+            look(sum(future.result() for future in finished))
     except BrokenProcessPool:
         raise UserError(
             "a process of prep was killed; launch again to continue. If memory ran out, use "
@@ -234,11 +234,12 @@ def carry_out(task: Task) -> int:
     kept: list[tuple[int, ...]] = []
     remarks: dict[int, str] = {}
     bad: list[dict[str, str]] = []
-    histogram = np.zeros((3, 256), dtype=np.int64)
+    channels = task.data.channels
+    histogram = np.zeros((channels, 256), dtype=np.int64)
     for index, (number, item) in enumerate(task.items):
         try:
             content = _opened[key].read(item.name, *(task.offsets[index] if task.offsets else ()))
-            good = examine(item.name, content, task.prep)
+            good = examine(item.name, content, task.prep, channels)
         except OSError as error:
             bad.append({"name": item.name, "reason": f"cannot be read: {error.strerror or error}"})
             continue
@@ -275,7 +276,8 @@ class Stored:
         one, two = (shards.picture(self._work[self._task[n]].path, n) for n in (number, other))
         if one == two or one is None or two is None:  # None: removed by an earlier, killed prep
             return True
-        first, second = (Image.open(io.BytesIO(data)).convert("RGB") for data in (one, two))
+        mode = shards.MODES[self._work[0].data.channels]
+        first, second = (Image.open(io.BytesIO(data)).convert(mode) for data in (one, two))
         return np.array_equal(np.asarray(first), np.asarray(second))
 
 

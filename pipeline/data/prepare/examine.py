@@ -22,6 +22,7 @@ from PIL import Image
 
 from pipeline.config.data import MAX_ASPECT, MAX_PIXELS, Prep
 from pipeline.data.prepare import jpeg, pixels
+from pipeline.data.shards import MODES
 from pipeline.data.sources.tree import EXTENSIONS
 
 GRID = (72, 64)  # (columns, rows) of the pixels of an image that are hashed and counted
@@ -49,7 +50,7 @@ class Good:
             `build.Stored.same` compares all pixels of images whose hashes are equal.
         looks: 64 bits of which few change when the picture changes a little (dHash); 0 for small
             pictures.
-        histogram: (3, 256) counts of values per channel (RGB) on that grid.
+        histogram: (channels, 256) counts of values per channel on that grid.
         remark: an oddity of the file, or a change made to it; empty if there is none.
     """
 
@@ -62,8 +63,15 @@ class Good:
     remark: str
 
 
-def examine(name: str, data: bytes, prep: Prep) -> Good:
+def examine(name: str, data: bytes, prep: Prep, channels: int = 3) -> Good:
     """Decode an image completely, and return the form to store it in.
+
+    Args:
+        name: the name of the image.
+        data: its encoded bytes.
+        prep: the settings of the form.
+        channels: 3 if the network sees RGB, 1 if it sees the luminance. An image that is stored
+            byte for byte keeps its colours all the same.
 
     Raises:
         Bad: the image cannot be used.
@@ -78,26 +86,30 @@ def examine(name: str, data: bytes, prep: Prep) -> Good:
         remarks += _checked(data, kind, image)
         turned = pixels.upright(image)
         rgb, what = _rgb(turned, kind)
+        seen = rgb.convert(MODES[channels])
         icc = pixels.profile(image.info.get("icc_profile"))
     if pixels.depth(data, kind) != 8:
         what = what or f"{data[24]}-bit"
     changed = turned is not image or bool(what) or kind not in KEPT
-    shrunk = _shrunk(rgb, prep.shrink)
+    shrunk = _shrunk(seen, prep.shrink)
     stored, extension = data, KEPT.get(kind, "png")
-    if shrunk is not rgb:
+    if shrunk is not seen:
         stored, extension = _encoded(shrunk, "JPEG", quality=prep.quality, subsampling=0), "jpg"
     elif changed:
-        stored, extension = _encoded(rgb, "PNG"), "png"
+        stored, extension = _encoded(seen, "PNG"), "png"
     if stored is data:
         _check_other_decoder(data)
     grid = _grid(shrunk)
-    histogram = np.array(grid.histogram()).reshape(3, 256)
+    histogram = np.array(grid.histogram()).reshape(channels, 256)
     remarks = _misnamed(name, kind) + remarks
     if changed:
-        remarks.append(f"{what}, stored anew as upright 8-bit RGB".removeprefix(", "))
+        form = "RGB" if channels == 3 else "grey"
+        remarks.append(f"{what}, stored anew as upright 8-bit {form}".removeprefix(", "))
+    if channels == 1 and _has_colours(rgb):
+        remarks.append("has colours, and the network sees its luminance")
     if icc:
         remarks.append(f"its colour profile, {icc}, is taken for sRGB")
-    if np.count_nonzero(histogram) == 3:
+    if np.count_nonzero(histogram) == channels:
         remarks.append("all of one colour")
     return Good(
         data=stored,
@@ -191,6 +203,11 @@ def _grid(image: Image.Image) -> Image.Image:
     """Return a regular grid of pixels that represents a large image; a small image as it is."""
     large = image.width > GRID[0] and image.height > GRID[1]
     return image.resize(GRID, Image.Resampling.NEAREST) if large else image
+
+
+def _has_colours(image: Image.Image) -> bool:
+    red, green, blue = np.array(_grid(image).histogram()).reshape(3, 256)
+    return bool((red != green).any() or (green != blue).any())
 
 
 def _fingerprint(size: tuple[int, int], grid: Image.Image) -> int:

@@ -25,7 +25,7 @@ class Record:
         kept: its images, in order, as `KEPT`; for `pixels` and `looks` see `examine.Good`.
         remarks: oddities of images, by image number.
         bad: name and reason of each image that was left out.
-        histogram: (3, 256) counts of values per channel, RGB.
+        histogram: (channels, 256) counts of values per channel.
         state: digest of the files that were read; see `build.Task`.
     """
 

@@ -66,7 +66,7 @@ class Unknown:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Facts found in the first images; None if they are unknown.
+    """Facts found by a look at the images; None if it did not find them.
 
     Args:
         training: number of training images, as reported by the user's code.
@@ -86,6 +86,7 @@ class Request:
     Args:
         model: settings of the network.
         sides: sides of its images, pixels; the first is that of evaluation.
+        channels: channels of its images.
         batch: images of a micro-batch.
         processes: processes that train together.
         branches: branches of the method.
@@ -102,6 +103,7 @@ class Request:
     counted: bool = True
     processes: int = 1
     code_dir: str = ""
+    channels: int = 3
 
     @classmethod
     def of(cls, config: Config, counted: int | None = None) -> Request:
@@ -118,6 +120,7 @@ class Request:
             processes=processes,
             classes=known or UNTOLD,
             counted=known is not None,
+            channels=config.data.channels,
         )
 
 
@@ -242,10 +245,10 @@ def _started(config: Config, counted: int | None, found: Outline) -> Outline:
         "method": method.model_dump(mode="json"),
     }
     asked |= {"classes": known or UNTOLD, "counted": known is not None}
-    asked |= {"head_lr": config.train.head_lr}
+    asked |= {"head_lr": config.train.head_lr, "channels": config.data.channels}
     answer = _accepted(_asked("--start", json.dumps(asked), config.root))
     if isinstance(answer, Unknown):
-        return replace(found, start=[f"start: it was not checked: {answer.why}"])
+        return replace(found, start=[f"start: it was not looked at: {answer.why}"])
     return replace(found, **answer)
 
 
@@ -275,7 +278,7 @@ def ask(arguments: list[str], request: str = "") -> Any:
     if isinstance(answer, dict) and CALLS in answer:
         return {"refused": _ended(answer[CALLS], done.returncode)}
     if done.returncode or answer is None:
-        return Unknown(why=(done.stderr.strip().splitlines() or ["it ended without an answer"])[-1])
+        return Unknown(why=(done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
     return answer
 
 

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dyrep.block import fitting, outer_blocks
 from dyrep.cost import cost
@@ -47,6 +46,8 @@ from pipeline.networks import (
 from pipeline.networks.architectures import DROPS
 from pipeline.planning.outline import CALLS, Images, Outline, Request
 
+CHANNELS = {1: "1 channel", 3: "3 channels"}
+
 
 def outline(request: Request) -> Outline:
     """Return the outline of a network; run it on the CPU if it cannot run on the meta device.
@@ -69,10 +70,14 @@ def outline(request: Request) -> Outline:
         shape.check(network, _built(request), request.model["target"])
     device = next(network.parameters()).device
     _refuse_idle(request, device)
-    spent = cost(network, torch.zeros(1, 3, *[request.sides[0]] * 2, device=device))
+    spent = cost(network, _images_of(request, 1, request.sides[0], device))
     return Outline(
         parameters=spent.parameters, flops=spent.flops, **_growth(network, request.branches)
     )
+
+
+def _images_of(request: Request, count: int, side: int, device: torch.device | str) -> torch.Tensor:
+    return torch.zeros(count, request.channels, side, side, device=device)
 
 
 def _growth(network: nn.Module, branches: Sequence[str]) -> dict[str, Any]:
@@ -95,10 +100,11 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
         UserError: they do not fit the network.
     """
     known = sections({"model": asked["model"], "method": asked["method"]})
-    network = architectures.build(known.model, asked["classes"])
-    told = pretrained.begin(network, known.model, asked["classes"], asked["counted"])
+    classes, channels = asked["classes"], asked["channels"]
+    network = architectures.build(known.model, classes, channels)
+    told = pretrained.begin(network, known.model, classes, channels, asked["counted"])
     if asked["head_lr"] is not None:
-        optimizers.check_head(network, architectures.head(known.model, asked["classes"]))
+        optimizers.check_head(network, architectures.head(known.model, classes, channels))
     found = _growth(network, added(known.method))
     if isinstance(known.method, Structured):
         structures.apply(network, known.method)
@@ -121,7 +127,8 @@ def _built(request: Request) -> nn.Module:
 
 
 def _build(request: Request) -> nn.Module:
-    return architectures.build(TypeAdapter(Model).validate_python(request.model), request.classes)
+    model = TypeAdapter(Model).validate_python(request.model)
+    return architectures.build(model, request.classes, request.channels)
 
 
 def _try(network: nn.Module, request: Request, device: str) -> None:
@@ -130,7 +137,7 @@ def _try(network: nn.Module, request: Request, device: str) -> None:
     for training, batch in ((False, 1), (True, min(request.batch, 2))):
         network.train(training)
         for side in dict.fromkeys(request.sides):
-            images = torch.zeros(batch, 3, side, side, device=device)
+            images = _images_of(request, batch, side, device)
             with torch.set_grad_enabled(training and learns):
                 scores = network(images)
             if not isinstance(scores, torch.Tensor):
@@ -168,22 +175,9 @@ def _drawn(request: Request, device: torch.device) -> list[tuple[Any, ...]]:
     """Return the random operations of a training step, with their arguments."""
     with torch.device(device):
         network = _build(request).train()
-    with _Drawing() as drawing:
-        network(torch.zeros(2, 3, *[request.sides[0]] * 2, device=device))
+    with shape.Drawing() as drawing:
+        network(_images_of(request, 2, request.sides[0], device))
     return drawing.seen
-
-
-class _Drawing(TorchDispatchMode):
-    """Records operations that draw random numbers, also on the meta device."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: list[tuple[Any, ...]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            self.seen.append((func, *(arg for arg in args if isinstance(arg, float))))
-        return func(*args, **(kwargs or {}))
 
 
 def _needs_values(error: Exception) -> bool:
@@ -202,22 +196,19 @@ def _refusal(network: nn.Module, request: Request, error: Exception) -> str:
     images = " and ".join(str(side) for side in dict.fromkeys(request.sides))
     usual = getattr(network, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
     cure = "use another data.image_size or model.name"
+    other = 4 - request.channels  # 1 instead of 3, or 3 instead of 1
+    if shape.runs(network, other, size):
+        into = " give its function a parameter in_channels, which gets that number, or"
+        return (
+            f"{name} is for images of {CHANNELS[other]}, and data.channels={request.channels};"
+            f"{into if 'target' in request.model else ''} set data.channels={other}"
+        )
     if "target" in request.model:
         told = f"model.target={name} returns a network that cannot be trained on images of"
         return f"{told} {images} pixels: it {raised(error)}"
-    if usual != size and _runs(network, usual):
+    if usual != size and shape.runs(network, request.channels, usual):
         cure = f"data.image_size={usual} works"
     return f"{name} cannot be trained on images of {images} pixels ({gist(error)}); {cure}"
-
-
-def _runs(network: nn.Module, side: int) -> bool:
-    try:
-        with torch.no_grad():
-            device = next(network.parameters()).device
-            network.eval()(torch.zeros(1, 3, side, side, device=device))
-    except Exception:
-        return False
-    return True
 
 
 def names() -> dict[str, list[str]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.config.model import BLOCKS, channels
+from pipeline.config.model import BLOCKS, widened
 from pipeline.display.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def outline(request: Request) -> Outline:
 
     name = request.model["name"]
     for side in request.sides:
-        smallest = min(conv.side for conv in convs(request.model, side))
+        smallest = min(conv.side for conv in convs(request.model, side, request.channels))
         if smallest < 1:
             raise UserError(f"images of {side} pixels vanish in model={name}; use larger ones")
         if smallest == request.batch == 1:
@@ -57,7 +57,7 @@ def outline(request: Request) -> Outline:
                 f"model={name} reduces an image of {side} pixels to one value, and a batch norm "
                 "in training needs two; use at least two images per process in train.batch_size"
             )
-    layers = list(convs(request.model, request.sides[0]))
+    layers = list(convs(request.model, request.sides[0], request.channels))
     head = [layers[-1].outputs, request.model.get("hidden"), request.classes]
     linear = list(pairwise(width for width in head if width))
     parameters = sum(c.weights + c.outputs * (3 if c.bias else 2) for c in layers)
@@ -78,15 +78,14 @@ def outline(request: Request) -> Outline:
     )
 
 
-def convs(model: dict[str, object], side: int) -> Iterator[Conv]:
+def convs(model: dict[str, Any], side: int, channels: int) -> Iterator[Conv]:
     """Yield the convolutions of a network for square images of `side` pixels."""
     if model["family"] == "vgg":
-        return _vgg(model["widths"], side, bool(model.get("bias", True)))  # type: ignore[arg-type]
-    return _mobilenet(model["width"], bool(model["small_stem"]), side)  # type: ignore[arg-type]
+        return _vgg(channels, model["widths"], side, bool(model.get("bias", True)))
+    return _mobilenet(channels, model["width"], bool(model["small_stem"]), side)
 
 
-def _vgg(widths: list[list[int]], side: int, bias: bool) -> Iterator[Conv]:
-    inputs = 3
+def _vgg(inputs: int, widths: list[list[int]], side: int, bias: bool) -> Iterator[Conv]:
     for stage in widths:
         for width in stage:
             yield Conv(inputs, width, 3, 1, 1, side, bias)
@@ -96,12 +95,12 @@ def _vgg(widths: list[list[int]], side: int, bias: bool) -> Iterator[Conv]:
         yield Conv(inputs, inputs, 1, 1, 1, 0, bias=False)  # side 0: the caller refuses such images
 
 
-def _mobilenet(width: float, small_stem: bool, side: int) -> Iterator[Conv]:
-    inputs, stride = channels(32, width), 1 if small_stem else 2
+def _mobilenet(channels: int, width: float, small_stem: bool, side: int) -> Iterator[Conv]:
+    inputs, stride = widened(32, width), 1 if small_stem else 2
     side = (side - 1) // stride + 1
-    yield Conv(3, inputs, 3, stride, 1, side, bias=False)
+    yield Conv(channels, inputs, 3, stride, 1, side, bias=False)
     for count, stride in BLOCKS:
-        side, outputs = (side - 1) // stride + 1, channels(count, width)
+        side, outputs = (side - 1) // stride + 1, widened(count, width)
         yield Conv(inputs, inputs, 3, stride, inputs, side, bias=False)
         yield Conv(inputs, outputs, 1, 1, 1, side, bias=False)
         inputs = outputs

@@ -31,7 +31,7 @@ class Port(TypedDict):
 
 
 class Input(Port):
-    """Images (N, 3, H, W)."""
+    """Images (N, C, H, W)."""
 
     dtype: str
 
@@ -85,6 +85,9 @@ class Card(TypedDict):
     versions: dict[str, str]
 
 
+COLOURS = {"RGB": "RGB", "L": "grey (colours as their luminance, Pillow's mode L)"}
+
+
 def describe(context: Context, fusion: Mapping[str, float], images: int) -> Card:
     """Return the card of the network that a fuse stage makes.
 
@@ -97,7 +100,8 @@ def describe(context: Context, fusion: Mapping[str, float], images: int) -> Card
     prepared = context.parents["prep"] / "data"
     manifest = Manifest.load(prepared)
     trained = store.read(Result, context.parents["train"]).metrics
-    size = config.data.image_size
+    data = config.data
+    shape: list[str | int] = ["batch", data.channels, data.image_size, data.image_size]
     headline: Headline = {
         "top1": trained["top1"],
         "top5": trained["top5"],
@@ -109,12 +113,12 @@ def describe(context: Context, fusion: Mapping[str, float], images: int) -> Card
         headline["epoch"] = trained["shipped_epoch"]
     return {
         "architecture": masked(config.model.model_dump(mode="json", exclude=set(BEGUN))),
-        "input": {"name": "images", "shape": ["batch", 3, size, size], "dtype": "float32"},
+        "input": {"name": "images", "shape": shape, "dtype": "float32"},
         "output": {"name": "scores", "shape": ["batch", len(manifest.classes)], "what": "logits"},
-        "preprocess": preprocess.describe(config.data, manifest),
+        "preprocess": preprocess.describe(data, manifest),
         "metrics": headline,
         "data": {
-            "name": config.data.name,
+            "name": data.name,
             "fingerprint": prepared.resolve().name,
             "train_images": manifest.splits["train"].images,
         },
@@ -147,9 +151,9 @@ def markdown(card: Card, exports: dict[str, Outcome]) -> str:
             f"{metrics['images']:,} validation images{_chosen(metrics)}",
             f"- **Size** {metrics['parameters']:,.0f} parameters, {metrics['flops']:,.0f} FLOPs "
             "per image",
-            f"- **In** `images`, float32 {card['input']['shape']}: RGB, short side scaled to "
-            f"{told['resize']} pixels ({told['interpolation']}, antialiased), middle "
-            f"{told['image_size']}, values 0 to 1, less {_numbers(told['mean'])}, over "
+            f"- **In** `images`, float32 {card['input']['shape']}: {COLOURS[told['colour']]}, "
+            f"short side scaled to {told['resize']} pixels ({told['interpolation']}, antialiased), "
+            f"middle {told['image_size']}, values 0 to 1, less {_numbers(told['mean'])}, over "
             f"{_numbers(told['std'])}",
             f"- **Out** `scores` {card['output']['shape']}, logits of: "
             f"{', '.join(shown(str(name)) for name in told['classes'][:20])}"

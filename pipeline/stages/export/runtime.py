@@ -2,7 +2,7 @@
 
     python -I runtime.py FILE IMAGES SCORES
 
-reads IMAGES (an .npy of (N, 3, H, W) float32) and writes the scores (N, classes) to SCORES. This
+reads IMAGES (an .npy of (N, C, H, W) float32) and writes the scores (N, classes) to SCORES. This
 proves that the file is self-contained. FILE is trusted: most formats can contain code, see `KINDS`.
 """
 
@@ -29,7 +29,7 @@ Network = Callable[[Tensor], Tensor]
 class Loaded(NamedTuple):
     """The network in a file.
 
-    `network` maps images (N, 3, H, W) to scores (N, classes) on the device of the images. `device`
+    `network` maps images (N, C, H, W) to scores (N, classes) on the device of the images. `device`
     is the type of device that it computes on; None: the device of the images.
     """
 

@@ -46,7 +46,7 @@ def write(
         source: the network to export.
         folder: the folder for the files; a file gets its name there only after it was verified.
         formats: names in `FORMATS`.
-        images: real images (N, 3, H, W), on which each file is compared with the network.
+        images: real images (N, C, H, W), on which each file is compared with the network.
 
     Raises:
         ExportError: a file computes another function.

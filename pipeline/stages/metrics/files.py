@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, PositiveFloat, ValidationError
+from pydantic import BaseModel, Field, PositiveFloat, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from pipeline.config.base import Target
 from pipeline.config.model import Model
 from pipeline.custom.code import enable
 from pipeline.data import preprocess
-from pipeline.data.shards import Manifest
+from pipeline.data.shards import MODES, Manifest
 from pipeline.display.errors import UserError
 from pipeline.networks import architectures
 from pipeline.records import rundir, store
@@ -38,9 +38,22 @@ class Preprocess(BaseModel):
 
     resize: Size
     image_size: Size
-    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
-    std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
+    mean: Annotated[list[float], Field(min_length=1, max_length=3)]
+    std: Annotated[list[PositiveFloat], Field(min_length=1, max_length=3)]
     classes: Annotated[list[str], Field(min_length=1)]
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of an image."""
+        return len(self.mean)
+
+    @model_validator(mode="after")
+    def _is_of_one_or_three_channels(self) -> Self:
+        if not len(self.std) == self.channels in MODES:
+            raise ValueError(
+                f"a mean of {self.channels} and a std of {len(self.std)} channels; give 1 or 3"
+            )
+        return self
 
 
 class Card(BaseModel):
@@ -108,7 +121,7 @@ def _weights(path: Path, trust: bool) -> Opened:
         return _trained(path.parent, load_file(path), structure, trust)
     except DAMAGE as error:
         why = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged ({why}); write it again with its stage") from None
+        raise UserError(f"{path} is damaged ({why}); make it anew with its stage") from None
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename or path}: no such file; trained weights are read where their stage "
@@ -121,7 +134,7 @@ def _fused(path: Path, card: Card, trust: bool) -> Opened:
         raise UserError(
             f"the model card of {path} names no architecture; export it with stage=fuse"
         )
-    network = _built(path.parent, card.architecture, len(card.preprocess.classes), trust)
+    network = _built(path.parent, card.architecture, card.preprocess, trust)
     return Opened(_loaded(path, network, load_file(path)), card.preprocess)
 
 
@@ -134,7 +147,7 @@ def _checkpoint(path: Path) -> tuple[dict[str, Tensor], Any]:
     return averaged, saved["structure"]
 
 
-def _built(stage: Path, model: Model, classes: int, trust: bool) -> nn.Module:
+def _built(stage: Path, model: Model, told: Preprocess, trust: bool) -> nn.Module:
     """Build the network of a stage; a user's code, which the card only names, must be trusted.
 
     Raises:
@@ -147,7 +160,7 @@ def _built(stage: Path, model: Model, classes: int, trust: bool) -> nn.Module:
                 "--trust runs it, as you"
             )
         enable(model, stage.resolve().parents[1])
-    return architectures.build(model, classes)
+    return architectures.build(model, len(told.classes), told.channels)
 
 
 def _trained(stage: Path, state: dict[str, Tensor], structure: Any, trust: bool) -> Opened:
@@ -156,9 +169,9 @@ def _trained(stage: Path, state: dict[str, Tensor], structure: Any, trust: bool)
     config: Config = sections({name: question.config[name] for name in ("data", "model")})
     prep = rundir.stage_dir(stage.resolve().parents[1], "prep", question.parents["prep"])
     manifest = Manifest.load(prep / "data")
-    network = _built(stage, config.model, len(manifest.classes), trust)
-    dyrep.apply_structure(network, structure)
     told = Preprocess.model_validate(preprocess.describe(config.data, manifest))
+    network = _built(stage, config.model, told, trust)
+    dyrep.apply_structure(network, structure)
     return Opened(_loaded(stage, network, state), told)
 
 

@@ -37,7 +37,7 @@ class Gallery:
         self.kept: list[Mistake] = []
 
     def show(self, pixels: Tensor, label: Tensor, number: Tensor, table: Tensor) -> None:
-        """Add a batch: pixels (N, 3, H, W) from 0 to 1, labels, numbers, answers (N, 6)."""
+        """Add a batch: pixels (N, C, H, W) from 0 to 1, labels, numbers, answers (N, 6)."""
         wrong = (table[:, 0].long() != label).nonzero().flatten()
         surest = wrong[table[wrong, -1].argsort(descending=True, stable=True)][: self.limit]
         for i in surest.tolist():

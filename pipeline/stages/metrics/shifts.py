@@ -24,7 +24,7 @@ Shift = Callable[[Tensor, Tensor], Tensor]
 
 
 def blur(pixels: Tensor, numbers: Tensor) -> Tensor:
-    """Return images (N, 3, H, W) out of focus."""
+    """Return images (N, C, H, W) out of focus."""
     sigma = max(0.5, BLURRED * pixels.shape[-1])
     size = 2 * round(2 * sigma) + 1
     blurred: Tensor = functional.gaussian_blur(pixels, [size, size], [sigma, sigma])

@@ -78,7 +78,7 @@ def _network(context: Context, name: str, device: torch.device) -> Network:
     if name == "plain":
         return earlier.usual(context).to(device)
     if name == "plain_folded":
-        usual = earlier.folded(earlier.usual(context), context.config.data.image_size)
+        usual = earlier.folded(earlier.usual(context), context.config.data)
         return usual.to(device)
     fused = earlier.fused(context).to(device)
     if name == "channels_last":

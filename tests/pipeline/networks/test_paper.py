@@ -73,7 +73,7 @@ def test_repvgg_is_that_of_the_paper_when_shipped_and_that_of_timm_while_trainin
     assert found.flops / 2e9 == pytest.approx(billions, abs=0.05)
     with torch.device("meta"):
         theirs = timm.create_model(config.model.name)
-        prepare(network, config.method, 0, 224, own_branches=config.model.own_branches)
+        prepare(network, config.method, 0, (3, 224, 224), own_branches=config.model.own_branches)
     assert cost(network, image).parameters == sum(p.numel() for p in theirs.parameters())
 
 
@@ -100,7 +100,7 @@ def test_its_own_branches_compute_what_those_of_timm_do(training):
     theirs = timm.create_model("repvgg_a0", num_classes=4).double()
     randomise(theirs, 0.1)
     ours = architectures.from_timm("repvgg_a0", 4)
-    prepare(ours, configured("imagenet_repvgg_a2").method, 0, 32, own_branches=True)
+    prepare(ours, configured("imagenet_repvgg_a2").method, 0, (3, 32, 32), own_branches=True)
     state = {}
     for key, value in theirs.state_dict().items():
         for name, place in NAMES.items():
@@ -116,7 +116,13 @@ def test_own_branches_begin_as_those_of_timm_and_take_the_form_of_the_method():
     for method, form in (("plain", "batchnorm"), ("dbb", "batchnorm"), ("grow", "linear")):
         torch.manual_seed(0)
         network = architectures.from_timm("repvgg_a0", 4)
-        prepare(network, configured("imagenet_repvgg_a2", method).method, 0, 32, own_branches=True)
+        prepare(
+            network,
+            configured("imagenet_repvgg_a2", method).method,
+            0,
+            (3, 32, 32),
+            own_branches=True,
+        )
         own = [block for block in blocks(network).values() if block.own]
         assert len(own) == 22 and {block.form for block in own} == {form}
         if form == "batchnorm":

@@ -22,7 +22,7 @@ def begun(path, classes=3, counted=True, **settings):
     """Return a fresh network that has begun from a file, and what was told."""
     fresh = network(classes, seed=1)
     asked = model().model_copy(update={"pretrained": str(path), **settings})
-    return fresh, pretrained.begin(fresh, asked, classes, counted)
+    return fresh, pretrained.begin(fresh, asked, classes, counted=counted)
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def cut_off(name):
         (cut_off("x.pth"), "or was cut off ("),
         (cut_off("x.safetensors"), "was cut off (SafetensorError"),
         (lambda f: (f / "x.pth").write_bytes(b"\x80\x02half"), "give a"),
-        (lambda f: (f / "x.pth").write_bytes(b"GIF89a and so on"), "is not a file of weights"),
+        (lambda f: (f / "x.pth").write_bytes(b"GIF89a and so on"), "is no file of weights"),
         (lambda f: torch.save([torch.ones(2)], f / "x.pth"), "holds a list and no weights by name"),
         (lambda f: torch.save({"epoch": 3}, f / "x.pth"), "no weights by name, but epoch"),
         (lambda f: torch.save({}, f / "x.pth"), "holds no weights by name; give a state_dict"),
@@ -173,7 +173,7 @@ def test_weights_for_images_of_other_channels_are_refused_with_the_cure(tmp_path
     assert f"features.0.weight is 4x{count}x3x3 there and 4x3x3x3 here. They are for" in str(
         refused.value
     )
-    assert str(refused.value).endswith(f"of {count} channels; give weights for images of 3")
+    assert str(refused.value).endswith(f"of {count} channels; give weights for images of 1 or 3")
 
 
 def test_the_stem_that_weights_for_grey_images_have_is_named(tmp_path):

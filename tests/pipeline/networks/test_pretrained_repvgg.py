@@ -49,7 +49,7 @@ def test_the_branches_of_a_published_repvgg_become_its_own(trained_repvgg, form)
     told = pretrained.begin(ours, asked, 3)
     assert "branches of these RepVGG weights are those of the network" in told[0]
     method = DyRep.model_construct(kind="dyrep", start="drawn", form=form, branches=["1x1"])
-    prepare(ours, method, 0, 32, own_branches=True)
+    prepare(ours, method, 0, (3, 32, 32), own_branches=True)
     pretrained.fill_branches(ours, asked)
     assert all(block.form == form and block.own for block in blocks(ours).values())
     images = torch.randn(2, 3, 32, 32)
@@ -73,7 +73,7 @@ def test_a_repvgg_for_grey_images_gives_them_the_same_scores(tmp_path, own):
         method = DyRep.model_construct(
             kind="dyrep", start="drawn", form="batchnorm", branches=["1x1"]
         )
-        prepare(ours, method, 0, 32, own_branches=True)
+        prepare(ours, method, 0, (3, 32, 32), own_branches=True)
         pretrained.fill_branches(ours, asked)
     grey = torch.randn(2, 1, 32, 32)
     with torch.no_grad():

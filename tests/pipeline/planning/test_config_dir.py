@@ -84,13 +84,13 @@ def test_a_sweep_takes_them_too_and_a_dry_run_leaves_nothing(inside, folder):
         (["experiment=below"], "train/list.yaml is a list; write settings by name"),
         (
             ["experiment=text"],
-            "text.yaml: defaults is not a list; write e.g. '- override /train: cifar",
+            "text.yaml: defaults is no list; write e.g. '- override /train: cifar",
         ),
         (["experiment=section"], "In 'experiment/section': a list is where a section goes"),
-        (["experiment=value"], "train=3 is not a section; set what is in it, train.KEY=VALUE"),
+        (["experiment=value"], "train=3 is no section; set what is in it, train.KEY=VALUE"),
         (["experiment=both"], "train is chosen twice; write '- override /train: CHOICE'"),
         (["experiment=nowhere"], "trian=digits is not a choice: there is no folder trian with any"),
-        (["experiment=pipe"], "pipe.yaml is not a regular file"),
+        (["experiment=pipe"], "pipe.yaml is no regular file"),
         (["experiment=open"], "line 3: expected ',' or ']'"),
         (["experiment=twice"], "line 3: found duplicate key epochs"),
     ],
@@ -106,8 +106,8 @@ def test_what_is_wrong_in_it_is_one_line(inside, folder, words, said, sweep):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--config-dir", "gone"], "gone is not a folder; it holds e.g. experiment/NAME.yaml"),
-        (["--config-dir="], "--config-dir '' is not a folder"),
+        (["--config-dir", "gone"], "gone is no folder; it holds e.g. experiment/NAME.yaml"),
+        (["--config-dir="], "--config-dir '' is no folder"),
         (["--config-dir", "empty"], "empty has no settings in it"),
         (["--config-dir", "own/experiment"], "own/experiment has no settings in it"),
         (["--config-dir", "own", "-cd", "own"], "--config-dir is given twice, own and own"),

@@ -6,7 +6,7 @@ import functools
 import pytest
 
 from pipeline.config import ADDED, sections
-from pipeline.config.base import Section
+from pipeline.config.base import Section, written
 from pipeline.display.errors import UserError
 from pipeline.planning import compose, sweep
 from pipeline.planning.conf import CONF
@@ -75,7 +75,8 @@ def test_a_setting_that_came_later_is_no_part_of_a_question_that_was_there_befor
     tmp_path, key, usual
 ):
     section, *path, name = key.split(".")
-    asked = config(tmp_path, *([] if path else choice_with(section, name)))
+    choice = [] if path else choice_with(section, name)
+    asked = config(tmp_path, *choice, f"{key}={written(usual)}")
     holder = functools.reduce(getattr, [section, *path], asked)
     default = type(holder).model_fields[name].default
     assert (default.model_dump() if isinstance(default, Section) else default) == usual

@@ -49,11 +49,12 @@ def test_the_weights_have_the_keys_of_the_architecture_and_carry_the_card(finish
     path = folder / "model.safetensors"
     with safe_open(path, framework="pt") as file:
         card = json.loads(file.metadata()["card.json"])
-    plain = architectures.build(Vgg.model_validate(card["architecture"]), 10)
+    plain = architectures.build(Vgg.model_validate(card["architecture"]), 10, channels=1)
     plain.load_state_dict(load_file(path), strict=True)
     facts = rundir.read_json(folder / "fusion.json")
     trained = rundir.read_json(folder.parent / "train" / rundir.RESULT)["metrics"]
     assert card["metrics"]["top1"] == trained["top1"]
+    assert card["input"]["shape"] == ["batch", 1, 16, 16] and card["preprocess"]["colour"] == "L"
     assert card["preprocess"]["classes"] == [str(i) for i in range(10)]
     assert card["source"] == (folder.parent / "train").resolve().name
     assert facts["added_biases"] == []

@@ -15,15 +15,14 @@ from pipeline.training.pace import Pace
 from tests.runs import composed
 
 STEPS = 6  # of an epoch
-TINY = ("model.widths=[[4],[4]]", "data.image_size=8", "train.batch_size=6", "name=x")
+RGB = ("model.widths=[[4],[4]]", "data.image_size=8", "data.channels=3")
+TINY = (*RGB, "train.batch_size=6", "name=x")
 ALONE = World(rank=0, world_size=1, device=torch.device("cpu"), hang_timeout=60)
 
 
 def learner(*overrides, saved=None):
     """Return a learner, begun anew or from a state."""
-    config = Config.model_validate(
-        json.loads(composed("model.widths=[[4],[4]]", "data.image_size=8", *overrides))
-    )
+    config = Config.model_validate(json.loads(composed(*RGB, *overrides)))
     torch.manual_seed(0)
     pace = Pace(config.train, 10, Cost(config, 3, None))
     made = Learner(config, ALONE, classes=3, pace=pace, saved=saved or {})

@@ -14,6 +14,7 @@ from pipeline.networks import architectures
 from pipeline.planning import compose
 from pipeline.training import cost, generators
 from pipeline.training.cost import Cost
+from tests.pipeline.training.learning import RGB
 from tests.runs import composed
 
 
@@ -21,7 +22,7 @@ from tests.runs import composed
 def config():
     import json
 
-    return compose.validated(json.loads(composed("model.widths=[[4],[4]]", "name=c")))
+    return compose.validated(json.loads(composed(*RGB, "name=c")))
 
 
 def test_steps_are_summed_at_what_each_costs(config):

@@ -73,7 +73,7 @@ def test_what_is_left_is_named_once_for_each_reason():
 def test_kernels_start_as_the_method_says(start, added):
     model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1))
     before = model[0].weight.detach().clone()
-    prepare(model, PLAIN.model_copy(update={"start": start}), seed=0, image_size=8)
+    prepare(model, PLAIN.model_copy(update={"start": start}), seed=0, size=(3, 8, 8))
     after = model[0].weight.detach() - before
     centre = after[range(4), range(4), 1, 1]
     torch.testing.assert_close(centre, torch.full((4,), added))

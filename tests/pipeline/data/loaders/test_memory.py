@@ -14,7 +14,7 @@ pytestmark = pytest.mark.long
 def test_pixels_are_decoded_once_for_all_loaders_of_a_split(data, monkeypatch):
     memory._held.cache_clear()
     count = []
-    monkeypatch.setattr(memory, "decoded", lambda raw: count.append(1) or decoded(raw))
+    monkeypatch.setattr(memory, "decoded", lambda *raw: count.append(1) or decoded(*raw))
     for seed in (1, 2, 3):
         list(make("memory", spec(data, augment=augment(), seed=seed)))
         list(make("memory", spec(data, "val")))

@@ -62,7 +62,7 @@ def test_a_network_is_looked_at(request_, width, classes):
         ("Pair", "it returns a tuple, no tensor of scores"),
         ("Locked", "cannot be copied (TypeError: cannot pickle '_thread.lock' object)"),
         ("Twice", "in which net.0.weight and again.0.weight are one tensor"),
-        ("Noted", "with '_extra_state' in its state, which is not a tensor"),
+        ("Noted", "with '_extra_state' in its state, which is no tensor"),
         ("moody", "of another structure each time"),
     ],
 )
@@ -142,7 +142,7 @@ def test_a_launch_names_the_parameter_that_is_not_finite_before_the_first_step(t
     (tmp_path / "spoilt.py").write_text(
         "from torch import nn\n"
         "def net(num_classes):\n"
-        "    made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1),\n"
+        "    made = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1),\n"
         "                         nn.Flatten(), nn.Linear(4, num_classes))\n"
         "    made[0].register_buffer('mask', made[0].weight.new_full((1,), float('-inf')))\n"
         "    made[4].bias.data[0] = float('nan')\n"

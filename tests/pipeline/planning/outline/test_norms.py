@@ -24,8 +24,8 @@ def test_networks_with_and_without_batch_norms_are_told_apart(name, norms):
 def test_batch_norms_that_are_frozen_do_not_count(tmp_path, globs, norms):
     settings = config(tmp_path, "method=plain", f"model.freeze=[{','.join(globs)}]")
     parts = {name: getattr(settings, name).model_dump(mode="json") for name in ("model", "method")}
-    request = {**parts, "classes": 10, "counted": True, "head_lr": None}
-    assert start(json.loads(json.dumps(request)))["norms"] == norms
+    known = {"classes": 10, "channels": settings.data.channels, "counted": True, "head_lr": None}
+    assert start(json.loads(json.dumps({**parts, **known})))["norms"] == norms
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def test_a_card_holds_no_secret_of_the_networks_arguments(monkeypatch, tmp_path)
     settings = {"name": "custom", "args": {"width": 8, "hub_token": "hunter2"}}
     config = SimpleNamespace(
         model=SimpleNamespace(model_dump=lambda **_: settings, pretrained_sha256=None),
-        data=SimpleNamespace(image_size=8, name="digits"),
+        data=SimpleNamespace(channels=1, image_size=8, name="digits"),
         fuse=SimpleNamespace(fold_bn=True, licence=None),
     )
     parents = {"prep": tmp_path, "train": tmp_path}
