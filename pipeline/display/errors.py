@@ -140,13 +140,15 @@ def gist(error: BaseException) -> str:
 def nearest(word: str, valid: list[str], prefix: str = "") -> str:
     """Return `did you mean 'x'?` for a close valid name, else the list of valid names.
 
-    With more names than fit into a line, only the closest one is named.
+    With more names than fit into a line, one that is less close will do, else a few are listed.
     """
     from difflib import get_close_matches
 
     written = {name.lower(): name for name in valid}
-    cutoff = 0.6 if len(valid) <= LISTED else 0.0
+    cutoff = 0.6 if len(valid) <= LISTED else 0.5
     close = get_close_matches(word.lower(), written, n=1, cutoff=cutoff)
     if close:
         return f"did you mean '{prefix}{written[close[0]]}'?"
+    if len(valid) > LISTED:
+        return f"there are {len(valid):,}, e.g. {', '.join(valid[:3])}"
     return f"valid are: {', '.join(valid)}"

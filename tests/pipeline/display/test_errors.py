@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.display import exits
-from pipeline.display.errors import gist
+from pipeline.display.errors import gist, nearest
 
 OF_A_WORKER = """Caught ValueError in DataLoader worker process 0.
 Original Traceback (most recent call last):
@@ -32,3 +32,19 @@ def test_the_line_that_tells_most(message, told):
 )
 def test_a_failure_counts_more_than_a_run_that_was_cancelled(codes, worst):
     assert exits.worst(*codes) == worst
+
+
+MANY = [f"bn{n}.weight" for n in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("word", "valid", "told"),
+    [
+        ("bn7.weigth", MANY, "did you mean 'x=bn7.weight'?"),
+        ("nothing", MANY, "there are 50, e.g. bn0.weight, bn1.weight, bn2.weight"),
+        ("nothing", MANY[:2], "valid are: bn0.weight, bn1.weight"),
+        ("vit", ["vit_b_16", *MANY], "did you mean 'x=vit_b_16'?"),
+    ],
+)
+def test_only_what_is_near_is_suggested(word, valid, told):
+    assert nearest(word, valid, "x=") == told
