@@ -12,6 +12,7 @@ import shlex
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NoReturn, get_args, get_origin
 
 from hydra.core.override_parser.types import (
@@ -32,6 +33,9 @@ from pipeline.planning.conf import CONF
 from pipeline.planning.explain import FREE, unknown
 from pipeline.records import rundir
 
+MOST_DIGITS = 1000  # Python reads 4,300
+DEEPEST = 50  # Hydra's parser calls itself for each bracket
+LONGEST_KEY = 60  # characters of a key that a message shows
 SWEEPER = "hydra/sweeper="
 KNOWN = ("overrides", "multirun", "config_dir")  # options of Hydra that compose runs
 LIBRARIES = (
@@ -103,6 +107,12 @@ def _check_text(word: str) -> None:
         raise UserError(
             f"{word} is no UTF-8; rename what it names, or set a locale like LC_ALL=C.UTF-8"
         ) from None
+    key = word.partition("=")[0][:LONGEST_KEY]
+    if re.search(rf"[0-9]{{{MOST_DIGITS + 1}}}", word):
+        raise UserError(f"{key}: a number has more than {MOST_DIGITS:,} digits; use fewer")
+    signs = ((sign in "[{(") - (sign in "]})") for sign in word)
+    if max(accumulate(signs, initial=0)) > DEEPEST:
+        raise UserError(f"{key}: brackets are nested more than {DEEPEST} deep; use fewer")
 
 
 def _readable(arguments: list[str], known: Namespace) -> list[str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from pipeline.display.errors import UserError
 from pipeline.planning.conf import CONF
 
+LARGEST = 2**20  # bytes of a file of settings
+MOST = 10_000  # values of a file of settings
 HOLDS = "it holds e.g. experiment/NAME.yaml"
 
 
@@ -52,9 +56,12 @@ def check_choice(group: str, choice: str, folder: str) -> None:
         return
     if not path.is_file():
         raise UserError(f"{path} is no regular file; write the settings of {group}={choice} in it")
-    content = OmegaConf.load(path)
-    if not isinstance(content, DictConfig):
-        raise UserError(f"{path} is a list; write settings by name in it, KEY: VALUE")
+    content = _load(path)
+    if idle := [key for key in content.get("hydra") or () if key != "sweeper"]:
+        raise UserError(
+            f"{path}: hydra.{idle[0]} would do nothing; leave it out; root=FOLDER says where "
+            "everything is written"
+        )
     defaults = content.get("defaults", [])
     if not isinstance(defaults, list | ListConfig):
         raise UserError(f"{path}: defaults is no list; write e.g. '- override /train: cifar'")
@@ -65,6 +72,46 @@ def check_choice(group: str, choice: str, folder: str) -> None:
                 f"chosen; leave that out, or choose {group}={chosen}"
             )
         check_choice(named, chosen, folder)
+
+
+def _load(path: Path) -> DictConfig:
+    """Return the settings of a file.
+
+    Raises:
+        UserError: the file holds no settings by name, or more than settings can be.
+        YAMLError: the file is not YAML.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{path} is too large for settings; use at most {LARGEST:,} bytes")
+        root = yaml.compose(path.read_text(), yaml.SafeLoader)
+        if isinstance(root, yaml.ScalarNode | yaml.SequenceNode):
+            what = "a list" if isinstance(root, yaml.SequenceNode) else "one value"
+            raise UserError(f"{path} is {what}; write settings by name in it, KEY: VALUE")
+        if root and _size(root, {}) > MOST:
+            raise UserError(f"{path} has more than {MOST:,} values by its aliases; write fewer")
+        content = OmegaConf.load(path)
+    except RecursionError:
+        raise UserError(f"{path} is nested too deep, or in itself; write it flat") from None
+    except ValueError as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise
+        raise UserError(f"{path} cannot be read: {error}") from None
+    assert isinstance(content, DictConfig)
+    return content
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return the number of values of a node if its aliases are written out.
+
+    Raises:
+        RecursionError: the node is in itself.
+    """
+    if id(node) not in known and isinstance(node, yaml.CollectionNode):
+        flat = node.value
+        inside = itertools.chain(*flat) if isinstance(node, yaml.MappingNode) else flat
+        known[id(node)] = sum(_size(one, known) for one in inside)
+    return known.get(id(node), 1)
 
 
 def _chosen(defaults: list[object] | ListConfig) -> Iterator[tuple[str, str]]:

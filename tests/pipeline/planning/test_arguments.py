@@ -142,6 +142,27 @@ def test_a_value_of_another_kind_is_told_with_its_spelling(inside, argument, sai
     assert said in told
 
 
+ENDLESS = [
+    ["seed=" + "9" * 5000],
+    ["name=" + "9" * 5000],
+    ["-m", "seed=range(0," + "9" * 5000 + ")"],
+    ["-m", "seed=1," + "9" * 5000],
+    ["9" * 5000 + "=1"],
+    ["model.widths=" + "[" * 2000 + "]" * 2000],
+    ["train.optimizer_args=" + "{a:" * 300 + "1" + "}" * 300],
+    ["name=" + "${" * 300 + "}" * 300],
+    ["-m", "seed=" + "choice(" * 300 + "1" + ")" * 300],
+]
+
+
+@pytest.mark.parametrize("words", ENDLESS, ids=lambda words: words[-1][:20])
+def test_what_no_parser_can_read_is_one_short_line(inside, words):
+    code, _, told = inside(*words)
+    assert (code, told.count("\n")) == (2, 1), told
+    assert "a number has more than 1,000 digits" in told or "are nested more than 50 deep" in told
+    assert len(told) < 150
+
+
 ACCEPTED = [
     ["train.lr=${oc.decode:${oc.env:A_RATE_OF_NOBODY,0.05}}"],
     ["train.optimizer=adamw", "train.lr=0.001", "++train.optimizer_args.eps=1e-9"],
