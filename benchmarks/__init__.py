@@ -1,4 +1,4 @@
-"""The measurements behind the numbers of docs/, in folders by topic; README.md lists them.
+"""Hold the measurements behind the numbers of docs/, in folders by topic; README.md lists them.
 
 `python -m benchmarks.NAME` finds a script without its topic, because the path of this package holds
 every topic's folder. So a name occurs once over all topics, and commands in documents, results and

@@ -107,8 +107,8 @@ def _held_border(conv: nn.Module, norm: _BatchNorm, before: list[Version]) -> Te
     if in_backward():
         if held is None or not known:
             raise RuntimeError(
-                "a block is computed again in backward, but what it was computed with is not known "
-                "any more: write checkpoint(..., use_reentrant=False), and run no other training "
+                "a block is recomputed in backward, but the border of its forward is not known any "
+                "more: write checkpoint(..., use_reentrant=False), and run no other training "
                 "forward without gradients before backward; form='linear' needs neither"
             )
         border, fresh = held.border, held.fresh

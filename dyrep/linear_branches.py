@@ -185,7 +185,7 @@ class LinearDepthwise(LinearBranch):
 
 
 class LinearIdentity(LinearBranch):
-    """The input itself."""
+    """The identity: its kernel copies each channel."""
 
     def kernel(self, dtype: torch.dtype) -> Tensor:
         g = self.geometry

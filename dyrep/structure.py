@@ -89,7 +89,7 @@ def apply_structure(model: nn.Module, description: Mapping[str, Any]) -> None:
         raise ValueError(f"structure of version {description.get('version')}, not {VERSION}")
     missing = [key for key in ("blocks", "absorbed", "biases") if key not in description]
     if missing:
-        raise ValueError(f"this is no structure: it has no {' and no '.join(missing)}")
+        raise ValueError(f"this is not a structure: it has no {' and no '.join(missing)}")
     if blocks(model):
         raise ValueError("this model has blocks already; a structure goes onto a fresh one")
     before = dict(model.named_parameters())

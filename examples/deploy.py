@@ -77,7 +77,7 @@ def count(text):
 def check(path):
     """Refuse what cannot be read, and a FIFO, which would block until somebody writes to it."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError(f"{path} is no regular file")
+        raise ValueError(f"{path} is not a regular file")
     path.open("rb").close()
 
 
@@ -190,7 +190,7 @@ def read_card(path):
                 raise ValueError("it has no model card")
             return json.loads(archive.read(ours[0]))
         except Exception as error:  # zipfile has a class for each kind of damage
-            raise ValueError(f"{path} is no exported network, or damaged: {error}") from None
+            raise ValueError(f"{path} is not an exported network, or is damaged: {error}") from None
 
 
 def visible(text):

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Cancel runs."""
     parser = named.parser(
         "cancel",
-        "Stop runs. What was running saves and leaves; nothing comes back until it is launched.",
+        "Stop runs. A running stage saves and stops; nothing starts again before you launch it.",
         "A stage that another run needs, too, goes on.\n"
         "Exit codes: 0 stopped, or nothing to stop; 1 something may go on, named; 2 bad input.",
     )
@@ -186,7 +186,7 @@ def _await(stages: dict[str, Path]) -> Iterator[str]:
             continue
         owner = attempt.last(directory)
         yield (
-            f"{title} was asked to save and leave, but still runs (process {owner.pid} on "
+            f"{title} was asked to save and stop, but still runs (process {owner.pid} on "
             f"{owner.host}); wait for it, or end it there: kill -9 {owner.pid}"
         )
 

@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Print logs."""
     parser = named.parser(
         "logs",
-        "Print what a stage said on all its ranks, attempt after attempt, what supervised it, and"
-        " when it was interrupted."
+        "Print the logs of a stage, attempt after attempt: of all its ranks and of its supervisors,"
+        " with lines where it was interrupted."
         f"\nWithout STAGE: the last {END} lines of each stage that ended, then all of the one that"
         " runs or ran last; with -f then those after it, too."
         "\nControl characters are shown as escapes; the files have them as they were printed."
@@ -41,10 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("stage", nargs="?", choices=STAGE_NAMES, metavar="STAGE",
                         help=f"one of {' '.join(STAGE_NAMES)}")  # fmt: skip
     parser.add_argument(
-        "--rank", type=named.rank, metavar="N", help="what this rank said, and no other"
+        "--rank", type=named.rank, metavar="N", help="print the log of this rank alone"
     )
     parser.add_argument("-f", "--follow", action="store_true",
-                        help="go on until it ends; without STAGE, until the run ends")  # fmt: skip
+                        help="print new lines until the stage, or the run, ends")  # fmt: skip
     options = parser.parse_args(arguments)
     return exits.ending(
         lambda: _show(options.root, options.run, options.stage, options.rank, options.follow)

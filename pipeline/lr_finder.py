@@ -55,7 +55,7 @@ def _rate(text: str) -> float:
         value = 0.0
     if not LEAST <= value <= 1 / LEAST:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no learning rate; use a number from {LEAST:g} to {1 / LEAST:g}"
+            f"{text!r} is not a learning rate; use a number from {LEAST:g} to {1 / LEAST:g}"
         )
     return value
 

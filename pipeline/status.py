@@ -184,7 +184,7 @@ def _last_line(found: dict[str, list[Standing]], root: Path) -> str:
     if counts.keys() & {"cancelled", "stopped", "not started"}:
         return f"to go on: {named.go_on(rundir.run_dir(root, name))}"
     if counts.keys() == {"partly done"}:
-        return f"for the stages that nobody asked for yet: {named.relaunch(root, name)}"
+        return f"for the stages that were not requested yet: {named.relaunch(root, name)}"
     if counts.keys() == {"done"}:
         return f"report: {rundir.shown(rundir.run_dir(root, name) / 'report.html')}"
     return f"follow it: python -m pipeline.logs {name} -f{where}"

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         "What is there already is not sent twice; run it as often as you like.",
         "`wandb login` first; WANDB_BASE_URL names a server of your own. Projects and entities are "
         "those\nof each run's tracking settings (tracking=disabled: project dyrep).\n"
-        "Exit codes: 0 all is sent; 1 a run could not be, and is named; 2 bad input.",
+        "Exit codes: 0 all is sent; 1 a run could not be sent, and is named; 2 bad input.",
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", help="names of runs (default: all)")
     parser.add_argument("--group", help="the runs of this group")
@@ -58,7 +58,7 @@ def _sync(options: argparse.Namespace) -> int:
     for run, why in failed.items():
         say(f"{run.name}: {why}", file=sys.stderr)
     told = Counter(sent=len(todo) - len(failed), unchanged=len(runs) - len(todo))
-    words = f"{told['sent']} sent to {server()}, {told['unchanged']} unchanged since they were"
+    words = f"{told['sent']} sent to {server()}, {told['unchanged']} unchanged since they were sent"
     if failed:
         again = f"python -m pipeline.sync{named.elsewhere(options.root)}"
         say(f"error: {words}, {len(failed)} failed; again: {again}", file=sys.stderr)

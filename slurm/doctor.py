@@ -89,7 +89,7 @@ def _gpus(parser: argparse.ArgumentParser, text: str) -> tuple[str | None, int]:
     """Parse `N` or `TYPE:N`; return the type, None without one, and the number."""
     kind, _, number = text.rpartition(":")
     if not number.isdecimal():
-        parser.error(f"--gpus {text} is no number of GPUs; use N or TYPE:N, e.g. a100:2")
+        parser.error(f"--gpus {text} is not a number of GPUs; use N or TYPE:N, e.g. a100:2")
     return kind or None, int(number)
 
 
@@ -144,7 +144,7 @@ def _preemption(
         f"between the signal and the end there are {notice} s (grace {grace}, KillWait {kill})",
         ""
         if notice >= SHORT
-        else "a step and a save must fit in, or work since the last save repeats",
+        else "a step and a save must finish in that time, or work since the last save repeats",
     )
 
 
@@ -157,8 +157,8 @@ def _requeue(settings: dict[str, str]) -> Iterator[Finding]:
         yield Finding(None, "jobs are not requeued unless they ask to (JobRequeue=0); ours ask to")
     if codes := numbers(settings["RequeueExit"], settings["RequeueExitHold"]):
         text = ", ".join(map(str, sorted(codes)))
-        what = f"what ends with exit code {text} is repeated or held by SLURM"
-        yield Finding(None, f"{what}; work that is given up ends with another")
+        what = f"SLURM repeats or holds jobs that end with exit code {text}"
+        yield Finding(None, f"{what}; a job that is given up ends with another code")
 
 
 def _accounting() -> Iterator[Finding]:
@@ -167,7 +167,7 @@ def _accounting() -> Iterator[Finding]:
         yield Finding(True, "accounting answers")
     except (Refused, Unreachable) as error:
         yield Finding(
-            None, f"no accounting ({error}): how a job ended is known as long as squeue shows it"
+            None, f"no accounting ({error}): how a job ended is known only while squeue shows it"
         )
 
 

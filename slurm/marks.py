@@ -1,6 +1,6 @@
 """Recognize a queued job as the one in our records.
 
-The job id alone is not enough: a cluster that was set up anew counts from 1 again. Each sbatch call
+The job id alone is not enough: a cluster that was set up again counts from 1. Each sbatch call
 therefore draws a random mark and makes it the comment of its jobs. If the user sets the comment, or
 a plugin of the site overwrites it, the mark is the end of the job name. If the site overwrites
 names as well, the record holds the submit time that SLURM reports.

@@ -17,7 +17,7 @@ def minutes(text: str) -> float | None:
         return None
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if not match:
-        raise ValueError(f"'{text}' is no duration; use minutes, HH:MM:SS or D-HH:MM:SS")
+        raise ValueError(f"'{text}' is not a duration; use minutes, HH:MM:SS or D-HH:MM:SS")
     days, first, second, third = (int(word or 0) for word in match.groups())
     if match[1] or match[4]:  # days-hours:minutes:seconds, or hours:minutes:seconds
         return days * 1440 + first * 60 + second + third / 60

@@ -48,7 +48,7 @@ def settled(jobs: Sequence[Job]) -> dict[str, Entry]:
         if not leaving:
             return queue
         if time.monotonic() > until:
-            raise Refused(f"SLURM does not bring job {leaving[0]} to its end; look at squeue")
+            raise Refused(f"SLURM does not end job {leaving[0]}; look at squeue")
         if not said:
             print(f"waiting for SLURM to end job {leaving[0]}")
         said = True

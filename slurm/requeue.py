@@ -102,7 +102,7 @@ def _cause(job: Job, here: Allocation, printed: str) -> str | None:
     """Return the cause of a crash, if it is known from outside the command; else None."""
     if MEMORY.search(printed):
         had = f"{job.resources.memory:g} GB" if job.resources.memory else "what the cluster gives"
-        return f"SLURM ended it, for it needs more memory than {had}; set cluster.memory (GB)"
+        return f"SLURM ended it, because it needs more memory than {had}; set cluster.memory (GB)"
     if absent := here.absent(job.directory):
         return blind(",".join(absent), job.directory)
     return None

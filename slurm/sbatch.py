@@ -32,7 +32,7 @@ OURS = {"array", "clusters", "dependency", "error", "job-name", "kill-on-invalid
 FIELDS = {"account", "comment", "constraint", "cpus-per-task", "exclusive", "gres", "mem", "nodes",
           "ntasks-per-node", "partition", "qos", "time"}  # fmt: skip
 ATTEMPTS = 3
-PAUSE = 5.0  # seconds between two calls calls
+PAUSE = 5.0  # seconds between two calls
 
 
 class Executor(SlurmExecutor):

@@ -1,4 +1,4 @@
-"""Which setting is better, is it real, what did it cost: `python -m pipeline.compare --group G`."""
+"""Compare runs and print, write or publish the answer: `python -m pipeline.compare --group G`."""
 
 from __future__ import annotations
 

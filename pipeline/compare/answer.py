@@ -124,7 +124,7 @@ def _note_work(runs: list[Run], groups: list[Group], notes: list[str]) -> None:
         which = unknown[0] if len(unknown) == 1 else f"{len(unknown)} runs ({unknown[0]}, …)"
         notes.append(
             f"what {which} cost in plain steps is not known (of an older version, or both networks "
-            "did not fit into memory); their groups get no ★ and stand in nobody's way"
+            "did not fit into memory); their groups get no ★ and take none from other groups"
         )
     units = {front.unit(group.settings) for group in groups if group.cost}
     if len(units) > 1:
@@ -205,7 +205,10 @@ def _baseline(groups: list[Group], asked: list[str], notes: list[str]) -> Group 
     if asked:
         labels = " | ".join(group.label for group in found[:4])
         raise UserError(f"{len(found)} groups have {' '.join(asked)} ({labels}); add --baseline …")
-    notes.append("no --baseline was named: the others are tested against the best, chosen after")
+    notes.append(
+        "no --baseline was named: the others are tested against the best group, which was chosen "
+        "after the results"
+    )
     return groups[0]
 
 

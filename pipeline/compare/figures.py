@@ -1,4 +1,4 @@
-"""The figures of a comparison, in the style of the report."""
+"""Draw the figures of a comparison, in the style of the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups of runs that differ only in their seed, and the answer of a comparison.
+"""Define groups of runs that differ only in their seed, and the answer of a comparison.
 
 The terminal, the JSON file and the page all show the contents of one `Answer`.
 """

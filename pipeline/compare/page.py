@@ -1,4 +1,4 @@
-"""The answer as one HTML file that opens offline: plots, and tables sorted by a click."""
+"""Render the answer as one HTML file that opens offline: plots, and tables sorted by a click."""
 
 from __future__ import annotations
 

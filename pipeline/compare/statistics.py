@@ -1,4 +1,4 @@
-"""Means over seeds with their uncertainty, and paired tests."""
+"""Compute means over seeds with their uncertainty, and paired tests."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Target(Section):
     def _is_a_copy(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[0-9a-f]{12}|[\w.-]+==[\w.+!-]+", value):
             raise ValueError(
-                f"'{value}' is no copy of code; leave it out for the code as it is now, or give "
+                f"'{value}' is not a copy of code; leave it out for the code as it is now, or give "
                 "that of an earlier run, from its config.yaml"
             )
         return value

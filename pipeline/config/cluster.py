@@ -136,14 +136,14 @@ def _minutes(value: int | str | None) -> int | None:
     if isinstance(value, str):
         value = math.ceil(duration(value) or 0)
     if value is not None and value < 1:
-        raise ValueError("is no time limit; use minutes, HH:MM:SS or D-HH:MM:SS")
+        raise ValueError("is not a time limit; use minutes, HH:MM:SS or D-HH:MM:SS")
     return value
 
 
 def _typed(value: str | None) -> str | None:
     """Check that a text has the form TYPE or TYPE:NUMBER."""
     if value is not None and not GPUS.fullmatch(value):
-        raise ValueError(f"'{value}' is no type of GPU; use TYPE or TYPE:NUMBER, e.g. a100:2")
+        raise ValueError(f"'{value}' is not a type of GPU; use TYPE or TYPE:NUMBER, e.g. a100:2")
     return value
 
 

@@ -38,7 +38,7 @@ NEEDED: dict[Schedule, tuple[str, str]] = {
     "plateau": ("decay_epochs", "falls after so many epochs without a lower validation loss; give "
                 "train.decay_epochs, e.g. 10"),
     "polynomial": ("decay_power", "falls by a power of the rest; give train.decay_power, e.g. 2"),
-    "restarts": ("cycle_epochs", "begins anew after so many epochs; give train.cycle_epochs, "
+    "restarts": ("cycle_epochs", "starts again after so many epochs; give train.cycle_epochs, "
                  "e.g. 10"),
 }  # fmt: skip
 """The setting that a schedule requires, and the reason."""
@@ -94,7 +94,7 @@ class Augment(Section):
     @classmethod
     def _policy_is_one(cls, value: str | None) -> str | None:
         if value is not None and value not in POLICIES and not TIMM_POLICY.fullmatch(value):
-            raise ValueError(f"{value} is no policy; use {VALID}")
+            raise ValueError(f"{value} is not a policy; use {VALID}")
         return value
 
 
@@ -263,5 +263,5 @@ class Checkpoint(Section):
     @classmethod
     def _interval_is_one(cls, value: str) -> str:
         if value != "auto" and not re.fullmatch(r"[1-9]\d{0,8} (step|minute)s?", value):
-            raise ValueError(f"'{value}' is no interval; use auto, '500 steps' or '10 minutes'")
+            raise ValueError(f"'{value}' is not an interval; use auto, '500 steps' or '10 minutes'")
         return value

@@ -81,7 +81,7 @@ def _is_installed(top: str) -> bool:
         return False
     if spec is None or spec.origin:
         return spec is not None
-    # a folder without __init__.py, which may be any in the current directory
+    # a folder without __init__.py: any folder of the current directory may be found as one
     return any(installed(Path(root).resolve()) for root in spec.submodule_search_locations or ())
 
 
@@ -128,7 +128,7 @@ def _imports(path: Path, package: list[str]) -> Iterator[str]:
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         where = f"{path} line {line}" if line else str(path)
-        raise UserError(f"{where} is no Python: {getattr(error, 'msg', error)}") from None
+        raise UserError(f"{where} is not Python: {getattr(error, 'msg', error)}") from None
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -1,4 +1,4 @@
-"""A console for tables that shows text without interpreting it."""
+"""Define a console for tables that shows text without interpreting it."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def wait(launch: Launch) -> None:
     except KeyboardInterrupt:
         which = f"{launch.config.name}{named.elsewhere(Path(launch.config.root))}"
         raise Interrupted(
-            f"the jobs go on without you; look: python -m pipeline.status {which}; "
+            f"the jobs continue; to see their status: python -m pipeline.status {which}; "
             f"stop them: python -m pipeline.cancel {which}"
         ) from None
 

@@ -49,7 +49,7 @@ def read(kind: type[store.R], directory: Path) -> store.R:
     """Return a record of a stage directory.
 
     Raises:
-        UserError: `directory` is no stage directory, or the record is damaged.
+        UserError: `directory` is not a stage directory, or the record is damaged.
     """
     try:
         return store.read(kind, directory)
@@ -173,7 +173,9 @@ def _check_numbers(stage: Stage, metrics: dict[str, float]) -> None:
     bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
         cure = "; lower train.lr, or see docs/recovery.md" if stage.name == "train" else ""
-        raise NoNumber(f"{stage.name} ended with what is no number: {', '.join(bad)}{cure}")
+        raise NoNumber(
+            f"{stage.name} ended with a number that is not finite: {', '.join(bad)}{cure}"
+        )
 
 
 def _finish(context: Context, metrics: dict[str, float]) -> None:

@@ -220,7 +220,7 @@ def check_name(name: str, valid: list[str], library: str) -> None:
         cure = nearest(name, valid, "model.name=")
         if base in valid:  # with the name of its weights, as timm writes it
             cure = f"write model.name={base} model.pretrained={tag}"
-        raise UserError(f"model.name={name} is no classifier of {library}; {cure}")
+        raise UserError(f"model.name={name} is not a classifier of {library}; {cure}")
 
 
 def _classifier(

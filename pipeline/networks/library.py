@@ -81,7 +81,7 @@ def _chosen(word: str, known: list[str], usual: str, name: str, prefix: str) -> 
     if word.lower() not in written:
         cure = nearest(word, [DEFAULT, *known]) if known else "there are none, give a file"
         raise UserError(
-            f"{KEY}={word} is no file, no run, and no weights that are published for {name}; {cure}"
+            f"{KEY}={word} is not a file, a run, or weights that are published for {name}; {cure}"
         )
     return written[word.lower()]
 

@@ -137,7 +137,7 @@ def _check(name: str, given: dict[str, Any]) -> None:
     valid = list_optimizers()
     if name not in valid:
         cure = nearest(name, valid, "train.optimizer=")
-        raise UserError(f"train.optimizer={name} is no optimizer of timm; {cure}")
+        raise UserError(f"train.optimizer={name} is not an optimizer of timm; {cure}")
     taken = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
     listed = sorted(taken.keys() - set(ELSEWHERE))
     for key in given:

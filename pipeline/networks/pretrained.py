@@ -112,7 +112,7 @@ def _load(
     if idle := _idle_norms(network):
         told.append(
             f"note: {idle} batch norms of these weights have no statistics, because branches had "
-            "them before fusing; they gather them anew"
+            "them before fusing; they gather them again"
         )
     return told, found.fresh
 

@@ -72,7 +72,7 @@ def check(network: nn.Module, again: nn.Module, target: str) -> None:
     state = network.state_dict()
     odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
     if odd:
-        raise UserError(f"{told} with {odd!a} in its state, which is no tensor; leave that out")
+        raise UserError(f"{told} with {odd!a} in its state, which is not a tensor; leave that out")
     if pair := _shared(network):
         raise UserError(
             f"{told} in which {pair[0]} and {pair[1]} are one tensor, and a file of weights holds "
@@ -80,8 +80,8 @@ def check(network: nn.Module, again: nn.Module, target: str) -> None:
         )
     if _shapes(network) != _shapes(again):
         raise UserError(
-            f"{told} of another structure each time; every stage builds it anew, so it must follow "
-            "from model.args alone"
+            f"{told} of another structure each time; every stage builds it again, so it must "
+            "follow from model.args alone"
         )
 
 

@@ -26,7 +26,7 @@ def apply(network: nn.Module, method: Structured) -> None:
         if method.structure_sha256 not in (None, disk.sha256(path)):
             raise UserError(
                 f"{KEY}={path} holds something else than when the run was frozen; restore it, or "
-                "choose another name= to train anew"
+                "choose another name= to train from the start"
             )
         dyrep.apply_structure(network, rundir.read_json(path))
     except OSError as error:

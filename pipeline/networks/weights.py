@@ -44,7 +44,7 @@ def read(path: Path, digest: str | None) -> dict[str, Tensor]:
         if digest is not None and disk.sha256(path) != digest:
             raise UserError(
                 f"{KEY}={path} holds something else than when the run was frozen; restore it, or "
-                "choose another name= to train anew"
+                "choose another name= to train from the start"
             )
         with path.open("rb") as file:
             pickled = file.read(4).startswith(PICKLES)
@@ -72,7 +72,7 @@ def _safe(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(
-            f"{KEY}={path} is no file of weights, or was cut off ({gist(error)}); give a "
+            f"{KEY}={path} is not a file of weights, or was cut off ({gist(error)}); give a "
             ".safetensors, .pth or .pt that is whole"
         ) from None
 

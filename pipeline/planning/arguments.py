@@ -105,7 +105,7 @@ def _check_text(word: str) -> None:
         word.encode()
     except UnicodeEncodeError:  # bytes that Python could not read
         raise UserError(
-            f"{word} is no UTF-8; rename what it names, or set a locale like LC_ALL=C.UTF-8"
+            f"{word} is not UTF-8; rename what it names, or set a locale like LC_ALL=C.UTF-8"
         ) from None
     key = word.partition("=")[0][:LONGEST_KEY]
     if re.search(rf"[0-9]{{{MOST_DIGITS + 1}}}", word):

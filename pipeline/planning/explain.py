@@ -56,10 +56,10 @@ def explain_schema(error: ErrorDetails) -> str:
     if error["type"] == "value_error":
         return f"{key}: {message}" if key else message
     if error["type"] in ("model_type", "dict_type"):
-        return f"{key}={value} is no section; set what is in it, {key}.KEY=VALUE"
+        return f"{key}={value} is not a section; set what is in it, {key}.KEY=VALUE"
     if error["type"] == "list_type":
         cure = "leave it out, or give a list" if value == "null" else f"write [{value}]"
-        return f"{key}={value} is no list; {cure} in its place"
+        return f"{key}={value} is not a list; {cure} in its place"
     if error["type"] == "string_too_short":
         key = re.sub(r"\.\d+$", "", key)  # of an entry, which no command line can name
         return f"{key}= is empty; give {key}=VALUE or leave it out"
@@ -168,7 +168,7 @@ def _no_yaml(error: YAMLError | UnicodeDecodeError) -> str:
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
         file = mark.name.strip("<>")
         return f"{file}, line {mark.line + 1}: {error.problem}; fix this file of settings"
-    return f"a file of --config-dir is no YAML ({_line(error)}); write it in UTF-8"
+    return f"a file of --config-dir is not YAML ({_line(error)}); write it in UTF-8"
 
 
 def _not_of_hydra(key: str, error: BaseException) -> str:

@@ -26,7 +26,7 @@ def check(folder: str) -> None:
     """
     said = f"--config-dir {folder}"
     if not Path(folder).is_dir():
-        raise UserError(f"{said} is no folder; {HOLDS}")
+        raise UserError(f"{said} is not a folder; {HOLDS}")
     files = [*Path(folder).glob("*.yaml"), *_files(folder)]
     for path in files:
         name = path.relative_to(folder)
@@ -55,7 +55,8 @@ def check_choice(group: str, choice: str, folder: str) -> None:
     if (CONF / group / path.name).exists() or not path.exists():
         return
     if not path.is_file():
-        raise UserError(f"{path} is no regular file; write the settings of {group}={choice} in it")
+        what = f"the settings of {group}={choice}"
+        raise UserError(f"{path} is not a regular file; write {what} in it")
     content = _load(path)
     if idle := [key for key in content.get("hydra") or () if key != "sweeper"]:
         raise UserError(
@@ -64,7 +65,7 @@ def check_choice(group: str, choice: str, folder: str) -> None:
         )
     defaults = content.get("defaults", [])
     if not isinstance(defaults, list | ListConfig):
-        raise UserError(f"{path}: defaults is no list; write e.g. '- override /train: cifar'")
+        raise UserError(f"{path}: defaults is not a list; write e.g. '- override /train: cifar'")
     for named, chosen in _chosen(defaults):
         if named == group:
             raise UserError(

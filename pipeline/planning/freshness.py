@@ -30,20 +30,20 @@ def tell(config: Config, prep: PlannedStage, overrides: list[str]) -> None:
     for what in _notes(Path(root), folder):
         words = [word for word in overrides if not word.startswith(left_out)]
         again = shlex.join(["python", "-m", "pipeline.launch", *map(mask, words), "again=[prep]"])
-        say(f"note: {what}; what is prepared is used as it is. To prepare anew: {again}")
+        say(f"note: {what}; what is prepared is used as it is. To prepare it again: {again}")
 
 
 @cache  # every run of a sweep calls this
 def _notes(root: Path, folder: Path) -> list[str]:
     if not root.is_dir():
-        return [f"data.root={root} is not there, so nobody knows whether it has changed"]
+        return [f"data.root={root} is not there, so it is unknown whether the images have changed"]
     if not (folder / changes.FILE).exists():
-        return [f"{folder} is of an older version, so nobody knows whether {root} has changed"]
+        return [f"{folder} is of an older version, so it is unknown whether {root} has changed"]
     try:
         return _told(root, changes.compare(root, folder / changes.FILE, PATIENCE))
     except changes.DAMAGED as error:
         why = f"{folder / changes.FILE} is damaged ({gist(error)})"
-        return [f"{why}, so nobody knows whether {root} has changed"]
+        return [f"{why}, so it is unknown whether {root} has changed"]
 
 
 def _told(root: Path, found: Changes) -> list[str]:
@@ -51,6 +51,6 @@ def _told(root: Path, found: Changes) -> list[str]:
     if found.unseen:
         told.append(
             f"{found.unseen:,} of {found.files:,} files below {root} were not compared with what "
-            f"was prepared, for it took more than {PATIENCE:.0f} s"
+            f"was prepared, because that took more than {PATIENCE:.0f} s"
         )
     return told

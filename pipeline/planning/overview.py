@@ -1,4 +1,4 @@
-"""Show what a launch is about to do: its network, recipe and stages, and what to know of them."""
+"""Show what a launch is about to do: its network, recipe and stages, and notes on them."""
 
 from __future__ import annotations
 

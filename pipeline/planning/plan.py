@@ -207,7 +207,7 @@ def verify_outputs(directory: Path) -> None:
         if wrong:
             raise UserError(
                 f"{path}: {wrong} since the stage finished; "
-                f"`rm -r {directory}` and launch again to make it anew"
+                f"`rm -r {directory}` and launch again to rebuild it"
             )
 
 
@@ -215,7 +215,7 @@ def _damage(path: Path, output: Output, finished: float) -> str | None:
     if not path.exists():
         return "is gone"
     if not path.is_file():
-        return "is no file"
+        return "is not a file"
     stat = path.stat()
     if stat.st_size != output.bytes:
         return f"has {stat.st_size} bytes instead of {output.bytes}, it was changed"

@@ -1,4 +1,4 @@
-"""One stage of a plan."""
+"""Define a stage of a plan."""
 
 from __future__ import annotations
 

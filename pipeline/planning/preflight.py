@@ -185,7 +185,7 @@ def _training_images(config: Config, prep: PlannedStage) -> int | None:
 
 
 def images(config: Config, prep: PlannedStage) -> outline.Images:
-    """Return the facts known about the images, from prep or from a quick look."""
+    """Return the facts known about the images, from prep or from the first images."""
     if prep.state == "done" and not prep.repeats:
         found = store.read(Result, prep.dir).metrics
         classes = found.get("classes")  # older results have neither the classes nor the side

@@ -86,7 +86,7 @@ def _without(runs: list[list[str]], known: Known) -> list[list[str]]:
     """Return the runs without settings foreign to their choices, and each once; print notes."""
     foreign = [_foreign(run, known) for run in runs]
     for word, group, choice in sorted(set().union(*foreign)):
-        say(f"note: {word} is no setting of {group}={choice}, whose runs go without it")
+        say(f"note: {word} is not a setting of {group}={choice}, whose runs go without it")
     left = []
     for run, out in zip(runs, foreign, strict=True):
         words = {word for word, *_ in out}

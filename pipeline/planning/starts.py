@@ -95,7 +95,7 @@ def _found(key: str, word: str, values: Values) -> Path:
         return _of_library(str(model["family"]), str(model.get("name")), word)
     runs = sorted(run.name for run in _runs(Path(str(values["root"]))))
     cure = nearest(word, runs) if runs else f"there are no runs in {values['root']}"
-    raise UserError(f"{key}={word} is no file and no run; {cure}")
+    raise UserError(f"{key}={word} is neither a file nor a run; {cure}")
 
 
 def _runs(root: Path) -> Iterator[Path]:
@@ -132,8 +132,8 @@ def _of_library(family: str, name: str, word: str) -> Path:
     found = outline.weights(family, name, word)
     if isinstance(found, outline.Unknown):
         raise UserError(
-            f"{WEIGHTS}={word} is no file and no run, and whether {family} has it is not known: "
-            f"{found.why}; give a file"
+            f"{WEIGHTS}={word} is neither a file nor a run, and whether {family} has it is not "
+            f"known: {found.why}; give a file"
         )
     return found
 
@@ -209,7 +209,7 @@ def changed_files(config: Config, plan: list[PlannedStage]) -> list[str]:
     for key, path, digest in _pinned(config):
         wrong = _wrong(key, path, digest)
         if wrong and not begun:
-            raise UserError(f"{wrong}; restore it, or choose another name= to train anew")
+            raise UserError(f"{wrong}; restore it, or choose another name= to train from the start")
         notes += [f"{wrong}; the training goes on from its checkpoint"] if wrong else []
     if isinstance(config.method, Structured) and not begun:
         _check_run(config, Path(config.method.structure))
@@ -249,7 +249,7 @@ def _check_run(config: Config, path: Path) -> None:
     except UserError:
         content = None
     if not isinstance(content, dict) or "blocks" not in content:
-        raise UserError(f"{key} is no structure.json of a run; give a run that has grown")
+        raise UserError(f"{key} is not a structure.json of a run; give a run that has grown")
     if not content["blocks"]:
         raise UserError(
             f"{key} has no branches: nothing had grown in the end; use method=plain, or a run that "

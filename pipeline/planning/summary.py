@@ -76,7 +76,7 @@ def _training(config: Config, network: Outline | Unknown, counted: int | None) -
     small = getattr(config.model, "small_stem", None)
     stem = "" if small is None else "small stem, " if small else "published stem, "
     if isinstance(network, Unknown):
-        yield f"network: {stem}{size} pixels; it was not looked at: {network.why}"
+        yield f"network: {stem}{size} pixels; it was not checked: {network.why}"
     else:
         yield (
             f"network: {stem}{network.flops / 1e9:.3g} GFLOPs for {size} pixels, "

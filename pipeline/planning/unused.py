@@ -49,7 +49,7 @@ def check(override: Override, own: str | None) -> None:
 
 
 def check_network(choice: str, family: object, name: object) -> None:
-    """Refuse `model.name` beside a network that is no classifier of a library.
+    """Refuse `model.name` beside a network that is not a classifier of a library.
 
     Args:
         choice: the choice of `model=`.

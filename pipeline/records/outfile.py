@@ -41,7 +41,7 @@ def check(json: Path | None = None, html: Path | None = None) -> None:
             _check_replaced(path, "JSON" if path is json else "HTML")
         above = next(folder for folder in path.resolve().parents if folder.exists())
         if not above.is_dir():
-            raise UserError(f"{path}: {above} is no folder; name another file")
+            raise UserError(f"{path}: {above} is not a folder; name another file")
         if refused := disk.refusal(above):
             why, *_ = str(refused).partition(";")
             raise UserError(f"{path} cannot be written: {why}; name another file")
@@ -61,12 +61,12 @@ def _check_replaced(path: Path, kind: str) -> None:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name another file") from None
     if begin and not begin.startswith(STARTS[kind]):
-        raise UserError(f"{path} is there and is no {kind}; name another file, or remove it")
+        raise UserError(f"{path} is there and is not {kind}; name another file, or remove it")
 
 
 def _check_dash(path: Path) -> None:
     if str(path) == "-":
-        raise UserError("- is no file; /dev/stdout is standard output, ./- a file of that name")
+        raise UserError("- is not a file; /dev/stdout is standard output, ./- a file of that name")
 
 
 def write(path: Path, text: str) -> None:

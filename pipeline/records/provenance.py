@@ -1,4 +1,4 @@
-"""The provenance of a result: command, source revision and package versions."""
+"""Record the provenance of a result: command, source revision and package versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schemas of the small files of runs and stages, by file name.
+"""Define the schemas of the small files of runs and stages, by file name.
 
 A schema lists only the fields that other code relies on, and converts nothing: a file may have more
 fields, and a file of an older version fewer.

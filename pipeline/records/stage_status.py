@@ -118,7 +118,7 @@ def _of(
     if state == "running":
         age = time.time() - progress.time
         if progress.time and age > OLD:
-            standing.state, standing.why = "stalled?", f"no word for {age:.0f} s"
+            standing.state, standing.why = "stalled?", f"no progress for {age:.0f} s"
         standing.eta = eta(events, progress)
     return standing
 
@@ -150,14 +150,14 @@ def _state(
         return *_in_queue(entry, names), entry
     if _runs_here(directory):
         if (directory / CANCELLED).exists():
-            return "stopping", "asked to save and leave", None
+            return "stopping", "asked to save and stop", None
         return *_at_work_here(directory), None
     if (directory / CANCELLED).exists():
         return "cancelled", "launch again to go on", None
     jobs = submitted(directory)
     if jobs and queue is None:
-        word = f"; its last word: {events[-1].event}" if events else ""
-        return "unknown", f"SLURM does not tell of job {jobs[-1].id}{word}", None
+        word = f"; its last event: {events[-1].event}" if events else ""
+        return "unknown", f"SLURM does not report job {jobs[-1].id}{word}", None
     job = _last_job(jobs, queue or {})
     if events:
         return *(_silent(events, job, directory) or _ended(events, job)), None
@@ -191,9 +191,9 @@ def _in_queue(entry: Entry, names: dict[str, str]) -> tuple[State, str]:
     if entry.state == "RUNNING":
         return "running", f"on {entry.nodes}"
     if entry.state in scheduler.SUSPENDED:
-        return "suspended", f"by SLURM, on {entry.nodes}; it goes on there when SLURM lets it"
+        return "suspended", f"by SLURM, on {entry.nodes}; it continues there when SLURM resumes it"
     if entry.held:
-        return "held", f"{entry.reason}; let it go: scontrol release {entry.id}"
+        return "held", f"{entry.reason}; to release it: scontrol release {entry.id}"
     if entry.state == "COMPLETING":
         return "stopping", "SLURM ends its job"
     start = f", expected {entry.start:%d %b %H:%M}" if entry.start else ""
@@ -280,7 +280,7 @@ def queued(directories: Iterable[Path] = ()) -> tuple[dict[str, Entry] | None, s
         here = "no squeue" not in str(error)
         return None, f"SLURM says: {error}" if here else ""
     except scheduler.Unreachable as error:
-        return None, f"SLURM does not answer ({error}); what is said comes from files alone"
+        return None, f"SLURM does not answer ({error}); what follows comes from files alone"
 
 
 def overall(stages: list[Standing]) -> str:

@@ -1,4 +1,4 @@
-"""The records of runs and stages: one reader and one writer for each kind, by the name of its file.
+"""Read and write the records of runs and stages; the name of its file decides the kind of a record.
 
 Readers are strict: what they return fits `schemas`, and the error for a damaged file names the file
 and its cure. Files without a schema, or that are only shown, are read with `rundir.read_json`.

@@ -1,4 +1,4 @@
-"""What happened to a stage between what it printed: where attempts begin, and how they end."""
+"""Describe the events of a stage that `logs` prints: how each attempt begins, and how it ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORDS = OPENING | CLOSING
 
 @dataclass(kw_only=True)
 class AttemptEvents:
-    """The events of one attempt, each with its place among all: before and after what it said."""
+    """The events of one attempt, each with its index among all: before and after its log."""
 
     attempt: int = 0
     opening: list[tuple[int, Event]] = field(default_factory=list)
@@ -36,7 +36,8 @@ class AttemptEvents:
 def by_attempt(events: Sequence[Event]) -> list[AttemptEvents]:
     """Return the events that are worth a line, attempt by attempt, oldest first.
 
-    A supervisor's events bear no number of an attempt: the first after it is theirs.
+    Events of a supervisor have no attempt number. They belong to the attempt that starts next, or
+    to the one that runs.
     """
     found = [AttemptEvents()]
     for number, row in enumerate(events):

@@ -142,7 +142,7 @@ class Story:
             return f"Shipped: the last of {epochs:.0f} epochs"
         return (
             f"Shipped: epoch {best:.0f} of {epochs:.0f}, chosen for its top-1 on the validation "
-            "images; expect a little less on images that did not choose it"
+            "images; expect a little less on other images"
         )
 
     @property

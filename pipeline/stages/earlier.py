@@ -67,7 +67,7 @@ def exported(context: Context, name: str) -> runtime.Loaded | None:
     if not (written and path.is_file() and disk.sha256(path) == written.sha256):
         raise UserError(
             f"{path} is not as fuse wrote it and is not opened; `rm -r {folder}` and launch again "
-            "to make it anew"
+            "to rebuild it"
         )
     return runtime.load(path, trust=True)
 

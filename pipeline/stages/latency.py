@@ -284,7 +284,7 @@ def _noise(neighbours: Neighbours, timings: dict[str, Timing]) -> Iterator[str]:
         yield f"times vary: one in ten took {vary:.1f} times the median ({key})"
     cold = [key for key, timing in timings.items() if not timing.stable]
     if cold:
-        yield f"warming up came to no end ({', '.join(cold)})"
+        yield f"the warm-up did not converge ({', '.join(cold)})"
 
 
 def _numbers(key: str, timing: Timing) -> list[tuple[str, float]]:

@@ -42,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"error: W&B: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
     except TimeoutError:
-        print("error: the server did not take all of it; again goes on from there", file=sys.stderr)
+        why = "the server did not accept all rows in time; the next call sends the rest"
+        say(f"error: {why}", file=sys.stderr)
         return FAILED
     say(f"{sent} new steps written {options.mode}")
     return DONE

@@ -4,7 +4,7 @@
                                                       values as JSON in the metadata
     checkpoints/step-00000110-e005-a003.json          the seal: size, SHA-256, and `CheckpointInfo`;
                                                       written last: a file without a seal is ignored
-    checkpoints/best.json                             the checkpoint that validated best
+    checkpoints/best.json                             the checkpoint with the best validation
 
 The file name holds the step, the number of finished epochs and the attempt. The epochs are needed
 because the step is the same before and after a change of structure. The attempt is needed so that
@@ -67,7 +67,7 @@ class Seal(CheckpointInfo):
 
 @dataclass(frozen=True)
 class Best:
-    """The checkpoint that validated best: its file, its epoch and its accuracy in percent."""
+    """The checkpoint with the best validation: its file, its epoch and its accuracy in percent."""
 
     file: str
     epoch: int
@@ -164,14 +164,14 @@ def unseal(passed_over: list[PassedOver]) -> None:
 
 
 def mark_best(folder: Path, file: str, epoch: int, top1: float) -> None:
-    """Record a checkpoint as the best, if it validated best so far."""
+    """Record a checkpoint as the best, if its validation is the best so far."""
     best = _best(folder)
     if best is None or best.top1 < top1:
         rundir.write_json(folder / BEST, vars(Best(file, epoch, top1)))
 
 
 def best(folder: Path) -> Path:
-    """Return the file of the checkpoint that validated best.
+    """Return the file of the checkpoint with the best validation.
 
     Raises:
         UserError: that checkpoint is damaged or missing.
@@ -247,4 +247,4 @@ def _damage(path: Path) -> str | None:
             ours = "state" in (file.metadata() or {})
     except SafetensorError:
         ours = False
-    return None if ours else "is no checkpoint of this program"
+    return None if ours else "is not a checkpoint of this program"

@@ -40,7 +40,7 @@ class Rows:
         if writes:
             kept = rundir.read_text(path).splitlines(keepends=True)[:known] if path.exists() else []
             if len(kept) < known:
-                raise RuntimeError(f"{path} has {len(kept)} rows, the checkpoint knows {known}")
+                raise RuntimeError(f"{path} has {len(kept)} rows, the checkpoint records {known}")
             rundir.write_text(path, "".join(kept))
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
 

@@ -43,7 +43,7 @@ class LearnerState(TypedDict):
 
 
 def _micro_batches(batch: Batch, count: int) -> Iterator[Batch]:
-    """Yield a batch in parts of equal size."""
+    """Yield a batch as micro-batches of equal size."""
     yield from map(Batch, *(tensor.chunk(count) for tensor in batch))
 
 
@@ -142,9 +142,9 @@ class Learner:
     def _gradients(self, batch: Batch, skipping: bool) -> tuple[Tensor, bool]:
         """Compute the gradients of a batch; return its loss, on the device, and whether to skip it.
 
-        The batch is split into `train.accumulate` parts. The processes average their gradients
-        during the last part. With `skipping`, return at the first loss that is not finite in any
-        process.
+        The batch is split into `train.accumulate` micro-batches. The processes average their
+        gradients during the last one. With `skipping`, return at the first loss that is not finite
+        in any process.
         """
         count = self._recipe.accumulate
         losses = []

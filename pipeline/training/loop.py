@@ -25,7 +25,7 @@ GONE = 20.0  # after so many seconds without a batch, none is expected any more
 
 
 class Training:
-    """One training, in one of its processes; begins anew or resumes from its newest checkpoint."""
+    """One training, in one of its processes; begins, or resumes from its newest checkpoint."""
 
     def __init__(self, context: Context, world: World) -> None:
         self.context, self.world, self.recipe = context, world, context.config.train

@@ -68,7 +68,7 @@ def _choose(folder: Path, context: Context, world_size: int, own: Values) -> str
     if path is None and damaged:
         raise UserError(
             f"{context.dir}: no checkpoint can be used ({damaged[0]}); restore what is missing, or "
-            f"remove {folder} to begin this training anew"
+            f"remove {folder} to begin this training from the start"
         )
     checkpoint.unseal(passed_over)
     if path is not None:
@@ -82,5 +82,5 @@ def _check_identity(path: Path, written: Values, own: Values) -> None:
         differing = ", ".join(f"{k} {written.get(k)} → {own.get(k)}" for k in keys[:5])
         raise UserError(
             f"{path} was written for something else ({differing}); restore that, or remove "
-            f"{path.parent} to begin this training anew"
+            f"{path.parent} to begin this training from the start"
         )

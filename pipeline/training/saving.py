@@ -47,7 +47,7 @@ class Saving:
             self.saver.save(self._facts(state), dump)
 
     def mark_best(self, state: State) -> None:
-        """Record the newest checkpoint as the best, if its epoch validated best so far."""
+        """Record the newest checkpoint as the best, if its epoch has the best validation so far."""
         if self._world.main:
             self.saver.wait()
             self._context.check_owner()
@@ -57,7 +57,7 @@ class Saving:
             )
 
     def load_best(self, epoch: int) -> Saved:
-        """Return the state that validated best.
+        """Return the state with the best validation.
 
         Args:
             epoch: the epoch with the best validation.

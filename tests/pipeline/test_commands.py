@@ -64,14 +64,14 @@ def test_run_without_a_stage_says_what_it_wants(tmp_path):
 
 @pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", ""])
 def test_a_count_is_one_or_more(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="no whole number from 1 on"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number of 1 or more"):
         named.count(text)
     assert named.count("12") == 12
 
 
 @pytest.mark.parametrize("text", ["-1", "2.5", "many", ""])
 def test_a_rank_is_zero_or_more(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="no whole number from 0 on"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number of 0 or more"):
         named.rank(text)
     assert named.rank("0") == 0
 

@@ -252,7 +252,7 @@ def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
 def test_a_cure_loses_nothing_that_can_be_kept(tmp_path):
     for name, cure in {
         "result.json": f"remove {tmp_path}/result.json and launch again",
-        "attempt": f"remove {tmp_path} to begin anew",
+        "attempt": f"remove {tmp_path} to start over",
     }.items():
         (tmp_path / name).write_text("null")
         with pytest.raises(UserError, match=cure):

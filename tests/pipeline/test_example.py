@@ -29,7 +29,9 @@ def test_the_example_says_what_is_wrong_with_a_card(tmp_path, member, content, s
         with ZipFile(path, "w") as archive:
             archive.writestr(member, content)
     example = runpy.run_path(str(PROJECT / "examples/deploy.py"))
-    with pytest.raises(ValueError, match=f"model.pt2 is no exported network, or damaged: {said}"):
+    with pytest.raises(
+        ValueError, match=f"model.pt2 is not an exported network, or is damaged: {said}"
+    ):
         example["read_card"](path)
 
 
@@ -39,7 +41,7 @@ def test_the_example_says_what_is_wrong_with_a_card(tmp_path, member, content, s
         ("none.onnx", "none.onnx: No such file or directory"),
         ("none.pt2", "none.pt2: No such file or directory"),
         ("bad.onnx", "bad.onnx cannot be loaded: Protobuf parsing failed."),
-        ("fifo.onnx", "fifo.onnx is no regular file"),
+        ("fifo.onnx", "fifo.onnx is not a regular file"),
     ],
 )
 def test_the_example_names_what_it_cannot_open(tmp_path, monkeypatch, capsys, name, said):

@@ -24,7 +24,7 @@ def test_a_duration_is_read_as_slurm_writes_it(text, found):
 
 @pytest.mark.parametrize("text", ["", "x", "5m", "-5", "1:2:3:4", "1.5", "1-", " 5", "5 min"])
 def test_what_is_no_duration_is_refused_with_those_that_are(text):
-    with pytest.raises(ValueError, match=r"is no duration; use minutes, HH:MM:SS or D-HH:MM:SS"):
+    with pytest.raises(ValueError, match=r"is not a duration; use minutes, HH:MM:SS or D-HH:MM:SS"):
         minutes(text)
 
 

@@ -142,7 +142,7 @@ class Night:
 
 
 def _forgotten(directory: Path, queue: dict[str, Entry]) -> str | None:
-    """Return the fact that a controller has forgotten; it remembers ended jobs for an hour."""
+    """Return what a killed controller has forgotten; it remembers ended jobs for an hour."""
     last = submitted(directory)[-1]
     entry = queue.get(last.id)
     if entry is None or not marks.known(entry, last):

@@ -41,7 +41,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     asked.add_argument("folder", type=Path, help="for data and runs")
-    asked.add_argument("--report", action="store_true", help="launch nothing, tell what is there")
+    asked.add_argument("--report", action="store_true", help="only report the finished runs")
     asked.add_argument("--seeds", type=int, default=5, help="of each variant (default: 5)")
     asked.add_argument("--json", type=Path, metavar="FILE", help="where the answer goes")
     asked.add_argument("--figure", type=Path, metavar="FILE.svg", help="each seed a dot")

@@ -1,4 +1,4 @@
-"""The interface of loaders: batches of one split for one process, with a resumable position.
+"""Define the interface of loaders: batches of a split for one process, from a resumable position.
 
 `dali`, `memory` and `torch` yield the same images in an evaluation, up to rounding; in training
 they differ in speed and in the supported augmentations. `choose` selects a loader.
@@ -161,7 +161,7 @@ class Loader(ABC):
             if found is None:
                 raise
             raise UserError(
-                f"{found}; `rm -r {self.spec.folder.resolve()}` and launch again to make it anew"
+                f"{found}; `rm -r {self.spec.folder.resolve()}` and launch again to rebuild it"
             ) from error
 
     def state(self) -> Tensor:

@@ -32,7 +32,7 @@ from pipeline.data.loaders.base import (
     order,
     steps,
 )
-from pipeline.data.loaders.workers import LOOK, affordable, batches
+from pipeline.data.loaders.workers import POLL, affordable, batches
 
 POLICIES = {
     "randaugment": v2.RandAugment,
@@ -69,7 +69,7 @@ class TorchLoader(Loader):
             num_workers=workers,
             generator=torch.Generator(),  # torch's global one is for mixing and dropout
             collate_fn=partial(_shared if workers else _collated, spec),
-            timeout=LOOK if workers else 0,
+            timeout=POLL if workers else 0,
             pin_memory=spec.device.type == "cuda",
             multiprocessing_context="fork" if workers else None,  # starts at once; uses no GPU
         )

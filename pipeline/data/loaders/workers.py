@@ -27,7 +27,7 @@ SHARED = Path("/dev/shm")
 PREFETCH = 2  # batches prepared in advance per worker
 HELD = 2  # further batches in work or in transit
 SPARE = 0.9  # share of the free memory to use
-LOOK = 1  # seconds between two checks of the workers
+POLL = 1  # seconds between two checks of the workers
 CURE = "give it more (docker run --shm-size=8g), or use a smaller train.batch_size"
 
 
@@ -58,13 +58,13 @@ def _say(text: str) -> None:
 
 
 def batches(loader: DataLoader[Any], waiting: Callable[[float], None]) -> Iterator[Any]:
-    """Yield the batches of a loader made with `timeout=LOOK`; `waiting` is called meanwhile.
+    """Yield the batches of a loader made with `timeout=POLL`; `waiting` is called meanwhile.
 
     Raises:
         UserError: a worker was killed, or the shared memory is full.
     """
     left = iter(loader)
-    _hear_of_the_dead_here()
+    _remove_death_handler()
     since = time.monotonic()
     while True:
         try:
@@ -82,10 +82,10 @@ def batches(loader: DataLoader[Any], waiting: Callable[[float], None]) -> Iterat
         since = time.monotonic()
 
 
-def _hear_of_the_dead_here() -> None:
+def _remove_death_handler() -> None:
     """Remove torch's handler of SIGCHLD, which raises anywhere in the training, e.g. in a step.
 
-    `next` checks the workers itself, each time that it has waited for `LOOK` seconds.
+    `next` checks the workers itself, each time that it has waited for `POLL` seconds.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

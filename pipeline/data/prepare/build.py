@@ -27,7 +27,7 @@ from PIL import Image
 from pipeline.contract import interrupt
 from pipeline.data import shards
 from pipeline.data.prepare.examine import Bad, examine
-from pipeline.data.prepare.patience import BEAT, patiently
+from pipeline.data.prepare.patience import PAUSE, patiently
 from pipeline.data.prepare.shard_record import KEPT, Record
 from pipeline.data.sources.base import Item, Listing, Source
 from pipeline.data.sources.choose import source
@@ -159,16 +159,16 @@ def build(work: list[Task], cores: int, report: Callable[[int], None]) -> list[R
     open_ = [task for task in work if not _done(task)]
     done = sum(len(task.items) for task in work) - sum(len(task.items) for task in open_)
 
-    def look(more: int = 0) -> None:
+    def poll(more: int = 0) -> None:
         nonlocal done
         done += more
         report(done)
 
-    look()
+    poll()
     if cores == 1 or sum(len(task.items) for task in open_) <= ALONE:
-        _here(open_, look)
+        _here(open_, poll)
     else:
-        _in_processes(open_, cores, look)
+        _in_processes(open_, cores, poll)
     return [Record.load(task.record) for task in work]
 
 
@@ -182,13 +182,13 @@ def _done(task: Task) -> bool:
     return False
 
 
-def _here(open_: list[Task], look: Callable[..., None]) -> None:
-    """Do tasks in this process; call `look` with each task's number of images, and regularly."""
+def _here(open_: list[Task], poll: Callable[..., None]) -> None:
+    """Do tasks in this process; call `poll` with each task's number of images, and regularly."""
     for task in open_:
-        look(patiently(partial(carry_out, task), look))
+        poll(patiently(partial(carry_out, task), poll))
 
 
-def _in_processes(open_: list[Task], cores: int, look: Callable[..., None]) -> None:
+def _in_processes(open_: list[Task], cores: int, poll: Callable[..., None]) -> None:
     """Do tasks on several cores."""
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
@@ -203,8 +203,8 @@ def _in_processes(open_: list[Task], cores: int, look: Callable[..., None]) -> N
             }
             if not waiting:
                 return
-            finished, waiting = wait(waiting, BEAT, return_when=FIRST_COMPLETED)
-            look(sum(future.result() for future in finished))
+            finished, waiting = wait(waiting, PAUSE, return_when=FIRST_COMPLETED)
+            poll(sum(future.result() for future in finished))
     except BrokenProcessPool:
         raise UserError(
             "a process of prep was killed; launch again to continue. If memory ran out, use "

@@ -12,17 +12,17 @@ from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
-BEAT = 0.2  # seconds between two checks
+PAUSE = 0.2  # seconds between two checks
 
 
-def patiently(work: Callable[[], T], look: Callable[[], None]) -> T:
-    """Return the result of `work`; call `look` meanwhile, which may raise to abandon `work`."""
+def patiently(work: Callable[[], T], poll: Callable[[], None]) -> T:
+    """Return the result of `work`; call `poll` meanwhile, which may raise to abandon `work`."""
     answer: Future[T] = Future()
     thread = Thread(target=_do, args=(work, answer), daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(BEAT)
-        look()
+        thread.join(PAUSE)
+        poll()
     return answer.result()
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def lacking(root: Path, names: str) -> str:
     """Return a message that a folder lacks the files `names`, or that it does not exist."""
-    return f"{root} {'holds no' if root.is_dir() else 'is no folder, so it holds no'} {names}"
+    return f"{root} {'holds no' if root.is_dir() else 'is not a folder, so it holds no'} {names}"
 
 
 def short_side(image: bytes) -> int | None:

@@ -74,7 +74,7 @@ def _check_filled(order: dict[Label, str], told: set[Label], where: Path) -> Non
 
 
 def unknown(image: Path, label: Label, known: bool, split: str, count: int) -> str:
-    """Return that the label of an image is no class."""
+    """Return that the label of an image is not a class."""
     told = f"{image} has the label {label!a}"
     if known:
         return f"{told}, but the {count} classes go from 0 to {count - 1}; correct it"

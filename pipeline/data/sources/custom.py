@@ -188,7 +188,7 @@ class Custom:
         if first[0] != first[-1]:
             raise UserError(
                 f"{where} gives another image 0 each time it is read; leave random changes to "
-                "train.augment, which makes them anew in each epoch"
+                "train.augment, which draws new ones in each epoch"
             )
         told = self._labels(given) or [first[0][1]]
         if told[0] != first[0][1]:

@@ -101,7 +101,7 @@ class Mnist:
 
         Raises:
             UserError: a file's length contradicts its header, the number of labels differs from
-                the number of images, or a label is no class.
+                the number of images, or a label is not a class.
         """
         images, labels = self._files[split]
         check_length(images)
@@ -174,7 +174,7 @@ def shape(path: Path) -> tuple[int, ...]:
     """
     head = _read(path, 4)
     if len(head) < 4 or head[:3] != BYTES or head[3] not in (1, 3):
-        raise UserError(f"{path} is no idx file of bytes; get it again")
+        raise UserError(f"{path} is not an idx file of bytes; get it again")
     sizes = _read(path, 4 + 4 * head[3])[4:]
     if len(sizes) < 4 * head[3]:
         raise UserError(_cut(path, 4 + len(sizes), 4 + 4 * head[3]))

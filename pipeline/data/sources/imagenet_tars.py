@@ -104,7 +104,7 @@ class ImageNetTars:
         stream.seek(inner.offset_data)
         for member in tars.members(stream, where, passed, f"{TRAIN}/{wnid}", inner.size):
             if member.offset_data + member.size > inner.offset_data + inner.size:
-                raise UserError(f"{where} has no end of its own: it is damaged; get it again")
+                raise UserError(f"{where} has no end-of-archive mark: it is damaged; get it again")
             name = f"{TRAIN}/{wnid}/{member.name.rpartition('/')[2]}"
             if not image(name):
                 passed.append({"name": name, "reason": "no image by its name"})

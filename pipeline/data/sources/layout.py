@@ -42,7 +42,7 @@ def _check_splits(root: Path) -> None:
         return
     if not root.is_dir():
         raise UserError(
-            f"{root} is no folder; data.root needs train/CLASS/IMAGE and val/… below it"
+            f"{root} is not a folder; data.root needs train/CLASS/IMAGE and val/… below it"
         )
     names = folders(root)
     missing = root / "val" if (root / "train").is_dir() else root / "train"
@@ -51,7 +51,7 @@ def _check_splits(root: Path) -> None:
         or _further_down(root, names)
         or f"data.root needs train/CLASS/IMAGE and val/CLASS/… below it; or {_split(root, names)}"
     )
-    raise UserError(f"{missing} is no folder; {cure}")
+    raise UserError(f"{missing} is not a folder; {cure}")
 
 
 def _split(root: Path, names: set[str]) -> str:
@@ -66,7 +66,7 @@ def _split(root: Path, names: set[str]) -> str:
 
 def _check_classes(root: Path) -> None:
     if not root.is_dir():
-        raise UserError(f"{root} is no folder; data.root needs CLASS/IMAGE below it")
+        raise UserError(f"{root} is not a folder; data.root needs CLASS/IMAGE below it")
     _refuse_splits(root)
     names = folders(root)
     for name in sorted(names):
@@ -75,7 +75,7 @@ def _check_classes(root: Path) -> None:
             told = " and ".join(f"{one}/" for one in sorted(below))
             raise UserError(
                 f"{root / name} holds {told}, which are splits: point data.root at it with "
-                "data.val_fraction=null if it is no class, or put its images into "
+                "data.val_fraction=null if it is not a class, or put its images into "
                 f"{root}/train/{name}/ and {root}/val/{name}/"
             )
 

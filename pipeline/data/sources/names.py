@@ -76,7 +76,7 @@ def _undecoded(name: str, where: Path) -> str:
     try:
         os.fsencode(name).decode()
     except UnicodeDecodeError:
-        return f"is no UTF-8; rename it, e.g. `convmv -r -f latin1 -t utf8 --notest {where}`"
+        return f"is not UTF-8; rename it, e.g. `convmv -r -f latin1 -t utf8 --notest {where}`"
     return "is UTF-8, which Python does not read here; unset PYTHONUTF8, or export LC_ALL=C.UTF-8"
 
 
@@ -84,8 +84,8 @@ def _difference(one: str, other: str) -> str:
     if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
         return "are one name in two forms of Unicode (NFC and NFD)"
     if one.casefold() == other.casefold():
-        return "differ by case only"
-    return "differ by case, spaces or characters that cannot be seen only"
+        return "differ only in case"
+    return "differ only in case, spaces or invisible characters"
 
 
 def _both(one: str, other: str) -> str:

@@ -170,7 +170,7 @@ class Parquet:
         there = ", ".join(f"{field.name} ({_short(field.type)})" for field in table.schema)
         if wanted is not None:
             raise UserError(
-                f"data.{key}={wanted} is no column of {what} in {self.root}; there are: {there}"
+                f"data.{key}={wanted} is not a column of {what} in {self.root}; there are: {there}"
             )
         if not fit:
             raise UserError(f"{self.root} has no column of {what}; there are: {there}")
@@ -180,7 +180,7 @@ class Parquet:
     @cached_property
     def _tree(self) -> Tree:
         if not self.root.is_dir():
-            raise UserError(f"{self.root} is no folder; data.root needs .parquet files in it")
+            raise UserError(f"{self.root} is not a folder; data.root needs .parquet files in it")
         saved = (self.root / STATE).exists() or (self.root / "dataset_dict.json").exists()
         return tree(self.root, False, {".arrow" if saved else ".parquet"})
 

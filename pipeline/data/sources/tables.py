@@ -49,7 +49,7 @@ def open_table(path: Path) -> Table:
         return ParquetFile(path) if path.suffix == ".parquet" else ArrowFile(path)
     except UnicodeEncodeError:  # must come before ValueError, its base class
         raise UserError(
-            f"the name of {str(path)!a} is no UTF-8, which pyarrow needs; rename it"
+            f"the name of {str(path)!a} is not UTF-8, which pyarrow needs; rename it"
         ) from None
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:

@@ -79,13 +79,13 @@ def members(
     if more:
         raise UserError(
             f"{where} goes on after its end, behind member {last!a}: it is damaged, or several "
-            "archives in one file; get it again, or write it anew as one archive"
+            "archives in one file; get it again, or write it again as one archive"
         )
     if not whole and not stream.seek(0, os.SEEK_END):
         raise UserError(f"{where} is empty; get it again, or remove it")
     if not whole:
         raise UserError(
-            f"{where} is no tar file, or compressed; get it again, or unpack it with gunzip"
+            f"{where} is not a tar file, or is compressed; get it again, or unpack it with gunzip"
         )
 
 

@@ -49,14 +49,14 @@ def text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; make it readable") from None
     if content is None:
-        raise UserError(f"{path} is no file; put the list of the validation classes there")
+        raise UserError(f"{path} is not a file; put the list of the validation classes there")
     if (found := decoded(content)) is None:
-        raise UserError(f"{path} is no UTF-8 text; save it as UTF-8")
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8")
     return found
 
 
 def decoded(content: bytes) -> str | None:
-    """Return text in UTF-8, or in the encoding of its byte-order mark; None if it is no text."""
+    """Return text in UTF-8, or in the encoding of its byte-order mark; None if it is not text."""
     coding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         found = content.decode(coding)
@@ -165,7 +165,7 @@ def _check_base(path: Path, found: list[Entry], classes: tuple[str, ...]) -> Non
 def _number(path: Path, entry: Entry, count: int) -> int:
     where = f"{path}, line {entry.line}: {_short(entry.what)}"
     if not NUMBER.fullmatch(entry.what):
-        raise UserError(f"{where} is no folder of train/ and no whole number; correct it")
+        raise UserError(f"{where} is neither a folder of train/ nor a whole number; correct it")
     if not 0 <= int(entry.what) < count:
         raise UserError(f"{where} is none of the {count} classes, 0 to {count - 1}; correct it")
     return int(entry.what)
@@ -195,7 +195,9 @@ def packed_kit(archive: Path, name: str) -> list[Entry]:
                     (Path(folder) / "data" / file).write_bytes(member.read(LARGEST_MEMBER))
             return list(kit(Path(folder)))
         except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError, UserError):
-            raise UserError(f"{archive} is no development kit, or damaged; get it again") from None
+            raise UserError(
+                f"{archive} is not a development kit, or is damaged; get it again"
+            ) from None
 
 
 def kit(folder: Path) -> Iterator[Entry]:
@@ -225,6 +227,7 @@ def kit(folder: Path) -> Iterator[Entry]:
         number += 1
         if not own.isdecimal() or int(own) not in names:
             raise UserError(
-                f"{path}, line {line_number}: {_short(own)} is no class of {meta}; extract it again"
+                f"{path}, line {line_number}: {_short(own)} is not a class of {meta}; extract it "
+                "again"
             )
         yield Entry(line_number, f"ILSVRC2012_val_{number:08d}", names[int(own)])

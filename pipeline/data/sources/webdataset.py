@@ -138,7 +138,7 @@ class WebDataset:
     @cached_property
     def _tree(self) -> Tree:
         if not self.root.is_dir():
-            raise UserError(f"{self.root} is no folder; data.root needs tar shards in it")
+            raise UserError(f"{self.root} is not a folder; data.root needs tar shards in it")
         return tree(self.root, False, {tars.TAR})
 
     @cached_property
@@ -196,7 +196,7 @@ def _refuse_second(where: Path, key: str, ending: str, members: Members) -> None
 
 def _label(content: bytes, where: Path, name: str) -> Label:
     if (text := decoded(content)) is None:
-        raise UserError(f"{where}: {name!a} is no UTF-8 text; write a class into it")
+        raise UserError(f"{where}: {name!a} is not UTF-8 text; write a class into it")
     text = text.strip()
     return int(text) if re.fullmatch(r"[-+]?[0-9]{1,9}", text) else text
 

@@ -66,7 +66,7 @@ class Unknown:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Facts found by a look at the images; None if it did not find them.
+    """Facts found in the first images; None if they are unknown.
 
     Args:
         training: number of training images, as reported by the user's code.
@@ -248,7 +248,7 @@ def _started(config: Config, counted: int | None, found: Outline) -> Outline:
     asked |= {"head_lr": config.train.head_lr, "channels": config.data.channels}
     answer = _accepted(_asked("--start", json.dumps(asked), config.root))
     if isinstance(answer, Unknown):
-        return replace(found, start=[f"start: it was not looked at: {answer.why}"])
+        return replace(found, start=[f"start: it was not checked: {answer.why}"])
     return replace(found, **answer)
 
 
@@ -278,7 +278,7 @@ def ask(arguments: list[str], request: str = "") -> Any:
     if isinstance(answer, dict) and CALLS in answer:
         return {"refused": _ended(answer[CALLS], done.returncode)}
     if done.returncode or answer is None:
-        return Unknown(why=(done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
+        return Unknown(why=(done.stderr.strip().splitlines() or ["it ended without an answer"])[-1])
     return answer
 
 

@@ -121,7 +121,7 @@ def _weights(path: Path, trust: bool) -> Opened:
         return _trained(path.parent, load_file(path), structure, trust)
     except DAMAGE as error:
         why = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged ({why}); make it anew with its stage") from None
+        raise UserError(f"{path} is damaged ({why}); write it again with its stage") from None
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename or path}: no such file; trained weights are read where their stage "

@@ -108,5 +108,8 @@ def test_a_fifo_in_the_place_of_a_file_keeps_nobody(cifar, extracted):
     replaced = root / known.base_folder / next(iter(content)) if extracted else archive
     replaced.unlink()
     os.mkfifo(replaced)
-    with no_longer_than(60), pytest.raises(UserError, match="it is no regular file; get it again"):
+    with (
+        no_longer_than(60),
+        pytest.raises(UserError, match="it is not a regular file; get it again"),
+    ):
         listing(name="cifar10", root=str(root), val_fraction=None)

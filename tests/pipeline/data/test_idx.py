@@ -97,7 +97,10 @@ WRONG = {
     "head cut off": (lambda root: cut(unpacked(root, TRAIN), 9), "it has 9 bytes, not 16"),
     "archive cut off": (lambda root: cut(root / f"{TRAIN}.gz"), "was cut off or is damaged"),
     "no archive": (lambda root: (root / f"{TRAIN}.gz").write_bytes(b"<html>"), "cut off or is dam"),
-    "no idx": (lambda root: (root / f"{TRAIN}.gz").write_bytes(gzip.compress(b"<html>")), "no idx"),
+    "no idx": (
+        lambda root: (root / f"{TRAIN}.gz").write_bytes(gzip.compress(b"<html>")),
+        "not an idx",
+    ),
     "longer": (lambda root: unpacked(root, TRAIN).open("ab").write(b"x"), "longer than it says"),
     "missing": (lambda root: (root / f"{LABELS}.gz").unlink(), f"holds no {LABELS} or"),
     "of another": (

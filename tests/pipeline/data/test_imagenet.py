@@ -93,9 +93,9 @@ UNREAD = {
     "one-based, the last not used": (rows(2, 1, 1), "go from 1 to 2, .* counts from 1"),
     "too large": (rows(5, 0, 1), "line 1: '5' is none of the 3 classes, 0 to 2"),
     "negative": (rows(-1, 0, 1), "line 1: '-1' is none of the 3 classes"),
-    "huge": (rows("9" * 5000, 0, 1), "line 1: '999.*no whole number"),
-    "float": (rows("2.0", 0, 1), "line 1: '2.0' is no folder of train/ and no whole number"),
-    "unknown class": (rows(WNIDS[2], "n99999999", 0), "line 2: 'n99999999' is no folder of train/"),
+    "huge": (rows("9" * 5000, 0, 1), "line 1: '999.*nor a whole number"),
+    "float": (rows("2.0", 0, 1), "line 1: '2.0' is neither a folder of train/ nor a whole number"),
+    "unknown class": (rows(WNIDS[2], "n99999999", 0), "line 2: 'n99999999' is neither a folder of train/"),
     "twice": (ZERO + "\n" + rows(0), "line 4: ILSVRC2012_val_00000001 is there before, with another class"),
     "missing": (rows(1, 0), "tells no class of ILSVRC2012_val_00000003 in .*/val; add"),
     "other names": (rows(0, 1, 2, start=11), "tells no class of .* and 2 more images"),
@@ -103,8 +103,8 @@ UNREAD = {
     "three columns": ("0,ILSVRC2012_val_00000001.JPEG,2\n", "line 1: .* is not a name and a class"),
     "a long field": ("x" * 200_000 + ",0\n" + ZERO, "line 1: 'xxx.* is not a name and a class"),
     "empty": ("", "names no image"), "only a header": ("ImageId,PredictionString\n", "names no image"),
-    "UTF-16 without its mark": (ZERO.encode("utf-16-le"), "is no UTF-8 text; save it as UTF-8"),
-    "bytes": (b"\xff\x00\x80 1", "is no UTF-8 text"), "folder": (None, "is no file"),
+    "UTF-16 without its mark": (ZERO.encode("utf-16-le"), "is not UTF-8 text; save it as UTF-8"),
+    "bytes": (b"\xff\x00\x80 1", "is not UTF-8 text"), "folder": (None, "is not a file"),
 }  # fmt: skip
 
 
@@ -161,8 +161,8 @@ def test_a_list_that_is_wrong_is_refused_at_launch_in_one_line(imagenet, kind):
 @pytest.mark.parametrize(
     ("truth", "words"),
     [
-        ("3\n1\n7\n", "line 3: '7' is no class"),
-        ("1\nx\n2", "line 2: 'x' is no class"),
+        ("3\n1\n7\n", "line 3: '7' is not a class"),
+        ("1\nx\n2", "line 2: 'x' is not a class"),
         ("1\n2", "tells no class of"),
     ],
 )
@@ -172,7 +172,7 @@ def test_a_development_kit_that_is_wrong_is_refused(imagenet, truth, words):
     data = imagenet / "ILSVRC2012_devkit_t12" / "data"
     data.mkdir(parents=True)
     images = source(settings(name="imagenet", root=str(imagenet), val_fraction=None))
-    with pytest.raises(UserError, match=r"ground_truth.txt is no file"):
+    with pytest.raises(UserError, match=r"ground_truth.txt is not a file"):
         images.count()
     (data / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
     with pytest.raises(
@@ -199,10 +199,10 @@ def test_no_imagenet_says_where_to_get_it(tmp_path):
 @pytest.mark.parametrize(
     ("fifo", "said"),
     [
-        ("ILSVRC2012_devkit_t12.tar.gz", "is no development kit, or damaged"),
+        ("ILSVRC2012_devkit_t12.tar.gz", "is not a development kit, or is damaged"),
         ("ILSVRC2012_devkit_t12/data/meta.mat", "meta.mat cannot be read"),
-        ("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", "is no file"),
-        ("LOC_val_solution.csv", "is no file"),
+        ("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", "is not a file"),
+        ("LOC_val_solution.csv", "is not a file"),
     ],
 )
 def test_a_fifo_in_the_place_of_a_list_keeps_nobody(imagenet, fifo, said):

@@ -109,14 +109,17 @@ WRONG = {
     ),
     "a wrong list": (
         lambda root: (root / "val.txt").write_text(SAID.replace(WNIDS[0], "n00000000")),
-        "'n00000000' is no folder of train/",
+        "'n00000000' is neither a folder of train/",
     ),
-    "a kit of another": (lambda root: kit(root, truth=b"7\n"), "no development kit, or damaged"),
+    "a kit of another": (
+        lambda root: kit(root, truth=b"7\n"),
+        "not a development kit, or is damaged",
+    ),
     "cut off": (
         lambda root: (root / TRAIN).write_bytes((root / TRAIN).read_bytes()[:30_000]),
         f"{TRAIN} is broken in or after its member 'n0",
     ),
-    "a broken class": (lambda root: inner(root, b"<html>" * 99), "n01440764.tar is no tar file"),
+    "a broken class": (lambda root: inner(root, b"<html>" * 99), "n01440764.tar is not a tar file"),
     "a class cut off": (
         lambda root: inner(root, WHOLE[:SECOND] + b"\xff" * 512),
         "n01440764.tar is broken in or after its member 'n01440764_0.JPEG'",

@@ -139,7 +139,7 @@ def test_of_several_columns_one_can_be_named(tmp_path):
         UserError, match=r"several columns of classes .*: fine, coarse; set data.label_c"
     ):
         found(tmp_path, 0.25).count()
-    with pytest.raises(UserError, match=r"data.label_column=age is no column .* image \(struct"):
+    with pytest.raises(UserError, match=r"data.label_column=age is not a column .* image \(struct"):
         found(tmp_path, 0.25, None, "age").count()
 
 
@@ -194,7 +194,7 @@ def of_an_unread_state(root):
 
 
 WRONG = {
-    "no folder": (lambda root: root.rmdir(), "is no folder"),
+    "no folder": (lambda root: root.rmdir(), "is not a folder"),
     "nothing": (lambda root: None, "holds no .parquet file, nor a data set"),
     "no image": (
         one(pa.table({"id": [1], "text": ["x"]})),
@@ -210,7 +210,7 @@ WRONG = {
     ),
     "cut off": (cut, "a.parquet is damaged or cut off"),
     "damaged": (spoilt, "a.parquet: column label is damaged; get it again"),
-    "name of a file": (no_utf8, "is no UTF-8, which pyarrow needs; rename it"),
+    "name of a file": (no_utf8, "is not UTF-8, which pyarrow needs; rename it"),
     "link to nothing": (
         lambda root: (root / "a.parquet").symlink_to("/nowhere"),
         "a.parquet: No such file or directory",
@@ -232,7 +232,7 @@ WRONG = {
         one(table(noted={**CLASSES, "label": {"_type": "ClassLabel", "names": ["cat", "cat"]}})),
         "two classes of .* are called 'cat'; merge or rename one",
     ),
-    "two spellings": (one(table(noted=None, labels=["a", "A"] * 4)), "differ by case only"),
+    "two spellings": (one(table(noted=None, labels=["a", "A"] * 4)), "differ only in case"),
     "control character": (
         one(table(noted=None, labels=["a", "\n"] * 4)),
         "has a control character",

@@ -52,11 +52,11 @@ def wrong(path, words, make, val_fraction=0.25):
 
 
 def test_what_cannot_be_trained_on_is_named(tmp_path, root):
-    wrong(tmp_path / "nowhere", "nowhere is no folder", lambda: None)
-    wrong(root, "train is no folder.*val_fraction", lambda: None, None)
+    wrong(tmp_path / "nowhere", "nowhere is not a folder", lambda: None)
+    wrong(root, "train is not a folder.*val_fraction", lambda: None, None)
     wrong(root, "empty has no images", (root / "empty").mkdir)
     (root / "empty").rename(root / "Cat")
-    wrong(root, "'Cat' and 'cat' .* differ by case", lambda: None)
+    wrong(root, "'Cat' and 'cat' .* differ only in case", lambda: None)
     one = tmp_path / "one"
     wrong(one, "1 class folder;", lambda: folder(one, classes=("cat",)))
     flat = tmp_path / "flat"
@@ -115,10 +115,10 @@ NO_FOLDERS = {
     "all three": (("train/cat", "val/cat", "test/cat"), 0.2, "splits and no classes; launch with data.val_fraction=null"),
     "other case": (("Train/cat", "Val/cat"), 0.2, "`ln -s Train {}/train && ln -s Val {}/val`"),
     "other case, as splits": (("Train/cat", "Val/cat"), None, "`ln -s Train {}/train && ln -s Val {}/val`"),
-    "valid": (("train/cat", "valid/cat"), None, "{}/val is no folder; `ln -s valid {}/val`"),
+    "valid": (("train/cat", "valid/cat"), None, "{}/val is not a folder; `ln -s valid {}/val`"),
     "valid before test": (("training/cat", "validation/cat", "test/cat"), None, "ln -s validation {}/val`"),
-    "no val": (("train/cat",), None, "{}/val is no folder.*data.root={}/train data.val_fraction=0.1 splits"),
-    "classes alone": (("cat", "dog"), None, "{}/train is no folder.*data.val_fraction=0.1 takes cat/, dog/ for"),
+    "no val": (("train/cat",), None, "{}/val is not a folder.*data.root={}/train data.val_fraction=0.1 splits"),
+    "classes alone": (("cat", "dog"), None, "{}/train is not a folder.*data.val_fraction=0.1 takes cat/, dog/ for"),
     "images between": (("images/train/cat", "images/val/cat"), None, "data.root={}/images"),
     "images between, to split": (("images/train/cat", "images/val/cat"), 0.2, "{}/images holds train/ and val/"),
     "with labels beside": (("images/train/a", "images/val/a", "labels/train/a", "labels/val/a"), 0.2, "{}/images holds train/ and val/"),
@@ -130,11 +130,11 @@ NO_FOLDERS = {
     "an empty class": (("train/cat", "train/dog", "val/cat", "train/"), None, None),
     "only in val": (("train/cat", "train/dog", "val/fox"), None, "class 'fox' is in {}/val but not in {}/train"),
     "spelt otherwise in val": (("train/cat", "train/caf\u00e9", "val/cafe\u0301"), None, r"is spelt 'caf\\xe9' in"),
-    "not UTF-8": (("cat", b"caf\xe9"), 0.2, r"class folder b'caf\\xe9' of {} is no UTF-8; rename it.*convmv"),
+    "not UTF-8": (("cat", b"caf\xe9"), 0.2, r"class folder b'caf\\xe9' of {} is not UTF-8; rename it.*convmv"),
     "control character": (("cat", "do\ng"), 0.2, r"class folder 'do\\ng' of {} has a control character"),
     "two forms": (("caf\u00e9", "cafe\u0301"), 0.2, r"'cafe\\u0301' and 'caf\\xe9' of {} are one name in two forms of Unicode"),
-    "a blank at the end": (("cat", "cat "), 0.2, "'cat' and 'cat ' of {} differ by case, spaces"),
-    "a space of no width": (("cat", "cat\u200b"), 0.2, "characters that cannot be seen only"),
+    "a blank at the end": (("cat", "cat "), 0.2, "'cat' and 'cat ' of {} differ only in case, spaces"),
+    "a space of no width": (("cat", "cat\u200b"), 0.2, "or invisible characters; merge"),
 }  # fmt: skip
 
 
@@ -226,7 +226,7 @@ def test_a_name_that_python_does_not_read_is_not_called_wrong(tmp_path):
     """As with LC_ALL=C PYTHONUTF8=0, where Python decodes names as ASCII."""
     with pytest.raises(UserError, match=r"is UTF-8, which Python does not read here; unset"):
         names.check({"caf\udcc3\udca9"}, tmp_path)
-    with pytest.raises(UserError, match=r"is no UTF-8; rename it"):
+    with pytest.raises(UserError, match=r"is not UTF-8; rename it"):
         names.check({"caf\udce9"}, tmp_path)
 
 

@@ -173,17 +173,17 @@ def enormous():
 FOUR = samples(0, 1, 2, 3)
 END = tar(FOUR).index(b"0003.cls") + 1024  # of the last member
 WRONG = {
-    "no folder": (lambda root: root.rmdir(), "is no folder"),
+    "no folder": (lambda root: root.rmdir(), "is not a folder"),
     "nothing": (lambda root: None, "holds no .tar file; point data.root"),
     "compressed": (made({}, name="a.tar.gz"), "but a.tar.gz, which is compressed: `gunzip` it"),
-    "no tar": (made(FOUR, lambda data: b"<html>" * 200), "a.tar is no tar file, or compressed"),
+    "no tar": (made(FOUR, lambda data: b"<html>" * 200), "a.tar is not a tar file, or is comp"),
     "empty": (made(FOUR, lambda data: b""), "a.tar is empty; get it again, or remove it"),
     "of an impossible size": (made({}, lambda data: enormous()), "after its member .0002.jpg.: it"),
     "of an impossible size later": (
         made(FOUR, lambda data: data[: data.index(b"0002.jpg")] + enormous()),
         "broken in or after its member '0002.jpg'",
     ),
-    "broken first": (made(FOUR, header_of("0000.jpg")), "a.tar is no tar file"),
+    "broken first": (made(FOUR, header_of("0000.jpg")), "a.tar is not a tar file"),
     "broken": (
         made(FOUR, header_of("0002.jpg")),
         "a.tar is broken in or after its member '0001.cls'",
@@ -208,7 +208,7 @@ WRONG = {
     "two images": (made(samples(0, 1) | {"0000.png": b""}), "two images of '0000'"),
     "no UTF-8": (
         made(samples(0, 1) | {"7.jpg": b"", "7.cls": b"\xe9"}),
-        "'7.cls' is no UTF-8 text",
+        "'7.cls' is not UTF-8 text",
     ),
     "an empty class": (made(samples(0, 1) | {"7.jpg": b"", "7.cls": b""}), "has the label ''"),
     "nobody knows": (made(samples(0, 1, 2, label=-1)), "has the label -1, so nobody told"),

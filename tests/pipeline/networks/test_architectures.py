@@ -93,11 +93,11 @@ def test_repvgg_comes_without_its_branches():
             Timm(name="resnet10t.c3_in1k", family="timm"),
             "timm; write model.name=resnet10t model.pretrained=c3_in1k",
         ),
-        (Timm(name="hf-hub:a/b", family="timm"), "is no classifier of timm; there are 1,"),
+        (Timm(name="hf-hub:a/b", family="timm"), "is not a classifier of timm; there are 1,"),
         (Torchvision(name="resnet1", family="torchvision", small_stem=True), "=resnet18'"),
         (
             Torchvision(name="fcn_resnet50", family="torchvision", small_stem=False),
-            "fcn_resnet50 is no classifier of torchvision; did you mean 'model.name=",
+            "fcn_resnet50 is not a classifier of torchvision; did you mean 'model.name=",
         ),
     ],
     ids=lambda value: getattr(value, "name", ""),

@@ -47,7 +47,7 @@ def test_weights_that_timm_has_fetched_are_found(disks):
         ("timm", "resnet50.a1_in1k", "is of another network than model.name=resnet18; choose that"),
         ("torchvision", "ResNet50_Weights.IMAGENET1K_V1", "or weights of ResNet18_Weights"),
         ("timm", "a1_in2k", "published for resnet18; did you mean 'a1_in1k'"),
-        ("torchvision", "teacher", "is no file, no run, and no weights that are published for"),
+        ("torchvision", "teacher", "is not a file, a run, or weights that are published for"),
     ],
 )
 def test_nothing_is_downloaded(disks, family, word, said):

@@ -56,7 +56,7 @@ def cut_off(name):
         (cut_off("x.pth"), "or was cut off ("),
         (cut_off("x.safetensors"), "was cut off (SafetensorError"),
         (lambda f: (f / "x.pth").write_bytes(b"\x80\x02half"), "give a"),
-        (lambda f: (f / "x.pth").write_bytes(b"GIF89a and so on"), "is no file of weights"),
+        (lambda f: (f / "x.pth").write_bytes(b"GIF89a and so on"), "is not a file of weights"),
         (lambda f: torch.save([torch.ones(2)], f / "x.pth"), "holds a list and no weights by name"),
         (lambda f: torch.save({"epoch": 3}, f / "x.pth"), "no weights by name, but epoch"),
         (lambda f: torch.save({}, f / "x.pth"), "holds no weights by name; give a state_dict"),

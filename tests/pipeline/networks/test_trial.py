@@ -13,7 +13,7 @@ pytestmark = pytest.mark.long
 @pytest.mark.parametrize(
     ("optimizer", "words"),
     [
-        ("adanw2", "train.optimizer=adanw2 is no optimizer of timm; did you mean"),
+        ("adanw2", "train.optimizer=adanw2 is not an optimizer of timm; did you mean"),
         ("adahessian", "train.optimizer=adahessian cannot be used here (RuntimeError"),
         ("adafactorbv", "cannot be resumed (TypeError: param_groups.0.momentum_dtype"),
         (

@@ -71,7 +71,7 @@ def test_images_that_are_gone_are_refused_before_anything_is_put_aside(tmp_path)
     gone = ("data=parquet", f"data.root={tmp_path}/gone", "again=[prep]")
     finish(tmp_path, *gone)
     found = preflight.data_error(config(tmp_path, *gone), make_plan(config(tmp_path, *gone)))
-    assert "gone is no folder; data.root needs .parquet files in it" in str(found)
+    assert "gone is not a folder; data.root needs .parquet files in it" in str(found)
 
 
 def test_the_plan_says_why(tmp_path):

@@ -95,7 +95,7 @@ FOLDERS = ["~/x", "a=b", "a#b", "a@b", "a b", "(b)", "ä", "日本", "{a}", "a'b
 def test_a_folder_may_be_called_anything(inside, folder):
     code, _, told = inside("data=imagefolder", f"data.root={folder}")
     assert code == 2
-    assert f"{folder.removeprefix('~/')} is no folder" in told
+    assert f"{folder.removeprefix('~/')} is not a folder" in told
 
 
 @pytest.mark.parametrize("name", ["007", "1e3", "1_000", "1.5", "true", "inf", "a=b", "2026-01-01"])
@@ -106,9 +106,9 @@ def test_a_name_may_look_like_a_number(inside, name):
 
 
 CURES = [
-    (["data=imagefolder", "data.root=/x/a,b"], "for one text, ", "/x/a,b is no folder"),
-    (["data=imagefolder", "data.root=[a]"], "for a text, write ", "[a] is no folder"),
-    (["data=imagefolder", "data.root={a:1}"], "for a text, write ", "{a:1} is no folder"),
+    (["data=imagefolder", "data.root=/x/a,b"], "for one text, ", "/x/a,b is not a folder"),
+    (["data=imagefolder", "data.root=[a]"], "for a text, write ", "[a] is not a folder"),
+    (["data=imagefolder", "data.root={a:1}"], "for a text, write ", "{a:1} is not a folder"),
     (["latency.batch_sizes=1,8"], "for all in one run, ", None),
     (["stage=prep,train"], "for these stages, ", None),
     (["method=plain,dyrep"], "for a run with each, -m ", None),

@@ -92,7 +92,7 @@ def test_a_sweep_takes_them_too_and_a_dry_run_leaves_nothing(inside, folder):
         (["experiment=below"], "train/list.yaml is a list; write settings by name"),
         (
             ["experiment=text"],
-            "text.yaml: defaults is no list; write e.g. '- override /train: cifar",
+            "text.yaml: defaults is not a list; write e.g. '- override /train: cifar",
         ),
         (["experiment=five"], "five.yaml is one value; write settings by name in it"),
         (["experiment=deep"], "deep.yaml is nested too deep, or in itself"),
@@ -102,10 +102,10 @@ def test_a_sweep_takes_them_too_and_a_dry_run_leaves_nothing(inside, folder):
         (["experiment=large"], "large.yaml is too large for settings"),
         (["experiment=place"], "place.yaml: hydra.run would do nothing; leave it out; root=FOLD"),
         (["experiment=section"], "In 'experiment/section': a list is where a section goes"),
-        (["experiment=value"], "train=3 is no section; set what is in it, train.KEY=VALUE"),
+        (["experiment=value"], "train=3 is not a section; set what is in it, train.KEY=VALUE"),
         (["experiment=both"], "train is chosen twice; write '- override /train: CHOICE'"),
         (["experiment=nowhere"], "trian=digits is not a choice: there is no folder trian with any"),
-        (["experiment=pipe"], "pipe.yaml is no regular file"),
+        (["experiment=pipe"], "pipe.yaml is not a regular file"),
         (["experiment=open"], "line 3: expected ',' or ']'"),
         (["experiment=twice"], "line 3: found duplicate key epochs"),
     ],
@@ -121,8 +121,8 @@ def test_what_is_wrong_in_it_is_one_line(inside, folder, words, said, sweep):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--config-dir", "gone"], "gone is no folder; it holds e.g. experiment/NAME.yaml"),
-        (["--config-dir="], "--config-dir '' is no folder"),
+        (["--config-dir", "gone"], "gone is not a folder; it holds e.g. experiment/NAME.yaml"),
+        (["--config-dir="], "--config-dir '' is not a folder"),
         (["--config-dir", "empty"], "empty has no settings in it"),
         (["--config-dir", "own/experiment"], "own/experiment has no settings in it"),
         (["--config-dir", "own", "-cd", "own"], "--config-dir is given twice, own and own"),

@@ -63,7 +63,7 @@ def test_what_was_written_down_and_is_damaged_is_a_note(listed, damage):
     freshness._notes.cache_clear()
     DAMAGES[damage](kept / changes.FILE)
     (told,) = freshness._notes(root, kept)
-    assert told.endswith(f"so nobody knows whether {root} has changed")
+    assert told.endswith(f"so it is unknown whether {root} has changed")
     assert "\n" not in told
 
 

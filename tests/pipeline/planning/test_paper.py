@@ -94,7 +94,7 @@ def test_a_sweep_over_methods_takes_settings_along_that_some_of_them_have(capsys
     ]
     told = capsys.readouterr().out.splitlines()
     assert told == [
-        f"note: method.adjust_interval={number} is no setting of method=plain, whose runs go without it"
+        f"note: method.adjust_interval={number} is not a setting of method=plain, whose runs go without it"
         for number in (2, 3)
     ]
 

@@ -140,7 +140,7 @@ def test_what_may_be_weights_is_left_to_torch(tmp_path, root, make):
         (lambda path: path.write_bytes(b"\x89HDF\r\n"), "is an HDF5 file"),
         (lambda path: path.write_bytes(b"\x1f\x8b\x08"), "is compressed (gzip); unpack it"),
         (lambda path: path.write_text('{"weight_map": 1}'), "lists several files of weights; load"),
-        (os.mkfifo, "cannot be read (it is no regular file)"),
+        (os.mkfifo, "cannot be read (it is not a regular file)"),
         (lambda path: path.symlink_to("nowhere"), "is not there"),
         (lambda path: path.symlink_to(path), "cannot be read"),
     ],
@@ -155,10 +155,10 @@ def test_what_can_be_no_weights_is_refused_in_one_line(tmp_path, root, make, sai
 
 @pytest.mark.parametrize("key", ["pretrained", "structure"])
 def test_a_word_that_means_nothing_is_refused_with_the_nearest_run(root, key):
-    with pytest.raises(UserError, match="is no file and no run; there are no runs in"):
+    with pytest.raises(UserError, match="is neither a file nor a run; there are no runs in"):
         pinned(root, "teacher", key)
     teacher(root)
-    with pytest.raises(UserError, match="is no file and no run; did you mean 'teacher'"):
+    with pytest.raises(UserError, match="is neither a file nor a run; did you mean 'teacher'"):
         pinned(root, "taecher", key)
     with pytest.raises(UserError, match=r"is an address, and nothing is downloaded"):
         pinned(root, "https://example.org/w.pth", key)

@@ -66,7 +66,7 @@ def test_what_cannot_be_written_is_one_line(tmp_path, make, said):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("-", "- is no file; /dev/stdout is standard output"),
+        ("-", "- is not a file; /dev/stdout is standard output"),
         (".", "is a folder; name a file in it"),
         ("file/below", "Not a directory"),
         ("circle", "symbolic link"),
@@ -90,11 +90,11 @@ def test_what_can_be_written_is_not_refused_and_not_made(tmp_path):
 
 
 REPLACED = [
-    ("model.onnx", b"\x08\x09pytorch", "is no {}; name another file, or remove it"),
-    ("notes.txt", b"all I know", "is no {}; name another file, or remove it"),
-    ("page", b"<!doctype html>", {"JSON": "is no JSON"}),
-    ("kept", b'{"a": 1}', {"HTML": "is no HTML"}),
-    ("bom", b"\xef\xbb\xbf\n [1]", {"HTML": "is no HTML"}),
+    ("model.onnx", b"\x08\x09pytorch", "is not {}; name another file, or remove it"),
+    ("notes.txt", b"all I know", "is not {}; name another file, or remove it"),
+    ("page", b"<!doctype html>", {"JSON": "is not JSON"}),
+    ("kept", b'{"a": 1}', {"HTML": "is not HTML"}),
+    ("bom", b"\xef\xbb\xbf\n [1]", {"HTML": "is not HTML"}),
     ("empty", b"", {}),
     ("stages/train-1/result.json", b"{}", "is a file of a run; name another file"),
     ("runs/one/report.html", b"<html>", "is a file of a run; name another file"),

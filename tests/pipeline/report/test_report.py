@@ -148,7 +148,7 @@ def test_a_curve_tells_its_numbers_under_the_pointer():
     (told,) = re.findall('data-hover="([^"]*)"', page)
     (curve,) = json.loads(html.unescape(told))["curves"]
     assert curve["name"] == points.name and curve["colour"] == "var(--blue)"
-    (x, y, *first), second = curve["points"]  # a number that is none is no point
+    (x, y, *first), second = curve["points"]  # a number that is none is not a point
     assert first == ["1", "10"] and second[2:] == ["2", "90"]
     _, _, width, height = map(float, re.search('viewBox="([^"]*)"', page)[1].split())
     assert 0 < x < second[0] < width and 0 < second[1] < y < height

@@ -92,8 +92,8 @@ def test_a_launch_notes_what_changed_since(tmp_path, images, capsys, monkeypatch
     made = prepared(tmp_path, images).run()
     words = {
         "nothing": "", "a file more": f"data.root={images} has changed since it was prepared: 1 added; ",
-        "no time": "16 of 16 files below", "no record": "of an older version, so nobody knows",
-        "no root": "is not there, so nobody knows",
+        "no time": "16 of 16 files below", "no record": "of an older version, so it is unknown",
+        "no root": "is not there, so it is unknown",
     }[change]  # fmt: skip
     if change == "a file more":
         shutil.copy(images / "cat" / "000.jpg", images / "cat" / "new.jpg")

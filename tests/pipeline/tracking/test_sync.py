@@ -27,7 +27,7 @@ def test_all_runs_arrive_and_are_not_sent_again(recorder, many, python, tmp_path
     done = python("sync", "--root", tmp_path)
     assert done.returncode == 0, done.stderr
     last = done.stdout.splitlines()[-1]
-    assert last == f"4 sent to {recorder.url}, 0 unchanged since they were"
+    assert last == f"4 sent to {recorder.url}, 0 unchanged since they were sent"
     assert sorted((run.display, run.group) for run in recorder.runs.values()) == [
         ("r0", "a"), ("r1", "a"), ("r2", "b"), ("r3", "b"),
     ]  # fmt: skip

@@ -107,7 +107,7 @@ def test_a_foreign_file_is_named(tmp_path):
     newer.with_suffix(".json").write_text(json.dumps(seal))
     path, damaged = newest(tmp_path)
     assert path == older
-    assert "is no checkpoint of this program" in damaged[0]
+    assert "is not a checkpoint of this program" in damaged[0]
 
 
 def test_what_was_never_sealed_was_never_there(tmp_path):

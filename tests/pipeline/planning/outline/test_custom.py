@@ -62,7 +62,7 @@ def test_a_network_is_looked_at(request_, width, classes):
         ("Pair", "it returns a tuple, no tensor of scores"),
         ("Locked", "cannot be copied (TypeError: cannot pickle '_thread.lock' object)"),
         ("Twice", "in which net.0.weight and again.0.weight are one tensor"),
-        ("Noted", "with '_extra_state' in its state, which is no tensor"),
+        ("Noted", "with '_extra_state' in its state, which is not a tensor"),
         ("moody", "of another structure each time"),
     ],
 )

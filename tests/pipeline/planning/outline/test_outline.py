@@ -192,7 +192,7 @@ def test_without_an_answer_the_plan_says_so_and_goes_on(inside, monkeypatch, har
         "model=timm", "model.name=resnet10t", "data.image_size=48", "dry_run=true"
     )
     assert code == 0
-    assert "it was not looked at: " in out
+    assert "it was not checked: " in out
     outline._asked.cache_clear()
 
 
@@ -264,7 +264,7 @@ def test_a_dry_run_shows_the_plan_of_a_data_set_that_is_missing(inside):
     assert code == 2
     assert "6 convolutions can grow" in out
     assert "latency  run" in out
-    assert err.startswith("error: /nowhere is no folder")
+    assert err.startswith("error: /nowhere is not a folder")
 
 
 @pytest.mark.parametrize(

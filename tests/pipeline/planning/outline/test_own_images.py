@@ -79,7 +79,7 @@ def test_what_cannot_be_tried_is_told(own, tmp_path, monkeypatch):
          "data.root is missing"),
         (["model=custom", "model.target=mine:net", "model.args={widht: 3}"],
          "called with (num_classes=10, widht=3), raised TypeError: net() got an unexpected"),
-        (["model=custom", "model.target=mine:net", "model.code=x"], "'x' is no copy of code"),
+        (["model=custom", "model.target=mine:net", "model.code=x"], "'x' is not a copy of code"),
         (["model=custom", "model.target=mine:net", f"model.code={'0' * 12}"],
          f"model.code={'0' * 12}: there is no copy of it below root"),
         (["model.target=mine:net"], "model.target is only a setting of model=custom"),
