@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 def source(data: Images, scratch: Path | None = None) -> Source:
     """Return the source of the settings; `scratch` is a folder for its temporary files."""
+    mnist = partial(idx.Mnist, scratch=scratch)
     kinds: dict[str, Callable[[Any], Source]] = {
         "digits": arrays.Digits,
         "cifar10": arrays.Cifar,
         "cifar100": arrays.Cifar,
-        "mnist": idx.Mnist,
-        "fashion_mnist": idx.Mnist,
-        "kmnist": idx.Mnist,
-        "emnist": idx.Emnist,
+        "mnist": mnist,
+        "fashion_mnist": mnist,
+        "kmnist": mnist,
+        "emnist": partial(idx.Emnist, scratch=scratch),
         "parquet": parquet.Parquet,
         "webdataset": webdataset.WebDataset,
         "synthetic": arrays.Synthetic,

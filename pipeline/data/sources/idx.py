@@ -60,7 +60,8 @@ class Mnist:
 
     first = 0  # label of the first class
 
-    def __init__(self, data: MnistSettings | EmnistSettings) -> None:
+    def __init__(self, data: MnistSettings | EmnistSettings, scratch: Path | None = None) -> None:
+        self._scratch = scratch
         self.root, self.name = Path(data.root), data.name
         self.prefixes = {"train": "train", "val": "t10k"}
         self.classes = CLASSES.get(data.name, ())
@@ -86,11 +87,11 @@ class Mnist:
 
     @cached_property
     def _train(self) -> np.ndarray:
-        return content(self._files["train"][0])
+        return content(self._files["train"][0], self._scratch)
 
     @cached_property
     def _val(self) -> np.ndarray:
-        return content(self._files["val"][0])
+        return content(self._files["val"][0], self._scratch)
 
     def _items(self, split: str) -> list[Item]:
         self._images(split)  # finds damage before the first image is needed
@@ -152,8 +153,8 @@ class Mnist:
 class Emnist(Mnist):
     """EMNIST, whose files hold transposed images."""
 
-    def __init__(self, data: EmnistSettings) -> None:
-        super().__init__(data)
+    def __init__(self, data: EmnistSettings, scratch: Path | None = None) -> None:
+        super().__init__(data, scratch)
         self.classes = EMNIST[data.split]
         self.prefixes = {"train": f"emnist-{data.split}-train", "val": f"emnist-{data.split}-test"}
         self.first = int(data.split == "letters")
@@ -202,8 +203,12 @@ def check_length(path: Path) -> None:
         content(path)
 
 
-def content(path: Path) -> np.ndarray:
+def content(path: Path, scratch: Path | None = None) -> np.ndarray:
     """Return the uint8 array of an idx file, (N, H, W) or (N,); memory-mapped if not compressed.
+
+    Args:
+        path: the file.
+        scratch: a folder; if given, a compressed file is unpacked to it, once for all processes.
 
     Raises:
         UserError: the file is shorter or longer than its header says.
@@ -213,14 +218,26 @@ def content(path: Path) -> np.ndarray:
     sizes = shape(path)
     wanted = _length(sizes)
     begin = wanted - math.prod(sizes)
-    packed = path.suffix == ".gz"
+    packed = path.suffix == ".gz" and scratch is None
+    file = _unpacked(path, scratch) if path.suffix == ".gz" and scratch else path
     whole = _read(path) if packed else b""
-    found = len(whole) if packed else path.stat().st_size
+    found = len(whole) if packed else file.stat().st_size
     if found != wanted:
         raise UserError(_cut(path, found, wanted))
     if packed:
         return np.frombuffer(whole, np.uint8, offset=begin).reshape(sizes)
-    return np.memmap(path, np.uint8, "r", begin, sizes)
+    return np.memmap(file, np.uint8, "r", begin, sizes)
+
+
+def _unpacked(path: Path, scratch: Path) -> Path:
+    """Return the unpacked file, which appears in the folder when it is complete."""
+    file = scratch / path.stem
+    if not file.exists():
+        scratch.mkdir(parents=True, exist_ok=True)
+        half = scratch / f"{file.name}.half"
+        half.write_bytes(_read(path))
+        half.replace(file)
+    return file
 
 
 def _length(sizes: tuple[int, ...]) -> int:

@@ -56,6 +56,28 @@ def test_images_and_labels_are_those_of_the_files(tmp_path, end, below, spelt):
     assert len(listing.others) == 4 and all(file.size for file in listing.others)
 
 
+def test_a_compressed_file_is_unpacked_once_for_all_processes(tmp_path):
+    files(tmp_path / "data", end=".gz")
+    asked = settings(name="mnist", root=str(tmp_path / "data"), val_fraction=None)
+    names = [item.name for item in source(asked, tmp_path / "s").listing().splits["train"]]
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
+        "t10k-images-idx3-ubyte",
+        "train-images-idx3-ubyte",
+    ]
+    packed = tmp_path / "data" / "train-images-idx3-ubyte.gz"
+    packed.write_bytes(gzip.compress(idx(PIXELS[:4])[:16]))  # only its header is read again
+    other = source(asked, tmp_path / "s")
+    assert np.array_equal(pixels(other.read(names[3])), PIXELS[3])
+
+
+def test_prep_leaves_no_unpacked_file(tmp_path):
+    files(tmp_path / "data", end=".gz")
+    made = Prepared(tmp_path / "o", name="mnist", root=str(tmp_path / "data"), val_fraction=None)
+    made.run()
+    assert not list((tmp_path / "o").rglob("*ubyte"))
+    assert len(made.stored("train")) == 4
+
+
 def test_the_classes_are_called_as_in_torchvision(tmp_path):
     files(tmp_path)
     fashion = found(tmp_path, "fashion_mnist").listing()
