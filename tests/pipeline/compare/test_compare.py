@@ -288,7 +288,7 @@ def test_a_real_run_is_read(finished, tmp_path):
 
 def test_a_run_from_before_a_setting_was_there_is_of_the_same_group(tmp_path):
     for name, seed in (("new", 1), ("old", 2)):
-        make_run(tmp_path, name, "method=dyrep", seed=seed)
+        make_run(tmp_path, name, "method=dyrep", "data.channels=3", seed=seed)
     frozen = tmp_path / "runs" / "old" / "config.yaml"
     config = yaml.safe_load(frozen.read_text())
     for key in ADDED:
