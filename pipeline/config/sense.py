@@ -45,16 +45,9 @@ PLACELESS = ("digits", "synthetic")
 CANNOT = {"memory": ("policy",), "dali": ("policy", "erase", "cutout")}  # unsupported in `augment`
 RANGES = ("train.augment.scale", "train.augment.ratio")
 SETS = (
-    "method.branches",
-    "model.freeze",
-    "stage.run",
-    "again",
-    "fuse.exports",
-    "eval.shifts",
-    "latency.batch_sizes",
-    "latency.also",
-    "tracking.also",
-)
+    "method.branches", "model.freeze", "stage.run", "again", "fuse.exports", "eval.shifts",
+    "latency.batch_sizes", "latency.also", "tracking.also",
+)  # fmt: skip
 NOT_IN_WANDB = "/\\#?%:"  # characters that W&B refuses in names
 OPSET = 23  # the newest that the exporter of torch 2.10 knows
 EXACT = 2.0**-52  # relative spacing of float64

@@ -5,7 +5,8 @@ import json
 import pyarrow as pa
 from pyarrow import parquet
 
-from tests.pipeline.data.preparing import encoded, picture
+from pipeline.data.sources.choose import source
+from tests.pipeline.data.preparing import encoded, picture, settings
 
 IMAGES = [encoded(picture(n)) for n in range(12)]
 
@@ -46,3 +47,12 @@ def saved(folder, content, rows=3):
 def both(root, train, val, names=("data/train-00000-of-00001", "data/validation-00000-of-00001")):
     for name, content in zip(names, (train, val), strict=True):
         write(root / f"{name}.parquet", content)
+
+
+def found(root, val_fraction=None, image_column=None, label_column=None):
+    return source(
+        settings(
+            name="parquet", root=str(root), val_fraction=val_fraction,
+            image_column=image_column, label_column=label_column,
+        )
+    )  # fmt: skip

@@ -121,17 +121,15 @@ def test_what_is_passed_over_is_listed(tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        (tarfile.LNKTYPE, "a link"),
-        (tarfile.SYMTYPE, "a link"),
-        (tarfile.CHRTYPE, "no regular file"),
-        (tarfile.BLKTYPE, "no regular file"),
-        (tarfile.FIFOTYPE, "no regular file"),
-        (tarfile.DIRTYPE, None),
-    ],
-)
+DEVICES = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
+ODD = [
+    *((kind, "a link") for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE)),
+    *((kind, "no regular file") for kind in DEVICES),
+    (tarfile.DIRTYPE, None),
+]
+
+
+@pytest.mark.parametrize(("kind", "reason"), ODD)
 def test_a_member_that_is_no_file_is_listed_and_never_followed(tmp_path, kind, reason):
     path = write(tmp_path / "a.tar", samples(0, 1, 2, 3))
     with tarfile.open(path, "a") as file:
@@ -285,8 +283,7 @@ def test_prep_checks_members_as_it_checks_files(tmp_path):
     assert str(changes.compare(root, prep.folder / changes.FILE, 10)) == ""
     write(root / "x-train-0003.tar", samples(0))
     (root / "x-val-0000.tar").unlink()
-    told = changes.compare(root, prep.folder / changes.FILE, 10)
-    assert str(told) == "1 added, 1 removed"
+    assert str(changes.compare(root, prep.folder / changes.FILE, 10)) == "1 added, 1 removed"
 
 
 def test_a_shard_that_changes_while_it_is_read_gives_bad_images(tmp_path):
