@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 IMAGES = 1_281_167 + 50_000
 SOLUTION, KIT, LIST = "LOC_val_solution.csv", "ILSVRC2012_devkit_t12", "val.txt"
+LISTS = (SOLUTION, KIT, f"{KIT}.tar.gz", LIST)  # the first that exists is read
 TRUTH = f"{KIT}/data/ILSVRC2012_validation_ground_truth.txt"
 
 
@@ -85,6 +86,7 @@ def told(root: Path, where: str, inside: list[str], listing: Listing) -> list[It
     images = {truth.stem(name) for name in inside}
     path, entries = _entries(root, where)
     labels = truth.labels(path, entries, listing.classes, images)
+    _check_other_lists(root, path, labels, listing.classes)
     missing = sorted(images - labels.keys())
     if missing:
         raise UserError(
@@ -100,17 +102,42 @@ def told(root: Path, where: str, inside: list[str], listing: Listing) -> list[It
     return [Item(name, labels[truth.stem(name)]) for name in inside]
 
 
+def _check_other_lists(
+    root: Path, used: Path, labels: truth.Labels, classes: tuple[str, ...]
+) -> None:
+    """Refuse a second list that gives another class to an image; other forms do not count.
+
+    Raises:
+        UserError: the message names both lists and an image.
+    """
+    for name in LISTS:
+        path = root / name
+        if not path.exists() or path in (used, *used.parents):
+            continue
+        try:
+            other = truth.labels(path, _read(path), classes, set(labels))
+        except UserError:
+            continue
+        if differing := sorted(image for image, label in other.items() if label != labels[image]):
+            raise UserError(
+                f"{used} and {path} give different classes to {differing[0]}; remove the wrong one"
+            )
+
+
 def _entries(root: Path, where: str) -> tuple[Path, list[truth.Entry]]:
     """Return the path of the list of classes that exists, and its entries."""
-    for name in (SOLUTION, KIT, f"{KIT}.tar.gz", LIST):
+    for name in LISTS:
         path = root / name
-        if path.is_dir() and name == KIT:
-            return root / TRUTH, list(truth.kit(path))
-        if path.exists() and name.startswith(KIT):
-            return path, truth.packed_kit(path, KIT)
         if path.exists():
-            return path, truth.entries(path)
+            return root / TRUTH if path.is_dir() and name == KIT else path, _read(path)
     raise UserError(
         f"{root / where} holds images without class folders, and none of {SOLUTION}, "
         f"{KIT}/ (or .tar.gz) and {LIST} is in {root} to tell their classes"
     )
+
+
+def _read(path: Path) -> list[truth.Entry]:
+    """Return the entries of a list of classes, whose name says its form."""
+    if path.name == KIT and path.is_dir():
+        return list(truth.kit(path))
+    return truth.packed_kit(path, KIT) if path.name.startswith(KIT) else truth.entries(path)

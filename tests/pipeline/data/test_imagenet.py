@@ -186,6 +186,28 @@ def test_a_development_kit_that_is_wrong_is_refused(imagenet, truth, words):
         images.count()
 
 
+@pytest.mark.parametrize(
+    ("second", "refused"),
+    [
+        (rows(2, 1, 0), "ILSVRC2012_val_00000002"),
+        (rows(WNIDS[1], WNIDS[0], WNIDS[1]), "ILSVRC2012_val_00000001"),
+        (ZERO, None),
+        (rows(2, 0), None),
+        ("a list of another form", None),
+        (rows(3, 1, 2), None),
+    ],
+)
+def test_two_lists_that_contradict_each_other_are_refused(imagenet, second, refused):
+    images = labelled(imagenet, KAGGLE, "LOC_val_solution.csv")
+    (imagenet / "val.txt").write_text(second)
+    if refused is None:
+        assert [item.label for item in images.listing().splits["val"]] == [2, 0, 1]
+        return
+    for looked in (images.count, images.listing):
+        with pytest.raises(UserError, match=f"val.txt give different classes to {refused}; remo"):
+            looked()
+
+
 def test_imagenet_without_any_list_says_what_is_missing(imagenet):
     with pytest.raises(UserError, match=r"none of LOC_val_solution.csv.*val.txt"):
         val_labels(imagenet)
