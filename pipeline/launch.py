@@ -42,7 +42,12 @@ def _command(words: list[str]) -> int:
         return compose.show()
     if asked.searches:
         return sequence.search(asked, launch)
-    return sequence.each(sweep.settled(asked), launch).code
+    runs = sweep.settled(asked)
+    for _, (config, *_) in runs if runs[1:] else ():
+        # a cluster gets a sweep as a whole, and a dry run shows the plan of each run and its error
+        if config.cluster.name == "local" and not config.dry_run:
+            overview.check(config, make_plan(config, frozenset()))
+    return sequence.each(runs, launch).code
 
 
 def launch(composed: Composed, run: Settled, repeated: frozenset[Path]) -> Outcome:

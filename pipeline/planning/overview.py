@@ -32,6 +32,21 @@ def show(config: Config, plan: list[PlannedStage], overrides: list[str]) -> None
         raise no_data
 
 
+def check(config: Config, plan: list[PlannedStage]) -> None:
+    """Refuse a run of a sweep whose images or network `show` would refuse, before the first run.
+
+    Raises:
+        UserError: as `show` raises.
+    """
+    if no_data := preflight.data_error(config, plan):
+        raise no_data
+    if any(planned.runs for planned in plan if planned.stage.name == "train"):
+        images = preflight.images(config, plan[0])
+        begins = not starts.changed_files(config, plan)
+        outline.of(config, images.classes if images else None, begins=begins)
+        outline.try_optimizer(config)
+
+
 def _show(config: Config, plan: list[PlannedStage], overrides: list[str], has_data: bool) -> None:
     """Print the plan and its notes; without images, the number of classes is unknown."""
     changed = starts.changed_files(config, plan)

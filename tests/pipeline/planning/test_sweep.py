@@ -224,3 +224,23 @@ def test_a_search_finds_the_best_of_its_trials(launch, tmp_path):
     best = yaml.safe_load((found / "optimization_results.yaml").read_text())
     results = (launch.root / "stages").glob("eval-*/result.json")
     assert best["best_value"] == max(rundir.read_json(r)["metrics"]["fused/top1"] for r in results)
+
+
+IMPOSSIBLE = [
+    (["model=timm", "model.name=resnet10t,nonsense"], "model.name=nonsense is no"),
+    (["train.batch_size=64,5000"], "larger than the 1437 training images"),
+    (
+        ["model=timm", "data.image_size=16", "model.name=resnet10t,vit_tiny_patch16_224"],
+        "16 pixels",
+    ),
+    (["train.optimizer=sgd,nonsense", "train.lr=0.1"], "train.optimizer=nonsense is no"),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("words", "said"), IMPOSSIBLE, ids=lambda asked: asked[-1])
+def test_an_impossible_run_of_a_sweep_is_refused_before_the_first_begins(inside, words, said):
+    code, _, told = inside("-m", *words, "tracking=disabled")
+    assert (code, told.count("error: ")) == (2, 1), told
+    assert said in told
+    assert not inside.root.exists()
