@@ -99,9 +99,16 @@ def alive(process):
         return False
 
 
+def configure(cluster, configuration):
+    """Replace a cluster's configuration at once: a daemon that reads a half-written file ends."""
+    new = cluster.conf.with_suffix(".new")
+    new.write_text(configuration)
+    new.replace(cluster.conf)
+
+
 def restart(cluster, configuration):
     """Have the controller begin anew, with another configuration."""
-    cluster.conf.write_text(configuration)
+    configure(cluster, configuration)
     end(cluster, "slurmctld")
     start(cluster, "slurmctld")
     wait_for(answers)

@@ -17,7 +17,17 @@ from slurm import scheduler
 from slurm.dev_cluster.daemons import start
 from slurm.records import CANCELLED
 from tests.cluster.job_under_test import commands, preempt
-from tests.cluster.real import boot, call, end, idle, needs_slurm, power_cut, restart, wait_for
+from tests.cluster.real import (
+    boot,
+    call,
+    configure,
+    end,
+    idle,
+    needs_slurm,
+    power_cut,
+    restart,
+    wait_for,
+)  # fmt: skip
 from tests.launcher import PROJECT
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
@@ -38,10 +48,10 @@ def harsh(cluster):
     prolog.write_text(f"#!/bin/sh\n[ ! -e {cluster.directory}/fail ]\n")
     prolog.chmod(0o755)
     plain = cluster.conf.read_text()
-    cluster.conf.write_text(plain + CONFIGURATION.format(directory=cluster.directory))
+    configure(cluster, plain + CONFIGURATION.format(directory=cluster.directory))
     call("scontrol", "reconfigure")
     yield cluster
-    cluster.conf.write_text(plain)
+    configure(cluster, plain)
     call("scontrol", "reconfigure")
 
 
@@ -85,7 +95,7 @@ def test_a_dry_run_shows_the_exit_code_that_the_submitted_script_has(harsh, tmp_
               "cluster=slurm", "cluster.cpus_per_process=1", "+cluster.sbatch.hold=true"]  # fmt: skip
     shown = subprocess.check_output([*launch, "dry_run=true"], cwd=PROJECT, text=True)
     subprocess.run(launch, cwd=PROJECT, check=True)
-    (held,) = [entry.id for entry in scheduler.mine().values() if entry.name.endswith(".prep")]
+    (held,) = [entry.id for entry in scheduler.mine().values() if entry.held]
     submitted = call("scontrol", "write", "batch_script", held, "-")
     scheduler.cancel([held])
     assert traps(shown) == traps(submitted)

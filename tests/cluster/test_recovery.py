@@ -16,7 +16,7 @@ from slurm import scheduler
 from slurm.dev_cluster.daemons import pid, start
 from slurm.job import Job
 from tests.cluster.job_under_test import commands, preempt, update
-from tests.cluster.real import call, end, jobs, kill, needs_slurm, wait_for
+from tests.cluster.real import call, configure, end, jobs, kill, needs_slurm, wait_for
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
@@ -59,7 +59,7 @@ def test_a_successor_does_not_revive_what_was_cancelled(chain, partition):
 
 def test_the_signal_a_site_may_send_before_preemption_is_understood(chain, cluster, tmp_path):
     settings = cluster.conf.read_text()
-    cluster.conf.write_text(f"{settings}SlurmctldParameters=preempt_send_user_signal\n")
+    configure(cluster, f"{settings}SlurmctldParameters=preempt_send_user_signal\n")
     call("scontrol", "reconfigure")
     update(GraceTime=10)
     try:
@@ -68,7 +68,7 @@ def test_the_signal_a_site_may_send_before_preemption_is_understood(chain, clust
         work.finished().lost_nothing()
         assert [row["signal"] for row in work.events("signal")] == ["SIGUSR2"]
     finally:
-        cluster.conf.write_text(settings)
+        configure(cluster, settings)
         call("scontrol", "reconfigure")
 
 
