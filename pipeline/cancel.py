@@ -17,6 +17,7 @@ from pipeline.records import attempt, named, rundir, stage_status, store
 from pipeline.records.schemas import Submission
 from pipeline.records.stage_status import AT_WORK
 from slurm import private, scheduler
+from slurm.entry import Entry
 from slurm.queue import active, alone, of_others, queued, submitted
 from slurm.records import CANCELLED
 
@@ -119,7 +120,7 @@ def _finished(run: Path) -> bool:
     return bool(states) and all(state == "done" for state in states)
 
 
-def _owner(directory: Path, queue: dict[str, scheduler.Entry]) -> int | None:
+def _owner(directory: Path, queue: dict[str, Entry]) -> int | None:
     """Return the other user whose queued job works on a stage."""
     with suppress(OSError):
         entry = active(directory, queue)
@@ -128,7 +129,7 @@ def _owner(directory: Path, queue: dict[str, scheduler.Entry]) -> int | None:
     return None
 
 
-def _queued(directory: Path, queue: dict[str, scheduler.Entry]) -> list[str]:
+def _queued(directory: Path, queue: dict[str, Entry]) -> list[str]:
     """Return the ids of a stage's jobs, as far as they can be read."""
     with suppress(OSError):
         return [entry.id for entry, _ in queued(directory, queue)]

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from slurm import scheduler
+from slurm.entry import Entry
 from slurm.records import Submission
-from slurm.scheduler import Entry, Refused
+from slurm.scheduler import Refused
 
 COMMENT, NAME = "comment", "name"
 

@@ -30,3 +30,19 @@ def numbers(*texts: str) -> set[int]:
     for first, last in re.findall(r"(\d+)(?:-(\d+))?", ",".join(texts)):
         found |= set(range(int(first), int(last or first) + 1))
     return found
+
+
+def elements(text: str) -> list[int]:
+    """Return the elements of an array in SLURM's notation: `0-7`, or `3-199:2,205%10`.
+
+    Raises:
+        ValueError: SLURM cut the text (`0,3,7,…,.....`), or it is something else.
+    """
+    found: list[int] = []
+    for part in text.partition("%")[0].split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
+        if not match:
+            raise ValueError(f"'{text}' does not name the elements of an array")
+        first, last, step = match.groups()
+        found += range(int(first), int(last or first) + 1, int(step or 1))
+    return found

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from slurm import scheduler
+from slurm.entry import SUSPENDED
 from slurm.scheduler import Unreachable
 
 REPORTED = 60.0  # seconds within which SLURM learns that a batch script was killed
@@ -47,7 +48,7 @@ class Script:
             entry = scheduler.patient(lambda: scheduler.find(self._job), REPORTED)
         except Unreachable:  # do not wait longer, because the job holds its nodes
             return False
-        return entry is None or entry.state not in ("RUNNING", *scheduler.SUSPENDED)
+        return entry is None or entry.state not in ("RUNNING", *SUSPENDED)
 
     @property
     def ended(self) -> bool:

@@ -12,9 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from slurm import marks, scheduler
+from slurm.entry import TAKEN, Entry
 from slurm.job import Job
 from slurm.records import Submission
-from slurm.scheduler import Entry, Refused, Unreachable
+from slurm.scheduler import Refused, Unreachable
 
 LOCK = ".lock"
 BACK = 60.0  # seconds within which a controller, or its backup, answers again
@@ -83,12 +84,12 @@ def _refuses(first: str, queue: dict[str, Entry]) -> bool:
     If SLURM no longer knows the predecessor, the successor has checked before, and is working.
     """
     alive = first in queue and queue[first].active
-    return not alive and scheduler.end(first) not in (None, *scheduler.TAKEN)
+    return not alive and scheduler.end(first) not in (None, *TAKEN)
 
 
 def _needs_no_successor(first: str, queue: dict[str, Entry]) -> bool:
     alive = first in queue and queue[first].active
-    return not alive and scheduler.end(first) not in scheduler.TAKEN
+    return not alive and scheduler.end(first) not in TAKEN
 
 
 def of_others(directories: Iterable[Path]) -> dict[str, Entry]:

@@ -15,11 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from slurm import files, scheduler, site
+from slurm.entry import SUSPENDED, Entry
 from slurm.job import DONE, REFUSED, STOPPED, Job
 from slurm.place import blind
 from slurm.records import Event
 from slurm.sbatch import submitted_with
-from slurm.scheduler import Entry
 from slurm.supervise import Allocation
 
 EARLY = 95  # seconds by which the time-limit signal may come early: 65 by SLURM, 30 for the start
@@ -73,7 +73,7 @@ def decide(job: Job, here: Allocation, printed: str = "") -> int:
 def _awake(id: str) -> Entry | None:
     """Return a job's entry once the job is neither suspended nor just resumed."""
     while (entry := scheduler.patient(lambda: scheduler.find(id))) is not None:
-        if entry.state not in scheduler.SUSPENDED:
+        if entry.state not in SUSPENDED:
             break
         time.sleep(POLL)
     return entry

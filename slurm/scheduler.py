@@ -14,15 +14,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from slurm import shell
-from slurm.notation import minutes
+from slurm import answers, shell
+from slurm.entry import ENDED, KILLED, Entry
 
 T = TypeVar("T")
+Parse = Callable[[str], T]
 
 TIMEOUT = 60.0  # seconds for one command
 KILL_WAIT = 30.0  # seconds between SIGTERM and SIGKILL when SLURM ends a job, by default
@@ -33,15 +33,6 @@ AWAY = ("Unable to contact", "Connection refused", "Socket timed out", "Communic
         "Protocol authentication error", "backup controller in standby",
         "Zero Bytes were transmitted", "Resource temporarily unavailable",
         "temporarily unable to accept")  # fmt: skip
-KILLED = "KILLED"  # our word for FAILED by a killed batch script, which could not decide anything
-TAKEN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", KILLED)  # final states of an interrupted job
-HELD = ("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
-SUSPENDED = ("SUSPENDED", "STOPPED")  # the processes are stopped in place
-ENDED = (*TAKEN, "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "REVOKED",
-         "TIMEOUT")  # fmt: skip
-
-
-_HELD = re.compile("[Hh]eld|JobHold")  # JobHeldUser, launch failed requeued held, …
 
 
 class Unreachable(Exception):
@@ -50,58 +41,6 @@ class Unreachable(Exception):
 
 class Refused(Exception):
     """SLURM refused; the message contains SLURM's own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A job, as reported by the controller.
-
-    Args:
-        id: `12`, or `12_3` for an element of an array; `12_[3-9]` for several pending ones.
-        state: RUNNING, PENDING, COMPLETING, …
-        reason: why the job is pending.
-        restarts: number of requeues.
-        start: start time, actual or expected.
-        end: end time, actual or expected: by the time limit, later if the job was suspended,
-            earlier if it is being preempted; None without limit.
-        nodes: names of the job's nodes.
-        after: ids of the jobs that it waits for.
-        comment: the comment, set at submission or by the site.
-        submitted: submit time.
-        limit: time limit, minutes; None without a limit.
-        requeues: whether SLURM may requeue the job.
-        signal: the signal that ended the batch script; 0 if none did.
-    """
-
-    id: str
-    name: str
-    state: str
-    reason: str
-    restarts: int
-    start: datetime | None
-    end: datetime | None
-    nodes: str
-    after: tuple[str, ...]
-    comment: str
-    submitted: datetime | None = None
-    limit: float | None = None
-    requeues: bool = True
-    signal: int = 0
-
-    @property
-    def active(self) -> bool:
-        """Whether the job is pending, running or completing, so no other job may do its work."""
-        return self.state not in ENDED
-
-    @property
-    def orphaned(self) -> bool:
-        """Whether SLURM is ending the job because its batch script was killed."""
-        return self.state == "COMPLETING" and self.signal == signal.SIGKILL
-
-    @property
-    def held(self) -> bool:
-        """Whether the job is held until a release: by a user, or after a failed prolog."""
-        return self.state in HELD or (self.state == "PENDING" and bool(_HELD.search(self.reason)))
 
 
 def call(*command: str) -> str:
@@ -118,7 +57,12 @@ def call(*command: str) -> str:
         raise Refused(f"SLURM_CONF={conf} does not exist; set it to the cluster's slurm.conf")
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT, env=shell.clean()
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            env=shell.clean(),
         )
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{command[0]} did not answer within {TIMEOUT:.0f} s") from None
@@ -136,15 +80,53 @@ def said(stderr: str) -> str:
     return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"
 
 
-# names and comments can contain line breaks, but not these control characters
-_FIELD, _ENTRY = "\x1f", "\x1e\n"
-_FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "StartTime", "EndTime", "NodeList",
-           "Dependency", "Name", "Comment", "SubmitTime", "TimeLimit", "exit_code",
-           "Requeue")  # fmt: skip
-_QUEUE = (
-    "squeue", "--noheader", "--array", "--all", "--states=all",
-    "--Format=" + ",".join(f"{field}:{_FIELD}" for field in _FIELDS) + _ENTRY[0],
-)  # fmt: skip
+_QUEUE = ("squeue", "--noheader", "--array", "--all", "--states=all")
+_NO_SUCH_JOB = "Invalid job id"
+_text_only: set[str] = set()  # commands whose JSON cannot be had here
+
+
+@cache
+def _has_json() -> bool:
+    """Whether --json of this SLURM can be relied on; False if its version is not known.
+
+    Before 24.05.1 squeue prints the jobs of all users, whichever are asked for.
+    """
+    version = re.search(r"(\d+)\.(\d+)\.(\d+)", call("squeue", "--version"))
+    return version is not None and tuple(map(int, version.groups())) >= (24, 5, 1)
+
+
+def _ask(
+    command: tuple[str, ...], text: tuple[str, ...], from_json: Parse[T], from_text: Parse[T]
+) -> T:
+    """Return SLURM's answer, from its JSON if possible, else from its text.
+
+    If a command's JSON fails or cannot be parsed, and its text can be, this process asks for text
+    from then on: SLURM can be built without JSON, and its next version may change the fields.
+
+    Raises:
+        Refused: the command fails.
+        Unreachable: the controller does not answer, or its answer cannot be parsed.
+    """
+    name = command[0]
+    if name not in _text_only and _has_json():
+        try:
+            return from_json(call(*command, "--json"))
+        except Refused as error:
+            if _NO_SUCH_JOB in str(error):
+                raise
+        except ValueError:
+            pass
+    answer = call(*command, *text)
+    try:
+        found = from_text(answer)
+    except ValueError:
+        raise Unreachable(f"{name}'s answer cannot be read: {answer.strip()[:100]!r}") from None
+    _text_only.add(name)
+    return found
+
+
+def _squeue(which: str, from_text: Parse[dict[str, Entry]]) -> dict[str, Entry]:
+    return _ask((*_QUEUE, which), (answers.FORMAT,), answers.queue_from_json, from_text)
 
 
 def mine() -> dict[str, Entry]:
@@ -153,7 +135,12 @@ def mine() -> dict[str, Entry]:
     Raises:
         Unreachable: the controller does not answer.
     """
-    return _entries(call(*_QUEUE, "--me"))
+    return _squeue("--me", _complete)
+
+
+def _complete(text: str) -> dict[str, Entry]:
+    """Return the jobs in an answer in text and, asked for by id, those that squeue left out."""
+    return answers.queue_from_text(text) | known(answers.left_out(text))
 
 
 def find(job: str) -> Entry | None:
@@ -162,13 +149,7 @@ def find(job: str) -> Entry | None:
     Raises:
         Unreachable: the controller does not answer.
     """
-    try:
-        found = _entries(call(*_QUEUE, f"--jobs={job}"))
-    except Refused as error:
-        if "Invalid job id" in str(error):
-            return None
-        raise Unreachable(str(error)) from None  # the job may exist
-    return found.get(job)
+    return known([job]).get(job)
 
 
 def known(ids: Sequence[str]) -> dict[str, Entry]:
@@ -180,61 +161,11 @@ def known(ids: Sequence[str]) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for some in (ids[i : i + 500] for i in range(0, len(ids), 500)):
         try:
-            found |= _entries(call(*_QUEUE, f"--jobs={','.join(some)}"))
+            found |= _squeue(f"--jobs={','.join(some)}", answers.queue_from_text)
         except Refused as error:
-            if "Invalid job id" not in str(error):
+            if _NO_SUCH_JOB not in str(error):
                 raise Unreachable(str(error)) from None  # the jobs may exist
     return found
-
-
-def _entries(text: str) -> dict[str, Entry]:
-    """Parse the output of squeue; return jobs by id.
-
-    Raises:
-        Unreachable: a line cannot be parsed, and could be any job.
-    """
-    try:
-        found = [_entry(*entry.split(_FIELD)) for entry in text.split(_ENTRY) if entry]
-    except (TypeError, ValueError):
-        raise Unreachable(f"squeue's answer cannot be read: {text.strip()[:100]!r}") from None
-    return {entry.id: entry for entry in found}
-
-
-def _entry(
-    job: str, state: str, reason: str, restarts: str, start: str, end: str, nodes: str,
-    dependency: str, name: str, comment: str, submitted: str, limit: str, code: str,
-    requeues: str, nothing: str,
-) -> Entry:  # fmt: skip
-    index = f"_{job.partition('_')[2]}" if "_" in job else ""
-    after = [
-        id + (index if kind == "aftercorr" else "")
-        for kind, id in re.findall(r"(after\w+):(\d+(?:_\d+)?)", dependency)
-    ]
-    return Entry(
-        id=job,
-        name=name,
-        state=state,
-        reason=reason,
-        restarts=int(restarts),
-        start=_time(start),
-        end=_time(end),
-        nodes=nodes,
-        after=tuple(dict.fromkeys(after)),
-        comment=comment,
-        submitted=_time(submitted),
-        limit=minutes(limit),
-        requeues=requeues != "0",
-        signal=_signal(code),
-    )
-
-
-def _signal(code: str) -> int:
-    """Return the signal in an exit code: `0:9`, or before SLURM 23.02 a status as from wait()."""
-    return int(code.rpartition(":")[2]) & 127
-
-
-def _time(text: str) -> datetime | None:
-    return None if text in ("N/A", "NONE", "Unknown") else datetime.fromisoformat(text)
 
 
 def end(job: str) -> str | None:
@@ -247,12 +178,12 @@ def end(job: str) -> str | None:
     if entry and not entry.active:
         killed = entry.state == "FAILED" and entry.signal == signal.SIGKILL
         return KILLED if killed else entry.state
-    asked = ("--noheader", "--parsable2", "--allocations", "--format=State", f"--jobs={job}")
+    asked = ("sacct", "--allocations", f"--jobs={job}")
+    text = ("--noheader", "--parsable2", "--format=State")
     try:
-        told = call("sacct", *asked)
+        state = _ask(asked, text, answers.end_from_json, answers.end_from_text)
     except Refused:  # the site has no accounting
         return None
-    state = next(iter(told.split()), None)  # CANCELLED is followed by the user
     if state is not None and state not in ENDED:
         raise Unreachable(f"accounting has job {job} as {state}, though it is not in the queue")
     return state

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slurm import marks, private, scheduler
+from slurm.entry import Entry
 from slurm.job import Job, Resources
 from slurm.preflight import cancels, room
 from slurm.queue import active, alone, forgotten, queued, settled
 from slurm.records import CANCELLED
 from slurm.records import Submission as Record
 from slurm.sbatch import Executor
-from slurm.scheduler import Entry, Refused, Unreachable
+from slurm.scheduler import Refused, Unreachable
 from slurm.successor import either, succeed
 
 

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, Self
 
 from slurm import orphan, scheduler, site
+from slurm.entry import TAKEN
 from slurm.job import DONE, FAILED, REFUSED, STOPPED, Job
 from slurm.place import Place
 from slurm.records import Event
@@ -187,7 +188,7 @@ def _not_to_succeed(first: str) -> str | None:
         state = scheduler.patient(lambda: scheduler.end(first), AGREE)
     except scheduler.Unreachable:
         state = None
-    if state in scheduler.TAKEN:
+    if state in TAKEN:
         return None
     return (
         f"job {first} ended as {state or 'nobody knows what'}, not preempted; launch again to go on"

@@ -22,9 +22,9 @@ from pipeline.records.lost import seconds
 from pipeline.records.schemas import Event, Progress, Result
 from pipeline.records.spent import eta, gpu_hours
 from slurm import marks, place, scheduler
+from slurm.entry import SUSPENDED, Entry
 from slurm.queue import active, of_others, submitted
 from slurm.records import CANCELLED, Submission
-from slurm.scheduler import Entry
 
 State = Literal[
     "done", "running", "stalled?", "suspended", "stopping", "queued", "waiting", "requeued", "held",
@@ -190,7 +190,7 @@ def _at_work_here(directory: Path) -> tuple[State, str]:
 def _in_queue(entry: Entry, names: dict[str, str]) -> tuple[State, str]:
     if entry.state == "RUNNING":
         return "running", f"on {entry.nodes}"
-    if entry.state in scheduler.SUSPENDED:
+    if entry.state in SUSPENDED:
         return "suspended", f"by SLURM, on {entry.nodes}; it continues there when SLURM resumes it"
     if entry.held:
         return "held", f"{entry.reason}; to release it: scontrol release {entry.id}"

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from slurm import scheduler
 from slurm.dev_cluster.config import Cluster
 from slurm.dev_cluster.daemons import down, up
 from tests.cluster.job_under_test import Chain, update
@@ -24,6 +25,7 @@ def cluster(daemons):
     """Return a cluster of four nodes that everything in this process and below it talks to."""
     before = os.environ.copy()
     os.environ.update(daemons.environment)
+    scheduler._has_json.cache_clear()  # other tests stand in for SLURM
     yield daemons
     call("scancel", "--me")
     wait_for(lambda: not call("squeue", "--me", "--noheader"))

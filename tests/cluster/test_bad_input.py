@@ -102,8 +102,9 @@ def test_a_cluster_that_requeues_nothing_is_refused(cluster, tmp_path):
     real = shutil.which("squeue")
     wrapper = tmp_path / "bin" / "squeue"
     wrapper.parent.mkdir()
-    last = r"\x1f%s\x1f\x1e"  # Requeue
-    wrapper.write_text(f'#!/bin/sh\n{real} "$@" | sed "s/{last % 1}/{last % 0}/"\n')
+    in_text = r"s/\x1f1\x1f\x1e/\x1f0\x1f\x1e/"  # the last field
+    in_json = 's/"requeue": true/"requeue": false/'
+    wrapper.write_text(f"#!/bin/sh\n{real} \"$@\" | sed -e '{in_text}' -e '{in_json}'\n")
     wrapper.chmod(0o755)
     before = {id for id, entry in scheduler.mine().items() if entry.active}
     path = f"{wrapper.parent}:{os.environ['PATH']}"

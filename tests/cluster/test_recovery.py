@@ -14,6 +14,7 @@ import pytest
 
 from slurm import scheduler
 from slurm.dev_cluster.daemons import pid, start
+from slurm.entry import KILLED
 from slurm.job import Job
 from tests.cluster.job_under_test import commands, preempt, update
 from tests.cluster.real import call, configure, end, jobs, kill, needs_slurm, wait_for
@@ -140,7 +141,7 @@ def test_a_successor_goes_on_where_nothing_of_a_job_was_left(chain, cluster, par
     ):
         kill([pid for pid, words in mine if part in " ".join(words)], number)
     work.finished()
-    assert scheduler.end(work.id) == scheduler.KILLED
+    assert scheduler.end(work.id) == KILLED
 
 
 def test_a_crash_loop_is_given_up_with_a_reason(chain):

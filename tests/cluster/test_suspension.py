@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.records import stage_status
 from slurm import scheduler
+from slurm.entry import SUSPENDED
 from slurm.job import Job, Resources
 from tests.cluster.job_under_test import launched
 from tests.cluster.real import call, needs_slurm, wait_for
@@ -46,7 +47,7 @@ def test_longer_than_its_processes_may_be_silent(cluster, tmp_path):
     id = submission.ids[directory]
     wait_for((directory / "step").exists)
     call("scontrol", "suspend", id)
-    entry = wait_for(lambda: (e := scheduler.find(id)).state in scheduler.SUSPENDED and e)
+    entry = wait_for(lambda: (e := scheduler.find(id)).state in SUSPENDED and e)
     assert stage_status._in_queue(entry, {})[0] == "suspended"
     time.sleep(5)
     call("scontrol", "resume", id)

@@ -5,9 +5,10 @@ from datetime import datetime
 import pytest
 
 from slurm import doctor, marks
+from slurm.entry import Entry
 from slurm.queue import queued
 from slurm.records import Submission
-from slurm.scheduler import Entry, Refused
+from slurm.scheduler import Refused
 
 NOW = datetime(2026, 11, 27, 10)
 

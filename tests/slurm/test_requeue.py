@@ -6,9 +6,9 @@ from datetime import datetime
 import pytest
 
 from slurm import requeue, supervise
+from slurm.entry import Entry
 from slurm.job import DONE, REFUSED, STOPPED, Job, Resources
 from slurm.records import CANCELLED, Event
-from slurm.scheduler import Entry
 from slurm.supervise import Allocation
 
 START = datetime(2026, 11, 27, 10).timestamp()

@@ -11,7 +11,7 @@ from benchmarks.disturbances.night import URGENT, Night
 from benchmarks.disturbances.subjects import Subject
 from slurm import scheduler
 from slurm.dev_cluster.daemons import start
-from slurm.scheduler import Entry
+from slurm.entry import Entry
 from tests.cluster.job_under_test import update
 from tests.cluster.real import answers, call, end, jobs, power_cut
 

@@ -10,9 +10,9 @@ from typing import Any
 from benchmarks.disturbances.subjects import Hashes, Subject
 from slurm import marks, scheduler
 from slurm.dev_cluster.config import Cluster
+from slurm.entry import Entry
 from slurm.queue import queued, submitted
 from slurm.records import Event
-from slurm.scheduler import Entry
 from tests.cluster.job_under_test import commands
 from tests.cluster.test_shells import HOSTILE
 

@@ -13,9 +13,9 @@ from benchmarks.chaos import SETTINGS, differences
 from benchmarks.killing import rows
 from pipeline.records import rundir, store
 from slurm import scheduler
+from slurm.entry import Entry
 from slurm.queue import active, queued
 from slurm.records import CANCELLED, EVENTS
-from slurm.scheduler import Entry
 from tests.cluster.job_under_test import Chain
 
 STEPS = 3  # an attempt that made so many steps is working

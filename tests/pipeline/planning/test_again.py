@@ -200,8 +200,8 @@ def test_what_somebody_works_on_is_not_taken_away(tmp_path):
 
 @pytest.mark.parametrize("state", ["RUNNING", "PENDING", "COMPLETING"])
 def test_what_a_job_works_on_or_from_is_not_taken_away(tmp_path, monkeypatch, state):
+    from slurm.entry import Entry
     from slurm.records import Submission
-    from slurm.scheduler import Entry
 
     finish(tmp_path)
     other = finish(tmp_path, "latency.repeats=11", stages=["latency"], state="begun")["latency"]

@@ -5,8 +5,8 @@ from datetime import datetime
 import pytest
 
 from pipeline.records import stage_status
+from slurm.entry import Entry
 from slurm.records import Event, Submission
-from slurm.scheduler import Entry
 
 PLAIN = {"id": "7", "nodes": "n1", "reason": "None", "restarts": 0, "after": ()}
 
