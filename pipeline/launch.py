@@ -43,10 +43,7 @@ def _command(words: list[str]) -> int:
     if asked.searches:
         return sequence.search(asked, launch)
     runs = sweep.settled(asked)
-    for _, (config, *_) in runs if runs[1:] else ():
-        # a cluster gets a sweep as a whole, and a dry run shows the plan of each run and its error
-        if config.cluster.name == "local" and not config.dry_run:
-            overview.check(config, make_plan(config, frozenset()))
+    sequence.check(runs)
     return sequence.each(runs, launch).code
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,22 +11,35 @@ from pipeline.display.errors import DONE
 from pipeline.execution import dispatch
 from pipeline.execution.dispatch import Outcome
 from pipeline.execution.slurm import Launch
-from pipeline.planning import named_run
+from pipeline.planning import named_run, overview
 from pipeline.planning import search as optuna
 from pipeline.planning.arguments import Asked
 from pipeline.planning.compose import Composed
 from pipeline.planning.named_run import Settled
+from pipeline.planning.plan import make_plan
 
+Run = tuple[Composed, Settled]  # what the user asked for, and the configuration that follows
 One = Callable[[Composed, Settled, frozenset[Path]], Outcome]  # launches one run
 
 
-def each(
-    runs: Iterable[tuple[Composed, Settled]], launch: One, repeated: frozenset[Path] = frozenset()
-) -> Outcome:
+def check(runs: Sequence[Run]) -> None:
+    """Check all runs of a sweep on this machine, so that no run begins if a later one is refused.
+
+    A cluster gets a sweep as a whole, and a dry run shows each run before its error.
+
+    Raises:
+        UserError: a run has no images, or its network cannot be built or trained.
+    """
+    for _, (config, *_) in runs if len(runs) > 1 else ():
+        if config.cluster.name == "local" and not config.dry_run:
+            overview.check(config, make_plan(config, frozenset()))
+
+
+def each(runs: Sequence[Run], launch: One, repeated: frozenset[Path] = frozenset()) -> Outcome:
     """Launch runs one after the other; on a cluster, a sweep is submitted as a whole or not.
 
     Args:
-        runs: what the user asked for, and the configuration that follows, of each run.
+        runs: the runs.
         launch: launches one run.
         repeated: stage directories that this command has already repeated.
     """
