@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CLASS = ("cls", "cls.txt")
 PATIENCE = 5.0  # seconds for counting; the number in the remaining shards is estimated by size
+IMAGELESS = "no image among its parts:"
 LONGEST = 1000  # bytes of a file with a class
 MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
@@ -66,11 +67,13 @@ class WebDataset:
         until = time.monotonic() + PATIENCE
         files = [fact(self.root, name) for names in self._files[0].values() for name in names]
         found = seen = 0
+        passed: list[Row] = []
         for file in files:
-            found += sum(1 for _ in self._samples(file.name, []))
+            found += sum(1 for _ in self._samples(file.name, passed))
             seen += file.size
             if time.monotonic() > until:
                 return round(found * sum(file.size for file in files) / seen)
+        self._refuse_imageless(found, passed)
         return found
 
     def listing(self) -> Listing:
@@ -83,6 +86,7 @@ class WebDataset:
                 for sample in self._samples(name, passed):
                     rows[split].append((f"{name}/{sample.name}", sample.label))
                     offsets.append(sample.offset)
+        self._refuse_imageless(len(offsets), passed)
         classes, items = labelled(rows, (), self.root)
         return Listing(
             classes=classes,
@@ -97,6 +101,15 @@ class WebDataset:
         shard = name.partition(f"{tars.TAR}/")[0] + tars.TAR
         return tars.read(self.root / shard, offset)
 
+    def _refuse_imageless(self, images: int, passed: list[Row]) -> None:
+        """Refuse shards in which no member has the ending of an image format, e.g. `KEY.a.png`."""
+        found = (row for row in passed if row["reason"].startswith(IMAGELESS))
+        if images == 0 and (row := next(found, None)):
+            raise UserError(
+                f"{self.root} has no images: {row['name']!a} has {row['reason']}; write them as "
+                "KEY.jpg, KEY.png, … with KEY.cls, and no other dot in the name after KEY"
+            )
+
     def _samples(self, shard: str, passed: list[Row]) -> Iterator[Sample]:
         """Yield the images of a shard; record ignored members.
 
@@ -106,7 +119,8 @@ class WebDataset:
         where = self.root / shard
         for key, members in self._members(shard, passed).items():
             if not members.image:
-                passed.append({"name": f"{shard}/{key}", "reason": "no image of this name"})
+                reason = f"{IMAGELESS} {', '.join(members.endings)}"
+                passed.append({"name": f"{shard}/{key}", "reason": reason})
             elif members.label is None:
                 raise UserError(
                     f"{where} has {members.image!a} without its class: of {key!a} there is "

@@ -1,58 +1,14 @@
 """Tar shards as they are found: samples, classes and splits; a broken member is named."""
 
-import io
 import re
 import tarfile
 
 import pytest
 
 from pipeline.data.sources import changes, webdataset
-from pipeline.data.sources.choose import source
 from pipeline.display.errors import UserError
-from tests.pipeline.data.preparing import Prepared, encoded, picture, settings
-
-IMAGES = [encoded(picture(n)) for n in range(12)]
-
-
-def sample(number, label=None, key="{:04d}", ending="jpg"):
-    """Return the members of an image and its class, as bytes by name."""
-    name = key.format(number)
-    label = number % 2 if label is None else label
-    return {f"{name}.{ending}": IMAGES[number], f"{name}.cls": str(label).encode()}
-
-
-def samples(*numbers, **changes):
-    return {name: data for n in numbers for name, data in sample(n, **changes).items()}
-
-
-def tar(members):
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as file:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
-    return stream.getvalue()
-
-
-def write(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(tar(members))
-    return path
-
-
-def shards(root):
-    """Write two shards to train on and one to validate on."""
-    write(root / "x-train-0000.tar", samples(0, 1, 2, 3))
-    write(root / "x-train-0001.tar", samples(4, 5, 6, 7))
-    write(root / "x-val-0000.tar", samples(8, 9, 10, 11))
-    return root
-
-
-def found(root, val_fraction=None, train=None, val=None):
-    return source(
-        settings(name="webdataset", root=str(root), val_fraction=val_fraction, train=train, val=val)
-    )
+from tests.pipeline.data.preparing import Prepared
+from tests.pipeline.data.tarred import IMAGES, found, samples, shards, tar, write
 
 
 def images_of(reader, listing):
@@ -115,7 +71,7 @@ def test_what_is_passed_over_is_listed(tmp_path):
     assert passed == {
         "a.tar/README": "no KEY.ENDING",
         "a.tar/._0000.jpg": "no KEY.ENDING",
-        "a.tar/9": "no image of this name",
+        "a.tar/9": "no image among its parts: cls",
         "b.tar": "not among data.train and data.val",
         "c.tar.gz": "no .tar by its name",
     }
@@ -214,7 +170,15 @@ WRONG = {
         made(samples(0) | samples(1, label="x")),
         r"names \('x'\) and numbers \(0",
     ),
-    "no image": (made({"0.npy": b"", "0.cls": b"1"}), "has no images; add some"),
+    "no image": (
+        made({"0.npy": b"", "0.cls": b"1"}),
+        "has no images: 'a.tar/0' has no image among its parts: npy, cls; write",
+    ),
+    "endings of two parts": (
+        made({"0.input.png": IMAGES[0], "0.target.cls": b"1"}),
+        "has no image among its parts: input.png, target.cls; write them as KEY.jpg",
+    ),
+    "nothing in it": (made({}), "has no images; add some"),
     "one class": (made(samples(0, 2)), "images of one class only, 0"),
 }
 
@@ -260,6 +224,12 @@ def test_a_validation_class_without_training_images_is_refused(tmp_path):
         UserError, match=r"0001.tar/0003.jpg has the label 7 in val, of which there"
     ):
         found(tmp_path).listing()
+
+
+def test_shards_without_images_are_refused_at_launch(tmp_path):
+    write(tmp_path / "a.tar", {"0.input.png": IMAGES[0], "0.target.cls": b"1"})
+    with pytest.raises(UserError, match=r"has no images: 'a.tar/0' has no image among its parts"):
+        found(tmp_path, 0.25).count()
 
 
 def test_many_shards_are_counted_by_their_size(tmp_path, monkeypatch):
