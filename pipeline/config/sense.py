@@ -52,6 +52,7 @@ NOT_IN_WANDB = "/\\#?%:"  # characters that W&B refuses in names
 OPSET = 23  # the newest that the exporter of torch 2.10 knows
 EXACT = 2.0**-52  # relative spacing of float64
 HUE = 0.5  # share of the colour circle, in either direction; this covers the whole circle
+JITTER = 10  # largest change of brightness, contrast and saturation: beyond, images are noise
 
 
 def wrong(flat: Flat) -> str | None:
@@ -122,8 +123,11 @@ def _augmentation(flat: Flat) -> Iterator[str]:
         yield f"{prefix}.cutout_clip=true clips no square; give {prefix}.cutout, e.g. {size // 2}"
     if flat[f"{prefix}.rotate"] > 180:
         yield f"{prefix}.rotate={flat[f'{prefix}.rotate']} is over half a turn; use at most 180"
-    if flat[f"{prefix}.jitter"][3] > HUE:
-        yield f"{prefix}.jitter turns the hue by {flat[f'{prefix}.jitter'][3]}; use at most {HUE}"
+    *others, hue = flat[f"{prefix}.jitter"]
+    if hue > HUE:
+        yield f"{prefix}.jitter turns the hue by {hue}; use at most {HUE}"
+    if max(others) > JITTER:
+        yield f"{prefix}.jitter changes a colour by the factor {max(others)}; use at most {JITTER}"
 
 
 def _learning_rate(flat: Flat) -> Iterator[str]:

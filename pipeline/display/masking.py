@@ -66,6 +66,7 @@ PLACED = [
     for text in (
         r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,20}://[^\s/@:'\"]{0,200}:(?P<value>[^\s/@]+)@",
         r"://(?P<value>(?=[^\s/@:]{0,80}\d)[\w.-]{20,200})@",
+        r"\bs3[an]?://[^\s/@:'\"]{1,200}:(?P<value>[^\s/@]+)/",  # s3://KEY:SECRET/bucket
         rf"\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?{VALUE}",
         r"(?<![\w-])(?:set-)?cookie:\s+(?P<value>[^'\"\n]+)",
         r"\b(?-i:Bearer|BEARER)\s+(?!token|auth)(?P<value>[\w.~+/=-]+)",

@@ -20,6 +20,7 @@ REFUSED = [
     ("train.augment.crop=resized train.augment.scale=[1.0,0.08]", "write [0.08,1.0]"),
     ("train.augment.crop=resized train.augment.ratio=[2.0,0.5]", "write [0.5,2.0]"),
     ("train.augment.jitter=[0.0,0.0,0.0,0.7]", "use at most 0.5"),
+    ("train.augment.jitter=[0.4,1000.0,0.4,0.0]", "use at most 10"),
     ("train.augment.rotate=181.0", "use at most 180"),
     ("train.augment.cutout=16", "covers whole images"),
     ("train.augment.crop=pad train.augment.padding=16", "takes all of images"),

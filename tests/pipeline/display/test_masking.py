@@ -68,6 +68,7 @@ SECRET = [
     ("dapi0123456789abcdef0123456789abcdef", "***"),
     ("https://user:hunter2@host/x", "https://user:***@host/x"),
     ("s3://key:hunter2@bucket", "s3://key:***@bucket"),
+    ("s3://key:hunter2/bucket", "s3://key:***/bucket"),
     ("ghp_abcdefghijklmnopqrstuvwxyz0123456789", "***"),
     ("echo sk-proj-abcdef0123456789abcdef", "echo ***"),
     ("hf_abcdefghijklmnopqrstuvwxyz", "***"),
