@@ -85,7 +85,7 @@ def _load(
     fusing gave to a convolution, and the network's convolution has none, the convolution gets one.
     """
     path = Path(str(model.pretrained))
-    held = weights.read(path, model.pretrained_sha256)
+    held = weights.named_as(weights.read(path, model.pretrained_sha256), network.state_dict())
     head = architectures.head(model, classes, channels)
     told: list[str] = []
     others: list[str] = []

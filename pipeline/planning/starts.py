@@ -175,10 +175,13 @@ def _no_weights(path: Path, begin: bytes) -> str | None:
 def _of_archive(path: Path) -> str | None:
     """Return what a zip archive is; None if it may hold weights written by `torch.save`."""
     try:
-        names = {name.partition("/")[2] for name in zipfile.ZipFile(path).namelist()}
+        names = zipfile.ZipFile(path).namelist()
     except (OSError, zipfile.BadZipFile):
         return None  # truncated: torch will report where
-    return next((what for name, what in ARCHIVES.items() if name in names), None)
+    if names and all(name.endswith(".npy") for name in names):
+        return f"an archive of numpy arrays (.npz), which torch cannot read; {GIVE}"
+    inside = {name.partition("/")[2] for name in names}
+    return next((what for name, what in ARCHIVES.items() if name in inside), None)
 
 
 @cache  # each run of a sweep calls this

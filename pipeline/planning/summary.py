@@ -175,9 +175,9 @@ def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:
 
 
 def outcome(stage: str, directory: Path) -> str:
-    """Return the result of a finished stage in a few words, and the reason if nothing grew."""
+    """Return the result of a stage in a few words; if nothing grew, also what could not grow."""
     metrics = store.read(Result, directory).metrics
-    why = _why_not_grown(directory) if stage == "train" and metrics.get("grown") == 0 else ""
+    why = _could_not_grow(directory) if stage == "train" and metrics.get("grown") == 0 else ""
     return describe(stage, metrics) + why
 
 
@@ -189,14 +189,14 @@ def describe(stage: str, metrics: Metrics) -> str:
         return f"it lacks {error}"
 
 
-def _why_not_grown(directory: Path) -> str:
-    """Return the reason why most convolutions of a training did not grow; "" if it is unknown."""
+def _could_not_grow(directory: Path) -> str:
+    """Return the commonest reason why convolutions were left alone; "" if none were."""
     try:
         left = rundir.read_json(directory / "structure.json").get("left", {})
     except (OSError, UserError):  # the reason only explains the result, which is valid without it
         return ""
     ((reason, count),) = Counter(left.values()).most_common(1) or [("", 0)]
-    return f"; nothing grew: {reason} ({_count(count, 'convolution')})" if count else ""
+    return f"; {_count(count, 'convolution')} could not grow: {reason}" if count else ""
 
 
 def _prep(m: Metrics) -> str:

@@ -117,7 +117,7 @@ def test_skipped_steps_are_shown():
     assert "3 steps skipped" in summary.describe("train", metrics | {"skipped": 3})
 
 
-def test_where_nothing_grew_the_reason_is_beside_it(tmp_path):
+def test_where_nothing_grew_the_convolutions_that_could_not_are_beside_it(tmp_path):
     numbers = {
         "top1": 9.0,
         "epochs": 2,
@@ -129,7 +129,7 @@ def test_where_nothing_grew_the_reason_is_beside_it(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps({"seconds": 1.0, "metrics": numbers}))
     assert summary.outcome("train", tmp_path).endswith("; adjusting took 40.0 % of the cost")
     (tmp_path / "structure.json").write_text(json.dumps({"left": {"a": "frozen", "b": "frozen"}}))
-    assert summary.outcome("train", tmp_path).endswith("; nothing grew: frozen (2 convolutions)")
+    assert summary.outcome("train", tmp_path).endswith("; 2 convolutions could not grow: frozen")
     numbers["grown"] = 1
     (tmp_path / "result.json").write_text(json.dumps({"seconds": 1.0, "metrics": numbers}))
-    assert "nothing grew" not in summary.outcome("train", tmp_path)
+    assert "could not grow" not in summary.outcome("train", tmp_path)

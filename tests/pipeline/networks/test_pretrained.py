@@ -138,6 +138,8 @@ def test_a_head_of_other_classes_is_drawn_anew_and_told(tmp_path):
     )
     assert torch.equal(made.features[0].weight, source.features[0].weight)
     assert torch.equal(made.classifier.weight, network(seed=1).classifier.weight)
+    wrapped = {f"module.{name}": value for name, value in source.state_dict().items()}
+    assert begun(stored(tmp_path, wrapped))[1] == [told]
     _, (told,) = begun(stored(tmp_path, source.state_dict()), counted=False)
     assert told.endswith("if prep finds as many classes as it has, else with a new one")
 

@@ -137,6 +137,7 @@ def test_what_may_be_weights_is_left_to_torch(tmp_path, root, make):
         (lambda path: path.write_text("<!DOCTYPE html>"), "is a page of the web"),
         (archive("archive_format", "byteorder"), "is an exported program (.pt2), which holds code"),
         (archive("constants.pkl", "data.pkl"), "is a TorchScript program, which holds code; give"),
+        (archive("a.npy", "b.npy"), "is an archive of numpy arrays (.npz)"),
         (lambda path: path.write_bytes(b"\x89HDF\r\n"), "is an HDF5 file"),
         (lambda path: path.write_bytes(b"\x1f\x8b\x08"), "is compressed (gzip); unpack it"),
         (lambda path: path.write_text('{"weight_map": 1}'), "lists several files of weights; load"),
