@@ -27,7 +27,7 @@ from benchmarks import PROJECT, evidence
 
 KINDS = {
     "other people: processes and ports": ["execution/test_processes"],
-    "other people: files that carry code": ["test_trust", "test_example"],
+    "other people: code in files and folders": ["test_trust", "test_example", "test_planted"],
     "other people: names from outside": ["display/test_outside"],
     "other people: roots, caches, devices, secrets": [
         "records/test_caches", "execution/test_code_snapshot", "display/test_masking",
