@@ -40,7 +40,12 @@ TOGETHER = [
     ("lamb", "onecycle", "linear", "train.layer_decay=0.7 train.head_lr=0.02"),
     ("muon", "linear", "grow", "train.ema_warmup=true"),
     ("adafactor", "cosine", "dyrep", "train.patience=3"),
-    ("sgd", "plateau", "linear", "train.decay_epochs=1 train.ship=best train.accumulate=2"),
+    (
+        "sgd",
+        "plateau",
+        "linear",
+        "train.decay_epochs=1 train.patience=3 train.ship=best train.accumulate=2",
+    ),
     ("adamw", "restarts", "grow", "train.cycle_epochs=1 train.cycle_growth=2 train.ship=best"),
     ("lion", "polynomial", "grow", "train.decay_power=2 train.accumulate=6"),
     (
