@@ -95,7 +95,9 @@ def chosen(names: str | None) -> list[dict[str, str]]:
 def _rehearse(resources: Resources, folder: Path) -> None:
     """Let sbatch test the script without submitting it."""
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
-        script.write(Executor(folder, Path.cwd(), resources).text())
+        executor = Executor(folder, Path.cwd(), resources)
+        executor.prepare("rehearsal", "TOKEN", "", 1)  # adds the further options of sbatch
+        script.write(executor.text())
         script.flush()
         scheduler.call("sbatch", "--test-only", script.name)
 
@@ -135,6 +137,7 @@ def _say(resources: Resources) -> str:
     kind = f" {resources.gpu_type}" if resources.gpu_type else ""
     asked += [f"{resources.gpus_per_node}{kind} GPUs"] if resources.gpus_per_node else []
     asked += [f"{resources.memory} GB"] if resources.memory else []
+    asked += [f"cluster.sbatch.{name}={value}" for name, value in resources.sbatch.items()]
     return ", ".join(asked)
 
 

@@ -1,5 +1,7 @@
 """Where a job may run: in one partition, in several, or where a plugin of the site puts it."""
 
+from pathlib import Path
+
 import pytest
 
 from slurm import preflight
@@ -89,3 +91,12 @@ def test_of_several_ways_to_be_preempted_the_worst_counts(cluster, names, mode):
 )
 def test_gpus_are_asked_for_with_their_type(number, kind, asked):
     assert _gres(Resources(time_limit=5, gpus_per_node=number, gpu_type=kind)) == asked
+
+
+def test_the_rehearsal_has_the_further_options_of_sbatch(monkeypatch, tmp_path):
+    scripts = []
+    monkeypatch.setattr(
+        preflight.scheduler, "call", lambda *words: scripts.append(Path(words[-1]).read_text())
+    )
+    preflight._rehearse(Resources(time_limit=5, sbatch={"nodelist": "n99"}), tmp_path)
+    assert "#SBATCH --nodelist=n99" in scripts[0]
