@@ -11,7 +11,16 @@ from pipeline.display import exits
 from pipeline.execution import dispatch, resources, sequence
 from pipeline.execution.dispatch import Outcome
 from pipeline.execution.slurm import Launch
-from pipeline.planning import arguments, compose, explain, named_run, overview, preflight, sweep
+from pipeline.planning import (
+    arguments,
+    compose,
+    explain,
+    named_run,
+    overview,
+    preflight,
+    safety,
+    sweep,
+)
 from pipeline.planning.compose import Composed
 from pipeline.planning.named_run import Settled
 from pipeline.planning.outline import catalogue
@@ -57,6 +66,7 @@ def launch(composed: Composed, run: Settled, repeated: frozenset[Path]) -> Outco
     """
     config, _, overrides = run
     plan = make_plan(config, repeated)
+    safety.tell(config)
     preflight.check(config)
     resources.check(config)
     preflight.check_stages(config, plan)

@@ -11,7 +11,7 @@ from pipeline.display.errors import DONE
 from pipeline.execution import dispatch
 from pipeline.execution.dispatch import Outcome
 from pipeline.execution.slurm import Launch
-from pipeline.planning import named_run, overview
+from pipeline.planning import named_run, overview, preflight
 from pipeline.planning import search as optuna
 from pipeline.planning.arguments import Asked
 from pipeline.planning.compose import Composed
@@ -28,10 +28,12 @@ def check(runs: Sequence[Run]) -> None:
     A cluster gets a sweep as a whole, and a dry run shows each run before its error.
 
     Raises:
-        UserError: a run has no images, or its network cannot be built or trained.
+        UserError: a run has no images or no root that can be written, or its network cannot be
+            built or trained.
     """
     for _, (config, *_) in runs if len(runs) > 1 else ():
         if config.cluster.name == "local" and not config.dry_run:
+            preflight.check(config)
             overview.check(config, make_plan(config, frozenset()))
 
 

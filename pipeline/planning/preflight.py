@@ -16,7 +16,7 @@ from pipeline.custom import code
 from pipeline.data.sources.choose import source
 from pipeline.data.sources.folders import ImageFolder
 from pipeline.display.errors import OTHERS, UserError
-from pipeline.planning import again, machine, outline, safety
+from pipeline.planning import again, machine, outline
 from pipeline.planning.plan import verify
 from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import caches, disk, rundir, store
@@ -34,7 +34,6 @@ def check(config: Config) -> None:
     Raises:
         UserError: the launch would fail; the message names the setting and the cure.
     """
-    safety.tell(config)
     if sys.flags.optimize > 1:
         raise UserError(
             "Python takes docstrings away here, and DALI needs them; `unset PYTHONOPTIMIZE`, and "

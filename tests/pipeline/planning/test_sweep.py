@@ -237,6 +237,15 @@ IMPOSSIBLE = [
 ]
 
 
+def test_a_sweep_with_a_root_that_cannot_be_is_refused_before_its_first_run_begins(inside):
+    first = inside.root
+    inside.root = f"{first},/dev/null/x"
+    code, _, told = inside("-m", "tracking=disabled", "stage=prep")
+    assert (code, told.count("error: ")) == (2, 1), told
+    assert "/dev/null is not a directory; choose another root=" in told
+    assert not first.exists()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(("words", "said"), IMPOSSIBLE, ids=lambda asked: asked[-1])
 def test_an_impossible_run_of_a_sweep_is_refused_before_the_first_begins(inside, words, said):
