@@ -73,8 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{mark} {finding.what}", flush=True)
             if finding.cure:
                 print(f"       → {finding.cure}", flush=True)
-    except (Refused, Unreachable) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (Refused, Unreachable, OSError) as error:
+        cure = "; choose another --dir" if isinstance(error, OSError) else ""
+        print(f"error: {error}{cure}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -102,8 +103,8 @@ def examine(resources: Resources, directory: Path) -> Iterator[Finding]:
     """
     yield Finding(True, f"{scheduler.call('sinfo', '--version').strip()} answers")
     settings = site.config()
-    directory.mkdir(parents=True, exist_ok=True)
     preflight.check(resources, directory)
+    directory.mkdir(parents=True, exist_ok=True)
     if who := private.writers(directory):
         cure = "close it (chmod go-w) or choose another, unless you trust them"
         yield Finding(None, f"{who} may write to {directory}, and so change what jobs read", cure)

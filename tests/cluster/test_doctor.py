@@ -52,6 +52,7 @@ def test_a_job_that_does_not_start_is_told_with_its_reason(cluster, tmp_path, mo
     ("arguments", "environment", "words"),
     [
         (["--partition", "nowhere"], {}, "no partition nowhere; choose one of low, high"),
+        (["--dir", "/dev/null/x"], {}, "'/dev/null/x'; choose another --dir"),
         (
             [],
             {"SLURM_CONF": "/nowhere/slurm.conf"},
@@ -60,7 +61,8 @@ def test_a_job_that_does_not_start_is_told_with_its_reason(cluster, tmp_path, mo
     ],
 )
 def test_bad_input_is_one_line(cluster, tmp_path, arguments, environment, words):
-    done = doctor("--dir", str(tmp_path), *arguments, environment=environment)
+    done = doctor("--dir", str(tmp_path / "new"), *arguments, environment=environment)
     assert done.returncode == 2
+    assert not list(tmp_path.iterdir())
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
