@@ -141,7 +141,7 @@ def carded(name):
         "fusion": {"max_rel_error": 0.0, "images": 1},
         "preprocess": {
             "classes": [name], "resize": 8, "image_size": 8, "interpolation": "bilinear",
-            "mean": [0.0] * 3, "std": [1.0] * 3,
+            "mean": [0.0] * 3, "std": [1.0] * 3, "colour": "RGB",
         },
     }  # fmt: skip
 
