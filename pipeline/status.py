@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config.base import STAGE_NAMES
+from pipeline.contract.table import STAGES
 from pipeline.display import exits
 from pipeline.display.errors import DONE, UserError
 from pipeline.display.terminal import Terminal, bold
 from pipeline.planning.summary import outcome
-from pipeline.records import named, rundir, stage_status, store
+from pipeline.records import named, repeats, rundir, stage_status, store
 from pipeline.records.schemas import Run
 from pipeline.records.stage_status import Standing
 from slurm.records import Submission
@@ -52,7 +53,10 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
         note = ""
     waits = stage_status.names_of(runs.items(), queue or {})
     found = {
-        name: [stage_status.of(stage, path, queue, waits) for stage, path in stages.items()]
+        name: [
+            _in_its_run(stage_status.of(stage, path, queue, waits), stages)
+            for stage, path in stages.items()
+        ]
         for name, stages in runs.items()
     }
     for run in found_runs:
@@ -71,6 +75,18 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
         console.print(f"note: {told}", style="yellow", soft_wrap=True)
     console.print(_last_line(found, root), soft_wrap=True)
     return DONE
+
+
+def _in_its_run(standing: Standing, stages: dict[str, Path]) -> Standing:
+    """Return the status of a stage; a finished one says if it is out of date."""
+    directories = {name: path.resolve() for name, path in stages.items()}
+    parents = [directories[p] for p in STAGES[standing.stage].parents if p in directories]
+    with suppress(UserError, OSError):  # damaged records are told elsewhere
+        older = repeats.behind(directories[standing.stage], parents)
+        if standing.state == "done" and older:
+            why = f"older than {older}, which was repeated since; launch again to repeat it"
+            return dataclasses.replace(standing, why=why)
+    return standing
 
 
 def _by_slurm(directory: Path) -> bool:

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from pipeline import status
 from pipeline.compare import collect, table
 from pipeline.compare.answer import answer
 from pipeline.display.errors import UserError
@@ -157,6 +158,18 @@ def test_what_follows_but_was_not_wanted_is_out_of_date_until_it_is(tmp_path):
     repeat(tmp_path)
     assert set(actions(tmp_path)) == {"skip"}
     assert actions(tmp_path, *other) == ["skip"] * 4 + ["repeat"]
+
+
+def test_status_says_which_stages_are_out_of_date(tmp_path, capsys):
+    other = ["train.lr=0.3", "name=other"]
+    finish(tmp_path, *other)
+    named_run.record(config(tmp_path, *other), {}, make_plan(config(tmp_path, *other)))
+    for repeated, count in ((False, 0), (True, 4)):
+        if repeated:
+            repeat(tmp_path, "again=[prep]", "stage=prep")
+        assert status.main(["other", "--json", "--root", str(tmp_path)]) == 0
+        said = capsys.readouterr().out
+        assert said.count("older than prep, which was repeated since; launch again") == count
 
 
 def test_runs_of_a_sweep_repeat_what_they_share_once(tmp_path):
