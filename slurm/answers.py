@@ -19,6 +19,8 @@ from typing import Any
 from slurm.entry import Entry
 from slurm.notation import elements, minutes
 
+Described = dict[str, Any]  # a job as SLURM's JSON describes it
+
 # names and comments can contain line breaks, but not these control characters
 _FIELD, _ENTRY = "\x1f", "\x1e\n"
 _FIELDS = ("JobID", "JobArrayID", "State", "Reason", "RestartCnt", "StartTime", "EndTime",
@@ -146,15 +148,15 @@ def _after(id: str, dependency: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _jobs(text: str) -> list[dict[str, Any]]:
+def _jobs(text: str) -> list[Described]:
     answer = json.loads(text)
     if answer.get("errors"):
         raise ValueError(f"SLURM reports {answer['errors']}")
-    jobs: list[dict[str, Any]] = answer["jobs"]
+    jobs: list[Described] = answer["jobs"]
     return jobs
 
 
-def _from_job(job: dict[str, Any]) -> Iterator[Entry]:
+def _from_job(job: Described) -> Iterator[Entry]:
     """Yield a job, or each of the pending elements that JSON has as one job."""
     limit, end = _number(job["time_limit"]), _moment(job["end_time"])
     if limit == math.inf and end and end > datetime.now():
@@ -178,7 +180,7 @@ def _from_job(job: dict[str, Any]) -> Iterator[Entry]:
         )
 
 
-def _ids(job: dict[str, Any]) -> list[str]:
+def _ids(job: Described) -> list[str]:
     pending = _string(job["array_task_string"])
     if pending:
         array = _whole(job["array_job_id"])
