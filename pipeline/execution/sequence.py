@@ -41,7 +41,7 @@ def each(runs: Sequence[Run], launch: One, repeated: frozenset[Path] = frozenset
     """Launch runs one after the other; on a cluster, a sweep is submitted as a whole or not.
 
     Args:
-        runs: the runs.
+        runs: what the user asked for, and the configuration that follows, of each run.
         launch: launches one run.
         repeated: stage directories that this command has already repeated.
     """
