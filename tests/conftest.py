@@ -1,7 +1,7 @@
-"""What several tests need: the command line with a root of its own, and one finished run.
+"""Provide what several tests need: launchers, and one finished run.
 
-`make test` runs the suite in four processes, for two cores: the tests on a real SLURM, in two of
-them with a cluster each, mostly wait.
+`make test` runs the suite in four processes, even on two cores. Two of the processes run the tests
+on a real SLURM, each with a cluster of its own, and those tests mostly wait.
 """
 
 import gc
@@ -11,14 +11,14 @@ import shutil
 
 import pytest
 
-# Two processes that each compute in as many threads as there are cores wait for each other.
+# If each of several processes uses one thread per core, the threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.launcher import SMALL, Inside, Launcher
 
 STARTS = {"launch", "finished", "copied", "recorder"}  # fixtures that start stages or W&B's client
-LEFT_OUT = {"cluster", "zoo", "slow", "gpu"}  # by `make check`, like `long`
-# of the tests on SLURM, by the time they take
+LEFT_OUT = {"cluster", "zoo", "slow", "gpu"}  # marks; `make check` skips them, too
+# files of tests/cluster that take half of its time
 ONE_HALF = (
     "_recovery.py",
     "_nodes.py",
@@ -33,7 +33,7 @@ WHOLE = re.compile(
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Spare `make check` the imports of files that it leaves out whole."""
+    """Keep `make check` from importing files in which it would skip every test."""
     if config.option.markexpr == "not long" and collection_path.suffix == ".py":
         return bool(WHOLE.search(collection_path.read_text())) or None
     return None
@@ -41,26 +41,26 @@ def pytest_ignore_collect(collection_path, config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark the tests that `make check` leaves out."""
+    """Mark the tests that `make check` skips as `long`, by their marks and fixtures."""
     for item in items:
         if LEFT_OUT & set(item.keywords) or STARTS & set(item.fixturenames):
             item.add_marker(pytest.mark.long)
 
 
 def pytest_collection_finish():
-    """Leave what the imports brought out of every later search for garbage and for wrappers."""
+    """Freeze the objects that imports created, so that collections and searches skip them."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_unconfigure():
-    """Give it back, or triton calls it a leak at exit."""
+    """Unfreeze the objects that imports created, which triton would report as a leak at exit."""
     gc.unfreeze()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Give two processes half of the tests on SLURM each, which share a cluster; else files."""
+    """Distribute tests by file, and those of tests/cluster in two halves, a cluster for each."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
@@ -75,13 +75,13 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture
 def launch(tmp_path):
-    """Return a launcher that writes below a root of this test."""
+    """Return a launcher whose root is a directory of this test."""
     return Launcher(tmp_path / "outputs")
 
 
 @pytest.fixture
 def inside(tmp_path, monkeypatch, capsys):
-    """Return a launcher within this process: for what ends before a stage begins."""
+    """Return a launcher that runs in this process, for launches that end before a stage starts."""
     return Inside(tmp_path / "outputs", monkeypatch, capsys)
 
 
@@ -98,6 +98,6 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copied(finished, tmp_path):
-    """Return a launcher on a copy of the finished run, free to damage."""
+    """Return a launcher on a copy of the finished run, which a test may damage."""
     shutil.copytree(finished.root, tmp_path / "outputs", symlinks=True)
     return Launcher(tmp_path / "outputs")

@@ -1,4 +1,4 @@
-"""A contract for import-linter that names what a package may import instead of what it may not."""
+"""Define a contract for import-linter that lists what modules may import."""
 
 import sys
 
@@ -6,12 +6,12 @@ from importlinter import Contract, ContractCheck, fields, output
 
 
 class Only(Contract):
-    """Modules that import nothing but each other, the standard library and what is named.
+    """A contract: modules import only each other, the standard library and `allowed_modules`.
 
     Options in pyproject.toml:
 
-        source_modules      the modules; of a package, all below it
-        allowed_modules     what else they may import, with all below it
+        source_modules      the modules; a package stands for all modules below it
+        allowed_modules     what else they may import; a package stands for all modules below it
     """
 
     source_modules = fields.ListField(subfield=fields.ModuleField())

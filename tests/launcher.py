@@ -1,4 +1,4 @@
-"""The command line as users call it."""
+"""Call the pipeline as users call it, and run scripts in several processes."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ SMALL = (
 
 
 class Launcher:
-    """Calls `python -m pipeline.launch` as a user would, with its own root."""
+    """A launcher that runs `python -m pipeline.launch` as a user would, with a root of its own."""
 
     def __init__(self, root):
         self.root = root
@@ -38,7 +38,7 @@ class Launcher:
         )  # fmt: skip
 
     def start(self, *arguments):
-        """Launch without waiting for the end, in a session of its own."""
+        """Start a launch in a session of its own; return its process without waiting."""
         return subprocess.Popen(
             self.command(*arguments), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, start_new_session=True,
@@ -49,30 +49,30 @@ class Launcher:
 
 
 class Inside:
-    """Calls `pipeline.launch` without a process of its own, which takes a tenth of the time."""
+    """A launcher that calls `pipeline.launch` in this process, in a tenth of the time."""
 
     def __init__(self, root, monkeypatch, capsys):
         self.root, self._monkeypatch, self._capsys = root, monkeypatch, capsys
 
     def __call__(self, *arguments):
-        """Return the exit code and what went to stdout and to stderr."""
+        """Return the exit code of a launch, its stdout and its stderr."""
         self._monkeypatch.setattr(sys, "argv", ["launch", *arguments, f"root={self.root}"])
-        self._monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # so that it is taken back
+        self._monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # main() sets it; this restores it
         code = launch.main()
         return code, *self._capsys.readouterr()
 
 
 def wait_for(condition, process, seconds=120):
-    """Wait until a process that goes on has brought something about."""
+    """Wait until a condition is true; fail if the process ends before."""
     until = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until, "did not happen in time"
+        assert time.monotonic() < until, f"the condition is still false after {seconds} s"
         time.sleep(0.02)
 
 
 def module(name, *arguments, environment, timeout=120):
-    """Run a module of the pipeline in an environment."""
+    """Run a module of the pipeline with the given environment variables."""
     return subprocess.run(
         [sys.executable, "-m", f"pipeline.{name}", *map(str, arguments)],
         cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=timeout,
@@ -81,7 +81,7 @@ def module(name, *arguments, environment, timeout=120):
 
 RANKS = """
 import os, runpy, sys
-import torch._dynamo, torch.distributed, dyrep  # the first is what an optimizer imports
+import torch._dynamo, torch.distributed, dyrep  # optimizers import torch._dynamo
 count = int(sys.argv[1])
 ranks = []
 for rank in range(count):
@@ -95,7 +95,7 @@ sys.exit(any([os.waitpid(child, 0)[1] for child in ranks]))
 
 
 def in_ranks(script, count=2):
-    """Run a script that uses the library in several processes, which import torch once."""
+    """Run a script in the processes of a group, forked from one process that has imported torch."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
@@ -118,7 +118,7 @@ sys.exit(end is not None)
 
 
 def in_processes(*command, count=2, environment=None):
-    """Start a Python script in the processes of a stage; the last line of stderr tells the end."""
+    """Start a script in the processes of a stage; the last line of stderr says how they ended."""
     return subprocess.Popen(
         [sys.executable, "-c", IN_PROCESSES, str(count), sys.executable, *map(str, command)],
         cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -128,10 +128,10 @@ def in_processes(*command, count=2, environment=None):
 
 @contextlib.contextmanager
 def no_longer_than(seconds):
-    """Fail if the block hangs; the limit is far beyond what it takes on a busy machine."""
+    """Fail if the block hangs; `seconds` is far more than the block takes on a busy machine."""
 
     def late(*_):
-        raise AssertionError("it hangs")
+        raise AssertionError(f"the block has not ended after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)

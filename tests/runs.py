@@ -1,4 +1,4 @@
-"""Run directories as the pipeline leaves them, made up in milliseconds."""
+"""Write run directories as the pipeline leaves them, with invented numbers, in milliseconds."""
 
 import functools
 import hashlib
@@ -14,7 +14,7 @@ from slurm.records import Event
 
 @functools.cache
 def composed(*overrides):
-    """Return the configuration of a launch, as text."""
+    """Return the configuration of a launch with these overrides, as JSON."""
     tree, choices, _ = sweep.single(list(overrides))
     return json.dumps(to_config(tree, choices, []).model_dump(mode="json"))
 
@@ -23,7 +23,7 @@ def make_run(
     root, name, *overrides, seed=0, group="g", top1=90.0, finished=tuple(STAGES), asked=tuple(STAGES),
     seconds=3600.0, gpus=0, metrics=None, changed=None, epochs=(50.0, 80.0), steps=3, command="launch",
 ):  # fmt: skip
-    """Write one run; `finished` are its stages with a result, `changed` dotted settings."""
+    """Write a run; `finished` lists stages with a result, `changed` maps dotted keys to values."""
     config = json.loads(composed(*overrides)) | {"name": name, "group": group, "seed": seed}
     for key, value in (changed or {}).items():
         section, _, last = key.rpartition(".")
