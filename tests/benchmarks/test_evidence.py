@@ -1,4 +1,4 @@
-"""Measured numbers say when, from which source, where and how they were made."""
+"""Test that each file of results says when, where, from which source and how it was made."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import pytest
 from benchmarks import PROJECT, RESULTS, evidence
 
 FIELDS = {"date", "commit", "machine", "versions", "command"}
-ROW = {"date", "commit", "machine", "torch", "protocol"}  # of the growth study, each its own
+ROW = {"date", "commit", "machine", "torch", "protocol"}  # keys of each row of the growth study
 
 
 def test_there_are_results():
@@ -30,7 +30,7 @@ def test_each_row_of_the_growth_study_says_how_it_was_made(file):
         assert json.loads(line).keys() >= ROW
 
 
-def test_a_benchmark_writes_them_with_its_numbers(tmp_path, monkeypatch):
+def test_a_benchmark_writes_how_its_numbers_were_made(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x", "--rounds", "3", "a b"])
     evidence.write(tmp_path / "a.json", {"rows": [1.5, float("nan")]})
     told = json.loads((tmp_path / "a.json").read_text())

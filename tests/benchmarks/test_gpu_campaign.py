@@ -1,4 +1,4 @@
-"""The GPU campaign: in miniature on a CPU, and what becomes of a section that fails."""
+"""Test the GPU campaign: small sections on a CPU, failing sections, samples, the summary."""
 
 import json
 import subprocess
@@ -69,7 +69,7 @@ def test_the_loops_run_in_miniature(tmp_path):
         ("print('step 3', flush=True); import time; time.sleep(60)", 1, "ended after 1 s: step 3"),
     ],
 )
-def test_a_section_that_fails_is_told_and_keeps_what_it_found(
+def test_a_section_that_fails_is_reported_and_keeps_its_results(
     tmp_path, monkeypatch, code, limit, told
 ):
     Report(asked(tmp_path), "steps").add("resnet18", {"images_per_s": 1})
@@ -81,13 +81,15 @@ def test_a_section_that_fails_is_told_and_keeps_what_it_found(
     assert found["results"] == {"resnet18": {"images_per_s": 1}}
 
 
-def test_a_section_that_does_not_fit_is_not_begun(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "command", lambda *_: pytest.fail("begun"))
+def test_a_section_that_needs_more_time_than_is_left_is_not_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "command", lambda *_: pytest.fail("the section was started"))
     assert gpu.supervised("steps", asked(tmp_path, minutes=0.1)).startswith("not begun: it takes")
     assert "not begun" in read(tmp_path, "steps")["error"]
 
 
-def test_the_others_go_on_and_the_exit_code_tells(tmp_path, monkeypatch, capsys):
+def test_after_a_failure_the_other_sections_run_and_the_exit_code_is_1(
+    tmp_path, monkeypatch, capsys
+):
     codes = {"grown": "raise SystemExit(3)", "costs": "pass"}
     monkeypatch.setattr(gpu, "command", lambda name, *_: [sys.executable, "-c", codes[name]])
     monkeypatch.setattr(sys, "argv", ["gpu", str(tmp_path), "--only", "grown", "costs"])
@@ -103,7 +105,7 @@ case "$*" in *--loop-ms=*) while true; do echo "$ROW"; sleep 0.01; done;; *) ech
 
 @pytest.fixture
 def driver(tmp_path, monkeypatch):
-    """Put an `nvidia-smi` on the PATH that tells the row it is given."""
+    """Put a stand-in for `nvidia-smi` on the PATH; return a function to set the row it prints."""
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "nvidia-smi"
     program.write_text(DRIVER)
@@ -112,7 +114,7 @@ def driver(tmp_path, monkeypatch):
     return lambda row: monkeypatch.setenv("ROW", row)
 
 
-def test_what_the_card_does_meanwhile_is_noted(driver):
+def test_the_state_of_the_card_is_sampled_during_a_measurement(driver):
     driver("1980, 3201, 512.25, 61, [N/A]")
     with card.sampled() as told:
         gpu.time.sleep(0.2)
@@ -130,7 +132,7 @@ def test_a_machine_without_driver_is_no_failure(monkeypatch):
     assert (told, card.named(), card.now()) == ({}, {}, {})
 
 
-def test_waits_for_the_gpu_are_counted_where_they_happen(monkeypatch):
+def test_waits_for_the_gpu_are_counted_by_line_of_code(monkeypatch):
     from benchmarks.gpu_campaign import measure
 
     modes = []

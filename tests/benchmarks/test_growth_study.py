@@ -1,4 +1,4 @@
-"""The study of growth: its order, its folder, one small training of each kind, its report."""
+"""Test the growth study: order of runs, folder of results, a training of each kind, report."""
 
 import gzip
 import json
@@ -18,12 +18,12 @@ from benchmarks.growth_study.prices import Price
 from benchmarks.growth_study.shelf import Run, Shelf
 from benchmarks.growth_study.training import Size, Training
 
-SMALL = Size(train=40, test=20, watch=10, epochs=4, batch=4, points=4)  # 40 steps
+SMALL = Size(train=40, test=20, watch=10, epochs=4, batch=4, points=4)  # 4 epochs of 10 steps
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Files as Debian's package has them, with random images."""
+    """Return a folder with the files of Debian's Fashion-MNIST package, with random images."""
     draw = np.random.default_rng(0)
     for part, count in (("train", 64), ("t10k", 20)):
         for kind, sizes in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
@@ -43,7 +43,7 @@ def tiny():
 
 @pytest.fixture
 def small(monkeypatch):
-    """Networks of 4 convs; with branches a step costs two of plain, whatever the machine says."""
+    """Use networks of 4 convs, and price a step with branches at two plain steps."""
     for name in NETWORKS:
         monkeypatch.setitem(NETWORKS, name, tiny)
 
@@ -62,7 +62,7 @@ def row(accuracy, **more):
 
 
 def chosen(arm, accuracies, seeds=CHOOSING, network="deep"):
-    """Rows of an arm on seeds; `accuracies` by rate."""
+    """Return the rows of an arm for each rate and seed; `accuracies` maps rates to accuracies."""
     return {
         Run(network, arm, rate, seed): row(accuracy + seed / 10)
         for rate, accuracy in accuracies.items()
@@ -97,7 +97,7 @@ def test_other_seeds_run_at_the_best_rate_alone():
     ]
 
 
-def test_a_part_of_the_study_can_be_asked_for():
+def test_networks_and_arms_of_the_study_can_be_selected():
     rows = chosen("plain", {0.05: 80, 0.1: 90, 0.2: 85}, CHOOSING + JUDGING)
     asked = list(plan.wanted(rows, ["deep"], ["plain", "orepa"]))
     assert {(run.network, run.arm) for run in asked} == {("deep", "orepa")}
@@ -165,7 +165,7 @@ def test_the_learning_rate_ends_at_zero():
 
 
 @pytest.mark.long
-def test_a_growing_network_makes_fewer_steps_and_its_structure_can_be_trained_anew(folder, small):
+def test_a_growing_network_makes_fewer_steps_and_its_structure_can_start_a_training(folder, small):
     images, kept = data.read(folder, SMALL.train, SMALL.test), Shelf(folder / "results")
     grow = Training(Run("resnet", "ours_random", 0.01, 0), images, SMALL, kept)()
     assert grow["changes"][0]["done"][0][0] == "grow" and len(grow["changes"]) == 3
@@ -198,7 +198,7 @@ def test_arms_of_a_seed_begin_with_the_same_kernels_and_see_the_same_images(fold
 
 
 @pytest.mark.long
-def test_a_worker_makes_what_there_is_time_for(folder, small, monkeypatch, capsys):
+def test_a_worker_starts_no_run_that_would_end_too_late(folder, small, monkeypatch, capsys):
     monkeypatch.setattr(study.time, "monotonic", iter([0.0, *[1e9] * 999]).__next__)
     kept = Shelf(folder / "results")
     assert study.work(kept, folder, 1000.0, SMALL) == 0
@@ -206,7 +206,7 @@ def test_a_worker_makes_what_there_is_time_for(folder, small, monkeypatch, capsy
     assert "rate 0.05 seed 0" in capsys.readouterr().out
 
 
-def test_images_that_are_not_there(tmp_path, capsys):
+def test_missing_images_are_refused_with_the_package_to_install(tmp_path, capsys):
     assert study.main(["--data", str(tmp_path), "--results", str(tmp_path / "r")]) == 2
     assert "apt install dataset-fashion-mnist" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
@@ -227,7 +227,7 @@ def test_the_report_tests_against_plain_and_says_what_is_missing(tmp_path, capsy
     assert (tmp_path / "accuracy.svg").exists()
 
 
-def test_worse_than_plain_is_found():
+def test_an_arm_that_is_worse_than_plain_is_found():
     rows = chosen("plain", {0.05: 80, 0.1: 82, 0.2: 79})
     accuracies = iter([72.0, 72.4, 72.1])
     rows |= {run: row(a) for run, a in zip(chosen("dbb", {0.1: 0}), accuracies, strict=True)}

@@ -1,4 +1,4 @@
-"""What the experiments of the paper are shown with is a configuration of each."""
+"""Test the settings with which `benchmarks.paper` runs the paper's experiments on a CPU."""
 
 from argparse import Namespace
 

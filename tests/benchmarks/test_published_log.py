@@ -1,4 +1,4 @@
-"""A published log beside a run."""
+"""Test the comparison of a published training log with a run."""
 
 import json
 
@@ -17,7 +17,7 @@ LOG = """
 """
 
 
-def test_the_last_test_of_each_epoch_stands_beside_ours(tmp_path, capsys):
+def test_the_last_test_of_each_epoch_is_compared_with_that_epoch_of_the_run(tmp_path, capsys):
     log, train = tmp_path / "log.txt", tmp_path / "run" / "train"
     log.write_text(LOG)
     train.mkdir(parents=True)

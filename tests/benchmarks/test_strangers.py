@@ -1,4 +1,4 @@
-"""What is replayed as other users and on other machines is there, and counted."""
+"""Test the list of test files that `benchmarks.strangers` replays, and its counts."""
 
 from benchmarks.strangers import KINDS, count
 from tests.launcher import PROJECT
@@ -6,13 +6,13 @@ from tests.launcher import PROJECT
 FILES = [file for files in KINDS.values() for file in files]
 
 
-def test_each_kind_names_tests_that_are_there_and_no_other_kind_has():
+def test_each_kind_names_files_that_exist_and_that_no_other_kind_names():
     missing = [file for file in FILES if not (PROJECT / f"tests/pipeline/{file}.py").is_file()]
     assert not missing
     assert len(FILES) == len(set(FILES))
 
 
-def test_tests_are_counted_in_whatever_folder_they_are(tmp_path):
+def test_tests_are_counted_in_nested_folders(tmp_path):
     (tmp_path / "junit.xml").write_text(
         '<testsuites><testsuite><testcase classname="tests.pipeline.test_a" name="x"/>'
         '<testcase classname="tests.pipeline.data.test_b" name="y"><failure/></testcase>'

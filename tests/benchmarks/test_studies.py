@@ -1,4 +1,4 @@
-"""The studies: their part of the data, what they plan, and what they make of finished runs."""
+"""Test the studies: the images they use, the launches they plan, how they judge finished runs."""
 
 import gzip
 import struct
@@ -15,7 +15,7 @@ def idx(sizes: tuple[int, ...], content: bytes) -> bytes:
     return struct.pack(f">BBBB{len(sizes)}I", 0, 0, 8, len(sizes), *sizes) + content
 
 
-def test_a_part_is_the_first_images_and_their_labels(tmp_path):
+def test_a_part_of_the_data_is_the_first_images_and_their_labels(tmp_path):
     for part in ("train", "t10k"):
         for kind, content in {
             "images-idx3": idx((3, 2, 2), bytes(range(12))),
@@ -42,7 +42,7 @@ def run(method: str, seed: int, top1: float, start: str = "drawn") -> Run:
                wall_hours=0.5, metrics={"eval/fused/top1": top1, "train/top1": top1})  # fmt: skip
 
 
-def test_a_method_is_told_from_its_start_and_tested_against_plain_seed_by_seed():
+def test_methods_are_separated_by_start_and_tested_against_plain_seed_by_seed():
     runs = [
         *(run("plain", seed, 80.0 + seed) for seed in range(3)),
         *(run("plain", seed, 82.0 + seed + seed / 10, "identity") for seed in range(3)),
@@ -62,7 +62,7 @@ def test_each_variant_is_a_configuration(name, tmp_path):
     named_run.settle(*sweep.single([*words, f"data.root={tmp_path}", f"root={tmp_path}"]))
 
 
-def test_each_variant_is_compared_and_comes_after_the_run_it_begins_with(tmp_path):
+def test_each_variant_is_launched_once_and_after_the_run_whose_weights_it_loads(tmp_path):
     launches = list(ablations.launches(ablations.AXES, 2, tmp_path))
     names = [word for words in launches for word in words if word.startswith("name=")]
     assert len(names) == len(set(names)) == 2 * len(ablations.VARIANTS)

@@ -1,4 +1,4 @@
-"""Scripts lie in folders by topic, are run without naming it, and are all in the table."""
+"""Test that scripts lie in folders by topic, run without its name, and are in the table."""
 
 import re
 from collections import Counter
