@@ -1,4 +1,4 @@
-"""The afternoon of a newcomer, at small size: from pictures in a table to a file that ships."""
+"""Test `examples/afternoon.sh` in small: from pictures in a table to a model file."""
 
 import json
 import os

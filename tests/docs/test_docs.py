@@ -1,4 +1,4 @@
-"""What the documents say can be followed: links lead somewhere, commands are accepted."""
+"""Test that readers can follow the documents: links have targets, commands are accepted."""
 
 import re
 import shlex
@@ -15,17 +15,17 @@ PAGES = sorted(
     if not any(part.startswith(".") for part in page.relative_to(PROJECT).parts)
 )
 COMMAND = re.compile(r"(?m)^\s*(?:#\s*Command:\s*)?python -m pipeline\.launch(.*)$")
-ABSENT = r"FOLDER|teacher|=grown|~/"  # images or runs that commands need and that are not here
+ABSENT = r"FOLDER|teacher|=grown|~/"  # in commands that need images or runs which no test has
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
-def test_links_lead_somewhere(page):
+def test_every_link_has_a_target(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
 
 
-def test_the_map_names_files_that_are_there_and_every_room():
+def test_the_architecture_page_names_every_package_and_only_files_that_exist():
     text = (PROJECT / "docs" / "architecture.md").read_text()
     roots = [PROJECT, *(PROJECT / name for name in ("pipeline", "slurm", "dyrep"))]
     named = set(re.findall(r"`((?:\w+/)*\w+\.py|(?:\w+/)+)`", text))
@@ -38,17 +38,17 @@ def test_the_map_names_files_that_are_there_and_every_room():
     }
     assert rooms | flat - {"__init__.py"} <= {name.strip("/") for name in named}
     rows = text.partition("## Words")[2].partition("##")[0].splitlines()
-    assert len([row for row in rows if row.startswith("| ")]) - 1 <= 15  # words, less the head
+    assert len([row for row in rows if row.startswith("| ")]) - 1 <= 15  # without the head
 
 
-def test_what_a_contributor_is_sent_to_is_there():
+def test_files_and_functions_named_in_contributing_exist():
     text = (PROJECT / "CONTRIBUTING.md").read_text()
     files = set(
         re.findall(r"`((?:dyrep|pipeline|slurm|tests)/[\w/]+\.py)`(?:, `(\w+)(?:\(\))?`)?", text)
     )
     assert len(files) > 8
     for name, what in files:
-        if "flowers" in name:  # to be written
+        if "flowers" in name:  # the file that the reader is told to write
             continue
         assert (PROJECT / name).exists(), name
         assert what in (PROJECT / name).read_text(), (name, what)
@@ -68,27 +68,27 @@ def commands():
 @pytest.mark.parametrize("arguments", commands())
 def test_commands_in_the_documents_are_accepted(launch, arguments, tmp_path):
     words = shlex.split(arguments.replace("/data/flowers", str(tmp_path / "flowers")))
-    for split in ("train", "val"):  # looked at no closer before prep
+    for split in ("train", "val"):  # only prep reads the images
         for number in range(300):
             path = tmp_path / "flowers" / split / "ab"[number % 2] / f"{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     if {"--help", "--models"} & set(words):
-        pytest.skip("tested with the commands")
+        pytest.skip("tests of the launch command cover it")
     if "cluster=slurm" in words:
         pytest.skip("needs a SLURM with a partition of that name; see tests/cluster")
     if "hydra/sweeper=search" in words:
         pytest.importorskip("optuna")
     if any(word.startswith(("stage=", "stage.run=")) for word in words):
-        words.append("stage=all")  # the stages before it would have to be finished
+        words.append("stage=all")  # alone, a stage needs the results of earlier stages
     done = launch(*words, "dry_run=true")
     assert done.returncode == 0, done.stderr
     assert not launch.root.exists()
 
 
 @pytest.mark.long
-def test_the_example_runs():
-    """A plain loop, in a minute: it grows, keeps its accuracy, and fuses to the plain network."""
+def test_the_example_of_a_plain_loop_runs():
+    """The loop grows three times, and fusing changes none of its predictions."""
     done = subprocess.run(
         [sys.executable, "-m", "examples.plain_loop"],
         cwd=PROJECT, capture_output=True, text=True, timeout=300,

@@ -1,4 +1,4 @@
-"""The tables of all events in docs/recovery.md, compared with the code that writes them."""
+"""Test that the tables of events in docs/recovery.md agree with the code that writes events."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ ROW = re.compile(r"^\| `(\w+)` \| `([\w/.]+)` \| [^|]+ \|(.*)\|$", re.MULTILINE)
 
 
 def told():
-    """Return the fields in the tables, by event and writer."""
+    """Return the fields in the tables of docs/recovery.md, by event and writing file."""
     text = (PROJECT / "docs" / "recovery.md").read_text().partition("## Events")[2]
     rows = ROW.findall(text)
     outside = {(name, file): re.sub(r"\([^)]*\)", "", fields) for name, file, fields in rows}
@@ -19,7 +19,7 @@ def told():
 
 
 def fields(call):
-    """Return the names that a call passes, also in a mapping: `**{"name": …}`."""
+    """Return the names of the arguments of a call, and the keys of a mapping: `**{"name": …}`."""
     passed = {word.arg for word in call.keywords if word.arg}
     mappings = [node for word in call.keywords if not word.arg for node in ast.walk(word.value)]
     keys = [key for node in mappings if isinstance(node, ast.Dict) for key in node.keys]
@@ -27,7 +27,7 @@ def fields(call):
 
 
 def written():
-    """Return the fields that the code passes to the events it names, by event and writer."""
+    """Return the fields that the code gives to each event, by event and writing file."""
     found = defaultdict(set)
     for package in ("pipeline", "slurm"):
         for path in (PROJECT / package).rglob("*.py"):
@@ -44,5 +44,5 @@ def written():
     return dict(found)
 
 
-def test_the_tables_have_every_event_its_writer_and_its_fields():
+def test_the_tables_list_every_event_with_its_writer_and_fields():
     assert written() == told()

@@ -1,4 +1,4 @@
-"""The notebook of examples/ runs on a finished run, cell by cell."""
+"""Test that the notebook of examples/ runs on a finished run, cell by cell."""
 
 import pytest
 
