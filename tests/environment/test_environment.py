@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.lock, pixi.toml and the Makefile describe one environment."""
+"""Test that pyproject.toml, requirements.lock, pixi.toml and Makefile describe one environment."""
 
 import re
 import tomllib
@@ -18,7 +18,7 @@ def toml(name):
 
 @pytest.fixture(scope="module")
 def wanted():
-    """Return every requirement of the project, extras included, by name."""
+    """Return every requirement of the project, with those of its extras, by name."""
     project = toml("pyproject.toml")["project"]
     extras = project["optional-dependencies"]
     texts = [*project["dependencies"], *(text for extra in extras.values() for text in extra)]
@@ -28,7 +28,7 @@ def wanted():
 
 @pytest.fixture(scope="module")
 def locked():
-    """Return the entries of the lock: name → text of the entry with its hashes."""
+    """Return the entries of the lock by name; an entry is one line with its hashes."""
     text = (PROJECT / "requirements.lock").read_text().replace("\\\n", " ")
     entries = [line for line in text.splitlines() if line and not line.startswith("#")]
     return {canonicalize_name(re.match(r"[\w.-]+", e)[0]): e for e in entries}
@@ -59,7 +59,9 @@ def test_pixi_installs_the_extras_of_pyproject():
     tables += [f["pypi-dependencies"] for f in pixi["feature"].values() if "pypi-dependencies" in f]
     used = set()
     for table in tables:
-        assert set(table) == {project["name"]}, "versions live in pyproject.toml alone"
+        assert set(table) == {project["name"]}, (
+            "pixi.toml may name this project only; versions belong in pyproject.toml"
+        )
         used |= set(table["dyrep"]["extras"])
     assert used == set(project["optional-dependencies"])
     assert set(pixi["dependencies"]) == {"python"}
@@ -107,7 +109,7 @@ def test_a_citation_names_the_present_version():
 
 
 def test_pre_commit_runs_the_locked_linters():
-    """One version of ruff: hooks come from the environment, not from elsewhere."""
+    """The hooks are local, so they run the linters of the environment and fetch none."""
     text = Path(PROJECT / ".pre-commit-config.yaml").read_text()
     assert "repo: local" in text
     assert "http" not in text

@@ -1,4 +1,4 @@
-"""The import rules of pyproject.toml see each wrong import."""
+"""Test that the import rules of pyproject.toml report each wrong import."""
 
 import shutil
 import subprocess
@@ -23,7 +23,7 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Return a copy of all that the rules are about."""
+    """Return a copy of the packages and of the rules for their imports."""
     copy = tmp_path_factory.mktemp("sources")
     for package in ("dyrep", "pipeline", "slurm"):
         without = shutil.ignore_patterns("__pycache__")
@@ -49,7 +49,7 @@ def test_the_sources_keep_the_rules(sources):
 
 @pytest.mark.parametrize("file", WRONG)
 @pytest.mark.parametrize("late", [False, True], ids=["at the top", "in a function"])
-def test_a_wrong_import_is_seen(sources, file, late):
+def test_a_wrong_import_is_reported(sources, file, late):
     path = sources / file
     text = path.read_text()
     more = f"\n\ndef _planted():\n    {WRONG[file]}\n" if late else f"\n\n{WRONG[file]}\n"

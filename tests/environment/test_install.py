@@ -1,4 +1,4 @@
-"""A wheel, in an environment of its own, has all that the commands read, from any directory."""
+"""Test that a wheel holds all that the commands read, and that they run in any directory."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def quietly(*command, **options):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Return a wheel that was built without network, from a copy: a build leaves files behind."""
+    """Return a wheel, built without network from a copy, because a build leaves files behind."""
     copy, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in SOURCES:
         if (PROJECT / name).is_dir():
@@ -44,7 +44,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """Return an environment with the wheel and what it needs, in the checkout of another project."""
+    """Return an environment with the wheel and its requirements, in another project's checkout."""
     there = tmp_path_factory.mktemp("their_project")
     quietly("git", "init", "--quiet", there)
     who = ("-c", "user.name=x", "-c", "user.email=x@y")
@@ -61,7 +61,7 @@ def installed(wheel, tmp_path_factory):
 
 @pytest.fixture
 def run(installed, tmp_path):
-    """Return how to call a program there, where folders have the names of our packages."""
+    """Return a function that runs an installed program among folders named like our packages."""
     for name in PACKAGES:
         (tmp_path / name).mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
@@ -85,7 +85,7 @@ def test_a_wheel_holds_every_file_of_the_packages_and_the_configuration(installe
     assert files(packages / "pipeline" / "conf") == files(PROJECT / "conf")
 
 
-def test_an_installed_launch_helps_plans_and_knows_its_configuration(run, tmp_path):
+def test_an_installed_launch_prints_help_and_a_plan_and_finds_its_configuration(run, tmp_path):
     assert "cifar100" in run("dyrep", "launch", "--help")
     assert "dry run: nothing was touched" in run("dyrep", "launch", "name=x", "dry_run=true")
     assert "prep     run" in run("python", "-m", "pipeline.launch", "name=x", "dry_run=true")
@@ -112,7 +112,7 @@ print(code_snapshot.freeze(Path("outputs")))
 """
 
 
-def test_an_installed_package_tells_its_version_and_jobs_run_a_copy_of_it(run, tmp_path):
+def test_an_installed_package_knows_its_version_and_jobs_run_a_copy_of_it(run, tmp_path):
     kept = run("python", "-c", ASKED).strip()
     where = "import pipeline.run, slurm.supervise; print(pipeline.__file__)"
     told = run("python", "-c", f"import os; os.chdir({kept!r}); {where}")

@@ -1,4 +1,4 @@
-"""Style, types and import directions hold."""
+"""Test that style, types, imports and the length of files follow the rules of the project."""
 
 import subprocess
 import sys
@@ -15,9 +15,9 @@ TOOLS = {
 }
 
 
-@pytest.mark.long  # `make lint` does the same
+@pytest.mark.long  # `make check` runs the same linters first
 @pytest.mark.parametrize("what", TOOLS)
-def test_the_house_is_in_order(what):
+def test_the_linters_find_nothing(what):
     module, *arguments = TOOLS[what]
     call = [sys.executable, "-m", module, *arguments]
     if what == "imports":

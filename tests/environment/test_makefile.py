@@ -1,4 +1,4 @@
-"""The Makefile builds the environment once and refuses a Python that cannot work."""
+"""Test that the Makefile builds the environment once and refuses an unsuitable Python."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def checkout(tmp_path):
-    """Return a folder with the Makefile and a lock that asks for nothing."""
+    """Return a folder with the Makefile, the project's metadata and an empty lock."""
     for name in ("Makefile", "pyproject.toml", "setup.py"):
         shutil.copy(PROJECT / name, tmp_path)
     (tmp_path / "requirements.lock").write_text("# nothing\n")
@@ -39,7 +39,7 @@ def test_an_unsuitable_python_is_refused_in_one_line(checkout):
     first, *rest = done.stderr.splitlines()
     assert "is not a Python 3.11 to 3.13" in first
     assert "make demo PYTHON=" in first
-    assert all(line.startswith("make:") for line in rest)  # make's own "Error 2"
+    assert all(line.startswith("make:") for line in rest)  # make itself prints "Error 2"
     assert not (checkout / ".venv").exists()
 
 
@@ -51,7 +51,7 @@ def test_the_environment_is_built_once(checkout):
     assert (checkout / ".venv" / ".ready").stat().st_mtime_ns == stamp
 
 
-def test_an_install_that_was_cut_off_is_begun_again(checkout):
+def test_an_interrupted_install_starts_from_the_beginning(checkout):
     (checkout / ".venv" / "bin").mkdir(parents=True)
     (checkout / ".venv" / "half").touch()
     assert make(checkout, ".venv/.ready").returncode == 0
@@ -75,7 +75,7 @@ def test_the_checkout_is_installed_for_every_directory(checkout, tmp_path_factor
     done = make(checkout, ".venv/.installed")
     assert done.returncode == 0, done.stderr
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    (elsewhere / "slurm").mkdir()  # batch scripts of theirs; no package, and none of ours
+    (elsewhere / "slurm").mkdir()  # a folder of the user's, not the package
     for command in ("dyrep", "python -m pipeline.launch"):
         words = [*command.split(), *(["launch"] if command == "dyrep" else []), "--cfg", "job"]
         words[0] = checkout / ".venv" / "bin" / words[0]
