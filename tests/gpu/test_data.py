@@ -1,4 +1,4 @@
-"""Checking and loading images on a CUDA device; skipped without one."""
+"""Test checking and loading images on a CUDA device; without one, the tests are skipped."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 
-def test_the_second_decoder_is_on_the_device_and_knows_good_from_bad():
+def test_the_second_decoder_refuses_a_truncated_image_and_accepts_a_whole_one():
     pytest.importorskip("nvidia.nvimgcodec")
     examine._check_other_decoder(encoded(picture(1, 375, 500)))
     with pytest.raises(examine.Bad):
@@ -22,7 +22,7 @@ def test_the_second_decoder_is_on_the_device_and_knows_good_from_bad():
 
 
 @pytest.mark.parametrize("kind", ["dali", "memory", "torch"])
-def test_an_evaluation_on_the_device_shows_what_it_shows_on_the_cpu(tmp_path, kind):
+def test_a_loader_gives_the_same_validation_images_on_gpu_and_cpu(tmp_path, kind):
     if kind == "dali":
         pytest.importorskip("nvidia.dali")
     made = Prepared(
@@ -34,5 +34,5 @@ def test_an_evaluation_on_the_device_shows_what_it_shows_on_the_cpu(tmp_path, ki
         )
         for device in (torch.device("cpu"), torch.device("cuda"))
     ]
-    # decoders on the GPU round in their own way
+    # a decoder on the GPU may round differently
     assert (shown[0] - shown[1]).abs().max() <= 3 / 255 / min(made.manifest.std)

@@ -1,4 +1,4 @@
-"""Exported files and timing on a CUDA device; skipped without one."""
+"""Test exported files and timing on a CUDA device; without one, the tests are skipped."""
 
 import subprocess
 import sys
@@ -32,11 +32,11 @@ def network():
 
 
 @pytest.mark.parametrize("name", ["pt2", "torchscript", "aotinductor"])
-def test_a_file_runs_where_its_images_are(tmp_path, name):
+def test_an_exported_file_runs_on_the_device_of_its_images(tmp_path, name):
     images = torch.randn(8, 3, 32, 32)
     source = Source(network=network(), images=images, card="{}", opset=18)
     ((_, outcome),) = write(source, tmp_path, [name], images)
-    if "ended by signal" in outcome.get("failed", ""):  # torch 2.11 dies loading what it compiled
+    if "ended by signal" in outcome.get("failed", ""):  # torch 2.11 dies as it loads the file
         assert not list(tmp_path.iterdir())
         pytest.skip(outcome["failed"])
     run, device = runtime.load(tmp_path / outcome["file"], trust=True)
@@ -49,19 +49,19 @@ def test_a_file_runs_where_its_images_are(tmp_path, name):
             torch.testing.assert_close(scores.cpu(), network()(images), rtol=1e-3, atol=1e-3)
 
 
-def test_a_call_ends_when_the_device_has_done_it():
-    """A multiplication that takes milliseconds returns at once without synchronising."""
+def test_the_time_of_a_call_includes_the_work_of_the_device():
+    """Without synchronising, a matrix product of milliseconds would seem to end at once."""
     matrix = torch.randn(8192, 8192, device=CUDA)
     measure.warm_up(lambda: matrix @ matrix, CUDA)
     assert measure.seconds(lambda: matrix @ matrix, CUDA) > 1e-3
 
 
-def test_the_peak_of_a_call_is_told_by_the_allocator():
+def test_the_peak_memory_of_a_call_is_read_from_the_allocator():
     found = memory.peak(lambda: torch.ones(64 * 2**20, dtype=torch.uint8, device=CUDA), CUDA)
     assert found == pytest.approx(64, abs=1)
 
 
-def test_a_batch_beyond_the_memory_is_told_from_other_errors():
+def test_a_batch_beyond_the_memory_is_recognized_by_its_error():
     free, _ = torch.cuda.mem_get_info()
     with pytest.raises(torch.OutOfMemoryError) as caught:
         torch.empty(2 * free, dtype=torch.uint8, device=CUDA)
@@ -89,7 +89,7 @@ def test_the_largest_batch_is_found_with_errors_of_the_allocator():
         bench.time()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    # an image takes 4 MiB of scores, and 1 GiB holds 256
+    # the output of one image takes 4 MiB, so 1 GiB holds at most 256
     assert 100 < bench.largest["fused"] < 256
     assert set(bench.timings) == {"fused/b8"}
     assert bench.peaks["fused/b8"] >= 32
@@ -114,7 +114,7 @@ def test_a_neighbour_on_the_gpu_is_noticed():
     assert reason.startswith("other processes used") and reason.endswith("of the GPU")
 
 
-def test_float32_is_float32_once_it_is_asked_for():
+def test_exact_float32_ends_the_rounding_of_tf32():
     torch.backends.cudnn.allow_tf32 = True
     layer = nn.Conv2d(256, 256, 3, device=CUDA)
     images = torch.randn(8, 256, 32, 32, device=CUDA)
@@ -130,7 +130,7 @@ def test_float32_is_float32_once_it_is_asked_for():
 
 
 def test_calls_are_not_queued_while_a_variant_settles():
-    """A queue of 3 ms of calls would hold the device for seconds."""
+    """The device would need seconds for the calls that the host can queue in 3 ms."""
     matrix = torch.randn(8192, 8192, device=CUDA)
     call = partial(torch.matmul, matrix, matrix)
     one = min(measure.seconds(call, CUDA) for _ in range(3))

@@ -1,4 +1,4 @@
-"""The library on a CUDA device; skipped without one."""
+"""Test the library on a CUDA device; without one, the test is skipped."""
 
 import pytest
 import torch

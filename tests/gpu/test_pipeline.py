@@ -1,4 +1,4 @@
-"""All stages on a CUDA device; skipped without one."""
+"""Test all stages on a CUDA device; without one, the tests are skipped."""
 
 import json
 
@@ -11,7 +11,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
-DATA = "data.loader=memory"  # on the device; DALI is tested beside the other loaders
+DATA = "data.loader=memory"  # images stay on the device; test_data.py tests DALI
 VARIANTS = "compiled,cuda_graphs,channels_last,tf32,bfloat16,pt2,torchscript,onnx,int8"
 
 
@@ -31,7 +31,7 @@ def test_a_training_grows_and_learns(launch, precision):
     assert found["grown"] > 0
 
 
-def test_all_stages_and_all_ways_to_run_the_network(launch):
+def test_all_stages_run_and_every_latency_variant_agrees(launch):
     done = launch(
         "name=gpu", "tracking=disabled", DATA, "train.epochs=4", "method.adjust_interval=2",
         "latency.batch_sizes=[1,8]", "latency.repeats=20", f"latency.also=[{VARIANTS}]",

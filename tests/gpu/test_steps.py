@@ -1,4 +1,4 @@
-"""Training steps on a CUDA device; skipped without one."""
+"""Test training steps on a CUDA device; without one, the tests are skipped."""
 
 import pytest
 import torch
@@ -19,14 +19,14 @@ pytestmark = [
 
 @pytest.fixture
 def world(monkeypatch):
-    """Return the one process of a training on the device."""
+    """Return the world of a training with one process, on the CUDA device."""
     alone = World(rank=0, world_size=1, device=torch.device("cuda", 0), hang_timeout=60)
     monkeypatch.setattr(learning, "ALONE", alone)
     return alone
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
-def test_no_step_makes_the_host_wait_also_after_growth(tmp_path, world, precision):
+def test_no_step_makes_the_host_wait_before_or_after_growth(tmp_path, world, precision):
     made = learning.learner("method=dyrep", f"train.precision={precision}", "train.ema=0.9")
     watched = dyrep.DyRep(made.model, made.optimizer, ema=made.ema)
     history = History(tmp_path / "history.jsonl", world, made._recipe, {})
