@@ -1,4 +1,4 @@
-"""GPUs by their type: which and how many each stage is given."""
+"""Test `config.cluster`: the type and the number of GPUs that each stage gets."""
 
 import pytest
 from pydantic import ValidationError
@@ -35,7 +35,7 @@ def cluster(eval=None, **facts):
         ({"gpus_per_node": 4, "eval": {"gpus": "t4:1"}}, (None, 4), ("t4", 1)),
     ],
 )
-def test_which_gpus_a_stage_is_given(facts, train, evaluation):
+def test_a_stage_gets_the_gpus_that_its_settings_name(facts, train, evaluation):
     given = cluster(**facts)
     assert (given.gpu_type("train"), given.gpus_of("train")) == train
     assert (given.gpu_type("eval"), given.gpus_of("eval")) == evaluation
@@ -49,6 +49,6 @@ def test_which_gpus_a_stage_is_given(facts, train, evaluation):
         ({"gpus": "a100:2", "gpus_per_node": 2}, "two numbers of GPUs"),
     ],
 )
-def test_what_is_no_type_or_two_numbers_is_refused(facts, words):
+def test_gpus_without_a_type_or_with_two_numbers_are_refused(facts, words):
     with pytest.raises(ValidationError, match=words):
         cluster(**facts)

@@ -1,4 +1,4 @@
-"""A setting that does nothing beside the others is refused where it is named."""
+"""Test `config.idle`: a setting that has no effect beside the others is refused if it is given."""
 
 import pytest
 
@@ -37,22 +37,22 @@ def refused(tmp_path, asked):
 
 
 @pytest.mark.parametrize(("asked", "said"), REFUSED)
-def test_what_does_nothing_is_refused(tmp_path, asked, said):
+def test_a_setting_without_effect_is_refused(tmp_path, asked, said):
     (refusal,) = refused(tmp_path, asked).values()
     assert said in refusal
 
 
 @pytest.mark.parametrize("asked", TAKEN)
-def test_what_does_something_is_not(tmp_path, asked):
+def test_a_setting_with_an_effect_is_accepted(tmp_path, asked):
     assert not refused(tmp_path, asked)
 
 
-def test_a_launch_refuses_it(inside):
+def test_a_launch_refuses_a_setting_without_effect(inside):
     code, _, err = inside("method=grow", "method.cut_std=0.1", "dry_run=true")
     assert (code, "method.cut_std=0.1 does nothing" in err) == (2, True)
 
 
 @pytest.mark.parametrize(("methods", "code"), [("dyrep,grow", 0), ("grow,orepa", 2)])
-def test_a_sweep_refuses_what_none_of_its_runs_uses(inside, methods, code):
+def test_a_sweep_refuses_a_setting_that_none_of_its_runs_uses(inside, methods, code):
     words = "-m", f"method={methods}", "method.cut_std=0.1", "dry_run=true", "stage=prep"
     assert inside(*words)[0] == code

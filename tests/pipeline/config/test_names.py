@@ -1,4 +1,4 @@
-"""What has to be spelled in two places, because a launch does not import torch, is one list."""
+"""Test that names spelled in two places, because a launch does not import torch, are the same."""
 
 from typing import get_args
 
@@ -57,7 +57,7 @@ def test_one_list_is_part_of_the_other(part):
     assert set(some) <= set(all_of_them)
 
 
-def test_what_runs_in_processes_is_said_once_more_in_the_table():
+def test_the_table_marks_the_same_stages_as_parallel_as_the_configuration():
     assert {name for name, stage in STAGES.items() if stage.processes} == set(base.PARALLEL)
 
 

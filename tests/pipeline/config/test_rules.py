@@ -1,4 +1,4 @@
-"""What nobody set follows from data and recipe; what somebody set stays."""
+"""Test `config.rules`: unset values follow from data and recipe, and given values stay."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_the_stem_follows_the_images(tmp_path, overrides, stem):
         ((), None),
     ],
 )
-def test_how_much_of_an_image_is_evaluated_follows_its_size(tmp_path, overrides, resize):
+def test_the_resize_follows_the_image_size(tmp_path, overrides, resize):
     assert config(tmp_path, *overrides).data.resize == resize
 
 
@@ -52,7 +52,7 @@ def test_how_much_of_an_image_is_evaluated_follows_its_size(tmp_path, overrides,
         (
             ("train=cifar", "data=cifar10", "data.root=/x"),
             (15, 495),
-        ),  # of 500 published, the same 33 adjustments
+        ),  # 500 was published; both give 33 adjustments
         (("train=imagenet", "train.epochs=90"), (5, 75)),
         (("train.epochs=4",), (1, 3)),
         (("train.epochs=1",), (1, 1)),
@@ -92,16 +92,16 @@ def test_epochs_and_growth_follow_a_budget(tmp_path, overrides, epochs, window):
     assert rules.settle(rules.unsettle(asked.model_dump())) == asked.model_dump()
 
 
-def test_saying_what_the_rule_says_is_the_same_question(tmp_path):
+def test_giving_the_derived_values_does_not_change_the_fingerprint(tmp_path):
     said = ("method.adjust_interval=3", "method.last_adjust_epoch=6")
     assert fingerprints(tmp_path, *said) == fingerprints(tmp_path)
 
 
-def test_settled_values_can_be_settled_anew(tmp_path):
+def test_derived_values_can_be_removed_and_derived_again(tmp_path):
     values = config(tmp_path, "model=resnet18", "method.adjust_interval=4").model_dump()
     again = rules.unsettle(values)
     assert again["model"]["small_stem"] == "auto"
-    assert again["method"]["adjust_interval"] == 4  # is no rule's
+    assert again["method"]["adjust_interval"] == 4  # given, not derived by a rule
     assert rules.settle(again) == values
 
 
@@ -115,7 +115,7 @@ def test_settled_values_can_be_settled_anew(tmp_path):
         (("method.last_adjust_epoch=9",), (3, 9, "seconds")),
     ],
 )
-def test_single_branches_grow_early_and_at_prices_that_repeat_where_all_does(
+def test_method_grow_adjusts_early_and_a_deterministic_training_prices_in_flops(
     tmp_path, overrides, settled
 ):
     method = config(tmp_path, "method=grow", *overrides).method

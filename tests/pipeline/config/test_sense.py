@@ -1,4 +1,4 @@
-"""What fits the schema and yet cannot be meant is refused when it is asked for, in one line."""
+"""Test `config.sense`: a value that fits the schema but makes no sense is refused in one line."""
 
 import re
 
@@ -141,7 +141,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("asked", "said"), REFUSED)
-def test_what_cannot_be_meant_is_refused(tmp_path, asked, said):
+def test_a_value_that_makes_no_sense_is_refused_in_one_line(tmp_path, asked, said):
     overrides = [asked] if "\t" in asked else asked.split()
     with pytest.raises(UserError) as refused:
         config(tmp_path, *overrides)
@@ -155,24 +155,24 @@ def test_what_cannot_be_meant_is_refused(tmp_path, asked, said):
  "data.loader=torch train.augment.policy=rand-n14-t3aw-m30-mmax30-p1", "method=dyrep method.cut_std=0.1", "train.augment.crop=pad train.augment.padding=2", "method.adjust_interval=11",
                                    "train.schedule=step train.decay_epochs=11", "data=synthetic data.height=1 data.width=50",
                                    "data.val_fraction=0.99", "data=synthetic data.images=20 data.val_fraction=0.5"])  # fmt: skip
-def test_what_can_be_meant_is_not(tmp_path, asked):
+def test_a_value_at_the_limit_is_accepted(tmp_path, asked):
     config(tmp_path, *asked.split())
 
 
-def test_every_choice_makes_sense(tmp_path):
+def test_every_recipe_makes_sense(tmp_path):
     for recipe in ("digits", "cifar", "imagenet"):
         config(tmp_path, f"train={recipe}", "data=synthetic")
 
 
-def test_what_is_frozen_stays_readable(tmp_path):
-    """A run from before a check was can be continued: the schema alone judges it."""
+def test_frozen_settings_stay_readable_after_a_new_check(tmp_path):
+    """A run that is older than a check can continue, because only the schema judges frozen settings."""
     values = config(tmp_path).model_dump(mode="json")
     values["method"]["adjust_interval"] = 99
     old = compose.validated(values)
     assert sense.wrong(flatten(old.model_dump()))
 
 
-def test_what_timm_calls_it_is_accepted(tmp_path):
+def test_the_documented_equivalents_of_timms_options_are_accepted(tmp_path):
     page = (PROJECT / "docs" / "stages.md").read_text()
     table = page.partition("## What timm's train.py calls it")[2].partition("\n## ")[0]
     rows = re.findall(r"(?m)^\| `--.*\| `([^`]*)` \|$", table)

@@ -1,4 +1,4 @@
-"""Repeating finished stages: what is repeated, what is kept, what is refused."""
+"""Test `again=`: which stages it repeats, which results it keeps, and what it refuses."""
 
 import fcntl
 import json
@@ -30,7 +30,7 @@ def config(root, *overrides):
 
 
 def finish(root, *overrides, stages=STAGES, state="done"):
-    """Leave stages as a launch would; return their directories."""
+    """Write the files of the named stages as a launch leaves them; return all stage directories."""
     found = {}
     for step in make_plan(config(root, *overrides)):
         found[step.stage.name] = step.dir
@@ -63,26 +63,26 @@ def actions(root, *overrides):
         (["again=[]"], "skip skip skip skip skip"),
     ],
 )
-def test_what_follows_is_repeated_too_if_it_is_wanted(tmp_path, overrides, told):
+def test_selected_stages_after_a_repeated_one_are_repeated_too(tmp_path, overrides, told):
     finish(tmp_path)
     assert " ".join(actions(tmp_path, *overrides)) == told
 
 
-def test_images_that_are_gone_are_refused_before_anything_is_put_aside(tmp_path):
+def test_missing_images_are_refused_before_a_result_is_set_aside(tmp_path):
     gone = ("data=parquet", f"data.root={tmp_path}/gone", "again=[prep]")
     finish(tmp_path, *gone)
     found = preflight.data_error(config(tmp_path, *gone), make_plan(config(tmp_path, *gone)))
     assert "gone is not a folder; data.root needs .parquet files in it" in str(found)
 
 
-def test_the_plan_says_why(tmp_path):
+def test_the_plan_says_why_a_stage_is_repeated(tmp_path):
     finish(tmp_path)
     prep, train, *_ = make_plan(config(tmp_path, "again=[prep]"))
     assert prep.why.startswith("asked for with again=")
     assert train.why.startswith("its parent prep is repeated")
 
 
-def test_an_unfinished_stage_is_begun_anew_and_one_never_begun_is_run(tmp_path):
+def test_again_restarts_an_unfinished_stage_and_runs_a_new_one(tmp_path):
     finish(tmp_path, stages=["prep"])
     finish(tmp_path, stages=["train"], state="begun")
     assert actions(tmp_path, "again=[train]") == ["skip", "repeat", "run", "run", "run"]
@@ -99,7 +99,7 @@ def test_an_unfinished_stage_is_begun_anew_and_one_never_begun_is_run(tmp_path):
         (["again=[train]", "stage=latency"], r"stage.run=\[train,fuse,latency\]"),
     ],
 )
-def test_what_cannot_be_repeated_is_refused(tmp_path, overrides, words):
+def test_a_wrong_value_of_again_is_refused(tmp_path, overrides, words):
     with pytest.raises(UserError, match=words):
         make_plan(config(tmp_path, *overrides))
 
@@ -107,7 +107,7 @@ def test_what_cannot_be_repeated_is_refused(tmp_path, overrides, words):
 @pytest.mark.parametrize("there", [[], ["prep"], ["prep", "train"], list(STAGES)])
 @pytest.mark.parametrize("again", ["", "prep", "train", "fuse"])
 @pytest.mark.parametrize("run", ["latency", "eval", "fuse", "prep,latency", "train,latency"])
-def test_the_stages_that_are_advised_are_enough(tmp_path, there, again, run):
+def test_the_stages_that_an_error_advises_are_enough(tmp_path, there, again, run):
     finish(tmp_path, stages=there)
     settings = [f"again=[{again}]"]
     try:
@@ -115,7 +115,9 @@ def test_the_stages_that_are_advised_are_enough(tmp_path, there, again, run):
     except UserError as error:
         advised = re.search(r"stage\.run=\[[\w,]+\]", str(error))[0]
         assert set(run.split(",")) <= set(re.findall(r"\w+", advised))
-        for _ in range(2):  # of what is missing before, only the next is known
+        for _ in range(
+            2
+        ):  # an error knows only the nearest missing parent: a second error may follow
             try:
                 make_plan(config(tmp_path, *settings, advised))
                 return
@@ -125,7 +127,7 @@ def test_the_stages_that_are_advised_are_enough(tmp_path, there, again, run):
 
 
 def repeat(root, *overrides):
-    """Launch, as far as files tell: old answers aside, new ones made."""
+    """Set the old results aside and write new ones, as a launch with `again=` does."""
     plan = make_plan(config(root, *overrides))
     again.refuse_in_use(plan)
     moved = again.set_aside(plan)
@@ -133,7 +135,7 @@ def repeat(root, *overrides):
     return moved
 
 
-def test_the_old_answer_is_kept_and_the_next_launch_repeats_nothing(tmp_path):
+def test_the_old_result_is_kept_and_the_next_launch_repeats_nothing(tmp_path):
     places = finish(tmp_path)
     (places["latency"] / "latency.json").write_text("old")
     for number in (1, 2):
@@ -145,7 +147,7 @@ def test_the_old_answer_is_kept_and_the_next_launch_repeats_nothing(tmp_path):
     assert not (places["latency"] / "latency.json").exists()
 
 
-def test_what_follows_but_was_not_wanted_is_out_of_date_until_it_is(tmp_path):
+def test_a_stage_after_a_repeated_one_is_out_of_date_until_it_is_repeated(tmp_path):
     finish(tmp_path)
     other = ["latency.repeats=11", "name=other"]
     finish(tmp_path, *other)
@@ -185,7 +187,7 @@ def test_runs_of_a_sweep_repeat_what_they_share_once(tmp_path):
     assert len(again.set_aside(both)) == 5
 
 
-def test_killed_in_between_no_answer_follows_from_one_that_is_gone(tmp_path, monkeypatch):
+def test_a_kill_while_results_are_set_aside_leaves_none_without_its_parent(tmp_path, monkeypatch):
     places = finish(tmp_path)
     monkeypatch.setattr(disk, "sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
     for left in range(4, -1, -1):
@@ -201,7 +203,7 @@ def test_repeated_data_get_a_folder_of_their_own(tmp_path):
     assert rundir.data_dir(tmp_path, "abc", noted) != rundir.data_dir(tmp_path, "abc")
 
 
-def test_what_somebody_works_on_is_not_taken_away(tmp_path):
+def test_a_stage_that_a_process_works_on_is_not_set_aside(tmp_path):
     places = finish(tmp_path)
     handle = os.open(places["latency"] / rundir.LOCK, os.O_RDWR | os.O_CREAT)
     fcntl.flock(handle, fcntl.LOCK_EX)
@@ -212,7 +214,7 @@ def test_what_somebody_works_on_is_not_taken_away(tmp_path):
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "PENDING", "COMPLETING"])
-def test_what_a_job_works_on_or_from_is_not_taken_away(tmp_path, monkeypatch, state):
+def test_a_stage_that_a_job_works_on_or_reads_is_not_set_aside(tmp_path, monkeypatch, state):
     from slurm.entry import Entry
     from slurm.records import Submission
 
@@ -238,7 +240,7 @@ def test_what_a_job_works_on_or_from_is_not_taken_away(tmp_path, monkeypatch, st
     again.refuse_in_use(make_plan(config(tmp_path, "again=[latency]")))
 
 
-def test_the_frozen_configuration_knows_nothing_of_it(tmp_path):
+def test_again_is_not_frozen_with_the_configuration(tmp_path):
     def settled(*overrides):
         run = sweep.single([f"root={tmp_path}", "name=x", *overrides])
         return named_run.settle(*run)
@@ -250,7 +252,7 @@ def test_the_frozen_configuration_knows_nothing_of_it(tmp_path):
     assert settled()[0].again == []
 
 
-def test_a_noisy_latency_says_how_it_is_timed_again(tmp_path):
+def test_a_noisy_latency_comes_with_the_command_that_times_it_again(tmp_path):
     run = make_run(tmp_path / "my_runs", "n")
     rundir.write_json(run / "latency" / "latency.json", {"noise": ["neighbours"]})
     told = run_data.read(run)
@@ -261,7 +263,7 @@ def test_a_noisy_latency_says_how_it_is_timed_again(tmp_path):
     )
 
 
-def test_a_comparison_carries_noise_and_what_is_out_of_date(tmp_path):
+def test_a_comparison_marks_noisy_latencies_and_outdated_stages(tmp_path):
     noisy = {"latency/noisy": 1.0}
     named = [
         make_run(tmp_path, "a", "method=dyrep", seed=0, metrics=noisy),
@@ -291,7 +293,7 @@ def test_a_repeated_training_is_another_run_in_wandb(tmp_path):
     assert session._id(run) == f"{before}-1"
 
 
-def test_what_a_cluster_has_made_anew_is_made_anew_once(tmp_path, monkeypatch):
+def test_a_submission_returns_the_stages_that_it_repeats(tmp_path, monkeypatch):
     directory = tmp_path / "prep-0"
     monkeypatch.setattr(slurm, "submit", lambda _: [directory])
     outcome = dispatch.submit([slurm.Launch(config=config(tmp_path), plan=[])])

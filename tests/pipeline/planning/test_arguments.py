@@ -1,4 +1,4 @@
-"""What a shell hands over: every choice exists, every value can be said, every printed cure works."""
+"""Test `planning.arguments`: wrong words are refused, any text can be written, printed cures work."""
 
 import re
 import shlex
@@ -53,20 +53,20 @@ NO_CHOICE = [
 
 
 @pytest.mark.parametrize(("argument", "said"), NO_CHOICE)
-def test_what_is_no_choice_is_refused(inside, argument, said):
+def test_a_wrong_argument_is_refused_in_one_line(inside, argument, said):
     code, _, told = inside(argument)
     assert (code, told.count("\n")) == (2, 1), told
     assert said in told
 
 
 @pytest.mark.parametrize("name", ["nonsense", "serach", "ax"])
-def test_a_sweeper_that_is_none_is_refused_before_one_is_looked_for(inside, name):
+def test_an_unknown_sweeper_is_refused_in_one_line(inside, name):
     code, _, told = inside("-m", f"hydra/sweeper={name}", "seed=1,2")
     assert (code, told.count("\n")) == (2, 1), told
     assert f"there is no hydra/sweeper={name}; " in told and "search" in told
 
 
-def test_the_sweeper_of_the_plugin_is_refused_as_it_looks_for_the_lowest_score(inside):
+def test_the_plugins_own_sweeper_is_refused_because_it_minimizes_the_score(inside):
     code, _, told = inside("-m", "hydra/sweeper=optuna", "seed=1,2")
     assert (code, told.count("\n")) == (2, 1), told
     assert "looks for the lowest top-1; write hydra/sweeper=search" in told
@@ -81,7 +81,7 @@ def test_settings_may_stand_on_both_sides_of_an_option():
     assert asked.settings == ["seed=1,2", "method=plain", "name=a"]
 
 
-def test_of_a_sweep_too(inside):
+def test_a_wrong_choice_of_a_sweep_is_refused(inside):
     code, _, told = inside("-m", "experiment=digits,nonsense")
     assert code == 2
     assert "experiment=nonsense is not a choice" in told
@@ -136,7 +136,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("argument", "said"), TEXTS)
-def test_a_value_of_another_kind_is_told_with_its_spelling(inside, argument, said):
+def test_a_value_of_the_wrong_type_is_refused_as_it_was_written(inside, argument, said):
     code, _, told = inside(argument)
     assert (code, told.count("\n")) == (2, 1), told
     assert said in told
@@ -156,7 +156,7 @@ ENDLESS = [
 
 
 @pytest.mark.parametrize("words", ENDLESS, ids=lambda words: words[-1][:20])
-def test_what_no_parser_can_read_is_one_short_line(inside, words):
+def test_an_argument_that_no_parser_can_read_is_refused_in_one_short_line(inside, words):
     code, _, told = inside(*words)
     assert (code, told.count("\n")) == (2, 1), told
     assert "a number has more than 1,000 digits" in told or "are nested more than 50 deep" in told
@@ -195,7 +195,7 @@ def test_the_help_says_what_choices_and_settings_mean(inside, tmp_path, capsys):
         assert re.search(rf"(?m)^(  )?{key}:", told) or key in ("defaults", "hydra"), key
 
 
-def test_a_setting_with_two_values_is_told(inside):
+def test_a_setting_that_is_given_twice_is_noted(inside):
     code, out, _ = inside("seed=1", "train.lr=0.2", "seed=2", "train.lr=0.2", "dry_run=true")
     assert (code, "seed is given more than once; the last counts: seed=2" in out) == (0, True)
     assert "train.lr is given" not in out

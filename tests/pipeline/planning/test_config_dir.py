@@ -1,4 +1,4 @@
-"""Settings of one's own: a folder beside `conf/`, in single runs and in sweeps."""
+"""Test `--config-dir`: choices from the user's own folder, in single runs and in sweeps."""
 
 import os
 
@@ -50,7 +50,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("spelt", [["--config-dir", "{}"], ["--config-dir={}"], ["-cd", "{}"]])
-def test_a_choice_of_a_folder_of_ones_own_is_taken(inside, folder, spelt):
+def test_a_choice_from_the_users_folder_is_used(inside, folder, spelt):
     words = [word.format(folder) for word in spelt]
     code, out, err = inside(*words, "experiment=mine", "dry_run=true")
     assert (code, err) == (0, "")
@@ -67,7 +67,7 @@ def test_a_choice_may_have_any_name_and_be_in_a_folder(inside, folder, choice, s
     assert (code, f"seed {seed}" in out, out.startswith(name)) == (0, True, True)
 
 
-def test_a_sweep_takes_them_too_and_a_dry_run_leaves_nothing(inside, folder):
+def test_a_sweep_takes_choices_of_the_folder_and_its_dry_run_writes_nothing(inside, folder):
     code, out, _ = inside("--config-dir", str(folder), "-m", "train=glob(quick*)", "dry_run=true")
     assert (code, out.count("recipe: train=")) == (0, 2)
     assert not inside.root.exists()
@@ -111,7 +111,7 @@ def test_a_sweep_takes_them_too_and_a_dry_run_leaves_nothing(inside, folder):
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
-def test_what_is_wrong_in_it_is_one_line(inside, folder, words, said, sweep):
+def test_a_mistake_in_the_folder_is_refused_in_one_line(inside, folder, words, said, sweep):
     os.mkfifo(folder / "experiment" / "pipe.yaml")
     code, _, err = inside("--config-dir", str(folder), *sweep, *words, "dry_run=true")
     assert (code, err.count("\n")) == (2, 1)
@@ -137,7 +137,7 @@ def test_a_folder_that_adds_nothing_is_refused(inside, folder, monkeypatch, word
 
 
 @pytest.mark.parametrize("file", ["train/digits.yaml", "config.yaml", "hydra/help/pipeline.yaml"])
-def test_a_file_with_the_name_of_a_choice_is_not_passed_over_in_silence(inside, folder, file):
+def test_a_file_with_the_name_of_an_existing_choice_is_refused(inside, folder, file):
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("epochs: 3\n")

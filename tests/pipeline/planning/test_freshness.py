@@ -1,4 +1,4 @@
-"""Whether the images have changed since prep: told also where nobody can know."""
+"""Test `planning.freshness`: a note says that images changed since prep, or that it is unknown."""
 
 import gzip
 import os
@@ -45,7 +45,7 @@ DAMAGES = {
 
 @pytest.fixture
 def listed(tmp_path):
-    """Return a folder of images, and one in which they are written down."""
+    """Return a folder of images, and a folder with the saved list of these images."""
     for name in ("cat", "dog"):
         (tmp_path / "images" / name).mkdir(parents=True)
         (tmp_path / "images" / name / "a.jpg").touch()
@@ -57,7 +57,7 @@ def listed(tmp_path):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_was_written_down_and_is_damaged_is_a_note(listed, damage):
+def test_a_damaged_list_of_images_is_a_note(listed, damage):
     root, kept = listed
     assert freshness._notes(root, kept) == []
     freshness._notes.cache_clear()
@@ -68,7 +68,7 @@ def test_what_was_written_down_and_is_damaged_is_a_note(listed, damage):
 
 
 def test_an_added_file_is_noticed_whatever_its_suffix(tmp_path):
-    """A source of one's own may read files that no other source takes for images."""
+    """The user's own source may read files that no built-in source takes for images."""
     root, kept = tmp_path / "arrays", tmp_path / changes.FILE
     root.mkdir()
     (root / "0.npy").write_bytes(b"0")
@@ -80,6 +80,6 @@ def test_an_added_file_is_noticed_whatever_its_suffix(tmp_path):
         folders=found.folders,
     )
     changes.save(listing, kept)
-    os.utime(root, ns=(0, 0))  # the folder has changed
+    os.utime(root, ns=(0, 0))  # the folder's time differs from the saved one
     (root / "1.npy").write_bytes(b"1")
     assert str(changes.compare(root, kept, 10)) == "1 added"

@@ -1,4 +1,4 @@
-"""A machine where a stage could not start: refused at launch, before anything is written."""
+"""Test `planning.machine`: a launch where no stage could start is refused and writes nothing."""
 
 import subprocess
 
@@ -43,7 +43,7 @@ def test_threads_that_cannot_be_started_are_counted(inside, monkeypatch):
     assert not inside.root.exists()
 
 
-def test_without_proc_several_processes_are_refused_and_any_run_is_warned_of(
+def test_without_proc_several_processes_are_refused_and_any_run_gets_a_warning(
     inside, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(machine, "PROC", tmp_path / "proc")

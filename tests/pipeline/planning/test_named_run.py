@@ -1,4 +1,4 @@
-"""What is on record of a run."""
+"""Test `planning.named_run`: what a run's directory records, and which later launches it refuses."""
 
 import shutil
 
@@ -19,7 +19,7 @@ def test_a_launch_while_the_run_is_in_the_queue_lists_no_job_twice(tmp_path):
 
 
 def test_a_run_that_another_launch_wrote_meanwhile_is_not_written_over(tmp_path):
-    """Both were settled when there was no such run."""
+    """Both launches composed their configuration before the run's directory existed."""
     both = [sweep.single(["name=x", f"root={tmp_path}", seed]) for seed in ("seed=1", "seed=2")]
     (first, choices, _), (second, *_) = (named_run.settle(*each) for each in both)
     named_run.record(first, choices, [])
@@ -30,7 +30,7 @@ def test_a_run_that_another_launch_wrote_meanwhile_is_not_written_over(tmp_path)
 
 
 def test_a_run_that_is_only_half_written_is_taken_for_new(tmp_path, monkeypatch):
-    """Another launch is writing it at this moment."""
+    """The run's directory has one of its two files while another launch is writing them."""
     asked = sweep.single(["name=x", f"root={tmp_path}"])
     config, choices, _ = named_run.settle(*asked)
 

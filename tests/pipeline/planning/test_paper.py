@@ -1,4 +1,4 @@
-"""The experiments of the paper: each with each method, at the settings that were published."""
+"""Test the paper's experiments: each composes with each method and has the published settings."""
 
 import functools
 
@@ -11,7 +11,7 @@ from pipeline.planning import compose, explain, named_run, settings_along, sweep
 from pipeline.planning.plan import make_plan
 
 METHODS = ("plain", "dbb", "dyrep", "grow", "orepa", "acb", "repvgg")
-# epochs, interval and last epoch of adjustments, weight decay, on norms too, Nesterov
+# epochs, interval and last epoch of adjustments, weight decay, decay of norms, Nesterov
 # (configs/strategies/DyRep/*.yaml of github.com/hunto/image_classification_sota)
 PUBLISHED = {
     "cifar10_vgg16": (600, 15, 500, 1e-4, True, False),
@@ -24,7 +24,7 @@ PUBLISHED = {
     "imagenet_repvgg_b2g4": (200, 5, 100, 1e-4, False, True),
     "imagenet_repvgg_b3": (200, 5, 100, 1e-4, False, True),
 }
-# what else is published there of a recipe, and in DBB's README of depthwise convolutions
+# further settings published there; DBB's README has the one of depthwise convolutions
 REPVGG = {"model.own_branches": True, "train.recalibrate": 200, "train.recalibrate_until": 100}
 STRONG = {**REPVGG, "train.augment.policy": "rand-m9-mstd0.5", "train.augment.erase": 0.2,
           "train.label_smoothing": 0.1, "train.warmup_epochs": 5}  # fmt: skip
@@ -41,7 +41,7 @@ FURTHER = {
 
 @functools.cache
 def configured(*words):
-    """Return the configurations of a sweep, by method."""
+    """Return the configuration of each run of a sweep, by the name of its method."""
     runs = [named_run.settle(*run) for run in sweep.composed(["data.root=/x", *words])]
     return {config.method.name: config for config, *_ in runs}
 
@@ -65,18 +65,18 @@ def test_each_experiment_is_composed_and_planned_with_each_method(tmp_path, expe
 
 
 @pytest.mark.parametrize("experiment", FURTHER)
-def test_an_experiment_has_what_else_was_published(experiment):
+def test_an_experiment_has_the_further_published_settings(experiment):
     config = configured(f"experiment={experiment}", "method=dbb")["dbb"]
     settings = flatten(config.model_dump(mode="json"))
     assert {key: settings[key] for key in FURTHER[experiment]} == FURTHER[experiment]
 
 
 @pytest.mark.parametrize("experiment", PUBLISHED)
-def test_an_experiment_of_the_paper_trains_dyrep_unless_told_otherwise(experiment):
+def test_an_experiment_of_the_paper_trains_dyrep_unless_a_method_is_chosen(experiment):
     assert list(configured(f"experiment={experiment}")) == ["dyrep"]
 
 
-def test_a_setting_that_an_experiment_has_for_another_choice_is_left_out_and_a_wrong_one_is_not():
+def test_an_experiments_setting_for_another_choice_is_left_out_but_a_wrong_one_is_not():
     values = {"method": {"name": "plain", "kind": "plain", "adjust_interval": 5, "adjst": 1}}
     compose._leave_out(values, {"method": "plain"}, set())
     assert values["method"].keys() == {"name", "kind", "adjst"}
@@ -85,7 +85,7 @@ def test_a_setting_that_an_experiment_has_for_another_choice_is_left_out_and_a_w
     assert "adjust_interval" in values["method"]
 
 
-def test_a_sweep_over_methods_takes_settings_along_that_some_of_them_have(capsys):
+def test_a_sweep_over_methods_may_set_what_only_some_of_them_have(capsys):
     found = sweep.composed(["method=plain,dyrep", "method.adjust_interval=2,3", "seed=1"])
     assert [overrides for *_, overrides in found] == [
         ["method=plain", "seed=1"],
@@ -103,7 +103,7 @@ def test_a_sweep_over_methods_takes_settings_along_that_some_of_them_have(capsys
     ("method", "taken"), [("plain", []), ("dyrep", ["method.adjust_interval=2", "method.grow=3"])]
 )
 def test_an_agent_and_a_search_leave_out_what_a_method_lacks(method, taken, capsys):
-    """Optuna's sweeper composes each proposal by itself, and W&B's agent starts single runs."""
+    """Optuna's sweeper composes each proposal alone, and W&B's agent starts single runs."""
     asked = ["method=plain,dyrep", "method.adjust_interval=2", "method.grow=choice(3,4)", "seed=1"]
     words = settings_along.addable(asked)
     assert words == [asked[0], f"++{asked[1]}", f"++{asked[2]}", asked[3]]
@@ -136,7 +136,7 @@ def test_any_value_may_vary_beside_a_choice():
     assert len(sweep.composed(words)) == 4
 
 
-def test_choices_of_ones_own_have_settings_too(tmp_path):
+def test_choices_of_the_users_folder_have_settings_too(tmp_path):
     (tmp_path / "method").mkdir()
     written = (compose.CONF / "method" / "dyrep.yaml").read_text()
     (tmp_path / "method" / "mine.yaml").write_text(written)
@@ -149,7 +149,7 @@ def test_choices_of_ones_own_have_settings_too(tmp_path):
 @pytest.mark.parametrize("words", [["method=plain,dbb", "method.adjust_interval=2"],
                                    ["method=plain", "seed=1,2", "method.adjust_interval=2"],
                                    ["method=plain,dyrep", "method.nothing=2"]])  # fmt: skip
-def test_what_none_of_the_choices_has_is_refused(words):
+def test_a_setting_that_none_of_the_choices_has_is_refused(words):
     with pytest.raises(UserError), explain.explained():
         sweep.composed(words)
 

@@ -1,4 +1,4 @@
-"""What is a new question and what is not: fingerprints, states and reasons."""
+"""Test `planning.plan`: fingerprints, and the state, action and reason of each stage."""
 
 import copy
 import functools
@@ -54,14 +54,16 @@ def fingerprints(tmp_path, *overrides):
         ("stage=train", None),
     ],
 )
-def test_a_setting_moves_the_stages_that_read_it_and_what_follows(tmp_path, override, moved):
+def test_a_setting_changes_the_fingerprints_of_the_stages_that_read_it_and_of_later_ones(
+    tmp_path, override, moved
+):
     overrides = [override] if moved is not None else ["stage.run=[prep,train]"]
     before, after = fingerprints(tmp_path), fingerprints(tmp_path, *overrides)
     assert {name for name in before if before[name] != after[name]} == (moved or set())
 
 
 def choice_with(section, name):
-    """Return what chooses a section that has a setting."""
+    """Return the overrides that choose a section with a given setting; [] if the default has it."""
     usual = {"model": "vgg_small", "method": "dyrep"}.get(section)
     if name in compose.has(section, usual or "*"):
         return [f"{section}={usual}"] if usual else []
@@ -71,9 +73,7 @@ def choice_with(section, name):
 
 
 @pytest.mark.parametrize(("key", "usual"), ADDED.items())
-def test_a_setting_that_came_later_is_no_part_of_a_question_that_was_there_before(
-    tmp_path, key, usual
-):
+def test_a_setting_added_later_at_its_default_is_not_part_of_a_fingerprint(tmp_path, key, usual):
     section, *path, name = key.split(".")
     choice = [] if path else choice_with(section, name)
     asked = config(tmp_path, *choice, f"{key}={written(usual)}")
@@ -96,7 +96,7 @@ def finish(step, content=b"abc"):
     rundir.write_json(step.dir / rundir.RESULT, {"seconds": 1.0, "metrics": {}, "outputs": outputs})
 
 
-def test_states_and_actions_follow_the_files(tmp_path):
+def test_the_files_decide_the_state_and_the_action_of_a_stage(tmp_path):
     prep, train, *_ = make_plan(config(tmp_path))
     finish(prep)
     train.dir.mkdir(parents=True)
@@ -132,7 +132,7 @@ def test_the_reason_names_what_changed_since_the_run_was_made(tmp_path):
         (lambda path: path.unlink(), "is gone"),
     ],
 )
-def test_what_a_finished_stage_left_is_checked(tmp_path, harm, said):
+def test_a_damaged_output_of_a_finished_stage_is_refused(tmp_path, harm, said):
     finish(make_plan(config(tmp_path))[0])
     plan = make_plan(config(tmp_path))
     verify(plan)
@@ -142,7 +142,7 @@ def test_what_a_finished_stage_left_is_checked(tmp_path, harm, said):
 
 
 def test_every_choice_composes(tmp_path):
-    others = {"hydra", "sweeps"}  # the latter are W&B's
+    others = {"hydra", "sweeps"}  # conf/sweeps/ holds the sweeps of W&B
     for group in sorted(p for p in CONF.iterdir() if p.is_dir() and p.name not in others):
         for file in sorted(group.glob("*.yaml")):
             more = ["data.image_size=32", "data.loader=auto"]

@@ -1,4 +1,4 @@
-"""What `model.pretrained` and `method.structure` mean: one file, known by its hash ever after."""
+"""Test `planning.starts`: `model.pretrained` and `method.structure` name a file, kept by its hash."""
 
 import hashlib
 import os
@@ -36,7 +36,7 @@ def sha256(content):
 
 
 def teacher(root, *overrides, structure=BLOCK, name="teacher", **changed):
-    """Make a finished run that ships weights and has grown."""
+    """Write a finished run with fused weights and a grown structure."""
     run = make_run(root, name, *overrides, **changed)
     for stage, file, content in (
         ("fuse", "model.safetensors", b"shipped"),
@@ -58,7 +58,7 @@ def pinned(root, word, key="pretrained", **more):
     return values["model" if key == "pretrained" else "method"]
 
 
-# -- what a word means -----------------------------------------------------------------------------
+# -- which file a value names ----------------------------------------------------------------------
 
 
 def test_a_file_is_named_by_any_path(tmp_path, root, weights, monkeypatch):
@@ -71,7 +71,7 @@ def test_a_file_is_named_by_any_path(tmp_path, root, weights, monkeypatch):
         assert found["pretrained_sha256"] == sha256(file.read_bytes())
 
 
-def test_a_run_means_what_it_ships(root):
+def test_the_name_of_a_run_means_its_fused_weights_and_its_structure(root):
     run = teacher(root)
     for word in ("teacher", run, f"{run}/"):
         assert pinned(root, word)["pretrained"] == str(run / "fuse/model.safetensors")
@@ -87,7 +87,7 @@ def test_a_structure_starts_as_its_run_did(root):
     assert config(root, "method=structure", run, "method.start=drawn").method.start == "drawn"
 
 
-def test_other_words_are_asked_of_the_library_of_the_network(root, monkeypatch, weights):
+def test_any_other_word_is_looked_up_in_the_library_of_the_network(root, monkeypatch, weights):
     asked = []
     monkeypatch.setattr(outline, "weights", lambda *words: asked.append(words) or weights)
     found = pinned(root, "IMAGENET1K_V1", family="torchvision", name="resnet18")
@@ -118,11 +118,13 @@ def archive(*names):
     "make",
     [
         archive("data.pkl", "data/0"),
-        lambda path: path.write_bytes(b" <" + bytes(6) + b'{"w":'),  # a header of 15,392 bytes
+        lambda path: path.write_bytes(
+            b" <" + bytes(6) + b'{"w":'
+        ),  # safetensors with a header of 15,392 bytes
         lambda path: path.write_bytes(b"PK\x03\x04 cut off"),
     ],
 )
-def test_what_may_be_weights_is_left_to_torch(tmp_path, root, make):
+def test_a_file_that_may_hold_weights_is_accepted_for_torch_to_read(tmp_path, root, make):
     make(tmp_path / "w")
     assert pinned(root, tmp_path / "w")["pretrained"] == str(tmp_path / "w")
 
@@ -146,7 +148,7 @@ def test_what_may_be_weights_is_left_to_torch(tmp_path, root, make):
         (lambda path: path.symlink_to(path), "cannot be read"),
     ],
 )
-def test_what_can_be_no_weights_is_refused_in_one_line(tmp_path, root, make, said):
+def test_a_file_that_cannot_hold_weights_is_refused_in_one_line(tmp_path, root, make, said):
     make(tmp_path / "w")
     for word in (tmp_path / "w", f"{tmp_path}//w"):
         with pytest.raises(UserError) as refused:
@@ -167,7 +169,7 @@ def test_a_word_that_means_nothing_is_refused_with_the_nearest_run(root, key):
         pinned(root, "x" * 999, key)
 
 
-def test_a_run_must_have_made_what_is_asked_of_it(root):
+def test_a_run_without_the_file_that_is_needed_is_refused(root):
     teacher(root, finished=("prep",))
     with pytest.raises(UserError, match=r"whose fuse is not finished; `.* name=teacher stage=all"):
         pinned(root, "teacher")
@@ -179,17 +181,19 @@ def test_a_run_must_have_made_what_is_asked_of_it(root):
         pinned(root, "other")
 
 
-def test_the_hash_can_be_asked_for(root, weights):
+def test_a_file_without_the_given_hash_is_refused(root, weights):
     right = sha256(weights.read_bytes())
     assert pinned(root, weights, pretrained_sha256=right)["pretrained_sha256"] == right
     with pytest.raises(UserError, match=f"has the SHA-256 {right}, and .* says 000"):
         pinned(root, weights, pretrained_sha256="0" * 64)
 
 
-# -- the question ----------------------------------------------------------------------------------
+# -- the fingerprint -------------------------------------------------------------------------------
 
 
-def test_what_a_file_holds_is_asked_and_not_where_it_lies(tmp_path, weights):
+def test_a_fingerprint_depends_on_the_content_of_the_weights_and_not_on_their_path(
+    tmp_path, weights
+):
     before = fingerprints(tmp_path, "method=plain")
     asked = fingerprints(tmp_path, "method=plain", f"model.pretrained={weights}")
     assert {name for name in before if before[name] != asked[name]} == {
@@ -201,7 +205,7 @@ def test_what_a_file_holds_is_asked_and_not_where_it_lies(tmp_path, weights):
     assert fingerprints(tmp_path, "method=plain", f"model.pretrained={moved}") != asked
 
 
-def test_freezing_and_the_rate_of_the_head_move_the_training(tmp_path):
+def test_freezing_and_the_rate_of_the_head_change_the_fingerprint_of_train(tmp_path):
     before = fingerprints(tmp_path)
     for override in ("model.freeze=[features.0]", "train.head_lr=0.5"):
         assert fingerprints(tmp_path, override)["train"] != before["train"]
@@ -219,7 +223,7 @@ def test_freezing_and_the_rate_of_the_head_move_the_training(tmp_path):
         (("method=dyrep", "model.pretrained=W"), "drawn"),
     ],
 )
-def test_the_identity_is_added_to_fresh_kernels_alone(tmp_path, weights, overrides, start):
+def test_the_identity_is_added_only_to_fresh_kernels(tmp_path, weights, overrides, start):
     words = [word.replace("W", str(weights)) for word in overrides]
     assert config(tmp_path, *words).method.start == start
 
@@ -232,14 +236,14 @@ def test_the_identity_is_added_to_fresh_kernels_alone(tmp_path, weights, overrid
         (["method=structure", "method.structure=S"], "method=structure puts fresh branches"),
     ],
 )
-def test_what_would_undo_trained_weights_is_refused(tmp_path, weights, overrides, said):
+def test_a_method_that_would_undo_trained_weights_is_refused(tmp_path, weights, overrides, said):
     (tmp_path / "S.json").write_text(BLOCK)
     words = [word.replace("=S", f"={tmp_path}/S.json") for word in overrides]
     with pytest.raises(UserError, match=said):
         config(tmp_path, f"model.pretrained={weights}", *words)
 
 
-# -- launched again --------------------------------------------------------------------------------
+# -- a second launch of the same name --------------------------------------------------------------
 
 
 def test_a_name_goes_on_with_the_weights_it_was_frozen_with(tmp_path, root, weights):
@@ -251,7 +255,7 @@ def test_a_name_goes_on_with_the_weights_it_was_frozen_with(tmp_path, root, weig
     weights.write_bytes(b"PK\x03\x04 others")
     with pytest.raises(UserError, match=r"something else than when the run was frozen .* instead"):
         starts.changed_files(frozen, make_plan(frozen))
-    assert run.launch(*asked) != frozen  # nothing is trained yet: these are the weights now
+    assert run.launch(*asked) != frozen  # no training has begun, so the run takes the new weights
 
 
 def test_a_training_that_has_begun_keeps_its_weights(root, weights, inside):
@@ -271,7 +275,7 @@ def test_a_training_that_has_begun_keeps_its_weights(root, weights, inside):
     (note,) = starts.changed_files(frozen, make_plan(frozen))
     assert note.endswith("the training goes on from its checkpoint")
     copied.write_bytes(b"PK\x03\x04 others")
-    code, out, told = inside("name=x", "dry_run=true")  # what is there now is not looked at
+    code, out, told = inside("name=x", "dry_run=true")  # a checkpoint makes the wrong file a note
     assert code == 0, told
     assert "the training goes on from its checkpoint" in out
 
@@ -290,7 +294,7 @@ def test_a_training_that_has_begun_keeps_its_weights(root, weights, inside):
         ({"changed": {"model.freeze": ["x"]}}, None),
     ],
 )
-def test_a_structure_is_of_the_same_network_and_has_grown(root, made, said):
+def test_a_structure_must_come_from_the_same_network_and_have_branches(root, made, said):
     teacher(root, *made.pop("overrides", ()), **made)
     asked = config(root, "method=structure", f"method.structure={root}/runs/teacher")
     if said is None:

@@ -1,4 +1,4 @@
-"""The runs of a sweep are what Hydra itself would compose."""
+"""Test `planning.sweep` and `planning.search`: runs are composed as Hydra does, or refused."""
 
 import sys
 from importlib.util import find_spec
@@ -70,7 +70,7 @@ def test_one_run_is_composed_as_hydra_does(arguments):
 
 
 @pytest.mark.parametrize("arguments", [["seed=1,2", "train.lrr=1"], ["method=plain,nothing"]])
-def test_what_hydra_refuses_is_refused(arguments):
+def test_arguments_that_hydra_refuses_are_refused(arguments):
     for asked in (composed, sweep.single):
         with pytest.raises((HydraException, OmegaConfBaseException)):
             asked(arguments)
@@ -107,7 +107,7 @@ def test_what_hydra_refuses_is_refused(arguments):
         (["seed=1,2", SEARCH, "hydra.sweeper.n_jobs=-1"], "n_jobs=-1: must be a whole number"),
     ],
 )
-def test_what_varies_nothing_or_twice_is_refused(arguments, said):
+def test_a_sweep_without_a_value_or_with_one_twice_is_refused(arguments, said):
     with pytest.raises(UserError) as refused:
         sweep.check_varied(arguments, SEARCH in arguments)
     assert said in str(refused.value) and "\n" not in str(refused.value)
@@ -122,7 +122,7 @@ def test_what_varies_nothing_or_twice_is_refused(arguments, said):
         ["hydra.sweeper.params={train.lr: 'interval(0,1)'}", SEARCH],
     ],
 )
-def test_what_varies_is_not_refused(arguments):
+def test_a_sweep_of_distinct_values_is_accepted(arguments):
     sweep.check_varied(arguments, SEARCH in arguments)
 
 
@@ -135,7 +135,7 @@ def test_what_varies_is_not_refused(arguments):
         (["seed=1,2", "train.lr=0.1,0.2"], None),
     ],
 )
-def test_one_run_that_comes_twice_is_refused(arguments, said):
+def test_two_runs_of_a_sweep_that_are_the_same_are_refused(arguments, said):
     found = [(to_config(*run), *run[1:]) for run in composed(arguments)]
     if said is None:
         sweep.check_different(found)
@@ -150,14 +150,14 @@ def test_a_refused_sweep_writes_nothing(launch):
     assert not launch.root.exists()
 
 
-def test_the_note_of_a_search_is_below_the_root():
+def test_the_folder_of_a_search_is_below_the_root():
     given = ['root="~/x"', "hydra.sweep.subdir=."]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         tree = hydra.compose("config", given, return_hydra_config=True)
     assert tree.hydra.sweep.dir.startswith(str(Path("~/x/sweeps").expanduser()))
 
 
-def test_the_note_of_a_search_vanishes_after_a_dry_run(monkeypatch):
+def test_the_folder_of_a_search_vanishes_after_a_dry_run(monkeypatch):
     given = ["launch", "-m", SEARCH, "dry_run=true", "seed=1,2"]
     monkeypatch.setattr(sys, "argv", list(given))
     with search.noted(given[2:]):
@@ -166,7 +166,7 @@ def test_the_note_of_a_search_vanishes_after_a_dry_run(monkeypatch):
     assert not folder.exists()
 
 
-def test_a_sweep_says_whose_group_it_joins(launch):
+def test_a_sweep_notes_that_its_group_has_other_runs(launch):
     make_run(launch.root, "earlier", group="g")
     done = launch("-m", "seed=1,2", "group=g", "dry_run=true")
     assert done.returncode == 0, done.stderr
@@ -177,8 +177,8 @@ def test_a_sweep_says_whose_group_it_joins(launch):
 @pytest.mark.parametrize(
     "file", sorted((CONF / "sweeps").glob("*.yaml")), ids=lambda file: file.stem
 )
-def test_what_an_agent_of_wandb_starts_is_accepted(launch, file):
-    """The command is put together by the agent's own code, with the first values of each choice."""
+def test_the_command_of_a_wandb_agent_is_accepted(launch, file):
+    """The code of W&B's agent builds the command, from the first value of each parameter."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
     asked = yaml.safe_load(file.read_text())
@@ -201,7 +201,7 @@ def test_what_an_agent_of_wandb_starts_is_accepted(launch, file):
 def test_a_run_of_a_wandb_sweep_has_the_id_its_agent_gave(tmp_path, monkeypatch):
     own = wandb_id(tmp_path)
     monkeypatch.setenv("WANDB_RUN_ID", "given")
-    assert wandb_id(tmp_path) == own  # somebody's shell, not an agent
+    assert wandb_id(tmp_path) == own  # a shell set the variable, not an agent
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
     assert wandb_id(tmp_path) == "given"
 
@@ -237,7 +237,7 @@ IMPOSSIBLE = [
 ]
 
 
-def test_a_sweep_with_a_root_that_cannot_be_is_refused_before_its_first_run_begins(inside):
+def test_a_sweep_with_an_impossible_root_is_refused_before_its_first_run_begins(inside):
     first = inside.root
     inside.root = f"{first},/dev/null/x"
     code, _, told = inside("-m", "tracking=disabled", "stage=prep")

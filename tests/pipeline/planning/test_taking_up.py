@@ -1,4 +1,4 @@
-"""A second launch of a name: what a stage has read stays, what nobody chose can still be chosen."""
+"""Test later launches of a name: settings that a stage has read stay, all others can change."""
 
 import pytest
 
@@ -11,7 +11,7 @@ RUN, FINISHED = rundir.EVENTS, rundir.RESULT
 
 
 class Name:
-    """One run in a root of its own, launched again and again; no stage of it is executed."""
+    """A run named `x` that is launched repeatedly; its stages are marked by files, not executed."""
 
     def __init__(self, root):
         self.root = root
@@ -68,7 +68,7 @@ SAME = [
 
 
 @pytest.mark.parametrize(("first", "second"), SAME)
-def test_the_words_of_the_first_launch_are_accepted_again(prepared, first, second):
+def test_the_overrides_of_the_first_launch_are_accepted_again(prepared, first, second):
     asked = prepared.launch(*first.split(), "train.batch_size=16")
     prepared.mark("train", "started")
     assert prepared.launch(*first.split()) == prepared.launch(*second.split()) == asked
@@ -85,7 +85,7 @@ def test_the_words_of_the_first_launch_are_accepted_again(prepared, first, secon
         (["model.freeze=features.0"], "model.freeze=features.3"),
     ],
 )
-def test_what_is_taken_back_as_a_whole_is_a_change_too(prepared, first, second):
+def test_setting_a_whole_section_to_null_is_a_change_too(prepared, first, second):
     prepared.launch(*first)
     prepared.mark("train", "started")
     with pytest.raises(
@@ -98,7 +98,7 @@ def test_after_prep_the_model_and_the_recipe_can_be_chosen(prepared):
     config = prepared.launch("train=imagenet", "model=resnet18", "train.batch_size=16")
     assert (config.data.images, config.train.epochs, config.train.batch_size) == (100, 120, 16)
     assert config.model.small_stem is False
-    assert config.method.last_adjust_epoch == 60  # follows again
+    assert config.method.last_adjust_epoch == 60  # derived from the new number of epochs
     assert prepared.facts["choices"]["model"] == "resnet18"
     again = named_run.frozen(rundir.run_dir(prepared.root, "x"))
     assert again.model == config.model
@@ -106,14 +106,14 @@ def test_after_prep_the_model_and_the_recipe_can_be_chosen(prepared):
     assert prepared.launch().model == config.model
 
 
-def test_what_was_chosen_first_stays_unless_it_is_chosen_again(prepared):
+def test_an_earlier_choice_stays_unless_it_is_changed(prepared):
     prepared.launch("stage=prep", "model=mobilenet_v1", "model.width=0.5")
     config = prepared.launch("train.epochs=30", "model=mobilenet_v1")
     assert (config.model.width, config.train.batch_size) == (0.5, 32)
     assert (config.method.adjust_interval, config.method.last_adjust_epoch) == (3, 15)
 
 
-def test_what_prep_does_not_read_is_free_after_it(prepared):
+def test_a_setting_that_prep_does_not_read_can_change_after_prep(prepared):
     assert prepared.launch("data.image_size=96", "data.resize=96").data.image_size == 96
 
 
@@ -125,14 +125,14 @@ def test_what_prep_does_not_read_is_free_after_it(prepared):
         ("prep.quality=50", "prep.quality is 92, asked for 50"),
     ],
 )
-def test_what_prep_has_read_stays(prepared, override, said):
+def test_a_setting_that_prep_has_read_cannot_change(prepared, override, said):
     with pytest.raises(UserError, match=said):
         prepared.launch(*override.split())
 
 
 @pytest.mark.parametrize("override", ["seed=1", "model=vgg16", "train.lr=0.5", "method=plain",
                                       "train.augment={flip: true}", "data.image_size=96", "experiment=digits"])  # fmt: skip
-def test_what_train_has_read_stays(prepared, override):
+def test_a_setting_that_train_has_read_cannot_change(prepared, override):
     prepared.launch("stage.run=[prep,train]")
     prepared.mark("train", "started")
     with pytest.raises(UserError, match="exists with other settings"):
@@ -140,7 +140,7 @@ def test_what_train_has_read_stays(prepared, override):
     assert prepared.launch("latency.repeats=33").latency.repeats == 33
 
 
-def test_nothing_changes_under_a_launch_that_is_at_work(name):
+def test_no_setting_can_change_while_a_stage_is_running(name):
     name.launch("data.image_size=32")
     name.mark("prep", "started")
     with pytest.raises(UserError, match="model is vgg_small, asked for vgg16"):

@@ -1,4 +1,4 @@
-"""An argument that Hydra accepts and that a launch would not follow is refused with its cure."""
+"""Test that a launch refuses arguments that Hydra accepts but that would have no effect."""
 
 import pytest
 
@@ -64,7 +64,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "said", "cure"), REFUSED)
-def test_it_is_refused_in_one_line_with_the_cure(inside, arguments, said, cure):
+def test_an_argument_without_effect_is_refused_in_one_line_with_the_cure(
+    inside, arguments, said, cure
+):
     code, _, told = inside(*arguments, "dry_run=true")
     assert (code, told.count("\n")) == (2, 1), told
     assert said in told and cure in told, told
@@ -72,7 +74,7 @@ def test_it_is_refused_in_one_line_with_the_cure(inside, arguments, said, cure):
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "https", "hdfs", "S3", "file"])
-def test_a_root_is_no_address(inside, scheme):
+def test_a_root_that_is_an_address_is_refused(inside, scheme):
     inside.root = f"{scheme}://bucket/x"
     code, _, told = inside("dry_run=true")
     assert (code, told.count("\n")) == (2, 1), told

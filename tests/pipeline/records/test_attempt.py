@@ -1,4 +1,4 @@
-"""Attempts: which one owns a stage, whether its process is stopped, how it ended."""
+"""Test `records.attempt`: stopped processes, waiting for the first node, and how attempts end."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 from pipeline.records import attempt, rundir
 
 
-def test_a_stopped_process_is_seen():
+def test_a_process_after_sigstop_counts_as_stopped():
     process = subprocess.Popen(["sleep", "100"])
     assert not attempt.stopped(process.pid)
     process.send_signal(signal.SIGSTOP)
@@ -20,7 +20,7 @@ def test_a_stopped_process_is_seen():
     assert not attempt.stopped(process.pid)
 
 
-def test_a_node_that_waits_for_the_first_of_its_job_leaves_when_asked(tmp_path):
+def test_a_node_that_waits_for_the_first_node_of_its_job_obeys_a_stop_signal(tmp_path):
     with pytest.raises(attempt.Interrupted):
         attempt.join(tmp_path, "1.0", lambda: True)
 
@@ -45,7 +45,7 @@ def rows(directory, *events):
         (("stopped", "failed error"), 0),
     ],
 )
-def test_of_several_ends_the_one_that_took_the_others_along_is_told(tmp_path, events, told):
+def test_of_several_ends_the_one_that_caused_the_others_is_returned(tmp_path, events, told):
     rundir.append_line(tmp_path / rundir.EVENTS, {"time": 0, "attempt": 1, "event": "stopped"})
     rundir.append_line(tmp_path / rundir.EVENTS, {"time": 0, "event": "requeued", "restart": 0})
     rows(tmp_path, *events)

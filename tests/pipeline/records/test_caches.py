@@ -1,4 +1,4 @@
-"""Where libraries keep their caches: never in a HOME that cannot be written."""
+"""Test `records.caches`: no library keeps its cache in a HOME that is not writable."""
 
 import os
 
@@ -10,7 +10,10 @@ from pipeline.records import caches
 
 @pytest.fixture
 def settled(monkeypatch, tmp_path):
-    """Return what is set for a HOME (None: there is none, and no entry of the user)."""
+    """Return a function that sets HOME, and returns the cache folders set for it.
+
+    With `None`, HOME is unset. The user id has no entry in the password database.
+    """
 
     def call(home, **more):
         for name in ("HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_HOME", *caches.FOLDERS):
@@ -24,13 +27,13 @@ def settled(monkeypatch, tmp_path):
     return call
 
 
-def test_a_home_is_left_alone(settled, tmp_path):
+def test_a_writable_home_is_left_alone(settled, tmp_path):
     assert settled(tmp_path) == {}
     assert "TRITON_HOME" not in os.environ
 
 
 @pytest.mark.parametrize("home", ["/nonexistent", "/dev/null", None])
-def test_without_a_home_all_is_below_the_root(settled, tmp_path, home):
+def test_without_a_home_all_caches_are_below_the_root(settled, tmp_path, home):
     found = settled(home)
     assert found.keys() == caches.FOLDERS.keys()
     for value in (*found.values(), os.environ["TRITON_HOME"]):
@@ -38,26 +41,28 @@ def test_without_a_home_all_is_below_the_root(settled, tmp_path, home):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read any folder")
-def test_a_home_of_another_user_is_no_home(settled, tmp_path):
-    """`sudo -u` leaves HOME as it is."""
+def test_the_home_of_another_user_is_not_used(settled, tmp_path):
+    """`sudo -u` keeps the HOME of the first user, which the second user may not read."""
     home = tmp_path / "home"
     home.mkdir(mode=0)
     assert settled(home).keys() == caches.FOLDERS.keys()
 
 
-def test_without_a_home_and_a_root_to_write_to_a_folder_is_temporary(settled, monkeypatch):
+def test_without_a_writable_home_and_root_the_caches_are_in_a_temporary_folder(
+    settled, monkeypatch
+):
     monkeypatch.setattr(caches, "_writable", lambda folder: False)
     found = settled("/nonexistent")
     assert all(value.startswith(f"{caches._temporary()}/") for value in found.values())
     assert caches._temporary().stat().st_mode & 0o777 == 0o700
 
 
-def test_a_part_of_home_can_be_out_of_reach(settled, tmp_path):
+def test_only_the_cache_folder_that_home_cannot_hold_is_moved(settled, tmp_path):
     (tmp_path / ".cache").write_text("in the way")
     assert settled(tmp_path) == {"XDG_CACHE_HOME": f"{tmp_path}/root/cache/.cache"}
 
 
-def test_what_is_set_counts_if_it_can_be_used(settled, tmp_path):
+def test_a_cache_folder_that_the_user_set_is_kept_if_it_is_writable(settled, tmp_path):
     mine = str(tmp_path / "mine")
     found = settled("/nonexistent", XDG_CACHE_HOME=mine, XDG_DATA_HOME="/dev/null/no")
     assert found["XDG_CACHE_HOME"] == mine
@@ -69,7 +74,7 @@ def test_compiled_code_is_not_looked_for_in_the_common_temporary_directory(settl
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == f"{tmp_path}/root/cache/torchinductor"
 
 
-def test_what_wandb_keeps_stays_with_the_run(monkeypatch, tmp_path):
+def test_wandb_keeps_its_files_with_the_run(monkeypatch, tmp_path):
     names = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR")
     for name in names:
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""What is said of cores is what works where the stage runs."""
+"""Test `records.environment`: advice about cores names a setting only where it has an effect."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from slurm import place
         ({place.OWNER: "7.0"}, "cluster.cpus_per_process", "fewer cluster.cpus_per_process"),
     ],
 )
-def test_a_setting_of_jobs_is_advised_in_jobs_alone(monkeypatch, words, more, fewer):
+def test_a_cluster_setting_is_advised_only_in_a_job(monkeypatch, words, more, fewer):
     monkeypatch.delenv(place.OWNER, raising=False)
     for name, value in words.items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""What `status` calls a stage whose job is in SLURM's queue."""
+"""Test `records.stage_status`: the state of a stage whose job is or was in SLURM's queue."""
 
 from datetime import datetime
 
@@ -29,7 +29,7 @@ PLAIN = {"id": "7", "nodes": "n1", "reason": "None", "restarts": 0, "after": ()}
         ({"state": "SPECIAL_EXIT"}, "held", "scontrol release 7"),
     ],
 )  # fmt: skip
-def test_what_a_job_makes_of_its_stage(facts, state, words):
+def test_the_state_of_a_job_decides_the_state_of_its_stage(facts, state, words):
     entry = Entry(**dict.fromkeys(Entry.__dataclass_fields__) | PLAIN | facts)
     found, why = stage_status._in_queue(entry, {"6": "train"})
     assert found == state

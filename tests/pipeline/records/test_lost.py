@@ -1,4 +1,4 @@
-"""What interruptions cost, told from events."""
+"""Test `records.lost`: the seconds that interruptions cost, computed from events."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def started(time, attempt, last_progress):
 
 
 def began(time, job):
-    """A supervisor's event, which bears no number of an attempt."""
+    """Return the event `began` of a supervisor, which has no attempt number."""
     return event(time, 0, "began", job=job)
 
 
@@ -25,8 +25,8 @@ BROKEN = event(90, 2, "started")
 THIRD = [event(100, 3, "started"), event(105, 3, "resumed", "a"), event(110, 3, "first_step")]
 
 CASES = {
-    "nothing happened": (FIRST, 0),
-    "asked to stop, launched again later": ([*FIRST, event(51, 1, "stopped"), *SECOND], 11),
+    "never interrupted": (FIRST, 0),
+    "stopped by a signal, launched again later": ([*FIRST, event(51, 1, "stopped"), *SECOND], 11),
     "killed long after it had saved": ([*FIRST, event(80, 1, "growth"), *SECOND], 40),
     "killed, and its last progress is known": (
         [*FIRST, started(100, 2, 85), *SECOND[1:]], 45,
@@ -39,8 +39,8 @@ CASES = {
     "requeued, then launched again": (
         [began(-1, "7"), *FIRST, began(89, "7"), BROKEN, began(99, "8"), *THIRD], 50,
     ),
-    "its successor went on": ([began(-1, "7"), *FIRST, began(99, "successor"), *SECOND], 60),
-    "a job launched later went on": ([began(-1, "7"), *FIRST, began(99, "8"), *SECOND], 10),
+    "its successor job continued": ([began(-1, "7"), *FIRST, began(99, "successor"), *SECOND], 60),
+    "a job launched later continued": ([began(-1, "7"), *FIRST, began(99, "8"), *SECOND], 10),
     "a superseded attempt still writes": (
         [*FIRST, *SECOND, event(111, 1, "failed"), event(130, 2, "saved", "b")], 10,
     ),
@@ -57,11 +57,11 @@ CASES = {
     "a stage without steps": (
         [event(0, 1, "started"), event(20, 1, "stopped"), event(30, 2, "started")], 20,
     ),
-    "what a supervisor noted is not the stage's": ([*FIRST, event(60, 0, "requeued")], 0),
+    "events of a supervisor do not count": ([*FIRST, event(60, 0, "requeued")], 0),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_was_not_saved_is_lost_too(case):
+def test_the_time_lost_includes_work_after_the_last_checkpoint(case):
     events, lost = CASES[case]
     assert seconds(events, ["successor"]) == lost

@@ -1,4 +1,4 @@
-"""A file that a user named: replaced if it is regular, written to whatever else it is."""
+"""Test `records.outfile`: a regular file is replaced; a link, device or FIFO is written to."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def test_a_regular_file_is_replaced_and_a_new_one_made(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
 
 
-def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
+def test_a_link_stays_and_its_target_is_written(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there/target")
     (tmp_path / "second").symlink_to("link")
@@ -57,7 +57,7 @@ def test_a_fifo_is_written_to(tmp_path):
         (lambda path: path.symlink_to(path), "symbolic link"),
     ],
 )
-def test_what_cannot_be_written_is_one_line(tmp_path, make, said):
+def test_a_path_that_cannot_be_written_is_refused_in_one_line(tmp_path, make, said):
     make(tmp_path / "it")
     with pytest.raises(UserError, match=said):
         outfile.write(tmp_path / "it", "text")
@@ -73,7 +73,9 @@ def test_what_cannot_be_written_is_one_line(tmp_path, make, said):
         ("/proc/none/x", "cannot be written"),
     ],
 )
-def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch, name, said):
+def test_a_path_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path, monkeypatch, name, said
+):
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     Path("circle").symlink_to("circle")
@@ -82,7 +84,7 @@ def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch, name, sai
     assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "file"]
 
 
-def test_what_can_be_written_is_not_refused_and_not_made(tmp_path):
+def test_a_check_accepts_a_writable_path_without_creating_it(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     outfile.check(Path(os.devnull), tmp_path / "new" / "file")
     outfile.check(None, tmp_path / "fifo")
@@ -103,7 +105,7 @@ REPLACED = [
 
 @pytest.mark.parametrize("kind", ["JSON", "HTML"])
 @pytest.mark.parametrize(("name", "content", "said"), REPLACED)
-def test_only_what_an_earlier_call_can_have_written_is_replaced(
+def test_only_a_file_that_an_earlier_call_may_have_written_is_replaced(
     tmp_path, kind, name, content, said
 ):
     for file in ("stages/train-1/stage.yaml", "runs/one/run.json", name):
@@ -130,7 +132,7 @@ def test_a_page_that_cannot_be_written_is_refused_before_runs_are_read(tmp_path,
     assert not told.out
 
 
-def test_what_is_said_before_and_after_stays_in_a_file_that_stdout_is(tmp_path):
+def test_stdout_that_is_a_file_keeps_the_text_before_and_after(tmp_path):
     make_run(tmp_path, "one")
     with (tmp_path / "out").open("w") as out:
         out.write("before\n")
@@ -146,7 +148,7 @@ def test_what_is_said_before_and_after_stays_in_a_file_that_stdout_is(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/{}", "/proc/self/fd/{}", "link"])
-def test_an_open_file_is_written_on_from_where_it_is(tmp_path, name, monkeypatch):
+def test_an_open_file_is_written_from_its_current_position(tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("link").symlink_to("/dev/stdout")
     with Path("out").open("w") as out, redirect_stdout(out):

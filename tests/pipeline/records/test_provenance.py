@@ -1,4 +1,4 @@
-"""The revision of code is git's word; where git does not answer, it is unknown and said so."""
+"""Test `records.provenance`: the revision of the code comes from git, and is None without git."""
 
 import os
 import subprocess
@@ -55,13 +55,13 @@ def name_another(file, monkeypatch):
         (remove_git, False, None),
     ],
 )
-def test_what_git_does_not_say_is_unknown(file, monkeypatch, happens, revision, dirty):
+def test_the_revision_is_unknown_where_git_fails(file, monkeypatch, happens, revision, dirty):
     happens(file, monkeypatch)
     told = git_state(file)
     assert (told["revision"] is not None, told["dirty"]) == (revision, dirty)
 
 
-def test_what_git_does_not_know_has_no_revision(file, tmp_path):
+def test_a_file_that_git_does_not_track_has_no_revision(file, tmp_path):
     for other in (file.with_name("other.py"), tmp_path / "other.py"):
         other.write_text("1")
         assert git_state(other) == {"revision": None, "dirty": False}

@@ -1,4 +1,4 @@
-"""Records as their readers see them."""
+"""Test `records.schemas`: what readers get from the files of older and newer versions."""
 
 import pytest
 
@@ -11,4 +11,4 @@ from pipeline.records.schemas import Result
 def test_validation_loss_has_one_name_whatever_version_wrote_it(written):
     result = Result(stage="train", seconds=1.0, metrics={**written, "top1": 90.0})
     assert result.numbers() == {"val_loss": 0.5, "top1": 90.0}
-    assert result.metrics == {**written, "top1": 90.0}  # the file stays as it is
+    assert result.metrics == {**written, "top1": 90.0}  # the metrics keep the names in the file

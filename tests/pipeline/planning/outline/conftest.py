@@ -1,4 +1,4 @@
-"""Networks of the user's own, good and bad, in a module that every test here can name."""
+"""Write a module `mine` with valid and invalid networks of the user, for each test in this folder."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`--models`: which networks timm and torchvision have."""
+"""Test `--models`: it lists the networks of timm and torchvision that match a pattern."""
 
 import fnmatch
 import json

@@ -1,4 +1,4 @@
-"""Networks and images of the user's own before anything is trained: tried, and refused in one line."""
+"""Test `planning.outline` on the user's networks: each is tried before a training, or refused."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def asked(name, classes=7, counted=True, size=16, processes=1, freeze=(), **args
         (asked("ten", classes=1000, counted=False), 4, 10),
     ],
 )
-def test_a_network_is_looked_at(request_, width, classes):
+def test_the_outline_counts_parameters_and_growable_convolutions(request_, width, classes):
     found = side.outline(request_)
     assert found.growable == 2
     weights = 27 * width + 9 * width**2 + width * classes
@@ -74,7 +74,7 @@ def test_a_network_that_cannot_go_through_the_stages_is_refused(name, said):
     assert "\n" not in str(refused.value)
 
 
-def test_the_network_is_built_anew_with_its_arguments():
+def test_the_network_is_built_with_its_arguments():
     network = architectures.build(custom("net", width=6), 3)
     assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
     assert network[0].out_channels == 6

@@ -1,4 +1,4 @@
-"""Recalibration is asked for only where a batch norm has statistics that follow the images."""
+"""Test that `train.recalibrate` is refused for a network without batch norms that can change."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ RECALIBRATED = ("model=timm", "model.name=any", "data.image_size=32", "train.rec
 
 
 @pytest.mark.parametrize(("name", "norms"), [("resnet18", True), ("convnext_tiny", False)])
-def test_networks_with_and_without_batch_norms_are_told_apart(name, norms):
+def test_the_outline_says_whether_a_network_has_batch_norms(name, norms):
     assert built(asked(torchvision(name), 32)).norms == norms
 
 
@@ -36,7 +36,7 @@ def test_recalibration_that_changes_nothing_is_refused(tmp_path, monkeypatch, me
     found = outline.Outline(parameters=1, flops=1, growable=3, norms=False)
     monkeypatch.setattr(outline, "ask", lambda *_: vars(found))
     settings = config(tmp_path, *RECALIBRATED, f"method={method}")
-    if not refused:  # its branches have batch norms
+    if not refused:  # the branches of this method have batch norms
         assert outline.of(settings) == found
         return
     with pytest.raises(UserError, match=r"recalibrate=2 changes nothing: any has no batch norm"):

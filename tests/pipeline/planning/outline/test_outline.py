@@ -1,4 +1,4 @@
-"""Before anything is trained: what the network is, and whether it can be trained so at all."""
+"""Test `planning.outline`: the cost of a network, what can grow, and whether it can be trained."""
 
 import subprocess
 
@@ -43,7 +43,7 @@ def asked(model, *sides, batch=4, branches=ALL, classes=10):
     ],
 )
 @pytest.mark.parametrize("branches", [ALL, ["identity"]])
-def test_arithmetic_says_what_the_network_is(model, side, branches):
+def test_arithmetic_gives_the_same_outline_as_building_the_network(model, side, branches):
     request = asked(model.model_dump(), side, branches=branches)
     assert own.outline(request) == built(request)
     with torch.device("meta"):
@@ -62,7 +62,7 @@ def test_the_stem_decides_what_resnet18_costs(small, size, flops):
 
 
 @pytest.mark.long
-def test_a_network_that_needs_values_while_it_is_built_is_looked_at():
+def test_a_network_that_needs_values_while_it_is_built_has_an_outline():
     assert built(asked(torchvision("regnet_y_400mf", False), 64)).growable > 0
 
 
@@ -77,7 +77,7 @@ def dropping(family, name, **drops):
     [
         (dropping("timm", "resnet10t", drop=0.2, drop_path=0.1), None),
         (dropping("torchvision", "efficientnet_b0", drop=0.1, drop_path=0.1), None),
-        (dropping("torchvision", "densenet121", drop=0.1), None),  # calls it otherwise
+        (dropping("torchvision", "densenet121", drop=0.1), None),  # its argument is drop_rate
         (
             dropping("torchvision", "resnet18", drop=0.1),
             "resnet18 of torchvision does not support model.drop;",
@@ -97,7 +97,7 @@ def dropping(family, name, **drops):
         (dropping("torchvision", "convnext_tiny", drop=0.1), "drop changes nothing in convnext_t"),
     ],
 )
-def test_what_a_network_does_not_drop_is_refused(request_, said):
+def test_dropout_that_a_network_does_not_support_is_refused(request_, said):
     if said is None:
         assert built(request_).parameters
         return
@@ -116,7 +116,7 @@ def test_what_a_network_does_not_drop_is_refused(request_, said):
         (asked(torchvision("vgg11"), 64, 16), "images of 64 and 16 pixels"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(request_, said):
+def test_a_network_that_cannot_be_trained_on_these_images_is_refused(request_, said):
     with pytest.raises(UserError) as refused:
         built(request_)
     assert said in str(refused.value)
@@ -131,7 +131,7 @@ def test_what_cannot_be_trained_is_refused(request_, said):
         (mobilenet(1e9, True), (32,), 4, "make it narrower"),
     ],
 )
-def test_so_is_what_arithmetic_finds(model, sides, batch, said):
+def test_arithmetic_refuses_a_network_that_cannot_be_trained(model, sides, batch, said):
     with pytest.raises(UserError, match=said):
         own.outline(asked(model.model_dump(), *sides, batch=batch))
 
@@ -169,7 +169,7 @@ def test_widening_is_refused_where_nothing_is_depthwise(tmp_path, monkeypatch):
         ("train.ema=0.982", 0, "dry run"),
     ],
 )
-def test_what_goes_beyond_the_training_is_told(inside, words, code, said):
+def test_settings_that_go_beyond_the_training_are_noted_or_refused(inside, words, code, said):
     found, out, err = inside(*words.split(), "dry_run=true")
     assert found == code
     assert said in " ".join((out + err).split())
@@ -178,7 +178,7 @@ def test_what_goes_beyond_the_training_is_told(inside, words, code, said):
 
 
 @pytest.mark.parametrize("harm", ["absent", "slow", "broken"])
-def test_without_an_answer_the_plan_says_so_and_goes_on(inside, monkeypatch, harm):
+def test_a_network_that_cannot_be_checked_is_noted_in_the_plan(inside, monkeypatch, harm):
     def run(*_, **__):
         if harm == "slow":
             raise subprocess.TimeoutExpired("python", 1)
@@ -221,7 +221,7 @@ def test_without_an_answer_the_plan_says_so_and_goes_on(inside, monkeypatch, har
         ("dbb", ", 6 convolutions get branches"),
     ],
 )
-def test_the_plan_tells_classes_and_branches(tmp_path, words, counted, told, method, branches):
+def test_the_plan_shows_classes_and_branches(tmp_path, words, counted, told, method, branches):
     settings = config(tmp_path, "data.image_size=64", "model=vgg_small", f"method={method}", *words)
     network = outline.of(settings, counted)
     line, _ = summary._training(settings, network, counted)
@@ -252,7 +252,7 @@ def test_the_plan_shows_network_and_recipe(inside):
         (["method=dyrep"], None),
     ],
 )
-def test_the_plan_tells_how_many_convolutions_are_left_alone(tmp_path, words, told):
+def test_the_plan_shows_how_many_convolutions_are_left_alone(tmp_path, words, told):
     settings = config(tmp_path, "model=vgg_small", *words)
     lines = list(summary._training(settings, outline.of(settings), None))
     (alone,) = [line for line in lines if line.startswith("left alone: ")] or [None]
@@ -276,7 +276,7 @@ def test_a_dry_run_shows_the_plan_of_a_data_set_that_is_missing(inside):
         ([], []),
     ],
 )
-def test_what_nobody_chose_for_such_images_is_told(inside, overrides, notes):
+def test_a_default_that_does_not_suit_the_images_is_noted(inside, overrides, notes):
     out = inside(*overrides, "train.batch_size=32", "dry_run=true")[1]
     assert out.count("note: ") == len(notes)
     assert all(note in out for note in notes)
@@ -286,7 +286,7 @@ def test_an_unknown_is_not_an_outline():
     assert not isinstance(Unknown(why="x"), Outline)
 
 
-def test_an_optimizer_that_needs_a_gpu_is_tried_where_there_may_be_one(tmp_path, monkeypatch):
+def test_an_optimizer_that_needs_a_gpu_is_left_to_the_job_on_a_cluster(tmp_path, monkeypatch):
     monkeypatch.setattr(outline, "ask", lambda *_: {"refused": "it cannot", "needs_gpu": True})
     settings = ("train.optimizer=bnbadamw8bit", "train.lr=0.001")
     with pytest.raises(UserError, match="it cannot"):

@@ -1,4 +1,4 @@
-"""Code that gives images is tried at launch: what it gives is told, what cannot be is refused."""
+"""Test that a launch calls the user's code for images, prints what it found, or refuses it."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from pipeline.planning.outline import __main__ as side
 
 @pytest.fixture
 def own(tmp_path, monkeypatch, inside):
-    """Launch in this process, also what is asked of the process that has torch, from a folder."""
+    """Return a dry run in this process, where the process with torch is called as a function."""
 
     def ask(arguments, request=""):
         monkeypatch.setattr("sys.argv", ["outline", *arguments])
@@ -47,7 +47,7 @@ def cancelled(): raise Cancelled("mine")
 """
 
 
-def test_a_launch_tells_what_will_be_trained_and_touches_nothing(own, tmp_path, monkeypatch):
+def test_a_dry_run_shows_what_will_be_trained_and_writes_nothing(own, tmp_path, monkeypatch):
     (tmp_path / "pictures.py").write_text(PICTURES)
     monkeypatch.chdir(tmp_path)
     code, out, err = own(
@@ -60,7 +60,7 @@ def test_a_launch_tells_what_will_be_trained_and_touches_nothing(own, tmp_path, 
     assert sorted(path.name for path in tmp_path.glob("[!_]*")) == ["mine.py", "pictures.py"]
 
 
-def test_what_cannot_be_tried_is_told(own, tmp_path, monkeypatch):
+def test_code_that_cannot_be_tried_is_noted(own, tmp_path, monkeypatch):
     (tmp_path / "pictures.py").write_text(PICTURES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(outline, "ask", lambda *_: outline.Unknown(why="no torch"))
@@ -96,7 +96,7 @@ def test_what_cannot_be_tried_is_told(own, tmp_path, monkeypatch):
          "returns one set of images"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_at_launch(own, tmp_path, monkeypatch, words, said):
+def test_a_wrong_target_is_refused_at_launch(own, tmp_path, monkeypatch, words, said):
     (tmp_path / "pictures.py").write_text(PICTURES)
     monkeypatch.chdir(tmp_path)
     code, _, err = own(*words)
