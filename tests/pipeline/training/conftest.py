@@ -1,4 +1,4 @@
-"""A training without a stage around it, to be killed and resumed."""
+"""Provide a training that runs in this process, without a stage, and can be stopped and resumed."""
 
 import itertools
 import json
@@ -17,7 +17,10 @@ from tests.runs import composed
 
 @pytest.fixture
 def training(tmp_path, monkeypatch):
-    """Return a function that begins or continues a training, to be left after step `until`."""
+    """Return a function that builds a training, which a stop request ends after step `until`.
+
+    A second call with the same `where` resumes from the checkpoints of the first.
+    """
     monkeypatch.setattr(loop, "Images", Images)
     monkeypatch.setattr(device, "settle", lambda *_: "")
     monkeypatch.setattr(attempt, "check_owner", lambda *_: None)

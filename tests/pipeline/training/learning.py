@@ -1,4 +1,4 @@
-"""A learner of a tiny network, and batches for it: training without a stage around it."""
+"""Build a learner of a tiny network and its batches, for tests that train without a stage."""
 
 import json
 
@@ -14,14 +14,14 @@ from pipeline.training.learner import Learner
 from pipeline.training.pace import Pace
 from tests.runs import composed
 
-STEPS = 6  # of an epoch
+STEPS = 6  # per epoch
 RGB = ("model.widths=[[4],[4]]", "data.image_size=8", "data.channels=3")
 TINY = (*RGB, "train.batch_size=6", "name=x")
 ALONE = World(rank=0, world_size=1, device=torch.device("cpu"), hang_timeout=60)
 
 
 def learner(*overrides, saved=None):
-    """Return a learner, begun anew or from a state."""
+    """Return a learner of a tiny network, fresh or restored from a saved state."""
     config = Config.model_validate(json.loads(composed(*RGB, *overrides)))
     torch.manual_seed(0)
     pace = Pace(config.train, 10, Cost(config, 3, None))
@@ -41,7 +41,7 @@ def batch(number=0, size=6):
 
 
 class Numbered:
-    """A loader of batches that are drawn from their number."""
+    """A loader whose batches depend only on their number; its state is the last number."""
 
     kind = "numbered"
 
@@ -63,7 +63,7 @@ class Numbered:
 
 
 class Images:
-    """What a training is shown."""
+    """A stand-in for `training.images.Images` that yields random batches."""
 
     classes, seed = 3, 0
 

@@ -1,4 +1,4 @@
-"""A training ends when it has cost as many epochs of the plain network as its budget allows."""
+"""Test that a training ends when it has cost as many plain epochs as its budget allows."""
 
 import json
 from types import SimpleNamespace
@@ -21,14 +21,14 @@ pytestmark = pytest.mark.long
 BUDGET = "train.budget.plain_epochs=8"
 GROW = (BUDGET, "method=grow", "method.adjust_interval=1", "method.last_adjust_epoch=3",
         "method.max_cost=3", "method.grow=3",
-        "method.choose=random",  # grows whatever it gains
+        "method.choose=random",  # grows without regard to the expected gain
         "method.branches=[1x1_kxk,1x1]")  # fmt: skip
 
 
-# -- the end ----------------------------------------------------------------------------------------
+# -- the end of a training --------------------------------------------------------------------------
 
 
-def test_a_plain_network_goes_the_same_way_with_a_budget_as_with_epochs(training):
+def test_a_plain_network_trains_the_same_with_a_budget_as_with_epochs(training):
     by_epochs = training("method=plain", "train.epochs=3", "train.warmup_epochs=1")
     told = by_epochs.run()
     lr = [row["lr"] for row in rows(by_epochs, rundir.HISTORY) if row["kind"] == "step"]
@@ -41,7 +41,7 @@ def test_a_plain_network_goes_the_same_way_with_a_budget_as_with_epochs(training
 
 
 @pytest.mark.parametrize("exact", [True, False], ids=["deterministic", "timed"])
-def test_killed_amid_growth_it_ends_at_the_same_step_with_the_same_bits(
+def test_a_training_stopped_amid_growth_ends_at_the_same_step_with_the_same_bits(
     training, monkeypatch, exact
 ):
     settings = (*GROW, f"train.deterministic={str(exact).lower()}", "method.cost=flops")
@@ -61,7 +61,7 @@ def test_killed_amid_growth_it_ends_at_the_same_step_with_the_same_bits(
     for until in (2, last - 2, last + 2, told["steps"] - 1) if exact else (last + 2,):
         with pytest.raises(Interrupted):
             training(*settings, until=until, where="killed").run()
-    clock["price"] = 5.0  # another machine: not asked
+    clock["price"] = 5.0  # the resumed training keeps its price and does not measure again
     resumed = training(*settings, where="killed")
     assert {**resumed.run(), "grown": told["grown"]} == told
     equal(whole, resumed)
@@ -74,7 +74,7 @@ def test_killed_amid_growth_it_ends_at_the_same_step_with_the_same_bits(
     assert steps == list(range(1, told["steps"] + 1))
 
 
-def test_the_learning_rate_follows_what_is_spent_and_reaches_zero(training):
+def test_the_learning_rate_follows_the_spent_budget_and_reaches_zero(training):
     made = training(*GROW, "train.deterministic=true", "train.warmup_epochs=1")
     made.run()
     lr = [row["lr"] for row in rows(made, rundir.HISTORY) if row["kind"] == "step"]
@@ -85,7 +85,7 @@ def test_the_learning_rate_follows_what_is_spent_and_reaches_zero(training):
 @pytest.mark.parametrize(("cost", "ends"), [(2.0, False), (4.0, True)])
 def test_no_adjustment_takes_more_of_the_budget_than_it_leaves(training, capsys, cost, ends):
     made = training(*GROW, "train.deterministic=true", "train.budget.plain_epochs=3")
-    made.state.cost.last_adjustment = cost  # two epochs leave 6 plain steps
+    made.state.cost.last_adjustment = cost  # after two of three epochs, 6 plain steps are left
     assert (made.run()["grown"] == 0) == ends
     if ends:
         assert "the last adjustment cost 4 plain steps, and the budget has 6 left" in (
@@ -103,13 +103,13 @@ def test_as_many_batches_are_drawn_as_growth_needs(training, form, needed):
     assert made.images.drawn == needed
 
 
-def test_a_budget_that_pays_no_step_is_refused(training, monkeypatch):
+def test_a_budget_that_pays_for_no_step_is_refused(training, monkeypatch):
     monkeypatch.setattr(cost, "_times_plain", lambda *_: Price(2.0, 100.0))
     with pytest.raises(UserError, match=r"train.budget.plain_epochs=8 is spent before the first"):
         training(BUDGET, "method=dbb").run()
 
 
-# -- the pace ---------------------------------------------------------------------------------------
+# -- steps left, learning rate and growth -----------------------------------------------------------
 
 
 @pytest.fixture
@@ -122,15 +122,17 @@ def pace():
 @pytest.mark.parametrize(
     ("spent", "price", "left", "share"),
     [
-        (0.0, 1.0, 80, 0.05),  # a warm-up of two plain epochs
+        (0.0, 1.0, 80, 0.05),  # the warm-up takes two plain epochs
         (10.0, 2.0, 35, 0.55),
         (20.0, 2.0, 30, 1.0),
-        (50.0, 1.5, 20, 0.5),  # half of the way after it
-        (78.6, 1.5, 0, 0.0),  # what is left pays no step
-        (95.0, 1.5, 0, 0.0),  # an adjustment took more than was left
+        (50.0, 1.5, 20, 0.5),  # halfway between the warm-up and the end
+        (78.6, 1.5, 0, 0.0),  # the rest of the budget pays for no step
+        (95.0, 1.5, 0, 0.0),  # an adjustment cost more than was left
     ],
 )
-def test_a_training_is_as_far_as_what_it_has_spent(pace, spent, price, left, share):
+def test_the_progress_of_a_training_is_the_share_of_its_budget_that_is_spent(
+    pace, spent, price, left, share
+):
     pace, counted = pace
     counted.plain_steps, counted.per_step = spent, price
     assert pace.steps_left(123) == left
@@ -138,7 +140,7 @@ def test_a_training_is_as_far_as_what_it_has_spent(pace, spent, price, left, sha
     assert pace.plain_epochs(123) == spent / 10
 
 
-def test_progress_tells_what_is_spent_and_the_steps_left_at_the_present_price(pace):
+def test_progress_shows_the_spent_budget_and_the_steps_left_at_the_current_price(pace):
     pace, counted = pace
     counted.plain_steps, counted.per_step = 32.0, 1.5
     said = []
@@ -152,17 +154,19 @@ def test_progress_tells_what_is_spent_and_the_steps_left_at_the_present_price(pa
 @pytest.mark.parametrize(
     ("price", "adjusting", "adjusts"),
     [
-        (1.0, 0.0, [2, 4, 6]),  # every 2 epochs up to the 6th, as without a budget
+        (1.0, 0.0, [2, 4, 6]),  # every 2 epochs up to epoch 6, as without a budget
         (
             1.3,
             0.0,
             [2.6, 5.2, 6.5],
-        ),  # the first epoch to end at or after each; the last began before 6
+        ),  # at the first end of an epoch after 2, 4 and 6
         (3.0, 0.0, [3, 6]),
-        (1.0, 4.5, [2]),  # no adjustment when growth is over
+        (1.0, 4.5, [2]),  # no adjustment after the last epoch of growth
     ],
 )
-def test_growth_is_a_matter_of_what_is_spent(training, price, adjusting, adjusts):
+def test_adjustments_come_by_the_spent_budget_and_not_by_the_epoch(
+    training, price, adjusting, adjusts
+):
     growth = training(
         "method=grow", "method.adjust_interval=2", "method.last_adjust_epoch=6"
     ).state.growth
@@ -189,7 +193,7 @@ def test_flops_are_counted_where_both_networks_do_not_fit(pace, monkeypatch):
     assert "counted in FLOPs" in told and counted.price > 1
 
 
-def test_what_is_done_between_steps_is_counted(pace, monkeypatch):
+def test_the_time_of_an_adjustment_is_counted(pace, monkeypatch):
     _, counted = pace
     clock = iter([10.0, 13.0])
     monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: next(clock)))

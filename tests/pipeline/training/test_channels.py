@@ -1,4 +1,4 @@
-"""A training on images of one channel grows, and goes on in the same bits."""
+"""Test that a training on images of one channel grows, and resumes to the same bits."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def grey(monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_training_on_grey_images_grows_and_goes_on_in_the_same_bits(training, method):
+def test_a_training_on_grey_images_grows_and_resumes_to_the_same_bits(training, method):
     settings = (*METHODS[method], *SHORT)
     whole = training(*settings)
     whole.run()

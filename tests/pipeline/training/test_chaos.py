@@ -1,4 +1,7 @@
-"""Killed at random, a training ends with the same bits; the benchmark does it 200 times."""
+"""Test that a training that is killed at random ends with the same bits.
+
+The benchmark `chaos` repeats this 200 times.
+"""
 
 import pytest
 

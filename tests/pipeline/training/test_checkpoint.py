@@ -1,4 +1,4 @@
-"""Checkpoint files: what comes back, what is passed over and why, what is kept."""
+"""Test `training.checkpoint` and `training.saver`: save, load, skip, prune, and when to save."""
 
 import json
 import random
@@ -70,7 +70,7 @@ def test_a_snapshot_does_not_follow_the_training():
     assert taken.tensors["weight"].tolist() == [1, 1, 1]
 
 
-def test_what_no_checkpoint_can_hold_is_named():
+def test_a_value_that_no_checkpoint_can_hold_is_named():
     with pytest.raises(TypeError, match=r"a\.0\.b is a set"):
         checkpoint.snapshot({"a": [{"b": {1}}]})
 
@@ -99,7 +99,7 @@ def test_a_damaged_file_is_named_and_the_one_before_is_used(tmp_path, harm, said
     assert damaged[0].startswith(newer.name) and said in damaged[0]
 
 
-def test_a_foreign_file_is_named(tmp_path):
+def test_a_file_of_another_program_is_named_and_skipped(tmp_path):
     older, newer = write(tmp_path, 10), write(tmp_path, 20)
     save_file({"x": torch.ones(2)}, newer)
     seal = json.loads(newer.with_suffix(".json").read_text())
@@ -110,7 +110,7 @@ def test_a_foreign_file_is_named(tmp_path):
     assert "is not a checkpoint of this program" in damaged[0]
 
 
-def test_what_was_never_sealed_was_never_there(tmp_path):
+def test_a_checkpoint_without_a_seal_is_ignored(tmp_path):
     older, newer = write(tmp_path, 10), write(tmp_path, 20)
     newer.with_suffix(".json").unlink()
     assert newest(tmp_path) == (older, [])
@@ -142,7 +142,7 @@ def test_the_newest_the_best_and_the_last_between_epochs_are_kept(tmp_path):
     assert {path.stem for path in tmp_path.glob("step-*.json")} == set(names(tmp_path))
 
 
-def test_a_copy_that_somebody_made_is_left_alone(tmp_path):
+def test_a_copy_that_a_user_made_is_left_alone(tmp_path):
     path = write(tmp_path, 10)
     for name in ("step-00000010-e000-a001 (copy)", "step-00000010-e000-a001.old", "step-x-e-a"):
         (tmp_path / f"{name}.safetensors").write_bytes(path.read_bytes())
@@ -160,7 +160,7 @@ def test_generators_continue_where_they_were():
 
 
 class Clock:
-    """A training's saver on a clock that a test moves."""
+    """A `Saver` with a clock that the test moves."""
 
     def __init__(self, monkeypatch, folder, interval):
         self.now, self.said = 1000.0, []
@@ -203,7 +203,7 @@ def test_the_automatic_interval_follows_the_cost_of_saving(monkeypatch, tmp_path
 
 
 class Disk:
-    """Refuses to be written to for a number of times."""
+    """A stand-in for the `may_write` of a `Saver` that fails a given number of times."""
 
     def __init__(self, refusals):
         self.refusals = refusals
@@ -229,15 +229,15 @@ def test_a_save_that_failed_is_due_again_at_once(tmp_path):
     assert not saver.due(2)
 
 
-def test_a_disk_that_stays_full_ends_the_training(tmp_path):
+def test_a_second_failed_save_ends_the_training(tmp_path):
     saver = saver_on(tmp_path, Disk(2))
     saver.save(facts(1), {})
     with pytest.raises(OSError, match="no room"):
         saver.save(facts(2), {})
-    saver.wait()  # said once
+    saver.wait()  # does not raise the same error again
 
 
-def test_attempts_and_epochs_are_numbers(tmp_path):
+def test_attempts_and_epochs_are_ordered_as_numbers(tmp_path):
     write(tmp_path, 5, epoch=999, attempt=999)
     newer = write(tmp_path, 5, epoch=1000, attempt=1000)
     assert newest(tmp_path)[0] == newer
@@ -245,7 +245,7 @@ def test_attempts_and_epochs_are_numbers(tmp_path):
     assert names(tmp_path) == [newer.stem]
 
 
-def test_what_a_kill_left_half_written_is_removed(tmp_path):
+def test_a_file_that_a_kill_left_half_written_is_removed(tmp_path):
     kept = write(tmp_path, 5)
     (tmp_path / ".step-00000006-e000-a001.safetensors.abc").write_bytes(b"half")
     checkpoint.tidy(tmp_path)
@@ -253,7 +253,7 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"file": "gone", "epoch": 1, "top1": 99}'])
-def test_a_note_of_the_best_that_helps_nobody_is_written_anew(tmp_path, content):
+def test_a_useless_note_of_the_best_checkpoint_is_replaced(tmp_path, content):
     path = write(tmp_path, 5)
     (tmp_path / "best.json").write_text(content)
     checkpoint.prune(tmp_path, 1)
@@ -261,7 +261,7 @@ def test_a_note_of_the_best_that_helps_nobody_is_written_anew(tmp_path, content)
     assert rundir.read_json(tmp_path / "best.json")["file"] == path.name
 
 
-def test_what_was_passed_over_is_never_taken_up_again(tmp_path):
+def test_a_skipped_checkpoint_is_never_used_again(tmp_path):
     older, newer = write(tmp_path, 10), write(tmp_path, 20)
     path, passed_over = checkpoint.newest(
         tmp_path, lambda _: None, lambda f: "no" if f.step == 20 else None

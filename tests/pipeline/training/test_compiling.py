@@ -1,4 +1,4 @@
-"""torch.compile in a training: what is compiled, when again, and that nothing else changes."""
+"""Test `train.compile`: what is compiled, when it is compiled again, and that results agree."""
 
 import copy
 import shutil
@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Return the graphs that are compiled, by a compiler that leaves them as they are."""
+    """Return the list of compiled graphs; the stand-in for the compiler returns each unchanged."""
     found = []
 
     def compiler(graph, inputs):
@@ -38,7 +38,7 @@ def graphs(monkeypatch):
 
 
 def grow(made, path):
-    """Change the structure as an adjustment does."""
+    """Add a branch to a convolution as an adjustment does: unwrap, change, wrap."""
     made.unwrap()
     place_block(made.model, path, ("1x1",))
     made.wrap()
@@ -52,7 +52,7 @@ def steps(made, count=2):
 @pytest.mark.parametrize(
     ("name", "first", "after"), [("resnet18", "layer1.0", "layer1.0"), ("vgg", None, "features.3")]
 )
-def test_blocks_are_what_a_list_repeats_and_what_has_branches(name, first, after):
+def test_compiled_blocks_are_repeated_modules_and_those_with_branches(name, first, after):
     model = (
         architectures.vgg([[4, 4], [8]], 3) if name == "vgg"
         else architectures.from_torchvision(name, small_stem=True, classes=3)
@@ -66,25 +66,25 @@ def test_blocks_are_what_a_list_repeats_and_what_has_branches(name, first, after
     assert len(list(blocks(model))) == (8 if first else 1)
 
 
-def test_what_is_compiled_once_is_compiled_again_only_where_it_differs(graphs):
+def test_after_a_change_only_the_changed_block_is_compiled_again(graphs):
     made = learner("train.compile=blocks", "method=repvgg")
     names = list(made.model.state_dict())
     steps(made)
     before = len(graphs)
-    assert before == 2  # convolutions
+    assert before == 2  # two blocks
     made.unwrap()
     made.wrap()
     steps(made)
     assert len(graphs) == before
     grow(made, "features.4.branches.kxk.conv")
-    assert names != list(made.model.state_dict())  # a branch more
+    assert names != list(made.model.state_dict())  # one more branch
     steps(made)
     assert len(graphs) == before + 1
     assert not any("_orig_mod" in name for name in made.state()["model"])
 
 
 @pytest.mark.parametrize("mode", ["blocks", "model"])
-def test_a_compiled_training_does_what_another_does_and_goes_on_from_a_checkpoint(graphs, mode):
+def test_a_compiled_training_matches_an_uncompiled_one_and_resumes_exactly(graphs, mode):
     plain, compiled = learner("method=repvgg"), learner("method=repvgg", f"train.compile={mode}")
     assert steps(plain) == pytest.approx(steps(compiled), rel=1e-5)
     again = learner("method=repvgg", f"train.compile={mode}", saved=copy.deepcopy(compiled.state()))
@@ -92,7 +92,7 @@ def test_a_compiled_training_does_what_another_does_and_goes_on_from_a_checkpoin
     assert graphs
 
 
-def test_a_validation_compiles_nothing_and_what_compiling_takes_is_told_once(graphs):
+def test_a_validation_compiles_nothing_and_compile_time_is_reported_once(graphs):
     made = learner("train.compile=model", "method=plain")
     made.compiler.seconds()
     made.validate([batch()], lambda: None)
@@ -103,7 +103,7 @@ def test_a_validation_compiles_nothing_and_what_compiling_takes_is_told_once(gra
     assert made.compiler.seconds() == 0
 
 
-def test_nothing_to_compile_is_told():
+def test_a_network_without_blocks_to_compile_is_reported():
     assert (
         "model compiles it whole"
         in learner("train.compile=blocks", "method=plain").compiler.lacking()
@@ -112,7 +112,7 @@ def test_nothing_to_compile_is_told():
     assert not learner("method=plain").compiler.lacking()
 
 
-def test_a_network_that_cannot_be_compiled_is_one_line(graphs, monkeypatch):
+def test_a_network_that_cannot_be_compiled_is_refused_in_one_line(graphs, monkeypatch):
     def fails(graph, inputs):
         raise RuntimeError("no such kernel")
 
@@ -122,7 +122,7 @@ def test_a_network_that_cannot_be_compiled_is_one_line(graphs, monkeypatch):
         steps(made)
 
 
-def test_a_missing_compiler_is_one_line(monkeypatch):
+def test_a_missing_compiler_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=r"apt install g\+\+, or use train.compile=off"):
         Compiler(SimpleNamespace(compile="blocks", deterministic=False), ALONE.device)
@@ -131,7 +131,7 @@ def test_a_missing_compiler_is_one_line(monkeypatch):
 
 @pytest.mark.slow
 @needs_compiler
-def test_the_real_compiler_takes_a_block_with_branches(monkeypatch, tmp_path):
+def test_the_real_compiler_compiles_a_block_with_branches(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1))

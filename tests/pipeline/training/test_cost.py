@@ -1,4 +1,4 @@
-"""The work of a training in steps of its plain network: measured aside, counted, kept."""
+"""Test `training.cost`: the cost of a training, measured and counted in steps of the plain network."""
 
 import copy
 import itertools
@@ -37,7 +37,7 @@ def test_steps_are_summed_at_what_each_costs(config):
 
 
 @pytest.mark.parametrize("saved", [{}, {"per_step": None, "plain_steps": 5.0}])
-def test_what_is_not_known_of_all_steps_is_not_told(config, saved):
+def test_a_total_is_not_reported_if_the_cost_of_a_step_was_unknown(config, saved):
     counted = Cost(config, 10, saved)
     counted.count()
     counted.per_step = 2.0
@@ -45,7 +45,7 @@ def test_what_is_not_known_of_all_steps_is_not_told(config, saved):
     assert "plain_steps" not in counted.facts()
 
 
-def test_measuring_disturbs_nothing(config, monkeypatch):
+def test_measuring_changes_neither_the_network_nor_the_generators(config, monkeypatch):
     model = architectures.build(config.model, 10)
     counted, batch = Cost(config, 10, None), torch.randn(4, 3, 16, 16)
     assert counted.measure(model, batch, nullcontext(), 100) == (1.0, 0.0)
@@ -67,10 +67,10 @@ def test_measuring_disturbs_nothing(config, monkeypatch):
 @pytest.mark.parametrize(
     ("seconds", "steps", "pairs"),
     [
-        (0.01, 0, cost.FEWEST),  # a short training: the fewest
-        (0.01, 10**6, cost.MOST),  # a long one: as many as are of use
+        (0.01, 0, cost.FEWEST),  # a short training times the fewest pairs
+        (0.01, 10**6, cost.MOST),  # a long training times the most pairs
         (0.01, 10, cost.FEWEST),
-        (20.0, 10**6, 1),  # steps so long that one pair has to do
+        (20.0, 10**6, 1),  # one pair is enough for very long steps
     ],
 )
 def test_timing_is_bounded(monkeypatch, seconds, steps, pairs):
@@ -89,8 +89,8 @@ def test_timing_is_bounded(monkeypatch, seconds, steps, pairs):
     assert calls.count("plain") == pairs + 1
 
 
-def test_what_a_neighbour_takes_does_not_count(monkeypatch):
-    """It disturbs four of five steps, each by another time."""
+def test_the_time_that_another_process_takes_does_not_count(monkeypatch):
+    """Another process slows most steps, each by a different time; the fastest steps decide."""
     disturbed = itertools.cycle([0.9, 0.0, 3.1, 0.4, 7.7, 0.0, 1.3])
 
     def timed(model, batch):
@@ -100,7 +100,9 @@ def test_what_a_neighbour_takes_does_not_count(monkeypatch):
     assert cost._times_plain("grown", "plain", None, nullcontext(), 10**6).per_step == 3.0
 
 
-def test_what_does_not_fit_is_told_and_each_step_casts_anew(config, monkeypatch):
+def test_a_network_that_does_not_fit_is_reported_and_each_timed_step_enters_autocast(
+    config, monkeypatch
+):
     world = World(rank=0, world_size=1, device=torch.device("cpu"), hang_timeout=60)
     model = architectures.build(config.model, 10)
     dyrep.expand(model)

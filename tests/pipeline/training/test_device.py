@@ -1,4 +1,4 @@
-"""What a processor is asked for, by precision."""
+"""Test `training.device`: TF32 and the memory layout follow the precision and the device."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ def recipe(precision, deterministic=False):
 
 @pytest.fixture
 def capability(monkeypatch):
-    """Let there be a GPU, as far as asking it goes; leave torch as it was."""
+    """Return a list with the compute capability that torch reports; restore torch's flags after."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found[0])
     flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     benchmark, found = torch.backends.cudnn.benchmark, [(9, 0)]
@@ -26,7 +26,7 @@ def capability(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
-def test_tf32_is_used_where_it_is_asked_for_and_nowhere_else(capability, precision):
+def test_tf32_is_enabled_only_by_its_precision(capability, precision):
     assert device.settle(GPU, recipe(precision)) == ""
     wanted = precision == "tf32"
     assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == wanted
@@ -34,7 +34,7 @@ def test_tf32_is_used_where_it_is_asked_for_and_nowhere_else(capability, precisi
 
 
 @pytest.mark.parametrize(("where", "found"), [(CPU, (9, 0)), (GPU, (7, 5))])
-def test_who_has_no_tf32_is_told(capability, where, found):
+def test_a_device_without_tf32_is_reported(capability, where, found):
     capability[0] = found
     assert "has no TF32, all is computed in float32" in device.settle(where, recipe("tf32"))
     assert device.settle(where, recipe("float32")) == ""

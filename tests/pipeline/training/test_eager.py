@@ -1,4 +1,4 @@
-"""A training that compiles nothing does not import torch's compiler; who needs it gets it."""
+"""Test `training.eager`: torch's compiler is not imported before something uses it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Which convolutions a method leaves alone, and that one which changes nothing is refused."""
+"""Test `training.growable`: which convolutions a method leaves alone, and why."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ PLAIN = Plain.model_construct(kind="plain", name="plain")
 
 
 class Other(nn.Conv2d):
-    """A convolution that may compute something else."""
+    """A subclass of Conv2d, which might compute something else than a convolution."""
 
 
 def linear():
@@ -60,7 +60,7 @@ def test_a_method_that_would_change_nothing_is_refused(method, build, why):
     assert left_alone(network, PLAIN) == {}
 
 
-def test_what_is_left_is_named_once_for_each_reason():
+def test_convolutions_left_alone_are_listed_once_per_reason():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), *(Other(4, 4, 3) for _ in range(4)))
     left = left_alone(network, DYREP)
     assert list(left) == ["1", "2", "3", "4"]
@@ -70,7 +70,7 @@ def test_what_is_left_is_named_once_for_each_reason():
 
 
 @pytest.mark.parametrize(("start", "added"), [("drawn", 0.0), ("identity", 1.0)])
-def test_kernels_start_as_the_method_says(start, added):
+def test_kernels_start_as_method_start_says(start, added):
     model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1))
     before = model[0].weight.detach().clone()
     prepare(model, PLAIN.model_copy(update={"start": start}), seed=0, size=(3, 8, 8))

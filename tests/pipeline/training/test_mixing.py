@@ -1,4 +1,4 @@
-"""Whole batches: mixed images, and images that grow."""
+"""Test `training.mixing`: mixup, cutmix, and images that get larger over the epochs."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ class Recipe:
         self.epochs, self.augment = epochs, augment(**changes)
 
 
-def test_mixed_labels_say_how_much_of_each():
+def test_mixed_labels_are_the_shares_of_the_mixed_images():
     batch = Batch(
         torch.arange(4.0)[:, None, None, None].expand(4, 3, 16, 16), torch.arange(4), None
     )
@@ -26,7 +26,7 @@ def test_mixed_labels_say_how_much_of_each():
         assert torch.allclose(images.mean((1, 2, 3)), labels @ torch.arange(4.0), atol=1e-5)
 
 
-def test_sides_grow_to_full_size():
+def test_images_grow_to_full_size_over_the_epochs():
     mixing = Mixing(Recipe(progressive=16), 4, 32)
     sides = [mixing.side(epoch) for epoch in range(5)]
     assert sides == [16, 24, 24, 32, 32] or sides == sorted(sides)

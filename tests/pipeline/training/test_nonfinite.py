@@ -1,4 +1,4 @@
-"""Where a loss that is not finite came from: the steps since the checkpoint are walked once more."""
+"""Test `training.nonfinite`: steps are repeated to find where a loss that is not finite came from."""
 
 import math
 
@@ -17,7 +17,7 @@ ALONE = World(rank=0, world_size=1, device=torch.device("cpu"), hang_timeout=60)
 
 
 class Walk:
-    """A network that meets images; one of them may be poisoned."""
+    """A network with nine batches, of which one may be NaN, and the calls that repeat its steps."""
 
     def __init__(self, poisoned: int | None) -> None:
         self.model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
@@ -41,10 +41,15 @@ class Walk:
         (2, 43, 3, ("step 43: the loss is not finite; the images of the batch", "from step 40")),
         (0, 43, 1, ("step 41: the loss is not finite; the images of the batch", "from step 40")),
         (None, 43, 3, ("step 43: the loss was not finite, and was when", "from step 40")),
-        (3, 43, 3, ("step 43: the loss was not finite, and was when",)),  # it comes later
+        (
+            3,
+            43,
+            3,
+            ("step 43: the loss was not finite, and was when",),
+        ),  # its NaN comes after the last repeated step
     ],
 )
-def test_the_walk_ends_at_what_is_not_finite(poisoned, step, taken, words):
+def test_the_repetition_ends_at_the_first_loss_that_is_not_finite(poisoned, step, taken, words):
     walk = Walk(poisoned)
     said = str(
         nonfinite.explain(
@@ -66,7 +71,7 @@ def test_a_weight_that_is_not_finite_is_named():
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_steps_that_the_loss_scaler_leaves_out_are_counted(fused):
+def test_steps_that_the_loss_scaler_skips_are_counted(fused):
     model = nn.Linear(2, 1)
     optimizer = SGD(model.parameters(), lr=0.1, fused=fused)
     scaler, overflows = GradScaler("cpu", init_scale=4.0), Overflows(optimizer)

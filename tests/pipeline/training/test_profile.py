@@ -1,4 +1,4 @@
-"""The profiler watches as many steps as asked for, once, and none that a stop cut short."""
+"""Test `training.profile`: it profiles the given number of steps, once per training."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ def train(profile, steps):
         profile.step()
 
 
-def test_it_watches_so_many_steps_and_no_more(tmp_path):
+def test_the_profiler_records_the_given_number_of_steps_once(tmp_path):
     profile = Profile(2, tmp_path)
     train(profile, SETTLING + WARMUP + 1)
     assert not (tmp_path / TABLE).exists()
@@ -34,7 +34,7 @@ def test_it_watches_so_many_steps_and_no_more(tmp_path):
     assert not (tmp_path / TRACE).exists()
 
 
-def test_a_stop_leaves_nothing_and_an_early_end_what_there_is(tmp_path):
+def test_a_stopped_training_writes_no_profile_and_a_short_one_writes_its_steps(tmp_path):
     for complete in (False, True):
         profile = Profile(9, tmp_path)
         train(profile, SETTLING + WARMUP + 3)
@@ -43,12 +43,12 @@ def test_a_stop_leaves_nothing_and_an_early_end_what_there_is(tmp_path):
     assert rundir.read_json(tmp_path / TABLE)["steps"] == 3
 
 
-def test_none_is_watched_unless_asked(tmp_path):
+def test_no_profile_is_written_unless_the_setting_is_given(tmp_path):
     train(Profile(None, tmp_path), 10)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_report_has_the_table(tmp_path):
+def test_the_report_shows_the_table_of_operators(tmp_path):
     run = make_run(tmp_path, "r", finished=("prep",))
     facts = rundir.read_json(run / "run.json") | {"created": "now"}
     facts["source"]["dirty"] = False

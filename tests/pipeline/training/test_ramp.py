@@ -1,4 +1,4 @@
-"""A learning rate is suggested where the loss falls fastest, and the run is left as it was."""
+"""Test `lr_finder`: it suggests the learning rate at which the loss falls fastest."""
 
 import json
 import math
@@ -15,7 +15,7 @@ RATES = ramp.rise(1e-5, 10.0, 121)
 
 
 def falling(at):
-    """Return losses that fall around a rate, and rise from a hundred times that on."""
+    """Return a loss for each rate: it falls around the rate `at`, and rises above 100 times `at`."""
     return [
         2.3 - 1.5 / (1 + (at / rate) ** 2) + (20 * max(0.0, math.log10(rate / (100 * at))))
         for rate in RATES
@@ -25,12 +25,12 @@ def falling(at):
 @pytest.mark.parametrize("at", [1e-3, 1e-2])
 def test_the_suggestion_is_where_the_loss_falls_fastest(at):
     found = ramp.judge(RATES, falling(at))
-    assert at / 2 < found.suggestion < 8 * at  # an average over ten steps is late
+    assert at / 2 < found.suggestion < 8 * at  # the average over ten steps lags behind
     assert found.suggestion < found.lowest
     assert len(found.rates) == len(found.losses) == len(found.smoothed)
 
 
-def test_a_fall_from_where_it_had_diverged_to_is_none():
+def test_a_fall_after_the_loss_has_diverged_does_not_count():
     losses = falling(1e-3)
     losses[100:] = [losses[99] - 0.5 * step for step in range(21)]
     assert ramp.judge(RATES, losses).suggestion < 1e-2
@@ -54,7 +54,7 @@ def test_a_loss_that_does_not_fall_has_no_suggestion(losses):
         (["r"], "run r has no prepared images; `python -m pipeline.launch name=r stage=prep"),
     ],
 )
-def test_bad_input_is_one_line(arguments, told, tmp_path, capsys, monkeypatch):
+def test_bad_input_is_refused_in_one_line(arguments, told, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "circle").symlink_to("circle")
     make_run(tmp_path, "r", finished=())
@@ -64,7 +64,7 @@ def test_bad_input_is_one_line(arguments, told, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.long
-def test_a_run_is_read_only(finished, tmp_path, monkeypatch, capsys):
+def test_the_finder_changes_no_file_of_the_run(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = rundir.run_dir(finished.root, "small")
     before = {path: path.stat().st_mtime_ns for path in sorted(run.parent.parent.rglob("*"))}

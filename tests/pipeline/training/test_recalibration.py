@@ -1,4 +1,4 @@
-"""Running statistics set anew after an epoch: what they are, when that is done, and exact resuming."""
+"""Test `training.recalibration`: new statistics of batch norms after an epoch, resumed exactly."""
 
 import copy
 from contextlib import nullcontext
@@ -42,7 +42,7 @@ def test_several_processes_take_the_mean_of_their_statistics():
         alone, world_size = False, 2
 
         def total(self, own):
-            return own + 3.0  # that the other has three everywhere
+            return own + 3.0  # the other process contributes 3 everywhere
 
     torch.manual_seed(0)
     alone = nn.Sequential(nn.BatchNorm2d(3))
@@ -54,7 +54,9 @@ def test_several_processes_take_the_mean_of_their_statistics():
     torch.testing.assert_close(together[0].running_mean, (alone[0].running_mean + 3) / 2)
 
 
-def test_it_is_done_after_epochs_in_which_nothing_grows_up_to_the_last_one(training, monkeypatch):
+def test_statistics_are_recalibrated_after_epochs_without_growth_up_to_recalibrate_until(
+    training, monkeypatch
+):
     done, recalibrate = [], recalibration.recalibrate
 
     def noted(state, *rest):
@@ -63,19 +65,21 @@ def test_it_is_done_after_epochs_in_which_nothing_grows_up_to_the_last_one(train
 
     monkeypatch.setattr(recalibration, "recalibrate", noted)
     training(*EVERY, *GROWING).run()
-    assert done == [1, 3]  # 2: grows; 4: over
+    assert done == [1, 3]  # epoch 2 grows, and epoch 4 is after recalibrate_until
     done.clear()
     training(*EVERY, "method=plain", where="plain").run()
     assert done == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("when", ["while it is done", "while it is validated", "later"])
-def test_killed_around_it_a_training_goes_on_in_the_same_bits(training, monkeypatch, when):
+@pytest.mark.parametrize("when", ["during recalibration", "during validation", "later"])
+def test_a_training_stopped_around_a_recalibration_resumes_to_the_same_bits(
+    training, monkeypatch, when
+):
     whole = training(*EVERY, *GROWING)
     whole.run()
-    until = {"while it is done": STEPS, "while it is validated": 10**9, "later": 2 * STEPS + 2}
+    until = {"during recalibration": STEPS, "during validation": 10**9, "later": 2 * STEPS + 2}
     killed = training(*EVERY, *GROWING, until=until[when], where="killed")
-    if when == "while it is validated":
+    if when == "during validation":
         killed.context.stopping = lambda: killed.state.recalibrated == 1
     with pytest.raises(Interrupted):
         killed.run()
@@ -86,10 +90,10 @@ def test_killed_around_it_a_training_goes_on_in_the_same_bits(training, monkeypa
     assert all(torch.equal(x, y) for (_, x), (_, y) in zip(*averages, strict=True))
 
 
-def test_a_budget_counts_it(training):
+def test_a_budget_counts_recalibration(training):
     settings = (*EVERY, "method=plain", "train.budget.plain_epochs=4")
     told = training(*settings).run()
     assert told["plain_steps"] == pytest.approx(4 * STEPS, abs=1.5)
     assert told["adjusting_steps"] == pytest.approx(
         4 * told["epochs"] / 3, abs=1e-3
-    )  # two networks
+    )  # each epoch recalibrates two networks

@@ -1,4 +1,4 @@
-"""Optimizers and schedules: each grows, is killed and goes on in the same bits."""
+"""Test optimizers and schedules: each combination grows, is stopped, and resumes to the same bits."""
 
 import json
 from typing import get_args
@@ -61,7 +61,7 @@ TOGETHER = [
 
 
 @pytest.mark.parametrize(("optimizer", "schedule", "method", "more"), TOGETHER)
-def test_killed_amid_growth_it_goes_on_in_the_same_bits(
+def test_a_recipe_stopped_amid_growth_resumes_to_the_same_bits(
     training, optimizer, schedule, method, more
 ):
     settings = (f"train.optimizer={optimizer}", f"train.schedule={schedule}", *GROWN[method],
@@ -82,7 +82,7 @@ def test_killed_amid_growth_it_goes_on_in_the_same_bits(
 
 
 @pytest.mark.parametrize("method", ["dyrep", "grow"])
-def test_what_is_dropped_goes_on_in_the_same_bits(training, monkeypatch, method):
+def test_dropout_resumes_to_the_same_bits(training, monkeypatch, method):
     build = architectures.build
 
     def dropping(*args):
@@ -104,7 +104,7 @@ def test_what_is_dropped_goes_on_in_the_same_bits(training, monkeypatch, method)
 
 @pytest.mark.parametrize("budget", [(), ("train.budget.plain_epochs=10",)])
 @pytest.mark.parametrize(
-    ("schedule", "shares"),  # at the start, after a half, nine tenths and all of 10 epochs
+    ("schedule", "shares"),  # after 0, 5, 9 and 10 of 10 epochs
     [
         ("cosine", [1, 0.5, 0.024, 0]),
         ("linear", [1, 0.5, 0.1, 0]),
@@ -122,7 +122,7 @@ def test_what_is_dropped_goes_on_in_the_same_bits(training, monkeypatch, method)
         ("wsd train.decay_epochs=10", [1, 0.293, 0.051, 0]),
     ],
 )
-def test_a_schedule_is_a_matter_of_how_far_a_training_is(schedule, shares, budget):
+def test_a_schedule_depends_only_on_the_progress_of_the_training(schedule, shares, budget):
     length = budget or ("train.epochs=10",)
     asked = f"train.schedule={schedule} train.warmup_epochs=0".split()
     config = checked(*asked, *length)
@@ -133,7 +133,7 @@ def test_a_schedule_is_a_matter_of_how_far_a_training_is(schedule, shares, budge
         assert pace.lr_factor(way * 10 * STEPS) == pytest.approx(share, abs=2e-3)
 
 
-def test_every_schedule_is_tried_here():
+def test_every_schedule_is_in_the_table_of_recipes():
     assert {schedule for _, schedule, *_ in TOGETHER} == set(get_args(Schedule))
 
 
@@ -167,11 +167,11 @@ def test_schedules_of_timm_are_those_of_timm(schedule, warmup, budget):
         assert pace.lr_factor(step) == pytest.approx(theirs._get_lr(step)[0], abs=1e-9)
 
 
-# -- what validations decide ----------------------------------------------------------------------
+# -- what the validation after an epoch decides ---------------------------------------------------
 
 
 def judged(*overrides, losses=(), top1=()):
-    """Return how a training stands that was validated so; resumed before each epoch."""
+    """Return the `Standing` after validations with these results, resumed before each epoch."""
     recipe, saved = checked("train.epochs=20", *overrides).train, None
     for epoch in range(max(len(losses), len(top1))):
         standing = Standing(recipe, packing.loads(packing.dumps(saved)))
@@ -245,7 +245,7 @@ def test_a_best_epoch_that_is_damaged_is_not_shipped(training):
         made.saving.load_best(made.state.standing.best_epoch)
 
 
-# -- what layers learn ----------------------------------------------------------------------------
+# -- learning rates of layers ---------------------------------------------------------------------
 
 NETWORKS = [
     ("model=vgg_small model.widths=[[4],[4,8]]", 4, "linear"),
@@ -256,7 +256,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("model", "count", "form"), NETWORKS)
-def test_what_grows_learns_at_the_rate_of_its_layer(model, count, form):
+def test_new_branches_learn_at_the_rate_of_their_layer(model, count, form):
     asked = ("name=x", "train.layer_decay=0.5", "method=dyrep", "train.lr=0.8", *model.split())
     config = compose.validated(json.loads(composed(*asked)))
     network = architectures.build(config.model, 3)
@@ -281,7 +281,7 @@ def test_what_grows_learns_at_the_rate_of_its_layer(model, count, form):
         assert rates[id(parameter)] == 0.8 * 0.5 ** (last - depths(network)[name])
 
 
-def test_strengths_that_grow_do_not_decay_where_norms_do(training):
+def test_strengths_of_branches_do_not_decay_even_if_norms_do(training):
     made = training(*GROWN["linear"], *HOLDS, "train.decay_norms=true")
     made.run()
     decays = [group["weight_decay"] > 0 for group in made.state.learner.optimizer.param_groups]

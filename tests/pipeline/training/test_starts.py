@@ -1,4 +1,4 @@
-"""Trainings that start from something: weights, a frozen part, a head of its own rate, a structure."""
+"""Test trainings with given weights, frozen layers, a rate of the head, or a given structure."""
 
 import json
 
@@ -26,19 +26,17 @@ IMAGES = batch(7).images
 
 
 def finished(folder, classes=3):
-    """Return a network that was trained, more or less, and the settings that start from it."""
+    """Return a network with batch norm statistics, and the settings that start from its weights."""
     torch.manual_seed(3)
     model = Vgg(name="vgg_small", family="vgg", widths=[[4], [4]])
     source = architectures.build(model, classes)
-    source.train()(IMAGES)  # batch norms have statistics
+    source.train()(IMAGES)  # gives the batch norms their statistics
     save_file(source.state_dict(), folder / "w.safetensors")
     return source.eval(), (f"model.pretrained={folder}/w.safetensors",)
 
 
 @pytest.mark.parametrize("method", GROWING)
-def test_growing_starts_at_what_was_trained_and_goes_on_in_the_same_bits(
-    training, tmp_path, method
-):
+def test_growing_starts_from_given_weights_and_resumes_to_the_same_bits(training, tmp_path, method):
     source, asked = finished(tmp_path)
     settings = (*asked, *GROWING[method], *SHORT, "train.head_lr=0.1", "train.ema=0.9",
                 "model.freeze=[features.0,features.1]")  # fmt: skip
@@ -53,7 +51,7 @@ def test_growing_starts_at_what_was_trained_and_goes_on_in_the_same_bits(
     assert not torch.equal(made.model.features[5].running_mean, source.features[5].running_mean)
     with pytest.raises(Interrupted):
         training(*settings, until=STEPS + 2, where="killed").run()
-    (tmp_path / "w.safetensors").unlink()  # its checkpoint holds all that is needed
+    (tmp_path / "w.safetensors").unlink()  # a resumed training needs only its checkpoint
     resumed = training(*settings, where="killed")
     assert resumed.run()["grown"] > 0
     equal(whole, resumed)
@@ -68,17 +66,19 @@ def test_a_head_has_a_rate_of_its_own_on_the_same_schedule():
     made.update(batch(), lambda _: None)
     shares = [group["lr"] / group["initial_lr"] for group in made.optimizer.param_groups]
     assert shares == pytest.approx([shares[0]] * len(shares)) and shares[0] < 1
-    assert made.lr == pytest.approx(0.01 * shares[0])  # that of the rest is told
+    assert made.lr == pytest.approx(
+        0.01 * shares[0]
+    )  # the reported rate is that of the other layers
 
 
-def test_layers_and_head_have_rates_beside_each_other():
+def test_layer_decay_and_the_rate_of_the_head_work_together():
     made = learner("train.head_lr=0.5", "train.lr=0.01", "train.layer_decay=0.5", "method=plain",
                    "train.warmup_epochs=0")  # fmt: skip
     rates = [group["initial_lr"] for group in made.optimizer.param_groups if group["params"]]
     assert rates[:2] == [0.5, 0.5] and rates[2:] == sorted(rates[2:]) and rates[-1] <= 0.01
 
 
-def test_what_is_frozen_is_not_optimized():
+def test_frozen_parameters_are_not_optimized():
     made = learner("model.freeze=[features]", "method=plain")
     learning = [p for group in made.optimizer.param_groups for p in group["params"]]
     assert learning == list(made.model.classifier.parameters())
@@ -120,7 +120,7 @@ def test_a_structure_is_trained_from_scratch(training, tmp_path, source):
         ({}, ("model.freeze=[features.4]",), "branches on features.4, which model.freeze keeps"),
     ],
 )
-def test_a_structure_that_cannot_be_put_on_is_refused_in_one_line(
+def test_a_structure_that_does_not_fit_the_network_is_refused(
     training, tmp_path, description, more, said
 ):
     grown = learner("method=plain")
@@ -159,7 +159,7 @@ def test_weights_of_another_network_end_a_launch_before_anything_is_written(insi
     assert not inside.root.exists()
 
 
-def test_the_plan_tells_what_a_training_starts_from(inside, tmp_path, monkeypatch):
+def test_the_plan_shows_what_a_training_starts_from(inside, tmp_path, monkeypatch):
     finished(tmp_path)
     monkeypatch.setattr(outline, "ask", lambda _, request: start(json.loads(request)))
     code, out, _ = inside("method=grow", f"model.pretrained={tmp_path}/w.safetensors",
@@ -170,7 +170,7 @@ def test_the_plan_tells_what_a_training_starts_from(inside, tmp_path, monkeypatc
         assert words in out
 
 
-def test_what_grows_before_a_frozen_norm_keeps_its_statistics_too(training, tmp_path):
+def test_a_branch_before_a_frozen_norm_keeps_the_norms_statistics(training, tmp_path):
     _, asked = finished(tmp_path)
     made = training(*asked, *GROWING["dyrep"], *SHORT, "model.freeze=[features.0,features.5]")
     assert made.run()["grown"] == 1

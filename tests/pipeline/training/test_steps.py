@@ -1,4 +1,4 @@
-"""A training step: the host reads nothing from the device, and asks other processes now and then."""
+"""Test a training step: reads from the device, clipping, accumulation, averages and agreement."""
 
 import copy
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.long
 
 
 class Reads(TorchDispatchMode):
-    """Counts how often a value of a tensor is asked for."""
+    """A dispatch mode that counts how often the host reads a value of a tensor."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ class Reads(TorchDispatchMode):
 
 
 def reads(tmp_path, *overrides, count=50):
-    """Return how many values are read in so many steps, after two to begin."""
+    """Return how many values the host reads in `count` steps, after two steps that are not counted."""
     made = learner("method=dyrep", *overrides)
     watched = dyrep.DyRep(made.model, made.optimizer, saliency=made._config.method.saliency)
     history = History(tmp_path / "history.jsonl", ALONE, made._recipe, {})
@@ -71,9 +71,9 @@ def saver(tmp_path, interval):
         (["train.precision=bfloat16", "method.saliency=snip", "train.ema=0.9"], 0),
         (["method.saliency=synflow"], 0),
         (["train.accumulate=3", "train.batch_size=6"], 0),
-        (["train.nonfinite=skip"], 100),  # whether to skip is read: the loss and the gradients
-        (["train.precision=float16", "train.clip_grad=0.1"], 50),  # as without clipping
-        (["train.precision=float16"], 50),  # a GPU has a kernel that looks itself
+        (["train.nonfinite=skip"], 100),  # each step reads whether loss and gradients are finite
+        (["train.precision=float16", "train.clip_grad=0.1"], 50),  # as many as without clipping
+        (["train.precision=float16"], 50),  # the fused kernel of a GPU needs no read
     ],
 )
 def test_a_step_reads_nothing_from_the_device(tmp_path, overrides, expected):
@@ -82,7 +82,7 @@ def test_a_step_reads_nothing_from_the_device(tmp_path, overrides, expected):
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("nonfinite", ["stop", "skip"])
-def test_gradients_are_clipped_and_growth_sees_them_whole(precision, nonfinite):
+def test_gradients_are_clipped_and_growth_sees_them_unclipped(precision, nonfinite):
     settings = (f"train.precision={precision}", f"train.nonfinite={nonfinite}",
                 "train.momentum=0", "train.nesterov=false", "train.weight_decay=0",
                 "train.warmup_epochs=0")  # fmt: skip
@@ -112,7 +112,7 @@ STEADY = ("train.momentum=0", "train.nesterov=false", "train.weight_decay=0",
 
 
 def steady(*overrides):
-    """Return a learner whose norms do not look at the batch."""
+    """Return a learner whose batch norms use their running statistics, not those of the batch."""
     made = learner(*STEADY, *overrides)
     for module in made.model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -121,30 +121,30 @@ def steady(*overrides):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_batch_in_parts_is_the_same_step(precision):
+def test_a_step_with_accumulated_gradients_equals_a_step_on_the_whole_batch(precision):
     whole, parts = (steady(f"train.precision={precision}", f"train.accumulate={n}") for n in (1, 3))
     looked = []
     losses = [
         made.update(batch(0), lambda scaler: looked.append(scaler)) for made in (whole, parts)
     ]
-    assert len(looked) == 2  # growth looks once at a step
+    assert len(looked) == 2  # saliencies are accumulated once per step
     near = 1e-6 if precision == "float32" else 5e-3
     assert torch.allclose(*losses, rtol=near)
     pairs = zip(whole.model.parameters(), parts.model.parameters(), strict=True)
     assert all(torch.allclose(a, b, atol=near) for a, b in pairs)
 
 
-def test_a_step_in_parts_is_skipped_whole():
+def test_a_step_with_one_part_that_is_not_finite_is_skipped_as_a_whole():
     made = learner("train.batch_size=6", "train.accumulate=3", "train.nonfinite=skip")
     before = copy.deepcopy(made.model.state_dict())
     poisoned = batch(0)
-    poisoned.images[2].fill_(torch.nan)  # in the second part
+    poisoned.images[2].fill_(torch.nan)  # image 2 is in the second of three parts
     assert made.update(poisoned, lambda _: None).isnan()
     assert all(map(torch.equal, before.values(), made.model.state_dict().values()))
     assert all(p.grad is None for p in made.model.parameters())
 
 
-def test_processes_average_gradients_once_for_all_parts():
+def test_processes_average_accumulated_gradients_once_per_step():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         made, sums = learner("train.batch_size=6", "train.accumulate=3"), []
@@ -165,8 +165,8 @@ def test_processes_average_gradients_once_for_all_parts():
         dist.destroy_process_group()
 
 
-def test_a_kernel_for_all_looks_itself_whether_scaled_gradients_are_finite(tmp_path, monkeypatch):
-    """As on a GPU; torch has fused kernels for CPUs too."""
+def test_a_fused_optimizer_checks_scaled_gradients_without_a_read(tmp_path, monkeypatch):
+    """The optimizers of a GPU are fused; torch's fused SGD for CPUs stands in for them."""
     build = optimizers.build
 
     def fused(*asked):
@@ -190,7 +190,7 @@ def test_a_skipped_first_step_leaves_a_fused_optimizer_sound():
     assert len(momenta) == 2 and not any(momentum.any() for momentum in momenta)
 
 
-def test_a_momentum_lies_in_memory_as_its_weight_and_other_devices_states_are_taken_up():
+def test_a_loaded_momentum_has_the_strides_of_its_weight():
     def made(layout, fused):
         model = torch.nn.Conv2d(4, 4, 3).to(memory_format=layout)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=fused)
@@ -209,7 +209,7 @@ def test_a_momentum_lies_in_memory_as_its_weight_and_other_devices_states_are_ta
     assert torch.equal(momentum, saved["state"][0]["momentum_buffer"])
 
 
-def test_an_average_is_that_of_torch():
+def test_the_average_of_weights_equals_that_of_torch():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
     ours = optim.Averaged(model, 0.9)
@@ -226,7 +226,7 @@ def test_an_average_is_that_of_torch():
     assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
 
 
-def test_an_average_that_warms_up_follows_closely_at_first():
+def test_an_average_with_warmup_follows_the_weights_closely_at_first():
     model = torch.nn.Linear(1, 1, bias=False)
     average, expected = optim.Averaged(model, 0.5, warmup=True), None
     for step in range(12):
@@ -243,7 +243,7 @@ def test_an_average_that_warms_up_follows_closely_at_first():
 
 
 class Two:
-    """The main one of two processes, on a clock that a test moves; the other wants nothing."""
+    """A stand-in for the world of two processes, seen from the main one; the other adds zeros."""
 
     alone, main = False, True
 
@@ -261,9 +261,17 @@ class Two:
 @pytest.mark.parametrize(
     ("seconds", "interval", "expected"),
     [
-        (0.1, "1000 steps", [1, 3, 7, 15, 25, 35, 45]),  # doubling, then ten a second
+        (
+            0.1,
+            "1000 steps",
+            [1, 3, 7, 15, 25, 35, 45],
+        ),  # the distance doubles until it is 10 steps, about a second
         (3.0, "1000 steps", [1, 2, 3, 4, 5]),
-        (0.001, "10 steps", [1, 3, 7, 10, 11, 13, 17, 20, 21]),  # where a save is due
+        (
+            0.001,
+            "10 steps",
+            [1, 3, 7, 10, 11, 13, 17, 20, 21],
+        ),  # also at steps where a checkpoint is due
     ],
 )
 def test_processes_agree_about_once_a_second(tmp_path, monkeypatch, seconds, interval, expected):
@@ -285,7 +293,7 @@ def test_processes_agree_about_once_a_second(tmp_path, monkeypatch, seconds, int
     assert due == ([10, 20] if interval == "10 steps" else [])
 
 
-def test_one_process_asks_itself_after_each_step(tmp_path):
+def test_a_single_process_checks_for_a_stop_after_each_step(tmp_path):
     asked = []
     agreement = Agreement(ALONE, saver(tmp_path, "2 steps"), lambda: bool(asked.append(1)))
     assert [agreement.after(step) for step in (1, 2)] == [(False, False), (False, True)]

@@ -1,4 +1,4 @@
-"""A finished training, and a fresh directory of the same question."""
+"""Provide a finished training, and a fresh stage directory with the same fingerprint."""
 
 import pytest
 
@@ -8,14 +8,14 @@ from pipeline.records import attempt
 
 @pytest.fixture
 def stage(finished, tmp_path):
-    """Return a fresh directory of the training that `finished` has done."""
+    """Return a fresh stage directory of the training that the fixture `finished` has run."""
     done = (finished.root / "runs" / "small" / "train").resolve()
     return copy_question(done, tmp_path / "outputs")
 
 
 @pytest.fixture(autouse=True)
 def no_attempt(monkeypatch):
-    """Take back what a test claims in this process."""
+    """Restore the environment variable of the attempt number, which a test sets in this process."""
     monkeypatch.setenv(attempt.NUMBER, "1")
 
 

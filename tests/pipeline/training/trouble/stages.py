@@ -1,4 +1,4 @@
-"""A stage directory of a small training, to be started, changed and damaged."""
+"""Start a stage directory of a small training, change its settings and read its records."""
 
 import os
 import signal
@@ -47,8 +47,10 @@ def below(pid):
 
 
 def stop_after_first_epoch(stage):
-    """Stop a training in the middle of its second epoch."""
-    change(stage, rundir.WHERE, "checkpoint", interval="3 steps")  # rows are written as often
+    """Start a training, and stop it by SIGTERM in the middle of its second epoch."""
+    change(
+        stage, rundir.WHERE, "checkpoint", interval="3 steps"
+    )  # history rows are written with each checkpoint
     process = start(stage)
     wait_for(lambda: len(steps(stage)) > 25, process)
     process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Attempts at a training that are stopped, given up, killed, or that hang."""
+"""Test attempts at a training that are stopped, superseded or killed, or that hang."""
 
 import os
 import shutil
@@ -26,11 +26,11 @@ from tests.pipeline.training.trouble.stages import (
 )
 
 
-def test_the_signal_of_a_cluster_loses_no_step_and_says_stopped(stage, undisturbed):
+def test_sigusr2_stops_a_training_without_losing_a_step(stage, undisturbed):
     change(stage, rundir.WHERE, "checkpoint", interval="1000 steps")
     process = start(stage)
     wait_for(lambda: len(steps(stage)) > 5, process)
-    process.send_signal(signal.SIGUSR2)  # INT is in test_harm.py, TERM in test_chaos.py
+    process.send_signal(signal.SIGUSR2)  # test_harm.py sends SIGINT, test_chaos.py SIGTERM
     process.communicate(timeout=60)
     assert process.returncode == 75
     assert events(stage, "saved")[-1]["step"] == steps(stage)[-1]
@@ -42,8 +42,8 @@ def test_the_signal_of_a_cluster_loses_no_step_and_says_stopped(stage, undisturb
     assert differences(undisturbed, stage) == []
 
 
-def test_an_attempt_that_was_given_up_cannot_write_any_more(stage, undisturbed):
-    """Two attempts live: the first was frozen, and its lock is gone, as if its node lost contact."""
+def test_a_superseded_attempt_cannot_write(stage, undisturbed):
+    """Two attempts are alive, as after a node lost contact: the first was frozen and lost its lock."""
     process = start(stage)
     wait_for(lambda: len(steps(stage)) > 25, process)
     frozen = below(process.pid)
@@ -65,7 +65,7 @@ def test_an_attempt_that_was_given_up_cannot_write_any_more(stage, undisturbed):
     assert all(row["attempt"] == 2 for row in events(stage, "finished"))
 
 
-def test_an_attempt_that_is_given_up_while_it_starts_cannot_begin(stage, undisturbed):
+def test_an_attempt_superseded_while_it_starts_cannot_begin(stage, undisturbed):
     process = start(stage)
     wait_for(lambda: len(below(process.pid)) == 3, process)
     frozen = below(process.pid)
@@ -76,7 +76,7 @@ def test_an_attempt_that_is_given_up_while_it_starts_cannot_begin(stage, undistu
     wait_for(lambda: len(steps(stage)) > 25, successor)
     for pid in frozen:
         os.kill(pid, signal.SIGCONT)
-    said, _ = process.communicate(timeout=120)  # its code is 0 if the other is done by then
+    said, _ = process.communicate(timeout=120)  # exit code 0 if attempt 2 has finished
     assert "is superseded by attempt 2" in said
     assert successor.wait(120) == 0
     successor.communicate()
@@ -107,7 +107,7 @@ def test_another_number_of_processes_goes_back_to_the_end_of_an_epoch(stage):
 
 
 def test_a_process_that_is_killed_ends_the_stage_with_the_reason(stage):
-    """And nothing that is left in the shell, or said of another job, makes it wait for others."""
+    """Variables of another job, left in the shell, do not make the stage wait for other nodes."""
     left = {
         "NNODES": "2",
         "NODE_RANK": "1",
@@ -138,7 +138,7 @@ def test_a_run_directory_that_vanishes_is_named_and_not_made_again(stage):
     assert not stage.exists()
 
 
-def test_an_image_that_cannot_be_decoded_any_more_is_named(stage):
+def test_an_image_that_was_damaged_after_prep_is_named(stage):
     link = next(stage.parent.glob("prep-*"))
     prep = link.resolve()
     link.unlink()
@@ -157,7 +157,7 @@ def test_an_image_that_cannot_be_decoded_any_more_is_named(stage):
 
 @pytest.mark.parametrize("name", [rundir.STAGE, rundir.WHERE, Attempt.FILE])
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
-def test_an_incomplete_file_is_one_line(stage, name, content):
+def test_an_incomplete_file_is_refused_in_one_line(stage, name, content):
     (stage / name).write_text(content)
     code, said = to_end(stage)
     assert code == 2
@@ -189,7 +189,7 @@ def test_a_process_that_hangs_ends_and_every_process_shows_its_stack(tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "made no step for 3 s; every process shows where it is" in said
-    waits, hangs = said.split("rank 0:\n")[1].split("rank 1:\n")  # not one in the other
+    waits, hangs = said.split("rank 0:\n")[1].split("rank 1:\n")  # the stacks are not interleaved
     for stacks, where in (waits, "in any\n"), (hangs, "in stuck_in_a_read\n"):
         assert stacks.count("Current thread") == 1 and where in stacks
 

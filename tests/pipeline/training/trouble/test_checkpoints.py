@@ -1,4 +1,4 @@
-"""Checkpoints that do not belong to a training, or lack its history."""
+"""Test `training.resume`: checkpoints of another training, without their history, or damaged."""
 
 import shutil
 
@@ -17,7 +17,7 @@ from tests.pipeline.training.trouble.stages import events, to_end
 
 
 class Alone:
-    """The only process."""
+    """A stand-in for the process group of a training with one process."""
 
     rank, world_size = 0, 1
 
@@ -34,7 +34,7 @@ class Alone:
         ("prepared data", "abc", "prepared data abc → "),
     ],
 )
-def test_a_checkpoint_of_something_else_is_refused(stage, undisturbed, key, value, said):
+def test_a_checkpoint_of_another_training_is_refused(stage, undisturbed, key, value, said):
     shutil.copytree(undisturbed / "checkpoints", stage / "checkpoints")
     shutil.copy(undisturbed / rundir.HISTORY, stage)
     shutil.copy(undisturbed / rundir.GROWTH, stage)
@@ -51,7 +51,7 @@ def test_a_checkpoint_of_something_else_is_refused(stage, undisturbed, key, valu
     assert said in str(refused.value)
 
 
-def test_a_checkpoint_that_knows_more_than_the_history_is_passed_over(stage, undisturbed):
+def test_a_checkpoint_newer_than_the_history_is_skipped(stage, undisturbed):
     shutil.copytree(undisturbed / "checkpoints", stage / "checkpoints")
     rows = (undisturbed / rundir.HISTORY).read_text().splitlines(keepends=True)
     (stage / rundir.HISTORY).write_text("".join(rows[:70]))

@@ -1,4 +1,4 @@
-"""A loss that is not finite stops the training or is skipped, and its cause is named."""
+"""Test that a loss that is not finite stops the training with its cause, or skips the step."""
 
 import tarfile
 
@@ -34,11 +34,13 @@ sys.exit(worker.main(Path(sys.argv[1])))
 
 @pytest.fixture
 def poisoned(stage, tmp_path):
-    """Return the stage and a way to run it with one image that makes its batch nan."""
+    """Return the stage, and a function that runs it with one image that makes its batch NaN."""
     script = tmp_path / "poisoned.py"
     script.write_text(POISON)
     attempt.claim(stage)
-    change(stage, rundir.STAGE, "method", adjust_interval=4)  # no calibration on the image
+    change(
+        stage, rundir.STAGE, "method", adjust_interval=4
+    )  # so that no calibration uses the image
     prep = next(stage.parent.glob("prep-*"))
     with tarfile.open(prep / "data" / "train-00000.tar") as shard:
         number = int(shard.getnames()[0].split(".")[0])
@@ -61,7 +63,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_layer(poisoned):
     assert "the images of the batch are not finite" in failed["message"] or (
         "features.0" in failed["message"]
     )
-    assert 0 < step <= 44  # an epoch leaves out what does not fill a batch
+    assert (
+        0 < step <= 44
+    )  # an epoch drops the last incomplete batch, so the image may first come in epoch 2
     assert all(saved["step"] < step for saved in events(stage, "saved"))
 
 
@@ -72,7 +76,7 @@ def test_a_loss_that_is_not_finite_can_be_skipped(poisoned):
     assert code == 0, said
     rows = [row for row in rundir.read_lines(stage / rundir.HISTORY) if row["kind"] == "step"]
     skipped = [row["step"] for row in rows if row["loss"] is None]
-    assert 2 <= len(skipped) <= 4  # once in each epoch that does not leave the image out
+    assert 2 <= len(skipped) <= 4  # once in each epoch whose dropped batch does not hold the image
     weights = load_file(stage / "model.safetensors")
     assert all(torch.isfinite(weight).all() for weight in weights.values())
     assert rundir.read_json(stage / rundir.RESULT)["metrics"]["top1"] > 80
