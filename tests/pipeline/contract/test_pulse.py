@@ -1,11 +1,11 @@
-"""Heartbeats: who hangs is told from who was stopped."""
+"""Test `contract.pulse`: heartbeats distinguish a process that hangs from one that was stopped."""
 
 import pytest
 
 from pipeline.contract import pulse
 
 
-def test_how_long_a_process_may_be_silent(monkeypatch):
+def test_the_limit_between_heartbeats_shrinks_after_a_stop_request(monkeypatch):
     distributed = pytest.importorskip("pipeline.contract.world")
     given, now = [], [0.0]
     monkeypatch.setattr(
@@ -14,13 +14,17 @@ def test_how_long_a_process_may_be_silent(monkeypatch):
     monkeypatch.setattr(distributed.time, "monotonic", lambda: now[0])
     here = distributed.World(rank=0, world_size=1, device="cpu", hang_timeout=100)
     here._beat = 0.0
-    now[0] = 20.0  # its longest silence
+    now[0] = 20.0  # the longest time without a heartbeat
     here.beat()
     here.hurry()
     now[0] = 22.0
     here.beat()
     here.saving()
-    assert given == [60.0, 60.0, 100]  # before it was asked its parent waits
+    assert given == [
+        60.0,
+        60.0,
+        100,
+    ]  # no limit before the stop request: until then the parent watches
     impatient = distributed.World(rank=0, world_size=1, device="cpu", hang_timeout=10)
     impatient.hurry()
     assert given[-1] == 10
@@ -28,18 +32,18 @@ def test_how_long_a_process_may_be_silent(monkeypatch):
 
 @pytest.mark.parametrize(
     ("looks", "hangs"),
-    [  # of two processes whose patience is 3 s: seconds since the last look, who beat, who is stopped
+    [  # per look: seconds since the last one, ranks with a heartbeat, stopped ranks; the limit is 3 s
         ([(0.2, "01", "")] * 20, ""),
         ([(0.2, "0", "")] * 16, "1"),
         ([(0.2, "", "")] * 16, "01"),
         ([(0.2, "", "")] * 14, ""),
-        ([(0.2, "0", "1")] * 20, ""),  # 0 waits for who is stopped
+        ([(0.2, "0", "1")] * 20, ""),  # rank 1 is stopped, so nothing hangs
         ([(0.2, "", "01"), (60, "", "")], ""),
         ([(60, "", ""), (0.2, "01", "")], ""),  # the parent was stopped as well
         ([(0.2, "", "")] * 10 + [(3600, "", "01")] + [(0.2, "", "")] * 6, "01"),
     ],
 )
-def test_who_hangs_is_told_from_who_was_stopped(monkeypatch, looks, hangs):
+def test_a_process_that_hangs_is_distinguished_from_one_that_was_stopped(monkeypatch, looks, hangs):
     now, stopped = [0.0], []
     monkeypatch.setattr(pulse.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(pulse, "stopped", lambda pid: str(pid) in stopped)
@@ -58,5 +62,5 @@ def test_who_hangs_is_told_from_who_was_stopped(monkeypatch, looks, hangs):
         found = watch.hanging({0: 0, 1: 1})
     assert found == {int(rank): 3.0 for rank in hangs}
     monkeypatch.setenv("LOCAL_RANK", "0")
-    pulse.beat(0)  # it has left
+    pulse.beat(0)  # the process has left
     assert 0 not in watch.hanging({0: 0})

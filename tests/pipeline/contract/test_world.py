@@ -1,4 +1,4 @@
-"""Where processes on several nodes meet."""
+"""Test `contract.world`: processes of one attempt, on several nodes, meet each other only."""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from slurm.supervise import Allocation
 
 
 @pytest.mark.parametrize(("other", "met"), [("7.0", True), ("7.1", False), ("8.0", False)])
-def test_who_of_another_attempt_came_to_the_same_port_is_not_met(other, met):
+def test_a_process_of_another_attempt_at_the_same_port_is_not_met(other, met):
     distributed = pytest.importorskip("pipeline.contract.world")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -27,7 +27,7 @@ def test_who_of_another_attempt_came_to_the_same_port_is_not_met(other, met):
     assert ours.check(["rank 1"]) == met
 
 
-def test_all_nodes_of_an_attempt_meet_at_a_port_that_no_other_attempt_derives(monkeypatch):
+def test_all_nodes_of_an_attempt_derive_a_port_that_no_other_attempt_derives(monkeypatch):
     monkeypatch.setattr(supervise, "_address", str)
     attempts = [("7", 0, "a"), ("7", 1, "b"), ("7", 7, "c"), ("8", 0, "d"), ("7", 0, "elsewhere")]
 

@@ -1,4 +1,4 @@
-"""Code of the user's: which files it is, the copy of them, and what is said when it goes wrong."""
+"""Test `custom`: the files of the user's code, the copy that a run keeps, and errors of that code."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ def write(folder, texts):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """Stand in a folder of the user's; what is imported meanwhile is forgotten after."""
+    """Change to a new folder, and forget the modules that the test imported from it."""
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -70,7 +70,9 @@ def test_modules_are_found_here_before_pythonpath_and_installed_ones_are_not_cop
     assert files.find("k", "mine:x") == {"mine.py": here / "mine.py"}
     assert files.find("k", "torchvision.models:resnet18") == {}
     assert files.release("torchvision.models:resnet18").startswith("torchvision==")
-    (tmp_path / "elsewhere" / "other-1.0.dist-info").mkdir()  # as a module system has it
+    (
+        tmp_path / "elsewhere" / "other-1.0.dist-info"
+    ).mkdir()  # marks the folder as one of installed packages
     assert files.find("k", "other:x") == {}
 
 
@@ -88,9 +90,9 @@ def test_modules_are_found_here_before_pythonpath_and_installed_ones_are_not_cop
         ({"slurm/mine.py": ""}, "slurm.mine:build", "slurm is a module of this project"),
     ],
 )
-def test_what_is_no_module_is_refused(here, monkeypatch, texts, name, said):
+def test_a_target_without_a_valid_module_is_refused(here, monkeypatch, texts, name, said):
     write(here, texts)
-    monkeypatch.syspath_prepend(here)  # as `python -m` does
+    monkeypatch.syspath_prepend(here)  # `python -m` puts the folder on the path
     with pytest.raises(UserError) as refused:
         files.find("model.target", name)
     assert said in str(refused.value)
@@ -125,7 +127,7 @@ def test_a_run_keeps_the_code_that_it_was_started_with(here, tmp_path, monkeypat
     assert settled(target()).code != first.code
     (note,) = code.told(run)
     assert "the code of mine:build has changed since run x began" in note
-    code.check(run)  # there is a copy
+    code.check(run)  # passes, because the run has a copy
     assert code.origins(run, origin) == origin
     (here / "mine.py").unlink()
     assert list(code.told(run)) == []
@@ -133,7 +135,7 @@ def test_a_run_keeps_the_code_that_it_was_started_with(here, tmp_path, monkeypat
     assert call.call("model.target", first) == 1
 
 
-def test_without_its_copy_a_run_needs_the_same_code(here, tmp_path):
+def test_a_run_without_its_copy_needs_unchanged_code(here, tmp_path):
     write(here, {"mine.py": "X = 1"})
     run = config(tmp_path, settled(target()))
     code.check(run)
@@ -145,7 +147,7 @@ def test_without_its_copy_a_run_needs_the_same_code(here, tmp_path):
         code.enable(run.model, tmp_path)
 
 
-def test_a_copy_that_somebody_changed_is_not_executed(here, tmp_path):
+def test_a_changed_copy_is_not_executed(here, tmp_path):
     write(here, {"mine.py": "X = 1"})
     run = config(tmp_path, settled(target()))
     code.keep(run)
@@ -155,7 +157,7 @@ def test_a_copy_that_somebody_changed_is_not_executed(here, tmp_path):
             refuse(run)
 
 
-def test_another_release_of_what_is_installed_is_told(tmp_path):
+def test_another_release_of_an_installed_package_is_noted(tmp_path):
     run = config(tmp_path, target("torchvision.models:resnet18", "torchvision==0.1"))
     code.check(run)
     assert next(code.told(run)).startswith(
@@ -177,7 +179,7 @@ def test_another_release_of_what_is_installed_is_told(tmp_path):
         ("def build():\n    exit()", {}, "raised SystemExit: "),
     ],
 )
-def test_what_goes_wrong_in_the_code_is_one_line(here, text, args, said):
+def test_an_error_of_the_users_code_is_reported_in_one_line(here, text, args, said):
     write(here, {"mine.py": text})
     sys.path.insert(0, str(here))
     with pytest.raises(UserError) as refused:
@@ -187,7 +189,7 @@ def test_what_goes_wrong_in_the_code_is_one_line(here, text, args, said):
     assert "\n" not in str(refused.value)
 
 
-def test_what_is_offered_is_given_to_what_takes_it(here):
+def test_an_offered_argument_is_passed_if_the_function_accepts_it(here):
     texts = {"mine.py": "def a(n): return n\ndef b(**k): return k['n']\ndef c(): return 0\n"}
     write(here, texts)
     sys.path.insert(0, str(here))
@@ -195,7 +197,7 @@ def test_what_is_offered_is_given_to_what_takes_it(here):
     assert call.call("k", target("mine:a", None, n=7), n=5) == 7
 
 
-def test_code_is_lent_before_it_is_kept_and_nothing_stays(here, tmp_path):
+def test_lent_code_exists_only_while_it_is_used(here, tmp_path):
     write(here, {"mine.py": "X = 1"})
     section = settled(target())
     with code.lent({"model": section.model_dump()}, tmp_path) as place:

@@ -1,4 +1,4 @@
-"""The code of waiting jobs is a copy that later edits do not reach."""
+"""Test `execution.code_snapshot`: jobs run a copy of the code, which later edits do not change."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def test_the_copy_runs_by_itself(tmp_path):
     assert done.stdout.strip() == str(kept / "pipeline" / "__init__.py"), done.stderr
 
 
-def test_the_same_code_is_kept_once_and_edited_code_apart(tmp_path, monkeypatch):
+def test_equal_code_is_copied_once_and_edited_code_separately(tmp_path, monkeypatch):
     copy = tmp_path / "checkout"
     for package in code_snapshot.PACKAGES:
         shutil.copytree(PROJECT / package, copy / package)
@@ -54,7 +54,7 @@ snapshot.keep({"a.py": pathlib.Path(snapshot.__file__)}, pathlib.Path(sys.argv[1
 """
 
 
-def test_a_launch_removes_the_copy_of_code_that_a_killed_one_began(tmp_path):
+def test_a_launch_removes_an_unfinished_copy_of_a_killed_launch(tmp_path):
     config, choices, _ = named_run.settle(*sweep.single(["name=x", f"root={tmp_path}"]))
     code, old = tmp_path / "code", tmp_path / "code" / ".0123456789ab.x1y2z3_4"
     old.mkdir(parents=True)
@@ -116,13 +116,13 @@ def test_a_copy_is_closed_to_others_whatever_the_checkout_is(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(("mode", "who"), [(0o755, None), (0o777, "everybody"), (0o1777, None)])
-def test_who_may_write_to_a_root_is_told(tmp_path, mode, who):
+def test_the_users_who_may_write_to_a_root_are_named(tmp_path, mode, who):
     tmp_path.chmod(mode)
     assert private.writers(tmp_path) == who
 
 
 @pytest.mark.parametrize(("members", "who"), [([], None), (["ann"], "group own")])
-def test_a_group_of_ones_own_is_nobody_else(tmp_path, monkeypatch, members, who):
+def test_a_group_without_other_members_counts_as_the_user(tmp_path, monkeypatch, members, who):
     monkeypatch.setattr(private.pwd, "getpwuid", lambda uid: SimpleNamespace(pw_name="own"))
     group = SimpleNamespace(gr_name="own", gr_mem=members)
     monkeypatch.setattr(private.grp, "getgrgid", lambda gid: group)
@@ -130,7 +130,7 @@ def test_a_group_of_ones_own_is_nobody_else(tmp_path, monkeypatch, members, who)
     assert private.writers(tmp_path) == who
 
 
-def test_a_root_that_others_may_write_to_is_warned_of(tmp_path, capsys):
+def test_a_root_that_others_may_write_to_causes_a_warning(tmp_path, capsys):
     cluster = Local.model_construct(name="local")
     config = Config.model_construct(root=str(tmp_path), cluster=cluster)
     (tmp_path / "stages").mkdir()

@@ -1,4 +1,4 @@
-"""The processes of a stage: who they believe, where they can be reached, how they end."""
+"""Test `execution.processes`: the environment of a stage's processes, their meeting and their end."""
 
 import json
 import os
@@ -39,13 +39,13 @@ STALE = {
 }
 
 
-def test_nothing_that_other_tools_left_in_the_shell_is_believed(monkeypatch):
+def test_variables_that_other_tools_left_in_the_shell_are_ignored(monkeypatch):
     for name, value in STALE.items():
         monkeypatch.setenv(name, value)
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "FRANK", "MY_RANK"):
         monkeypatch.setenv(name, "1")
     processes.forget_others()
-    assert STALE.keys() & os.environ.keys() == {"NPROC_PER_NODE"}  # nobody reads that
+    assert STALE.keys() & os.environ.keys() == {"NPROC_PER_NODE"}  # nothing reads this variable
     assert {"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "FRANK", "MY_RANK"} <= os.environ.keys()
 
 
@@ -66,7 +66,7 @@ HERE = Place(job="12_3.1", node=1, nodes=2, address="n1", port=20007)
         (unsupervised(HERE.words(Path("/data/stages/train-1"))), None),
     ],
 )
-def test_only_the_word_of_a_supervisor_for_this_directory_counts(environment, told):
+def test_only_variables_of_a_supervisor_for_this_directory_count(environment, told):
     assert Place.told(Path("/data/stages/train-1"), environment) == told
 
 
@@ -129,7 +129,7 @@ os.write(1, f"{json.dumps(told)}\\n".encode())
 
 
 @pytest.mark.parametrize(("count", "reached_on"), [(1, set()), (2, {"0100007F"})])
-def test_nothing_can_be_reached_from_another_machine(tmp_path, count, reached_on):
+def test_processes_listen_on_no_address_that_another_machine_reaches(tmp_path, count, reached_on):
     (tmp_path / "meeting.py").write_text(MEETING)
     elsewhere = STALE | {"GLOO_SOCKET_IFNAME": "eth7", "NCCL_SOCKET_IFNAME": "eth7"}
     process = in_processes(tmp_path / "meeting.py", count=count, environment=elsewhere)
@@ -154,7 +154,7 @@ RANK_1 = "import os, sys, time; last = os.environ['RANK'] == '1'; "
         ("1 / 0", "rank 1 ended with exit code 1"),
     ],
 )
-def test_the_end_of_one_ends_the_others_and_is_told(does, told):
+def test_the_end_of_one_process_ends_the_others_and_is_reported(does, told):
     code = f"{RANK_1}(lambda: {does})() if last else time.sleep(100)"
     process = in_processes("-c", code, count=3)
     _, said = process.communicate(timeout=20)
@@ -162,11 +162,11 @@ def test_the_end_of_one_ends_the_others_and_is_told(does, told):
     assert said.splitlines()[-1].startswith(told)
 
 
-def test_who_does_not_leave_is_killed_and_what_it_left_behind_too(monkeypatch):
+def test_processes_that_do_not_end_are_killed_with_their_children(monkeypatch):
     monkeypatch.setattr(processes, "PATIENCE", 0.5)
     monkeypatch.setattr(processes, "LEFT", 0.5)
-    deaf = "import signal; signal.signal(15, signal.SIG_IGN); "
-    code = f"{deaf}{RANK_1}os.fork(); sys.exit(last) if last else time.sleep(100)"
+    ignores = "import signal; signal.signal(15, signal.SIG_IGN); "
+    code = f"{ignores}{RANK_1}os.fork(); sys.exit(last) if last else time.sleep(100)"
     others = processes._children()
     with no_longer_than(60):
         end = processes.run([sys.executable, "-c", code], 2)
@@ -187,12 +187,12 @@ with world(hang_timeout=100):
 """
 
 
-def test_a_signal_ends_who_waits_for_others_at_once(tmp_path):
+def test_a_signal_ends_a_process_that_waits_for_others_at_once(tmp_path):
     (tmp_path / "waiting.py").write_text(WAITING.replace('"waiting"', repr(f"{tmp_path}/waiting")))
     process = in_processes(tmp_path / "waiting.py")
     wait_for((tmp_path / "waiting").exists, process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=25)  # not after `LEAVING`
+    _, said = process.communicate(timeout=25)  # sooner than after `LEAVING` seconds
     assert "was killed by SIGTERM" in said
 
 
@@ -219,7 +219,7 @@ SAVING = """
 """
 
 
-def test_who_hangs_ends_soon_after_it_was_asked_to_stop(tmp_path):
+def test_a_process_that_hangs_ends_soon_after_a_stop_request(tmp_path):
     (tmp_path / "stuck.py").write_text(STUCK)
     process = in_processes(tmp_path / "stuck.py", tmp_path / "begun", count=1)
     wait_for((tmp_path / "begun").exists, process)
@@ -229,8 +229,8 @@ def test_who_hangs_ends_soon_after_it_was_asked_to_stop(tmp_path):
     assert "made no step for 0.5 s" in said
 
 
-def test_who_was_stopped_after_it_was_asked_to_stop_has_its_time_to_save(tmp_path):
-    """By a suspended job, or Ctrl-Z: none of that time counts."""
+def test_a_process_suspended_after_a_stop_request_still_has_time_to_save(tmp_path):
+    """Time for which a process is stopped, by a suspended job or Ctrl-Z, does not count as hanging."""
     text = STUCK.replace("time.sleep(100)", SAVING).replace("= 0.5", "= 1.5")
     (tmp_path / "saving.py").write_text(text)
     process = in_processes(tmp_path / "saving.py", tmp_path / "begun", count=1)
@@ -251,6 +251,6 @@ def processes_below(pid):
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
-def test_a_kernel_that_tells_of_no_children_is_no_failure(monkeypatch):
+def test_a_kernel_without_lists_of_children_is_no_failure(monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: 2**30)
     assert processes._children() == set()

@@ -1,4 +1,4 @@
-"""Images for the tests of the stages."""
+"""Provide a folder of images for the tests of the stages."""
 
 import pytest
 

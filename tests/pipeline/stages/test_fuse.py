@@ -1,4 +1,4 @@
-"""The gate of the fuse stage, and what it leaves behind."""
+"""Test the stage `fuse`: the check of the fused network, and the files that the stage writes."""
 
 import json
 import math
@@ -17,9 +17,9 @@ from pipeline.stages import fuse
 CLOSE = {"worst": [["a", 1e-15], ["b", 1e-16]], "max_rel_error": 1e-15}
 
 
-def test_what_is_equal_passes():
+def test_equal_networks_pass():
     fuse._gate({"real": CLOSE, "times 1000": CLOSE}, 1e-9)
-    fuse._gate({"real": {"worst": [], "max_rel_error": 0.0}}, 1e-9)  # nothing grew
+    fuse._gate({"real": {"worst": [], "max_rel_error": 0.0}}, 1e-9)  # a network without branches
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_what_is_equal_passes():
         ({"worst": [["a", 1e-15]], "max_rel_error": 1e-3}, "the scores: .* 1.0e-03"),
     ],
 )
-def test_what_differs_is_named_with_the_images_that_show_it(found, words):
+def test_a_difference_is_named_with_its_layer_and_images(found, words):
     with pytest.raises(dyrep.FusionError, match=rf"^{words} on times 1000 inputs .*fuse.tolerance"):
         fuse._gate({"real": CLOSE, "times 1000": found}, 1e-9)
 

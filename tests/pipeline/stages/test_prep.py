@@ -1,4 +1,4 @@
-"""prep: every image looked at, the same shards whatever happens on the way."""
+"""Test the stage `prep`: it examines each image, removes copies, and writes the same shards each time."""
 
 import html.parser
 import io
@@ -18,7 +18,7 @@ from tests.pipeline.data.preparing import encoded, folder, picture, prepared
 pytestmark = pytest.mark.long
 
 
-def test_good_images_are_stored_as_they_are_once_each(tmp_path, images):
+def test_good_images_are_stored_unchanged_and_once(tmp_path, images):
     made = prepared(tmp_path, images).run()
     assert (made.metrics["train_images"], made.metrics["val_images"]) == (12, 4)
     assert not made.quarantine() and not made.remarks()
@@ -62,10 +62,10 @@ def test_mean_and_deviation_are_those_of_the_training_pixels(tmp_path, images):
     assert np.allclose(made.manifest.std, pixels.std(0), atol=1e-5)
 
 
-def test_a_training_image_that_is_a_validation_image_is_taken_out(tmp_path, capsys):
+def test_a_training_image_that_is_also_a_validation_image_is_removed(tmp_path, capsys):
     root = tmp_path / "images"
     folder(root / "train")
-    folder(root / "val", images=3)  # the same pictures
+    folder(root / "val", images=3)  # the same images as in train
     (root / "val" / "dog" / "000.jpg").write_bytes(encoded(picture(77)))
     again = Image.open(root / "train" / "cat" / "005.jpg")
     again.save(root / "train" / "cat" / "copy.png")  # another format, the same pixels
@@ -84,7 +84,7 @@ def test_a_training_image_that_is_a_validation_image_is_taken_out(tmp_path, caps
     assert "same picture" in str(made.remarks())
 
 
-def test_pictures_that_only_look_alike_are_told(tmp_path):
+def test_images_that_only_look_alike_are_counted_and_kept(tmp_path):
     root = tmp_path / "images"
     for split, quality in (("train", 95), ("val", 60)):
         for label in ("a", "b"):
@@ -101,7 +101,7 @@ def kept(looks, pixels=0, first=0):
     return np.array(rows, dtype=KEPT)
 
 
-def test_up_to_three_bits_of_looks_may_differ():
+def test_images_look_alike_up_to_three_different_bits_of_their_hash():
     chance = np.random.default_rng(0)
     train, val = chance.integers(1, 1 << 63, 600), chance.integers(1, 1 << 63, 50)
     for place in range(400):
@@ -114,11 +114,11 @@ def test_up_to_three_bits_of_looks_may_differ():
     assert 150 < len(found.alike) <= 200
 
 
-def test_equal_hashes_are_not_enough_to_be_taken_out(tmp_path):
+def test_an_image_with_an_equal_hash_but_other_pixels_is_kept(tmp_path):
     root = tmp_path / "images"
     image = picture(1, 200, 300)
     other = image.copy()
-    other.putpixel((1, 1), (1, 2, 3))  # between the pixels that the hash looks at
+    other.putpixel((1, 1), (1, 2, 3))  # a pixel that the hash does not use
     for split, pixels in (("train", image), ("val", other)):
         for label, shown in (("a", pixels), ("b", picture(2 + (split == "val"), 24, 30))):
             (root / split / label).mkdir(parents=True)
@@ -131,7 +131,7 @@ def test_equal_hashes_are_not_enough_to_be_taken_out(tmp_path):
     assert len(hashes) == 1
 
 
-def test_shrinking_keeps_shape_and_never_enlarges(tmp_path):
+def test_shrinking_keeps_the_aspect_ratio_and_never_enlarges(tmp_path):
     root = folder(tmp_path / "images", images=4)
     (root / "cat" / "large.jpg").write_bytes(encoded(picture(5, 200, 300)))
     made = prepared(tmp_path, root, shrink=100).run()
@@ -143,7 +143,7 @@ def test_shrinking_keeps_shape_and_never_enlarges(tmp_path):
     assert sizes == {(30, 24), (150, 100)}
 
 
-def test_too_many_bad_images_refuse_and_mending_goes_on(tmp_path, images):
+def test_too_many_bad_images_are_refused_until_they_are_replaced(tmp_path, images):
     (images / "cat" / "003.jpg").write_bytes(b"")
     made = prepared(tmp_path, images, shard_images=4)
     with pytest.raises(UserError, match=r"1 of 16 images are bad.*cat/003.jpg: empty file"):
@@ -157,7 +157,7 @@ def test_too_many_bad_images_refuse_and_mending_goes_on(tmp_path, images):
     assert not made.quarantine()
 
 
-def test_a_few_bad_ones_may_be_allowed(tmp_path, images):
+def test_a_few_bad_images_may_be_allowed(tmp_path, images):
     (images / "cat" / "003.jpg").write_bytes(b"")
     made = prepared(tmp_path, images, max_bad=0.07).run()
     assert made.metrics["images"] == 15
@@ -196,7 +196,7 @@ def test_the_page_shows_each_class_and_what_was_left_out(tmp_path):
     assert "no image that Pillow knows" in page.words
 
 
-def test_a_shard_that_loses_all_its_images_is_no_shard(tmp_path):
+def test_a_shard_without_images_is_not_written(tmp_path):
     writer = shards.Writer(tmp_path / "train-00000.tar")
     assert writer.close() is None
     assert not list(tmp_path.iterdir())
@@ -211,12 +211,14 @@ def test_a_class_that_loses_all_its_training_images_is_refused(tmp_path):
         (root / "train" / "dog" / f"{number:03d}.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"no train image of class 'dog' is left: 3 cannot be used"):
         made.run()
-    for number in range(3):  # copies of validation images
+    for number in range(3):  # copies of a validation image
         copy = (root / "val" / "dog" / "000.jpg").read_bytes()
         (root / "train" / "dog" / f"{number:03d}.jpg").write_bytes(copy)
     with pytest.raises(UserError, match="4 training images are validation images, too"):
         made.run()
     assert not made.folder.exists()
-    (root / "val" / "dog" / "000.jpg").write_bytes(encoded(picture(99)))  # under the same name
+    (root / "val" / "dog" / "000.jpg").write_bytes(
+        encoded(picture(99))
+    )  # another image of the same name
     made.run()
     assert len(made.stored("train")) == made.metrics["train_images"] == 5

@@ -1,4 +1,4 @@
-"""Prepared data and the files it was made of, which may change."""
+"""Test that `prep` and a launch notice changes of the images since they were prepared."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def test_files_replaced_under_the_same_names_are_read_again(tmp_path, images):
     made = prepared(tmp_path, images, shard_images=4)
     with pytest.raises(UserError, match="2 of 16 images are bad"):
         made.run()
-    for number in range(8):  # the bad ones, and good ones of shards that are done
+    for number in range(8):  # the two bad images, and good ones of finished shards
         (images / "cat" / f"00{number}.jpg").write_bytes(encoded(picture(50 + number)))
     fresh = prepared(tmp_path, images, "fresh", shard_images=4).run()
     assert made.run().files() == fresh.files()
@@ -35,7 +35,7 @@ def test_prepared_data_of_other_files_is_set_aside(tmp_path, images):
     assert made.run().files() != before
     kept = made.folder.parent / "abc.before-1" / "manifest.json"
     assert kept.read_bytes() == before["manifest.json"]
-    (made.folder / "manifest.json").write_text("{")  # damaged: nothing can be made of it
+    (made.folder / "manifest.json").write_text("{")  # a damaged manifest makes the data useless
     assert made.run().files()["manifest.json"] != before["manifest.json"]
     assert (made.folder.parent / "abc.before-2").is_dir()
 
@@ -52,8 +52,8 @@ def test_prepared_data_of_other_files_is_set_aside(tmp_path, images):
         lambda folder: (folder / "manifest.json").unlink(),
     ],
 )
-def test_prepared_data_that_lost_a_file_is_prepared_anew(tmp_path, images, spoil):
-    """As `rm -r` of the stage and a launch do, which messages advise."""
+def test_prepared_data_that_lost_a_file_is_prepared_again(tmp_path, images, spoil):
+    """Messages advise `rm -r` of the stage and a launch, which run the stage again on this data."""
     made = prepared(tmp_path, images).run()
     before = made.files()
     spoil(made.folder)
@@ -65,7 +65,7 @@ def changes_of(made, images, seconds=60.0):
     return changes.compare(images, made.folder / changes.FILE, seconds)
 
 
-def test_what_became_of_the_files_is_counted(tmp_path, images):
+def test_added_removed_and_changed_files_are_counted(tmp_path, images):
     (images / "loose.jpg").write_bytes(b"")
     made = prepared(tmp_path, images).run()
     assert not str(changes_of(made, images))
@@ -88,7 +88,9 @@ def test_what_became_of_the_files_is_counted(tmp_path, images):
 
 
 @pytest.mark.parametrize("change", ["nothing", "a file more", "no time", "no record", "no root"])
-def test_a_launch_notes_what_changed_since(tmp_path, images, capsys, monkeypatch, change):
+def test_a_launch_notes_images_that_changed_since_prep(
+    tmp_path, images, capsys, monkeypatch, change
+):
     made = prepared(tmp_path, images).run()
     words = {
         "nothing": "", "a file more": f"data.root={images} has changed since it was prepared: 1 added; ",
@@ -113,7 +115,7 @@ def test_a_launch_notes_what_changed_since(tmp_path, images, capsys, monkeypatch
     assert not words or "python -m pipeline.launch name=x 'again=[prep]'" in told
 
 
-def test_the_manifest_tells_what_was_read_and_what_was_passed_over(tmp_path, images):
+def test_the_manifest_lists_read_and_ignored_files(tmp_path, images):
     (images / "dog" / "notes.txt").touch()
     (images / "@eaDir").mkdir()
     made = prepared(tmp_path, images).run()

@@ -1,4 +1,4 @@
-"""prep that is killed, stopped, or cannot go on: it ends with the same bytes."""
+"""Test that `prep`, killed or stopped and started again, ends with the same bytes."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from tests.pipeline.data.preparing import encoded, folder, picture, prepared
 pytestmark = pytest.mark.long
 
 
-def test_killed_while_it_takes_out_leaks_it_ends_with_the_same_bytes(tmp_path, monkeypatch):
+def test_prep_killed_while_it_removes_copies_ends_with_the_same_bytes(tmp_path, monkeypatch):
     root = tmp_path / "images"
     folder(root / "train")
     folder(root / "val", images=3)
@@ -57,7 +57,7 @@ Prepared(Path(sys.argv[1]), shard_images=3, name="imagefolder", root=sys.argv[2]
 """
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path, images):
+def test_prep_killed_repeatedly_ends_with_the_same_bytes(tmp_path, images):
     whole = prepared(tmp_path, images, "whole", shard_images=3).run()
     root, kills = tmp_path / "killed", 0
     chance = random.Random(3)
@@ -81,7 +81,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path, images):
     assert killed.files() == whole.files()
 
 
-def test_what_is_done_is_not_done_again(tmp_path, images, monkeypatch):
+def test_finished_shards_are_not_written_again(tmp_path, images, monkeypatch):
     made = prepared(tmp_path, images, shard_images=3)
     real, written = build.carry_out, []
 
@@ -101,7 +101,7 @@ def test_what_is_done_is_not_done_again(tmp_path, images, monkeypatch):
     assert len(written) == len(set(written)) == len(list(made.folder.glob("*.tar")))
 
 
-def test_another_listing_is_not_mixed_with_what_was_begun(tmp_path, images, monkeypatch):
+def test_unfinished_data_of_another_listing_is_not_used(tmp_path, images, monkeypatch):
     made = prepared(tmp_path, images, shard_images=3)
     monkeypatch.setattr("pipeline.stages.prep._refuse_bad", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -148,7 +148,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("where", ["here", "processes"])
-def test_a_read_that_hangs_does_not_keep_it_from_stopping(tmp_path, images, where):
+def test_a_read_that_hangs_does_not_delay_a_stop(tmp_path, images, where):
     script, root = tmp_path / "script.py", tmp_path / "o"
     script.write_text(HANGS)
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The model card, which is shipped inside each exported file."""
+"""Test `stages.export.card`: the model card, which each exported file contains."""
 
 from types import SimpleNamespace
 

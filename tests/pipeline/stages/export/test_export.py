@@ -1,4 +1,4 @@
-"""Exported files: each is the network, says what it is, and stands alone."""
+"""Test `stages.export`: each file computes the network's scores, has a card, and needs no project."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.long
 
 
 def pictures(count):
-    """Return images that differ in more than noise, so that a network tells them apart."""
+    """Return random images of different mean colours, so that a network gives them different classes."""
     draw = torch.Generator().manual_seed(1)
     colours = 2 * torch.randn(count, 3, 1, 1, generator=draw)
     return colours + torch.randn(count, 3, 16, 16, generator=draw)
@@ -36,7 +36,7 @@ def pictures(count):
 
 @torch.no_grad()
 def network():
-    """Return a network that finds each of its four classes about as often."""
+    """Return a network that predicts each of its four classes about equally often."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(),
@@ -60,7 +60,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, images):
-    """Return where each format was written, and what came of it."""
+    """Return the folder of the exported files, and the outcome of each format."""
     folder = tmp_path_factory.mktemp("exported")
     wanted = ["pt2", "onnx", "int8", "torchscript"]
     return folder, dict(write(source(network(), images), folder, wanted, images))
@@ -71,13 +71,13 @@ def test_the_table_and_the_configuration_know_the_same_formats():
 
 
 @pytest.mark.parametrize("name", ["pt2", "onnx", "torchscript"])
-def test_a_file_loaded_elsewhere_is_the_network(files, images, name):
+def test_a_loaded_file_gives_the_scores_of_the_network(files, images, name):
     check(*files, images, name)
 
 
 @pytest.mark.skipif(bool(FORMATS["aotinductor"].missing()), reason="no g++")
 @pytest.mark.slow
-def test_a_compiled_file_loaded_elsewhere_is_the_network(tmp_path, images):
+def test_a_loaded_compiled_file_gives_the_scores_of_the_network(tmp_path, images):
     outcomes = dict(write(source(network(), images), tmp_path, ["aotinductor"], images))
     check(tmp_path, outcomes, images, "aotinductor")
     cut = tmp_path / "cut.aoti.pt2"
@@ -110,7 +110,10 @@ def test_int8_is_close_and_carries_the_card(files, images):
 
 
 def apart(model):
-    """Scale the channels between two convs of `network()` far apart; return it, the same function."""
+    """Scale channels between the two convolutions of `network()` by 0.01 to 100, and back; return it.
+
+    The network computes the same function as before.
+    """
     scale = torch.logspace(-2, 2, 8)
     with torch.no_grad():
         model[0].weight *= scale[:, None, None, None]
@@ -128,7 +131,7 @@ def test_equalized_channels_compute_the_same(images):
     assert Difference.between(model(batch), equal(batch)).max_rel_error < 1e-12
 
 
-def test_equalizing_a_resnet_leaves_what_it_may_not_touch():
+def test_equalizing_a_resnet_leaves_the_channels_of_skips_alone():
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=5).eval().double()
     batch = torch.randn(2, 3, 64, 64, dtype=torch.float64)
@@ -142,14 +145,14 @@ def test_equalizing_a_resnet_leaves_what_it_may_not_touch():
                        equal.layer1[0].conv2.weight[:, 0, 0, 0].sign())  # fmt: skip
 
 
-def test_a_layer_that_works_twice_is_not_equalized(images):
+def test_a_layer_that_is_called_twice_is_not_equalized(images):
     conv = nn.Conv2d(3, 3, 3, padding=1)
     model = nn.Sequential(conv, nn.ReLU(), conv, nn.ReLU(), nn.Conv2d(3, 2, 3)).eval()
     equal = equalized(model, images[:2])
     assert torch.equal(equal[0].weight, conv.weight)
 
 
-def test_int8_collapses_where_channels_are_far_apart_and_equalizing_mends_it(tmp_path, images):
+def test_equalizing_rescues_int8_where_channels_have_different_scales(tmp_path, images):
     model = apart(network())
     before = formats._quantize(source(model, images), model, tmp_path / "before.onnx")
     assert before < 60
@@ -159,14 +162,16 @@ def test_int8_collapses_where_channels_are_far_apart_and_equalizing_mends_it(tmp
     assert outcome["note"].endswith("so these were taken")
 
 
-def test_nothing_but_the_files_is_left(files):
+def test_an_export_leaves_no_other_files(files):
     folder, outcomes = files
     assert {path.name for path in folder.iterdir()} == {
         outcome["file"] for outcome in outcomes.values() if "file" in outcome
     }
 
 
-def test_what_is_missing_is_skipped_with_the_line_that_installs_it(tmp_path, images, monkeypatch):
+def test_a_format_without_its_packages_is_skipped_with_the_line_that_installs_them(
+    tmp_path, images, monkeypatch
+):
     lacking = Format(file="model.x", write=lambda *_: None, needs=("no_such_runtime", "json"))
     monkeypatch.setitem(FORMATS, "onnx", lacking)
     (_, first), (_, second) = write(
@@ -179,7 +184,7 @@ def test_what_is_missing_is_skipped_with_the_line_that_installs_it(tmp_path, ima
 
 
 class Depends(nn.Module):
-    """Takes another way depending on what it sees."""
+    """A network whose control flow depends on its input, so that it cannot be exported."""
 
     def __init__(self):
         super().__init__()
@@ -189,7 +194,7 @@ class Depends(nn.Module):
         return self.inner(x) if x.sum() > 0 else self.inner(-x)
 
 
-def test_what_cannot_be_exported_is_told_and_the_rest_is_written(tmp_path, images):
+def test_a_failed_export_is_reported_and_other_files_stay(tmp_path, images):
     outcomes = dict(write(source(network(), images), tmp_path, ["torchscript"], images))
     assert outcomes["torchscript"]["flips"] == 0
     (_, failed), *_ = write(source(Depends().eval(), images), tmp_path, ["pt2"], images)
@@ -232,8 +237,8 @@ def test_a_file_that_was_built_for_a_gpu_is_not_called_damaged(tmp_path):
         runtime.load(path, trust=True)
 
 
-def test_a_process_that_dies_is_told_by_its_signal(tmp_path, images, monkeypatch):
-    """A stand-in for a runtime that crashes after it has said something else."""
+def test_a_process_that_dies_is_reported_with_its_signal(tmp_path, images, monkeypatch):
+    """A script that prints a warning and then crashes stands in for the runtime."""
     script = tmp_path / "dies.py"
     script.write_text(
         "import os, sys\nprint('a warning', file=sys.stderr)\nos.kill(os.getpid(), 11)"
@@ -248,7 +253,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         runtime.load(tmp_path / "model.h5")
 
 
-def test_scores_that_are_not_numbers_are_no_small_difference():
+def test_nan_scores_are_not_a_small_difference():
     scores = torch.zeros(2, 3)
     assert not Difference.between(scores, scores + float("nan")).max_rel_error <= 1
 
@@ -265,7 +270,7 @@ def test_the_runtime_imports_nothing_of_this_project():
 
 
 def test_a_file_that_needs_this_project_does_not_stand_alone(files, images, tmp_path, monkeypatch):
-    """Here the project is imported already, as it would be by a file that needs it."""
+    """The test process has imported the project, as a file that needs the project would do."""
     folder, _ = files
     numpy.save(tmp_path / "images.npy", images.numpy())
     words = [str(folder / "model.ts"), str(tmp_path / "images.npy"), str(tmp_path / "scores.npy")]

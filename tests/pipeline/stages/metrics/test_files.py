@@ -1,4 +1,4 @@
-"""A file that is damaged, or is not what it says, is refused in one line."""
+"""Test that `evaluate` refuses, in one line, a file that is damaged or does not match its card."""
 
 import json
 import os
@@ -35,7 +35,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("case", HEADERS)
-def test_a_hostile_header_of_safetensors_is_one_line(tmp_path, data, capsys, case):
+def test_a_hostile_header_of_safetensors_is_refused_in_one_line(tmp_path, data, capsys, case):
     path = tmp_path / "model.safetensors"
     text = HEADERS[case]
     save_file({"w": torch.zeros(1)}, path, {"card.json": text} if text is not None else None)
@@ -51,7 +51,7 @@ def test_a_hostile_header_of_safetensors_is_one_line(tmp_path, data, capsys, cas
     ids=range(6),
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["model.safetensors", "model.onnx", "model.pt2", "model.ts"])
-def test_a_damaged_file_is_one_line(tmp_path, data, capsys, content, name):
+def test_a_damaged_file_is_refused_in_one_line(tmp_path, data, capsys, content, name):
     path = tmp_path / name
     path.write_bytes(content)
     assert evaluate.main([str(path), "--data", str(data)]) == 2
@@ -61,14 +61,14 @@ def test_a_damaged_file_is_one_line(tmp_path, data, capsys, content, name):
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: None])
 @pytest.mark.parametrize("name", ["x.safetensors", "x.onnx", "x.pt2"])
-def test_what_is_no_file_is_one_line(tmp_path, data, capsys, make, name):
+def test_a_path_without_a_regular_file_is_refused(tmp_path, data, capsys, make, name):
     make(tmp_path / name)
     assert evaluate.main([str(tmp_path / name), "--data", str(data)]) == 2
     there = (tmp_path / name).exists()
     assert ("no regular file" if there else "no such file") in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_torch_is_no_format_of_ours(tmp_path, data, capsys):
+def test_a_checkpoint_of_torch_is_refused_and_not_unpickled(tmp_path, data, capsys):
     for name in ("model.pth", "model.pt", "model.pkl", "model.ckpt"):
         path = tmp_path / name
         path.write_bytes(pickled(tmp_path / "mark"))
@@ -82,7 +82,7 @@ def fails(images):
 
 
 @pytest.mark.parametrize("network", [fails, lambda images: images, lambda images: images[:, 0, 0]])
-def test_a_file_that_is_not_what_its_card_says_is_one_line(network):
+def test_a_network_that_does_not_match_its_card_is_refused(network):
     opened = SimpleNamespace(network=network, preprocess=SimpleNamespace(classes=["a", "b"]))
     with pytest.raises(UserError, match=r"^x.onnx (does not run|gives scores)"):
         evaluate._scores("x.onnx", opened, torch.zeros(3, 3, 8, 8))

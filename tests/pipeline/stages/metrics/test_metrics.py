@@ -1,4 +1,4 @@
-"""Numbers about predictions, checked by hand; and any file evaluated by command."""
+"""Test `stages.metrics` against numbers computed by hand, and the command `evaluate` on each file."""
 
 import base64
 import io
@@ -20,11 +20,13 @@ from pipeline.stages.metrics.shifts import SHIFTS, Pixels
 from tests.launcher import PROJECT
 
 
-def test_answers_are_the_five_best_and_how_sure():
+def test_answers_are_the_five_best_classes_and_the_confidence():
     table = scores.answers(torch.tensor([[0.0, 3.0, 1.0], [2.0, 2.0, 2.0]]))
     assert table[0, :5].tolist() == [1, 2, 0, -1, -1]
     assert table[0, 5].item() == pytest.approx(torch.tensor([0.0, 3.0, 1.0]).softmax(0)[1].item())
-    assert table[1, :3].tolist() == [0, 1, 2], "of equal scores the first comes first"
+    assert table[1, :3].tolist() == [0, 1, 2], (
+        "of equal scores, the class with the lower number comes first"
+    )
 
 
 TABLE = torch.tensor(
@@ -39,14 +41,14 @@ TABLE = torch.tensor(
 LABEL = torch.tensor([0, 0, 0, 2])
 
 
-def test_accuracy_and_calibration_are_those_worked_out_by_hand():
+def test_accuracy_and_calibration_equal_a_computation_by_hand():
     found = scores.accuracy(TABLE, LABEL)
     assert (found["top1"], found["top5"]) == (50, 100)
     by_hand = 3 / 4 * abs(0.95 - 2 / 3) + 1 / 4 * abs(0.55 - 0)
     assert found["ece"] == pytest.approx(100 * by_hand)
 
 
-def test_reliability_says_the_same_as_the_calibration_error():
+def test_reliability_bins_sum_to_the_calibration_error():
     bins = scores.reliability(TABLE, LABEL)
     assert [one["images"] for one in bins] == [1, 3]
     error = sum(one["images"] * abs(one["confidence"] - one["accuracy"]) for one in bins) / 4
@@ -57,7 +59,7 @@ def test_each_class_is_judged_by_its_own_images():
     assert scores.per_class(TABLE, LABEL, 3) == [pytest.approx(200 / 3), None, 0]
 
 
-def test_confusion_names_the_pairs():
+def test_confusion_counts_each_pair_of_classes():
     counts = scores.confusion(TABLE, LABEL, 3)
     assert counts.tolist() == [[2, 1, 0], [0, 0, 0], [0, 1, 0]]
     assert scores.most_confused(counts, 5) == [
@@ -66,7 +68,7 @@ def test_confusion_names_the_pairs():
     ]
 
 
-def test_the_gallery_keeps_the_surest_mistakes():
+def test_the_gallery_keeps_the_most_confident_mistakes():
     gallery = Gallery(1)
     pixels = torch.rand(4, 3, 8, 8)
     gallery.show(pixels, LABEL, torch.tensor([7, 8, 9, 10]), TABLE)
@@ -77,11 +79,13 @@ def test_the_gallery_keeps_the_surest_mistakes():
     assert (shown - pixels[2]).abs().max() < 0.01
     both = Gallery(5)
     both.show(pixels, LABEL, torch.tensor([7, 8, 9, 10]), TABLE)
-    assert best(both.kept[::-1], 5) == both.kept, "in whatever order processes hand them in"
+    assert best(both.kept[::-1], 5) == both.kept, (
+        "the order in which processes hand in their mistakes does not matter"
+    )
 
 
 @pytest.mark.parametrize("name", SHIFTS)
-def test_a_spoilt_image_is_the_same_in_any_batch(name):
+def test_a_shifted_image_is_the_same_in_any_batch(name):
     pixels, numbers = torch.rand(6, 3, 32, 32), torch.arange(6)
     whole = SHIFTS[name](pixels, numbers)
     parts = [SHIFTS[name](pixels[i::2], numbers[i::2]) for i in (0, 1)]
@@ -91,14 +95,14 @@ def test_a_spoilt_image_is_the_same_in_any_batch(name):
     assert 0.01 < (whole - pixels).abs().mean() < 0.3
 
 
-def test_pixels_and_back():
+def test_normalising_pixels_can_be_reversed():
     pixels, given = Pixels((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), torch.rand(2, 3, 4, 4)
     torch.testing.assert_close(pixels.of(pixels.normalised(given)), given)
 
 
 @pytest.fixture
 def evaluate(capsys):
-    """Return the command; without a process of its own, whose imports would take four seconds."""
+    """Return a function that calls the command in this process, which saves four seconds of imports."""
 
     def call(*arguments):
         code = main(list(map(str, arguments)))
@@ -165,7 +169,7 @@ def test_a_damaged_file_is_named(evaluate, run, tmp_path):
 
 
 def test_an_image_is_classified_from_the_file_alone(run, tmp_path):
-    """`examples/deploy.py` with every file, against what the evaluation said of the same images."""
+    """`examples/deploy.py` predicts the same classes with each file as the stage `eval` did."""
     predictions = load_file(run / "eval" / "predictions.safetensors")
     prepared = run / "prep" / "data"
     split = Manifest.load(prepared).splits["val"]
@@ -202,8 +206,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(evaluate, run, tmp_path
     assert "is of another architecture" in err and err.count("\n") == 1
 
 
-def test_of_a_checkpoint_that_averages_the_average_is_judged(monkeypatch, tmp_path):
-    """As the training validates it."""
+def test_the_averaged_weights_of_a_checkpoint_are_evaluated(monkeypatch, tmp_path):
+    """A training validates the averaged weights as well."""
     saved = {
         "structure": {"blocks": []},
         "model": {"w": torch.zeros(1)},

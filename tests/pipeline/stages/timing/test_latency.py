@@ -1,4 +1,4 @@
-"""Timing that says when it is worth nothing."""
+"""Test the stage `latency`: how it times networks, and when it reports its times as noisy."""
 
 import hashlib
 import itertools
@@ -34,7 +34,7 @@ STEADY = {"fused/b1": Timing([1.0] * 20)}
 
 @contextmanager
 def busy_neighbours():
-    """Keep every core busy; children count as neighbours until they have ended."""
+    """Keep each core busy by a child process, which counts as another process until it has ended."""
     spin = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
     processes = [subprocess.Popen(spin, stdout=subprocess.PIPE) for _ in range(CORES)]
     for process in processes:
@@ -47,7 +47,7 @@ def busy_neighbours():
             process.communicate()
 
 
-def test_a_busy_neighbour_is_seen():
+def test_other_busy_processes_are_noticed():
     with busy_neighbours(), watched() as found:
         time.sleep(1)
     assert found.others > 0.5
@@ -55,12 +55,12 @@ def test_a_busy_neighbour_is_seen():
     assert reason.startswith("other processes used") and reason.endswith("% of these cores")
 
 
-def test_our_own_work_is_none_of_a_neighbour():
-    """All cores are used here; taken for a neighbour's, that would not fit beside what is ours."""
+def test_the_work_of_this_process_does_not_count_as_that_of_others():
+    """The test uses all cores: its time, if counted as another's, would be counted twice."""
 
     def work():
         while time.monotonic() < begun + 1:
-            hashlib.sha256(bytes(2**20))  # without Python's lock, so that each thread has a core
+            hashlib.sha256(bytes(2**20))  # releases Python's lock, so that each thread uses a core
 
     used, begun = time.process_time(), time.monotonic()
     with watched() as found, ThreadPoolExecutor(CORES) as pool:
@@ -81,12 +81,12 @@ def test_our_own_work_is_none_of_a_neighbour():
         (Neighbours(), [1.0, 1.0, 1.0, 5.0] * 5, "one in ten took 5.0 times the median"),
     ],
 )
-def test_what_speaks_against_times_is_named(neighbours, seconds, words):
+def test_each_reason_for_noisy_times_is_named(neighbours, seconds, words):
     (reason,) = latency._noise(neighbours, {**STEADY, "plain/b8": Timing(seconds)})
     assert words in reason
 
 
-def test_quiet_and_steady_is_not_noisy():
+def test_steady_times_on_a_quiet_machine_are_not_noisy():
     assert not list(latency._noise(Neighbours(others=0.04, stolen=0.01), STEADY))
 
 
@@ -94,14 +94,16 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("stage", [latency, evaluation])
-def test_float32_is_float32_in_what_is_judged_and_timed(stage):
-    """TF32, which convolutions on a GPU are computed in unless torch is told not to."""
+def test_eval_and_latency_compute_float32_without_tf32(stage):
+    """Convolutions on a GPU use TF32 unless the stage disables it."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     settings = SimpleNamespace(
         latency=SimpleNamespace(threads=torch.get_num_threads(), batch_sizes=[1]), eval=None,
         data=SimpleNamespace(channels=3, image_size=8, short_side=8, loader="memory"),
     )  # fmt: skip
-    with pytest.raises(UserError, match="nowhere"):  # there is no data, and it gets so far
+    with pytest.raises(
+        UserError, match="nowhere"
+    ):  # the stage sets the precision before it looks for data
         stage.run(SimpleNamespace(config=settings, parents={"prep": Path("nowhere")}))
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
@@ -113,7 +115,7 @@ def test_the_probe_computes_the_same_whenever_it_is_made():
     assert torch.equal(first, machine.probe(CPU)())
 
 
-def test_a_warm_up_without_end_is_told(monkeypatch):
+def test_a_warm_up_that_does_not_converge_is_reported(monkeypatch):
     monkeypatch.setattr(measure, "PATIENCE", 0.01)
     monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.0)
     times = itertools.cycle([1.0] * measure.WINDOW_CALLS + [2.0] * measure.WINDOW_CALLS)
@@ -125,7 +127,7 @@ def test_a_warm_up_without_end_is_told(monkeypatch):
 
 
 class Clock:
-    """Replaces the module `time`: only `sleep` takes time, so that a busy machine changes nothing."""
+    """A stand-in for the module `time` in which only `sleep` takes time, whatever the machine does."""
 
     def __init__(self):
         self.now = 0.0
@@ -144,7 +146,7 @@ def clock(monkeypatch):
     return clock
 
 
-def test_what_warms_up_is_not_timed_cold(clock, monkeypatch):
+def test_slow_first_calls_are_not_timed(clock, monkeypatch):
     monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.05)
     left = [4]
 
@@ -159,7 +161,7 @@ def test_what_warms_up_is_not_timed_cold(clock, monkeypatch):
 
 def test_a_machine_that_is_too_noisy_is_given_up(monkeypatch):
     monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.0)
-    asked = iter([False, True, False, True])  # at two warm-ups, and from the sixth round on
+    asked = iter([False, True, False, True])  # asked at both warm-ups, and from round 6 on
     calls = {"x": lambda: None, "y": lambda: None}
     *_, found = measure.interleaved(calls, 60, CPU, vain=lambda: next(asked))
     assert [len(timing.seconds) for timing in found.values()] == [6, 6]
@@ -169,12 +171,12 @@ def test_a_machine_that_is_too_noisy_is_given_up(monkeypatch):
 @pytest.mark.parametrize(
     ("others", "seconds", "vain"), [(0.3, 61.0, True), (0.3, 59.0, False), (0.04, 600.0, False)]
 )
-def test_what_is_noisy_for_a_minute_is_in_vain(others, seconds, vain):
+def test_timing_is_given_up_after_a_noisy_minute(others, seconds, vain):
     found = SimpleNamespace(others=others, stolen=0.0, seconds=seconds, update=lambda: None)
     assert latency._vain(found) is vain
 
 
-def test_confidence_intervals_hold_what_they_promise():
+def test_confidence_intervals_contain_the_true_median():
     """95 % of the intervals of the median of 40 exponential times hold the true median."""
     draw = torch.Generator().manual_seed(0)
     true, hits = torch.log(torch.tensor(2.0)).item(), 0
@@ -185,14 +187,16 @@ def test_confidence_intervals_hold_what_they_promise():
     assert 0.93 <= hits / 400 <= 1
 
 
-def test_so_few_calls_cannot_tell_the_end_of_a_tail():
+def test_few_calls_give_no_upper_bound_of_the_99th_percentile():
     assert Timing([0.1 * i for i in range(60)]).interval(99)[1] is None
     assert Timing([0.1 * i for i in range(400)]).interval(99)[1] is not None
 
 
 def test_an_open_loop_counts_the_time_in_the_queue(clock):
     paced = Paced(rate=100)
-    *_, timing = paced.run(lambda: clock.sleep(0.02), 10, CPU)  # half as fast as they arrive
+    *_, timing = paced.run(
+        lambda: clock.sleep(0.02), 10, CPU
+    )  # calls take twice as long as the time between them
     assert timing.seconds == pytest.approx([0.02 + 0.01 * number for number in range(10)])
     idle = Paced(rate=50)
     *_, timing = idle.run(lambda: None, 5, CPU)
@@ -211,15 +215,15 @@ def test_the_largest_batch_is_found_by_bisection(limit):
     assert len(tried) <= 7
 
 
-def test_what_exceeds_the_memory_is_told_from_other_errors():
+def test_an_error_of_memory_is_distinguished_from_other_errors():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**62, dtype=torch.uint8)
     assert memory.exceeded(caught.value)
     assert not memory.exceeded(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_told(capsys):
-    """The network stands for one whose activations do not fit; the errors are torch's own."""
+def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_is_reported(capsys):
+    """A function that raises torch's own error stands in for a network whose activations do not fit."""
 
     def hungry(images):
         if len(images) > 37:
@@ -265,7 +269,7 @@ def raising(words):
     return network
 
 
-def test_what_cannot_run_here_says_why(finished, monkeypatch):
+def test_a_variant_that_cannot_run_names_the_reason(finished, monkeypatch):
     run = finished.root / "runs" / "small"
     context = SimpleNamespace(
         parents={"fuse": run / "fuse", "train": run / "train", "prep": run / "prep"},
@@ -286,7 +290,7 @@ def test_what_cannot_run_here_says_why(finished, monkeypatch):
     torch.testing.assert_close(infer(fused.network, image), scores, rtol=0.05, atol=0.1)
 
 
-def test_the_peak_of_a_call_is_its_own():
+def test_the_peak_memory_of_a_call_excludes_earlier_allocations():
     held = torch.ones(20 * 2**20, dtype=torch.uint8)
     found = memory.peak(lambda: torch.ones(50 * 2**20, dtype=torch.uint8).max(), CPU)
     if found is None:

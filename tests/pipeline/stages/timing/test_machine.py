@@ -1,11 +1,11 @@
-"""What is known of the machine beside the times: tuning, heat, others on its GPU."""
+"""Test `stages.timing.machine`: tuning variables, heat, and other processes on the GPU."""
 
 import pytest
 
 from pipeline.stages.timing import machine
 
 
-def test_what_was_tuned_from_outside_is_told_and_nothing_else(monkeypatch):
+def test_only_tuning_variables_of_the_environment_are_reported(monkeypatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     told = machine.tuning()
@@ -29,11 +29,11 @@ HELD = "clocks_event_reasons_counters."
         ),
     ],
 )
-def test_what_the_driver_and_the_kernel_say_against_times_is_named(before, after, words):
+def test_disturbances_from_driver_and_kernel_are_named(before, after, words):
     assert list(machine.disturbed({"time": 0.0} | before, {"time": 10.0} | after)) == [words]
 
 
-def test_a_driver_that_tells_nothing_speaks_against_nothing():
+def test_a_driver_without_values_reports_no_disturbance():
     silent = {"time": 0.0, "gpu": {"utilization.gpu": "[N/A]", f"{HELD}sw_thermal_slowdown": ""}}
     assert not list(machine.disturbed(silent, silent | {"time": 1.0}))
     assert not machine.watched(silent) and not machine.watched({"time": 0.0})
