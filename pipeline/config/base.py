@@ -6,7 +6,8 @@ import json
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic_core import PydanticKnownError
 
 StageName = Literal["prep", "train", "fuse", "eval", "latency"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
@@ -20,6 +21,16 @@ Variant = Literal[
 PARALLEL = ("train", "eval")  # stages that run in several processes
 Values = dict[str, Any]  # nested settings by name, unchecked
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _whole(value: Any) -> Any:
+    """Refuse true and 1.0 where a `Literal` takes a whole number; both equal 1 in Python."""
+    if isinstance(value, bool | float):
+        raise PydanticKnownError("int_type")
+    return value
+
+
+Whole = BeforeValidator(_whole)
 
 
 def written(value: Any) -> str:

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import PARALLEL, STAGE_NAMES, Section, StageName
+from pipeline.config.base import PARALLEL, STAGE_NAMES, Section, StageName, Whole
 from slurm.notation import minutes as duration
 
 GPUS = re.compile(r"[A-Za-z][\w.-]*(:\d+)?")  # TYPE or TYPE:NUMBER
@@ -26,7 +26,7 @@ class Local(Section):
     """Stages run one after the other on this machine."""
 
     name: Literal["local"]
-    nodes: Literal[1]
+    nodes: Annotated[Literal[1], Whole]
     processes_per_node: PositiveInt
     hang_timeout: PositiveInt
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from pipeline.config.base import Section, Share, Target
+from pipeline.config.base import Section, Share, Target, Whole
 
 ARCHIVE = "with {0}-python.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html"
 FOUR = "with {0}train-images-idx3-ubyte.gz and the three other idx files in it"
@@ -47,7 +47,7 @@ class Images(Section):
     split_seed: NonNegativeInt
     max_bad: Annotated[float, Field(ge=0, lt=1)]
     loader: Literal["auto", "dali", "memory", "torch"]
-    channels: Literal[1, 3] = 3
+    channels: Annotated[Literal[1, 3], Whole] = 3
 
     @property
     def short_side(self) -> int:
