@@ -77,9 +77,16 @@ def owner(uid: int) -> str:
         return f"user {uid}"
 
 
+def umask() -> int:
+    """Return the permission bits that this process takes from the files it makes."""
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
 def keep_out() -> None:
     """Have this process and its children make nothing that everybody may write to."""
-    os.umask(os.umask(0o077) | stat.S_IWOTH)
+    os.umask(umask() | stat.S_IWOTH)
 
 
 def own(directory: Path) -> None:

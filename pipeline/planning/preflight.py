@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from pipeline.planning.plan import verify
 from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import caches, disk, rundir, store
 from pipeline.records.schemas import Result
+from slurm import private
 
 SEARCHED = ("imagefolder", "imagenet", "parquet", "webdataset")  # data.root with all its folders
 ENLARGED = 2  # factor of upscaling above which a note is printed
@@ -38,6 +40,11 @@ def check(config: Config) -> None:
         raise UserError(
             "Python takes docstrings away here, and DALI needs them; `unset PYTHONOPTIMIZE`, and "
             "start Python without -OO"
+        )
+    if (taken := private.umask()) & stat.S_IRWXU:
+        raise UserError(
+            f"umask {taken:04o} takes your own permissions from all that is written; `umask 022`, "
+            "and launch again"
         )
     rundir.check_links(Path(config.root), "stages", "runs", "data", f"runs/{config.name}")
     _check_root(Path(config.root))

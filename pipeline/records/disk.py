@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pipeline.display.errors import UserError, surroundings
 from slurm import files
+from slurm.private import umask
 
 FULL = 2**20  # bytes; a disk with less space left counts as full
 LINGERS = 60.0  # seconds
@@ -36,7 +37,7 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
         with suppress(OSError):  # a file system without locks: `sweep` removes nothing there
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield temporary
-        temporary.chmod(0o600 if private else 0o666 & ~_umask())
+        temporary.chmod(0o600 if private else 0o666 & ~umask())
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -90,12 +91,6 @@ def _is_left(path: Path) -> bool:
     with files.opened(locked) as file:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return True
-
-
-def _umask() -> int:
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
 
 
 def sync(path: Path) -> None:

@@ -1,5 +1,7 @@
 """Bad input gets one line that names the thing and the cure, exit code 2, and writes nothing."""
 
+import os
+
 import pytest
 from PIL import Image
 
@@ -18,6 +20,10 @@ REFUSED = [
     (["train.epochs=many"], "train.epochs=many must be a whole number"),
     (["train.epochs=2.5"], "train.epochs=2.5"),
     (["train.deterministic=1"], "true or false"),
+    (["data.channels=true"], "data.channels=true must be a whole number"),
+    (["data.channels=1.0"], "data.channels=1.0 must be a whole number; write 1"),
+    (["data.channels=2"], "data.channels=2 must be 1 or 3"),
+    (["cluster.nodes=true"], "cluster.nodes=true must be a whole number"),
     (["train.epochs=0"], "greater than 0"),
     (["train.budget.plain_epochs=0.5"], "train.budget.plain_epochs=0.5 must be greater"),
     (["train.budget.plain_epochs=inf"], "train.budget.plain_epochs=inf must be a finite"),
@@ -135,6 +141,21 @@ def test_it_is_refused_in_one_line(inside, arguments, said):
     assert said in told
     assert told.startswith("error: ")
     assert told.count("\n") == 1
+    assert not inside.root.exists()
+
+
+@pytest.mark.parametrize("umask", [0o777, 0o300, 0o100])
+def test_a_umask_that_takes_ones_own_permissions_is_refused(inside, umask):
+    before = os.umask(umask)
+    try:
+        code, _, err = inside("stage=prep", "tracking=disabled")
+    finally:
+        os.umask(before)
+    assert (code, err) == (
+        2,
+        f"error: umask {umask | 2:04o} takes your own permissions from all that is written; "
+        "`umask 022`, and launch again\n",
+    )
     assert not inside.root.exists()
 
 
