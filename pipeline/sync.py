@@ -21,7 +21,7 @@ from pipeline.display.outside import say
 from pipeline.planning.named_run import frozen
 from pipeline.records import caches, named, rundir
 from pipeline.records.provenance import PROJECT
-from pipeline.tracking import command, environment
+from pipeline.tracking import command, environment, reach
 from pipeline.tracking.reach import server, unreachable
 
 SENT = ".wandb.sent"  # file with the digest of the files at the last complete sync
@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _sync(options: argparse.Namespace) -> int:
+    reach.check()
     caches.settle(options.root)
     runs = select(options.root, options.runs, options.group)
     if reason := unreachable(server()):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
+
+from pipeline.display.errors import UserError
 
 PATIENCE = 3.0  # seconds
 SERVER = "https://api.wandb.ai"
@@ -14,6 +17,25 @@ SERVER = "https://api.wandb.ai"
 def server() -> str:
     """Return the address of the W&B server."""
     return os.environ.get("WANDB_BASE_URL", SERVER)
+
+
+def check() -> None:
+    """Refuse a WANDB_BASE_URL that can be no address of a server.
+
+    Raises:
+        UserError: it is not `http://HOST` or `https://HOST`, or its port is not a number.
+    """
+    address = server()
+    try:
+        parts = urlsplit(address)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # the port, or brackets without an IPv6 address
+        fits = False
+    if not fits or not address.isprintable() or " " in address:
+        raise UserError(
+            f"WANDB_BASE_URL={address} is not the address of a server; write https://HOST or "
+            "http://HOST:PORT, or unset it for W&B's own"
+        )
 
 
 def unreachable(address: str) -> str | None:

@@ -10,8 +10,9 @@ import pytest
 
 from pipeline import sync, tracking
 from pipeline.config import Wandb
+from pipeline.display.errors import UserError
 from pipeline.records import rundir
-from pipeline.tracking import rows
+from pipeline.tracking import reach, rows
 from tests.launcher import PROJECT, no_longer_than
 from tests.runs import make_run
 
@@ -67,7 +68,7 @@ def test_interrupted_it_goes_on(recorder, many, tmp_path, python):
         ({"WANDB_API_KEY": ""}, 2, "there is no API key"),
         ({"WANDB_API_KEY": "w" * 40}, 2, "invalid API key"),
         ({"WANDB_BASE_URL": "http://127.0.0.1:9"}, 2, "does not answer"),
-        ({"WANDB_BASE_URL": "nonsense"}, 2, "does not answer"),
+        ({"WANDB_BASE_URL": "nonsense"}, 2, "WANDB_BASE_URL=nonsense is not the address of a serv"),
     ],
 )
 def test_bad_input_is_one_line(recorder, many, python, tmp_path, environment, code, words):
@@ -75,6 +76,35 @@ def test_bad_input_is_one_line(recorder, many, python, tmp_path, environment, co
     assert done.returncode == code
     assert words in done.stderr and "Traceback" not in done.stderr
     assert not recorder.runs
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "nonsense",
+        "ftp://host",
+        "http://",
+        "https://host:x",
+        "http://[::1",
+        "http://a b",
+        "host:80",
+    ],
+)
+def test_what_is_no_address_is_refused(monkeypatch, address):
+    monkeypatch.setenv("WANDB_BASE_URL", address)
+    with pytest.raises(UserError, match=r"write https://HOST or http://HOST:PORT, or unset it"):
+        reach.check()
+
+
+@pytest.mark.parametrize(
+    "address", [None, "http://localhost:8080", "https://h/x", "http://[::1]:1"]
+)
+def test_an_address_is_taken(monkeypatch, address):
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    if address:
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+    reach.check()
 
 
 def test_a_run_that_was_deleted_there_is_said(recorder, many, python, tmp_path):
