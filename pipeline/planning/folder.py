@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from yaml.reader import ReaderError
 
 from pipeline.display.errors import UserError
 from pipeline.planning.conf import CONF
@@ -16,6 +17,7 @@ from pipeline.planning.conf import CONF
 LARGEST = 2**20  # bytes of a file of settings
 MOST = 10_000  # values of a file of settings
 HOLDS = "it holds e.g. experiment/NAME.yaml"
+WRITE = "write settings by name in it, KEY: VALUE"
 
 
 def check(folder: str) -> None:
@@ -79,24 +81,34 @@ def _load(path: Path) -> DictConfig:
     """Return the settings of a file.
 
     Raises:
-        UserError: the file holds no settings by name, or more than settings can be.
+        UserError: the file holds no settings by name, more than settings can be, or no text.
         YAMLError: the file is not YAML.
     """
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path} is too large for settings; use at most {LARGEST:,} bytes")
-        root = yaml.compose(path.read_text(), yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("\ufeff"):  # Hydra would not find '# @package' behind it
+            raise UserError(f"{path} begins with a byte order mark; save it without one")
+        root = yaml.compose(text, yaml.SafeLoader)
+        if root is None or not root.value:
+            raise UserError(f"{path} is empty; {WRITE}")
         if isinstance(root, yaml.ScalarNode | yaml.SequenceNode):
             what = "a list" if isinstance(root, yaml.SequenceNode) else "one value"
-            raise UserError(f"{path} is {what}; write settings by name in it, KEY: VALUE")
-        if root and _size(root, {}) > MOST:
+            raise UserError(f"{path} is {what}; {WRITE}")
+        if _size(root, {}) > MOST:
             raise UserError(f"{path} has more than {MOST:,} values by its aliases; write fewer")
         content = OmegaConf.load(path)
     except RecursionError:
         raise UserError(f"{path} is nested too deep, or in itself; write it flat") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 (byte 0x{error.object[error.start]:02x}); save it as UTF-8"
+        ) from None
+    except ReaderError as error:
+        what = f"the control character {chr(error.character)!a}"
+        raise UserError(f"{path} has {what} in it; remove it") from None
     except ValueError as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise
         raise UserError(f"{path} cannot be read: {error}") from None
     assert isinstance(content, DictConfig)
     return content

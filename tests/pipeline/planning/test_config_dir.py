@@ -18,6 +18,13 @@ FILES = {
     "experiment/my-own.yaml": "# @package _global_\nseed: 9\n",
     "experiment/other.yaml": "# @package _global_\ndefaults:\n  - override /experiment: mine\n",
     "experiment/list.yaml": "- a\n- b\n",
+    "experiment/blank.yaml": "",
+    "experiment/remark.yaml": "# @package _global_\n",
+    "model/braces.yaml": "{}\n",
+    "experiment/latin.yaml": b"# @package _global_\ngroup: caf\xe9\n",
+    "experiment/wide.yaml": "# @package _global_\nseed: 1\n".encode("utf-16"),
+    "experiment/beep.yaml": "# @package _global_\ngroup: a\x07\n",
+    "experiment/marked.yaml": "\ufeff# @package _global_\nseed: 10\n",
     "experiment/below.yaml": "# @package _global_\ndefaults:\n  - override /train: list\n",
     "train/list.yaml": "- a\n",
     "experiment/five.yaml": "5\n",
@@ -45,7 +52,7 @@ def folder(tmp_path):
     for name, text in FILES.items():
         path = tmp_path / "own" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return tmp_path / "own"
 
 
@@ -89,6 +96,13 @@ def test_a_sweep_takes_choices_of_the_folder_and_its_dry_run_writes_nothing(insi
             "chooses experiment=mine, which is ignored where experiment=other is",
         ),
         (["experiment=list"], "list.yaml is a list; write settings by name in it"),
+        (["experiment=blank"], "blank.yaml is empty; write settings by name in it, KEY: VALUE"),
+        (["experiment=remark"], "remark.yaml is empty; write settings by name in it"),
+        (["model=braces"], "model/braces.yaml is empty; write settings by name in it"),
+        (["experiment=latin"], "latin.yaml is not UTF-8 (byte 0xe9); save it as UTF-8"),
+        (["experiment=wide"], "wide.yaml is not UTF-8 (byte 0xff); save it as UTF-8"),
+        (["experiment=marked"], "marked.yaml begins with a byte order mark; save it without one"),
+        (["experiment=beep"], "beep.yaml has the control character '\\x07' in it; remove it"),
         (["experiment=below"], "train/list.yaml is a list; write settings by name"),
         (
             ["experiment=text"],
