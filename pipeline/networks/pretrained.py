@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.config.base import written
 from pipeline.config.model import ASIDE, Custom, MobileNetV1, Model, Timm, Torchvision
 from pipeline.config.rules import has_small_stem
 from pipeline.display.errors import UserError
@@ -287,9 +288,9 @@ def _cures(path: Path, model: Model, network: nn.Module, held: dict[str, Tensor]
     if rundir.there(run / "run.json"):
         theirs = rundir.read_yaml(run / "config.yaml")["model"]
         ours = model.model_dump(mode="json", exclude=set(ASIDE))
-        differing = [f"model.{k}={theirs.get(k)}" for k in ours if theirs.get(k) != ours[k]]
+        differing = [k for k in ours if k in theirs and theirs[k] != ours[k]]
         if differing:
-            yield f"That run has {', '.join(differing)}"
+            yield f"That run has {', '.join(f'model.{k}={written(theirs[k])}' for k in differing)}"
     yield "Choose the model= and model.name= of these weights"
 
 

@@ -155,7 +155,7 @@ def _digest(key: str, path: Path) -> str:
         raise UserError(f"{key}={path} cannot be read ({error.strerror}); fix the cause") from None
     if key == WEIGHTS and (what := _no_weights(path, begin)):
         raise UserError(f"{key}={path} is {what}")
-    if not stat.st_size:
+    if not begin:
         raise UserError(f"{key}={path} is empty; restore it")
     return _hash(path, stat.st_size, stat.st_mtime_ns)
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import dyrep
+from pipeline.config.model import Timm
 from pipeline.display.errors import UserError
 from pipeline.networks import architectures, optimizers, pretrained, weights
 from pipeline.records import disk
@@ -217,9 +218,17 @@ def test_weights_of_a_run_of_another_network_name_its_settings(tmp_path):
     run = make_run(tmp_path, "teacher", "model.widths=[[4],[8]]")
     path = stored(run / "fuse", network(widths=[[4], [8]]).state_dict())
     with pytest.raises(
-        UserError, match=r"That run has model.name=vgg_small, model.widths=\[\[4\], "
+        UserError, match=r"That run has model.name=vgg_small, model.widths=\[\[4\],\[8\]\]"
     ):
         begun(path)
+
+
+def test_of_a_run_of_another_family_no_setting_is_named_that_it_does_not_have(tmp_path):
+    run = make_run(tmp_path, "teacher")
+    path = run / "fuse" / "model.safetensors"
+    kind = Timm(family="timm", name="resnet10t")
+    said = "That run has model.name=vgg_small, model.family=vgg"
+    assert next(pretrained._cures(path, kind, nn.Sequential(), {})) == said
 
 
 def test_a_network_with_branches_is_refused_with_the_cure(tmp_path):

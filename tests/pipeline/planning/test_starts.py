@@ -61,6 +61,10 @@ def pinned(root, word, key="pretrained", **more):
 # -- which file a value names ----------------------------------------------------------------------
 
 
+def test_a_file_whose_size_the_kernel_does_not_tell_is_not_called_empty(root):
+    assert pinned(root, "/proc/version")["pretrained"] == "/proc/version"
+
+
 def test_a_file_is_named_by_any_path(tmp_path, root, weights, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain").write_bytes(b"\x80 also weights")
