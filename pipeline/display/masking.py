@@ -43,6 +43,8 @@ NAME = (
 VALUE = r"""(?P<value>"[^"]*"|'[^']*'|(?:(?!,\s*[\w.+-]+=|[\]}]*(?:\s|$|,|['"]))[^\s'";])+)"""
 LATER = r"\b[^;|&]{0,200}?\s"  # a later word of the same command
 QUOTE = r"\\?[\"']"  # with a backslash in a text that is itself quoted
+READS = r"\bread\s[^;|&<]{0,80}?(?<![\w.-])"
+SAYS = r"(?:echo|printf)\s+(?:-\w\s+)?(?:\S*%\S*\s+)?"  # and what
 PIPED = r"--password-stdin|sudo\s+(?:-\w+\s+)*-S|kinit|cryptsetup"  # commands that read one
 NAMED = [
     re.compile(text, re.IGNORECASE)
@@ -59,12 +61,19 @@ NAMED = [
         rf"\bconfig(?:ure)?\s+(?:set|create)\s[^;|&]{{0,80}}?(?<![\w.-]){NAME}\s+{VALUE}",
         rf"\b(?:setenv|set(?:\s+-\w+)?|export)\s+{NAME}\s+{VALUE}",  # in csh and fish
         rf"\$\{{{NAME}:?[-=](?P<value>[^}}$]+)\}}",  # a variable's default
+        rf"{READS}{NAME}\s*<(?:<<|\s*<\((?:echo|printf))\s*{VALUE}",
+        rf"{READS}{NAME}\s*<<-?\s*['\"]?\w+['\"]?(?:\n|\\n)\s*(?P<value>[^\s\\]+)",
+        rf"\bprintf\s+-v\s+{NAME}\s+(?:\S*%\S*\s+)?{VALUE}",
+        rf"(?<![\w./-]){NAME}\s*=\s*[\"']?(?:\$\(|`)\s*{SAYS}(?P<value>[^\s)`]+)",
+        rf"\b{SAYS}{VALUE}\s*>+\s*\S{{0,80}}?{NAME}(?:\.\w+)?(?![\w.])",
     )
 ]
 PLACED = [
     re.compile(text, re.IGNORECASE)
     for text in (
         r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,20}://[^\s/@:'\"]{0,200}:(?P<value>[^\s/@]+)@",
+        # without a scheme, as in the path of a mount; sha256: is of an image, by its digest
+        r"(?<![\w.,{:-])(?!mailto:)[\w.-]{1,80}:(?P<value>[^\s/@:'\"]+)@(?!sha\d+:)[\w-]",
         r"://(?P<value>(?=[^\s/@:]{0,80}\d)[\w.-]{20,200})@",
         r"\bs3[an]?://[^\s/@:'\"]{1,200}:(?P<value>[^\s/@]+)/",  # s3://KEY:SECRET/bucket
         rf"\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?{VALUE}",

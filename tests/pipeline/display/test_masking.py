@@ -150,6 +150,16 @@ SECRET = [
     ("gsk_abcdefghijklmnop0123", "***"),
     ("hvs.abcdefghijklmnop0123", "***"),
     ("xapp-1-A0123456789-abc", "***"),
+    ("read -r TOKEN <<< hunter2", "read -r TOKEN <<< ***"),
+    ("IFS=: read -r ME PASSWORD <<< 'me:x'", "IFS=: read -r ME PASSWORD <<< ***"),
+    ("read TOKEN < <(echo x)", "read TOKEN < <(echo ***"),
+    ("read TOKEN <<EOF\nx\nEOF", "read TOKEN <<EOF\n***\nEOF"),
+    ("printf -v TOKEN %s x", "printf -v TOKEN %s ***"),
+    ("export TOKEN=$(echo x)", "export TOKEN=$(echo ***)"),
+    ("echo hunter2 > ~/.token", "echo *** > ~/.token"),
+    ("printf %s x >> /k/password.txt", "printf %s *** >> /k/password.txt"),
+    ("/mnt/me:hunter2@host/x", "/mnt/me:***@host/x"),
+    ("git clone me:hunter2@host/x", "git clone me:***@host/x"),
     ("-----BEGIN RSA PRIVATE KEY-----\nMII\n", "-----BEGIN RSA PRIVATE KEY-----***"),
 ]
 HARMLESS = [
@@ -175,6 +185,8 @@ HARMLESS = [
     "glass-bottle-with-a-long-name: 3", "model.name=hf-hub:timm/vit_base_patch16_224.augreg_in21k", "license: apache-2.0",
     "outputs/stages/train-0123456789ab", "sha256: " + 2 * HEX[:32], "code=0123456789ab", f"revision: {HEX}", "pin=true",
     "echo hello | sudo tee x", "git clone git@github.com:a/b.git", "host:5000/image:tag", "cookie_policy=strict",
+    "{mail-type:END,mail-user:me@host}", "mailto:me@host", "docker pull a/b:latest@sha256:" + HEX, "read A B <<< 'x y'",
+    "read -r TOKEN < ~/.token", "echo done > token_count.txt", "TOKEN=$(cat ~/.token)", "a: me@host",
 ]  # fmt: skip
 
 
