@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import subprocess
 import tempfile
@@ -15,6 +16,8 @@ from slurm.notation import minutes
 from slurm.sbatch import FIELDS, OURS, Executor
 from slurm.scheduler import Refused
 
+WHOLE = {"ntasks"}  # options of sbatch, though others begin with the same letters
+USAGE = "Usage: srun"
 NODE_LOCAL = ("tmpfs", "ramfs", "devtmpfs")  # file systems that other nodes cannot see
 
 
@@ -27,11 +30,9 @@ def check(resources: Resources, folder: Path) -> None:
         Unreachable: SLURM does not answer.
     """
     scheduler.call("sbatch", "--version")
-    for option in {name.replace("_", "-") for name in resources.sbatch}:
-        if option in OURS:
-            raise Refused(f"sbatch's --{option} is what recovery builds on; leave it out")
-        if option in FIELDS:
-            raise Refused(f"sbatch's --{option} has a setting of its own; use that, leave it out")
+    _check_options({name.replace("_", "-") for name in resources.sbatch})
+    _check_setup(resources.setup)
+    _check_srun(resources.srun)
     partitions = chosen(resources.partition)
     _check_partitions(resources, partitions)
     limits.check(resources, partitions)
@@ -45,6 +46,39 @@ def check(resources: Resources, folder: Path) -> None:
         raise Refused(
             f"{error} (partition {names}; {offers}; asked for {_say(resources)})"
         ) from None
+
+
+def _check_options(options: set[str]) -> None:
+    """Refuse options of sbatch that we set, also if they are abbreviated, as sbatch allows."""
+    for option in options:
+        meant = {full for full in OURS | FIELDS if full.startswith(option)} - {option}
+        if option in OURS:
+            raise Refused(f"sbatch's --{option} is what recovery builds on; leave it out")
+        if option in FIELDS:
+            raise Refused(f"sbatch's --{option} has a setting of its own; use that, leave it out")
+        if meant and option not in WHOLE:
+            raise Refused(f"sbatch takes --{option} for --{min(meant)}; write options in full")
+
+
+def _check_setup(lines: tuple[str, ...]) -> None:
+    """Refuse shell lines that bash cannot parse: no command would follow them."""
+    done = subprocess.run(
+        ["bash", "-n"], input="\n".join([*lines, ""]), capture_output=True, text=True,
+        env={**os.environ, "LC_ALL": "C"},
+    )  # fmt: skip
+    if said := done.stderr.strip().partition("\n")[0]:  # also of a here-document without an end
+        raise Refused(f"cluster.setup cannot be parsed ({said.removeprefix('bash: ')}); correct it")
+
+
+def _check_srun(options: tuple[str, ...]) -> None:
+    """Refuse what srun would not take for options, without running anything."""
+    said = f"cluster.srun={','.join(options)}"
+    try:
+        told = scheduler.call("srun", "--test-only", *options, "--help") if options else USAGE
+    except Refused as error:
+        raise Refused(f"{said}: {error}; correct it") from None
+    if USAGE not in told:  # srun has taken a word for the command, and --help for its argument
+        raise Refused(f"{said} holds words that are not options; leave them out")
 
 
 def _check_partitions(resources: Resources, partitions: list[dict[str, str]]) -> None:

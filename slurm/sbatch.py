@@ -26,7 +26,7 @@ from slurm.queue import LOCK
 from slurm.scheduler import Refused, Unreachable
 from slurm.supervise import MARK, supervise
 
-OURS = {"array", "clusters", "dependency", "error", "job-name", "kill-on-invalid-dep",
+OURS = {"array", "chdir", "clusters", "dependency", "error", "job-name", "kill-on-invalid-dep",
         "no-requeue", "open-mode", "output", "parsable", "quiet", "requeue", "signal", "test-only",
         "wait", "wrap"}  # fmt: skip
 FIELDS = {"account", "comment", "constraint", "cpus-per-task", "exclusive", "gres", "mem", "nodes",
@@ -88,6 +88,7 @@ class Executor(SlurmExecutor):
                 f"cd {shlex.quote(str(cwd))}",
                 "unset PYTHONSAFEPATH",  # so that Python imports from cwd
                 *resources.setup,
+                "",  # a backslash at the end of the setup must not join what follows
                 *succeed,
             ],
         )
