@@ -19,21 +19,28 @@ def due(state: State) -> bool:
 
 
 def end_if_too_dear(state: State, telling: Telling) -> None:
-    """Under a budget, end growth if another adjustment would cost more than it leaves for steps.
-
-    The next adjustment is expected to cost as much as the last one.
-    """
+    """Under a budget, end growth if another adjustment would cost more than it leaves for steps."""
     growth, pace = state.growth, state.pace
     to_come = growth.to_come(state.plain_epochs, pace.epochs)
     if not (pace.budgeted and state.unfinished and to_come):
         return
-    expected, left = state.cost.last_adjustment, pace.steps_left(state.step) * pace.price
+    last, left = state.cost.last_adjustment, pace.steps_left(state.step) * pace.price
+    expected = last or _first_cost(state)
     if expected > left - expected:
         growth.over = True
+        costs = "the last adjustment cost" if last else "an adjustment costs about"
         telling.say(
-            f"no more growing or cutting: the last adjustment cost {expected:.0f} plain steps, and "
-            f"the budget has {left:.0f} left"
+            f"no more growing or cutting: {costs} {expected:.0f} plain steps, and the budget has "
+            f"{left:.0f} left"
         )
+
+
+def _first_cost(state: State) -> float:
+    """Estimate the cost of the first adjustment, in plain steps; 0 if it may grow nothing."""
+    if not state.growth.always_grows:
+        return 0.0
+    price = state.pace.price
+    return state.growth.calibrating * price + state.cost.measuring(price)
 
 
 def adjust(

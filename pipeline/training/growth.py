@@ -174,6 +174,20 @@ class Growth:
         assert self._evolver is not None and isinstance(self._method, Growing)
         return 1 if self._evolver.form == "linear" else self._method.calibration_batches
 
+    @property
+    def always_grows(self) -> bool:
+        """Whether an adjustment grows whatever a branch would gain."""
+        return isinstance(self._method, DyRep)
+
+    @property
+    def calibrating(self) -> int:
+        """Calibration of the layers that an adjustment grows, in steps of the present network.
+
+        A layer with batch norms takes three forwards of each batch, and a linear one takes none.
+        """
+        assert self._evolver is not None
+        return 0 if self._evolver.form == "linear" else self._evolver.grow * self.batches
+
     def adjust(
         self,
         calibration: list[Tensor],

@@ -93,6 +93,17 @@ def test_no_adjustment_takes_more_of_the_budget_than_it_leaves(training, capsys,
         )
 
 
+def test_a_first_adjustment_that_the_budget_does_not_pay_is_left_out(training, capsys):
+    made = training(
+        "train.budget.plain_epochs=4", "method=dyrep", "method.adjust_interval=1",
+        "method.calibration_batches=20", "train.deterministic=true",
+    )  # fmt: skip
+    told = made.run()
+    assert told["grown"] == 0 and told["plain_epochs"] == 4
+    expected = f"an adjustment costs about 20 plain steps, and the budget has {3 * STEPS} left"
+    assert expected in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("form, needed", [("linear", 1), ("batchnorm", 20)])
 def test_as_many_batches_are_drawn_as_growth_needs(training, form, needed):
     made = training(
