@@ -1,4 +1,4 @@
-"""Convolutions drawn at random, and statistics as if they had been trained."""
+"""Draw convolutions at random, and statistics like those of trained networks."""
 
 import torch
 from hypothesis import strategies as st
@@ -7,7 +7,7 @@ from torch import nn
 
 @st.composite
 def convs(draw):
-    """Draw a conv: kernels 1 to 7, even, odd, oblong; strides, paddings, groups, modes."""
+    """Draw a conv: its kernel (1 to 7 in each direction), stride, padding, groups, padding mode."""
     kernel = draw(st.tuples(st.integers(1, 7), st.integers(1, 7)).filter(lambda k: max(k) > 1))
     stride = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
     dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
@@ -24,9 +24,9 @@ def convs(draw):
 
 
 def randomise(module, spread=1.0):
-    """Give every batch norm inside statistics and weights as if it had been trained.
+    """Set the statistics and weights of every batch norm as if the module had been trained.
 
-    A small spread keeps a network of hundreds of layers from amplifying rounding.
+    With a small spread, a network of hundreds of layers does not amplify rounding.
     """
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):

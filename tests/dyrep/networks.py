@@ -1,4 +1,4 @@
-"""Small networks, batches and steps that several tests of the library share."""
+"""Build small networks, batches and steps for the tests of the library."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ import dyrep
 
 
 def network(norm=True, bias=True):
-    """Return two convs and a linear classifier of 3x8x8 images in 4 classes."""
+    """Return a classifier of images (N, 3, 8, 8) in 4 classes: two convs and a linear layer."""
     torch.manual_seed(3)
     layers = []
     for inputs in (3, 6):
@@ -17,7 +17,7 @@ def network(norm=True, bias=True):
 
 
 def groups(model):
-    """Return parameter groups with decay on kernels alone."""
+    """Return two parameter groups: weights, which decay, and vectors, which do not."""
     parameters = list(model.parameters())
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 1e-3},
@@ -35,7 +35,7 @@ def batches(count=3, dtype=torch.float32):
 
 
 def example(seed=0, count=16):
-    """Return images (count, 3, 8, 8) and labels."""
+    """Return images (count, 3, 8, 8) and labels (count,)."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 3, 8, 8, generator=generator)
     return images, torch.randint(0, 4, (count,), generator=generator)
@@ -52,7 +52,7 @@ def step(model, optimizer, evolver=None, seed=0):
 
 
 def grown(path="3", **options):
-    """Return a model, its optimizer and evolver after a step and the growth of one conv."""
+    """Return a model, its optimizer and its evolver after one step and the growth of one conv."""
     model = network()
     optimizer = optimizer_for(model)
     evolver = dyrep.DyRep(model, optimizer, **options)
@@ -62,7 +62,7 @@ def grown(path="3", **options):
 
 
 def grow_at(evolver, path):
-    """Make a conv the most salient, then adjust; return the events."""
+    """Make one conv the most salient, then adjust; return the events."""
     for name, module in evolver.model.named_modules():
         if isinstance(module, nn.Conv2d):
             size = 10.0 if name == path else 1e-6

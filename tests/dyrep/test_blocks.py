@@ -1,4 +1,4 @@
-"""A block computes the same as the conv it folds into: any conv, any branches, float64."""
+"""Test that a block computes what its folded conv computes, for any conv and any branches."""
 
 import pytest
 import torch
@@ -41,8 +41,8 @@ def test_each_branch_alone_folds_exactly(branch):
     assert relative_error(model(x), model[0].fuse()(x)) < 1e-12
 
 
-def test_a_branch_is_not_only_zero():
-    """The folding tests would pass on branches that add nothing."""
+def test_no_branch_has_a_kernel_of_zeros():
+    """The folding tests would also pass if branches added nothing."""
     model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1))
     dyrep.expand(model, branches=dyrep.ALL_BRANCHES)
     for name, branch in model[0].branches.items():
@@ -57,7 +57,7 @@ def test_a_conv_takes_only_the_branches_that_fit():
 
 
 class Twice(nn.Module):
-    """Uses one conv under two names."""
+    """A network that holds one conv under two names."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +65,7 @@ class Twice(nn.Module):
 
 
 class Special(nn.Conv2d):
-    """A conv that may compute something else."""
+    """A subclass of Conv2d, which may compute something else."""
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_the_block_has_the_dtype_and_the_mode_of_the_conv():
 
 
 def test_two_blocks_do_not_share_their_list_of_branches():
-    """The published code disables a branch in all blocks when one cannot take it."""
+    """The published code disables a branch in all blocks if one block cannot take it."""
     model = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1))
     dyrep.expand(model, branches=dyrep.ALL_BRANCHES)
     assert "identity" not in model[0].names

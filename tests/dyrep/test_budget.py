@@ -1,4 +1,4 @@
-"""A network grows no further than it is allowed to, and no further than its memory."""
+"""Test that a network grows within its limit of cost and within the memory of its device."""
 
 import gc
 import statistics
@@ -30,10 +30,10 @@ def test_growth_stops_before_the_limit_is_exceeded():
     (reason,) = evolver.left.values()
     assert "max_cost 2.5" in reason
     dyrep.expand(model, list(evolver.left), branches=dyrep.ALL_BRANCHES)
-    assert dyrep.cost(model, x).flops > 2.5 * plain, "the refused layer would have been too much"
+    assert dyrep.cost(model, x).flops > 2.5 * plain, "the refused layer fits into the limit"
 
 
-def test_without_a_limit_everything_asked_for_grows():
+def test_without_a_limit_every_conv_grows():
     _model, evolver, events = grow_everything()
     assert len(events) == 2
     assert evolver.left == {}
@@ -52,7 +52,7 @@ def test_the_predicted_cost_is_the_cost():
 
 
 def test_a_limit_in_seconds_is_measured_beside_the_plain_network(monkeypatch):
-    """The clock is replaced: time per step is what the parameters number."""
+    """A stand-in for the clock makes the time of a step equal to the number of parameters."""
     seen = []
 
     def seconds(model, batch):
@@ -67,7 +67,7 @@ def test_a_limit_in_seconds_is_measured_beside_the_plain_network(monkeypatch):
     assert set(seen) == {8}
 
 
-def test_timing_a_step_leaves_no_trace():
+def test_timing_a_step_changes_no_state():
     model = network().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert budget._times_plain(model, "3", dyrep.ALL_BRANCHES, example()[0]) > 0
@@ -85,7 +85,7 @@ def test_a_senseless_limit_is_refused(limit, cost):
 
 @pytest.mark.parametrize("room", [10, 10**9])
 def test_a_conv_whose_branches_do_not_fit_into_memory_is_passed_over(room, monkeypatch):
-    """A stand-in for a GPU: only there is free memory known."""
+    """The free memory is a stand-in, because it is known on a GPU only."""
     monkeypatch.setattr(budget, "headroom", lambda device: room)
     _, evolver, events = grow_everything()
     assert len(events) == (0 if room == 10 else 2)
@@ -93,22 +93,22 @@ def test_a_conv_whose_branches_do_not_fit_into_memory_is_passed_over(room, monke
 
 
 @pytest.mark.parametrize("channels", [16, 64, 256])
-def test_the_memory_foretold_is_the_memory_taken(channels):
-    """Saved values of a block, counted by what autograd holds on to between forward and backward."""
+def test_the_predicted_memory_is_the_memory_taken(channels):
+    """The memory of a block is what autograd keeps between forward and backward."""
     conv = nn.Conv2d(channels, channels, 3, padding=1)
     holder = nn.Sequential(conv)
     block = place_block(holder, "0", dyrep.ALL_BRANCHES)
     x = torch.randn(4, channels, 12, 12, requires_grad=True)
     held = held_values(lambda: block(x)) - held_values(lambda: conv(x))
-    foretold = 4 * budget.activation_values(block, 144, 144)
-    assert foretold <= held <= 1.1 * foretold
+    predicted = 4 * budget.activation_values(block, 144, 144)
+    assert predicted <= held <= 1.1 * predicted
 
 
 def held_values(run):
-    """Return how many float32 values are allocated and not freed by a forward, output apart.
+    """Return how many float32 values a forward allocates and keeps, except its output.
 
-    The median of three forwards: kernels keep memory of their first run, and garbage of other tests
-    may be freed meanwhile.
+    The result is the median of three forwards, because kernels keep memory of their first run, and
+    garbage of other tests may be freed meanwhile.
     """
     return statistics.median(one_forward(run) for _ in range(3))
 
@@ -121,7 +121,7 @@ def one_forward(run):
     return held // 4 - output.numel()
 
 
-def test_growth_goes_down_the_ranking_to_what_fits():
+def test_the_first_conv_of_the_ranking_that_fits_grows():
     model = nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
         nn.Conv2d(32, 2, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),

@@ -1,4 +1,4 @@
-"""The object a training loop holds: ranking, due dates, optimizer, checkpoints, several ranks."""
+"""Test DyRep in a training loop: ranking, due epochs, optimizer, checkpoints, several ranks."""
 
 import copy
 import json
@@ -63,7 +63,7 @@ def test_the_most_salient_conv_grows():
     json.dumps(event.to_dict())
 
 
-def test_resuming_after_an_adjustment_goes_on_with_the_same_bits():
+def test_a_training_resumed_after_an_adjustment_has_the_same_bits():
     model = network()
     optimizer = optimizer_for(model)
     evolver = dyrep.DyRep(model, optimizer, adjust_interval=1)
@@ -93,7 +93,7 @@ def test_resuming_after_an_adjustment_goes_on_with_the_same_bits():
 
 
 def test_a_structure_is_replayed_from_scratch():
-    """The final network, trained from the start with fresh weights."""
+    """A network with the final structure can be trained from fresh weights."""
     model = network()
     evolver = dyrep.DyRep(model, optimizer_for(model), grow=2)
     step(model, evolver.optimizer, evolver)
@@ -128,7 +128,7 @@ def test_per_flop_a_cheap_layer_wins_over_an_equal_one():
         nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     )  # fmt: skip
-    for conv in (wide[0], wide[2]):  # the same gain
+    for conv in (wide[0], wide[2]):  # both get the same gain
         size = conv.weight[0].numel() ** 0.5 / conv.weight.numel() ** 0.5
         conv.weight.grad = torch.full_like(conv.weight, size)
     evolver = dyrep.DyRep(wide, saliency="gain_per_flop")

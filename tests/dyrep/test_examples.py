@@ -1,4 +1,4 @@
-"""The examples of the library do what they say."""
+"""Test the examples that use the library with timm and with Lightning."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.dyrep.networks import example, network, optimizer_for
 pytestmark = pytest.mark.long
 
 
-def test_a_timm_network_grows_and_its_checkpoint_goes_on_with_the_same_bits(capsys):
+def test_a_timm_network_grows_and_resumes_from_its_checkpoint_with_the_same_bits(capsys):
     timm_network.main()
     printed = capsys.readouterr().out
     assert printed.count("grow ") == 3
@@ -19,7 +19,7 @@ def test_a_timm_network_grows_and_its_checkpoint_goes_on_with_the_same_bits(caps
     assert "fused: " in printed
 
 
-def test_a_lightning_trainer_grows_and_its_checkpoint_goes_on(tmp_path):
+def test_a_lightning_trainer_grows_a_network_and_resumes_from_its_checkpoint(tmp_path):
     lightning = pytest.importorskip("lightning")
     from examples.lightning_callback import DyRepCallback, restore
 

@@ -1,4 +1,4 @@
-"""What hangs on the parameters follows a change of structure."""
+"""Test that optimizers, schedules and averages follow when a network grows or is cut."""
 
 import copy
 
@@ -63,7 +63,7 @@ def test_momenta_stay_and_new_parameters_join(kind):
     assert not torch.equal(model[3].branches["1x1"].conv.weight, new)
 
 
-def test_the_state_of_what_was_cut_goes_and_the_rest_stays():
+def test_cutting_drops_the_state_of_cut_parameters_and_keeps_the_rest():
     model, optimizer, _ = grown()
     step(model, optimizer)
     weight, gone = model[3].kernel, model[3].branches["1x1"].conv.weight
@@ -79,7 +79,7 @@ def test_the_state_of_what_was_cut_goes_and_the_rest_stays():
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_one_group_is_enough(decay):
+def test_an_optimizer_with_one_group_is_enough(decay):
     """The published code fails on an optimizer without weight decay."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=decay)
@@ -106,7 +106,7 @@ def test_new_parameters_join_the_group_of_their_layer_by_name():
     assert "3.branches.1x1.conv.weight" in body["param_names"]
 
 
-def test_a_part_that_is_not_optimized_stays_so():
+def test_a_part_that_is_not_optimized_stays_out_of_the_optimizer():
     model = network()
     optimizer = torch.optim.SGD(model[3:].parameters(), lr=0.1)
     other = nn.Parameter(torch.zeros(2))
@@ -118,7 +118,7 @@ def test_a_part_that_is_not_optimized_stays_so():
     }
 
 
-def test_a_schedule_goes_on_over_all_parameters():
+def test_a_schedule_changes_the_rates_of_all_parameters():
     model = network()
     optimizer = optimizer_for(model)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
@@ -130,7 +130,7 @@ def test_a_schedule_goes_on_over_all_parameters():
 
 @pytest.mark.parametrize("use_buffers", [True, False])
 def test_an_average_grows_and_is_cut_too_and_keeps_its_function(use_buffers):
-    """The published average pairs state dicts by position, which a growth breaks."""
+    """The published average pairs state dicts by position, which a growth changes."""
     model = network().double()
     optimizer = optimizer_for(model)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=use_buffers)
@@ -148,7 +148,7 @@ def test_an_average_grows_and_is_cut_too_and_keeps_its_function(use_buffers):
 
     train(4)
     before = average.eval()(x)
-    assert relative_error(before, model.eval()(x)) > 1e-3  # it does lag behind
+    assert relative_error(before, model.eval()(x)) > 1e-3  # the average lags behind
     grow_at(evolver, "3")
     assert relative_error(before, average.eval()(x)) < 1e-10
     train(4)
@@ -167,7 +167,7 @@ def test_an_average_grows_and_is_cut_too_and_keeps_its_function(use_buffers):
 
 
 def test_gradients_under_a_scaler_count_unscaled():
-    """The published code ranks by scaled gradients, and one overflow decides all."""
+    """The published code ranks by scaled gradients, so one overflow decides the ranking."""
     scores = []
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
         model = network()
@@ -211,17 +211,17 @@ def test_saliency_of_bfloat16_weights_is_summed_in_float32():
 
 
 class NoReading(TorchDispatchMode):
-    """Fails when a value of a tensor is read by the host: on a GPU that would stop and wait."""
+    """A mode that fails if the host reads the value of a tensor: on a GPU the host would wait."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func is not torch.ops.aten._local_scalar_dense.default, "read by the host"
-        assert "c10d" not in str(func), "a collective"
+        assert "c10d" not in str(func), f"{func} is a collective"
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("score", SCORES)
 def test_watching_reads_nothing_on_the_host(score):
-    """The published code reads four values and reduces one, per conv and step."""
+    """The published code reads four values and reduces one, for each conv at each step."""
     model = network()
     evolver = dyrep.DyRep(model, saliency=score)
     x, y = example()

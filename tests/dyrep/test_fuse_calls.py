@@ -1,4 +1,4 @@
-"""Networks that take and return other things than one tensor fuse, and their plain state fits."""
+"""Test the fusion of networks whose inputs or outputs are not one tensor."""
 
 from collections import namedtuple
 
@@ -15,7 +15,7 @@ from tests.dyrep.networks import example, network
 
 
 class Returning(nn.Module):
-    """Returns what a function makes of the scores of a network."""
+    """A network that returns what a function makes of its scores."""
 
     def __init__(self, make, norm=True):
         super().__init__()
@@ -26,7 +26,7 @@ class Returning(nn.Module):
 
 
 class Box:
-    """Has its tensors as attributes."""
+    """An output that holds its tensors as attributes."""
 
     def __init__(self, scores):
         self.scores, self.itself, self.count = scores, self, 3
@@ -60,7 +60,7 @@ def test_whatever_holds_tensors_is_compared(kind):
 
     class Other(nn.Module):
         def forward(self, x):
-            return x.roll(1, 1) if x.ndim == 2 else x  # classes in another place
+            return x.roll(1, 1) if x.ndim == 2 else x  # moves the scores to other classes
 
     model.net.append(Other())
     fused = dyrep.fusion.plain_copy(model.double())
@@ -69,7 +69,7 @@ def test_whatever_holds_tensors_is_compared(kind):
     assert error > 1e-3
 
 
-def test_a_network_that_returns_no_tensor_is_refused_with_inputs_alone():
+def test_a_network_that_returns_no_tensor_is_refused_only_if_inputs_are_given():
     model = Returning(lambda y: None).eval()
     dyrep.expand(model)
     assert dyrep.fuse(model)
@@ -78,7 +78,7 @@ def test_a_network_that_returns_no_tensor_is_refused_with_inputs_alone():
 
 
 class Taking(nn.Module):
-    """Takes images, classes and an option."""
+    """A network whose forward takes images, classes and an option."""
 
     def __init__(self):
         super().__init__()
@@ -105,7 +105,7 @@ def test_arguments_are_a_tuple_or_a_dict(named):
 
 
 class Single(nn.Module):
-    """Makes float32 of whatever it gets."""
+    """A network that casts any input to float32."""
 
     def __init__(self):
         super().__init__()
@@ -115,7 +115,7 @@ class Single(nn.Module):
         return self.net(x.float())
 
 
-def test_a_network_that_cannot_run_in_float64_is_told():
+def test_a_network_that_cannot_run_in_float64_is_refused_if_inputs_are_given():
     model = Single().eval()
     dyrep.expand(model)
     with pytest.raises(ValueError, match="float64"):
@@ -136,8 +136,8 @@ def test_a_network_made_in_inference_mode_can_be_trained_once_fused():
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050"])
-def test_the_plain_state_is_strict_where_norms_hold_the_activation(name):
-    """A trained network: its folded convs have biases, which must go into those norms."""
+def test_the_plain_state_loads_strictly_where_norms_contain_the_activation(name):
+    """Folded convs of a trained network have biases, which must move into these norms."""
     import timm
 
     torch.manual_seed(0)
@@ -151,17 +151,17 @@ def test_the_plain_state_is_strict_where_norms_hold_the_activation(name):
     assert relative_error(fused(x), plain(x)) < 1e-9
 
 
-class Rooted(nn.BatchNorm2d):
-    """Is no shift of its mean: it normalises the square of its input."""
+class Squaring(nn.BatchNorm2d):
+    """A batch norm of the squared input, whose mean cannot take up a shift of the input."""
 
     def forward(self, x):
         return super().forward(x * x)
 
 
-def test_norms_are_tried_out_and_hooks_count():
+def test_norms_are_tested_for_shifts_and_a_norm_with_a_hook_is_not_folded():
     from timm.layers import BatchNormAct2d
 
-    kinds = [nn.BatchNorm2d(4), BatchNormAct2d(4), Rooted(4), nn.GroupNorm(2, 4)]
+    kinds = [nn.BatchNorm2d(4), BatchNormAct2d(4), Squaring(4), nn.GroupNorm(2, 4)]
     assert [takes_shift(kind) for kind in kinds] == [True, True, False, False]
     model = network()
     model[1].register_forward_hook(lambda *_: None)

@@ -1,4 +1,4 @@
-"""Fusing gives the plain network, proves it, and says which block is to blame if it cannot."""
+"""Test that fusing gives the plain network, verifies it, and names the block that differs."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_a_wrong_fold_names_its_block(monkeypatch):
         dyrep.fuse(grown(), inputs=torch.randn(2, 3, 8, 8))
 
 
-def test_not_a_number_is_not_equal():
+def test_a_weight_that_is_not_finite_is_named():
     model = grown()
     with torch.no_grad():
         model[3].kxk.conv.weight[0, 0, 0, 0] = float("nan")
@@ -74,14 +74,14 @@ def test_a_norm_that_is_not_finite_is_named():
         dyrep.fuse(model)
 
 
-def test_a_negative_variance_is_no_fused_network():
+def test_a_block_with_a_negative_variance_is_refused():
     model = grown()
     model[0].branches["1x1"].norm.running_var[2] = -1.0
     with pytest.raises(dyrep.FusionError, match=r"^0 differs by nan"):
         dyrep.fuse(model)
 
 
-def test_a_variance_of_zero_folds_exactly_and_is_told():
+def test_a_variance_of_zero_folds_exactly_and_is_reported():
     model, x = grown().double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
     model[0].branches["1x1"].norm.running_var[2] = 0
     model[1].num_batches_tracked.fill_(1)
@@ -101,7 +101,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize(("name", "folded"), [("resnet18", 20), ("densenet121", 59)])
 def test_the_norms_behind_convs_are_folded_too(name, folded):
-    """ResNet: all of them. DenseNet: those whose conv feeds nothing else."""
+    """A ResNet loses all its norms, a DenseNet those whose conv feeds nothing else."""
     torch.manual_seed(0)
     model = NETWORKS[name]().double().eval()
     dyrep.expand(model, branches=["kxk", "1x1", "1xk"])
@@ -115,13 +115,13 @@ def test_the_norms_behind_convs_are_folded_too(name, folded):
     assert not any(key.startswith("bn1") for key in fused.state_dict())
 
 
-def test_folding_norms_needs_to_see_a_forward():
+def test_norms_cannot_be_folded_without_inputs():
     with pytest.raises(ValueError, match="inputs"):
         dyrep.fuse(grown(), fold_bn=True)
 
 
 class Forked(nn.Module):
-    """Uses what a conv gives twice: by its norm, and beside it."""
+    """A network in which a norm and, if `forked`, a ReLU read the output of one conv."""
 
     def __init__(self, forked):
         super().__init__()
@@ -133,7 +133,7 @@ class Forked(nn.Module):
 
 
 @pytest.mark.parametrize("forked", [True, False])
-def test_a_norm_follows_a_conv_only_if_nothing_else_does(forked):
+def test_a_norm_is_that_of_a_conv_only_if_nothing_else_reads_the_conv(forked):
     found = following_norms(Forked(forked), torch.randn(2, 3, 8, 8))
     assert found == ({} if forked else {"conv": "norm"})
 
@@ -144,7 +144,7 @@ def test_a_conv_that_is_called_twice_has_no_norm_of_its_own():
     assert following_norms(model, torch.randn(2, 3, 8, 8)) == {}
 
 
-def test_looking_for_norms_changes_nothing():
+def test_the_search_for_norms_changes_nothing():
     model = grown().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert following_norms(model, torch.randn(2, 3, 8, 8))["0"] == "1"
@@ -153,7 +153,7 @@ def test_looking_for_norms_changes_nothing():
 
 
 def test_a_static_block_may_take_the_place_of_conv_and_norm():
-    """As published for DBB, ACB and RepVGG; the fused conv stands for both."""
+    """The published blocks of DBB, ACB and RepVGG, too, replace a conv and its norm."""
     model = torchvision.models.resnet18(weights=None).double()
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     done = dyrep.expand(model, absorb=x)
@@ -172,7 +172,10 @@ def test_a_static_block_may_take_the_place_of_conv_and_norm():
 @pytest.mark.parametrize("absorb", [True, False])
 @pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v2"])
 def test_the_plain_state_has_the_keys_of_torchvision(name, absorb):
-    """What folding added moves into the norm; a norm that a static block replaced comes back."""
+    """The plain state has the norms of the plain network and no bias that folding added.
+
+    The bias of a folded conv moves into its norm, and a norm that a block replaced is restored.
+    """
     torch.manual_seed(0)
     build = getattr(torchvision.models, name)
     model, x = build(weights=None).double(), torch.randn(2, 3, 64, 64, dtype=torch.float64)

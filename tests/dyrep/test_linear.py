@@ -1,4 +1,4 @@
-"""Linear blocks: one convolution, exact in train mode too."""
+"""Test linear blocks, which compute one convolution and are exact in train mode, too."""
 
 import copy
 
@@ -32,13 +32,13 @@ def grow(model, path, names=EVERY, seed=0, **options):
 
 
 def single(inputs=4, outputs=4, **options):
-    """Return a network of one conv, float64."""
+    """Return a float64 network of one conv."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, **options)).double()
 
 
 def both(model, x):
-    """Return what a network gives in eval and in train mode, as it was before each."""
+    """Return the outputs of two copies of a network, one in eval and one in train mode."""
     found = []
     for mode in (False, True):
         trial = copy.deepcopy(model).train(mode)
@@ -85,7 +85,7 @@ def test_blocks_from_the_start_fold_and_are_cut_exactly(conv, seed):
     dyrep.expand(model, branches=EVERY, form="linear")
     block = model[0]
     with torch.no_grad():
-        block.kxk.scale[0] = 0  # of such a channel nothing is left to divide by
+        block.kxk.scale[0] = 0  # no cut can divide by the scale of this channel
     x = torch.randn(2, conv.in_channels, 17, 15, dtype=torch.float64)
     before = model(x).detach()
     assert block.kernel is weight
@@ -118,7 +118,7 @@ def test_gradients_and_their_gradients_are_exact(branch, options):
 @settings(max_examples=40, deadline=None)
 @given(convs(), st.integers(0, 2**16))
 def test_each_kernel_is_that_of_the_published_branch_without_its_norms(conv, seed):
-    """Which tests elsewhere compare with what the branch really computes."""
+    """test_blocks.py compares the kernels of published branches with what the branches compute."""
     torch.manual_seed(seed)
     geometry = Geometry.of(conv)
     for name in fitting(conv, dyrep.ALL_BRANCHES):
@@ -147,7 +147,7 @@ REACHED = {
 
 @pytest.mark.parametrize("branch", REACHED)
 def test_the_kernel_moves_faster_by_the_square_of_the_strength(branch):
-    """A step of the kernel of a branch adds strength^2 of the gradient it can follow."""
+    """A step on a branch adds strength^2 of its reachable gradient to the composed kernel."""
     model, strength = single(), 0.7
     block = grow(model, "0", [branch], strength=strength)
     (part,) = block.others()
@@ -209,7 +209,7 @@ def test_under_autocast_the_kernel_is_composed_in_float32(monkeypatch):
     assert torch.equal(seen[0], expected)
 
 
-def test_a_block_compiles_without_a_break():
+def test_a_block_compiles_without_a_graph_break():
     model = network()
     for path in ("3", "3.branches.1x1_kxk.conv"):
         grow(model, path)
@@ -220,10 +220,10 @@ def test_a_block_compiles_without_a_break():
             loss = run(x).float().sum()
         gradients.append(torch.autograd.grad(loss, list(model.parameters())))
     for eager, compiled in zip(*gradients, strict=True):
-        assert relative_error(eager, compiled) < 1e-2  # the compiler also casts the backward
+        assert relative_error(eager, compiled) < 1e-2  # the compiler casts in backward, too
 
 
-def test_what_a_forward_keeps_is_the_composed_kernel_and_little_more():
+def test_a_forward_keeps_the_composed_kernel_and_little_more():
     conv = nn.Conv2d(128, 128, 3, padding=1)
     model, x = nn.Sequential(copy.deepcopy(conv)), torch.randn(2, 128, 8, 8)
     grow(model, "0")

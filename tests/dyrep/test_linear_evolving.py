@@ -1,4 +1,4 @@
-"""Networks that grow linear blocks: optimizers, averages, budgets, structures, refusals."""
+"""Test networks that grow linear blocks: optimizers, averages, budgets, structures, refusals."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ def evolving(model=None, **options):
 
 
 def adjusted(evolver, path, calibration=None):
-    """Make a conv the most salient and adjust, without calibration."""
+    """Make one conv the most salient and adjust, by default without batches; return the events."""
     for name, module in evolver.model.named_modules():
         if isinstance(module, nn.Conv2d):
             module.weight.grad = torch.full_like(module.weight, 10.0 if name == path else 1e-6)
@@ -62,11 +62,11 @@ def test_growing_again_and_cutting_need_no_calibration(given_batches):
     assert called(model, inside[2]) == "3"
 
 
-def test_only_what_has_faded_since_it_was_new_is_cut():
+def test_only_a_branch_that_has_faded_since_it_was_new_is_cut():
     model = network()
     dyrep.expand(model, branches=dyrep.ALL_BRANCHES, form="linear")
     weights = dyrep.branch_weights(model)["3"]
-    assert weights["1x1_avg"] < 0.1, "below the published threshold before the first step"
+    assert weights["1x1_avg"] < 0.1, "the new branch is above the published threshold"
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     evolver = dyrep.DyRep(model, optimizer, form="linear", grow=0)
 
@@ -82,7 +82,7 @@ def test_only_what_has_faded_since_it_was_new_is_cut():
     assert adjust() == []
     again.load_state_dict(evolver.state_dict())
     with torch.no_grad():
-        model[3].branches["1xk"].scale.mul_(0.2)  # 0.06 of what it was
+        model[3].branches["1xk"].scale.mul_(0.2)  # 0.06 of its value when new
     evolver = again
     kept = [name for name in dyrep.ALL_BRANCHES if name != "1xk"]
     assert adjust() == [("3", kept)]
@@ -126,7 +126,7 @@ def test_an_average_grows_and_is_cut_too_and_keeps_its_function():
     train()
 
 
-def test_resuming_goes_on_with_the_same_bits():
+def test_a_resumed_training_has_the_same_bits():
     model, optimizer, evolver = evolving()
     for seed in range(2):
         step(model, optimizer, evolver, seed)
@@ -192,8 +192,8 @@ def test_scales_do_not_decay(kind):
     step(model, optimizer)
 
 
-def test_scales_that_must_decay_beside_a_schedule_are_told():
-    """A schedule counts the groups when it is made, so none may be added."""
+def test_a_schedule_that_makes_scales_decay_causes_a_warning():
+    """A schedule counts the groups of its optimizer once, so none may be added later."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
@@ -213,7 +213,7 @@ def test_composing_is_shared_by_the_images_of_a_batch():
 
 
 @pytest.mark.parametrize("measure", ["flops", "seconds"])
-def test_a_budget_counts_linear_blocks_as_what_they_cost(measure):
+def test_a_budget_counts_what_linear_blocks_cost(measure):
     model, _, evolver = evolving(max_cost=50.0, cost=measure)
     for path in ("3", "3.branches.1x1_kxk.conv"):
         (event,) = adjusted(evolver, path, batches())

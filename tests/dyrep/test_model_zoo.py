@@ -1,7 +1,7 @@
-"""Branches everywhere, statistics as if trained, then fused: any network stays what it was.
+"""Test that networks of torchvision and timm compute the same after branches are fused.
 
-All classifiers of torchvision and one network of each of 60 timm families. The small ones are
-tested always, the others with `pytest -m zoo`.
+The networks are all classifiers of torchvision and one network of each of 64 timm families. Small
+ones are always tested, the others with `pytest -m zoo`.
 """
 
 import pytest
@@ -92,8 +92,8 @@ ALWAYS = {
     "legacy_seresnet18",
 }  # fmt: skip
 
-HUGE = {"regnet_y_128gf", "vit_h_14"}  # 5 GB each in float64, there three times: a few layers only
-# with fresh weights so deep that rounding to float32 alone changes the scores by more than a tenth
+HUGE = {"regnet_y_128gf", "vit_h_14"}  # 5 GB in float64, held three times: few layers grow
+# networks with fresh weights whose scores change by more than a tenth if rounded to float32
 WILD = {"efficientnet_v2_s", "visformer_tiny"}
 
 
@@ -118,7 +118,7 @@ def test_timm(name):
 
 
 def check(build, size, few=False, wild=False):
-    """Expand, randomise, fuse and compare; the classes and keys are those of before."""
+    """Add branches to a network, randomise and fuse it; compare scores, classes and keys."""
     torch.manual_seed(0)
     model = build().double().eval()
     classes = [type(module) for module in model.modules()]

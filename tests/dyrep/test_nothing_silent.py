@@ -1,4 +1,4 @@
-"""What cannot follow a change says so, and what fails leaves the network as it was."""
+"""Test that an error names what cannot follow a change, and that a failure changes nothing."""
 
 import copy
 
@@ -66,7 +66,7 @@ def test_a_fixed_norm_stays_fixed(convert):
     seen = model[3].kxk.norm(torch.randn(2, 6, 4, 4) * 9)
     model.eval()
     assert torch.equal(model[3].kxk.norm.running_mean, model[3].kxk.norm.running_mean)
-    assert seen.abs().max() > 3  # not normalised by its own statistics
+    assert seen.abs().max() > 3  # not normalised by the statistics of this batch
     assert convert == "update_bn" or torch.equal(model(x), expected)
 
 
@@ -99,7 +99,7 @@ def test_cutting_beside_a_gamma_of_zero_keeps_the_function(gamma, channels, nest
 
 
 def not_finite_inside():
-    """Return batches that overflow in the network, though they are finite themselves."""
+    """Return a finite batch that overflows inside the network."""
     return [torch.full((2, 3, 8, 8), 3e38)]
 
 
@@ -130,7 +130,7 @@ def test_a_calibration_that_fails_changes_nothing(given, reason):
     assert same(before[0], snapshot(model))
 
 
-# Layers with something on them
+# Convs with hooks or parametrizations
 
 
 def replaced(conv):
@@ -148,7 +148,7 @@ MARKED = {
 
 
 @pytest.mark.parametrize("kind", MARKED)
-def test_a_conv_with_something_on_it_is_left_alone_and_fuses(kind):
+def test_a_conv_with_hooks_or_parametrizations_is_left_alone_and_fuses(kind):
     mark, reason = MARKED[kind]
     model = network().eval()
     mark(model[3])
@@ -157,7 +157,7 @@ def test_a_conv_with_something_on_it_is_left_alone_and_fuses(kind):
     done = dyrep.expand(model)
     assert set(done.grown) == {"0"}
     assert reason in done.left["3"]
-    if kind != "forward":  # a closure is shared by copies
+    if kind != "forward":  # a copy would share the closure
         model(x).sum().backward()
         assert relative_error(model(x), dyrep.fuse(model, inputs=x)(x)) < 1e-5
     assert expected.shape == model(x).shape
@@ -200,7 +200,7 @@ NOTHING = {
 
 @pytest.mark.parametrize("kind", NOTHING)
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_it_is_said_that_there_is_nothing_to_do(kind):
+def test_a_network_in_which_nothing_can_grow_causes_a_warning(kind):
     model = NOTHING[kind]()
     for call in (dyrep.expand, dyrep.DyRep):
         with pytest.warns(UserWarning, match=f"nothing to do.*{kind}"):
@@ -247,7 +247,7 @@ def test_a_wrong_structure_changes_nothing(kind):
 
 
 class Twice(nn.Module):
-    """Calls its conv two times."""
+    """A network that calls its conv twice."""
 
     def __init__(self):
         super().__init__()
@@ -257,7 +257,7 @@ class Twice(nn.Module):
         return self.conv(self.conv(x) * 5 + 3)
 
 
-def test_the_error_in_train_mode_is_that_of_train_mode_where_a_conv_is_called_twice():
+def test_the_error_in_train_mode_is_right_for_a_conv_that_is_called_twice():
     model = Twice().train()
     evolver = dyrep.DyRep(model)
     before = copy.deepcopy(model)

@@ -1,4 +1,4 @@
-"""Optimizers and wrappers that cannot follow a change are refused; the others follow."""
+"""Test that optimizers and wrappers follow a change, or are refused if they cannot."""
 
 import pytest
 import torch
@@ -15,14 +15,14 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def alone():
-    """A process group of one rank."""
+    """Provide a process group of one rank."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
 def layered(flat_bias, split, preact=False):
-    """Return a flat network and a maker of groups: one learning rate per layer."""
+    """Return a flat network, and a function that makes groups with a learning rate per layer."""
     layers = []
     for inputs in (3, 8, 8, 8):
         conv = nn.Conv2d(inputs, 8, 3, padding=1, bias=flat_bias)
@@ -49,7 +49,7 @@ def layered(flat_bias, split, preact=False):
 @pytest.mark.parametrize(
     "options", [(False, False), (True, False), (False, True), (True, True), (False, True, True)]
 )
-def test_rates_of_layers_with_flat_names_are_kept(options, form):
+def test_layers_with_flat_names_keep_their_learning_rates(options, form):
     model, make = layered(*options)
     optimizer = torch.optim.SGD(make(model), lr=1.0, momentum=0.9)
     layer = 10 if len(options) == 3 else 9
@@ -78,7 +78,7 @@ def test_optimizers_with_parameters_of_their_own_are_refused(kind, alone):
 
 
 class Around(torch.optim.SGD):
-    """Wraps an optimizer as SAM does: its groups, but not its state."""
+    """A stand-in for SAM: it shares the groups of the optimizer inside, but not its state."""
 
     def __init__(self, base):
         super().__init__(base.param_groups, lr=0.1)
@@ -86,7 +86,7 @@ class Around(torch.optim.SGD):
         base.param_groups = self.param_groups
 
 
-def test_an_optimizer_around_another_follows_in_both():
+def test_an_optimizer_and_the_one_around_it_both_follow():
     model = network()
     optimizer = Around(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     grow_at(dyrep.DyRep(model, optimizer), "3")
@@ -98,7 +98,7 @@ def test_an_optimizer_around_another_follows_in_both():
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "Adagrad"])
-def test_fused_optimizers_train_what_grew(kind):
+def test_fused_optimizers_train_the_new_branches(kind):
     options = {"momentum": 0.9} if kind == "SGD" else {}
     model = network()
     optimizer = getattr(torch.optim, kind)(model.parameters(), lr=0.1, fused=True, **options)
@@ -111,7 +111,7 @@ def test_fused_optimizers_train_what_grew(kind):
 
 
 @pytest.mark.parametrize("change", ["adjust", "expand", "cut"])
-def test_a_wrapper_of_before_refuses_and_a_new_one_runs(alone, change):
+def test_a_wrapper_made_before_a_change_refuses_to_run_and_a_new_one_runs(alone, change):
     model = grown()[0] if change == "cut" else network()
     evolver = dyrep.DyRep(model)
     ddp = DistributedDataParallel(nn.Sequential(nn.Identity(), model))

@@ -1,4 +1,4 @@
-"""Branches that belong to the network itself, as those of RepVGG do, and wider depthwise branches."""
+"""Test branches that are part of a network, as in RepVGG, and wider depthwise branches."""
 
 import json
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 
 
 def owning(form="batchnorm"):
-    """Return a network whose two convs have RepVGG's branches from the start."""
+    """Return a network whose two convs have RepVGG's branches as their own."""
     model = network(bias=False)
     absorb = batches(1)[0] if form == "batchnorm" else None
     dyrep.expand(model, branches=dyrep.REPVGG_BRANCHES, absorb=absorb, form=form, own=True)
@@ -29,7 +29,7 @@ def trained_like(model):
     return model.eval()
 
 
-def test_they_are_there_and_the_structure_says_whose_they_are():
+def test_own_branches_are_marked_in_the_structure_and_restored_from_it():
     model = owning()
     assert [list(block.own) for block in (model[0], model[3])] == [
         ["kxk", "1x1"],
@@ -43,7 +43,7 @@ def test_they_are_there_and_the_structure_says_whose_they_are():
 
 
 @pytest.mark.parametrize("form", ["batchnorm", "linear"])
-def test_a_network_grows_inside_them_as_deep_as_without_and_fuses_exactly(form):
+def test_a_network_grows_inside_own_branches_as_deep_as_without_and_fuses_exactly(form):
     model = owning(form)
     optimizer = optimizer_for(model)
     evolver = dyrep.DyRep(model, optimizer, form=form)
@@ -58,7 +58,7 @@ def test_a_network_grows_inside_them_as_deep_as_without_and_fuses_exactly(form):
     assert not dyrep.block.blocks(plain)
 
 
-def test_they_are_never_cut_however_weak():
+def test_own_branches_are_never_cut_however_weak():
     model = owning()
     optimizer = optimizer_for(model)
     evolver = dyrep.DyRep(model, optimizer)
@@ -71,7 +71,7 @@ def test_they_are_never_cut_however_weak():
 
 
 @pytest.mark.parametrize("form", ["batchnorm", "linear"])
-def test_static_blocks_go_inside_them(form):
+def test_static_blocks_go_inside_own_branches(form):
     model = owning(form)
     absorb = batches(1)[0] if form == "batchnorm" else None
     done = dyrep.expand(model, absorb=absorb, form=form)
@@ -89,7 +89,7 @@ def depthwise():
     )  # fmt: skip
 
 
-def test_depthwise_convs_alone_have_wider_chains_which_fuse_exactly_and_are_in_the_structure():
+def test_only_depthwise_convs_have_wider_chains_which_fuse_exactly_and_are_in_the_structure():
     model = depthwise()
     dyrep.expand(model, widen_depthwise=2)
     chains = [model[place].branches["1x1_kxk"].reduce for place in (0, 1)]
@@ -104,12 +104,12 @@ def test_depthwise_convs_alone_have_wider_chains_which_fuse_exactly_and_are_in_t
 
 
 @pytest.mark.parametrize(("widen", "form"), [(0, "batchnorm"), (2, "linear")])
-def test_a_width_that_cannot_be_is_refused(widen, form):
+def test_an_impossible_width_is_refused(widen, form):
     with pytest.raises(ValueError, match="widen_depthwise"):
         dyrep.expand(depthwise(), form=form, widen_depthwise=widen)
 
 
-def test_single_branches_join_own_linear_ones_which_stay():
+def test_single_branches_join_own_linear_branches_which_stay():
     model = owning("linear")
     optimizer = optimizer_for(model)
     grower = dyrep.Grower(model, optimizer, choose="random", max_cost=9, cost="flops", grow=3)

@@ -1,4 +1,4 @@
-"""Branches one by one: what each costs, what is chosen, and that the budget is kept."""
+"""Test growth branch by branch: what a branch costs, which is chosen, how the budget is kept."""
 
 import random
 from itertools import pairwise
@@ -22,19 +22,19 @@ def grower(model=None, optimizer=None, **options):
 
 @pytest.fixture(autouse=True)
 def each_step(monkeypatch):
-    """Look at each step, so that few are enough."""
+    """Let the grower watch every step, so that a few steps are enough."""
     monkeypatch.setattr(promise, "EVERY", 1)
 
 
 def train(model, optimizer, evolver, steps=8):
-    """Make steps on one batch that are too short, so that every branch would help."""
+    """Train on one batch, with steps so short that every branch would help."""
     for group in optimizer.param_groups:
         group["lr"] = 0.001
     for _ in range(steps):
         step(model, optimizer, evolver)
 
 
-def test_nothing_grows_where_steps_go_too_far_and_the_reason_is_told():
+def test_nothing_grows_if_steps_go_too_far_and_the_reason_is_given():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=30.0)
     evolver = grower(model, optimizer, max_cost=10)
@@ -45,7 +45,7 @@ def test_nothing_grows_where_steps_go_too_far_and_the_reason_is_told():
     assert all("no branch gains" in reason for reason in evolver.left.values())
 
 
-def test_one_step_of_several_is_looked_at_beside_the_next(monkeypatch):
+def test_one_step_of_several_is_compared_with_the_next(monkeypatch):
     monkeypatch.setattr(promise, "EVERY", 4)
     model = network()
     evolver = grower(model)
@@ -57,7 +57,7 @@ def test_one_step_of_several_is_looked_at_beside_the_next(monkeypatch):
     assert evolver.state_dict()["saliency"]["steps"] == 2
 
 
-def test_one_step_tells_nothing_and_no_gradient_is_an_error():
+def test_nothing_grows_after_one_step_and_no_gradient_is_an_error():
     model = network()
     evolver = grower(model)
     with pytest.raises(RuntimeError, match="no gradient was seen"):
@@ -66,7 +66,7 @@ def test_one_step_tells_nothing_and_no_gradient_is_an_error():
     assert evolver.adjust(batches()) == []
 
 
-def test_it_grows_what_is_worth_most_and_keeps_to_its_budget():
+def test_the_branches_worth_most_grow_within_the_budget():
     model = network()
     optimizer = optimizer_for(model)
     evolver = grower(model, optimizer, grow=100, max_cost=1.3)
@@ -77,7 +77,7 @@ def test_it_grows_what_is_worth_most_and_keeps_to_its_budget():
     assert 1 < cost <= 1 + sum(event.price for event in events) <= 1.3
     layers = dict(events[0].saliency)
     assert list(layers.values()) == sorted(layers.values(), reverse=True)
-    assert events[0].layer == next(iter(layers)), "the best first"
+    assert events[0].layer == next(iter(layers)), "the layer worth most does not grow first"
     for event in events:
         assert [name for name in event.branches if name in event.worth] == event.branches[1:]
         assert max(event.worth.values()) == layers[event.layer]
@@ -87,7 +87,7 @@ def test_it_grows_what_is_worth_most_and_keeps_to_its_budget():
     assert held == set(model.parameters())
 
 
-def test_what_does_not_fit_into_the_budget_is_left_with_the_reason():
+def test_a_conv_that_does_not_fit_into_the_budget_is_left_with_the_reason():
     model = network()
     optimizer = optimizer_for(model)
     evolver = grower(model, optimizer, branches=["1x1_kxk"], max_cost=1.0)
@@ -107,12 +107,12 @@ def test_a_layer_that_grew_rests_for_one_adjustment():
         (event,) = evolver.adjust(batches())
         layers.append(event.layer)
     assert all(one != other for one, other in pairwise(layers))
-    assert len(set(layers)) < len(layers), "and may grow again after that"
+    assert len(set(layers)) < len(layers), "no layer grew again after its rest"
 
 
 @pytest.mark.parametrize("measure", ["flops", "seconds"])
-def test_it_goes_on_from_a_checkpoint_with_the_same_bits(monkeypatch, measure):
-    clock = random.Random(0)  # that tells something else each time
+def test_a_grower_continues_from_a_checkpoint_with_the_same_bits(monkeypatch, measure):
+    clock = random.Random(0)  # each measurement gives another time
     monkeypatch.setattr(pricing, "step_seconds", lambda *_: 1 + clock.random())
     model = network()
     optimizer = optimizer_for(model)
@@ -148,7 +148,7 @@ def test_an_average_gets_the_same_branches_and_keeps_its_function():
         model.train()
 
 
-def test_chance_chooses_other_branches_at_the_same_cost():
+def test_a_random_choice_depends_on_the_seed_alone():
     def grown(choose, seed):
         model = network()
         optimizer = optimizer_for(model)
@@ -160,7 +160,7 @@ def test_chance_chooses_other_branches_at_the_same_cost():
     assert len({str(grown("random", seed)) for seed in range(5)}) > 1
 
 
-def test_seconds_are_measured_once_per_kind(monkeypatch):
+def test_seconds_are_measured_once_per_kind_of_block(monkeypatch):
     seen = []
 
     def seconds(model, batch):
@@ -178,7 +178,7 @@ def test_seconds_are_measured_once_per_kind(monkeypatch):
     evolver.adjust(batches())
     assert first > 0 and len(seen) == first
     whole = [model for model in seen if not isinstance(model, pricing.Composing)]
-    assert len(whole) == 1 + pricing.PLAIN_ROUNDS, "all else is composing, whatever the images"
+    assert len(whole) == 1 + pricing.PLAIN_ROUNDS, "something else than composing was timed"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_bad_arguments_are_refused(options, said):
         grower(**options)
 
 
-def test_it_needs_a_batch_to_know_what_a_step_costs():
+def test_a_grower_needs_a_batch_to_know_what_a_step_costs():
     model = network()
     optimizer = optimizer_for(model)
     evolver = grower(model, optimizer)
@@ -206,7 +206,7 @@ def test_it_needs_a_batch_to_know_what_a_step_costs():
         evolver.adjust()
 
 
-def test_blocks_from_the_start_get_no_more():
+def test_blocks_from_the_start_get_no_more_branches():
     model = network()
     dyrep.expand(model, branches=("kxk", "1x1"), form="linear")
     assert pricing.open_branches(model, dyrep.ALL_BRANCHES) == {}

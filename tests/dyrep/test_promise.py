@@ -1,4 +1,4 @@
-"""Branches one by one: what each promises, and that adding it keeps the function."""
+"""Test the predicted gain of each branch, and that adding a branch keeps the function."""
 
 import copy
 
@@ -27,8 +27,12 @@ def seeded(seed=0):
 
 @settings(max_examples=15, deadline=None)
 @given(convs(), st.integers(0, 2**16))
-def test_the_gain_is_what_a_step_on_the_branch_takes_from_the_loss(conv, seed):
-    """The loss is <G, W>: first what the kernels of the branch take from it, then its strengths."""
+def test_the_gain_is_the_decrease_of_the_loss_by_a_step_on_the_branch(conv, seed):
+    """A step on a branch lowers the loss by the predicted gain.
+
+    The loss is <G, W>. The part of the kernels is compared exactly, that of the strengths on
+    average.
+    """
     conv = conv.double()
     gradient = torch.randn(conv.weight.shape, generator=seeded(seed), dtype=torch.float64)
     names, geometry = fitting(conv, OTHERS), Geometry.of(conv)
@@ -39,14 +43,14 @@ def test_the_gain_is_what_a_step_on_the_branch_takes_from_the_loss(conv, seed):
         block = expansion.add(nn.Sequential(copy.deepcopy(conv)), "0", [name], seeded(seed), 0.7)
         branch = block.branches[name]
         (branch.kernel(torch.float64) * gradient).sum().backward()
-        first = getattr(branch, "reduce", None) if name == "1x1_kxk" else None  # counts for nothing
+        first = getattr(branch, "reduce", None) if name == "1x1_kxk" else None  # not in the gain
         moved = [
             p
             for p in branch.parameters()
             if p.ndim > 1 and (first is None or p is not first.weight)
         ]
         assert sum(p.grad.square().sum().item() for p in moved) == pytest.approx(fast - slow)
-        learned = [told(branch, gradient, draw) for draw in range(60)]
+        learned = [strength_gain(branch, gradient, draw) for draw in range(60)]
         fixed = not moved
         expected = pytest.approx(slow) if fixed else pytest.approx(slow, rel=0.8)
         assert sum(learned) / len(learned) == expected
@@ -67,8 +71,8 @@ def test_the_gain_is_linear_in_the_step_and_in_the_gradient(conv, seed):
         torch.testing.assert_close(both, promise.gains(gradient, moved, geometry, names, 0.5))
 
 
-def told(branch, gradient, seed):
-    """Return the squared gradient of the strengths of a branch whose kernels are drawn anew."""
+def strength_gain(branch, gradient, seed):
+    """Draw the kernels of a branch again; return the squared gradient of its strengths."""
     linear_branches.draw(branch, seeded(seed))
     branch.scale.grad = None
     (branch.kernel(torch.float64) * gradient).sum().backward()
@@ -95,7 +99,7 @@ def test_adding_branches_one_by_one_keeps_the_function(conv, seed):
         assert torch.equal(fresh.eval()(x), model.eval()(x))
 
 
-def test_a_branch_that_is_there_is_not_added_again():
+def test_a_branch_that_a_block_has_is_not_added_again():
     model = network()
     expansion.add(model, "0", ["1x1"], seeded(), 0.5)
     with pytest.raises(ValueError, match="has 1x1 already"):

@@ -1,7 +1,7 @@
-"""What the published code gets wrong, as found by running it: each is right here.
+"""Test that defects of the published code, found by running it, do not occur here.
 
 Growing and cutting in train mode, nested blocks, scalers, optimizers, averages and wrappers have
-their tests in `test_growing.py` and `test_followers.py`.
+their tests in `test_growing.py`, `test_followers.py` and `test_wrappers.py`.
 """
 
 import copy
@@ -21,7 +21,7 @@ from tests.launcher import in_ranks
 
 
 def test_the_published_score_is_nothing_but_the_epsilon_of_the_norm():
-    """Conv, BN does not change with the scale of the conv, so sum(g*w) has no part of its own."""
+    """A norm undoes the scale of its conv, so only the norm's epsilon keeps sum(g*w) from 0."""
     model = network(bias=False).double()
     x, y = example(count=64)
     scores = {}
@@ -55,7 +55,7 @@ def test_the_published_score_is_nothing_but_the_epsilon_of_the_norm():
     ],
     ids=str,
 )
-def test_growing_keeps_the_shape_and_the_function_of(options):
+def test_growing_keeps_the_shape_and_the_function_of_a_conv_with_these_options(options):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(8, 8, 3, **options)).double().eval()
     x = torch.randn(4, 8, 17, 17, dtype=torch.float64)
@@ -66,8 +66,8 @@ def test_growing_keeps_the_shape_and_the_function_of(options):
 
 
 @pytest.mark.parametrize(("inputs", "groups", "kernel"), [(16, 8, 3), (8, 1, 2), (8, 1, 4)])
-def test_growing_does_not_crash_on(inputs, groups, kernel):
-    """As many groups as outputs but more inputs; even kernels padded by half."""
+def test_growing_does_not_crash_on_these_convs(inputs, groups, kernel):
+    """The published code crashes on 8 groups of 2 inputs, and on even kernels padded by half."""
     conv = nn.Conv2d(inputs, 8, kernel, padding=kernel // 2, groups=groups).double()
     model = nn.Sequential(conv).eval()
     x = torch.randn(4, inputs, 9, 9, dtype=torch.float64)
@@ -79,7 +79,7 @@ def test_growing_does_not_crash_on(inputs, groups, kernel):
 @pytest.mark.parametrize("mode", [True, False])
 def test_a_new_block_is_in_the_mode_of_its_conv_and_so_is_everything_else(mode):
     model = network().train(mode)
-    model[1].eval()  # a norm the user froze
+    model[1].eval()  # the user froze this norm
     expansion.grow(model, "3", dyrep.ALL_BRANCHES, batches(), torch.Generator().manual_seed(0))
     assert all(m.training is mode for m in model[3].modules())
     assert model[1].training is False
@@ -105,7 +105,7 @@ def test_a_network_for_several_processes_gets_synchronised_norms():
 
 
 def test_recursion_counts_blocks_not_names():
-    """The published code reads the depth off the name, so a user's own names take it away."""
+    """The published code reads the depth from the path, and counts a user's names as blocks."""
     model = nn.ModuleDict({"dbb_dbb": network()})
     model.forward = model["dbb_dbb"].forward
     evolver = dyrep.DyRep(model)
@@ -114,7 +114,7 @@ def test_recursion_counts_blocks_not_names():
     (event,) = grow_at(evolver, "dbb_dbb.3.branches.kxk.conv")
     assert event.action == "grow"
     inner = event.layer + ".branches.kxk.conv"
-    assert inner not in dict(grow_at(evolver, inner)[0].saliency), "two levels are enough"
+    assert inner not in dict(grow_at(evolver, inner)[0].saliency), "a third level was a candidate"
 
 
 def test_a_static_block_can_be_cut():
@@ -173,9 +173,10 @@ os._exit(0)  # gloo's threads sometimes abort a process that takes its group dow
 
 @pytest.mark.long
 def test_statistics_of_two_ranks_are_those_of_all_images(tmp_path):
-    """The published code averages the variances of different branches on each rank.
+    """The published code draws other branches on each rank, and averages their variances.
 
-    The ranks see images around -1 and +2: without the spread of means the variance would be wrong.
+    One rank sees images around -1, the other around +2, so the variance of all images is wrong
+    without the spread of the means.
     """
     torch.manual_seed(0)
     images = torch.randn(32, 3, 8, 8, dtype=torch.float64)

@@ -1,6 +1,7 @@
-"""Weights in the published layouts give the function of the published networks.
+"""Test that published weights, once loaded, give the function of the published network.
 
-The networks here are written after the layouts (names, and what each part computes), not copied.
+The networks in this file were written from the layouts: the names of the weights and what each part
+computes.
 """
 
 import math
@@ -22,7 +23,7 @@ def conv_norm(inputs, outputs, size, bias=False, **options):
 
 
 class Bordered(nn.Module):
-    """A batch norm, then padding by what it makes of zero."""
+    """A batch norm that pads its output with what it makes of zero."""
 
     def __init__(self, channels):
         super().__init__()
@@ -36,7 +37,7 @@ class Bordered(nn.Module):
 
 
 class FromIdentity(nn.Conv2d):
-    """A 1x1 conv whose weight is what it adds to the identity."""
+    """A 1x1 conv whose weight is added to the identity."""
 
     def forward(self, x):
         channels, per_group = self.weight.shape[:2]
@@ -47,7 +48,7 @@ class FromIdentity(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """The published block of one of three kinds, as it is while training."""
+    """A published block of DBB, DyRep or RepVGG, in its form for training."""
 
     def __init__(self, kind, inputs, outputs, stride=1, groups=1, nested=False, bias=False):
         super().__init__()
@@ -93,7 +94,7 @@ class Block(nn.Module):
 
 
 def pair(kind, norm, **options):
-    """Return a published network with drawn statistics, and the plain one of the same paths."""
+    """Return a published network with random statistics, and a plain one with the same paths."""
     torch.manual_seed(0)
 
     def build(first, second):
@@ -150,7 +151,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_does_not_fit_is_refused_and_changes_nothing(kind):
+def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(kind):
     published, plain = pair("dbb", "absorbed")
     before = {key: value.clone() for key, value in plain.state_dict().items()}
     with pytest.raises(ValueError, match=r"checkpoint|cannot have"):
@@ -161,7 +162,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(kind):
 
 
 class Orepa(nn.Module):
-    """A block of OREPA while it trains, with the keys and the function of the published one."""
+    """A block of OREPA in its form for training, with the published keys and function."""
 
     def __init__(self, inputs, outputs, stride=1, groups=1):
         super().__init__()
@@ -194,14 +195,14 @@ class Orepa(nn.Module):
         return math.cos(math.pi * (w + 0.5) * (channel + 1 - half) / 3)
 
     def forward(self, x):
-        """Run the branches one by one; their outputs add up, each channel with its strength."""
+        """Return the norm of the sum of all branches, each channel times its strength."""
         g, s = self.groups, self.stride
         conv = nn.functional.conv2d
         inside = conv(x, self.weight_orepa_1x1_kxk_idconv1 + self.id_tensor, groups=g)
         pooled = self.weight_orepa_avg_conv * self.weight_orepa_avg_avg
         waves = self.weight_orepa_pfir_conv * self.weight_orepa_prior[:, None]
         wide = conv(x, self.weight_orepa_gconv_dw, None, s, 1, groups=x.shape[1])
-        outputs = len(self.weight_orepa_origin)  # the published 1x1 has them interleaved by group
+        outputs = len(self.weight_orepa_origin)  # the published 1x1 interleaves them by group
         rows = torch.arange(outputs).view(-1, g).t().flatten()
         found = [
             conv(x, self.weight_orepa_origin, None, s, 1, groups=g),

@@ -1,4 +1,4 @@
-"""What backward computes again gives the gradients of what would have been kept."""
+"""Test that values recomputed in backward give the gradients that kept values would give."""
 
 from contextlib import nullcontext
 
@@ -40,7 +40,7 @@ CASES = [
     {},
     {"stride": 2},
     {"groups": 2},
-    {"channels": 200},  # 1x1 convs are kept there
+    {"channels": 200},  # so wide that 1x1 convs are kept
     {"nested": True},
     {"training": False},
     {"padding_mode": "reflect"},
@@ -48,7 +48,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_gradients_are_those_of_keeping_everything(case, monkeypatch):
+def test_the_gradients_are_those_of_a_block_that_keeps_everything(case, monkeypatch):
     model, x = block(**case)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     ours = gradients(model, x)

@@ -1,4 +1,4 @@
-"""What cannot be done is left alone with a reason, or refused before anything changes."""
+"""Test that wrong requests are refused before a change, and convs that cannot grow are left."""
 
 import copy
 
@@ -17,7 +17,7 @@ def held(optimizer):
 
 
 class Unused(nn.Module):
-    """Has a conv that a forward in eval mode does not call."""
+    """A network with a conv that its forward does not call."""
 
     def __init__(self):
         super().__init__()
@@ -56,7 +56,7 @@ def test_branches_without_flops_cost_nothing():
     assert grow_at(evolver, "0")[0].branches == ["kxk", "1x1_avg", "identity"]
 
 
-def test_a_conv_that_was_frozen_meanwhile_is_passed_over():
+def test_a_conv_that_was_frozen_since_the_last_step_is_passed_over():
     model = network()
     evolver = dyrep.DyRep(model)
     for parameter in model.parameters():
@@ -82,7 +82,7 @@ def test_a_frozen_average_stays_frozen():
     assert not any(parameter.requires_grad for parameter in average.parameters())
 
 
-def test_a_saved_state_does_not_move_on():
+def test_later_steps_do_not_change_a_saved_state():
     model = network()
     evolver = dyrep.DyRep(model)
     for parameter in model.parameters():
@@ -94,7 +94,7 @@ def test_a_saved_state_does_not_move_on():
 
 
 class TwoOutputs(nn.Module):
-    """Returns its scores by name, and features."""
+    """A network that returns its scores by name, and a list of features."""
 
     def __init__(self):
         super().__init__()
@@ -115,7 +115,7 @@ def test_a_network_may_return_several_tensors():
 
 
 class Asking(nn.Module):
-    """Reads what its conv is, not only what it gives."""
+    """A network that reads attributes of its conv."""
 
     def __init__(self):
         super().__init__()
@@ -127,7 +127,7 @@ class Asking(nn.Module):
         return self.conv(x).flatten(1)
 
 
-def test_a_block_answers_like_the_conv_but_does_not_lend_its_weight():
+def test_a_block_has_the_attributes_of_the_conv_but_not_its_weight():
     model = Asking()
     dyrep.expand(model)
     model(example()[0])
@@ -182,7 +182,7 @@ def test_adjusting_without_gradients_is_refused(seen):
         evolver.adjust([torch.randn(2, 3, 8, 8)])
 
 
-def test_a_single_batch_is_told_from_a_list_of_them():
+def test_a_single_batch_instead_of_a_list_is_refused():
     evolver = dyrep.DyRep(network())
     with pytest.raises(TypeError, match=r"\[batch\]"):
         evolver.adjust(torch.randn(2, 3, 8, 8))
@@ -197,7 +197,7 @@ def test_random_needs_steps_but_no_scores():
 
 
 @pytest.mark.parametrize(("zero", "words"), [(True, "was zero"), (False, "call accumulate")])
-def test_gradients_of_zero_are_told_from_none(zero, words):
+def test_zero_gradients_and_missing_gradients_are_different_errors(zero, words):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     evolver = dyrep.DyRep(model)
     images = torch.randn(2, 3, 8, 8)

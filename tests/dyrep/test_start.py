@@ -1,4 +1,4 @@
-"""Kernels that start with the identity in them."""
+"""Test kernels that start with the identity in them."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The structure of a network as plain data."""
+"""Test that a network's structure is saved and restored as plain data."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.dyrep.networks import network
 pytestmark = pytest.mark.long
 
 
-def test_a_structure_tells_its_form_and_one_without_is_of_batch_norms():
+def test_a_structure_names_its_form_and_one_without_a_form_has_batch_norms():
     model = network()
     assert dyrep.structure(model)["form"] is None
     dyrep.expand(model, form="linear")

@@ -1,4 +1,4 @@
-"""Blocks under checkpointing, torch.func and inference_mode: as the plain network, or refused."""
+"""Test blocks under checkpointing, torch.func and inference_mode: they work or are refused."""
 
 import copy
 
@@ -17,7 +17,7 @@ FORMS = ("batchnorm", "linear")
 
 @pytest.fixture(params=FORMS)
 def model(request):
-    """A small network with every branch and moved statistics, float64."""
+    """Return a small float64 network with every branch and statistics of three batches."""
     model = network().double().train()
     dyrep.expand(model, branches=dyrep.ALL_BRANCHES, form=request.param)
     for seed in range(3):
@@ -39,8 +39,8 @@ def images(seed=0):
     return example(seed)[0].double().requires_grad_()
 
 
-def test_checkpointing_gives_the_gradients_of_none(model):
-    """Two forwards before backward: the second must not take from the first what it needs."""
+def test_checkpointing_changes_no_gradient_of_two_forwards(model):
+    """Two forwards precede backward, and the second must keep what the first needs there."""
 
     def run(call):
         return lambda m: (loss(call(m, images())) + loss(call(m, 3 * images(1)))).backward()
@@ -73,21 +73,21 @@ def test_reentrant_checkpointing_is_refused_where_it_would_be_wrong():
         loss(checkpoint(model, x, use_reentrant=True)).backward()
 
 
-def test_the_border_moves_on_with_the_statistics():
-    """In a branch that is frozen too: an evaluation or other statistics end what is held."""
+def test_an_evaluation_updates_the_border_to_the_statistics():
+    """A frozen branch, too, holds its border only until an evaluation."""
     trained = network().train()
     dyrep.expand(trained, ["0"], branches=["1x1_kxk"])
     trained.requires_grad_(False)
     x = example()[0]
     first = trained(x)
-    assert torch.equal(trained(x), first)  # held
+    assert torch.equal(trained(x), first)  # from the held border
     trained.eval()(x)
     assert not torch.equal(trained.train()(x), first)
 
 
 @pytest.mark.parametrize("order", ["first", "second"])
-def test_gradients_of_replaced_parameters_are_theirs(model, order):
-    """What is computed again in backward must not read what the module holds by then."""
+def test_replaced_parameters_get_their_own_gradients(model, order):
+    """Backward must recompute from the replaced parameters, not from those in the module."""
 
     def replaced(m):
         other = {k: (1.5 * v.detach()).requires_grad_() for k, v in m.named_parameters()}
@@ -141,7 +141,7 @@ def test_torch_func_transforms_work(model):
     )
 
 
-def test_without_running_statistics_the_reason_is_told():
+def test_a_network_without_running_statistics_is_refused_with_the_reason():
     model = network()
     dyrep.expand(model)
     torch.func.replace_all_batch_norm_modules_(model)

@@ -1,4 +1,4 @@
-"""Wrappers of a network: compiled ones follow, the others are made again with their hooks."""
+"""Test that compiled networks follow a change, and other wrappers are rebuilt with their hooks."""
 
 import copy
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.long
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_a_compiled_network_follows(in_place):
+def test_a_compiled_network_follows_growth(in_place):
     model = network()
     if in_place:
         model.compile(backend="aot_eager")
@@ -50,7 +50,7 @@ def test_a_compiled_network_follows(in_place):
     assert relative_error(gradient["eager"], gradient["compiled"]) < 1e-4
 
 
-def test_what_torch_compile_returns_is_refused_with_the_cure():
+def test_the_result_of_torch_compile_is_refused_with_the_cure():
     with pytest.raises(TypeError, match=r"torch\.compile"):
         dyrep.DyRep(torch.compile(network(), backend="eager"))
 
@@ -96,7 +96,7 @@ os._exit(0)  # gloo's threads sometimes abort a process that takes its group dow
 
 
 @pytest.mark.parametrize("form", ["batchnorm", "linear"])
-def test_a_wrapper_is_made_again_with_its_hooks(form, tmp_path):
+def test_a_wrapper_is_rebuilt_with_its_hooks(form, tmp_path):
     """Every parameter is reduced once per step through the user's hook, before and after growing."""
     (tmp_path / "worker.py").write_text(REWRAP.replace("FORM", form))
     done = in_ranks(tmp_path / "worker.py")
