@@ -1,7 +1,7 @@
-"""What squeue and sacct print, understood: as text and as JSON.
+"""Test that the output of squeue and sacct is parsed, as text and as JSON.
 
-The folder `answers` has what squeue 24.11 printed of the same jobs in three formats, with the fields
-of the JSON that are read.
+The folder `answers` has the output of squeue 24.11 for the same jobs in three formats, with those
+fields of the JSON that are read.
 """
 
 import json
@@ -85,7 +85,7 @@ def test_what_a_job_waits_for_is_read_from_its_dependency(id, dependency, after)
         line().replace("\x1f", "|", 1),
     ],
 )  # fmt: skip
-def test_a_queue_with_what_is_no_job_is_unknown_and_not_empty(text):
+def test_text_with_a_line_that_is_no_job_is_an_error_and_not_an_empty_queue(text):
     with pytest.raises(ValueError):
         answers.queue_from_text(line(id="13") + text)
 
@@ -94,7 +94,7 @@ def test_an_empty_queue_is_empty():
     assert answers.queue_from_text("") == {}
 
 
-def test_names_and_comments_may_hold_anything_that_is_typed():
+def test_names_and_comments_may_contain_separators_and_line_breaks():
     found = answers.queue_from_text(line(name="a|b", comment="one\ntwo|three") + line(id="13"))
     assert found.keys() == {"12", "13"}
     assert (found["12"].name, found["12"].comment) == ("a|b", "one\ntwo|three")
@@ -106,7 +106,7 @@ def kept(file):
 
 @pytest.fixture
 def utc(monkeypatch):
-    """Be in the time zone in which the answers were printed."""
+    """Set the time zone in which the answers were printed."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield
@@ -137,7 +137,7 @@ def several(*elements, job="7"):
         (several(0, 3, 6, 9, 12), ["7_15"]),
         (several(1, 3, 5, 7, 9, 11), ["7_13"]),
         (several(0, 1, 2, 3, 4, 5), []),
-        (several(0, 3, 6, 9), []),  # too few: SLURM names each
+        (several(0, 3, 6, 9), []),  # SLURM names each of so few
         (several(0, 3, 6, 9, 13), []),
         (several(0, 3, 6, job="7") + several(9, 12, 15, job="8"), []),
         (several(0, 3, 6, 9, 12) + line(), ["7_15"]),
@@ -146,12 +146,12 @@ def several(*elements, job="7"):
         ("", []),
     ],
 )
-def test_the_last_of_elements_at_equal_distances_may_be_left_out(text, ids):
+def test_the_last_of_several_elements_at_equal_distances_may_be_missing(text, ids):
     assert answers.left_out(text) == ids
 
 
 def job(**changed):
-    """Return the JSON of one job, with other fields; a field that is None is missing."""
+    """Return the JSON of a job with some fields changed; a field that is None is left out."""
     first = json.loads(kept("squeue.json"))["jobs"][0] | changed
     return {key: value for key, value in first.items() if value is not None}
 
@@ -180,11 +180,11 @@ def only(**changed):
         (["OF_TOMORROW"], "OF_TOMORROW"),
     ],
 )
-def test_of_a_state_and_its_flags_the_one_is_taken_that_slurm_prints(words, state):
+def test_the_state_of_a_job_is_the_flag_or_state_that_squeue_prints_as_text(words, state):
     assert only(job_state=words).state == state
 
 
-def test_every_flag_in_the_states_of_a_job_goes_before_the_state():
+def test_every_known_flag_is_preferred_to_the_base_state():
     for flag in answers.FLAGS:
         assert only(job_state=["RUNNING", flag]).state == flag
 
@@ -201,14 +201,14 @@ INFINITE = {"set": False, "infinite": True, "number": 0}
     ("limit", "minutes"),
     [(given(90), 90), (90, 90), (INFINITE, None), ("Infinity", None), (UNSET, None)],
 )
-def test_a_number_is_read_however_the_site_has_it_written(limit, minutes):
+def test_a_number_is_read_in_each_format_of_json(limit, minutes):
     assert only(time_limit=limit).limit == minutes
 
 
 @pytest.mark.parametrize("end", [given(4102444800), 4102444800])
-def test_the_end_that_slurm_reckons_with_is_none_without_a_limit(end):
+def test_a_running_job_without_a_time_limit_has_no_end(end):
     assert only(time_limit=INFINITE, end_time=end).end is None
-    assert only(time_limit=INFINITE, end_time=given(1700000000)).end  # it has ended
+    assert only(time_limit=INFINITE, end_time=given(1700000000)).end  # the job has ended
     assert only(time_limit=given(60), end_time=end).end
 
 
@@ -238,7 +238,7 @@ def test_the_ids_of_a_job_are_those_that_slurm_prints(changed, ids):
         *(answer(job(**{field: None})) for field in job() if not field.startswith(("array", "het", "job_id"))),
     ],
 )  # fmt: skip
-def test_json_with_what_is_no_job_is_unknown_and_not_empty(text):
+def test_json_with_an_entry_that_is_no_job_is_an_error_and_not_an_empty_queue(text):
     with pytest.raises(ValueError):
         answers.queue_from_json(text)
 

@@ -1,6 +1,6 @@
-"""SLURM's commands are asked in a clean environment, for JSON or for text.
+"""Test how SLURM's commands are called: in a clean environment, for JSON or for text.
 
-What they do not tell is not concluded.
+If SLURM does not answer, or the answer cannot be read, the state of a job is unknown.
 """
 
 import os
@@ -15,7 +15,7 @@ from tests.slurm.test_answers import answer, job, line, several
 @pytest.mark.parametrize(
     "command", ["squeue", "sacct", "sacctmgr", "sinfo", "scontrol", "sbatch", "scancel"]
 )
-def test_no_command_sees_options_in_the_shell(tmp_path, monkeypatch, command):
+def test_no_command_gets_options_from_the_users_shell(tmp_path, monkeypatch, command):
     stand_in = tmp_path / command
     stand_in.write_text("#!/bin/sh\nenv\n")
     stand_in.chmod(0o755)
@@ -35,7 +35,7 @@ def ended(*words):
 
 
 class Slurm:
-    """Stands in for SLURM: what its commands answer, and what they were asked for."""
+    """A stand-in for SLURM: it gives set answers and records in which form each was requested."""
 
     def __init__(self, version="slurm-wlm 24.11.5", text="", json=""):
         self.version, self.text, self.json, self.asked = version, text, json, []
@@ -72,7 +72,7 @@ def slurm(monkeypatch):
         ("", "text"),
     ],
 )
-def test_json_is_asked_for_where_it_holds_what_is_asked_for(slurm, version, form):
+def test_json_is_requested_from_versions_whose_json_has_every_field(slurm, version, form):
     slurm.version, slurm.text, slurm.json = version, line(), answer(job(job_id=12))
     assert scheduler.mine().keys() == {"12"}
     assert scheduler.find("12").id == "12"
@@ -82,7 +82,7 @@ def test_json_is_asked_for_where_it_holds_what_is_asked_for(slurm, version, form
 @pytest.mark.parametrize(
     "json", ["", "{}", answer(job(name=None)), Refused("JSON plugin load failure")]
 )
-def test_text_is_asked_for_where_json_cannot_be_had(slurm, json):
+def test_text_is_requested_if_json_fails(slurm, json):
     slurm.text, slurm.json = line(), json
     assert scheduler.mine().keys() == {"12"}
     assert scheduler.mine().keys() == {"12"}
@@ -98,7 +98,7 @@ def test_an_answer_that_cannot_be_read_in_either_form_is_unknown(slurm, text):
     assert not scheduler._text_only
 
 
-def test_a_controller_that_is_away_is_not_asked_for_text(slurm):
+def test_an_unreachable_controller_is_not_asked_again_for_text(slurm):
     slurm.text, slurm.json = line(), Unreachable("Unable to contact slurm controller")
     with pytest.raises(Unreachable):
         scheduler.find("12")
@@ -111,7 +111,7 @@ def test_a_job_that_slurm_does_not_know_is_none(slurm):
     assert slurm.asked == ["version", "json"]
 
 
-def test_what_squeue_left_out_of_its_text_is_asked_for(slurm, monkeypatch):
+def test_array_elements_that_squeue_left_out_of_its_text_are_looked_up(slurm, monkeypatch):
     slurm.version, slurm.text = "slurm-wlm 22.05.8", several(1, 3, 5, 7, 9, 11)
     asked = []
     monkeypatch.setattr(scheduler, "known", lambda ids: asked.extend(ids) or {"7_13": "entry"})
@@ -125,7 +125,7 @@ def test_what_squeue_left_out_of_its_text_is_asked_for(slurm, monkeypatch):
         ("22.05.8", "", None),
         ("22.05.8", "PREEMPTED\n", "PREEMPTED"),
         ("22.05.8", "CANCELLED by 1000\n", "CANCELLED"),
-        ("22.05.8", "RUNNING\n", Unreachable),  # accounting lags
+        ("22.05.8", "RUNNING\n", Unreachable),  # accounting is late
         ("22.05.8", "CANCELLED+\n", Unreachable),
         ("24.11.5", ended(), None),
         ("24.11.5", ended("PREEMPTED"), "PREEMPTED"),
@@ -133,7 +133,7 @@ def test_what_squeue_left_out_of_its_text_is_asked_for(slurm, monkeypatch):
         ("24.11.5", ended("RUNNING"), Unreachable),
     ],
 )
-def test_how_a_job_ended_is_known_or_not(slurm, monkeypatch, version, told, how):
+def test_the_end_of_a_job_is_a_final_state_or_unknown(slurm, monkeypatch, version, told, how):
     monkeypatch.setattr(scheduler, "find", lambda id: None)
     slurm.version, slurm.text, slurm.json = version, told, told
     if how is Unreachable:

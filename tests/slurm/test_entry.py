@@ -1,4 +1,4 @@
-"""What the states of a job mean."""
+"""Test which states of a job mean that it is active or held."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Above which limits of a QOS or an account one job alone is, as sacctmgr prints them."""
+"""Test which limits of a QOS or an account one job exceeds, as sacctmgr prints them."""
 
 import pytest
 
@@ -29,12 +29,12 @@ JOB = Resources(
         ({"GrpTRES": "cpu=4,billing=100"}, "of GrpTRES"),
     ],
 )
-def test_what_one_job_is_above(given, above):
+def test_a_limit_that_one_job_exceeds_is_named(given, above):
     found = next(limits.above(JOB, given), None)
     assert (found is None) if above is None else above in found
 
 
-ROWS = {  # what sacctmgr prints, by the first words of the question
+ROWS = {  # what sacctmgr prints, by a word of its arguments
     "assoc": "|cpu=4|\n",
     "long": "2-00:00:00|cpu=64||||\n",
     "normal": "||||||\n",
@@ -46,15 +46,15 @@ ROWS = {  # what sacctmgr prints, by the first words of the question
 @pytest.mark.parametrize(
     ("qos", "of_partitions", "words"),
     [
-        ("long", ["N/A"], None),  # a QOS wins over an account
+        ("long", ["N/A"], None),  # a limit of a QOS replaces that of the account
         ("normal", ["N/A"], "cpu=16 is above cpu=4 of MaxTRES"),
-        ("long", ["short"], "MaxWall=00:10:00"),  # a partition's over a job's
-        ("over", ["short"], "cpu=16"),  # unless that says so
-        ("long", ["short", "N/A"], None),  # one partition is enough
+        ("long", ["short"], "MaxWall=00:10:00"),  # the QOS of a partition replaces that of the job
+        ("over", ["short"], "cpu=16"),  # with OverPartQOS it does not
+        ("long", ["short", "N/A"], None),  # the second partition takes the job
         ("long", ["short", "short"], "MaxWall=00:10:00"),
     ],
 )
-def test_whose_limit_counts(monkeypatch, qos, of_partitions, words):
+def test_limits_of_a_qos_replace_those_of_an_account(monkeypatch, qos, of_partitions, words):
     def call(command, *asked):
         (which,) = [word for word in asked if word in ROWS]
         return ROWS[which] if "DefaultQOS" not in asked[-1] else "ml|\n"
@@ -74,7 +74,7 @@ def test_whose_limit_counts(monkeypatch, qos, of_partitions, words):
     limits.check(job, partitions)
 
 
-def test_accounting_that_is_away_refuses_nothing(monkeypatch):
+def test_a_job_is_accepted_if_accounting_does_not_answer(monkeypatch):
     def call(*command):
         raise Unreachable("away")
 

@@ -1,4 +1,4 @@
-"""Jobs are recognized by their comment, their name, or their id and submit time."""
+"""Test that jobs are recognized by their comment, their name, or their id and submit time."""
 
 from datetime import datetime
 
@@ -28,13 +28,13 @@ def entry(**facts):
         (entry(), None, False),
         (entry(comment="mark, and more"), None, False),
         (entry(), NOW, True),
-        (entry(submitted=NOW.replace(hour=11)), NOW, True),  # it was requeued
-        (entry(submitted=NOW.replace(hour=9)), NOW, False),  # of a cluster that was there before
+        (entry(submitted=NOW.replace(hour=11)), NOW, True),  # the job was requeued
+        (entry(submitted=NOW.replace(hour=9)), NOW, False),  # the job of an earlier cluster
         (entry(id="8"), NOW, False),
         (entry(submitted=None), NOW, False),
     ],
 )
-def test_a_job_is_the_one_on_record(job, submitted, known):
+def test_a_queued_job_is_matched_with_its_record(job, submitted, known):
     when = submitted and submitted.timestamp()
     row = Submission(event="submitted", id="7", token="mark", submitted=when)
     assert marks.known(job, row) is known
@@ -49,7 +49,9 @@ def test_a_job_is_the_one_on_record(job, submitted, known):
         ({}, [], [NOW.timestamp()]),
     ],
 )
-def test_what_bears_no_mark_is_noted_with_its_time(tmp_path, monkeypatch, found, kept, times):
+def test_jobs_without_a_mark_are_recorded_with_their_submit_time(
+    tmp_path, monkeypatch, found, kept, times
+):
     seen = entry(id="7_0", **found)
     monkeypatch.setattr(marks.scheduler, "find", lambda id: seen)
     rows = {}
@@ -76,12 +78,14 @@ def test_what_bears_no_mark_is_noted_with_its_time(tmp_path, monkeypatch, found,
         ([], "overwrites job comments; our jobs are recognized by their ids and when"),
     ],
 )
-def test_the_doctor_says_how_jobs_are_known(kept, words):
+def test_the_doctor_says_how_jobs_are_recognized(kept, words):
     assert words in doctor._known_by(kept).what
 
 
 @pytest.mark.parametrize("found", [None, entry(requeues=False)])
-def test_what_slurm_does_not_know_or_would_not_requeue_is_refused(tmp_path, monkeypatch, found):
+def test_a_job_that_slurm_does_not_know_or_would_not_requeue_is_refused(
+    tmp_path, monkeypatch, found
+):
     monkeypatch.setattr(marks.scheduler, "find", lambda id: found)
     row = Submission(event="submitted", id="7", token="mark")
     with pytest.raises(Refused, match=r"does not know of it|Requeue=0"):

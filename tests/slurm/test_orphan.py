@@ -1,4 +1,4 @@
-"""What a supervisor makes of a batch script that is gone."""
+"""Test how a supervisor finds out that its batch script was killed."""
 
 import subprocess
 
@@ -18,7 +18,7 @@ def script():
 
 @pytest.fixture
 def says(monkeypatch):
-    """Return a way to set what SLURM says of the job, question after question."""
+    """Return a function that sets SLURM's answers about the job, one per query."""
 
     def answers(*states):
         told = iter(states)
@@ -32,7 +32,7 @@ RUNNING, CANCELLED, NONE = entry(), entry(state="COMPLETING", signal=15), None
 KILLED = entry(state="COMPLETING", signal=9)
 
 
-def test_of_a_script_that_lives_slurm_is_not_asked(script, says):
+def test_slurm_is_not_asked_about_a_script_that_is_running(script, says):
     says()
     seen = orphan.Script(f"1795803504-{script.pid}", "7")
     assert not (seen.over() or seen.ended or seen.killed())
@@ -42,7 +42,7 @@ def test_of_a_script_that_lives_slurm_is_not_asked(script, says):
     ("answers", "killed"),
     [([KILLED], True), ([RUNNING, RUNNING, KILLED], True), ([CANCELLED], False), ([NONE], False)],
 )
-def test_a_script_that_was_killed_is_told_from_one_that_slurm_ended(answers, killed, script, says):
+def test_a_killed_script_is_distinguished_from_one_that_slurm_ended(answers, killed, script, says):
     seen = orphan.Script(f"1795803504-{script.pid}", "7")
     script.kill()
     script.wait()
@@ -51,14 +51,14 @@ def test_a_script_that_was_killed_is_told_from_one_that_slurm_ended(answers, kil
     assert seen.killed() is killed
 
 
-@pytest.mark.parametrize("mark", ["", "1795803504-99999999"])  # above any pid
+@pytest.mark.parametrize("mark", ["", "1795803504-99999999"])  # no process has this id
 @pytest.mark.parametrize(
     ("answer", "over"),
     [(RUNNING, False), (entry(state="SUSPENDED"), False), (CANCELLED, True), (KILLED, True),
      (NONE, True)],
 )  # fmt: skip
-def test_without_a_script_in_sight_slurm_says_whether_to_begin(mark, answer, over, says):
+def test_if_the_script_is_not_found_slurm_says_whether_the_job_is_over(mark, answer, over, says):
     says(answer)
     seen = orphan.Script(mark, "7")
     assert seen.over() is over
-    assert not seen.ended  # in a container it is never in sight
+    assert not seen.ended  # in a container, the script is never found

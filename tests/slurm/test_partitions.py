@@ -1,4 +1,4 @@
-"""Where a job may run: in one partition, in several, or where a plugin of the site puts it."""
+"""Test which partitions a job may run in, and what they allow and do to it."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ DOWN = LOW | {"PartitionName": "down", "State": "DOWN", "Default": "NO", "Preemp
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Return a way to say which partitions there are, and whether a plugin chooses."""
+    """Return a function that sets the partitions of a cluster and its job submit plugin."""
 
     def make(*partitions, plugin="(null)"):
         told = {"JobSubmitPlugins": plugin, "PreemptMode": "REQUEUE",
@@ -44,12 +44,12 @@ def cluster(monkeypatch):
         ("low,high", "(null)", ["low", "high"]),
     ],
 )
-def test_which_partitions_a_job_may_run_in(cluster, names, plugin, found):
+def test_settings_and_plugins_decide_the_partitions_of_a_job(cluster, names, plugin, found):
     cluster(LOW, HIGH, DOWN, plugin=plugin)
     assert [p["PartitionName"] for p in preflight.chosen(names)] == found
 
 
-def test_what_is_no_partition_is_named(cluster):
+def test_an_unknown_partition_and_a_missing_default_are_refused(cluster):
     cluster(LOW, HIGH)
     with pytest.raises(Refused, match="no partition nowhere; choose one of low, high"):
         preflight.chosen("low,nowhere")
@@ -80,7 +80,7 @@ def test_one_partition_that_takes_the_job_is_enough(partitions, words):
 @pytest.mark.parametrize(
     ("names", "mode"), [("high", "OFF"), ("low,high", "REQUEUE"), ("low,down,high", "CANCEL")]
 )
-def test_of_several_ways_to_be_preempted_the_worst_counts(cluster, names, mode):
+def test_the_worst_preemption_mode_of_several_partitions_counts(cluster, names, mode):
     cluster(LOW, HIGH, DOWN)
     assert preflight.preemption(names, None) == mode
 
@@ -89,11 +89,11 @@ def test_of_several_ways_to_be_preempted_the_worst_counts(cluster, names, mode):
     ("number", "kind", "asked"),
     [(0, None, None), (0, "a100", None), (2, None, "gpu:2"), (2, "a100", "gpu:a100:2")],
 )
-def test_gpus_are_asked_for_with_their_type(number, kind, asked):
+def test_gpus_are_requested_with_their_type(number, kind, asked):
     assert _gres(Resources(time_limit=5, gpus_per_node=number, gpu_type=kind)) == asked
 
 
-def test_the_rehearsal_has_the_further_options_of_sbatch(monkeypatch, tmp_path):
+def test_the_rehearsal_has_the_other_options_of_sbatch(monkeypatch, tmp_path):
     scripts = []
     monkeypatch.setattr(
         preflight.scheduler, "call", lambda *words: scripts.append(Path(words[-1]).read_text())

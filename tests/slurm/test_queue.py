@@ -1,4 +1,4 @@
-"""Which queued jobs a launch takes for those of its stages, and which it cancels first."""
+"""Test which successors a launch cancels, and how a finished job frees its dependents."""
 
 from pathlib import Path
 
@@ -26,22 +26,22 @@ def job(tmp_path):
         ("PREEMPTED", "PENDING", False, []),
         ("PREEMPTED", "RUNNING", False, []),
         ("CANCELLED", "PENDING", False, ["8"]),
-        ("CANCELLED", "RUNNING", False, ["8"]),  # it is about to refuse
+        ("CANCELLED", "RUNNING", False, ["8"]),  # the successor is about to refuse
         ("FAILED", "RUNNING", False, ["8"]),
-        ("FAILED", "RUNNING", True, []),  # it ends well, for those that wait for it
-        (None, "RUNNING", False, []),  # nobody knows any more; it has asked before
+        ("FAILED", "RUNNING", True, []),  # the successor succeeds, and frees its dependents
+        (None, "RUNNING", False, []),  # job 7 is forgotten; the successor checked it before
         (None, "PENDING", False, ["8"]),
     ],
 )
-def test_a_successor_that_does_nothing_is_cancelled(first, state, finished, vain, job, monkeypatch):
+def test_a_useless_successor_is_cancelled(first, state, finished, vain, job, monkeypatch):
     monkeypatch.setattr(queue.scheduler, "end", lambda id: first)
     if finished:
         job.finished.touch()
     assert queue._in_vain([job], {"8": entry(id="8", state=state)}) == vain
 
 
-def test_what_waits_for_a_finished_job_need_not_wait_for_its_successor(job, monkeypatch):
-    """Preempted while it begins, the successor would end as PREEMPTED, too: dependents are cancelled."""
+def test_dependents_of_a_finished_job_do_not_wait_for_its_successor(job, monkeypatch):
+    """If a successor is preempted as it starts, it ends as PREEMPTED: dependents are cancelled."""
     asked = []
     waiting = {"9": entry(id="9", after=("6", "7")), "10": entry(id="10", after=("8",))}
     monkeypatch.setattr(successor, "submitted_with", lambda folder: (job, "6"))

@@ -1,4 +1,4 @@
-"""The records of a job: what is written can be read, and what is not whole is passed over."""
+"""Test that the records of a job can be written and read, and that damaged lines are skipped."""
 
 import json
 
@@ -50,21 +50,21 @@ def test_a_record_is_written_with_these_keys_and_read_again(record, row, tmp_pat
     "line",
     [
         "", "null", "7", "[]", "{}", '{"time": 1.0', "\x00\x00", "[" * 5000,
-        '{"time": 1.0, "event": "started", "attempt": 1}',  # of the command
+        '{"time": 1.0, "event": "started", "attempt": 1}',  # the command wrote this event
         '{"event": "ended", "job": "7", "restart": 0}',
         '{"time": "x", "event": "ended", "job": "7", "restart": 0}',
         '{"time": 1.0, "event": "ended", "job": 7, "restart": 0}',
         '{"time": 1.0, "event": "ended", "job": "7", "restart": 0, "code": "1"}',
     ],
 )  # fmt: skip
-def test_a_line_that_is_no_event_of_supervision_is_passed_over(line, tmp_path):
+def test_a_line_that_is_no_event_of_supervision_is_skipped(line, tmp_path):
     known = Event(event="signal", time=1.0, job="7", restart=0)
     (tmp_path / records.EVENTS).write_text(line + "\n")
     known.note(tmp_path)
     assert Event.read(tmp_path) == [known]
 
 
-def test_a_key_that_came_later_is_passed_over(tmp_path):
+def test_an_unknown_key_of_a_record_is_skipped(tmp_path):
     row = {"time": 1.0, "event": "ended", "job": "7", "restart": 0, "since": "then"}
     (tmp_path / records.EVENTS).write_text(json.dumps(row) + "\n")
     assert Event.read(tmp_path) == [Event(event="ended", time=1.0, job="7", restart=0)]
@@ -82,7 +82,7 @@ def test_a_key_that_came_later_is_passed_over(tmp_path):
         ('{"saved": 1e999}', 0),
     ],
 )
-def test_how_far_a_job_has_saved(text, found, tmp_path):
+def test_the_saved_step_of_a_job_is_read_or_zero(text, found, tmp_path):
     if text is not None:
         (tmp_path / records.PROGRESS).write_text(text)
     assert records.saved(tmp_path) == found

@@ -1,4 +1,4 @@
-"""Whether a job goes back into the queue, decided from its records and what SLURM says of it."""
+"""Test whether a job is requeued, given its records and its state in SLURM."""
 
 import json
 from datetime import datetime
@@ -16,7 +16,7 @@ LIMIT = 60  # minutes
 END = datetime.fromtimestamp(START + 60 * LIMIT)
 SETTINGS = {"RequeueExit": "(null)", "RequeueExitHold": "NONE"}
 EARLY = START + 600.0  # long before the time limit
-LATE = START + 60 * LIMIT - 100.0  # within the notice before it
+LATE = START + 60 * LIMIT - 100.0  # within `signal_seconds` before the limit
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def note(job, event, time=EARLY, restart=0, **facts):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Return a list of the jobs that SLURM was asked to requeue."""
+    """Return a list of the jobs that were requeued; SLURM reports the job as RUNNING."""
     found = []
     monkeypatch.setattr(requeue.scheduler, "requeue", found.append)
     monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry())
@@ -55,7 +55,7 @@ def asked(monkeypatch):
     return found
 
 
-CASES = {  # signals, exit codes of the nodes → what ended the attempt
+CASES = {  # times of signals, exit codes of the nodes, reason of the end
     "stopped in time": ([EARLY], [STOPPED], requeue.INTERRUPTED),
     "stopped on two nodes": ([EARLY], [STOPPED, STOPPED], requeue.INTERRUPTED),
     "stopped at the limit": ([LATE], [STOPPED], requeue.TIME_LIMIT),
@@ -64,13 +64,13 @@ CASES = {  # signals, exit codes of the nodes → what ended the attempt
     "crashed": ([], [1], requeue.CRASHED),
     "crashed after a signal": ([EARLY], [1], requeue.CRASHED),
     "one node crashed, the other saved": ([EARLY], [STOPPED, 1], requeue.CRASHED),
-    "no supervisor said anything": ([], [], requeue.CRASHED),
+    "no supervisor wrote an event": ([], [], requeue.CRASHED),
 }
 
 
-@pytest.mark.parametrize("ahead", [-3600, 0, 3600])  # seconds of the node's clock
+@pytest.mark.parametrize("ahead", [-3600, 0, 3600])  # seconds by which the node's clock is ahead
 @pytest.mark.parametrize("case", CASES)
-def test_what_ended_an_attempt(case, ahead, job, asked):
+def test_the_reason_for_the_end_of_an_attempt_is_recorded(case, ahead, job, asked):
     signals, codes, why = CASES[case]
     if signals:
         note(job, "began", START + 5 + ahead)
@@ -84,8 +84,8 @@ def test_what_ended_an_attempt(case, ahead, job, asked):
     assert (last.event, last.why, last.saved) == ("requeued", why, 0)
 
 
-def test_preempted_with_grace_a_job_has_not_met_its_time_limit(job, asked, monkeypatch):
-    soon = datetime.fromtimestamp(EARLY + 2)  # SLURM then calls this the end of the job
+def test_a_job_preempted_with_a_grace_time_did_not_reach_its_time_limit(job, asked, monkeypatch):
+    soon = datetime.fromtimestamp(EARLY + 2)  # SLURM reports this as the end of the job
     monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry(end=soon))
     note(job, "began", START)
     note(job, "signal", EARLY)
@@ -103,13 +103,13 @@ def test_without_a_time_limit_a_signal_is_an_interruption(job, asked, monkeypatc
     assert Event.read(job.directory)[-1].why == requeue.INTERRUPTED
 
 
-def test_the_last_line_says_whether_the_stage_was_started(job, asked, capsys):
+def test_the_last_line_of_output_says_why_the_stage_was_not_started(job, asked, capsys):
     note(job, "ended", code=REFUSED, why="a is missing; launch again")
     requeue.decide(job, here())
     assert capsys.readouterr().out == "train was not started: a is missing; launch again\n"
 
 
-def test_why_a_stage_was_not_started_is_told_once(job, asked, monkeypatch, capsys):
+def test_the_reason_why_a_stage_was_not_started_is_printed_once(job, asked, monkeypatch, capsys):
     for name in ("_listen", "_deaf"):
         monkeypatch.setattr(supervise, name, lambda *_: None)
     monkeypatch.setattr(supervise.Allocation, "here", staticmethod(here))
@@ -120,7 +120,7 @@ def test_why_a_stage_was_not_started_is_told_once(job, asked, monkeypatch, capsy
     assert capsys.readouterr().out == "train was not started: a is missing; launch again\n"
 
 
-def test_what_slurm_refused_to_requeue_is_on_record(job, asked, monkeypatch, capsys):
+def test_a_requeue_that_slurm_refused_is_recorded(job, asked, monkeypatch, capsys):
     def refuse(id):
         raise requeue.scheduler.Refused("Requeue is disabled")
 
@@ -147,7 +147,7 @@ def test_an_attempt_that_cannot_be_recorded_is_not_requeued(job, asked, monkeypa
 @pytest.mark.parametrize(
     ("case", "code"), [("finished", DONE), ("cancelled", 1), ("refused", REFUSED)]
 )
-def test_what_is_over_is_not_requeued(case, code, job, asked):
+def test_a_finished_cancelled_or_refused_job_is_not_requeued(case, code, job, asked):
     if case == "finished":
         job.finished.touch()
     elif case == "cancelled":
@@ -169,7 +169,7 @@ def test_what_is_over_is_not_requeued(case, code, job, asked):
         {"state": "COMPLETING", "signal": 9, "restarts": 1},
     ],
 )  # fmt: skip
-def test_only_the_present_attempt_of_a_running_job_is_requeued(found, job, asked, monkeypatch):
+def test_only_the_current_attempt_of_a_running_job_is_requeued(found, job, asked, monkeypatch):
     known = None if found is None else entry(**found)
     monkeypatch.setattr(requeue.scheduler, "find", lambda id: known)
     assert requeue.decide(job, here()) == 1
@@ -197,8 +197,8 @@ def test_a_job_whose_batch_script_was_killed_is_requeued_while_slurm_ends_it(
         ([("crashed", 0), ("interrupted", 0), ("crashed", 0)], 0, False),
         ([("interrupted", 0), ("interrupted", 0), ("interrupted", 0)], 0, True),
         ([("crashed", 0), ("time limit", 0)], 0, False),
-        ([("crashed", 5), ("crashed", 5)], 9, True),  # it got further
-        ([("crashed", 0), ("crashed", 5)], 5, True),  # before the last attempt it got further
+        ([("crashed", 5), ("crashed", 5)], 9, True),  # the last attempt made progress
+        ([("crashed", 0), ("crashed", 5)], 5, True),  # the second attempt made progress
         ([("crashed", 5), ("crashed", 5)], 5, False),
     ],
 )
@@ -211,7 +211,7 @@ def test_attempts_in_a_row_without_progress_are_counted(before, saved, again, jo
     assert Event.read(job.directory)[-1].event == ("requeued" if again else "gave_up")
 
 
-def test_launched_again_what_was_given_up_starts_at_zero(job, asked):
+def test_a_new_launch_of_a_job_that_was_given_up_resets_the_count(job, asked):
     for event in ("requeued", "requeued", "gave_up"):
         note(job, event, why=requeue.CRASHED, saved=0)
     requeue.decide(job, here())
@@ -225,7 +225,7 @@ def test_events_of_an_older_cluster_with_the_same_ids_do_not_count(mark, job, as
     assert asked == ["7"]
 
 
-def test_a_job_that_is_just_being_suspended_is_not_taken_for_ended(job, asked, monkeypatch):
+def test_a_job_that_slurm_is_suspending_is_not_taken_for_ended(job, asked, monkeypatch):
     states = iter(["SUSPENDED", "STOPPED", "RUNNING"])
     monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry(state=next(states)))
     note(job, "signal", signal="SIGTERM")
@@ -238,7 +238,7 @@ def test_a_job_that_is_just_being_suspended_is_not_taken_for_ended(job, asked, m
     ("repeated", "held", "code"),
     [("(null)", "(null)", REFUSED), ("1-3", "NONE", 4), ("2", "1,3-4", 5), ("1-255", "", REFUSED)],
 )
-def test_what_ends_for_good_has_an_exit_code_that_slurm_does_not_repeat(
+def test_a_final_end_has_an_exit_code_for_which_slurm_does_not_requeue(
     repeated, held, code, job, asked, monkeypatch
 ):
     settings = {"RequeueExit": repeated, "RequeueExitHold": held}
@@ -248,7 +248,7 @@ def test_what_ends_for_good_has_an_exit_code_that_slurm_does_not_repeat(
     assert not asked
 
 
-PRINTED = {  # the end of a job's log → whether it ended for want of memory
+PRINTED = {  # the last line of a job's log: whether the job ran out of memory
     "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the": True,
     "slurmstepd-n1: error: StepId=7.0 exceeded memory limit (114216960 > 106954752)": True,
     "srun: error: n1: task 0: Out Of Memory": True,
@@ -264,7 +264,7 @@ def test_an_attempt_that_ran_out_of_memory_says_so(printed, job, asked):
     assert [("cluster.memory" in text) for text in told] == [True] * PRINTED[printed]
 
 
-def test_the_node_from_which_nothing_came_is_named(job, asked):
+def test_a_node_that_wrote_no_event_is_named(job, asked):
     where = Allocation(id="7", restart=0, node=0, names=("n1", "n2", "n3"))
     note(job, "joined", node=1)
     requeue.decide(job, where)

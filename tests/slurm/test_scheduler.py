@@ -1,4 +1,4 @@
-"""What SLURM prints, understood."""
+"""Test that durations and error messages of SLURM are parsed."""
 
 import subprocess
 
@@ -22,7 +22,7 @@ def test_a_duration_is_read_as_slurm_writes_it(text, found):
 
 
 @pytest.mark.parametrize("text", ["", "x", "5m", "-5", "1:2:3:4", "1.5", "1-", " 5", "5 min"])
-def test_what_is_no_duration_is_refused_with_those_that_are(text):
+def test_an_invalid_duration_is_refused_with_the_valid_formats(text):
     with pytest.raises(ValueError, match=r"is not a duration; use minutes, HH:MM:SS or D-HH:MM:SS"):
         minutes(text)
 
@@ -36,13 +36,13 @@ def test_what_is_no_duration_is_refused_with_those_that_are(text):
         ("\n", "no reason given"),
     ],
 )
-def test_a_complaint_of_slurm_becomes_one_line(stderr, said):
+def test_an_error_message_of_slurm_becomes_one_line(stderr, said):
     assert scheduler.said(stderr) == said
 
 
 @pytest.mark.parametrize(
     ("words", "how"),
-    [  # what scontrol requeue says when its controller restarts, and where it was judged
+    [  # errors of scontrol requeue: slurmctld restarts, or slurmctld refuses
         ("Unable to contact slurm controller (connect failure)", Unreachable),
         ("Unexpected message received for job 13", Unreachable),
         ("Message receive failure for job 13", Unreachable),
@@ -52,7 +52,7 @@ def test_a_complaint_of_slurm_becomes_one_line(stderr, said):
         ("Job is pending execution for job 13", scheduler.Refused),
     ],
 )
-def test_a_refusal_is_told_from_no_answer(words, how, monkeypatch):
+def test_a_refusal_is_distinguished_from_a_missing_answer(words, how, monkeypatch):
     done = subprocess.CompletedProcess([], 1, "", f"slurm_requeue error: {words}\n")
     monkeypatch.setattr(scheduler.shutil, "which", lambda name: name)
     monkeypatch.setattr(scheduler.subprocess, "run", lambda *_, **__: done)

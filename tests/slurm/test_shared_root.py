@@ -1,4 +1,4 @@
-"""Two users on one root: a stage that one of them has in the queue is not submitted again."""
+"""Test how a launch finds jobs that another user has submitted below the same root."""
 
 import os
 
@@ -6,7 +6,7 @@ from slurm import queue, scheduler
 from slurm.records import Submission
 
 
-def test_only_jobs_of_others_are_asked_for_by_their_ids(tmp_path, monkeypatch):
+def test_only_jobs_of_other_users_are_looked_up_by_id(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(scheduler, "known", lambda ids: asked.append(ids) or {})
     for name, user in (("own", os.geteuid()), ("old", None), ("theirs", os.geteuid() + 1)):
@@ -18,7 +18,7 @@ def test_only_jobs_of_others_are_asked_for_by_their_ids(tmp_path, monkeypatch):
     assert asked == [["theirs"]]
 
 
-def test_jobs_that_slurm_has_forgotten_are_none(monkeypatch):
+def test_ids_that_slurm_has_forgotten_are_left_out(monkeypatch):
     def call(*command):
         raise scheduler.Refused("Invalid job id specified")
 

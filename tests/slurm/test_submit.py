@@ -1,4 +1,4 @@
-"""What is submitted: levels, arrays, and the text that sbatch gets."""
+"""Test how jobs are submitted: in levels, in arrays, with the text of the batch script."""
 
 from pathlib import Path
 
@@ -28,10 +28,10 @@ def job(name, *after, **resources):
         ([job("a"), job("b")], [["a", "b"]]),
         ([job("a"), job("b", "a"), job("c", "b")], [["a"], ["b"], ["c"]]),
         ([job("a"), job("b", "a"), job("c", "a"), job("d", "a", "c")], [["a"], ["b", "c"], ["d"]]),
-        ([job("b", "elsewhere")], [["b"]]),  # what it waits for is in the queue already
+        ([job("b", "elsewhere")], [["b"]]),  # the job it depends on is in the queue already
     ],
 )
-def test_jobs_by_their_distance_from_those_that_wait_for_none(jobs, found):
+def test_jobs_are_grouped_by_the_length_of_their_chain_of_dependencies(jobs, found):
     assert [[one.name for one in level] for level in levels(jobs)] == found
 
 
@@ -54,14 +54,16 @@ def submission(tmp_path, monkeypatch):
         ([job("c", "a", "b")], {"a": "7", "b": "8"}, [(["c"], "afterok:7,afterok:8")]),
     ],
 )  # fmt: skip
-def test_jobs_alike_become_one_array_with_one_dependency(jobs, ids, found, submission):
+def test_jobs_with_equal_resources_become_one_array_with_one_dependency(
+    jobs, ids, found, submission
+):
     submission.ids = {Path("/jobs") / name: id for name, id in ids.items()}
     made = submission.batches(jobs)
     assert [([one.name for one in batch.jobs], batch.dependency) for batch in made] == found
 
 
-def test_the_batch_script_is_this_one(monkeypatch):
-    """After a change that is meant, print `text` into the file, and read what it does to a job."""
+def test_the_batch_script_equals_the_kept_file(monkeypatch):
+    """After an intended change, print `text` into the file and check what the script does."""
     monkeypatch.setattr(sbatch.sys, "executable", "/env/bin/python")
     resources = Resources(
         nodes=2, gpus_per_node=4, cpus_per_node=16, memory=64, time_limit=90, partition="low",

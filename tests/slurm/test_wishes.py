@@ -1,4 +1,4 @@
-"""What a shell says to sbatch is obeyed, loses to a setting, or is refused; never dropped."""
+"""Test that sbatch variables of a shell are applied, overruled by a setting, or refused."""
 
 import pytest
 
@@ -25,11 +25,11 @@ SET = Resources(time_limit=10, account="own", sbatch={"reservation": "own"})
         ("SBATCH_REQUEUE", "1", "sbatch", {}),
     ],
 )
-def test_it_is_obeyed_where_settings_leave_it_open(name, value, field, becomes):
+def test_a_variable_is_applied_if_the_settings_leave_its_option_open(name, value, field, becomes):
     assert getattr(wishes.obey(OPEN, {name: value}), field) == becomes
 
 
-def test_settings_win():
+def test_a_setting_overrules_a_variable_of_the_shell():
     shell = {"SBATCH_ACCOUNT": "team", "SBATCH_RESERVATION": "monday", "OTHER": "x"}
     assert wishes.obey(SET, shell) == SET
 
@@ -48,7 +48,7 @@ def test_settings_win():
         ("SLURM_CLUSTERS", "jobs go to cluster here"),
     ],
 )
-def test_it_is_refused_with_its_name_and_the_cure(monkeypatch, name, words):
+def test_a_variable_that_cannot_be_applied_is_refused_with_the_cure(monkeypatch, name, words):
     monkeypatch.setattr(wishes, "_cluster", lambda: "here")
     with pytest.raises(Refused, match=words) as told:
         wishes.obey(SET, {name: "60"})
