@@ -1,8 +1,9 @@
-"""A command like a training, without its weight: a chain of hashes, saved and resumed exactly.
+"""Compute a chain of hashes: a light stand-in for a training, which saves and resumes exactly.
 
-`python chain.py DIR STEPS SECONDS [--crash-at N] [--deaf N]`: each step hashes the one before. Saves
-every fifth step and when asked to stop. The result tells whether a step was lost or done twice.
-What goes on where another attempt stopped does not pause between steps once there is DIR/hurry.
+`python chain.py DIR STEPS SECONDS [--crash-at N]`: each step takes SECONDS and hashes the result of
+the step before, so the last result shows whether a step was lost or repeated. The state is saved
+every fifth step, and at SIGTERM or SIGUSR2 before the process exits. If there is DIR/hurry, an
+attempt that resumed does not pause between its steps.
 """
 
 import hashlib
@@ -41,14 +42,14 @@ while state["step"] < steps:
     state = {"step": state["step"] + 1, "digest": digest}
     if state["step"] == crash_at:
         sys.exit(1)
-    stop = bool(stopping)  # once: a signal between two looks would end it without its save
+    stop = bool(stopping)  # read once: a later signal stops the next step
     if stop or state["step"] % 5 == 0:
         write("state.json", state)
         durable = state["step"]
     row = {"done": state["step"], "total": steps, "text": "", "time": time.time(), "saved": durable}
     write("progress.json", row)
     if stop:
-        for number in (signal.SIGTERM, signal.SIGUSR2):  # Python takes its handlers back at its end
+        for number in (signal.SIGTERM, signal.SIGUSR2):  # Python restores the defaults when it ends
             signal.signal(number, signal.SIG_IGN)
         log(stopped=state["step"])
         sys.exit(75)

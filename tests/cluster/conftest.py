@@ -1,4 +1,4 @@
-"""A real SLURM cluster for the tests of this folder."""
+"""Provide a real SLURM cluster for the tests of this folder."""
 
 import os
 
@@ -22,10 +22,10 @@ def daemons(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster(daemons):
-    """Return a cluster of four nodes that everything in this process and below it talks to."""
+    """Provide a cluster of four nodes, to which this process and its children talk."""
     before = os.environ.copy()
     os.environ.update(daemons.environment)
-    scheduler._has_json.cache_clear()  # other tests stand in for SLURM
+    scheduler._has_json.cache_clear()  # other tests replace SLURM
     yield daemons
     call("scancel", "--me")
     wait_for(lambda: not call("squeue", "--me", "--noheader"))
@@ -40,6 +40,6 @@ def chain(cluster, tmp_path):
 
 @pytest.fixture
 def partition(cluster):
-    """Return a way to change the preemptible partition, which is restored afterwards."""
+    """Return a function that changes the preemptible partition, which is restored afterwards."""
     yield update
     update(GraceTime=cluster.grace, PreemptMode="REQUEUE")

@@ -1,6 +1,6 @@
-"""A light job like a training, and what can be done to it.
+"""Submit a light stand-in for a training, watch it, and disturb it.
 
-`chain.py` is the command: it works step by step, saves, and stops when it is asked to.
+The command of the job is `chain.py`: it works step by step, saves, and stops at a signal.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ COMMAND = Path(__file__).with_name("chain.py")
 
 
 class Chain:
-    """A job that runs `chain.py`, and one that waits for it."""
+    """A job that runs `chain.py`, and a job that depends on it."""
 
     def __init__(self, folder, steps=300, seconds=0.1, crash_at=None, time_limit=5, **resources):
         self.folder, self.steps = folder, steps
@@ -65,7 +65,7 @@ class Chain:
             return 0
 
     def working(self, attempt=1, steps=3):
-        """Wait until an attempt has done a few steps."""
+        """Wait until the given attempt has done some steps."""
 
         def done():
             begun = self.attempts()
@@ -82,22 +82,22 @@ class Chain:
         return [row for row in rows(self.job.directory / EVENTS) if row["event"] == name]
 
     def finished(self, seconds=90):
-        """Wait for the end; the result is that of an undisturbed run, and the dependent ran."""
-        (self.job.directory / "hurry").touch()  # nothing will disturb it any more
+        """Wait until both jobs have ended, and check the result of the first."""
+        (self.job.directory / "hurry").touch()  # the test disturbs the job no more
         wait_for(self.next.finished.exists, seconds)
         assert self.right()
         wait_for(lambda: self.state(self.next_id) == "COMPLETED")
         return self
 
     def right(self):
-        """Whether the result is that of an undisturbed run."""
+        """Return whether the result is that of an undisturbed run."""
         digest = ""
         for step in range(self.steps):
             digest = hashlib.sha256(f"{digest} {step}".encode()).hexdigest()
         return json.loads(self.job.finished.read_text()) == {"step": self.steps, "digest": digest}
 
     def lost_nothing(self):
-        """Each attempt began where the one before had stopped."""
+        """Check that each attempt began with the step at which the one before had stopped."""
         begun = [row["begun"] for row in self.attempts()]
         assert begun == [0, *self.stops()], (begun, self.stops())
         return self
@@ -110,13 +110,13 @@ def launched(folder, parallel=64, longest=1000):
 
 
 def update(**facts):
-    preflight.preemption.cache_clear()  # a launch asks once
+    preflight.preemption.cache_clear()  # a launch queries it once
     pairs = [f"{key}={value}" for key, value in facts.items()]
     call("scontrol", "update", "PartitionName=low", *pairs)
 
 
 def preempt(tmp_path):
-    """Take all nodes for a moment, from whoever may be preempted."""
+    """Submit a short job that takes all nodes, which preempts the jobs in the partition low."""
     return call(
         "sbatch", "--parsable", "--partition=high", "--nodes=4", "--exclusive",
         f"--output={tmp_path}/high.log", "--wrap=sleep 1",
@@ -124,7 +124,7 @@ def preempt(tmp_path):
 
 
 def commands(directory):
-    """Return the living processes that work on a directory."""
+    """Return the ids of the `chain.py` processes that work on a directory."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,4 +1,4 @@
-"""Words for what tests do with a real SLURM."""
+"""Query and disturb the daemons and jobs of a real SLURM."""
 
 import os
 import signal
@@ -26,23 +26,23 @@ def call(*command):
 
 
 def wait_for(condition, seconds=60.0):
-    """Return what `condition` returns, once that is true of it."""
+    """Return the value of `condition` as soon as it is true; fail after `seconds`."""
     until = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < until, "it did not come about"
+        assert time.monotonic() < until, f"the condition is still false after {seconds} s"
         time.sleep(0.2)
     return value
 
 
 def kill(numbers, number=signal.SIGKILL):
-    """Send a signal to processes; one that ended meanwhile is as it should be."""
+    """Send a signal to processes; skip those that have ended."""
     for process in numbers:
         with suppress(ProcessLookupError):
             os.kill(process, number)
 
 
 def end(cluster, daemon, number=signal.SIGTERM):
-    """End a daemon of a cluster, and wait until it is gone; kill it if it does not end by itself.
+    """End a daemon of a cluster and wait for it; kill the daemon if it does not end in time.
 
     A busy slurmctld may take more than a minute, so systemd, too, kills it after some time.
     """
@@ -57,7 +57,7 @@ def end(cluster, daemon, number=signal.SIGTERM):
 
 
 def jobs(cluster):
-    """Return the processes of a cluster's jobs: number, command, environment."""
+    """Return the processes of a cluster's jobs: process id, command line, environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -70,14 +70,14 @@ def jobs(cluster):
 
 
 def power_cut(cluster, node):
-    """Kill all that runs on a node: its slurmd, and the jobs with what watches over each."""
+    """Kill the slurmd of a node, the processes of its jobs, and the parents of these."""
     here = [number for number, _, seen in jobs(cluster) if seen.get("SLURMD_NODENAME") == node]
     above = {parent(number) for number in here} - {1}
     kill(filter(None, [pid(cluster, node), *above, *here]))
 
 
 def boot(cluster, node):
-    """Start the slurmd of a node, which reports that the node was booted."""
+    """Start the slurmd of a node with the option that reports a reboot."""
     subprocess.Popen(
         ["slurmd", "-D", "-b", "-N", node], cwd=cluster.directory, start_new_session=True,
         env=os.environ | {OWNER: cluster.name}, stdin=subprocess.DEVNULL,
@@ -86,7 +86,7 @@ def boot(cluster, node):
 
 
 def parent(process):
-    """Return the number of the process above one; 1 if it is gone."""
+    """Return the process id of a process's parent; 1 if the process is gone."""
     with suppress(OSError):
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     return 1
@@ -100,14 +100,14 @@ def alive(process):
 
 
 def configure(cluster, configuration):
-    """Replace a cluster's configuration at once: a daemon that reads a half-written file ends."""
+    """Replace a cluster's configuration in one step: half a file would end a daemon."""
     new = cluster.conf.with_suffix(".new")
     new.write_text(configuration)
     new.replace(cluster.conf)
 
 
 def restart(cluster, configuration):
-    """Have the controller begin anew, with another configuration."""
+    """Restart slurmctld with another configuration."""
     configure(cluster, configuration)
     end(cluster, "slurmctld")
     start(cluster, "slurmctld")
@@ -122,6 +122,6 @@ def answers():
 
 
 def idle(*nodes):
-    """Whether the controller has nodes for idle."""
+    """Return whether slurmctld reports these nodes as idle."""
     told = call("sinfo", "-h", "-N", "-n", ",".join(nodes), "-p", "low", "-o", "%T").split()
     return told == ["idle"] * len(nodes)

@@ -1,4 +1,4 @@
-"""What is read of jobs in every state, from SLURM's JSON as from its text."""
+"""Test that jobs in every state are read alike from SLURM's JSON and from its text."""
 
 import functools
 import re
@@ -12,13 +12,13 @@ from tests.cluster.real import call, needs_slurm, wait_for
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
-ODD = "a|b\n\"two\"\t'three' \\n {é} 日本 \udcff $HOME %j"  # \udcff: a byte that is no UTF-8
+ODD = "a|b\n\"two\"\t'three' \\n {é} 日本 \udcff $HOME %j"  # \udcff stands for an invalid byte
 IRREGULAR = "0,3,7,12-15,30,41,55,67,68,70,90,93,101,103,109,111,115,119,121,127,200,205,231"
 
 
 @pytest.fixture(autouse=True)
 def only_these(cluster):
-    """Leave the cluster without jobs for the next test, and SLURM to be asked for JSON again."""
+    """Cancel the jobs of a test after it, and let JSON be requested again."""
     yield
     call("scancel", "--me")
     wait_for(lambda: not call("squeue", "--me", "--noheader"))
@@ -57,7 +57,7 @@ def in_json(ask):
 
 
 def same(ask=scheduler.mine):
-    """Return the jobs that two answers in text agree on, after the comparison with one in JSON."""
+    """Return the jobs on which two text answers agree; fail if the JSON between them differs."""
     before, found, after = in_text(ask), in_json(ask), in_text(ask)
     still = {id: entry for id, entry in before.items() if after.get(id) == entry}
     assert {id: found.get(id) for id in still} == still
@@ -66,7 +66,7 @@ def same(ask=scheduler.mine):
 
 
 def reach(states):
-    """Compare the answers until each job was in the state that is given for it."""
+    """Compare text and JSON until each job has been in the state given for it."""
     missing = dict(states)
 
     def all_seen():
@@ -81,7 +81,7 @@ def reach(states):
         assert not missing
 
 
-def test_of_jobs_that_wait(with_json):
+def test_text_and_json_agree_on_pending_jobs(with_json):
     running = submit("--comment", ODD, "--job-name", ODD)
     options = {
         "hold": ["--hold"],
@@ -117,10 +117,10 @@ def test_of_jobs_that_wait(with_json):
     assert in_json(functools.partial(scheduler.find, "99999")) is None
 
 
-def test_of_jobs_that_are_stopped_requeued_or_held(with_json):
-    names = ("suspended", "stopped", "held", "special", "requeued", "late", "deaf")
+def test_text_and_json_agree_on_stopped_requeued_and_held_jobs(with_json):
+    names = ("suspended", "stopped", "held", "special", "requeued", "late", "trapping")
     ids = {name: submit() for name in names[:-1]}
-    ids["deaf"] = submit(command="trap '' TERM; sleep 100 & wait; sleep 100")
+    ids["trapping"] = submit(command="trap '' TERM; sleep 100 & wait; sleep 100")
     reach(dict.fromkeys(ids.values(), "RUNNING"))
     call("scontrol", "suspend", ids["suspended"])
     call("scancel", "--signal=STOP", ids["stopped"])
@@ -128,21 +128,21 @@ def test_of_jobs_that_are_stopped_requeued_or_held(with_json):
     call("scontrol", "requeuehold", "State=SpecialExit", ids["special"])
     call("scontrol", "requeue", ids["requeued"])
     call("scontrol", "update", f"JobId={ids['late']}", "EndTime=now+1")
-    call("scancel", ids["deaf"])
+    call("scancel", ids["trapping"])
     reach(
         {
             ids["suspended"]: "SUSPENDED", ids["stopped"]: "STOPPED", ids["held"]: "PENDING",
-            ids["special"]: "SPECIAL_EXIT", ids["requeued"]: "PENDING", ids["deaf"]: "COMPLETING",
+            ids["special"]: "SPECIAL_EXIT", ids["requeued"]: "PENDING", ids["trapping"]: "COMPLETING",
         }
     )  # fmt: skip
-    reach({ids["deaf"]: "CANCELLED", ids["requeued"]: "RUNNING", ids["late"]: "TIMEOUT"})
+    reach({ids["trapping"]: "CANCELLED", ids["requeued"]: "RUNNING", ids["late"]: "TIMEOUT"})
     found = same()
     assert found[ids["requeued"]].restarts == 1
     assert found[ids["held"]].held
     assert found[ids["special"]].held
 
 
-def test_of_jobs_that_have_ended(with_json, partition, monkeypatch, tmp_path):
+def test_text_and_json_agree_on_jobs_that_have_ended(with_json, partition, monkeypatch, tmp_path):
     partition(PreemptMode="CANCEL", GraceTime=0)
     ids = {
         "COMPLETED": submit(command="true"),
@@ -166,7 +166,7 @@ def test_of_jobs_that_have_ended(with_json, partition, monkeypatch, tmp_path):
 
 
 def use(cluster, tmp_path, monkeypatch, setting):
-    """Let SLURM's commands read the cluster's configuration with another setting."""
+    """Let SLURM's commands read the cluster's configuration with one more setting."""
     conf = tmp_path / "slurm.conf"
     conf.write_text(f"{cluster.conf.read_text()}\n{setting}\n")
     monkeypatch.setenv("SLURM_CONF", str(conf))
@@ -177,7 +177,9 @@ def plugins(pattern):
     return set(Path(folder).glob(f"{pattern}.so"))
 
 
-def test_in_each_format_that_a_site_can_choose(with_json, cluster, tmp_path, monkeypatch):
+def test_text_and_json_agree_in_each_format_that_a_site_can_choose(
+    with_json, cluster, tmp_path, monkeypatch
+):
     submit("--array=0-9:3", "--hold", "--comment", ODD)
     versions = [file.stem.removeprefix("data_parser_") for file in plugins("data_parser_*")]
     assert versions
@@ -189,7 +191,9 @@ def test_in_each_format_that_a_site_can_choose(with_json, cluster, tmp_path, mon
 
 
 @pytest.mark.parametrize("plugin", ["serializer_json", "data_parser_*"])
-def test_without_a_plugin_for_json(with_json, plugin, cluster, tmp_path, monkeypatch):
+def test_text_is_read_if_slurm_has_no_plugin_for_json(
+    with_json, plugin, cluster, tmp_path, monkeypatch
+):
     id = submit("--hold")
     folder = tmp_path / "plugins"
     folder.mkdir()

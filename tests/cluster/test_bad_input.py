@@ -1,4 +1,4 @@
-"""What a cluster would refuse is refused in one line, before anything is submitted."""
+"""Test that a launch refuses in one line what SLURM would refuse, and submits nothing."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def test_a_root_that_slurm_would_rewrite_is_refused(cluster, tmp_path):
     refused(launch(tmp_path / "100%"), "100%", "another root")
 
 
-def test_nodes_that_are_out_for_now_are_waited_for(cluster, tmp_path):
+def test_a_job_is_submitted_and_waits_while_all_nodes_are_drained(cluster, tmp_path):
     scheduler.call("scontrol", "update", "NodeName=ALL", "State=DRAIN", "Reason=test")
     try:
         done = launch(tmp_path, "name=later", "stage=prep")
@@ -79,12 +79,12 @@ def test_nodes_that_are_out_for_now_are_waited_for(cluster, tmp_path):
     wait_for((tmp_path / "runs" / "later" / "prep" / "result.json").exists)
 
 
-def test_without_slurm_it_says_where_to_launch(cluster, tmp_path):
+def test_a_launch_without_slurm_says_how_to_launch_locally(cluster, tmp_path):
     done = launch(tmp_path, environment={"PATH": "/nowhere"})
     refused(done, "there is no", "cluster=local")
 
 
-def test_a_controller_that_does_not_answer_is_said(cluster, tmp_path):
+def test_a_launch_is_refused_if_slurmctld_does_not_answer(cluster, tmp_path):
     conf = tmp_path / "slurm.conf"
     text = cluster.conf.read_text()
     port = next(line for line in text.splitlines() if line.startswith("SlurmctldPort="))
@@ -94,7 +94,7 @@ def test_a_controller_that_does_not_answer_is_said(cluster, tmp_path):
 
 
 def test_a_root_that_nodes_cannot_see_is_refused(cluster, monkeypatch):
-    """The nodes of the dev cluster share one machine; a stand-in says that they do not."""
+    """A stand-in names two hosts, because the nodes of the dev cluster share one machine."""
     from slurm import preflight
 
     monkeypatch.setattr(site, "hosts", lambda: {"one", "two"})
@@ -103,11 +103,11 @@ def test_a_root_that_nodes_cannot_see_is_refused(cluster, monkeypatch):
 
 
 def test_a_cluster_that_requeues_nothing_is_refused(cluster, tmp_path):
-    """A stand-in for squeue tells what a site's plugin would have made of the job."""
+    """A stand-in for squeue reports Requeue=0, which the plugin of a site may set."""
     real = shutil.which("squeue")
     wrapper = tmp_path / "bin" / "squeue"
     wrapper.parent.mkdir()
-    in_text = r"s/\x1f1\x1f\x1e/\x1f0\x1f\x1e/"  # the last field
+    in_text = r"s/\x1f1\x1f\x1e/\x1f0\x1f\x1e/"  # the last field of a line
     in_json = 's/"requeue": true/"requeue": false/'
     wrapper.write_text(f"#!/bin/sh\n{real} \"$@\" | sed -e '{in_text}' -e '{in_json}'\n")
     wrapper.chmod(0o755)
@@ -145,7 +145,7 @@ def test_a_dry_run_prints_the_batch_scripts_and_touches_nothing(cluster, tmp_pat
 @pytest.mark.parametrize(
     ("exports", "jobs"), [("[onnx]", 4), ("[onnx,tensorrt]", 5), ("[aotinductor]", 5)]
 )
-def test_fuse_gets_a_gpu_only_for_what_is_compiled_for_one(cluster, tmp_path, exports, jobs):
+def test_fuse_gets_a_gpu_only_for_exports_compiled_for_one(cluster, tmp_path, exports, jobs):
     done = launch(tmp_path, "dry_run=true", f"fuse.exports={exports}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("#SBATCH --gres=gpu:1") == jobs

@@ -1,4 +1,4 @@
-"""status, cancel and launch on jobs that wait: what is shared, what is unknown, what stays as it was."""
+"""Test status, cancel and launch while jobs are in the queue."""
 
 import json
 import os
@@ -22,7 +22,7 @@ NOWHERE = {"SLURM_CONF": "/nowhere/slurm.conf"}
 
 @pytest.fixture
 def command(cluster, tmp_path):
-    """Return a way to give commands on runs of a root of their own."""
+    """Return a function that runs a command of the pipeline on a root of this test."""
 
     def run(name, *arguments, environment=None):
         root = f"root={tmp_path}" if name == "launch" else f"--root={tmp_path}"
@@ -49,7 +49,7 @@ def mine():
     return [entry for entry in scheduler.mine().values() if entry.active]
 
 
-def test_two_launches_of_a_name_at_the_same_moment_make_one_run(command, tmp_path):
+def test_two_launches_of_one_name_at_the_same_time_make_one_run(command, tmp_path):
     held = [*HELD[:-1], "stage=all"]
     for name, others in (("alike", ["seed=1"] * 2), ("unlike", ["seed=2", "seed=3"])):
         with ThreadPoolExecutor(2) as pool:
@@ -61,11 +61,11 @@ def test_two_launches_of_a_name_at_the_same_moment_make_one_run(command, tmp_pat
         for each in refused:
             last = each.stderr.splitlines()[-1]
             assert each.returncode == 2 and "with other settings" in last, each.stderr
-            assert "rm -r" not in last, "its jobs are in the queue"
+            assert "rm -r" not in last, "the cure removes a run whose jobs are queued"
         directories = {(tmp_path / "runs" / name / stage).resolve() for stage in STAGE_NAMES}
         assert all(submitted(directory) for directory in directories)
         stages = [entry.name for entry in mine() if entry.name.startswith(f"{name}.")]
-        shared = name == "unlike"  # prep, which reads no seed
+        shared = name == "unlike"  # both share prep, which reads no seed
         assert sorted(stages) == sorted(f"{name}.{s}" for s in STAGE_NAMES[shared:])
     assert command("cancel", "alike", "unlike").returncode == 0
     wait_for(lambda: not mine())
@@ -89,7 +89,7 @@ def test_runs_that_share_a_stage_are_cancelled_one_after_the_other(command, stat
     assert states("two") == ["cancelled"]
 
 
-def test_what_slurm_does_not_tell_is_unknown_and_not_called_cancelled(command, states):
+def test_a_job_is_unknown_and_not_cancelled_if_slurm_does_not_answer(command, states):
     assert command("launch", "name=far", *HELD).returncode == 0
     assert states("far", NOWHERE) == ["unknown"]
     done = command("cancel", "far", environment=NOWHERE)

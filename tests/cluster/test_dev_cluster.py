@@ -1,4 +1,4 @@
-"""A real SLURM on this machine: comes up, does what recovery relies on, goes without a trace."""
+"""Test the dev cluster, a real SLURM on this machine: it starts, runs jobs, leaves nothing."""
 
 import dataclasses
 import os
@@ -31,13 +31,13 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def tmp_path(tmp_path_factory):
-    """Return a folder whose path is short enough for a cluster's sockets."""
+    """Return a folder whose path is short enough for the sockets of a cluster."""
     return tmp_path_factory.mktemp("t")
 
 
 @pytest.fixture
 def small(tmp_path):
-    """Return a second, smaller cluster, not yet up."""
+    """Provide a second, smaller cluster, which is not yet up."""
     made = Cluster(tmp_path / "c", nodes=1, accounting=False)
     yield made
     down(made.directory)
@@ -64,7 +64,7 @@ def state(cluster, job):
 
 
 def alive(name):
-    """Return the living processes with this text in their command line."""
+    """Return the ids of the processes that have this text in their command line."""
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         try:
@@ -83,7 +83,7 @@ def test_a_job_runs_on_all_nodes(cluster):
 
 @needs_slurm
 @pytest.mark.parametrize("gpus, visible", [(1, "0"), (2, "0,1")])
-def test_fake_gpus_are_handed_out(cluster, gpus, visible):
+def test_fake_gpus_are_allocated_to_jobs(cluster, gpus, visible):
     said = call(cluster, "srun", f"--gres=gpu:{gpus}", "printenv", "CUDA_VISIBLE_DEVICES")
     assert said == visible
 
@@ -108,7 +108,7 @@ def test_a_killed_controller_can_be_started_again(cluster):
     assert "not running: slurmctld" in told.stderr
     start(cluster, "slurmctld")
     assert call(cluster, "srun", "hostname")
-    call(cluster, "scancel", "--me")  # it had not saved yet that the jobs before are cancelled
+    call(cluster, "scancel", "--me")  # the killed slurmctld may have forgotten a cancellation
 
 
 @needs_slurm
@@ -127,7 +127,7 @@ def test_status_shows_nodes_partitions_and_jobs(cluster):
     seen = []
 
     def told():
-        """Nodes are listed together once all are idle again after the controller's restart."""
+        """Return whether status lists all nodes together, which it does once all are idle."""
         seen[:] = [command("status", "--dir", str(cluster.directory))]
         words = ("low*", "high", "n[1-4]", "waiter")
         return seen[0].returncode == 0 and all(word in seen[0].stdout for word in words)
@@ -142,7 +142,7 @@ def test_find_returns_what_up_was_given(cluster):
 
 
 @needs_slurm
-def test_a_second_cluster_lives_beside_the_first_and_goes_alone(cluster, small):
+def test_a_second_cluster_runs_beside_the_first_and_is_removed_alone(cluster, small):
     up(small)
     assert call(small, "srun", "printenv", "SLURM_CLUSTER_NAME") == small.name
     assert down(small.directory)
@@ -155,7 +155,7 @@ def test_down_leaves_no_process_and_no_directory(small):
     batch = ["sbatch", "--mem=10", "-o", "/dev/null"]
     call(small, *batch, "--wrap", "env -i sleep 98765 & srun sleep 98765")
     call(small, *batch, "--export=NONE", "--wrap", "sleep 98765")
-    wait_for(lambda: len(alive("98765")) == 5)  # srun is two processes
+    wait_for(lambda: len(alive("98765")) == 5)  # srun has two processes
     ids = [pid(small, name) for name in daemons(small)]
     os.kill(pid(small, "slurmctld"), signal.SIGKILL)
     os.kill(pid(small, "n1"), signal.SIGKILL)
@@ -177,7 +177,7 @@ def test_down_finds_the_daemons_of_a_directory_that_vanished(small, tmp_path):
 
 
 @needs_slurm
-def test_up_does_not_touch_a_cluster_that_is_there(cluster):
+def test_up_refuses_a_directory_in_which_a_cluster_runs(cluster):
     told = command("up", "--dir", str(cluster.directory))
     assert told.returncode == 2
     assert "is in" in told.stderr and "already" in told.stderr
@@ -197,7 +197,7 @@ def test_a_daemon_that_fails_shows_its_log_and_leaves_nothing(tmp_path):
 
 
 @needs_slurm
-def test_up_that_is_stopped_leaves_nothing(tmp_path):
+def test_up_leaves_nothing_if_it_gets_a_signal(tmp_path):
     directory = tmp_path / "c"
     running = subprocess.Popen(
         [sys.executable, "-m", "slurm.dev_cluster", "up", "--dir", str(directory)],
@@ -235,25 +235,25 @@ def test_bad_input_is_one_line(arguments, message):
     assert message in told.stderr
 
 
-def test_no_cluster_is_said(tmp_path):
+def test_status_of_a_directory_without_a_cluster_is_an_error(tmp_path):
     told = command("status", "--dir", str(tmp_path))
     assert told.returncode == 1
     assert "no cluster in" in told.stderr
 
 
-def test_down_where_nothing_is_does_nothing(tmp_path):
+def test_down_does_nothing_in_a_directory_without_a_cluster(tmp_path):
     told = command("down", "--dir", str(tmp_path))
     assert told.returncode == 0
     assert tmp_path.exists()
 
 
-def test_who_is_not_root_is_told(monkeypatch, tmp_path):
+def test_a_user_who_is_not_root_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(BadInput, match="not root"):
         up(Cluster(tmp_path / "c"))
 
 
-def test_missing_packages_come_with_the_command(monkeypatch, tmp_path):
+def test_missing_packages_are_reported_with_the_command_that_installs_them(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr("slurm.dev_cluster.machine.search_path", lambda: str(tmp_path))
     with pytest.raises(BadInput, match=r"apt-get install .* munge slurm-wlm slurmdbd"):

@@ -1,4 +1,4 @@
-"""The directory of a cluster: what another user may have written in it is not read."""
+"""Test that a cluster's directory is not read if another user may have written in it."""
 
 import os
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.cluster
 
 
 def planted(directory):
-    """Make a directory that says it holds a cluster; to read what it says would be an error."""
+    """Make a directory that looks like a cluster's, but cannot be read without an error."""
     directory.mkdir(mode=0o700)
     (directory / "dev_cluster.json").mkdir()
     (directory / "slurm.conf").write_text("PluginDir=/nowhere\n")
@@ -56,10 +56,10 @@ def open_to(mode):
     ],
 )
 @needs_slurm
-def test_what_another_user_may_have_written_is_not_read(
+def test_a_directory_that_another_user_may_have_written_is_not_read(
     tmp_path_factory, capsys, subcommand, plant, place, said
 ):
-    tmp_path = tmp_path_factory.mktemp("d")  # SLURM takes short paths alone
+    tmp_path = tmp_path_factory.mktemp("d")  # SLURM needs short paths
     plant(tmp_path, tmp_path / place)
     assert main([subcommand, f"--dir={tmp_path / place}"]) == 2
     told = capsys.readouterr()
@@ -68,7 +68,7 @@ def test_what_another_user_may_have_written_is_not_read(
     assert (tmp_path / place / "slurm.conf").exists()
 
 
-def test_an_empty_directory_is_closed_before_it_is_used(tmp_path):
+def test_an_empty_directory_is_closed_to_others_before_it_is_used(tmp_path):
     (tmp_path / "c").mkdir(mode=0o755)
     claim(Cluster(tmp_path / "c"))
     assert (tmp_path / "c").stat().st_mode & 0o777 == 0o700

@@ -1,4 +1,4 @@
-"""The doctor reads a cluster, rehearses an interruption, and says what is amiss."""
+"""Test that the doctor examines a cluster, rehearses an interruption, and reports faults."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def test_a_good_cluster_passes_and_nothing_is_left(cluster, tmp_path):
     for words in ("preempted jobs are requeued", "6 s later", "accounting answers",
                   "up to 1-00:00:00", "seen complete", "torch on the node: 2"):  # fmt: skip
         assert words in said
-    # the dev cluster's GPUs are device files without a GPU behind them, and it says so
+    # the dev cluster's GPUs are device files without a GPU, and the doctor reports that
     assert "BAD  GPUs on the node: none" in said
     assert "BAD  torch sees 0 of 1 GPUs asked for" in said
     assert done.returncode == 1
@@ -36,7 +36,7 @@ def test_a_good_cluster_passes_and_nothing_is_left(cluster, tmp_path):
     wait_for(lambda: not [entry for entry in scheduler.mine().values() if entry.active])
 
 
-def test_a_job_that_does_not_start_is_told_with_its_reason(cluster, tmp_path, monkeypatch):
+def test_a_job_that_does_not_start_is_reported_with_its_reason(cluster, tmp_path, monkeypatch):
     from slurm import doctor as examined
     from slurm.job import Resources
 

@@ -1,4 +1,4 @@
-"""A controller that goes away, or gives way to another, while jobs are submitted: each is submitted once."""
+"""Test that jobs are submitted once if slurmctld goes away or its backup takes over."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ OTHER = "hostname backup && mount --bind {folder}/hosts /etc/hosts && exec slurm
 
 @pytest.fixture
 def backup(cluster):
-    """Start a second controller, which takes over when it is asked to."""
+    """Start a second slurmctld, which takes over at `scontrol takeover`."""
     plain = cluster.conf.read_text()
     folder = cluster.directory / "backup"
     folder.mkdir(exist_ok=True)
@@ -34,7 +34,7 @@ def backup(cluster):
     own = folder / "slurm.conf"
     own.write_text(pair.replace("/run/slurmctld.pid", "/run/backup.pid"))
     restart(cluster, pair)
-    call("scontrol", "reconfigure")  # the nodes learn of it
+    call("scontrol", "reconfigure")  # tells the nodes
     other = subprocess.Popen(
         ["unshare", "--uts", "--mount", "sh", "-c", OTHER.format(folder=folder)],
         env={**os.environ, "SLURM_CONF": str(own), OWNER: cluster.name}, cwd=folder,
@@ -50,7 +50,7 @@ def backup(cluster):
 
 
 def submit_through(work, away, after=1):
-    """Submit both jobs of a chain; `away` happens once, after so many of them."""
+    """Submit both jobs of a chain; call `away` once, when `after` of them are submitted."""
     submission = launched(work.folder)
     submitted = []
 
@@ -67,7 +67,7 @@ def submit_through(work, away, after=1):
 
 
 def each_once(work):
-    """Each job of a launch is known to SLURM, and no second one is."""
+    """Check that SLURM knows each job of a launch, and no second one."""
     for directory, id in work.ids.items():
         marks = {row["token"] for row in rows(directory / JOBS) if "token" in row}
         queue = scheduler.patient(scheduler.mine)
@@ -77,7 +77,7 @@ def each_once(work):
 
 @pytest.fixture
 def unanswered(monkeypatch):
-    """Return a way to do something once sbatch was not answered, before it is called again."""
+    """Return a function that sets what happens between an unanswered sbatch and the next."""
 
     def then(does):
         pauses = iter([does])
@@ -87,7 +87,7 @@ def unanswered(monkeypatch):
     return then
 
 
-def test_a_controller_that_is_away_for_a_moment(chain, cluster, unanswered):
+def test_each_job_is_submitted_once_if_slurmctld_restarts(chain, cluster, unanswered):
     work = chain(steps=2, seconds=0)
 
     def back():
@@ -97,15 +97,18 @@ def test_a_controller_that_is_away_for_a_moment(chain, cluster, unanswered):
     unanswered(back)
     submit_through(work, lambda: end(cluster, "slurmctld"))
     each_once(work)
-    work.finished(180)  # an srun that the controller did not answer waits before it asks again
+    work.finished(180)  # an srun without an answer from slurmctld waits before it retries
 
 
 @pytest.mark.parametrize("level", [1, 2])
-def test_what_a_killed_controller_forgot_is_submitted_again(
+def test_jobs_that_a_killed_slurmctld_forgot_are_submitted_again(
     chain, cluster, level, tmp_path, capsys
 ):
-    """It forgets what it took since it wrote its state: one job, or both."""
-    work = chain(sbatch={"hold": True})  # nothing of it begins
+    """slurmctld, killed with SIGKILL, forgets the jobs that it accepted after its last state save.
+
+    With level 1 it forgets one job, with level 2 both.
+    """
+    work = chain(sbatch={"hold": True})  # no job starts
     state, kept = cluster.directory / "state", tmp_path / "state"
     shutil.copytree(state, kept)
 
@@ -123,7 +126,7 @@ def test_what_a_killed_controller_forgot_is_submitted_again(
 
 
 @pytest.mark.slow
-def test_a_controller_whose_backup_takes_over(chain, cluster, backup, unanswered):
+def test_each_job_is_submitted_once_if_the_backup_takes_over(chain, cluster, backup, unanswered):
     work = chain(steps=2, seconds=0)
 
     def take_over():
@@ -138,7 +141,9 @@ def test_a_controller_whose_backup_takes_over(chain, cluster, backup, unanswered
 
 
 @pytest.mark.slow
-def test_what_a_controller_forgot_whose_backup_takes_over(chain, cluster, backup, unanswered):
+def test_each_job_is_submitted_once_if_the_backup_replaces_a_killed_slurmctld(
+    chain, cluster, backup, unanswered
+):
     work = chain(sbatch={"hold": True})
     unanswered(lambda: call("scontrol", "takeover") and wait_for(answers))
     submit_through(work, lambda: end(cluster, "slurmctld", signal.SIGKILL))

@@ -1,4 +1,4 @@
-"""Nodes that are not as they should be: jobs survive them, and the user is told which and why."""
+"""Test that jobs survive faulty nodes, and that the user learns which node failed and why."""
 
 import os
 import re
@@ -43,7 +43,7 @@ GREEDY = "import time; held = bytearray(300 * 2**20); time.sleep(60)"
 
 @pytest.fixture
 def harsh(cluster):
-    """Return the cluster with a prolog that can fail, memory limits, and jobs that are repeated."""
+    """Provide the cluster with a prolog that can fail, memory limits, and RequeueExit."""
     prolog = cluster.directory / "prolog"
     prolog.write_text(f"#!/bin/sh\n[ ! -e {cluster.directory}/fail ]\n")
     prolog.chmod(0o755)
@@ -55,7 +55,7 @@ def harsh(cluster):
     call("scontrol", "reconfigure")
 
 
-def standing(job):
+def status_of(job):
     queue, _ = stage_status.queued()
     return stage_status.of("train", job.directory, queue, {})
 
@@ -64,7 +64,7 @@ def test_a_failed_prolog_holds_the_job_and_status_says_how_to_go_on(chain, harsh
     fail = harsh.directory / "fail"
     fail.touch()
     work = chain(steps=5).submit()
-    told = wait_for(lambda: (it := standing(work.job)).state == "held" and it)
+    told = wait_for(lambda: (it := status_of(work.job)).state == "held" and it)
     assert told.why.endswith(f"scontrol release {work.id}")
     assert work.submit().id == work.id
     fail.unlink()
@@ -74,13 +74,13 @@ def test_a_failed_prolog_holds_the_job_and_status_says_how_to_go_on(chain, harsh
     work.finished().lost_nothing()
 
 
-def test_who_needs_more_memory_than_it_has_is_told_so_and_not_repeated_for_ever(chain, harsh):
+def test_a_job_that_exceeds_its_memory_fails_with_the_cure_and_is_not_requeued(chain, harsh):
     work = chain(memory=0.1)
     greedy = replace(work.job, retries=0, command=(sys.executable, "-c", GREEDY))
     work.job = work.jobs[0] = greedy
     work.submit()
     wait_for(lambda: work.state(work.next_id) == "CANCELLED")
-    told = standing(work.job)
+    told = status_of(work.job)
     assert told.state == "failed"
     assert "more memory than 0.1 GB; set cluster.memory" in told.why
     assert scheduler.find(work.id).state == "FAILED"  # RequeueExit is for other exit codes
@@ -102,7 +102,7 @@ def test_a_dry_run_shows_the_exit_code_that_the_submitted_script_has(harsh, tmp_
     assert "code=5;" in traps(shown)[0]
 
 
-def test_what_was_cancelled_is_not_repeated_for_its_exit_code(chain, harsh):
+def test_a_cancelled_job_is_not_requeued_because_of_its_exit_code(chain, harsh):
     work = chain().submit().working()
     (work.job.directory / CANCELLED).touch()
     (pid,) = commands(work.job.directory)
@@ -111,10 +111,10 @@ def test_what_was_cancelled_is_not_repeated_for_its_exit_code(chain, harsh):
     assert len(work.attempts()) == 1
 
 
-def test_a_special_exit_is_told_and_what_gets_no_environment_goes_on(chain):
+def test_a_job_without_the_users_environment_continues_after_a_special_exit(chain):
     work = chain(sbatch={"export": "NONE"}).submit().working()
     call("scontrol", "requeuehold", "State=SpecialExit", work.id)
-    told = wait_for(lambda: (it := standing(work.job)).state == "held" and it)
+    told = wait_for(lambda: (it := status_of(work.job)).state == "held" and it)
     assert f"scontrol release {work.id}" in told.why
     call("scontrol", "release", work.id)
     work.finished().lost_nothing()
@@ -122,9 +122,10 @@ def test_a_special_exit_is_told_and_what_gets_no_environment_goes_on(chain):
 
 @pytest.fixture(params=["", "slurm"])
 def blind(cluster, tmp_path, request):
-    """Return the name of a node that does not see the directory of this test.
+    """Provide the name of a node that does not see the directory of this test.
 
-    There may be an empty directory for logs, as SLURM makes one from 24.11.
+    On this node the directory is empty, or has an empty directory for logs, which SLURM creates
+    from version 24.11.
     """
     name = cluster.node_names[-1]
     end(cluster, name)
@@ -145,24 +146,26 @@ def blind(cluster, tmp_path, request):
 
 def test_a_node_that_does_not_see_the_root_is_named(chain, blind):
     work = chain(sbatch={"nodelist": blind}).submit()
-    # from 24.11 SLURM makes missing directories of logs there, and submitit waits for a minute
-    told = wait_for(lambda: (it := standing(work.job)).state == "failed" and it, 150)
+    # from 24.11, SLURM creates missing directories of logs, and submitit waits for a minute
+    told = wait_for(lambda: (it := status_of(work.job)).state == "failed" and it, 150)
     assert re.search(f"nothing came from {blind}: do they see {work.job.directory}", told.why)
 
 
-def test_a_job_that_a_blind_node_fails_is_not_repeated_for_its_exit_code(chain, harsh, blind):
+def test_a_job_that_failed_on_a_blind_node_is_not_requeued_because_of_its_exit_code(
+    chain, harsh, blind
+):
     work = chain(sbatch={"nodelist": blind}).submit()
     wait_for(lambda: not scheduler.find(work.id).active or scheduler.find(work.id).restarts, 150)
     entry = scheduler.find(work.id)
     assert (entry.state, entry.restarts) == ("FAILED", 0)
-    assert standing(work.job).state == "failed"
+    assert status_of(work.job).state == "failed"
 
 
 @pytest.mark.slow
-def test_a_node_that_reboots_gives_its_job_back(chain, cluster):
+def test_the_job_of_a_node_that_reboots_is_requeued(chain, cluster):
     work = chain().submit().working()
     node = scheduler.find(work.id).nodes
-    time.sleep(21)  # what has just started, SLURM does not miss
+    time.sleep(21)  # SLURM does not look for a job that has just started
     power_cut(cluster, node)
     boot(cluster, node)
     work.finished()
@@ -171,7 +174,7 @@ def test_a_node_that_reboots_gives_its_job_back(chain, cluster):
 
 @pytest.fixture
 def unlike(cluster):
-    """Return the names of two nodes, of which one has more CPUs and another feature."""
+    """Provide the names of two nodes, of which one has more CPUs and another feature."""
     plain = cluster.conf.read_text()
     one, other = cluster.node_names[-2:]
     line = next(line for line in plain.splitlines() if line.startswith(f"NodeName={other} "))
@@ -180,7 +183,7 @@ def unlike(cluster):
     restart(cluster, plain)
 
 
-def test_nodes_that_are_not_alike_work_together(chain, unlike):
+def test_nodes_with_different_cpus_work_together(chain, unlike):
     nodes = {"nodelist": ",".join(unlike)}
     work = chain(nodes=2, cpus_per_node=2, memory=0.1, sbatch=nodes, steps=5).submit()
     wait_for(work.job.finished.exists)
@@ -194,7 +197,7 @@ FAKE = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 
 @pytest.mark.skipif(not FAKE, reason="no faketime here; apt-get install faketime")
-def test_a_node_whose_clock_is_wrong_tells_an_interruption_from_a_crash(chain, tmp_path):
+def test_a_wrong_clock_of_a_node_does_not_turn_an_interruption_into_a_crash(chain, tmp_path):
     work = chain(setup=(f"export LD_PRELOAD={FAKE} FAKETIME=-600",))
     work.submit().working()
     preempt(tmp_path)
@@ -204,7 +207,7 @@ def test_a_node_whose_clock_is_wrong_tells_an_interruption_from_a_crash(chain, t
 
 @pytest.fixture
 def full(tmp_path, monkeypatch):
-    """Have a home on a disk of its own, on which nothing more fits."""
+    """Set HOME to a folder on a full disk."""
     home = tmp_path / "home"
     home.mkdir()
     call("mount", "-t", "tmpfs", "-o", "size=64k", "none", home)
@@ -219,7 +222,7 @@ def full(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_home_without_room_is_not_needed(cluster, full, tmp_path):
+def test_a_run_needs_no_free_space_in_the_home_directory(cluster, full, tmp_path):
     settings = ("cluster=slurm", "cluster.cpus_per_process=1", "stage.run=[prep,train]",
                 "train.epochs=1", "model.widths=[[8],[16]]", "name=run")  # fmt: skip
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What sites do to running jobs beside preemption between partitions, and to those that submit."""
+"""Test jobs under other policies of a site: gang scheduling, preemption by QOS, limits."""
 
 import json
 import os
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.cluster, needs_slurm]
 
 @pytest.fixture
 def policy(cluster):
-    """Return a way to change lines of the cluster's configuration, which is restored afterwards."""
+    """Return a function that sets lines of the cluster's configuration, restored afterwards."""
     plain = cluster.conf.read_text()
 
     def change(**settings):
@@ -36,7 +36,7 @@ def policy(cluster):
     preflight.preemption.cache_clear()
 
 
-def test_a_job_that_a_gang_suspends_goes_on_in_place(chain, policy):
+def test_a_job_that_gang_scheduling_suspends_continues_in_place(chain, policy):
     policy(PreemptMode="SUSPEND,GANG")
     call("scontrol", "update", "PartitionName=low", "PreemptMode=SUSPEND", "GraceTime=0")
     work = chain(steps=100).submit().working()
@@ -50,7 +50,7 @@ def test_a_job_that_a_gang_suspends_goes_on_in_place(chain, policy):
     assert not work.events("signal")
 
 
-def test_a_job_that_a_better_qos_cancels_has_a_successor(chain, policy):
+def test_a_job_that_a_higher_qos_cancels_has_a_successor(chain, policy):
     policy(PreemptType="preempt/qos", PreemptMode="CANCEL")
     call("sacctmgr", "-i", "add", "qos", "urgent", "preempt=normal", "priority=100")
     call("sacctmgr", "-i", "modify", "user", "root", "set", "qos+=urgent")
@@ -63,7 +63,7 @@ def test_a_job_that_a_better_qos_cancels_has_a_successor(chain, policy):
     assert [scheduler.end(first), scheduler.end(second)] == ["PREEMPTED", "COMPLETED"]
 
 
-def test_a_sweep_keeps_to_what_arrays_and_the_controller_hold(policy, tmp_path):
+def test_a_sweep_respects_the_limits_of_arrays_and_of_slurmctld(policy, tmp_path):
     policy(MaxJobCount=len(scheduler.mine()) + 9, MaxArraySize=2)
     longest = preflight.longest_array()
     assert longest == 2
@@ -90,7 +90,7 @@ print(json.dumps(list(map(str, Chain(Path(sys.argv[1]), steps=2, seconds=0, node
 """
 
 
-def test_what_is_launched_within_an_allocation_is_jobs_of_their_own(cluster, tmp_path):
+def test_a_launch_inside_an_allocation_submits_jobs_outside_it(cluster, tmp_path):
     allocated = ("salloc", "--nodes=1", "--ntasks=1", "--time=3", "--quiet")
     done = subprocess.run(
         [*allocated, sys.executable, "-c", INSIDE, tmp_path],
@@ -99,5 +99,5 @@ def test_what_is_launched_within_an_allocation_is_jobs_of_their_own(cluster, tmp
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     first, second = json.loads(done.stdout.splitlines()[-1])
-    assert wait_for(lambda: scheduler.find(first).nodes).count("n[") == 1  # two, not that of salloc
+    assert wait_for(lambda: scheduler.find(first).nodes).count("n[") == 1  # two nodes, not salloc's
     scheduler.cancel([second, first])

@@ -1,7 +1,7 @@
-"""Whatever a cluster does to a job: it comes back, loses nothing, and what was cancelled stays so.
+"""Test that a job loses nothing, whatever a cluster does to it, and stays cancelled once it is.
 
-One row of the failure tables each, on a command that is like a training but light (`job_under_test.py`); a
-real training goes through them one after the other in test_training.py.
+Each test is one row of the failure tables, with a light stand-in for a training
+(`job_under_test.py`). In test_training.py, a real training goes through two of the failures.
 """
 
 import os
@@ -22,13 +22,13 @@ from tests.cluster.real import call, configure, end, jobs, kill, needs_slurm, wa
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
 
-def test_what_nobody_disturbs_ends_well(chain):
+def test_an_undisturbed_job_succeeds(chain):
     work = chain(steps=5).submit().finished().lost_nothing()
     assert [row["code"] for row in work.events("ended")] == [0]
 
 
 @pytest.mark.parametrize("grace", [0, 10])
-def test_a_preempted_job_comes_back(chain, partition, tmp_path, grace):
+def test_a_preempted_job_is_requeued_and_loses_nothing(chain, partition, tmp_path, grace):
     partition(GraceTime=grace)
     work = chain().submit().working()
     preempt(tmp_path)
@@ -40,7 +40,7 @@ def test_a_preempted_job_comes_back(chain, partition, tmp_path, grace):
 def test_a_preempted_job_that_is_cancelled_has_a_successor(chain, partition, tmp_path):
     partition(GraceTime=0, PreemptMode="CANCEL")
     work = chain().submit().working()
-    for attempt in (2, 3):  # the successor has one, too
+    for attempt in (2, 3):  # the successor has a successor, too
         preempt(tmp_path)
         work.working(attempt)
     work.finished().lost_nothing()
@@ -50,7 +50,7 @@ def test_a_preempted_job_that_is_cancelled_has_a_successor(chain, partition, tmp
     wait_for(lambda: not [entry for entry in scheduler.mine().values() if entry.active])
 
 
-def test_a_successor_does_not_revive_what_was_cancelled(chain, partition):
+def test_a_successor_does_not_continue_a_cancelled_job(chain, partition):
     partition(GraceTime=0, PreemptMode="CANCEL")
     work = chain().submit().working()
     call("scancel", work.id)
@@ -58,7 +58,7 @@ def test_a_successor_does_not_revive_what_was_cancelled(chain, partition):
     assert len(work.attempts()) == 1
 
 
-def test_the_signal_a_site_may_send_before_preemption_is_understood(chain, cluster, tmp_path):
+def test_a_job_saves_at_the_signal_that_a_site_may_send_before_preemption(chain, cluster, tmp_path):
     settings = cluster.conf.read_text()
     configure(cluster, f"{settings}SlurmctldParameters=preempt_send_user_signal\n")
     call("scontrol", "reconfigure")
@@ -73,22 +73,22 @@ def test_the_signal_a_site_may_send_before_preemption_is_understood(chain, clust
         call("scontrol", "reconfigure")
 
 
-def test_a_requeue_from_outside_loses_nothing(chain):
+def test_a_job_that_is_requeued_by_hand_loses_nothing(chain):
     work = chain().submit().working()
     call("scontrol", "requeue", work.id)
     work.finished().lost_nothing()
 
 
-def test_a_time_limit_is_no_end(chain):
+def test_a_job_is_requeued_at_its_time_limit(chain):
     work = chain(signal_seconds=120, steps=1500).submit().working()
-    call("scontrol", "update", f"JobId={work.id}", "TimeLimit=2")  # SLURM looks every 30 seconds
+    call("scontrol", "update", f"JobId={work.id}", "TimeLimit=2")  # SLURM checks it every 30 s
     wait_for(lambda: work.events("requeued"))
     call("scontrol", "update", f"JobId={work.id}", "TimeLimit=10")
     work.finished().lost_nothing()
     assert [row["why"] for row in work.events("requeued")] == ["time limit"]
 
 
-def test_a_cancelled_job_stays_dead_and_takes_its_dependents_along(chain):
+def test_a_cancelled_job_stays_cancelled_with_its_dependents(chain):
     work = chain().submit().working()
     call("scancel", work.id)
     wait_for(lambda: work.state() == "CANCELLED")
@@ -99,7 +99,7 @@ def test_a_cancelled_job_stays_dead_and_takes_its_dependents_along(chain):
     assert len(work.attempts()) == 1
 
 
-def test_a_crashed_command_is_repeated(chain):
+def test_a_job_whose_command_crashed_is_requeued(chain):
     work = chain().submit().working(steps=7)
     (pid,) = commands(work.job.directory)
     os.kill(pid, signal.SIGKILL)
@@ -108,7 +108,7 @@ def test_a_crashed_command_is_repeated(chain):
     assert work.attempts()[1]["begun"] == 5
 
 
-def test_a_killed_supervisor_is_repeated(chain):
+def test_a_job_whose_supervisor_was_killed_is_requeued(chain):
     work = chain().submit().working(steps=7)
     (pid,) = commands(work.job.directory)
     supervisor = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -117,7 +117,7 @@ def test_a_killed_supervisor_is_repeated(chain):
     assert [row["why"] for row in work.events("requeued")] == ["crashed"]
 
 
-def test_a_killed_batch_script_is_repeated(chain, cluster):
+def test_a_job_whose_batch_script_was_killed_is_requeued(chain, cluster):
     work = chain().submit().working(steps=7)
     (script,) = [
         pid
@@ -130,11 +130,11 @@ def test_a_killed_batch_script_is_repeated(chain, cluster):
     assert [row["message"] for row in work.events("failed")] == ["its batch script was killed"]
 
 
-def test_a_successor_goes_on_where_nothing_of_a_job_was_left(chain, cluster, partition):
+def test_a_successor_continues_a_job_whose_processes_were_killed(chain, cluster, partition):
     partition(GraceTime=0, PreemptMode="CANCEL")
     work = chain().submit().working(steps=7)
     mine = [(pid, words) for pid, words, seen in jobs(cluster) if seen["SLURM_JOB_ID"] == work.id]
-    for part, number in (  # a script that is stopped decides nothing meanwhile
+    for part, number in (  # a stopped script decides nothing
         ("slurm_script", signal.SIGSTOP),
         ("submitit.core._submit", signal.SIGKILL),
         ("slurm_script", signal.SIGKILL),
@@ -172,13 +172,13 @@ def test_a_refusal_of_the_command_is_final(chain, tmp_path):
 
 @pytest.fixture
 def away(cluster):
-    """Return a way to take the controller away; it is back at the end."""
+    """Return a function that ends slurmctld, which runs again after the test."""
     yield lambda: end(cluster, "slurmctld")
     if not pid(cluster, "slurmctld"):
         start(cluster, "slurmctld")
 
 
-def test_a_controller_that_restarts_disturbs_nobody(chain, cluster, away):
+def test_a_restart_of_slurmctld_disturbs_no_job(chain, cluster, away):
     work = chain(steps=100).submit().working()
     away()
     time.sleep(3)
@@ -187,7 +187,7 @@ def test_a_controller_that_restarts_disturbs_nobody(chain, cluster, away):
     assert len(work.attempts()) == 1
 
 
-def test_a_controller_that_is_away_when_a_job_ends_is_waited_for(chain, cluster, away):
+def test_a_job_that_ends_while_slurmctld_is_away_is_requeued(chain, cluster, away):
     work = chain().submit().working()
     away()
     (pid,) = commands(work.job.directory)
@@ -206,7 +206,7 @@ def test_a_signal_during_start_up_loses_no_job(chain):
     work.finished()
 
 
-def test_a_failing_setup_line_is_not_the_silent_end(chain):
+def test_a_job_with_a_failing_setup_line_is_requeued(chain):
     work = chain(setup=("set -e", "[ -e $SLURM_SUBMIT_DIR/no ]"))
     work.submit()
     wait_for(lambda: work.events("requeued"))
@@ -214,8 +214,8 @@ def test_a_failing_setup_line_is_not_the_silent_end(chain):
     assert [row["why"] for row in work.events("requeued")] == ["crashed"]
 
 
-def test_a_crash_beside_a_node_that_saves_is_counted(chain):
-    """SLURM signals the other nodes when one fails; that is no interruption to repeat for ever."""
+def test_a_crash_of_one_node_is_counted_though_another_saves(chain):
+    """If one node fails, SLURM signals the others, which must not pass for an interruption."""
     work = chain(nodes=2)
     other = f"""
         until [ $(grep -c begun {work.job.directory}/attempts.jsonl) -gt ${{SLURM_RESTART_COUNT:-0}} ]
@@ -229,7 +229,7 @@ def test_a_crash_beside_a_node_that_saves_is_counted(chain):
     assert {row["why"] for row in work.events("requeued")} == {"crashed"}
 
 
-def test_a_lost_node_brings_the_job_back_elsewhere(chain, cluster):
+def test_the_job_of_a_lost_node_is_requeued_on_another(chain, cluster):
     work = chain(steps=1500).submit().working()
     node = scheduler.find(work.id).nodes
     slurmd = int((cluster.directory / "run" / f"{node}.pid").read_text())

@@ -1,4 +1,4 @@
-"""What a user's shell says to SLURM's commands: nothing is lost by it, or submitted twice."""
+"""Test that options in a user's shell make no job lost and none submitted twice."""
 
 import pytest
 
@@ -9,9 +9,9 @@ from tests.cluster.real import call, needs_slurm
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
 HOSTILE = {
-    "SQUEUE_PARTITION": "high",  # hid preempted jobs: they were lost
+    "SQUEUE_PARTITION": "high",  # hid preempted jobs, which were lost
     "SQUEUE_STATES": "PENDING",
-    "SLURM_TIME_FORMAT": "relative",  # hid running jobs: they were submitted twice
+    "SLURM_TIME_FORMAT": "relative",  # hid running jobs, which were submitted twice
     "SCANCEL_STATE": "PENDING",
     "SACCT_FORMAT": "Elapsed",
     "SINFO_PARTITION": "high",
@@ -20,8 +20,8 @@ HOSTILE = {
 }
 
 
-def test_preempted_and_launched_again_from_a_shell_full_of_options(chain, tmp_path, monkeypatch):
-    work = chain(sbatch={"export": "NONE"})  # the site's, or SBATCH_EXPORT
+def test_a_job_is_found_and_requeued_from_a_shell_full_of_options(chain, tmp_path, monkeypatch):
+    work = chain(sbatch={"export": "NONE"})  # as a site or SBATCH_EXPORT may set it
     for name, value in HOSTILE.items():
         monkeypatch.setenv(name, value)
     work.submit().working()
@@ -35,7 +35,7 @@ def test_preempted_and_launched_again_from_a_shell_full_of_options(chain, tmp_pa
     assert len(work.attempts()) == 2
 
 
-def test_cancelled_from_a_shell_full_of_options(chain, monkeypatch):
+def test_a_job_is_cancelled_from_a_shell_full_of_options(chain, monkeypatch):
     for name, value in HOSTILE.items():
         monkeypatch.setenv(name, value)
     work = chain().submit().working()

@@ -1,4 +1,4 @@
-"""What a site's plugin makes of jobs: ours are known again, whatever it writes."""
+"""Test that jobs are recognized, whatever the plugin of a site writes into them."""
 
 import pytest
 
@@ -26,7 +26,7 @@ NAME = 'job.name = "of the site"'
 
 @pytest.fixture(scope="module")
 def site(cluster):
-    """Return a way to have the site write what jobs are submitted with."""
+    """Return a function that sets the statements by which the site changes submitted jobs."""
     plain = cluster.conf.read_text()
     script = cluster.directory / "job_submit.lua"
 
@@ -39,7 +39,7 @@ def site(cluster):
     restart(cluster, plain)
 
 
-def test_jobs_whose_comment_a_site_writes_are_known_again(chain, site, tmp_path):
+def test_jobs_whose_comment_a_site_overwrites_are_recognized(chain, site, tmp_path):
     site(COMMENT)
     work = chain().submit().working()
     before = work.ids
@@ -49,7 +49,7 @@ def test_jobs_whose_comment_a_site_writes_are_known_again(chain, site, tmp_path)
     work.finished().lost_nothing()
 
 
-def test_jobs_of_which_a_site_writes_all_are_known_again_and_cancelled(chain, site):
+def test_jobs_whose_comment_and_name_a_site_overwrites_are_recognized_and_cancelled(chain, site):
     site(COMMENT, NAME)
     work = chain().submit().working()
     before = work.ids
@@ -59,7 +59,7 @@ def test_jobs_of_which_a_site_writes_all_are_known_again_and_cancelled(chain, si
     scheduler.cancel(reversed([entry.id for entry in found]))
 
 
-def test_the_comment_is_the_users(chain, site):
+def test_a_comment_of_the_user_is_kept(chain, site):
     site()
     work = chain(comment="project=ml").submit()
     assert scheduler.find(work.id).comment == "project=ml"
@@ -69,7 +69,7 @@ def test_the_comment_is_the_users(chain, site):
 
 
 @pytest.mark.parametrize("limit", ["MaxWall=00:04:00", "MaxTRESPerJob=cpu=1", "GrpTRES=cpu=1"])
-def test_what_would_wait_for_ever_is_refused(site, tmp_path, limit):
+def test_a_job_that_would_wait_for_ever_is_refused(site, tmp_path, limit):
     site()
     name = limit.partition("=")[0]
     job = Resources(time_limit=5, cpus_per_node=2)
@@ -83,7 +83,7 @@ def test_what_would_wait_for_ever_is_refused(site, tmp_path, limit):
     preflight.check(job, tmp_path)
 
 
-def test_one_of_several_partitions_takes_a_job(site, chain):
+def test_a_job_runs_in_one_of_several_partitions(site, chain):
     site()
     work = chain(steps=1, partition="low,high").submit().finished()
     assert len(work.attempts()) == 1

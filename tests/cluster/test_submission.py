@@ -1,4 +1,4 @@
-"""Submitting again, twice at once, in arrays, or not to the end: each job is in the queue once."""
+"""Test that each job is queued once, however often it is launched, interrupted or refused."""
 
 import os
 import shutil
@@ -18,8 +18,8 @@ from tests.cluster.real import call, needs_slurm, wait_for
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
 
-def test_launched_again_where_only_a_useless_successor_is_left(chain, partition):
-    """The first was cancelled by hand while its successor was held back."""
+def test_a_launch_replaces_a_useless_successor(chain, partition):
+    """The first job was cancelled by hand, while its successor was held."""
     partition(GraceTime=0, PreemptMode="CANCEL")
     work = chain().submit().working()
     (successor,) = [e for e in scheduler.mine().values() if e.active and work.id in e.after
@@ -33,13 +33,13 @@ def test_launched_again_where_only_a_useless_successor_is_left(chain, partition)
     work.finished()
 
 
-def test_launched_while_slurm_takes_away_what_waited_for_a_cancelled_job(chain):
+def test_a_launch_works_while_slurm_cancels_the_dependents_of_a_cancelled_job(chain):
     work = chain().submit().working()
     call("scancel", work.id)
     work.submit().finished()
 
 
-def test_what_attaches_to_a_job_waits_for_its_successor_too(chain, partition, tmp_path):
+def test_a_job_that_depends_on_a_queued_job_waits_for_its_successor_too(chain, partition, tmp_path):
     partition(GraceTime=0, PreemptMode="CANCEL")
     work = chain().submit().working()
     scheduler.cancel([work.next_id])
@@ -49,14 +49,14 @@ def test_what_attaches_to_a_job_waits_for_its_successor_too(chain, partition, tm
     work.finished().lost_nothing()
 
 
-def test_nothing_is_submitted_twice(chain):
+def test_a_second_launch_submits_nothing(chain):
     work = chain(steps=20).submit()
     before = work.ids
     assert work.submit().ids == before
     work.finished()
 
 
-def test_launched_at_the_same_moment_it_is_submitted_once(chain):
+def test_launches_at_the_same_time_submit_each_job_once(chain):
     work = chain(steps=5)
     with ThreadPoolExecutor() as pool:
         submissions = [launched(work.folder) for _ in range(3)]
@@ -67,7 +67,7 @@ def test_launched_at_the_same_moment_it_is_submitted_once(chain):
     work.finished()
 
 
-def test_launched_while_it_is_still_being_cancelled_it_comes_back(chain):
+def test_a_launch_during_a_cancellation_submits_the_job_again(chain):
     work = chain().submit().working()
     (work.job.directory / CANCELLED).touch()
     scheduler.cancel([work.next_id, work.id])
@@ -76,15 +76,15 @@ def test_launched_while_it_is_still_being_cancelled_it_comes_back(chain):
     work.finished()
 
 
-def test_cancelled_where_slurm_did_not_answer_and_launched_again_it_goes_on(chain):
+def test_a_launch_keeps_a_job_whose_cancellation_slurm_did_not_get(chain):
     work = chain(steps=60).submit().working()
     (work.job.directory / CANCELLED).touch()
     assert work.submit().id == work.events("began")[0]["job"]
     work.finished()
 
 
-def test_interrupted_while_it_submits_a_launcher_leaves_nothing(chain, tmp_path, monkeypatch):
-    """A stand-in for sbatch submits, and then does not come to its end."""
+def test_a_launch_that_is_interrupted_while_it_submits_leaves_no_job(chain, tmp_path, monkeypatch):
+    """A stand-in for sbatch submits the job, and then does not end."""
     real = shutil.which("sbatch")
     slow = tmp_path / "bin" / "sbatch"
     slow.parent.mkdir()
@@ -104,7 +104,7 @@ def test_interrupted_while_it_submits_a_launcher_leaves_nothing(chain, tmp_path,
     assert any(entry.name == "work" for id, entry in scheduler.mine().items() if id not in before)
 
 
-def test_a_refusal_in_the_middle_takes_back_what_was_submitted(chain):
+def test_if_a_job_is_refused_the_jobs_submitted_before_it_are_cancelled(chain):
     work = chain()
     impossible = Resources(time_limit=5, constraint="nowhere")
     work.jobs[1] = replace(work.next, resources=impossible)
@@ -114,10 +114,10 @@ def test_a_refusal_in_the_middle_takes_back_what_was_submitted(chain):
     wait_for(lambda: work.state(ids[0]) == "CANCELLED")
 
 
-def test_a_launcher_that_died_before_it_noted_the_id_submits_nothing_twice(chain):
+def test_a_job_whose_id_was_not_recorded_is_not_submitted_twice(chain):
     work = chain(steps=20).submit()
     path = work.job.directory / "jobs.jsonl"
-    path.write_text(path.read_text().splitlines()[0] + "\n")  # only the intent
+    path.write_text(path.read_text().splitlines()[0] + "\n")  # only the intent was recorded
     assert work.submit().id == work.ids[work.job.directory]
     assert len(scheduler.mine()) == len({*scheduler.mine()})
     work.finished()
@@ -125,7 +125,7 @@ def test_a_launcher_that_died_before_it_noted_the_id_submits_nothing_twice(chain
 
 @pytest.fixture
 def array(cluster, tmp_path):
-    """Return the submission of several chains of the same kind as arrays."""
+    """Return a function that submits several chains of the same kind as arrays."""
 
     def submit(count, steps, seconds):
         chains = []
@@ -145,13 +145,13 @@ def array(cluster, tmp_path):
     return submit
 
 
-def test_alike_jobs_become_one_array_and_wait_one_for_one(array):
+def test_equal_jobs_become_one_array_and_depend_element_on_element(array):
     for work in array(3, steps=3, seconds=0):
         work.finished()
 
 
-def test_one_of_an_array_is_repeated_alone(array):
-    """The last has the array's own number for its id."""
+def test_one_element_of_an_array_is_requeued_alone(array):
+    """The last element has the job id of the array itself."""
     chains = array(3, steps=60, seconds=0.1)
     for work in chains:
         work.working(steps=7)
@@ -163,7 +163,7 @@ def test_one_of_an_array_is_repeated_alone(array):
     assert [len(work.attempts()) for work in chains] == [2, 1, 2]
 
 
-def test_names_and_comments_of_other_jobs_may_hold_anything(chain):
+def test_names_and_comments_of_other_jobs_may_contain_separators(chain):
     strange = ("--hold", "--job-name=a|b|c", "--comment=one\ntwo|three", "--wrap=true")
     other = call("sbatch", "--parsable", "--output=/dev/null", *strange)
     chain(steps=5).submit().finished()

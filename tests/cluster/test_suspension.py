@@ -1,4 +1,4 @@
-"""A job that SLURM suspends goes on where it was: the time in which it was stopped does not count."""
+"""Test that a suspended job continues, because its hang timeout does not count the suspension."""
 
 import sys
 import time
@@ -31,7 +31,7 @@ with world(hang_timeout=2) as here:
 """
 
 
-def test_longer_than_its_processes_may_be_silent(cluster, tmp_path):
+def test_a_job_continues_after_a_suspension_longer_than_its_hang_timeout(cluster, tmp_path):
     directory = tmp_path / "work"
     directory.mkdir()
     script = tmp_path / "child.py"
@@ -51,7 +51,7 @@ def test_longer_than_its_processes_may_be_silent(cluster, tmp_path):
     assert stage_status._in_queue(entry, {})[0] == "suspended"
     time.sleep(5)
     call("scontrol", "resume", id)
-    time.sleep(3)  # who was silent for too long would be found by now
+    time.sleep(3)  # a hang would have been detected by now
     (directory / "enough").touch()
     wait_for(job.finished.exists)
     assert scheduler.find(id).restarts == 0

@@ -1,4 +1,4 @@
-"""A real training on two nodes, through everything a cluster does to it, equal to one left alone."""
+"""Test that a real training on two nodes, disturbed by its cluster, equals an undisturbed one."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.launcher import PROJECT
 pytestmark = [pytest.mark.cluster, needs_slurm]
 
 
-# the others take their turns in test_recovery.py, and all of them in the benchmark
+# test_recovery.py has the other disturbances, and benchmarks.recovery has all of them
 HARDEST = {"preempted, 2 s of grace", "kill -9 of the supervisor"}
 
 
@@ -31,7 +31,7 @@ def active():
 
 
 @pytest.mark.timeout(600)
-def test_a_training_through_everything_equals_one_left_alone(cluster, tmp_path):
+def test_a_disturbed_training_equals_an_undisturbed_one(cluster, tmp_path):
     cases = [case for case in recovery.CASES if case.name in HARDEST]
     report = recovery.compare(cluster, tmp_path, cases, ["train.epochs=6"])
     assert not report["differences"]
@@ -47,7 +47,7 @@ def test_a_training_through_everything_equals_one_left_alone(cluster, tmp_path):
     assert f"attempt-{report['attempts']:03d}" in run("logs", "run", "train", root).stdout
 
 
-def test_a_cancelled_run_stays_so_until_it_is_launched_again(cluster, tmp_path):
+def test_a_cancelled_run_stays_cancelled_until_it_is_launched_again(cluster, tmp_path):
     settings = ("cluster=slurm", "cluster.cpus_per_process=2", "train.epochs=400", "seed=4")
     first = run("launch", f"root={tmp_path}", "name=day", *settings)
     assert first.returncode == 0, first.stderr
