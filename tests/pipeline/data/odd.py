@@ -1,4 +1,4 @@
-"""Images as people's folders hold them: cut, broken, huge, of rare kinds."""
+"""Make image files that are cut off, broken, huge, or of rare formats."""
 
 import io
 import struct
@@ -20,7 +20,7 @@ PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
 
 
 def flipped():
-    """Return a JPEG whose stream is broken by one bit."""
+    """Return a JPEG with one flipped bit that makes it impossible to decode."""
     for place in range(len(JPEG) // 2, len(JPEG)):
         data = bytearray(JPEG)
         data[place] ^= 0x40
@@ -28,7 +28,7 @@ def flipped():
             Image.open(io.BytesIO(data)).load()
         except OSError:
             return bytes(data)
-    raise AssertionError("no bit of it breaks the stream")
+    raise AssertionError("no flipped bit of this JPEG makes it impossible to decode")
 
 
 def bomb(width, height):
@@ -53,7 +53,7 @@ def chunk(kind, data):
 
 
 def png(depth, colour, pixels, *extra, height=None):
-    """Return a PNG of raw rows, which may be fewer than its height says."""
+    """Return a PNG of raw rows, whose header may claim a larger height."""
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", 30, height or len(pixels), depth, colour, 0, 0, 0)
     parts = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
@@ -72,7 +72,7 @@ PASSES = (
 
 
 def interlaced(height=21, width=30, lost=0):
-    """Return an interlaced PNG that lacks the last bytes of its rows, although it is closed."""
+    """Return an interlaced PNG without the last `lost` bytes of its rows, but with its end marker."""
     values = np.asarray(picture(1, height, width))
     rows = b"".join(
         b"\0" + row.tobytes() for x, y, dx, dy in PASSES for row in values[y::dy, x::dx] if row.size
@@ -84,7 +84,7 @@ def interlaced(height=21, width=30, lost=0):
 
 
 def cut(share=0.4, **options):
-    """Return a JPEG that was cut off and closed again."""
+    """Return the first share of a JPEG, followed by an end marker."""
     data = encoded(picture(1, 200, 300, options.pop("mode", "RGB")), quality=92, **options)
     start = data.index(b"\xff\xda")
     return data[: start + int(share * (len(data) - start))].removesuffix(b"\xff") + b"\xff\xd9"

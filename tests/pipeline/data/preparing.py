@@ -1,4 +1,4 @@
-"""prep called in this process, and images to prepare."""
+"""Call the stage `prep` in this process, and make images for it."""
 
 import io
 import json
@@ -27,7 +27,7 @@ def settings(**changes):
 
 
 class Prepared:
-    """A root in which data is prepared."""
+    """The stage `prep` on given data, below a root of its own."""
 
     def __init__(self, where, shard_images=16, shrink=None, **data):
         self.dir = rundir.stage_dir(where, "prep", "abc")
@@ -50,7 +50,7 @@ class Prepared:
         return Manifest.load(self.folder)
 
     def stored(self, split):
-        """Return number → (encoded picture, extension, label)."""
+        """Return (encoded image, extension, label) of each stored image, by its number."""
         return {
             number: rest
             for shard in self.manifest.splits[split].shards
@@ -67,7 +67,7 @@ class Prepared:
         return {row["name"]: row["remark"] for row in map(json.loads, rows)}
 
     def files(self):
-        """Return the content of every file of the prepared folder but the page."""
+        """Return the content of each file in the folder of prepared data, by its name."""
         return {path.name: path.read_bytes() for path in sorted(self.folder.iterdir())}
 
 
@@ -84,7 +84,7 @@ def encoded(image, kind="JPEG", **options):
 
 
 def folder(path, classes=("cat", "dog"), images=8):
-    """Fill a folder with good JPEGs, each different."""
+    """Fill a folder with intact JPEGs, all different, and return it."""
     for label, name in enumerate(classes):
         (path / name).mkdir(parents=True)
         for number in range(images):

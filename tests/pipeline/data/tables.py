@@ -1,4 +1,4 @@
-"""Tables of images as Hugging Face writes them."""
+"""Write tables of images, and folders of them, as the library of Hugging Face does."""
 
 import json
 
@@ -18,7 +18,7 @@ CLASSES = {"label": {"_type": "ClassLabel", "names": ["cat", "dog"]}, "image": {
 
 
 def table(images=IMAGES[:8], labels=None, noted=CLASSES, **columns):
-    """Return a table as Hugging Face writes it."""
+    """Return a table of images and labels with the metadata of Hugging Face."""
     rows = [{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(images)]
     labels = [n % 2 for n in range(len(images))] if labels is None else labels
     found = pa.table({"image": pa.array(rows, STRUCT), "label": labels, **columns})
@@ -32,7 +32,7 @@ def write(path, content, rows=3):
 
 
 def saved(folder, content, rows=3):
-    """Write what `save_to_disk` writes, and what `map` leaves beside it."""
+    """Write a folder as `save_to_disk` does, with a cache file as `map` leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("data-00000-of-00001.arrow", "cache-1234.arrow"):
         with (

@@ -1,4 +1,4 @@
-"""Write tar shards, and find the images in them."""
+"""Write tar shards of samples, and open them as the source `webdataset`."""
 
 import io
 import tarfile
@@ -10,7 +10,7 @@ IMAGES = [encoded(picture(n)) for n in range(12)]
 
 
 def sample(number, label=None, key="{:04d}", ending="jpg"):
-    """Return the members of an image and its class, as bytes by name."""
+    """Return the two members of a sample, its image and its class, as bytes by name."""
     name = key.format(number)
     label = number % 2 if label is None else label
     return {f"{name}.{ending}": IMAGES[number], f"{name}.cls": str(label).encode()}
@@ -37,7 +37,7 @@ def write(path, members):
 
 
 def shards(root):
-    """Write two shards to train on and one to validate on."""
+    """Write two training shards and one validation shard, of four samples each; return the folder."""
     write(root / "x-train-0000.tar", samples(0, 1, 2, 3))
     write(root / "x-train-0001.tar", samples(4, 5, 6, 7))
     write(root / "x-val-0000.tar", samples(8, 9, 10, 11))

@@ -1,4 +1,4 @@
-"""What people's folders really hold: each kind is stored right, or left out with its reason."""
+"""Test `prepare.examine`: each kind of image is stored correctly, or left out with the reason."""
 
 import contextlib
 import io
@@ -86,7 +86,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_it_is_refused_with_its_reason(kind):
+def test_a_bad_image_is_refused_with_its_reason(kind):
     make, reason = REFUSED[kind]
     with pytest.raises(Bad, match=reason):
         examine("x.jpg", make(), KEEP)
@@ -121,7 +121,7 @@ STORED = {
 }  # fmt: skip
 
 
-def test_of_a_photograph_with_more_pictures_in_it_the_first_is_taken_bit_for_bit():
+def test_the_first_picture_of_an_mpo_photograph_is_stored_bit_for_bit():
     for options in ({}, {"progressive": True}, {"restart_marker_blocks": 2}):
         data = pages("MPO", quality=90, **options)
         good = examine("x.jpg", data, KEEP)
@@ -144,7 +144,7 @@ def test_a_page_of_tiff_with_a_smaller_copy_is_one_picture():
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(good.data))), np.asarray(frames[0]))
 
 
-def test_whatever_is_in_a_file_it_is_good_or_bad(monkeypatch):
+def test_a_random_file_is_either_accepted_or_refused(monkeypatch):
     monkeypatch.setattr(check, "_check_other_decoder", lambda data: None)
     chance = random.Random(0)
     kinds = [cut(), cut(0.97), without_a_middle(), pages("MPO"), encoded(picture(1), progressive=True),
@@ -169,12 +169,12 @@ REMARKED = {
 
 
 @pytest.mark.parametrize("kind", REMARKED)
-def test_it_is_kept_with_a_remark(kind):
+def test_an_odd_image_is_kept_with_a_remark(kind):
     make, remark = REMARKED[kind]
     assert re.search(remark, examine("x", make(), KEEP).remark)
 
 
-def test_what_srgb_says_of_itself_is_no_remark():
+def test_an_srgb_profile_causes_no_remark():
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for options in ({}, {"progressive": True}, {"restart_marker_blocks": 3}, {"subsampling": 0}):
         for size in ((24, 30), (65, 129), (200, 300)):
@@ -187,7 +187,7 @@ def test_what_srgb_says_of_itself_is_no_remark():
 
 
 @pytest.mark.parametrize("kind", STORED)
-def test_it_is_stored_so_that_every_decoder_sees_the_same(kind):
+def test_an_image_is_stored_so_that_each_decoder_gives_the_same_pixels(kind):
     make, anew = STORED[kind]
     data = make()
     good = examine("x", data, KEEP)
@@ -206,7 +206,7 @@ def test_it_is_stored_so_that_every_decoder_sees_the_same(kind):
         assert np.array_equal(np.broadcast_to(other, expected.shape), expected)
 
 
-def test_a_png_that_goes_on_for_ever_is_read_as_far_as_its_rows_go():
+def test_a_png_with_endless_data_is_read_only_to_its_last_row():
     rows = np.zeros((9, 30), np.uint8)
     data = png(8, 0, np.zeros((10**6, 30), np.uint8), height=9)
     assert pixels._inflated(data, 9 * 31) == 9 * 31
@@ -214,22 +214,22 @@ def test_a_png_that_goes_on_for_ever_is_read_as_far_as_its_rows_go():
     assert np.array_equal(stored, rows)
 
 
-def test_sixteen_bits_are_scaled_not_cut():
+def test_sixteen_bits_are_scaled_and_not_truncated():
     values = np.linspace(0, 65535, 600).astype(np.uint16).reshape(20, 30)
     good = examine("x.png", encoded(Image.fromarray(values), "PNG"), KEEP)
     stored = np.asarray(Image.open(io.BytesIO(good.data)))[..., 0]
     assert np.abs(stored - values / 257).max() <= 0.5
 
 
-def test_a_name_that_lies_is_remarked():
+def test_a_wrong_file_ending_causes_a_remark():
     assert examine("x.jpg", encoded(picture(3), "PNG"), KEEP).remark == "is PNG, not jpg"
 
 
-def test_a_name_that_claims_no_format_does_not_lie():
+def test_an_ending_of_no_image_format_causes_no_remark():
     assert not examine("x.npy", encoded(picture(3), "PNG"), KEEP).remark
 
 
-def test_copies_in_different_formats_are_the_same_picture():
+def test_copies_in_different_formats_have_the_same_hash():
     png = examine("x.png", encoded(picture(4), "PNG"), KEEP)
     bmp = examine("x.bmp", encoded(picture(4), "BMP"), KEEP)
     other = examine("x.png", encoded(picture(5), "PNG"), KEEP)
@@ -245,7 +245,7 @@ def prepared(tmp_path, images, **changes):
     return Prepared(tmp_path / "o", name="imagefolder", root=str(images), max_bad=0.5, **changes)
 
 
-def test_planted_damage_is_found_completely_and_nothing_else(tmp_path):
+def test_prep_leaves_out_exactly_the_damaged_images(tmp_path):
     images = folder(tmp_path / "images", images=40)
     planted = {}
     for number, (kind, (make, _)) in enumerate(REFUSED.items()):
@@ -257,7 +257,7 @@ def test_planted_damage_is_found_completely_and_nothing_else(tmp_path):
     assert made.metrics["images"] == 80 - len(planted)
 
 
-def test_a_file_that_disappears_meanwhile_is_left_out(tmp_path, images, monkeypatch):
+def test_a_file_that_disappears_during_prep_is_left_out(tmp_path, images, monkeypatch):
     from pipeline.data.sources.folders import ImageFolder
 
     read = ImageFolder.read
@@ -272,9 +272,9 @@ def test_a_file_that_disappears_meanwhile_is_left_out(tmp_path, images, monkeypa
     assert made.quarantine() == {"dog/002.jpg": "cannot be read: No such file or directory"}
 
 
-def test_names_that_are_long_or_no_utf8_are_no_trouble(tmp_path, images):
+def test_long_names_and_names_that_are_not_utf8_are_accepted(tmp_path, images):
     odd = os.fsencode(images / "cat") + b"/\xff\xfe.jpg"
-    with open(odd, "wb") as file:  # noqa: PTH123 (a Path cannot hold it)
+    with open(odd, "wb") as file:  # noqa: PTH123 (a Path cannot hold this name)
         file.write(b"no image")
     (images / "cat" / f"{'n' * 240}.jpg").write_bytes(encoded(picture(9)))
     made = prepared(tmp_path, images).run()

@@ -1,4 +1,4 @@
-"""CIFAR, as its authors pack it."""
+"""Test the source `cifar10`: images and labels of the authors' archive, and damaged archives."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from tests.pipeline.data.preparing import listing, settings
 
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
-    """Return a folder with an archive like that of CIFAR-10, and what is in it; a tiny stand-in."""
+    """Return a folder with a tiny stand-in for the archive of CIFAR-10, and the archive's content."""
     random = np.random.default_rng(0)
     known, content, sums = datasets.CIFAR10, {}, {}
     for name, _ in [*known.train_list, *known.test_list]:
@@ -46,7 +46,7 @@ def cifar(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("extracted", [False, True])
-def test_cifar_gives_the_pixels_of_its_authors(cifar, extracted):
+def test_the_source_gives_the_pixels_and_labels_of_the_archive(cifar, extracted):
     root, content = cifar
     if extracted:
         with tarfile.open(root / datasets.CIFAR10.filename) as tar:
@@ -72,7 +72,7 @@ def test_a_damaged_archive_is_named(cifar):
 
 
 class Hostile:
-    """Makes a folder when it is un-pickled."""
+    """An object whose pickle creates a folder when it is loaded."""
 
     def __init__(self, folder):
         self.folder = str(folder)
@@ -81,7 +81,7 @@ class Hostile:
         return os.mkdir, (self.folder,)
 
 
-def test_a_batch_that_is_not_its_authors_is_not_unpickled(cifar, tmp_path):
+def test_a_batch_with_another_checksum_is_not_unpickled(cifar, tmp_path):
     root, _ = cifar
     with tarfile.open(root / datasets.CIFAR10.filename) as tar:
         tar.extractall(root)
@@ -98,7 +98,7 @@ def test_a_missing_archive_says_where_to_get_it(tmp_path):
 
 
 @pytest.mark.parametrize("extracted", [False, True])
-def test_a_fifo_in_the_place_of_a_file_keeps_nobody(cifar, extracted):
+def test_a_fifo_in_place_of_a_file_is_refused_without_waiting(cifar, extracted):
     root, content = cifar
     known = datasets.CIFAR10
     archive = root / known.filename

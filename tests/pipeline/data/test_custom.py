@@ -1,4 +1,4 @@
-"""Images of the user's own: whatever a target gives is checked and stored as all others are."""
+"""Test the source `custom`: images from the user's code are checked and stored like all others."""
 
 import io
 import sys
@@ -57,7 +57,7 @@ def streamed():
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """Write the module `mine` and have it forgotten after."""
+    """Return a function that writes the module `mine`, which is forgotten after the test."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(text):
@@ -74,7 +74,7 @@ def chosen(name, args=None, **more):
 
 
 def pixels(prepared):
-    """Return the class and pixels of every stored picture, by its number."""
+    """Return the class and the pixels of each stored image, by its number."""
     names = prepared.manifest.classes
     return {
         number: (names[label], np.asarray(Image.open(io.BytesIO(data))).tobytes())
@@ -91,10 +91,12 @@ def test_images_and_classes_are_those_that_the_code_gives(tmp_path, mine, name):
     assert pixels(prepared) == expected
     assert prepared.manifest.classes == ("cat", "dog")
     assert (prepared.metrics["train_images"], prepared.metrics["val_images"]) == (18, 6)
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["abc"]  # no scratch is left
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [
+        "abc"
+    ]  # no temporary folder is left
 
 
-def test_images_whose_classes_are_told_are_read_once(tmp_path, mine):
+def test_images_with_known_classes_are_read_once(tmp_path, mine):
     mine(GIVES)
     Prepared(tmp_path, **chosen("Targets")).run()
     assert sorted(sys.modules["mine"].Targets.reads) == list(range(24))
@@ -154,7 +156,7 @@ def test_an_image_keeps_its_orientation():
         (None, "its image is of type NoneType"),
     ],
 )
-def test_what_is_no_image_is_refused(given, said):
+def test_a_value_that_is_not_an_image_is_refused(given, said):
     with pytest.raises(Unfit, match=said):
         encoded(given)
 
@@ -201,7 +203,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_gives_no_images_is_refused_in_one_line(mine, text):
+def test_a_target_that_gives_no_images_is_refused_in_one_line(mine, text):
     mine(text)
     with pytest.raises(UserError) as refused:
         Custom(settings(**chosen("f"))).sizes()
@@ -230,7 +232,7 @@ def test_one_set_without_a_share_to_hold_out_is_refused(mine):
         Custom(settings(**chosen("f", val_fraction=None))).sizes()
 
 
-def test_what_goes_wrong_later_ends_prep_or_is_left_out(tmp_path, mine):
+def test_an_error_during_prep_ends_it_or_leaves_the_image_out(tmp_path, mine):
     mine(GIVES + "\ndef f():\n    yield from names(7)\n    raise OSError('gone')\n")
     with pytest.raises(UserError, match=r"raised OSError: gone \(mine.py line \d+\) at image 7"):
         Prepared(tmp_path / "a", **chosen("f")).run()
@@ -244,7 +246,7 @@ def test_what_goes_wrong_later_ends_prep_or_is_left_out(tmp_path, mine):
     }
 
 
-def test_labels_are_looked_at_as_those_of_other_sources(tmp_path, mine):
+def test_labels_are_checked_like_those_of_other_sources(tmp_path, mine):
     mine(GIVES.replace("n % 2)", "n % 3)"))
     with pytest.raises(UserError, match="has the label 2, but the 2 classes go from 0 to 1"):
         Prepared(tmp_path, **chosen("Numbers")).run()

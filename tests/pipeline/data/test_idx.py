@@ -1,4 +1,4 @@
-"""MNIST and what is in its format: pixels and classes as their authors mean them; damage named."""
+"""Test the sources in the idx format of MNIST: images, labels, class names, and damaged files."""
 
 import gzip
 import io
@@ -23,7 +23,7 @@ def idx(array):
 
 
 def files(folder, prefixes=MNIST, end="", spelt="-idx", labels=(4, 1, 3, 9, 1, 2)):
-    """Write four images to train and two to validate on."""
+    """Write four training and two validation images with labels; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = np.array(labels, dtype=np.uint8)
     for prefix, part in zip(prefixes, (slice(4), slice(4, 6)), strict=True):
@@ -65,7 +65,9 @@ def test_a_compressed_file_is_unpacked_once_for_all_processes(tmp_path):
         "train-images-idx3-ubyte",
     ]
     packed = tmp_path / "data" / "train-images-idx3-ubyte.gz"
-    packed.write_bytes(gzip.compress(idx(PIXELS[:4])[:16]))  # only its header is read again
+    packed.write_bytes(
+        gzip.compress(idx(PIXELS[:4])[:16])
+    )  # a second reader needs only the header of this file
     other = source(asked, tmp_path / "s")
     assert np.array_equal(pixels(other.read(names[3])), PIXELS[3])
 
@@ -78,7 +80,7 @@ def test_prep_leaves_no_unpacked_file(tmp_path):
     assert len(made.stored("train")) == 4
 
 
-def test_the_classes_are_called_as_in_torchvision(tmp_path):
+def test_classes_have_the_names_of_torchvision(tmp_path):
     files(tmp_path)
     fashion = found(tmp_path, "fashion_mnist").listing()
     assert fashion.classes == tuple(datasets.FashionMNIST.classes)
@@ -101,7 +103,7 @@ def cut(path, size=-1):
 
 
 def unpacked(root, name):
-    """Put a file that is not compressed in the place of one that is."""
+    """Replace a compressed file by its uncompressed content; return the new path."""
     packed = root / f"{name}.gz"
     (root / name).write_bytes(gzip.decompress(packed.read_bytes()))
     packed.unlink()
@@ -142,13 +144,16 @@ WRONG = {
 def test_files_that_are_wrong_are_named_in_one_line(tmp_path, kind):
     spoil, words = WRONG[kind]
     spoil(files(tmp_path, end=".gz"))
-    for looked in (found(tmp_path).count, found(tmp_path).listing):  # a launch, and prep
+    for looked in (
+        found(tmp_path).count,
+        found(tmp_path).listing,
+    ):  # count() is called by a launch, listing() by prep
         with pytest.raises(UserError, match=words) as error:
             looked()
         assert "\n" not in str(error.value)
 
 
-def test_classes_without_images_are_told(tmp_path, capsys):
+def test_classes_without_images_are_reported(tmp_path, capsys):
     root = files(tmp_path / "mnist", labels=(4, 1, 3, 4, 1, 2))
     made = Prepared(tmp_path, name="mnist", root=str(root), val_fraction=None, max_bad=0.0).run()
     assert made.remarks()["4"] == "has no validation image"
@@ -159,19 +164,19 @@ def test_classes_without_images_are_told(tmp_path, capsys):
     )
 
 
-def test_an_archive_of_several_members_is_whole(tmp_path):
+def test_an_archive_of_several_gzip_members_is_read_whole(tmp_path):
     packed = files(tmp_path, end=".gz") / f"{TRAIN}.gz"
     whole = idx(PIXELS[:4])
     packed.write_bytes(gzip.compress(whole[:1000]) + gzip.compress(whole[1000:]))
     assert found(tmp_path).count() == 6
 
 
-def test_prep_of_files_that_were_changed_begins_anew(tmp_path):
+def test_prep_reads_changed_files_again(tmp_path):
     root = files(tmp_path / "mnist", end=".gz")
     prepared = Prepared(tmp_path, name="mnist", root=str(root), val_fraction=None, max_bad=0.0)
     assert prepared.run().metrics["train_images"] == 4
     assert prepared.manifest.size == (28, 28)
-    files(root, labels=(4, 1, 3, 8, 1, 2))  # those that are not compressed are read first
+    files(root, labels=(4, 1, 3, 8, 1, 2))  # uncompressed files come before compressed ones
     assert 8 in {label for _, _, label in prepared.run().stored("train").values()}
 
 
@@ -184,7 +189,9 @@ def test_prep_of_files_that_were_changed_begins_anew(tmp_path):
         ({"name": "mnist", "root": None}, True, None),
     ],
 )
-def test_the_package_of_debian_is_found_by_itself(tmp_path, monkeypatch, data, there, root):
+def test_the_debian_package_of_fashion_mnist_is_the_default_root(
+    tmp_path, monkeypatch, data, there, root
+):
     where = tmp_path if there else tmp_path / "not"
     monkeypatch.setitem(rules.PACKAGED, "fashion_mnist", str(where))
     found = rules.settle({"data": data})["data"]["root"]

@@ -1,4 +1,4 @@
-"""ImageNet in folders, and the lists that label its validation images."""
+"""Test the source `imagenet` in folders, and the lists that give classes to validation images."""
 
 import os
 from unicodedata import normalize
@@ -32,7 +32,7 @@ def val_labels(root):
     return [label for _, label in found.splits["val"]]
 
 
-def test_imagenet_with_class_folders_in_val(imagenet):
+def test_class_folders_in_val_give_the_classes(imagenet):
     for number, wnid in enumerate((WNIDS[2], WNIDS[0], WNIDS[2]), start=1):
         (imagenet / "val" / wnid).mkdir(exist_ok=True)
         name = f"ILSVRC2012_val_{number:08d}.JPEG"
@@ -40,20 +40,20 @@ def test_imagenet_with_class_folders_in_val(imagenet):
     assert val_labels(imagenet) == [0, 2, 2]
 
 
-def test_imagenet_with_the_list_of_kaggle(imagenet):
+def test_the_list_of_kaggle_gives_the_classes(imagenet):
     rows = [f"ILSVRC2012_val_{n:08d},{WNIDS[3 - n]} 1 2 3 4" for n in (3, 1, 2)]
     (imagenet / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows]))
     assert val_labels(imagenet) == [2, 1, 0]
 
 
 @pytest.mark.parametrize("column", [WNIDS, ("0", "1", "2")])
-def test_imagenet_with_a_list(imagenet, column):
+def test_a_list_of_names_and_classes_gives_the_classes(imagenet, column):
     rows = [f"ILSVRC2012_val_{n:08d}.JPEG {column[n % 3]}" for n in (1, 2, 3)]
     (imagenet / "val.txt").write_text("\n".join(rows))
     assert val_labels(imagenet) == [1, 2, 0]
 
 
-def test_imagenet_with_the_development_kit(imagenet):
+def test_the_development_kit_gives_the_classes(imagenet):
     from scipy.io import savemat
 
     kit = imagenet / "ILSVRC2012_devkit_t12" / "data"
@@ -227,7 +227,7 @@ def test_no_imagenet_says_where_to_get_it(tmp_path):
         ("LOC_val_solution.csv", "is not a file"),
     ],
 )
-def test_a_fifo_in_the_place_of_a_list_keeps_nobody(imagenet, fifo, said):
+def test_a_fifo_in_place_of_a_list_is_refused_without_waiting(imagenet, fifo, said):
     path = imagenet / fifo
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n3\n")

@@ -1,4 +1,4 @@
-"""ImageNet as the tar files that it is distributed as: the same images, nothing unpacked."""
+"""Test the source `imagenet` on its original tar files, which are read without unpacking."""
 
 import io
 import tarfile
@@ -134,7 +134,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_is_wrong_is_refused_in_one_line(root, kind):
+def test_a_wrong_set_of_tar_files_is_refused_in_one_line(root, kind):
     spoil, words = WRONG[kind]
     spoil(root)
     with pytest.raises(UserError, match=words) as error:
@@ -142,7 +142,7 @@ def test_what_is_wrong_is_refused_in_one_line(root, kind):
     assert "\n" not in str(error.value)
 
 
-def test_prep_reads_them_shuffled(root):
+def test_prep_stores_images_of_the_tar_files_in_random_order(root):
     prep = Prepared(root / "out", 4, name="imagenet", root=str(root), val_fraction=None).run()
     stored = prep.stored("train")
     assert {number: data for number, (data, *_) in stored.items()} == dict(enumerate(IMAGES[:6]))

@@ -1,4 +1,4 @@
-"""An image is stored upright, whatever its EXIF data say."""
+"""Test that an image is stored upright, as its EXIF orientation says."""
 
 import io
 
@@ -13,7 +13,7 @@ from tests.pipeline.data.preparing import encoded, picture
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_it_is_stored_upright(orientation):
+def test_an_image_is_stored_upright(orientation):
     image = picture(3, 24, 30)
     exif = Image.Exif()
     exif[pixels.ORIENTATION] = orientation
@@ -29,6 +29,6 @@ def test_it_is_stored_upright(orientation):
     assert stored.getexif().get(pixels.ORIENTATION, 1) == 1
 
 
-def test_broken_exif_data_harm_nothing():
+def test_broken_exif_data_are_ignored():
     data = encoded(picture(3), exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
     assert examine("x.jpg", data, KEEP).size == (24, 30)

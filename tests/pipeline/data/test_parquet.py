@@ -1,4 +1,4 @@
-"""Tables of Hugging Face: columns, classes and splits found; rows read a few at a time."""
+"""Test the source `parquet`: it finds columns, classes and splits in tables of Hugging Face."""
 
 import os
 
@@ -23,7 +23,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("names", NAMES, ids=lambda names: names[0])
-def test_the_splits_are_told_by_the_names_of_the_files(tmp_path, names):
+def test_splits_follow_from_the_names_of_the_files(tmp_path, names):
     both(tmp_path, table(), table(IMAGES[8:]), names)
     images = found(tmp_path)
     listing = images.listing()
@@ -34,7 +34,7 @@ def test_the_splits_are_told_by_the_names_of_the_files(tmp_path, names):
     assert list(listing.groups) == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4]
 
 
-def test_test_files_beside_validation_files_are_passed_over(tmp_path):
+def test_test_files_beside_validation_files_are_ignored(tmp_path):
     both(tmp_path, table(), table(IMAGES[8:]))
     write(tmp_path / "data" / "test-0.parquet", table(labels=[-1] * 8))
     (tmp_path / "README.md").write_text("a card")
@@ -46,7 +46,7 @@ def test_test_files_beside_validation_files_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("divided", [True, False])
-def test_a_data_set_that_was_saved_to_disk(tmp_path, divided):
+def test_a_data_set_written_by_save_to_disk_is_read(tmp_path, divided):
     root = tmp_path / "set"
     if divided:
         saved(root / "train", table())
@@ -116,7 +116,7 @@ def test_booleans_are_classes_where_no_other_column_has_them(tmp_path):
     assert found(no, 0.25, None, "cropped").listing().classes == ("False", "True")
 
 
-def test_of_several_columns_one_can_be_named(tmp_path):
+def test_one_of_several_columns_of_classes_can_be_chosen(tmp_path):
     noted = {"fine": CLASSES["label"], "coarse": {"_type": "ClassLabel", "names": ["animal", "x"]}}
     content = table(noted=noted).rename_columns(["image", "fine"])
     content = content.append_column("coarse", pa.array([1, 0] * 4))
@@ -132,19 +132,19 @@ def test_of_several_columns_one_can_be_named(tmp_path):
 
 
 @pytest.mark.parametrize("names", [5, "cat", None, ["cat", 5], {"cat": 0}, [["cat"], ["dog"]]])
-def test_names_of_classes_that_are_no_list_of_texts_are_not_used(tmp_path, names):
+def test_class_names_that_are_not_a_list_of_texts_are_ignored(tmp_path, names):
     write(tmp_path / "a.parquet", table(noted={"label": {"_type": "ClassLabel", "names": names}}))
     assert found(tmp_path, 0.25).listing().classes == ("0", "1")
 
 
 @pytest.mark.parametrize("noted", [5, ["label"], {"label": 5}, {"label": ["ClassLabel"]}])
-def test_metadata_of_any_shape_is_survived(tmp_path, noted):
+def test_metadata_of_another_shape_are_ignored(tmp_path, noted):
     write(tmp_path / "a.parquet", table(noted=noted))
     assert found(tmp_path, 0.25).listing().classes == ("0", "1")
 
 
 def test_rows_are_read_a_few_at_a_time(tmp_path, monkeypatch):
-    """A file of one part is not read as a whole for one of its rows."""
+    """To read one row of a file with a single row group, the source does not read the whole file."""
     images = [bytes([n]) * 100_000 for n in range(200)]
     write(tmp_path / "a.parquet", table(images), rows=200)
     reader = found(tmp_path, 0.25)
@@ -155,7 +155,7 @@ def test_rows_are_read_a_few_at_a_time(tmp_path, monkeypatch):
     assert pa.default_memory_pool().max_memory() - before < 15e6
 
 
-def test_a_column_whose_name_begins_alike_is_not_read_in_its_place(tmp_path):
+def test_a_column_whose_name_begins_with_the_chosen_one_is_not_read(tmp_path):
     whole = table()
     others = pa.array([{"bytes": data, "path": ""} for data in reversed(IMAGES[:8])], STRUCT)
     content = whole.add_column(0, "image.old", others)
@@ -165,7 +165,7 @@ def test_a_column_whose_name_begins_alike_is_not_read_in_its_place(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_text("[" * 100_000)])
-def test_a_state_that_cannot_be_read_keeps_nobody(tmp_path, make):
+def test_an_unreadable_state_json_is_refused_without_waiting(tmp_path, make):
     saved(tmp_path / "train", table())
     (tmp_path / "train" / "state.json").unlink()
     make(tmp_path / "train" / "state.json")

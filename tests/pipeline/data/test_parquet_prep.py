@@ -1,4 +1,4 @@
-"""prep of tables: rows are checked as files are, and changes of the files are noticed."""
+"""Test the stage `prep` on parquet tables: rows are checked like files, and changes are counted."""
 
 from pipeline.data.sources import changes
 from tests.pipeline.data.preparing import Prepared
@@ -12,7 +12,7 @@ def prepared(tmp_path, **data):
 
 
 def test_prep_checks_rows_as_it_checks_files(tmp_path):
-    """A broken image, one without bytes and a copy of a validation image are left out, and named."""
+    """Rows with a broken image, no bytes, or a copy of a validation image are left out with a reason."""
     images = [*IMAGES[:6], IMAGES[8], b"no image", None]
     root, prep = prepared(tmp_path, max_bad=0.5)
     both(root, table(images), table(IMAGES[8:]))

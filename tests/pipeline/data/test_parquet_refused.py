@@ -1,4 +1,4 @@
-"""Tables of Hugging Face that are damaged, or hold no images or classes, are refused in one line."""
+"""Test that `parquet` refuses tables that are damaged or lack images or classes, in one line."""
 
 import sys
 
@@ -10,7 +10,7 @@ from tests.pipeline.data.tables import CLASSES, both, found, saved, table, write
 
 
 def one(content, **more):
-    """Return what writes one file."""
+    """Return a function that writes a table as the only file of a folder."""
     return lambda root: write(root / "a.parquet", content, **more)
 
 
@@ -77,7 +77,7 @@ WRONG = {
         "has several columns named label; rename all but one",
     ),
     "label too large": (one(table(labels=[0, 1, 2] + [0] * 5)), "a.parquet/2 has the label 2, but"),
-    "nobody knows": (one(table(labels=[0, 1, -1] + [0] * 5)), "nobody told its class"),
+    "an unknown class": (one(table(labels=[0, 1, -1] + [0] * 5)), "nobody told its class"),
     "no label in a row": (one(table(labels=[0, None] * 4)), "column label is empty in row 1"),
     "a class without images": (one(table(labels=[0] * 8)), "class 'dog' has no image to train on"),
     "no rows": (one(table()[:0]), "has no images; add some"),
@@ -100,7 +100,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_is_wrong_is_refused_in_one_line(tmp_path, kind):
+def test_a_wrong_table_is_refused_in_one_line(tmp_path, kind):
     make, words = WRONG[kind]
     make(tmp_path)
     with pytest.raises(UserError, match=words) as error:
@@ -125,7 +125,7 @@ def test_one_split_alone_is_refused_with_the_cure(tmp_path):
         found(tmp_path).count()
 
 
-def test_without_pyarrow_the_cure_is_told(tmp_path, monkeypatch):
+def test_without_pyarrow_the_error_names_the_cure(tmp_path, monkeypatch):
     write(tmp_path / "a.parquet", table())
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match="needs pyarrow: `pip install pyarrow`"):

@@ -1,4 +1,4 @@
-"""Folders of images: how they are read, and what is wrong with them in one line."""
+"""Test the source `imagefolder`: which files are images, and which layouts are refused in one line."""
 
 import io
 import os
@@ -24,7 +24,7 @@ def root(tmp_path):
     return folder(tmp_path / "images", images=3)
 
 
-def test_a_folder_per_class_as_torchvision_reads_it(root):
+def test_a_folder_per_class_is_read_as_by_torchvision(root):
     (root / "dog" / "deeper").mkdir()
     (root / "dog" / "deeper" / "x.PNG").write_bytes(encoded(picture(1), "PNG"))
     (root / "dog" / "README.txt").write_text("no image")
@@ -36,7 +36,7 @@ def test_a_folder_per_class_as_torchvision_reads_it(root):
     assert [row["name"] for row in found.passed] == [".hidden/", "dog/README.txt"]
 
 
-def test_train_and_val_folders(tmp_path):
+def test_train_and_val_folders_are_the_splits(tmp_path):
     folder(tmp_path / "train", images=2)
     folder(tmp_path / "val", images=1)
     found = imagefolder(tmp_path, val_fraction=None)
@@ -51,7 +51,7 @@ def wrong(path, words, make, val_fraction=0.25):
     assert "\n" not in str(error.value)
 
 
-def test_what_cannot_be_trained_on_is_named(tmp_path, root):
+def test_a_folder_that_cannot_be_trained_on_is_refused_with_its_name(tmp_path, root):
     wrong(tmp_path / "nowhere", "nowhere is not a folder", lambda: None)
     wrong(root, "train is not a folder.*val_fraction", lambda: None, None)
     wrong(root, "empty has no images", (root / "empty").mkdir)
@@ -70,7 +70,7 @@ def test_what_cannot_be_trained_on_is_named(tmp_path, root):
 
 
 def test_an_unreadable_folder_is_named(root, monkeypatch):
-    """Root may read everything: a stand-in refuses."""
+    """A stand-in for `os.scandir` refuses the folder, because root may read any folder."""
     real = os.scandir
 
     def refuses(path="."):
@@ -150,7 +150,7 @@ def test_a_folder_of_another_layout_is_refused_with_the_cure(tmp_path, kind):
     if words is None:
         assert images.count() == 3
         return
-    for asked in (images.count, images.listing):  # at launch, and in prep
+    for asked in (images.count, images.listing):  # count() is called by a launch, listing() by prep
         with pytest.raises(UserError, match=words.replace("{}", str(tmp_path))) as error:
             asked()
         assert "\n" not in str(error.value)
@@ -178,7 +178,7 @@ PASSED = {
 }
 
 
-def test_what_is_passed_over_is_listed_with_its_reason(root):
+def test_ignored_files_are_listed_with_the_reason(root):
     for name in PASSED:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(encoded(picture(5)))
@@ -209,7 +209,7 @@ def test_links_out_of_the_folder_are_images_like_others(root, tmp_path):
     assert len(found.splits["all"]) == 9
 
 
-def test_what_became_a_fifo_is_not_waited_for(root):
+def test_an_image_replaced_by_a_fifo_is_not_waited_for(root):
     (root / "cat" / "000.jpg").unlink()
     os.mkfifo(root / "cat" / "000.jpg")
     with pytest.raises(OSError, match="no regular file"):
@@ -217,13 +217,13 @@ def test_what_became_a_fifo_is_not_waited_for(root):
 
 
 def test_a_file_too_large_for_an_image_is_not_read(root):
-    os.truncate(root / "cat" / "000.jpg", 2**40)  # sparse
+    os.truncate(root / "cat" / "000.jpg", 2**40)  # a sparse file
     with pytest.raises(OSError, match="1,099,511,627,776 bytes are too many for one image"):
         source(settings(name="imagefolder", root=str(root))).read("cat/000.jpg")
 
 
-def test_a_name_that_python_does_not_read_is_not_called_wrong(tmp_path):
-    """As with LC_ALL=C PYTHONUTF8=0, where Python decodes names as ASCII."""
+def test_a_utf8_name_that_python_cannot_decode_is_not_called_invalid(tmp_path):
+    """With LC_ALL=C and PYTHONUTF8=0, Python decodes file names as ASCII."""
     with pytest.raises(UserError, match=r"is UTF-8, which Python does not read here; unset"):
         names.check({"caf\udcc3\udca9"}, tmp_path)
     with pytest.raises(UserError, match=r"is not UTF-8; rename it"):

@@ -1,4 +1,4 @@
-"""Tar shards as they are found: samples, classes and splits; a broken member is named."""
+"""Test the source `webdataset`: samples, classes and splits of tar shards, and broken shards."""
 
 import re
 import tarfile
@@ -63,7 +63,7 @@ def test_samples_are_read_however_they_are_written(tmp_path, kind):
     assert images_of(reader, listing) == IMAGES[: len(listing.splits["all"])]
 
 
-def test_what_is_passed_over_is_listed(tmp_path):
+def test_ignored_members_and_files_are_listed(tmp_path):
     write(tmp_path / "a.tar", samples(0, 1) | {"README": b"", "._0000.jpg": b"", "9.cls": b"1"})
     write(tmp_path / "b.tar", samples(2, 3))
     (tmp_path / "c.tar.gz").write_bytes(b"")
@@ -86,7 +86,7 @@ ODD = [
 
 
 @pytest.mark.parametrize(("kind", "reason"), ODD)
-def test_a_member_that_is_no_file_is_listed_and_never_followed(tmp_path, kind, reason):
+def test_a_member_that_is_not_a_file_is_listed_and_not_followed(tmp_path, kind, reason):
     path = write(tmp_path / "a.tar", samples(0, 1, 2, 3))
     with tarfile.open(path, "a") as file:
         info = tarfile.TarInfo("odd.jpg")
@@ -98,7 +98,7 @@ def test_a_member_that_is_no_file_is_listed_and_never_followed(tmp_path, kind, r
 
 
 def made(members, spoil=lambda data: data, name="a.tar"):
-    """Return what writes one shard, spoilt."""
+    """Return a function that writes one shard, with its bytes changed by `spoil`."""
 
     def make(root):
         path = write(root / name, members)
@@ -108,7 +108,7 @@ def made(members, spoil=lambda data: data, name="a.tar"):
 
 
 def header_of(name):
-    """Return what spoils the header of a member."""
+    """Return a function that damages the tar header of the named member."""
 
     def spoil(data):
         offset = data.index(name.encode())
@@ -118,14 +118,14 @@ def header_of(name):
 
 
 def enormous():
-    """Return a member of a tar file that says to have a petabyte."""
+    """Return the header of a tar member that claims a size of one petabyte."""
     info = tarfile.TarInfo("0002.jpg")
     info.size = 10**15
     return info.tobuf(tarfile.GNU_FORMAT) + bytes(2048)
 
 
 FOUR = samples(0, 1, 2, 3)
-END = tar(FOUR).index(b"0003.cls") + 1024  # of the last member
+END = tar(FOUR).index(b"0003.cls") + 1024  # the end of the last member
 WRONG = {
     "no folder": (lambda root: root.rmdir(), "is not a folder"),
     "nothing": (lambda root: None, "holds no .tar file; point data.root"),
@@ -165,7 +165,7 @@ WRONG = {
         "'7.cls' is not UTF-8 text",
     ),
     "an empty class": (made(samples(0, 1) | {"7.jpg": b"", "7.cls": b""}), "has the label ''"),
-    "nobody knows": (made(samples(0, 1, 2, label=-1)), "has the label -1, so nobody told"),
+    "an unknown class": (made(samples(0, 1, 2, label=-1)), "has the label -1, so nobody told"),
     "names and numbers": (
         made(samples(0) | samples(1, label="x")),
         r"names \('x'\) and numbers \(0",
@@ -184,7 +184,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_is_wrong_is_refused_in_one_line(tmp_path, kind):
+def test_a_wrong_shard_is_refused_in_one_line(tmp_path, kind):
     make, words = WRONG[kind]
     make(tmp_path)
     with pytest.raises(UserError, match=words) as error:

@@ -1,4 +1,4 @@
-"""A small network, its settings, and a file with its weights."""
+"""Build a small network, its settings, and a file with its weights."""
 
 import torch
 from pydantic import TypeAdapter

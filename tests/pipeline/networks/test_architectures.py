@@ -1,4 +1,4 @@
-"""Every `model=` is a plain network with one output; a wrong name is refused in one line."""
+"""Test `networks.architectures`: each `model=` is a classifier, and wrong names are refused."""
 
 import socket
 
@@ -12,14 +12,14 @@ from pipeline.planning import compose, sweep
 from pipeline.planning.conf import CONF
 
 CHOICES = sorted({file.stem for file in (CONF / "model").glob("*.yaml")} - {"custom"})
-NAMES = {"torchvision": "mobilenet_v2", "timm": "resnet10t"}  # where the user has to choose
+NAMES = {"torchvision": "mobilenet_v2", "timm": "resnet10t"}  # for choices without a default name
 BIG = ("vgg16", "resnet34", "resnet50", "repvgg_a2", "repvgg_b2g4", "repvgg_b3")
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     def refuse(*_):
-        raise AssertionError("a network was asked for on the internet")
+        raise AssertionError("building a network opened a connection")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
@@ -76,7 +76,7 @@ def test_mobilenet_has_the_size_of_the_paper(width, parameters):
 
 
 def test_repvgg_comes_without_its_branches():
-    """22 layers of one 3x3 convolution each: `method=` decides which branches they get."""
+    """The network has 22 layers of one 3x3 convolution each; `method=` decides about branches."""
     network, _ = build("repvgg_a2", device="meta")
     convs = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
     assert [conv.kernel_size for conv in convs] == [(3, 3)] * 22
@@ -115,7 +115,7 @@ def test_only_resnets_of_torchvision_have_a_small_stem():
         settings("torchvision", "model.small_stem=true")
 
 
-def test_a_library_alone_is_no_network():
+def test_a_library_without_a_model_name_is_refused():
     tree, *_ = sweep.single(["model=timm", "name=x"])
     with pytest.raises(UserError, match="name is missing; give"):
         compose.to_config(tree, {}, [])

@@ -1,4 +1,4 @@
-"""Networks for images of one channel, and what they start with."""
+"""Test networks for images of one channel, and weights that were trained for three."""
 
 import pytest
 import timm
@@ -55,7 +55,7 @@ def test_the_stem_of_each_classifier_of_torchvision_is_its_first_convolution(nam
     try:
         with torch.device("meta"):
             network = build(name, False, 10, 1)
-    except (NotImplementedError, RuntimeError):  # its constructor needs values
+    except (NotImplementedError, RuntimeError):  # the constructor computes with values
         network = build(name, False, 10, 1)
     where = next(network.parameters()).device
     size = 299 if name == "inception_v3" else 224
@@ -66,7 +66,7 @@ def test_the_stem_of_each_classifier_of_torchvision_is_its_first_convolution(nam
     ("takes", "got"),
     [("num_classes, in_channels", 1), ("num_classes, in_chans=3", 1), ("num_classes, **more", 3)],
 )
-def test_a_network_of_ones_own_gets_the_channels_if_it_names_them(
+def test_a_function_of_the_user_gets_the_channels_if_it_has_the_argument(
     tmp_path, monkeypatch, takes, got
 ):
     given = "in_channels" if "in_channels" in takes else "in_chans"
@@ -83,7 +83,7 @@ def test_a_network_of_ones_own_gets_the_channels_if_it_names_them(
     assert first(architectures.build(asked, 2, 3)).in_channels == 3
 
 
-# -- weights of the other kind ---------------------------------------------------------------------
+# -- weights for the other number of channels ------------------------------------------------------
 
 
 def of(channels, asked, seed):

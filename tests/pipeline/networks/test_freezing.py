@@ -1,4 +1,4 @@
-"""Which parts of a network stay as they are, by globs."""
+"""Test `model.freeze`: globs choose the parameters and batch norms that do not change."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def frozen(*globs):
         (["features"], {f"features.{n}.{p}" for n in (0, 1, 4, 5) for p in ("weight", "bias")}, 2),
     ],
 )  # fmt: skip
-def test_what_globs_match_stays(globs, names, norms):
+def test_parameters_and_norms_that_globs_match_do_not_change(globs, names, norms):
     made, (told,) = frozen(*globs)
     assert {n for n, p in made.named_parameters() if not p.requires_grad} == names
     assert told.startswith(f"frozen: {len(names)} of 10 parameters")
@@ -43,11 +43,11 @@ def test_what_globs_match_stays(globs, names, norms):
         ("*", "leaves nothing to train"),
     ],
 )
-def test_globs_that_cannot_be_meant_are_refused(glob, said):
+def test_globs_that_match_nothing_or_everything_are_refused(glob, said):
     with pytest.raises(UserError, match=said.replace("*", ".")):
         frozen(glob)
 
 
-def test_only_what_is_not_frozen_grows():
+def test_a_frozen_convolution_does_not_grow():
     made, _ = frozen("features.[01]")
     assert dyrep.expand(made, form="linear").left == {"features.0": "frozen"}

@@ -1,4 +1,4 @@
-"""Weights that torchvision and timm have fetched are found, and nothing is downloaded."""
+"""Test `networks.library`: weights in the caches of torchvision and timm are found, none downloaded."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from pipeline.networks import library
 
 @pytest.fixture
 def disks(tmp_path, monkeypatch):
-    """Have both caches of weights below a folder of this test."""
+    """Return the folder of the test, which holds the weight caches of torchvision and timm."""
     from huggingface_hub import constants
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -50,7 +50,7 @@ def test_weights_that_timm_has_fetched_are_found(disks):
         ("torchvision", "teacher", "is not a file, a run, or weights that are published for"),
     ],
 )
-def test_nothing_is_downloaded(disks, family, word, said):
+def test_weights_that_are_not_in_the_cache_are_refused_with_the_cure(disks, family, word, said):
     with pytest.raises(UserError) as refused:
         library.cached(family, "resnet18", word)
     assert said in str(refused.value)

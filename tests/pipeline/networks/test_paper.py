@@ -1,4 +1,4 @@
-"""The networks of `experiment=` are the published ones: parameters, FLOPs, and RepVGG's function."""
+"""Test that the networks of `experiment=` have the published parameters, FLOPs and branches."""
 
 import json
 
@@ -18,10 +18,11 @@ from tests.runs import composed
 
 pytestmark = pytest.mark.long
 
-# Parameters, and FLOPs of which a multiply-add counts 2. Of VGG-16 and MobileNetV1 counted on the
-# network that the published code builds (github.com/hunto/image_classification_sota,
-# configs/models/VGG/ and lib/models/mobilenet_v1.py); of ResNets what torchvision tells of its weights;
-# of RepVGG millions and billions of multiply-adds of tables 4 and 5 in github.com/DingXiaoH/RepVGG.
+# Parameters and FLOPs, where a multiply-add counts as 2. Those of VGG-16 and MobileNetV1 were counted
+# on the network that the published code builds (github.com/hunto/image_classification_sota,
+# configs/models/VGG/ and lib/models/mobilenet_v1.py). Those of ResNets come from torchvision's
+# description of its weights. Those of RepVGG are the millions of parameters and billions of
+# multiply-adds in tables 4 and 5 of github.com/DingXiaoH/RepVGG.
 COUNTED = {
     "cifar10_vgg16": (14_986_698, 626_927_616),
     "cifar100_vgg16": (15_032_868, 627_019_776),
@@ -38,7 +39,7 @@ def configured(experiment, method="plain"):
 
 
 def built(experiment, method="plain"):
-    """Return configuration, the network without values, and an image for it."""
+    """Return the configuration, the network on the meta device, and an image for it."""
     config = configured(experiment, method)
     with torch.device("meta"):
         network = architectures.build(config.model, CLASSES.get(experiment, 1000))
@@ -53,7 +54,7 @@ def test_vgg_and_mobilenet_are_what_the_published_code_builds(experiment):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
-def test_resnets_are_what_torchvision_tells_of_them(name):
+def test_resnets_have_the_cost_that_torchvision_states(name):
     _, network, image = built(f"imagenet_{name}")
     found, told = cost(network, image), get_model_weights(name).IMAGENET1K_V1.meta
     assert found.parameters == told["num_params"]
@@ -62,14 +63,14 @@ def test_resnets_are_what_torchvision_tells_of_them(name):
 
 @pytest.mark.long
 @pytest.mark.parametrize("experiment", ROUNDED)
-def test_repvgg_is_that_of_the_paper_when_shipped_and_that_of_timm_while_training(experiment):
+def test_a_shipped_repvgg_has_the_published_cost_and_a_training_one_that_of_timm(experiment):
     import timm
 
     config, network, image = built(experiment)
     parameters, billions = ROUNDED[experiment]
     normed = sum(m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d))
-    found = cost(network, image)  # folded, a batch norm is a bias
-    assert (found.parameters - normed) // 10_000 / 100 == parameters  # told without rounding
+    found = cost(network, image)  # each batch norm is folded into a bias
+    assert (found.parameters - normed) // 10_000 / 100 == parameters  # the tables truncate
     assert found.flops / 2e9 == pytest.approx(billions, abs=0.05)
     with torch.device("meta"):
         theirs = timm.create_model(config.model.name)
@@ -81,19 +82,19 @@ def test_repvgg_is_that_of_the_paper_when_shipped_and_that_of_timm_while_trainin
     "experiment", ["cifar10_vgg16", "imagenet_mobilenet_v1", "imagenet_resnet50"]
 )
 @pytest.mark.parametrize("method", ["dbb", "dyrep", "grow", "orepa"])
-def test_each_method_finds_what_to_change(experiment, method):
+def test_each_method_can_change_every_convolution(experiment, method):
     config, network, _ = built(experiment, method)
     assert growable.left_alone(network, config.method) == {}
 
 
-# timm's block: ours
+# names in timm's block, and in the blocks of dyrep
 NAMES = {"conv_kxk.conv": "kxk.conv", "conv_kxk.bn": "kxk.norm", "conv_1x1.conv": "1x1.conv",
          "conv_1x1.bn": "1x1.norm", "identity": "identity.norm"}  # fmt: skip
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("training", [True, False])
-def test_its_own_branches_compute_what_those_of_timm_do(training):
+def test_the_own_branches_of_repvgg_compute_what_those_of_timm_do(training):
     import timm
 
     torch.manual_seed(0)

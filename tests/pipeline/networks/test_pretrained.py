@@ -1,4 +1,4 @@
-"""Weights to start from: read without running code, fitted by name and shape, or refused in a line."""
+"""Test `networks.pretrained` and `networks.weights`: files are read safely, and must fit the network."""
 
 import os
 from argparse import Namespace
@@ -20,13 +20,13 @@ from tests.runs import make_run
 
 
 def begun(path, classes=3, counted=True, **settings):
-    """Return a fresh network that has begun from a file, and what was told."""
+    """Return a new network that starts from the weights of a file, and the reported lines."""
     fresh = network(classes, seed=1)
     asked = model().model_copy(update={"pretrained": str(path), **settings})
     return fresh, pretrained.begin(fresh, asked, classes, counted=counted)
 
 
-# -- files -----------------------------------------------------------------------------------------
+# -- reading files ---------------------------------------------------------------------------------
 
 
 class Code:
@@ -66,7 +66,7 @@ def cut_off(name):
         (lambda f: save_file({"w": torch.ones(2)}, f / "x.safetensors", {"state": "{}"}), "a checkpoint"),
     ],
 )  # fmt: skip
-def test_what_holds_no_weights_is_refused_in_one_line(tmp_path, make, said):
+def test_a_file_without_weights_is_refused_in_one_line(tmp_path, make, said):
     make(tmp_path)
     with pytest.raises(UserError) as refused:
         weights.read(next(tmp_path.iterdir()), None)
@@ -75,12 +75,12 @@ def test_what_holds_no_weights_is_refused_in_one_line(tmp_path, make, said):
     assert not Path("/tmp/should-never-be-made").exists()
 
 
-def test_no_weights_have_no_names():
-    """An empty mapping would have every prefix, for ever."""
+def test_an_empty_file_of_weights_ends_the_search_for_prefixes():
+    """The names of an empty mapping all have any prefix, so stripping prefixes would never end."""
     assert weights.named_as({}, {"a": 1}) == {}
 
 
-def test_a_file_that_was_changed_since_is_refused(tmp_path):
+def test_a_file_that_changed_since_the_run_was_frozen_is_refused(tmp_path):
     path = stored(tmp_path, {"w": torch.ones(2)})
     assert weights.read(path, disk.sha256(path))["w"].tolist() == [1, 1]
     with pytest.raises(UserError, match="something else than when the run was frozen; restore"):
@@ -99,7 +99,7 @@ def test_a_file_that_was_changed_since_is_refused(tmp_path):
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_weights_are_found_in_what_programs_save(tmp_path, wrapped, zipped):
+def test_weights_are_found_in_checkpoints_of_other_programs(tmp_path, wrapped, zipped):
     source = network()
     torch.save(
         wrapped(source.state_dict()), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped
@@ -109,7 +109,7 @@ def test_weights_are_found_in_what_programs_save(tmp_path, wrapped, zipped):
     assert torch.equal(made.eval()(images), source(images))
 
 
-# -- how they fit ----------------------------------------------------------------------------------
+# -- fitting weights to a network ------------------------------------------------------------------
 
 
 def test_a_rate_for_a_head_that_is_frozen_or_not_there_is_refused():
@@ -124,14 +124,14 @@ def test_a_rate_for_a_head_that_is_frozen_or_not_there_is_refused():
         optimizers.check_head(network, {"2.weight", "2.bias"})
 
 
-def test_a_head_of_as_many_classes_is_taken_along(tmp_path):
+def test_a_head_of_the_same_number_of_classes_is_used(tmp_path):
     _, told = begun(stored(tmp_path, network().state_dict()))
     assert told == [
         f"start: weights of {tmp_path}/weights.safetensors, with their class head, of 3 classes"
     ]
 
 
-def test_a_head_of_other_classes_is_drawn_anew_and_told(tmp_path):
+def test_a_head_of_another_number_of_classes_is_replaced_and_reported(tmp_path):
     source = network(classes=7)
     made, (told,) = begun(stored(tmp_path, source.state_dict()))
     assert told.endswith(
@@ -151,14 +151,14 @@ def test_weights_without_a_head_begin_with_a_new_one(tmp_path):
 
 
 def of_channels(count, **more):
-    """Return a network for images of so many channels, and the file of its weights to be."""
+    """Return a network whose first kernels have `count` input channels."""
     source = network(**more)
     conv = next(m for m in source.modules() if isinstance(m, nn.Conv2d))
     conv.weight = nn.Parameter(torch.randn(conv.out_channels, count, *conv.kernel_size))
     return source
 
 
-def test_weights_for_grey_images_give_them_the_same_scores_and_this_is_told(tmp_path):
+def test_weights_for_grey_images_are_converted_and_reported(tmp_path):
     source = of_channels(1)
     made, told = begun(stored(tmp_path, source.state_dict()))
     grey = torch.randn(2, 1, 8, 8)
@@ -247,7 +247,7 @@ def test_the_stem_that_weights_have_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("form", [None, "linear", "batchnorm"])
-def test_a_bias_that_fusing_gave_to_a_convolution_stays_and_later_stages_know(tmp_path, form):
+def test_a_bias_added_by_fusing_is_kept_in_the_network_and_its_structure(tmp_path, form):
     bare = model("mobilenet_v1", "m", width=0.1, small_stem=True)
     source = architectures.build(bare, 3)
     state = source.state_dict() | {"features.0.bias": torch.ones(8)}
@@ -264,7 +264,7 @@ def test_a_bias_that_fusing_gave_to_a_convolution_stays_and_later_stages_know(tm
     assert torch.equal(again.eval()(images), made.eval()(images))
 
 
-def test_norms_that_do_nothing_are_told(tmp_path):
+def test_batch_norms_without_effect_are_noted(tmp_path):
     source = network()
     source.features[1].running_var.fill_(1 - source.features[1].eps)
     assert "note: 1 batch norms" in begun(stored(tmp_path, source.state_dict()))[1][1]
@@ -283,7 +283,7 @@ def test_a_new_head_cannot_be_frozen(tmp_path):
      ({"family": "torchvision", "name": "squeezenet1_1", "small_stem": False},
       {"classifier.1.weight", "classifier.1.bias"})],
 )  # fmt: skip
-def test_the_head_is_what_follows_from_the_classes(settings, head):
+def test_the_head_consists_of_the_parameters_that_depend_on_the_classes(settings, head):
     drawn = torch.get_rng_state()
     assert architectures.head(model(**settings), 3) == head
     assert torch.equal(torch.get_rng_state(), drawn)

@@ -1,4 +1,4 @@
-"""Weights of a published RepVGG: their branches are folded, or become those of the network."""
+"""Test the weights of a published RepVGG: its branches are folded, or become the network's own."""
 
 import copy
 import re
@@ -20,7 +20,7 @@ from tests.pipeline.networks.made import model, stored
 
 @pytest.fixture(scope="module")
 def trained_repvgg(tmp_path_factory):
-    """Return a RepVGG of timm with branches, as if trained, and the file of its weights."""
+    """Return a RepVGG of timm with branches and random values, and the file of its weights."""
     theirs = timm.create_model("repvgg_a0", num_classes=3)
     randomise(theirs, 0.02)
     state = {f"module.{key}": value for key, value in theirs.state_dict().items()}
@@ -37,7 +37,9 @@ def test_the_branches_of_a_published_repvgg_are_folded(trained_repvgg):
     with torch.no_grad():
         assert relative_error(theirs(images), ours.eval()(images)) < 1e-5
     assert "branches of these RepVGG weights were folded into 3x3 convolutions" in told[0]
-    assert "with their class head" in told[1] and len(told) == 2  # no norm lost its statistics
+    assert (
+        "with their class head" in told[1] and len(told) == 2
+    )  # no note about a batch norm without effect
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Optimizers are tried on a tiny network before anything runs; what will not do is refused."""
+"""Test `networks.trial`: an optimizer is tried on a tiny network, and an unusable one is refused."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.long
         ("adamw train.optimizer_args={betas:[0.9,2.0]}", "Invalid beta parameter at index 1"),
     ],
 )
-def test_an_optimizer_that_will_not_do_is_refused_before_anything_runs(optimizer, words):
+def test_an_unusable_optimizer_is_refused_before_a_stage_runs(optimizer, words):
     config = checked(*f"method=dyrep train.lr=0.001 train.optimizer={optimizer}".split())
     with pytest.raises(UserError) as refused:
         trial.attempt(config.train, config.method)
@@ -31,7 +31,7 @@ def test_an_optimizer_that_will_not_do_is_refused_before_anything_runs(optimizer
 
 
 class Drawing(torch.optim.SGD):
-    """Draws a number at each step."""
+    """An optimizer that draws a random number at each step."""
 
     def step(self, closure=None):
         torch.rand(1)
@@ -46,7 +46,7 @@ def test_an_optimizer_that_draws_numbers_is_refused(monkeypatch):
 
 
 class Whole(torch.optim.SGD):
-    """Keeps its parameters where nothing that grows joins them."""
+    """An optimizer with a list of its parameters that new branches do not join."""
 
     def __init__(self, groups):
         super().__init__(groups, lr=0.1)

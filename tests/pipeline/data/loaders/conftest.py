@@ -1,4 +1,4 @@
-"""Prepared images for the tests of the loaders."""
+"""Provide prepared images for the tests of the loaders."""
 
 import io
 
@@ -12,7 +12,7 @@ from tests.pipeline.data.preparing import Prepared, encoded, picture
 
 @pytest.fixture(scope="module", autouse=True)
 def two_cores():
-    """Two workers per loader, wherever this runs."""
+    """Give each loader two workers, however many cores the machine has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base, "cores", lambda: 2)
         yield
@@ -38,7 +38,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def odd(tmp_path_factory):
-    """Return validation images of odd sizes and modes, and as Pillow shows them."""
+    """Return a folder with validation images of odd sizes and modes, and Pillow's RGB image of each."""
     root = tmp_path_factory.mktemp("odd")
     random = np.random.default_rng(0)
     modes = ["RGB", "L", "P", "CMYK", "RGBA"]

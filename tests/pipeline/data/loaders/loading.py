@@ -1,4 +1,4 @@
-"""What the tests of the loaders share: plain augmentation, a split to load, and equality of batches."""
+"""Build loader specifications and augmentations, and compare batches, for the tests of the loaders."""
 
 import torch
 

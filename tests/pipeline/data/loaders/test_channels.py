@@ -1,4 +1,4 @@
-"""Images of one channel: grey ones as they are, colours as their luminance, the same by each loader."""
+"""Test `data.channels=1`: each loader gives grey images, and the luminance of coloured ones."""
 
 import io
 import json
@@ -33,7 +33,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module", params=["RGB", "L"])
 def prepared(request, tmp_path_factory):
-    """Return 40 + 10 images in colour, or grey, prepared for one channel and for three."""
+    """Return the mode of 50 images (RGB or L), prepared once for one channel and once for three."""
     root = tmp_path_factory.mktemp("channels")
     for number in range(50):
         folder = root / "images" / ("train" if number < 40 else "val") / "ab"[number % 2]
@@ -63,7 +63,9 @@ def seen(made, kind):
 def test_each_loader_gives_the_luminance_of_an_image_in_one_channel(prepared, kind):
     mode, one, three = prepared
     stored = {n: Image.open(io.BytesIO(data)) for n, (data, _, _) in one.stored("val").items()}
-    assert {image.mode for image in stored.values()} == {mode}  # no bytes are changed
+    assert {image.mode for image in stored.values()} == {
+        mode
+    }  # the stored bytes are those of the files
     found = seen(one, kind)
     for number, image in found.items():
         expected = torch.from_numpy(np.array(stored[number].convert("L")))[None].float()
@@ -77,7 +79,7 @@ def test_each_loader_gives_the_luminance_of_an_image_in_one_channel(prepared, ki
         )
 
 
-def test_mean_and_deviation_are_those_of_the_pixels_that_are_seen(prepared):
+def test_mean_and_deviation_are_those_of_the_luminance(prepared):
     _, one, three = prepared
     pixels = np.stack(
         [
@@ -90,7 +92,7 @@ def test_mean_and_deviation_are_those_of_the_pixels_that_are_seen(prepared):
     assert (one.manifest.channels, three.manifest.channels) == (1, 3)
 
 
-def test_prep_tells_which_images_have_colours_that_are_not_seen(prepared):
+def test_prep_remarks_on_images_whose_colours_are_not_used(prepared):
     mode, one, three = prepared
     assert not three.remarks()
     assert set(one.remarks().values()) == (
@@ -101,7 +103,7 @@ def test_prep_tells_which_images_have_colours_that_are_not_seen(prepared):
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_change_of_images_is_for_one_channel_too(prepared, kind, change):
+def test_each_augmentation_works_with_one_channel(prepared, kind, change):
     asked = augment(**CHANGES[change])
     own, other = (spec(made.folder, augment=asked) for made in prepared[1:])
     assert named(kind).cannot(own) == named(kind).cannot(other)
@@ -114,8 +116,8 @@ def test_every_change_of_images_is_for_one_channel_too(prepared, kind, change):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_channel_is_changed_as_three_equal_ones_are(prepared, kind):
-    """Of grey images; DALI draws other numbers when colours change nothing."""
+def test_one_channel_is_augmented_like_three_equal_channels(prepared, kind):
+    """Grey images are compared; DALI draws other random numbers if a change has no effect on them."""
     mode, one, three = prepared
     if mode == "RGB":
         pytest.skip("luminance is computed before the change, so rounding differs")
@@ -159,7 +161,7 @@ def test_brightness_and_contrast_of_grey_images_are_changed_as_dali_changes_them
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_without_images_has_the_shape_of_the_others(prepared, kind):
-    """The last of a split that does not fill one batch of each process."""
+    """The last step of a validation split may have no image for some processes."""
     for rank in range(8):
         own = spec(prepared[1].folder, "val", batch_size=1, rank=rank, world_size=8)
         batches = list(make(kind, own))
@@ -167,7 +169,7 @@ def test_a_batch_without_images_has_the_shape_of_the_others(prepared, kind):
         assert [len(batch.images) for batch in batches] == [1, int(rank < 2)]
 
 
-def test_preprocess_json_prepares_colour_and_grey_pictures(prepared, tmp_path):
+def test_preprocess_json_prepares_coloured_and_grey_images(prepared, tmp_path):
     _, one, _ = prepared
     told = preprocess.describe(SimpleNamespace(short_side=SIDE, image_size=SIDE), one.manifest)
     assert (told["colour"], len(told["mean"])) == ("L", 1)
@@ -179,7 +181,7 @@ def test_preprocess_json_prepares_colour_and_grey_pictures(prepared, tmp_path):
             assert torch.allclose(transform(picture), image, atol=1e-5)
 
 
-def test_a_picture_that_is_stored_anew_is_stored_grey(tmp_path):
+def test_a_re_encoded_image_is_stored_grey(tmp_path):
     for number in range(8):
         folder = tmp_path / "images" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +196,7 @@ def test_a_picture_that_is_stored_anew_is_stored_grey(tmp_path):
     assert any("stored anew as upright 8-bit grey" in text for text in made.remarks().values())
 
 
-def test_a_grey_copy_of_a_colour_image_is_a_leak_in_one_channel_alone(tmp_path):
+def test_a_grey_copy_of_a_coloured_image_is_a_leak_only_with_one_channel(tmp_path):
     images = {"train/a/0": picture(0), "train/b/1": picture(1), "train/b/2": picture(2),
               "val/a/3": picture(3), "val/b/4": picture(1, mode="L")}  # fmt: skip
     for name, image in images.items():

@@ -1,4 +1,4 @@
-"""Which loader is used, and why."""
+"""Test `loaders.choose`: which loader is used for a split, and the reason that is reported."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from tests.pipeline.data.loaders.loading import KINDS, augment, spec
 pytestmark = pytest.mark.long
 
 
-def test_auto_takes_what_suits_and_says_why(data, odd, monkeypatch):
+def test_auto_chooses_a_suitable_loader_and_gives_the_reason(data, odd, monkeypatch):
     def chosen(own):
         kind, why = choose("auto", own)
         return kind.kind, why
@@ -30,14 +30,14 @@ def test_auto_takes_what_suits_and_says_why(data, odd, monkeypatch):
         choose("dali", spec(data))
 
 
-def test_what_a_loader_cannot_do_is_refused_with_one_that_can(data):
+def test_an_unsupported_augmentation_is_refused_with_a_loader_that_supports_it(data):
     with pytest.raises(UserError, match=r"data.loader=dali has no policy=autoaugment; .*=torch"):
         make("dali", spec(data, augment=augment(policy="autoaugment")))
     with pytest.raises(UserError, match=r"memory has no policy=randaugment; use data.loader=torch"):
         make("memory", spec(data, augment=augment(policy="randaugment")))
 
 
-def test_auto_goes_on_with_the_loader_that_a_state_is_of(data):
+def test_auto_resumes_with_the_loader_that_saved_the_position(data):
     own = spec(data, augment=augment(crop="resized"))
     assert make("auto", own).kind == "memory"
     for kind in KINDS:

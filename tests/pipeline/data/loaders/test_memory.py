@@ -1,4 +1,4 @@
-"""The loader that keeps the split in memory."""
+"""Test `loaders.memory`: the loader that keeps a split in memory."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every loader: each image as often as it must come, and exactly resumable."""
+"""Test that each loader yields each image as often as it must, and resumes at exact positions."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from tests.pipeline.data.loaders.loading import KINDS, MUCH, augment, same, spec
 pytestmark = pytest.mark.long
 
 
-# -- each image as often as it must come ----------------------------------------------------------
+# -- how often an image comes ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("world_size", range(1, 6))
@@ -41,7 +41,9 @@ def test_training_sees_each_image_at_most_once_and_validation_each_once(data, ki
         ]
         for rank in range(world_size)
     ]
-    assert len({len(own) for own in evaluated}) == 1  # collectives need as many everywhere
+    assert (
+        len({len(own) for own in evaluated}) == 1
+    )  # collectives need the same number of batches on each rank
     numbers = torch.cat([numbers for own in evaluated for numbers in own])
     assert sorted(numbers.tolist()) == list(range(103, 123))
 
@@ -59,7 +61,7 @@ def test_labels_belong_to_their_images(data, kind):
 
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_goes_on_exactly_from_anywhere(data, kind, world_size):
+def test_a_loader_resumes_exactly_from_any_position(data, kind, world_size):
     def opened(rank, state=None):
         own = spec(data, rank=rank, world_size=world_size, augment=augment(**MUCH[kind]))
         return make(kind, own, state)
@@ -82,14 +84,14 @@ def test_it_goes_on_exactly_from_anywhere(data, kind, world_size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_leaves_the_generator_of_torch_to_what_mixes_and_drops(data, kind):
+def test_a_loader_draws_nothing_from_the_global_generator_of_torch(data, kind):
     loader, before = make(kind, spec(data, augment=augment(**MUCH[kind]))), torch.get_rng_state()
     assert len(list(loader)) == len(loader)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_position_of_anything_else_is_refused(data, tmp_path, kind):
+def test_a_position_of_another_loader_is_refused(data, tmp_path, kind):
     own = spec(data)
     opened = make(kind, own)
     next(iter(opened))
@@ -110,8 +112,8 @@ def test_a_position_of_anything_else_is_refused(data, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["memory", "torch"])
-def test_changes_depend_on_seed_epoch_and_place_alone(data, kind, monkeypatch):
-    """Not on the number of processes or workers."""
+def test_augmentation_depends_only_on_seed_epoch_and_index(data, kind, monkeypatch):
+    """The number of processes and of workers does not matter."""
 
     def images(world_size, cores, seed=5):
         monkeypatch.setattr(base, "cores", lambda: cores)
@@ -132,7 +134,7 @@ def test_changes_depend_on_seed_epoch_and_place_alone(data, kind, monkeypatch):
     assert shared and not any(torch.equal(alone[number], other[number]) for number in shared)
 
 
-def test_repeated_images_differ_each_time(data):
+def test_repeated_images_are_augmented_differently(data):
     own = spec(data, augment=augment(crop="resized", repeats=3))
     numbers, images = [], []
     for batch in make("torch", own):

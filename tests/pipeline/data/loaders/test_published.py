@@ -1,4 +1,4 @@
-"""Changes of images as they were published, and as timm makes them."""
+"""Test that cutout is the published one, and that policies of timm depend on the seed alone."""
 
 import itertools
 import random
@@ -18,7 +18,10 @@ pytestmark = pytest.mark.long
 
 
 def published(side, length):
-    """Return the squares of the authors' cutout, for every centre (DeVries and Taylor, 2017)."""
+    """Return the masks of the authors' cutout for each centre (DeVries and Taylor, 2017).
+
+    The shape is (side, side, side, side): centre y, centre x, row, column.
+    """
     masks = np.zeros((side, side, side, side), bool)
     for y, x in itertools.product(range(side), repeat=2):
         ends = (np.clip([c - length // 2, c + length // 2], 0, side) for c in (y, x))
@@ -29,7 +32,9 @@ def published(side, length):
 
 def test_a_clipped_cutout_is_the_published_one():
     expected = published(16, 8).flatten(0, 1)
-    assert expected.float().mean() == pytest.approx(0.191, abs=1e-3)  # 0.25 if all were inside
+    assert expected.float().mean() == pytest.approx(
+        0.191, abs=1e-3
+    )  # 0.25 if no mask crossed the border
     centres = torch.cartesian_prod(torch.arange(16), torch.arange(16)) / 16 + 0.01
     size = torch.full((256, 2), 8.0)
     assert torch.equal(memory._rectangle(16, centres, size, clip=True), expected)
@@ -40,7 +45,7 @@ def test_a_clipped_cutout_is_the_published_one():
     assert drawn.float().mean() == pytest.approx(0.191, abs=0.01)
 
 
-def test_what_came_later_leaves_old_positions_valid():
+def test_later_settings_at_their_defaults_leave_old_positions_valid():
     assert asked(augment().model_dump(), "train.augment.").keys() == NONE.keys()
 
 
@@ -55,7 +60,7 @@ def test_what_came_later_leaves_old_positions_valid():
         "3a",
     ],
 )
-def test_a_policy_of_timm_follows_from_the_seed_alone(data, text):
+def test_a_policy_of_timm_depends_on_the_seed_alone(data, text):
     change = TimmPolicy(text, spec(data, augment=augment(policy=text)))
     image = (torch.arange(3 * 24 * 24) % 251).view(3, 24, 24).to(torch.uint8)
     before = random.getstate(), np.random.get_state()[1].tolist()
@@ -74,7 +79,7 @@ def test_the_bounds_of_policies_are_those_of_timm():
         assert len(auto_augment.rand_augment_choices(weighted.removeprefix("t"))) == operations
 
 
-def test_a_policy_of_timm_keeps_a_bit_where_timm_draws_none(data):
+def test_posterizing_to_no_bits_keeps_one_bit(data):
     text = "rand-m9-mstd0.5-inc1"
     change = TimmPolicy(text, spec(data, augment=augment(policy=text)))
     (posterize,) = (op.aug_fn for op in change._change.ops if op.name == "PosterizeIncreasing")

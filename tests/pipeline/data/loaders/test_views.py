@@ -1,4 +1,4 @@
-"""What an image looks like when it comes: as torchvision shows it, changed as the recipe says."""
+"""Test the images that loaders yield: resized as by torchvision, and augmented as the recipe says."""
 
 import json
 import math
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.long
 
 @pytest.mark.parametrize("kind", ["dali", "torch"])
 @pytest.mark.parametrize(("resize", "size"), [(64, 56), (41, 32), (33, 33)])
-def test_an_evaluation_sees_what_torchvision_shows(odd, kind, resize, size):
+def test_evaluation_images_are_resized_as_by_torchvision(odd, kind, resize, size):
     folder, stored = odd
     theirs = v2.Compose([v2.Resize(resize), v2.CenterCrop(size)])
     own = spec(folder, "val", resize=resize, image_size=size)
@@ -33,7 +33,7 @@ def test_an_evaluation_sees_what_torchvision_shows(odd, kind, resize, size):
             expected = torch.from_numpy(np.array(theirs(stored[number]))).movedim(2, 0)
             pixels = (image * std + mean) * 255
             difference = (pixels - expected).abs()
-            if kind == "dali" and resize == size:  # at the border its filter repeats pixels
+            if kind == "dali" and resize == size:  # DALI's filter repeats pixels at the border
                 assert difference.max() <= 4
                 difference = difference[:, 1:-1, 1:-1]
             differences.append(difference)
@@ -42,7 +42,7 @@ def test_an_evaluation_sees_what_torchvision_shows(odd, kind, resize, size):
     assert torch.stack([d.mean() for d in differences]).mean() <= 0.2
 
 
-def test_the_memory_loader_sees_the_same(data):
+def test_the_memory_loader_gives_the_images_of_the_torch_loader(data):
     ours, theirs = (
         torch.cat([batch.images for batch in make(kind, spec(data, "val", resize=30))])
         for kind in ("memory", "torch")
@@ -50,7 +50,7 @@ def test_the_memory_loader_sees_the_same(data):
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_what_travels_with_the_network_prepares_an_image_as_the_evaluation_did(odd, tmp_path):
+def test_preprocess_json_prepares_an_image_as_the_evaluation_does(odd, tmp_path):
     folder, stored = odd
     own = spec(folder, "val", resize=41, image_size=32)
     told = preprocess.describe(SimpleNamespace(short_side=41, image_size=32), own.manifest)
@@ -98,7 +98,7 @@ def test_a_flip_mirrors_and_padding_shifts(data, kind):
 
 @pytest.mark.parametrize("recipe", sorted((PROJECT / "conf" / "train").glob("*.yaml")))
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_recipe_can_be_read_or_is_refused(data, kind, recipe):
+def test_each_recipe_is_loaded_or_refused_by_each_loader(data, kind, recipe):
     asked = Augment(**yaml.safe_load(recipe.read_text())["augment"])
     own = spec(data, augment=asked)
     if named(kind).cannot(own) is None:
@@ -109,8 +109,8 @@ def test_every_recipe_can_be_read_or_is_refused(data, kind, recipe):
 
 
 @pytest.mark.parametrize(("size", "scale"), [(24, (0.08, 1.0)), (8, (0.5, 1.0)), (40, (1.0, 1.0))])
-def test_parts_of_a_batch_are_those_torchvision_would_cut_out(size, scale):
-    """The same draws, image by image: of ten areas and shapes the first that fits."""
+def test_random_crops_of_a_batch_equal_those_of_torchvision(size, scale):
+    """Both use the same random numbers: the first of ten areas and aspect ratios that fits is cut out."""
     torch.manual_seed(0)
     height, width = 28, 36
     images = torch.randint(0, 256, (50, 3, height, width), dtype=torch.uint8)

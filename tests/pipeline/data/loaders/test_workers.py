@@ -1,4 +1,4 @@
-"""Worker processes that die, are late, or have no room."""
+"""Test `loaders.workers`: worker processes that die, are slow, or find no shared memory."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 
 
 class Items(Dataset):
-    """What a worker may meet with."""
+    """A data set of four items, whose items call a function in the worker if one is given."""
 
     def __init__(self, what):
         self.what = what
@@ -53,24 +53,24 @@ def working(what, waiting=lambda seconds: None):
         (no_room, "/dev/shm is full, a batch did not fit in; .*--shm-size"),
     ],
 )
-def test_the_end_of_a_worker_is_told_with_its_reason(what, words):
+def test_the_end_of_a_worker_is_reported_with_its_reason(what, words):
     with pytest.raises(UserError, match=words) as error:
         list(working(what))
     assert "\n" not in str(error.value)
 
 
-def test_a_worker_that_is_killed_in_the_middle_of_a_step_is_told_by_the_next_batch():
-    others = set(multiprocessing.active_children())  # of the tests before
+def test_a_worker_killed_during_a_step_is_reported_at_the_next_batch():
+    others = set(multiprocessing.active_children())  # workers of earlier tests
     left = working(lambda: time.sleep(0.3) or torch.zeros(2))
     next(left)
     (worker,) = set(multiprocessing.active_children()) - others
     os.kill(worker.pid, signal.SIGKILL)
-    time.sleep(0.2)  # the step: nothing is raised in it
+    time.sleep(0.2)  # stands for the step, which does not fail
     with pytest.raises(UserError, match=r"ended: Killed \(signal 9\); launch again to continue"):
         list(left)
 
 
-def test_who_waits_for_a_batch_hears_that_it_is_to_leave():
+def test_a_stop_request_ends_the_wait_for_a_batch():
     def leave(seconds):
         raise Interrupted(f"{seconds:.0f}")
 
@@ -85,9 +85,7 @@ def test_a_batch_that_comes_late_is_waited_for():
 
 
 @pytest.mark.parametrize(("free", "expected"), [(10**9, 4), (3 * 10**7, 4), (10**7, 3), (0, 0)])
-def test_no_more_workers_are_started_than_the_shared_memory_has_room_for(
-    monkeypatch, capsys, free, expected
-):
+def test_shared_memory_limits_the_number_of_workers(monkeypatch, capsys, free, expected):
     monkeypatch.setattr(workers.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     workers._say.cache_clear()
     for _ in range(2):
@@ -98,7 +96,7 @@ def test_no_more_workers_are_started_than_the_shared_memory_has_room_for(
     assert workers.affordable(4, 10**6, neighbours=8) <= expected
 
 
-def test_without_room_the_batches_are_the_same(data, monkeypatch):
+def test_batches_are_the_same_without_shared_memory(data, monkeypatch):
     own = spec(data)
     enough = list(make("torch", own))
     monkeypatch.setattr(workers, "SHARED", workers.Path("/nowhere"))
