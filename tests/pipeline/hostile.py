@@ -1,4 +1,4 @@
-"""Files that would run code, or say what is not so, if they were believed."""
+"""Make hostile files: loading them runs code, or their header is false."""
 
 import io
 import json
@@ -19,7 +19,7 @@ CARD = {
 
 
 class Pickled:
-    """Leaves a mark when it is un-pickled."""
+    """An object whose pickle creates the folder `mark` when it is loaded."""
 
     def __init__(self, mark):
         self.mark = str(mark)
@@ -35,7 +35,7 @@ def pickled(mark):
 
 
 class Script(nn.Module):
-    """Leaves a mark when it is loaded: TorchScript can write files."""
+    """A TorchScript module that writes the file `mark` when it is loaded."""
 
     def __init__(self, mark):
         super().__init__()
@@ -60,7 +60,7 @@ def deep(value):
 
 
 def unread(folder):
-    """Return a folder of data that nobody reads before the file beside it."""
+    """Return a folder of data with an empty manifest; commands read the network's file first."""
     folder.mkdir()
     (folder / rundir.MANIFEST).write_text("{}")
     return folder

@@ -1,4 +1,4 @@
-"""Bad input gets one line that names the thing and the cure, exit code 2, and writes nothing."""
+"""Test that a launch refuses bad input with one line and exit code 2, and writes nothing."""
 
 import os
 
@@ -135,7 +135,7 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("arguments", "said"), REFUSED, ids=[ascii(" ".join(a)) for a, _ in REFUSED]
 )
-def test_it_is_refused_in_one_line(inside, arguments, said):
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(inside, arguments, said):
     code, _, told = inside(*arguments)
     assert code == 2
     assert said in told
@@ -159,7 +159,7 @@ def test_a_umask_that_takes_ones_own_permissions_is_refused(inside, umask):
     assert not inside.root.exists()
 
 
-def test_a_recipe_that_is_not_used_refuses_nothing(inside):
+def test_an_unused_recipe_refuses_nothing(inside):
     code, said, told = inside("stage=prep", "train.batch_size=5000", "dry_run=true")
     assert (code, told) == (0, "")
     assert "dry run" in said
@@ -189,7 +189,7 @@ def test_online_tracking_without_wandb_is_refused(launch, tmp_path):
     assert not launch.root.exists()
 
 
-def test_a_dry_run_touches_nothing(launch):
+def test_a_dry_run_writes_nothing(launch):
     done = launch("dry_run=true")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1].startswith("dry run: nothing was touched")
@@ -214,7 +214,7 @@ def test_a_plan_knows_the_classes_and_that_images_are_enlarged(launch, tmp_path,
     assert ("enlarges" in done.stdout) is bool(told)
 
 
-def test_a_dry_run_that_is_refused_does_not_say_that_it_went_well(launch, tmp_path):
+def test_a_refused_dry_run_does_not_report_success(launch, tmp_path):
     done = launch("dry_run=true", "data=imagefolder", f"data.root={tmp_path}/none")
     assert done.returncode == 2
     assert "nothing was touched" not in done.stdout

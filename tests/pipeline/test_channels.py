@@ -1,4 +1,4 @@
-"""Images of one channel, and of three, through all stages to a picture that is classified."""
+"""Test `data.channels` 1 and 3 through all stages, up to images that exported files classify."""
 
 import os
 import runpy
@@ -23,12 +23,12 @@ QUICK = ("data=imagefolder", "data.image_size=16", "data.resize=16", "train=digi
          "latency.batch_sizes=[1]", "latency.repeats=10", "latency.also=[plain_folded,onnx]",
          "tracking=disabled")  # fmt: skip
 FILES = ("model.onnx", "model.int8.onnx", "model.pt2", "model.ts", "model.safetensors")
-COUNT = 20  # validation images
+COUNT = 20  # number of validation images
 
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
-    """Return a launcher of the runs c1 and c3 on pictures in colour and in grey."""
+    """Return the launcher of two runs on coloured and grey images: c1 with 1 channel, c3 with 3."""
     root = tmp_path_factory.mktemp("channels")
     for number in range(80):
         folder = root / "images" / ("val" if number < COUNT else "train") / "ab"[number % 2]
@@ -63,13 +63,13 @@ def test_all_stages_and_files_agree(shipped, channels):
     assert f"['batch', {channels}, 16, 16]: {'grey' if channels == 1 else 'RGB'}" in page
 
 
-def test_prep_counts_the_images_whose_colours_are_not_seen(shipped):
+def test_prep_counts_the_images_whose_colours_are_not_used(shipped):
     assert [result(shipped, run, "prep")["odd_files"] for run in ("c1", "c3")] == [40, 0]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("file", FILES[:4])
-def test_the_example_classifies_pictures_in_colour_and_grey_as_eval_does(shipped, channels, file):
+def test_the_example_classifies_coloured_and_grey_images_as_eval_does(shipped, channels, file):
     run = shipped.root / "runs" / f"c{channels}"
     answers = load_file(run / "eval" / "predictions.safetensors")
     key = {"model.onnx": "onnx", "model.int8.onnx": "int8", "model.pt2": "pt2",
@@ -81,7 +81,7 @@ def test_the_example_classifies_pictures_in_colour_and_grey_as_eval_does(shipped
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = [line.rpartition(": ")[2].split()[0] for line in done.stdout.splitlines()]
-    # resized by Pillow or by torch, a pixel differs by 1 of 255, and an image may change sides
+    # Pillow and torch resize with differences of 1 of 255, which may change one prediction
     same = sum(t == "ab"[n] for t, n in zip(told, answers[key][:, 0].tolist(), strict=True))
     assert same >= COUNT - 1
 
@@ -100,7 +100,7 @@ def test_any_file_of_one_channel_can_be_evaluated(shipped, file):
     assert float(top1) == pytest.approx(result(shipped, "c1", "eval")[f"{name}/top1"], abs=0.01)
 
 
-def test_a_network_for_rgb_sees_grey_data_and_one_for_grey_images_refuses_rgb(shipped):
+def test_a_network_for_rgb_accepts_grey_data_and_one_for_grey_images_refuses_rgb(shipped):
     runs = shipped.root / "runs"
     done, top1 = evaluated(runs / "c3" / "fuse" / "model.onnx", runs / "c1")
     assert done.returncode == 0 and top1
@@ -122,7 +122,9 @@ def test_a_network_for_rgb_sees_grey_data_and_one_for_grey_images_refuses_rgb(sh
          "three:one is for images of 1 channel, and data.channels=3"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_in_one_line(inside, tmp_path, monkeypatch, words, said):
+def test_a_wrong_number_of_channels_is_refused_in_one_line(
+    inside, tmp_path, monkeypatch, words, said
+):
     (tmp_path / "three.py").write_text(
         "from torch import nn\n"
         "def net(num_classes, channels=3):\n"
@@ -150,7 +152,7 @@ def test_a_run_of_an_earlier_release_keeps_its_three_channels(launch):
     assert frozen(run).data.channels == 3
 
 
-def test_a_colour_picture_and_its_luminance_are_one_to_a_grey_network(tmp_path):
+def test_a_grey_network_gets_the_luminance_of_a_coloured_image(tmp_path):
     told = {"resize": 16, "image_size": 16, "interpolation": "bilinear", "mean": [0.4],
             "std": [0.2], "classes": ["a"]}  # fmt: skip
     prepare = runpy.run_path(str(PROJECT / "examples/deploy.py"))["prepare"]

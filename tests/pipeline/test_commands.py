@@ -1,4 +1,4 @@
-"""The commands answer fast, help, and do not import what they do not use."""
+"""Test the commands: their help, what they import, and their errors."""
 
 import argparse
 import re
@@ -20,7 +20,7 @@ NAMES = ["launch", "run", "status", "logs", "cancel", "compare", "sync", "evalua
 
 
 @pytest.mark.parametrize("module", [*(f"pipeline.{name}" for name in NAMES), "slurm.dev_cluster"])
-def test_help_helps_at_once_and_without_torch(module):
+def test_help_imports_no_heavy_library(module):
     code = (
         f"import runpy, sys; sys.argv = ['{module}', '--help']\n"
         f"try: runpy.run_module('{module}', run_name='__main__')\n"
@@ -33,8 +33,8 @@ def test_help_helps_at_once_and_without_torch(module):
     assert "Exit codes" in done.stdout
 
 
-def test_a_forgotten_environment_is_told_in_one_line():
-    done = subprocess.run(  # -S: without site-packages
+def test_missing_packages_are_reported_in_one_line():
+    done = subprocess.run(  # -S leaves out site-packages
         [sys.executable, "-S", "-m", "pipeline.status"], cwd=PROJECT, capture_output=True, text=True
     )
     assert done.returncode == 2
@@ -55,7 +55,7 @@ def test_the_composed_configuration_is_printed(launch):
     assert not launch.root.exists()
 
 
-def test_run_without_a_stage_says_what_it_wants(tmp_path):
+def test_run_without_a_stage_names_the_missing_file(tmp_path):
     command = [sys.executable, "-m", "pipeline.run", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
@@ -82,7 +82,7 @@ def dyrep(monkeypatch, *words):
 
 
 @pytest.mark.parametrize("name", dispatcher.COMMANDS)
-def test_every_command_is_there_under_one_name(monkeypatch, capsys, name):
+def test_every_command_is_listed_in_the_help_of_dyrep(monkeypatch, capsys, name):
     module, what = dispatcher.COMMANDS[name]
     assert callable(import_module(module).main)
     assert dyrep(monkeypatch, "--help") == 0
@@ -102,7 +102,7 @@ def test_a_command_gets_its_arguments_and_its_exit_code_is_passed_on(monkeypatch
         ("seed=1", "settings are for pipeline.launch"),
     ],
 )
-def test_a_setting_in_the_place_of_a_run_is_not_taken_for_one(monkeypatch, capsys, word, cure):
+def test_a_setting_in_place_of_a_run_is_refused(monkeypatch, capsys, word, cure):
     assert dyrep(monkeypatch, "status", word) == 2
     told = f"error: '{word}' is a setting, not the name of a run; {cure}\n"
     assert capsys.readouterr().err.endswith(told)
@@ -120,14 +120,14 @@ def test_help_shows_what_was_typed(monkeypatch, capsys, name):
     ("word", "meant"),
     [("stauts", "status"), ("devcluster", "dev-cluster"), ("--verson", "--version")],
 )
-def test_a_command_that_is_none_is_refused_with_the_nearest(monkeypatch, capsys, word, meant):
+def test_an_unknown_command_is_refused_with_the_nearest(monkeypatch, capsys, word, meant):
     assert dyrep(monkeypatch, word) == 2
     told = capsys.readouterr()
     assert told.err == f"error: dyrep has no command '{word}'; did you mean '{meant}'?\n"
     assert not told.out
 
 
-def test_there_is_one_version(monkeypatch, capsys):
+def test_all_versions_agree(monkeypatch, capsys):
     import dyrep as library
 
     assert dyrep(monkeypatch, "--version") == 0
@@ -143,11 +143,11 @@ TEXTS = [
 ]
 
 
-def test_what_messages_say_to_install_is_a_requirement_of_ours_or_known():
+def test_packages_that_messages_name_are_requirements_of_the_project():
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     extras = [text for extra in project["optional-dependencies"].values() for text in extra]
     known = {re.match(r"[\w.-]+", text)[0] for text in extras}
-    known |= {"hydra-optuna-sweeper", "torch-tensorrt"}  # for what only few want
+    known |= {"hydra-optuna-sweeper", "torch-tensorrt"}  # for rarely used features
     told = {
         word
         for text in TEXTS
@@ -157,7 +157,7 @@ def test_what_messages_say_to_install_is_a_requirement_of_ours_or_known():
     assert {"onnx", "wandb"} <= told <= known
 
 
-def test_what_messages_say_to_type_are_commands():
+def test_modules_that_messages_name_are_commands():
     modules = {name for text in TEXTS for name in re.findall(r"python -m ([\w.]*\w)", text)}
     modules -= {"pipeline.NAME", "MODULE"}
     assert len(modules) > 10

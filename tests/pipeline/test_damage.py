@@ -1,4 +1,4 @@
-"""One damaged file: it is named with the cure, whoever meets it, and the runs beside it are shown."""
+"""Test that each command names a damaged file with the cure, and still shows all other runs."""
 
 import itertools
 import json
@@ -35,11 +35,11 @@ METRICS = {
     "eval": {"fused/top1": 90.0, "unfused/top1": 90.0, "agreement": 100.0, "images": 360},
 }  # fmt: skip
 OUTPUT = {"outputs": {}, "environment": {"device": "CPU"}, "attempts": 1, "seconds": 1.0}
-WAITING = "latency"  # the stage that is not finished
+WAITING = "latency"  # the unfinished stage
 
 
 def wrong(value):
-    """Return a value of another type in each place, the place kept."""
+    """Return a value with the same keys, and values of another type."""
     if isinstance(value, dict):
         return {key: wrong(inner) for key, inner in value.items()}
     return "x" if isinstance(value, int | float | list) or value is None else 7
@@ -58,7 +58,7 @@ def typed(path):
 
 
 def numbers(number):
-    """Return what writes a number in place of each; JSON text, as a parser would meet it."""
+    """Return a function that replaces each number in a file by the given JSON text."""
 
     def damage(path):
         lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
@@ -104,7 +104,7 @@ FILES = (
     "train/history.jsonl", "train/growth.jsonl", f"{WAITING}/events.jsonl",
     f"{WAITING}/jobs.jsonl", f"{WAITING}/attempt", f"{WAITING}/progress.json",
 )  # fmt: skip
-READ = {  # what each command relies on, so that it names what is damaged there
+READ = {  # files that each command needs, and therefore names if they are damaged
     "status": {"run.json", "train/result.json", "fuse/result.json", "train/events.jsonl",
                f"{WAITING}/events.jsonl", f"{WAITING}/jobs.jsonl", f"{WAITING}/attempt"},
     "compare": {"run.json", "config.yaml", "train/result.json", "fuse/result.json",
@@ -117,13 +117,13 @@ READ = {  # what each command relies on, so that it names what is damaged there
 NO_DAMAGE = {("config.yaml", "half")} | {
     (file, damage) for file in FILES if file.endswith(".jsonl") for damage in ("empty", "half", "zeros")
 } | {(f"{WAITING}/jobs.jsonl", "mapping")} | {
-    ("run.json", damage) for damage in ("infinite", "endless", "far")  # it has no number
+    ("run.json", damage) for damage in ("infinite", "endless", "far")  # run.json has no number
 } | {(file, "far") for file in ("train/result.json", "fuse/result.json")}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
-    """Return a root with two runs whose latency is missing, and how each is launched."""
+    """Return a root with two runs whose latency is unfinished, and the launch of each."""
     root = tmp_path_factory.mktemp("damage") / "o"
     configs = {name: _fabricate(root, name, seed) for seed, name in enumerate(("good", "bad"))}
     return root, configs
@@ -160,7 +160,7 @@ def launched(run):
 
 @pytest.fixture
 def world(pristine, tmp_path, monkeypatch):
-    """Return a copy of the root, with nothing outside it to be reached."""
+    """Return the root, restored after the test, with stand-ins for processes, SLURM and W&B."""
     root, configs = pristine
     kept = root.with_name("kept")
     if not kept.exists():
@@ -224,7 +224,7 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(file, damage, world, c
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "1" * 400])
-def test_a_result_with_numbers_beyond_measure_is_shown_or_named(world, capsys, number):
+def test_a_result_with_numbers_that_are_not_finite_is_shown_or_named(world, capsys, number):
     root, configs = world
     for stage in METRICS:
         path = root / "runs" / "bad" / stage / rundir.RESULT
@@ -235,11 +235,11 @@ def test_a_result_with_numbers_beyond_measure_is_shown_or_named(world, capsys, n
         assert main(["bad", "good", "--root", str(root)]) == 0
         told = capsys.readouterr()
         assert "good" in told.out and "Traceback" not in told.out + told.err
-    assert launched(configs["bad"]) == 2  # how many images there are is not known
+    assert launched(configs["bad"]) == 2  # the launch needs the number of images
     assert "result.json is damaged" in capsys.readouterr().err
 
 
-def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
+def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -249,7 +249,7 @@ def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
         rundir.read_json(tmp_path / "run.json")
 
 
-def test_a_cure_loses_nothing_that_can_be_kept(tmp_path):
+def test_the_cure_removes_no_more_than_it_must(tmp_path):
     for name, cure in {
         "result.json": f"remove {tmp_path}/result.json and launch again",
         "attempt": f"remove {tmp_path} to start over",
@@ -262,8 +262,8 @@ def test_a_cure_loses_nothing_that_can_be_kept(tmp_path):
         list(rundir.read_lines(tmp_path / "events.jsonl"))
 
 
-def test_a_run_nobody_may_look_into_is_named(world, capsys, monkeypatch):
-    """Root may look everywhere; what is refused to others is refused here by hand."""
+def test_a_run_without_permission_is_named(world, capsys, monkeypatch):
+    """Stand-ins for the calls that read files refuse the run, because root may read any folder."""
     root, _ = world
     closed, look, read = root / "runs" / "bad", type(root).lstat, files.opened
 
@@ -280,7 +280,7 @@ def test_a_run_nobody_may_look_into_is_named(world, capsys, monkeypatch):
     assert "good" in told and "damaged" in told
 
 
-def test_a_log_that_is_a_fifo_does_not_keep_anyone(world, capsys):
+def test_a_log_that_is_a_fifo_is_refused_without_waiting(world, capsys):
     root, _ = world
     log = rundir.log_file(root / "runs" / "bad" / WAITING, 1)
     log.parent.mkdir()

@@ -1,4 +1,4 @@
-"""The whole pipeline on real digits: two real processes, real DALI, real wandb."""
+"""Test the whole pipeline on real digits, with two processes, DALI and wandb."""
 
 import json
 
@@ -82,7 +82,7 @@ def test_history_holds_each_step_and_epoch_once(run):
     assert epochs == [1, 2, 3, 4]
 
 
-def test_growth_tells_what_it_did_and_what_it_cost(run):
+def test_growth_records_its_change_and_its_cost(run):
     (row,) = rundir.read_lines(run / "train" / rundir.GROWTH)
     assert (row["epoch"], row["action"]) == (2, "grow")
     assert row["saliency"][0][0] == row["layer"]
@@ -110,7 +110,7 @@ def test_one_offline_run_waits_for_wandb_sync(run):
         assert word in content
 
 
-def test_the_report_stands_alone(run):
+def test_the_report_loads_nothing(run):
     page = (run / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org/", "")
     assert page.count("<svg") == 9
@@ -140,13 +140,15 @@ def test_a_name_under_which_nothing_is_trained_can_be_freed(launch):
     assert f"`rm -r {launch.root / 'runs' / 'x'}` frees it" in done.stderr
 
 
-def test_another_question_shares_what_it_can(finished):
+def test_a_run_with_other_settings_shares_the_stages_that_do_not_read_them(finished):
     done = finished("name=other", *SMALL, "eval.batch_size=32", "stage=eval", "tracking=disabled")
     assert done.returncode == 0, done.stderr
     shared, own = finished.root / "runs" / "other", finished.root / "runs" / "small"
     assert (shared / "train").resolve() == (own / "train").resolve()
     assert (shared / "eval").resolve() != (own / "eval").resolve()
-    assert metrics(shared, "eval") == pytest.approx(metrics(own, "eval"))  # one process as two
+    assert metrics(shared, "eval") == pytest.approx(
+        metrics(own, "eval")
+    )  # one process gives the numbers of two
     assert not (shared / "wandb").exists()
 
 

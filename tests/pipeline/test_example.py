@@ -1,4 +1,4 @@
-"""`examples/deploy.py` names what it cannot use, in one line, and takes an image as prep does."""
+"""Test `examples/deploy.py`: it refuses unusable files, and reads images as the stage `prep` does."""
 
 import os
 import runpy
@@ -22,7 +22,7 @@ from tests.pipeline.hostile import CARD
         ("x/extra/card.json", "[" * 10**5, "maximum recursion depth"),
     ],
 )
-def test_the_example_says_what_is_wrong_with_a_card(tmp_path, member, content, said):
+def test_the_example_names_the_fault_of_a_card(tmp_path, member, content, said):
     path = tmp_path / "model.pt2"
     path.write_text(content)
     if member:
@@ -44,7 +44,7 @@ def test_the_example_says_what_is_wrong_with_a_card(tmp_path, member, content, s
         ("fifo.onnx", "fifo.onnx is not a regular file"),
     ],
 )
-def test_the_example_names_what_it_cannot_open(tmp_path, monkeypatch, capsys, name, said):
+def test_the_example_names_a_file_that_it_cannot_open(tmp_path, monkeypatch, capsys, name, said):
     (tmp_path / "bad.onnx").write_text("no network")
     os.mkfifo(tmp_path / "fifo.onnx")
     monkeypatch.setattr("sys.argv", ["deploy.py", str(tmp_path / name), "x.png"])
@@ -53,7 +53,7 @@ def test_the_example_names_what_it_cannot_open(tmp_path, monkeypatch, capsys, na
 
 
 def declared(width, height):
-    """Return a PNG that says so in its header, and holds no pixels."""
+    """Return a PNG without pixels, whose header claims a size."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -92,7 +92,7 @@ def test_the_example_scales_16_bits_as_prep_does(tmp_path):
 @pytest.mark.parametrize(
     "wrong", [{"resize": 10**9}, {"image_size": -1}, {"mean": [0.0]}, {"std": [0.0] * 3}]
 )
-def test_the_example_refuses_a_card_that_asks_for_what_cannot_be(tmp_path, wrong):
+def test_the_example_refuses_a_card_with_impossible_values(tmp_path, wrong):
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     example = runpy.run_path(str(PROJECT / "examples/deploy.py"))
     with pytest.raises(example["CARD_ERRORS"]):

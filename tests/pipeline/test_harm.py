@@ -1,4 +1,4 @@
-"""Interrupted, damaged, or without room on the disk: it is named, and nothing is lost."""
+"""Test that interruptions, damaged files and full disks are reported, and lose no work."""
 
 import os
 import shutil
@@ -31,8 +31,8 @@ def weights(run):
     return load_file(run / "train" / "model.safetensors")
 
 
-def test_interrupted_in_every_way_it_ends_with_the_same_network(copied):
-    """Ctrl-C, kill -9 of everything; then compared with the training it was copied from."""
+def test_a_training_interrupted_and_killed_ends_with_the_same_network(copied):
+    """Ctrl-C, then kill -9 of the stage: the training must equal the one that was not disturbed."""
     again = ("name=small", "stage.run=[prep,train]")
     run = copied.root / "runs" / "small"
     undisturbed, history = weights(run), rows(run)
@@ -46,7 +46,7 @@ def test_interrupted_in_every_way_it_ends_with_the_same_network(copied):
     assert "to continue: python -m pipeline.launch name=small" in said.splitlines()[-1]
     events = list(rundir.read_lines(run / "train" / "events.jsonl"))
     saved = [event["step"] for event in events if event["event"] == "saved"]
-    assert saved[-1] == max(row["step"] for row in rows(run))  # nothing to repeat
+    assert saved[-1] == max(row["step"] for row in rows(run))  # no step has to be repeated
 
     process = copied.start(*again)
     known = len(rows(run))
@@ -67,7 +67,7 @@ def test_interrupted_in_every_way_it_ends_with_the_same_network(copied):
     ]
 
 
-def test_a_damaged_checkpoint_is_passed_over(copied):
+def test_a_damaged_checkpoint_is_skipped(copied):
     run = copied.root / "runs" / "x"
     process = copied.start("name=x", *TINY)
     wait_for(
@@ -104,7 +104,7 @@ def test_damaged_shards_are_named(copied, harm):
     assert not (copied.root / "runs" / "new").exists()
 
 
-def test_a_failing_stage_shows_its_log_and_where_it_is(copied):
+def test_a_failed_stage_shows_the_end_and_the_path_of_its_log(copied):
     unfused = next((copied.root / "stages").glob("train-*")) / "model.safetensors"
     unfused.write_bytes(b"not a network")
     result = unfused.parent / rundir.RESULT
@@ -128,7 +128,9 @@ def test_a_tolerance_that_is_not_met_fails_and_names_the_layer(copied):
     assert "FusionError: features." in done.stderr.splitlines()[-1]
     folder = copied.root / "runs" / "strict" / "fuse"
     assert not list(folder.glob("model.*"))
-    assert rundir.read_json(folder / "fusion.json")["inputs"]["real"]["worst"]  # to see which
+    assert rundir.read_json(folder / "fusion.json")["inputs"]["real"][
+        "worst"
+    ]  # shows which layers differ
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_a_tolerance_that_is_not_met_fails_and_names_the_layer(copied):
 def test_a_damaged_file_is_named(copied, file):
     (copied.root / "runs" / "small" / file).write_text("{ half")
     done = copied("name=small")
-    if file == "train/stage.yaml":  # nobody needs it any more
+    if file == "train/stage.yaml":  # a finished stage does not need this file
         assert done.returncode == 0
     else:
         assert done.returncode == 2
@@ -147,7 +149,7 @@ def test_a_damaged_file_is_named(copied, file):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Return a launcher whose root is a disk of 64 MB, or skip where none can be mounted."""
+    """Return a launcher whose root is on a disk of 64 MB; skip the test if it cannot be mounted."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk])
@@ -158,12 +160,12 @@ def small_disk(tmp_path):
 
 
 def fill(small_disk, *arguments, once):
-    """Launch and fill the disk under it, which it says; return what is in the way."""
+    """Launch, fill the disk once a condition holds, and check the error; return the large file."""
     ballast = small_disk.root.parent / "ballast"
     process = small_disk.start(*arguments)
     wait_for(once, process)
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
-        while shutil.disk_usage(ballast.parent).free > 2**20:  # the run writes meanwhile
+        while shutil.disk_usage(ballast.parent).free > 2**20:  # the run still writes
             file.write(bytes(2**20))
     _, said = process.communicate(timeout=120)
     assert process.returncode == 2
@@ -185,7 +187,7 @@ def test_a_full_disk_is_named_and_training_continues_once_there_is_room(small_di
     assert steps == list(range(1, 6 * 22 + 1))
 
 
-def test_a_full_disk_leaves_no_half_shard_and_prep_goes_on(small_disk, tmp_path):
+def test_prep_continues_after_a_full_disk_with_the_same_shards(small_disk, tmp_path):
     what = ("name=x", "stage=prep", "data=synthetic", "data.images=1500", "data.height=128",
             "data.width=128", "prep.shard_images=64", "tracking=disabled")  # fmt: skip
     root = small_disk.root
@@ -203,7 +205,7 @@ def test_a_full_disk_leaves_no_half_shard_and_prep_goes_on(small_disk, tmp_path)
     assert len(made[0]) > 20
 
 
-def test_a_disk_that_became_read_only_is_named(small_disk):
+def test_a_disk_remounted_read_only_is_named(small_disk):
     process = small_disk.start("name=x", *TINY)
     wait_for(lambda: len(rows(small_disk.root / "runs" / "x")) > 5, process)
     process.send_signal(signal.SIGTERM)

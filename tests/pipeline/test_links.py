@@ -1,4 +1,4 @@
-"""A folder that is a link to a disk which is not there: named, and nothing is made in its place."""
+"""Test that a link to a missing disk is named, and that no folder is created in its place."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ def lost(tmp_path):
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_a_launch_names_it(inside, lost, tmp_path, folder):
+def test_a_launch_names_a_link_to_a_missing_disk(inside, lost, tmp_path, folder):
     place = lost(folder)
     before = sorted(tmp_path.rglob("*"))
     code, _, told = inside("name=x", "stage=prep")
@@ -38,21 +38,21 @@ def test_a_launch_names_it(inside, lost, tmp_path, folder):
 
 @pytest.mark.parametrize("command", [status, cancel])
 @pytest.mark.parametrize("folder", ["", "stages", "runs"])
-def test_who_looks_at_runs_is_told(lost, tmp_path, capsys, command, folder):
+def test_status_and_cancel_name_a_link_to_a_missing_disk(lost, tmp_path, capsys, command, folder):
     place = lost(folder)
     assert command.main(["x", "--root", str(tmp_path / "outputs")]) == 2
     assert f"{place} is a link to" in capsys.readouterr().err
     assert not (tmp_path / "disk").exists()
 
 
-def test_who_compares_a_group_is_told(lost, tmp_path, capsys):
+def test_compare_names_a_link_to_a_missing_disk(lost, tmp_path, capsys):
     make_run(tmp_path / "outputs", "x", group="g", asked=(), finished=())
     place = lost("stages")
     assert compare_main(["--group", "g", "--root", str(tmp_path / "outputs")]) == 2
     assert f"{place} is a link to" in capsys.readouterr().err
 
 
-def test_a_door_that_is_closed_is_no_lost_link(monkeypatch):
+def test_a_denied_permission_is_not_reported_as_a_missing_disk(monkeypatch):
     def closed(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -62,7 +62,7 @@ def test_a_door_that_is_closed_is_no_lost_link(monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder away")
-def test_what_belongs_to_another_user_is_not_to_be_made_writable(tmp_path):
+def test_the_cure_for_a_directory_of_another_user_is_another_root(tmp_path):
     os.chown(tmp_path, 65534, -1)
     error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "new"))
     whose = private.owner(65534)
@@ -71,7 +71,7 @@ def test_what_belongs_to_another_user_is_not_to_be_made_writable(tmp_path):
     assert str(unreadable(tmp_path, error)).endswith(f"; ask {whose} to make it readable")
 
 
-def test_a_run_can_be_looked_at_without_its_data(lost, tmp_path, capsys):
+def test_status_works_without_the_data_of_a_run(lost, tmp_path, capsys):
     lost("data")
     make_run(tmp_path / "outputs", "x")
     assert status.main(["x", "--root", str(tmp_path / "outputs")]) == 0

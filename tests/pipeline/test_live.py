@@ -1,4 +1,4 @@
-"""A stage that a process executes is seen, and can be cancelled, from anywhere."""
+"""Test that `status` and `cancel` find the process of a stage, from any directory."""
 
 import json
 import os
@@ -37,7 +37,10 @@ time.sleep(60)
 
 @pytest.fixture
 def live(tmp_path, monkeypatch):
-    """Return a function that begins the train stage of a run, in a process that only waits."""
+    """Return a function that starts a process which claims the stage `train` of run `x`, and waits.
+
+    The argument "leaves" makes the process end at SIGTERM; any other makes it ignore SIGTERM.
+    """
     monkeypatch.chdir(tmp_path)
     run = make_run(tmp_path / "outputs", "x", finished=("prep",))
     begun = []
@@ -61,16 +64,22 @@ def states(capsys, *root):
     return [stage["state"] for stage in json.loads(capsys.readouterr().out)["runs"][0]["stages"]]
 
 
-def test_a_live_stage_is_seen_from_anywhere_and_cancelled(live, capsys, monkeypatch, tmp_path):
+def test_a_running_stage_is_shown_and_cancelled_from_any_directory(
+    live, capsys, monkeypatch, tmp_path
+):
     process = live("leaves")
-    for stage in ("fuse", "eval", "latency"):  # a launch makes a stage's directory when it begins
+    for stage in (
+        "fuse",
+        "eval",
+        "latency",
+    ):  # a launch creates these directories only when the stages start
         shutil.rmtree((tmp_path / "outputs" / "runs" / "x" / stage).resolve(), ignore_errors=True)
     for root in ([], ["--root", "outputs"], ["--root", f"{tmp_path}/./outputs/"]):
         assert states(capsys, *root)[:3] == ["done", "running", "not started"]
     monkeypatch.chdir("/")
     assert states(capsys, "--root", f"{tmp_path}/outputs")[1] == "running"
     monkeypatch.setattr("pipeline.cancel.PATIENCE", 30.0)
-    waiting = subprocess.Popen(  # reaps the stage, as a launcher would
+    waiting = subprocess.Popen(  # while this process reaps the stage, as a launcher does
         [sys.executable, "-m", "pipeline.cancel", "x", "--root", f"{tmp_path}/outputs"],
         cwd=PROJECT, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -82,7 +91,7 @@ def test_a_live_stage_is_seen_from_anywhere_and_cancelled(live, capsys, monkeypa
     assert states(capsys, "--root", f"{tmp_path}/outputs")[1:] == 4 * ["cancelled"]
 
 
-def test_what_another_run_executes_goes_on(live, capsys, tmp_path):
+def test_cancel_leaves_a_stage_that_another_run_needs(live, capsys, tmp_path):
     live("leaves")
     shared = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
     rundir.append_line(shared / rundir.JOBS, {"time": 1.0, "executor": "local", "run": "x"})
@@ -94,7 +103,7 @@ def test_what_another_run_executes_goes_on(live, capsys, tmp_path):
     assert states(capsys)[1] == "running"
 
 
-def test_on_another_machine_an_attempt_that_told_its_end_has_ended(live, capsys, tmp_path):
+def test_an_attempt_on_another_machine_ends_with_its_last_event(live, capsys, tmp_path):
     live("leaves")
     train = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
     owner = rundir.read_json(train / Attempt.FILE)
@@ -107,7 +116,7 @@ def test_on_another_machine_an_attempt_that_told_its_end_has_ended(live, capsys,
     assert states(capsys)[1] == "stopped"
 
 
-def test_what_does_not_leave_is_not_called_cancelled(live, capsys, monkeypatch):
+def test_a_stage_that_ignores_the_signal_is_not_called_cancelled(live, capsys, monkeypatch):
     process = live("stays")
     monkeypatch.setattr("pipeline.cancel.PATIENCE", 0.3)
     assert cancel.main(["x"]) == 1
@@ -115,7 +124,7 @@ def test_what_does_not_leave_is_not_called_cancelled(live, capsys, monkeypatch):
     assert "train of x: running → cancelled" not in told.out
     assert f"kill -9 {process.pid}" in told.err
     assert states(capsys)[1] == "stopping"
-    process.kill()  # nobody has reaped it yet
+    process.kill()  # not reaped yet
     until = time.monotonic() + 20
     while (state := states(capsys)[1]) == "stopping":
         assert time.monotonic() < until
@@ -129,13 +138,13 @@ child = os.fork()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit() if child else os._exit(0))
 if child:
     print(child, flush=True)
-    os.waitpid(child, 0)  # like a rank and a worker of its data loader
+    os.waitpid(child, 0)  # parent and child stand for a rank and a worker of its data loader
 time.sleep(60)
 """
 
 
 @pytest.mark.parametrize("asked", ["Ctrl-C", "cancel"])
-def test_a_launch_that_is_asked_to_stop_continues_stopped_processes(tmp_path, asked):
+def test_a_stop_request_continues_suspended_processes(tmp_path, asked):
     process = subprocess.Popen(
         [sys.executable, "-c", PAUSED], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -161,7 +170,7 @@ def test_a_launch_that_is_asked_to_stop_continues_stopped_processes(tmp_path, as
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide /proc")
 @pytest.mark.parametrize("hide", ["umount -l /proc", "mount --bind /var/empty /proc"])
-def test_without_proc_a_live_stage_is_seen_and_cancelled(live, tmp_path, hide):
+def test_a_running_stage_is_shown_and_cancelled_without_proc(live, tmp_path, hide):
     process = live("leaves")
     root = str(tmp_path / "outputs")
     hide = hide.replace("/var/empty", str(tmp_path / "empty"))
@@ -181,7 +190,7 @@ def test_without_proc_a_live_stage_is_seen_and_cancelled(live, tmp_path, hide):
         told = without_proc("status")
         assert "train    running" in told and "or stopped, by Ctrl-Z or SIGSTOP" in told
     assert "prep of x" in without_proc("logs")
-    waiting = threading.Thread(target=process.wait)  # reaps the stage, as a launcher would
+    waiting = threading.Thread(target=process.wait)  # reaps the stage, as a launcher does
     waiting.start()
     assert "train of x: running → cancelled" in without_proc("cancel")
     waiting.join()
@@ -189,7 +198,7 @@ def test_without_proc_a_live_stage_is_seen_and_cancelled(live, tmp_path, hide):
 
 
 @pytest.mark.parametrize("change", [{"born": 1}, {"pid": 2**22 + 1}, {"host": "elsewhere"}])
-def test_another_process_of_that_number_is_not_the_stage(live, capsys, change, tmp_path):
+def test_another_process_with_the_same_id_is_not_the_stage(live, capsys, change, tmp_path):
     process = live("leaves")
     train = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
     assert attempt.alive(train)
@@ -198,10 +207,10 @@ def test_another_process_of_that_number_is_not_the_stage(live, capsys, change, t
     assert not attempt.alive(train)
     assert states(capsys)[1] != "running"
     assert cancel.main(["x"]) == 0
-    assert process.poll() is None, "somebody else's process was ended"
+    assert process.poll() is None, "cancel ended a process of another stage"
 
 
-def test_an_attempt_of_an_older_version_is_known_by_its_command(live, tmp_path):
+def test_an_attempt_of_an_older_version_is_recognized_by_its_command(live, tmp_path):
     live("leaves")
     train = (tmp_path / "outputs" / "runs" / "x" / "train").resolve()
     owner = json.loads((train / Attempt.FILE).read_text())

@@ -1,4 +1,4 @@
-"""What `logs` prints: every rank and node, attempt after attempt, with what came in between."""
+"""Test the command `logs`: it prints ranks, nodes and events in order, attempt after attempt."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from pipeline.records import rundir, timeline
 from pipeline.records.schemas import Event
 from tests.runs import make_run
 
-EVENTS = [  # of a job that was preempted and then given up
+EVENTS = [  # the events of a job that was preempted, and then given up
     {"time": 0, "event": "began", "job": "7", "restart": 0, "nodes": ["n1", "n2"]},
     {"time": 1, "event": "joined", "job": "7", "restart": 0, "node": 1},
     {"time": 2, "event": "started", "attempt": 1},
@@ -32,7 +32,7 @@ FILES = {
 
 @pytest.fixture
 def stage(tmp_path):
-    """Return the root and the directory of a stage that has been through all this."""
+    """Return the root, and the directory of a stage with these events and log files."""
     directory = tmp_path / "stages" / "train-0"
     (directory / "logs").mkdir(parents=True)
     for name, text in FILES.items():
@@ -53,7 +53,7 @@ def printed(reader, capsys):
     return [line.removeprefix("-- 01 Jan ")[9:] if "01 Jan" in line else line for line in lines]
 
 
-def test_all_ranks_and_nodes_in_order_with_what_came_in_between(stage, capsys):
+def test_ranks_nodes_and_events_are_printed_in_order(stage, capsys):
     root, directory = stage
     lines = printed(logs.Reader(root, directory, None), capsys)
     assert [line for line in lines if not line.startswith("-- /")] == [
@@ -68,14 +68,14 @@ def test_all_ranks_and_nodes_in_order_with_what_came_in_between(stage, capsys):
 
 
 @pytest.mark.parametrize(("rank", "said"), [(0, "zero"), (1, "one"), (10, "ten")])
-def test_one_rank_alone(stage, capsys, rank, said):
+def test_only_the_log_of_the_chosen_rank_is_printed(stage, capsys, rank, said):
     lines = printed(logs.Reader(*stage, rank), capsys)
     texts = [text.strip() for text in FILES.values()]
     assert [line for line in lines if line in texts] == [t for t in texts if t.endswith(f" {said}")]
     assert "requeued (interrupted), up to 9 is saved" in lines
 
 
-def test_what_was_told_is_not_told_again(stage, capsys):
+def test_following_prints_only_new_lines(stage, capsys):
     root, directory = stage
     reader = logs.Reader(root, directory, None)
     reader.read()
@@ -87,13 +87,15 @@ def test_what_was_told_is_not_told_again(stage, capsys):
     ]  # fmt: skip
 
 
-def test_an_attempt_without_a_supervisor_is_told_from_the_one_before():
+def test_attempts_without_a_supervisor_are_separated():
     rows = [Event(time=n, event="started", attempt=n) for n in (1, 2, 2, 3)]
     assert [part.attempt for part in timeline.by_attempt(rows)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("follow", [[], ["-f"]])
-def test_without_a_stage_the_end_of_each_is_shown_and_all_of_the_last(tmp_path, capsys, follow):
+def test_without_a_stage_the_end_of_each_log_and_all_of_the_last_are_shown(
+    tmp_path, capsys, follow
+):
     run = make_run(tmp_path, "r")
     for stage in ("train", "latency"):
         (run / stage / "logs").mkdir()
@@ -114,7 +116,7 @@ def test_without_a_stage_the_end_of_each_is_shown_and_all_of_the_last(tmp_path, 
 
 
 @pytest.mark.parametrize("time", [9e11, -9e11])
-def test_a_time_that_no_calendar_has_is_damage(stage, time):
+def test_an_impossible_time_is_damage(stage, time):
     root, directory = stage
     rundir.append_line(directory / rundir.EVENTS, {"time": time, "event": "started", "attempt": 3})
     with pytest.raises(UserError, match=r"events.jsonl line 13 is damaged \(time: "):

@@ -1,4 +1,4 @@
-"""status, logs and cancel, of runs on this machine; those on a cluster: tests/cluster."""
+"""Test `status`, `logs` and `cancel` on runs of this machine; tests/cluster has runs on SLURM."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_a_run_that_does_not_exist_is_named_with_the_nearest(finished, name):
     )
 
 
-def test_without_any_run_it_says_so(tmp_path):
+def test_status_without_runs_says_how_to_launch_one(tmp_path):
     done = command("status", root=tmp_path)
     assert done.returncode == 2
     assert "launch one" in done.stderr
@@ -61,7 +61,7 @@ def test_without_any_run_it_says_so(tmp_path):
 
 @pytest.fixture
 def running(launch):
-    """Return the launcher of a run whose training is under way, and its process."""
+    """Return the launcher and the process of a run whose training is under way."""
     process = subprocess.Popen(
         launch.command("name=long", "train.epochs=1000", "tracking=disabled"),
         cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -75,7 +75,7 @@ def running(launch):
     process.kill()
 
 
-def test_a_run_under_way_is_seen_followed_and_cancelled(running):
+def test_a_run_under_way_can_be_shown_followed_and_cancelled(running):
     launch, process = running
     assert states(launch.root, "long") == ["done", "running", *3 * ["not started"]]
     refused = launch("name=long")
@@ -87,7 +87,7 @@ def test_a_run_under_way_is_seen_followed_and_cancelled(running):
     )  # fmt: skip
     done = command("cancel", "long", root=launch.root)
     assert done.returncode == 0, done.stderr
-    assert process.wait(60) == 130  # stopped on purpose, not failed
+    assert process.wait(60) == 130  # cancelled, not failed
     assert states(launch.root, "long") == ["done", *4 * ["cancelled"]]
     again = command("cancel", "long", root=launch.root)
     assert again.stdout.splitlines()[-1] == "nothing was stopped"

@@ -1,4 +1,4 @@
-"""What is no number: never written as JSON, never taken for a result, never skipped without a word."""
+"""Test NaN and infinity: written as null, refused as results, and reported as skipped steps."""
 
 import json
 import types
@@ -19,7 +19,7 @@ NAN, INF = float("nan"), float("inf")
 
 def strictly(text):
     def refuse(word):
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
 
@@ -32,7 +32,7 @@ def strictly(text):
         ([NAN], [None]),
     ],
 )  # fmt: skip
-def test_what_is_no_number_is_null(value, written, tmp_path):
+def test_nan_and_infinity_are_written_as_null(value, written, tmp_path):
     rundir.write_json(tmp_path / "a.json", value)
     assert strictly((tmp_path / "a.json").read_text()) == written
     rundir.append_line(tmp_path / "a.jsonl", {"row": value})
@@ -62,14 +62,14 @@ def test_files_of_older_versions_that_hold_nan_are_read(tmp_path):
         ("result.json", '{"seconds": %s, "metrics": {}}'),
     ],
 )
-def test_a_number_beyond_all_clocks_is_damage(tmp_path, file, content, number):
+def test_an_impossible_time_or_duration_is_damage(tmp_path, file, content, number):
     (tmp_path / file).write_text(content % number + "\n")
     with pytest.raises(UserError, match=rf"{file} .*is damaged"):
         list(rundir.parse_lines(tmp_path / file))
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_a_result_that_is_no_number_fails_its_stage(value):
+def test_a_result_that_is_not_finite_fails_its_stage(value):
     work._check_numbers(STAGES["train"], {"loss": 0.5, "top1": 1})
     with pytest.raises(NoNumber, match=r"train ended .* loss is (nan|inf|-inf); lower train.lr"):
         work._check_numbers(STAGES["train"], {"loss": value, "top1": 1})
@@ -79,7 +79,7 @@ def test_a_result_that_is_no_number_fails_its_stage(value):
     ("skipped", "steps", "ends"),
     [(0, 5, ""), (1, 5, "1 of 5 steps skipped"), (2, 4, "2 of 4"), (3, 5, None), (5, 5, None), (1, 1, None)],
 )  # fmt: skip
-def test_an_epoch_most_of_which_was_skipped_is_no_training(skipped, steps, ends):
+def test_an_epoch_with_mostly_skipped_steps_fails_the_training(skipped, steps, ends):
     if ends is None:
         with pytest.raises(nonfinite.Diverged, match=f"{skipped} of {steps} steps were skipped"):
             nonfinite.judge(skipped, 0, steps, 1)
@@ -117,7 +117,7 @@ def test_skipped_steps_are_shown():
     assert "3 steps skipped" in summary.describe("train", metrics | {"skipped": 3})
 
 
-def test_where_nothing_grew_the_convolutions_that_could_not_are_beside_it(tmp_path):
+def test_a_result_without_growth_counts_the_convolutions_that_could_not_grow(tmp_path):
     numbers = {
         "top1": 9.0,
         "epochs": 2,

@@ -1,4 +1,4 @@
-"""What commands print: to a terminal of few characters, and to a reader who leaves."""
+"""Test the output of commands: to an ASCII terminal, to a closed pipe, and to a full device."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Return a root with some runs, the name of a class among them that is no ASCII."""
+    """Return a root with four runs, of which one has a damaged result."""
     root = tmp_path_factory.mktemp("output") / "o"
     for name in "abcd":
         run = make_run(root, name, seed=ord(name), metrics={"prep/quarantined": 0})
@@ -37,7 +37,7 @@ def call(module, root, encoding="utf-8", reader=True):
         words, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     if not reader:
-        begun.stdout.close()  # before a word was said, as `| true` does
+        begun.stdout.close()  # before the command prints, as `| true` does
         begun.stdout = None
     said, wrong = begun.communicate(timeout=120)
     return begun.returncode, said or b"", wrong
@@ -54,13 +54,13 @@ def test_characters_a_terminal_lacks_are_replaced(module, encoding, root):
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_a_reader_who_leaves_harms_nothing(module, root):
+def test_a_closed_pipe_is_no_error(module, root):
     code, _, wrong = call(module, root, reader=False)
     assert (code, wrong) == (0, b""), wrong.decode()
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_what_cannot_be_printed_is_one_line(module, root):
+def test_a_full_standard_output_is_reported_in_one_line(module, root):
     words = [sys.executable, "-m", module, *COMMANDS[module]]
     words += [f"root={root}"] if module == "pipeline.launch" else ["--root", str(root)]
     with Path("/dev/full").open("w") as full:
@@ -83,7 +83,7 @@ print("finished", file=sys.stderr)
 
 
 @pytest.mark.parametrize("flags", [[], ["-u"]])
-def test_work_goes_on_when_nobody_reads(flags):
+def test_a_program_continues_after_its_pipe_was_closed(flags):
     begun = subprocess.Popen(
         [sys.executable, *flags, "-c", SOME], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
@@ -95,7 +95,7 @@ def test_work_goes_on_when_nobody_reads(flags):
     assert begun.returncode == 0
 
 
-def test_a_command_without_any_output_works():
+def test_a_command_with_closed_standard_output_works():
     done = subprocess.run(
         ["/bin/sh", "-c", f"exec {sys.executable} -c 'from slurm import output; output.settle(); print(1)' >&-"],
         cwd=PROJECT, capture_output=True, timeout=60,

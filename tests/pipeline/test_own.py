@@ -1,4 +1,4 @@
-"""The examples of a network, images and settings of one's own, as somebody would use them."""
+"""Test `examples/own`: a network, images and settings of the user, launched from any directory."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from tests.launcher import PROJECT, Launcher
 
 
 @pytest.mark.long
-def test_a_run_goes_on_from_anywhere_with_the_code_it_was_started_with(tmp_path, monkeypatch):
+def test_a_run_continues_from_any_directory_with_its_copy_of_the_code(tmp_path, monkeypatch):
     own, elsewhere = tmp_path / "own", tmp_path / "elsewhere"
     shutil.copytree(PROJECT / "examples" / "own", own)
     elsewhere.mkdir()
@@ -49,7 +49,7 @@ def test_a_run_goes_on_from_anywhere_with_the_code_it_was_started_with(tmp_path,
     assert sorted(kept.values()) == ["images.py", "network.py"]
 
 
-def test_the_drawings_are_the_same_by_number_and_in_turn(monkeypatch):
+def test_the_images_are_the_same_by_index_and_by_iteration(monkeypatch):
     monkeypatch.syspath_prepend(PROJECT / "examples" / "own")
     from images import CLASSES, Shapes, shapes
 

@@ -1,4 +1,4 @@
-"""Where things are, whatever directory the user stands in."""
+"""Test that paths, roots and packages mean the same in any current directory."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def composed(*overrides):
     return sweep.single(list(overrides))
 
 
-def test_a_folder_is_one_data_set_however_it_is_spelt(tmp_path, monkeypatch):
+def test_all_spellings_of_a_folder_are_one_data_set(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     spellings = [
@@ -40,7 +40,7 @@ def test_a_folder_is_one_data_set_however_it_is_spelt(tmp_path, monkeypatch):
     assert len({make_plan(one)[0].fingerprint for one in made}) == 1
 
 
-def test_a_directory_that_is_gone_is_told(inside, tmp_path, monkeypatch, capsys):
+def test_a_removed_current_directory_is_reported(inside, tmp_path, monkeypatch, capsys):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
@@ -54,7 +54,7 @@ def test_a_directory_that_is_gone_is_told(inside, tmp_path, monkeypatch, capsys)
 
 @pytest.mark.parametrize("package", ["slurm", "dyrep"])
 @pytest.mark.parametrize("path", ["", "other"])
-def test_a_package_of_the_same_name_is_not_taken_for_ours(tmp_path, package, path):
+def test_another_package_of_the_same_name_is_reported(tmp_path, package, path):
     (tmp_path / path / package).mkdir(parents=True)
     (tmp_path / path / package / "__init__.py").touch()
     done = subprocess.run(
@@ -72,7 +72,7 @@ def test_a_root_is_the_same_for_the_launcher_and_its_stages(tmp_path, monkeypatc
     assert config().root == str(tmp_path / "outputs")
 
 
-SEARCHED = [  # the settings of data, and whether prep would find what is in ./outputs
+SEARCHED = [  # settings of data, and whether prep would search ./outputs for images
     (["data=imagefolder", "data.val_fraction=0.1"], True),
     (["data=webdataset"], True),
     (["data=parquet"], True),
@@ -97,7 +97,7 @@ def test_a_root_below_the_training_images_is_refused(inside, tmp_path):
     assert f"outputs is in {tmp_path}/train, where prep looks for images" in told
 
 
-def test_a_folder_without_images_to_train_on_is_said_to_have_none(inside, tmp_path):
+def test_a_folder_without_training_images_is_refused(inside, tmp_path):
     with tarfile.open(tmp_path / "train-0.tar", "w"), tarfile.open(tmp_path / "val-0.tar", "w"):
         pass
     inside.root = tmp_path.with_name(f"{tmp_path.name}-outputs")
@@ -108,7 +108,7 @@ def test_a_folder_without_images_to_train_on_is_said_to_have_none(inside, tmp_pa
     )
 
 
-def test_nothing_is_made_that_everybody_may_write_to(tmp_path):
+def test_no_created_folder_is_writable_by_everybody(tmp_path):
     script = "import os; from slurm import private; private.keep_out(); os.mkdir('x')"
     for umask, mode in ((0o000, 0o775), (0o002, 0o775), (0o022, 0o755), (0o077, 0o700)):
         place = tmp_path / oct(umask)
@@ -120,8 +120,8 @@ def test_nothing_is_made_that_everybody_may_write_to(tmp_path):
         assert (place / "x").stat().st_mode & 0o777 == mode
 
 
-def test_a_run_frozen_with_relative_paths_goes_on(tmp_path, monkeypatch):
-    """Such paths were looked for below the checkout, and their fingerprints stay."""
+def test_a_run_frozen_with_relative_paths_can_continue(tmp_path, monkeypatch):
+    """Older versions resolved such paths below the checkout, and the fingerprints must stay."""
     monkeypatch.chdir(PROJECT)
     changed = {"root": "outputs", "data.root": "pets"}
     make_run(tmp_path, "old", "data=imagefolder", "data.root=/x", changed=changed)
@@ -144,20 +144,22 @@ def test_a_run_frozen_with_relative_paths_goes_on(tmp_path, monkeypatch):
         (["root=my runs"], ["name=x", "root='HERE/my runs'"]),
     ],
 )  # fmt: skip
-def test_what_continues_a_run_is_told_in_full(overrides, words, tmp_path, monkeypatch):
+def test_the_command_that_continues_a_run_is_printed_in_full(
+    overrides, words, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     told = dispatch._to_continue(config("name=x", *overrides), overrides)
     expected = [word.replace("HERE", str(tmp_path)) for word in words]
     assert shlex.split(told) == ["python", "-m", "pipeline.launch", *expected]
 
 
-def test_a_secret_is_not_repeated_in_what_continues_a_run():
+def test_the_command_that_continues_a_run_masks_secrets():
     overrides = ["cluster=slurm", "cluster.setup=['export HF_TOKEN=hf_0123456789abcdefghij']"]
     told = dispatch._to_continue(config("name=x", *overrides), overrides)
     assert "HF_TOKEN=***" in told and "hf_0123" not in told
 
 
-def test_a_root_elsewhere_is_named(tmp_path, monkeypatch):
+def test_a_command_names_the_root_if_it_is_not_the_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert named.elsewhere(Path(tmp_path, "outputs")) == ""
     assert named.elsewhere(Path("/a b")) == " --root '/a b'"

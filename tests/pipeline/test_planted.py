@@ -1,4 +1,4 @@
-"""Modules that lie in the current directory, where others may have put them, are not imported."""
+"""Test that no command imports modules from the current directory, where others may put them."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ MODULES = ["yaml", "hydra", "torch", "rich", "pydantic", "json", "html", "argpar
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_command_imports_what_lies_in_the_current_directory(tmp_path, command):
+def test_no_command_imports_modules_of_the_current_directory(tmp_path, command):
     for name in MODULES:
         (tmp_path / f"{name}.py").write_text(
             f"open({str(tmp_path / 'ran')!r}, 'a').write(__name__)"
@@ -37,7 +37,7 @@ def test_no_command_imports_what_lies_in_the_current_directory(tmp_path, command
 
 
 @pytest.mark.parametrize(("mode", "told"), [(0o755, False), (0o777, True), (0o1777, True)])
-def test_a_folder_of_pythonpath_that_others_may_write_to_is_told(
+def test_a_folder_of_pythonpath_that_others_may_write_to_causes_a_warning(
     tmp_path, monkeypatch, capsys, mode, told
 ):
     folder = tmp_path / "shared"

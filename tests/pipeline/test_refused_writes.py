@@ -1,4 +1,4 @@
-"""A full disk, a file system that turned read-only, a clock set back: one line, nothing half written."""
+"""Test failed writes, clocks set back and late cancels: one clear line, and nothing half-written."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ def context(directory):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_what_could_not_be_written_is_named_and_not_left_half(tmp_path, code):
+def test_a_failed_write_names_the_file_and_leaves_nothing(tmp_path, code):
     path = tmp_path / "result.json"
     with (
         pytest.raises(OSError, match=r"result\.json") as refused,
@@ -56,7 +56,7 @@ def test_what_could_not_be_written_is_named_and_not_left_half(tmp_path, code):
     ("code", "cure"),
     [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EROFS, "make it writable")],
 )
-def test_a_stage_ends_in_one_line_also_where_that_cannot_be_noted(
+def test_a_stage_reports_one_line_even_if_its_event_cannot_be_written(
     context, monkeypatch, capsys, code, cure
 ):
     monkeypatch.setattr(rundir, "append_line", refusing(code))
@@ -68,7 +68,7 @@ def test_a_stage_ends_in_one_line_also_where_that_cannot_be_noted(
 
 
 @pytest.mark.parametrize(("stage", "says"), [("eval", 0), ("fuse", 1)])
-def test_what_the_parent_will_say_is_not_said_twice(context, capsys, stage, says):
+def test_an_error_is_printed_once_by_process_or_parent(context, capsys, stage, says):
     context.stage = STAGES[stage]
     assert work._failed(context, UserError("eval.json is damaged")) == BAD_INPUT
     assert capsys.readouterr().err.count("error: ") == says
@@ -76,7 +76,9 @@ def test_what_the_parent_will_say_is_not_said_twice(context, capsys, stage, says
     assert capsys.readouterr().err == "error: eval.json is damaged\n"
 
 
-def test_processes_that_could_not_say_why_are_spoken_for(directory, monkeypatch, capsys):
+def test_the_parent_finds_the_reason_that_its_processes_could_not_write(
+    directory, monkeypatch, capsys
+):
     (directory / "logs").mkdir()
     full = UserError(f"{directory}: no room")
     monkeypatch.setattr(disk, "refusal", lambda _: full)
@@ -85,7 +87,7 @@ def test_processes_that_could_not_say_why_are_spoken_for(directory, monkeypatch,
     assert capsys.readouterr().err == f"error: {directory}: no room\n"
 
 
-def test_a_launcher_finds_out_what_its_stage_could_not_say(directory, monkeypatch):
+def test_a_launch_finds_the_reason_that_its_stage_could_not_write(directory, monkeypatch):
     full = UserError(f"{directory}: no room")
     monkeypatch.setattr(disk, "refusal", lambda _: full)
     step = SimpleNamespace(dir=directory, stage=STAGES["eval"])
@@ -93,12 +95,12 @@ def test_a_launcher_finds_out_what_its_stage_could_not_say(directory, monkeypatc
         local._explain(step, None, directory / "none.log", 1, asked_to_stop=False)
 
 
-def test_whether_a_directory_can_be_written_is_tried(tmp_path):
+def test_the_check_of_a_writable_directory_leaves_no_file(tmp_path):
     assert disk.refusal(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_onlooker_who_is_not_told_stops_no_stage(context, monkeypatch):
+def test_a_failed_write_of_the_progress_does_not_end_the_stage(context, monkeypatch):
     monkeypatch.setattr("pathlib.Path.write_text", refusing(errno.ENOSPC))
     context.progress(1, 2)
     monkeypatch.setattr("pathlib.Path.write_text", refusing(errno.ENOENT))
@@ -106,15 +108,15 @@ def test_an_onlooker_who_is_not_told_stops_no_stage(context, monkeypatch):
         context.progress(2, 2)
 
 
-def test_a_clock_set_back_takes_no_time_away(context):
+def test_a_clock_set_back_gives_no_negative_seconds(context):
     for moment, number in ((1000.0, 1), (900.0, 1), (4e9, 2)):
         row = {"time": moment, "event": "saved", "attempt": number}
         rundir.append_line(context.dir / rundir.EVENTS, row)
-    context.attempt = 2  # begun when the clock was far ahead
+    context.attempt = 2  # attempt 2 began when the clock was far ahead
     assert work._seconds(context) == 0.0
 
 
-def test_a_clock_set_back_takes_no_gpu_time_away():
+def test_a_clock_set_back_gives_no_negative_gpu_hours():
     began = Event(event="began", gpus=4, time=3600.0)
     ended, before = Event(event="ended", time=7200.0), Event(event="ended", time=0.0)
     assert spent.gpu_hours([began, ended]) == 4
@@ -123,7 +125,7 @@ def test_a_clock_set_back_takes_no_gpu_time_away():
 
 @pytest.mark.parametrize("lost", ["", "\0" * 300, "\0" * 300 + "\n"])
 def test_rows_after_a_power_cut_are_read(tmp_path, lost):
-    """A file may have been made longer, and what was written not have reached the disk."""
+    """A power cut may leave a file with its new length, but without the new content."""
     row = '{"time": 1.0, "event": "started", "attempt": 1}\n'
     (tmp_path / rundir.EVENTS).write_text(row + lost)
     assert len(list(rundir.read_lines(tmp_path / rundir.EVENTS))) == 1
@@ -131,12 +133,12 @@ def test_rows_after_a_power_cut_are_read(tmp_path, lost):
     assert [event.event for event in store.events(tmp_path)] == ["started", "stopped"]
 
 
-def test_what_has_vanished_is_to_be_restored(tmp_path):
+def test_the_cure_for_a_vanished_directory_is_to_restore_it(tmp_path):
     told = str(disk.refusal(tmp_path / "gone"))
     assert told.endswith("gone: No such file or directory; restore it and launch again")
 
 
-def test_a_directory_that_comes_back_with_the_newest_file_alone_has_vanished(tmp_path, capsys):
+def test_a_directory_with_only_the_newest_file_counts_as_vanished(tmp_path, capsys):
     end = End(rank=0, code=1)
     rundir.append_line(tmp_path / rundir.EVENTS, {"time": 1.0, "event": "saved", "attempt": 1})
     assert ending.verdict(tmp_path, 1, end) == BAD_INPUT
@@ -149,7 +151,7 @@ def test_a_directory_that_comes_back_with_the_newest_file_alone_has_vanished(tmp
 
 
 @pytest.mark.parametrize(("last", "begun"), [("eval", ["fuse"]), ("fuse", ["fuse"])])
-def test_who_is_asked_to_stop_and_finishes_is_followed_by_nothing(
+def test_no_stage_starts_after_one_that_finished_despite_a_stop_request(
     directory, monkeypatch, last, begun
 ):
     names = ["fuse", "eval"][: ["fuse", "eval"].index(last) + 1]
@@ -164,8 +166,8 @@ def test_who_is_asked_to_stop_and_finishes_is_followed_by_nothing(
     assert ran == begun
 
 
-def test_a_cancel_that_comes_while_a_launch_begins_is_obeyed(directory, monkeypatch):
-    """The launch removes the marks of its stages, which an earlier cancel has left."""
+def test_a_cancel_during_the_start_of_a_launch_is_obeyed(directory, monkeypatch):
+    """The launch removes the marks of its stages, as left by an earlier cancel, but heeds the run's mark."""
     step = SimpleNamespace(dir=directory, stage=STAGES["train"], runs=True)
     config = SimpleNamespace(root=str(directory), name="x")
     run = rundir.run_dir(directory, "x")
@@ -176,14 +178,14 @@ def test_a_cancel_that_comes_while_a_launch_begins_is_obeyed(directory, monkeypa
             rundir.write_text(marked / CANCELLED, "now")
 
     monkeypatch.setattr(local, "_refuse_queued", cancels)
-    monkeypatch.setattr(local, "_run", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(local, "_run", lambda *_: pytest.fail("the cancelled stage was started"))
     with pytest.raises(Cancelled, match="train was cancelled before it began; to go on"):
         local.run_local([step], config)
 
 
 @pytest.mark.parametrize("when", ["before", "while it runs"])
-def test_of_two_launches_of_a_name_at_once_one_is_refused(directory, monkeypatch, when):
-    """Both found the name free; the links of the run are those of the later one."""
+def test_of_two_simultaneous_launches_of_a_name_one_is_refused(directory, monkeypatch, when):
+    """Both launches found the name unused, and the later one replaced the links of the run."""
     step = SimpleNamespace(dir=directory, stage=STAGES["train"], runs=True)
     config = SimpleNamespace(root=str(directory), name="x")
     link = rundir.run_dir(directory, "x") / "train"
@@ -205,7 +207,7 @@ def test_of_two_launches_of_a_name_at_once_one_is_refused(directory, monkeypatch
     assert ran == [when]
 
 
-def test_no_writer_brings_a_folder_back(tmp_path):
+def test_no_write_recreates_a_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError):
         rundir.write_json(tmp_path / "gone" / "result.json", {})
     with pytest.raises(FileNotFoundError):
@@ -215,7 +217,7 @@ def test_no_writer_brings_a_folder_back(tmp_path):
 
 @pytest.mark.parametrize("later", [OSError(errno.EROFS, "no"), UserError("no"), TypeError("no")])
 @pytest.mark.parametrize("error", [UserError("the disk is full"), OSError(errno.ENOSPC, "full")])
-def test_the_first_reason_is_told_where_no_report_can_be_written(monkeypatch, error, later):
+def test_the_first_error_is_raised_if_the_report_fails_too(monkeypatch, error, later):
     def fail(*_):
         raise error
 
@@ -231,7 +233,7 @@ def test_the_first_reason_is_told_where_no_report_can_be_written(monkeypatch, er
     assert told.value is error
 
 
-def test_who_is_cancelled_from_elsewhere_is_told_how_to_go_on(tmp_path):
+def test_a_cancelled_launch_prints_how_to_continue(tmp_path):
     step = SimpleNamespace(dir=tmp_path, stage=STAGES["train"])
     rundir.write_text(tmp_path / CANCELLED, "now")
     config = SimpleNamespace(name="x", root=str(tmp_path / "o"))
@@ -239,7 +241,7 @@ def test_who_is_cancelled_from_elsewhere_is_told_how_to_go_on(tmp_path):
         local._explain(step, config, tmp_path / "none.log", 75, asked_to_stop=False)
 
 
-def test_temporary_files_of_the_dead_are_removed_and_those_of_the_living_kept(directory):
+def test_temporary_files_of_ended_processes_are_removed(directory):
     below = directory / "checkpoints"
     below.mkdir()
     left = [
@@ -263,7 +265,7 @@ def test_temporary_files_of_the_dead_are_removed_and_those_of_the_living_kept(di
     assert (old.is_symlink(), new.is_symlink()) == (False, True)
 
 
-def test_a_launch_removes_what_a_killed_one_left_in_the_run(tmp_path):
+def test_a_launch_removes_temporary_files_of_a_killed_launch(tmp_path):
     config, choices, _ = named_run.settle(*sweep.single(["name=x", f"root={tmp_path}"]))
     left = rundir.run_dir(tmp_path, "x") / ".config.yaml.a1b2c3_d"
     left.parent.mkdir(parents=True)

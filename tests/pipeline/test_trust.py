@@ -1,4 +1,4 @@
-"""Files that carry code run none of it unless they are trusted; those that cannot need no trust."""
+"""Test `--trust`: code in a file runs only if the file is trusted, and safe formats need no trust."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def sound(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """Return a function that makes a shared library which leaves a mark when it is loaded."""
+    """Return a function that builds a shared library, which creates a folder when it is loaded."""
     if not shutil.which("gcc"):
         pytest.skip("no gcc")
 
@@ -63,7 +63,7 @@ def library(tmp_path_factory):
 
 @pytest.fixture
 def hostile(sound, request, tmp_path):
-    """Return a function that writes a file which leaves a mark when its code runs, and the mark."""
+    """Return a function that writes a hostile file, and the path that its code creates."""
     mark = tmp_path / "mark"
 
     def write(name):
@@ -109,10 +109,10 @@ def data(tmp_path):
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_code_in_a_file_runs_only_if_it_is_trusted(hostile, data, capsys, name):
+def test_code_in_a_file_runs_only_if_the_file_is_trusted(hostile, data, capsys, name):
     write, mark = hostile
     path = write(name)
-    mark.exists() and mark.unlink()  # TorchScript is saved by loading it
+    mark.exists() and mark.unlink()  # saving a TorchScript runs the code, too
     assert evaluate.main([str(path), "--data", str(data)]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"error: {path} is not opened: it may hold ")
@@ -121,14 +121,14 @@ def test_code_in_a_file_runs_only_if_it_is_trusted(hostile, data, capsys, name):
         runtime.load(path)
     assert json.loads(runtime.card(path)) == CARD
     assert not mark.exists()
-    if "trt" not in name:  # its runtime is not here
+    if "trt" not in name:  # TensorRT is not installed here
         with suppress(Exception):
             runtime.load(path, trust=True)
-        assert mark.exists(), "the attack is one"
+        assert mark.exists(), "loading the trusted file did not run its code"
 
 
 @pytest.mark.parametrize("name", ["inputs.pt2", "setstate.ts", "inputs.pth"])
-def test_the_example_runs_no_code_that_is_not_trusted(hostile, tmp_path, name):
+def test_the_example_runs_no_code_of_an_untrusted_file(hostile, tmp_path, name):
     write, mark = hostile
     path = write(name)
     mark.exists() and mark.unlink()
@@ -153,7 +153,7 @@ def test_a_trusted_file_is_evaluated(sound, tmp_path):
 
 @pytest.fixture
 def fused(hostile, tmp_path):
-    """Return the context of a stage after a fuse that wrote `model.pt2`, and that file."""
+    """Return the context of a stage after `fuse`, and the hostile `model.pt2` that fuse recorded."""
     folder = tmp_path / "fuse-1"
     folder.mkdir()
     path = hostile[0]("weights.pt2").rename(folder / "model.pt2")
@@ -163,11 +163,11 @@ def fused(hostile, tmp_path):
     return SimpleNamespace(parents={"fuse": folder}), path
 
 
-def test_a_file_is_executed_by_a_later_stage_if_it_is_the_one_that_fuse_wrote(fused, hostile):
+def test_a_later_stage_executes_a_file_only_as_fuse_wrote_it(fused, hostile):
     context, path = fused
     written = path.stat()
     content = path.read_bytes()
-    path.write_bytes(content[:-1] + b"\1")  # as long, and as old
+    path.write_bytes(content[:-1] + b"\1")  # same length, and below the same time
     os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
     with pytest.raises(UserError, match=r"model.pt2 is not as fuse wrote it and is not opened"):
         earlier.exported(context, "pt2")
@@ -191,7 +191,7 @@ def test_a_file_that_fuse_did_not_write_is_not_executed(fused, hostile):
 
 
 def with_weights_elsewhere(path, place, offset=0):
-    """Write a network whose weights are in another file."""
+    """Write an ONNX network that refers to another file for its weights."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     weight = onnx.TensorProto(name="w", data_type=1, dims=[2], data_location=1)
@@ -207,7 +207,7 @@ def with_weights_elsewhere(path, place, offset=0):
 
 
 @pytest.mark.parametrize("place", ["/etc/passwd", "../secret", "link", "sub/../../secret"])
-def test_onnx_reads_nothing_from_elsewhere(tmp_path, place):
+def test_onnx_reads_no_weights_outside_its_folder(tmp_path, place):
     folder = tmp_path / "given"
     (folder / "sub").mkdir(parents=True)
     (tmp_path / "secret").write_bytes(b"secret" * 99)
@@ -218,7 +218,7 @@ def test_onnx_reads_nothing_from_elsewhere(tmp_path, place):
 
 
 @pytest.mark.parametrize(("place", "offset"), [("short", 0), ("short", -5), ("pipe", 0)])
-def test_onnx_says_once_what_is_wrong(tmp_path, capfd, place, offset):
+def test_damaged_external_weights_of_onnx_are_reported_once(tmp_path, capfd, place, offset):
     (tmp_path / "short").write_bytes(b"abc")
     os.mkfifo(tmp_path / "pipe")
     with_weights_elsewhere(tmp_path / "model.onnx", place, offset)

@@ -1,4 +1,4 @@
-"""What is said is so: progress of a training, and why nothing is left or learned."""
+"""Test that messages are true: progress, remaining time, states of runs, and reasons of errors."""
 
 import json
 import time
@@ -27,9 +27,9 @@ from tests.runs import composed, make_run
     [
         (0, "epoch 1/2"),
         (1, "epoch 1/2"),
-        (10, "epoch 1/2"),  # its last step is made; it is being validated, or adjusted after
+        (10, "epoch 1/2"),  # after the last step, the epoch is validated and adjusted
         (11, "epoch 2/2"),
-        (20, "epoch 2/2"),  # the end
+        (20, "epoch 2/2"),  # the end of the training
     ],
 )
 def test_progress_names_the_epoch_of_the_last_step(step, told):
@@ -42,8 +42,8 @@ def test_progress_names_the_epoch_of_the_last_step(step, told):
     assert said == [(step, 20, told, None)]
 
 
-def test_what_remains_holds_the_adjustments_to_come(monkeypatch):
-    """100 steps of 1 s and two adjustments of 40 s, one of which was made after step 50."""
+def test_the_remaining_time_includes_the_adjustments_to_come(monkeypatch):
+    """The training has 100 steps of 1 s and two adjustments of 40 s, the first after step 50."""
     said, now = [], SimpleNamespace(monotonic=lambda: seconds, time=lambda: 0.0)
     context = SimpleNamespace(
         started=0.0,
@@ -68,8 +68,10 @@ def test_what_remains_holds_the_adjustments_to_come(monkeypatch):
     assert [words[2] for words in said] == ["epoch 1/2, 2 adjustments to come", "epoch 1/2"]
 
 
-@pytest.mark.parametrize(("ago", "remains"), [(30, 60), (200, 0), (-9e4, 90)])  # a clock set back
-def test_what_a_stage_says_remains_is_what_is_shown(ago, remains):
+@pytest.mark.parametrize(
+    ("ago", "remains"), [(30, 60), (200, 0), (-9e4, 90)]
+)  # -9e4: the clock was set back
+def test_status_shows_the_remaining_time_that_a_stage_computed(ago, remains):
     progress = Progress(done=1, total=10, text="", eta=90.0, time=time.time() - ago)
     events = [Event(time=time.time() - 31, event="first_step")]
     assert spent.eta(events, progress) == pytest.approx(remains, abs=1)
@@ -94,15 +96,15 @@ def test_the_adjustments_to_come_are_counted(epochs, times):
         (0, 0, "there was none to begin with", "quarantine"),
     ],
 )
-def test_why_no_image_is_left(tmp_path, bad, leaks, told, untold):
+def test_the_error_says_why_no_image_is_left(tmp_path, bad, leaks, told, untold):
     records = [SimpleNamespace(bad=[{}] * bad)]
     said = _nothing_left(SimpleNamespace(dir=tmp_path), "train image", records, leaks)
     assert told in said and untold not in said.replace(str(tmp_path), "")
 
 
 @pytest.mark.parametrize(("side", "refused"), [(15, False), (16, True), (40, True)])
-def test_a_cutout_that_leaves_nothing_is_refused(side, refused):
-    settings = json.loads(composed("name=x"))  # images of 16 pixels
+def test_a_cutout_that_covers_whole_images_is_refused(side, refused):
+    settings = json.loads(composed("name=x"))  # images have 16 pixels
     settings["train"]["augment"]["cutout"] = side
     if refused:
         with pytest.raises(UserError, match=f"train.augment.cutout={side} covers whole images"):
@@ -128,7 +130,7 @@ def test_a_run_is_done_when_all_its_stages_are(tmp_path, capsys, asked, state, l
     assert last in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_what_is_said_last_is_the_error(capsys):
+def test_the_last_printed_line_is_the_error(capsys):
     def fails():
         raise StageFailed("  | a line of a log\n  | another\ntrain did not finish: why")
 
@@ -141,14 +143,20 @@ def test_what_is_said_last_is_the_error(capsys):
     ("error", "processes", "code", "said", "noted"),
     [
         (NoResult("it diverged"), False, 1, "error: NoResult: it diverged\n", "error"),
-        (NoResult("it diverged"), True, 1, "", "error"),  # who waits for the processes says it
+        (
+            NoResult("it diverged"),
+            True,
+            1,
+            "",
+            "error",
+        ),  # the parent of the processes prints the reason
         (UserError("no such file"), False, 2, "error: no such file\n", "input"),
         (UserError("no such file"), True, 2, "", "input"),
         (RuntimeError("a defect"), True, 1, "RuntimeError: a defect\n", "error"),
         (RuntimeError("a\nb"), True, 1, "RuntimeError: a\nb\n", "error"),
     ],
 )
-def test_what_explains_itself_has_no_traceback(
+def test_an_error_with_an_explanation_has_no_traceback(
     monkeypatch, capsys, error, processes, code, said, noted
 ):
     monkeypatch.setattr(work.attempt, "vanished", lambda _: False)
@@ -159,7 +167,7 @@ def test_what_explains_itself_has_no_traceback(
     )  # fmt: skip
     assert work._failed(context, error) == code
     told = capsys.readouterr().err
-    assert told == said  # an error that was not raised has a traceback of one line
+    assert told == said  # the traceback of an error that was never raised has one line
     ((name, kind, message),) = events
     assert (name, kind) == ("failed", noted)
     assert message.endswith(str(error).partition("\n")[0])

@@ -1,4 +1,4 @@
-"""What a process of a training loads: a job that comes back waits for it before its next step."""
+"""Test that a process of a training imports no unused library, which would delay its first step."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ print(*sys.modules)
 """
 
 
-def test_a_training_loads_no_library_that_it_does_not_use():
+def test_a_training_imports_no_library_that_it_does_not_use():
     done = subprocess.run(
         [sys.executable, "-c", LOADED], cwd=PROJECT, capture_output=True, text=True, check=True
     )

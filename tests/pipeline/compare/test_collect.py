@@ -1,4 +1,4 @@
-"""Runs are read from their directories, and what keeps one out is named."""
+"""Test `compare.collect`: a run that cannot be read is left out with the reason."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""compare: the right numbers, from the right runs, said in the same way everywhere."""
+"""Test the command `compare`: which runs it averages, and the same numbers in table, JSON and page."""
 
 import functools
 import html.parser
@@ -18,7 +18,7 @@ from tests.runs import make_run
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Return a root with two methods of three seeds, the second better in each pair."""
+    """Return a root with runs of two methods and three seeds; dyrep is better for each seed."""
     for seed, plain, dyrep in ((1, 90.0, 91.0), (2, 92.0, 93.5), (3, 91.0, 91.5)):
         make_run(tmp_path, f"plain-{seed}", "method=plain", seed=seed, top1=plain)
         make_run(tmp_path, f"dyrep-{seed}", "method=dyrep", seed=seed, top1=dyrep, seconds=7200)
@@ -45,7 +45,7 @@ def refused(capsys, *arguments):
     return said
 
 
-# which runs count
+# -- which runs are averaged -----------------------------------------------------------------------
 
 
 def test_seeds_are_averaged_the_best_first_and_tested_in_pairs(compare):
@@ -67,7 +67,7 @@ def test_seeds_are_averaged_the_best_first_and_tested_in_pairs(compare):
     )
 
 
-def test_of_groups_that_are_as_good_the_cheapest_to_train_comes_first(tmp_path):
+def test_of_equally_good_groups_the_cheapest_to_train_comes_first(tmp_path):
     for name, steps in (("dyrep", 300), ("plain", 100), ("grow", 200)):
         make_run(tmp_path, name, f"method={name}", metrics={"train/plain_steps": steps})
     told = answer.answer("t", collect.read(collect.select(tmp_path, [], "g")), [], force=False)
@@ -79,7 +79,7 @@ def test_gpu_hours_are_taken_from_what_the_supervisor_saw(tmp_path):
     assert collect.read(runs)[0].gpu_hours == pytest.approx(4.0)
 
 
-def test_what_is_not_finished_is_listed_and_not_averaged(sweep, compare):
+def test_unfinished_runs_are_listed_and_not_averaged(sweep, compare):
     make_run(sweep, "unfinished", "method=plain", seed=4, top1=1.0, finished=("prep", "train"))
     make_run(sweep, "cancelled", "method=plain", seed=5, top1=1.0, finished=())
     (sweep / "runs" / "cancelled" / "train" / "CANCELLED").touch()
@@ -110,7 +110,7 @@ def test_what_is_not_finished_is_listed_and_not_averaged(sweep, compare):
     assert "boom" in next(row["why"] for row in told["left_out"] if row["run"] == "failed")
 
 
-def test_nothing_finished_is_no_error(tmp_path, capsys):
+def test_a_comparison_without_finished_runs_is_no_error(tmp_path, capsys):
     make_run(tmp_path, "a", finished=())
     assert main(["a", "--root", str(tmp_path), "--html", str(tmp_path / "a.html")]) == DONE
     assert "not started" in capsys.readouterr().out
@@ -143,15 +143,15 @@ def test_a_baseline_is_chosen_by_setting_or_choice(compare, sweep, capsys):
     assert "no group has method=[" in refused(capsys, *arguments, "method=[")
 
 
-def test_sweeps_that_share_a_group_are_said_to(sweep, compare):
+def test_a_group_of_several_launches_is_noted(sweep, compare):
     make_run(sweep, "later", "method=dbb", seed=1, command="another launch")
     assert "the runs come from 2 launches" in compare()["notes"]
 
 
-# what is asked for wrongly
+# -- wrong arguments -------------------------------------------------------------------------------
 
 
-def test_unknown_names_are_answered_with_the_nearest(sweep, capsys):
+def test_unknown_names_are_refused_with_the_nearest(sweep, capsys):
     assert "did you mean 'plain-1'?" in refused(capsys, "plain1", "--root", sweep)
     assert "valid are: g" in refused(capsys, "--group", "first", "--root", sweep)
     assert "name runs, or a group" in refused(capsys, "--root", sweep)
@@ -159,11 +159,11 @@ def test_unknown_names_are_answered_with_the_nearest(sweep, capsys):
     assert "name a file in it" in refused(capsys, "plain-1", "--root", sweep, "--json", sweep)
 
 
-# how it is shown
+# -- table and page --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [80, 160])
-def test_the_table_says_what_the_json_says(compare, capsys, monkeypatch, width):
+def test_the_table_shows_the_numbers_of_the_json(compare, capsys, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     told = compare()
     shown = capsys.readouterr().out
@@ -190,7 +190,7 @@ def test_a_label_too_long_for_80_columns_is_cut_and_no_number_is(tmp_path, capsy
     assert "300k (450k)  20.0M (30.0M)  0.5 at 1, 20 at 64" in shown
 
 
-def test_many_latencies_fold_and_none_is_cut(tmp_path, capsys, monkeypatch):
+def test_many_latencies_wrap_and_none_is_cut_off(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     times = {1: 836.4, 8: 1640.2, 64: 1938.9}
     metrics = {f"latency/fused/b{batch}/p50_ms": ms for batch, ms in times.items()}
@@ -201,7 +201,7 @@ def test_many_latencies_fold_and_none_is_cut(tmp_path, capsys, monkeypatch):
 
 
 class Reader(html.parser.HTMLParser):
-    """Collects tags and complains of what is not closed."""
+    """A parser that collects tags, and fails on tags that are not closed in order."""
 
     VOID = frozenset(("meta", "link", "br"))
 
@@ -221,7 +221,7 @@ class Reader(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_needs_nothing_else(sweep):
+def test_the_page_is_valid_and_loads_nothing(sweep):
     runs = collect.read(collect.select(sweep, [], "g"))
     told = answer.answer("<script>alert(1)</script>", runs, [], force=False)
     told.groups[0].label = "$\\frac</svg><b>"
@@ -261,7 +261,7 @@ def test_the_head_of_a_column_leaves_out_the_section(label, head):
     assert table.brief(label) == head
 
 
-def test_a_real_run_is_read(finished, tmp_path):
+def test_a_real_run_is_compared(finished, tmp_path):
     file = tmp_path / "a.json"
     code = main(
         [
@@ -286,7 +286,7 @@ def test_a_real_run_is_read(finished, tmp_path):
     assert set(group["latency_ms"]) == {"1", "8"}
 
 
-def test_a_run_from_before_a_setting_was_there_is_of_the_same_group(tmp_path):
+def test_a_run_older_than_a_setting_joins_the_group_with_its_default(tmp_path):
     for name, seed in (("new", 1), ("old", 2)):
         make_run(tmp_path, name, "method=dyrep", "data.channels=3", seed=seed)
     frozen = tmp_path / "runs" / "old" / "config.yaml"
@@ -294,7 +294,7 @@ def test_a_run_from_before_a_setting_was_there_is_of_the_same_group(tmp_path):
     for key in ADDED:
         *path, name = key.split(".")
         there = functools.reduce(dict.get, path, config)
-        there.pop(name, None)  # not every model has those of libraries
+        there.pop(name, None)  # some settings exist only for models of libraries
     frozen.write_text(yaml.dump(config))
     settings = [run.settings for run in collect.read(collect.select(tmp_path, [], "g"))]
     assert len(settings) == 2 and settings[0] == settings[1]

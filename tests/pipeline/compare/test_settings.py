@@ -1,10 +1,10 @@
-"""Groups are named by the settings in which they differ."""
+"""Test `compare.settings`: groups are named by the settings in which they differ."""
 
 from pipeline.compare import answer, collect, settings
 from tests.runs import make_run
 
 
-def test_settings_within_a_choice_name_the_groups(tmp_path):
+def test_groups_are_named_by_settings_within_a_choice(tmp_path):
     for number, (method, lr) in enumerate((("plain", 0.1), ("plain", 0.2), ("dyrep", 0.1))):
         make_run(
             tmp_path, f"r{number}", f"method={method}", top1=90 - number, changed={"train.lr": lr}
@@ -13,10 +13,12 @@ def test_settings_within_a_choice_name_the_groups(tmp_path):
     assert [group.label for group in told.groups] == [
         "method=plain train.lr=0.1", "method=plain train.lr=0.2", "method=dyrep train.lr=0.1",
     ]  # fmt: skip
-    assert "chosen after" in " ".join(told.notes)  # two groups are plain: neither is the baseline
+    assert "chosen after" in " ".join(
+        told.notes
+    )  # two groups are plain, so none of them is the baseline
 
 
-def test_a_setting_that_follows_from_others_is_not_in_the_names_of_groups():
+def test_a_derived_setting_is_not_part_of_the_names_of_groups():
     rows = [("plain", [], False), ("plain", ["onnx"], True), ("grow", [], False)]
     keys = ["method.name", "fuse.exports", "eval.exports"]
     trees = [dict(zip(keys, row, strict=True)) for row in rows]
@@ -27,7 +29,7 @@ def test_a_setting_that_follows_from_others_is_not_in_the_names_of_groups():
     ]
 
 
-def test_values_are_told_as_the_command_line_takes_them():
+def test_values_are_spelled_as_on_the_command_line():
     trees = [{"method.max_cost": cost, "eval.exports": cost is None} for cost in (None, 1.5)]
     assert settings.labels(trees, ["method.max_cost", "eval.exports"]) == [
         "method.max_cost=null",
@@ -36,7 +38,7 @@ def test_values_are_told_as_the_command_line_takes_them():
     assert settings.fits(trees[0], "method.max_cost", "null")
 
 
-def test_a_file_is_told_by_its_name_and_not_by_its_hash_too():
+def test_a_file_is_named_by_its_path_and_not_by_its_hash():
     trees = [
         {"method.name": "plain", "model.pretrained": f, "model.pretrained_sha256": f * 9}
         for f in "ab"

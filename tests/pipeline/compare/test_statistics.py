@@ -1,4 +1,4 @@
-"""Means, intervals and paired tests, against scipy."""
+"""Test `compare.statistics`: means, confidence intervals and paired tests."""
 
 from types import SimpleNamespace
 
@@ -7,24 +7,26 @@ import pytest
 from pipeline.compare.statistics import holm, mean, paired
 
 
-def test_a_mean_has_students_interval():
+def test_the_interval_of_a_mean_is_students():
     told = mean([1.0, 2.0, 3.0])
     assert (told.n, told.mean, told.std) == (3, 2.0, 1.0)
-    assert told.half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)  # t(0.975, 2 degrees)
+    assert told.half == pytest.approx(
+        4.302653 / 3**0.5, rel=1e-6
+    )  # t(0.975) for 2 degrees of freedom
 
 
-def test_one_run_has_no_interval_and_none_no_mean():
+def test_one_value_has_no_interval_and_no_value_has_no_mean():
     assert mean([5.0]).half is None
     assert mean([]) is None
 
 
-def test_a_paired_test_is_that_of_scipy():
+def test_a_paired_test_equals_that_of_scipy():
     from scipy import stats
 
     ours, theirs = {1: 91.0, 2: 93.5, 3: 91.5, 9: 0.0}, {1: 90.0, 2: 92.0, 3: 91.0, 4: 0.0}
     pairs = paired(ours, theirs)
     expected = stats.ttest_rel([91.0, 93.5, 91.5], [90.0, 92.0, 91.0])
-    assert pairs.seeds == [1, 2, 3]  # a seed that one of them lacks is left out
+    assert pairs.seeds == [1, 2, 3]  # only common seeds count
     assert pairs.difference == pytest.approx(1.0)
     assert pairs.p == pytest.approx(expected.pvalue)
     assert (pairs.low, pairs.high) == pytest.approx(tuple(expected.confidence_interval()))
@@ -42,13 +44,13 @@ def test_a_paired_test_is_that_of_scipy():
         ({1: 9.0, 2: 8.0}, {1: 8.5, 2: 8.4}, "no difference shown"),
     ],
 )
-def test_what_may_be_said(ours, theirs, verdict):
+def test_a_verdict_needs_enough_common_seeds(ours, theirs, verdict):
     pairs = paired(ours, theirs)
     holm([pairs])
     assert pairs.verdict == verdict
 
 
-def test_many_tests_raise_the_bar():
+def test_the_p_values_of_several_tests_are_corrected_by_holm():
     tests = [SimpleNamespace(p=p, p_holm=None) for p in (0.03, 0.01, None, 0.04)]
     holm(tests)
     assert [test.p_holm for test in tests] == [

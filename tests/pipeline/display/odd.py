@@ -1,4 +1,4 @@
-"""Names from outside that a terminal or a page would obey, and whether one did."""
+"""Hostile names that could control a terminal or a page, and checks that they do not."""
 
 import html.parser
 
@@ -23,22 +23,22 @@ NAMES = {
 }
 
 
-EVERY = " ".join(NAMES.values())  # for what takes long
+EVERY = " ".join(NAMES.values())  # all names in one, for slow tests
 
 
 LEFT = set("\n\t")
 
 
 def inert(text):
-    """Whether nothing in a text is obeyed by a terminal, or turns the direction of reading."""
+    """Whether a text has no character that controls a terminal or the direction of reading."""
     text.encode()
     return all(c.isprintable() or c in LEFT for c in text)
 
 
 class Skeleton(html.parser.HTMLParser):
-    """The tags of a page with the names of their attributes, and its text.
+    """The text of a page, and its tags with the names of their attributes.
 
-    Of figures only which there are, for their axes depend on what fits.
+    Figures are reduced to the set of their tags, because the number of axis labels varies.
     """
 
     def __init__(self, text):
@@ -59,7 +59,7 @@ class Skeleton(html.parser.HTMLParser):
 
 
 def same(made, name):
-    """Whether a page has the tags of one with a harmless name, and shows the name as text."""
+    """Check that a page has the same tags as with a harmless name, and shows the name as text."""
     page, harmless = Skeleton(made(name)), Skeleton(made("harmless"))
     assert page.tags == harmless.tags
     assert page.drawn <= harmless.drawn | {"use"}

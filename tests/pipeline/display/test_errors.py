@@ -1,4 +1,4 @@
-"""Of an error that prints pages, the line that tells most."""
+"""Test `display.errors`: the most informative line of an error, and suggestions of valid names."""
 
 import pytest
 
@@ -22,7 +22,7 @@ ValueError: no such image
         ("no Traceback here\nmore", "RuntimeError: no Traceback here"),
     ],
 )
-def test_the_line_that_tells_most(message, told):
+def test_the_most_informative_line_of_an_error_is_shown(message, told):
     assert gist(RuntimeError(message)) == told
 
 
@@ -46,5 +46,5 @@ MANY = [f"bn{n}.weight" for n in range(50)]
         ("vit", ["vit_b_16", *MANY], "did you mean 'x=vit_b_16'?"),
     ],
 )
-def test_only_what_is_near_is_suggested(word, valid, told):
+def test_only_a_similar_name_is_suggested(word, valid, told):
     assert nearest(word, valid, "x=") == told

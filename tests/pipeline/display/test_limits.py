@@ -1,4 +1,4 @@
-"""Limits of the shell: which one an error comes from."""
+"""Test `display.limits`: the limit of the shell that caused an error is named."""
 
 import os
 import resource
@@ -29,7 +29,7 @@ ERRORS = {
 
 @pytest.fixture
 def limited(monkeypatch):
-    """Return a function that lets this process seem to have limits, by option of ulimit."""
+    """Return a function that makes this process appear to have the given limits of ulimit."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     numbers = {option: number for option, number, *_ in limits.LIMITS}
 
@@ -50,7 +50,7 @@ def test_an_error_names_the_limit_that_caused_it(told, option, limited):
     assert limits.cure(told) == ""
 
 
-def test_of_several_limits_all_are_named_and_roots_threads_have_none(limited, monkeypatch):
+def test_all_possible_limits_are_named_and_none_for_the_threads_of_root(limited, monkeypatch):
     limited("-v", "-d")
     assert limits.cure("MemoryError") == "ulimit -v is 2 and ulimit -d is 2: raise them"
     limited("-u")

@@ -1,4 +1,4 @@
-"""Secrets in settings are told of and masked; what is none is left as it is."""
+"""Test `display.masking`: secrets in settings are found and masked, and harmless text stays."""
 
 import os
 
@@ -200,7 +200,7 @@ def test_a_secret_is_masked(text, shown):
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_what_is_no_secret_is_left_alone(text):
+def test_harmless_text_is_left_alone(text):
     assert mask(text) == text
     assert not list(found({"setup": [text]}))
 
@@ -229,7 +229,7 @@ def test_settings_are_masked_by_their_key_too():
     assert told["source.credentials"] == told["source.cookies"] == told["args.cookie"] == "***"
 
 
-def test_no_message_name_or_page_holds_one(tmp_path):
+def test_no_message_name_or_page_contains_a_secret(tmp_path):
     assert "hunter2" not in str(UserError("train.x=password=hunter2: no"))
     choices = {"data": "d", "model": "m", "method": "p", "train": "d"}
     assert derived_name(choices, 0, ["+train.api_key=hunter2"]) == "d-m-p-s0-api_key_"[:-1]
@@ -240,7 +240,7 @@ def test_no_message_name_or_page_holds_one(tmp_path):
     assert "https://me:***@host" in told.config
 
 
-def test_a_file_that_must_keep_one_is_for_its_owner(tmp_path):
+def test_a_file_with_a_secret_is_readable_only_by_its_owner(tmp_path):
     for value, mode in (
         ("HF_TOKEN=hunter2", 0o600),
         ({"auth": {"token": "x"}}, 0o600),
@@ -254,7 +254,7 @@ def test_a_file_that_must_keep_one_is_for_its_owner(tmp_path):
             assert (tmp_path / name).stat().st_mode & 0o777 & ~os.umask(0o022) == mode
 
 
-def test_launch_warns_and_shows_none(launch):
+def test_a_launch_warns_of_a_secret_and_masks_it(launch):
     given = ("model=vgg_small", "fuse.licence=https://me:hunter2@host", "dry_run=true")
     shown, planned = launch("--cfg", "job", *given), launch(*given)
     for done in (shown, planned):
@@ -263,12 +263,12 @@ def test_launch_warns_and_shows_none(launch):
     assert planned.stderr.startswith("warning: fuse.licence looks as if it held a secret")
 
 
-def test_a_long_text_takes_no_time():
+def test_masking_a_long_text_is_fast():
     with no_longer_than(120):
         mask("x" * 200_000 + "a-" * 50_000 + "a_key " * 20_000 + "curl " * 20_000 + "uid=" * 20_000)
 
 
-def test_a_root_with_a_secret_in_it_is_told_without_it(inside):
+def test_a_root_that_contains_a_secret_is_masked(inside):
     secret = "ghp_abcdefghijklmnopqrstuvwxyz0123"
     inside.root = f"{inside.root}/{secret}"
     code, _, told = inside("dry_run=true")

@@ -1,4 +1,4 @@
-"""Names and messages from outside are shown as they are: on pages, in cards, in a terminal."""
+"""Test `display.outside`: hostile names appear as text on pages, in cards and in a terminal."""
 
 import json
 import sys
@@ -42,7 +42,7 @@ def prepared(folder, name):
     rundir.append_line(folder / "remarks.jsonl", {"name": name, "remark": name})
 
 
-def test_the_page_of_the_data(name, tmp_path):
+def test_the_page_of_the_data_shows_names_as_text(name, tmp_path):
     def made(name):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
@@ -53,7 +53,7 @@ def test_the_page_of_the_data(name, tmp_path):
 
 
 def reported(root, name):
-    """Return the report of a run in which whatever can be from outside is called that."""
+    """Return the report of a run in which each name from outside is the given one."""
     run = make_run(root, f"run-{len(list(root.glob('runs/*')))}")
     facts = rundir.read_json(run / "run.json")
     choices = dict.fromkeys(("data", "model", "method"), name)
@@ -90,13 +90,13 @@ def reported(root, name):
     return write_report(run).read_text()
 
 
-def test_the_report(tmp_path):
+def test_the_report_shows_names_as_text(tmp_path):
     same(lambda name: reported(tmp_path, name), EVERY)
 
 
 def compared(root, name):
     number = len(list(root.glob("*")))
-    name = name.encode("utf-8", "replace").decode()  # a configuration holds nothing else
+    name = name.encode("utf-8", "replace").decode()  # a configuration holds valid UTF-8 only
     for seed in (1, 2):
         make_run(root / f"{number}", f"a-{seed}", seed=seed, changed={"model.name": name})
         make_run(root / f"{number}", f"b-{seed}", seed=seed, changed={"model.name": "other"})
@@ -108,12 +108,12 @@ def compared(root, name):
     return told, runs
 
 
-def test_the_page_of_a_comparison(tmp_path):
+def test_the_page_of_a_comparison_shows_names_as_text(tmp_path):
     same(lambda name: page.render(*compared(tmp_path, name)), EVERY.replace("\udce9", "?"))
 
 
 @pytest.mark.parametrize("name", [NAMES[key] for key in ("markup", "title", "line", "direction")])
-def test_the_tables_of_a_comparison(name, tmp_path, capsys, monkeypatch):
+def test_the_tables_of_a_comparison_show_names_as_text(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     told, _ = compared(tmp_path, name)
     table.show(told)
@@ -127,7 +127,7 @@ def rendered(text):
     return MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
 
 
-def test_the_comparison_in_markdown(tmp_path):
+def test_the_comparison_in_markdown_shows_names_as_text(tmp_path):
     every = EVERY.replace("\udce9", "?")
     same(lambda name: rendered(online._markdown(compared(tmp_path, name)[0])), every)
 
@@ -146,7 +146,7 @@ def carded(name):
     }  # fmt: skip
 
 
-def test_the_model_card(name):
+def test_the_model_card_shows_names_as_text(name):
     outcome = {"file": "model.onnx", "max_rel_error": 0.0, "flips": 0}
     same(lambda name: rendered(card.markdown(carded(name), {"onnx": outcome})), name)
 
@@ -160,14 +160,14 @@ def test_the_model_card_says_which_epoch_was_chosen():
     )
 
 
-def test_code_in_markdown_is_what_it_is():
+def test_code_in_markdown_shows_names_as_text():
     for name in NAMES.values():
         shown = Skeleton(rendered(f"a {code(name)} b"))
         assert shown.tags == [("p", []), ("code", [])]
         assert shown.text.strip() == f"a {line(name)} b"
 
 
-def test_a_console(name, capsys):
+def test_a_console_shows_names_as_text(name, capsys):
     console = Terminal(width=200)
     shown = Table(name, title=name)
     shown.add_row(name)
@@ -188,7 +188,7 @@ def test_a_console_that_is_a_terminal_obeys_no_name(name, capsys, monkeypatch):
     assert "\x1b]" not in out and "\x9b" not in out and "\x1b[31m" not in out
 
 
-def test_status(name, tmp_path, capsys):
+def test_status_shows_names_as_text(name, tmp_path, capsys):
     run = make_run(tmp_path, "a", finished=())
     make_run(tmp_path, "b", finished=())
     row = {"done": 1, "total": 2, "text": name, "time": 0.0}
@@ -200,7 +200,7 @@ def test_status(name, tmp_path, capsys):
         assert inert(capsys.readouterr().out)
 
 
-def test_a_run_that_was_named_by_another_hand(name, tmp_path, capsys):
+def test_a_renamed_run_directory_is_shown_as_text(name, tmp_path, capsys):
     run = make_run(tmp_path, "a", finished=())
     other = run.with_name("".join(c for c in name if c not in "/\0")[:60])
     run.rename(other)
@@ -210,7 +210,7 @@ def test_a_run_that_was_named_by_another_hand(name, tmp_path, capsys):
     assert inert(capsys.readouterr().out)
 
 
-def test_a_log(name, tmp_path, capsys):
+def test_a_log_is_shown_as_text(name, tmp_path, capsys):
     run = make_run(tmp_path, "a")
     log = rundir.log_file((run / "train").resolve(), 1)
     log.parent.mkdir()
@@ -220,7 +220,7 @@ def test_a_log(name, tmp_path, capsys):
     assert inert(out) and "\nafter\n" in out
 
 
-def test_what_a_stage_says_of_its_progress(name, tmp_path, capsys):
+def test_the_progress_of_a_stage_is_shown_as_text(name, tmp_path, capsys):
     row = {"done": 1, "total": 2, "text": name, "time": 0.0}
     rundir.write_json(tmp_path / rundir.PROGRESS, row)
     assert store.progress(tmp_path).text == line(name)
@@ -231,7 +231,7 @@ def test_what_a_stage_says_of_its_progress(name, tmp_path, capsys):
     assert inert(capsys.readouterr().err)
 
 
-def test_the_plan(name, tmp_path, capsys):
+def test_the_plan_shows_names_as_text(name, tmp_path, capsys):
     config = SimpleNamespace(
         name="a", seed=1, root=name,
         **{part: SimpleNamespace(name=name) for part in ("data", "model", "method")},
@@ -247,7 +247,7 @@ def test_the_plan(name, tmp_path, capsys):
 
 
 def refusing(error):
-    """Return a command that ends with an error."""
+    """Return a function that raises an error, as a command does."""
 
     def command():
         raise error
@@ -263,7 +263,7 @@ def test_an_error_is_one_line(name, capsys):
     assert inert(capsys.readouterr().err)
 
 
-def test_what_can_be_read_stays():
+def test_readable_characters_stay():
     for text in ("Zürich", "犬\u3000猫", "می\u200cخواهم", "👩\u200d🔬", "a b", "1 → 2 ± 3 %"):
         assert visible(text) == line(text) == text
     assert visible("a\n\tb") == "a\n\tb"

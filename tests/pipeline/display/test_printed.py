@@ -1,14 +1,14 @@
-"""What commands print was made visible."""
+"""Test that commands print only text in which control characters were made visible."""
 
 import ast
 
 from tests.launcher import PROJECT
 
-INSIDE = {"stages", "training", "data"}  # what a stage prints is in its log, and shown by `logs`
+INSIDE = {"stages", "training", "data"}  # stages print to their log, which `logs` makes visible
 
 
 def printed():
-    """Yield place and argument of each `print` in a command."""
+    """Yield the file, the line and the argument of each call of `print` outside stages."""
     root = PROJECT / "pipeline"
     for path in sorted(root.rglob("*.py")):
         if INSIDE & set(path.relative_to(root).parts):
@@ -18,7 +18,7 @@ def printed():
                 yield f"{path.name}:{node.lineno}", node.args[0]
 
 
-def test_no_command_prints_what_was_not_made_visible():
+def test_commands_print_only_text_that_was_made_visible():
     for place, told in printed():
         made = isinstance(told, ast.Call) and ast.unparse(told.func)
         shown = isinstance(told, ast.Constant) or made in ("line", "visible", "json.dumps")

@@ -1,4 +1,4 @@
-"""The report tells what there is: half a run, hostile names, a line that was cut off."""
+"""Test the report: of unfinished runs, with hostile names, and with rows that were cut off."""
 
 import html
 import itertools
@@ -21,7 +21,7 @@ from tests.runs import make_run
 
 @pytest.fixture
 def run(tmp_path):
-    """Return a run that was killed in its second epoch, with a name that tries to be markup."""
+    """Return a run that was killed in its second epoch, and whose names contain markup."""
     (tmp_path / "train").mkdir()
     rundir.write_json(
         tmp_path / "run.json",
@@ -41,7 +41,7 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_half_a_run_has_a_report(run):
+def test_an_unfinished_run_has_a_report(run):
     told = run_data.read(run)
     assert told.missing == ["prep", "train", "fuse", "eval", "latency"]
     assert [row["step"] for row in told.steps] == [1, 2, 3]
@@ -61,7 +61,7 @@ def test_a_loss_that_was_not_finite_is_a_gap_in_the_curve(run):
     assert "Training and validation loss by epoch" in write_report(run).read_text()
 
 
-def test_changes_that_git_did_not_tell_of_are_unknown(run):
+def test_the_report_says_if_uncommitted_changes_are_unknown(run):
     facts = rundir.read_json(run / "run.json")
     rundir.write_json(run / "run.json", facts | {"source": {"revision": None, "dirty": None}})
     assert "with or without uncommitted changes: git did not say" in write_report(run).read_text()
@@ -73,7 +73,7 @@ def test_names_are_text_not_markup(run):
     assert "</pre><b>" not in page
 
 
-def test_a_mirror_that_fails_is_a_notice(run, capsys, monkeypatch):
+def test_a_failed_wandb_client_is_only_a_note(run, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(run))
     (run / "wandb.py").write_text("raise ImportError('broken')\n")
     tracking.mirror(run, Wandb(mode="offline", project="p", entity=None))
@@ -87,7 +87,7 @@ def test_disabled_tracking_starts_nothing(run, monkeypatch):
     assert not (run / "wandb.log").exists()
 
 
-def test_an_epoch_stands_beside_its_last_step(tmp_path):
+def test_the_numbers_of_an_epoch_join_its_last_step(tmp_path):
     row = {"kind": "epoch", "step": 3, "epoch": 2, "top1": 50.0}
     history = tmp_path / "history.jsonl"
     for step in (1, 2, 3):
@@ -95,7 +95,7 @@ def test_an_epoch_stands_beside_its_last_step(tmp_path):
     steps = Steps(tmp_path)
     assert [row["step"] for row in steps.new(complete=False)] == [1, 2]
     rundir.append_line(history, row)
-    assert list(steps.new(complete=False)) == []  # the next step shows that all of it is there
+    assert list(steps.new(complete=False)) == []  # an epoch is complete once the next step follows
     (last,) = steps.new(complete=True)
     assert last == {"train/loss": 1.0, "epoch/top1": 50.0, "step": 3, "epoch": 2}
     assert list(steps.new(complete=True)) == []
@@ -105,7 +105,7 @@ def grown(branch, gain, price, place):
     return {"branch": branch, "gain": gain, "price": price, "place": place, "of": 9}
 
 
-def test_it_tells_what_layers_cost_and_why_each_branch_was_chosen(run):
+def test_the_report_shows_the_cost_of_layers_and_why_branches_were_chosen(run):
     event = {
         "action": "grow", "saliency": [["a", 1.0], ["b", 0.5]], "error_eval": 0.0, "error_train": 0.0,
         "parameters": 9, "flops": 9, "step_seconds_before": 1.0, "step_seconds_after": None,
@@ -113,7 +113,7 @@ def test_it_tells_what_layers_cost_and_why_each_branch_was_chosen(run):
     for step, layer, branches, chosen in (
         (2, "a", ["kxk", "1x1", "1xk"], [grown("1x1", 4.0, 0.02, 1), grown("1xk", 1.0, 0.01, 3)]),
         (2, "b", ["kxk", "kx1"], [grown("kx1", 2.0, 0.125, 2)]),
-        (4, "a", ["kxk", "1x1"], None),  # cut
+        (4, "a", ["kxk", "1x1"], None),  # 1xk was cut
         (6, "a", ["kxk", "1x1", "kx1"], [grown("kx1", 0.5, 0.04, 1)]),
     ):
         row = {"step": step, "epoch": step // 2, "layer": layer, "branches": branches}
@@ -137,7 +137,7 @@ def test_it_tells_what_layers_cost_and_why_each_branch_was_chosen(run):
         assert word in page
 
 
-def test_a_curve_tells_its_numbers_under_the_pointer():
+def test_a_curve_shows_its_numbers_under_the_pointer():
     figure, axes = canvas.canvas("Accuracy")
     points = canvas.Curve("</svg>'\"", canvas.BLUE, [1, 2, 3], [10.0, 90.0, float("nan")])
     axes.plot(points.x, points.y)
@@ -148,7 +148,7 @@ def test_a_curve_tells_its_numbers_under_the_pointer():
     (told,) = re.findall('data-hover="([^"]*)"', page)
     (curve,) = json.loads(html.unescape(told))["curves"]
     assert curve["name"] == points.name and curve["colour"] == "var(--blue)"
-    (x, y, *first), second = curve["points"]  # a number that is none is not a point
+    (x, y, *first), second = curve["points"]  # NaN is not a point
     assert first == ["1", "10"] and second[2:] == ["2", "90"]
     _, _, width, height = map(float, re.search('viewBox="([^"]*)"', page)[1].split())
     assert 0 < x < second[0] < width and 0 < second[1] < y < height
@@ -197,7 +197,7 @@ def test_the_report_says_which_epoch_is_shipped(tmp_path, metrics, told):
     assert run_data.read(make_run(tmp_path, "a", metrics=metrics)).shipped.startswith(told)
 
 
-def test_every_page_has_the_skeleton_and_no_style_of_its_own():
+def test_every_page_extends_the_common_template_without_own_styles():
     folder = Path(pipeline.report.__file__).parents[1]
     parts = {"base.html", "macros.html"}
     pages = [path for path in folder.rglob("*.html") if path.name not in parts]

@@ -1,4 +1,4 @@
-"""What Weights & Biases knows, and how it answers: one method per GraphQL operation of the client."""
+"""Answer the requests of W&B's client as its server does: one method per GraphQL operation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ ENTITY = "recorder"
 
 @dataclass
 class Recorded:
-    """What arrived of one run."""
+    """The data of one run that the server received."""
 
     name: str
     project: str
     config: dict = field(default_factory=dict)
     summary: dict = field(default_factory=dict)
-    lines: dict[int, str] = field(default_factory=dict)  # of the history, by offset
+    lines: dict[int, str] = field(default_factory=dict)  # rows of the history as JSON, by offset
     display: str | None = None
     group: str | None = None
     sweep: str | None = None
@@ -28,7 +28,7 @@ class Recorded:
 
     @property
     def history(self):
-        """The rows as a reader of the history sees them."""
+        """Return the rows of the history, in the order of their offsets."""
         return [json.loads(self.lines[offset]) for offset in sorted(self.lines)]
 
     @property
@@ -45,16 +45,16 @@ class Recorded:
 
 
 class Answers:
-    """Keeps runs, artifacts, reports and a sweep, and answers operations about them."""
+    """The state of a W&B server: runs, artifacts, reports and a sweep, with the operations on them."""
 
     def __init__(self):
         self.runs: dict[str, Recorded] = {}
-        self.deleted: set[str] = set()  # names of runs that were there once
+        self.deleted: set[str] = set()  # names of deleted runs
         self.artifacts: dict[str, dict] = {}
         self.files: dict[str, int] = {}
         self.reports: list[dict] = []
         self.sweep = ""
-        self.trials: list = []  # what an agent is given: id of the run, its values
+        self.trials: list = []  # for an agent: the id of a run and its values
 
     def answer(self, operation, variables, base):
         """Return the data of a GraphQL operation, or None if it is not known."""
@@ -70,7 +70,7 @@ class Answers:
         return self._Viewer(variables, base)
 
     def _Runs(self, variables, base):
-        """Answer as the public API asks: all runs that have what the filter says."""
+        """Return the runs that match the filter of a request by the public API."""
         asked = json.loads(variables["filters"])
         group, names = asked.get("group"), asked.get("display_name", {}).get("$in")
         found = [
@@ -130,7 +130,7 @@ class Answers:
         return {"createAgent": {"agent": {"id": "A"}}}
 
     def _Heartbeat(self, variables, base):
-        """Give an agent the next trial, or tell it to leave."""
+        """Return the command for an agent: its next trial, or exit."""
         if json.loads(variables["runState"]):
             commands = []
         elif self.trials:
@@ -142,7 +142,7 @@ class Answers:
         return {"agentHeartbeat": {"agent": {"id": "A"}, "commands": json.dumps(commands)}}
 
     def _seen(self, run):
-        """Return a run as a reader is told of it."""
+        """Return a run in the form that the public API gets."""
         return self._bucket(run) | {
             "projectId": "1", "state": run.state, "group": run.group, "tags": run.tags,
             "summaryMetrics": json.dumps(run.summary), "systemMetrics": "{}", "jobType": None,
@@ -283,7 +283,7 @@ class Answers:
         return {"clientIDMapping": {"serverID": found[0]} if found else None}
 
     def stream(self, name, project, message):
-        """Take what a client streams of a run."""
+        """Store the rows, the summary and the exit code that a client streams for a run."""
         run = self.runs.setdefault(name, Recorded(name, project))
         for file, chunk in (message.get("files") or {}).items():
             if file == "wandb-history.jsonl":

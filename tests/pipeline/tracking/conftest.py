@@ -1,4 +1,4 @@
-"""A recording server and runs to send there."""
+"""Provide a stand-in for W&B's server, and runs to send to it."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def python(recorder):
-    """Return a way to run a module of the pipeline as a client of the server."""
+    """Return a function that runs a module of the pipeline as a client of the server."""
 
     def call(name, *arguments, timeout=120, **environment):
         changed = recorder.environment(**environment)

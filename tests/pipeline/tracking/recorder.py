@@ -1,9 +1,8 @@
-"""A small server on loopback that the real wandb client takes for Weights & Biases.
+"""A stand-in for W&B's server on loopback, which serves the real client.
 
-It answers what the client needs for runs, resuming and artifacts, and keeps what arrived. As with the
-real one, rows are put at an offset of a file, a run that is begun again continues at its last row, and
-a known name of an artifact with a known digest is not uploaded again. It stands in for the service;
-the client is the real one.
+The server answers requests about runs, resuming and artifacts, and keeps what it received. Like the
+real server, it stores rows at an offset of a file, lets a resumed run continue at its last row, and
+does not ask again for an artifact whose name and digest it knows.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ KEY = "k" * 40
 
 
 class Recorder(Answers, ThreadingHTTPServer):
-    """The server; `with Recorder() as recorder:` runs it.
+    """The server, which runs until the end of a `with` block.
 
-    `trouble` is what it does instead of answering: None, "hang", or an HTTP status.
+    `trouble` makes the server hang ("hang") or return an HTTP status, instead of an answer.
     """
 
     daemon_threads = True
@@ -45,14 +44,14 @@ class Recorder(Answers, ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *_):
-        """Say nothing of clients that were killed."""
+        """Ignore connections that a killed client left."""
 
     def __exit__(self, *_):
         self.shutdown()
         self.server_close()
 
     def environment(self, **changes):
-        """Return the environment of a client of this server."""
+        """Return environment variables that make a client use this server."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
         return kept | {
             "WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_ERROR_REPORTING": "false",
@@ -61,13 +60,13 @@ class Recorder(Answers, ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Requests of the client."""
+    """Handles one connection of a client."""
 
     protocol_version = "HTTP/1.1"
     server: Recorder
 
     def log_message(self, *_):
-        """Say nothing."""
+        """Log no requests."""
 
     def do_GET(self):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -96,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
             base = f"http://{self.headers['host']}"
             try:
                 data = self.server.answer(operation, asked.get("variables") or {}, base)
-            except Exception as error:  # a client that got 500 would try again for ever
+            except Exception as error:  # the client would repeat its request for ever after a 500
                 self.server.unknown.append((operation, repr(error)))
                 return {"errors": [{"message": repr(error)}]}, 400
             if data is None:

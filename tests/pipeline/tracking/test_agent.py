@@ -1,4 +1,4 @@
-"""A sweep of W&B's own: the real agent starts launches, and its runs are those of the sweep."""
+"""Test a sweep of W&B: the real agent starts launches, whose runs belong to the sweep."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ pytest.importorskip("nvidia.dali")
 WANDB = str(Path(sys.executable).with_name("wandb"))
 
 
-def test_an_agent_drives_launches_and_their_runs_are_its_trials(recorder, tmp_path):
+def test_an_agent_starts_launches_whose_runs_are_its_trials(recorder, tmp_path):
     asked = yaml.safe_load((CONF / "sweeps" / "methods.yaml").read_text())
     local = [word for word in asked["command"] if word != "cluster=slurm"]
     local[1] = sys.executable
@@ -25,7 +25,7 @@ def test_an_agent_drives_launches_and_their_runs_are_its_trials(recorder, tmp_pa
         f"root={tmp_path}",
         "train.epochs=2",
         "stage.run=[prep,train]",
-        "method.adjust_interval=1",  # which plain, the trial, does not have
+        "method.adjust_interval=1",  # method=plain, which the trial has, lacks this setting
     ]
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(asked | {"command": local}))
@@ -43,4 +43,4 @@ def test_an_agent_drives_launches_and_their_runs_are_its_trials(recorder, tmp_pa
     assert arrived.state == "finished", done.stderr
     assert arrived.steps == list(range(1, 2 * 22 + 1))
     assert arrived.config["seed"]["value"] == 3
-    assert arrived.config["method"]["value"] == "plain"  # W&B tells trials apart by it
+    assert arrived.config["method"]["value"] == "plain"  # W&B distinguishes trials by this value

@@ -1,4 +1,4 @@
-"""A comparison from what is at the server, with the real client, and the report made there."""
+"""Test `compare --online`: it compares the runs of a W&B server, and creates a report there."""
 
 import json
 
@@ -9,7 +9,7 @@ from tests.runs import make_run
 pytest.importorskip("wandb")
 
 
-def test_the_answer_online_is_that_of_the_files_and_a_report_is_made_there(
+def test_a_comparison_online_equals_that_of_the_files_and_creates_a_report(
     recorder, tmp_path, python
 ):
     for method, top1 in (("plain", 90.0), ("dyrep", 92.0)):
@@ -38,7 +38,7 @@ def test_the_answer_online_is_that_of_the_files_and_a_report_is_made_there(
     assert "| method=dyrep | 3 | 92.03" in made["spec"]
 
 
-def test_what_is_not_there_is_refused(recorder, run, python):
+def test_a_group_or_run_that_the_server_lacks_is_refused(recorder, run, python):
     assert python("sync", "--root", run.parents[1]).returncode == 0
     for words, said in ((["--group", "h"], "no run of group 'h'"), (["x"], "no run 'x'")):
         done = python("compare", *words, "--online")
@@ -49,10 +49,10 @@ def test_what_is_not_there_is_refused(recorder, run, python):
     assert "Traceback" not in done.stderr
 
 
-def test_a_trial_of_a_sweep_there_is_compared(recorder, run, python):
+def test_a_trial_of_a_wandb_sweep_is_compared(recorder, run, python):
     assert python("sync", "--root", run.parents[1]).returncode == 0
     (arrived,) = recorder.runs.values()
-    arrived.config["method"] = {"value": "dyrep"}  # as an agent's trial has it
+    arrived.config["method"] = {"value": "dyrep"}  # the form in a trial of an agent
     done = python("compare", "--group", "g", "--online")
     assert done.returncode == 0, done.stderr
     assert "digits · vgg_small · dyrep" in done.stdout

@@ -1,4 +1,4 @@
-"""CSV and event files have each step of a run once, whatever interrupted it."""
+"""Test `tracking.curves`: CSV and TensorBoard files hold each step once, also after interruptions."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ def table(run):
 
 
 def events(run, name):
-    """Return the steps and values that TensorBoard shows."""
+    """Return the steps and values that TensorBoard reads for a name."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     shown = reader.EventAccumulator(str(run / "tensorboard"))
     shown.Reload()
@@ -30,7 +30,7 @@ def events(run, name):
 
 def test_a_csv_has_a_row_per_step_and_a_column_per_number(tmp_path):
     run = make_run(tmp_path, "r")
-    for _ in range(2):  # again writes the same
+    for _ in range(2):  # the second call writes the same file
         assert curves.write(run, ["csv"]) == 6
     rows = table(run)
     assert [row["step"] for row in rows] == list("123456")
@@ -38,12 +38,12 @@ def test_a_csv_has_a_row_per_step_and_a_column_per_number(tmp_path):
     assert rows[2]["growth/grown"] == "1" and rows[0]["train/loss"] == "1.5"
 
 
-def test_what_was_taken_back_and_done_again_is_there_once(tmp_path):
+def test_repeated_steps_are_written_once(tmp_path):
     run = make_run(tmp_path, "r", epochs=(50.0, 80.0, 90.0))
     curves.write(run, ["csv", "tensorboard"])
     history = run / "train" / rundir.HISTORY
     lines = history.read_text().splitlines(keepends=True)
-    history.write_text("".join(lines[:6]))  # as its checkpoint knows it
+    history.write_text("".join(lines[:6]))  # cut back to the rows of a checkpoint
     curves.write(run, ["csv", "tensorboard"])
     assert [row["step"] for row in table(run)] == list("12345")
     history.write_text("".join(lines[:6]) + "".join(lines[6:]).replace("80.0", "81.0"))
@@ -73,7 +73,7 @@ def test_a_training_is_followed_to_its_end(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_a_mirror_writes_them_in_a_process_of_its_own(tmp_path):
+def test_a_mirror_writes_curves_in_its_own_process(tmp_path):
     run = make_run(tmp_path, "r")
     mirror(run, Disabled(mode="disabled", also=["csv"]))
     assert len(table(run)) == 6
@@ -81,14 +81,14 @@ def test_a_mirror_writes_them_in_a_process_of_its_own(tmp_path):
 
 
 @pytest.mark.long
-def test_a_mirror_that_fails_is_a_notice(tmp_path, capsys):
+def test_a_failed_mirror_is_only_a_note(tmp_path, capsys):
     run = make_run(tmp_path, "r")
     (run / "csv").write_text("in the way")
     mirror(run, Disabled(mode="disabled", also=["csv"]))
     assert "no result is affected" in capsys.readouterr().out
 
 
-def test_tensorboard_that_is_not_installed_is_refused_at_launch(tmp_path, monkeypatch):
+def test_tensorboard_is_refused_at_launch_if_it_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "find_spec", lambda name: None)
     config = preflight_config(tmp_path, also=["tensorboard"])
     with pytest.raises(UserError, match=r"pip install tensorboard.*also=\[csv\]"):
@@ -105,7 +105,7 @@ def preflight_config(root, also):
     )
 
 
-def test_one_word_is_a_list_and_an_unknown_one_is_refused(tmp_path):
+def test_a_single_format_is_accepted_and_an_unknown_one_is_refused(tmp_path):
     assert preflight_config(tmp_path, also="csv").tracking.also == ["csv"]
     for wrong in (["xls"], 7, None, [["csv"]]):
         with pytest.raises(UserError, match=r"tracking\.also"):

@@ -1,4 +1,4 @@
-"""A training that is shown while it goes on, however often it and its follower are killed."""
+"""Test the follower of a training: it sends each step once, however often it is killed."""
 
 import json
 import os
@@ -30,7 +30,7 @@ sys.exit(process.main(sys.argv[1:]))
 def wait_for(condition, seconds=60):
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "did not happen in time"
+        assert time.monotonic() < until, "the condition did not become true in time"
         time.sleep(0.02)
 
 
@@ -43,19 +43,19 @@ def follower(recorder, run, parent):
 
 
 def steps(recorder):
-    """Return the steps of the only run that arrived, if it did."""
+    """Return the steps of the only run that the server received; [] if it received none."""
     assert len(recorder.runs) <= 1
     return [step for run in recorder.runs.values() for step in run.steps]
 
 
 def core_of(process):
-    """Return wandb's own process below a follower."""
+    """Return the process ids of wandb's core below a follower."""
     found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
     return [int(pid) for pid in found.stdout.split()]
 
 
 def terminate(process):
-    """Send SIGTERM to a follower and to wandb's process, which may end by itself meanwhile."""
+    """Send SIGTERM to a follower and to wandb's core, which may have ended by itself."""
     for pid in [process.pid, *core_of(process)]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -67,7 +67,7 @@ def training(run):
 
 
 def begin(run):
-    """Return a training that has begun: called with n, it appends its history up to step n."""
+    """Empty the history of a run, and return a function that appends its rows up to a given step."""
     history, result = run / "train" / "history.jsonl", run / "train" / "result.json"
     kept, written = result.read_text(), [0]
     history.write_text("")
@@ -90,19 +90,19 @@ def begin(run):
     return write
 
 
-def test_killed_again_and_again_it_remains_one_run_with_each_step_once(recorder, run, training):
+def test_a_follower_killed_repeatedly_sends_one_run_with_each_step_once(recorder, run, training):
     chance, told = random.Random(2), 0
     for attempt in range(10):
         parent = subprocess.Popen(["sleep", "300"])
         process = follower(recorder, run, parent.pid)
         training((attempt + 1) * 20)
-        if attempt % 3:  # else it is killed before it has said anything
+        if attempt % 3:  # otherwise the follower is killed before it has sent a row
             wait_for(lambda: len(steps(recorder)) > told)  # noqa: B023
         time.sleep(chance.random() * 0.3)
         how = attempt % 4
         if how == 0:
             os.killpg(process.pid, signal.SIGKILL)
-        elif how == 1:  # as SLURM would: everybody
+        elif how == 1:  # all processes, as SLURM does
             terminate(process)
         elif how == 2:
             os.kill(process.pid, signal.SIGKILL)
@@ -127,9 +127,7 @@ def test_killed_again_and_again_it_remains_one_run_with_each_step_once(recorder,
     assert arrived.state == "finished"
 
 
-def test_a_signal_for_the_whole_job_kills_wandb_and_the_follower_begins_anew(
-    recorder, run, training
-):
+def test_a_follower_restarts_wandb_after_a_signal_to_the_whole_job(recorder, run, training):
     parent = subprocess.Popen(["sleep", "300"])
     process = follower(recorder, run, parent.pid)
     training(10)
@@ -138,17 +136,17 @@ def test_a_signal_for_the_whole_job_kills_wandb_and_the_follower_begins_anew(
     training(20)
     wait_for(lambda: len(steps(recorder)) >= 19)
     assert process.poll() is None
-    parent.terminate()  # the training has saved and left
+    parent.terminate()  # stands for the end of the training after a save
     parent.wait()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     (arrived,) = recorder.runs.values()
     assert arrived.state == "preempted"
-    assert arrived.steps == list(range(1, 20))  # of the last the epoch's numbers may follow
+    assert arrived.steps == list(range(1, 20))  # the last step waits for the numbers of its epoch
 
 
-def test_that_wandb_died_is_noticed_while_there_is_nothing_to_send(recorder, run, training):
-    """It may have taken rows and died with them: the next row could be an epoch away."""
+def test_the_death_of_wandb_is_noticed_between_rows(recorder, run, training):
+    """Rows that wandb's core had queued are lost with it, and the next row may come an epoch later."""
     parent = subprocess.Popen(["sleep", "300"])
     process = follower(recorder, run, parent.pid)
     training(10)
@@ -165,9 +163,9 @@ def test_that_wandb_died_is_noticed_while_there_is_nothing_to_send(recorder, run
 
 
 @pytest.mark.long
-def test_a_server_in_trouble_loses_nothing(tmp_path):
+def test_a_server_that_fails_loses_no_rows(tmp_path):
     runs = [make_run(tmp_path / name, "one") for name in ("hangs", "refuses")]
-    with ThreadPoolExecutor() as both:  # the client is patient for 20 s
+    with ThreadPoolExecutor() as both:  # wandb's client repeats requests for 20 s
         list(both.map(survive, ("hang", 500), runs))
 
 
@@ -181,7 +179,7 @@ def survive(trouble, run):
         recorder.trouble = trouble
         training(20)
         training.finish()
-        process.communicate(timeout=60)  # it gives up, whatever the server does
+        process.communicate(timeout=60)  # the follower ends although the server has not recovered
         parent.kill()
         recorder.trouble = None
         done = module("tracking", run, "--mode", "online", environment=recorder.environment())
@@ -191,7 +189,7 @@ def survive(trouble, run):
         assert arrived.state == "finished"
 
 
-def test_a_follower_without_a_server_leaves_at_once(recorder, run, training):
+def test_a_follower_without_a_server_ends_at_once(recorder, run, training):
     parent = subprocess.Popen(["sleep", "300"])
     recorder.__exit__()
     process = follower(recorder, run, parent.pid)

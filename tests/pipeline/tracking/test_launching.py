@@ -1,4 +1,4 @@
-"""A launch that is watched online, interrupted and taken up again, as users do it."""
+"""Test a launch with online tracking that is interrupted and launched again."""
 
 import signal
 import subprocess
@@ -34,7 +34,7 @@ def test_an_interrupted_launch_is_one_run_with_one_curve(recorder, tmp_path):
     while not any(arrived.steps for arrived in list(recorder.runs.values())):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
-    assert not (run / "train" / "result.json").exists()  # it is shown while it goes on
+    assert not (run / "train" / "result.json").exists()  # rows arrive before the training ends
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     done = launch(*WATCHED, environment=recorder.environment())

@@ -1,4 +1,4 @@
-"""What arrives at a server of a run's files, through the real client."""
+"""Test `tracking.mirror`: the files of a run arrive at a server, through the real client."""
 
 import json
 
@@ -11,7 +11,7 @@ pytest.importorskip("wandb")
 
 
 def numbers(summary):
-    """Return what is a number of ours in a summary."""
+    """Return the numbers of a summary that stages wrote."""
     return {
         k: v for k, v in summary.items() if isinstance(v, int | float) and k.split("/")[0] in STAGES
     }
@@ -24,7 +24,7 @@ def identity(run):
     return rundir.read_json(run / "run.json")["wandb"]["id"]
 
 
-def test_a_run_arrives_whole_and_once(recorder, run, python):
+def test_a_run_arrives_completely_and_once(recorder, run, python):
     for new in (6, 0):
         done = python("tracking", run, "--mode", "online")
         assert done.returncode == 0, done.stderr
@@ -78,7 +78,9 @@ def test_artifacts_have_their_lineage_and_are_not_sent_twice(recorder, run, pyth
         ]
     )
     assert set(recorder.runs[mine].used) == {"data-abc"}
-    assert not [name for name in recorder.files if "safetensors" in name]  # by reference
+    assert not [
+        name for name in recorder.files if "safetensors" in name
+    ]  # weights are references, not uploads
     summary = recorder.runs[mine].summary
     assert {n: summary[n]["nrows"] for n in ("growth", "latency", "checkpoints")} == {
         "growth": 1, "latency": 3, "checkpoints": 1,
@@ -86,11 +88,11 @@ def test_artifacts_have_their_lineage_and_are_not_sent_twice(recorder, run, pyth
     assert summary["report"]["_type"] == "html-file"
 
 
-def test_what_is_not_at_its_end_is_preempted_and_goes_on(recorder, run, python):
+def test_an_unfinished_run_is_preempted_and_continues_later(recorder, run, python):
     history, result = run / "train" / "history.jsonl", run / "train" / "result.json"
     lines, told = history.read_text().splitlines(True), result.read_text()
     result.unlink()
-    for count, steps in ((2, 1), (5, 3), (3, 3)):  # the last: taken back to a checkpoint
+    for count, steps in ((2, 1), (5, 3), (3, 3)):  # the third is cut back to a checkpoint
         history.write_text("".join(lines[:count]))
         python("tracking", run, "--mode", "online")
         (arrived,) = recorder.runs.values()
@@ -103,7 +105,7 @@ def test_what_is_not_at_its_end_is_preempted_and_goes_on(recorder, run, python):
     assert arrived.state == "finished"
 
 
-def test_a_failed_run_fails(recorder, run, python):
+def test_a_failed_run_is_marked_failed(recorder, run, python):
     (run / "eval" / "result.json").unlink()
     failed = {"time": 1.0, "event": "failed", "attempt": 1, "message": "out of luck"}
     rundir.append_line(run / "eval" / "events.jsonl", failed)
@@ -126,7 +128,7 @@ def test_a_damaged_line_is_named_and_the_rest_is_sent(recorder, run, python):
     assert arrived.state == "finished"
 
 
-def test_secrets_stay_out_of_what_is_sent_and_written(recorder, run, python):
+def test_the_api_key_is_neither_sent_nor_written(recorder, run, python):
     python("tracking", run, "--mode", "online")
     (arrived,) = recorder.runs.values()
     key = "k" * 40

@@ -1,4 +1,4 @@
-"""Runs sent later, from their files; and offline runs that plain `wandb sync` can send."""
+"""Test `pipeline.sync`, and offline runs that the command `wandb sync` can send."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ def test_a_group_alone_can_be_sent(recorder, many, python, tmp_path):
     assert sorted(run.display for run in recorder.runs.values()) == ["r2", "r3"]
 
 
-def test_interrupted_it_goes_on(recorder, many, tmp_path, python):
+def test_a_killed_sync_continues_when_it_is_started_again(recorder, many, tmp_path, python):
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.sync", "--root", tmp_path, "--jobs", "1"],
         cwd=PROJECT, env=recorder.environment(), stderr=subprocess.DEVNULL,
@@ -71,7 +71,9 @@ def test_interrupted_it_goes_on(recorder, many, tmp_path, python):
         ({"WANDB_BASE_URL": "nonsense"}, 2, "WANDB_BASE_URL=nonsense is not the address of a serv"),
     ],
 )
-def test_bad_input_is_one_line(recorder, many, python, tmp_path, environment, code, words):
+def test_bad_input_is_refused_without_a_traceback(
+    recorder, many, python, tmp_path, environment, code, words
+):
     done = python("sync", "--root", tmp_path, "r0", **environment)
     assert done.returncode == code
     assert words in done.stderr and "Traceback" not in done.stderr
@@ -107,22 +109,22 @@ def test_an_address_is_taken(monkeypatch, address):
     reach.check()
 
 
-def test_a_run_that_was_deleted_there_is_said(recorder, many, python, tmp_path):
+def test_a_run_that_was_deleted_at_the_server_is_reported(recorder, many, python, tmp_path):
     recorder.deleted.add(rundir.read_json(many[0] / "run.json")["wandb"]["id"])
     done = python("sync", "--root", tmp_path, "r0")
     assert done.returncode == 1
     assert "previously created and deleted" in done.stderr
 
 
-def test_no_run_and_no_group_are_named(recorder, many, python, tmp_path):
+def test_an_unknown_run_or_group_is_named(recorder, many, python, tmp_path):
     for words in (["nobody"], ["--group", "nobody"]):
         done = python("sync", "--root", tmp_path, *words)
         assert done.returncode == 2 and "nobody" in done.stderr
 
 
-def test_offline_leaves_one_directory_that_wandb_sync_sends(recorder, run, monkeypatch):
+def test_offline_mode_leaves_one_directory_that_wandb_sync_sends(recorder, run, monkeypatch):
     watched = Wandb(mode="offline", project="p", entity=None)
-    for _ in range(3):  # launched again and again
+    for _ in range(3):  # as three launches do
         tracking.mirror(run, watched)
     (directory,) = (run / "wandb").glob("offline-run-*")
     client = [str(Path(sys.executable).with_name("wandb")), "sync", directory]
@@ -134,15 +136,15 @@ def test_offline_leaves_one_directory_that_wandb_sync_sends(recorder, run, monke
     assert arrived.steps == [1, 2, 3, 4, 5, 6]
     assert arrived.state == "finished"
     assert rows.results(run).items() <= arrived.summary.items()
-    train = (run / "train").resolve()  # it is repeated: the first training has no other mirror
+    train = (run / "train").resolve()  # the training is repeated, which makes a second offline run
     train.with_name(f"{train.name}.again-1").mkdir()
     for _ in range(2):
         tracking.mirror(run, watched)
     assert directory.is_dir() and len(list((run / "wandb").glob("offline-run-*"))) == 2
 
 
-def test_a_damaged_segment_is_written_anew_from_the_files(recorder, run, python):
-    """`.wandb` files are never read again: the run directory is the truth."""
+def test_a_damaged_offline_file_is_written_again_from_the_run(recorder, run, python):
+    """The mirror reads the files of the run, never an earlier `.wandb` file."""
     tracking.mirror(run, Wandb(mode="offline", project="p", entity=None))
     (segment,) = run.glob("wandb/offline-run-*/*.wandb")
     segment.write_bytes(segment.read_bytes()[:50] + b"\0" * 99)
@@ -155,7 +157,7 @@ def test_a_damaged_segment_is_written_anew_from_the_files(recorder, run, python)
 
 
 @pytest.mark.parametrize("trouble", ["refuses", "hang"])
-def test_online_without_a_server_becomes_offline_and_says_so_once(
+def test_online_mode_without_a_server_becomes_offline_with_one_note(
     recorder, run, python, capsys, monkeypatch, trouble
 ):
     for name, value in recorder.environment().items():
@@ -175,7 +177,7 @@ def test_online_without_a_server_becomes_offline_and_says_so_once(
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_bytes(b"\xff"), Path.mkdir])
-def test_what_cannot_be_read_of_the_last_time_is_sent_again(tmp_path, make):
+def test_an_unreadable_record_of_the_last_sync_counts_as_unsent(tmp_path, make):
     make(tmp_path / sync.SENT)
     with no_longer_than(60):
         assert sync._sent(tmp_path) is None

@@ -1,4 +1,4 @@
-"""Which rows of a long history W&B and the report are given, and how long that may take."""
+"""Test how the rows of a long history are thinned for W&B and the report, and the limit on time."""
 
 import itertools
 import json
@@ -18,11 +18,11 @@ from tests.runs import make_run
 @pytest.mark.parametrize(
     ("length", "points"), [(4_000, 4_000), (8_000, 6_000), (600_000, 18_343), (1_000_000, 19_906)]
 )
-def test_a_curve_has_few_points_however_long_it_is(length, points):
+def test_the_number_of_points_grows_slowly_with_the_length(length, points):
     assert sum(map(shown, range(1, length + 1))) == points
 
 
-def test_no_two_neighbours_are_far_apart():
+def test_the_gaps_between_points_are_bounded():
     numbers = [number for number in range(1, 300_000) if shown(number)]
     gaps = [after - before for before, after in itertools.pairwise(numbers)]
     assert all(gap <= 2 * number / ALL + 1 for gap, number in zip(gaps, numbers, strict=False))
@@ -41,8 +41,8 @@ def lines():
     return [json.dumps(row) + "\n" for row in history(steps=20_000, per_epoch=333)]
 
 
-def test_the_same_rows_come_however_the_file_grew(tmp_path, lines):
-    """It is read in pieces that end anywhere, taken back to a checkpoint, and begun anew."""
+def test_the_rows_do_not_depend_on_how_the_file_grew(tmp_path, lines):
+    """The history is read in pieces that end within rows, and is cut back as after a resume."""
     file, chance = tmp_path / "history.jsonl", random.Random(0)
     file.write_text("".join(lines))
     whole = list(Steps(tmp_path).new(complete=True))
@@ -65,7 +65,7 @@ def test_the_same_rows_come_however_the_file_grew(tmp_path, lines):
     assert all("train/loss" in row for row in whole)
 
 
-def test_what_happened_to_the_network_is_never_left_out(tmp_path, lines):
+def test_changes_of_the_network_are_never_left_out(tmp_path, lines):
     (tmp_path / "history.jsonl").write_text("".join(lines))
     event = {"epoch": 3, "step": 19_001, "action": "grow", "saliency": None}
     event |= {"layer": "a", "branches": [], "parameters": 1, "flops": 1}
@@ -74,7 +74,7 @@ def test_what_happened_to_the_network_is_never_left_out(tmp_path, lines):
     assert row["step"] == 19_001 and "train/loss" in row
 
 
-def test_the_report_draws_as_many(tmp_path, lines):
+def test_the_report_is_thinned_too(tmp_path, lines):
     run = make_run(tmp_path, "long")
     (run / "train" / "history.jsonl").write_text("".join(lines))
     told = run_data.read(run)
@@ -88,7 +88,7 @@ NO_STEP = '{"kind": "step", "step": "7", "epoch": 1}'
 @pytest.mark.parametrize(
     "line", ["null", "[1]", '"text"', "{}", '{"kind": "step"}', "\\xff", NO_STEP]
 )
-def test_a_line_that_is_no_row_is_named(tmp_path, line):
+def test_a_line_that_is_not_a_row_counts_as_damaged(tmp_path, line):
     good = '{"kind": "step", "step": 1, "epoch": 1}\n'
     (tmp_path / "history.jsonl").write_bytes(line.encode("latin-1") + b"\n" + good.encode())
     steps = Steps(tmp_path)
