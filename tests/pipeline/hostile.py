@@ -1,4 +1,4 @@
-"""Make hostile files: loading them runs code, or their header is false."""
+"""Make hostile files that run code when they are loaded, and model cards with wrong entries."""
 
 import io
 import json

@@ -167,7 +167,7 @@ def test_a_later_stage_executes_a_file_only_as_fuse_wrote_it(fused, hostile):
     context, path = fused
     written = path.stat()
     content = path.read_bytes()
-    path.write_bytes(content[:-1] + b"\1")  # same length, and below the same time
+    path.write_bytes(content[:-1] + b"\1")  # of the same length; the next line restores the time
     os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
     with pytest.raises(UserError, match=r"model.pt2 is not as fuse wrote it and is not opened"):
         earlier.exported(context, "pt2")

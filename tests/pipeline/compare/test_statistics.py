@@ -44,7 +44,7 @@ def test_a_paired_test_equals_that_of_scipy():
         ({1: 9.0, 2: 8.0}, {1: 8.5, 2: 8.4}, "no difference shown"),
     ],
 )
-def test_a_verdict_needs_enough_common_seeds(ours, theirs, verdict):
+def test_the_verdict_follows_from_the_paired_test(ours, theirs, verdict):
     pairs = paired(ours, theirs)
     holm([pairs])
     assert pairs.verdict == verdict

@@ -1,4 +1,4 @@
-"""Test that names spelled in two places, because a launch does not import torch, are the same."""
+"""Test that lists of the same names agree; there are two because a launch does not import torch."""
 
 from typing import get_args
 

@@ -226,7 +226,7 @@ def test_a_class_without_a_name_is_refused_before_prep(mine, text, said):
     assert said in str(refused.value)
 
 
-def test_one_set_without_a_share_to_hold_out_is_refused(mine):
+def test_one_set_of_images_without_a_validation_fraction_is_refused(mine):
     mine(f"def f(): return [{ITEM}]")
     with pytest.raises(UserError, match=r"returns one set of images; data\.val_fraction=0\.1"):
         Custom(settings(**chosen("f", val_fraction=None))).sizes()

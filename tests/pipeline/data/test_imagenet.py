@@ -213,7 +213,7 @@ def test_imagenet_without_any_list_says_what_is_missing(imagenet):
         val_labels(imagenet)
 
 
-def test_no_imagenet_says_where_to_get_it(tmp_path):
+def test_missing_files_are_named_with_their_source(tmp_path):
     with pytest.raises(UserError, match=r"ILSVRC2012_img_train.tar .* image-net.org"):
         source(settings(name="imagenet", root=str(tmp_path), val_fraction=None)).count()
 

@@ -111,7 +111,7 @@ def test_a_wrong_table_is_refused_in_one_line(tmp_path, kind):
     assert str(tmp_path) in str(error.value)
 
 
-def test_splits_of_two_kinds_name_the_file_of_the_first_and_what_differs(tmp_path):
+def test_splits_with_different_columns_are_refused_with_the_difference(tmp_path):
     both(tmp_path, table(), table(labels=pa.array([0, 1] * 4, pa.int32())))
     with pytest.raises(UserError) as error:
         found(tmp_path).listing()

@@ -1,4 +1,4 @@
-"""Hostile names that could control a terminal or a page, and checks that they do not."""
+"""Provide hostile names that could control a terminal or a page, and checks that they do not."""
 
 import html.parser
 

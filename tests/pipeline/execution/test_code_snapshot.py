@@ -105,7 +105,7 @@ def test_users_of_a_shared_root_have_code_and_pickles_of_their_own(tmp_path, mon
         private.own(jobs)
 
 
-def test_a_copy_is_closed_to_others_whatever_the_checkout_is(tmp_path, monkeypatch):
+def test_a_copy_is_not_writable_by_others_even_if_the_checkout_is(tmp_path, monkeypatch):
     copy = tmp_path / "checkout"
     for package in code_snapshot.PACKAGES:
         shutil.copytree(PROJECT / package, copy / package)

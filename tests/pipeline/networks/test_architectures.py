@@ -76,7 +76,7 @@ def test_mobilenet_has_the_size_of_the_paper(width, parameters):
 
 
 def test_repvgg_comes_without_its_branches():
-    """The network has 22 layers of one 3x3 convolution each; `method=` decides about branches."""
+    """The network has 22 layers of one 3x3 convolution each; `method=` adds the branches."""
     network, _ = build("repvgg_a2", device="meta")
     convs = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
     assert [conv.kernel_size for conv in convs] == [(3, 3)] * 22

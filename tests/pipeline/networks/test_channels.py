@@ -94,7 +94,7 @@ def of(channels, asked, seed):
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["vgg", "mobilenet", "small stem", "timm"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_weights_for_the_other_channels_give_grey_images_the_same_scores(tmp_path, name, channels):
+def test_converted_weights_give_grey_images_the_same_scores(tmp_path, name, channels):
     asked = model(**OWN[name])
     source = of(4 - channels, asked, 0)
     randomise(source, 0.02)

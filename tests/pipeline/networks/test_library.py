@@ -1,4 +1,4 @@
-"""Test `networks.library`: weights in the caches of torchvision and timm are found, none downloaded."""
+"""Test `networks.library`: cached weights of torchvision and timm are found; nothing is downloaded."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from pipeline.networks import library
 
 @pytest.fixture
 def disks(tmp_path, monkeypatch):
-    """Return the folder of the test, which holds the weight caches of torchvision and timm."""
+    """Return a folder in which torchvision and timm look for cached weights."""
     from huggingface_hub import constants
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))

@@ -76,7 +76,7 @@ def test_a_file_without_weights_is_refused_in_one_line(tmp_path, make, said):
 
 
 def test_an_empty_file_of_weights_ends_the_search_for_prefixes():
-    """The names of an empty mapping all have any prefix, so stripping prefixes would never end."""
+    """All names of an empty mapping have any prefix; the search for prefixes must end nevertheless."""
     assert weights.named_as({}, {"a": 1}) == {}
 
 
@@ -112,7 +112,7 @@ def test_weights_are_found_in_checkpoints_of_other_programs(tmp_path, wrapped, z
 # -- fitting weights to a network ------------------------------------------------------------------
 
 
-def test_a_rate_for_a_head_that_is_frozen_or_not_there_is_refused():
+def test_a_rate_for_a_frozen_or_missing_head_is_refused():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 3))
     optimizers.check_head(network, {"2.weight", "2.bias"})
     network[2].requires_grad_(False)
@@ -205,7 +205,7 @@ def test_the_stem_that_weights_for_grey_images_have_is_named(tmp_path):
         ),
     ],
 )
-def test_weights_of_another_network_are_refused_with_three_keys(tmp_path, other, said):
+def test_weights_of_another_network_are_refused_with_three_differences(tmp_path, other, said):
     (tmp_path / "files").mkdir()
     (tmp_path / "config.yaml").write_text("of: another project")
     path = stored(tmp_path / "files", network(**other).state_dict())

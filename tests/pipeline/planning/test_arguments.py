@@ -1,4 +1,4 @@
-"""Test `planning.arguments`: wrong words are refused, any text can be written, printed cures work."""
+"""Test `planning.arguments`: wrong arguments are refused, and the cures that errors print work."""
 
 import re
 import shlex

@@ -26,7 +26,7 @@ def test_too_little_memory_to_start_is_refused(launch, kib, said):
     assert not launch.root.exists()
 
 
-def test_threads_that_cannot_be_started_are_counted(inside, monkeypatch):
+def test_the_error_counts_the_threads_that_can_be_started(inside, monkeypatch):
     begun = []
 
     class Thread(machine.Thread):

@@ -18,7 +18,7 @@ def test_a_launch_while_the_run_is_in_the_queue_lists_no_job_twice(tmp_path):
     assert store.read(Run, tmp_path).job_ids == [{"prep": "1", "train": "2"}, {"train": "3"}]
 
 
-def test_a_run_that_another_launch_wrote_meanwhile_is_not_written_over(tmp_path):
+def test_a_run_that_another_launch_wrote_meanwhile_is_not_overwritten(tmp_path):
     """Both launches composed their configuration before the run's directory existed."""
     both = [sweep.single(["name=x", f"root={tmp_path}", seed]) for seed in ("seed=1", "seed=2")]
     (first, choices, _), (second, *_) = (named_run.settle(*each) for each in both)

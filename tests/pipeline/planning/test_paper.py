@@ -24,7 +24,7 @@ PUBLISHED = {
     "imagenet_repvgg_b2g4": (200, 5, 100, 1e-4, False, True),
     "imagenet_repvgg_b3": (200, 5, 100, 1e-4, False, True),
 }
-# further settings published there; DBB's README has the one of depthwise convolutions
+# further published settings; that of depthwise convolutions is in DBB's README
 REPVGG = {"model.own_branches": True, "train.recalibrate": 200, "train.recalibrate_until": 100}
 STRONG = {**REPVGG, "train.augment.policy": "rand-m9-mstd0.5", "train.augment.erase": 0.2,
           "train.label_smoothing": 0.1, "train.warmup_epochs": 5}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Test `planning.starts`: `model.pretrained` and `method.structure` name a file, kept by its hash."""
+"""Test `planning.starts`: the file of `model.pretrained` or `method.structure`, and its hash."""
 
 import hashlib
 import os
@@ -161,7 +161,7 @@ def test_a_file_that_cannot_hold_weights_is_refused_in_one_line(tmp_path, root, 
 
 
 @pytest.mark.parametrize("key", ["pretrained", "structure"])
-def test_a_word_that_means_nothing_is_refused_with_the_nearest_run(root, key):
+def test_an_unknown_value_is_refused_with_the_nearest_run(root, key):
     with pytest.raises(UserError, match="is neither a file nor a run; there are no runs in"):
         pinned(root, "teacher", key)
     teacher(root)
@@ -195,9 +195,7 @@ def test_a_file_without_the_given_hash_is_refused(root, weights):
 # -- the fingerprint -------------------------------------------------------------------------------
 
 
-def test_a_fingerprint_depends_on_the_content_of_the_weights_and_not_on_their_path(
-    tmp_path, weights
-):
+def test_a_fingerprint_depends_on_the_content_of_the_weights_file(tmp_path, weights):
     before = fingerprints(tmp_path, "method=plain")
     asked = fingerprints(tmp_path, "method=plain", f"model.pretrained={weights}")
     assert {name for name in before if before[name] != asked[name]} == {
@@ -279,7 +277,9 @@ def test_a_training_that_has_begun_keeps_its_weights(root, weights, inside):
     (note,) = starts.changed_files(frozen, make_plan(frozen))
     assert note.endswith("the training goes on from its checkpoint")
     copied.write_bytes(b"PK\x03\x04 others")
-    code, out, told = inside("name=x", "dry_run=true")  # a checkpoint makes the wrong file a note
+    code, out, told = inside(
+        "name=x", "dry_run=true"
+    )  # with a checkpoint, a changed file is a note
     assert code == 0, told
     assert "the training goes on from its checkpoint" in out
 

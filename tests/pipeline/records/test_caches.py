@@ -10,9 +10,9 @@ from pipeline.records import caches
 
 @pytest.fixture
 def settled(monkeypatch, tmp_path):
-    """Return a function that sets HOME, and returns the cache folders set for it.
+    """Return a function that settles the caches for a HOME, and returns the variables it has set.
 
-    With `None`, HOME is unset. The user id has no entry in the password database.
+    None stands for an unset HOME. The user id has no entry in the password database.
     """
 
     def call(home, **more):

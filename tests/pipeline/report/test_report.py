@@ -1,4 +1,4 @@
-"""Test the report: of unfinished runs, with hostile names, and with rows that were cut off."""
+"""Test the report of runs that are unfinished, have hostile names, or have rows cut off."""
 
 import html
 import itertools

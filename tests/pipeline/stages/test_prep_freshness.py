@@ -53,7 +53,7 @@ def test_prepared_data_of_other_files_is_set_aside(tmp_path, images):
     ],
 )
 def test_prepared_data_that_lost_a_file_is_prepared_again(tmp_path, images, spoil):
-    """Messages advise `rm -r` of the stage and a launch, which run the stage again on this data."""
+    """After `rm -r` of the stage, which messages advise, a launch runs the stage on the same data."""
     made = prepared(tmp_path, images).run()
     before = made.files()
     spoil(made.folder)

@@ -52,7 +52,9 @@ def test_a_group_or_run_that_the_server_lacks_is_refused(recorder, run, python):
 def test_a_trial_of_a_wandb_sweep_is_compared(recorder, run, python):
     assert python("sync", "--root", run.parents[1]).returncode == 0
     (arrived,) = recorder.runs.values()
-    arrived.config["method"] = {"value": "dyrep"}  # the form in a trial of an agent
+    arrived.config["method"] = {
+        "value": "dyrep"
+    }  # a trial of an agent has a name here, not a section
     done = python("compare", "--group", "g", "--online")
     assert done.returncode == 0, done.stderr
     assert "digits · vgg_small · dyrep" in done.stdout

@@ -105,7 +105,7 @@ def test_a_first_adjustment_that_the_budget_does_not_pay_is_left_out(training, c
 
 
 @pytest.mark.parametrize("form, needed", [("linear", 1), ("batchnorm", 20)])
-def test_as_many_batches_are_drawn_as_growth_needs(training, form, needed):
+def test_growth_draws_as_many_batches_as_it_needs(training, form, needed):
     made = training(
         "method=dyrep", f"method.form={form}", "train.epochs=3", "method.adjust_interval=2",
         "method.last_adjust_epoch=2", "train.deterministic=true",
@@ -192,7 +192,7 @@ def test_adjustments_come_by_the_spent_budget_and_not_by_the_epoch(
     assert done == adjusts
 
 
-def test_flops_are_counted_where_both_networks_do_not_fit(pace, monkeypatch):
+def test_the_cost_is_counted_in_flops_if_both_networks_do_not_fit_into_memory(pace, monkeypatch):
     import dyrep
     from pipeline.networks import architectures
 

@@ -122,7 +122,7 @@ def test_a_newer_attempt_counts_more_than_a_later_step(tmp_path):
     assert stale.exists()
 
 
-def test_before_and_after_a_change_of_structure_are_two_files(tmp_path):
+def test_checkpoints_before_and_after_a_change_of_structure_are_two_files(tmp_path):
     before, after = write(tmp_path, 20, epoch=1), write(tmp_path, 20, epoch=2)
     assert before != after
     assert newest(tmp_path)[0] == after

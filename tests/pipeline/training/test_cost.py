@@ -73,7 +73,7 @@ def test_measuring_changes_neither_the_network_nor_the_generators(config, monkey
         (20.0, 10**6, 1),  # one pair is enough for very long steps
     ],
 )
-def test_timing_is_bounded(monkeypatch, seconds, steps, pairs):
+def test_the_number_of_timed_pairs_is_bounded(monkeypatch, seconds, steps, pairs):
     clock, calls = [0.0], []
 
     def timed(model, batch):

@@ -45,6 +45,6 @@ def test_a_device_without_tf32_is_reported(capability, where, found):
     [(GPU, "float32", False), (GPU, "tf32", True), (GPU, "bfloat16", True), (GPU, "float16", True),
      (CPU, "tf32", False), (CPU, "bfloat16", False)],
 )  # fmt: skip
-def test_channels_are_last_where_tensor_cores_work(where, precision, last):
+def test_the_memory_layout_is_channels_last_for_tensor_cores(where, precision, last):
     expected = torch.channels_last if last else torch.contiguous_format
     assert device.layout(where, recipe(precision)) == expected

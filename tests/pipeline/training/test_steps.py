@@ -178,7 +178,7 @@ def test_a_fused_optimizer_checks_scaled_gradients_without_a_read(tmp_path, monk
     assert reads(tmp_path, "train.precision=float16", "train.clip_grad=1", count=10) == 0
 
 
-def test_a_skipped_first_step_leaves_a_fused_optimizer_sound():
+def test_a_skipped_first_step_of_a_fused_optimizer_leaves_zero_momenta():
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
     optim.arrange(optimizer)

@@ -110,7 +110,7 @@ def test_each_recipe_is_loaded_or_refused_by_each_loader(data, kind, recipe):
 
 @pytest.mark.parametrize(("size", "scale"), [(24, (0.08, 1.0)), (8, (0.5, 1.0)), (40, (1.0, 1.0))])
 def test_random_crops_of_a_batch_equal_those_of_torchvision(size, scale):
-    """Both use the same random numbers: the first of ten areas and aspect ratios that fits is cut out."""
+    """Both implementations use the same random numbers, and cut out the first of ten shapes that fits."""
     torch.manual_seed(0)
     height, width = 28, 36
     images = torch.randint(0, 256, (50, 3, height, width), dtype=torch.uint8)

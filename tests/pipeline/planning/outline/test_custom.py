@@ -96,7 +96,7 @@ def test_a_network_that_cannot_learn_is_refused(how, said):
     assert str(refused.value).startswith("model.target=mine:Deaf returns a network that cannot be")
 
 
-def test_a_parameter_without_a_part_in_the_scores_is_refused_for_several_processes():
+def test_an_unused_parameter_is_refused_for_several_processes():
     said = "2 of its parameters take no part in its scores (spare.weight)"
     with torch.no_grad():
         side.outline(asked("Spare"))

@@ -12,7 +12,7 @@ from pipeline.planning.outline import __main__ as side
 
 @pytest.fixture
 def own(tmp_path, monkeypatch, inside):
-    """Return a dry run in this process, where the process with torch is called as a function."""
+    """Return a function for dry runs, in which the process with torch is a function call, too."""
 
     def ask(arguments, request=""):
         monkeypatch.setattr("sys.argv", ["outline", *arguments])

@@ -1,4 +1,4 @@
-"""Test `stages.export`: each file computes the network's scores, has a card, and needs no project."""
+"""Test `stages.export`: each file gives the network's scores, has a card, and runs on its own."""
 
 import json
 import subprocess
@@ -131,7 +131,7 @@ def test_equalized_channels_compute_the_same(images):
     assert Difference.between(model(batch), equal(batch)).max_rel_error < 1e-12
 
 
-def test_equalizing_a_resnet_leaves_the_channels_of_skips_alone():
+def test_equalizing_a_resnet_does_not_change_its_function():
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=5).eval().double()
     batch = torch.randn(2, 3, 64, 64, dtype=torch.float64)

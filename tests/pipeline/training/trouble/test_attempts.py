@@ -93,7 +93,7 @@ def test_only_the_newest_attempt_may_write(tmp_path):
         attempt.check_owner(tmp_path, number)
 
 
-def test_another_number_of_processes_goes_back_to_the_end_of_an_epoch(stage):
+def test_a_resume_with_other_processes_starts_at_the_end_of_an_epoch(stage):
     stop_after_first_epoch(stage)
     change(stage, rundir.WHERE, "cluster", processes_per_node=1)
     code, said = to_end(stage)
