@@ -145,7 +145,7 @@ def test_bad_input_is_refused_in_one_line_before_anything_is_written(inside, arg
 
 
 @pytest.mark.parametrize("umask", [0o777, 0o300, 0o100])
-def test_a_umask_that_takes_ones_own_permissions_is_refused(inside, umask):
+def test_a_umask_that_removes_the_users_own_permissions_is_refused(inside, umask):
     before = os.umask(umask)
     try:
         code, _, err = inside("stage=prep", "tracking=disabled")

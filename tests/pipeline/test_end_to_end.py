@@ -146,9 +146,8 @@ def test_a_run_with_other_settings_shares_the_stages_that_do_not_read_them(finis
     shared, own = finished.root / "runs" / "other", finished.root / "runs" / "small"
     assert (shared / "train").resolve() == (own / "train").resolve()
     assert (shared / "eval").resolve() != (own / "eval").resolve()
-    assert metrics(shared, "eval") == pytest.approx(
-        metrics(own, "eval")
-    )  # one process gives the numbers of two
+    # one process gives the numbers of two
+    assert metrics(shared, "eval") == pytest.approx(metrics(own, "eval"))
     assert not (shared / "wandb").exists()
 
 

@@ -68,9 +68,8 @@ def test_the_remaining_time_includes_the_adjustments_to_come(monkeypatch):
     assert [words[2] for words in said] == ["epoch 1/2, 2 adjustments to come", "epoch 1/2"]
 
 
-@pytest.mark.parametrize(
-    ("ago", "remains"), [(30, 60), (200, 0), (-9e4, 90)]
-)  # -9e4: the clock was set back
+# -9e4: the clock was set back
+@pytest.mark.parametrize(("ago", "remains"), [(30, 60), (200, 0), (-9e4, 90)])
 def test_status_shows_the_remaining_time_that_a_stage_computed(ago, remains):
     progress = Progress(done=1, total=10, text="", eta=90.0, time=time.time() - ago)
     events = [Event(time=time.time() - 31, event="first_step")]

@@ -68,9 +68,8 @@ def test_a_group_has_a_star_if_it_is_worth_its_cost(groups, stars):
 
 
 def test_a_better_mean_over_other_seeds_earns_no_star():
-    easy = only(dict.fromkeys(range(9), 5.0), 5, 6) | only(
-        VAGUE, 1, 3
-    )  # worse for the common seeds
+    # worse for the common seeds
+    easy = only(dict.fromkeys(range(9), 5.0), 5, 6) | only(VAGUE, 1, 3)
     told = compared(plain=(BASE, 100), dbb=(easy, 300))
     assert [g.settings["method.name"] for g in told.groups if g.pareto] == ["plain"]
 

@@ -13,9 +13,8 @@ def test_groups_are_named_by_settings_within_a_choice(tmp_path):
     assert [group.label for group in told.groups] == [
         "method=plain train.lr=0.1", "method=plain train.lr=0.2", "method=dyrep train.lr=0.1",
     ]  # fmt: skip
-    assert "chosen after" in " ".join(
-        told.notes
-    )  # two groups are plain, so none of them is the baseline
+    # two groups are plain, so none of them is the baseline
+    assert "chosen after" in " ".join(told.notes)
 
 
 def test_a_derived_setting_is_not_part_of_the_names_of_groups():

@@ -65,9 +65,8 @@ def test_a_compressed_file_is_unpacked_once_for_all_processes(tmp_path):
         "train-images-idx3-ubyte",
     ]
     packed = tmp_path / "data" / "train-images-idx3-ubyte.gz"
-    packed.write_bytes(
-        gzip.compress(idx(PIXELS[:4])[:16])
-    )  # a second reader needs only the header of this file
+    # a second reader needs only the header of this file
+    packed.write_bytes(gzip.compress(idx(PIXELS[:4])[:16]))
     other = source(asked, tmp_path / "s")
     assert np.array_equal(pixels(other.read(names[3])), PIXELS[3])
 

@@ -223,7 +223,7 @@ def test_weights_of_a_run_of_another_network_name_its_settings(tmp_path):
         begun(path)
 
 
-def test_of_a_run_of_another_family_no_setting_is_named_that_it_does_not_have(tmp_path):
+def test_a_refusal_names_no_setting_that_the_other_run_lacks(tmp_path):
     run = make_run(tmp_path, "teacher")
     path = run / "fuse" / "model.safetensors"
     kind = Timm(family="timm", name="resnet10t")

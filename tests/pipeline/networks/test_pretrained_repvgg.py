@@ -37,9 +37,8 @@ def test_the_branches_of_a_published_repvgg_are_folded(trained_repvgg):
     with torch.no_grad():
         assert relative_error(theirs(images), ours.eval()(images)) < 1e-5
     assert "branches of these RepVGG weights were folded into 3x3 convolutions" in told[0]
-    assert (
-        "with their class head" in told[1] and len(told) == 2
-    )  # no note about a batch norm without effect
+    # no note about a batch norm without effect
+    assert "with their class head" in told[1] and len(told) == 2
 
 
 @pytest.mark.long

@@ -217,8 +217,7 @@ def test_a_class_that_loses_all_its_training_images_is_refused(tmp_path):
     with pytest.raises(UserError, match="4 training images are validation images, too"):
         made.run()
     assert not made.folder.exists()
-    (root / "val" / "dog" / "000.jpg").write_bytes(
-        encoded(picture(99))
-    )  # another image of the same name
+    # another image of the same name
+    (root / "val" / "dog" / "000.jpg").write_bytes(encoded(picture(99)))
     made.run()
     assert len(made.stored("train")) == made.metrics["train_images"] == 5

@@ -93,7 +93,7 @@ def test_bad_input_is_refused_without_a_traceback(
         "host:80",
     ],
 )
-def test_what_is_no_address_is_refused(monkeypatch, address):
+def test_an_invalid_address_of_the_server_is_refused(monkeypatch, address):
     monkeypatch.setenv("WANDB_BASE_URL", address)
     with pytest.raises(UserError, match=r"write https://HOST or http://HOST:PORT, or unset it"):
         reach.check()
@@ -102,7 +102,7 @@ def test_what_is_no_address_is_refused(monkeypatch, address):
 @pytest.mark.parametrize(
     "address", [None, "http://localhost:8080", "https://h/x", "http://[::1]:1"]
 )
-def test_an_address_is_taken(monkeypatch, address):
+def test_a_valid_address_of_the_server_is_accepted(monkeypatch, address):
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     if address:
         monkeypatch.setenv("WANDB_BASE_URL", address)

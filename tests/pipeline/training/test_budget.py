@@ -93,7 +93,7 @@ def test_no_adjustment_takes_more_of_the_budget_than_it_leaves(training, capsys,
         )
 
 
-def test_a_first_adjustment_that_the_budget_does_not_pay_is_left_out(training, capsys):
+def test_a_first_adjustment_beyond_the_budget_is_left_out(training, capsys):
     made = training(
         "train.budget.plain_epochs=4", "method=dyrep", "method.adjust_interval=1",
         "method.calibration_batches=20", "train.deterministic=true",

@@ -94,6 +94,5 @@ def test_a_budget_counts_recalibration(training):
     settings = (*EVERY, "method=plain", "train.budget.plain_epochs=4")
     told = training(*settings).run()
     assert told["plain_steps"] == pytest.approx(4 * STEPS, abs=1.5)
-    assert told["adjusting_steps"] == pytest.approx(
-        4 * told["epochs"] / 3, abs=1e-3
-    )  # each epoch recalibrates two networks
+    # each epoch recalibrates two networks
+    assert told["adjusting_steps"] == pytest.approx(4 * told["epochs"] / 3, abs=1e-3)

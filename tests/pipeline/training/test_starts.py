@@ -66,9 +66,8 @@ def test_a_head_has_a_rate_of_its_own_on_the_same_schedule():
     made.update(batch(), lambda _: None)
     shares = [group["lr"] / group["initial_lr"] for group in made.optimizer.param_groups]
     assert shares == pytest.approx([shares[0]] * len(shares)) and shares[0] < 1
-    assert made.lr == pytest.approx(
-        0.01 * shares[0]
-    )  # the reported rate is that of the other layers
+    # the reported rate is that of the other layers
+    assert made.lr == pytest.approx(0.01 * shares[0])
 
 
 def test_layer_decay_and_the_rate_of_the_head_work_together():

@@ -41,9 +41,8 @@ def test_training_sees_each_image_at_most_once_and_validation_each_once(data, ki
         ]
         for rank in range(world_size)
     ]
-    assert (
-        len({len(own) for own in evaluated}) == 1
-    )  # collectives need the same number of batches on each rank
+    # collectives need the same number of batches on each rank
+    assert len({len(own) for own in evaluated}) == 1
     numbers = torch.cat([numbers for own in evaluated for numbers in own])
     assert sorted(numbers.tolist()) == list(range(103, 123))
 

@@ -32,9 +32,8 @@ def published(side, length):
 
 def test_a_clipped_cutout_is_the_published_one():
     expected = published(16, 8).flatten(0, 1)
-    assert expected.float().mean() == pytest.approx(
-        0.191, abs=1e-3
-    )  # 0.25 if no mask crossed the border
+    # 0.25 if no mask crossed the border
+    assert expected.float().mean() == pytest.approx(0.191, abs=1e-3)
     centres = torch.cartesian_prod(torch.arange(16), torch.arange(16)) / 16 + 0.01
     size = torch.full((256, 2), 8.0)
     assert torch.equal(memory._rectangle(16, centres, size, clip=True), expected)

@@ -194,9 +194,8 @@ def test_few_calls_give_no_upper_bound_of_the_99th_percentile():
 
 def test_an_open_loop_counts_the_time_in_the_queue(clock):
     paced = Paced(rate=100)
-    *_, timing = paced.run(
-        lambda: clock.sleep(0.02), 10, CPU
-    )  # calls take twice as long as the time between them
+    # calls take twice as long as the time between them
+    *_, timing = paced.run(lambda: clock.sleep(0.02), 10, CPU)
     assert timing.seconds == pytest.approx([0.02 + 0.01 * number for number in range(10)])
     idle = Paced(rate=50)
     *_, timing = idle.run(lambda: None, 5, CPU)

@@ -48,9 +48,8 @@ def below(pid):
 
 def stop_after_first_epoch(stage):
     """Start a training, and stop it by SIGTERM in the middle of its second epoch."""
-    change(
-        stage, rundir.WHERE, "checkpoint", interval="3 steps"
-    )  # history rows are written with each checkpoint
+    # history rows are written with each checkpoint
+    change(stage, rundir.WHERE, "checkpoint", interval="3 steps")
     process = start(stage)
     wait_for(lambda: len(steps(stage)) > 25, process)
     process.send_signal(signal.SIGTERM)

@@ -38,9 +38,8 @@ def poisoned(stage, tmp_path):
     script = tmp_path / "poisoned.py"
     script.write_text(POISON)
     attempt.claim(stage)
-    change(
-        stage, rundir.STAGE, "method", adjust_interval=4
-    )  # so that no calibration uses the image
+    # so that no calibration uses the image
+    change(stage, rundir.STAGE, "method", adjust_interval=4)
     prep = next(stage.parent.glob("prep-*"))
     with tarfile.open(prep / "data" / "train-00000.tar") as shard:
         number = int(shard.getnames()[0].split(".")[0])
@@ -63,9 +62,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_layer(poisoned):
     assert "the images of the batch are not finite" in failed["message"] or (
         "features.0" in failed["message"]
     )
-    assert (
-        0 < step <= 44
-    )  # an epoch drops the last incomplete batch, so the image may first come in epoch 2
+    # an epoch drops the last incomplete batch, so the image may first come in epoch 2
+    assert 0 < step <= 44
     assert all(saved["step"] < step for saved in events(stage, "saved"))
 
 
