@@ -154,7 +154,7 @@ def small_disk(tmp_path):
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk])
     if mounted.returncode:
-        pytest.skip("cannot mount a small disk here")
+        pytest.skip("a small disk cannot be mounted here")
     yield Launcher(disk / "outputs")
     subprocess.run(["umount", "--lazy", disk], check=True)
 

@@ -61,7 +61,7 @@ def test_a_denied_permission_is_not_reported_as_a_missing_disk(monkeypatch):
     assert said.startswith("/x/y: Permission denied; ")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the owner of a folder")
 def test_the_cure_for_a_directory_of_another_user_is_another_root(tmp_path):
     os.chown(tmp_path, 65534, -1)
     error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "new"))

@@ -45,7 +45,7 @@ def sound(tmp_path_factory):
 def library(tmp_path_factory):
     """Return a function that builds a shared library, which creates a folder when it is loaded."""
     if not shutil.which("gcc"):
-        pytest.skip("no gcc")
+        pytest.skip("gcc is not installed")
 
     def build(mark):
         folder = tmp_path_factory.mktemp("library")

@@ -123,7 +123,7 @@ def test_the_stages_that_an_error_advises_are_enough(tmp_path, there, again, run
                 return
             except UserError as error:
                 advised = re.search(r"stage\.run=\[[\w,]+\]", str(error))[0]
-        pytest.fail(advised)
+        pytest.fail(f"the advised {advised} is refused, too")
 
 
 def repeat(root, *overrides):

@@ -27,7 +27,7 @@ def change(file, monkeypatch):
 
 def give_away(file, monkeypatch):
     if os.geteuid():
-        pytest.skip("only root gives a directory away")
+        pytest.skip("only root can change the owner of a directory")
     for path in (file.parent, file.parent / ".git"):
         os.chown(path, 65534, -1)
 

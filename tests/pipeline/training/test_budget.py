@@ -53,7 +53,9 @@ def test_a_training_stopped_amid_growth_ends_at_the_same_step_with_the_same_bits
     told = whole.run()
     grown = rows(whole, rundir.GROWTH)
     assert told["grown"] > 1 and told["step_cost"] > 1
-    assert told["steps"] < 8 * STEPS and told["steps"] % STEPS, "it ends within an epoch"
+    assert told["steps"] < 8 * STEPS and told["steps"] % STEPS, (
+        "the training ended at the end of an epoch"
+    )
     assert told["plain_epochs"] <= 8 < told["plain_epochs"] + told["step_cost"] / STEPS
     assert told["adjusting_steps"] > 0
 

@@ -75,7 +75,7 @@ def test_a_loaded_file_gives_the_scores_of_the_network(files, images, name):
     check(*files, images, name)
 
 
-@pytest.mark.skipif(bool(FORMATS["aotinductor"].missing()), reason="no g++")
+@pytest.mark.skipif(bool(FORMATS["aotinductor"].missing()), reason="g++ is not installed")
 @pytest.mark.slow
 def test_a_loaded_compiled_file_gives_the_scores_of_the_network(tmp_path, images):
     outcomes = dict(write(source(network(), images), tmp_path, ["aotinductor"], images))
@@ -228,7 +228,7 @@ def test_a_damaged_file_is_named(files, tmp_path, name):
         runtime.load(cut, trust=True)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_file_that_was_built_for_a_gpu_is_not_called_damaged(tmp_path):
     path = tmp_path / "model.aoti.pt2"
     with ZipFile(path, "w") as archive:

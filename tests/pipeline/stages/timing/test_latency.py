@@ -293,6 +293,6 @@ def test_the_peak_memory_of_a_call_excludes_earlier_allocations():
     held = torch.ones(20 * 2**20, dtype=torch.uint8)
     found = memory.peak(lambda: torch.ones(50 * 2**20, dtype=torch.uint8).max(), CPU)
     if found is None:
-        pytest.skip("this kernel does not tell")
+        pytest.skip("this kernel does not report the peak memory")
     assert 45 < found < 60
     assert len(held)
