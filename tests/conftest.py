@@ -17,8 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from tests.launcher import SMALL, Inside, Launcher
 
 STARTS = {"launch", "finished", "copied", "recorder"}  # fixtures that start stages or W&B's client
-LEFT_OUT = {"cluster", "zoo", "slow", "gpu"}  # marks; `make check` skips them, too
-# files of tests/cluster that take half of its time
+LEFT_OUT = {"cluster", "zoo", "slow", "gpu"}  # marks that `make check` skips, as it skips `long`
+# files that take half of the time of tests/cluster
 ONE_HALF = (
     "_recovery.py",
     "_nodes.py",
@@ -41,7 +41,7 @@ def pytest_ignore_collect(collection_path, config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark the tests that `make check` skips as `long`, by their marks and fixtures."""
+    """Mark tests as `long` that start a stage or have a mark that `make check` skips."""
     for item in items:
         if LEFT_OUT & set(item.keywords) or STARTS & set(item.fixturenames):
             item.add_marker(pytest.mark.long)
@@ -60,7 +60,7 @@ def pytest_unconfigure():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Distribute tests by file, and those of tests/cluster in two halves, a cluster for each."""
+    """Distribute tests by file, but tests/cluster as two halves, each with one cluster."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):

@@ -49,7 +49,7 @@ class Launcher:
 
 
 class Inside:
-    """A launcher that calls `pipeline.launch` in this process, in a tenth of the time."""
+    """A launcher that calls `pipeline.launch` in this process, which takes a tenth of the time."""
 
     def __init__(self, root, monkeypatch, capsys):
         self.root, self._monkeypatch, self._capsys = root, monkeypatch, capsys
@@ -57,13 +57,13 @@ class Inside:
     def __call__(self, *arguments):
         """Return the exit code of a launch, its stdout and its stderr."""
         self._monkeypatch.setattr(sys, "argv", ["launch", *arguments, f"root={self.root}"])
-        self._monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # main() sets it; this restores it
+        self._monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # main() sets it; monkeypatch restores it
         code = launch.main()
         return code, *self._capsys.readouterr()
 
 
 def wait_for(condition, process, seconds=120):
-    """Wait until a condition is true; fail if the process ends before."""
+    """Wait until a condition is true; fail if the process ends first."""
     until = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -95,7 +95,7 @@ sys.exit(any([os.waitpid(child, 0)[1] for child in ranks]))
 
 
 def in_ranks(script, count=2):
-    """Run a script in the processes of a group, forked from one process that has imported torch."""
+    """Run a script as several ranks, forked from one process that has imported torch."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}

@@ -1,4 +1,4 @@
-"""Test the GPU campaign: small sections on a CPU, failing sections, samples, the summary."""
+"""Test the GPU campaign: its sections at small size on a CPU, failing sections, its summary."""
 
 import json
 import subprocess
@@ -125,7 +125,7 @@ def test_the_state_of_the_card_is_sampled_during_a_measurement(driver):
     assert card.named()["driver_version"] == "580.1"
 
 
-def test_a_machine_without_driver_is_no_failure(monkeypatch):
+def test_a_machine_without_driver_is_no_error(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with card.sampled() as told:
         pass

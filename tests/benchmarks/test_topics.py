@@ -1,4 +1,4 @@
-"""Test that scripts lie in folders by topic, run without its name, and are in the table."""
+"""Test that a benchmark runs without the name of its topic, and is in the table of its topic."""
 
 import re
 from collections import Counter

@@ -22,10 +22,10 @@ def daemons(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster(daemons):
-    """Provide a cluster of four nodes, to which this process and its children talk."""
+    """Provide a cluster of four nodes, and let SLURM's commands of this process use it."""
     before = os.environ.copy()
     os.environ.update(daemons.environment)
-    scheduler._has_json.cache_clear()  # other tests replace SLURM
+    scheduler._has_json.cache_clear()  # other tests replace SLURM's commands
     yield daemons
     call("scancel", "--me")
     wait_for(lambda: not call("squeue", "--me", "--noheader"))

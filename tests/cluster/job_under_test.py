@@ -110,13 +110,13 @@ def launched(folder, parallel=64, longest=1000):
 
 
 def update(**facts):
-    preflight.preemption.cache_clear()  # a launch queries it once
+    preflight.preemption.cache_clear()  # a launch queries the mode once
     pairs = [f"{key}={value}" for key, value in facts.items()]
     call("scontrol", "update", "PartitionName=low", *pairs)
 
 
 def preempt(tmp_path):
-    """Submit a short job that takes all nodes, which preempts the jobs in the partition low."""
+    """Submit a short job on all nodes, which preempts the jobs of the partition `low`."""
     return call(
         "sbatch", "--parsable", "--partition=high", "--nodes=4", "--exclusive",
         f"--output={tmp_path}/high.log", "--wrap=sleep 1",

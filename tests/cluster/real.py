@@ -100,7 +100,7 @@ def alive(process):
 
 
 def configure(cluster, configuration):
-    """Replace a cluster's configuration in one step: half a file would end a daemon."""
+    """Replace a cluster's configuration in one step: a daemon that reads half a file ends."""
     new = cluster.conf.with_suffix(".new")
     new.write_text(configuration)
     new.replace(cluster.conf)

@@ -18,7 +18,7 @@ IRREGULAR = "0,3,7,12-15,30,41,55,67,68,70,90,93,101,103,109,111,115,119,121,127
 
 @pytest.fixture(autouse=True)
 def only_these(cluster):
-    """Cancel the jobs of a test after it, and let JSON be requested again."""
+    """Cancel the jobs of each test after it, and let the next test request JSON again."""
     yield
     call("scancel", "--me")
     wait_for(lambda: not call("squeue", "--me", "--noheader"))

@@ -65,7 +65,7 @@ def test_two_launches_of_one_name_at_the_same_time_make_one_run(command, tmp_pat
         directories = {(tmp_path / "runs" / name / stage).resolve() for stage in STAGE_NAMES}
         assert all(submitted(directory) for directory in directories)
         stages = [entry.name for entry in mine() if entry.name.startswith(f"{name}.")]
-        shared = name == "unlike"  # both share prep, which reads no seed
+        shared = name == "unlike"  # both runs share prep, which reads no seed
         assert sorted(stages) == sorted(f"{name}.{s}" for s in STAGE_NAMES[shared:])
     assert command("cancel", "alike", "unlike").returncode == 0
     wait_for(lambda: not mine())

@@ -137,7 +137,7 @@ def test_status_shows_nodes_partitions_and_jobs(cluster):
 
 
 @needs_slurm
-def test_find_returns_what_up_was_given(cluster):
+def test_find_returns_the_cluster_that_was_started(cluster):
     assert find(cluster.directory) == cluster
 
 
@@ -227,7 +227,7 @@ def test_up_leaves_nothing_if_it_gets_a_signal(tmp_path):
         (["down", f"--dir={PROJECT / 'pyproject.toml'}"], "Not a directory"),
     ],
 )
-def test_bad_input_is_one_line(arguments, message):
+def test_bad_input_is_refused_in_one_line(arguments, message):
     told = command(*arguments)
     assert told.returncode == 2
     assert told.stderr.count("\n") == 1

@@ -21,7 +21,7 @@ def doctor(*arguments, environment=None):
     )  # fmt: skip
 
 
-def test_a_good_cluster_passes_and_nothing_is_left(cluster, tmp_path):
+def test_a_good_cluster_passes_and_the_doctor_leaves_nothing(cluster, tmp_path):
     done = doctor("--dir", str(tmp_path), "--gpus", "1")
     said = done.stdout
     assert "requeued itself" in said, said + done.stderr
@@ -60,7 +60,7 @@ def test_a_job_that_does_not_start_is_reported_with_its_reason(cluster, tmp_path
         ),
     ],
 )
-def test_bad_input_is_one_line(cluster, tmp_path, arguments, environment, words):
+def test_bad_input_is_refused_in_one_line(cluster, tmp_path, arguments, environment, words):
     done = doctor("--dir", str(tmp_path / "new"), *arguments, environment=environment)
     assert done.returncode == 2
     assert not list(tmp_path.iterdir())

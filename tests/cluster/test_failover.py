@@ -34,7 +34,7 @@ def backup(cluster):
     own = folder / "slurm.conf"
     own.write_text(pair.replace("/run/slurmctld.pid", "/run/backup.pid"))
     restart(cluster, pair)
-    call("scontrol", "reconfigure")  # tells the nodes
+    call("scontrol", "reconfigure")  # the nodes read the new configuration
     other = subprocess.Popen(
         ["unshare", "--uts", "--mount", "sh", "-c", OTHER.format(folder=folder)],
         env={**os.environ, "SLURM_CONF": str(own), OWNER: cluster.name}, cwd=folder,
@@ -67,7 +67,7 @@ def submit_through(work, away, after=1):
 
 
 def each_once(work):
-    """Check that SLURM knows each job of a launch, and no second one."""
+    """Check that each job of a launch is in SLURM exactly once."""
     for directory, id in work.ids.items():
         marks = {row["token"] for row in rows(directory / JOBS) if "token" in row}
         queue = scheduler.patient(scheduler.mine)
@@ -77,7 +77,7 @@ def each_once(work):
 
 @pytest.fixture
 def unanswered(monkeypatch):
-    """Return a function that sets what happens between an unanswered sbatch and the next."""
+    """Return a function that sets what happens after a call of sbatch that got no answer."""
 
     def then(does):
         pauses = iter([does])

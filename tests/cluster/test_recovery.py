@@ -1,4 +1,4 @@
-"""Test that a job loses nothing, whatever a cluster does to it, and stays cancelled once it is.
+"""Test that a job survives what a cluster does to it, and that a cancelled job stays cancelled.
 
 Each test is one row of the failure tables, with a light stand-in for a training
 (`job_under_test.py`). In test_training.py, a real training goes through two of the failures.
@@ -81,7 +81,7 @@ def test_a_job_that_is_requeued_by_hand_loses_nothing(chain):
 
 def test_a_job_is_requeued_at_its_time_limit(chain):
     work = chain(signal_seconds=120, steps=1500).submit().working()
-    call("scontrol", "update", f"JobId={work.id}", "TimeLimit=2")  # SLURM checks it every 30 s
+    call("scontrol", "update", f"JobId={work.id}", "TimeLimit=2")  # SLURM checks limits every 30 s
     wait_for(lambda: work.events("requeued"))
     call("scontrol", "update", f"JobId={work.id}", "TimeLimit=10")
     work.finished().lost_nothing()
@@ -215,7 +215,7 @@ def test_a_job_with_a_failing_setup_line_is_requeued(chain):
 
 
 def test_a_crash_of_one_node_is_counted_though_another_saves(chain):
-    """If one node fails, SLURM signals the others, which must not pass for an interruption."""
+    """SLURM signals the other nodes if one fails; this must not count as an interruption."""
     work = chain(nodes=2)
     other = f"""
         until [ $(grep -c begun {work.job.directory}/attempts.jsonl) -gt ${{SLURM_RESTART_COUNT:-0}} ]

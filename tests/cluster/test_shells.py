@@ -1,4 +1,4 @@
-"""Test that options in a user's shell make no job lost and none submitted twice."""
+"""Test that SLURM's variables in a user's shell lose no job and make none be submitted twice."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Test `examples/afternoon.sh` in small: from pictures in a table to a model file."""
+"""Test `examples/afternoon.sh` at small size: from pictures in a table to a model file."""
 
 import json
 import os

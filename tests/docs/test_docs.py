@@ -38,7 +38,7 @@ def test_the_architecture_page_names_every_package_and_only_files_that_exist():
     }
     assert rooms | flat - {"__init__.py"} <= {name.strip("/") for name in named}
     rows = text.partition("## Words")[2].partition("##")[0].splitlines()
-    assert len([row for row in rows if row.startswith("| ")]) - 1 <= 15  # without the head
+    assert len([row for row in rows if row.startswith("| ")]) - 1 <= 15  # without the table's head
 
 
 def test_files_and_functions_named_in_contributing_exist():

@@ -10,7 +10,7 @@ ROW = re.compile(r"^\| `(\w+)` \| `([\w/.]+)` \| [^|]+ \|(.*)\|$", re.MULTILINE)
 
 
 def told():
-    """Return the fields in the tables of docs/recovery.md, by event and writing file."""
+    """Return the fields that docs/recovery.md lists for each event and the file that writes it."""
     text = (PROJECT / "docs" / "recovery.md").read_text().partition("## Events")[2]
     rows = ROW.findall(text)
     outside = {(name, file): re.sub(r"\([^)]*\)", "", fields) for name, file, fields in rows}
@@ -19,7 +19,7 @@ def told():
 
 
 def fields(call):
-    """Return the names of the arguments of a call, and the keys of a mapping: `**{"name": …}`."""
+    """Return the names of a call's keyword arguments, and the keys of a mapping: `**{"a": …}`."""
     passed = {word.arg for word in call.keywords if word.arg}
     mappings = [node for word in call.keywords if not word.arg for node in ast.walk(word.value)]
     keys = [key for node in mappings if isinstance(node, ast.Dict) for key in node.keys]
@@ -27,7 +27,7 @@ def fields(call):
 
 
 def written():
-    """Return the fields that the code gives to each event, by event and writing file."""
+    """Return the fields that the code gives to each event in the file that writes it."""
     found = defaultdict(set)
     for package in ("pipeline", "slurm"):
         for path in (PROJECT / package).rglob("*.py"):

@@ -123,7 +123,7 @@ def test_gain_is_the_squared_gradient_per_input():
     assert score == pytest.approx(model[3].weight.grad.pow(2).sum().item() / 54, rel=1e-5)
 
 
-def test_per_flop_a_cheap_layer_wins_over_an_equal_one():
+def test_gain_per_flop_prefers_the_cheaper_of_two_layers_with_equal_gain():
     wide = nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(),

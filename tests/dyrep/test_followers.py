@@ -38,7 +38,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_momenta_stay_and_new_parameters_join(kind):
+def test_growing_keeps_momenta_and_adds_parameters_to_the_optimizer(kind):
     """The published code drops the momentum of the grown conv."""
     model = network()
     optimizer = OPTIMIZERS[kind](groups(model))
@@ -220,7 +220,7 @@ class NoReading(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_watching_reads_nothing_on_the_host(score):
+def test_accumulating_a_score_reads_nothing_on_the_host(score):
     """The published code reads four values and reduces one, for each conv at each step."""
     model = network()
     evolver = dyrep.DyRep(model, saliency=score)

@@ -152,7 +152,7 @@ def test_the_plain_state_loads_strictly_where_norms_contain_the_activation(name)
 
 
 class Squaring(nn.BatchNorm2d):
-    """A batch norm of the squared input, whose mean cannot take up a shift of the input."""
+    """A batch norm of the squared input: a constant added to the input does not shift its mean."""
 
     def forward(self, x):
         return super().forward(x * x)

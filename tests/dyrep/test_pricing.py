@@ -178,7 +178,7 @@ def test_seconds_are_measured_once_per_kind_of_block(monkeypatch):
     evolver.adjust(batches())
     assert first > 0 and len(seen) == first
     whole = [model for model in seen if not isinstance(model, pricing.Composing)]
-    assert len(whole) == 1 + pricing.PLAIN_ROUNDS, "something else than composing was timed"
+    assert len(whole) == 1 + pricing.PLAIN_ROUNDS, "something other than composing was timed"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def conv_norm(inputs, outputs, size, bias=False, **options):
 
 
 class Bordered(nn.Module):
-    """A batch norm that pads its output with what it makes of zero."""
+    """A batch norm that pads its output with what it computes for zero."""
 
     def __init__(self, channels):
         super().__init__()
@@ -202,7 +202,7 @@ class Orepa(nn.Module):
         pooled = self.weight_orepa_avg_conv * self.weight_orepa_avg_avg
         waves = self.weight_orepa_pfir_conv * self.weight_orepa_prior[:, None]
         wide = conv(x, self.weight_orepa_gconv_dw, None, s, 1, groups=x.shape[1])
-        outputs = len(self.weight_orepa_origin)  # the published 1x1 interleaves them by group
+        outputs = len(self.weight_orepa_origin)  # the published 1x1 interleaves outputs by group
         rows = torch.arange(outputs).view(-1, g).t().flatten()
         found = [
             conv(x, self.weight_orepa_origin, None, s, 1, groups=g),

@@ -23,7 +23,7 @@ def test_a_conv_adds_its_input_to_what_it_computed(options, strength):
 
 
 @pytest.mark.parametrize("options", OTHERS)
-def test_a_conv_that_cannot_hand_its_input_on_keeps_its_kernel(options):
+def test_a_conv_that_cannot_add_its_input_keeps_its_kernel(options):
     conv = nn.Conv2d(**{**COMMON, **options})
     kernel = conv.weight.detach().clone()
     assert dyrep.identity_start(nn.Sequential(conv)) == []

@@ -40,7 +40,7 @@ def images(seed=0):
 
 
 def test_checkpointing_changes_no_gradient_of_two_forwards(model):
-    """Two forwards precede backward, and the second must keep what the first needs there."""
+    """Of two forwards before backward, the second must not replace what the first has saved."""
 
     def run(call):
         return lambda m: (loss(call(m, images())) + loss(call(m, 3 * images(1)))).backward()
@@ -74,7 +74,7 @@ def test_reentrant_checkpointing_is_refused_where_it_would_be_wrong():
 
 
 def test_an_evaluation_updates_the_border_to_the_statistics():
-    """A frozen branch, too, holds its border only until an evaluation."""
+    """A frozen branch, too, computes its border again after an evaluation."""
     trained = network().train()
     dyrep.expand(trained, ["0"], branches=["1x1_kxk"])
     trained.requires_grad_(False)

@@ -115,7 +115,7 @@ def utc(monkeypatch):
 
 
 @pytest.mark.parametrize("file", ["squeue.json", "squeue_complex.json"])
-def test_json_says_what_the_text_says(file, utc):
+def test_json_and_text_give_the_same_jobs(file, utc):
     from_text, from_json = (
         answers.queue_from_text(kept("squeue.txt")),
         answers.queue_from_json(kept(file)),
@@ -137,7 +137,7 @@ def several(*elements, job="7"):
         (several(0, 3, 6, 9, 12), ["7_15"]),
         (several(1, 3, 5, 7, 9, 11), ["7_13"]),
         (several(0, 1, 2, 3, 4, 5), []),
-        (several(0, 3, 6, 9), []),  # SLURM names each of so few
+        (several(0, 3, 6, 9), []),  # SLURM prints all of so few
         (several(0, 3, 6, 9, 13), []),
         (several(0, 3, 6, job="7") + several(9, 12, 15, job="8"), []),
         (several(0, 3, 6, 9, 12) + line(), ["7_15"]),

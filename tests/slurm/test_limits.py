@@ -49,7 +49,7 @@ ROWS = {  # what sacctmgr prints, by a word of its arguments
         ("long", ["N/A"], None),  # a limit of a QOS replaces that of the account
         ("normal", ["N/A"], "cpu=16 is above cpu=4 of MaxTRES"),
         ("long", ["short"], "MaxWall=00:10:00"),  # the QOS of a partition replaces that of the job
-        ("over", ["short"], "cpu=16"),  # with OverPartQOS it does not
+        ("over", ["short"], "cpu=16"),  # with OverPartQOS, the QOS of the job counts
         ("long", ["short", "N/A"], None),  # the second partition takes the job
         ("long", ["short", "short"], "MaxWall=00:10:00"),
     ],

@@ -1,4 +1,4 @@
-"""What the user gives to bash, sbatch and srun is checked before a job is submitted."""
+"""Test that setup lines and options for sbatch and srun are checked before a job is submitted."""
 
 import os
 
@@ -28,7 +28,7 @@ def test_lines_that_bash_cannot_parse_are_refused(lines, said):
 @pytest.mark.parametrize(
     "lines", [[], ["module load cuda", "export A=$(date)"], ["cat <<EOF", "a", "EOF"], ["x \\"]]
 )
-def test_lines_that_bash_parses_are_taken(lines):
+def test_lines_that_bash_can_parse_are_accepted(lines):
     preflight._check_setup(tuple(lines))
 
 
@@ -41,18 +41,18 @@ def test_lines_that_bash_parses_are_taken(lines):
         ("arr", "for --array"),
     ],
 )
-def test_an_option_of_ours_is_refused_also_abbreviated(option, said):
+def test_an_option_that_the_launch_sets_is_refused_even_if_abbreviated(option, said):
     with pytest.raises(Refused, match=said):
         preflight._check_options({"nice", option})
 
 
-def test_other_options_are_taken():
+def test_other_options_are_accepted():
     preflight._check_options({"nice", "ntasks", "wait-all-nodes", "mem-per-cpu", "time-min"})
 
 
 @pytest.fixture
 def srun(tmp_path, monkeypatch):
-    """Stand in for srun, which stops at the first word that is not an option."""
+    """Put a stand-in for srun on the PATH, which stops at the first word that is not an option."""
     (tmp_path / "srun").write_text(
         "#!/bin/sh\nfor word; do case $word in\n"
         "--help) echo 'Usage: srun'; exit;; --test-only|--label) ;;\n"
@@ -70,11 +70,11 @@ def srun(tmp_path, monkeypatch):
         (["--label", "hostname"], "words that are not options"),
     ],
 )
-def test_what_srun_does_not_take_is_refused(srun, options, said):
+def test_unknown_options_of_srun_and_other_words_are_refused(srun, options, said):
     with pytest.raises(Refused, match=said):
         preflight._check_srun(tuple(options))
 
 
-def test_what_srun_takes_is_taken(srun):
+def test_options_that_srun_knows_are_accepted(srun):
     preflight._check_srun(("--label",))
     preflight._check_srun(())

@@ -41,7 +41,7 @@ def test_a_useless_successor_is_cancelled(first, state, finished, vain, job, mon
 
 
 def test_dependents_of_a_finished_job_do_not_wait_for_its_successor(job, monkeypatch):
-    """If a successor is preempted as it starts, it ends as PREEMPTED: dependents are cancelled."""
+    """If SLURM preempts a successor as it starts, SLURM cancels the dependents of the successor."""
     asked = []
     waiting = {"9": entry(id="9", after=("6", "7")), "10": entry(id="10", after=("8",))}
     monkeypatch.setattr(successor, "submitted_with", lambda folder: (job, "6"))

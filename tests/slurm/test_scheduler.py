@@ -42,7 +42,7 @@ def test_an_error_message_of_slurm_becomes_one_line(stderr, said):
 
 @pytest.mark.parametrize(
     ("words", "how"),
-    [  # errors of scontrol requeue: slurmctld restarts, or slurmctld refuses
+    [  # what scontrol requeue prints while slurmctld restarts, or if slurmctld refuses
         ("Unable to contact slurm controller (connect failure)", Unreachable),
         ("Unexpected message received for job 13", Unreachable),
         ("Message receive failure for job 13", Unreachable),
