@@ -215,19 +215,19 @@ def validated(values: Values) -> Config:
 
 def derived_name(choices: dict[str, str], seed: Any, overrides: list[str]) -> str:
     """Name a run after its choices and overrides, so that different settings get other names."""
-    words = [str(choices[group]) for group in ("data", "model", "method")]
+    words = [choices[group] for group in ("data", "model", "method")]
     if choices.get("experiment"):
-        words.insert(0, str(choices["experiment"]).replace("/", "-"))
+        words.insert(0, choices["experiment"].replace("/", "-"))
     if choices["train"] != choices["data"]:
-        words.append(str(choices["train"]))
-    words.append(_piece(f"s{seed}"))
+        words.append(choices["train"])
+    words = [piece for word in [*words, f"s{seed}"] if (piece := _piece(word))]
     for override in parse(overrides):
         key = override.key_or_group
         if key in choices or key == "seed" or key.split(".")[0] in WHERE:
             continue
         value = mask(override.input_line or "").split("=", 1)[-1]
         words.append(_piece(f"{key.split('.')[-1]}_{value}"))
-    name = "-".join(words)
+    name = "-".join(words).lstrip("._+-")
     if len(name) > 120:
         name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return name

@@ -35,7 +35,7 @@ KINDS = {  # pydantic's name of a type, and the name that a message uses
     " after validation": "",
 }
 TYPED = ("int_type", "float_type", "bool_type")  # pydantic's errors about a number or a boolean
-TYPED_TEXT = r"-?\d+(\.\d+)?(e-?\d+)?|true|false"
+TYPED_TEXT = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?(e-?[0-9]+)?|true|false"
 FREE = ("cluster.sbatch", "data.args", "model.args", "train.optimizer_args")  # may hold any key
 TAGS = tags()  # pydantic puts these tags into keys, where they do not belong
 
@@ -44,7 +44,8 @@ def explain_schema(error: ErrorDetails) -> str:
     """Return an error of the schema as one line that names the key and the cure."""
     path = [str(name) for name in error["loc"] if str(name) not in TAGS]
     key, value = ".".join(path), written(error["input"])
-    if error["type"] == "extra_forbidden":
+    value = value if value.isprintable() else ascii(value)
+    if error["type"] in ("extra_forbidden", "invalid_key"):
         return unknown(key)
     if error["type"] == "missing":
         return f"{key} is missing; give {key}=VALUE"
@@ -81,8 +82,10 @@ def explain_schema(error: ErrorDetails) -> str:
 
 
 def _whole(value: object) -> str:
-    """Return a hint how to write a whole number that was written otherwise, such as 1e3."""
-    return f"; write {int(value)}" if isinstance(value, float) and value.is_integer() else ""
+    """Return a hint how to write a whole number that was written otherwise, as 1e3 or 007."""
+    whole = isinstance(value, float) and value.is_integer()
+    digits = isinstance(value, str) and value.isdecimal()  # also those of other scripts
+    return f"; write {int(value)}" if whole or digits else ""  # type: ignore[call-overload]
 
 
 def unknown(key: str) -> str:
@@ -145,8 +148,15 @@ def explain_hydra(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         if not error.options:
-            return f"{group}={choice} is not a choice: there is no folder {group} with any"
+            cure = f"; for {last} write '/{last}: {choice}'" if (last := _last(group)) else ""
+            return f"{group}={choice} is not a choice: there is no folder {group} with any{cure}"
         return f"{group}={choice} is not a choice; {nearest(choice, list(error.options))}"
+    if isinstance(error, MissingConfigException):
+        file = re.match(r"In '(.+?)'", str(error))
+        return (
+            f"{file[1] + '.yaml' if file else 'defaults'} includes {error.missing_cfg_file}, which "
+            "is not there; a choice of another folder is written '/FOLDER: CHOICE'"
+        )
     if isinstance(error, YAMLError | UnicodeDecodeError):
         return _no_yaml(error)
     if isinstance(error, OverrideParseException):
@@ -161,6 +171,12 @@ def explain_hydra(error: Exception) -> str:
     if key and key.startswith("hydra."):
         return _not_of_hydra(key, error)
     return unknown(key) if key else _line(error)
+
+
+def _last(group: str) -> str | None:
+    """Return the last part of the path of a group if that part alone is a group of `conf/`."""
+    above, _, last = group.rpartition("/")
+    return last if above and (CONF / last).is_dir() else None
 
 
 def _no_yaml(error: YAMLError | UnicodeDecodeError) -> str:

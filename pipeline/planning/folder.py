@@ -9,14 +9,19 @@ from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from yaml import MarkedYAMLError
 from yaml.reader import ReaderError
 
+from pipeline.config.base import written
 from pipeline.display.errors import UserError
 from pipeline.planning.conf import CONF
+
+Chain = tuple[tuple[str, str], ...]
 
 LARGEST = 2**20  # bytes of a file of settings
 MOST = 10_000  # values of a file of settings
 HOLDS = "it holds e.g. experiment/NAME.yaml"
+CHOOSE = "write e.g. '- override /train: cifar'"
 WRITE = "write settings by name in it, KEY: VALUE"
 
 
@@ -46,12 +51,17 @@ def choices(group: str, folder: str | None) -> set[str]:
 
 
 @cache
-def check_choice(group: str, choice: str, folder: str) -> None:
+def check_choice(group: str, choice: str, folder: str, above: Chain = ()) -> None:
     """Refuse a user's file that Hydra would misread; check the files that it chooses, too.
+
+    Args:
+        group: the group of the choice, a folder below `folder`.
+        choice: the name of the file, without `.yaml`.
+        folder: the user's folder of choices.
+        above: group and choice of the files that led to this one.
 
     Raises:
         UserError: the file holds no settings, or makes a choice in its own group.
-        YAMLError: the file is not YAML.
     """
     path = Path(folder) / group / f"{choice}.yaml"
     if (CONF / group / path.name).exists() or not path.exists():
@@ -67,22 +77,24 @@ def check_choice(group: str, choice: str, folder: str) -> None:
         )
     defaults = content.get("defaults", [])
     if not isinstance(defaults, list | ListConfig):
-        raise UserError(f"{path}: defaults is not a list; write e.g. '- override /train: cifar'")
-    for named, chosen in _chosen(defaults):
-        if named == group:
+        raise UserError(f"{path}: defaults is not a list; {CHOOSE}")
+    chain = (*above, (group, choice))
+    for named, chosen, overrides in _chosen(defaults, group, path):
+        if (named, chosen) in chain:
+            raise UserError(f"{path} includes {named}/{chosen}, which includes it; leave that out")
+        if named == group and overrides:
             raise UserError(
                 f"{path} chooses {group}={chosen}, which is ignored where {group}={choice} is "
                 f"chosen; leave that out, or choose {group}={chosen}"
             )
-        check_choice(named, chosen, folder)
+        check_choice(named, chosen, folder, chain)
 
 
 def _load(path: Path) -> DictConfig:
     """Return the settings of a file.
 
     Raises:
-        UserError: the file holds no settings by name, more than settings can be, or no text.
-        YAMLError: the file is not YAML.
+        UserError: the file holds no settings by name, more than settings can be, or no YAML.
     """
     try:
         if path.stat().st_size > LARGEST:
@@ -105,11 +117,15 @@ def _load(path: Path) -> DictConfig:
         raise UserError(
             f"{path} is not UTF-8 (byte 0x{error.object[error.start]:02x}); save it as UTF-8"
         ) from None
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}, line {line}: {error.problem}; correct it") from None
     except ReaderError as error:
         what = f"the control character {chr(error.character)!a}"
         raise UserError(f"{path} has {what} in it; remove it") from None
     except ValueError as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        why = str(error).partition("\n")[0]  # without the context of OmegaConf
+        raise UserError(f"{path} cannot be read: {why}") from None
     assert isinstance(content, DictConfig)
     return content
 
@@ -127,13 +143,30 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
     return known.get(id(node), 1)
 
 
-def _chosen(defaults: list[object] | ListConfig) -> Iterator[tuple[str, str]]:
-    """Yield group and choice of each entry of a defaults list that chooses in another group."""
+def _chosen(
+    defaults: list[object] | ListConfig, group: str, path: Path
+) -> Iterator[tuple[str, str, bool]]:
+    """Yield group and choice of each entry of a defaults list; whether it chooses by group.
+
+    Raises:
+        UserError: an entry names no choice, or several.
+    """
     for entry in defaults:
+        if isinstance(entry, str) and entry != "_self_":
+            yield *_absolute(entry, group).rpartition("/")[::2], False
+        elif not isinstance(entry, str | DictConfig):
+            raise UserError(f"{path}: {written(entry)} in defaults is not a choice; {CHOOSE}")
         for key, choice in entry.items() if isinstance(entry, DictConfig) else ():
-            group = str(key).rpartition(" ")[2].partition("@")[0]  # e.g. `override /group@package`
-            if group.startswith("/") and isinstance(choice, str):
-                yield group.removeprefix("/"), choice
+            named = str(key).rpartition(" ")[2].partition("@")[0]  # `override /group@package`
+            if isinstance(choice, ListConfig):
+                raise UserError(f"{path} makes several choices for {named}; make one")
+            if isinstance(choice, str):
+                yield _absolute(named, group), choice, True
+
+
+def _absolute(name: str, group: str) -> str:
+    """Return the name of a group or file from the top; without a slash it is below `group`."""
+    return name.removeprefix("/") if name.startswith("/") else f"{group}/{name}"
 
 
 def _files(folder: str) -> Iterator[Path]:

@@ -24,6 +24,22 @@ FILES = {
     "experiment/latin.yaml": b"# @package _global_\ngroup: caf\xe9\n",
     "experiment/wide.yaml": "# @package _global_\nseed: 1\n".encode("utf-16"),
     "experiment/beep.yaml": "# @package _global_\ngroup: a\x07\n",
+    "experiment/number.yaml": "# @package _global_\ndefaults: [3]\n",
+    "experiment/nothing.yaml": "# @package _global_\ndefaults: [null]\n",
+    "experiment/several.yaml": "# @package _global_\ndefaults:\n- override /train: [cifar, digits]\n",
+    "experiment/round.yaml": "# @package _global_\ndefaults: [around]\n",
+    "experiment/around.yaml": "# @package _global_\ndefaults: [round]\n",
+    "experiment/inside.yaml": "# @package _global_\ndefaults: [latin]\n",
+    "experiment/lost.yaml": "# @package _global_\ndefaults: [gone]\n",
+    "experiment/passwd.yaml": "# @package _global_\ndefaults: [/etc/passwd]\n",
+    "experiment/relative.yaml": "# @package _global_\ndefaults:\n- train: cifar\n",
+    "experiment/includes.yaml": "# @package _global_\ndefaults: [my-own, _self_]\nname: inc\n",
+    "experiment/void.yaml": "# @package _global_\nnull: 2\n",
+    "experiment/half.yaml": "# @package _global_\ntrain:\n  1.5: 2\n",
+    "experiment/alias.yaml": "# @package _global_\ntrain:\n  epochs: *nope\n",
+    "experiment/a b.yaml": "# @package _global_\nseed: 11\n",
+    "experiment/é.yaml": "# @package _global_\nseed: 12\n",
+    "experiment/-x.yaml": "# @package _global_\nseed: 13\n",
     "experiment/marked.yaml": "\ufeff# @package _global_\nseed: 10\n",
     "experiment/below.yaml": "# @package _global_\ndefaults:\n  - override /train: list\n",
     "train/list.yaml": "- a\n",
@@ -67,7 +83,14 @@ def test_a_choice_from_the_users_folder_is_used(inside, folder, spelt):
 
 @pytest.mark.parametrize(
     ("choice", "seed", "name"),
-    [("paper/one-by-one", 8, "paper-one-by-one-digits"), ("my-own", 9, "my-own-digits")],
+    [
+        ("paper/one-by-one", 8, "paper-one-by-one-digits"),
+        ("my-own", 9, "my-own-digits"),
+        ("includes", 9, "inc"),
+        ("a b", 11, "a_b-digits"),
+        ("é", 12, "digits"),
+        ("-x", 13, "x-digits"),
+    ],
 )
 def test_a_choice_may_have_any_name_and_be_in_a_folder(inside, folder, choice, seed, name):
     code, out, _ = inside("--config-dir", str(folder), f"experiment={choice}", "dry_run=true")
@@ -90,7 +113,10 @@ def test_a_sweep_takes_choices_of_the_folder_and_its_dry_run_writes_nothing(insi
         (["experiment=typo"], "train.epochz is not a setting; did you mean 'train.epochs'?"),
         (["train=quickest"], "train=quickest is not a choice; did you mean 'quicker'?"),
         (["train.optimizer_args.x=1"], "add it: +train.optimizer_args.x=VALUE"),
-        (["experiment=paper/two"], "experiment=paper/two is not a choice; valid are: "),
+        (
+            ["experiment=paper/two"],
+            "experiment=paper/two is not a choice; did you mean 'paper/one-by-one'?",
+        ),
         (
             ["experiment=other"],
             "chooses experiment=mine, which is ignored where experiment=other is",
@@ -101,6 +127,20 @@ def test_a_sweep_takes_choices_of_the_folder_and_its_dry_run_writes_nothing(insi
         (["model=braces"], "model/braces.yaml is empty; write settings by name in it"),
         (["experiment=latin"], "latin.yaml is not UTF-8 (byte 0xe9); save it as UTF-8"),
         (["experiment=wide"], "wide.yaml is not UTF-8 (byte 0xff); save it as UTF-8"),
+        (["experiment=number"], "number.yaml: 3 in defaults is not a choice; write e.g. '- overr"),
+        (["experiment=nothing"], "nothing.yaml: null in defaults is not a choice; write e.g."),
+        (["experiment=several"], "several.yaml makes several choices for /train; make one"),
+        (["experiment=round"], "around.yaml includes experiment/round, which includes it; leave"),
+        (["experiment=inside"], "latin.yaml is not UTF-8 (byte 0xe9); save it as UTF-8"),
+        (["experiment=lost"], "experiment/lost.yaml includes experiment/gone, which is not there"),
+        (["experiment=passwd"], "experiment/passwd.yaml includes etc/passwd, which is not there"),
+        (
+            ["experiment=relative"],
+            "no folder experiment/train with any; for train write '/train: cifar'",
+        ),
+        (["experiment=void"], "void.yaml cannot be read: Incompatible key type 'NoneType'"),
+        (["experiment=half"], "train.1.5 is not a setting; "),
+        (["experiment=alias"], "alias.yaml, line 3: found undefined alias 'nope'; correct it"),
         (["experiment=marked"], "marked.yaml begins with a byte order mark; save it without one"),
         (["experiment=beep"], "beep.yaml has the control character '\\x07' in it; remove it"),
         (["experiment=below"], "train/list.yaml is a list; write settings by name"),
@@ -120,8 +160,8 @@ def test_a_sweep_takes_choices_of_the_folder_and_its_dry_run_writes_nothing(insi
         (["experiment=both"], "train is chosen twice; write '- override /train: CHOICE'"),
         (["experiment=nowhere"], "trian=digits is not a choice: there is no folder trian with any"),
         (["experiment=pipe"], "pipe.yaml is not a regular file"),
-        (["experiment=open"], "line 3: expected ',' or ']'"),
-        (["experiment=twice"], "line 3: found duplicate key epochs"),
+        (["experiment=open"], "open.yaml, line 3: expected ',' or ']'"),
+        (["experiment=twice"], "twice.yaml, line 3: found duplicate key epochs"),
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
