@@ -37,7 +37,7 @@ from dyrep.start import identity_start
 from dyrep.structure import apply_structure, structure
 from dyrep.surgery import rewrap
 
-__version__ = Path(__file__).with_name("VERSION").read_text().strip()
+__version__ = Path(__file__).with_name("VERSION").read_text(encoding="utf-8").strip()
 
 __all__ = [
     "ACB_BRANCHES",

@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def _completion() -> str:
-    script = Path(__file__).with_name("completion.bash").read_text()
+    script = Path(__file__).with_name("completion.bash").read_text(encoding="utf-8")
     return script.replace("COMMANDS", " ".join(COMMANDS)).rstrip()
 
 

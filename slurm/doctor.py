@@ -292,7 +292,7 @@ def _advice(job: Job, id: str, until: float) -> str:
         return f"the job is pending ({entry.reason}); try again, or another --partition"
     last = list(rows(job.directory / EVENTS))[-1:]
     log = job.directory / "slurm" / f"{id}_0_log.out"
-    lines = log.read_text().strip().splitlines()[-1:] if log.exists() else []
+    lines = log.read_text(encoding="utf-8").strip().splitlines()[-1:] if log.exists() else []
     return f"last event: {last or 'none'}; its log ends: {' '.join(lines) or 'empty'}"
 
 

@@ -38,7 +38,7 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file atomically: under a temporary name, then rename it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value))
+    temporary.write_text(json.dumps(value), encoding="utf-8")
     temporary.replace(path)
 
 

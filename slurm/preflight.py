@@ -128,7 +128,7 @@ def chosen(names: str | None) -> list[dict[str, str]]:
 
 def _rehearse(resources: Resources, folder: Path) -> None:
     """Let sbatch test the script without submitting it."""
-    with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".sh") as script:
         executor = Executor(folder, Path.cwd(), resources)
         executor.prepare("rehearsal", "TOKEN", "", 1)  # adds the further options of sbatch
         script.write(executor.text())

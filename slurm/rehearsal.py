@@ -54,7 +54,7 @@ class Seen:
     def saved(self) -> int:
         """Return the job's saved point; record reads that were half-written or late."""
         try:
-            row = json.loads(self._path.read_text())
+            row = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return 0
         except (OSError, ValueError):
@@ -108,7 +108,7 @@ def output(*command: str) -> str:
 
 def _is_locked(path: Path) -> bool:
     """Whether the lock that the doctor holds is visible on this node."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import nvidia.dali.fn  # noqa: F401
-import timm.optim
+import timm.optim  # noqa: F401
 import timm.scheduler  # noqa: F401
 
-import pipeline.stages.prep
+import pipeline.stages.prep  # noqa: F401
 import pipeline.stages.train  # noqa: F401
 from benchmarks.killing import Attempt, children
 from pipeline import run, worker

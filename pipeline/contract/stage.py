@@ -94,7 +94,7 @@ class Context:
         temporary = self.dir / f".{rundir.PROGRESS}.{self.attempt}"
         try:
             # no fsync: only commands that show progress read it
-            temporary.write_text(rundir.to_json(row.values()))
+            temporary.write_text(rundir.to_json(row.values()), encoding="utf-8")
             temporary.replace(self.dir / rundir.PROGRESS)
         except OSError as error:
             if error.errno not in REFUSALS:  # a full disk may have room again when it matters

@@ -59,7 +59,7 @@ def load(path: Path) -> v2.Transform:
     import torch
     from torchvision.transforms import v2
 
-    told = json.loads(path.read_text())
+    told = json.loads(path.read_text(encoding="utf-8"))
     return v2.Compose(
         [
             v2.Grayscale() if told["colour"] == "L" else v2.RGB(),

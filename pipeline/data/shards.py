@@ -232,7 +232,7 @@ class Pictures:
 
 def picture(path: Path, number: int) -> bytes | None:
     """Return the encoded picture of an image number; None if the shard does not contain it."""
-    for line in path.with_suffix(".idx").read_text().splitlines()[1:]:
+    for line in path.with_suffix(".idx").read_text(encoding="utf-8").splitlines()[1:]:
         _, offset, size, name, *_ = line.split()
         if name.startswith(f"{number:08d}."):
             with path.open("rb") as file:
@@ -244,7 +244,7 @@ def picture(path: Path, number: int) -> bytes | None:
 def _index(path: Path) -> list[tuple[int, int, int]]:
     """Return offset and size of each picture in a shard, and the offset of its target."""
     found = []
-    for line in path.read_text().splitlines()[1:]:
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
         words = line.split()
         members = {words[n]: (int(words[n + 1]), int(words[n + 2])) for n in range(0, 12, 4)}
         found.append((*(members.get("png") or members["jpg"]), members["target"][0]))

@@ -227,7 +227,7 @@ def _explain(
     if end is None and (refused := disk.refusal(planned.dir)):  # the stage could not record it
         raise refused
     end = end or Event(time=time.time(), event="failed", message=_death(code))
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     if end.kind == "input":
         raise UserError(end.message)
     if code == BAD_INPUT and lines:

@@ -41,7 +41,7 @@ def _settings(made: DictConfig, sources: ListConfig) -> str:
     folder, lines = _folder(sources), []
     for group, *_ in _groups():
         if (choice := made.get(group)) and group != "experiment":
-            text = _file(group, choice, folder).read_text().splitlines()
+            text = _file(group, choice, folder).read_text(encoding="utf-8").splitlines()
             lines += [f"{group}:   # of {group}={choice}", *(f"  {line}" for line in _body(text))]
     return _literal("\n".join([*lines, *_own()]))
 
@@ -52,14 +52,14 @@ def _literal(text: str) -> str:
 
 def _groups() -> Iterator[tuple[str, str, str]]:
     """Yield each group of `conf/` with its default and its explanation."""
-    for line in (CONF / "config.yaml").read_text().splitlines():
+    for line in (CONF / "config.yaml").read_text(encoding="utf-8").splitlines():
         if found := GROUP.match(line):
             yield found[1], found[2], found[3]
 
 
 def _own() -> list[str]:
     """Return the settings that config.yaml itself holds, with their comments."""
-    text = (CONF / "config.yaml").read_text()
+    text = (CONF / "config.yaml").read_text(encoding="utf-8")
     return text.partition("\n\n")[2].partition("\n\nhydra:")[0].splitlines()
 
 
@@ -74,7 +74,7 @@ def _file(group: str, choice: str, folder: str | None) -> Path:
 
 def _comment(path: Path) -> Iterator[str]:
     """Yield the first line of the comment at the top of a file, if there is one."""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("# @package"):
             continue
         if line.startswith("# "):

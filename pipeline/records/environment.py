@@ -20,7 +20,7 @@ def cores() -> int:
     """Return the number of cores this process may use, by its CPU affinity and cgroup quota."""
     allowed = len(os.sched_getaffinity(0))
     with suppress(OSError, ValueError):  # the quota of a container, cgroup v2
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
         allowed = min(allowed, max(1, round(int(quota) / int(period))))
     return min(allowed, int(os.environ.get("SLURM_CPUS_PER_TASK", allowed)))
 
@@ -49,7 +49,7 @@ def device() -> str:
 def processor() -> str:
     """Return the model name of the processor; its architecture if /proc cannot be read."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()

@@ -38,7 +38,7 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 
 def version() -> str:
     """Return the version of this project."""
-    return (PROJECT / "dyrep" / "VERSION").read_text().strip()
+    return (PROJECT / "dyrep" / "VERSION").read_text(encoding="utf-8").strip()
 
 
 class GitState(TypedDict):

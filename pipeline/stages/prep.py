@@ -110,7 +110,7 @@ def _begin(final: Path, listing: Listing) -> Path:
         hasher.update(json.dumps(item).encode())
     digest = hasher.hexdigest()
     stamp = building / LISTING
-    if building.exists() and (not stamp.exists() or stamp.read_text() != digest):
+    if building.exists() and (not stamp.exists() or stamp.read_text(encoding="utf-8") != digest):
         shutil.rmtree(building)
     building.mkdir(parents=True, exist_ok=True)
     _tidy(building)

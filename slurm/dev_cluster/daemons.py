@@ -83,7 +83,7 @@ def start(cluster: Cluster, name: str) -> subprocess.Popen[bytes]:
 def pid(cluster: Cluster, daemon: str) -> int | None:
     """Return the process id of a daemon, or None if it does not run."""
     try:
-        number = int((cluster.directory / "run" / f"{daemon}.pid").read_text())
+        number = int((cluster.directory / "run" / f"{daemon}.pid").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return number if number in _processes(cluster) else None
@@ -198,7 +198,7 @@ def _processes(cluster: Cluster) -> set[int]:
 
 def _stat(directory: Path) -> tuple[str, str, int]:
     """Return name, state and parent of a process, from its directory in /proc."""
-    name, rest = (directory / "stat").read_text().split("(", 1)[1].rsplit(")", 1)
+    name, rest = (directory / "stat").read_text(encoding="utf-8").split("(", 1)[1].rsplit(")", 1)
     state, parent = rest.split()[:2]
     return name, state, int(parent)
 
@@ -246,5 +246,9 @@ def ask(
 
 def _log(cluster: Cluster, name: str) -> str:
     with suppress(OSError):
-        return tail((cluster.directory / "log" / f"{name}.log").read_text(errors="replace"))
+        return tail(
+            (cluster.directory / "log" / f"{name}.log").read_text(
+                encoding="utf-8", errors="replace"
+            )
+        )
     return "    (none)"

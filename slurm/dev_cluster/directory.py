@@ -28,7 +28,7 @@ def find(directory: Path) -> Cluster | None:
     if not is_marked(directory):
         return None
     try:
-        row = json.loads((directory / MARK).read_text())
+        row = json.loads((directory / MARK).read_text(encoding="utf-8"))
         return Cluster(**row | {"directory": directory})
     except (ValueError, TypeError):
         raise Failed(f"{directory / MARK} is damaged; {typed('down', directory)}") from None

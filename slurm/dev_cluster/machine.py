@@ -101,7 +101,7 @@ def install(accounting: bool = True) -> None:
     policy = Path("/usr/sbin/policy-rc.d")  # Debian runs it before it starts a service
     ours = not policy.exists()
     if ours:
-        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
         policy.chmod(0o755)
     try:
         _apt_get("update")

@@ -114,3 +114,13 @@ def test_following_a_log_ends_with_its_reader(tmp_path):
     begun.stdout = None
     assert begun.communicate(timeout=60)[1] == b""
     assert begun.returncode == 0
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], ["dry_run=true"]])
+def test_a_locale_that_is_not_utf8_changes_nothing_that_is_read(words, tmp_path):
+    odd = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.launch", *words, f"root={tmp_path}"],
+        cwd=PROJECT, env=os.environ | odd, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")

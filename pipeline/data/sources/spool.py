@@ -34,7 +34,7 @@ class Spool:
                 end += len(image)
                 ends.append(end)
                 labels.append(label)
-        self._index.write_text(json.dumps({"ends": ends, "labels": labels}))
+        self._index.write_text(json.dumps({"ends": ends, "labels": labels}), encoding="utf-8")
 
     @property
     def full(self) -> bool:
@@ -58,7 +58,7 @@ class Spool:
 
     @cached_property
     def _told(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self._index.read_text())
+        found: dict[str, Any] = json.loads(self._index.read_text(encoding="utf-8"))
         return found
 
     @cached_property

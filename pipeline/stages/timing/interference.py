@@ -54,7 +54,7 @@ def watched() -> Iterator[Neighbours]:
 def _ticks() -> list[int]:
     """Return the counters of the cores of this process, by column, in clock ticks."""
     try:
-        lines = Path("/proc/stat").read_text().splitlines()
+        lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     names = {f"cpu{core}" for core in os.sched_getaffinity(0)}

@@ -142,6 +142,6 @@ def _number(told: dict[str, str], field: str) -> float:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError:
         return ""

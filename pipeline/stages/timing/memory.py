@@ -23,7 +23,7 @@ def peak(call: Callable[[], object], device: torch.device) -> float | None:
         return (torch.cuda.max_memory_allocated(device) - before) / MIB
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # otherwise the call would reuse freed pages
-        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # reset the peak
         start = _resident("VmRSS")
         call()
         return (_resident("VmHWM") - start) / 1024
@@ -33,7 +33,7 @@ def peak(call: Callable[[], object], device: torch.device) -> float | None:
 
 def _resident(field: str) -> float:
     """Return a field of /proc/self/status, KiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return float(line.split()[1])
     raise ValueError(f"no {field}")
