@@ -138,8 +138,8 @@ class Config(Section):
     def _plain_name(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}", value):
             raise ValueError(
-                f"'{value}' cannot be a directory name; use letters, digits and . _ - + = "
-                "(no slashes, no blanks, at most 128 characters)"
+                f"'{value}' cannot be a directory name; use letters a-z, digits and . _ - + = "
+                "(no slashes, no blanks, at most 128 characters, the first a letter or a digit)"
             )
         return value
 

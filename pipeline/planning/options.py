@@ -51,6 +51,8 @@ def _check(known: Namespace) -> None:
     for name in ("resolve", "package"):
         if getattr(known, name) and not known.cfg:
             raise UserError(f"--{name} goes with --cfg job alone; leave it out")
+    if known.hydra_help and known.overrides:
+        raise UserError(f"--hydra-help goes alone; leave {known.overrides[0]} out")
     actions = {word.partition("=")[0].lstrip("+") for word in known.overrides}
     if known.shell_completion and not actions & {"install", "uninstall", "query"}:
         raise UserError('--shell-completion is for shells; eval "$(dyrep --completion)" completes')

@@ -23,7 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from pipeline.config import Config, flatten
 from pipeline.config.idle import IDLE, idle
@@ -123,6 +123,8 @@ def _check_varied(override: Override, searching: bool) -> int:
         return 1
     try:
         values = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
+    except ValidationError:  # of OmegaConf
+        raise UserError(f"{said} has a choice within a choice; write all values in one") from None
     except ValueError as error:  # a range with a step of 0
         raise UserError(f"{said} cannot be gone through: {error}") from None
     if len(values) > MOST:

@@ -171,7 +171,7 @@ def test_a_sweep_notes_that_its_group_has_other_runs(launch):
     done = launch("-m", "seed=1,2", "group=g", "dry_run=true")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("note: group 'g' has 1 other run; these join it\n")
-    assert "note" not in launch("-m", "seed=1,2", "group=h", "dry_run=true").stdout
+    assert "note:" not in launch("-m", "seed=1,2", "group=h", "dry_run=true").stdout
 
 
 @pytest.mark.parametrize(
