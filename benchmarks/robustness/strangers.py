@@ -33,7 +33,9 @@ KINDS = {
         "records/test_caches", "execution/test_code_snapshot", "display/test_masking",
         "records/test_outfile",
     ],
-    "commands: live runs, from anywhere": ["test_places", "test_live", "test_looking"],
+    "commands: live runs, from anywhere": [
+        "test_current_directory", "test_live_runs", "test_status_and_logs",
+    ],
     "commands: damaged files, lost links, refused writes": [
         "test_damage", "test_links", "test_refused_writes",
     ],
@@ -42,7 +44,7 @@ KINDS = {
         "planning/test_taking_up",
     ],
     "commands: words and numbers": [
-        "test_words", "test_numbers", "training/test_nonfinite", "training/test_cost",
+        "test_messages", "test_numbers", "training/test_nonfinite", "training/test_cost",
     ],
     "data": [
         "data/test_bad_images", "data/test_sources", "data/test_imagenet", "data/test_cifar",

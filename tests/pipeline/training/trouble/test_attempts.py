@@ -30,7 +30,7 @@ def test_sigusr2_stops_a_training_without_losing_a_step(stage, undisturbed):
     change(stage, rundir.WHERE, "checkpoint", interval="1000 steps")
     process = start(stage)
     wait_for(lambda: len(steps(stage)) > 5, process)
-    process.send_signal(signal.SIGUSR2)  # test_harm.py sends SIGINT, test_chaos.py SIGTERM
+    process.send_signal(signal.SIGUSR2)  # test_no_work_lost.py sends SIGINT, test_chaos.py SIGTERM
     process.communicate(timeout=60)
     assert process.returncode == 75
     assert events(stage, "saved")[-1]["step"] == steps(stage)[-1]
