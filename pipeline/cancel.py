@@ -61,7 +61,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
     """Stop the stages that no other run needs; return their number, and a text on the rest."""
     try:
         paths = [path for run in runs for path in named.stages(run).values()]
-        queue, trouble = scheduler.mine() | of_others(paths), ""
+        queue, trouble = scheduler.user_jobs() | of_others(paths), ""
     except (scheduler.Refused, scheduler.Unreachable) as error:
         queue, trouble = None, str(error)
     for run in (run for run in runs if not _finished(run)):
@@ -95,7 +95,7 @@ def _stop(root: Path, runs: list[Path]) -> tuple[int, str]:
             elif state != "damaged":
                 say(f"{stage} of {run.name}: {state} → cancelled")
     for directory in here.values():
-        _ask(directory)
+        _request_stop(directory)
     if queue is not None:
         try:
             scheduler.cancel(reversed(ids))  # last stage first, so that none starts in between
@@ -168,7 +168,7 @@ def _others(root: Path, directory: Path, works: bool) -> list[str]:
     return sorted(n for n in there if not (rundir.run_dir(root, n) / CANCELLED).exists())
 
 
-def _ask(directory: Path) -> None:
+def _request_stop(directory: Path) -> None:
     """Signal a stage on this machine to stop; a stage on another one is stopped by its launcher."""
     with suppress(ProcessLookupError, PermissionError):
         if _lives(directory):

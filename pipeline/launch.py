@@ -66,7 +66,7 @@ def launch(composed: Composed, run: Settled, repeated: frozenset[Path]) -> Outco
     """
     config, _, overrides = run
     plan = make_plan(config, repeated)
-    safety.tell(config)
+    safety.warn(config)
     preflight.check(config)
     resources.check(config)
     preflight.check_stages(config, plan)

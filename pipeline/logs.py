@@ -124,7 +124,7 @@ class Reader:
         self.directory = directory
         self.seen: dict[Path, int] = {}
         self._root, self._rank = root, rank
-        self._told: set[int] = set()
+        self._printed: set[int] = set()
         self._last: Path | None = None
 
     def read(self) -> None:
@@ -136,18 +136,18 @@ class Reader:
         logs = _of_attempts(self.directory, self._rank)
         for group in by_attempt(events):
             for number, row in group.opening:
-                self._tell(number, row)
+                self._print_event(number, row)
             for path in logs.pop(group.attempt, []):
                 self._print(path)
             for number, row in group.closing:
-                self._tell(number, row)
+                self._print_event(number, row)
         for path in (path for some in logs.values() for path in some):
             self._print(path)
 
-    def _tell(self, number: int, row: Event) -> None:
+    def _print_event(self, number: int, row: Event) -> None:
         """Print an event once."""
-        if number not in self._told:
-            self._told.add(number)
+        if number not in self._printed:
+            self._printed.add(number)
             at = datetime.fromtimestamp(row.time)
             say(f"-- {at:%d %b %H:%M:%S} {WORDS[row.event](row)}")
 
@@ -185,7 +185,7 @@ def _of_attempts(directory: Path, rank: int | None) -> dict[int, list[Path]]:
 
 def _under_way(stage: str, directory: Path) -> bool:
     try:
-        queue = scheduler.mine()
+        queue = scheduler.user_jobs()
     except (scheduler.Refused, scheduler.Unreachable):
         queue = None
     return stage_status.of(stage, directory, queue, {}).state in UNDER_WAY

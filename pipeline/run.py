@@ -23,7 +23,7 @@ from pipeline.display.errors import (
     STOPPED,
     Interrupted,
     UserError,
-    surroundings,
+    from_os_error,
 )
 from pipeline.display.outside import say
 from pipeline.execution import ending, processes, work
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
-        say(f"error: {surroundings(error, directory)}", file=sys.stderr)
+        say(f"error: {from_os_error(error, directory)}", file=sys.stderr)
         return BAD_INPUT
 
 
@@ -64,7 +64,7 @@ def _own(stage: Stage, directory: Path) -> int:
         say(f"{directory.name} is finished; nothing to do")
         return DONE
     count = work.read(Where, directory).cluster.processes_per_node
-    place = Place.told(directory)
+    place = Place.from_environment(directory)
     if place and place.node:  # the first node claims the stage and reports its end
         number = attempt.join(directory, place.job, interrupt.requested)
         work.redirect(rundir.log_file(directory, number, node=place.node))

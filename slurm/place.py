@@ -52,7 +52,9 @@ class Place:
         }
 
     @classmethod
-    def told(cls, directory: Path, environment: Mapping[str, str] = os.environ) -> Self | None:
+    def from_environment(
+        cls, directory: Path, environment: Mapping[str, str] = os.environ
+    ) -> Self | None:
         """Return the place for a directory's command from the environment; None if it has none."""
         if any(word not in environment for word in WORDS):
             return None

@@ -41,7 +41,7 @@ def settled(jobs: Sequence[Job]) -> dict[str, Entry]:
     until = time.monotonic() + LEAVE
     said = False
     while True:
-        queue = scheduler.mine() | of_others(job.directory for job in jobs)
+        queue = scheduler.user_jobs() | of_others(job.directory for job in jobs)
         vain = _in_vain(jobs, queue)
         scheduler.cancel(vain)
         found = [entry for job in jobs for entry, _ in queued(job.directory, queue)]
@@ -145,7 +145,7 @@ def forgotten(given: Iterable[tuple[Job, str]]) -> list[str]:
     Raises:
         Unreachable: the controller does not answer in time.
     """
-    queue = scheduler.patient(scheduler.mine, BACK)
+    queue = scheduler.patient(scheduler.user_jobs, BACK)
     found = []
     for job, id in given:
         rows = [row for row in submitted(job.directory) if row.id == id]

@@ -166,7 +166,7 @@ def _gres(resources: Resources) -> str | None:
 
 
 def _withdraw(token: str) -> None:
-    scheduler.cancel(id for id, entry in scheduler.mine().items() if marks.kept(entry, token))
+    scheduler.cancel(id for id, entry in scheduler.user_jobs().items() if marks.kept(entry, token))
 
 
 def submitted_with(folder: Path) -> tuple[Job, str | None]:

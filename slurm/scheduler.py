@@ -95,7 +95,7 @@ def _has_json() -> bool:
     return version is not None and tuple(map(int, version.groups())) >= (24, 5, 1)
 
 
-def _ask(
+def _query(
     command: tuple[str, ...], text: tuple[str, ...], from_json: Parse[T], from_text: Parse[T]
 ) -> T:
     """Return SLURM's answer, from its JSON if possible, else from its text.
@@ -126,10 +126,10 @@ def _ask(
 
 
 def _squeue(which: str, from_text: Parse[dict[str, Entry]]) -> dict[str, Entry]:
-    return _ask((*_QUEUE, which), (answers.FORMAT,), answers.queue_from_json, from_text)
+    return _query((*_QUEUE, which), (answers.FORMAT,), answers.queue_from_json, from_text)
 
 
-def mine() -> dict[str, Entry]:
+def user_jobs() -> dict[str, Entry]:
     """Return this user's jobs that the controller still knows, by id.
 
     Raises:
@@ -181,7 +181,7 @@ def end(job: str) -> str | None:
     asked = ("sacct", "--allocations", f"--jobs={job}")
     text = ("--noheader", "--parsable2", "--format=State")
     try:
-        state = _ask(asked, text, answers.end_from_json, answers.end_from_text)
+        state = _query(asked, text, answers.end_from_json, answers.end_from_text)
     except Refused:  # the site has no accounting
         return None
     if state is not None and state not in ENDED:

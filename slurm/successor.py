@@ -57,7 +57,7 @@ def main(folder: Path) -> int:
     if refusal(job, first):
         return 0
     try:
-        queue = scheduler.mine()
+        queue = scheduler.user_jobs()
         if any(before == here.id for _, before in queued(job.directory, queue)):
             return 0
         own = [row for row in submitted(job.directory) if row.id == here.id and row.id in queue]
@@ -77,7 +77,7 @@ def main(folder: Path) -> int:
 def _let_go(id: str) -> int:
     """Release the jobs that wait for a finished job, which could be preempted before its end."""
     try:
-        for entry in scheduler.mine().values():
+        for entry in scheduler.user_jobs().values():
             if id in entry.after:
                 scheduler.call("scontrol", "update", f"JobId={entry.id}", "Dependency=")
     except (Refused, Unreachable) as error:

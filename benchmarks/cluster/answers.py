@@ -56,7 +56,7 @@ def questions(count: int) -> Iterator[dict[str, Any]]:
         submit(f"--array=0-{number - 1}%64")
         yield {"jobs": f"an array of {number}", **cost(count)}
         scheduler.call("scancel", "--me")
-        wait_for(lambda: not any(entry.active for entry in scheduler.mine().values()))
+        wait_for(lambda: not any(entry.active for entry in scheduler.user_jobs().values()))
     for _ in range(1000):
         submit()
     yield {"jobs": "1000 jobs", **cost(count)}

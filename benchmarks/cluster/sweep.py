@@ -53,7 +53,7 @@ def measure(folder: Path, runs: int) -> dict:
         timed("launch", "-m", f"seed=range({runs})", "cluster=slurm", "group=g", f"root={root}"),
         timed("status", "--root", str(root)),
     ]
-    ids = list(scheduler.mine())
+    ids = list(scheduler.user_jobs())
     return {
         "runs": runs,
         "jobs": len(ids) - 2,  # without the job that holds the nodes, and the cluster's first

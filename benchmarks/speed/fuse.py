@@ -84,7 +84,7 @@ def measure(name: str, rounds: int) -> dict:
     plain = build(name, weights=None).eval()
     exact = dyrep.fuse(model.double(), inputs=images)
     state = plain_state(exact, plain.double(), images.double())
-    deployed = earlier.take(plain, state)
+    deployed = earlier.load_folded(plain, state)
     fold_norms(deployed, images.double())
     errors = {"float64": relative_error(model(images.double()), deployed(images.double()))}
     model.float(), deployed.float()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import WHERE, completed, flatten
-from pipeline.display.errors import UserError, nearest, surroundings
+from pipeline.display.errors import UserError, from_os_error, nearest
 from pipeline.display.masking import mask, masked
 from pipeline.planning.named_run import settled
 from pipeline.records import named, repeats, rundir, schemas, spent, stage_status, store
@@ -106,7 +106,7 @@ def _why(error: Exception, directory: Path) -> str:
     if not isinstance(error, OSError):
         return str(error) if isinstance(error, UserError) else f"lacks {error}"
     if error.filename is None:  # the error of a failing disk names no file
-        return str(surroundings(error, directory))
+        return str(from_os_error(error, directory))
     return str(rundir.damaged(Path(error.filename), ValueError(error.strerror)))
 
 

@@ -68,7 +68,7 @@ def keep(config: Config) -> None:
             snapshot.keep(_same(name, section), _code_dir(Path(config.root), section))
 
 
-def told(config: Config) -> Iterator[str]:
+def notes(config: Config) -> Iterator[str]:
     """Yield notes about code that has changed since the run began."""
     for name, section in targets(config):
         try:

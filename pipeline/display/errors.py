@@ -43,7 +43,7 @@ REFUSALS = {
 OTHERS = "take a root= of your own"  # the cure if another user's files are in the way
 
 
-def surroundings(error: OSError, where: object) -> UserError:
+def from_os_error(error: OSError, where: object) -> UserError:
     """Convert an OSError to a one-line UserError; `where` is its path if the error has none."""
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
     if path and (lost := link_to_nothing(path, *path.parents)):

@@ -14,8 +14,8 @@ from pipeline.display.errors import (
     INTERRUPTED,
     StageFailed,
     UserError,
+    from_os_error,
     gist,
-    surroundings,
 )
 from pipeline.display.outside import say, visible
 
@@ -36,14 +36,14 @@ def ending(command: Callable[[], int], at_interrupt: str = "") -> int:
         at_interrupt: message for a Ctrl-C without a message.
     """
     try:
-        return told(command, "the root")
+        return result_or_code(command, "the root")
     except KeyboardInterrupt as error:
         if said := str(error) or at_interrupt:
             say(f"error: {said}", file=sys.stderr)
         return INTERRUPTED
 
 
-def told(work: Callable[[], T], where: object) -> T | int:
+def result_or_code(work: Callable[[], T], where: object) -> T | int:
     """Return the result of `work`; on an error print one last line and return an exit code.
 
     Args:
@@ -59,7 +59,7 @@ def told(work: Callable[[], T], where: object) -> T | int:
     except StageFailed as error:
         code, said = error.code, str(error)
     except OSError as error:
-        code, said = BAD_INPUT, str(surroundings(error, where))
+        code, said = BAD_INPUT, str(from_os_error(error, where))
     except (MemoryError, RuntimeError, ImportError) as error:
         if not (cure := limits.cure(gist(error))):
             raise

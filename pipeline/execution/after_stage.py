@@ -28,7 +28,7 @@ def close(run: Path, tracked: Wandb | Disabled) -> None:
     tracking.mirror(run, tracked)
 
 
-def askers(stage: Path) -> list[Path]:
+def runs_using(stage: Path) -> list[Path]:
     """Return the directories of the runs that use a stage."""
     asked = {
         name
@@ -45,7 +45,7 @@ def followed(stage: Path) -> Iterator[None]:
     from pipeline.planning.named_run import frozen
 
     followers: list[subprocess.Popen[bytes]] = []
-    for run in askers(stage):
+    for run in runs_using(stage):
         with suppress(OSError, UserError):  # the mirror at the end reports the error
             followers += tracking.follow(run, frozen(run).tracking)
     yield
@@ -62,7 +62,7 @@ def close_complete(stage: Path) -> None:
     """
     from pipeline.planning.named_run import frozen
 
-    for run in askers(stage):
+    for run in runs_using(stage):
         links = [run / name for name in STAGE_NAMES if (run / name).is_symlink()]
         if all((link / rundir.RESULT).exists() for link in links):
             close(run, frozen(run).tracking)

@@ -50,7 +50,7 @@ def execute(this: Launch, overrides: list[str]) -> Outcome:
 def _run_here(this: Launch, overrides: list[str]) -> Outcome:
     """Run the stages on this machine and show the results."""
     repeated = frozenset(again.set_aside(this.plan))
-    code = exits.told(lambda: _run(this, overrides), this.config.root)
+    code = exits.result_or_code(lambda: _run(this, overrides), this.config.root)
     return Outcome(code, repeated=repeated)
 
 
@@ -80,10 +80,10 @@ def _close(this: Launch) -> None:
 def submit(waiting: list[Launch]) -> Outcome:
     """Submit the jobs of all runs to SLURM; wait for them if `cluster.wait` is set."""
     root = waiting[0].config.root
-    repeated = exits.told(lambda: frozenset(slurm.submit(waiting)), root)
+    repeated = exits.result_or_code(lambda: frozenset(slurm.submit(waiting)), root)
     if isinstance(repeated, int):
         return Outcome(repeated)
-    return Outcome(exits.told(lambda: _wait(waiting), root), repeated=repeated)
+    return Outcome(exits.result_or_code(lambda: _wait(waiting), root), repeated=repeated)
 
 
 def _wait(waiting: list[Launch]) -> int:

@@ -25,7 +25,7 @@ from pipeline.display.errors import (
     Interrupted,
     StageFailed,
     UserError,
-    surroundings,
+    from_os_error,
 )
 from pipeline.planning.named_run import write_question, write_where
 from pipeline.planning.plan import verify_outputs
@@ -131,7 +131,7 @@ def _refuse_queued(planned: PlannedStage, config: Config) -> None:
     if not submitted(planned.dir):
         return
     with suppress(scheduler.Refused, scheduler.Unreachable):
-        entry = active(planned.dir, scheduler.mine())
+        entry = active(planned.dir, scheduler.user_jobs())
         if entry:
             raise UserError(
                 f"{planned.stage.name} is job {entry.id} in SLURM's queue ({entry.state.lower()}); "
@@ -168,14 +168,14 @@ def _wait(
         onlooker.show(planned.dir)
         if not cancelled and _cancelled(planned):
             cancelled = True
-            _ask(process)
+            _terminate(process)
         if len(stops) > passed_on:
             passed_on = len(stops)
             if passed_on == 1:
                 onlooker.console.print(
                     f"stopping {planned.stage.name} after the current step; Ctrl-C again to kill it"
                 )
-                _ask(process)
+                _terminate(process)
             else:
                 os.killpg(process.pid, signal.SIGKILL)
         try:
@@ -185,7 +185,7 @@ def _wait(
     onlooker.show(planned.dir)
 
 
-def _ask(process: subprocess.Popen[bytes]) -> None:
+def _terminate(process: subprocess.Popen[bytes]) -> None:
     """Ask a stage to stop; continue its processes if they are stopped, as by SIGSTOP."""
     process.send_signal(signal.SIGTERM)
     with suppress(ProcessLookupError):
@@ -222,7 +222,7 @@ def _explain(
             f"{planned.stage.name} was cancelled; what it had saved is kept; {_go_on(config)}"
         )
     if attempt.vanished(planned.dir):
-        raise surroundings(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), planned.dir)
+        raise from_os_error(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), planned.dir)
     end = attempt.ending(planned.dir, attempt.last(planned.dir).attempt)
     if end is None and (refused := disk.refusal(planned.dir)):  # the stage could not record it
         raise refused

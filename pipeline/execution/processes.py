@@ -154,7 +154,7 @@ def _wait(workers: list[subprocess.Popen[bytes]], first_rank: int, watch: Watch)
             until = _show(first, first_rank, pids)
         if first or interrupt.requested():
             number = signal.SIGTERM if time.monotonic() < until else signal.SIGKILL
-            _ask((worker.pid for worker in running.values()), number)
+            _signal((worker.pid for worker in running.values()), number)
         for worker in list(running.values())[:1]:
             with suppress(subprocess.TimeoutExpired):
                 worker.wait(POLL)
@@ -165,7 +165,7 @@ def _wait_for_orphans(others: set[int]) -> None:
     """Wait until the processes that the stage left behind are gone; kill them after `LEFT`."""
     until = time.monotonic() + LEFT
     while orphans := _children() - others:
-        _ask(orphans, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
+        _signal(orphans, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
         for pid in orphans:
             with suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
@@ -181,12 +181,12 @@ def _show(hangs: End, first_rank: int, pids: Mapping[int, int]) -> float:
     say(f"{hangs}; every process shows where it is", file=sys.stderr)
     for number, pid in pids.items():
         say(f"rank {first_rank + number}:", file=sys.stderr)
-        _ask([pid], SHOW)
+        _signal([pid], SHOW)
         time.sleep(SHOWING)
     return time.monotonic()
 
 
-def _ask(pids: Iterable[int], number: signal.Signals) -> None:
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)

@@ -47,7 +47,7 @@ def each(runs: Sequence[Run], launch: One, repeated: frozenset[Path] = frozenset
     """
     code, waiting = DONE, list[Launch]()
     for composed, run in runs:
-        found = exits.told(partial(launch, composed, run, repeated), run[0].root)
+        found = exits.result_or_code(partial(launch, composed, run, repeated), run[0].root)
         outcome = Outcome(found) if isinstance(found, int) else found
         code, repeated = exits.worst(code, outcome.code), repeated | outcome.repeated
         waiting += [outcome.waiting] if outcome.waiting else []

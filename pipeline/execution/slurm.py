@@ -170,11 +170,11 @@ def submit(launches: list[Launch]) -> list[Path]:
     for launch in launches:
         ids = {s.stage.name: submission.ids.get(s.dir.resolve(), "") for s in launch.plan}
         named_run.note_jobs(launch.directory, {stage: job for stage, job in ids.items() if job})
-    _tell(launches, submission)
+    _print_jobs(launches, submission)
     return repeated
 
 
-def _tell(launches: list[Launch], submission: Submission) -> None:
+def _print_jobs(launches: list[Launch], submission: Submission) -> None:
     console = Terminal()
     if len(launches) == 1:
         (launch,) = launches
@@ -235,7 +235,7 @@ def _wait(planned: PlannedStage, onlooker: Onlooker) -> None:
         if time.monotonic() - asked > POLL:
             asked = time.monotonic()
             try:
-                entry = active(planned.dir, scheduler.mine())
+                entry = active(planned.dir, scheduler.user_jobs())
             except (Refused, Unreachable):
                 continue
             gone = 0.0 if entry else gone or time.monotonic()

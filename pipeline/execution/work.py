@@ -29,8 +29,8 @@ from pipeline.display.errors import (
     NoNumber,
     NoResult,
     UserError,
+    from_os_error,
     gist,
-    surroundings,
 )
 from pipeline.display.masking import mask
 from pipeline.display.outside import say
@@ -137,12 +137,12 @@ def _failed(context: Context, error: Exception) -> int:
             say(ending.vanished(context.dir), file=sys.stderr)
         return BAD_INPUT
     if isinstance(error, OSError) and error.errno in REFUSALS:
-        error = surroundings(error, context.dir)
+        error = from_os_error(error, context.dir)
     elif not isinstance(error, UserError | NoResult) and (cure := limits.cure(gist(error))):
         error = UserError(f"{gist(error)}; {cure} and launch again")
     explained = isinstance(error, UserError | NoResult)
     refused = isinstance(error, UserError)
-    said = str(error) if refused else mask(_told(error))
+    said = str(error) if refused else mask(_message(error))
     noted = _note(context, kind="input" if refused else "error", message=said)
     if not explained:
         traceback.print_exception(error)
@@ -151,7 +151,7 @@ def _failed(context: Context, error: Exception) -> int:
     return BAD_INPUT if refused else FAILED
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     """Return an error's message for the events; the log has its traceback, except a NoResult's."""
     return f"{type(error).__name__}: {error}" if isinstance(error, NoResult) else gist(error)
 

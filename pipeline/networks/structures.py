@@ -40,7 +40,7 @@ def apply(network: nn.Module, method: Structured) -> None:
             raise UserError(f"{KEY} has branches on {name}, which model.freeze keeps; match less")
 
 
-def told(network: nn.Module, method: Structured) -> str:
+def log_line(network: nn.Module, method: Structured) -> str:
     """Return a line for the log about the added branches."""
     count = len(blocks(network))
     what = f"{count} block{'s' * (count != 1)} of branches"

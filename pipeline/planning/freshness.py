@@ -20,7 +20,7 @@ from pipeline.planning.planned_stage import PlannedStage
 PATIENCE = 10.0  # seconds that comparing the files may take
 
 
-def tell(config: Config, prep: PlannedStage, overrides: list[str]) -> None:
+def note_changes(config: Config, prep: PlannedStage, overrides: list[str]) -> None:
     """Print a note if the images differ from what was prepared, or cannot be compared."""
     root = config.data.root
     if prep.state != "done" or prep.repeats or root is None or config.data.name == "custom":
@@ -40,17 +40,17 @@ def _notes(root: Path, folder: Path) -> list[str]:
     if not (folder / changes.FILE).exists():
         return [f"{folder} is of an older version, so it is unknown whether {root} has changed"]
     try:
-        return _told(root, changes.compare(root, folder / changes.FILE, PATIENCE))
+        return _differences(root, changes.compare(root, folder / changes.FILE, PATIENCE))
     except changes.DAMAGED as error:
         why = f"{folder / changes.FILE} is damaged ({gist(error)})"
         return [f"{why}, so it is unknown whether {root} has changed"]
 
 
-def _told(root: Path, found: Changes) -> list[str]:
-    told = [f"data.root={root} has changed since it was prepared: {found}"] * bool(str(found))
+def _differences(root: Path, found: Changes) -> list[str]:
+    notes = [f"data.root={root} has changed since it was prepared: {found}"] * bool(str(found))
     if found.unseen:
-        told.append(
+        notes.append(
             f"{found.unseen:,} of {found.files:,} files below {root} were not compared with what "
             f"was prepared, because that took more than {PATIENCE:.0f} s"
         )
-    return told
+    return notes

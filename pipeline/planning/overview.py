@@ -56,14 +56,14 @@ def _show(config: Config, plan: list[PlannedStage], overrides: list[str], has_da
     counted = images.classes if images else None
     network = outline.of(config, counted, begins=not changed) if trains else None
     if rundir.run_dir(Path(config.root), config.name).exists():
-        notes = list(code.told(config))
+        notes = list(code.notes(config))
     else:
         notes = defaults.unchosen(config, overrides)
     notes += [*defaults.given_again(overrides), *changed]
     notes += _untried(config, trains, prep.runs and has_data)
     notes += preflight.notes(config, prep, images.side) if trains and images else []
     summary.show_plan(config, plan, network, notes, counted)
-    freshness.tell(config, prep, overrides)
+    freshness.note_changes(config, prep, overrides)
 
 
 def _untried(config: Config, trains: bool, prepares: bool) -> Iterator[str]:

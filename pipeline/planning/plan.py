@@ -49,7 +49,7 @@ def make_plan(config: Config, repeated: Container[Path] = ()) -> list[PlannedSta
             dir=directory,
             state=state,
             wanted=stage.name in config.stage.run,
-            why=_told(why, anew, asked),
+            why=_reason(why, anew, asked),
             anew=anew,
         )
     _check_parents(plan, config.name)
@@ -92,7 +92,7 @@ def _anew(asked: bool, state: State, directory: Path, parents: list[PlannedStage
     return f"its parent {older} was repeated since" if older else ""
 
 
-def _told(why: str, anew: str, asked: bool) -> str:
+def _reason(why: str, anew: str, asked: bool) -> str:
     """Return the reason why a stage runs or not, and what happens to an existing result."""
     if anew:
         return f"{anew} ({why})"

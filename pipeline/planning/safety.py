@@ -16,7 +16,7 @@ from slurm import private
 SHOWN = 60  # at most so many characters of a setting are printed
 
 
-def tell(config: Config) -> None:
+def warn(config: Config) -> None:
     """Print the warnings, each once even in a sweep of many runs."""
     for key, what in masking.found(config.model_dump(mode="json")):
         if key == "root":
@@ -28,8 +28,8 @@ def tell(config: Config) -> None:
             f"below {masking.mask(config.root)}, for you alone to read; better leave it out and "
             "export it in the shell that launches, or have cluster.setup source a file of mode 600"
         )
-    _tell_shared(Path(config.root))
-    _tell_planted()
+    _warn_of_shared(Path(config.root))
+    _warn_of_planted()
     if config.cluster.name == "local" and not machine.PROC.exists():
         _warn(
             "/proc cannot be read here: libraries do not recognize the processor and compute more "
@@ -37,7 +37,7 @@ def tell(config: Config) -> None:
         )
 
 
-def _tell_shared(root: Path) -> None:
+def _warn_of_shared(root: Path) -> None:
     folders = [root, *(root / name for name in ("stages", "runs", "data", "cache"))]
     for folder in folders:
         if folder.is_dir() and (who := private.writers(folder)):
@@ -49,7 +49,7 @@ def _tell_shared(root: Path) -> None:
             return
 
 
-def _tell_planted() -> None:
+def _warn_of_planted() -> None:
     for folder in map(Path, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         if folder.is_dir() and (who := private.adders(folder)):
             _warn(

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.display.errors import UserError, surroundings
+from pipeline.display.errors import UserError, from_os_error
 from slurm import files
 from slurm.private import umask
 
@@ -122,7 +122,7 @@ def refusal(directory: Path) -> UserError | None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        return surroundings(OSError(error.errno, error.strerror), directory)
+        return from_os_error(OSError(error.errno, error.strerror), directory)
     return None
 
 

@@ -107,20 +107,20 @@ def data_dir(root: Path, fingerprint: str, repeat: int = 0) -> Path:
 
 def code_dir(root: Path, digest: str) -> Path:
     """Return the folder of code snapshots for pending jobs."""
-    return _mine(root / "code" / digest)
+    return _own_path(root / "code" / digest)
 
 
 def job_dir(root: Path) -> Path:
     """Return the folder of submitit's files. Jobs unpickle them, so others must not write there."""
-    return _mine(root / "slurm")
+    return _own_path(root / "slurm")
 
 
 def cache_dir(root: Path) -> Path:
     """Return the folder where libraries cache downloads and compiled code, which is executed."""
-    return _mine(root / "cache")
+    return _own_path(root / "cache")
 
 
-def _mine(path: Path) -> Path:
+def _own_path(path: Path) -> Path:
     """Return `path`, or a path beside it if another user of a shared root owns `path`."""
     try:
         taken = path.lstat().st_uid != os.geteuid()

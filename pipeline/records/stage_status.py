@@ -16,7 +16,7 @@ from signal import SIGKILL
 from typing import Literal
 
 from pipeline.config.base import STAGE_NAMES
-from pipeline.display.errors import UserError, surroundings, unreadable
+from pipeline.display.errors import UserError, from_os_error, unreadable
 from pipeline.records import attempt, rundir, schemas, store
 from pipeline.records.lost import seconds
 from pipeline.records.schemas import Event, Progress, Result
@@ -92,7 +92,7 @@ def of(
     except PermissionError as error:
         why = str(unreadable(Path(error.filename or directory), error))
     except OSError as error:
-        why = str(surroundings(error, directory))
+        why = str(from_os_error(error, directory))
     return Standing(stage=stage, state="damaged", why=why, directory=str(directory))
 
 
@@ -275,7 +275,7 @@ def queued(directories: Iterable[Path] = ()) -> tuple[dict[str, Entry] | None, s
     Returns None and a note if SLURM does not answer.
     """
     try:
-        return scheduler.mine() | of_others(directories), ""
+        return scheduler.user_jobs() | of_others(directories), ""
     except scheduler.Refused as error:
         here = "no squeue" not in str(error)
         return None, f"SLURM says: {error}" if here else ""

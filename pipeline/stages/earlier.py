@@ -45,7 +45,7 @@ def trained(context: Context) -> nn.Module:
 def fused(context: Context) -> nn.Module:
     """Return the network that is shipped, in eval mode."""
     folder = context.parents["fuse"]
-    model = take(plain(context), load_file(folder / "model.safetensors"))
+    model = load_folded(plain(context), load_file(folder / "model.safetensors"))
     fold = rundir.read_json(folder / "fusion.json")["fold_bn"]
     return folded(model, context.config.data) if fold else model
 
@@ -72,7 +72,7 @@ def exported(context: Context, name: str) -> runtime.Loaded | None:
     return runtime.load(path, trust=True)
 
 
-def usual(context: Context) -> nn.Module:
+def plain_with_fused_weights(context: Context) -> nn.Module:
     """Return the plain architecture as it is usually built, with the shipped network's values.
 
     Times depend on values: with fresh weights, max pooling meets fewer zeros and takes longer.
@@ -84,7 +84,7 @@ def usual(context: Context) -> nn.Module:
     return model.eval()
 
 
-def take(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+def load_folded(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     """Load a result of `dyrep.fusion.plain_state` into the plain architecture; return this."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and module.bias is None and f"{name}.bias" in state:

@@ -111,7 +111,7 @@ class _Pair:
         own = set(plain.state_dict())
         self.state = plain_state(self.fused, plain, images[:1].double())
         self.added_biases = [name for name in self.state if name not in own]
-        self.deployed = earlier.take(plain, self.state)
+        self.deployed = earlier.load_folded(plain, self.state)
         if settings.fold_bn:
             earlier.folded(self.deployed, context.config.data)
 

@@ -72,7 +72,7 @@ def _prepare(context: Context, final: Path, scratch: Path) -> dict[str, float]:
     disk.link(context.dir / "data", final)
     metrics = findings.metrics(final)
     rundir.write_text(context.dir / "data.html", page.render(final, metrics))
-    findings.tell(final, metrics)
+    findings.show(final, metrics)
     return metrics
 
 

@@ -36,7 +36,7 @@ class Compiler:
     def __init__(self, recipe: Train, device: torch.device) -> None:
         self.mode = recipe.compile
         self._compiled: list[nn.Module] = []
-        self._told = 0.0
+        self._reported = 0.0
         if self.mode == "off":
             return
         if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
@@ -63,7 +63,7 @@ class Compiler:
             module._compiled_call_impl = None
         self._compiled = []
 
-    def told(self, seconds: float) -> str:
+    def log_line(self, seconds: float) -> str:
         """Return a line about the time spent compiling."""
         return f"train.compile={self.mode}: compiling took {seconds:.1f} s"
 
@@ -89,7 +89,7 @@ class Compiler:
         from torch._dynamo.utils import calculate_time_spent
 
         spent = calculate_time_spent()["total_wall_time"]
-        new, self._told = spent - self._told, spent
+        new, self._reported = spent - self._reported, spent
         return new
 
     @contextmanager

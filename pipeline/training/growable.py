@@ -28,7 +28,7 @@ def left_alone(model: nn.Module, method: Method) -> dict[str, str]:
         if path not in left and not fitting(conv, added(method)):
             left[path] = "it can take none of these branches"
     if not known.keys() - left.keys():
-        why = "; ".join(told(left)) or "it has no convolution larger than 1x1"
+        why = "; ".join(reasons(left)) or "it has no convolution larger than 1x1"
         raise UserError(
             f"method={method.name} would change nothing of this network: {why}. "
             "Use method=plain, or another model="
@@ -36,7 +36,7 @@ def left_alone(model: nn.Module, method: Method) -> dict[str, str]:
     return left
 
 
-def told(left: dict[str, str]) -> list[str]:
+def reasons(left: dict[str, str]) -> list[str]:
     """Return a line per reason: the number of convolutions, and the first ones."""
     by_reason: dict[str, list[str]] = {}
     for path, reason in left.items():

@@ -213,7 +213,7 @@ class Growth:
         self._waiting = [{**facts, **event.to_dict(), **times} for event in events]
         for event in events:
             self.totals["grown" if event.action == "grow" else "cut"] += 1
-        lines = [_told(event) for event in events]
+        lines = [_log_line(event) for event in events]
         return [*lines, *self._passed_over({event.layer for event in events})]
 
     def _passed_over(self, changed: set[str]) -> list[str]:
@@ -221,7 +221,7 @@ class Growth:
         assert self._evolver is not None
         new = {k: v for k, v in self._evolver.left.items() if k not in self.left.keys() | changed}
         self.left = {k: v for k, v in self.left.items() if k not in changed} | new
-        return growable.told(new)
+        return growable.reasons(new)
 
     def price(self, step_cost: float | None, adjusting_steps: float) -> None:
         """Add the price of a step and the cost of the adjustment, in plain steps."""
@@ -292,6 +292,6 @@ def _evolver(
     )
 
 
-def _told(event: dyrep.Event) -> str:
+def _log_line(event: dyrep.Event) -> str:
     price = "" if event.price is None else f" (for {event.price:.3f} plain steps)"
     return f"{event.action} {event.layer}: {', '.join(event.branches)}{price}"

@@ -77,7 +77,7 @@ class Learner:
             if own and config.model.pretrained:
                 pretrained.fill_branches(self.model, config.model, channels)
         if isinstance(config.method, Structured):
-            self.told.append(structures.told(self.model, config.method))
+            self.told.append(structures.log_line(self.model, config.method))
         self.layout = device.layout(world.device, self._recipe)
         self.model.to(world.device).to(memory_format=self.layout)
         self.ema = optim.averaged(self.model, self._recipe)

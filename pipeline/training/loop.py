@@ -95,7 +95,7 @@ class Training:
         self.profile.step()
         if seconds := state.learner.compiler.seconds():
             state.cost.compiled(seconds)
-            self.telling.say(state.learner.compiler.told(seconds))
+            self.telling.say(state.learner.compiler.log_line(seconds))
         if state.step == state.resumed_at + 1:
             self.telling.first_step(state.step, self.images.chosen(state.loader))
 

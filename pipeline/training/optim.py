@@ -51,27 +51,27 @@ class Overflows:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.total = 0  # overflows of earlier epochs
-        self._asked = self._called = 0
-        self._told: Tensor | int = 0
+        self._scaled = self._called = 0
+        self._flagged: Tensor | int = 0
         optimizer.register_step_pre_hook(self._step)
 
     def ask(self) -> None:
         """Count a call of the scaler's `step`."""
-        self._asked += 1
+        self._scaled += 1
 
     def _step(self, optimizer: Optimizer, *_: Any) -> None:
         self._called += 1
-        self._told = self._told + getattr(optimizer, "found_inf", 0)
+        self._flagged = self._flagged + getattr(optimizer, "found_inf", 0)
 
     @property
     def now(self) -> int:
         """Number of overflows in the current epoch."""
-        return self._asked - self._called + int(self._told)
+        return self._scaled - self._called + int(self._flagged)
 
     def end_epoch(self) -> None:
         """Add the current epoch's count to the total, and restart counting."""
         self.total += self.now
-        self._asked = self._called = self._told = 0
+        self._scaled = self._called = self._flagged = 0
 
     def state(self) -> dict[str, int]:
         """Return the state that a checkpoint keeps."""
@@ -79,7 +79,7 @@ class Overflows:
 
     def load_state(self, saved: dict[str, int]) -> None:
         """Restore a state that `state` returned."""
-        self._asked, self.total = saved["now"], saved["total"]
+        self._scaled, self.total = saved["now"], saved["total"]
 
 
 class Averaged(AveragedModel):

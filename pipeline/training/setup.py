@@ -46,7 +46,7 @@ def announce(state: State, telling: Telling) -> None:
             f"train.budget.plain_epochs={state.pace.epochs:g} is spent before the first step, "
             "by measuring what one costs; use more"
         )
-    for line in (*state.learner.told, *growable.told(state.growth.left)):
+    for line in (*state.learner.told, *growable.reasons(state.growth.left)):
         telling.say(line)
     if lacking := state.learner.compiler.lacking():
         telling.say(lacking)

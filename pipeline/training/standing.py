@@ -43,7 +43,7 @@ class Standing:
         self._waited = saved["waited"] if saved else 0
         self.told: list[str] = []  # lines on the consequences of the last epoch
 
-    def take(self, epoch: int, metrics: dict[str, float]) -> None:
+    def record(self, epoch: int, metrics: dict[str, float]) -> None:
         """Record the metrics of an epoch."""
         self.epoch = epoch
         if not self.best or metrics["top1"] > self.best["top1"]:

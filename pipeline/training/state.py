@@ -157,7 +157,7 @@ class State:
     def end_epoch(self, metrics: dict[str, float]) -> None:
         """Count the epoch that has ended, and record its validation."""
         self.metrics, self.epoch = metrics, self.epoch + 1
-        self.standing.take(self.epoch, metrics)
+        self.standing.record(self.epoch, metrics)
         if self.pace.falls != self.standing.falls:
             self.pace.falls = self.standing.falls
             self.learner.reschedule()

@@ -39,7 +39,7 @@ def submit(*options, command="sleep 100"):
 def test_no_element_of_an_array_is_left_out(elements):
     first, last, step = elements  # squeue --array prints all but the last of 0-15:3 and 1-13:2
     array = submit("--hold", f"--array={first}-{last}:{step}")
-    found = {id for id in scheduler.mine() if id.startswith(f"{array}_")}
+    found = {id for id in scheduler.user_jobs() if id.startswith(f"{array}_")}
     assert found == {f"{array}_{element}" for element in range(first, last + 1, step)}
 
 
@@ -56,7 +56,7 @@ def in_json(ask):
     return found
 
 
-def same(ask=scheduler.mine):
+def same(ask=scheduler.user_jobs):
     """Return the jobs on which two text answers agree; fail if the JSON between them differs."""
     before, found, after = in_text(ask), in_json(ask), in_text(ask)
     still = {id: entry for id, entry in before.items() if after.get(id) == entry}
@@ -200,5 +200,5 @@ def test_text_is_read_if_slurm_has_no_plugin_for_json(
     for file in plugins("*") - plugins(plugin):
         (folder / file.name).symlink_to(file)
     use(cluster, tmp_path, monkeypatch, f"PluginDir={folder}")
-    assert scheduler.mine()[id] == scheduler.find(id)
+    assert scheduler.user_jobs()[id] == scheduler.find(id)
     assert scheduler._text_only == {"squeue"}

@@ -56,12 +56,12 @@ def refused(done, *words):
     ],
 )
 def test_what_slurm_would_refuse_is_refused_in_one_line(cluster, tmp_path, settings, words):
-    before = len(scheduler.mine())
+    before = len(scheduler.user_jobs())
     done = launch(tmp_path, *settings)
     if "-m" in settings:  # each run of a sweep has its own line
         done.stderr = done.stderr.splitlines()[0]
     refused(done, *words)
-    assert len(scheduler.mine()) == before
+    assert len(scheduler.user_jobs()) == before
     assert not list(tmp_path.iterdir())
 
 
@@ -111,11 +111,11 @@ def test_a_cluster_that_requeues_nothing_is_refused(cluster, tmp_path):
     in_json = 's/"requeue": true/"requeue": false/'
     wrapper.write_text(f"#!/bin/sh\n{real} \"$@\" | sed -e '{in_text}' -e '{in_json}'\n")
     wrapper.chmod(0o755)
-    before = {id for id, entry in scheduler.mine().items() if entry.active}
+    before = {id for id, entry in scheduler.user_jobs().items() if entry.active}
     path = f"{wrapper.parent}:{os.environ['PATH']}"
     done = launch(tmp_path / "o", environment={"PATH": path})
     refused(done, "requeued", "administrator")
-    assert {id for id, entry in scheduler.mine().items() if entry.state == "RUNNING"} <= before
+    assert {id for id, entry in scheduler.user_jobs().items() if entry.state == "RUNNING"} <= before
 
 
 def test_a_launch_from_inside_a_job_works(cluster, tmp_path):

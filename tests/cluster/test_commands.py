@@ -46,7 +46,7 @@ def states(command):
 
 
 def mine():
-    return [entry for entry in scheduler.mine().values() if entry.active]
+    return [entry for entry in scheduler.user_jobs().values() if entry.active]
 
 
 def test_two_launches_of_one_name_at_the_same_time_make_one_run(command, tmp_path):

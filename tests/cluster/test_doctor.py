@@ -33,7 +33,7 @@ def test_a_good_cluster_passes_and_the_doctor_leaves_nothing(cluster, tmp_path):
     assert "BAD  torch sees 0 of 1 GPUs asked for" in said
     assert done.returncode == 1
     assert not list(tmp_path.iterdir())
-    wait_for(lambda: not [entry for entry in scheduler.mine().values() if entry.active])
+    wait_for(lambda: not [entry for entry in scheduler.user_jobs().values() if entry.active])
 
 
 def test_a_job_that_does_not_start_is_reported_with_its_reason(cluster, tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def each_once(work):
     """Check that each job of a launch is in SLURM exactly once."""
     for directory, id in work.ids.items():
         marks = {row["token"] for row in rows(directory / JOBS) if "token" in row}
-        queue = scheduler.patient(scheduler.mine)
+        queue = scheduler.patient(scheduler.user_jobs)
         known = [e.id for e in queue.values() if e.state != "CANCELLED" and e.comment in marks]
         assert known == [id]
 

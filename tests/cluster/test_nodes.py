@@ -95,7 +95,7 @@ def test_a_dry_run_shows_the_exit_code_that_the_submitted_script_has(harsh, tmp_
               "cluster=slurm", "cluster.cpus_per_process=1", "+cluster.sbatch.hold=true"]  # fmt: skip
     shown = subprocess.check_output([*launch, "dry_run=true"], cwd=PROJECT, text=True)
     subprocess.run(launch, cwd=PROJECT, check=True)
-    (held,) = [entry.id for entry in scheduler.mine().values() if entry.held]
+    (held,) = [entry.id for entry in scheduler.user_jobs().values() if entry.held]
     submitted = call("scontrol", "write", "batch_script", held, "-")
     scheduler.cancel([held])
     assert traps(shown) == traps(submitted)

@@ -42,7 +42,7 @@ def test_a_job_that_gang_scheduling_suspends_continues_in_place(chain, policy):
     work = chain(steps=100).submit().working()
     urgent = ("--nodes=4", "--ntasks-per-node=2", "--mem=1", "--output=/dev/null", "--wrap=sleep 3")
     call("sbatch", "--partition=high", *urgent)
-    queue = wait_for(lambda: (q := scheduler.mine())[work.id].state == "SUSPENDED" and q)
+    queue = wait_for(lambda: (q := scheduler.user_jobs())[work.id].state == "SUSPENDED" and q)
     assert stage_status.of("train", work.job.directory, queue, {}).state == "suspended"
     wait_for(lambda: work.state() == "RUNNING")
     work.finished()
@@ -64,7 +64,7 @@ def test_a_job_that_a_higher_qos_cancels_has_a_successor(chain, policy):
 
 
 def test_a_sweep_respects_the_limits_of_arrays_and_of_slurmctld(policy, tmp_path):
-    policy(MaxJobCount=len(scheduler.mine()) + 9, MaxArraySize=2)
+    policy(MaxJobCount=len(scheduler.user_jobs()) + 9, MaxArraySize=2)
     longest = preflight.longest_array()
     assert longest == 2
     folders = [tmp_path / str(number) for number in range(5)]
@@ -75,7 +75,7 @@ def test_a_sweep_respects_the_limits_of_arrays_and_of_slurmctld(policy, tmp_path
     submission = launched(tmp_path, 3, longest)
     with pytest.raises(scheduler.Refused, match="10 jobs are one launch too many"):
         submission.submit([job for work in chains for job in work.jobs], labels)
-    assert not any(entry.active for entry in scheduler.mine().values())
+    assert not any(entry.active for entry in scheduler.user_jobs().values())
     submission.submit([job for work in chains[:3] for job in work.jobs], labels)
     assert len({id.split("_")[0] for id in submission.ids.values()}) == 4
     wait_for(lambda: all(work.next.finished.exists() for work in chains[:3]))

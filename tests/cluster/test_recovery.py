@@ -47,7 +47,7 @@ def test_a_preempted_job_that_is_cancelled_has_a_successor(chain, partition, tmp
     jobs = [row["job"].split(".")[0] for row in work.attempts()]
     assert len(set(jobs)) == 3
     assert [scheduler.end(job) for job in jobs] == ["PREEMPTED", "PREEMPTED", "COMPLETED"]
-    wait_for(lambda: not [entry for entry in scheduler.mine().values() if entry.active])
+    wait_for(lambda: not [entry for entry in scheduler.user_jobs().values() if entry.active])
 
 
 def test_a_successor_does_not_continue_a_cancelled_job(chain, partition):

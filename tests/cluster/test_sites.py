@@ -54,7 +54,9 @@ def test_jobs_whose_comment_and_name_a_site_overwrites_are_recognized_and_cancel
     work = chain().submit().working()
     before = work.ids
     assert work.submit().ids == before
-    found = [entry for job in work.jobs for entry, _ in queued(job.directory, scheduler.mine())]
+    found = [
+        entry for job in work.jobs for entry, _ in queued(job.directory, scheduler.user_jobs())
+    ]
     assert [entry.id for entry in found] == list(before.values())
     scheduler.cancel(reversed([entry.id for entry in found]))
 
@@ -63,7 +65,7 @@ def test_a_comment_of_the_user_is_kept(chain, site):
     site()
     work = chain(comment="project=ml").submit()
     assert scheduler.find(work.id).comment == "project=ml"
-    (entry,) = [entry for entry, _ in queued(work.job.directory, scheduler.mine())]
+    (entry,) = [entry for entry, _ in queued(work.job.directory, scheduler.user_jobs())]
     assert entry.id == work.id
     scheduler.cancel([work.next_id, work.id])
 

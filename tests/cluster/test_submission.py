@@ -22,7 +22,7 @@ def test_a_launch_replaces_a_useless_successor(chain, partition):
     """The first job was cancelled by hand, while its successor was held."""
     partition(GraceTime=0, PreemptMode="CANCEL")
     work = chain().submit().working()
-    (successor,) = [e for e in scheduler.mine().values() if e.active and work.id in e.after
+    (successor,) = [e for e in scheduler.user_jobs().values() if e.active and work.id in e.after
                     and e.name == "work"]  # fmt: skip
     call("scontrol", "hold", successor.id)
     call("scancel", work.id)
@@ -92,7 +92,7 @@ def test_a_launch_that_is_interrupted_while_it_submits_leaves_no_job(chain, tmp_
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
     work = chain()
-    before = {id for id, entry in scheduler.mine().items() if entry.active}
+    before = {id for id, entry in scheduler.user_jobs().items() if entry.active}
     alarm = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.alarm(3)
     try:
@@ -100,8 +100,10 @@ def test_a_launch_that_is_interrupted_while_it_submits_leaves_no_job(chain, tmp_
             work.submit()
     finally:
         signal.signal(signal.SIGALRM, alarm)
-    wait_for(lambda: {id for id, entry in scheduler.mine().items() if entry.active} <= before)
-    assert any(entry.name == "work" for id, entry in scheduler.mine().items() if id not in before)
+    wait_for(lambda: {id for id, entry in scheduler.user_jobs().items() if entry.active} <= before)
+    assert any(
+        entry.name == "work" for id, entry in scheduler.user_jobs().items() if id not in before
+    )
 
 
 def test_if_a_job_is_refused_the_jobs_submitted_before_it_are_cancelled(chain):
@@ -119,7 +121,7 @@ def test_a_job_whose_id_was_not_recorded_is_not_submitted_twice(chain):
     path = work.job.directory / "jobs.jsonl"
     path.write_text(path.read_text().splitlines()[0] + "\n")  # only the intent was recorded
     assert work.submit().id == work.ids[work.job.directory]
-    assert len(scheduler.mine()) == len({*scheduler.mine()})
+    assert len(scheduler.user_jobs()) == len({*scheduler.user_jobs()})
     work.finished()
 
 

@@ -27,7 +27,7 @@ def run(command, *arguments):
 
 
 def active():
-    return [entry for entry in scheduler.mine().values() if entry.active]
+    return [entry for entry in scheduler.user_jobs().values() if entry.active]
 
 
 @pytest.mark.timeout(600)

@@ -155,7 +155,9 @@ def _fabricate(root, name, seed):
 
 
 def launched(run):
-    return exits.told(lambda: launch.launch(run, named_run.settle(*run), frozenset()).code, "")
+    return exits.result_or_code(
+        lambda: launch.launch(run, named_run.settle(*run), frozenset()).code, ""
+    )
 
 
 @pytest.fixture
@@ -178,7 +180,7 @@ def world(pristine, tmp_path, monkeypatch):
     done = types.SimpleNamespace(returncode=0, stdout="", stderr="")
     monkeypatch.setattr(sync.subprocess, "run", lambda *_, **__: done)
     monkeypatch.setattr("pipeline.records.stage_status.queued", lambda *paths: (None, ""))
-    monkeypatch.setattr("slurm.scheduler.mine", dict)
+    monkeypatch.setattr("slurm.scheduler.user_jobs", dict)
     yield root, configs
     shutil.rmtree(root)
     shutil.copytree(kept, root, symlinks=True)

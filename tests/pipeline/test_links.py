@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import cancel, status
 from pipeline.compare.__main__ import main as compare_main
-from pipeline.display.errors import surroundings, unreadable
+from pipeline.display.errors import from_os_error, unreadable
 from slurm import private
 from tests.runs import make_run
 
@@ -57,7 +57,7 @@ def test_a_denied_permission_is_not_reported_as_a_missing_disk(monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "is_symlink", closed)
-    said = str(surroundings(PermissionError(errno.EACCES, "Permission denied", "/x/y"), "here"))
+    said = str(from_os_error(PermissionError(errno.EACCES, "Permission denied", "/x/y"), "here"))
     assert said.startswith("/x/y: Permission denied; ")
 
 
@@ -66,7 +66,7 @@ def test_the_cure_for_a_directory_of_another_user_is_another_root(tmp_path):
     os.chown(tmp_path, 65534, -1)
     error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "new"))
     whose = private.owner(65534)
-    said = str(surroundings(error, "here"))
+    said = str(from_os_error(error, "here"))
     assert said.endswith(f"; it belongs to {whose}: take a root= of your own and launch again")
     assert str(unreadable(tmp_path, error)).endswith(f"; ask {whose} to make it readable")
 

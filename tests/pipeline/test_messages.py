@@ -133,7 +133,7 @@ def test_the_last_printed_line_is_the_error(capsys):
     def fails():
         raise StageFailed("  | a line of a log\n  | another\ntrain did not finish: why")
 
-    assert exits.told(fails, "here") == 1
+    assert exits.result_or_code(fails, "here") == 1
     told = "  | a line of a log\n  | another\nerror: train did not finish: why\n"
     assert capsys.readouterr().err == told
 

@@ -45,6 +45,6 @@ def test_a_folder_of_pythonpath_that_others_may_write_to_causes_a_warning(
     folder.chmod(mode)
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{tmp_path / 'gone'}")
     safety._warn.cache_clear()
-    safety._tell_planted()
+    safety._warn_of_planted()
     said = capsys.readouterr().err
     assert (f"everybody may write to {folder}, from which Python imports" in said) is told

@@ -74,7 +74,7 @@ def slurm(monkeypatch):
 )
 def test_json_is_requested_from_versions_whose_json_has_every_field(slurm, version, form):
     slurm.version, slurm.text, slurm.json = version, line(), answer(job(job_id=12))
-    assert scheduler.mine().keys() == {"12"}
+    assert scheduler.user_jobs().keys() == {"12"}
     assert scheduler.find("12").id == "12"
     assert slurm.asked == ["version", form, form]
 
@@ -84,15 +84,15 @@ def test_json_is_requested_from_versions_whose_json_has_every_field(slurm, versi
 )
 def test_text_is_requested_if_json_fails(slurm, json):
     slurm.text, slurm.json = line(), json
-    assert scheduler.mine().keys() == {"12"}
-    assert scheduler.mine().keys() == {"12"}
+    assert scheduler.user_jobs().keys() == {"12"}
+    assert scheduler.user_jobs().keys() == {"12"}
     assert slurm.asked == ["version", "json", "text", "text"]
 
 
 @pytest.mark.parametrize("text", [Unreachable("away"), "no job"])
 def test_an_answer_that_cannot_be_read_in_either_form_is_unknown(slurm, text):
     slurm.text, slurm.json = text, "{}"
-    for ask in (scheduler.mine, lambda: scheduler.find("12"), lambda: scheduler.end("12")):
+    for ask in (scheduler.user_jobs, lambda: scheduler.find("12"), lambda: scheduler.end("12")):
         with pytest.raises(Unreachable):
             ask()
     assert not scheduler._text_only
@@ -115,7 +115,7 @@ def test_array_elements_that_squeue_left_out_of_its_text_are_looked_up(slurm, mo
     slurm.version, slurm.text = "slurm-wlm 22.05.8", several(1, 3, 5, 7, 9, 11)
     asked = []
     monkeypatch.setattr(scheduler, "known", lambda ids: asked.extend(ids) or {"7_13": "entry"})
-    assert [*scheduler.mine()] == ["7_1", "7_3", "7_5", "7_7", "7_9", "7_11", "7_13"]
+    assert [*scheduler.user_jobs()] == ["7_1", "7_3", "7_5", "7_7", "7_9", "7_11", "7_13"]
     assert asked == ["7_13"]
 
 

@@ -46,7 +46,7 @@ def test_dependents_of_a_finished_job_do_not_wait_for_its_successor(job, monkeyp
     waiting = {"9": entry(id="9", after=("6", "7")), "10": entry(id="10", after=("8",))}
     monkeypatch.setattr(successor, "submitted_with", lambda folder: (job, "6"))
     monkeypatch.setattr(successor.Allocation, "here", here)
-    monkeypatch.setattr(successor.scheduler, "mine", lambda: waiting)
+    monkeypatch.setattr(successor.scheduler, "user_jobs", lambda: waiting)
     monkeypatch.setattr(successor.scheduler, "call", lambda *words: asked.append(words))
     job.finished.touch()
     assert successor.main(job.directory) == 0

@@ -68,13 +68,13 @@ class Night:
         if time.monotonic() - self._asked > ASK:
             self._asked = time.monotonic()
             with suppress(scheduler.Unreachable):
-                queue = scheduler.mine()
+                queue = scheduler.user_jobs()
                 self._administer(queue)
                 self._check(queue)
 
     def entry(self, subject: Subject) -> Entry | None:
         """Return the job of a subject in the queue."""
-        return scheduler.patient(lambda: subject.entry(scheduler.mine()))
+        return scheduler.patient(lambda: subject.entry(scheduler.user_jobs()))
 
     def _administer(self, queue: dict[str, Entry]) -> None:
         """Follow the advice of `status` and `sinfo` if SLURM gave up on a node or a start."""

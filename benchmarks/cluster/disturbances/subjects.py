@@ -127,7 +127,7 @@ class Hashes(Subject):
 
     def cancel(self) -> None:
         """Mark both jobs as cancelled, and cancel those in the queue."""
-        queue = scheduler.mine()
+        queue = scheduler.user_jobs()
         for job in self.chain.jobs:
             (job.directory / CANCELLED).touch()
         found = [e.id for job in self.chain.jobs for e, _ in queued(job.directory, queue)]

@@ -212,7 +212,7 @@ def order(count: int, cursor: Cursor, spec: LoaderSpec) -> Tensor:
     """
     if spec.augment is None:
         return torch.arange(count)
-    random = torch.Generator().manual_seed(mixed(cursor.seed, cursor.epoch))
+    random = torch.Generator().manual_seed(seed_from(cursor.seed, cursor.epoch))
     shuffled = torch.randperm(count, generator=random)
     repeated = shuffled.repeat_interleave(spec.augment.repeats)
     return repeated[: steps(count, spec) * spec.batch_size * spec.world_size]
@@ -224,7 +224,7 @@ def steps(count: int, spec: LoaderSpec) -> int:
     return count // whole if spec.augment else -(-count // whole)
 
 
-def mine(step: int, spec: LoaderSpec) -> slice:
+def rank_slice(step: int, spec: LoaderSpec) -> slice:
     """Return the slice of the epoch's order that a rank reads in a step.
 
     In an evaluation, images alternate between processes. So all have the same number of batches,
@@ -251,7 +251,7 @@ def decoded(data: bytes, channels: int) -> Tensor:
     return torch.from_numpy(np.atleast_3d(pixels)).movedim(2, 0)
 
 
-def mixed(*numbers: int) -> int:
+def seed_from(*numbers: int) -> int:
     """Return a seed that depends on all numbers."""
     digest = hashlib.sha256(repr(numbers).encode()).digest()
     return int.from_bytes(digest[:7], "big")

@@ -18,7 +18,7 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 from torch import Tensor
 
 from pipeline.config.train import Augment
-from pipeline.data.loaders.base import Batch, Cursor, Loader, LoaderSpec, mine, order, steps
+from pipeline.data.loaders.base import Batch, Cursor, Loader, LoaderSpec, order, rank_slice, steps
 from pipeline.data.shards import Pictures
 
 NOTHING = -1  # image number of a placeholder in a batch that would otherwise be empty
@@ -90,7 +90,7 @@ class _Source:
         if self._order[0] != info.epoch_idx:
             cursor = Cursor(self._seed, info.epoch_idx)
             self._order = info.epoch_idx, order(len(self._pictures), cursor, self._spec)
-        indices = self._order[1][mine(info.iteration, self._spec)].tolist()
+        indices = self._order[1][rank_slice(info.iteration, self._spec)].tolist()
         targets = [np.array(self._pictures.target(index), dtype=np.int32) for index in indices]
         if not indices:
             indices, targets = [0], [np.array([0, NOTHING], dtype=np.int32)]

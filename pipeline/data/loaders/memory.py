@@ -23,9 +23,9 @@ from pipeline.data.loaders.base import (
     LoaderSpec,
     decoded,
     evaluation,
-    mine,
-    mixed,
     order,
+    rank_slice,
+    seed_from,
     steps,
 )
 from pipeline.data.shards import Manifest, Pictures
@@ -67,7 +67,7 @@ class MemoryLoader(Loader):
         draws = self._draws(len(positions), DRAWS, purpose=1)
         more = self._draws(len(positions), MORE if self._needs_more() else 0, purpose=3)
         for step in range(cursor.step, len(self)):
-            here = mine(step, spec)
+            here = rank_slice(step, spec)
             chosen = positions[here]
             images = self._images[chosen]
             if spec.augment:
@@ -85,7 +85,7 @@ class MemoryLoader(Loader):
     def _draws(self, count: int, columns: int, purpose: int) -> Tensor:
         """Return the random numbers of an epoch, (count, columns) in [0, 1): a row per image."""
         cursor = self._cursor
-        random = torch.Generator().manual_seed(mixed(cursor.seed, cursor.epoch, purpose))
+        random = torch.Generator().manual_seed(seed_from(cursor.seed, cursor.epoch, purpose))
         return torch.rand(count, columns, generator=random).to(self.spec.device)
 
     def _position(self) -> bytes:
@@ -116,7 +116,7 @@ class MemoryLoader(Loader):
             area = side**2 * (0.02 + 0.31 * draws[:, 6])
             ratio = torch.exp(math.log(0.3) + (math.log(3.3) - math.log(0.3)) * draws[:, 7])
             size = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).clamp(max=side)
-            seed = mixed(self._cursor.seed, self._cursor.epoch, step, self.spec.rank, 2)
+            seed = seed_from(self._cursor.seed, self._cursor.epoch, step, self.spec.rank, 2)
             random = torch.Generator(images.device).manual_seed(seed)
             noise = torch.empty_like(images).normal_(generator=random)
             inside = _rectangle(side, draws[:, 8:10], size)

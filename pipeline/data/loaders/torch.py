@@ -27,9 +27,9 @@ from pipeline.data.loaders.base import (
     LoaderSpec,
     decoded,
     evaluation,
-    mine,
-    mixed,
     order,
+    rank_slice,
+    seed_from,
     steps,
 )
 from pipeline.data.loaders.workers import POLL, affordable, batches
@@ -84,8 +84,9 @@ class TorchLoader(Loader):
         positions = order(len(self._images), cursor, spec).tolist()
         numbers = range(len(positions))
         for step in range(len(self)):
-            here = numbers[mine(step, spec)]
-            yield [(positions[n], mixed(cursor.seed, cursor.epoch, n)) for n in here] or [(-1, 0)]
+            here = numbers[rank_slice(step, spec)]
+            keys = [(positions[n], seed_from(cursor.seed, cursor.epoch, n)) for n in here]
+            yield keys or [(-1, 0)]
 
     def _position(self) -> bytes:
         return self._cursor.to_bytes()

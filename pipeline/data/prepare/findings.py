@@ -101,7 +101,7 @@ def metrics(folder: Path) -> dict[str, float]:
     }
 
 
-def tell(folder: Path, counted: dict[str, float]) -> None:
+def show(folder: Path, counted: dict[str, float]) -> None:
     """Print what was left out, ignored, odd or contradictory, and the lists that name it."""
     remarks = list(rundir.read_lines(folder / REMARKS))
     kinds = ("class", "contradiction", "file")

@@ -105,12 +105,12 @@ def add(listing: Listing, found: Tree, split: str) -> list[File]:
     """Add the images in class folders of a split to a listing; return their items."""
     files = [file for file in found.images if "/" in file.name]
     loose = [file.name for file in found.images if "/" not in file.name]
-    take(listing, found, files, split)
+    add_to_listing(listing, found, files, split)
     listing.passed.extend(_row(split, name, LOOSE) for name in loose)
     return files
 
 
-def take(listing: Listing, found: Tree, files: list[File], split: str) -> None:
+def add_to_listing(listing: Listing, found: Tree, files: list[File], split: str) -> None:
     """Add sizes and times of the images of a split, and the ignored files, to a listing."""
     for file in files:
         listing.facts.extend(file[1:])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.sources import truth
 from pipeline.data.sources.base import Item, Listing, lacking
-from pipeline.data.sources.folders import ImageFolder, take
+from pipeline.data.sources.folders import ImageFolder, add_to_listing
 from pipeline.data.sources.tree import fact, folders, tree
 from pipeline.display.errors import UserError
 
@@ -63,12 +63,12 @@ class ImageNet(ImageFolder):
             UserError: the list is damaged, or lacks an image.
         """
         found = tree(self.root / "val", facts)
-        take(listing, found, found.images, "val")
+        add_to_listing(listing, found, found.images, "val")
         inside = [f"val/{file.name}" for file in found.images]
-        listing.splits["val"] = told(self.root, "val", inside, listing)
+        listing.splits["val"] = listed_items(self.root, "val", inside, listing)
 
 
-def told(root: Path, where: str, inside: list[str], listing: Listing) -> list[Item]:
+def listed_items(root: Path, where: str, inside: list[str], listing: Listing) -> list[Item]:
     """Return the validation items, with classes from a list.
 
     Args:

@@ -121,5 +121,5 @@ class ImageNetTars:
             all_ = tars.members(stream, self.root / VAL, listing.passed, VAL)
             files = [member for member in all_ if image(member.name)]
         inside = [f"{VAL}/{member.name.rpartition('/')[2]}" for member in files]
-        listing.splits["val"] = imagenet.told(self.root, VAL, inside, listing)
+        listing.splits["val"] = imagenet.listed_items(self.root, VAL, inside, listing)
         listing.offsets.extend(member.offset_data for member in files)

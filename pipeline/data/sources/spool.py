@@ -44,20 +44,20 @@ class Spool:
     @cached_property
     def targets(self) -> list[Label]:
         """The labels, in order."""
-        labels: list[Label] = self._told["labels"]
+        labels: list[Label] = self._content["labels"]
         return labels
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, number: int) -> Pair:
-        ends = self._told["ends"]
+        ends = self._content["ends"]
         begin = ends[number - 1] if number else 0
         self._file.seek(begin)
         return self._file.read(ends[number] - begin), self.targets[number]
 
     @cached_property
-    def _told(self) -> dict[str, Any]:
+    def _content(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self._index.read_text(encoding="utf-8"))
         return found
 

@@ -108,7 +108,7 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
     found = _growth(network, added(known.method))
     if isinstance(known.method, Structured):
         structures.apply(network, known.method)
-        told.append(structures.told(network, known.method))
+        told.append(structures.log_line(network, known.method))
         found = {"growable": len(outer_blocks(network)), "left": {}}
     return {**found, "start": told}
 

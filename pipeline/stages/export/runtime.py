@@ -71,7 +71,7 @@ def card(path: Path) -> str:
         ModuleNotFoundError: the reader of the format is not installed; says how to get it.
     """
     kind = _kind(path)
-    with _told(path):
+    with _one_line_errors(path):
         return kind.card(path)
 
 
@@ -90,7 +90,7 @@ def load(path: Path, *, trust: bool = False, threads: int | None = None) -> Load
         Elsewhere: the file was built for a GPU that this machine does not have.
     """
     kind = _kind(path)
-    with _told(path):
+    with _one_line_errors(path):
         if kind.code and not trust:
             kind.card(path)  # so that a damaged file is reported as damaged
             raise Untrusted(
@@ -110,7 +110,7 @@ def _kind(path: Path) -> Kind:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _one_line_errors(path: Path) -> Iterator[None]:
     """Convert the errors of all runtimes for a damaged file to a ValueError of one line."""
     try:
         yield

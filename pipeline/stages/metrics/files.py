@@ -177,7 +177,7 @@ def _trained(stage: Path, state: dict[str, Tensor], structure: Any, trust: bool)
 
 def _loaded(path: Path, network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     try:
-        return earlier.take(network, state)
+        return earlier.load_folded(network, state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} is of another architecture: {reason}") from None

@@ -76,9 +76,9 @@ def _network(context: Context, name: str, device: torch.device) -> Network:
     if name == "unfused":
         return earlier.trained(context).to(device)
     if name == "plain":
-        return earlier.usual(context).to(device)
+        return earlier.plain_with_fused_weights(context).to(device)
     if name == "plain_folded":
-        usual = earlier.folded(earlier.usual(context), context.config.data)
+        usual = earlier.folded(earlier.plain_with_fused_weights(context), context.config.data)
         return usual.to(device)
     fused = earlier.fused(context).to(device)
     if name == "channels_last":

@@ -122,15 +122,15 @@ def test_a_run_keeps_the_code_that_it_was_started_with(here, tmp_path, monkeypat
     origin = code.origins(run, {})
     assert (origin["model"]["file"], origin["model"]["revision"]) == (str(here / "mine.py"), None)
     assert settled(target()) == first
-    assert list(code.told(run)) == []
+    assert list(code.notes(run)) == []
     write(here, {"part.py": "NUMBER = 2"})
     assert settled(target()).code != first.code
-    (note,) = code.told(run)
+    (note,) = code.notes(run)
     assert "the code of mine:build has changed since run x began" in note
     code.check(run)  # passes, because the run has a copy
     assert code.origins(run, origin) == origin
     (here / "mine.py").unlink()
-    assert list(code.told(run)) == []
+    assert list(code.notes(run)) == []
     code.enable(first, tmp_path)
     assert call.call("model.target", first) == 1
 
@@ -160,7 +160,7 @@ def test_a_changed_copy_is_not_executed(here, tmp_path):
 def test_another_release_of_an_installed_package_is_noted(tmp_path):
     run = config(tmp_path, target("torchvision.models:resnet18", "torchvision==0.1"))
     code.check(run)
-    assert next(code.told(run)).startswith(
+    assert next(code.notes(run)).startswith(
         "torchvision.models:resnet18 was of torchvision==0.1 when run x began, now torchvision=="
     )
 

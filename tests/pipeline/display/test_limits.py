@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from pipeline.display import limits
-from pipeline.display.errors import surroundings
+from pipeline.display.errors import from_os_error
 
 ERRORS = {
     "MemoryError: no reason given": "-v",
@@ -67,5 +67,5 @@ def test_a_death_names_the_limit_that_caused_it(limited):
 
 def test_an_error_of_the_system_names_its_limit(limited):
     limited("-f")
-    said = str(surroundings(OSError(27, "File too large", "/x/y"), "here"))
+    said = str(from_os_error(OSError(27, "File too large", "/x/y"), "here"))
     assert said == "/x/y: File too large; ulimit -f is 2: raise it and launch again"

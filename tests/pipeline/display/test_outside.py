@@ -257,9 +257,9 @@ def refusing(error):
 
 def test_an_error_is_one_line(name, capsys):
     assert str(UserError(name)) == line(name) == str(UserError(str(UserError(name))))
-    assert exits.told(refusing(UserError(name)), "") == BAD_INPUT
+    assert exits.result_or_code(refusing(UserError(name)), "") == BAD_INPUT
     assert capsys.readouterr().err == f"error: {line(name)}\n"
-    assert exits.told(refusing(StageFailed(f"tail\n{name}")), "") == FAILED
+    assert exits.result_or_code(refusing(StageFailed(f"tail\n{name}")), "") == FAILED
     assert inert(capsys.readouterr().err)
 
 

@@ -134,8 +134,8 @@ def test_a_root_that_others_may_write_to_causes_a_warning(tmp_path, capsys):
     cluster = Local.model_construct(name="local")
     config = Config.model_construct(root=str(tmp_path), cluster=cluster)
     (tmp_path / "stages").mkdir()
-    safety.tell(config)
+    safety.warn(config)
     assert not capsys.readouterr().err
     (tmp_path / "stages").chmod(0o777)
-    safety.tell(config)
+    safety.warn(config)
     assert f"warning: everybody may write to {tmp_path / 'stages'}" in capsys.readouterr().err

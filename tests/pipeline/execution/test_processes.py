@@ -67,7 +67,7 @@ HERE = Place(job="12_3.1", node=1, nodes=2, address="n1", port=20007)
     ],
 )
 def test_only_variables_of_a_supervisor_for_this_directory_count(environment, told):
-    assert Place.told(Path("/data/stages/train-1"), environment) == told
+    assert Place.from_environment(Path("/data/stages/train-1"), environment) == told
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_a_launch_notes_images_that_changed_since_prep(
         state="done", repeats=False, wanted=True, dir=made.dir, fingerprint="abc"
     )
     capsys.readouterr()
-    freshness.tell(made.context.config, step, ["name=x", "dry_run=true"])
+    freshness.note_changes(made.context.config, step, ["name=x", "dry_run=true"])
     told = capsys.readouterr().out
     assert words in told and told.count("\n") == bool(words)
     assert not words or "python -m pipeline.launch name=x 'again=[prep]'" in told

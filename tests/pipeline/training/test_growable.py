@@ -7,7 +7,7 @@ from torch import nn
 from pipeline.config.model import DyRep, Plain, Static
 from pipeline.display.errors import UserError
 from pipeline.networks import architectures
-from pipeline.training.growable import left_alone, told
+from pipeline.training.growable import left_alone, reasons
 from pipeline.training.growth import prepare
 
 DYREP = DyRep.model_construct(kind="dyrep", name="dyrep", branches=["kxk", "1x1"])
@@ -64,7 +64,7 @@ def test_convolutions_left_alone_are_listed_once_per_reason():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), *(Other(4, 4, 3) for _ in range(4)))
     left = left_alone(network, DYREP)
     assert list(left) == ["1", "2", "3", "4"]
-    (line,) = told(left)
+    (line,) = reasons(left)
     assert line.startswith("4 convolutions left alone: a subclass")
     assert line.endswith("(1, 2, 3, …)")
 

@@ -176,7 +176,7 @@ def judged(*overrides, losses=(), top1=()):
     for epoch in range(max(len(losses), len(top1))):
         standing = Standing(recipe, packing.loads(packing.dumps(saved)))
         loss = losses[epoch] if epoch < len(losses) else 1.0
-        standing.take(epoch + 1, {"val_loss": loss, "top1": top1[epoch] if top1 else 50.0})
+        standing.record(epoch + 1, {"val_loss": loss, "top1": top1[epoch] if top1 else 50.0})
         saved = standing.state()
     return standing
 
