@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.config.base import STAGE_NAMES
 from pipeline.display.errors import UserError
 from pipeline.display.outside import line
 from pipeline.records import rundir
-from pipeline.records.schemas import Event, Progress, Record
+from pipeline.records.schemas import Event, Progress, Record, Result
 
 R = TypeVar("R", bound=Record)
 
@@ -23,13 +24,26 @@ def read(kind: type[R], directory: Path) -> R:
 
     Raises:
         FileNotFoundError: the directory has no such file.
-        UserError: the file is damaged.
+        UserError: the file is damaged, or is the result of another stage directory.
     """
     path = directory / kind.FILE
     parse = rundir.parse_yaml if path.suffix == ".yaml" else rundir.parse_json
     _, record = parse(path)
     assert isinstance(record, kind)
+    if isinstance(record, Result):
+        _check_place(record, path)
     return record
+
+
+def _check_place(result: Result, path: Path) -> None:
+    """Refuse a result that was copied from another stage directory, as its fingerprint shows."""
+    here, _, _ = path.parent.resolve().name.partition(".again-")
+    there = f"{result.stage}-{result.fingerprint}"
+    if result.fingerprint and here != there and here.partition("-")[0] in STAGE_NAMES:
+        raise UserError(
+            f"{path} is that of {there}, copied from there; `rm -r {path.parent.resolve()}` and "
+            "launch again to rebuild it"
+        )
 
 
 def write(record: Record, directory: Path) -> None:
