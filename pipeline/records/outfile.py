@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import sys
 from pathlib import Path
 
-from pipeline.display.errors import UserError
+from pipeline.display.errors import UserError, link_to_nothing
 from pipeline.records import disk, rundir
 from pipeline.records.schemas import Run
 
 BEGIN = 1000  # bytes at the start of a file that are looked at
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # pathlib leaves one slash of ://
 STARTS = {"JSON": (b"{", b"["), "HTML": (b"<",)}
 
 
@@ -29,10 +31,14 @@ def check(json: Path | None = None, html: Path | None = None) -> None:
         raise UserError(f"--json and --html both name {json}; give each a file of its own")
     for path in filter(None, (json, html)):
         _check_dash(path)
+        if ADDRESS.match(str(path)):  # which would become a folder of that name here
+            raise UserError(f"{path} is an address; name a file that this machine sees")
         try:
             there = _is_there(path)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; name another file") from None
+        if not path.resolve().parent.is_dir() and (lost := link_to_nothing(path, *path.parents)):
+            raise lost
         if path.is_dir():
             raise UserError(f"{path} is a folder; name a file in it")
         if there and not path.is_file():

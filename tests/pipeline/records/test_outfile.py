@@ -84,6 +84,24 @@ def test_a_path_that_cannot_be_written_is_refused_before_any_work(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "file"]
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("https://h/x.json", "is an address; name a file that this machine sees"),
+        ("s3://b/x.json", "is an address"),
+        ("link", "is a link to /nowhere/x, where nothing is; restore that"),
+        ("folder/x.json", "is a link to /nowhere, where nothing is; restore that"),
+    ],
+)
+def test_no_folder_is_made_for_an_address_or_a_dangling_link(tmp_path, monkeypatch, path, said):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("/nowhere/x")
+    Path("folder").symlink_to("/nowhere")
+    with pytest.raises(UserError, match=said):
+        outfile.check(json=Path(path))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_check_accepts_a_writable_path_without_creating_it(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     outfile.check(Path(os.devnull), tmp_path / "new" / "file")
