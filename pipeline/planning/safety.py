@@ -28,7 +28,7 @@ def warn(config: Config) -> None:
             f"below {masking.mask(config.root)}, for you alone to read; better leave it out and "
             "export it in the shell that launches, or have cluster.setup source a file of mode 600"
         )
-    _warn_of_shared(Path(config.root))
+    _warn_of_shared(Path(config.root), config.name)
     _warn_of_planted()
     if config.cluster.name == "local" and not machine.PROC.exists():
         _warn(
@@ -37,8 +37,9 @@ def warn(config: Config) -> None:
         )
 
 
-def _warn_of_shared(root: Path) -> None:
-    folders = [root, *(root / name for name in ("stages", "runs", "data", "cache"))]
+def _warn_of_shared(root: Path, run: str) -> None:
+    names = ("stages", "runs", "data", "cache", f"runs/{run}")
+    folders = [root, *(root / name for name in names)]
     for folder in folders:
         if folder.is_dir() and (who := private.writers(folder)):
             closed = "close it (chmod go-w) or " * (folder.stat().st_uid == os.geteuid())

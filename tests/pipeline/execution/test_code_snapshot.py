@@ -130,12 +130,13 @@ def test_a_group_without_other_members_counts_as_the_user(tmp_path, monkeypatch,
     assert private.writers(tmp_path) == who
 
 
-def test_a_root_that_others_may_write_to_causes_a_warning(tmp_path, capsys):
+@pytest.mark.parametrize("folder", ["stages", "runs/a"])
+def test_a_root_that_others_may_write_to_causes_a_warning(tmp_path, capsys, folder):
     cluster = Local.model_construct(name="local")
-    config = Config.model_construct(root=str(tmp_path), cluster=cluster)
-    (tmp_path / "stages").mkdir()
+    config = Config.model_construct(root=str(tmp_path), cluster=cluster, name="a")
+    (tmp_path / folder).mkdir(parents=True)
     safety.warn(config)
     assert not capsys.readouterr().err
-    (tmp_path / "stages").chmod(0o777)
+    (tmp_path / folder).chmod(0o777)
     safety.warn(config)
-    assert f"warning: everybody may write to {tmp_path / 'stages'}" in capsys.readouterr().err
+    assert f"warning: everybody may write to {tmp_path / folder}, " in capsys.readouterr().err
