@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -56,19 +57,24 @@ def main() -> int:
     if options.resume and options.json.exists():
         rounds = json.loads(options.json.read_text())["rounds"]
         report["rounds"] = [each for each in rounds if each["complete"]]
-    with tempfile.TemporaryDirectory(prefix="disturbed-") as folder:
-        cluster = Cluster(Path(folder) / "c", nodes=4, cpus_per_node=2, grace=2)
-        up(cluster)
-        os.environ.update(cluster.environment)
-        report["slurm"] = call("sbatch", "--version").split()[-1]
-        try:
-            calm = undisturbed(cluster, Path(folder))
-            while (left := options.count - count(report)) > 0:
-                night_through(cluster, Path(folder), calm, min(left, SHARE), report, options.json)
-        finally:
-            down(cluster.directory)
+    folder = Path(tempfile.mkdtemp(prefix="disturbed-"))
+    cluster = Cluster(folder / "c", nodes=4, cpus_per_node=2, grace=2)
+    up(cluster)
+    os.environ.update(cluster.environment)
+    report["slurm"] = call("sbatch", "--version").split()[-1]
+    try:
+        calm = undisturbed(cluster, folder)
+        while (left := options.count - count(report)) > 0:
+            night_through(cluster, folder, calm, min(left, SHARE), report, options.json)
+    finally:
+        shutil.copytree(cluster.directory / "log", folder / "log")  # `down` removes the cluster
+        down(cluster.directory)
     show(report)
-    return 1 if faults(report) else 0
+    if faults(report):
+        print(f"the logs of SLURM and of the jobs are kept in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 def count(report: dict[str, Any]) -> int:

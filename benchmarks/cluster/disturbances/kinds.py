@@ -109,6 +109,7 @@ def kill(night: Night, subject: Subject) -> bool:
 
 def restart_controller(night: Night, subject: Subject) -> bool:
     """Take slurmctld away for a few seconds."""
+    began = {each: entry for each in night.subjects if (entry := _running(night, each))}
     for each in night.subjects:
         each.blame("slurmctld restarted")
     number = night.chance.choice((signal.SIGTERM, signal.SIGKILL))
@@ -116,7 +117,14 @@ def restart_controller(night: Night, subject: Subject) -> bool:
     end(night.cluster, "slurmctld", number)
     night.pause(night.chance.uniform(0, 5))
     start(night.cluster, "slurmctld")
-    return night.wait(answers)
+    if not night.wait(answers):
+        return False
+    for each, before in began.items():
+        now = scheduler.patient(lambda id=before.id: scheduler.find(id))
+        if now and now.state == "PENDING" and now.restarts <= before.restarts:
+            each.blame("start forgotten")  # SLURM ends what runs on the node with SIGKILL
+            night.administered.append(f"nothing: a killed slurmctld forgot the start of {now.id}")
+    return True
 
 
 def node_down(night: Night, subject: Subject) -> bool:
