@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 
 class Chosen(TypedDict):
@@ -43,6 +43,6 @@ class Event:
     worth: dict[str, float] | None = None
     chosen: list[Chosen] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the event as plain data for JSON."""
         return asdict(self)

@@ -142,7 +142,7 @@ def _kinds(row: type) -> dict[str, tuple[type, ...]]:
     return found
 
 
-def rows(path: Path) -> Iterator[dict[str, Any]]:
+def rows(path: Path) -> Iterator[dict[str, object]]:
     """Yield the rows of a JSON-lines file; skip incomplete lines."""
     try:
         text = files.read(path).decode(errors="replace")

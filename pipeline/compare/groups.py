@@ -10,8 +10,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.compare import settings
 from pipeline.compare.statistics import Mean, Pairs
+from pipeline.config.base import Flat
 
 
 @dataclass(kw_only=True)
@@ -30,7 +30,7 @@ class Group:
     """
 
     label: str
-    settings: settings.Settings
+    settings: Flat
     runs: list[str]
     top1_by_seed: dict[int, float]
     top1: Mean

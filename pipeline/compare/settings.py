@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 
 import yaml
 
-from pipeline.config.base import written
+from pipeline.config.base import Flat, written
 from pipeline.display.errors import nearest
 
 T = TypeVar("T")
-Settings = dict[str, Any]  # by dotted key
 HASH = "_sha256"  # suffix of the key that holds a file's hash, beside the key of its path
 
 
@@ -29,17 +28,17 @@ def identity(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def differing(trees: list[Settings]) -> list[str]:
+def differing(trees: list[Flat]) -> list[str]:
     """Return the keys whose values differ; a missing key counts as a value."""
     keys = dict.fromkeys(key for tree in trees for key in tree)
     return [key for key in keys if _differs(trees, key)]
 
 
-def _differs(trees: list[Settings], key: str) -> bool:
+def _differs(trees: list[Flat], key: str) -> bool:
     return len({identity(tree.get(key, "–")) for tree in trees}) > 1
 
 
-def labels(trees: list[Settings], differ: list[str]) -> list[str]:
+def labels(trees: list[Flat], differ: list[str]) -> list[str]:
     """Name each group by the choices that differ, and by settings that differ within a choice.
 
     A setting is left out if the remaining ones tell the groups apart as well without it.
@@ -59,7 +58,7 @@ def labels(trees: list[Settings], differ: list[str]) -> list[str]:
     return _named(trees, kept)
 
 
-def _named(trees: list[Settings], keys: list[str]) -> list[str]:
+def _named(trees: list[Flat], keys: list[str]) -> list[str]:
     """Return one line per tree: `key=value` for each of the keys that it has."""
     return [
         " ".join(f"{key.removesuffix('.name')}={written(tree[key])}" for key in keys if key in tree)
@@ -67,14 +66,14 @@ def _named(trees: list[Settings], keys: list[str]) -> list[str]:
     ]
 
 
-def _within_choice(trees: list[Settings], key: str, choices: list[str]) -> bool:
+def _within_choice(trees: list[Flat], key: str, choices: list[str]) -> bool:
     """Whether a setting differs among groups that made the same choice for its section."""
     choice = f"{key.split('.')[0]}.name"
     alike = group_by(trees, lambda tree: identity(tree.get(choice) if choice in choices else ""))
     return any(_differs(some, key) for some in alike)
 
 
-def fits(tree: Settings, key: str, value: str) -> bool:
+def fits(tree: Flat, key: str, value: str) -> bool:
     """Whether a setting, or a choice such as `method`, has the value a user wrote."""
     actual = tree.get(_full(tree, key), "–")
     try:
@@ -84,7 +83,7 @@ def fits(tree: Settings, key: str, value: str) -> bool:
     return written(actual) == value or bool(actual == meant)
 
 
-def valid(trees: list[Settings], key: str, value: str) -> str:
+def valid(trees: list[Flat], key: str, value: str) -> str:
     """Return suggestions for a setting that matches no group."""
     keys = {k for tree in trees for k in tree}
     names = sorted(keys | {k.removesuffix(".name") for k in keys if k.endswith(".name")})
@@ -94,5 +93,5 @@ def valid(trees: list[Settings], key: str, value: str) -> str:
     return nearest(value, sorted(values), f"{key}=")
 
 
-def _full(tree: Settings, key: str) -> str:
+def _full(tree: Flat, key: str) -> str:
     return key if key in tree else f"{key}.name"

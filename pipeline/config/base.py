@@ -20,6 +20,7 @@ Variant = Literal[
 ]  # fmt: skip
 PARALLEL = ("train", "eval")  # stages that run in several processes
 Values = dict[str, Any]  # nested settings by name, unchecked
+Flat = dict[str, Any]  # settings by dotted key
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 

@@ -6,11 +6,8 @@ A file of `conf/` may hold such a setting, because it can take effect with anoth
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
 
-from pipeline.config.base import written
-
-Flat = dict[str, Any]  # settings by dotted key
+from pipeline.config.base import Flat, written
 
 
 def idle(named: Collection[str], flat: Flat) -> dict[str, str]:

@@ -11,13 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.config import policy
-from pipeline.config.base import written
+from pipeline.config.base import Flat, written
 from pipeline.config.data import MAX_ASPECT, MAX_PIXELS
 from pipeline.config.rules import RULED, WINDOWS
 from pipeline.config.train import ENDING, OF_SCHEDULE, Train
 from pipeline.display.masking import mask
-
-Flat = dict[str, Any]  # settings by dotted key
 
 LARGEST = 10**9  # largest integer
 MOST = {  # largest values of single settings

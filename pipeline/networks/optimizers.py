@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 import dyrep
+from dyrep.optimizers import ParamGroup
 from pipeline.config.train import Train
 from pipeline.display.errors import UserError, nearest
 from pipeline.networks.layers import depths
@@ -73,7 +74,7 @@ def needs_gpu(name: str) -> bool:
     return name.startswith(ON_GPU)
 
 
-def _groups(model: nn.Module, train: Train, head: Collection[str]) -> list[dict[str, Any]]:
+def _groups(model: nn.Module, train: Train, head: Collection[str]) -> list[ParamGroup]:
     """Return the parameter groups; those of a classifier with its own learning rate come first."""
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
     heads = [p for name, p in learning.items() if name in head]
@@ -85,7 +86,7 @@ def _groups(model: nn.Module, train: Train, head: Collection[str]) -> list[dict[
 
 def _by_layer(
     model: nn.Module, parameters: dict[str, nn.Parameter], train: Train
-) -> list[dict[str, Any]]:
+) -> list[ParamGroup]:
     """Return the parameter groups by weight decay and, with `layer_decay`, by layer.
 
     Each layer has all groups, even if empty, because branches that grow join them.
@@ -104,9 +105,7 @@ def _by_layer(
     ]
 
 
-def _by_decay(
-    model: nn.Module, parameters: list[nn.Parameter], train: Train
-) -> list[dict[str, Any]]:
+def _by_decay(model: nn.Module, parameters: list[nn.Parameter], train: Train) -> list[ParamGroup]:
     """Return three groups: matrices and kernels (decay), biases and norms, branch strengths.
 
     Strengths never decay; biases and norms decay with `train.decay_norms`.

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from omegaconf import MISSING
 
@@ -189,7 +188,7 @@ def _hash(path: Path, size: int, changed: int) -> str:
     return disk.sha256(path)
 
 
-def _of_run(path: Path, section: str) -> dict[str, Any]:
+def _of_run(path: Path, section: str) -> Values:
     """Return a section of the settings of the run that a file belongs to; {} if to none."""
     run = path.parent.parent
     return dict(rundir.read_yaml(run / "config.yaml")[section]) if _is_run(run) else {}

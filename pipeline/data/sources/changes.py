@@ -55,7 +55,7 @@ class Changes:
         return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
-def summary(listing: Listing) -> dict[str, Any]:
+def summary(listing: Listing) -> dict[str, int | str]:
     """Return the summary for the manifest: number of files, bytes, and a digest of the list."""
     digest = hashlib.sha256()
     for line in _lines(listing):

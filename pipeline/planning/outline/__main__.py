@@ -27,6 +27,7 @@ from dyrep.cost import cost
 from dyrep.eligible import convs, unfit_convs
 from dyrep.geometry import Geometry
 from pipeline.config import sections
+from pipeline.config.base import Values
 from pipeline.config.data import Custom as Settings
 from pipeline.config.model import Model, Structured, added
 from pipeline.custom import code
@@ -93,7 +94,7 @@ def _growth(network: nn.Module, branches: Sequence[str]) -> dict[str, Any]:
     return {**found, "norms": bool(freezing.following(network))}
 
 
-def start(asked: dict[str, Any]) -> dict[str, Any]:
+def start(asked: Values) -> dict[str, object]:
     """Return the outline of a network with its initial weights and branches.
 
     Raises:
@@ -222,21 +223,21 @@ def names() -> dict[str, list[str]]:
     }
 
 
-def _images(request: dict[str, Any]) -> Images:
+def _images(request: Values) -> Images:
     data = sections(request).data
     assert isinstance(data, Settings)
     training, classes, side = Custom(data).sizes()
     return Images(training=training, classes=classes, side=side)
 
 
-def _theirs(request: dict[str, Any]) -> str | None:
+def _theirs(request: Values) -> str | None:
     """Return the setting that names the user's code, if the request calls any; else None."""
     settings = ((name, request.get(name)) for name in code.SECTIONS)
     named = ((n, its["target"]) for n, its in settings if its and "target" in its)
     return next((f"{name}.target={target}" for name, target in named), None)
 
 
-def _reply(request: dict[str, Any]) -> dict[str, Any]:
+def _reply(request: Values) -> dict[str, object]:
     """Return the answer to a request, or the reason why it is refused."""
     try:
         return _answer(request)
@@ -248,7 +249,7 @@ def _reply(request: dict[str, Any]) -> dict[str, Any]:
         return {"refused": f"{theirs} {raised(error)}"}
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
+def _answer(request: Values) -> dict[str, object]:
     if code_dir := request.get("code_dir"):
         code.on_path(Path(code_dir))
     os.chdir("/")  # as a stage does not run in the directory of the launch either

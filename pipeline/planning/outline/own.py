@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pipeline.config.base import Values
 from pipeline.config.model import BLOCKS, widened
 from pipeline.display.errors import UserError
 
@@ -78,7 +79,7 @@ def outline(request: Request) -> Outline:
     )
 
 
-def convs(model: dict[str, Any], side: int, channels: int) -> Iterator[Conv]:
+def convs(model: Values, side: int, channels: int) -> Iterator[Conv]:
     """Yield the convolutions of a network for square images of `side` pixels."""
     if model["family"] == "vgg":
         return _vgg(channels, model["widths"], side, bool(model.get("bias", True)))
