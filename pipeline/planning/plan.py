@@ -41,7 +41,7 @@ def make_plan(config: Config, repeated: Container[Path] = ()) -> list[PlannedSta
         directory = rundir.stage_dir(root, stage.name, question.fingerprint)
         state = _state(directory)
         asked = stage.name in config.again and directory not in repeated
-        anew = _anew(asked, state, directory, [plan[name] for name in stage.parents])
+        unusable = _unusable(asked, state, directory, [plan[name] for name in stage.parents])
         why = _why(state, directory, rundir.run_dir(root, config.name) / stage.name, question)
         plan[stage.name] = PlannedStage(
             stage=stage,
@@ -49,8 +49,8 @@ def make_plan(config: Config, repeated: Container[Path] = ()) -> list[PlannedSta
             dir=directory,
             state=state,
             wanted=stage.name in config.stage.run,
-            why=_reason(why, anew, asked),
-            anew=anew,
+            why=_reason(why, unusable, asked),
+            unusable=unusable,
         )
     _check_parents(plan, config.name)
     return list(plan.values())
@@ -79,7 +79,7 @@ def _above(name: str) -> set[str]:
     return {*parents}.union(*map(_above, parents))
 
 
-def _anew(asked: bool, state: State, directory: Path, parents: list[PlannedStage]) -> str:
+def _unusable(asked: bool, state: State, directory: Path, parents: list[PlannedStage]) -> str:
     """Return why the result of a stage must not be used; empty if it may."""
     if state == "new":
         return ""
@@ -92,10 +92,10 @@ def _anew(asked: bool, state: State, directory: Path, parents: list[PlannedStage
     return f"its parent {older} was repeated since" if older else ""
 
 
-def _reason(why: str, anew: str, asked: bool) -> str:
+def _reason(why: str, unusable: str, asked: bool) -> str:
     """Return the reason why a stage runs or not, and what happens to an existing result."""
-    if anew:
-        return f"{anew} ({why})"
+    if unusable:
+        return f"{unusable} ({why})"
     return f"{why}, so again= has nothing to repeat" if asked else why
 
 
@@ -162,11 +162,11 @@ def _check_parents(plan: dict[str, PlannedStage], name: str) -> None:
         if not planned.runs:
             continue
         parents = [plan[parent] for parent in planned.stage.parents]
-        missing = [p for p in parents if not p.runs and (p.state != "done" or p.anew)]
+        missing = [p for p in parents if not p.runs and (p.state != "done" or p.unusable)]
         if missing:
             both = ",".join(_enough(plan))
             needed = " and ".join(
-                parent.stage.name + (f" anew ({parent.anew})" if parent.anew else "")
+                parent.stage.name + (f" again ({parent.unusable})" if parent.unusable else "")
                 for parent in missing
             )
             raise UserError(
@@ -180,7 +180,7 @@ def _enough(plan: dict[str, PlannedStage]) -> list[str]:
     names: set[str] = set()
     for name, planned in reversed(plan.items()):
         needed = any(name in plan[child].stage.parents for child in names)
-        if planned.wanted or (needed and (planned.state != "done" or planned.anew)):
+        if planned.wanted or (needed and (planned.state != "done" or planned.unusable)):
             names.add(name)
     return [name for name in plan if name in names]
 
@@ -194,7 +194,7 @@ def verify(plan: list[PlannedStage]) -> None:
         UserError: a file is missing, truncated or edited; the message names it and the cure.
     """
     for planned in plan:
-        if planned.state == "done" and not planned.anew:
+        if planned.state == "done" and not planned.unusable:
             verify_outputs(planned.dir)
 
 

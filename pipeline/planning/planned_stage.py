@@ -16,7 +16,7 @@ State = Literal["done", "unfinished", "new"]
 class PlannedStage:
     """One stage of a plan: its question, its directory, its state, and whether it was requested.
 
-    `anew` is the reason why an existing result must not be used; empty if it may be used.
+    `unusable` is the reason why an existing result must not be used; empty if it may be used.
     """
 
     stage: Stage
@@ -25,7 +25,7 @@ class PlannedStage:
     state: State
     wanted: bool
     why: str
-    anew: str = ""
+    unusable: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -35,12 +35,12 @@ class PlannedStage:
     @property
     def runs(self) -> bool:
         """Whether a launch executes this stage."""
-        return self.wanted and (self.state != "done" or bool(self.anew))
+        return self.wanted and (self.state != "done" or bool(self.unusable))
 
     @property
     def repeats(self) -> bool:
         """Whether a launch sets an existing result aside and begins the stage again."""
-        return self.wanted and bool(self.anew)
+        return self.wanted and bool(self.unusable)
 
     @property
     def action(self) -> str:

@@ -16,7 +16,7 @@ from pipeline.config.train import Train
 from pipeline.display.errors import UserError
 from pipeline.display.masking import mask
 from pipeline.display.terminal import Terminal, bold
-from pipeline.planning.outline import UNTOLD, Outline, Unknown, classes
+from pipeline.planning.outline import ASSUMED_CLASSES, Outline, Unknown, classes
 from pipeline.planning.planned_stage import PlannedStage
 from pipeline.records import rundir, store
 from pipeline.records.schemas import Result
@@ -109,7 +109,7 @@ def _length(train: Train) -> str:
 
 def _classes(config: Config, counted: int | None) -> str:
     known = classes(config, counted)
-    assumed = f"{UNTOLD:,} classes (assumed until prep has counted them)"
+    assumed = f"{ASSUMED_CLASSES:,} classes (assumed until prep has counted them)"
     return assumed if known is None else f"{known:,} classes"
 
 

@@ -226,8 +226,8 @@ def damaged(path: Path, error: Exception, line: int = 0) -> UserError:
     why = " ".join(str(error).split())
     if line:
         return UserError(f"{path} line {line} is damaged ({why}); restore or remove that line")
-    anew = path.name in (RESULT, STAGE)  # a launch can make these files again
-    cure = f"{path} and launch again" if anew else f"{path.parent} to start over"
+    remade = path.name in (RESULT, STAGE)  # a launch can make these files again
+    cure = f"{path} and launch again" if remade else f"{path.parent} to start over"
     return UserError(f"{path} is damaged ({why}); restore it, or remove {cure}")
 
 

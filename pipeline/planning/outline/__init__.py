@@ -32,7 +32,7 @@ STEP = 8  # pixels; the sides of progressive images are multiples of it
 CLASSES = dict.fromkeys(("digits", "cifar10", "mnist", "fashion_mnist", "kmnist"), 10)
 CLASSES["cifar100"] = 100
 CALLS = "calls"  # key of the last line of output if the user's code ends the process
-UNTOLD = 1000  # classes assumed before prep has counted them; they change the last layer alone
+ASSUMED_CLASSES = 1000  # before prep has counted them; they change the last layer alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class Request:
         batch: images of a micro-batch.
         processes: processes that train together.
         branches: branches of the method.
-        classes: number of classes of the data; `UNTOLD` if unknown before prep.
+        classes: number of classes of the data; `ASSUMED_CLASSES` if unknown before prep.
         counted: whether `classes` is the number of classes of the data.
         code_dir: the folder of the user's code.
     """
@@ -99,7 +99,7 @@ class Request:
     sides: list[int]
     batch: int
     branches: list[str]
-    classes: int = UNTOLD
+    classes: int = ASSUMED_CLASSES
     counted: bool = True
     processes: int = 1
     code_dir: str = ""
@@ -118,7 +118,7 @@ class Request:
             batch=config.train.batch_size // (processes * config.train.accumulate),
             branches=added(config.method),
             processes=processes,
-            classes=known or UNTOLD,
+            classes=known or ASSUMED_CLASSES,
             counted=known is not None,
             channels=config.data.channels,
         )
@@ -244,7 +244,7 @@ def _started(config: Config, counted: int | None, found: Outline) -> Outline:
         "model": model.model_dump(mode="json"),
         "method": method.model_dump(mode="json"),
     }
-    asked |= {"classes": known or UNTOLD, "counted": known is not None}
+    asked |= {"classes": known or ASSUMED_CLASSES, "counted": known is not None}
     asked |= {"head_lr": config.train.head_lr, "channels": config.data.channels}
     answer = _accepted(_asked("--start", json.dumps(asked), config.root))
     if isinstance(answer, Unknown):

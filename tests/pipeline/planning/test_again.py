@@ -154,8 +154,8 @@ def test_a_stage_after_a_repeated_one_is_out_of_date_until_it_is_repeated(tmp_pa
     repeat(tmp_path, "again=[train]", "stage=train")
     for overrides in ([], other):
         fuse = make_plan(config(tmp_path, *overrides))[2]
-        assert (fuse.action, fuse.anew) == ("repeat", "its parent train was repeated since")
-    with pytest.raises(UserError, match="needs fuse anew"):
+        assert (fuse.action, fuse.unusable) == ("repeat", "its parent train was repeated since")
+    with pytest.raises(UserError, match="needs fuse again"):
         make_plan(config(tmp_path, "stage=latency", "again=[latency]"))
     repeat(tmp_path)
     assert set(actions(tmp_path)) == {"skip"}
