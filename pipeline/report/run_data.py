@@ -30,8 +30,8 @@ WHAT = {  # in the order of the tables
     "aotinductor": "fused, AOTInductor",
     "tensorrt": "fused, TensorRT",
     "int8": "fused, int8, ONNX Runtime",
-    "plain": "the architecture as usually built",
-    "plain_folded": "the same, batch norms folded",
+    "plain": "the architecture without growth",
+    "plain_folded": "plain, batch norms folded",
 }
 
 
@@ -139,10 +139,10 @@ class Story:
         if epochs is None:
             return ""
         if best is None:
-            return f"Shipped: the last of {epochs:.0f} epochs"
+            return f"The network of the last of {epochs:.0f} epochs is shipped"
         return (
-            f"Shipped: epoch {best:.0f} of {epochs:.0f}, chosen for its top-1 on the validation "
-            "images; expect a little less on other images"
+            f"The network of epoch {best:.0f} of {epochs:.0f} is shipped. The epoch was chosen for "
+            "its top-1 on the validation images; expect a little less on other images"
         )
 
     @property
@@ -236,7 +236,10 @@ def _left(left: dict[str, str]) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for path, reason in left.items():
         by_reason.setdefault(reason, []).append(path)
-    return [f"Left alone, {reason}: {', '.join(paths)}" for reason, paths in by_reason.items()]
+    return [
+        f"Convolutions without branches: {', '.join(paths)} ({reason})"
+        for reason, paths in by_reason.items()
+    ]
 
 
 def short(number: float) -> str:

@@ -47,7 +47,7 @@ def training(story: Story) -> list[tuple[str, str]]:
     rows = [
         ("network", story.settings.get("model", {}).get("name")),
         ("epochs", recipe.get("epochs")),
-        ("images of a step", recipe.get("batch_size")),
+        ("images per step", recipe.get("batch_size")),
         ("optimizer", recipe.get("optimizer")),
         ("learning rate", _rate(recipe)),
         ("precision", recipe.get("precision")),

@@ -46,7 +46,7 @@ def test_an_unfinished_run_has_a_report(run):
     assert told.missing == ["prep", "train", "fuse", "eval", "latency"]
     assert [row["step"] for row in told.steps] == [1, 2, 3]
     page = write_report(run).read_text()
-    assert "not finished" in page and "git did not say" not in page
+    assert "not finished" in page and "git could not report" not in page
 
 
 def test_a_loss_that_was_not_finite_is_a_gap_in_the_curve(run):
@@ -64,7 +64,7 @@ def test_a_loss_that_was_not_finite_is_a_gap_in_the_curve(run):
 def test_the_report_says_if_uncommitted_changes_are_unknown(run):
     facts = rundir.read_json(run / "run.json")
     rundir.write_json(run / "run.json", facts | {"source": {"revision": None, "dirty": None}})
-    assert "with or without uncommitted changes: git did not say" in write_report(run).read_text()
+    assert "git could not report uncommitted changes" in write_report(run).read_text()
 
 
 def test_names_are_text_not_markup(run):
@@ -133,7 +133,7 @@ def test_the_report_shows_the_cost_of_layers_and_why_branches_were_chosen(run):
     ]
     page = write_report(run).read_text()
     assert "Cost of a step" in page and "last 1.16" in page
-    for word in ("0.1250", "2 of 9", "Why these branches"):
+    for word in ("0.1250", "2 of 9", "highest predicted gain per price"):
         assert word in page
 
 
@@ -186,10 +186,10 @@ def test_the_learning_rate_and_every_number_are_on_the_page(tmp_path):
 @pytest.mark.parametrize(
     ("metrics", "told"),
     [
-        ({"train/epochs": 5}, "Shipped: the last of 5 epochs"),
+        ({"train/epochs": 5}, "The network of the last of 5 epochs is shipped"),
         (
             {"train/epochs": 5, "train/shipped_epoch": 2},
-            "Shipped: epoch 2 of 5, chosen for its top-1",
+            "The network of epoch 2 of 5 is shipped. The epoch was chosen for its top-1",
         ),
     ],
 )

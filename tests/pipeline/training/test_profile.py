@@ -58,4 +58,4 @@ def test_the_report_shows_the_table_of_operators(tmp_path):
     rundir.write_json(run / "train" / TABLE, {"steps": 7, "operators": [row], "left_out": 3})
     assert run_data.read(run).profile["steps"] == 7
     page = write_report(run).read_text()
-    assert "aten::&lt;b&gt;" in page and "in the mean of 7" in page and "2.000" in page
+    assert "aten::&lt;b&gt;" in page and "mean over 7 steps" in page and "2.000" in page
