@@ -36,7 +36,7 @@ launch: $(INSTALLED) ## make launch ARGS="method=dbb seed=1"
 docs: $(INSTALLED) ## the API of dyrep, from its docstrings, into build/docs/
 	@$(BIN)/python -m pdoc --docformat google --output-directory build/docs dyrep
 
-lock: $(INSTALLED) ## write requirements.lock anew from pyproject.toml
+lock: $(INSTALLED) ## rewrite requirements.lock from pyproject.toml
 	@$(BIN)/python -m pip install --quiet --quiet uv
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 		--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \

@@ -81,7 +81,7 @@ def _in_its_run(standing: Standing, stages: dict[str, Path]) -> Standing:
     """Return the status of a stage; a finished one says if it is out of date."""
     directories = {name: path.resolve() for name, path in stages.items()}
     parents = [directories[p] for p in STAGES[standing.stage].parents if p in directories]
-    with suppress(UserError, OSError):  # damaged records are told elsewhere
+    with suppress(UserError, OSError):  # damaged records are reported elsewhere
         older = repeats.behind(directories[standing.stage], parents)
         if standing.state == "done" and older:
             why = f"older than {older}, which was repeated since; launch again to repeat it"

@@ -190,9 +190,9 @@ def _not_to_succeed(first: str) -> str | None:
         state = None
     if state in TAKEN:
         return None
-    return (
-        f"job {first} ended as {state or 'nobody knows what'}, not preempted; launch again to go on"
-    )
+    if state is None:
+        return f"it is unknown how job {first} ended; launch again to go on"
+    return f"job {first} ended as {state}, not preempted; launch again to go on"
 
 
 def _run(job: Job, here: Allocation, seen: list[int], script: orphan.Script | None) -> int:

@@ -61,7 +61,8 @@ def _without_a_word(directory: Path, number: int, end: End | None) -> Event:
     """Record the end of an attempt whose processes could not record it."""
     kind = "error"
     if _hung(directory, number):
-        message = f"no step within cluster.hang_timeout; {directory / 'logs'} tells where each hung"
+        where = f"{directory / 'logs'} shows where each process hung"
+        message = f"no step within cluster.hang_timeout; {where}"
     elif refused := disk.refusal(directory):  # the processes could not write their error
         kind, message = "input", str(refused)
     else:

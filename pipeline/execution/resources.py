@@ -53,7 +53,7 @@ def explained(error: Exception) -> UserError:
     if "there is no" in str(error) and "on this machine" in str(error):
         cure = "; launch where SLURM is installed, or use cluster=local"
     if isinstance(error, Unreachable):
-        cure = "; launch again when it answers (`sinfo` tells)"
+        cure = "; launch again when it answers (`sinfo` shows whether it does)"
         cure = cure if left else f"; nothing is submitted{cure}"
     return UserError("; ".join([f"cluster=slurm: {error}{cure}", *left]))
 

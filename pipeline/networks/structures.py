@@ -25,7 +25,7 @@ def apply(network: nn.Module, method: Structured) -> None:
     try:
         if method.structure_sha256 not in (None, disk.sha256(path)):
             raise UserError(
-                f"{KEY}={path} holds something else than when the run was frozen; restore it, or "
+                f"{KEY}={path} has changed since the run was frozen; restore it, or "
                 "choose another name= to train from the start"
             )
         dyrep.apply_structure(network, rundir.read_json(path))

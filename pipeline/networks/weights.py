@@ -43,7 +43,7 @@ def read(path: Path, digest: str | None) -> dict[str, Tensor]:
     try:
         if digest is not None and disk.sha256(path) != digest:
             raise UserError(
-                f"{KEY}={path} holds something else than when the run was frozen; restore it, or "
+                f"{KEY}={path} has changed since the run was frozen; restore it, or "
                 "choose another name= to train from the start"
             )
         with path.open("rb") as file:

@@ -234,7 +234,7 @@ def _wrong(key: str, path: Path, digest: str | None) -> str | None:
     if found == digest:
         return None
     return (
-        f"{key}={path} holds something else than when the run was frozen "
+        f"{key}={path} has changed since the run was frozen "
         f"(SHA-256 {found[:SHOWN]}… instead of {str(digest)[:SHOWN]}…)"
     )
 

@@ -60,7 +60,7 @@ def _begun(stage: Path) -> bool:
 
 
 def at_work(stage: Path) -> bool:
-    """Whether a stage was begun or queued, and has not told its end."""
+    """Whether a stage was begun or queued, and has recorded no end."""
     if not _begun(stage) or (stage / rundir.RESULT).exists():
         return False
     last = store.events(stage)[-1:]

@@ -57,7 +57,7 @@ def run(context: Context) -> dict[str, float]:
     after = machine.state(device)
     noise = [*_noise(neighbours, bench.timings), *machine.disturbed(before, after)]
     if bench.rounds < settings.repeats:
-        noise.append(f"after {bench.rounds} of {settings.repeats} rounds it was given up for that")
+        noise.append(f"measuring ended early, after {bench.rounds} of {settings.repeats} rounds")
     details = {
         "device": device_name(),
         "threads": torch.get_num_threads(),
@@ -82,7 +82,7 @@ def run(context: Context) -> dict[str, float]:
         if variant.device != device.type:
             print(f"{name} ran on the {variant.device.upper()}")
     if device.type == "cuda" and not machine.watched(before):
-        print("note: nvidia-smi tells nothing of this GPU; neighbours on it go unnoticed")
+        print("note: nvidia-smi reports nothing about this GPU; other processes on it go unnoticed")
     for reason in noise:
         print(f"noisy: {reason}")
     numbers = {

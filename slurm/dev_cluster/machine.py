@@ -79,7 +79,7 @@ def version() -> tuple[int, int]:
     told = call("slurmd", "-V", environment=os.environ | {"PATH": search_path()}, timeout=10)
     match = re.search(r"(\d+)\.(\d+)", told.stdout)
     if match is None:
-        raise Failed(f"slurmd -V tells no version:\n{tail(told.stdout + told.stderr)}")
+        raise Failed(f"slurmd -V prints no version:\n{tail(told.stdout + told.stderr)}")
     return int(match[1]), int(match[2])
 
 

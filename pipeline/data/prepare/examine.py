@@ -104,7 +104,7 @@ def examine(name: str, data: bytes, prep: Prep, channels: int = 3) -> Good:
     remarks = _misnamed(name, kind) + remarks
     if changed:
         form = "RGB" if channels == 3 else "grey"
-        remarks.append(f"{what}, stored anew as upright 8-bit {form}".removeprefix(", "))
+        remarks.append(f"{what}, encoded again as upright 8-bit {form}".removeprefix(", "))
     if channels == 1 and _has_colours(rgb):
         remarks.append("has colours, and the network sees its luminance")
     if icc:

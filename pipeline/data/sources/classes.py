@@ -9,7 +9,7 @@ from pipeline.data.sources.base import Item
 from pipeline.display.errors import UserError
 
 Label = int | str
-UNTOLD: tuple[Label, ...] = (-1, "")
+UNLABELLED: tuple[Label, ...] = (-1, "")
 Labelled = dict[str, list[tuple[str, Label]]]  # by split: name and label of each image
 
 
@@ -29,10 +29,10 @@ def labelled(
     for split, rows in found.items():
         if not rows:
             raise UserError(f"{where} has no images{f' in {split}' * (split != 'all')}; add some")
-        if untold := next(((name, label) for name, label in rows if label in UNTOLD), None):
+        if unlabelled := next(((name, label) for name, label in rows if label in UNLABELLED), None):
             raise UserError(
-                f"{where / untold[0]} has the label {untold[1]!a}, so nobody told its class; leave "
-                "out what has none"
+                f"{where / unlabelled[0]} has the label {unlabelled[1]!a}, so its class is "
+                "unknown; leave out images without a class"
             )
     first = next(iter(found))  # train, or all
     told = {label for _, label in found[first]}

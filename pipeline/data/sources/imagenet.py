@@ -90,7 +90,7 @@ def listed_items(root: Path, where: str, inside: list[str], listing: Listing) ->
     missing = sorted(images - labels.keys())
     if missing:
         raise UserError(
-            f"{path} tells no class of {missing[0]}"
+            f"{path} names no class for {missing[0]}"
             f"{f' and {len(missing) - 1} more images' if missing[1:] else ''} in "
             f"{root / where}; add them to it, or take them away; see docs/data.md"
         )
@@ -132,7 +132,7 @@ def _entries(root: Path, where: str) -> tuple[Path, list[truth.Entry]]:
             return root / TRUTH if path.is_dir() and name == KIT else path, _read(path)
     raise UserError(
         f"{root / where} holds images without class folders, and none of {SOLUTION}, "
-        f"{KIT}/ (or .tar.gz) and {LIST} is in {root} to tell their classes"
+        f"{KIT}/ (or .tar.gz) and {LIST} is in {root} to name their classes"
     )
 
 

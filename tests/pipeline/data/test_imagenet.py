@@ -97,8 +97,8 @@ UNREAD = {
     "float": (rows("2.0", 0, 1), "line 1: '2.0' is neither a folder of train/ nor a whole number"),
     "unknown class": (rows(WNIDS[2], "n99999999", 0), "line 2: 'n99999999' is neither a folder of train/"),
     "twice": (ZERO + "\n" + rows(0), "line 4: ILSVRC2012_val_00000001 is there before, with another class"),
-    "missing": (rows(1, 0), "tells no class of ILSVRC2012_val_00000003 in .*/val; add"),
-    "other names": (rows(0, 1, 2, start=11), "tells no class of .* and 2 more images"),
+    "missing": (rows(1, 0), "names no class for ILSVRC2012_val_00000003 in .*/val; add"),
+    "other names": (rows(0, 1, 2, start=11), "names no class for .* and 2 more images"),
     "one column": ("ILSVRC2012_val_00000001.JPEG\n", "line 1: 'ILSVRC2012_val_00000001.JPEG' is not a name and a class"),
     "three columns": ("0,ILSVRC2012_val_00000001.JPEG,2\n", "line 1: .* is not a name and a class"),
     "a long field": ("x" * 200_000 + ",0\n" + ZERO, "line 1: 'xxx.* is not a name and a class"),
@@ -163,7 +163,7 @@ def test_a_list_that_is_wrong_is_refused_at_launch_in_one_line(imagenet, kind):
     [
         ("3\n1\n7\n", "line 3: '7' is not a class"),
         ("1\nx\n2", "line 2: 'x' is not a class"),
-        ("1\n2", "tells no class of"),
+        ("1\n2", "names no class for"),
     ],
 )
 def test_a_development_kit_that_is_wrong_is_refused(imagenet, truth, words):

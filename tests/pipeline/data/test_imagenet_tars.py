@@ -102,10 +102,10 @@ WRONG = {
         lambda root: (root / VAL).unlink(),
         f"{VAL} is missing beside its other half",
     ),
-    "no list": (lambda root: (root / "val.txt").unlink(), "to tell their classes"),
+    "no list": (lambda root: (root / "val.txt").unlink(), "to name their classes"),
     "a short list": (
         lambda root: (root / "val.txt").write_text(SAID.partition("\n")[0]),
-        f"tells no class of ILSVRC2012_val_00000002 and 1 more images in .*{VAL}",
+        f"names no class for ILSVRC2012_val_00000002 and 1 more images in .*{VAL}",
     ),
     "a wrong list": (
         lambda root: (root / "val.txt").write_text(SAID.replace(WNIDS[0], "n00000000")),

@@ -77,7 +77,7 @@ WRONG = {
         "has several columns named label; rename all but one",
     ),
     "label too large": (one(table(labels=[0, 1, 2] + [0] * 5)), "a.parquet/2 has the label 2, but"),
-    "an unknown class": (one(table(labels=[0, 1, -1] + [0] * 5)), "nobody told its class"),
+    "an unknown class": (one(table(labels=[0, 1, -1] + [0] * 5)), "its class is unknown"),
     "no label in a row": (one(table(labels=[0, None] * 4)), "column label is empty in row 1"),
     "a class without images": (one(table(labels=[0] * 8)), "class 'dog' has no image to train on"),
     "no rows": (one(table()[:0]), "has no images; add some"),

@@ -165,7 +165,10 @@ WRONG = {
         "'7.cls' is not UTF-8 text",
     ),
     "an empty class": (made(samples(0, 1) | {"7.jpg": b"", "7.cls": b""}), "has the label ''"),
-    "an unknown class": (made(samples(0, 1, 2, label=-1)), "has the label -1, so nobody told"),
+    "an unknown class": (
+        made(samples(0, 1, 2, label=-1)),
+        "has the label -1, so its class is unknown",
+    ),
     "names and numbers": (
         made(samples(0) | samples(1, label="x")),
         r"names \('x'\) and numbers \(0",

@@ -83,7 +83,7 @@ def test_an_empty_file_of_weights_ends_the_search_for_prefixes():
 def test_a_file_that_changed_since_the_run_was_frozen_is_refused(tmp_path):
     path = stored(tmp_path, {"w": torch.ones(2)})
     assert weights.read(path, disk.sha256(path))["w"].tolist() == [1, 1]
-    with pytest.raises(UserError, match="something else than when the run was frozen; restore"):
+    with pytest.raises(UserError, match="has changed since the run was frozen; restore"):
         weights.read(path, "0" * 64)
 
 

@@ -252,7 +252,7 @@ def test_a_name_goes_on_with_the_weights_it_was_frozen_with(tmp_path, root, weig
     assert run.launch() == run.launch(*asked) == frozen
     assert starts.changed_files(frozen, make_plan(frozen)) == []
     weights.write_bytes(b"PK\x03\x04 others")
-    with pytest.raises(UserError, match=r"something else than when the run was frozen .* instead"):
+    with pytest.raises(UserError, match=r"has changed since the run was frozen .* instead"):
         starts.changed_files(frozen, make_plan(frozen))
     assert run.launch(*asked) != frozen  # no training has begun, so the run takes the new weights
 

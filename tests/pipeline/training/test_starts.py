@@ -135,7 +135,7 @@ def test_a_structure_that_was_changed_since_is_refused(tmp_path):
     (tmp_path / "s.json").write_text("{}")
     asked = Structured(name="structure", kind="structure", structure=str(tmp_path / "s.json"),
                        structure_sha256="0" * 64)  # fmt: skip
-    with pytest.raises(UserError, match="something else than when the run was frozen; restore it"):
+    with pytest.raises(UserError, match="has changed since the run was frozen; restore it"):
         structures.apply(torch.nn.Sequential(), asked)
 
 

@@ -193,7 +193,7 @@ def test_a_re_encoded_image_is_stored_grey(tmp_path):
     ).run()
     images = [Image.open(io.BytesIO(data)) for data, _, _ in made.stored("train").values()]
     assert {(image.format, image.mode) for image in images} == {("PNG", "L"), ("JPEG", "L")}
-    assert any("stored anew as upright 8-bit grey" in text for text in made.remarks().values())
+    assert any("encoded again as upright 8-bit grey" in text for text in made.remarks().values())
 
 
 def test_a_grey_copy_of_a_coloured_image_is_a_leak_only_with_one_channel(tmp_path):
