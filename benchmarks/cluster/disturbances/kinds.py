@@ -99,7 +99,7 @@ def kill(night: Night, subject: Subject) -> bool:
     if not found:
         return False
     part, number = night.chance.choice(sorted(found))
-    subject.blame(f"kill -9 of {part}")
+    subject.blame(f"kill -9 of {part}", entry)
     if part == "batch script" and "supervisor" not in dict(found):  # nothing is left to requeue it
         night.ended.add(subject.name)
     with suppress(ProcessLookupError):
@@ -122,7 +122,7 @@ def restart_controller(night: Night, subject: Subject) -> bool:
     for each, before in began.items():
         now = scheduler.patient(lambda id=before.id: scheduler.find(id))
         if now and now.state == "PENDING" and now.restarts <= before.restarts:
-            each.blame("start forgotten")  # SLURM ends what runs on the node with SIGKILL
+            each.blame("start forgotten", before)  # SLURM ends what runs on the node with SIGKILL
             night.administered.append(f"nothing: a killed slurmctld forgot the start of {now.id}")
     return True
 
@@ -242,7 +242,7 @@ def _node(night: Night, subject: Subject, cause: str) -> str | None:
     node = night.chance.choice(_names(entry))
     for each in night.subjects:
         if (other := night.entry(each)) and node in _names(other):
-            each.blame(cause)
+            each.blame(cause, other)
     return node
 
 

@@ -89,9 +89,19 @@ class Subject(ABC):
             number = len(begun) - 1
             self.reached[number] = max(self.reached.get(number, 0), row.done)
 
-    def blame(self, cause: str) -> None:
-        """Record the disturbance that is about to happen to the newest attempt."""
-        number = len(self.attempts()) - 1
+    def blame(self, cause: str, entry: Entry | None = None) -> None:
+        """Record the disturbance that is about to happen to the newest attempt.
+
+        If the job was started after that attempt, the disturbance meets the next attempt, although
+        that has made no step yet. SLURM's `entry` may know of a start that has recorded nothing.
+        """
+        begun = self.attempts()
+        number = len(begun) - 1
+        starts = [row["time"] for row in rows(self.main / EVENTS) if row["event"] == "began"]
+        if entry and entry.state == "RUNNING" and entry.start:
+            starts.append(entry.start.timestamp())
+        if begun and starts and max(starts) > begun[-1][1]:
+            number += 1
         self.causes.setdefault(number, set()).add(cause)
         self._blamed = (number, self.reached.get(number, 0))
 
