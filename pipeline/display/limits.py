@@ -40,7 +40,16 @@ def cure(told: str) -> str:
 
 def cure_of_death(number: signal.Signals) -> str:
     """Return the cure for a process that a signal killed; "" if no limit can have caused it."""
+    if number == signal.SIGKILL and _used_up():
+        number = signal.SIGXCPU
     return cure(CRASHES.get(number, number.name))
+
+
+def _used_up() -> bool:
+    """Whether children of this process used as much CPU time as the hard limit, which kills."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    return most != resource.RLIM_INFINITY and used.ru_utime + used.ru_stime >= most
 
 
 def on_memory() -> bool:

@@ -108,8 +108,12 @@ def _run(planned: PlannedStage, config: Config, onlooker: Onlooker) -> bool:
             start_new_session=True,
         )
         started = Submission(time=time.time(), executor="local", pid=process.pid, run=config.name)
-        store.note(started, planned.dir)
-        _wait(process, planned, onlooker, stops)
+        try:
+            store.note(started, planned.dir)
+            _wait(process, planned, onlooker, stops)
+        except BaseException:  # as on a full disk: what is reported as ended must not go on
+            _terminate(process)
+            raise
     if not (planned.dir / rundir.RESULT).exists():
         _explain(planned, config, log, process.returncode, bool(stops))
     return bool(stops)

@@ -66,7 +66,7 @@ class End:
         if self.signal is None:
             return f"rank {self.rank} ended with exit code {self.code}"
         why = limits.cure_of_death(self.signal)
-        if self.signal == signal.SIGKILL:
+        if self.signal == signal.SIGKILL and not why:
             why = "as the kernel does when memory runs out"
         return f"rank {self.rank} was killed by {self.signal.name}{', ' * bool(why)}{why}"
 

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import signal
+import subprocess
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -205,6 +207,29 @@ def test_of_two_simultaneous_launches_of_a_name_one_is_refused(directory, monkey
     with pytest.raises(UserError, match="run 'x' was launched with other settings at the same"):
         local.run_local([step], config)
     assert ran == [when]
+
+
+@pytest.mark.parametrize("fails", ["note", "_wait"])
+def test_a_launch_that_fails_while_a_stage_runs_stops_it(directory, monkeypatch, fails):
+    """The launch ended with "make room and launch again", and the stage went on unattended."""
+    begun = []
+
+    def start(words, **how):
+        del words
+        begun.append(subprocess.Popen(["sleep", "60"], **how))
+        return begun[0]
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(local, "write_question", lambda _: None)
+    monkeypatch.setattr(local, "write_where", lambda *_: None)
+    monkeypatch.setattr(local, "subprocess", SimpleNamespace(Popen=start, STDOUT=-2, DEVNULL=-3))
+    monkeypatch.setattr(local.store if fails == "note" else local, fails, fail)
+    step = SimpleNamespace(dir=directory, stage=STAGES["train"], runs=True)
+    with pytest.raises(OSError, match="No space left"):
+        local._run(step, SimpleNamespace(root=str(directory), name="x"), None)
+    assert begun[0].wait(10) == -signal.SIGTERM
 
 
 def test_no_write_recreates_a_missing_folder(tmp_path):

@@ -3,11 +3,13 @@
 import os
 import resource
 import signal
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.display import limits
 from pipeline.display.errors import from_os_error
+from pipeline.execution import processes
 
 ERRORS = {
     "MemoryError: no reason given": "-v",
@@ -62,6 +64,20 @@ def test_a_death_names_the_limit_that_caused_it(limited):
     limited("-v", "-t")
     assert limits.cure_of_death(signal.SIGABRT) == "ulimit -v is 2: raise it"
     assert limits.cure_of_death(signal.SIGXCPU) == "ulimit -t is 2048: raise it"
+    assert limits.cure_of_death(signal.SIGKILL) == ""
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(1000, ""), (1100, "ulimit -t is 2048: raise it")])
+def test_sigkill_names_the_limit_of_cpu_time_if_that_was_used_up(
+    limited, monkeypatch, seconds, said
+):
+    used = SimpleNamespace(ru_utime=seconds, ru_stime=seconds)
+    monkeypatch.setattr(resource, "getrusage", lambda who: used)
+    limited("-t")
+    assert limits.cure_of_death(signal.SIGKILL) == said
+    end = processes.End(rank=0, code=-signal.SIGKILL)
+    assert said in str(end) and ("memory runs out" in str(end)) is not bool(said)
+    limited()
     assert limits.cure_of_death(signal.SIGKILL) == ""
 
 
