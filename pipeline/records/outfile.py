@@ -59,7 +59,7 @@ def _check_replaced(path: Path, kind: str) -> None:
     Raises:
         UserError: as `--json model.onnx`, where FILE was meant to be read.
     """
-    if any((path.resolve().parent / name).exists() for name in (rundir.STAGE, Run.FILE)):
+    if any(map(_is_ours, path.resolve().parents)):
         raise UserError(f"{path} is a file of a run; name another file")
     try:
         with path.open("rb") as file:
@@ -68,6 +68,12 @@ def _check_replaced(path: Path, kind: str) -> None:
         raise UserError(f"{path}: {error.strerror}; name another file") from None
     if begin and not begin.startswith(STARTS[kind]):
         raise UserError(f"{path} is there and is not {kind}; name another file, or remove it")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is that of a stage, a run or prepared images."""
+    images = folder.parent.name == "data" and (folder / rundir.MANIFEST).exists()
+    return images or any((folder / name).exists() for name in (rundir.STAGE, Run.FILE))
 
 
 def _check_dash(path: Path) -> None:

@@ -117,6 +117,9 @@ REPLACED = [
     ("bom", b"\xef\xbb\xbf\n [1]", {"HTML": "is not HTML"}),
     ("empty", b"", {}),
     ("stages/train-1/result.json", b"{}", "is a file of a run; name another file"),
+    ("stages/train-1/checkpoints/step-1.json", b"{}", "is a file of a run; name another file"),
+    ("data/0a1b/manifest.json", b"{}", "is a file of a run; name another file"),
+    ("mine/manifest.json", b"{}", {"HTML": "is there and is not HTML"}),
     ("runs/one/report.html", b"<html>", "is a file of a run; name another file"),
 ]
 
