@@ -99,6 +99,9 @@ def _send(run: Path) -> str | None:
     """Send one run in a child process; return the error, if any."""
     before = _digest(run)  # taken first, so that rows added meanwhile are sent the next time
     try:
+        if original := named.copied_from(run):
+            again = named.relaunch(run.parent.parent, run.name)
+            return f"a copy of run '{original}', with its W&B run; `{again}` gives it its own"
         done = subprocess.run(
             command(run, _wanted(run), "--mode", "online"),
             capture_output=True, text=True, cwd=PROJECT, env=environment(run),

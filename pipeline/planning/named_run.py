@@ -21,7 +21,7 @@ from pipeline.custom import code
 from pipeline.display.errors import UserError
 from pipeline.planning import compose, taking_up
 from pipeline.planning.planned_stage import PlannedStage
-from pipeline.records import disk, repeats, rundir, store
+from pipeline.records import disk, named, repeats, rundir, store
 from pipeline.records.provenance import PROJECT, command_line, source_revision, versions
 from pipeline.records.schemas import Run, Submission
 from slurm.records import CANCELLED
@@ -190,6 +190,7 @@ def _decides(config: Config, directory: Path) -> bool:
 def _described(config: Config, choices: dict[str, str], directory: Path, decides: bool) -> Run:
     there = rundir.there(directory / RUN)
     known = store.read(Run, directory) if there else Run(choices=choices)
+    copied = there and named.copied_from(directory)  # both would write one W&B run
     custom = code.origins(config, known.custom)
     return Run(
         **({"custom": custom} if custom else {}),
@@ -200,7 +201,7 @@ def _described(config: Config, choices: dict[str, str], directory: Path, decides
         created=known.created or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         source=dict(source_revision()),
         versions=versions(),
-        wandb=known.wandb or {"id": wandb_id(directory)},
+        wandb=(None if copied else known.wandb) or {"id": wandb_id(directory)},
         job_ids=known.job_ids,
     )
 

@@ -152,3 +152,14 @@ def stages(run: Path) -> dict[str, Path]:
     """Return the directories of a run's stages, by name, in their order."""
     there = [name for name in STAGE_NAMES if rundir.there(run / name)]
     return {name: Path(os.path.realpath(run / name)) for name in there}  # accepts loops of links
+
+
+def copied_from(run: Path) -> str | None:
+    """Return the name of the run that a folder is a copy of; None if it is no copy.
+
+    Raises:
+        UserError: the `run.json` of the folder is damaged.
+    """
+    name = store.read(Run, run).name
+    original = name and name != run.name and rundir.there(run.with_name(name) / Run.FILE)
+    return name if original else None

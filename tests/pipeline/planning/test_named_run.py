@@ -4,10 +4,11 @@ import shutil
 
 import pytest
 
+from pipeline import sync
 from pipeline.display.errors import UserError
 from pipeline.planning import named_run, sweep
 from pipeline.planning.plan import make_plan
-from pipeline.records import rundir, store
+from pipeline.records import named, rundir, store
 from pipeline.records.schemas import Run, Submission
 
 
@@ -64,3 +65,24 @@ def test_a_run_that_lost_a_file_is_not_taken_for_new(tmp_path, lost):
         named_run.settle(*sweep.single(["name=x", f"root={tmp_path}"]))
     shutil.rmtree(run)
     assert named_run.settle(*asked)[0] == config
+
+
+def test_a_copy_of_a_run_gets_a_wandb_run_of_its_own(tmp_path):
+    """Both folders named one W&B run, and sync sent the rows of both there."""
+    asked = sweep.single(["name=a", f"root={tmp_path}"])
+    config, choices, _ = named_run.settle(*asked)
+    first = named_run.record(config, choices, [])
+    copy = first.with_name("b")
+    shutil.copytree(first, copy)
+    assert named.copied_from(first) is None
+    assert named.copied_from(copy) == "a"
+    assert "a copy of run 'a'" in sync._send(copy)
+    named_run.record(config.model_copy(update={"name": "b"}), choices, [])
+    one, other = (store.read(Run, run) for run in (first, copy))
+    assert (one.name, other.name) == ("a", "b")
+    assert one.wandb != other.wandb
+    assert named.copied_from(copy) is None
+    shutil.rmtree(copy)
+    first.rename(copy)  # which is no copy, and keeps its W&B run
+    named_run.record(config.model_copy(update={"name": "b"}), choices, [])
+    assert store.read(Run, copy).wandb == one.wandb
