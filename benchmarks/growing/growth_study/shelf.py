@@ -3,18 +3,16 @@
 import fcntl
 import json
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import evidence
 from benchmarks.growth_study.arms import ARMS
-from pipeline.records.provenance import source_revision
 
 # Raise this number when the study or the library changes so that rows can no longer be compared.
 # Older rows stay in the file, with their commit, but no longer count.
@@ -95,14 +93,6 @@ def _append(file: Path, row: dict[str, Any]) -> None:
 
 
 def _origin() -> dict[str, Any]:
-    """Return time, code and machine of a row."""
-    source = source_revision()
-    return {
-        "protocol": PROTOCOL,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": source["revision"],
-        "dirty": source["dirty"],
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+    """Return how a row was made: protocol, date, commit, machine, threads, versions, command."""
+    more = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"protocol": PROTOCOL, **evidence.made(), **more}
