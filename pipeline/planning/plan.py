@@ -199,7 +199,11 @@ def verify(plan: list[PlannedStage]) -> None:
 
 
 def verify_outputs(directory: Path) -> None:
-    """Check the outputs of one finished stage; see `verify`."""
+    """Check the outputs of one finished stage; see `verify`.
+
+    Raises:
+        UserError: an output is gone or was changed; the message names it and the cure.
+    """
     finished = (directory / rundir.RESULT).stat().st_mtime
     for output in store.read(Result, directory).outputs.values():
         path = directory / output.path

@@ -30,6 +30,9 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
 
     A `private` file is readable by this user only. The folder must exist: if it was removed while
     a stage runs, it must not reappear with only the newest of its files.
+
+    Raises:
+        OSError: the file cannot be written; it names `path`, which is unchanged.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)

@@ -19,7 +19,13 @@ from pipeline.training.nonfinite import NotFinite
 
 
 def run(context: Context) -> dict[str, float]:
-    """Train; return the headline metrics of the shipped network."""
+    """Train; return the headline metrics of the shipped network.
+
+    Raises:
+        UserError: a setting does not suit the images or this machine.
+        Interrupted: a stop was requested; everything so far is saved.
+        Diverged: the loss is not finite; the message names step and layer.
+    """
     images = Manifest.load(context.parents["prep"] / "data").splits["train"].images
     batch = context.config.train.batch_size
     if batch > images:

@@ -85,6 +85,9 @@ def write(run: Path, kinds: Iterable[str], parent: int | None = None) -> int:
         run: its directory.
         kinds: keys of `WRITERS`.
         parent: id of the training process; new rows are written until it ends.
+
+    Raises:
+        UserError: lines of the history are damaged; all other rows were written.
     """
     with only_writer(run, LOCK):
         writers: list[Writer] = [WRITERS[kind](run) for kind in kinds]

@@ -221,7 +221,11 @@ def _compressed(found: Tree) -> str:
 
 
 def braces(pattern: str) -> list[str]:
-    """Expand a pattern to names: `{00..12}` is a range, `{a,b}` a list."""
+    """Expand a pattern to names: `{00..12}` is a range, `{a,b}` a list.
+
+    Raises:
+        UserError: the pattern names too many shards, or a range counts down.
+    """
     pieces = re.split(r"\{([^{}]*)\}", pattern)
     choices = list(map(_choices, pieces, range(len(pieces))))
     if (count := math.prod(map(len, choices))) > MOST:

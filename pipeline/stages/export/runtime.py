@@ -246,7 +246,12 @@ KINDS: dict[str, Kind] = {
 
 
 def main() -> None:
-    """Run a file on images and write the scores."""
+    """Run a file on images and write the scores.
+
+    Raises:
+        ValueError: the file is damaged.
+        RuntimeError: running the file has imported code of this project.
+    """
     import numpy
 
     file, images, scores = map(Path, sys.argv[1:])
