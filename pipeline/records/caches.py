@@ -53,4 +53,5 @@ def _writable(folder: Path) -> bool:
     """Whether a folder is writable or can be created."""
     # `Path.exists` raises below a folder of another user, such as the HOME that sudo leaves set
     there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
-    return folder.is_absolute() and there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    open_to_us = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    return folder.is_absolute() and open_to_us and os.statvfs(there).f_blocks > 0  # not /proc, /sys

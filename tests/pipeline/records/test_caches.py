@@ -32,7 +32,7 @@ def test_a_writable_home_is_left_alone(settled, tmp_path):
     assert "TRITON_HOME" not in os.environ
 
 
-@pytest.mark.parametrize("home", ["/nonexistent", "/dev/null", None])
+@pytest.mark.parametrize("home", ["/nonexistent", "/dev/null", "/proc", "/sys", None])
 def test_without_a_home_all_caches_are_below_the_root(settled, tmp_path, home):
     found = settled(home)
     assert found.keys() == caches.FOLDERS.keys()
