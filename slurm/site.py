@@ -10,7 +10,7 @@ from slurm.notation import numbers
 _PAIR = re.compile(r"(\w+)=(\S*)")
 
 
-def facts(*what: str) -> dict[str, str]:
+def entry(*what: str) -> dict[str, str]:
     """Return the `Key=Value` pairs that `scontrol show …` prints; values end at a space.
 
     Raises:

@@ -111,7 +111,7 @@ class Allocation:
 def _address(node: str) -> str:
     """Return the address of a node, which can differ from its name in SLURM."""
     try:
-        return site.facts("node", node)["NodeAddr"]
+        return site.entry("node", node)["NodeAddr"]
     except (scheduler.Refused, scheduler.Unreachable, KeyError):
         return node
 

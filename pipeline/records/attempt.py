@@ -41,8 +41,8 @@ def born(pid: int) -> int | None:
 
     Process ids are reused; together with its start time an id identifies a process.
     """
-    facts = _facts(pid)
-    return int(facts[19]) if facts else None
+    stat = _proc_stat(pid)
+    return int(stat[19]) if stat else None
 
 
 def stopped(pid: int) -> bool | None:
@@ -50,8 +50,8 @@ def stopped(pid: int) -> bool | None:
 
     Returns None if /proc does not tell: it is missing, or hides the process, or the process ended.
     """
-    facts = _facts(pid)
-    return facts[0] in "tT" if facts else None
+    stat = _proc_stat(pid)
+    return stat[0] in "tT" if stat else None
 
 
 def exists(pid: int) -> bool:
@@ -65,7 +65,7 @@ def exists(pid: int) -> bool:
     return True
 
 
-def _facts(pid: int) -> list[str]:
+def _proc_stat(pid: int) -> list[str]:
     """Return the fields of /proc/PID/stat from the state on.
 
     Returns nothing if the process has ended, or if /proc is missing or hides the processes of other
@@ -86,10 +86,10 @@ def alive(directory: Path) -> bool:
     owner = last(directory)
     if owner.host != socket.gethostname() or not exists(owner.pid):
         return False
-    facts = _facts(owner.pid)
-    if facts and facts[0] in "ZX":
+    stat = _proc_stat(owner.pid)
+    if stat and stat[0] in "ZX":
         return False
-    if facts and owner.born is not None:
+    if stat and owner.born is not None:
         return owner.born == born(owner.pid)
     if "born" not in owner.model_fields_set:
         with suppress(OSError):  # an attempt of an older version, which recorded no start time

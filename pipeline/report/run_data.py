@@ -206,10 +206,10 @@ def read(run: Path) -> Story:
     story.growth = list(rundir.read_lines(run / "train" / rundir.GROWTH))
     story.choices = list(choices(story.growth))
     story.layers = layers(story.growth)
-    story.left = _left(_facts(run, story, "train", "structure.json").get("left", {}))
-    story.fusion = _facts(run, story, "fuse", "fusion.json")
-    story.judged = _facts(run, story, "eval", "eval.json")
-    story.timed = _facts(run, story, "latency", "latency.json")
+    story.left = _left(_json_of(run, story, "train", "structure.json").get("left", {}))
+    story.fusion = _json_of(run, story, "fuse", "fusion.json")
+    story.judged = _json_of(run, story, "eval", "eval.json")
+    story.timed = _json_of(run, story, "latency", "latency.json")
     if (profile := run / "train" / "profile.json").exists():
         story.profile = rundir.read_json(profile)
     story.noise = story.timed.get("noise", [])
@@ -225,7 +225,7 @@ def _settings(run: Path) -> Values:
     return {key: value for key, value in tree.items() if isinstance(value, dict)}
 
 
-def _facts(run: Path, story: Story, stage: str, name: str) -> dict[str, Any]:
+def _json_of(run: Path, story: Story, stage: str, name: str) -> dict[str, Any]:
     """Return the JSON file `name` of a finished stage; an empty dict if there is none."""
     path = run / stage / name
     return rundir.read_json(path) if stage in story.results and path.exists() else {}

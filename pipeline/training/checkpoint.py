@@ -91,13 +91,13 @@ def snapshot(state: Any) -> Snapshot:
     return Snapshot(*packing.pack(state))
 
 
-def save(folder: Path, facts: CheckpointInfo, taken: Snapshot) -> Path:
+def save(folder: Path, info: CheckpointInfo, taken: Snapshot) -> Path:
     """Write one checkpoint and seal it."""
-    path = folder / facts.name
+    path = folder / info.name
     folder.mkdir(exist_ok=True)
     with disk.replacing(path) as temporary:
         save_file(taken.tensors, temporary, {"state": json.dumps(taken.tree)})
-    seal = Seal(**vars(facts), bytes=path.stat().st_size, sha256=disk.sha256(path))
+    seal = Seal(**vars(info), bytes=path.stat().st_size, sha256=disk.sha256(path))
     rundir.write_json(path.with_suffix(".json"), vars(seal), settings=seal.identity)
     return path
 
@@ -109,7 +109,7 @@ def load(path: Path) -> Any:
         return packing.unpack(tree, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
 
 
-def facts(path: Path) -> CheckpointInfo:
+def info(path: Path) -> CheckpointInfo:
     """Return the facts of a file that `newest` found."""
     seal = rundir.read_json(path.with_suffix(".json"))
     return CheckpointInfo(**{field.name: seal[field.name] for field in fields(CheckpointInfo)})
@@ -143,8 +143,8 @@ def newest(
     for path in _by_age(folder):
         if not path.with_suffix(".json").exists():  # writing it was interrupted
             continue
-        wrong = _damage(path) or damage(facts(path))
-        reason = wrong or refusal(facts(path))
+        wrong = _damage(path) or damage(info(path))
+        reason = wrong or refusal(info(path))
         if reason is None:
             return path, passed_over
         passed_over.append(PassedOver(path, reason, damaged=wrong is not None))

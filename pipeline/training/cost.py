@@ -191,7 +191,7 @@ class Cost:
         generator = torch.Generator(world.device).manual_seed(0)
         return torch.randn(shape, generator=generator, device=world.device)
 
-    def facts(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, float]:
         """Return the cost fields of an epoch's row, except unknown and inapplicable ones."""
         told = {
             "plain_steps": self.plain_steps,

@@ -33,10 +33,10 @@ def evaluate(
     for line in nonfinite.judge(skipped, overflowed, steps, epoch):
         telling.say(line)
     metrics = learner.validate(images.validation(), check_stop)
-    facts = {**learner.facts(), **state.cost.facts()}
-    facts |= {"overflowed": overflowed} if overflowed else {}
+    more = {**learner.numbers(), **state.cost.numbers()}
+    more |= {"overflowed": overflowed} if overflowed else {}
     learner.overflows.end_epoch()
-    step_seconds = state.history.epoch(state.step, epoch, metrics, recipe.batch_size, facts)
+    step_seconds = state.history.epoch(state.step, epoch, metrics, recipe.batch_size, more)
     state.growth.settle(step_seconds)
     state.end_epoch(metrics)
     return step_seconds
@@ -67,6 +67,6 @@ def headline(state: State, recipe: Train) -> dict[str, float]:
         **{name: count for name, count in lost.items() if count},
         **state.growth.totals,
         "left": len(state.growth.left),
-        **state.cost.facts(),
+        **state.cost.numbers(),
         **({"plain_epochs": state.plain_epochs} if state.pace.budgeted else {}),
     }

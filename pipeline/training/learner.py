@@ -196,7 +196,7 @@ class Learner:
                 self.shipped, images, self._world, self.autocast(), check_stop
             )
 
-    def facts(self) -> dict[str, object]:
+    def numbers(self) -> dict[str, object]:
         """Return facts about the network for an epoch's row: size, branch weights, memory."""
         facts: dict[str, object] = {"parameters": sum(p.numel() for p in self.model.parameters())}
         if weights := dyrep.branch_weights(self.model):

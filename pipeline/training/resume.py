@@ -47,16 +47,16 @@ def _choose(folder: Path, context: Context, world_size: int, own: Values) -> str
         for name in (rundir.HISTORY, rundir.GROWTH)
     }
 
-    def damage(facts: CheckpointInfo) -> str | None:
-        _check_identity(folder / facts.name, facts.identity, own)
-        for name, known in ((rundir.HISTORY, facts.history), (rundir.GROWTH, facts.growth)):
+    def damage(info: CheckpointInfo) -> str | None:
+        _check_identity(folder / info.name, info.identity, own)
+        for name, known in ((rundir.HISTORY, info.history), (rundir.GROWTH, info.growth)):
             if known > rows[name]:
                 return f"knows {known} rows of {name}, which has {rows[name]}"
         return None
 
-    def refusal(facts: CheckpointInfo) -> str | None:
-        if facts.world_size != world_size and not facts.boundary:
-            return f"is of {facts.world_size} processes in the middle of an epoch"
+    def refusal(info: CheckpointInfo) -> str | None:
+        if info.world_size != world_size and not info.boundary:
+            return f"is of {info.world_size} processes in the middle of an epoch"
         return None
 
     checkpoint.tidy(folder)
@@ -72,7 +72,7 @@ def _choose(folder: Path, context: Context, world_size: int, own: Values) -> str
         )
     checkpoint.unseal(passed_over)
     if path is not None:
-        context.event("resumed", step=checkpoint.facts(path).step, file=path.name)
+        context.event("resumed", step=checkpoint.info(path).step, file=path.name)
     return path.name if path else None
 
 

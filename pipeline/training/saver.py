@@ -67,7 +67,7 @@ class Saver:
         """Start the interval of the next save; `file` holds the newest state."""
         self._last_step, self._last_time, self.newest = step, time.monotonic(), file
 
-    def save(self, facts: CheckpointInfo, state: Any) -> None:
+    def save(self, info: CheckpointInfo, state: Any) -> None:
         """Take a snapshot now and write it in the background.
 
         Raises:
@@ -81,8 +81,8 @@ class Saver:
         except OSError:
             again = True
         taken = checkpoint.snapshot(state)
-        self.begin(facts.step, facts.name)
-        self._under_way = self._thread.submit(self._write, facts, taken, time.monotonic() - start)
+        self.begin(info.step, info.name)
+        self._under_way = self._thread.submit(self._write, info, taken, time.monotonic() - start)
         if again:
             self.wait()
 
@@ -101,13 +101,13 @@ class Saver:
         save = self._under_way
         return save is not None and save.done() and save.exception() is not None
 
-    def _write(self, facts: CheckpointInfo, taken: Snapshot, held_up: float) -> None:
+    def _write(self, info: CheckpointInfo, taken: Snapshot, held_up: float) -> None:
         start = time.monotonic()
         self._may_write()
-        checkpoint.save(self._folder, facts, taken)
+        checkpoint.save(self._folder, info, taken)
         checkpoint.prune(self._folder, self._settings.keep)
         self._cost = held_up + time.monotonic() - start
-        self._saved(facts, self._cost)
+        self._saved(info, self._cost)
 
     def automatic_interval(self) -> float:
         """Return the optimal interval in seconds: sqrt(2 · cost · time between failures).

@@ -44,7 +44,7 @@ class Saving:
         state.history.flush()
         dump = state.dump()
         if self._world.main:
-            self.saver.save(self._facts(state), dump)
+            self.saver.save(self._info(state), dump)
 
     def mark_best(self, state: State) -> None:
         """Record the newest checkpoint as the best, if its epoch has the best validation so far."""
@@ -76,7 +76,7 @@ class Saving:
             )
         return best
 
-    def _facts(self, state: State) -> CheckpointInfo:
+    def _info(self, state: State) -> CheckpointInfo:
         return CheckpointInfo(
             step=state.step,
             epoch=state.epoch,
@@ -88,8 +88,8 @@ class Saving:
             identity=self._identity,
         )
 
-    def _saved(self, facts: CheckpointInfo, seconds: float) -> None:
-        self._context.saved = facts.step
+    def _saved(self, info: CheckpointInfo, seconds: float) -> None:
+        self._context.saved = info.step
         self._context.event(
-            "saved", step=facts.step, epoch=facts.epoch, file=facts.name, seconds=round(seconds, 3)
+            "saved", step=info.step, epoch=info.epoch, file=info.name, seconds=round(seconds, 3)
         )

@@ -17,7 +17,7 @@ from pipeline.training.checkpoint import CheckpointInfo
 from pipeline.training.saver import Saver
 
 
-def facts(step, epoch=0, attempt=1, boundary=False):
+def info(step, epoch=0, attempt=1, boundary=False):
     return CheckpointInfo(
         step=step, epoch=epoch, attempt=attempt, world_size=2, boundary=boundary, history=step, growth=0, identity={}
     )  # fmt: skip
@@ -25,7 +25,7 @@ def facts(step, epoch=0, attempt=1, boundary=False):
 
 def write(folder, step, state=None, **kind):
     taken = checkpoint.snapshot(state or {"step": step})
-    return checkpoint.save(folder, facts(step, **kind), taken)
+    return checkpoint.save(folder, info(step, **kind), taken)
 
 
 def newest(folder):
@@ -192,7 +192,7 @@ def test_the_automatic_interval_follows_the_cost_of_saving(monkeypatch, tmp_path
         clock.now += 2.0
 
     monkeypatch.setattr("pipeline.training.saver.checkpoint.save", slow)
-    clock.saver.save(facts(1), {})
+    clock.saver.save(info(1), {})
     clock.saver.wait()
     written = clock.now
     assert clock.said == [1]
@@ -221,19 +221,19 @@ def saver_on(folder, disk):
 
 def test_a_save_that_failed_is_due_again_at_once(tmp_path):
     saver = saver_on(tmp_path, Disk(1))
-    saver.save(facts(1), {})
+    saver.save(info(1), {})
     while not saver.due(1):
         time.sleep(0.01)
-    saver.save(facts(2), {})
+    saver.save(info(2), {})
     assert names(tmp_path) == ["step-00000002-e000-a001"]
     assert not saver.due(2)
 
 
 def test_a_second_failed_save_ends_the_training(tmp_path):
     saver = saver_on(tmp_path, Disk(2))
-    saver.save(facts(1), {})
+    saver.save(info(1), {})
     with pytest.raises(OSError, match="no room"):
-        saver.save(facts(2), {})
+        saver.save(info(2), {})
     saver.wait()  # does not raise the same error again
 
 

@@ -33,7 +33,7 @@ def test_steps_are_summed_at_what_each_costs(config):
     assert counted.plain_steps == 7.0
     again = Cost(config, 10, counted.state())
     again.count()
-    assert (again.plain_steps, again.facts()["step_cost"]) == (9.5, 2.5)
+    assert (again.plain_steps, again.numbers()["step_cost"]) == (9.5, 2.5)
 
 
 @pytest.mark.parametrize("saved", [{}, {"per_step": None, "plain_steps": 5.0}])
@@ -42,7 +42,7 @@ def test_a_total_is_not_reported_if_the_cost_of_a_step_was_unknown(config, saved
     counted.count()
     counted.per_step = 2.0
     counted.count()
-    assert "plain_steps" not in counted.facts()
+    assert "plain_steps" not in counted.numbers()
 
 
 def test_measuring_changes_neither_the_network_nor_the_generators(config, monkeypatch):
