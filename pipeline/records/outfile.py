@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from pipeline.records import disk, rundir
 from pipeline.records.schemas import Run
 
 BEGIN = 1000  # bytes at the start of a file that are looked at
-ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # pathlib leaves one slash of ://
 STARTS = {"JSON": (b"{", b"["), "HTML": (b"<",)}
 
 
@@ -31,8 +29,7 @@ def check(json: Path | None = None, html: Path | None = None) -> None:
         raise UserError(f"--json and --html both name {json}; give each a file of its own")
     for path in filter(None, (json, html)):
         _check_dash(path)
-        if ADDRESS.match(str(path)):  # which would become a folder of that name here
-            raise UserError(f"{path} is an address; name a file that this machine sees")
+        disk.refuse_address(str(path).replace(":/", "://", 1))  # pathlib leaves one slash
         try:
             there = _is_there(path)
         except OSError as error:

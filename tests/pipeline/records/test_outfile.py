@@ -87,7 +87,10 @@ def test_a_path_that_cannot_be_written_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("https://h/x.json", "is an address; name a file that this machine sees"),
+        (
+            "https://h/x.json",
+            "https://h/x.json is an address, and a folder or file that this machine sees",
+        ),
         ("s3://b/x.json", "is an address"),
         ("link", "is a link to /nowhere/x, where nothing is; restore that"),
         ("folder/x.json", "is a link to /nowhere, where nothing is; restore that"),
