@@ -64,7 +64,7 @@ class Job:
         finished: file that exists if and only if the job is finished.
         after: directories of the jobs that must finish first.
         needs: files without which the command does not start: `finished` of those jobs.
-        retries: number of attempts in a row that may end without progress before the job fails.
+        retries: number of requeues from the same save, after crashes or the time limit.
     """
 
     name: str

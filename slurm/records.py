@@ -82,7 +82,8 @@ class Event(Row):
         code: of `ended`: the command's exit code.
         saved: of `ended`, `requeued`, `gave_up`: the point where a repetition begins.
         why: of `requeued`, `gave_up`: what ended the attempt; of `ended`: why the command was not
-            started; of `refused`: why SLURM did not requeue the job.
+            started; of `refused`: why SLURM did not requeue the job; of `ended_by_slurm`: SLURM's
+            state of the job.
         message: of `failed`: the error.
     """
 

@@ -27,6 +27,13 @@ POLL = 1.0  # seconds between two queries about a suspended job
 END = 120.0  # seconds within which SLURM must end an attempt that it has requeued
 
 MEMORY = re.compile(r"^(slurmstepd|srun).*(oom|out of memory|memory limit)", re.I | re.M)
+ENDS = re.compile(r"^slurmstepd.* CANCELLED AT \S+(?: DUE TO ([A-Z ]+)[^*]*)? ?\*\*\*", re.M)
+STATES = {
+    None: "CANCELLED",
+    "TIME LIMIT": "TIMEOUT",
+    "PREEMPTION": "PREEMPTED",
+    "NODE FAILURE": "NODE_FAIL",
+}  # by the reason that slurmstepd prints
 BEGINS = "Starting with JobEnvironment"  # part of submitit's first line of output
 LAST = 65536  # last bytes of a log that are searched
 
@@ -49,7 +56,11 @@ def decide(job: Job, here: Allocation, printed: str = "") -> int:
     entry = _awake(here.id)
     alive = entry is not None and (entry.state == "RUNNING" or entry.orphaned)
     if entry is None or not alive or entry.restarts != here.restart:
-        return _end(f"SLURM has ended this attempt of {job.name}; it decides what comes next")
+        state = _ended_as(printed)
+        if state and (entry is None or entry.restarts == here.restart):
+            here.event("ended_by_slurm", why=state).note(job.directory)
+        told = f" ({state})" if state else ""
+        return _end(f"SLURM has ended this attempt of {job.name}{told}; it decides what comes next")
     own = here.own(job.directory)
     ended = [row.code for row in own if row.event == "ended"]
     if REFUSED in ended:
@@ -108,8 +119,14 @@ def _cause(job: Job, here: Allocation, printed: str) -> str | None:
     return None
 
 
+def _ended_as(printed: str) -> str | None:
+    """Return the state in which SLURM ends the job, by what slurmstepd printed; None if unknown."""
+    told = ENDS.findall(printed)
+    return STATES.get(told[-1].strip() or None) if told else None
+
+
 def _vain(job: Job, saved: int) -> int:
-    """Return the number of attempts in a row before this one that ended without progress."""
+    """Return how often the job was requeued from this save after a crash or at its time limit."""
     count = 0
     for row in reversed(Event.read(job.directory)):
         if row.event == "gave_up" or (row.event == "requeued" and (row.saved or 0) < saved):

@@ -67,7 +67,7 @@ class End:
             return f"rank {self.rank} ended with exit code {self.code}"
         why = limits.cure_of_death(self.signal)
         if self.signal == signal.SIGKILL and not why:
-            why = "as the kernel does when memory runs out"
+            why = "by somebody, or by the kernel because memory ran out"
         return f"rank {self.rank} was killed by {self.signal.name}{', ' * bool(why)}{why}"
 
 

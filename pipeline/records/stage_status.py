@@ -12,16 +12,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGKILL
 from typing import Literal
 
 from pipeline.config.base import STAGE_NAMES
 from pipeline.display.errors import UserError, from_os_error, unreadable
-from pipeline.records import attempt, rundir, schemas, store
+from pipeline.records import attempt, endings, rundir, schemas, store
 from pipeline.records.lost import seconds
 from pipeline.records.schemas import Event, Progress, Result
 from pipeline.records.spent import eta, gpu_hours
-from slurm import marks, place, scheduler
+from slurm import marks, scheduler
 from slurm.entry import SUSPENDED, Entry
 from slurm.queue import active, of_others, submitted
 from slurm.records import CANCELLED, Submission
@@ -33,17 +32,7 @@ State = Literal[
 AT_WORK: set[State] = {"running", "stalled?", "suspended", "stopping"}
 UNDER_WAY: set[State] = AT_WORK | {"queued", "waiting", "requeued", "held", "unknown"}
 OLD = 180.0  # a running stage without progress for so many seconds may be stalled
-ENDED = {
-    "CANCELLED": "its job was cancelled",
-    "TIMEOUT": "its job met the time limit before it could save",
-    "OUT_OF_MEMORY": "its job ran out of memory; ask for more with cluster.memory",
-    "NODE_FAIL": "its node failed and the job was not requeued",
-    "PREEMPTED": "its job was preempted and not requeued",
-}
-
-KILLED = "its batch script was killed; launch again to go on"
 UNSEEN = "or stopped, by Ctrl-Z or SIGSTOP: /proc does not show its process"
-SPEECHLESS = ("FAILED", "BOOT_FAIL")  # SLURM's states of a job that could not be started
 
 
 @dataclass(kw_only=True)
@@ -155,28 +144,20 @@ def _state(
     if (directory / CANCELLED).exists():
         return "cancelled", "launch again to go on", None
     jobs = submitted(directory)
-    if jobs and queue is None:
+    if jobs and queue is None and not endings.final(events, jobs[-1]):
         word = f"; its last event: {events[-1].event}" if events else ""
         return "unknown", f"SLURM does not report job {jobs[-1].id}{word}", None
     job = _last_job(jobs, queue or {})
     if events:
-        return *(_silent(events, job, directory) or _ended(events, job)), None
+        return *(endings.silent(events, job, directory) or endings.ended(events, job)), None
     if job and job.state == "CANCELLED":
         return "cancelled", "what it waited for did not finish; launch again to go on", None
     if job:
-        return *_unbegun(job, directory), None
+        return *endings.unbegun(job, directory), None
     if jobs:
         gone = f"job {jobs[-1].id} left SLURM's queue before it began; launch again to go on"
         return "stopped", gone, None
     return "not started", "", None
-
-
-def _unbegun(job: Entry, directory: Path) -> tuple[State, str]:
-    if job.signal == SIGKILL:
-        return "failed", KILLED
-    if job.nodes:
-        return "failed", place.blind(job.nodes, directory)
-    return "stopped", "its job ended before it began"
 
 
 def _at_work_here(directory: Path) -> tuple[State, str]:
@@ -212,35 +193,6 @@ def _last_job(jobs: list[Submission], queue: dict[str, Entry]) -> Entry | None:
     """Return the last submitted job of a stage, if SLURM still knows it."""
     entry = queue.get(jobs[-1].id) if jobs else None
     return entry if entry and marks.known(entry, jobs[-1]) else None
-
-
-def _ended(events: list[Event], job: Entry | None) -> tuple[State, str]:
-    """Return state and reason of a stage that has no result and does not run."""
-    last = events[-1]
-    if last.event == "gave_up":
-        failed = [row.message for row in events if row.event == "failed"]
-        more = f": {failed[-1]}" if failed else ""
-        return "failed", f"given up after attempts without progress ({last.why}){more}"
-    if last.event in ("ended", "refused") and last.why:
-        return "stopped", last.why
-    for row in reversed(events):
-        if row.event == "failed":
-            return "failed", row.message
-        if row.event in ("stopped", "resumed", "started"):
-            break
-    if job and job.state in ENDED:
-        return "cancelled" if job.state == "CANCELLED" else "failed", ENDED[job.state]
-    if job and job.signal == SIGKILL:
-        return "failed", KILLED
-    return "stopped", "launch again to go on"
-
-
-def _silent(events: list[Event], job: Entry | None, directory: Path) -> tuple[State, str] | None:
-    """Return state and reason if SLURM started the last job and the job recorded nothing."""
-    if job is None or job.state not in SPEECHLESS or job.start is None:
-        return None
-    silent = job.start.timestamp() > events[-1].time + 1  # SLURM reports whole seconds
-    return _unbegun(job, directory) if silent else None
 
 
 def _runs_here(directory: Path) -> bool:

@@ -18,6 +18,7 @@ CLOSING: dict[str, Callable[[Event], str]] = {
     "failed": lambda row: f"failed: {row.message}",
     "requeued": lambda row: f"requeued ({row.why}), {_saved(row)}",
     "refused": lambda row: row.why,
+    "ended_by_slurm": lambda row: f"SLURM ends the job ({row.why})",
     "gave_up": lambda row: f"given up ({row.why}), {_saved(row)}",
     "finished": lambda row: f"attempt {row.attempt} has finished",
 }

@@ -176,6 +176,34 @@ def test_only_the_current_attempt_of_a_running_job_is_requeued(found, job, asked
     assert asked == []
 
 
+@pytest.mark.parametrize(
+    ("line", "state"),
+    [
+        ("slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-28T10:00:00 ***", "CANCELLED"),
+        ("slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-11-28T10:00:00 DUE TO TIME LIMIT"
+         " ***", "TIMEOUT"),
+        ("slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-28T10:00:00 DUE TO PREEMPTION"
+         " ***", "PREEMPTED"),
+        ("slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-28T10:00:00 DUE TO NODE FAILURE,"
+         " SEE SLURMCTLD LOG FOR DETAILS ***", "NODE_FAIL"),
+        ("my training was CANCELLED AT 2026-11-28T10:00:00 ***", None)],
+)  # fmt: skip
+def test_the_way_in_which_slurm_ended_a_job_is_recorded(line, state, job, asked, monkeypatch):
+    monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry(state="COMPLETING"))
+    assert requeue.decide(job, here(), f"epoch 1\n{line}\n") == 1
+    assert [row.why for row in Event.read(job.directory)] == [state] * (state is not None)
+
+
+def test_the_end_of_an_attempt_that_was_requeued_is_not_recorded(job, asked, monkeypatch):
+    """The next attempt may have begun, and its events must stay the last ones."""
+    monkeypatch.setattr(requeue.scheduler, "find", lambda id: entry(state="PENDING", restarts=1))
+    line = (
+        "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-28T10:00:00 DUE TO PREEMPTION ***"
+    )
+    assert requeue.decide(job, here(), f"{line}\n") == 1
+    assert Event.read(job.directory) == []
+
+
 def test_a_job_whose_batch_script_was_killed_is_requeued_while_slurm_ends_it(
     job, asked, monkeypatch
 ):
