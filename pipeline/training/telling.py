@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ class Telling:
         self._told_waiting = False
         self._begun: tuple[float, int] | None = None  # time and number of the first step
         self._adjustments: list[float] = []  # seconds per adjustment
+        self._earlier = 0  # adjustments before the first step, as at a resume
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -55,8 +57,8 @@ class Telling:
         if self._begun is None or step == self._begun[1]:
             return None
         when, since = self._begun
-        spent = sum(self._adjustments)
-        each = spent / len(self._adjustments) if self._adjustments else 0.0
+        spent = sum(self._adjustments[self._earlier :])
+        each = statistics.fmean(self._adjustments) if self._adjustments else 0.0
         return left * (time.monotonic() - when - spent) / (step - since) + adjustments * each
 
     @contextmanager
@@ -79,7 +81,7 @@ class Telling:
 
     def first_step(self, step: int, loader: str) -> None:
         """Print which loader is used, and the time from the start of the attempt to this step."""
-        self._begun = time.monotonic(), step
+        self._begun, self._earlier = (time.monotonic(), step), len(self._adjustments)
         if not self._main:
             return
         self.say(loader)

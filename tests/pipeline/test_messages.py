@@ -42,9 +42,11 @@ def test_progress_names_the_epoch_of_the_last_step(step, told):
     assert said == [(step, 20, told, None)]
 
 
-def test_the_remaining_time_includes_the_adjustments_to_come(monkeypatch):
-    """The training has 100 steps of 1 s and two adjustments of 40 s, the first after step 50."""
-    said, now = [], SimpleNamespace(monotonic=lambda: seconds, time=lambda: 0.0)
+@pytest.fixture
+def timed(monkeypatch):
+    """Return a clock, the `Telling` of a training of 2 times 50 steps, and what it reports."""
+    said, clock = [], SimpleNamespace(seconds=10.0)
+    now = SimpleNamespace(monotonic=lambda: clock.seconds, time=lambda: 0.0)
     context = SimpleNamespace(
         started=0.0,
         dir=None,
@@ -56,16 +58,35 @@ def test_the_remaining_time_includes_the_adjustments_to_come(monkeypatch):
     telling = Telling(context, SimpleNamespace(main=True))
     recipe = compose.validated(json.loads(composed("train.epochs=2", "name=x"))).train
     telling.pace = Pace(recipe, 50, None)
-    seconds = 10.0
     telling.mark(), telling.mark()
+    return clock, telling, said
+
+
+def test_the_remaining_time_includes_the_adjustments_to_come(timed):
+    """The training has 100 steps of 1 s and two adjustments of 40 s, the first after step 50."""
+    clock, telling, said = timed
     telling.first_step(0, "loader")
-    seconds += 50.0
+    clock.seconds += 50.0
     telling.progress(50, {}, adjustments=2)
     with telling.adjusting():
-        seconds += 40.0
+        clock.seconds += 40.0
     telling.progress(50, {}, adjustments=1)
     assert [words[3] for words in said] == [50.0, 50.0 + 40.0]
     assert [words[2] for words in said] == ["epoch 1/2, 2 adjustments to come", "epoch 1/2"]
+
+
+def test_an_adjustment_before_the_first_step_is_no_part_of_the_time_of_the_steps(timed):
+    """A training that is resumed after step 50 adjusts first, then makes steps of 1 s."""
+    clock, telling, said = timed
+    with telling.adjusting():
+        clock.seconds += 40.0
+    telling.first_step(51, "loader")
+    clock.seconds += 9.0
+    telling.progress(60, {}, adjustments=1)
+    with telling.adjusting():
+        clock.seconds += 60.0
+    telling.progress(60, {})
+    assert [words[3] for words in said] == [40.0 + 40.0, 40.0]
 
 
 # -9e4: the clock was set back
