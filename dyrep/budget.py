@@ -159,7 +159,9 @@ def activation_values(block: BatchNormBlock, inputs: int, outputs: int) -> int:
         if isinstance(branch, OneByOneKxK):
             inner = 0 if is_cheap(branch.reduce) else inputs * branch.inner_norm.num_features
             return inner + at_output
-        if isinstance(branch, OneByOneAverage) and branch.reduce is not None:
+        if isinstance(branch, OneByOneAverage):
+            if branch.reduce is None:
+                return at_output  # the pooled input, which the norm needs
             return 0 if is_cheap(branch.reduce) else inputs * block.geometry.out_channels
         return 0
 

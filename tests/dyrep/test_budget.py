@@ -9,7 +9,7 @@ from torch import nn
 
 import dyrep
 from dyrep import budget
-from dyrep.block import place_block
+from dyrep.block import fitting, place_block
 from tests.dyrep.networks import batches, example, grow_at, network, optimizer_for, step
 
 
@@ -92,16 +92,29 @@ def test_a_conv_whose_branches_do_not_fit_into_memory_is_passed_over(room, monke
     assert [("memory" in reason) for reason in evolver.left.values()] == [True] * (2 - len(events))
 
 
-@pytest.mark.parametrize("channels", [16, 64, 256])
-def test_the_predicted_memory_is_the_memory_taken(channels):
-    """The memory of a block is what autograd keeps between forward and backward."""
-    conv = nn.Conv2d(channels, channels, 3, padding=1)
-    holder = nn.Sequential(conv)
-    block = place_block(holder, "0", dyrep.ALL_BRANCHES)
+@pytest.mark.parametrize(
+    ("channels", "options"),
+    [
+        (16, {}),
+        (256, {}),
+        (64, {"stride": 2}),
+        (64, {"groups": 4}),
+        (64, {"groups": 64}),
+        (64, {"groups": 64, "stride": 2}),
+    ],
+    ids=str,
+)
+def test_the_predicted_memory_is_the_memory_taken(channels, options):
+    """The memory of a branch is what autograd keeps between forward and backward."""
+    conv = nn.Conv2d(channels, channels, 3, padding=1, **options)
     x = torch.randn(4, channels, 12, 12, requires_grad=True)
-    held = held_values(lambda: block(x)) - held_values(lambda: conv(x))
-    predicted = 4 * budget.activation_values(block, 144, 144)
-    assert predicted <= held <= 1.1 * predicted
+    plain, outputs = held_values(lambda: conv(x)), conv(x)[0, 0].numel()
+    for names in [*([name] for name in fitting(conv, dyrep.ALL_BRANCHES)), dyrep.ALL_BRANCHES]:
+        block = place_block(nn.Sequential(conv), "0", names)
+        held = held_values(lambda block=block: block(x)) - plain
+        predicted = 4 * budget.activation_values(block, 144, outputs)
+        norms = sum(isinstance(module, nn.BatchNorm2d) for module in block.modules())
+        assert predicted <= held <= predicted + 4 * channels * norms, names
 
 
 def held_values(run):
