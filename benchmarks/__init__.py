@@ -9,6 +9,9 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results"
+# The branches of the published code. What is compared with it, or has recorded results, has these,
+# so that a branch that is added to dyrep.ALL_BRANCHES changes no row and no figure.
+PUBLISHED_BRANCHES = ("kxk", "1x1", "1x1_kxk", "1x1_avg", "1xk", "kx1", "identity")
 TOPICS = ("cluster", "growing", "gpus", "robustness", "speed")
 
 __path__ += [str(PROJECT / "benchmarks" / topic) for topic in TOPICS]

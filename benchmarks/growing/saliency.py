@@ -26,8 +26,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-import dyrep
-from benchmarks import evidence
+from benchmarks import PUBLISHED_BRANCHES, evidence
 from dyrep import eligible, expansion, surgery
 from dyrep.budget import extra_cost, input_shapes
 from dyrep.saliency import SCORES, Saliency
@@ -74,7 +73,7 @@ def measure(seed: int, steps: int) -> dict[str, object]:
     without = go_on(model, optimizer, *batch, steps, seed, path=None)
     gains = {path: without - go_on(model, optimizer, *batch, steps, seed, path) for path in layers}
     shapes = input_shapes(model, layers, images)
-    flops = {p: extra_cost(model, p, dyrep.ALL_BRANCHES, shapes[p]).flops for p in layers}
+    flops = {p: extra_cost(model, p, PUBLISHED_BRANCHES, shapes[p]).flops for p in layers}
     return {
         "seed": seed,
         "gains": gains,
@@ -105,7 +104,7 @@ def go_on(
     if path:
         before = dict(model.named_parameters())
         generator = torch.Generator().manual_seed(seed)
-        expansion.grow(model, path, dyrep.ALL_BRANCHES, [images], generator)
+        expansion.grow(model, path, PUBLISHED_BRANCHES, [images], generator)
         surgery.follow(optimizer, model, before)
     losses = []
     for _ in range(steps):

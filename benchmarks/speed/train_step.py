@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import dyrep
-from benchmarks import evidence
+from benchmarks import PUBLISHED_BRANCHES, evidence
 from dyrep import eligible, expansion, surgery
 from dyrep.base import Form
 from dyrep.block import RepBlock, depth
@@ -151,7 +151,7 @@ class Watching:
     def __init__(self, model: nn.Module) -> None:
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
-        self.accumulate = dyrep.DyRep(model).accumulate
+        self.accumulate = dyrep.DyRep(model, branches=PUBLISHED_BRANCHES).accumulate
 
     def __call__(self) -> None:
         self.accumulate()
@@ -193,7 +193,7 @@ def change(model: nn.Module, point: str, seed: int, form: Form = "batchnorm") ->
     if point == "plain":
         return []
     if point in ("dbb", "all"):
-        branches = dyrep.DBB_BRANCHES if point == "dbb" else dyrep.ALL_BRANCHES
+        branches = dyrep.DBB_BRANCHES if point == "dbb" else PUBLISHED_BRANCHES
         return list(dyrep.expand(model, branches=branches, form=form).grown)
     generator = torch.Generator().manual_seed(seed)
     layers = []
@@ -208,7 +208,7 @@ def change(model: nn.Module, point: str, seed: int, form: Form = "batchnorm") ->
 def published_branches(model: nn.Module, path: str) -> Sequence[str]:
     """Return the branches that the published code supports for a conv: fewer if it pads before."""
     as_usual = not path.endswith("1x1_kxk.conv")
-    return dyrep.ALL_BRANCHES if as_usual else ("kxk", "1x1_kxk", "1x1_avg")
+    return PUBLISHED_BRANCHES if as_usual else ("kxk", "1x1_kxk", "1x1_avg")
 
 
 def load_reference(checkout: Path) -> ModuleType:

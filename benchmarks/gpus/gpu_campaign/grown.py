@@ -1,8 +1,8 @@
 """Time a training step with branches on every convolution, beside the plain network.
 
 `plain` is the network itself. `dbb` has DBB's branches, whose norms replace those behind the convs.
-`grown, FORM` has all the branches that DyRep can grow, in each form of the library. `published` is
-the code of the paper with the branches of `grown, batchnorm` (`--reference`, a checkout of
+`grown, FORM` has all branches of the published code, in each form of the library. `published` is
+that code with the same branches (`--reference`, a checkout of
 github.com/hunto/image_classification_sota). All run the bare loop, in channels_last.
 """
 
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import dyrep
+from benchmarks import PUBLISHED_BRANCHES
 from benchmarks.gpu_campaign import measure
 from benchmarks.gpu_campaign.loops import DEVICE, Bare, Task
 from benchmarks.gpu_campaign.report import Asked, Report
@@ -57,8 +58,8 @@ def changes(task: Task, reference: Path | None) -> Iterator[tuple[str, Callable 
 
 
 def fully_grown(model: nn.Module, form: str) -> None:
-    """Give every convolution all branches that it can take."""
-    dyrep.expand(model, branches=dyrep.ALL_BRANCHES, form=form)
+    """Give every convolution all branches of the published code that it can take."""
+    dyrep.expand(model, branches=PUBLISHED_BRANCHES, form=form)
 
 
 def as_published(model: nn.Module, reference: Path) -> None:

@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import dyrep
-from benchmarks import RESULTS, evidence
+from benchmarks import PUBLISHED_BRANCHES, RESULTS, evidence
 from benchmarks.growth_study import data
 from benchmarks.growth_study.shelf import Run, Shelf
 from benchmarks.growth_study.training import Size, Training, batches
@@ -66,7 +65,7 @@ class Watch:
 
 
 def _branches(conv: nn.Conv2d) -> list[str]:
-    return [name for name in fitting(conv, dyrep.ALL_BRANCHES) if name not in ("kxk", "identity")]
+    return [name for name in fitting(conv, PUBLISHED_BRANCHES) if name not in ("kxk", "identity")]
 
 
 def watched(run: Run, images: data.Images, size: Size, shelf: Shelf) -> list[dict]:

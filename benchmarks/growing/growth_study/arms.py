@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import dyrep
+from benchmarks import PUBLISHED_BRANCHES
 
 WARM_UP = 0.15  # share of the budget in which the learning rate rises, and ours does not watch
 AFTER_WARM_UP = (0.25, 0.375, 0.5)
@@ -50,7 +51,7 @@ class Arm:
     like: str | None = None
 
 
-LINEAR = {"form": "linear", "branches": dyrep.ALL_BRANCHES}
+LINEAR = {"form": "linear", "branches": PUBLISHED_BRANCHES}
 GROWER: dict[str, Any] = {
     "by": dyrep.Grower, "evolves": {}, "at": AFTER_WARM_UP, "shown": 1, "watches_from": WARM_UP
 }  # fmt: skip
@@ -112,4 +113,6 @@ def _build_alike(model: nn.Module, structure: dict) -> None:
 def evolver(model: nn.Module, optimizer: Optimizer | None, arm: Arm, seed: int) -> dyrep.DyRep:
     """Return the object that grows and cuts the network of an evolving arm."""
     assert arm.evolves is not None
-    return arm.by(model, optimizer, seed=seed, **arm.evolves)
+    # the default branches are not in `evolves`, because recorded prices are found by its digest
+    settings = {"branches": PUBLISHED_BRANCHES, **arm.evolves}
+    return arm.by(model, optimizer, seed=seed, **settings)
