@@ -1,10 +1,12 @@
 """Draw the figures of docs/ from `benchmarks/results/` and from the library itself.
 
-    python -m benchmarks.figures
+    python -m benchmarks.figures               # all; train_error is computed anew, which takes long
+    python -m benchmarks.figures block growth  # these
 
-Writes docs/figures/block.svg, saliency.svg, cost.svg, train_error.svg and growth.svg.
+Each figure NAME is written to docs/figures/NAME.svg.
 """
 
+import argparse
 import json
 import statistics
 
@@ -16,8 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
-import dyrep
-from benchmarks import PROJECT, RESULTS
+from benchmarks import PROJECT, PUBLISHED_BRANCHES, RESULTS
 from benchmarks.growth_study.arms import ARMS
 from benchmarks.growth_study.networks import NETWORKS
 from benchmarks.growth_study.plan import JUDGING
@@ -50,18 +51,27 @@ STYLE = {
 
 
 def main() -> None:
+    drawn = {draw.__name__: draw for draw in (block, saliency, cost, train_error, growth)}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", choices=drawn, default=list(drawn), metavar="NAME",
+        help=f"of {', '.join(drawn)}; all of them if none is given",
+    )  # fmt: skip
+    names = parser.parse_args().names
     FIGURES.mkdir(exist_ok=True)
     with plt.rc_context(STYLE):
-        for draw in (block, saliency, cost, train_error, growth):
-            figure = draw()
-            path = FIGURES / f"{draw.__name__}.svg"
+        for name in names:
+            figure = drawn[name]()
+            path = FIGURES / f"{name}.svg"
             figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
             plt.close(figure)
             print(path)
 
 
 def block() -> plt.Figure:
-    """Draw the seven branches between one input and one output."""
+    """Draw the branches between one input and one output."""
     figure, axes = plt.subplots(figsize=(8, 4))
     axes.axis("off")
     for row, (name, parts) in enumerate(CHAINS.items()):
@@ -187,7 +197,7 @@ def change(norm: bool, count: int, seed: int) -> float:
     with calibration.batch_statistics(model):
         before = model(batch)
     path = str(len(head))
-    expansion.grow(model, path, dyrep.ALL_BRANCHES, rest, torch.Generator().manual_seed(seed))
+    expansion.grow(model, path, PUBLISHED_BRANCHES, rest, torch.Generator().manual_seed(seed))
     with calibration.batch_statistics(model):
         return relative_error(before, model(batch))
 
