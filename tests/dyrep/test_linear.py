@@ -136,13 +136,18 @@ def test_each_kernel_is_that_of_the_published_branch_without_its_norms(conv, see
         assert relative_error(theirs.equivalent()[0], ours.equivalent()[0]) < 1e-12
 
 
+# the conv of a branch that learns, and the part of a gradient (out, in, 3, 3) that it can represent
 REACHED = {
-    "1x1": lambda g: nn.functional.pad(g[:, :, 1:2, 1:2], (1, 1, 1, 1)),
-    "1xk": lambda g: nn.functional.pad(g[:, :, 1:2], (0, 0, 1, 1)),
-    "kx1": lambda g: nn.functional.pad(g[:, :, :, 1:2], (1, 1, 0, 0)),
-    "1x1_avg": lambda g: g.mean((2, 3), keepdim=True).expand_as(g),
-    "1x1_kxk": lambda g: g,
+    "1x1": ("conv", lambda g: nn.functional.pad(g[:, :, 1:2, 1:2], (1, 1, 1, 1))),
+    "1xk": ("conv", lambda g: nn.functional.pad(g[:, :, 1:2], (0, 0, 1, 1))),
+    "kx1": ("conv", lambda g: nn.functional.pad(g[:, :, :, 1:2], (1, 1, 0, 0))),
+    "1x1_avg": ("reduce", lambda g: g.mean((2, 3), keepdim=True).expand_as(g)),
+    "1x1_kxk": ("conv", lambda g: g),
 }
+
+
+def test_the_part_of_a_gradient_that_a_branch_reaches_is_known_for_each_with_a_kernel():
+    assert {*REACHED} == {*dyrep.ALL_BRANCHES} - {"kxk", "identity"}
 
 
 @pytest.mark.parametrize("branch", REACHED)
@@ -153,12 +158,13 @@ def test_the_kernel_moves_faster_by_the_square_of_the_strength(branch):
     (part,) = block.others()
     slope = torch.randn(4, 4, 3, 3, dtype=torch.float64)
     before = block.composed(torch.float64)
-    kernel = (part.reduce if branch == "1x1_avg" else part.conv).weight
+    conv, reached = REACHED[branch]
+    kernel = part.get_submodule(conv).weight
     (gradient,) = torch.autograd.grad((before * slope).sum(), kernel)
     with torch.no_grad():
         kernel.sub_(gradient)
     moved = before - block.composed(torch.float64)
-    torch.testing.assert_close(moved, strength**2 * REACHED[branch](slope))
+    torch.testing.assert_close(moved, strength**2 * reached(slope))
 
 
 def test_strengths_from_the_start_are_those_of_orepa():
