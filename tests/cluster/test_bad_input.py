@@ -80,7 +80,7 @@ def test_a_job_is_submitted_and_waits_while_all_nodes_are_drained(cluster, tmp_p
 
 
 def test_a_launch_without_slurm_says_how_to_launch_locally(cluster, tmp_path):
-    done = launch(tmp_path, environment={"PATH": "/nowhere"})
+    done = launch(tmp_path, environment={"PATH": str(tmp_path / "nowhere")})
     refused(done, "there is no", "cluster=local")
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 from PIL import Image
 
-REFUSED = [
+REFUSED = [  # TMP is the directory of the test
     (["model=resnet1"], "did you mean 'resnet18'"),
     (["trian=digits"], "did you mean 'train'"),
     (["train.epoch=3"], "did you mean 'train.epochs'"),
@@ -63,18 +63,21 @@ REFUSED = [
     ),
     (["data=mnist", "data.root=null"], "data.root is missing; give data.root=FOLDER, with train-"),
     (
-        ["data=kmnist", "data.root=/nowhere"],
-        "/nowhere is not a folder, so it holds no train-images",
+        ["data=kmnist", "data.root=TMP/nowhere"],
+        "TMP/nowhere is not a folder, so it holds no train-images",
     ),
     (
         ["data=emnist", "data.split=all", "data.root=/x"],
         "data.split=all must be 'byclass'",
     ),
     (["data=parquet"], "data.root is missing; give data.root=FOLDER, with .parquet files in it"),
-    (["data=parquet", "data.root=/nowhere"], "/nowhere is not a folder; data.root needs .parquet"),
     (
-        ["data=webdataset", "data.root=/nowhere"],
-        "/nowhere is not a folder; data.root needs tar shards",
+        ["data=parquet", "data.root=TMP/nowhere"],
+        "TMP/nowhere is not a folder; data.root needs .parquet",
+    ),
+    (
+        ["data=webdataset", "data.root=TMP/nowhere"],
+        "TMP/nowhere is not a folder; data.root needs tar shards",
     ),
     (["data=imagenet"], "ILSVRC 2012 as extracted"),
     (["data=cifar100"], "give data.root=FOLDER, with cifar-100-python.tar.gz, from https://www"),
@@ -85,14 +88,14 @@ REFUSED = [
     ),
     (["lr=0.1"], "lr is not a setting; did you mean 'train.lr'?"),
     (["seeed=1"], "seeed is not a setting; did you mean 'seed'?"),
-    (["data=imagefolder", "data.root=/nowhere"], "/nowhere is not a folder"),
+    (["data=imagefolder", "data.root=TMP/nowhere"], "TMP/nowhere is not a folder"),
     (
-        ["data=cifar10", "data.root=/nowhere"],
-        "/nowhere is not a folder, so it holds no cifar-10-python.tar.gz or cifar-10-batches-py/; get",
+        ["data=cifar10", "data.root=TMP/nowhere"],
+        "TMP/nowhere is not a folder, so it holds no cifar-10-python.tar.gz or cifar-10-batches-py/; get",
     ),
     (
-        ["data=imagenet", "data.root=/nowhere"],
-        "/nowhere is not a folder, so it holds no train/WNID",
+        ["data=imagenet", "data.root=TMP/nowhere"],
+        "TMP/nowhere is not a folder, so it holds no train/WNID",
     ),
     (["data.loader=fast"], "'auto', 'dali', 'memory' or 'torch'"),
     (["train.epochs=3", "train.warmup_epochs=3"], "train.warmup_epochs below train.epochs"),
@@ -142,10 +145,12 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("arguments", "said"), REFUSED, ids=[ascii(" ".join(a)) for a, _ in REFUSED]
 )
-def test_bad_input_is_refused_in_one_line_before_anything_is_written(inside, arguments, said):
-    code, _, told = inside(*arguments)
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(
+    inside, tmp_path, arguments, said
+):
+    code, _, told = inside(*(word.replace("TMP", str(tmp_path)) for word in arguments))
     assert code == 2
-    assert said in told
+    assert said.replace("TMP", str(tmp_path)) in told
     assert told.startswith("error: ")
     assert told.count("\n") == 1
     assert not inside.root.exists()

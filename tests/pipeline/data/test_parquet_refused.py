@@ -66,7 +66,7 @@ WRONG = {
     "damaged": (spoilt, "a.parquet: column label is damaged; get it again"),
     "name of a file": (no_utf8, "is not UTF-8, which pyarrow needs; rename it"),
     "link to nothing": (
-        lambda root: (root / "a.parquet").symlink_to("/nowhere"),
+        lambda root: (root / "a.parquet").symlink_to(root / "nowhere"),
         "a.parquet: No such file or directory",
     ),
     "arrow cut off": (saved_and_cut, "00001.arrow is damaged or cut off"),

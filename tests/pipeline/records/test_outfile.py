@@ -1,6 +1,7 @@
 """Test `records.outfile`: a regular file is replaced; a link, device or FIFO is written to."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -92,15 +93,15 @@ def test_a_path_that_cannot_be_written_is_refused_before_any_work(
             "https://h/x.json is an address, and a folder or file that this machine sees",
         ),
         ("s3://b/x.json", "is an address"),
-        ("link", "is a link to /nowhere/x, where nothing is; restore that"),
-        ("folder/x.json", "is a link to /nowhere, where nothing is; restore that"),
+        ("link", "is a link to {}/nowhere/x, where nothing is; restore that"),
+        ("folder/x.json", "is a link to {}/nowhere, where nothing is; restore that"),
     ],
 )
 def test_no_folder_is_made_for_an_address_or_a_dangling_link(tmp_path, monkeypatch, path, said):
     monkeypatch.chdir(tmp_path)
-    Path("link").symlink_to("/nowhere/x")
-    Path("folder").symlink_to("/nowhere")
-    with pytest.raises(UserError, match=said):
+    Path("link").symlink_to(tmp_path / "nowhere" / "x")
+    Path("folder").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=re.escape(said.format(tmp_path))):
         outfile.check(json=Path(path))
     assert len(list(tmp_path.iterdir())) == 2
 

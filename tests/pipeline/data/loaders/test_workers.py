@@ -96,8 +96,8 @@ def test_shared_memory_limits_the_number_of_workers(monkeypatch, capsys, free, e
     assert workers.affordable(4, 10**6, neighbours=8) <= expected
 
 
-def test_batches_are_the_same_without_shared_memory(data, monkeypatch):
+def test_batches_are_the_same_without_shared_memory(data, tmp_path, monkeypatch):
     own = spec(data)
     enough = list(make("torch", own))
-    monkeypatch.setattr(workers, "SHARED", workers.Path("/nowhere"))
+    monkeypatch.setattr(workers, "SHARED", tmp_path / "nowhere")
     assert all(same(one, two) for one, two in zip(enough, make("torch", own), strict=True))

@@ -259,12 +259,12 @@ def test_the_plan_shows_how_many_convolutions_are_left_alone(tmp_path, words, to
     assert (told in alone) if told else alone is None
 
 
-def test_a_dry_run_shows_the_plan_of_a_data_set_that_is_missing(inside):
-    code, out, err = inside("data=cifar10", "data.root=/nowhere", "dry_run=true")
+def test_a_dry_run_shows_the_plan_of_a_data_set_that_is_missing(inside, tmp_path):
+    code, out, err = inside("data=cifar10", f"data.root={tmp_path}/nowhere", "dry_run=true")
     assert code == 2
     assert "6 convolutions can grow" in out
     assert "latency  run" in out
-    assert err.startswith("error: /nowhere is not a folder")
+    assert err.startswith(f"error: {tmp_path}/nowhere is not a folder")
 
 
 @pytest.mark.parametrize(
