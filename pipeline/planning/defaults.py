@@ -10,12 +10,31 @@ from pipeline.config.rules import SMALL_IMAGE
 from pipeline.planning.compose import parse
 
 RECIPES = {
-    "digits": ("digits", "mnist", "fashion_mnist", "kmnist", "emnist"),
-    "cifar": (
-        "cifar10", "cifar100", "imagefolder", "parquet", "webdataset", "synthetic", "custom",
+    "digits": (
+        "digits",
+        "mnist",
+        "fashion_mnist",
+        "kmnist",
+        "emnist",
     ),
-    "imagenet": ("imagenet", "imagefolder", "parquet", "webdataset", "synthetic", "custom"),
-}  # fmt: skip
+    "cifar": (
+        "cifar10",
+        "cifar100",
+        "imagefolder",
+        "parquet",
+        "webdataset",
+        "synthetic",
+        "custom",
+    ),
+    "imagenet": (
+        "imagenet",
+        "imagefolder",
+        "parquet",
+        "webdataset",
+        "synthetic",
+        "custom",
+    ),
+}
 
 
 def given_again(overrides: list[str]) -> Iterator[str]:

@@ -24,7 +24,12 @@ from pipeline.records import caches, disk, rundir, store
 from pipeline.records.schemas import Result
 from slurm import private
 
-SEARCHED = ("imagefolder", "imagenet", "parquet", "webdataset")  # data.root with all its folders
+SEARCHED = (  # sources that read data.root with all its folders
+    "imagefolder",
+    "imagenet",
+    "parquet",
+    "webdataset",
+)
 ENLARGED = 2  # factor of upscaling above which a note is printed
 AVERAGED = 0.1  # share of the first weights in their average above which a note is printed
 UNWATCHED = 5  # first steps of a training, which `training.profile` leaves out

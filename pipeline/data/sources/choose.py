@@ -7,7 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.sources import arrays, custom, folders, idx, imagenet_tars, parquet, webdataset
+from pipeline.data.sources import (
+    arrays,
+    custom,
+    folders,
+    idx,
+    imagenet_tars,
+    parquet,
+    webdataset,
+)
 
 if TYPE_CHECKING:
     from pipeline.config.data import Images

@@ -29,8 +29,14 @@ from pipeline.records.provenance import PROJECT
 
 PATIENCE = 120  # seconds; a large network needs ten of them
 STEP = 8  # pixels; the sides of progressive images are multiples of it
-CLASSES = dict.fromkeys(("digits", "cifar10", "mnist", "fashion_mnist", "kmnist"), 10)
-CLASSES["cifar100"] = 100
+CLASSES = {
+    "digits": 10,
+    "cifar10": 10,
+    "cifar100": 100,
+    "mnist": 10,
+    "fashion_mnist": 10,
+    "kmnist": 10,
+}
 CALLS = "calls"  # key of the last line of output if the user's code ends the process
 ASSUMED_CLASSES = 1000  # before prep has counted them; they change the last layer alone
 
