@@ -96,6 +96,7 @@ def test_a_cancelled_job_stays_cancelled_with_its_dependents(chain):
     time.sleep(8)  # longer than a requeue takes
     assert work.state() == "CANCELLED"
     assert not work.events("requeued")
+    assert [row["why"] for row in work.events("ended_by_slurm")] == ["CANCELLED"]
     assert len(work.attempts()) == 1
 
 
