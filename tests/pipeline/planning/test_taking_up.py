@@ -32,7 +32,7 @@ class Name:
         if finished:
             result = {
                 "stage": stage,
-                "fingerprint": place.resolve().name,
+                "fingerprint": place.resolve().name.removeprefix(f"{stage}-"),
                 "parents": {},
                 "attempts": 1,
             }
