@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipeline.contract.world import World
+from pipeline.training.announce import Announcer
 from pipeline.training.images import Images
 from pipeline.training.state import State
-from pipeline.training.telling import Telling
 
 
 def due(state: State) -> bool:
@@ -18,7 +18,7 @@ def due(state: State) -> bool:
     return state.unfinished and state.growth.due(state.plain_epochs, state.pace.price)
 
 
-def end_if_too_dear(state: State, telling: Telling) -> None:
+def end_if_too_dear(state: State, announcer: Announcer) -> None:
     """Under a budget, end growth if another adjustment would cost more than it leaves for steps."""
     growth, pace = state.growth, state.pace
     to_come = growth.to_come(state.plain_epochs, pace.epochs)
@@ -29,7 +29,7 @@ def end_if_too_dear(state: State, telling: Telling) -> None:
     if expected > left - expected:
         growth.over = True
         costs = "the last adjustment cost" if last else "an adjustment costs about"
-        telling.say(
+        announcer.say(
             f"no more growing or cutting: {costs} {expected:.0f} plain steps, and the budget has "
             f"{left:.0f} left"
         )
@@ -47,7 +47,7 @@ def adjust(
     state: State,
     world: World,
     images: Images,
-    telling: Telling,
+    announcer: Announcer,
     check_stop: Callable[[], None],
     step_seconds: float,
 ) -> None:
@@ -57,29 +57,29 @@ def adjust(
         state: the state of the training.
         world: all processes; each of them calls this function.
         images: source of the calibration batches.
-        telling: prints the changes.
+        announcer: prints the changes.
         check_stop: called before each calibration batch; may raise.
         step_seconds: duration of a step before the change.
     """
     growth, cost = state.growth, state.cost
-    with telling.adjusting():
+    with announcer.adjusting():
         state.learner.unwrap()
         before = cost.adjusting
         with cost.changing(world, step_seconds):
             batches = images.calibration(growth.batches, state.epoch, check_stop)
             told = growth.adjust(batches, state.plain_epochs, state.epoch, state.step, step_seconds)
         for line in told:
-            telling.say(line)
+            announcer.say(line)
         if growth.changed:
-            price(state, world, telling)
+            price(state, world, announcer)
         cost.last_adjustment = cost.adjusting - before
         growth.price(cost.per_step, cost.last_adjustment)
         state.learner.wrap()
 
 
-def price(state: State, world: World, telling: Telling) -> None:
+def price(state: State, world: World, announcer: Announcer) -> None:
     """Measure the cost of a step of the present network, in steps of the plain network."""
     learner = state.learner
     to_come = state.pace.steps_left(state.step)
     if told := state.cost.renew(world, learner.model, learner.autocast(), to_come):
-        telling.say(told)
+        announcer.say(told)

@@ -7,13 +7,17 @@ from collections.abc import Callable
 
 from pipeline.config.train import Train
 from pipeline.training import nonfinite
+from pipeline.training.announce import Announcer
 from pipeline.training.images import Images
 from pipeline.training.state import State
-from pipeline.training.telling import Telling
 
 
 def evaluate(
-    state: State, recipe: Train, images: Images, telling: Telling, check_stop: Callable[[], None]
+    state: State,
+    recipe: Train,
+    images: Images,
+    announcer: Announcer,
+    check_stop: Callable[[], None],
 ) -> float:
     """Validate, write the epoch's row, and count the epoch; return the median seconds per step.
 
@@ -21,7 +25,7 @@ def evaluate(
         state: the state of the training; its `metrics` and `epoch` are updated.
         recipe: settings of the training.
         images: source of the validation images.
-        telling: prints the accuracy, and warnings about the epoch.
+        announcer: prints the accuracy, and warnings about the epoch.
         check_stop: called before each batch; may raise.
 
     Raises:
@@ -31,7 +35,7 @@ def evaluate(
     skipped, steps = state.history.skipped_now()
     overflowed = learner.overflows.now
     for line in nonfinite.judge(skipped, overflowed, steps, epoch):
-        telling.say(line)
+        announcer.say(line)
     metrics = learner.validate(images.validation(), check_stop)
     more = {**learner.numbers(), **state.cost.numbers()}
     more |= {"overflowed": overflowed} if overflowed else {}
@@ -42,13 +46,13 @@ def evaluate(
     return step_seconds
 
 
-def announce(state: State, telling: Telling) -> None:
+def announce(state: State, announcer: Announcer) -> None:
     """Print the validation of the epoch that has ended, and a warning if it waited for data."""
     lost = "" if math.isfinite(state.metrics["val_loss"]) else ", validation loss not finite"
-    telling.say(f"epoch {state.epoch}: top-1 {state.metrics['top1']:.2f} %{lost}")
+    announcer.say(f"epoch {state.epoch}: top-1 {state.metrics['top1']:.2f} %{lost}")
     for line in state.standing.told:
-        telling.say(line)
-    telling.waiting(state.history.waiting)
+        announcer.say(line)
+    announcer.waiting(state.history.waiting)
 
 
 def headline(state: State, recipe: Train) -> dict[str, float]:

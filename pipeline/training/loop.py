@@ -15,11 +15,11 @@ from pipeline.data.loaders.base import Batch
 from pipeline.display.errors import Interrupted
 from pipeline.training import adjustment, evaluation, recalibration, setup
 from pipeline.training.agreement import Agreement
+from pipeline.training.announce import Announcer
 from pipeline.training.handing_on import hand_on, network_of
 from pipeline.training.images import Images
 from pipeline.training.profile import Profile
 from pipeline.training.saving import Saving
-from pipeline.training.telling import Telling
 
 GONE = 20.0  # after so many seconds without a batch, none is expected any more
 
@@ -31,9 +31,9 @@ class Training:
         self.context, self.world, self.recipe = context, world, context.config.train
         folder = context.parents["prep"] / "data"
         self.images = Images(context.config, folder, world, self._while_waiting)
-        self.telling = Telling(context, world)
+        self.announcer = Announcer(context, world)
         self.saving = Saving(context, world)
-        self.state = setup.set_up(context, world, self.images, self.saving, self.telling)
+        self.state = setup.set_up(context, world, self.images, self.saving, self.announcer)
         self.profile = Profile(self.recipe.profile if world.main else None, context.dir)
         self.agreement = Agreement(world, self.saving.saver, context.stop_requested)
 
@@ -46,7 +46,7 @@ class Training:
             NotFinite: the loss is not finite; no such state was saved.
         """
         self.leave_if_asked()
-        setup.announce(self.state, self.telling)
+        setup.announce(self.state, self.announcer)
         try:
             for _ in self.state.epochs():
                 self._make_steps()
@@ -67,7 +67,7 @@ class Training:
         trains = self.state.steps_to_go > 0
         if trains:
             self.train_epoch()
-        adjustment.end_if_too_dear(self.state, self.telling)
+        adjustment.end_if_too_dear(self.state, self.announcer)
         recalibrates = recalibration.due(self.state, self.recipe)
         if recalibrates:
             self._report("recalibrating")
@@ -95,9 +95,9 @@ class Training:
         self.profile.step()
         if seconds := state.learner.compiler.seconds():
             state.cost.compiled(seconds)
-            self.telling.say(state.learner.compiler.log_line(seconds))
+            self.announcer.say(state.learner.compiler.log_line(seconds))
         if state.step == state.resumed_at + 1:
-            self.telling.first_step(state.step, self.images.chosen(state.loader))
+            self.announcer.first_step(state.step, self.images.chosen(state.loader))
 
     def _save_or_leave(self) -> None:
         stop, due = self.agreement.after(self.state.step)
@@ -116,17 +116,17 @@ class Training:
     def _evaluate(self) -> float:
         self._report("validating")
         step_seconds = evaluation.evaluate(
-            self.state, self.recipe, self.images, self.telling, self.leave_if_asked
+            self.state, self.recipe, self.images, self.announcer, self.leave_if_asked
         )
         self.saving.mark_best(self.state)
-        evaluation.announce(self.state, self.telling)
+        evaluation.announce(self.state, self.announcer)
         return step_seconds
 
     def adjust(self, step_seconds: float) -> None:
         """Grow and cut branches; `step_seconds` is the duration of a step before the change."""
         self._report("adjusting")
         adjustment.adjust(
-            self.state, self.world, self.images, self.telling, self.leave_if_asked, step_seconds
+            self.state, self.world, self.images, self.announcer, self.leave_if_asked, step_seconds
         )
 
     def save(self) -> None:
@@ -170,4 +170,4 @@ class Training:
     def _report(self, doing: str = "") -> None:
         state = self.state
         to_come = state.growth.to_come(state.plain_epochs, state.pace.epochs)
-        self.telling.progress(state.step, state.metrics, doing, to_come)
+        self.announcer.progress(state.step, state.metrics, doing, to_come)

@@ -6,14 +6,14 @@ from pipeline.contract.stage import Context
 from pipeline.contract.world import World
 from pipeline.display.errors import UserError
 from pipeline.training import adjustment, device, generators, growable
+from pipeline.training.announce import Announcer
 from pipeline.training.images import Images
 from pipeline.training.saving import Saving
 from pipeline.training.state import State
-from pipeline.training.telling import Telling
 
 
 def set_up(
-    context: Context, world: World, images: Images, saving: Saving, telling: Telling
+    context: Context, world: World, images: Images, saving: Saving, announcer: Announcer
 ) -> State:
     """Return the state of a training, ready for its next step; collective.
 
@@ -22,20 +22,20 @@ def set_up(
     """
     config = context.config
     if lacking := device.settle(world.device, config.train):
-        telling.say(lacking)
+        announcer.say(lacking)
     generators.seed(config.seed)
-    telling.mark()
+    announcer.mark()
     saved = saving.load()
     state = State(config, world, images, context.dir, saved)
-    telling.pace = state.pace
-    telling.mark()
+    announcer.pace = state.pace
+    announcer.mark()
     if not saved:
-        adjustment.price(state, world, telling)
+        adjustment.price(state, world, announcer)
     state.learner.wrap()
     return state
 
 
-def announce(state: State, telling: Telling) -> None:
+def announce(state: State, announcer: Announcer) -> None:
     """Print what the training starts from and what it leaves out, before its first step.
 
     Raises:
@@ -47,6 +47,6 @@ def announce(state: State, telling: Telling) -> None:
             "by measuring what one costs; use more"
         )
     for line in (*state.learner.told, *growable.reasons(state.growth.left)):
-        telling.say(line)
+        announcer.say(line)
     if lacking := state.learner.compiler.lacking():
-        telling.say(lacking)
+        announcer.say(lacking)

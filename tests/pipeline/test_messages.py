@@ -14,10 +14,10 @@ from pipeline.planning import compose
 from pipeline.records import spent
 from pipeline.records.schemas import Event, Progress
 from pipeline.stages.prep import _nothing_left
-from pipeline.training import telling as telling_module
+from pipeline.training import announce as announce_module
+from pipeline.training.announce import Announcer
 from pipeline.training.growth import Growth
 from pipeline.training.pace import Pace
-from pipeline.training.telling import Telling
 from tests.dyrep.networks import network, optimizer_for
 from tests.runs import composed, make_run
 
@@ -35,16 +35,16 @@ from tests.runs import composed, make_run
 def test_progress_names_the_epoch_of_the_last_step(step, told):
     said = []
     context = SimpleNamespace(started=0.0, progress=lambda *words: said.append(words))
-    telling = Telling(context, SimpleNamespace(main=True))
+    announcer = Announcer(context, SimpleNamespace(main=True))
     recipe = compose.validated(json.loads(composed("train.epochs=2", "name=x"))).train
-    telling.pace = Pace(recipe, 10, None)
-    telling.progress(step, {})
+    announcer.pace = Pace(recipe, 10, None)
+    announcer.progress(step, {})
     assert said == [(step, 20, told, None)]
 
 
 @pytest.fixture
 def timed(monkeypatch):
-    """Return a clock, the `Telling` of a training of 2 times 50 steps, and what it reports."""
+    """Return a clock, the `Announcer` of a training of 2 times 50 steps, and what it reports."""
     said, clock = [], SimpleNamespace(seconds=10.0)
     now = SimpleNamespace(monotonic=lambda: clock.seconds, time=lambda: 0.0)
     context = SimpleNamespace(
@@ -53,39 +53,39 @@ def timed(monkeypatch):
         event=lambda *_, **__: None,
         progress=lambda *words: said.append(words),
     )
-    monkeypatch.setattr(telling_module, "time", now)
-    monkeypatch.setattr(telling_module.attempt, "last", lambda _: SimpleNamespace(time=0.0))
-    telling = Telling(context, SimpleNamespace(main=True))
+    monkeypatch.setattr(announce_module, "time", now)
+    monkeypatch.setattr(announce_module.attempt, "last", lambda _: SimpleNamespace(time=0.0))
+    announcer = Announcer(context, SimpleNamespace(main=True))
     recipe = compose.validated(json.loads(composed("train.epochs=2", "name=x"))).train
-    telling.pace = Pace(recipe, 50, None)
-    telling.mark(), telling.mark()
-    return clock, telling, said
+    announcer.pace = Pace(recipe, 50, None)
+    announcer.mark(), announcer.mark()
+    return clock, announcer, said
 
 
 def test_the_remaining_time_includes_the_adjustments_to_come(timed):
     """The training has 100 steps of 1 s and two adjustments of 40 s, the first after step 50."""
-    clock, telling, said = timed
-    telling.first_step(0, "loader")
+    clock, announcer, said = timed
+    announcer.first_step(0, "loader")
     clock.seconds += 50.0
-    telling.progress(50, {}, adjustments=2)
-    with telling.adjusting():
+    announcer.progress(50, {}, adjustments=2)
+    with announcer.adjusting():
         clock.seconds += 40.0
-    telling.progress(50, {}, adjustments=1)
+    announcer.progress(50, {}, adjustments=1)
     assert [words[3] for words in said] == [50.0, 50.0 + 40.0]
     assert [words[2] for words in said] == ["epoch 1/2, 2 adjustments to come", "epoch 1/2"]
 
 
 def test_an_adjustment_before_the_first_step_is_no_part_of_the_time_of_the_steps(timed):
     """A training that is resumed after step 50 adjusts first, then makes steps of 1 s."""
-    clock, telling, said = timed
-    with telling.adjusting():
+    clock, announcer, said = timed
+    with announcer.adjusting():
         clock.seconds += 40.0
-    telling.first_step(51, "loader")
+    announcer.first_step(51, "loader")
     clock.seconds += 9.0
-    telling.progress(60, {}, adjustments=1)
-    with telling.adjusting():
+    announcer.progress(60, {}, adjustments=1)
+    with announcer.adjusting():
         clock.seconds += 60.0
-    telling.progress(60, {})
+    announcer.progress(60, {})
     assert [words[3] for words in said] == [40.0 + 40.0, 40.0]
 
 

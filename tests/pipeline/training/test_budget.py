@@ -10,9 +10,9 @@ from pipeline.display.errors import Interrupted, UserError
 from pipeline.planning import compose
 from pipeline.records import rundir
 from pipeline.training import cost
+from pipeline.training.announce import Announcer
 from pipeline.training.cost import Cost, Price
 from pipeline.training.pace import Pace
-from pipeline.training.telling import Telling
 from tests.pipeline.training.learning import ALONE, STEPS, TINY, equal, rows
 from tests.runs import composed
 
@@ -158,9 +158,9 @@ def test_progress_shows_the_spent_budget_and_the_steps_left_at_the_current_price
     counted.plain_steps, counted.per_step = 32.0, 1.5
     said = []
     context = SimpleNamespace(started=0.0, progress=lambda *words: said.append(words))
-    telling = Telling(context, SimpleNamespace(main=True))
-    telling.pace = pace
-    telling.progress(25, {})
+    announcer = Announcer(context, SimpleNamespace(main=True))
+    announcer.pace = pace
+    announcer.progress(25, {})
     assert said[0][:3] == (25, 25 + 32, "epoch 3, spent 3.2 of 8 plain epochs")
 
 

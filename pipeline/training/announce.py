@@ -18,7 +18,7 @@ PHASES = ("processes", "imports", "checkpoint", "first_step")  # phases of the s
 MUCH_WAITING = 0.1  # share of an epoch spent waiting for data, above which a warning is printed
 
 
-class Telling:
+class Announcer:
     """Reports progress, prints lines to the log, and measures the start-up time of a training."""
 
     pace: Pace  # set before the first call of `progress`
@@ -26,7 +26,7 @@ class Telling:
     def __init__(self, context: Context, world: World) -> None:
         self._context, self._main = context, world.main
         self._marks = [context.started]
-        self._told_waiting = False
+        self._warned_of_waiting = False
         self._begun: tuple[float, int] | None = None  # time and number of the first step
         self._adjustments: list[float] = []  # seconds per adjustment
         self._earlier = 0  # adjustments before the first step, as at a resume
@@ -94,8 +94,8 @@ class Telling:
 
     def waiting(self, share: float) -> None:
         """Warn once if data loading is the bottleneck; `share` of the epoch was spent waiting."""
-        if share > MUCH_WAITING and not self._told_waiting:
-            self._told_waiting = True
+        if share > MUCH_WAITING and not self._warned_of_waiting:
+            self._warned_of_waiting = True
             self.say(
                 f"waiting for data {100 * share:.0f} % of the time: give it {more_cores()}smaller "
                 "images (prep.shrink), or another data.loader"
