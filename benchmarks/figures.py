@@ -39,7 +39,11 @@ CHAINS = {
 }
 WORDS = {name: arm.what for name, arm in ARMS.items()} | {
     "plain_identity": "identity\nstart", "ours": "and grown",
-    "linear_steps": "linear,\nequal steps", "dyrep_budget": "DyRep,\nbudget"
+    "ours_random": "and grown\nat random", "ours_plain_start": "only grown",
+    "ours_structure": "grown from\nthe start", "linear": "linear", "linear_cut": "linear,\ncut",
+    "linear_steps": "linear,\nequal steps", "plain_x2": "plain,\ncost x 2",
+    "plain_x3": "plain,\ncost x 3", "dbb_steps": "DBB,\nequal steps", "dyrep": "DyRep",
+    "dyrep_budget": "DyRep,\nbudget", "dyrep_linear": "DyRep,\nlinear",
 }  # fmt: skip
 STYLE = {
     "svg.hashsalt": "dyrep",  # so that equal numbers give equal files
