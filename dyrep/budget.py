@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ from dyrep.branches import NormBranch, OneByOneAverage, OneByOneKxK, WindowConv
 from dyrep.calibration import batch_statistics, run
 from dyrep.cost import Cost, cost
 from dyrep.fusion import plain_copy
+from dyrep.geometry import Pair
 from dyrep.recompute import is_cheap
 
 Measure = Literal["flops", "seconds"]
@@ -99,8 +101,8 @@ class Budget:
         if room is None:
             return 0.0
         if isinstance(block, BatchNormBlock):
-            outputs = conv(example[:1]).shape[2:].numel()
-            values = shape[0] * activation_values(block, shape[2:].numel(), outputs)
+            outputs = conv(example[:1]).shape[2:]
+            values = shape[0] * activation_values(block, (shape[2], shape[3]), outputs)
         else:
             values = block.kernel.numel()  # the composed kernel is kept
         state = optimizer.state.get(_conv(model, path).weight, {}) if optimizer else {}
@@ -143,27 +145,36 @@ def extra_cost(
     return Cost(grown.parameters - plain.parameters, grown.flops - plain.flops)
 
 
-def activation_values(block: BatchNormBlock, inputs: int, outputs: int) -> int:
+def activation_values(block: BatchNormBlock, inputs: Pair, outputs: Pair) -> int:
     """Return the number of values per image that a block keeps for backward beyond its conv.
+
+    A branch that cannot leave its padding or cropping to a conv or a pooling keeps a padded copy.
 
     Args:
         block: The block.
-        inputs: Number of positions (H times W) of its input.
-        outputs: Number of positions of its output.
+        inputs: Height and width of its input.
+        outputs: Height and width of its output.
     """
+    g, positions = block.geometry, math.prod(inputs)
+    at_output = math.prod(outputs) * g.out_channels
 
     def kept(branch: NormBranch) -> int:
-        at_output = outputs * block.geometry.out_channels
         if isinstance(branch, WindowConv):
-            return 0 if is_cheap(branch.conv) else at_output
+            # the conv alone would keep the copy of kxk, too
+            copy = 0 if branch is block.kxk else g.window_copy(branch.size, branch.offset, inputs)
+            return copy * g.in_channels + (0 if is_cheap(branch.conv) else at_output)
         if isinstance(branch, OneByOneKxK):
-            inner = 0 if is_cheap(branch.reduce) else inputs * branch.inner_norm.num_features
-            return inner + at_output
+            copy = g.window_copy(g.kernel_size, (0, 0), inputs)
+            unpadded = positions if copy and g.padding_mode != "zeros" else 0  # the pad keeps it
+            inner = 0 if is_cheap(branch.reduce) else positions
+            return (copy + unpadded + inner) * branch.inner_norm.num_features + at_output
         if isinstance(branch, OneByOneAverage):
+            copy = g.average_copy(inputs) * g.out_channels
             if branch.reduce is None:
-                return at_output  # the pooled input, which the norm needs
-            return 0 if is_cheap(branch.reduce) else inputs * block.geometry.out_channels
-        return 0
+                return copy + at_output  # the pooled input, which the norm needs
+            return copy + (0 if is_cheap(branch.reduce) else positions * g.out_channels)
+        height, width = g.margins((1, 1), g.centre)
+        return at_output if any(height + width) else 0  # identity, which pads or crops
 
     return sum(kept(branch) for branch in [block.kxk, *block.others()])
 

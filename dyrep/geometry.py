@@ -98,13 +98,32 @@ class Geometry:
             return x
         return self.pad(x, height, width)
 
+    def window_copy(self, size: Pair, offset: Pair, inputs: Pair) -> int:
+        """Return the number of positions of the copy that `window` makes; 0 if it makes none."""
+        height, width = self.margins(size, offset)
+        if self._conv_can_pad(height, width):
+            return 0
+        return (inputs[0] + sum(height)) * (inputs[1] + sum(width))
+
     def average(self, x: Tensor) -> Tensor:
         """Average over the kernel; padded values count, too."""
         height, width = self.padding
-        half = [k // 2 for k in self.kernel_size]
-        if self._conv_can_pad(height, width) and height[0] <= half[0] and width[0] <= half[1]:
+        if self._pooling_can_pad():
             return F.avg_pool2d(x, self.kernel_size, self.stride, (height[0], width[0]))
         return F.avg_pool2d(self.pad(x, height, width), self.kernel_size, self.stride)
+
+    def average_copy(self, inputs: Pair) -> int:
+        """Return the number of positions of the copy that `average` makes; 0 if it makes none."""
+        height, width = self.padding
+        if self._pooling_can_pad():
+            return 0
+        return (inputs[0] + sum(height)) * (inputs[1] + sum(width))
+
+    def _pooling_can_pad(self) -> bool:
+        """Whether a pooling can do the padding by itself: zeros, at most half a kernel."""
+        height, width = self.padding
+        half = [k // 2 for k in self.kernel_size]
+        return self._conv_can_pad(height, width) and height[0] <= half[0] and width[0] <= half[1]
 
     def pad(self, x: Tensor, height: Pair, width: Pair) -> Tensor:
         """Pad by the conv's padding mode; negative numbers crop."""
