@@ -256,12 +256,12 @@ def _node(node: Node, resources: Resources) -> Iterator[Finding]:
 
 def _gpus_seen(node: Node, resources: Resources) -> Iterator[Finding]:
     """Yield what the number of GPUs that torch sees means for a training."""
-    asked, sees = resources.gpus_per_node, int(node.torch.split(" sees ")[1].split()[0])
-    if asked:
+    wanted, sees = resources.gpus_per_node, int(node.torch.split(" sees ")[1].split()[0])
+    if wanted:
         yield Finding(bool(node.gpus), f"GPUs on the node: {node.gpus or 'none'}")
         cure = "compare the driver (nvidia-smi) with what torch needs; +cpu is one without GPUs"
-        bad = sees < asked
-        yield Finding(not bad, f"torch sees {sees} of {asked} GPUs asked for", cure if bad else "")
+        bad = sees < wanted
+        yield Finding(not bad, f"torch sees {sees} of {wanted} GPUs asked for", cure if bad else "")
     elif preflight.gpus(resources.partition):
         cure = "try it: --gpus 1"
         yield Finding(None, "no GPU was asked for here; a training asks for one per process", cure)

@@ -51,14 +51,14 @@ def above(resources: Resources, limits: Limits) -> Iterator[str]:
         most = minutes(limits[WALL]) or math.inf
         if resources.time_limit > most:
             yield f"the time limit of {resources.time_limit} minutes is above {WALL}={limits[WALL]}"
-    wanted = asked(resources)
+    wanted = requested(resources)
     for name in TRES:
         for what, most in _amounts(limits.get(name, "")):
             if wanted.get(what, 0) > most:
                 yield f"{what}={wanted[what]:g} is above {what}={most:g} of {name}"
 
 
-def asked(resources: Resources) -> dict[str, float]:
+def requested(resources: Resources) -> dict[str, float]:
     """Return the resources of a job under SLURM's names; memory in MB."""
     gpus = resources.nodes * resources.gpus_per_node
     return {

@@ -71,8 +71,8 @@ def _plainly(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lost = error.object[error.start : error.end]
-    told = (PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lost)
-    return "".join(told), error.end
+    plain = (PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lost)
+    return "".join(plain), error.end
 
 
 def deliver() -> None:
@@ -89,6 +89,6 @@ def gone() -> bool:
     try:
         watch = select.poll()
         watch.register(sys.stdout.fileno(), 0)
-        return any(told & (select.POLLERR | select.POLLHUP) for _, told in watch.poll(0))
+        return any(events & (select.POLLERR | select.POLLHUP) for _, events in watch.poll(0))
     except (OSError, ValueError, AttributeError):
         return False  # not a file: pytest captures output

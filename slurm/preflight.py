@@ -66,19 +66,19 @@ def _check_setup(lines: tuple[str, ...]) -> None:
         ["bash", "-n"], input="\n".join([*lines, ""]), capture_output=True, text=True,
         env={**os.environ, "LC_ALL": "C"},
     )  # fmt: skip
-    if said := done.stderr.strip().partition("\n")[0]:  # also of a here-document without an end
-        raise Refused(f"cluster.setup cannot be parsed ({said.removeprefix('bash: ')}); correct it")
+    if line := done.stderr.strip().partition("\n")[0]:  # also of a here-document without an end
+        raise Refused(f"cluster.setup cannot be parsed ({line.removeprefix('bash: ')}); correct it")
 
 
 def _check_srun(options: tuple[str, ...]) -> None:
     """Refuse what srun would not take for options, without running anything."""
-    said = f"cluster.srun={','.join(options)}"
+    setting = f"cluster.srun={','.join(options)}"
     try:
-        told = scheduler.call("srun", "--test-only", *options, "--help") if options else USAGE
+        output = scheduler.call("srun", "--test-only", *options, "--help") if options else USAGE
     except Refused as error:
-        raise Refused(f"{said}: {error}; correct it") from None
-    if USAGE not in told:  # srun has taken a word for the command, and --help for its argument
-        raise Refused(f"{said} holds words that are not options; leave them out")
+        raise Refused(f"{setting}: {error}; correct it") from None
+    if USAGE not in output:  # srun has taken a word for the command, and --help for its argument
+        raise Refused(f"{setting} holds words that are not options; leave them out")
 
 
 def _check_partitions(resources: Resources, partitions: list[dict[str, str]]) -> None:
@@ -141,10 +141,10 @@ def _later(resources: Resources, partitions: list[dict[str, str]]) -> bool:
     able, out = set(), False
     names = ",".join(p["PartitionName"] for p in partitions)
     fields = "NodeHost:|,CPUs:|,Memory:|,Gres:|,StateCompact:|"
-    asked = ("--noheader", "--Node", f"--partition={names}", f"--Format={fields}")
+    query = ("--noheader", "--Node", f"--partition={names}", f"--Format={fields}")
     kind = re.escape(resources.gpu_type) if resources.gpu_type else r"[^:,(]+"
     gpu = re.compile(rf"gpu:{kind}:(\d+)" if resources.gpu_type else rf"gpu(?::{kind})?:(\d+)")
-    for line in scheduler.call("sinfo", *asked).splitlines():
+    for line in scheduler.call("sinfo", *query).splitlines():
         host, cpus, memory, gres, state, *_ = (word.strip() for word in line.split("|"))
         enough = (
             int(cpus) >= resources.cpus_per_node
@@ -167,12 +167,12 @@ def _offer(partition: dict[str, str]) -> str:
 
 
 def _say(resources: Resources) -> str:
-    asked = [f"{resources.nodes} nodes", f"{resources.cpus_per_node} CPUs"]
+    parts = [f"{resources.nodes} nodes", f"{resources.cpus_per_node} CPUs"]
     kind = f" {resources.gpu_type}" if resources.gpu_type else ""
-    asked += [f"{resources.gpus_per_node}{kind} GPUs"] if resources.gpus_per_node else []
-    asked += [f"{resources.memory} GB"] if resources.memory else []
-    asked += [f"cluster.sbatch.{name}={value}" for name, value in resources.sbatch.items()]
-    return ", ".join(asked)
+    parts += [f"{resources.gpus_per_node}{kind} GPUs"] if resources.gpus_per_node else []
+    parts += [f"{resources.memory} GB"] if resources.memory else []
+    parts += [f"cluster.sbatch.{name}={value}" for name, value in resources.sbatch.items()]
+    return ", ".join(parts)
 
 
 def gpus(partition: str | None) -> bool:
@@ -199,8 +199,8 @@ def preemption(partition: str | None, qos: str | None, account: str | None = Non
         modes = {p["PreemptMode"] for p in chosen(partition)}
         mode = max(modes, key=lambda mode: ("CANCEL" in mode.upper(), mode != "OFF"))
     else:
-        asked = ("show", "qos", qos or limits.usual_qos(account), "format=PreemptMode")
-        own = scheduler.call("sacctmgr", "--noheader", "--parsable2", *asked).strip()
+        query = ("show", "qos", qos or limits.usual_qos(account), "format=PreemptMode")
+        own = scheduler.call("sacctmgr", "--noheader", "--parsable2", *query).strip()
         mode = own if own and own != "cluster" else mode
     return mode
 

@@ -39,7 +39,7 @@ def settled(jobs: Sequence[Job]) -> dict[str, Entry]:
         Refused: SLURM does not end a job in time.
     """
     until = time.monotonic() + LEAVE
-    said = False
+    printed = False
     while True:
         queue = scheduler.user_jobs() | of_others(job.directory for job in jobs)
         vain = _in_vain(jobs, queue)
@@ -50,9 +50,9 @@ def settled(jobs: Sequence[Job]) -> dict[str, Entry]:
             return queue
         if time.monotonic() > until:
             raise Refused(f"SLURM does not end job {leaving[0]}; look at squeue")
-        if not said:
+        if not printed:
             print(f"waiting for SLURM to end job {leaving[0]}")
-        said = True
+        printed = True
         time.sleep(1)
 
 

@@ -59,14 +59,14 @@ def decide(job: Job, here: Allocation, printed: str = "") -> int:
         state = _ended_as(printed)
         if state and (entry is None or entry.restarts == here.restart):
             here.event("ended_by_slurm", why=state).note(job.directory)
-        told = f" ({state})" if state else ""
-        return _end(f"SLURM has ended this attempt of {job.name}{told}; it decides what comes next")
+        how = f" ({state})" if state else ""
+        return _end(f"SLURM has ended this attempt of {job.name}{how}; it decides what comes next")
     own = here.own(job.directory)
     ended = [row.code for row in own if row.event == "ended"]
     if REFUSED in ended:
         reasons = [row.why for row in own if row.event == "ended" and row.why]
-        told = f"was not started: {reasons[0]}" if reasons else "refused its input; see its log"
-        return _end(f"{job.name} {told}", REFUSED)
+        reason = f"was not started: {reasons[0]}" if reasons else "refused its input; see its log"
+        return _end(f"{job.name} {reason}", REFUSED)
     why = CRASHED if entry.orphaned else _why(job, ended, own, entry)
     saved = job.saved()
     if why == CRASHED and (message := ORPHANED if entry.orphaned else _cause(job, here, printed)):
@@ -121,8 +121,8 @@ def _cause(job: Job, here: Allocation, printed: str) -> str | None:
 
 def _ended_as(printed: str) -> str | None:
     """Return the state in which SLURM ends the job, by what slurmstepd printed; None if unknown."""
-    told = ENDS.findall(printed)
-    return STATES.get(told[-1].strip() or None) if told else None
+    endings = ENDS.findall(printed)
+    return STATES.get(endings[-1].strip() or None) if endings else None
 
 
 def _vain(job: Job, saved: int) -> int:

@@ -143,7 +143,7 @@ class Executor(SlurmExecutor):
                     made = self.map_array(supervise, jobs, [first] * len(jobs))
                 return [job.job_id for job in made]
             except FailedJobError as error:
-                words = scheduler.said(str(error))
+                words = scheduler.error_line(str(error))
                 if not any(away in words for away in scheduler.AWAY):
                     raise Refused(words) from None
                 if left:
@@ -151,7 +151,7 @@ class Executor(SlurmExecutor):
                 _withdraw(token)
             except FailedSubmissionError as error:  # the job is submitted, but its id is unknown
                 _withdraw(token)
-                raise Refused(scheduler.said(str(error))) from None
+                raise Refused(scheduler.error_line(str(error))) from None
             except KeyboardInterrupt:
                 _withdraw(token)
                 raise

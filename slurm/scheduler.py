@@ -68,13 +68,13 @@ def call(*command: str) -> str:
         raise Unreachable(f"{command[0]} did not answer within {TIMEOUT:.0f} s") from None
     if done.returncode == 0:
         return done.stdout
-    words = said(done.stderr)
+    words = error_line(done.stderr)
     if "configuration source" in words or "slurm.conf" in words:
         raise Refused("no SLURM configuration was found here; set SLURM_CONF to its slurm.conf")
     raise (Unreachable if any(away in words for away in AWAY) else Refused)(words)
 
 
-def said(stderr: str) -> str:
+def error_line(stderr: str) -> str:
     """Return the errors that a SLURM command printed, as one line."""
     lines = [re.sub(r"^\w+: (error: )?", "", line) for line in stderr.strip().splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"
@@ -178,10 +178,10 @@ def end(job: str) -> str | None:
     if entry and not entry.active:
         killed = entry.state == "FAILED" and entry.signal == signal.SIGKILL
         return KILLED if killed else entry.state
-    asked = ("sacct", "--allocations", f"--jobs={job}")
+    query = ("sacct", "--allocations", f"--jobs={job}")
     text = ("--noheader", "--parsable2", "--format=State")
     try:
-        state = _query(asked, text, answers.end_from_json, answers.end_from_text)
+        state = _query(query, text, answers.end_from_json, answers.end_from_text)
     except Refused:  # the site has no accounting
         return None
     if state is not None and state not in ENDED:
@@ -216,7 +216,7 @@ def patient(ask: Callable[[], T], seconds: float = math.inf) -> T:
     Raises:
         Unreachable: SLURM did not answer within `seconds`.
     """
-    begun, told = time.monotonic(), -math.inf
+    begun, printed = time.monotonic(), -math.inf
     while True:
         try:
             return ask()
@@ -224,8 +224,8 @@ def patient(ask: Callable[[], T], seconds: float = math.inf) -> T:
             now = time.monotonic()
             if now - begun > seconds:
                 raise
-            if now - told > 60:
-                told = now
+            if now - printed > 60:
+                printed = now
                 print(f"SLURM does not answer ({error}); asking again", flush=True)
             # at first often: SLURM's commands retry by themselves, and KillWait may be running
             time.sleep(1 if now - begun < KILL_WAIT else 5)

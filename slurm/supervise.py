@@ -200,7 +200,7 @@ def _run(job: Job, here: Allocation, seen: list[int], script: orphan.Script | No
     command = subprocess.Popen(
         job.command, env=environment, preexec_fn=_as_child, stdin=subprocess.DEVNULL
     )
-    told = -AGAIN
+    signalled = -AGAIN
     noted = False
     due = time.monotonic() + JOIN if here.node == 0 else math.inf
     while True:
@@ -217,8 +217,8 @@ def _run(job: Job, here: Allocation, seen: list[int], script: orphan.Script | No
             here.event("signal", signal=signal.Signals(seen[0]).name).note(job.directory)
         if code is not None:
             return code
-        if seen and time.monotonic() - told >= AGAIN:
-            told = time.monotonic()
+        if seen and time.monotonic() - signalled >= AGAIN:
+            signalled = time.monotonic()
             with suppress(ProcessLookupError):
                 command.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):

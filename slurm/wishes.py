@@ -47,7 +47,7 @@ def obey(resources: Resources, environment: Mapping[str, str] = os.environ) -> R
     return resources
 
 
-def asked(environment: Mapping[str, str] = os.environ) -> list[str]:
+def variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Return the sbatch variables of the shell as `NAME=VALUE`."""
     return [f"{name}={value}" for name, value in environment.items() if name.startswith(PREFIX)]
 
@@ -55,17 +55,17 @@ def asked(environment: Mapping[str, str] = os.environ) -> list[str]:
 def _obey(resources: Resources, name: str, value: str) -> Resources:
     word = name.removeprefix(PREFIX)
     option = NAMES.get(word, word.lower().replace("_", "-"))
-    said = f"your shell has {name}={value}"
+    clause = f"your shell has {name}={value}"
     if option in NOTHING or (not value and option not in FLAGS):
         return resources
     if option in OURS:
-        raise Refused(f"{said}, but sbatch's --{option} is what recovery builds on; unset {name}")
+        raise Refused(f"{clause}, but sbatch's --{option} is what recovery builds on; unset {name}")
     if option in NAMED:
         wish: dict[str, Any] = {option: value}
         return resources if getattr(resources, option) is not None else replace(resources, **wish)
     if option in FIELDS or option in COUNTED:
         raise Refused(
-            f"{said}, but sbatch's --{option} has a setting of its own; use that and unset {name}"
+            f"{clause}, but sbatch's --{option} has a setting of its own; use that and unset {name}"
         )
     if option in {key.replace("_", "-") for key in resources.sbatch}:
         return resources

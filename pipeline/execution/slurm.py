@@ -192,8 +192,8 @@ def _print_jobs(launches: list[Launch], submission: Submission) -> None:
     if submission.attached:
         count = len(submission.attached)
         say(f"{count} in the queue before, with the settings they were submitted with")
-    if asked := wishes.asked():
-        say(mask(f"your shell has {' '.join(asked)}: obeyed where no setting says otherwise"))
+    if variables := wishes.variables():
+        say(mask(f"your shell has {' '.join(variables)}: obeyed where no setting says otherwise"))
     first = launches[0].config
     names = first.name if len(launches) == 1 else ""
     root = named.elsewhere(Path(first.root))

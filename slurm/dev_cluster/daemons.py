@@ -105,8 +105,8 @@ def _steps(cluster: Cluster) -> Iterable[tuple[str, list[str], Callable[[], bool
 
     def idle() -> bool:
         # a short timeout: while sinfo retries, an end of slurmctld would go unnoticed
-        told = ask(cluster, "sinfo", "-h", "-p", "low", "-N", "-o", "%T", timeout=2)
-        return told.stdout.split() == ["idle"] * len(nodes)
+        answer = ask(cluster, "sinfo", "-h", "-p", "low", "-N", "-o", "%T", timeout=2)
+        return answer.stdout.split() == ["idle"] * len(nodes)
 
     def recorded() -> bool:
         return "COMPLETED" in ask(cluster, "sacct", "-X", "-n", "-o", "state").stdout

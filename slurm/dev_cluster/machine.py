@@ -76,10 +76,10 @@ def version() -> tuple[int, int]:
     Raises:
         Failed: slurmd does not print its version.
     """
-    told = call("slurmd", "-V", environment=os.environ | {"PATH": search_path()}, timeout=10)
-    match = re.search(r"(\d+)\.(\d+)", told.stdout)
+    answer = call("slurmd", "-V", environment=os.environ | {"PATH": search_path()}, timeout=10)
+    match = re.search(r"(\d+)\.(\d+)", answer.stdout)
     if match is None:
-        raise Failed(f"slurmd -V prints no version:\n{tail(told.stdout + told.stderr)}")
+        raise Failed(f"slurmd -V prints no version:\n{tail(answer.stdout + answer.stderr)}")
     return int(match[1]), int(match[2])
 
 

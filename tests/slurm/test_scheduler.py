@@ -28,7 +28,7 @@ def test_an_invalid_duration_is_refused_with_the_valid_formats(text):
 
 
 @pytest.mark.parametrize(
-    ("stderr", "said"),
+    ("stderr", "line"),
     [
         ("sbatch: error: Invalid partition\n", "Invalid partition"),
         ("sbatch: error: one\nsbatch: error: two\n", "one; two"),
@@ -36,8 +36,8 @@ def test_an_invalid_duration_is_refused_with_the_valid_formats(text):
         ("\n", "no reason given"),
     ],
 )
-def test_an_error_message_of_slurm_becomes_one_line(stderr, said):
-    assert scheduler.said(stderr) == said
+def test_an_error_message_of_slurm_becomes_one_line(stderr, line):
+    assert scheduler.error_line(stderr) == line
 
 
 @pytest.mark.parametrize(
