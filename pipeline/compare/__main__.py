@@ -52,17 +52,17 @@ def _compare(options: argparse.Namespace) -> int:
     else:
         runs = collect.read(collect.select(options.root, options.runs, options.group, damaged=True))
     title = options.group or f"{len(runs)} run{'s' * (len(runs) != 1)}"
-    told = answer(title, runs, options.baseline, options.force)
-    table.show(told)
+    result = answer(title, runs, options.baseline, options.force)
+    table.show(result)
     if options.json:
-        outfile.write(options.json, told.to_json() + "\n")
+        outfile.write(options.json, result.to_json() + "\n")
     if options.html:
         from pipeline.compare.page import render
 
-        outfile.write(options.html, render(told, runs))
+        outfile.write(options.html, render(result, runs))
         say(f"page: {options.html}")
     if options.online:
-        say(online.publish(told, options.group, options.runs))
+        say(online.publish(result, options.group, options.runs))
     return DONE
 
 

@@ -161,9 +161,9 @@ def _group(label: str, runs: list[Run], hours: Callable[[Run], float | None]) ->
         unfused_top1=over("eval/unfused/top1"),
         val_loss=over("train/val_loss"),
         cost=over(WORK),
-        hours=mean([told for run in runs if (told := hours(run)) is not None]),
+        hours=mean([spent for run in runs if (spent := hours(run)) is not None]),
         cost_by_seed={run.seed: run.metrics[WORK] for run in runs if WORK in run.metrics},
-        sizes={name: told.mean for name, told in sizes.items() if told},
+        sizes={name: size.mean for name, size in sizes.items() if size},
         latency_ms={  # the median, so that one run timed on a busy machine shifts nothing
             _batch(key): statistics.median(r.metrics[key] for r in runs if key in r.metrics)
             for key in sorted(timed, key=_batch)
@@ -183,28 +183,28 @@ def _batch(metric: str) -> int:
     return int(size) if not head and tail != size and size.isdigit() else 0
 
 
-def _baseline(groups: list[Group], asked: list[str], notes: list[str]) -> Group | None:
+def _baseline(groups: list[Group], wanted: list[str], notes: list[str]) -> Group | None:
     """Return the baseline: the group that the others are tested against.
 
     Raises:
-        UserError: no group matches the conditions in `asked`, or several do.
+        UserError: no group matches `wanted`, or several do.
     """
-    if not groups or (len(groups) == 1 and not asked):
+    if not groups or (len(groups) == 1 and not wanted):
         return None
     found = groups
-    for condition in asked or ["method=plain"]:
+    for condition in wanted or ["method=plain"]:
         key, equals, value = condition.partition("=")
         if not equals:
             raise UserError(f"--baseline {condition} is not KEY=VALUE, e.g. method=plain")
         found = [group for group in found if settings.fits(group.settings, key, value)]
-        if not found and asked:
+        if not found and wanted:
             meant = settings.valid([group.settings for group in groups], key, value)
             raise UserError(f"no group has {condition}; {meant}")
     if len(found) == 1:
         return found[0]
-    if asked:
+    if wanted:
         labels = " | ".join(group.label for group in found[:4])
-        raise UserError(f"{len(found)} groups have {' '.join(asked)} ({labels}); add --baseline …")
+        raise UserError(f"{len(found)} groups have {' '.join(wanted)} ({labels}); add --baseline …")
     notes.append(
         "no --baseline was named: the others are tested against the best group, which was chosen "
         "after the results"

@@ -67,8 +67,8 @@ def accuracy(answer: Answer) -> Markup:
         if group.top1.half is not None:
             axes.errorbar(group.top1.mean, row, xerr=group.top1.half, color=colour, capsize=3)
         axes.plot(group.top1.mean, row, "o", ms=5, color=colour, zorder=3, clip_on=False)
-        told = [f"top-1 {interval(group.top1)} %"]
-        curves.append(Curve(_short(group.label), colour, [group.top1.mean], [row], told))
+        texts = [f"top-1 {interval(group.top1)} %"]
+        curves.append(Curve(_short(group.label), colour, [group.top1.mean], [row], texts))
     axes.set_yticks(range(len(groups)), [_short(group.label) for group in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -93,9 +93,9 @@ def cost(answer: Answer) -> Markup:
     middle = sum(axes.get_xlim()) / 2
     named = [*front, *others] if len(points) <= NAMED else [*front[:1], *front[1:][-1:]]
     for (x, y), at in itertools.groupby(sorted(named, key=_point), key=_point):
-        told = ", ".join(str(numbers[group.label]) for _, _, group in at)
+        text = ", ".join(str(numbers[group.label]) for _, _, group in at)
         side = (6, "left") if x <= middle else (-6, "right")  # numbers stay inside the axes
-        axes.annotate(told, (x, y), xytext=(side[0], 6), ha=side[1], fontsize=8,
+        axes.annotate(text, (x, y), xytext=(side[0], 6), ha=side[1], fontsize=8,
                       textcoords="offset points")  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.margins(y=0.15)

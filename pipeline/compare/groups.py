@@ -64,7 +64,7 @@ class Answer:
     def to_json(self) -> str:
         """Return the whole answer as JSON, with the verdicts in words."""
         tree = dataclasses.asdict(self)
-        for group, told in zip(self.groups, tree["groups"], strict=True):
+        for group, row in zip(self.groups, tree["groups"], strict=True):
             if group.versus:
-                told["versus"] |= {"n": len(group.versus.seeds), "verdict": group.versus.verdict}
+                row["versus"] |= {"n": len(group.versus.seeds), "verdict": group.versus.verdict}
         return json.dumps(tree, indent=2, allow_nan=False)

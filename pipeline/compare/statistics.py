@@ -72,15 +72,15 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Pairs:
     """
     seeds = sorted(ours.keys() & theirs.keys())
     differences = [ours[seed] - theirs[seed] for seed in seeds]
-    told = mean(differences)
-    if told is None:
+    average = mean(differences)
+    if average is None:
         return Pairs(seeds)
-    pairs = Pairs(seeds, told.mean, told.low, told.high)
-    if told.std is not None and told.std > 1e-9:
+    pairs = Pairs(seeds, average.mean, average.low, average.high)
+    if average.std is not None and average.std > 1e-9:
         from scipy.special import stdtr
 
-        score = told.mean / (told.std / math.sqrt(told.n))
-        pairs.p = 2 * float(stdtr(told.n - 1, -abs(score)))
+        score = average.mean / (average.std / math.sqrt(average.n))
+        pairs.p = 2 * float(stdtr(average.n - 1, -abs(score)))
     return pairs
 
 

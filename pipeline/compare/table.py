@@ -65,12 +65,12 @@ def brief(label: str) -> str:
     return re.sub(r"(?<!\S)\w+\.(?=[\w.]+=)", "", label)
 
 
-def interval(told: Mean | None, digits: int = 2) -> str:
+def interval(value: Mean | None, digits: int = 2) -> str:
     """Return a mean with half the width of its interval."""
-    if told is None:
+    if value is None:
         return "–"
-    half = "" if told.half is None else f" ± {told.half:.{digits}f}"
-    return f"{told.mean:.{digits}f}{half}"
+    half = "" if value.half is None else f" ± {value.half:.{digits}f}"
+    return f"{value.mean:.{digits}f}{half}"
 
 
 def difference(pairs: Pairs) -> str:
@@ -81,14 +81,14 @@ def difference(pairs: Pairs) -> str:
     return f"{pairs.difference:+.2f}{half}"
 
 
-def hours(told: Mean | None) -> str:
+def hours(value: Mean | None) -> str:
     """Return a time with three digits."""
-    return "–" if told is None else f"{told.mean:.3g}"
+    return "–" if value is None else f"{value.mean:.3g}"
 
 
-def work(told: Mean | None) -> str:
+def work(value: Mean | None) -> str:
     """Return a cost in plain steps, with three digits."""
-    return "–" if told is None else short(told.mean)
+    return "–" if value is None else short(value.mean)
 
 
 def probability(p: float | None) -> str:
@@ -108,14 +108,14 @@ def latencies(group: Group) -> str:
     """Return the fused network's median latencies by batch size, and whether they are noisy."""
     if not group.latency_ms:
         return "–"
-    told = ", ".join(
+    text = ", ".join(
         f"{f'{ms:,.0f}' if ms >= 100 else f'{ms:.3g}'} at {batch}"
         for batch, ms in group.latency_ms.items()
     )
     if not group.noisy:
-        return told
+        return text
     some = "" if group.noisy == len(group.runs) else f"{group.noisy} of {len(group.runs)} "
-    return f"{told} ({some}noisy)"
+    return f"{text} ({some}noisy)"
 
 
 def growth(group: Group) -> str:

@@ -59,14 +59,14 @@ def load(path: Path) -> v2.Transform:
     import torch
     from torchvision.transforms import v2
 
-    told = json.loads(path.read_text(encoding="utf-8"))
+    spec = json.loads(path.read_text(encoding="utf-8"))
     return v2.Compose(
         [
-            v2.Grayscale() if told["colour"] == "L" else v2.RGB(),
-            v2.Resize(told["resize"], v2.InterpolationMode(told["interpolation"]), antialias=True),
-            v2.CenterCrop(told["image_size"]),
+            v2.Grayscale() if spec["colour"] == "L" else v2.RGB(),
+            v2.Resize(spec["resize"], v2.InterpolationMode(spec["interpolation"]), antialias=True),
+            v2.CenterCrop(spec["image_size"]),
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(told["mean"], told["std"]),
+            v2.Normalize(spec["mean"], spec["std"]),
         ]
     )

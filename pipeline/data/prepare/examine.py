@@ -168,11 +168,11 @@ def _losses(data: bytes, kind: str, image: Image.Image) -> list[str]:
     if jpeg.restarts_are_broken(data):
         raise Bad("restart markers are missing or out of order: a part of it is lost")
     rows = jpeg.rows_lost(data, image)
-    told = f"cut off: {rows} of {image.height} rows are missing"
+    remark = f"cut off: {rows} of {image.height} rows are missing"
     if rows > MAX_LOST * image.height:
-        raise Bad(told)
+        raise Bad(remark)
     if rows:
-        return [told]
+        return [remark]
     unfinished = "progressive" in image.info and jpeg.scans_missing(data)
     return ["cut off: scans are missing, it is coarse"] * unfinished
 

@@ -35,36 +35,36 @@ def labelled(
                 "unknown; leave out images without a class"
             )
     first = next(iter(found))  # train, or all
-    told = {label for _, label in found[first]}
+    labels = {label for _, label in found[first]}
     names.check(known, where, "class")
-    order: dict[Label, str] = {**dict(enumerate(known))} if known else _named(told, where)
+    order: dict[Label, str] = {**dict(enumerate(known))} if known else _named(labels, where)
     numbers = {label: n for n, label in enumerate(order)}
     for split, rows in found.items():
         for name, label in rows:
             if label not in numbers:
                 raise UserError(unknown(where / name, label, bool(known), split, len(numbers)))
-    _check_filled(order, told, where)
+    _check_filled(order, labels, where)
     return tuple(order.values()), {
         split: [Item(name, numbers[label]) for name, label in rows] for split, rows in found.items()
     }
 
 
-def _named(told: set[Label], where: Path) -> dict[Label, str]:
+def _named(labels: set[Label], where: Path) -> dict[Label, str]:
     """Return the names of the classes by their labels alone; numbers are sorted as numbers."""
-    texts = {label for label in told if isinstance(label, str)}
-    if texts and texts != told:
-        one, other = min(texts), min(label for label in told if isinstance(label, int))
+    texts = {label for label in labels if isinstance(label, str)}
+    if texts and texts != labels:
+        one, other = min(texts), min(label for label in labels if isinstance(label, int))
         raise UserError(f"{where} has labels that are names ({one!a}) and numbers ({other})")
     names.check(texts, where, "label")
-    return {label: str(label) for label in sorted(told)}
+    return {label: str(label) for label in sorted(labels)}
 
 
-def _check_filled(order: dict[Label, str], told: set[Label], where: Path) -> None:
+def _check_filled(order: dict[Label, str], labels: set[Label], where: Path) -> None:
     if len(order) < 2:
         raise UserError(
             f"{where} has images of one class only, {', '.join(order.values())}; use at least 2"
         )
-    empty = [name for label, name in order.items() if label not in told]
+    empty = [name for label, name in order.items() if label not in labels]
     if empty:
         more = f" and {len(empty) - 1} more of its {len(order)}" if empty[1:] else ""
         raise UserError(
@@ -75,7 +75,7 @@ def _check_filled(order: dict[Label, str], told: set[Label], where: Path) -> Non
 
 def unknown(image: Path, label: Label, known: bool, split: str, count: int) -> str:
     """Return that the label of an image is not a class."""
-    told = f"{image} has the label {label!a}"
+    text = f"{image} has the label {label!a}"
     if known:
-        return f"{told}, but the {count} classes go from 0 to {count - 1}; correct it"
-    return f"{told} in {split}, of which there is no image to train on; add some, or leave it out"
+        return f"{text}, but the {count} classes go from 0 to {count - 1}; correct it"
+    return f"{text} in {split}, of which there is no image to train on; add some, or leave it out"

@@ -190,19 +190,19 @@ class Custom:
                 f"{where} gives another image 0 each time it is read; leave random changes to "
                 "train.augment, which draws new ones in each epoch"
             )
-        told = self._labels(given) or [first[0][1]]
-        if told[0] != first[0][1]:
+        labels = self._labels(given) or [first[0][1]]
+        if labels[0] != first[0][1]:
             raise UserError(
                 f"{where} gives image 0 the class {first[0][1]!r}, but its targets begin with "
-                f"{told[0]!r}; make them agree"
+                f"{labels[0]!r}; make them agree"
             )
-        self._check_known(split, told)
+        self._check_known(split, labels)
         return first[0][0]
 
-    def _check_known(self, split: str, told: list[Label]) -> None:
+    def _check_known(self, split: str, labels: list[Label]) -> None:
         """Refuse a class that is not among the named classes."""
         known = {*range(len(self._classes)), *self._classes}
-        for number, value in enumerate(told):
+        for number, value in enumerate(labels):
             if known and value not in known:
                 name = f"{number:08d}" if split == "all" else f"{split}/{number:08d}"
                 where = Path(self._data.target) / name

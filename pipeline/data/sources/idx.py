@@ -106,21 +106,21 @@ class Mnist:
         """
         images, labels = self._files[split]
         check_length(images)
-        count, told = shape(images)[0], content(labels).astype(int) - self.first
-        if len(told) != count:
+        count, ids = shape(images)[0], content(labels).astype(int) - self.first
+        if len(ids) != count:
             raise UserError(
-                f"{labels} has {len(told)} labels, {images} has {count} images: they do not belong "
+                f"{labels} has {len(ids)} labels, {images} has {count} images: they do not belong "
                 "together; get both again"
             )
         if not count:
             raise UserError(f"{images} has no images; get it again")
-        wrong = told[(told < 0) | (told >= len(self.classes))]
+        wrong = ids[(ids < 0) | (ids >= len(self.classes))]
         if len(wrong):
             raise UserError(
                 f"{labels} has a label {wrong[0] + self.first}; those of data={self.name} go from "
                 f"{self.first} to {self.first + len(self.classes) - 1}"
             )
-        found: list[int] = told.tolist()
+        found: list[int] = ids.tolist()
         return found
 
     @cached_property

@@ -72,9 +72,9 @@ def _check_classes(root: Path) -> None:
     for name in sorted(names):
         below = {one for one in folders(root / name) if one.lower() in SPLITS}
         if len(below) > 1 or (len(names) == 1 and below):
-            told = " and ".join(f"{one}/" for one in sorted(below))
+            subfolders = " and ".join(f"{one}/" for one in sorted(below))
             raise UserError(
-                f"{root / name} holds {told}, which are splits: point data.root at it with "
+                f"{root / name} holds {subfolders}, which are splits: point data.root at it with "
                 "data.val_fraction=null if it is not a class, or put its images into "
                 f"{root}/train/{name}/ and {root}/val/{name}/"
             )
@@ -85,11 +85,11 @@ def _refuse_splits(path: Path) -> None:
     names = folders(path)
     if len(splits := {name for name in names if name.lower() in SPLITS}) < 2:
         return
-    told = " and ".join(f"{name}/" for name in sorted(splits))
+    subfolders = " and ".join(f"{name}/" for name in sorted(splits))
     cure = _commands(path, names)
     cure = f"data.root={path} is where they are; {cure}" if cure and path.name == "train" else cure
     cure = cure or f"point data.root at one of them, e.g. {path / min(splits)}"
-    raise UserError(f"{path} holds {told}, which are splits and no classes; {cure}")
+    raise UserError(f"{path} holds {subfolders}, which are splits and no classes; {cure}")
 
 
 def hint(path: Path) -> str:

@@ -79,10 +79,10 @@ def class_names(given: Any, where: str) -> tuple[str, ...]:
     Raises:
         UserError: the attribute is not a list of names.
     """
-    told = getattr(given, "classes", ())
-    names = tuple(told) if hasattr(told, "__iter__") else (told,)
-    if isinstance(told, str) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{where}: classes is {told!r:.60}; it must be a list of names")
+    attribute = getattr(given, "classes", ())
+    names = tuple(attribute) if hasattr(attribute, "__iter__") else (attribute,)
+    if isinstance(attribute, str) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: classes is {attribute!r:.60}; it must be a list of names")
     return tuple(map(str, names))
 
 

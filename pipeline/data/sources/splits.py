@@ -41,9 +41,9 @@ def divide(
     if fraction is not None:
         return {"all": _all(root, names, there, held)}, []
     if not there["train"] or not held:
-        told = f"no {'validation' if there['train'] else 'training'} file by its name"
+        lack = f"no {'validation' if there['train'] else 'training'} file by its name"
         raise UserError(
-            f"{root} holds {told}, of {_some(names)}; data.val_fraction=0.1 splits what is there, "
+            f"{root} holds {lack}, of {_some(names)}; data.val_fraction=0.1 splits what is there, "
             "or call files train-….* and validation-….*"
         )
     used = {*there["train"], *held}

@@ -132,19 +132,19 @@ def labels(path: Path, found: list[Entry], classes: tuple[str, ...], images: set
         found = found[1:]  # the first line names the columns
     _check_base(path, found, classes)
     known = {name: label for label, name in enumerate(classes)}
-    told: Labels = {}
+    labels: Labels = {}
     for entry in found:
         if entry.name not in images:
             continue
         label = known.get(entry.what)
         if label is None:
             label = _number(path, entry, len(classes))
-        if told.setdefault(entry.name, label) != label:
+        if labels.setdefault(entry.name, label) != label:
             raise UserError(
                 f"{path}, line {entry.line}: {entry.name} is there before, with another class; "
                 "leave one"
             )
-    return told
+    return labels
 
 
 def _is_class(what: str, classes: tuple[str, ...]) -> bool:
