@@ -168,8 +168,8 @@ def _why_not(key: str, value: str) -> str:
     try:
         parse([f"{key}={value}"])
     except OverrideParseException as error:
-        said = str(error.__cause__ or error.__context__ or error)
-        return said.strip().replace("\n", "; ")
+        reason = str(error.__cause__ or error.__context__ or error)
+        return reason.strip().replace("\n", "; ")
     return ""
 
 
@@ -233,24 +233,24 @@ def _check_choice(override: Override, own: str | None) -> None:
         override: the argument.
         own: the user's folder of further choices; None without one.
     """
-    group, said = override.key_or_group, override.input_line
+    group, line = override.key_or_group, override.input_line
     if group == "sweeps":
         files = rundir.shown(CONF / "sweeps" / "NAME.yaml")
-        raise UserError(f"{said} is not for launch: `wandb sweep {files}` reads it")
+        raise UserError(f"{line} is not for launch: `wandb sweep {files}` reads it")
     if group == "hydra.searchpath":
-        raise UserError(f"{said} is not for launch; --config-dir DIR adds choices of yours")
+        raise UserError(f"{line} is not for launch; --config-dir DIR adds choices of yours")
     known = _takes(group) or (CONF / group).is_dir() or group.startswith(("hydra", *FREE))
     if override.is_delete() and not known:
-        raise UserError(f"{said}: {unknown(group)}")
+        raise UserError(f"{line}: {unknown(group)}")
     unused.check(override, own)
     if not (CONF / group).is_dir() or group.startswith("hydra"):
         return
     valid = sorted(folder.choices(group, own))
     if override.is_delete() or override.package or override.value() is None:
-        raise UserError(f"{said}: {group} needs a choice; valid are: {', '.join(valid)}")
+        raise UserError(f"{line}: {group} needs a choice; valid are: {', '.join(valid)}")
     for choice in _chosen(override):
         if not isinstance(choice, str):
-            raise UserError(f"{said}: {group} needs one choice; valid are: {', '.join(valid)}")
+            raise UserError(f"{line}: {group} needs one choice; valid are: {', '.join(valid)}")
         if choice not in valid:
             raise UserError(
                 f"{group}={choice} is not a choice; {nearest(choice, valid)}"
@@ -259,7 +259,7 @@ def _check_choice(override: Override, own: str | None) -> None:
         if own:
             folder.check_choice(group, choice, own)
     if override.type is not OverrideType.CHANGE:
-        raise UserError(f"{said}: {group} is among the settings; write {group}={choice}")
+        raise UserError(f"{line}: {group} is among the settings; write {group}={choice}")
 
 
 def _chosen(override: Override) -> list[Any]:

@@ -72,18 +72,19 @@ def to_config(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -
 def values(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> Values:
     """Return the settings of a composed tree; derive a missing run name from the choices."""
     _refuse_named_secrets(tree)
-    said: Any = OmegaConf.to_container(tree, resolve=True)
-    assert isinstance(said, dict)
-    _leave_out(said, choices, {override.key_or_group for override in parse(overrides)})
+    settings: Any = OmegaConf.to_container(tree, resolve=True)
+    assert isinstance(settings, dict)
+    _leave_out(settings, choices, {override.key_or_group for override in parse(overrides)})
     if "model.name" in {override.key_or_group for override in parse(overrides)}:
-        unused.check_network(choices["model"], said["model"].get("family"), said["model"]["name"])
-    refuse_two_lengths(overrides, said)
-    refuse_another_optimizers(overrides, said)
-    if said.get("name") is None:
-        said["name"] = derived_name(choices, said.get("seed"), overrides)
-    _settle_paths(said)
-    starts.pin(said)
-    return {str(key): value for key, value in said.items()}
+        model = settings["model"]
+        unused.check_network(choices["model"], model.get("family"), model["name"])
+    refuse_two_lengths(overrides, settings)
+    refuse_another_optimizers(overrides, settings)
+    if settings.get("name") is None:
+        settings["name"] = derived_name(choices, settings.get("seed"), overrides)
+    _settle_paths(settings)
+    starts.pin(settings)
+    return {str(key): value for key, value in settings.items()}
 
 
 def _refuse_named_secrets(tree: DictConfig) -> None:
@@ -101,13 +102,13 @@ def _refuse_named_secrets(tree: DictConfig) -> None:
                 )
 
 
-def _leave_out(said: Values, choices: dict[str, str], named: set[str]) -> None:
+def _leave_out(values: Values, choices: dict[str, str], named: set[str]) -> None:
     """Remove the settings of an experiment that the chosen choice of a section does not have.
 
     So an experiment can say when methods grow, and still run with a method that does not grow. A
     setting from the command line stays, and so does one that no choice has; both are refused later.
     """
-    for section, settings in said.items():
+    for section, settings in values.items():
         if not isinstance(settings, dict):
             continue
         choice = str(choices.get(section, settings.get("name")))
@@ -147,17 +148,17 @@ def refuse_two_lengths(overrides: list[str], values: Values) -> None:
 
 def refuse_another_optimizers(overrides: list[str], values: Values) -> None:
     """Refuse sgd's settings with another optimizer, and a changed optimizer without `train.lr`."""
-    train, asked = values.get("train"), {o.key_or_group for o in parse(overrides)}
+    train, named = values.get("train"), {o.key_or_group for o in parse(overrides)}
     name = train.get("optimizer") if isinstance(train, dict) else None
     if not isinstance(train, dict) or not isinstance(name, str) or name in ("sgd", ""):
         return
     for key in ("momentum", "nesterov"):
-        if f"train.{key}" in asked:
+        if f"train.{key}" in named:
             raise UserError(
                 f"train.{key} is a setting of train.optimizer=sgd; if {name} takes it, write "
                 f"train.optimizer_args={{{key}:VALUE}}"
             )
-    if "train.optimizer" in asked and "train.lr" not in asked:
+    if "train.optimizer" in named and "train.lr" not in named:
         raise UserError(
             f"train.lr={train.get('lr')} is meant for another optimizer than {name}; give train.lr "
             "beside train.optimizer"
@@ -240,11 +241,11 @@ def _piece(text: str) -> str:
 
 def show() -> int:
     """Have Hydra print what was requested, e.g. by `--help` or `--cfg job`, with secrets masked."""
-    told = StringIO()
+    printed = StringIO()
     meanings.register()
     try:
-        with redirect_stdout(told):
+        with redirect_stdout(printed):
             by_hydra(lambda _: None)
     finally:
-        print(visible(mask_yaml(told.getvalue())), end="")
+        print(visible(mask_yaml(printed.getvalue())), end="")
     return DONE

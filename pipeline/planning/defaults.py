@@ -48,19 +48,19 @@ def unchosen(config: Config, overrides: list[str]) -> list[str]:
     """Return notes on defaults that do not suit the images of this launch."""
     named = {override.key_or_group for override in parse(overrides)}
     data, size = config.data.name, config.data.image_size
-    told = []
+    notes = []
     if "data.root" not in named and config.data.root == PACKAGED.get(data, ""):
-        told.append(f"data.root={config.data.root}, where Debian's package puts {data}")
+        notes.append(f"data.root={config.data.root}, where Debian's package puts {data}")
     if "experiment" in named:
-        return told
+        return notes
     if "train" not in named and data not in RECIPES.get(config.train.name, [data]):
         fitting = [recipe for recipe, images in RECIPES.items() if data in images]
         suits = fitting[-1 if size > SMALL_IMAGE else 0] if fitting else None
         cure = f"; for data={data} at {size} pixels: train={suits}" if suits else ""
-        told.append(f"train={config.train.name} is a recipe for other images{cure}")
+        notes.append(f"train={config.train.name} is a recipe for other images{cure}")
     if "model" not in named and config.model.family == "vgg" and size > SMALL_IMAGE:
-        told.append(
+        notes.append(
             f"model={config.model.name} is for small images, not for {size} pixels; "
             "for these: model=resnet18"
         )
-    return told
+    return notes

@@ -64,8 +64,8 @@ def explain_schema(error: ErrorDetails) -> str:
     if error["type"] == "string_too_short":
         key = re.sub(r"\.\d+$", "", key)  # of an entry, which no command line can name
         return f"{key}= is empty; give {key}=VALUE or leave it out"
-    said = error["input"]
-    if error["type"] in TYPED and isinstance(said, str) and re.fullmatch(TYPED_TEXT, said):
+    given = error["input"]
+    if error["type"] in TYPED and isinstance(given, str) and re.fullmatch(TYPED_TEXT, given):
         return (
             f'{key}="{value}" is a text, as all in quotes and what ${{oc.env:…}} yields; leave the '
             "quotes out, or write ${oc.decode:${oc.env:…}}"
@@ -200,7 +200,7 @@ def _not_of_hydra(key: str, error: BaseException) -> str:
 
 def _line(error: Exception) -> str:
     """Return the message of an error without OmegaConf's context, as one line."""
-    said = getattr(error, "msg", None) or str(error)
-    said = re.sub(r"\w+ raised while composing config:\s*", "", said.partition("full_key:")[0])
-    said = said.replace("Cannot merge DictConfig with ListConfig", "a list is where a section goes")
-    return " ".join(said.split())
+    text = getattr(error, "msg", None) or str(error)
+    text = re.sub(r"\w+ raised while composing config:\s*", "", text.partition("full_key:")[0])
+    text = text.replace("Cannot merge DictConfig with ListConfig", "a list is where a section goes")
+    return " ".join(text.split())

@@ -31,16 +31,16 @@ def check(folder: str) -> None:
     Raises:
         UserError: the folder is refused; the message says why.
     """
-    said = f"--config-dir {folder}"
+    option = f"--config-dir {folder}"
     if not Path(folder).is_dir():
-        raise UserError(f"{said} is not a folder; {HOLDS}")
+        raise UserError(f"{option} is not a folder; {HOLDS}")
     files = [*Path(folder).glob("*.yaml"), *_files(folder)]
     for path in files:
         name = path.relative_to(folder)
         if (CONF / name).exists():
             raise UserError(f"{path}: {_choice(name)} is there already; give it another name")
     if not any(path.parent != Path(folder) for path in files):
-        raise UserError(f"{said} has no settings in it; {HOLDS}")
+        raise UserError(f"{option} has no settings in it; {HOLDS}")
 
 
 def choices(group: str, folder: str | None) -> set[str]:

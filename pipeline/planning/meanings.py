@@ -30,9 +30,9 @@ def _choices(sources: ListConfig) -> str:
         lines.append(f"{group:12} {meaning}")
         for choice in sorted(choices(group, folder)):
             mark = f"{choice} (default)" if choice == default else choice
-            told = next(_comment(_file(group, choice, folder)), "")
-            told = textwrap.shorten(told, WIDTH, placeholder=" …")
-            lines.append(f"  {mark:21} {told}".rstrip())
+            comment = next(_comment(_file(group, choice, folder)), "")
+            comment = textwrap.shorten(comment, WIDTH, placeholder=" …")
+            lines.append(f"  {mark:21} {comment}".rstrip())
     return _literal("\n".join(lines))
 
 

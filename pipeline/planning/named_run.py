@@ -53,8 +53,8 @@ def settle(tree: DictConfig, choices: dict[str, str], overrides: list[str]) -> S
     known = store.read(Run, directory).choices
     old = frozen(directory).model_dump(mode="json")
     read = taking_up.decided(directory)
-    asked = taking_up.as_read(overrides, old, values)
-    before, after = {**settled(flatten(old)), **known}, {**flatten(asked), **choices}
+    requested = taking_up.as_read(overrides, old, values)
+    before, after = {**settled(flatten(old)), **known}, {**flatten(requested), **choices}
     changed = taking_up.differences(overrides, before, after, read)
     if changed:
         raise UserError(

@@ -71,6 +71,6 @@ def _untried(config: Config, trains: bool, prepares: bool) -> Iterator[str]:
     if trains and (unknown := outline.try_optimizer(config)):
         yield f"train.optimizer={config.train.optimizer} was not tried: {unknown.why}"
     if config.data.name == "custom" and prepares:
-        told = outline.try_images(config)
-        if isinstance(told, outline.Unknown):
-            yield f"data.target={config.data.target} was not tried: {told.why}"
+        tried = outline.try_images(config)
+        if isinstance(tried, outline.Unknown):
+            yield f"data.target={config.data.target} was not tried: {tried.why}"

@@ -40,8 +40,8 @@ def make_plan(config: Config, repeated: Container[Path] = ()) -> list[PlannedSta
         question = _question(stage, config, plan)
         directory = rundir.stage_dir(root, stage.name, question.fingerprint)
         state = _state(directory)
-        asked = stage.name in config.again and directory not in repeated
-        unusable = _unusable(asked, state, directory, [plan[name] for name in stage.parents])
+        again = stage.name in config.again and directory not in repeated
+        unusable = _unusable(again, state, directory, [plan[name] for name in stage.parents])
         why = _why(state, directory, rundir.run_dir(root, config.name) / stage.name, question)
         plan[stage.name] = PlannedStage(
             stage=stage,
@@ -49,7 +49,7 @@ def make_plan(config: Config, repeated: Container[Path] = ()) -> list[PlannedSta
             dir=directory,
             state=state,
             wanted=stage.name in config.stage.run,
-            why=_reason(why, unusable, asked),
+            why=_reason(why, unusable, again),
             unusable=unusable,
         )
     _check_parents(plan, config.name)
@@ -79,11 +79,11 @@ def _above(name: str) -> set[str]:
     return {*parents}.union(*map(_above, parents))
 
 
-def _unusable(asked: bool, state: State, directory: Path, parents: list[PlannedStage]) -> str:
+def _unusable(again: bool, state: State, directory: Path, parents: list[PlannedStage]) -> str:
     """Return why the result of a stage must not be used; empty if it may."""
     if state == "new":
         return ""
-    if asked:
+    if again:
         return "asked for with again="
     for parent in parents:
         if parent.repeats:
@@ -92,23 +92,23 @@ def _unusable(asked: bool, state: State, directory: Path, parents: list[PlannedS
     return f"its parent {older} was repeated since" if older else ""
 
 
-def _reason(why: str, unusable: str, asked: bool) -> str:
+def _reason(why: str, unusable: str, again: bool) -> str:
     """Return the reason why a stage runs or not, and what happens to an existing result."""
     if unusable:
         return f"{unusable} ({why})"
-    return f"{why}, so again= has nothing to repeat" if asked else why
+    return f"{why}, so again= has nothing to repeat" if again else why
 
 
 def _question(stage: Stage, config: Config, plan: dict[str, PlannedStage]) -> Question:
     values = values_of(config, stage.reads)
-    asked = Question(
+    question = Question(
         stage=stage.name,
         version=stage.version,
         config={name: values[name] for name in stage.reads},
         parents={name: plan[name].fingerprint for name in stage.parents},
         fingerprint="",
     )
-    return asked.model_copy(update={"fingerprint": _fingerprint(asked, stage.ignores)})
+    return question.model_copy(update={"fingerprint": _fingerprint(question, stage.ignores)})
 
 
 def _fingerprint(question: Question, ignores: tuple[str, ...]) -> str:

@@ -155,9 +155,9 @@ def _check_profile(config: Config, images: int) -> None:
 
 def notes(config: Config, prep: PlannedStage, side: float | None) -> Iterator[str]:
     """Yield notes on settings whose effect depends on the images, of about `side` pixels."""
-    images, asked = _training_images(config, prep), config.train.recalibrate
-    if images and asked and asked > (there := images // config.train.batch_size):
-        yield f"train.recalibrate={asked} takes all {there} batches of an epoch: there are no more"
+    images, wanted = _training_images(config, prep), config.train.recalibrate
+    if images and wanted and wanted > (there := images // config.train.batch_size):
+        yield f"train.recalibrate={wanted} takes all {there} batches of an epoch: there are no more"
     if images:
         yield from _note_average(config.train, images)
     size = config.data.image_size
@@ -189,8 +189,8 @@ def _training_images(config: Config, prep: PlannedStage) -> int | None:
         except (KeyError, ValueError, OverflowError) as error:  # not a number of images
             raise rundir.damaged(prep.dir / rundir.RESULT, error) from None
     if config.data.name == "custom":
-        told = outline.try_images(config)
-        return None if isinstance(told, outline.Unknown) else told.training
+        tried = outline.try_images(config)
+        return None if isinstance(tried, outline.Unknown) else tried.training
     images = source(config.data).count()
     return images - math.ceil(images * (config.data.val_fraction or 0))
 
@@ -204,8 +204,8 @@ def images(config: Config, prep: PlannedStage) -> outline.Images:
         return outline.Images(training=None, classes=counted, side=found.get("mean_side"))
     nothing = outline.Images(training=None, classes=None, side=None)
     if config.data.name == "custom":
-        told = outline.try_images(config)
-        return told if isinstance(told, outline.Images) else nothing
+        tried = outline.try_images(config)
+        return tried if isinstance(tried, outline.Images) else nothing
     folder = source(config.data)
     if not isinstance(folder, ImageFolder):
         return nothing

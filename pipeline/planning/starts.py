@@ -61,10 +61,10 @@ def pin(values: Values) -> None:
         if settings is None or not isinstance(word, str) or _is_none(word):
             continue  # checked later, by the schema and the rules of `config.sense`
         path = _found(key, word, values)
-        digest, said = _digest(key, path), settings.get(f"{name}_sha256")
-        if said not in (None, digest):
+        digest, given = _digest(key, path), settings.get(f"{name}_sha256")
+        if given not in (None, digest):
             raise UserError(
-                f"{key}={word} has the SHA-256 {digest}, and {digest_key} says {said}; "
+                f"{key}={word} has the SHA-256 {digest}, and {digest_key} says {given}; "
                 "give that file, or leave out the hash"
             )
         settings |= {name: str(path), f"{name}_sha256": digest}

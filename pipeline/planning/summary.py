@@ -124,8 +124,8 @@ def _branches(config: Config, count: int) -> str:
 def _left_alone(config: Config, left: dict[str, int]) -> Iterator[str]:
     """Yield how many convolutions get no branches, by reason; nothing for a plain method."""
     if left and config.method.kind != "plain":
-        told = [f"{_count(count, 'convolution')}, {reason}" for reason, count in left.items()]
-        yield f"left alone: {mask('; '.join(told))}"
+        reasons = [f"{_count(count, 'convolution')}, {reason}" for reason, count in left.items()]
+        yield f"left alone: {mask('; '.join(reasons))}"
 
 
 def _start(config: Config) -> str:
@@ -154,7 +154,7 @@ def _growth(config: Config) -> str:
     return f"; {grows} {times} times, {often} up to {unit} {times * every}"
 
 
-def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:
+def show_results(directory: Path, report: Path, requested: list[StageName]) -> None:
     """Print a line per stage that is finished or requested, and the paths of data and report."""
     console = Terminal(WIDTH)
     table = Table(title=None, header_style="bold")
@@ -166,7 +166,7 @@ def show_results(directory: Path, report: Path, asked: list[StageName]) -> None:
         if path.exists():
             seconds = store.read(Result, path.parent).seconds
             table.add_row(name, outcome(name, path.parent), f"{seconds:.1f} s")
-        elif name in asked:
+        elif name in requested:
             table.add_row(name, "not finished", "")
     console.print(table)
     if (data := directory / "prep" / "data.html").exists():
@@ -200,9 +200,9 @@ def _could_not_grow(directory: Path) -> str:
 
 
 def _prep(m: Metrics) -> str:
-    told = {"copies": "copies", "contradictions": "contradictions", "alike": "alike in both",
-            "odd_files": "odd", "ignored_files": "passed over"}  # fmt: skip
-    more = [f"{m[key]:,.0f} {words}" for key, words in told.items() if m[key]]
+    labels = {"copies": "copies", "contradictions": "contradictions", "alike": "alike in both",
+              "odd_files": "odd", "ignored_files": "passed over"}  # fmt: skip
+    more = [f"{m[key]:,.0f} {words}" for key, words in labels.items() if m[key]]
     return ", ".join(
         [
             f"{m['train_images']:,.0f} training and {m['val_images']:,.0f} validation images",
@@ -230,9 +230,9 @@ def _spent(m: Metrics) -> str:
 
 
 def _grown(m: Metrics) -> str:
-    told = f", {m['grown']:.0f} grown, {m['cut']:.0f} cut"
+    counts = f", {m['grown']:.0f} grown, {m['cut']:.0f} cut"
     could_grow = any(m.get(key) for key in ("grown", "cut", "left", "adjusting_steps"))
-    return told if could_grow else ""
+    return counts if could_grow else ""
 
 
 def _adjusting(m: Metrics) -> str:

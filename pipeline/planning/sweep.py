@@ -86,8 +86,8 @@ def check_varied(arguments: list[str], searching: bool, folder: str | None = Non
         varied = [override for override in overrides if override.is_sweep_override()]
         counts = [_check_varied(override, searching) for override in varied]
     for one in varied:
-        if said := [o.input_line for o in overrides if o is not one and _same(o, one)]:
-            raise UserError(f"{one.input_line} and {said[0]} set the same; leave one")
+        if others := [o.input_line for o in overrides if o is not one and _same(o, one)]:
+            raise UserError(f"{one.input_line} and {others[0]} set the same; leave one")
     if math.prod(counts) > MOST:
         raise UserError(f"these are {math.prod(counts)} runs; sweep over at most {MOST}")
     if searching:
@@ -117,36 +117,36 @@ def _same(one: Override, other: Override) -> bool:
 
 def _check_varied(override: Override, searching: bool) -> int:
     """Return how many values a setting has; 1 if a search chooses them."""
-    said = override.input_line
+    line = override.input_line
     if not override.is_discrete_sweep():
         _check_interval(override, searching)
         return 1
     try:
         values = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
     except ValidationError:  # of OmegaConf
-        raise UserError(f"{said} has a choice within a choice; write all values in one") from None
+        raise UserError(f"{line} has a choice within a choice; write all values in one") from None
     except ValueError as error:  # a range with a step of 0
-        raise UserError(f"{said} cannot be gone through: {error}") from None
+        raise UserError(f"{line} cannot be gone through: {error}") from None
     if len(values) > MOST:
-        raise UserError(f"{said} has more than {MOST} values; give fewer")
+        raise UserError(f"{line} has more than {MOST} values; give fewer")
     if not values:
-        raise UserError(f"{said} has no value, so there is nothing to run; give some")
+        raise UserError(f"{line} has no value, so there is nothing to run; give some")
     if twice := [value for value, count in Counter(values).items() if count > 1]:
-        raise UserError(f"{said} has {twice[0]} more than once; give each value once")
+        raise UserError(f"{line} has {twice[0]} more than once; give each value once")
     return len(values)
 
 
 def _check_interval(override: Override, searching: bool) -> None:
-    said, interval = override.input_line, override.value()
+    line, interval = override.input_line, override.value()
     if not searching:
-        raise UserError(f"{said} is for a search: add hydra/sweeper=search, or give the values")
+        raise UserError(f"{line} is for a search: add hydra/sweeper=search, or give the values")
     if not isinstance(interval, IntervalSweep):
         return
     start, end = interval.start, interval.end
     if start is None or end is None or not start < end:
-        raise UserError(f"{said} holds nothing; give the smaller end first")
+        raise UserError(f"{line} holds nothing; give the smaller end first")
     if "log" in interval.tags and start <= 0:
-        raise UserError(f"{said} has no logarithm at {start}; begin above 0")
+        raise UserError(f"{line} has no logarithm at {start}; begin above 0")
 
 
 def _check_search(overrides: list[Override]) -> None:
@@ -194,8 +194,8 @@ def refuse_idle(runs: list[Composed]) -> None:
     used: set[str] = set()
     for tree, _, overrides in runs:
         named = {override.key_or_group for override in parse(overrides)} & IDLE.keys()
-        said: Any = OmegaConf.to_container(tree, resolve=True) if named else {}
-        found = idle(named, flatten(said))
+        values: Any = OmegaConf.to_container(tree, resolve=True) if named else {}
+        found = idle(named, flatten(values))
         refusals |= found
         used |= named - found.keys()
     for key in refusals.keys() - used:

@@ -94,10 +94,10 @@ def differences(
     changed = []
     for key in _named(overrides):
         section, _, last = key.rpartition(".")
-        was, asked = _value(before, key), _value(after, key)
-        by_rule = (section, last, asked) in rules.RULED
-        if was != asked and not by_rule and read("train" if key == "experiment" else key):
-            changed.append(f"{key} is {masked(was, key)}, asked for {masked(asked, key)}")
+        was, new = _value(before, key), _value(after, key)
+        by_rule = (section, last, new) in rules.RULED
+        if was != new and not by_rule and read("train" if key == "experiment" else key):
+            changed.append(f"{key} is {masked(was, key)}, asked for {masked(new, key)}")
     return changed
 
 

@@ -29,23 +29,23 @@ def check(override: Override, own: str | None) -> None:
     Raises:
         UserError: the message names the argument and the cure.
     """
-    key, said = override.key_or_group, override.input_line
+    key, line = override.key_or_group, override.input_line
     first, *rest = key.replace("/", ".").split(".")
     if first == "hydra" and rest[:1] != ["sweeper"]:
         cure = CURES.get("".join(rest[:1]), "root=FOLDER says where everything is written")
         raise UserError(
-            f"{said} would do nothing: {key} is not a setting of a launch, to which Hydra gives "
+            f"{line} would do nothing: {key} is not a setting of a launch, to which Hydra gives "
             f"settings and nothing else; leave it out; {cure}"
         )
     if override.is_delete() and not (CONF / key).is_dir():
         raise UserError(
-            f"{said}: a setting cannot be removed; leave that out, or give it a value, {key}=VALUE "
+            f"{line}: a setting cannot be removed; leave that out, or give it a value, {key}=VALUE "
             f"({key}=null if it can be switched off)"
         )
     if len(rest) == 1 and rest[0] in NAMING and (CONF / first).is_dir() and key != "model.name":
         value, valid = str(override.value()), sorted(folder.choices(first, own))
         cure = f"write {first}={value}" if value in valid else nearest(value, valid, f"{first}=")
-        raise UserError(f"{said}: {key} follows from the choice {first}=; {cure}")
+        raise UserError(f"{line}: {key} follows from the choice {first}=; {cure}")
 
 
 def check_network(choice: str, family: object, name: object) -> None:
@@ -76,17 +76,17 @@ def check_shape(tree: DictConfig, override: Override) -> None:
     Raises:
         UserError: the message names the setting and how to write it.
     """
-    key, said = override.key_or_group, override.input_line
+    key, line = override.key_or_group, override.input_line
     paths = [key] if isinstance(override.value(), dict) else []
     paths += [key[:end] for end, sign in enumerate(key) if sign == "."]
     for path in paths:
         found = _select(tree, path)
         if isinstance(found, ListConfig):
-            raise UserError(f"{said}: {path} is a list; write {path}=[VALUE,…]")
+            raise UserError(f"{line}: {path} is a list; write {path}=[VALUE,…]")
         if found is not None and not isinstance(found, DictConfig):
-            raise UserError(f"{said}: {path} is one value; write {path}=VALUE")
+            raise UserError(f"{line}: {path} is one value; write {path}=VALUE")
     if isinstance(override.value(), list) and isinstance(_select(tree, key), DictConfig):
-        raise UserError(f"{said}: {key} is a section; set what is in it, {key}.KEY=VALUE")
+        raise UserError(f"{line}: {key} is a section; set what is in it, {key}.KEY=VALUE")
 
 
 def _select(tree: DictConfig, key: str) -> object:

@@ -48,8 +48,8 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename in (None, name):
             error.filename = str(path)  # callers know this path, not the temporary one
         full = errno.ENOSPC  # safetensors wraps the system's error, and torch hides it
-        told = f"os error {full}" in str(error) or shutil.disk_usage(path.parent).free < FULL
-        if not isinstance(error, OSError) and told:
+        is_full = f"os error {full}" in str(error) or shutil.disk_usage(path.parent).free < FULL
+        if not isinstance(error, OSError) and is_full:
             raise OSError(full, os.strerror(full), str(path)) from error
         raise
     finally:

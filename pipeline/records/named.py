@@ -79,8 +79,8 @@ def time_again(run: Path) -> str:
 
 def go_on(run: Path) -> str:
     """Return the command that continues a run with the stages of its last launch."""
-    asked = list(stages(run))
-    some = [f"stage.run=[{','.join(asked)}]"] if asked and len(asked) < len(STAGE_NAMES) else []
+    names = list(stages(run))
+    some = [f"stage.run=[{','.join(names)}]"] if names and len(names) < len(STAGE_NAMES) else []
     return relaunch(run.parent.parent, run.name, *some)
 
 

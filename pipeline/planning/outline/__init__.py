@@ -153,7 +153,7 @@ def of(config: Config, counted: int | None = None, begins: bool = True) -> Outli
 
         found: Outline | Unknown = own.outline(request)
     else:
-        answer = _accepted(_asked("--outline", json.dumps(vars(request)), config.root))
+        answer = _accepted(_cached_answer("--outline", json.dumps(vars(request)), config.root))
         found = answer if isinstance(answer, Unknown) else Outline(**answer)
     if begins and isinstance(found, Outline):
         found = _started(config, counted, found)
@@ -199,8 +199,8 @@ def try_optimizer(config: Config) -> Unknown | None:
     """
     if config.train.optimizer == "sgd":
         return None
-    asked = {name: getattr(config, name).model_dump(mode="json") for name in ("train", "method")}
-    answer = _asked("--optimizer", json.dumps(asked), config.root)
+    request = {name: getattr(config, name).model_dump(mode="json") for name in ("train", "method")}
+    answer = _cached_answer("--optimizer", json.dumps(request), config.root)
     elsewhere = config.cluster.name == "slurm"
     if elsewhere and isinstance(answer, dict) and answer.get("needs_gpu"):
         return Unknown(why="it needs a GPU and there is none here; the job tries it first")
@@ -213,8 +213,8 @@ def try_images(config: Config) -> Images | Unknown:
     Raises:
         UserError: the code cannot be called, or returns no images with classes.
     """
-    asked = {"data": config.data.model_dump(mode="json")}
-    answer = _accepted(_asked("--images", json.dumps(asked), config.root))
+    request = {"data": config.data.model_dump(mode="json")}
+    answer = _accepted(_cached_answer("--images", json.dumps(request), config.root))
     return answer if isinstance(answer, Unknown) else Images(**answer)
 
 
@@ -230,8 +230,8 @@ def weights(family: str, name: str, word: str) -> Path | Unknown:
     Raises:
         UserError: there are no such weights, or they were not downloaded.
     """
-    asked = {"family": family, "name": name, "word": word}
-    answer = _accepted(_asked("--weights", json.dumps(asked), ""))
+    request = {"family": family, "name": name, "word": word}
+    answer = _accepted(_cached_answer("--weights", json.dumps(request), ""))
     return answer if isinstance(answer, Unknown) else Path(answer["path"])
 
 
@@ -246,24 +246,24 @@ def _started(config: Config, counted: int | None, found: Outline) -> Outline:
     if not (model.pretrained or model.freeze or isinstance(method, Structured) or own):
         return found
     known = classes(config, counted)
-    asked: Values = {
+    request: Values = {
         "model": model.model_dump(mode="json"),
         "method": method.model_dump(mode="json"),
     }
-    asked |= {"classes": known or ASSUMED_CLASSES, "counted": known is not None}
-    asked |= {"head_lr": config.train.head_lr, "channels": config.data.channels}
-    answer = _accepted(_asked("--start", json.dumps(asked), config.root))
+    request |= {"classes": known or ASSUMED_CLASSES, "counted": known is not None}
+    request |= {"head_lr": config.train.head_lr, "channels": config.data.channels}
+    answer = _accepted(_cached_answer("--start", json.dumps(request), config.root))
     if isinstance(answer, Unknown):
         return replace(found, start=[f"start: it was not checked: {answer.why}"])
     return replace(found, **answer)
 
 
 @cache
-def _asked(kind: str, request: str, root: str) -> Any:
+def _cached_answer(kind: str, request: str, root: str) -> Any:
     """Return the answer of the process with torch; an equal request is sent only once."""
-    asked = json.loads(request)
-    with code.lent(asked, Path(root)) as code_dir:
-        return ask([kind], json.dumps(asked | ({"code_dir": code_dir} if code_dir else {})))
+    values = json.loads(request)
+    with code.lent(values, Path(root)) as code_dir:
+        return ask([kind], json.dumps(values | ({"code_dir": code_dir} if code_dir else {})))
 
 
 def ask(arguments: list[str], request: str = "") -> Any:

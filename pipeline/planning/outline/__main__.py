@@ -94,24 +94,24 @@ def _growth(network: nn.Module, branches: Sequence[str]) -> dict[str, Any]:
     return {**found, "norms": bool(freezing.following(network))}
 
 
-def start(asked: Values) -> dict[str, object]:
+def start(request: Values) -> dict[str, object]:
     """Return the outline of a network with its initial weights and branches.
 
     Raises:
         UserError: they do not fit the network.
     """
-    known = sections({"model": asked["model"], "method": asked["method"]})
-    classes, channels = asked["classes"], asked["channels"]
+    known = sections({"model": request["model"], "method": request["method"]})
+    classes, channels = request["classes"], request["channels"]
     network = architectures.build(known.model, classes, channels)
-    told = pretrained.begin(network, known.model, classes, channels, asked["counted"])
-    if asked["head_lr"] is not None:
+    lines = pretrained.begin(network, known.model, classes, channels, request["counted"])
+    if request["head_lr"] is not None:
         optimizers.check_head(network, architectures.head(known.model, classes, channels))
     found = _growth(network, added(known.method))
     if isinstance(known.method, Structured):
         structures.apply(network, known.method)
-        told.append(structures.log_line(network, known.method))
+        lines.append(structures.log_line(network, known.method))
         found = {"growable": len(outer_blocks(network)), "left": {}}
-    return {**found, "start": told}
+    return {**found, "start": lines}
 
 
 def _built(request: Request) -> nn.Module:
@@ -205,8 +205,8 @@ def _refusal(network: nn.Module, request: Request, error: Exception) -> str:
             f"{into if 'target' in request.model else ''} set data.channels={other}"
         )
     if "target" in request.model:
-        told = f"model.target={name} returns a network that cannot be trained on images of"
-        return f"{told} {images} pixels: it {raised(error)}"
+        text = f"model.target={name} returns a network that cannot be trained on images of"
+        return f"{text} {images} pixels: it {raised(error)}"
     if usual != size and shape.runs(network, request.channels, usual):
         cure = f"data.image_size={usual} works"
     return f"{name} cannot be trained on images of {images} pixels ({gist(error)}); {cure}"
@@ -260,11 +260,11 @@ def _answer(request: Values) -> dict[str, object]:
     if sys.argv[1:] == ["--start"]:
         return start(request)
     if sys.argv[1:] == ["--optimizer"]:
-        asked = sections(request)
+        config = sections(request)
         try:
-            trial.attempt(asked.train, asked.method)
+            trial.attempt(config.train, config.method)
         except UserError as error:
-            lacking = optimizers.needs_gpu(asked.train.optimizer) and not torch.cuda.is_available()
+            lacking = optimizers.needs_gpu(config.train.optimizer) and not torch.cuda.is_available()
             return {"refused": str(error), "needs_gpu": lacking}
         return {}
     with torch.no_grad():

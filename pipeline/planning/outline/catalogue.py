@@ -27,6 +27,6 @@ def show(glob: str = "*", *more: str) -> int:
     for library, name in found:
         say(f"model={library} model.name={name}")
     counts = {library: sum(lib == library for lib, _ in found) for library in answer}
-    told = ", ".join(f"{count:,} of {library}" for library, count in counts.items())
-    say(f"{len(found):,} models: {told}")
+    sizes = ", ".join(f"{count:,} of {library}" for library, count in counts.items())
+    say(f"{len(found):,} models: {sizes}")
     return DONE

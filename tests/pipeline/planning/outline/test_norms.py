@@ -42,5 +42,5 @@ def test_recalibration_that_changes_nothing_is_refused(tmp_path, monkeypatch, me
     with pytest.raises(UserError, match=r"recalibrate=2 changes nothing: any has no batch norm"):
         outline.of(settings)
     monkeypatch.setattr(outline, "ask", lambda *_: vars(replace(found, norms=True)))
-    outline._asked.cache_clear()
+    outline._cached_answer.cache_clear()
     assert outline.of(settings).norms

@@ -184,7 +184,7 @@ def test_a_network_that_cannot_be_checked_is_noted_in_the_plan(inside, monkeypat
             raise subprocess.TimeoutExpired("python", 1)
         return subprocess.CompletedProcess([], 1, "", "Traceback\nImportError: no timm\n")
 
-    outline._asked.cache_clear()
+    outline._cached_answer.cache_clear()
     monkeypatch.setattr(outline.subprocess, "run", run)
     if harm == "absent":
         monkeypatch.setattr(outline, "find_spec", lambda _: None)
@@ -193,7 +193,7 @@ def test_a_network_that_cannot_be_checked_is_noted_in_the_plan(inside, monkeypat
     )
     assert code == 0
     assert "it was not checked: " in out
-    outline._asked.cache_clear()
+    outline._cached_answer.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ def own(tmp_path, monkeypatch, inside):
     monkeypatch.setattr(outline, "ask", ask)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(side.os, "chdir", lambda _: None)
-    outline._asked.cache_clear()
+    outline._cached_answer.cache_clear()
     yield lambda *words: inside(*words, "train.batch_size=8", "data.image_size=16", "dry_run=true")
-    outline._asked.cache_clear()
+    outline._cached_answer.cache_clear()
     sys.modules.pop("pictures", None)
 
 
