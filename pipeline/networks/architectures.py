@@ -179,9 +179,9 @@ def _dropping(make: Callable[..., nn.Module], name: str, drops: dict[str, float]
             return make(**dict(zip(names, drops.values(), strict=True)))
         except TypeError as error:
             errors.append(error)
-    said = " ".join(map(str, errors))
+    messages = " ".join(map(str, errors))
     for key in drops:
-        if all(f"'{word}'" in said for word in DROPS[key]):
+        if all(f"'{word}'" in messages for word in DROPS[key]):
             raise UserError(
                 f"{name} does not support model.{key}; leave it out, or use another model.name"
             )
@@ -198,14 +198,14 @@ def from_target(model: Custom, classes: int, channels: int = RGB) -> nn.Module:
     """
     named = dict.fromkeys(CHANNELS, channels)
     network = call("model.target", model, named, num_classes=classes)
-    told = f"model.target={model.target} returned"
+    text = f"model.target={model.target} returned"
     if isinstance(network, type) or not isinstance(network, nn.Module):
-        raise UserError(f"{told} {type(network).__name__}; it must return a torch.nn.Module")
+        raise UserError(f"{text} {type(network).__name__}; it must return a torch.nn.Module")
     parameters = list(network.parameters())
     if any(isinstance(p, nn.UninitializedParameter) for p in parameters):
-        raise UserError(f"{told} a network with lazy modules; give them their sizes")
+        raise UserError(f"{text} a network with lazy modules; give them their sizes")
     if not parameters:
-        raise UserError(f"{told} a network without parameters; there is nothing to train")
+        raise UserError(f"{text} a network without parameters; there is nothing to train")
     return network
 
 

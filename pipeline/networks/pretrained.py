@@ -55,16 +55,16 @@ def begin(
         UserError: the weights cannot be read or belong to another network, a value is not finite,
             or a parameter with random values would be frozen.
     """
-    told: list[str] = []
+    lines: list[str] = []
     fresh: list[str] = []
     if model.pretrained is not None:
-        told, fresh = _load(network, model, classes, channels, counted)
+        lines, fresh = _load(network, model, classes, channels, counted)
     _refuse_nonfinite(network, model)
-    told += freezing.freeze(network, model.freeze)
+    lines += freezing.freeze(network, model.freeze)
     for name in fresh if counted else ():
         if not network.get_parameter(name).requires_grad:
             raise UserError(f"model.freeze keeps {name}, whose values are random; match less")
-    return told
+    return lines
 
 
 def _refuse_nonfinite(network: nn.Module, model: Model) -> None:
@@ -88,13 +88,13 @@ def _load(
     path = Path(str(model.pretrained))
     held = weights.named_as(weights.read(path, model.pretrained_sha256), network.state_dict())
     head = architectures.head(model, classes, channels)
-    told: list[str] = []
+    lines: list[str] = []
     others: list[str] = []
     own = isinstance(model, Timm) and model.own_branches
     if _has_branches(held) and isinstance(model, Timm) and model.name.startswith("repvgg"):
         held, others = _folded(path, model, held, head, channels)
         origin = "are those of the network" if own else "were folded into 3x3 convolutions"
-        told.append(f"start: the branches of these RepVGG weights {origin}")
+        lines.append(f"start: the branches of these RepVGG weights {origin}")
     elif own:
         raise UserError(
             f"{KEY}={path} has no branches for those of the network, model.own_branches=true; "
@@ -107,15 +107,15 @@ def _load(
         raise UserError(_refusal(path, model, network, held, found.differing))
     _add_biases(network, found.loaded)
     network.load_state_dict(found.loaded, strict=False)
-    told += [f"start: weights of {path}, {_head(found, held, classes) if counted else UNCOUNTED}"]
+    lines += [f"start: weights of {path}, {_head(found, held, classes) if counted else UNCOUNTED}"]
     if names := " and ".join(others or found.others):
-        told.append(f"start: the kernels of {names} {CONVERTED[channels]}")
+        lines.append(f"start: the kernels of {names} {CONVERTED[channels]}")
     if idle := _idle_norms(network):
-        told.append(
+        lines.append(
             f"note: {idle} batch norms of these weights have no statistics, because branches had "
             "them before fusing; they gather them again"
         )
-    return told, found.fresh
+    return lines, found.fresh
 
 
 def fill_branches(network: nn.Module, model: Model, channels: int = RGB) -> None:

@@ -61,26 +61,26 @@ def check(network: nn.Module, again: nn.Module, target: str) -> None:
     Raises:
         UserError: the message names the problem and the cure.
     """
-    told = f"model.target={target} returns a network"
+    text = f"model.target={target} returns a network"
     try:
         copy.deepcopy(network)
     except Exception as error:  # a user's module may raise anything
         raise UserError(
-            f"{told} that cannot be copied ({gist(error)}), as averaging and fusing do; keep "
+            f"{text} that cannot be copied ({gist(error)}), as averaging and fusing do; keep "
             "locks, files and generators out of it"
         ) from None
     state = network.state_dict()
     odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
     if odd:
-        raise UserError(f"{told} with {odd!a} in its state, which is not a tensor; leave that out")
+        raise UserError(f"{text} with {odd!a} in its state, which is not a tensor; leave that out")
     if pair := _shared(network):
         raise UserError(
-            f"{told} in which {pair[0]} and {pair[1]} are one tensor, and a file of weights holds "
+            f"{text} in which {pair[0]} and {pair[1]} are one tensor, and a file of weights holds "
             "each once; give it one name, or each its own"
         )
     if _shapes(network) != _shapes(again):
         raise UserError(
-            f"{told} of another structure each time; every stage builds it again, so it must "
+            f"{text} of another structure each time; every stage builds it again, so it must "
             "follow from model.args alone"
         )
 

@@ -67,8 +67,10 @@ def adjust(
         before = cost.adjusting
         with cost.changing(world, step_seconds):
             batches = images.calibration(growth.batches, state.epoch, check_stop)
-            told = growth.adjust(batches, state.plain_epochs, state.epoch, state.step, step_seconds)
-        for line in told:
+            lines = growth.adjust(
+                batches, state.plain_epochs, state.epoch, state.step, step_seconds
+            )
+        for line in lines:
             announcer.say(line)
         if growth.changed:
             price(state, world, announcer)
@@ -81,5 +83,5 @@ def price(state: State, world: World, announcer: Announcer) -> None:
     """Measure the cost of a step of the present network, in steps of the plain network."""
     learner = state.learner
     to_come = state.pace.steps_left(state.step)
-    if told := state.cost.renew(world, learner.model, learner.autocast(), to_come):
-        announcer.say(told)
+    if line := state.cost.renew(world, learner.model, learner.autocast(), to_come):
+        announcer.say(line)

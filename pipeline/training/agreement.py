@@ -23,7 +23,7 @@ class Agreement:
     def __init__(self, world: World, saver: Saver, stop_requested: Callable[[], bool]) -> None:
         self._world, self._saver, self._stop_requested = world, saver, stop_requested
         self._next, self._steps = 0, 1
-        self._asked = time.monotonic()
+        self._exchanged = time.monotonic()
 
     def after(self, step: int) -> tuple[bool, bool]:
         """Return whether to stop and whether to save after a step; equal on every process."""
@@ -44,5 +44,5 @@ class Agreement:
         if self._world.alone:
             return 1
         now = time.monotonic()
-        each, self._asked = (now - self._asked) / self._steps, now
+        each, self._exchanged = (now - self._exchanged) / self._steps, now
         return max(1, min(2 * self._steps, round(EVERY / each), self._saver.steps_left(step)))

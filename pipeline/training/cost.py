@@ -193,13 +193,13 @@ class Cost:
 
     def numbers(self) -> dict[str, float]:
         """Return the cost fields of an epoch's row, except unknown and inapplicable ones."""
-        told = {
+        fields = {
             "plain_steps": self.plain_steps,
             "step_cost": self.per_step,
             "adjusting_steps": self.adjusting or None,
             "compile_seconds": self.compile_seconds,
         }
-        return {name: round(value, 4) for name, value in told.items() if value is not None}
+        return {name: round(value, 4) for name, value in fields.items() if value is not None}
 
     def state(self) -> CostState:
         """Return the sums that a checkpoint keeps."""

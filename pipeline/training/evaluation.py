@@ -50,7 +50,7 @@ def announce(state: State, announcer: Announcer) -> None:
     """Print the validation of the epoch that has ended, and a warning if it waited for data."""
     lost = "" if math.isfinite(state.metrics["val_loss"]) else ", validation loss not finite"
     announcer.say(f"epoch {state.epoch}: top-1 {state.metrics['top1']:.2f} %{lost}")
-    for line in state.standing.told:
+    for line in state.standing.log_lines:
         announcer.say(line)
     announcer.waiting(state.history.waiting)
 

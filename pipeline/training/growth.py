@@ -225,8 +225,8 @@ class Growth:
 
     def price(self, step_cost: float | None, adjusting_steps: float) -> None:
         """Add the price of a step and the cost of the adjustment, in plain steps."""
-        told = {"step_cost": step_cost, "adjusting_steps": round(adjusting_steps, 4)}
-        self._waiting = [{**row, **told} for row in self._waiting]
+        costs = {"step_cost": step_cost, "adjusting_steps": round(adjusting_steps, 4)}
+        self._waiting = [{**row, **costs} for row in self._waiting]
 
     def settle(self, step_seconds: float | None) -> None:
         """Write the waiting rows, with the time per step of the epoch after the change.

@@ -67,17 +67,17 @@ class Learner:
         self.model = architectures.build(config.model, classes, channels)
         self.left: dict[str, str] = {}  # reasons why convolutions get no branches, by path
         if saved:
-            self.told = freezing.freeze(self.model, config.model.freeze)
+            self.log_lines = freezing.freeze(self.model, config.model.freeze)
             dyrep.apply_structure(self.model, saved["structure"])
         else:
-            self.told = pretrained.begin(self.model, config.model, classes, channels)
+            self.log_lines = pretrained.begin(self.model, config.model, classes, channels)
             own = getattr(config.model, "own_branches", False)
             size = (channels, *[config.data.image_size] * 2)
             self.left = prepare(self.model, config.method, config.seed, size, own)
             if own and config.model.pretrained:
                 pretrained.fill_branches(self.model, config.model, channels)
         if isinstance(config.method, Structured):
-            self.told.append(structures.log_line(self.model, config.method))
+            self.log_lines.append(structures.log_line(self.model, config.method))
         self.layout = device.layout(world.device, self._recipe)
         self.model.to(world.device).to(memory_format=self.layout)
         self.ema = optim.averaged(self.model, self._recipe)

@@ -58,13 +58,13 @@ def judge(skipped: int, overflowed: int, steps: int, epoch: int) -> list[str]:
             "beyond float16 at any scale of the loss; lower train.lr, or use "
             "train.precision=bfloat16"
         )
-    told = {
+    reasons = {
         "not finite": skipped,
         "gradients beyond float16 at that scale of the loss": overflowed,
     }
     return [
         f"epoch {epoch}: {count} of {steps} steps skipped, {why}"
-        for why, count in told.items()
+        for why, count in reasons.items()
         if count
     ]
 

@@ -46,7 +46,7 @@ def announce(state: State, announcer: Announcer) -> None:
             f"train.budget.plain_epochs={state.pace.epochs:g} is spent before the first step, "
             "by measuring what one costs; use more"
         )
-    for line in (*state.learner.told, *growable.reasons(state.growth.left)):
+    for line in (*state.learner.log_lines, *growable.reasons(state.growth.left)):
         announcer.say(line)
     if lacking := state.learner.compiler.lacking():
         announcer.say(lacking)

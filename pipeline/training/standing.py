@@ -41,7 +41,7 @@ class Standing:
         self.falls = saved["falls"] if saved else 0  # number of falls of the learning rate
         self._lowest = saved["lowest"] if saved else None
         self._waited = saved["waited"] if saved else 0
-        self.told: list[str] = []  # lines on the consequences of the last epoch
+        self.log_lines: list[str] = []  # lines on the consequences of the last epoch
 
     def record(self, epoch: int, metrics: dict[str, float]) -> None:
         """Record the metrics of an epoch."""
@@ -53,7 +53,7 @@ class Standing:
             self._lowest, self._waited = loss, 0
         else:
             self._waited += 1
-        self.told = [*self._fall(), *self._end()]
+        self.log_lines = [*self._fall(), *self._end()]
 
     def _fall(self) -> list[str]:
         if self._recipe.schedule != "plateau" or self._waited != self._recipe.decay_epochs:

@@ -98,7 +98,7 @@ def test_a_structure_is_trained_from_scratch(training, tmp_path, source):
              "train.warmup_epochs=0", "train.deterministic=true")  # fmt: skip
     whole = training(*asked)
     assert dyrep.structure(whole.state.learner.model) == dyrep.structure(grown.model)
-    assert whole.state.learner.told == [
+    assert whole.state.learner.log_lines == [
         f"structure: 1 block of branches with random weights, as in {path}"
     ]
     other = training(*asked, where="other")
