@@ -13,10 +13,10 @@ def write_report(run: Path) -> Path:
     from pipeline.records import rundir
     from pipeline.report import figures, run_data, shipping, tables
 
-    told = run_data.read(run)
+    story = run_data.read(run)
     path = run / "report.html"
-    drawn = {**figures.training(told), **shipping.figures(told)}
-    page = render("report/template.html", story=told, figures=drawn, tables=tables.all_of(told))
+    drawn = {**figures.training(story), **shipping.figures(story)}
+    page = render("report/template.html", story=story, figures=drawn, tables=tables.all_of(story))
     rundir.write_text(path, page)
     return path
 

@@ -59,14 +59,14 @@ DPI = 72  # of Matplotlib's SVG: one unit of a figure is one of the drawing
 class Curve:
     """Points of a figure that show their numbers under the pointer.
 
-    `told` holds a text for each point, shown instead of its `y`.
+    `texts` holds a text for each point, shown instead of its `y`.
     """
 
     name: str
     colour: str
     x: Sequence[float]
     y: Sequence[float]
-    told: Sequence[str] = ()
+    texts: Sequence[str] = ()
 
 
 def canvas(title: str, xlabel: str = "epoch", height: float = 2.9) -> tuple[Figure, Any]:
@@ -106,12 +106,12 @@ def _hover(figure: Figure, curves: Sequence[Curve]) -> str:
     names = {colour: f"var(--{name})" for name, colour in PALETTE.items()}
     found = []
     for curve in curves:
-        rows = list(zip(curve.x, curve.y, curve.told or map(_number, curve.y), strict=True))
+        rows = list(zip(curve.x, curve.y, curve.texts or map(_number, curve.y), strict=True))
         rows = [row for row in rows if math.isfinite(row[1])][:: 1 + len(rows) // HOVERED]
         points: Any = axes.transData.transform([row[:2] for row in rows]) if rows else []
         points = [
-            [round(px, 1), round(height - py, 1), _number(x), line(told)]
-            for (px, py), (x, _, told) in zip(points, rows, strict=True)
+            [round(px, 1), round(height - py, 1), _number(x), line(text)]
+            for (px, py), (x, _, text) in zip(points, rows, strict=True)
         ]
         named = {"name": line(curve.name), "colour": names[curve.colour], "points": points}
         found.append(named)

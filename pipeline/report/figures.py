@@ -109,9 +109,9 @@ def growth(story: Story) -> Markup:
         ends = [event["epoch"] for event in events[1:]] + [last]
         for event, end in zip(events, ends, strict=False):
             _draw_branches(axes, event, end, row, last)
-        told = [" ".join(event["branches"]) for event in events]
+        texts = [" ".join(event["branches"]) for event in events]
         epochs = [event["epoch"] for event in events]
-        curves.append(Curve(shortened(layer), BLUE, epochs, [row] * len(events), told))
+        curves.append(Curve(shortened(layer), BLUE, epochs, [row] * len(events), texts))
     axes.set_yticks(range(len(story.layers)), [shortened(layer) for layer in story.layers])
     axes.set_ylim(len(story.layers) - 0.4, -0.6)
     axes.set_xlim(0, last + 0.3)
@@ -166,6 +166,6 @@ def _mark_events(axes: Axes, story: Story) -> list[Curve]:
             axes.axvline(epoch, color=GREY, lw=0.8, ls=":")
             axes.text(epoch, height, sign, transform=above, fontsize=7.5, color=colour,
                       ha="center")  # fmt: skip
-        told = [", ".join(names) for names in layers.values()]
-        curves.append(Curve(f"{sign} {action}", colour, list(layers), [top] * len(layers), told))
+        texts = [", ".join(names) for names in layers.values()]
+        curves.append(Curve(f"{sign} {action}", colour, list(layers), [top] * len(layers), texts))
     return curves

@@ -126,11 +126,11 @@ class Story:
         steps, adjusting = (self.metric("train", n) for n in ("plain_steps", "adjusting_steps"))
         if steps is None:
             return ""
-        told = f"The training cost {steps:,.0f} steps of the plain network"
+        sentence = f"The training cost {steps:,.0f} steps of the plain network"
         if adjusting is None:
-            return told
+            return sentence
         share = 100 * adjusting / steps if steps else 0.0
-        return f"{told}, {share:.1f} % of it for growing, cutting and pricing"
+        return f"{sentence}, {share:.1f} % of it for growing, cutting and pricing"
 
     @property
     def shipped(self) -> str:

@@ -79,8 +79,8 @@ def throughput(story: Story) -> Markup:
     for way in story.ways:
         rates = [1000 * batch / ms for batch, ms in way.ms.items()]
         axes.plot(list(way.ms), rates, marker="o", ms=3.5, **_line(way.name))
-        told = [f"{rate:,.0f} /s" for rate in rates]
-        curves.append(Curve(way.name, _colour(way.name), list(way.ms), rates, told))
+        texts = [f"{rate:,.0f} /s" for rate in rates]
+        curves.append(Curve(way.name, _colour(way.name), list(way.ms), rates, texts))
     _logarithmic(axes, "y")
     label = "Throughput by batch size, one line per variant"
     return _by_batch(figure, axes, story, label, curves)
@@ -149,9 +149,9 @@ def reliability(story: Story) -> Markup:
     error = story.metric("eval", "fused/ece") or 0.0
     text = f"expected calibration error {error:.1f} %"
     axes.annotate(text, (0.98, 0.05), xycoords="axes fraction", ha="right")
-    told = [f"{one['accuracy']:.1f} % of {one['images']} images" for one in bins]
+    texts = [f"{one['accuracy']:.1f} % of {one['images']} images" for one in bins]
     label = "Share of right predictions by confidence; the dashed line is perfect"
-    return svg(figure, label, [Curve("right", BLUE, sure, right, told)])
+    return svg(figure, label, [Curve("right", BLUE, sure, right, texts)])
 
 
 def _by_batch(figure: Figure, axes: Any, story: Story, label: str, curves: list[Curve]) -> Markup:

@@ -72,17 +72,17 @@ def run(context: Context) -> dict[str, float]:
     deployed = exact.deployed.float()
     rounded = Difference.between(_scores(unfused.float(), images), _scores(deployed, images))
     metrics |= {f"float32/{name}": value for name, value in rounded.as_dict().items()}
-    told = card.describe(context, metrics, len(images))
+    description = card.describe(context, metrics, len(images))
     with disk.replacing(context.dir / "model.safetensors") as temporary:
         state = {name: _rounded(tensor) for name, tensor in exact.state.items()}
-        save_file(state, temporary, {"format": "pt", CARD: json.dumps(told)})
+        save_file(state, temporary, {"format": "pt", CARD: json.dumps(description)})
     manifest = Manifest.load(earlier.prepared(context))
     rundir.write_json(
         context.dir / preprocess.FILE, preprocess.describe(context.config.data, manifest)
     )
-    outcomes = _export(context, deployed, images, json.dumps(told))
+    outcomes = _export(context, deployed, images, json.dumps(description))
     rundir.write_json(context.dir / "fusion.json", {**fusion, **metrics, "exports": outcomes})
-    rundir.write_text(context.dir / "MODEL_CARD.md", card.markdown(told, outcomes))
+    rundir.write_text(context.dir / "MODEL_CARD.md", card.markdown(description, outcomes))
     return {**metrics, **_export_metrics(outcomes)}
 
 
@@ -187,13 +187,13 @@ def _rounded(tensor: Tensor) -> Tensor:
     return (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
 
 
-def _export(context: Context, network: nn.Module, images: Tensor, told: str) -> dict[str, Outcome]:
+def _export(context: Context, network: nn.Module, images: Tensor, text: str) -> dict[str, Outcome]:
     """Write the requested formats; print which of them are not written, and why."""
     settings = context.config.fuse
     wanted = list(dict.fromkeys(settings.exports))
     calibration = earlier.images(context, "train", settings.images) if "int8" in wanted else None
     source = Source(
-        network=network, images=images[:1], card=told, opset=settings.opset, calibration=calibration
+        network=network, images=images[:1], card=text, opset=settings.opset, calibration=calibration
     )
     outcomes: dict[str, Outcome] = {}
     exporting = write(source, context.dir, wanted, images)

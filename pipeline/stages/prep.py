@@ -137,8 +137,8 @@ def _refuse_bad(
             if record.bad:
                 task.forget()
         counts = {"images": images, "bad": len(bad), "allowed": int(allowed * images)}
-        told = page.render_refused(context.config.data.name, counts, path)
-        rundir.write_text(context.dir / "data.html", told)
+        html = page.render_refused(context.config.data.name, counts, path)
+        rundir.write_text(context.dir / "data.html", html)
         first = "; ".join(f"{row['name']}: {row['reason']}" for row in bad[:3])
         raise UserError(
             f"{len(bad)} of {images} images are bad, data.max_bad={allowed} allows "

@@ -79,8 +79,8 @@ def over(run: Path, parent: int) -> bool:
 
 def _children() -> set[int]:
     """Return the process ids of this process's children; none if the kernel does not list them."""
-    told = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for path in told for pid in path.read_text(encoding="utf-8").split()}
+    files = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for path in files for pid in path.read_text(encoding="utf-8").split()}
 
 
 def _check_alive(core: set[int]) -> None:

@@ -136,7 +136,7 @@ def describe(context: Context, fusion: Mapping[str, float], images: int) -> Card
 
 def markdown(card: Card, exports: dict[str, Outcome]) -> str:
     """Return the card as a Markdown page."""
-    told, metrics, data = card["preprocess"], card["metrics"], card["data"]
+    spec, metrics, data = card["preprocess"], card["metrics"], card["data"]
     files = [
         f"| `{outcome['file']}` | {outcome['max_rel_error']:.1e} | {outcome['flips']} |"
         for outcome in exports.values()
@@ -151,13 +151,13 @@ def markdown(card: Card, exports: dict[str, Outcome]) -> str:
             f"{metrics['images']:,} validation images{_chosen(metrics)}",
             f"- **Size** {metrics['parameters']:,.0f} parameters, {metrics['flops']:,.0f} FLOPs "
             "per image",
-            f"- **In** `images`, float32 {card['input']['shape']}: {COLOURS[told['colour']]}, "
-            f"short side scaled to {told['resize']} pixels ({told['interpolation']}, antialiased), "
-            f"middle {told['image_size']}, values 0 to 1, less {_numbers(told['mean'])}, over "
-            f"{_numbers(told['std'])}",
+            f"- **In** `images`, float32 {card['input']['shape']}: {COLOURS[spec['colour']]}, "
+            f"short side scaled to {spec['resize']} pixels ({spec['interpolation']}, antialiased), "
+            f"middle {spec['image_size']}, values 0 to 1, less {_numbers(spec['mean'])}, over "
+            f"{_numbers(spec['std'])}",
             f"- **Out** `scores` {card['output']['shape']}, logits of: "
-            f"{', '.join(shown(str(name)) for name in told['classes'][:20])}"
-            f"{', …' if len(told['classes']) > 20 else ''}",
+            f"{', '.join(shown(str(name)) for name in spec['classes'][:20])}"
+            f"{', …' if len(spec['classes']) > 20 else ''}",
             f"- **Data** {shown(data['name'])}, {data['train_images']:,} training images, prepared "
             f"as {code(data['fingerprint'])}",
             f"- **Trained** by {code(card['source'])}; fused with a relative error of "

@@ -188,8 +188,8 @@ def _tensorrt(path: Path, threads: int) -> Loaded:
 
 
 def _aotinductor_metadata(path: Path) -> dict[str, str]:
-    told: dict[str, str] = json.loads(_member(path, "_metadata.json"))
-    return told
+    metadata: dict[str, str] = json.loads(_member(path, "_metadata.json"))
+    return metadata
 
 
 def _aotinductor_card(path: Path) -> str:

@@ -57,6 +57,6 @@ def scores_elsewhere(path: Path, images: Tensor) -> Tensor:
         if done.returncode < 0:
             raise RuntimeError(f"it was ended by signal {-done.returncode}")
         if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise RuntimeError(said[-1])
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise RuntimeError(lines[-1])
         return torch.from_numpy(numpy.load(found))

@@ -147,7 +147,7 @@ def _checkpoint(path: Path) -> tuple[dict[str, Tensor], Any]:
     return averaged, saved["structure"]
 
 
-def _built(stage: Path, model: Model, told: Preprocess, trust: bool) -> nn.Module:
+def _built(stage: Path, model: Model, spec: Preprocess, trust: bool) -> nn.Module:
     """Build the network of a stage; a user's code, which the card only names, must be trusted.
 
     Raises:
@@ -160,7 +160,7 @@ def _built(stage: Path, model: Model, told: Preprocess, trust: bool) -> nn.Modul
                 "--trust runs it, as you"
             )
         enable(model, stage.resolve().parents[1])
-    return architectures.build(model, len(told.classes), told.channels)
+    return architectures.build(model, len(spec.classes), spec.channels)
 
 
 def _trained(stage: Path, state: dict[str, Tensor], structure: Any, trust: bool) -> Opened:
@@ -169,10 +169,10 @@ def _trained(stage: Path, state: dict[str, Tensor], structure: Any, trust: bool)
     config: Config = sections({name: question.config[name] for name in ("data", "model")})
     prep = rundir.stage_dir(stage.resolve().parents[1], "prep", question.parents["prep"])
     manifest = Manifest.load(prep / "data")
-    told = Preprocess.model_validate(preprocess.describe(config.data, manifest))
-    network = _built(stage, config.model, told, trust)
+    spec = Preprocess.model_validate(preprocess.describe(config.data, manifest))
+    network = _built(stage, config.model, spec, trust)
     dyrep.apply_structure(network, structure)
-    return Opened(_loaded(stage, network, state), told)
+    return Opened(_loaded(stage, network, state), spec)
 
 
 def _loaded(path: Path, network: nn.Module, state: dict[str, Tensor]) -> nn.Module:

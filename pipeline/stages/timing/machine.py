@@ -76,32 +76,32 @@ def state(device: torch.device) -> State:
 
     This process leaves the GPU idle for a moment before, so what the GPU does is for others.
     """
-    told: State = {"time": time.time()}
+    report: State = {"time": time.time()}
     clocks = [
         float(line.split(":")[1])
         for line in _read(Path("/proc/cpuinfo")).splitlines()
         if line.startswith("cpu MHz")
     ]
     if clocks:
-        told["cpu_mhz"] = {"lowest": min(clocks), "highest": max(clocks)}
+        report["cpu_mhz"] = {"lowest": min(clocks), "highest": max(clocks)}
     governors = {_read(path).strip() for path in CPUS.glob("cpu*/cpufreq/scaling_governor")}
     if governors:
-        told["governors"] = sorted(governors)
+        report["governors"] = sorted(governors)
     throttled = [_read(p).strip() for p in CPUS.glob("cpu*/thermal_throttle/core_throttle_count")]
     if throttled:
-        told["throttled"] = sum(int(count or 0) for count in throttled)
+        report["throttled"] = sum(int(count or 0) for count in throttled)
     if device.type == "cuda":
         time.sleep(REST)
         # an older driver lacks the counters of slow-downs, and then rejects the whole query
         reasons = [HELD_BACK + reason for reason in (*REASONS, POWER)]
         if gpu := _gpu(device, [*GPU, *reasons]) or _gpu(device, GPU):
-            told["gpu"] = gpu
-    return told
+            report["gpu"] = gpu
+    return report
 
 
-def watched(told: State) -> bool:
+def watched(report: State) -> bool:
     """Whether a state includes GPU utilization; for a MIG partition no driver reports it."""
-    return told.get("gpu", {}).get("utilization.gpu", "")[:1].isdigit()
+    return report.get("gpu", {}).get("utilization.gpu", "")[:1].isdigit()
 
 
 def disturbed(before: State, after: State) -> Iterator[str]:
@@ -132,10 +132,10 @@ def _gpu(device: torch.device, fields: Sequence[str]) -> dict[str, str]:
     return dict(zip(fields, values, strict=False)) if done.returncode == 0 else {}
 
 
-def _number(told: dict[str, str], field: str) -> float:
+def _number(values: dict[str, str], field: str) -> float:
     """Return a value of the driver without its unit; 0 if it is missing."""
     try:
-        return float(told[field].split()[0])
+        return float(values[field].split()[0])
     except (KeyError, ValueError, IndexError):
         return 0.0
 
