@@ -163,8 +163,8 @@ def _others(root: Path, directory: Path, works: bool) -> list[str]:
     For a local stage that is running, this is the run whose launcher executes it.
     """
     rows = list(store.rows(Submission, directory))
-    asked = {run for row in rows for run in row.runs} | {row.run for row in rows[-1:] if works}
-    there = {name for name in asked - {""} if (rundir.run_dir(root, name) / "run.json").exists()}
+    names = {run for row in rows for run in row.runs} | {row.run for row in rows[-1:] if works}
+    there = {name for name in names - {""} if (rundir.run_dir(root, name) / "run.json").exists()}
     return sorted(n for n in there if not (rundir.run_dir(root, n) / CANCELLED).exists())
 
 

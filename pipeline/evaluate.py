@@ -81,13 +81,13 @@ def _prepared(folder: Path) -> Path:
 def _check_data(options: argparse.Namespace, opened: Opened, folder: Path) -> None:
     from pipeline.data.shards import Manifest
 
-    manifest, told = Manifest.load(folder), opened.preprocess
-    if told.channels < manifest.channels:
+    manifest, spec = Manifest.load(folder), opened.preprocess
+    if spec.channels < manifest.channels:
         raise UserError(
             f"{options.file} is for grey images, {folder} is prepared for RGB; evaluate it on data "
             "prepared with data.channels=1"
         )
-    known, there = told.classes, list(manifest.classes)
+    known, there = spec.classes, list(manifest.classes)
     if known != there:
         what = f"{len(known)} classes" if len(known) != len(there) else f"classes {known[:3]}…"
         other = f"{len(there)}" if len(known) != len(there) else f"{there[:3]}…"
@@ -109,16 +109,16 @@ def _judge(options: argparse.Namespace, opened: Opened, folder: Path) -> Any:
     from pipeline.stages.metrics.shifts import Pixels
 
     exact_float32()
-    told, manifest = opened.preprocess, Manifest.load(folder)
+    preprocess, manifest = opened.preprocess, Manifest.load(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(opened.network, torch.nn.Module):
         opened.network.to(device)
     spec = LoaderSpec(
-        folder=folder, split="val", batch_size=options.batch_size, image_size=told.image_size,
-        resize=told.resize, augment=None, device=device,
+        folder=folder, split="val", batch_size=options.batch_size, image_size=preprocess.image_size,
+        resize=preprocess.resize, augment=None, device=device,
     )  # fmt: skip
     ours = tuple(manifest.mean), tuple(manifest.std)
-    its = tuple(told.mean), tuple(told.std)
+    its = tuple(preprocess.mean), tuple(preprocess.std)
     tables, labels = [], []
     with torch.inference_mode():
         for images, label, _ in track(make("auto", spec), "evaluating", transient=True):

@@ -100,12 +100,12 @@ def _show_end(root: Path, name: str, stage: str, directory: Path, rank: int | No
 
 def _follow(stage: str, reader: Reader) -> None:
     """Print new output until a stage ends or cannot continue."""
-    asked = time.monotonic()
+    checked = time.monotonic()
     while not (reader.directory / rundir.RESULT).exists() and not output.gone():
         time.sleep(POLL)
         reader.read()
-        if time.monotonic() - asked > ASK:
-            asked = time.monotonic()
+        if time.monotonic() - checked > ASK:
+            checked = time.monotonic()
             if not _under_way(stage, reader.directory):
                 break
     reader.read()
@@ -161,8 +161,8 @@ class Reader:
             say(f"-- {path}")
             self._last = path
         self.seen[path] = self.seen.get(path, 0) + len(new)
-        said = new.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
-        sys.stdout.write(visible(said))
+        text = new.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+        sys.stdout.write(visible(text))
         sys.stdout.flush()
 
 

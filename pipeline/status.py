@@ -71,8 +71,8 @@ def _show(root: Path, names: list[str], as_json: bool) -> int:
             _one(console, name, stages)
     else:
         _many(console, found)
-    for told in filter(None, (note, *_damages(found))):
-        console.print(f"note: {told}", style="yellow", soft_wrap=True)
+    for text in filter(None, (note, *_damages(found))):
+        console.print(f"note: {text}", style="yellow", soft_wrap=True)
     console.print(_last_line(found, root), soft_wrap=True)
     return DONE
 
@@ -146,8 +146,8 @@ def _one(console: Terminal, name: str, stages: list[Standing]) -> None:
 
 def _words(stage: Standing) -> str:
     if stage.state == "done":
-        told = outcome(stage.stage, Path(stage.directory))
-        return told + (f" ({stage.why})" if stage.why else "")
+        result = outcome(stage.stage, Path(stage.directory))
+        return result + (f" ({stage.why})" if stage.why else "")
     if stage.state == "damaged":
         return "see the note"
     if stage.state in ("running", "stalled?", "suspended"):

@@ -58,8 +58,10 @@ def _sync(options: argparse.Namespace) -> int:
     failed = dict(_all(todo, options.jobs))
     for run, why in failed.items():
         say(f"{run.name}: {why}", file=sys.stderr)
-    told = Counter(sent=len(todo) - len(failed), unchanged=len(runs) - len(todo))
-    words = f"{told['sent']} sent to {server()}, {told['unchanged']} unchanged since they were sent"
+    counts = Counter(sent=len(todo) - len(failed), unchanged=len(runs) - len(todo))
+    words = (
+        f"{counts['sent']} sent to {server()}, {counts['unchanged']} unchanged since they were sent"
+    )
     if failed:
         again = f"python -m pipeline.sync{named.elsewhere(options.root)}"
         say(f"error: {words}, {len(failed)} failed; again: {again}", file=sys.stderr)

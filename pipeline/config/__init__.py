@@ -220,18 +220,18 @@ With this value a setting is left out of the question, so the fingerprint stays 
 
 
 def values_of(config: Config, names: Iterable[str]) -> Values:
-    """Return the named sections as plain values, as they enter a question; see `asked`."""
-    return asked(config.model_dump(mode="json", include=set(names)))
+    """Return the named sections as plain values, as they enter a question; see `without_added`."""
+    return without_added(config.model_dump(mode="json", include=set(names)))
 
 
-def asked(values: Values, prefix: str = "") -> Values:
+def without_added(values: Values, prefix: str = "") -> Values:
     """Return the settings below a dotted prefix, except those with the value given in `ADDED`."""
     kept = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
         if key in ADDED and value == ADDED[key]:
             continue
-        kept[name] = asked(value, f"{key}.") if isinstance(value, dict) else value
+        kept[name] = without_added(value, f"{key}.") if isinstance(value, dict) else value
     return kept
 
 

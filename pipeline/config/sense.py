@@ -210,11 +210,11 @@ def _images(flat: Flat) -> Iterator[str]:
 
 def _sizes(height: int, width: int) -> Iterator[str]:
     """Check the limits above which prep leaves an image out."""
-    asked = f"data.height={height} and data.width={width}"
+    sizes = f"data.height={height} and data.width={width}"
     if height * width > MAX_PIXELS:
-        yield f"{asked} are more than {MAX_PIXELS // 10**6} million pixels; use less"
+        yield f"{sizes} are more than {MAX_PIXELS // 10**6} million pixels; use less"
     if max(height, width) > MAX_ASPECT * min(height, width):
-        yield f"{asked} are thinner than 1:{MAX_ASPECT}; use sides that are more alike"
+        yield f"{sizes} are thinner than 1:{MAX_ASPECT}; use sides that are more alike"
 
 
 def _split(images: int, classes: int, share: float) -> Iterator[str]:

@@ -49,7 +49,7 @@ class World:
     hang_timeout: int
     _beat: float = field(default_factory=time.monotonic, init=False)
     _longest: float = field(default=0.0, init=False)  # seconds between two heartbeats
-    _asked: bool = field(default=False, init=False)
+    _stopping: bool = field(default=False, init=False)
     _parent: int = field(default_factory=os.getppid, init=False)
 
     @property
@@ -122,7 +122,7 @@ class World:
 
     def hurry(self) -> None:
         """Shorten the hang timeout: a stop was requested."""
-        self._asked = True
+        self._stopping = True
         self._watch(self._patience())
 
     def saving(self) -> None:
@@ -130,12 +130,12 @@ class World:
         self._watch(self.hang_timeout)
 
     def _patience(self) -> float:
-        soon = max(LEAVING, 3 * self._longest) if self._asked else self.hang_timeout
+        soon = max(LEAVING, 3 * self._longest) if self._stopping else self.hang_timeout
         return min(soon, self.hang_timeout)
 
     def _watch(self, seconds: float) -> None:
         pulse.beat(seconds)
-        if self._asked:
+        if self._stopping:
             limit = self.hang_timeout if pulse.watched(self._parent) else seconds
             faulthandler.dump_traceback_later(limit, exit=True)
 

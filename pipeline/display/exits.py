@@ -38,8 +38,8 @@ def ending(command: Callable[[], int], at_interrupt: str = "") -> int:
     try:
         return result_or_code(command, "the root")
     except KeyboardInterrupt as error:
-        if said := str(error) or at_interrupt:
-            say(f"error: {said}", file=sys.stderr)
+        if message := str(error) or at_interrupt:
+            say(f"error: {message}", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -55,16 +55,16 @@ def result_or_code(work: Callable[[], T], where: object) -> T | int:
         sys.stdout.flush()  # here, because an error can still be reported
         return done
     except UserError as error:
-        code, said = BAD_INPUT, str(error)
+        code, message = BAD_INPUT, str(error)
     except StageFailed as error:
-        code, said = error.code, str(error)
+        code, message = error.code, str(error)
     except OSError as error:
-        code, said = BAD_INPUT, str(from_os_error(error, where))
+        code, message = BAD_INPUT, str(from_os_error(error, where))
     except (MemoryError, RuntimeError, ImportError) as error:
         if not (cure := limits.cure(gist(error))):
             raise
-        code, said = BAD_INPUT, f"{gist(error)}; {cure} and try again"
-    log, _, last = said.rstrip().rpartition("\n")
+        code, message = BAD_INPUT, f"{gist(error)}; {cure} and try again"
+    log, _, last = message.rstrip().rpartition("\n")
     lines = "\n".join(filter(None, (log, f"error: {last}")))
     print(visible(lines), file=sys.stderr, flush=True)
     return code

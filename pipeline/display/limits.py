@@ -22,18 +22,18 @@ CRASH = "bad_alloc"  # libraries that get no memory crash, mostly with one of th
 CRASHES = {signal.SIGABRT: CRASH, signal.SIGSEGV: CRASH, signal.SIGBUS: CRASH}
 
 
-def cure(told: str) -> str:
+def cure(text: str) -> str:
     """Return which limits of this process can have caused an error, and what to do; "" if none.
 
     Args:
-        told: the text of the error.
+        text: the text of the error.
     """
     low = [
         f"ulimit {option} is {bound // unit}"
         for option, number, unit, words in LIMITS
         if (bound := resource.getrlimit(number)[0]) != resource.RLIM_INFINITY
         and not (number == resource.RLIMIT_NPROC and os.geteuid() == 0)  # root has no such limit
-        and re.search(words, told, re.IGNORECASE)
+        and re.search(words, text, re.IGNORECASE)
     ]
     return f"{' and '.join(low)}: raise {'it' if len(low) == 1 else 'them'}" if low else ""
 

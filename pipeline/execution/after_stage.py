@@ -30,12 +30,12 @@ def close(run: Path, tracked: Wandb | Disabled) -> None:
 
 def runs_using(stage: Path) -> list[Path]:
     """Return the directories of the runs that use a stage."""
-    asked = {
+    names = {
         name
         for row in store.rows(Submission, stage)
         for name in row.runs or ([row.run] if row.run else [])
     }
-    runs = [rundir.run_dir(stage.parent.parent, name) for name in sorted(asked)]
+    runs = [rundir.run_dir(stage.parent.parent, name) for name in sorted(names)]
     return [run for run in runs if run.exists()]
 
 

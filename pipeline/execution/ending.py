@@ -50,11 +50,11 @@ def verdict(directory: Path, number: int, end: End | None) -> int:
         _note(directory, number, "stopped")
     elif end and interrupt.requested() and _hung(directory, number):
         _note(directory, number, "stopped", why="no step in time; nothing more was saved")
-    told = attempt.ending(directory, number) or _without_a_word(directory, number, end)
-    if told.event == "stopped":
+    outcome = attempt.ending(directory, number) or _without_a_word(directory, number, end)
+    if outcome.event == "stopped":
         return STOPPED
-    say(f"error: {told.message}", file=sys.stderr)  # after the output of the processes
-    return BAD_INPUT if told.kind == "input" else FAILED
+    say(f"error: {outcome.message}", file=sys.stderr)  # after the output of the processes
+    return BAD_INPUT if outcome.kind == "input" else FAILED
 
 
 def _without_a_word(directory: Path, number: int, end: End | None) -> Event:

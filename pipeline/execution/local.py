@@ -237,7 +237,7 @@ def _explain(
     if code == BAD_INPUT and lines:
         raise UserError(lines[-1].removeprefix("error: "))
     tail = "\n".join(f"  | {line}" for line in lines[-TAIL:])
-    told = end.message.partition("\n")[0]
-    why = "was stopped from outside and saved" if end.event == "stopped" else told
+    message = end.message.partition("\n")[0]
+    why = "was stopped from outside and saved" if end.event == "stopped" else message
     where = rundir.shown(log)
     raise StageFailed(f"{tail}\n{planned.stage.name} did not finish: {why}; its log: {where}")

@@ -196,6 +196,6 @@ def _children() -> set[int]:
     """Return the children of this process; none if the kernel does not list them."""
     pid = os.getpid()
     with suppress(OSError):  # kernel without CONFIG_PROC_CHILDREN, or no /proc
-        told = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8")
-        return {int(child) for child in told.split()}
+        pids = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8")
+        return {int(child) for child in pids.split()}
     return set()

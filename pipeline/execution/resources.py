@@ -68,7 +68,7 @@ def of(config: Config, stage: str) -> Resources:
     cluster = config.cluster
     assert isinstance(cluster, Slurm)
     processes = cluster.processes(stage)
-    asked = Resources(
+    configured = Resources(
         nodes=cluster.given(stage, "nodes"),
         gpu_type=cluster.gpu_type(stage),
         cpus_per_node=processes * cluster.given(stage, "cpus_per_process"),
@@ -85,7 +85,7 @@ def of(config: Config, stage: str) -> Resources:
         srun=tuple(cluster.srun),
         setup=tuple(cluster.setup),
     )
-    resources = wishes.obey(asked)
+    resources = wishes.obey(configured)
     gpus = cluster.gpus_of(stage)
     if gpus is None:
         useless = stage == "fuse" and not FOR_GPUS.intersection(config.fuse.exports)

@@ -229,11 +229,11 @@ def wait(launch: Launch) -> None:
 
 
 def _wait(planned: PlannedStage, onlooker: Onlooker) -> None:
-    asked, gone = 0.0, 0.0
+    polled, gone = 0.0, 0.0
     while not (planned.dir / rundir.RESULT).exists():
         onlooker.show(planned.dir)
-        if time.monotonic() - asked > POLL:
-            asked = time.monotonic()
+        if time.monotonic() - polled > POLL:
+            polled = time.monotonic()
             try:
                 entry = active(planned.dir, scheduler.user_jobs())
             except (Refused, Unreachable):

@@ -142,12 +142,12 @@ def _failed(context: Context, error: Exception) -> int:
         error = UserError(f"{gist(error)}; {cure} and launch again")
     explained = isinstance(error, UserError | NoResult)
     refused = isinstance(error, UserError)
-    said = str(error) if refused else mask(_message(error))
-    noted = _note(context, kind="input" if refused else "error", message=said)
+    message = str(error) if refused else mask(_message(error))
+    noted = _note(context, kind="input" if refused else "error", message=message)
     if not explained:
         traceback.print_exception(error)
     elif not (noted and context.stage.processes):  # otherwise the parent prints it at the end
-        say(f"error: {said}", file=sys.stderr)
+        say(f"error: {message}", file=sys.stderr)
     return BAD_INPUT if refused else FAILED
 
 

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.config import asked
+from pipeline.config import without_added
 from pipeline.config.train import Augment
 from pipeline.data.shards import MODES, Manifest, Pictures, damage
 from pipeline.display.errors import UserError
@@ -114,7 +114,7 @@ class LoaderSpec:
         facts = {
             "kind": kind,
             "shards": [shard.sha256 for shard in self.manifest.splits[self.split].shards],
-            "augment": self.augment and asked(self.augment.model_dump(), "train.augment."),
+            "augment": self.augment and without_added(self.augment.model_dump(), "train.augment."),
             **{
                 name: getattr(self, name)
                 for name in ("split", "batch_size", "image_size", "resize", "rank", "world_size")
