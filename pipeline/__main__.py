@@ -40,7 +40,7 @@ Exit codes: 0 done, 1 a stage or job failed, 2 bad input, 130 interrupted."""
 
 def main() -> int:
     """Run the command that the first argument names with the others; return its exit code."""
-    output.settle()
+    output.make_safe()
     name, *rest = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         sys.argv[:] = [f"dyrep {name}", *rest]

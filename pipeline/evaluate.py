@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate one file."""
-    output.settle()
+    output.make_safe()
     parser = argparse.ArgumentParser(
         prog=output.program("pipeline.evaluate"),
         description="Evaluate a network on the validation images of any prepared data: an exported"

@@ -31,7 +31,7 @@ from slurm import output, private
 
 def main() -> int:
     """Run the command; print a last line that says how it ended; return its exit code."""
-    output.settle()
+    output.make_safe()
     private.keep_out()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of exiting with 1
     words = sys.argv[1:]

@@ -37,7 +37,7 @@ from slurm.place import Place
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage of a directory; return the exit code."""
-    output.settle()
+    output.make_safe()
     private.keep_out()
     interrupt.install()
     interrupt.die_with_parent(signal.SIGTERM)
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     directory: Path = options.directory
     try:
         directory = Path(os.path.realpath(rundir.here() / directory))
-        caches.settle(directory.parent.parent)
+        caches.set_folders(directory.parent.parent)
         return _own(STAGES[work.read(Question, directory).stage], directory)
     except Interrupted:
         return STOPPED

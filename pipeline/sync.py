@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _sync(options: argparse.Namespace) -> int:
     reach.check()
-    caches.settle(options.root)
+    caches.set_folders(options.root)
     runs = select(options.root, options.runs, options.group)
     if reason := unreachable(server()):
         raise UserError(f"{reason}; nothing is lost: try again from a machine that reaches it")

@@ -40,7 +40,7 @@ class Finding:
 
 def main(arguments: list[str] | None = None) -> int:
     """Examine the cluster; return 0 if interrupted jobs resume, 1 if something is wrong."""
-    output.settle()
+    output.make_safe()
     parser = argparse.ArgumentParser(
         prog=output.program("slurm.doctor"),
         description=__doc__,

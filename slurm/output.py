@@ -42,7 +42,7 @@ def program(module: str) -> str:
     return sys.argv[0] if sys.argv[0].startswith("dyrep ") else f"python -m {module}"
 
 
-def settle() -> None:
+def make_safe() -> None:
     """Make standard output safe for any encoding and for a reader that goes away.
 
     Every command calls this first; calling it again changes nothing.

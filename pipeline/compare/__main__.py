@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    caches.settle(options.root)
+    caches.set_folders(options.root)
     from pipeline.compare import collect, table
     from pipeline.compare.answer import answer
 

@@ -30,7 +30,7 @@ def targets(config: Config) -> list[Custom]:
     return [(name, section) for name, section in found if isinstance(section, Target)]
 
 
-def settle(values: Values) -> Values:
+def pin(values: Values) -> Values:
     """Return the settings with each `code: null` replaced by the hash of the present code.
 
     Raises:
@@ -44,7 +44,7 @@ def settle(values: Values) -> Values:
 
 
 def loosened(values: Values, name: str) -> Values:
-    """Return the settings with the `code` of a section set to null, for `settle`."""
+    """Return the settings with the `code` of a section set to null, for `pin`."""
     if name not in SECTIONS or "target" not in values[name]:
         return values
     return {**values, name: {**values[name], "code": None}}

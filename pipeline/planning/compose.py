@@ -177,7 +177,7 @@ def finish(values: Values) -> Config:
     settled = rules.settle(values)
     if flatten(settled).get("data.root", "") is None and settled["data"].get("name") in HOLDS:
         raise UserError(_missing("data.root", settled))
-    config = validated(code.settle(settled))
+    config = validated(code.pin(settled))
     if found := sense.wrong(flatten(config.model_dump())):
         raise UserError(found)
     return config

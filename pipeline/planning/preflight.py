@@ -74,7 +74,7 @@ def check_stages(config: Config, plan: list[PlannedStage]) -> None:
     Raises:
         UserError: the message names the file or the stage, and the cure.
     """
-    caches.settle(Path(config.root))
+    caches.set_folders(Path(config.root))
     verify(plan)
     again.refuse_in_use(plan)
 

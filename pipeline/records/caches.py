@@ -20,7 +20,7 @@ FOLDERS = {
 }
 
 
-def settle(root: Path) -> None:
+def set_folders(root: Path) -> None:
     """Set cache folders below `root` for this process and its children if HOME is not writable.
 
     Compiled code always goes there: PyTorch would load and run it from a predictable path in /tmp,

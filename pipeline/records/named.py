@@ -21,7 +21,7 @@ OUTPUTS = "outputs"  # the default of `root`
 
 def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
     """Return the parser of `python -m pipeline.NAME`, with `--root`."""
-    output.settle()
+    output.make_safe()
     made = argparse.ArgumentParser(
         prog=output.program(f"pipeline.{name}"),
         description=description,

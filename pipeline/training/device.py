@@ -15,7 +15,7 @@ from pipeline.config.train import Train
 TF32 = (8, 0)  # lowest compute capability with TF32
 
 
-def settle(device: torch.device, recipe: Train) -> str:
+def configure(device: torch.device, recipe: Train) -> str:
     """Set torch up for a training, before its network is built; return a note, or nothing.
 
     This function uses the older names of the TF32 settings, because torch.compile of torch 2.10 to

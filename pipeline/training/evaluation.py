@@ -41,7 +41,7 @@ def evaluate(
     more |= {"overflowed": overflowed} if overflowed else {}
     learner.overflows.end_epoch()
     step_seconds = state.history.epoch(state.step, epoch, metrics, recipe.batch_size, more)
-    state.growth.settle(step_seconds)
+    state.growth.write_waiting(step_seconds)
     state.end_epoch(metrics)
     return step_seconds
 

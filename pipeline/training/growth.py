@@ -228,7 +228,7 @@ class Growth:
         costs = {"step_cost": step_cost, "adjusting_steps": round(adjusting_steps, 4)}
         self._waiting = [{**row, **costs} for row in self._waiting]
 
-    def settle(self, step_seconds: float | None) -> None:
+    def write_waiting(self, step_seconds: float | None) -> None:
         """Write the waiting rows, with the time per step of the epoch after the change.
 
         `step_seconds` is None if no epoch followed.

@@ -135,7 +135,7 @@ class Training:
 
     def _finish(self) -> dict[str, float]:
         growth = self.state.growth
-        growth.settle(None)
+        growth.write_waiting(None)
         self.profile.end(complete=True)
         if self.world.main:
             self.context.check_owner()

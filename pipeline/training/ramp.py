@@ -76,7 +76,7 @@ def climb(config: Config, folder: Path, rates: Sequence[float]) -> list[float]:
     """
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     world = World(rank=0, world_size=1, device=torch.device(kind), hang_timeout=600)
-    device.settle(world.device, config.train)
+    device.configure(world.device, config.train)
     generators.seed(config.seed)
     images = Images(config, folder, world, lambda seconds: None)
     cost = Cost(config, images.classes, None)

@@ -21,7 +21,7 @@ def set_up(
         UserError: the checkpoints cannot be used, or the method cannot change this network.
     """
     config = context.config
-    if lacking := device.settle(world.device, config.train):
+    if lacking := device.configure(world.device, config.train):
         announcer.say(lacking)
     generators.seed(config.seed)
     announcer.mark()

@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    output.settle()
+    output.make_safe()
     parsed = _parser().parse_args(arguments)
     try:
         parsed.run(parsed)

@@ -75,7 +75,7 @@ def test_a_full_standard_output_is_reported_in_one_line(module, root):
 SOME = """
 import sys
 from slurm import output
-output.settle(); output.settle()
+output.make_safe(); output.make_safe()
 for line in range(3000):
     print(line, "→ \\udcff ü")
 print("finished", file=sys.stderr)
@@ -97,7 +97,7 @@ def test_a_program_continues_after_its_pipe_was_closed(flags):
 
 def test_a_command_with_closed_standard_output_works():
     done = subprocess.run(
-        ["/bin/sh", "-c", f"exec {sys.executable} -c 'from slurm import output; output.settle(); print(1)' >&-"],
+        ["/bin/sh", "-c", f"exec {sys.executable} -c 'from slurm import output; output.make_safe(); print(1)' >&-"],
         cwd=PROJECT, capture_output=True, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")

@@ -42,7 +42,7 @@ def variants(plain: nn.Module, images: Tensor) -> Iterator[tuple[str, Callable[[
     unfused = copy.deepcopy(plain)
     dyrep.expand(unfused, absorb=images[:1])
     for network in (plain, unfused):
-        settle(network, images)
+        gather_statistics(network, images)
     fused = dyrep.fuse(unfused, inputs=images[:2]).eval()
     half = copy.deepcopy(fused).to(torch.bfloat16, memory_format=torch.channels_last)
     yield "fused", lambda: fused
@@ -59,7 +59,7 @@ def variants(plain: nn.Module, images: Tensor) -> Iterator[tuple[str, Callable[[
 
 
 @torch.no_grad()
-def settle(network: nn.Module, images: Tensor) -> None:
+def gather_statistics(network: nn.Module, images: Tensor) -> None:
     """Set the norms' statistics from their inputs; otherwise activations would overflow."""
     shown = torch.randn(max(2, len(images)), *images.shape[1:], device=DEVICE)
     for _ in range(30):

@@ -109,7 +109,7 @@ def test_a_target_is_a_module_and_a_name(name):
 
 def settled(section):
     values = {"model": section.model_dump(), "data": {}}
-    return Custom.model_validate(code.settle(values)["model"])
+    return Custom.model_validate(code.pin(values)["model"])
 
 
 def test_a_run_keeps_the_code_that_it_was_started_with(here, tmp_path, monkeypatch):

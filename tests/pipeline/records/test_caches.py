@@ -21,7 +21,7 @@ def settled(monkeypatch, tmp_path):
         for name, value in more.items() | ({("HOME", str(home))} if home else set()):
             monkeypatch.setenv(name, value)
         monkeypatch.setattr("os.getuid", lambda: 54321)
-        caches.settle(tmp_path / "root")
+        caches.set_folders(tmp_path / "root")
         return {name: os.environ[name] for name in caches.FOLDERS if name in os.environ}
 
     return call

@@ -22,7 +22,7 @@ def training(tmp_path, monkeypatch):
     A second call with the same `where` resumes from the checkpoints of the first.
     """
     monkeypatch.setattr(loop, "Images", Images)
-    monkeypatch.setattr(device, "settle", lambda *_: "")
+    monkeypatch.setattr(device, "configure", lambda *_: "")
     monkeypatch.setattr(attempt, "check_owner", lambda *_: None)
     monkeypatch.setattr(attempt, "last", lambda *_: SimpleNamespace(time=0.0))
     (tmp_path / "data").mkdir()

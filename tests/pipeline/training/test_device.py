@@ -27,7 +27,7 @@ def capability(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
 def test_tf32_is_enabled_only_by_its_precision(capability, precision):
-    assert device.settle(GPU, recipe(precision)) == ""
+    assert device.configure(GPU, recipe(precision)) == ""
     wanted = precision == "tf32"
     assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == wanted
     assert torch.backends.cudnn.benchmark
@@ -36,8 +36,8 @@ def test_tf32_is_enabled_only_by_its_precision(capability, precision):
 @pytest.mark.parametrize(("where", "found"), [(CPU, (9, 0)), (GPU, (7, 5))])
 def test_a_device_without_tf32_is_reported(capability, where, found):
     capability[0] = found
-    assert "has no TF32, all is computed in float32" in device.settle(where, recipe("tf32"))
-    assert device.settle(where, recipe("float32")) == ""
+    assert "has no TF32, all is computed in float32" in device.configure(where, recipe("tf32"))
+    assert device.configure(where, recipe("float32")) == ""
 
 
 @pytest.mark.parametrize(
