@@ -121,14 +121,14 @@ def trains(root: Path) -> bool:
 
 def verdict(root: Path, recorder: Recorder) -> dict:
     """Return the data of each run that arrived, and whether they agree with its files."""
-    told = []
+    found = []
     for run in directories(root):
         arrived = recorder.runs[rundir.read_json(run / "run.json")["wandb"]["id"]]
         history = rundir.read_lines(run / "train" / rundir.HISTORY)
         steps = [row for row in history if row["kind"] == "step"]
         here = [(row["step"], row["loss"]) for row in steps]
         there = [(row["step"], row["train/loss"]) for row in arrived.history if "step" in row]
-        told.append({
+        found.append({
             "run": run.name,
             "attempts": max(row.attempt for row in store.events((run / "train").resolve())),
             "steps": len(arrived.steps),
@@ -137,7 +137,7 @@ def verdict(root: Path, recorder: Recorder) -> dict:
             and rows.results(run).items() <= arrived.summary.items()
             and arrived.group == GROUP,
         })  # fmt: skip
-    return {"runs": told, "wandb_runs": len(recorder.runs), "not_understood": recorder.unknown}
+    return {"runs": found, "wandb_runs": len(recorder.runs), "not_understood": recorder.unknown}
 
 
 def compared(root: Path, page: Path) -> dict:
@@ -151,9 +151,9 @@ def compared(root: Path, page: Path) -> dict:
         ]  # fmt: skip
         subprocess.run(command, cwd=PROJECT, check=True)
         answers.append(json.loads(file.read_text())["groups"])
-    told = [[(g["label"], g["top1"], g["versus"], g["sizes"]) for g in a] for a in answers]
+    parts = [[(g["label"], g["top1"], g["versus"], g["sizes"]) for g in a] for a in answers]
     groups = [{"group": g["label"], "top1": g["top1"]} for g in answers[0]]
-    return {"online_is_offline": told[0] == told[1], "groups": groups}
+    return {"online_is_offline": parts[0] == parts[1], "groups": groups}
 
 
 def picture(page: Path, file: Path) -> None:

@@ -54,8 +54,8 @@ def restart(night: Night, number: int) -> dict[str, Any]:
     row = night.through(number, Case("scontrol requeue", Night.requeue))
     used = [cpu(pid) for pid, _, seen in jobs(night.cluster) if seen["SLURM_JOB_ID"] == night.id]
     began = night.events("began")[-1]
-    told = [row["time"] for name in ("signal", "ended") for row in night.events(name)]
-    left = max(time for time in told if time < began["time"])
+    times = [row["time"] for name in ("signal", "ended") for row in night.events(name)]
+    left = max(time for time in times if time < began["time"])
     script = float(began["mark"].partition("-")[0])  # start time of the batch script
     waited = max(0.0, script - left)
     (phases,) = (row["seconds"] for row in night.events("first_step")[-1:])

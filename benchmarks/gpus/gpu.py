@@ -33,26 +33,26 @@ from pathlib import Path
 
 from benchmarks import PROJECT
 from benchmarks.gpu_campaign import summary
-from benchmarks.gpu_campaign.report import SECTIONS, Asked, Report, read
+from benchmarks.gpu_campaign.report import SECTIONS, Report, Request, read
 
 TAIL = 3000  # characters of a failed section's output that are kept
 
 
 def main() -> int:
     options = parser().parse_args()
-    asked = Asked(
+    request = Request(
         out=options.out.resolve(), until=time.time() + 60 * options.minutes, small=options.small,
         data=options.data, reference=options.reference, commit=options.commit,
     )  # fmt: skip
     if options.section:
-        return run(options.section, asked)
-    asked.out.mkdir(parents=True, exist_ok=True)
+        return run(options.section, request)
+    request.out.mkdir(parents=True, exist_ok=True)
     for name in options.only:
-        print(f"{name}: {supervised(name, asked)}", flush=True)
-        summary.write(asked.out)
-    summary.write(asked.out)
-    summary.show(asked.out)
-    return 0 if all("error" not in (read(asked.out, name) or {}) for name in options.only) else 1
+        print(f"{name}: {supervised(name, request)}", flush=True)
+        summary.write(request.out)
+    summary.write(request.out)
+    summary.show(request.out)
+    return 0 if all("error" not in (read(request.out, name) or {}) for name in options.only) else 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,23 +75,23 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def supervised(name: str, asked: Asked) -> str:
+def supervised(name: str, request: Request) -> str:
     """Run a section in a process of its own; return a text about its end."""
     fewest, most = SECTIONS[name]
-    limit = asked.left() if asked.small else min(most, asked.left())
-    report = Report(asked, name)
-    if limit < fewest and not asked.small:
+    limit = request.left() if request.small else min(most, request.left())
+    report = Report(request, name)
+    if limit < fewest and not request.small:
         report.fail(f"not begun: it takes {fewest} s or more, and {limit:.0f} s were left")
         return report.facts["error"]
     begun = time.monotonic()
-    with (asked.out / f".{name}.log").open("w+b") as log:
-        code = finished(command(name, asked, limit), log, limit)
+    with (request.out / f".{name}.log").open("w+b") as log:
+        code = finished(command(name, request, limit), log, limit)
         printed = tail(log.fileno())
-    (asked.out / f".{name}.log").unlink()
+    (request.out / f".{name}.log").unlink()
     seconds = time.monotonic() - begun
     if code == 0:
         return f"done in {seconds:.0f} s"
-    report.facts = read(asked.out, name) or report.facts
+    report.facts = read(request.out, name) or report.facts
     how = f"ended after {limit:.0f} s" if code is None else ended(code)
     report.fail(
         f"{how}: {printed.strip().splitlines()[-1] if printed.strip() else 'no word'}", printed
@@ -99,13 +99,13 @@ def supervised(name: str, asked: Asked) -> str:
     return report.facts["error"]
 
 
-def command(name: str, asked: Asked, seconds: float) -> list[str]:
+def command(name: str, request: Request, seconds: float) -> list[str]:
     """Return the command line of a section that has so many seconds."""
-    words = [sys.executable, "-m", "benchmarks.gpu", str(asked.out), "--section", name]
-    words += ["--minutes", f"{seconds / 60:.3f}", "--data", str(asked.data)]
-    words += ["--small"] if asked.small else []
-    words += ["--reference", str(asked.reference)] if asked.reference else []
-    return [*words, "--commit", asked.commit] if asked.commit else words
+    words = [sys.executable, "-m", "benchmarks.gpu", str(request.out), "--section", name]
+    words += ["--minutes", f"{seconds / 60:.3f}", "--data", str(request.data)]
+    words += ["--small"] if request.small else []
+    words += ["--reference", str(request.reference)] if request.reference else []
+    return [*words, "--commit", request.commit] if request.commit else words
 
 
 def finished(words: list[str], log, seconds: float) -> int | None:
@@ -134,12 +134,12 @@ def ended(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def run(name: str, asked: Asked) -> int:
+def run(name: str, request: Request) -> int:
     """Run a section in this process."""
     from importlib import import_module
 
-    with Report(asked, name).watched() as report:
-        import_module(f"benchmarks.gpu_campaign.{name}").run(asked, report)
+    with Report(request, name).watched() as report:
+        import_module(f"benchmarks.gpu_campaign.{name}").run(request, report)
     return 0
 
 

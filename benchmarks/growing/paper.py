@@ -87,9 +87,9 @@ def settings(experiment: str, options: argparse.Namespace) -> list[str]:
 
 def run(experiment: str, options: argparse.Namespace) -> dict[str, object]:
     """Launch an experiment and return the results of its stages."""
-    asked = settings(experiment, options)
+    chosen = settings(experiment, options)
     with tempfile.TemporaryDirectory(prefix="paper-") as root:
-        words = [*asked, f"root={root}", f"name={NAME}"]
+        words = [*chosen, f"root={root}", f"name={NAME}"]
         launch = [sys.executable, "-m", "pipeline.launch", *words]
         done = subprocess.run(launch, capture_output=True, text=True, env={**os.environ})
         found = rundir.run_dir(Path(root), NAME)
@@ -99,7 +99,7 @@ def run(experiment: str, options: argparse.Namespace) -> dict[str, object]:
             if (found / stage / rundir.RESULT).exists()
         }
         metrics = {stage: result.metrics for stage, result in results.items()}
-    told = {
+    figures = {
         "steps": metrics.get("train", {}).get("steps"),
         "grown": metrics.get("train", {}).get("grown"),
         "cut": metrics.get("train", {}).get("cut"),
@@ -111,10 +111,10 @@ def run(experiment: str, options: argparse.Namespace) -> dict[str, object]:
     return {
         "experiment": experiment,
         "method": options.method,
-        "settings": asked,
+        "settings": chosen,
         "exit_code": done.returncode,
         "stages": {stage: round(result.seconds, 1) for stage, result in results.items()},
-        **told,
+        **figures,
         **({"said": done.stdout[-1000:] + done.stderr[-1000:]} if done.returncode else {}),
     }
 

@@ -42,8 +42,8 @@ def main() -> int:
             "html": measure(Path(folder), options.repeats, "--html", f"{folder}/a.html"),
         }
     for what in ("table", "json", "html"):
-        told = report[what]
-        print(f"{what:6} {told['seconds']} s, {told['mebibytes']} MiB")
+        spent = report[what]
+        print(f"{what:6} {spent['seconds']} s, {spent['mebibytes']} MiB")
     if options.json:
         evidence.write(options.json, report)
     return 0

@@ -51,7 +51,7 @@ def main() -> int:
         for turn in range(options.rounds):
             for name in list(kinds)[:: -1 if turn % 2 else 1]:
                 spent[name].append(prepared(kinds[name], Path(folder) / "shards"))
-    report = {"images": options.images, "kinds": told(spent, options.images)}
+    report = {"images": options.images, "kinds": rates(spent, options.images)}
     show(report)
     if options.json:
         evidence.write(options.json, report)
@@ -118,7 +118,7 @@ def prepared(data, where: Path) -> float:
     return spent
 
 
-def told(spent: dict[str, list[float]], count: int) -> dict:
+def rates(spent: dict[str, list[float]], count: int) -> dict:
     """Return images per CPU-second, and the ratio to the folders in each turn."""
     return {
         name: {

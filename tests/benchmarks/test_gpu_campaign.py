@@ -10,24 +10,24 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.gpu_campaign import card, summary
-from benchmarks.gpu_campaign.report import Asked, Report, read
+from benchmarks.gpu_campaign.report import Report, Request, read
 from tests.launcher import PROJECT
 
 MINIATURE = """
 import sys, time
 from pathlib import Path
 from benchmarks import gpu
-from benchmarks.gpu_campaign.report import Asked
+from benchmarks.gpu_campaign.report import Request
 out = Path(sys.argv[1])
-asked = Asked(out=out, until=time.time() + 600, small=True, data=out, reference=None, commit="abc")
+request = Request(out=out, until=time.time() + 600, small=True, data=out, reference=None, commit="abc")
 for name in ("steps", "grown", "costs"):
-    gpu.run(name, asked)
+    gpu.run(name, request)
 """
 QUICK = {"TORCH_COMPILE_DISABLE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def asked(out, minutes=12.0):
-    return Asked(
+def request(out, minutes=12.0):
+    return Request(
         out=out, until=gpu.time.time() + 60 * minutes, small=False, data=out, reference=None,
         commit=None,
     )  # fmt: skip
@@ -72,10 +72,10 @@ def test_the_loops_run_in_miniature(tmp_path):
 def test_a_section_that_fails_is_reported_and_keeps_its_results(
     tmp_path, monkeypatch, code, limit, told
 ):
-    Report(asked(tmp_path), "steps").add("resnet18", {"images_per_s": 1})
+    Report(request(tmp_path), "steps").add("resnet18", {"images_per_s": 1})
     monkeypatch.setattr(gpu, "SECTIONS", {"steps": (0, limit)})
     monkeypatch.setattr(gpu, "command", lambda *_: [sys.executable, "-c", code])
-    assert told in gpu.supervised("steps", asked(tmp_path))
+    assert told in gpu.supervised("steps", request(tmp_path))
     found = read(tmp_path, "steps")
     assert told in found["error"]
     assert found["results"] == {"resnet18": {"images_per_s": 1}}
@@ -83,7 +83,7 @@ def test_a_section_that_fails_is_reported_and_keeps_its_results(
 
 def test_a_section_that_needs_more_time_than_is_left_is_not_started(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "command", lambda *_: pytest.fail("the section was started"))
-    assert gpu.supervised("steps", asked(tmp_path, minutes=0.1)).startswith("not begun: it takes")
+    assert gpu.supervised("steps", request(tmp_path, minutes=0.1)).startswith("not begun: it takes")
     assert "not begun" in read(tmp_path, "steps")["error"]
 
 

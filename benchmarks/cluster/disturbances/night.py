@@ -38,7 +38,7 @@ class Night:
         self.ended: set[str] = set()  # subjects that SLURM ended for good, which is allowed
         self.forgetful = False  # whether slurmctld was killed before it could save its state
         self.administered: list[str] = []  # actions that SLURM leaves to an administrator
-        self._asked = 0.0
+        self._queried = 0.0
         self._since: dict[tuple[str, str], float] = {}  # time at which a fault was first seen
 
     def launch(self, subject: Subject) -> None:
@@ -65,8 +65,8 @@ class Night:
         """Record the progress of the subjects; regularly compare them with SLURM's queue."""
         for subject in self.subjects:
             subject.look()
-        if time.monotonic() - self._asked > ASK:
-            self._asked = time.monotonic()
+        if time.monotonic() - self._queried > ASK:
+            self._queried = time.monotonic()
             with suppress(scheduler.Unreachable):
                 queue = scheduler.user_jobs()
                 self._administer(queue)
@@ -82,8 +82,8 @@ class Night:
             if entry.active and entry.held:
                 self.administered.append(f"released job {entry.id}: {entry.reason}")
                 scheduler.call("scontrol", "release", entry.id)
-        told = scheduler.call("sinfo", "-h", "-N", "-p", "low", "-t", "drained", "-o", "%N %E")
-        for node, _, why in (line.partition(" ") for line in told.splitlines()):
+        drained = scheduler.call("sinfo", "-h", "-N", "-p", "low", "-t", "drained", "-o", "%N %E")
+        for node, _, why in (line.partition(" ") for line in drained.splitlines()):
             self.administered.append(f"resumed node {node}: {why}")
             with suppress(scheduler.Refused):
                 scheduler.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
@@ -147,7 +147,7 @@ def _forgotten(directory: Path, queue: dict[str, Entry]) -> str | None:
     entry = queue.get(last.id)
     if entry is None or not marks.known(entry, last):
         return f"job {last.id}"
-    *_, told = [None, *Event.read(directory)]
-    if told and (told.event, told.job, told.restart) == ("requeued", entry.id, entry.restarts):
+    *_, event = [None, *Event.read(directory)]
+    if event and (event.event, event.job, event.restart) == ("requeued", entry.id, entry.restarts):
         return f"the requeue of job {entry.id}"
     return None

@@ -16,15 +16,15 @@ EVERY = 1000  # milliseconds between two samples
 
 def named() -> dict[str, str]:
     """Return the card and its limits; an empty dict if no driver answers."""
-    return _asked(NAMED)
+    return _driver_answer(NAMED)
 
 
 def now() -> dict[str, str]:
     """Return the current clocks, power and temperature; an empty dict if no driver answers."""
-    return _asked(SAMPLED)
+    return _driver_answer(SAMPLED)
 
 
-def _asked(fields: tuple[str, ...]) -> dict[str, str]:
+def _driver_answer(fields: tuple[str, ...]) -> dict[str, str]:
     try:
         done = subprocess.run(_query(fields), capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
@@ -36,17 +36,17 @@ def _asked(fields: tuple[str, ...]) -> dict[str, str]:
 @contextmanager
 def sampled() -> Iterator[dict[str, Any]]:
     """Yield a dictionary that gets lowest, median and highest of each value at the end."""
-    told: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     with tempfile.TemporaryFile("w+") as lines:
         driver = _started([*_query(SAMPLED, "nounits"), f"--loop-ms={EVERY}"], lines)
         try:
-            yield told
+            yield summary
         finally:
             if driver:
                 driver.kill()
                 driver.wait()
             lines.seek(0)
-            told |= _spread([line.split(", ") for line in lines.read().splitlines()])
+            summary |= _spread([line.split(", ") for line in lines.read().splitlines()])
 
 
 def _started(words: list[str], output: IO[str]) -> subprocess.Popen | None:

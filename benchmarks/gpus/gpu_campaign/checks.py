@@ -10,20 +10,20 @@ import sys
 from collections import Counter
 
 from benchmarks import PROJECT
-from benchmarks.gpu_campaign.report import Asked, Report
+from benchmarks.gpu_campaign.report import Report, Request
 
 WORDS = ("PASSED", "FAILED", "ERROR", "SKIPPED")
 SPARE = 10.0  # seconds that are kept for the report
 
 
-def run(asked: Asked, report: Report) -> None:
+def run(request: Request, report: Report) -> None:
     command = [sys.executable, "-m", "pytest", "tests/gpu", "-v", "-p", "no:cacheprovider", "-rs"]
     process = subprocess.Popen(
         command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
     try:
-        printed, _ = process.communicate(timeout=max(1.0, asked.left() - SPARE))
+        printed, _ = process.communicate(timeout=max(1.0, request.left() - SPARE))
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         printed, _ = process.communicate()

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.gpu_campaign import measure
 from benchmarks.gpu_campaign.loops import DEVICE, Ours, Task
-from benchmarks.gpu_campaign.report import Asked, Report
+from benchmarks.gpu_campaign.report import Report, Request
 from benchmarks.gpu_campaign.steps import STEPS, tasks
 from pipeline.config.model import DyRep
 from pipeline.stages.timing.measure import seconds
@@ -26,20 +26,20 @@ from pipeline.stages.timing.measure import seconds
 GROWN = ("resnet18",)  # one network, because a growth of a larger one only takes longer
 
 
-def run(asked: Asked, report: Report) -> None:
-    chosen = dict(reversed(tasks(asked.small).items()))
+def run(request: Request, report: Report) -> None:
+    chosen = dict(reversed(tasks(request.small).items()))
     for name, task in chosen.items():
         if report.fits(f"{name}: watching", 10):
-            report.add(name, watching(name, last(task), 2 if asked.small else 15))
+            report.add(name, watching(name, last(task), 2 if request.small else 15))
     for name, task in [*chosen.items()][-1:]:
         if report.fits("checkpoint", 5):
             report.add("checkpoint", {"of": name, **checkpoints(last(task))})
-    for settings in growing(asked.small):
-        for name in GROWN if not asked.small else chosen:
+    for settings in growing(request.small):
+        for name in GROWN if not request.small else chosen:
             key = " ".join([name, "growth", *settings])
             if report.fits(key, 60 if "train.compile=model" in settings else 20):
                 report.add(
-                    key, growth(grows(last(chosen[name]), *settings), 1 if asked.small else 2)
+                    key, growth(grows(last(chosen[name]), *settings), 1 if request.small else 2)
                 )
 
 

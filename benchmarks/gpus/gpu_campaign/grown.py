@@ -22,7 +22,7 @@ import dyrep
 from benchmarks import PUBLISHED_BRANCHES
 from benchmarks.gpu_campaign import measure
 from benchmarks.gpu_campaign.loops import DEVICE, Bare, Task
-from benchmarks.gpu_campaign.report import Asked, Report
+from benchmarks.gpu_campaign.report import Report, Request
 from benchmarks.gpu_campaign.steps import STEPS, tasks
 from dyrep import surgery
 from dyrep.block import outer_blocks
@@ -30,12 +30,12 @@ from dyrep.block import outer_blocks
 COMPILED = "resnet18"  # only one network, because compiling a grown network takes long
 
 
-def run(asked: Asked, report: Report) -> None:
-    rounds = 2 if asked.small else 5
-    for name, task in reversed(tasks(asked.small).items()):
+def run(request: Request, report: Report) -> None:
+    rounds = 2 if request.small else 5
+    for name, task in reversed(tasks(request.small).items()):
         if report.fits(name, 20):
-            measured(report, name, task, dict(changes(task, asked.reference)), rounds)
-    for name, task in tasks(asked.small).items():
+            measured(report, name, task, dict(changes(task, request.reference)), rounds)
+    for name, task in tasks(request.small).items():
         if name == COMPILED and report.fits(f"{name} compiled", 60):
             grown = {k: v for k, v in changes(task, None) if k != "dbb"}
             measured(report, f"{name} compiled", replace(task, compile="model"), grown, rounds)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import dyrep
 from benchmarks.gpu_campaign import measure
 from benchmarks.gpu_campaign.loops import DEVICE
-from benchmarks.gpu_campaign.report import Asked, Report
+from benchmarks.gpu_campaign.report import Report, Request
 from benchmarks.gpu_campaign.steps import tasks
 from pipeline.stages.timing import memory
 from pipeline.stages.timing.measure import interleaved
@@ -26,15 +26,15 @@ BATCHES = (1, 64)
 Network = Callable[[Tensor], Tensor]
 
 
-def run(asked: Asked, report: Report) -> None:
-    for name, task in tasks(asked.small).items():
-        for batch in BATCHES[:1] if asked.small else BATCHES:
+def run(request: Request, report: Report) -> None:
+    for name, task in tasks(request.small).items():
+        for batch in BATCHES[:1] if request.small else BATCHES:
             key = f"{name} b{batch}"
             if report.fits(key, 30):
                 images = torch.randn(batch, 3, task.size, task.size, device=DEVICE)
                 makers = dict(variants(task.network().float(), images))
                 ready = dict(working(makers, images, partial(report.skip_of, key)))
-                report.add(key, timed(ready, images, 10 if asked.small else 40))
+                report.add(key, timed(ready, images, 10 if request.small else 40))
 
 
 def variants(plain: nn.Module, images: Tensor) -> Iterator[tuple[str, Callable[[], Network]]]:

@@ -22,7 +22,7 @@ def launched(root: Path, name: str, *settings: str) -> Path:
         cwd=PROJECT, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
-        said = (done.stderr or done.stdout or "no word").strip().splitlines()
-        print("\n".join(said), flush=True)
-        raise RuntimeError(f"launch of {name}: {said[-1]}")
+        lines = (done.stderr or done.stdout or "no word").strip().splitlines()
+        print("\n".join(lines), flush=True)
+        raise RuntimeError(f"launch of {name}: {lines[-1]}")
     return (rundir.run_dir(root, name) / "train").resolve()

@@ -233,8 +233,8 @@ class OnDevice(images.Images):
 
     task: Task
 
-    def __init__(self, *asked: Any) -> None:
-        super().__init__(*asked)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._endless = Endless(self.task.data())
 
     @property

@@ -99,14 +99,14 @@ def synchronisations(loop: Loop, steps: int) -> dict[str, Any] | None:
     if DEVICE.type != "cuda":
         return None
     torch.cuda.synchronize()
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
             loop(steps)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    waits = [w for w in told if "called a synchronizing" in str(w.message)]
+    waits = [w for w in caught if "called a synchronizing" in str(w.message)]
     places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in waits)
     return {"steps": steps, "waits": len(waits), "per_step": len(waits) / steps,
             "places": dict(places.most_common(5))}  # fmt: skip

@@ -36,7 +36,7 @@ PACKAGES = (  # packages that affect speed, beside those that every result of a 
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """The request to the campaign, with its deadline (seconds since the epoch)."""
 
     out: Path
@@ -54,12 +54,12 @@ class Asked:
 class Report:
     """`OUT/SECTION.json`, which is rewritten with every addition."""
 
-    def __init__(self, asked: Asked, section: str) -> None:
-        self._path, self._asked = asked.out / f"{section}.json", asked
+    def __init__(self, request: Request, section: str) -> None:
+        self._path, self._request = request.out / f"{section}.json", request
         self.facts: dict[str, Any] = {
             "section": section,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "small": asked.small,
+            "small": request.small,
             "results": {},
             "just_after": {},
             "skipped": {},
@@ -84,9 +84,9 @@ class Report:
 
     def fits(self, name: str, seconds: float) -> bool:
         """Whether so many seconds are left; if not, record that `name` was skipped."""
-        if self._asked.small or self._asked.left() >= seconds:
+        if self._request.small or self._request.left() >= seconds:
             return True
-        self.skip(name, f"it takes {seconds:.0f} s or more, {self._asked.left():.0f} s were left")
+        self.skip(name, f"it takes {seconds:.0f} s or more, {self._request.left():.0f} s were left")
         return False
 
     def fail(self, error: str, printed: str = "") -> None:
@@ -104,7 +104,7 @@ class Report:
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         source = provenance.source_revision()
-        self.facts["commit"] = self._asked.commit or source["revision"]
+        self.facts["commit"] = self._request.commit or source["revision"]
         self.facts["machine"] = {
             **environment.describe(),
             "packages": provenance.versions(PACKAGES), "cuda": torch.version.cuda,

@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks import PROJECT, chaos, killing
 from benchmarks.gpu_campaign.launching import launched
 from benchmarks.gpu_campaign.measure import gist
-from benchmarks.gpu_campaign.report import Asked, Report
+from benchmarks.gpu_campaign.report import Report, Request
 from pipeline.records import rundir
 
 SETTINGS = ["cluster.processes_per_node=1", "data.loader=memory", "train.epochs=8",
@@ -31,11 +31,11 @@ SMALL = ["train.epochs=3", "method.adjust_interval=1", "method.last_adjust_epoch
 LONGEST = 120  # longest time of an attempt, seconds
 
 
-def run(asked: Asked, report: Report) -> None:
-    precisions = ["float32"] if asked.small else ["float32", "bfloat16", "float16"]
+def run(request: Request, report: Report) -> None:
+    precisions = ["float32"] if request.small else ["float32", "bfloat16", "float16"]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(precisions)) as pool:
         jobs = {
-            precision: pool.submit(compared, Path(folder) / precision, precision, asked.small)
+            precision: pool.submit(compared, Path(folder) / precision, precision, request.small)
             for precision in precisions
         }
         for precision, job in jobs.items():
@@ -54,8 +54,8 @@ def compared(folder: Path, precision: str, small: bool) -> dict:
     steps = [killed_after(killed, number) for number in ([1] if small else [2, 4])]
     subprocess.run(attempt(killed), cwd=PROJECT, check=True, timeout=LONGEST)
     differences = chaos.differences(alone, killed)
-    told = rundir.read_json(alone / rundir.RESULT)["metrics"]
-    return {"grown": told["grown"], "cut": told["cut"], "top1": told["top1"],
+    metrics = rundir.read_json(alone / rundir.RESULT)["metrics"]
+    return {"grown": metrics["grown"], "cut": metrics["cut"], "top1": metrics["top1"],
             "killed_at_steps": steps, "differences": len(differences),
             "different": differences[:5]}  # fmt: skip
 

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.gpu_campaign import measure
 from benchmarks.gpu_campaign.loops import DEVICE, Bare, Ours, Task, Timm
-from benchmarks.gpu_campaign.report import Asked, Report
+from benchmarks.gpu_campaign.report import Report, Request
 
 LAST = "+channels_last"
 BLOCKS = "+channels_last+blocks"  # only in our loop: each block is compiled by itself
@@ -44,12 +44,12 @@ def tasks(small: bool) -> dict[str, Task]:
 STEPS = {"resnet50": 4, "resnet18": 10, "vgg16": 12, "vgg_small": 2}  # steps of a turn
 
 
-def run(asked: Asked, report: Report) -> None:
-    rounds = 2 if asked.small else 7
-    for name, task in tasks(asked.small).items():
+def run(request: Request, report: Report) -> None:
+    rounds = 2 if request.small else 7
+    for name, task in tasks(request.small).items():
         if report.fits(name, 20):
             measured(report, name, task, ["", LAST], rounds)
-    for name, task in tasks(asked.small).items():
+    for name, task in tasks(request.small).items():
         if report.fits(f"{name} compiled", COMPILING):
             measured(report, f"{name} compiled", task, [LAST, ALL, BLOCKS], rounds, of=name)
 

@@ -126,12 +126,12 @@ def lines(out: Path) -> Iterator[dict[str, Any]]:
     for target in TARGETS:
         found = read(out, target.section) or {}
         values = target.find(found.get("results", {}))
-        told = {"section": target.section, "target": target.what, "bound": target.bound}
+        aim = {"section": target.section, "target": target.what, "bound": target.bound}
         for name, value in (values or {"": None}).items():
             judged = value is not None and not found["small"]
             why = "in miniature" if value is not None else found.get("error", "")
             met = target.reached(value) if judged else None
-            yield {**told, "of": name, "found": value, "met": met, "why": why}
+            yield {**aim, "of": name, "found": value, "met": met, "why": why}
 
 
 def write(out: Path) -> None:
@@ -139,7 +139,7 @@ def write(out: Path) -> None:
     rows = list(lines(out))
     with disk.replacing(out / "summary.json") as temporary:
         temporary.write_text(json.dumps({"sections": _sections(out), "targets": rows}, indent=1))
-    text = ["# What was found", "", *_told(out), "", "| " + " | ".join(COLUMNS) + " |"]
+    text = ["# What was found", "", *_lines(out), "", "| " + " | ".join(COLUMNS) + " |"]
     text += ["|---" * len(COLUMNS) + "|"]
     text += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
     with disk.replacing(out / "summary.md") as temporary:
@@ -159,21 +159,21 @@ def _sections(out: Path) -> dict[str, Any]:
     kept = ("date", "commit", "small", "seconds", "error", "skipped")
     facts = {name: read(out, name) for name in SECTIONS}
     return {
-        name: {key: told[key] for key in kept if key in told}
-        | {"device": told.get("machine", {}).get("device")}
-        for name, told in facts.items()
-        if told
+        name: {key: section[key] for key in kept if key in section}
+        | {"device": section.get("machine", {}).get("device")}
+        for name, section in facts.items()
+        if section
     }
 
 
-def _told(out: Path) -> Iterator[str]:
+def _lines(out: Path) -> Iterator[str]:
     """Yield a line per section: its time, its machine, and missing results."""
-    for name, told in _sections(out).items():
-        small = ", in miniature: its numbers mean nothing" if told.get("small") else ""
-        yield f"- {name}: {told['date']}, {told['device']}, commit {told.get('commit')}{small}"
-        if "error" in told:
-            yield f"  - {told['error']}"
-        yield from (f"  - without {what}: {why}" for what, why in told["skipped"].items())
+    for name, row in _sections(out).items():
+        small = ", in miniature: its numbers mean nothing" if row.get("small") else ""
+        yield f"- {name}: {row['date']}, {row['device']}, commit {row.get('commit')}{small}"
+        if "error" in row:
+            yield f"  - {row['error']}"
+        yield from (f"  - without {what}: {why}" for what, why in row["skipped"].items())
 
 
 def show(out: Path) -> None:
@@ -188,6 +188,6 @@ def show(out: Path) -> None:
     for row in lines(out):
         table.add_row(*_cells(row))
     console = Console(width=150)
-    for line in _told(out):
+    for line in _lines(out):
         console.print(line, markup=False, highlight=False)
     console.print(table)

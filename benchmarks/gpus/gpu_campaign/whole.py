@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.gpu_campaign.launching import launched
-from benchmarks.gpu_campaign.report import Asked, Report
+from benchmarks.gpu_campaign.report import Report, Request
 from pipeline.planning.conf import CONF
 from pipeline.records import rundir
 
@@ -34,10 +34,10 @@ RECIPE = [
 SMALL = ["data=digits", "data.channels=3", "data.loader=memory", "train.warmup_epochs=0"]
 
 
-def run(asked: Asked, report: Report) -> None:
+def run(request: Request, report: Report) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        root, epochs = Path(folder), 2 if asked.small else EPOCHS
-        settings = SMALL if asked.small else [*source(asked.data, root / "images"), *RECIPE]
+        root, epochs = Path(folder), 2 if request.small else EPOCHS
+        settings = SMALL if request.small else [*source(request.data, root / "images"), *RECIPE]
         plain = trained(root, "plain", epochs, settings)
         report.add("plain", plain)
         for method in ("dbb", "dyrep"):
@@ -80,19 +80,19 @@ def idx(path: Path) -> np.ndarray:
 def trained(root: Path, method: str, epochs: int, settings: list[str]) -> dict:
     """Train to the end; return accuracy, cost and times."""
     begun = time.monotonic()
-    asked = [f"method={method}", *settings, f"train.epochs={epochs}"]
-    stage = launched(root, f"{method}-{epochs}", *asked)
+    words = [f"method={method}", *settings, f"train.epochs={epochs}"]
+    stage = launched(root, f"{method}-{epochs}", *words)
     seconds_launched = time.monotonic() - begun
     result = rundir.read_json(stage / rundir.RESULT)
     rows = [row for row in rundir.read_lines(stage / rundir.HISTORY) if row["kind"] == "epoch"]
-    told, steps = result["metrics"], result["metrics"]["steps"] / epochs
+    metrics, steps = result["metrics"], result["metrics"]["steps"] / epochs
     seconds = sum(row["seconds"] for row in rows)
     return {
         "epochs": epochs,
-        "top1": told["top1"],
+        "top1": metrics["top1"],
         "best_top1": max(row["top1"] for row in rows),
-        "plain_epochs": told["plain_steps"] / steps,
-        "grown": told["grown"],
+        "plain_epochs": metrics["plain_steps"] / steps,
+        "grown": metrics["grown"],
         "seconds_to_goal": to_goal(rows),
         "goal": GOAL,
         "each_top1": [row["top1"] for row in rows],

@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     shelf = Shelf(options.results)
     if options.report:
         return exits.ending(lambda: report.show(shelf))
-    wanted = partial(plan.wanted, networks=options.networks, asked=options.arms)
+    wanted = partial(plan.wanted, networks=options.networks, arms=options.arms)
     if options.dry_run:
         return exits.ending(lambda: listed(shelf, wanted))
     end = time.monotonic() + 60 * options.minutes
@@ -93,8 +93,8 @@ def made(run: Run, images: data.Images, size: Size, shelf: Shelf) -> None:
     training = Training(run, images, size, shelf, rows[like]["structure"] if like else None)
     result = training()
     shelf.add(run, result)
-    told = f"{result['accuracy']:.2f} % at cost {result['cost']:.0f}, {result['seconds']:.0f} s"
-    print(f"{run.network} {run.arm} rate {run.rate:g} seed {run.seed}: {told}", flush=True)
+    text = f"{result['accuracy']:.2f} % at cost {result['cost']:.0f}, {result['seconds']:.0f} s"
+    print(f"{run.network} {run.arm} rate {run.rate:g} seed {run.seed}: {text}", flush=True)
 
 
 def listed(shelf: Shelf, wanted: Wanted) -> int:

@@ -22,13 +22,13 @@ Rows = Mapping[Run, dict[str, Any]]
 
 
 def wanted(
-    rows: Rows, networks: Iterable[str] = NETWORKS, asked: Iterable[str] = ARMS
+    rows: Rows, networks: Iterable[str] = NETWORKS, arms: Iterable[str] = ARMS
 ) -> Iterator[Run]:
     """Return the missing runs of some arms that can be made, most informative first."""
-    early, late = ([arm for arm in asked if (arm in FIRST) is first] for first in (True, False))
+    early, late = ([arm for arm in arms if (arm in FIRST) is first] for first in (True, False))
     for network in networks:
-        for arms in filter(None, (early, late)):
-            for run in [*_choosing(rows, network, arms), *_judging(rows, network, arms)]:
+        for group in filter(None, (early, late)):
+            for run in [*_choosing(rows, network, group), *_judging(rows, network, group)]:
                 if run not in rows and (ARMS[run.arm].like is None or model_run(rows, run) in rows):
                     yield run
 
@@ -40,8 +40,8 @@ def missing(rows: Rows) -> int:
     for network in NETWORKS:
         for arm in ARMS:
             there = [run for run in rows if (run.network, run.arm) == (network, arm)]
-            asked = [*_choosing(rows, network, [arm]), *_judging(rows, network, [arm])]
-            lacking += max(per_arm - len(there), sum(run not in rows for run in asked))
+            runs = [*_choosing(rows, network, [arm]), *_judging(rows, network, [arm])]
+            lacking += max(per_arm - len(there), sum(run not in rows for run in runs))
     return lacking
 
 

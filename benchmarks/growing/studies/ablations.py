@@ -67,9 +67,9 @@ class Variant:
 
 def _dyrep(*words: str) -> Variant:
     """Return the published algorithm, growing once an epoch in the first half, with `words`."""
-    asked = {"method.adjust_interval": "1", "method.last_adjust_epoch": "2"}
-    asked |= dict(word.split("=", 1) for word in words)
-    return Variant(("method=dyrep", *(f"{key}={value}" for key, value in asked.items())))
+    settings = {"method.adjust_interval": "1", "method.last_adjust_epoch": "2"}
+    settings |= dict(word.split("=", 1) for word in words)
+    return Variant(("method=dyrep", *(f"{key}={value}" for key, value in settings.items())))
 
 
 def _random(*words: str) -> Variant:

@@ -37,15 +37,15 @@ Found = dict[str, dict[int, collect.Run]]
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the arguments of every study."""
-    asked = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    asked.add_argument("folder", type=Path, help="for data and runs")
-    asked.add_argument("--report", action="store_true", help="only report the finished runs")
-    asked.add_argument("--seeds", type=int, default=5, help="of each variant (default: 5)")
-    asked.add_argument("--json", type=Path, metavar="FILE", help="where the answer goes")
-    asked.add_argument("--figure", type=Path, metavar="FILE.svg", help="each seed a dot")
-    return asked
+    parser.add_argument("folder", type=Path, help="for data and runs")
+    parser.add_argument("--report", action="store_true", help="only report the finished runs")
+    parser.add_argument("--seeds", type=int, default=5, help="of each variant (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the answer goes")
+    parser.add_argument("--figure", type=Path, metavar="FILE.svg", help="each seed a dot")
+    return parser
 
 
 def write_part(source: Path, target: Path, sizes: Sequence[int] = SIZES) -> None:
@@ -88,8 +88,8 @@ def launch(folder: Path, words: Iterable[str]) -> None:
         SystemExit: a run failed.
     """
     places = (f"data.root={folder / 'data'}", f"root={folder / 'outputs'}")
-    asked = [sys.executable, "-m", "pipeline.launch", *words, *places]
-    ended = subprocess.run(asked, check=False)
+    command = [sys.executable, "-m", "pipeline.launch", *words, *places]
+    ended = subprocess.run(command, check=False)
     if ended.returncode:
         sys.exit(ended.returncode)
 
@@ -113,7 +113,7 @@ def numbers(run: collect.Run) -> dict[str, float]:
 
 def over(runs: Mapping[int, collect.Run], key: str) -> Mean | None:
     """Return the mean of a number over seeds."""
-    return mean([told[key] for run in runs.values() if key in (told := numbers(run))])
+    return mean([values[key] for run in runs.values() if key in (values := numbers(run))])
 
 
 def table(found: Found, columns: Mapping[str, str], baseline: str, title: str) -> Table:
@@ -123,15 +123,15 @@ def table(found: Found, columns: Mapping[str, str], baseline: str, title: str) -
         shown.add_column(column, justify="right" if column else "left")
     tests = versus(found, baseline, next(iter(columns.values())))
     for name, runs in found.items():
-        cells = [_told(over(runs, key)) for key in columns.values()]
+        cells = [_interval(over(runs, key)) for key in columns.values()]
         shown.add_row(name, str(len(runs)), *cells, *_tested(tests.get(name)))
     return shown
 
 
-def _told(told: Mean | None) -> str:
-    if told is None:
+def _interval(value: Mean | None) -> str:
+    if value is None:
         return ""
-    return f"{told.mean:.2f}" + (f" ± {told.half:.2f}" if told.half is not None else "")
+    return f"{value.mean:.2f}" + (f" ± {value.half:.2f}" if value.half is not None else "")
 
 
 def _tested(pairs: Pairs | None) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks import PROJECT, evidence
 from benchmarks.faults.cases import CASES, nothing
-from benchmarks.faults.judge import differ, last_line, left_behind, said, strange
+from benchmarks.faults.judge import differ, last_line, left_behind, output_faults, strange
 from benchmarks.faults.trial import Case, command, copy, finish, mounted, start
 
 SETTINGS = (
@@ -40,7 +40,7 @@ def run(name: str, case: Case, folder: Path, originals: dict[int, Path]) -> dict
     with mounted(place, case.disk) as disk:
         copy(original, disk / "outputs", case.begin)
         page = disk / "page.html"
-        words = ["launch", *settings(disk / "outputs", case.count), *asked(case), *case.words]
+        words = ["launch", *settings(disk / "outputs", case.count), *stages_of(case), *case.words]
         if not case.launch:
             words = ["compare", "faults", "--html", str(page), "--root", str(disk / "outputs")]
         first = place.with_suffix(".first.log")
@@ -49,7 +49,7 @@ def run(name: str, case: Case, folder: Path, originals: dict[int, Path]) -> dict
         code, mine = finish(trial)
         found = {
             "case": name, "code": code, "last": last_line(first, disk),
-            "faults": [*said(case, code, first, disk), *strange(trial.looks), *mine],
+            "faults": [*output_faults(case, code, first, disk), *strange(trial.looks), *mine],
         }  # fmt: skip
         if trial.disk.exists() and code and case.disk != "ext4":  # ext4 is read-only then
             found["faults"] += left_behind(trial.root)
@@ -86,7 +86,7 @@ def settings(root: Path, count: int) -> list[str]:
     return [*SETTINGS, "tracking=disabled", *where]
 
 
-def asked(case: Case) -> list[str]:
+def stages_of(case: Case) -> list[str]:
     """Return the settings for the stages that a case launches: no more than it needs."""
     return [f"stage.run=[{'prep,train' if case.begin == 'train' else case.begin}]"]
 

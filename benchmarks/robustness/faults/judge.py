@@ -23,7 +23,7 @@ def last_line(log: Path, disk: Path) -> str:
     return lines[-1].replace(str(disk), "DISK")
 
 
-def said(case: Case, code: int, log: Path, disk: Path) -> list[str]:
+def output_faults(case: Case, code: int, log: Path, disk: Path) -> list[str]:
     """Return the errors in the output of a disturbed command and its stages."""
     text = log.read_text(errors="replace")
     found = [] if code == case.code else [f"exit {code}, not {case.code}"]

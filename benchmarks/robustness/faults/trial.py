@@ -65,8 +65,8 @@ class Trial:
     def status(self) -> None:
         """Record the output of `status` for the run."""
         words = ["status", "faults", "--json", "--root", str(self.root)]
-        told = subprocess.run(command(*words), cwd=PROJECT, capture_output=True)
-        self.looks.append(json.loads(told.stdout)["runs"][0])
+        done = subprocess.run(command(*words), cwd=PROJECT, capture_output=True)
+        self.looks.append(json.loads(done.stdout)["runs"][0])
 
 
 @dataclass(frozen=True, kw_only=True)
