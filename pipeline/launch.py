@@ -44,14 +44,14 @@ def main() -> int:
 def _command(words: list[str]) -> int:
     """Launch the runs of a command line; return the worst exit code."""
     rundir.here()  # fails with one line; Hydra would fail with a traceback
-    asked = arguments.read(words)
-    sys.argv[1:] = asked.words  # where Hydra reads them
-    sweep.check(asked)
-    if asked.shows:
+    command = arguments.read(words)
+    sys.argv[1:] = command.words  # where Hydra reads them
+    sweep.check(command)
+    if command.shows:
         return compose.show()
-    if asked.searches:
-        return sequence.search(asked, launch)
-    runs = sweep.settled(asked)
+    if command.searches:
+        return sequence.search(command, launch)
+    runs = sweep.settled(command)
     sequence.check(runs)
     return sequence.each(runs, launch).code
 

@@ -13,7 +13,7 @@ from pipeline.execution.dispatch import Outcome
 from pipeline.execution.slurm import Launch
 from pipeline.planning import named_run, overview, preflight
 from pipeline.planning import search as optuna
-from pipeline.planning.arguments import Asked
+from pipeline.planning.arguments import CommandLine
 from pipeline.planning.compose import Composed
 from pipeline.planning.named_run import Settled
 from pipeline.planning.plan import make_plan
@@ -57,7 +57,7 @@ def each(runs: Sequence[Run], launch: One, repeated: frozenset[Path] = frozenset
     return Outcome(code, repeated=repeated)
 
 
-def search(asked: Asked, launch: One) -> int:
+def search(command: CommandLine, launch: One) -> int:
     """Launch the runs that Optuna proposes, each from the results of those before.
 
     Returns:
@@ -73,4 +73,4 @@ def search(asked: Asked, launch: One) -> int:
         repeated = outcome.repeated
         return outcome.code, optuna.score(config)
 
-    return optuna.run(asked.settings, trial, asked.folder)
+    return optuna.run(command.settings, trial, command.folder)

@@ -45,7 +45,7 @@ LIBRARIES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class CommandLine:
     """A parsed command line.
 
     Args:
@@ -76,7 +76,7 @@ class Asked:
         return self.sweeps and self.sweeper != "basic"
 
 
-def read(arguments: list[str]) -> Asked:
+def read(arguments: list[str]) -> CommandLine:
     """Parse the arguments.
 
     Raises:
@@ -90,7 +90,7 @@ def read(arguments: list[str]) -> Asked:
     others = [word for word in arguments if word not in given]
     arguments = others + known.overrides  # Hydra accepts settings on one side of an option only
     words = _readable(arguments, known)
-    return Asked(
+    return CommandLine(
         words=words,
         settings=[spelt for word, spelt in zip(arguments, words, strict=True) if word in given],
         sweeps=known.multirun,

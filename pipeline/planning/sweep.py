@@ -30,7 +30,7 @@ from pipeline.config.idle import IDLE, idle
 from pipeline.display.errors import UserError
 from pipeline.display.outside import say
 from pipeline.planning import search, unused
-from pipeline.planning.arguments import Asked
+from pipeline.planning.arguments import CommandLine
 from pipeline.planning.compose import Composed, by_hydra, choices_of, parse
 from pipeline.planning.conf import CONF
 from pipeline.planning.named_run import Settled, by_agent, settle
@@ -56,22 +56,22 @@ def composing(folder: str | None) -> Iterator[None]:
         yield
 
 
-def check(asked: Asked) -> None:
+def check(command: CommandLine) -> None:
     """Refuse a sweep or a search that cannot be run, before any run is composed.
 
     Raises:
         UserError: the message names the setting and the cure.
     """
-    keys = [override.key_or_group for override in parse(asked.settings)]
-    if (of := [key for key in keys if key.startswith(SWEEPER)]) and not asked.searches:
+    keys = [override.key_or_group for override in parse(command.settings)]
+    if (of := [key for key in keys if key.startswith(SWEEPER)]) and not command.searches:
         raise UserError(f"{of[0]} is for a search: add -m hydra/sweeper=search, or leave it out")
-    if not asked.sweeps:
+    if not command.sweeps:
         return
-    check_name(asked.settings)
-    if asked.searches:
-        search.check_sweeper(asked.sweeper)
-    if asked.plain:
-        check_varied(asked.settings, asked.searches, asked.folder)
+    check_name(command.settings)
+    if command.searches:
+        search.check_sweeper(command.sweeper)
+    if command.plain:
+        check_varied(command.settings, command.searches, command.folder)
 
 
 def check_varied(arguments: list[str], searching: bool, folder: str | None = None) -> None:
@@ -258,27 +258,27 @@ def _from_files(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     return tree, choices
 
 
-def settled(asked: Asked) -> list[tuple[Composed, Settled]]:
+def settled(command: CommandLine) -> list[tuple[Composed, Settled]]:
     """Return each run as asked for and as settled; a sweep is checked before its first run begins.
 
     Raises:
         UserError: a run cannot be settled, or two runs of the sweep are one.
     """
-    trees = _composed(asked)
+    trees = _composed(command)
     refuse_idle(trees)
     runs = [settle(*tree) for tree in trees]
-    if asked.sweeps:
+    if command.sweeps:
         check_different(runs)
         _note_joined([config for config, *_ in runs])
     return list(zip(trees, runs, strict=True))
 
 
-def _composed(asked: Asked) -> list[Composed]:
-    if asked.plain and asked.sweeps:
-        return composed(asked.settings, asked.folder)
-    if asked.plain and not any("hydra" in word for word in asked.settings):
-        words = asked.settings
-        return [single(of_trial(words, asked.folder) if by_agent() else words, asked.folder)]
+def _composed(command: CommandLine) -> list[Composed]:
+    if command.plain and command.sweeps:
+        return composed(command.settings, command.folder)
+    if command.plain and not any("hydra" in word for word in command.settings):
+        words = command.settings
+        return [single(of_trial(words, command.folder) if by_agent() else words, command.folder)]
     found: list[Composed] = []
     by_hydra(found.append)
     return found
