@@ -70,7 +70,7 @@ def make_run(
             job = {"job": "7", "restart": 0}
             Event(event="began", time=0.0, gpus=gpus, nodes=["n"], **job).note(places[stage])
             Event(event="ended", time=seconds, **job).note(places[stage])
-        told = {
+        extra = {
             f.removeprefix(f"{stage}/"): v
             for f, v in (metrics or {}).items()
             if f.startswith(f"{stage}/")
@@ -78,7 +78,7 @@ def make_run(
         result = Result(
             stage=stage, fingerprint=prints[stage],
             parents={p: places[p].name for p in STAGES[stage].parents if p in asked},
-            attempts=1, seconds=seconds, metrics=numbers[stage] | told, outputs={},
+            attempts=1, seconds=seconds, metrics=numbers[stage] | extra, outputs={},
             environment={"device": "CPU"},
         )  # fmt: skip
         store.write(result, places[stage])

@@ -33,11 +33,11 @@ def test_each_row_of_the_growth_study_says_how_it_was_made(file):
 def test_a_benchmark_writes_how_its_numbers_were_made(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x", "--rounds", "3", "a b"])
     evidence.write(tmp_path / "a.json", {"rows": [1.5, float("nan")]})
-    told = json.loads((tmp_path / "a.json").read_text())
-    assert told["rows"] == [1.5, None]
-    assert told["made"].keys() >= FIELDS
-    assert told["made"]["command"].endswith("--rounds 3 'a b'")
-    assert "torch" in told["made"]["versions"] and "cores" in told["made"]["machine"]
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["rows"] == [1.5, None]
+    assert found["made"].keys() >= FIELDS
+    assert found["made"]["command"].endswith("--rounds 3 'a b'")
+    assert "torch" in found["made"]["versions"] and "cores" in found["made"]["machine"]
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_the_loops_run_in_miniature(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "limit", "told"),
+    ("code", "limit", "expected"),
     [
         ("raise RuntimeError('no kernel')", 60, "exit code 1: RuntimeError: no kernel"),
         ("import os; os.abort()", 60, "killed by SIGABRT"),
@@ -70,14 +70,14 @@ def test_the_loops_run_in_miniature(tmp_path):
     ],
 )
 def test_a_section_that_fails_is_reported_and_keeps_its_results(
-    tmp_path, monkeypatch, code, limit, told
+    tmp_path, monkeypatch, code, limit, expected
 ):
     Report(request(tmp_path), "steps").add("resnet18", {"images_per_s": 1})
     monkeypatch.setattr(gpu, "SECTIONS", {"steps": (0, limit)})
     monkeypatch.setattr(gpu, "command", lambda *_: [sys.executable, "-c", code])
-    assert told in gpu.supervised("steps", request(tmp_path))
+    assert expected in gpu.supervised("steps", request(tmp_path))
     found = read(tmp_path, "steps")
-    assert told in found["error"]
+    assert expected in found["error"]
     assert found["results"] == {"resnet18": {"images_per_s": 1}}
 
 
@@ -116,20 +116,20 @@ def driver(tmp_path, monkeypatch):
 
 def test_the_state_of_the_card_is_sampled_during_a_measurement(driver):
     driver("1980, 3201, 512.25, 61, [N/A]")
-    with card.sampled() as told:
+    with card.sampled() as sample:
         gpu.time.sleep(0.2)
-    assert told["clocks.sm"] == [1980.0] * 3
-    assert told["power.draw"] == [512.25] * 3
-    assert "utilization.gpu" not in told
+    assert sample["clocks.sm"] == [1980.0] * 3
+    assert sample["power.draw"] == [512.25] * 3
+    assert "utilization.gpu" not in sample
     driver("NVIDIA H200, 580.1, 143771 MiB, 700.00 W, 1980 MHz, 3201 MHz")
     assert card.named()["driver_version"] == "580.1"
 
 
 def test_a_machine_without_driver_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with card.sampled() as told:
+    with card.sampled() as sample:
         pass
-    assert (told, card.named(), card.now()) == ({}, {}, {})
+    assert (sample, card.named(), card.now()) == ({}, {}, {})
 
 
 def test_waits_for_the_gpu_are_counted_by_line_of_code(monkeypatch):

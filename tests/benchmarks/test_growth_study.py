@@ -129,8 +129,8 @@ def test_rows_survive_a_line_that_was_cut_off_and_other_protocols_do_not_count(
     assert list(kept.rows()) == [one]
     kept.add(two, row(81))
     assert list(kept.rows()) == [one, two]
-    told = json.loads(kept.runs.read_text().splitlines()[0])
-    assert {"date", "commit", "dirty", "machine", "threads", "torch"} <= told.keys()
+    found = json.loads(kept.runs.read_text().splitlines()[0])
+    assert {"date", "commit", "dirty", "machine", "threads", "torch"} <= found.keys()
     monkeypatch.setattr(shelf, "PROTOCOL", shelf.PROTOCOL + 1)
     assert not kept.rows()
 
@@ -217,8 +217,8 @@ def test_the_report_tests_against_plain_and_says_what_is_missing(tmp_path, capsy
     there = chosen("plain", {0.05: 80, 0.1: 82, 0.2: 79}) | chosen(
         "dbb", {0.05: 70, 0.1: 72, 0.2: 71}
     )
-    for run, told in there.items():
-        kept.add(run, told)
+    for run, result in there.items():
+        kept.add(run, result)
     kept.add(Run("deep", "linear", 0.1, 0), row(81))
     assert study.main(["--report", "--results", str(tmp_path)]) == 0
     out = capsys.readouterr().out

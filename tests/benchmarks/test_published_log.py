@@ -28,10 +28,10 @@ def test_the_last_test_of_each_epoch_is_compared_with_that_epoch_of_the_run(tmp_
     ]  # fmt: skip
     (train / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert published_log.main([str(log), str(tmp_path / "run")]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in told[1:3]] == [
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:3]] == [
         ["1", "51.00", "52.00", "+1.00"], ["2", "58.50", "57.50", "-1.00"]]  # fmt: skip
-    assert told[3] == "published: best 58.50 %, last 58.50 % after 2 epochs"
+    assert lines[3] == "published: best 58.50 %, last 58.50 % after 2 epochs"
 
 
 def test_a_file_without_tests_is_refused(tmp_path):

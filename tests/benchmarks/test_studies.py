@@ -79,8 +79,8 @@ def test_the_variants_of_an_axis_are_tested_against_its_first():
     runs = {r.name: r for seed in range(3) for r in (
         run("dyrep", seed, 80.0 + seed), run("linear", seed, 81.0 + seed + seed / 10))}  # fmt: skip
     found = {"form": ablations.of_axis("form", runs)}
-    told = ablations.report(found)
-    test = told["against the first of the axis"]["form"]["linear"]
+    answer = ablations.report(found)
+    test = answer["against the first of the axis"]["form"]["linear"]
     assert test["difference"] == pytest.approx(1.1) and test["verdict"] == "better"
-    assert len(told["runs"]) == 6 and len(ablations.draw(found).axes[0].lines) == 2
+    assert len(answer["runs"]) == 6 and len(ablations.draw(found).axes[0].lines) == 2
     assert not ablations.of_axis("strength", runs)

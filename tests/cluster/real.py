@@ -123,5 +123,5 @@ def answers():
 
 def idle(*nodes):
     """Return whether slurmctld reports these nodes as idle."""
-    told = call("sinfo", "-h", "-N", "-n", ",".join(nodes), "-p", "low", "-o", "%T").split()
-    return told == ["idle"] * len(nodes)
+    output = call("sinfo", "-h", "-N", "-n", ",".join(nodes), "-p", "low", "-o", "%T").split()
+    return output == ["idle"] * len(nodes)

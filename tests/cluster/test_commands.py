@@ -39,8 +39,8 @@ def states(command):
     def ask(run, environment=None):
         done = command("status", run, "--json", environment=environment)
         assert done.returncode == 0, done.stderr
-        (told,) = json.loads(done.stdout)["runs"]
-        return [stage["state"] for stage in told["stages"]]
+        (found,) = json.loads(done.stdout)["runs"]
+        return [stage["state"] for stage in found["stages"]]
 
     return ask
 

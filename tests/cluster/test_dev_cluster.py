@@ -77,15 +77,15 @@ def alive(name):
 
 @needs_slurm
 def test_a_job_runs_on_all_nodes(cluster):
-    said = call(cluster, "srun", "-N4", "printenv", "SLURMD_NODENAME")
-    assert sorted(said.split()) == ["n1", "n2", "n3", "n4"]
+    output = call(cluster, "srun", "-N4", "printenv", "SLURMD_NODENAME")
+    assert sorted(output.split()) == ["n1", "n2", "n3", "n4"]
 
 
 @needs_slurm
 @pytest.mark.parametrize("gpus, visible", [(1, "0"), (2, "0,1")])
 def test_fake_gpus_are_allocated_to_jobs(cluster, gpus, visible):
-    said = call(cluster, "srun", f"--gres=gpu:{gpus}", "printenv", "CUDA_VISIBLE_DEVICES")
-    assert said == visible
+    output = call(cluster, "srun", f"--gres=gpu:{gpus}", "printenv", "CUDA_VISIBLE_DEVICES")
+    assert output == visible
 
 
 @needs_slurm
@@ -103,9 +103,9 @@ def test_two_jobs_share_a_node(cluster):
 def test_a_killed_controller_can_be_started_again(cluster):
     os.kill(pid(cluster, "slurmctld"), signal.SIGKILL)
     wait_for(lambda: pid(cluster, "slurmctld") is None)
-    told = command("status", "--dir", str(cluster.directory))
-    assert told.returncode == 1
-    assert "not running: slurmctld" in told.stderr
+    done = command("status", "--dir", str(cluster.directory))
+    assert done.returncode == 1
+    assert "not running: slurmctld" in done.stderr
     start(cluster, "slurmctld")
     assert call(cluster, "srun", "hostname")
     call(cluster, "scancel", "--me")  # the killed slurmctld may have forgotten a cancellation
@@ -126,13 +126,13 @@ def test_status_shows_nodes_partitions_and_jobs(cluster):
     )
     seen = []
 
-    def told():
+    def reported():
         """Return whether status lists all nodes together, which it does once all are idle."""
         seen[:] = [command("status", "--dir", str(cluster.directory))]
         words = ("low*", "high", "n[1-4]", "waiter")
         return seen[0].returncode == 0 and all(word in seen[0].stdout for word in words)
 
-    wait_for(told)
+    wait_for(reported)
     call(cluster, "scancel", job)
 
 
@@ -159,8 +159,8 @@ def test_down_leaves_no_process_and_no_directory(small):
     ids = [pid(small, name) for name in daemons(small)]
     os.kill(pid(small, "slurmctld"), signal.SIGKILL)
     os.kill(pid(small, "n1"), signal.SIGKILL)
-    told = command("down", "--dir", str(small.directory))
-    assert told.returncode == 0, told.stderr
+    done = command("down", "--dir", str(small.directory))
+    assert done.returncode == 0, done.stderr
     assert not small.directory.exists()
     assert not alive("98765")
     assert not alive(str(small.directory))
@@ -178,9 +178,9 @@ def test_down_finds_the_daemons_of_a_directory_that_vanished(small, tmp_path):
 
 @needs_slurm
 def test_up_refuses_a_directory_in_which_a_cluster_runs(cluster):
-    told = command("up", "--dir", str(cluster.directory))
-    assert told.returncode == 2
-    assert "is in" in told.stderr and "already" in told.stderr
+    done = command("up", "--dir", str(cluster.directory))
+    assert done.returncode == 2
+    assert "is in" in done.stderr and "already" in done.stderr
     assert call(cluster, "srun", "hostname")
 
 
@@ -189,9 +189,9 @@ def test_a_daemon_that_fails_shows_its_log_and_leaves_nothing(tmp_path):
     (tmp_path / "slurmctld").write_text("#!/bin/sh\necho out of order; exit 1\n")
     (tmp_path / "slurmctld").chmod(0o755)
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    told = command("up", "--no-accounting", "--dir", str(tmp_path / "c"), environment=path)
-    assert told.returncode == 1
-    assert "slurmctld ended" in told.stderr and "out of order" in told.stderr
+    done = command("up", "--no-accounting", "--dir", str(tmp_path / "c"), environment=path)
+    assert done.returncode == 1
+    assert "slurmctld ended" in done.stderr and "out of order" in done.stderr
     assert not (tmp_path / "c").exists()
     assert not alive(str(tmp_path))
 
@@ -228,22 +228,22 @@ def test_up_leaves_nothing_if_it_gets_a_signal(tmp_path):
     ],
 )
 def test_bad_input_is_refused_in_one_line(arguments, message):
-    told = command(*arguments)
-    assert told.returncode == 2
-    assert told.stderr.count("\n") == 1
-    assert told.stderr.startswith("error: ")
-    assert message in told.stderr
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
 
 
 def test_status_of_a_directory_without_a_cluster_is_an_error(tmp_path):
-    told = command("status", "--dir", str(tmp_path))
-    assert told.returncode == 1
-    assert "no cluster in" in told.stderr
+    done = command("status", "--dir", str(tmp_path))
+    assert done.returncode == 1
+    assert "no cluster in" in done.stderr
 
 
 def test_down_does_nothing_in_a_directory_without_a_cluster(tmp_path):
-    told = command("down", "--dir", str(tmp_path))
-    assert told.returncode == 0
+    done = command("down", "--dir", str(tmp_path))
+    assert done.returncode == 0
     assert tmp_path.exists()
 
 

@@ -45,7 +45,7 @@ def open_to(mode):
 
 @pytest.mark.parametrize("subcommand", ["up", "down", "status"])
 @pytest.mark.parametrize(
-    "plant, place, said",
+    "plant, place, message",
     [
         (strangers, "c", "belongs to user"),
         (open_to(0o777), "c", "open to other users (mode 0777)"),
@@ -57,14 +57,14 @@ def open_to(mode):
 )
 @needs_slurm
 def test_a_directory_that_another_user_may_have_written_is_not_read(
-    tmp_path_factory, capsys, subcommand, plant, place, said
+    tmp_path_factory, capsys, subcommand, plant, place, message
 ):
     tmp_path = tmp_path_factory.mktemp("d")  # SLURM needs short paths
     plant(tmp_path, tmp_path / place)
     assert main([subcommand, f"--dir={tmp_path / place}"]) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith(f"error: {tmp_path / place} ") and said in told.err
-    assert told.err.count("\n") == 1 and not told.out
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {tmp_path / place} ") and message in printed.err
+    assert printed.err.count("\n") == 1 and not printed.out
     assert (tmp_path / place / "slurm.conf").exists()
 
 

@@ -23,14 +23,14 @@ def doctor(*arguments, environment=None):
 
 def test_a_good_cluster_passes_and_the_doctor_leaves_nothing(cluster, tmp_path):
     done = doctor("--dir", str(tmp_path), "--gpus", "1")
-    said = done.stdout
-    assert "requeued itself" in said, said + done.stderr
+    output = done.stdout
+    assert "requeued itself" in output, output + done.stderr
     for words in ("preempted jobs are requeued", "6 s later", "accounting answers",
                   "up to 1-00:00:00", "seen complete", "torch on the node: 2"):  # fmt: skip
-        assert words in said
+        assert words in output
     # the dev cluster's GPUs are device files without a GPU, and the doctor reports that
-    assert "BAD  GPUs on the node: none" in said
-    assert "BAD  torch sees 0 of 1 GPUs asked for" in said
+    assert "BAD  GPUs on the node: none" in output
+    assert "BAD  torch sees 0 of 1 GPUs asked for" in output
     assert done.returncode == 1
     assert not list(tmp_path.iterdir())
     wait_for(lambda: not [entry for entry in scheduler.user_jobs().values() if entry.active])

@@ -135,7 +135,7 @@ def test_each_job_is_submitted_once_if_the_backup_takes_over(chain, cluster, bac
 
     unanswered(take_over)
     submit_through(work, lambda: end(cluster, "slurmctld"))
-    assert "(primary) at" in (told := call("scontrol", "ping")) and "is DOWN" in told
+    assert "(primary) at" in (output := call("scontrol", "ping")) and "is DOWN" in output
     each_once(work)
     scheduler.cancel([work.next_id, work.id])
 

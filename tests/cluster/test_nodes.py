@@ -64,8 +64,8 @@ def test_a_failed_prolog_holds_the_job_and_status_says_how_to_go_on(chain, harsh
     fail = harsh.directory / "fail"
     fail.touch()
     work = chain(steps=5).submit()
-    told = wait_for(lambda: (it := status_of(work.job)).state == "held" and it)
-    assert told.why.endswith(f"scontrol release {work.id}")
+    status = wait_for(lambda: (it := status_of(work.job)).state == "held" and it)
+    assert status.why.endswith(f"scontrol release {work.id}")
     assert work.submit().id == work.id
     fail.unlink()
     bad = call("sinfo", "-h", "-N", "-t", "drain", "-o", "%N").split()[0]
@@ -80,9 +80,9 @@ def test_a_job_that_exceeds_its_memory_fails_with_the_cure_and_is_not_requeued(c
     work.job = work.jobs[0] = greedy
     work.submit()
     wait_for(lambda: work.state(work.next_id) == "CANCELLED")
-    told = status_of(work.job)
-    assert told.state == "failed"
-    assert "more memory than 0.1 GB; set cluster.memory" in told.why
+    status = status_of(work.job)
+    assert status.state == "failed"
+    assert "more memory than 0.1 GB; set cluster.memory" in status.why
     assert scheduler.find(work.id).state == "FAILED"  # RequeueExit is for other exit codes
     assert len(work.events("began")) == 1
 
@@ -114,8 +114,8 @@ def test_a_cancelled_job_is_not_requeued_because_of_its_exit_code(chain, harsh):
 def test_a_job_without_the_users_environment_continues_after_a_special_exit(chain):
     work = chain(sbatch={"export": "NONE"}).submit().working()
     call("scontrol", "requeuehold", "State=SpecialExit", work.id)
-    told = wait_for(lambda: (it := status_of(work.job)).state == "held" and it)
-    assert f"scontrol release {work.id}" in told.why
+    status = wait_for(lambda: (it := status_of(work.job)).state == "held" and it)
+    assert f"scontrol release {work.id}" in status.why
     call("scontrol", "release", work.id)
     work.finished().lost_nothing()
 
@@ -147,8 +147,8 @@ def blind(cluster, tmp_path, request):
 def test_a_node_that_does_not_see_the_root_is_named(chain, blind):
     work = chain(sbatch={"nodelist": blind}).submit()
     # from 24.11, SLURM creates missing directories of logs, and submitit waits for a minute
-    told = wait_for(lambda: (it := status_of(work.job)).state == "failed" and it, 150)
-    assert re.search(f"nothing came from {blind}: do they see {work.job.directory}", told.why)
+    status = wait_for(lambda: (it := status_of(work.job)).state == "failed" and it, 150)
+    assert re.search(f"nothing came from {blind}: do they see {work.job.directory}", status.why)
 
 
 def test_a_job_that_failed_on_a_blind_node_is_not_requeued_because_of_its_exit_code(

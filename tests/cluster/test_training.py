@@ -41,9 +41,9 @@ def test_a_disturbed_training_equals_an_undisturbed_one(cluster, tmp_path):
     assert signalled["stopped"]
     assert signalled["repeated"] == 0
     root = f"--root={tmp_path / 'night'}"
-    (told,) = json.loads(run("status", "run", root, "--json").stdout)["runs"]
-    assert told["state"] == "done"
-    assert told["lost_seconds"] > 0
+    (found,) = json.loads(run("status", "run", root, "--json").stdout)["runs"]
+    assert found["state"] == "done"
+    assert found["lost_seconds"] > 0
     assert f"attempt-{report['attempts']:03d}" in run("logs", "run", "train", root).stdout
 
 
@@ -59,8 +59,8 @@ def test_a_cancelled_run_stays_cancelled_until_it_is_launched_again(cluster, tmp
     wait_for(lambda: not active())
     time.sleep(7)  # longer than a requeue takes
     assert not active()
-    (told,) = json.loads(run("status", "day", f"--root={tmp_path}", "--json").stdout)["runs"]
-    assert [stage["state"] for stage in told["stages"]] == ["done"] + 4 * ["cancelled"]
+    (found,) = json.loads(run("status", "day", f"--root={tmp_path}", "--json").stdout)["runs"]
+    assert [stage["state"] for stage in found["stages"]] == ["done"] + 4 * ["cancelled"]
     saved = day.events("saved")[-1]["step"]
     again = run("launch", f"root={tmp_path}", "name=day")
     assert again.returncode == 0, again.stderr

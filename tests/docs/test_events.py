@@ -9,7 +9,7 @@ from tests.launcher import PROJECT
 ROW = re.compile(r"^\| `(\w+)` \| `([\w/.]+)` \| [^|]+ \|(.*)\|$", re.MULTILINE)
 
 
-def told():
+def documented():
     """Return the fields that docs/recovery.md lists for each event and the file that writes it."""
     text = (PROJECT / "docs" / "recovery.md").read_text().partition("## Events")[2]
     rows = ROW.findall(text)
@@ -45,4 +45,4 @@ def written():
 
 
 def test_the_tables_list_every_event_with_its_writer_and_fields():
-    assert written() == told()
+    assert written() == documented()

@@ -23,7 +23,7 @@ def test_the_notebook_runs(finished, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    told = "".join(
+    output = "".join(
         out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", [])
     )
-    assert "images are right" in told and "the scores changed by" in told and " fused" in told
+    assert "images are right" in output and "the scores changed by" in output and " fused" in output

@@ -87,10 +87,10 @@ def test_a_variance_of_zero_folds_exactly_and_is_reported():
     model[1].num_batches_tracked.fill_(1)
     fused = dyrep.fuse(model, inputs=x)
     assert relative_error(model(x), fused(x)) < 1e-12
-    told = suspicious_norms(model)
-    assert told["0.branches.1x1.norm"] == "1 of 8 channels have a variance of zero"
-    assert told["0.branches.kxk.norm"] == "it never saw a batch in training"
-    assert "1" not in told
+    found = suspicious_norms(model)
+    assert found["0.branches.1x1.norm"] == "1 of 8 channels have a variance of zero"
+    assert found["0.branches.kxk.norm"] == "it never saw a batch in training"
+    assert "1" not in found
 
 
 NETWORKS = {

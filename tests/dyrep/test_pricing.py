@@ -182,7 +182,7 @@ def test_seconds_are_measured_once_per_kind_of_block(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"choose": "best"}, "use worth or random"),
         ({"max_cost": 0.9}, "less than the plain network"),
@@ -192,8 +192,8 @@ def test_seconds_are_measured_once_per_kind_of_block(monkeypatch):
         ({"strength": 0.0}, "use a number above 0"),
     ],
 )
-def test_bad_arguments_are_refused(options, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         grower(**options)
 
 

@@ -43,8 +43,8 @@ def lint(sources):
 
 
 def test_the_sources_keep_the_rules(sources):
-    code, said = lint(sources)
-    assert code == 0 and " 0 broken" in said, said
+    code, output = lint(sources)
+    assert code == 0 and " 0 broken" in output, output
 
 
 @pytest.mark.parametrize("file", WRONG)
@@ -54,8 +54,8 @@ def test_a_wrong_import_is_reported(sources, file, late):
     text = path.read_text()
     more = f"\n\ndef _planted():\n    {WRONG[file]}\n" if late else f"\n\n{WRONG[file]}\n"
     path.write_text(text + more)
-    code, said = lint(sources)
+    code, output = lint(sources)
     path.write_text(text)
     module = file.removesuffix(".py").replace("/", ".")
-    assert code == 1 and "Broken contracts" in said, said
-    assert f"{module} may not import" in said or f"{module} ->" in said, said
+    assert code == 1 and "Broken contracts" in output, output
+    assert f"{module} may not import" in output or f"{module} ->" in output, output

@@ -106,8 +106,8 @@ import dyrep
 from pathlib import Path
 from pipeline.execution import code_snapshot
 from pipeline.records.provenance import source_revision, version
-told = source_revision()
-assert told == {"version": dyrep.__version__, "revision": None, "dirty": False}, told
+revision = source_revision()
+assert revision == {"version": dyrep.__version__, "revision": None, "dirty": False}, revision
 print(code_snapshot.freeze(Path("outputs")))
 """
 
@@ -115,8 +115,8 @@ print(code_snapshot.freeze(Path("outputs")))
 def test_an_installed_package_knows_its_version_and_jobs_run_a_copy_of_it(run, tmp_path):
     kept = run("python", "-c", ASKED).strip()
     where = "import pipeline.run, slurm.supervise; print(pipeline.__file__)"
-    told = run("python", "-c", f"import os; os.chdir({kept!r}); {where}")
-    assert told.strip() == f"{kept}/pipeline/__init__.py"
+    path = run("python", "-c", f"import os; os.chdir({kept!r}); {where}")
+    assert path.strip() == f"{kept}/pipeline/__init__.py"
 
 
 TYPED = """

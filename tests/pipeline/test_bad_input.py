@@ -143,16 +143,16 @@ REFUSED = [  # TMP is the directory of the test
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), REFUSED, ids=[ascii(" ".join(a)) for a, _ in REFUSED]
+    ("arguments", "message"), REFUSED, ids=[ascii(" ".join(a)) for a, _ in REFUSED]
 )
 def test_bad_input_is_refused_in_one_line_before_anything_is_written(
-    inside, tmp_path, arguments, said
+    inside, tmp_path, arguments, message
 ):
-    code, _, told = inside(*(word.replace("TMP", str(tmp_path)) for word in arguments))
+    code, _, errors = inside(*(word.replace("TMP", str(tmp_path)) for word in arguments))
     assert code == 2
-    assert said.replace("TMP", str(tmp_path)) in told
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1
+    assert message.replace("TMP", str(tmp_path)) in errors
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
     assert not inside.root.exists()
 
 
@@ -172,9 +172,9 @@ def test_a_umask_that_removes_the_users_own_permissions_is_refused(inside, umask
 
 
 def test_an_unused_recipe_refuses_nothing(inside):
-    code, said, told = inside("stage=prep", "train.batch_size=5000", "dry_run=true")
-    assert (code, told) == (0, "")
-    assert "dry run" in said
+    code, output, errors = inside("stage=prep", "train.batch_size=5000", "dry_run=true")
+    assert (code, errors) == (0, "")
+    assert "dry run" in output
 
 
 @pytest.mark.parametrize("place", ["/proc/outputs", "/dev/null/outputs"])
@@ -209,9 +209,9 @@ def test_a_dry_run_writes_nothing(launch):
 
 
 @pytest.mark.parametrize(
-    ("side", "told"), [(24, "data.image_size=64 enlarges the images 2.7 times"), (40, None)]
+    ("side", "expected"), [(24, "data.image_size=64 enlarges the images 2.7 times"), (40, None)]
 )
-def test_a_plan_knows_the_classes_and_that_images_are_enlarged(launch, tmp_path, side, told):
+def test_a_plan_knows_the_classes_and_that_images_are_enlarged(launch, tmp_path, side, expected):
     for name in ("a", "b", "c"):
         (tmp_path / "images" / name).mkdir(parents=True)
         Image.new("RGB", (side, side + 9)).save(tmp_path / "images" / name / "x.png")
@@ -222,8 +222,8 @@ def test_a_plan_knows_the_classes_and_that_images_are_enlarged(launch, tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "for 3 classes" in done.stdout
-    assert (told or "") in done.stdout
-    assert ("enlarges" in done.stdout) is bool(told)
+    assert (expected or "") in done.stdout
+    assert ("enlarges" in done.stdout) is bool(expected)
 
 
 def test_a_refused_dry_run_does_not_report_success(launch, tmp_path):

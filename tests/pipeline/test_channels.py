@@ -80,9 +80,9 @@ def test_the_example_classifies_coloured_and_grey_images_as_eval_does(shipped, c
         cwd=PROJECT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = [line.rpartition(": ")[2].split()[0] for line in done.stdout.splitlines()]
+    classes = [line.rpartition(": ")[2].split()[0] for line in done.stdout.splitlines()]
     # Pillow and torch resize with differences of 1 of 255, which may change one prediction
-    same = sum(t == "ab"[n] for t, n in zip(told, answers[key][:, 0].tolist(), strict=True))
+    same = sum(t == "ab"[n] for t, n in zip(classes, answers[key][:, 0].tolist(), strict=True))
     assert same >= COUNT - 1
 
 
@@ -110,7 +110,7 @@ def test_a_network_for_rgb_accepts_grey_data_and_one_for_grey_images_refuses_rgb
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["data.channels=2"], "data.channels=2 must be 1 or 3"),
         (["data.channels=null"], "data.channels=null must be 1 or 3"),
@@ -123,7 +123,7 @@ def test_a_network_for_rgb_accepts_grey_data_and_one_for_grey_images_refuses_rgb
     ],
 )  # fmt: skip
 def test_a_wrong_number_of_channels_is_refused_in_one_line(
-    inside, tmp_path, monkeypatch, words, said
+    inside, tmp_path, monkeypatch, words, message
 ):
     (tmp_path / "three.py").write_text(
         "from torch import nn\n"
@@ -135,7 +135,7 @@ def test_a_wrong_number_of_channels_is_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     code, _, err = inside(*words)
     assert (code, err.count("\n")) == (2, 1)
-    assert said in err
+    assert message in err
     assert not inside.root.exists()
 
 
@@ -153,13 +153,13 @@ def test_a_run_of_an_earlier_release_keeps_its_three_channels(launch):
 
 
 def test_a_grey_network_gets_the_luminance_of_a_coloured_image(tmp_path):
-    told = {"resize": 16, "image_size": 16, "interpolation": "bilinear", "mean": [0.4],
+    spec = {"resize": 16, "image_size": 16, "interpolation": "bilinear", "mean": [0.4],
             "std": [0.2], "classes": ["a"]}  # fmt: skip
     prepare = runpy.run_path(str(PROJECT / "examples/deploy.py"))["prepare"]
     shown = picture(3, 20, 24)
     shown.save(tmp_path / "c.png")
     shown.convert("L").save(tmp_path / "g.png")
     Image.merge("RGB", [shown.convert("L")] * 3).save(tmp_path / "t.png")
-    colour, grey, thrice = (prepare(tmp_path / f"{name}.png", told) for name in "cgt")
+    colour, grey, thrice = (prepare(tmp_path / f"{name}.png", spec) for name in "cgt")
     assert colour == grey == thrice
     assert colour[1] == (1, 1, 16, 16) and len(colour[0]) == 256

@@ -104,8 +104,8 @@ def test_a_command_gets_its_arguments_and_its_exit_code_is_passed_on(monkeypatch
 )
 def test_a_setting_in_place_of_a_run_is_refused(monkeypatch, capsys, word, cure):
     assert dyrep(monkeypatch, "status", word) == 2
-    told = f"error: '{word}' is a setting, not the name of a run; {cure}\n"
-    assert capsys.readouterr().err.endswith(told)
+    message = f"error: '{word}' is a setting, not the name of a run; {cure}\n"
+    assert capsys.readouterr().err.endswith(message)
 
 
 @pytest.mark.parametrize("name", ["status", "compare", "evaluate", "doctor", "dev-cluster"])
@@ -122,9 +122,9 @@ def test_help_shows_what_was_typed(monkeypatch, capsys, name):
 )
 def test_an_unknown_command_is_refused_with_the_nearest(monkeypatch, capsys, word, meant):
     assert dyrep(monkeypatch, word) == 2
-    told = capsys.readouterr()
-    assert told.err == f"error: dyrep has no command '{word}'; did you mean '{meant}'?\n"
-    assert not told.out
+    printed = capsys.readouterr()
+    assert printed.err == f"error: dyrep has no command '{word}'; did you mean '{meant}'?\n"
+    assert not printed.out
 
 
 def test_all_versions_agree(monkeypatch, capsys):
@@ -148,13 +148,13 @@ def test_packages_that_messages_name_are_requirements_of_the_project():
     extras = [text for extra in project["optional-dependencies"].values() for text in extra]
     known = {re.match(r"[\w.-]+", text)[0] for text in extras}
     known |= {"hydra-optuna-sweeper", "torch-tensorrt"}  # for rarely used features
-    told = {
+    named = {
         word
         for text in TEXTS
         for words in re.findall(r"pip install ([a-z][\w -]*\w)", text)
         for word in words.split(", ")[0].split()
     }
-    assert {"onnx", "wandb"} <= told <= known
+    assert {"onnx", "wandb"} <= named <= known
 
 
 def test_modules_that_messages_name_are_commands():

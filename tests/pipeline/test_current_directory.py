@@ -44,12 +44,12 @@ def test_a_removed_current_directory_is_reported(inside, tmp_path, monkeypatch, 
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    told = "the directory you are in is gone; cd to one that is there\n"
+    message = "the directory you are in is gone; cd to one that is there\n"
     for command in (status, cancel):
         with pytest.raises(SystemExit, match="2"):
             command.main(["x"])
-        assert capsys.readouterr().err.endswith(told)
-    assert inside("name=x") == (2, "", f"error: {told}")
+        assert capsys.readouterr().err.endswith(message)
+    assert inside("name=x") == (2, "", f"error: {message}")
 
 
 @pytest.mark.parametrize("package", ["slurm", "dyrep"])
@@ -61,8 +61,10 @@ def test_another_package_of_the_same_name_is_reported(tmp_path, package, path):
         [sys.executable, "-m", "pipeline.status"], cwd=tmp_path, text=True, capture_output=True,
         env={**os.environ, "PYTHONPATH": f"{tmp_path / path}:{PROJECT}" if path else str(PROJECT)},
     )  # fmt: skip
-    told = f"{tmp_path / path} has a package {package}, which Python takes for this project's; take"
-    assert (told in done.stderr) is bool(path), done.stderr
+    message = (
+        f"{tmp_path / path} has a package {package}, which Python takes for this project's; take"
+    )
+    assert (message in done.stderr) is bool(path), done.stderr
     assert ("there are no runs in" in done.stderr) is (not path), done.stderr
 
 
@@ -84,25 +86,25 @@ SEARCHED = [  # settings of data, and whether prep would search ./outputs for im
 @pytest.mark.parametrize(("data", "refused"), SEARCHED, ids=lambda asked: str(asked))
 def test_a_root_among_the_images_is_refused(inside, tmp_path, data, refused):
     for path in (tmp_path, tmp_path / "link"):
-        code, _, told = inside(*data, f"data.root={path}")
-        assert (code, told.count("\n")) == (2, 1)
-        assert (f"outputs is in {path}, where prep looks for images" in told) == refused
+        code, _, errors = inside(*data, f"data.root={path}")
+        assert (code, errors.count("\n")) == (2, 1)
+        assert (f"outputs is in {path}, where prep looks for images" in errors) == refused
         (tmp_path / "link").symlink_to(tmp_path) if path == tmp_path else None
     assert not inside.root.exists()
 
 
 def test_a_root_below_the_training_images_is_refused(inside, tmp_path):
     (tmp_path / "train").symlink_to(tmp_path)
-    told = inside("data=imagefolder", f"data.root={tmp_path}")[-1]
-    assert f"outputs is in {tmp_path}/train, where prep looks for images" in told
+    errors = inside("data=imagefolder", f"data.root={tmp_path}")[-1]
+    assert f"outputs is in {tmp_path}/train, where prep looks for images" in errors
 
 
 def test_a_folder_without_training_images_is_refused(inside, tmp_path):
     with tarfile.open(tmp_path / "train-0.tar", "w"), tarfile.open(tmp_path / "val-0.tar", "w"):
         pass
     inside.root = tmp_path.with_name(f"{tmp_path.name}-outputs")
-    code, _, told = inside("data=webdataset", f"data.root={tmp_path}")
-    assert (code, told) == (
+    code, _, errors = inside("data=webdataset", f"data.root={tmp_path}")
+    assert (code, errors) == (
         2,
         f"error: data=webdataset has no images to train on in {tmp_path}; add some\n",
     )
@@ -148,15 +150,15 @@ def test_the_command_that_continues_a_run_is_printed_in_full(
     overrides, words, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    told = dispatch._to_continue(config("name=x", *overrides), overrides)
+    notes = dispatch._to_continue(config("name=x", *overrides), overrides)
     expected = [word.replace("HERE", str(tmp_path)) for word in words]
-    assert shlex.split(told) == ["python", "-m", "pipeline.launch", *expected]
+    assert shlex.split(notes) == ["python", "-m", "pipeline.launch", *expected]
 
 
 def test_the_command_that_continues_a_run_masks_secrets():
     overrides = ["cluster=slurm", "cluster.setup=['export HF_TOKEN=hf_0123456789abcdefghij']"]
-    told = dispatch._to_continue(config("name=x", *overrides), overrides)
-    assert "HF_TOKEN=***" in told and "hf_0123" not in told
+    notes = dispatch._to_continue(config("name=x", *overrides), overrides)
+    assert "HF_TOKEN=***" in notes and "hf_0123" not in notes
 
 
 def test_a_command_names_the_root_if_it_is_not_the_default(tmp_path, monkeypatch):

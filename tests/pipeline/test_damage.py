@@ -212,16 +212,16 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(file, damage, world, c
     for name, command in commands.items():
         with no_longer_than(20):
             code = command()
-        told = capsys.readouterr()
-        said = told.out + told.err
-        assert code in codes[name], (name, said)
-        assert "Traceback" not in said
-        assert "began" in said or name != "launch of another", said
+        printed = capsys.readouterr()
+        errors = printed.out + printed.err
+        assert code in codes[name], (name, errors)
+        assert "Traceback" not in errors
+        assert "began" in errors or name != "launch of another", errors
         if name in ("status", "compare"):
-            assert "good" in said
+            assert "good" in errors
         if file in READ.get(name, ()) and (file, damage) not in NO_DAMAGE:
-            lines = [line for line in said.splitlines() if path.name in line]
-            assert any("damaged" in line for line in lines), (name, said)
+            lines = [line for line in errors.splitlines() if path.name in line]
+            assert any("damaged" in line for line in lines), (name, errors)
             assert code == {"status": 0, "compare": 0}.get(name, 2)
 
 
@@ -235,8 +235,8 @@ def test_a_result_with_numbers_that_are_not_finite_is_shown_or_named(world, caps
         path.write_text(json.dumps(marked).replace('"#"', number))
     for main in (status.main, compare.main):
         assert main(["bad", "good", "--root", str(root)]) == 0
-        told = capsys.readouterr()
-        assert "good" in told.out and "Traceback" not in told.out + told.err
+        printed = capsys.readouterr()
+        assert "good" in printed.out and "Traceback" not in printed.out + printed.err
     assert launched(configs["bad"]) == 2  # the launch needs the number of images
     assert "result.json is damaged" in capsys.readouterr().err
 
@@ -277,9 +277,9 @@ def test_a_run_without_permission_is_named(world, capsys, monkeypatch):
     monkeypatch.setattr(type(root), "lstat", lambda path: refuse(path, look))
     monkeypatch.setattr(files, "opened", lambda path: refuse(path, read))
     assert status.main(["--root", str(root)]) == 0
-    told = capsys.readouterr().out
-    assert f"{closed}/run.json cannot be read (Permission denied); make it readable" in told
-    assert "good" in told and "damaged" in told
+    output = capsys.readouterr().out
+    assert f"{closed}/run.json cannot be read (Permission denied); make it readable" in output
+    assert "good" in output and "damaged" in output
 
 
 def test_a_log_that_is_a_fifo_is_refused_without_waiting(world, capsys):

@@ -14,7 +14,7 @@ from tests.pipeline.hostile import CARD
 
 
 @pytest.mark.parametrize(
-    ("member", "content", "said"),
+    ("member", "content", "message"),
     [
         (None, "no archive", "File is not a zip file"),
         ("x/other", "{}", "it has no model card"),
@@ -22,7 +22,7 @@ from tests.pipeline.hostile import CARD
         ("x/extra/card.json", "[" * 10**5, "maximum recursion depth"),
     ],
 )
-def test_the_example_names_the_fault_of_a_card(tmp_path, member, content, said):
+def test_the_example_names_the_fault_of_a_card(tmp_path, member, content, message):
     path = tmp_path / "model.pt2"
     path.write_text(content)
     if member:
@@ -30,13 +30,13 @@ def test_the_example_names_the_fault_of_a_card(tmp_path, member, content, said):
             archive.writestr(member, content)
     example = runpy.run_path(str(PROJECT / "examples/deploy.py"))
     with pytest.raises(
-        ValueError, match=f"model.pt2 is not an exported network, or is damaged: {said}"
+        ValueError, match=f"model.pt2 is not an exported network, or is damaged: {message}"
     ):
         example["read_card"](path)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("none.onnx", "none.onnx: No such file or directory"),
         ("none.pt2", "none.pt2: No such file or directory"),
@@ -44,12 +44,12 @@ def test_the_example_names_the_fault_of_a_card(tmp_path, member, content, said):
         ("fifo.onnx", "fifo.onnx is not a regular file"),
     ],
 )
-def test_the_example_names_a_file_that_it_cannot_open(tmp_path, monkeypatch, capsys, name, said):
+def test_the_example_names_a_file_that_it_cannot_open(tmp_path, monkeypatch, capsys, name, message):
     (tmp_path / "bad.onnx").write_text("no network")
     os.mkfifo(tmp_path / "fifo.onnx")
     monkeypatch.setattr("sys.argv", ["deploy.py", str(tmp_path / name), "x.png"])
     assert runpy.run_path(str(PROJECT / "examples/deploy.py"))["main"]() == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}/{said}\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}/{message}\n"
 
 
 def declared(width, height):
@@ -62,7 +62,7 @@ def declared(width, height):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (declared(2**31 - 1, 2**31 - 1), "(could be decompression bomb|pixels are more than)"),
         (declared(13_000, 13_000), "13000x13000 pixels are more than 100,000,000"),
@@ -73,11 +73,11 @@ def declared(width, height):
     ],
     ids=["bomb", "large", "thin", "cut", "empty", "float"],
 )
-def test_the_example_refuses_an_image_as_prep_does(tmp_path, content, said, recwarn):
+def test_the_example_refuses_an_image_as_prep_does(tmp_path, content, message, recwarn):
     path = tmp_path / "x.tif"
     path.write_bytes(content) if isinstance(content, bytes) else content.save(path)
     example = runpy.run_path(str(PROJECT / "examples/deploy.py"))
-    with pytest.raises(ValueError, match=f"x.tif: .*{said}"):
+    with pytest.raises(ValueError, match=f"x.tif: .*{message}"):
         example["prepare"](path, CARD["preprocess"])
     assert not recwarn
 

@@ -30,9 +30,9 @@ def lost(tmp_path):
 def test_a_launch_names_a_link_to_a_missing_disk(inside, lost, tmp_path, folder):
     place = lost(folder)
     before = sorted(tmp_path.rglob("*"))
-    code, _, told = inside("name=x", "stage=prep")
-    assert (code, told.count("\n")) == (2, 1)
-    assert f"{place} is a link to {tmp_path}/disk/folder, where nothing is" in told
+    code, _, errors = inside("name=x", "stage=prep")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert f"{place} is a link to {tmp_path}/disk/folder, where nothing is" in errors
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -57,8 +57,8 @@ def test_a_denied_permission_is_not_reported_as_a_missing_disk(monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "is_symlink", closed)
-    said = str(from_os_error(PermissionError(errno.EACCES, "Permission denied", "/x/y"), "here"))
-    assert said.startswith("/x/y: Permission denied; ")
+    message = str(from_os_error(PermissionError(errno.EACCES, "Permission denied", "/x/y"), "here"))
+    assert message.startswith("/x/y: Permission denied; ")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the owner of a folder")
@@ -66,8 +66,8 @@ def test_the_cure_for_a_directory_of_another_user_is_another_root(tmp_path):
     os.chown(tmp_path, 65534, -1)
     error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "new"))
     whose = private.owner(65534)
-    said = str(from_os_error(error, "here"))
-    assert said.endswith(f"; it belongs to {whose}: take a root= of your own and launch again")
+    message = str(from_os_error(error, "here"))
+    assert message.endswith(f"; it belongs to {whose}: take a root= of your own and launch again")
     assert str(unreadable(tmp_path, error)).endswith(f"; ask {whose} to make it readable")
 
 

@@ -84,10 +84,10 @@ def test_a_running_stage_is_shown_and_cancelled_from_any_directory(
         cwd=PROJECT, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     process.wait(60)
-    told, _ = waiting.communicate(timeout=60)
+    output, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 0
-    assert "train of x: running → cancelled" in told
-    assert f"pipeline.launch name=x root={tmp_path}/outputs" in told
+    assert "train of x: running → cancelled" in output
+    assert f"pipeline.launch name=x root={tmp_path}/outputs" in output
     assert states(capsys, "--root", f"{tmp_path}/outputs")[1:] == 4 * ["cancelled"]
 
 
@@ -120,9 +120,9 @@ def test_a_stage_that_ignores_the_signal_is_not_called_cancelled(live, capsys, m
     process = live("stays")
     monkeypatch.setattr("pipeline.cancel.PATIENCE", 0.3)
     assert cancel.main(["x"]) == 1
-    told = capsys.readouterr()
-    assert "train of x: running → cancelled" not in told.out
-    assert f"kill -9 {process.pid}" in told.err
+    printed = capsys.readouterr()
+    assert "train of x: running → cancelled" not in printed.out
+    assert f"kill -9 {process.pid}" in printed.err
     assert states(capsys)[1] == "stopping"
     process.kill()  # not reaped yet
     until = time.monotonic() + 20
@@ -187,8 +187,8 @@ def test_a_running_stage_is_shown_and_cancelled_without_proc(live, tmp_path, hid
 
     for sent in (signal.SIGSTOP, signal.SIGCONT):
         process.send_signal(sent)
-        told = without_proc("status")
-        assert "train    running" in told and "or stopped, by Ctrl-Z or SIGSTOP" in told
+        output = without_proc("status")
+        assert "train    running" in output and "or stopped, by Ctrl-Z or SIGSTOP" in output
     assert "prep of x" in without_proc("logs")
     waiting = threading.Thread(target=process.wait)  # reaps the stage, as a launcher does
     waiting.start()

@@ -67,11 +67,13 @@ def test_ranks_nodes_and_events_are_printed_in_order(stage, capsys):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rank", "said"), [(0, "zero"), (1, "one"), (10, "ten")])
-def test_only_the_log_of_the_chosen_rank_is_printed(stage, capsys, rank, said):
+@pytest.mark.parametrize(("rank", "message"), [(0, "zero"), (1, "one"), (10, "ten")])
+def test_only_the_log_of_the_chosen_rank_is_printed(stage, capsys, rank, message):
     lines = printed(logs.Reader(*stage, rank), capsys)
     texts = [text.strip() for text in FILES.values()]
-    assert [line for line in lines if line in texts] == [t for t in texts if t.endswith(f" {said}")]
+    assert [line for line in lines if line in texts] == [
+        t for t in texts if t.endswith(f" {message}")
+    ]
     assert "requeued (interrupted), up to 9 is saved" in lines
 
 

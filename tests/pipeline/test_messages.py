@@ -23,7 +23,7 @@ from tests.runs import composed, make_run
 
 
 @pytest.mark.parametrize(
-    ("step", "told"),
+    ("step", "expected"),
     [
         (0, "epoch 1/2"),
         (1, "epoch 1/2"),
@@ -32,26 +32,26 @@ from tests.runs import composed, make_run
         (20, "epoch 2/2"),  # the end of the training
     ],
 )
-def test_progress_names_the_epoch_of_the_last_step(step, told):
-    said = []
-    context = SimpleNamespace(started=0.0, progress=lambda *words: said.append(words))
+def test_progress_names_the_epoch_of_the_last_step(step, expected):
+    reported = []
+    context = SimpleNamespace(started=0.0, progress=lambda *words: reported.append(words))
     announcer = Announcer(context, SimpleNamespace(main=True))
     recipe = compose.validated(json.loads(composed("train.epochs=2", "name=x"))).train
     announcer.pace = Pace(recipe, 10, None)
     announcer.progress(step, {})
-    assert said == [(step, 20, told, None)]
+    assert reported == [(step, 20, expected, None)]
 
 
 @pytest.fixture
 def timed(monkeypatch):
     """Return a clock, the `Announcer` of a training of 2 times 50 steps, and what it reports."""
-    said, clock = [], SimpleNamespace(seconds=10.0)
+    reported, clock = [], SimpleNamespace(seconds=10.0)
     now = SimpleNamespace(monotonic=lambda: clock.seconds, time=lambda: 0.0)
     context = SimpleNamespace(
         started=0.0,
         dir=None,
         event=lambda *_, **__: None,
-        progress=lambda *words: said.append(words),
+        progress=lambda *words: reported.append(words),
     )
     monkeypatch.setattr(announce_module, "time", now)
     monkeypatch.setattr(announce_module.attempt, "last", lambda _: SimpleNamespace(time=0.0))
@@ -59,25 +59,25 @@ def timed(monkeypatch):
     recipe = compose.validated(json.loads(composed("train.epochs=2", "name=x"))).train
     announcer.pace = Pace(recipe, 50, None)
     announcer.mark(), announcer.mark()
-    return clock, announcer, said
+    return clock, announcer, reported
 
 
 def test_the_remaining_time_includes_the_adjustments_to_come(timed):
     """The training has 100 steps of 1 s and two adjustments of 40 s, the first after step 50."""
-    clock, announcer, said = timed
+    clock, announcer, reported = timed
     announcer.first_step(0, "loader")
     clock.seconds += 50.0
     announcer.progress(50, {}, adjustments=2)
     with announcer.adjusting():
         clock.seconds += 40.0
     announcer.progress(50, {}, adjustments=1)
-    assert [words[3] for words in said] == [50.0, 50.0 + 40.0]
-    assert [words[2] for words in said] == ["epoch 1/2, 2 adjustments to come", "epoch 1/2"]
+    assert [words[3] for words in reported] == [50.0, 50.0 + 40.0]
+    assert [words[2] for words in reported] == ["epoch 1/2, 2 adjustments to come", "epoch 1/2"]
 
 
 def test_an_adjustment_before_the_first_step_is_no_part_of_the_time_of_the_steps(timed):
     """A training that is resumed after step 50 adjusts first, then makes steps of 1 s."""
-    clock, announcer, said = timed
+    clock, announcer, reported = timed
     with announcer.adjusting():
         clock.seconds += 40.0
     announcer.first_step(51, "loader")
@@ -86,7 +86,7 @@ def test_an_adjustment_before_the_first_step_is_no_part_of_the_time_of_the_steps
     with announcer.adjusting():
         clock.seconds += 60.0
     announcer.progress(60, {})
-    assert [words[3] for words in said] == [40.0 + 40.0, 40.0]
+    assert [words[3] for words in reported] == [40.0 + 40.0, 40.0]
 
 
 # -9e4: the clock was set back
@@ -108,7 +108,7 @@ def test_the_adjustments_to_come_are_counted(epochs, times):
 
 
 @pytest.mark.parametrize(
-    ("bad", "leaks", "told", "untold"),
+    ("bad", "leaks", "expected", "untold"),
     [
         (0, 5, "5 training images are validation images", "quarantine"),
         (3, 0, "3 cannot be used (", "validation images"),
@@ -116,10 +116,10 @@ def test_the_adjustments_to_come_are_counted(epochs, times):
         (0, 0, "there was none to begin with", "quarantine"),
     ],
 )
-def test_the_error_says_why_no_image_is_left(tmp_path, bad, leaks, told, untold):
+def test_the_error_says_why_no_image_is_left(tmp_path, bad, leaks, expected, untold):
     records = [SimpleNamespace(bad=[{}] * bad)]
-    said = _nothing_left(SimpleNamespace(dir=tmp_path), "train image", records, leaks)
-    assert told in said and untold not in said.replace(str(tmp_path), "")
+    message = _nothing_left(SimpleNamespace(dir=tmp_path), "train image", records, leaks)
+    assert expected in message and untold not in message.replace(str(tmp_path), "")
 
 
 @pytest.mark.parametrize(("side", "refused"), [(15, False), (16, True), (40, True)])
@@ -155,12 +155,12 @@ def test_the_last_printed_line_is_the_error(capsys):
         raise StageFailed("  | a line of a log\n  | another\ntrain did not finish: why")
 
     assert exits.result_or_code(fails, "here") == 1
-    told = "  | a line of a log\n  | another\nerror: train did not finish: why\n"
-    assert capsys.readouterr().err == told
+    text = "  | a line of a log\n  | another\nerror: train did not finish: why\n"
+    assert capsys.readouterr().err == text
 
 
 @pytest.mark.parametrize(
-    ("error", "processes", "code", "said", "noted"),
+    ("error", "processes", "code", "printed", "noted"),
     [
         (NoResult("it diverged"), False, 1, "error: NoResult: it diverged\n", "error"),
         (
@@ -177,7 +177,7 @@ def test_the_last_printed_line_is_the_error(capsys):
     ],
 )
 def test_an_error_with_an_explanation_has_no_traceback(
-    monkeypatch, capsys, error, processes, code, said, noted
+    monkeypatch, capsys, error, processes, code, printed, noted
 ):
     monkeypatch.setattr(work.attempt, "vanished", lambda _: False)
     events = []
@@ -186,8 +186,8 @@ def test_an_error_with_an_explanation_has_no_traceback(
         event=lambda name, **facts: events.append((name, facts["kind"], facts["message"])),
     )  # fmt: skip
     assert work._failed(context, error) == code
-    told = capsys.readouterr().err
-    assert told == said  # the traceback of an error that was never raised has one line
+    errors = capsys.readouterr().err
+    assert errors == printed  # the traceback of an error that was never raised has one line
     ((name, kind, message),) = events
     assert (name, kind) == ("failed", noted)
     assert message.endswith(str(error).partition("\n")[0])

@@ -41,9 +41,9 @@ def test_a_training_interrupted_and_killed_ends_with_the_same_network(copied):
     process = copied.start(*again)
     wait_for(lambda: len(rows(run)) > 10, process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "to continue: python -m pipeline.launch name=small" in said.splitlines()[-1]
+    assert "to continue: python -m pipeline.launch name=small" in errors.splitlines()[-1]
     events = list(rundir.read_lines(run / "train" / "events.jsonl"))
     saved = [event["step"] for event in events if event["event"] == "saved"]
     assert saved[-1] == max(row["step"] for row in rows(run))  # no step has to be repeated
@@ -53,9 +53,9 @@ def test_a_training_interrupted_and_killed_ends_with_the_same_network(copied):
     wait_for(lambda: len(rows(run)) > known, process)
     group = os.getpgid(attempt.last(run / "train").pid)
     os.killpg(group, signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "its log:" in said.splitlines()[-1]
+    assert "its log:" in errors.splitlines()[-1]
 
     done = copied(*again)
     assert done.returncode == 0, done.stderr
@@ -167,10 +167,10 @@ def fill(small_disk, *arguments, once):
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
         while shutil.disk_usage(ballast.parent).free > 2**20:  # the run still writes
             file.write(bytes(2**20))
-    _, said = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "Traceback" not in said
-    last = said.splitlines()[-1]
+    assert "Traceback" not in errors
+    last = errors.splitlines()[-1]
     assert last.startswith("error: ") and last.endswith(
         "No space left on device; make room and launch again"
     )

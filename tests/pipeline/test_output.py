@@ -39,8 +39,8 @@ def call(module, root, encoding="utf-8", reader=True):
     if not reader:
         begun.stdout.close()  # before the command prints, as `| true` does
         begun.stdout = None
-    said, wrong = begun.communicate(timeout=120)
-    return begun.returncode, said or b"", wrong
+    output, wrong = begun.communicate(timeout=120)
+    return begun.returncode, output or b"", wrong
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def call(module, root, encoding="utf-8", reader=True):
     [*((module, "ascii") for module in COMMANDS), ("pipeline.status", "latin-1")],
 )
 def test_characters_a_terminal_lacks_are_replaced(module, encoding, root):
-    code, said, wrong = call(module, root, encoding)
+    code, output, wrong = call(module, root, encoding)
     assert (code, wrong) == (0, b""), wrong.decode()
-    assert said.decode(encoding)
+    assert output.decode(encoding)
 
 
 @pytest.mark.parametrize("module", COMMANDS)

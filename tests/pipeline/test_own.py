@@ -31,8 +31,8 @@ def test_a_run_continues_from_any_directory_with_its_copy_of_the_code(tmp_path, 
     prep = rundir.run_dir(tmp_path / "outputs", "shapes") / "prep"
     first = prep.resolve()
     (own / "images.py").write_text("raise SystemExit('edited')")
-    told = launch(elsewhere, "stage=prep", "again=[prep]")
-    assert "the old result is kept" in told
+    output = launch(elsewhere, "stage=prep", "again=[prep]")
+    assert "the old result is kept" in output
     assert Manifest.load(prep / "data") == Manifest.load(
         first.with_name(f"{first.name}.again-1") / "data"
     )

@@ -36,9 +36,9 @@ def test_no_command_imports_modules_of_the_current_directory(tmp_path, command):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(("mode", "told"), [(0o755, False), (0o777, True), (0o1777, True)])
+@pytest.mark.parametrize(("mode", "expected"), [(0o755, False), (0o777, True), (0o1777, True)])
 def test_a_folder_of_pythonpath_that_others_may_write_to_causes_a_warning(
-    tmp_path, monkeypatch, capsys, mode, told
+    tmp_path, monkeypatch, capsys, mode, expected
 ):
     folder = tmp_path / "shared"
     folder.mkdir()
@@ -46,5 +46,5 @@ def test_a_folder_of_pythonpath_that_others_may_write_to_causes_a_warning(
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{tmp_path / 'gone'}")
     safety._warn.cache_clear()
     safety._warn_of_planted()
-    said = capsys.readouterr().err
-    assert (f"everybody may write to {folder}, from which Python imports" in said) is told
+    errors = capsys.readouterr().err
+    assert (f"everybody may write to {folder}, from which Python imports" in errors) is expected

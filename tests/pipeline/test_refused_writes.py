@@ -64,9 +64,9 @@ def test_a_stage_reports_one_line_even_if_its_event_cannot_be_written(
     monkeypatch.setattr(rundir, "append_line", refusing(code))
     error = OSError(code, os.strerror(code), str(context.dir / "eval.json"))
     assert work._failed(context, error) == BAD_INPUT
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "eval.json" in said and cure in said
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert "eval.json" in errors and cure in errors
 
 
 @pytest.mark.parametrize(("stage", "says"), [("eval", 0), ("fuse", 1)])
@@ -136,8 +136,8 @@ def test_rows_after_a_power_cut_are_read(tmp_path, lost):
 
 
 def test_the_cure_for_a_vanished_directory_is_to_restore_it(tmp_path):
-    told = str(disk.refusal(tmp_path / "gone"))
-    assert told.endswith("gone: No such file or directory; restore it and launch again")
+    message = str(disk.refusal(tmp_path / "gone"))
+    assert message.endswith("gone: No such file or directory; restore it and launch again")
 
 
 def test_a_directory_with_only_the_newest_file_counts_as_vanished(tmp_path, capsys):
@@ -253,9 +253,9 @@ def test_the_first_error_is_raised_if_the_report_fails_too(monkeypatch, error, l
 
     monkeypatch.setattr(dispatch, "_close", close)
     this = SimpleNamespace(plan=[], config=None)
-    with pytest.raises(type(error)) as told:
+    with pytest.raises(type(error)) as raised:
         dispatch._run(this, [])
-    assert told.value is error
+    assert raised.value is error
 
 
 def test_a_cancelled_launch_prints_how_to_continue(tmp_path):

@@ -26,8 +26,8 @@ def command(name, *arguments, root=None):
 
 
 def states(root, run):
-    told = json.loads(command("status", run, "--json", root=root).stdout)
-    return [stage["state"] for stage in told["runs"][0]["stages"]]
+    found = json.loads(command("status", run, "--json", root=root).stdout)
+    return [stage["state"] for stage in found["runs"][0]["stages"]]
 
 
 def test_a_finished_run_shows_its_results_and_report(finished):

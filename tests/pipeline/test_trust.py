@@ -93,8 +93,8 @@ def hostile(sound, request, tmp_path):
         else:
             folder = "model/data/aotinductor/model/x.wrapper"
             members[f"{folder}.so"] = request.getfixturevalue("library")(mark)
-            told = {"AOTI_DEVICE_KEY": "cpu", "card.json": json.dumps(CARD)}
-            members[f"{folder}_metadata.json"] = json.dumps(told)
+            metadata = {"AOTI_DEVICE_KEY": "cpu", "card.json": json.dumps(CARD)}
+            members[f"{folder}_metadata.json"] = json.dumps(metadata)
         with ZipFile(path, "w") as archive:
             for member, content in members.items():
                 archive.writestr(member, content)
@@ -114,9 +114,9 @@ def test_code_in_a_file_runs_only_if_the_file_is_trusted(hostile, data, capsys, 
     path = write(name)
     mark.exists() and mark.unlink()  # saving a TorchScript runs the code, too
     assert evaluate.main([str(path), "--data", str(data)]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: {path} is not opened: it may hold ")
-    assert "add --trust if you know who made it" in told and told.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"error: {path} is not opened: it may hold ")
+    assert "add --trust if you know who made it" in errors and errors.count("\n") == 1
     with pytest.raises(runtime.Untrusted):
         runtime.load(path)
     assert json.loads(runtime.card(path)) == CARD

@@ -43,10 +43,10 @@ class Slurm:
     def __call__(self, command, *options):
         form = "version" if "--version" in options else "json" if "--json" in options else "text"
         self.asked.append(form)
-        said = getattr(self, form)
-        if isinstance(said, Exception):
-            raise said
-        return said
+        answer = getattr(self, form)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_array_elements_that_squeue_left_out_of_its_text_are_looked_up(slurm, mo
 
 
 @pytest.mark.parametrize(
-    ("version", "told", "how"),
+    ("version", "answer", "how"),
     [
         ("22.05.8", "", None),
         ("22.05.8", "PREEMPTED\n", "PREEMPTED"),
@@ -133,9 +133,9 @@ def test_array_elements_that_squeue_left_out_of_its_text_are_looked_up(slurm, mo
         ("24.11.5", ended("RUNNING"), Unreachable),
     ],
 )
-def test_the_end_of_a_job_is_a_final_state_or_unknown(slurm, monkeypatch, version, told, how):
+def test_the_end_of_a_job_is_a_final_state_or_unknown(slurm, monkeypatch, version, answer, how):
     monkeypatch.setattr(scheduler, "find", lambda id: None)
-    slurm.version, slurm.text, slurm.json = version, told, told
+    slurm.version, slurm.text, slurm.json = version, answer, answer
     if how is Unreachable:
         with pytest.raises(Unreachable, match="not in the queue"):
             scheduler.end("7")

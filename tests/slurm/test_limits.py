@@ -67,9 +67,9 @@ def test_limits_of_a_qos_replace_those_of_an_account(monkeypatch, qos, of_partit
     if words is None:
         limits.check(job, partitions)
     else:
-        with pytest.raises(Refused, match=words) as told:
+        with pytest.raises(Refused, match=words) as error:
             limits.check(job, partitions)
-        assert "wait for ever" in str(told.value)
+        assert "wait for ever" in str(error.value)
     enforced.update(AccountingStorageEnforce="associations")
     limits.check(job, partitions)
 

@@ -9,7 +9,7 @@ from slurm.scheduler import Refused
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         (["if true"], "unexpected end of file"),
         (["x=1", "fi"], r"line 2: syntax error near unexpected token `fi'"),
@@ -18,8 +18,8 @@ from slurm.scheduler import Refused
         (["f() {"], "unexpected end of file"),
     ],
 )
-def test_lines_that_bash_cannot_parse_are_refused(lines, said):
-    with pytest.raises(Refused, match=said) as refused:
+def test_lines_that_bash_cannot_parse_are_refused(lines, message):
+    with pytest.raises(Refused, match=message) as refused:
         preflight._check_setup(tuple(lines))
     assert str(refused.value).startswith("cluster.setup cannot be parsed (line ")
     assert "\n" not in str(refused.value)
@@ -33,7 +33,7 @@ def test_lines_that_bash_can_parse_are_accepted(lines):
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
         ("chdir", "leave it out"),
         ("depend", "sbatch takes --depend for --dependency; write options in full"),
@@ -41,8 +41,8 @@ def test_lines_that_bash_can_parse_are_accepted(lines):
         ("arr", "for --array"),
     ],
 )
-def test_an_option_that_the_launch_sets_is_refused_even_if_abbreviated(option, said):
-    with pytest.raises(Refused, match=said):
+def test_an_option_that_the_launch_sets_is_refused_even_if_abbreviated(option, message):
+    with pytest.raises(Refused, match=message):
         preflight._check_options({"nice", option})
 
 
@@ -64,14 +64,14 @@ def srun(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--label", "--nope"], "cluster.srun=--label,--nope: unrecognized option '--nope'; corr"),
         (["--label", "hostname"], "words that are not options"),
     ],
 )
-def test_unknown_options_of_srun_and_other_words_are_refused(srun, options, said):
-    with pytest.raises(Refused, match=said):
+def test_unknown_options_of_srun_and_other_words_are_refused(srun, options, message):
+    with pytest.raises(Refused, match=message):
         preflight._check_srun(tuple(options))
 
 

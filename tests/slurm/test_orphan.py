@@ -21,8 +21,8 @@ def says(monkeypatch):
     """Return a function that sets SLURM's answers about the job, one per query."""
 
     def answers(*states):
-        told = iter(states)
-        monkeypatch.setattr(orphan.scheduler, "find", lambda id: next(told))
+        entries = iter(states)
+        monkeypatch.setattr(orphan.scheduler, "find", lambda id: next(entries))
         monkeypatch.setattr(orphan.time, "sleep", lambda seconds: None)
 
     return answers

@@ -25,10 +25,10 @@ def cluster(monkeypatch):
     """Return a function that sets the partitions of a cluster and its job submit plugin."""
 
     def make(*partitions, plugin="(null)"):
-        told = {"JobSubmitPlugins": plugin, "PreemptMode": "REQUEUE",
+        config = {"JobSubmitPlugins": plugin, "PreemptMode": "REQUEUE",
                 "PreemptType": "preempt/partition_prio"}  # fmt: skip
         monkeypatch.setattr(preflight.site, "partitions", lambda: list(partitions))
-        monkeypatch.setattr(preflight.site, "config", lambda: told)
+        monkeypatch.setattr(preflight.site, "config", lambda: config)
         preflight.preemption.cache_clear()
 
     yield make

@@ -50,7 +50,7 @@ def test_a_setting_overrules_a_variable_of_the_shell():
 )
 def test_a_variable_that_cannot_be_applied_is_refused_with_the_cure(monkeypatch, name, words):
     monkeypatch.setattr(wishes, "_cluster", lambda: "here")
-    with pytest.raises(Refused, match=words) as told:
+    with pytest.raises(Refused, match=words) as error:
         wishes.obey(SET, {name: "60"})
-    assert f"{name}=60" in str(told.value) and f"unset {name}" in str(told.value)
+    assert f"{name}=60" in str(error.value) and f"unset {name}" in str(error.value)
     assert wishes.obey(SET, {"SLURM_CLUSTERS": "here"}) == SET

@@ -40,38 +40,38 @@ def compare(sweep, tmp_path, monkeypatch):
 
 def refused(capsys, *arguments):
     assert main([*map(str, arguments)]) == BAD_INPUT
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1
-    return said
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and errors.count("\n") == 1
+    return errors
 
 
 # -- which runs are averaged -----------------------------------------------------------------------
 
 
 def test_seeds_are_averaged_the_best_first_and_tested_in_pairs(compare):
-    told = compare()
-    best, plain = told["groups"]
+    result = compare()
+    best, plain = result["groups"]
     assert [best["label"], plain["label"]] == ["method=dyrep", "method=plain"]
     assert (best["top1"]["n"], best["top1"]["mean"]) == (3, pytest.approx(92.0))
-    assert told["baseline"] == "method=plain"
+    assert result["baseline"] == "method=plain"
     assert best["versus"]["difference"] == pytest.approx(1.0)
     assert best["versus"]["n"] == 3
     assert best["layers"] == {"features.3": 3}
     assert best["val_loss"]["mean"] == pytest.approx(0.16) and "loss" not in best
     times = best["hours"]["mean"], plain["hours"]["mean"]
-    assert (told["time_unit"], *times) == ("hours", 2.0, 1.0)
+    assert (result["time_unit"], *times) == ("hours", 2.0, 1.0)
     assert best["latency_ms"] == {"1": 0.5, "64": 20.0}
     assert (
-        "train.lr" not in told["differ"]
-        and told["differ"]["method.name"]["method=plain"] == "plain"
+        "train.lr" not in result["differ"]
+        and result["differ"]["method.name"]["method=plain"] == "plain"
     )
 
 
 def test_of_equally_good_groups_the_cheapest_to_train_comes_first(tmp_path):
     for name, steps in (("dyrep", 300), ("plain", 100), ("grow", 200)):
         make_run(tmp_path, name, f"method={name}", metrics={"train/plain_steps": steps})
-    told = answer.answer("t", collect.read(collect.select(tmp_path, [], "g")), [], force=False)
-    assert [group.settings["method.name"] for group in told.groups] == ["plain", "grow", "dyrep"]
+    result = answer.answer("t", collect.read(collect.select(tmp_path, [], "g")), [], force=False)
+    assert [group.settings["method.name"] for group in result.groups] == ["plain", "grow", "dyrep"]
 
 
 def test_gpu_hours_are_taken_from_what_the_supervisor_saw(tmp_path):
@@ -100,14 +100,14 @@ def test_unfinished_runs_are_listed_and_not_averaged(sweep, compare):
     (stale / "train").unlink()
     (stale / "train").symlink_to((sweep / "runs" / "plain-1" / "train").readlink())
     make_run(sweep, "twice", "method=plain", seed=1, top1=1.0)
-    told = compare()
-    states = {row["run"]: row["state"] for row in told["left_out"]}
+    result = compare()
+    states = {row["run"]: row["state"] for row in result["left_out"]}
     assert states == {
         "unfinished": "not started", "cancelled": "cancelled", "failed": "failed", "stale": "mismatched",
         "no-eval": "not evaluated", "damaged": "damaged", "twice": "duplicate",
     }  # fmt: skip
-    assert [group["top1"]["n"] for group in told["groups"]] == [3, 3]
-    assert "boom" in next(row["why"] for row in told["left_out"] if row["run"] == "failed")
+    assert [group["top1"]["n"] for group in result["groups"]] == [3, 3]
+    assert "boom" in next(row["why"] for row in result["left_out"] if row["run"] == "failed")
 
 
 def test_a_comparison_without_finished_runs_is_no_error(tmp_path, capsys):
@@ -118,8 +118,8 @@ def test_a_comparison_without_finished_runs_is_no_error(tmp_path, capsys):
 
 def test_other_datasets_are_refused_unless_forced(sweep, compare, capsys):
     make_run(sweep, "large", "method=plain", seed=1, changed={"data.image_size": 32})
-    said = refused(capsys, "--group", "g", "--root", sweep)
-    assert "data.image_size is 16 (dyrep-1), 32 (large)" in said and "--force" in said
+    message = refused(capsys, "--group", "g", "--root", sweep)
+    assert "data.image_size is 16 (dyrep-1), 32 (large)" in message and "--force" in message
     assert len(compare("--force")["groups"]) == 3
 
 
@@ -165,16 +165,16 @@ def test_unknown_names_are_refused_with_the_nearest(sweep, capsys):
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_table_shows_the_numbers_of_the_json(compare, capsys, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
-    told = compare()
+    result = compare()
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= width
-    for number, group in enumerate(told["groups"], start=1):
+    for number, group in enumerate(result["groups"], start=1):
         label = f"{number} {group['label']}"
         (row, *_) = [line for line in shown.splitlines() if line.startswith(label)]
         half = group["top1"]["high"] - group["top1"]["mean"]
         assert f"{group['top1']['mean']:.2f} ± {half:.2f}" in row
-    assert f"{told['groups'][0]['versus']['p']:.3f}" in shown
-    assert told["groups"][0]["versus"]["verdict"] in shown
+    assert f"{result['groups'][0]['versus']['p']:.3f}" in shown
+    assert result["groups"][0]["versus"]["verdict"] in shown
 
 
 def test_a_label_too_long_for_80_columns_is_cut_and_no_number_is(tmp_path, capsys, monkeypatch):
@@ -223,9 +223,9 @@ class Reader(html.parser.HTMLParser):
 
 def test_the_page_is_valid_and_loads_nothing(sweep):
     runs = collect.read(collect.select(sweep, [], "g"))
-    told = answer.answer("<script>alert(1)</script>", runs, [], force=False)
-    told.groups[0].label = "$\\frac</svg><b>"
-    text = page.render(told, runs)
+    result = answer.answer("<script>alert(1)</script>", runs, [], force=False)
+    result.groups[0].label = "$\\frac</svg><b>"
+    text = page.render(result, runs)
     reader = Reader()
     reader.feed(text)
     assert reader.open == []
@@ -244,8 +244,8 @@ def test_columns_of_settings_are_headed_by_the_groups(tmp_path):
         changed = {"train.lr": rate, "train.weight_decay": rate, "train.warmup_epochs": rate}
         make_run(tmp_path, name, "method=plain", changed=changed)
     runs = collect.read(collect.select(tmp_path, ["slow", "fast"], None))
-    told = answer.answer("t", runs, [], force=False)
-    heads = re.findall(r'<th class="name">(.*?)</th>', page.render(told, runs))
+    result = answer.answer("t", runs, [], force=False)
+    heads = re.findall(r'<th class="name">(.*?)</th>', page.render(result, runs))
     assert sorted(head.split(maxsplit=1)[1] for head in heads) == ["lr=0.1", "lr=0.2"]
 
 
@@ -276,11 +276,11 @@ def test_a_real_run_is_compared(finished, tmp_path):
     )
     assert code == DONE
     (group,) = json.loads(file.read_text())["groups"]
-    told = json.loads((finished.root / "runs" / "small" / "eval" / "result.json").read_text())[
+    found = json.loads((finished.root / "runs" / "small" / "eval" / "result.json").read_text())[
         "metrics"
     ]
     assert group["label"] == "digits · vgg_small · dyrep"
-    assert (group["top1"]["n"], group["top1"]["mean"]) == (1, told["fused/top1"])
+    assert (group["top1"]["n"], group["top1"]["mean"]) == (1, found["fused/top1"])
     assert group["sizes"]["flops_unfused"] >= group["sizes"]["flops"] > 0
     assert sum(group["layers"].values()) >= 1
     assert set(group["latency_ms"]) == {"1", "8"}

@@ -63,22 +63,22 @@ def only(values, *seeds):
     ],
 )
 def test_a_group_has_a_star_if_it_is_worth_its_cost(groups, stars):
-    told = compared(**groups)
-    assert {group.settings["method.name"] for group in told.groups if group.pareto} == stars
+    result = compared(**groups)
+    assert {group.settings["method.name"] for group in result.groups if group.pareto} == stars
 
 
 def test_a_better_mean_over_other_seeds_earns_no_star():
     # worse for the common seeds
     easy = only(dict.fromkeys(range(9), 5.0), 5, 6) | only(VAGUE, 1, 3)
-    told = compared(plain=(BASE, 100), dbb=(easy, 300))
-    assert [g.settings["method.name"] for g in told.groups if g.pareto] == ["plain"]
+    result = compared(plain=(BASE, 100), dbb=(easy, 300))
+    assert [g.settings["method.name"] for g in result.groups if g.pareto] == ["plain"]
 
 
 def test_an_unknown_cost_is_noted():
-    told = compared(plain=(BASE, 100), dbb=(CLEAR, None))
-    unknown = next(group for group in told.groups if group.settings["method.name"] == "dbb")
+    result = compared(plain=(BASE, 100), dbb=(CLEAR, None))
+    unknown = next(group for group in result.groups if group.settings["method.name"] == "dbb")
     assert (unknown.cost, table.work(unknown.cost)) == (None, "–")
-    assert any("dbb-0" in note and "not known" in note for note in told.notes)
-    assert any(note.startswith("no ★") for note in told.notes)
-    facts = json.loads(told.to_json())
+    assert any("dbb-0" in note and "not known" in note for note in result.notes)
+    assert any(note.startswith("no ★") for note in result.notes)
+    facts = json.loads(result.to_json())
     assert (facts["cost_unit"], facts["time_unit"]) == ("plain steps", "hours")

@@ -9,12 +9,12 @@ def test_groups_are_named_by_settings_within_a_choice(tmp_path):
         make_run(
             tmp_path, f"r{number}", f"method={method}", top1=90 - number, changed={"train.lr": lr}
         )
-    told = answer.answer("t", collect.read(collect.select(tmp_path, [], "g")), [], force=False)
-    assert [group.label for group in told.groups] == [
+    result = answer.answer("t", collect.read(collect.select(tmp_path, [], "g")), [], force=False)
+    assert [group.label for group in result.groups] == [
         "method=plain train.lr=0.1", "method=plain train.lr=0.2", "method=dyrep train.lr=0.1",
     ]  # fmt: skip
     # two groups are plain, so none of them is the baseline
-    assert "chosen after" in " ".join(told.notes)
+    assert "chosen after" in " ".join(result.notes)
 
 
 def test_a_derived_setting_is_not_part_of_the_names_of_groups():

@@ -8,10 +8,10 @@ from pipeline.compare.statistics import holm, mean, paired
 
 
 def test_the_interval_of_a_mean_is_students():
-    told = mean([1.0, 2.0, 3.0])
-    assert (told.n, told.mean, told.std) == (3, 2.0, 1.0)
+    found = mean([1.0, 2.0, 3.0])
+    assert (found.n, found.mean, found.std) == (3, 2.0, 1.0)
     # t(0.975) for 2 degrees of freedom
-    assert told.half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
+    assert found.half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
 
 
 def test_one_value_has_no_interval_and_no_value_has_no_mean():

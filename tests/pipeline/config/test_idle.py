@@ -36,10 +36,10 @@ def refused(tmp_path, asked):
     return idle(named, flatten(config(tmp_path, *asked.split()).model_dump()))
 
 
-@pytest.mark.parametrize(("asked", "said"), REFUSED)
-def test_a_setting_without_effect_is_refused(tmp_path, asked, said):
+@pytest.mark.parametrize(("asked", "message"), REFUSED)
+def test_a_setting_without_effect_is_refused(tmp_path, asked, message):
     (refusal,) = refused(tmp_path, asked).values()
-    assert said in refusal
+    assert message in refusal
 
 
 @pytest.mark.parametrize("asked", TAKEN)

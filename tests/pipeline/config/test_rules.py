@@ -93,8 +93,8 @@ def test_epochs_and_growth_follow_a_budget(tmp_path, overrides, epochs, window):
 
 
 def test_giving_the_derived_values_does_not_change_the_fingerprint(tmp_path):
-    said = ("method.adjust_interval=3", "method.last_adjust_epoch=6")
-    assert fingerprints(tmp_path, *said) == fingerprints(tmp_path)
+    derived = ("method.adjust_interval=3", "method.last_adjust_epoch=6")
+    assert fingerprints(tmp_path, *derived) == fingerprints(tmp_path)
 
 
 def test_derived_values_can_be_removed_and_derived_again(tmp_path):

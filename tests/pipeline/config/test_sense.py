@@ -140,12 +140,12 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "said"), REFUSED)
-def test_a_value_that_makes_no_sense_is_refused_in_one_line(tmp_path, asked, said):
+@pytest.mark.parametrize(("asked", "message"), REFUSED)
+def test_a_value_that_makes_no_sense_is_refused_in_one_line(tmp_path, asked, message):
     overrides = [asked] if "\t" in asked else asked.split()
     with pytest.raises(UserError) as refused:
         config(tmp_path, *overrides)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "method: method" not in str(refused.value)
     assert "\n" not in str(refused.value)
 

@@ -77,7 +77,7 @@ def test_modules_are_found_here_before_pythonpath_and_installed_ones_are_not_cop
 
 
 @pytest.mark.parametrize(
-    ("texts", "name", "said"),
+    ("texts", "name", "message"),
     [
         ({}, "mine:build", "there is no module mine in "),
         ({"mine.py": ""}, "mine.py:build", "named without its ending: mine"),
@@ -90,12 +90,12 @@ def test_modules_are_found_here_before_pythonpath_and_installed_ones_are_not_cop
         ({"slurm/mine.py": ""}, "slurm.mine:build", "slurm is a module of this project"),
     ],
 )
-def test_a_target_without_a_valid_module_is_refused(here, monkeypatch, texts, name, said):
+def test_a_target_without_a_valid_module_is_refused(here, monkeypatch, texts, name, message):
     write(here, texts)
     monkeypatch.syspath_prepend(here)  # `python -m` puts the folder on the path
     with pytest.raises(UserError) as refused:
         files.find("model.target", name)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -166,7 +166,7 @@ def test_another_release_of_an_installed_package_is_noted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "args", "said"),
+    ("text", "args", "message"),
     [
         ("import nowhere_at_all", {}, "cannot be imported: raised ModuleNotFoundError: No module"),
         ("\nraise SystemExit(3)", {}, "cannot be imported: raised SystemExit: 3 (mine.py line 2)"),
@@ -179,13 +179,13 @@ def test_another_release_of_an_installed_package_is_noted(tmp_path):
         ("def build():\n    exit()", {}, "raised SystemExit: "),
     ],
 )
-def test_an_error_of_the_users_code_is_reported_in_one_line(here, text, args, said):
+def test_an_error_of_the_users_code_is_reported_in_one_line(here, text, args, message):
     write(here, {"mine.py": text})
     sys.path.insert(0, str(here))
     with pytest.raises(UserError) as refused:
         call.call("model.target", target(**args), offered=1)
     assert str(refused.value).startswith("model.target=mine:build")
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

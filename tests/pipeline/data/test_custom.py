@@ -146,7 +146,7 @@ def test_an_image_keeps_its_orientation():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (np.zeros((4, 5), np.float32), "its image is float32; give uint8"),
         (torch.zeros(3, 4, 5), "its image is float32"),
@@ -156,8 +156,8 @@ def test_an_image_keeps_its_orientation():
         (None, "its image is of type NoneType"),
     ],
 )
-def test_a_value_that_is_not_an_image_is_refused(given, said):
-    with pytest.raises(Unfit, match=said):
+def test_a_value_that_is_not_an_image_is_refused(given, message):
+    with pytest.raises(Unfit, match=message):
         encoded(given)
 
 
@@ -212,18 +212,18 @@ def test_a_target_that_gives_no_images_is_refused_in_one_line(mine, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("self += [(b'x', 2)] * 3", "mine:f/00000000 has the label 2, but the 2 classes go from 0"),
         ("self += [(b'x', 0)] * 3; self.targets = [0, 1, 2]", "mine:f/00000002 has the label 2"),
         ("self += [(b'x', 'c')] * 3", "has the label 'c', but the 2 classes"),
     ],
 )
-def test_a_class_without_a_name_is_refused_before_prep(mine, text, said):
+def test_a_class_without_a_name_is_refused_before_prep(mine, text, message):
     mine(f"class f(list):\n    classes = ['a', 'b']\n    def __init__(self): {text}")
     with pytest.raises(UserError) as refused:
         Custom(settings(**chosen("f"))).sizes()
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_one_set_of_images_without_a_validation_fraction_is_refused(mine):

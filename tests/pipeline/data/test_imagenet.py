@@ -219,7 +219,7 @@ def test_missing_files_are_named_with_their_source(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fifo", "said"),
+    ("fifo", "message"),
     [
         ("ILSVRC2012_devkit_t12.tar.gz", "is not a development kit, or is damaged"),
         ("ILSVRC2012_devkit_t12/data/meta.mat", "meta.mat cannot be read"),
@@ -227,11 +227,11 @@ def test_missing_files_are_named_with_their_source(tmp_path):
         ("LOC_val_solution.csv", "is not a file"),
     ],
 )
-def test_a_fifo_in_place_of_a_list_is_refused_without_waiting(imagenet, fifo, said):
+def test_a_fifo_in_place_of_a_list_is_refused_without_waiting(imagenet, fifo, message):
     path = imagenet / fifo
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n3\n")
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    with no_longer_than(60), pytest.raises(UserError, match=said):
+    with no_longer_than(60), pytest.raises(UserError, match=message):
         source(settings(name="imagenet", root=str(imagenet), val_fraction=None)).count()

@@ -39,5 +39,5 @@ def test_files_that_come_go_or_change_after_prep_are_counted(tmp_path):
     write(root / "data" / "train-00001-of-00002.parquet", table())
     write(root / "data" / "train-00000-of-00001.parquet", table(), rows=4)
     (root / "data" / "README.md").write_text("no data")
-    told = changes.compare(root, prep.folder / changes.FILE, 10)
-    assert str(told) == "1 added, 1 changed"
+    found = changes.compare(root, prep.folder / changes.FILE, 10)
+    assert str(found) == "1 added, 1 changed"

@@ -93,7 +93,7 @@ def test_links_that_lead_in_circles_are_followed_once(root):
 
 
 @pytest.mark.parametrize(
-    ("counts", "fraction", "said"),
+    ("counts", "fraction", "message"),
     [
         (
             (2, 1),
@@ -103,10 +103,10 @@ def test_links_that_lead_in_circles_are_followed_once(root):
         ((4, 4), 0.1, "of each of the 2 classes on one side, of 8 images; use from 0.25 to 0.75"),
     ],
 )
-def test_images_that_cannot_be_split_are_refused_with_the_cure(tmp_path, counts, fraction, said):
+def test_images_that_cannot_be_split_are_refused_with_the_cure(tmp_path, counts, fraction, message):
     for name, count in zip(("cat", "dog"), counts, strict=True):
         folder(tmp_path / "images", classes=(name,), images=count)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         prepared(tmp_path, tmp_path / "images", val_fraction=fraction).run()
 
 
@@ -191,13 +191,13 @@ def test_ignored_files_are_listed_with_the_reason(root):
     assert [item.name for item in found.splits["all"]] == [
         f"{name}/00{n}.jpg" for name in ("cat", "dog") for n in range(3)
     ]
-    told = {row["name"]: row["reason"] for row in found.passed}
+    reasons = {row["name"]: row["reason"] for row in found.passed}
     expected = dict(PASSED.values()) | {
         "dog/fifo.jpg": "a FIFO, no file", "dog/null.jpg": "a device, no file",
         "dog/socket.png": "a socket, no file", "cat/to_dog/": "the same folder as dog",
     }  # fmt: skip
-    assert told.keys() == expected.keys()
-    assert all(told[name].startswith(why) for name, why in expected.items())
+    assert reasons.keys() == expected.keys()
+    assert all(reasons[name].startswith(why) for name, why in expected.items())
 
 
 def test_links_out_of_the_folder_are_images_like_others(root, tmp_path):

@@ -13,7 +13,7 @@ ValueError: no such image
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "expected"),
     [
         ("out of memory", "RuntimeError: out of memory"),
         ("\n  first \nsecond\n", "RuntimeError: first"),
@@ -22,8 +22,8 @@ ValueError: no such image
         ("no Traceback here\nmore", "RuntimeError: no Traceback here"),
     ],
 )
-def test_the_most_informative_line_of_an_error_is_shown(message, told):
-    assert gist(RuntimeError(message)) == told
+def test_the_most_informative_line_of_an_error_is_shown(message, expected):
+    assert gist(RuntimeError(message)) == expected
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ MANY = [f"bn{n}.weight" for n in range(50)]
 
 
 @pytest.mark.parametrize(
-    ("word", "valid", "told"),
+    ("word", "valid", "expected"),
     [
         ("bn7.weigth", MANY, "did you mean 'x=bn7.weight'?"),
         ("nothing", MANY, "there are 50, e.g. bn0.weight, bn1.weight, bn2.weight"),
@@ -46,5 +46,5 @@ MANY = [f"bn{n}.weight" for n in range(50)]
         ("vit", ["vit_b_16", *MANY], "did you mean 'x=vit_b_16'?"),
     ],
 )
-def test_only_a_similar_name_is_suggested(word, valid, told):
-    assert nearest(word, valid, "x=") == told
+def test_only_a_similar_name_is_suggested(word, valid, expected):
+    assert nearest(word, valid, "x=") == expected

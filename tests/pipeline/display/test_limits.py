@@ -43,13 +43,13 @@ def limited(monkeypatch):
     return limit
 
 
-@pytest.mark.parametrize(("told", "option"), ERRORS.items(), ids=list(ERRORS))
-def test_an_error_names_the_limit_that_caused_it(told, option, limited):
+@pytest.mark.parametrize(("text", "option"), ERRORS.items(), ids=list(ERRORS))
+def test_an_error_names_the_limit_that_caused_it(text, option, limited):
     limited("-v", "-u", "-n", "-f", "-t")
-    cure = limits.cure(told)
+    cure = limits.cure(text)
     assert f"ulimit {option} is " in cure if option else cure == ""
     limited()
-    assert limits.cure(told) == ""
+    assert limits.cure(text) == ""
 
 
 def test_all_possible_limits_are_named_and_none_for_the_threads_of_root(limited, monkeypatch):
@@ -67,21 +67,23 @@ def test_a_death_names_the_limit_that_caused_it(limited):
     assert limits.cure_of_death(signal.SIGKILL) == ""
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(1000, ""), (1100, "ulimit -t is 2048: raise it")])
+@pytest.mark.parametrize(
+    ("seconds", "message"), [(1000, ""), (1100, "ulimit -t is 2048: raise it")]
+)
 def test_sigkill_names_the_limit_of_cpu_time_if_that_was_used_up(
-    limited, monkeypatch, seconds, said
+    limited, monkeypatch, seconds, message
 ):
     used = SimpleNamespace(ru_utime=seconds, ru_stime=seconds)
     monkeypatch.setattr(resource, "getrusage", lambda who: used)
     limited("-t")
-    assert limits.cure_of_death(signal.SIGKILL) == said
+    assert limits.cure_of_death(signal.SIGKILL) == message
     end = processes.End(rank=0, code=-signal.SIGKILL)
-    assert said in str(end) and ("memory" in str(end)) is not bool(said)
+    assert message in str(end) and ("memory" in str(end)) is not bool(message)
     limited()
     assert limits.cure_of_death(signal.SIGKILL) == ""
 
 
 def test_an_error_of_the_system_names_its_limit(limited):
     limited("-f")
-    said = str(from_os_error(OSError(27, "File too large", "/x/y"), "here"))
-    assert said == "/x/y: File too large; ulimit -f is 2: raise it and launch again"
+    message = str(from_os_error(OSError(27, "File too large", "/x/y"), "here"))
+    assert message == "/x/y: File too large; ulimit -f is 2: raise it and launch again"

@@ -225,8 +225,8 @@ def test_settings_are_masked_by_their_key_too():
     }
     assert yaml.safe_load(mask_yaml(yaml.safe_dump(tree))) == masked(tree)
     assert masked(flatten(tree)) == flatten(masked(tree))
-    told = dict(found(tree))
-    assert told["source.credentials"] == told["source.cookies"] == told["args.cookie"] == "***"
+    shown = dict(found(tree))
+    assert shown["source.credentials"] == shown["source.cookies"] == shown["args.cookie"] == "***"
 
 
 def test_no_message_name_or_page_contains_a_secret(tmp_path):
@@ -235,9 +235,9 @@ def test_no_message_name_or_page_contains_a_secret(tmp_path):
     assert derived_name(choices, 0, ["+train.api_key=hunter2"]) == "d-m-p-s0-api_key_"[:-1]
     changed = {"model.name": "https://me:hunter2@host"}
     run = make_run(tmp_path, "r", command="launch X_TOKEN=hunter2", changed=changed, finished=())
-    told = run_data.read(run)
-    assert "hunter2" not in f"{told.run} {told.config} {rows.settings(run)}"
-    assert "https://me:***@host" in told.config
+    story = run_data.read(run)
+    assert "hunter2" not in f"{story.run} {story.config} {rows.settings(run)}"
+    assert "https://me:***@host" in story.config
 
 
 def test_a_file_with_a_secret_is_readable_only_by_its_owner(tmp_path):
@@ -271,7 +271,7 @@ def test_masking_a_long_text_is_fast():
 def test_a_root_that_contains_a_secret_is_masked(inside):
     secret = "ghp_abcdefghijklmnopqrstuvwxyz0123"
     inside.root = f"{inside.root}/{secret}"
-    code, _, told = inside("dry_run=true")
+    code, _, errors = inside("dry_run=true")
     assert code == 0
-    assert "/*** looks as if it held a secret, and paths are shown; choose another" in told
-    assert secret not in told
+    assert "/*** looks as if it held a secret, and paths are shown; choose another" in errors
+    assert secret not in errors

@@ -102,10 +102,10 @@ def compared(root, name):
         make_run(root / f"{number}", f"b-{seed}", seed=seed, changed={"model.name": "other"})
     make_run(root / f"{number}", "out", finished=("prep",), changed={"model.name": name})
     runs = collect.read(collect.select(root / f"{number}", [], "g"))
-    told = answer.answer(name, runs, None, False)
-    told.notes.append(name)
-    told.left_out[0]["why"] = name
-    return told, runs
+    result = answer.answer(name, runs, None, False)
+    result.notes.append(name)
+    result.left_out[0]["why"] = name
+    return result, runs
 
 
 def test_the_page_of_a_comparison_shows_names_as_text(tmp_path):
@@ -115,8 +115,8 @@ def test_the_page_of_a_comparison_shows_names_as_text(tmp_path):
 @pytest.mark.parametrize("name", [NAMES[key] for key in ("markup", "title", "line", "direction")])
 def test_the_tables_of_a_comparison_show_names_as_text(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
-    told, _ = compared(tmp_path, name)
-    table.show(told)
+    result, _ = compared(tmp_path, name)
+    table.show(result)
     out = capsys.readouterr().out
     assert inert(out)
     assert f"note: {line(name)}" in out
@@ -152,11 +152,11 @@ def test_the_model_card_shows_names_as_text(name):
 
 
 def test_the_model_card_says_which_epoch_was_chosen():
-    told = carded("a")
-    assert "epoch" not in card.markdown(told, {})
-    told["metrics"]["epoch"] = 7
+    description = carded("a")
+    assert "epoch" not in card.markdown(description, {})
+    description["metrics"]["epoch"] = 7
     assert "validation images; epoch 7, chosen as the best on these images" in card.markdown(
-        told, {}
+        description, {}
     )
 
 

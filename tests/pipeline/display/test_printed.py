@@ -19,7 +19,7 @@ def printed():
 
 
 def test_commands_print_only_text_that_was_made_visible():
-    for place, told in printed():
-        made = isinstance(told, ast.Call) and ast.unparse(told.func)
-        shown = isinstance(told, ast.Constant) or made in ("line", "visible", "json.dumps")
-        assert shown, f"{place}: {ast.unparse(told)}; use pipeline.display.outside.say"
+    for place, argument in printed():
+        made = isinstance(argument, ast.Call) and ast.unparse(argument.func)
+        shown = isinstance(argument, ast.Constant) or made in ("line", "visible", "json.dumps")
+        assert shown, f"{place}: {ast.unparse(argument)}; use pipeline.display.outside.say"

@@ -79,7 +79,7 @@ def edit(kept):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (edit, "holds other code"),
         (lambda kept: kept.chmod(0o777), r"is open to other users \(mode 0777\)"),
@@ -87,10 +87,10 @@ def edit(kept):
         (lambda kept: (kept / "dyrep" / "cost.py").chmod(0o666), "which others may write to"),
     ],
 )
-def test_a_copy_that_others_may_have_changed_is_not_executed(tmp_path, change, said):
+def test_a_copy_that_others_may_have_changed_is_not_executed(tmp_path, change, message):
     kept = code_snapshot.freeze(tmp_path)
     change(kept)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         code_snapshot.freeze(tmp_path)
 
 

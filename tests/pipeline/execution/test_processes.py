@@ -53,7 +53,7 @@ HERE = Place(job="12_3.1", node=1, nodes=2, address="n1", port=20007)
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "expected"),
     [
         ({}, None),
         (STALE, None),
@@ -66,8 +66,8 @@ HERE = Place(job="12_3.1", node=1, nodes=2, address="n1", port=20007)
         (unsupervised(HERE.words(Path("/data/stages/train-1"))), None),
     ],
 )
-def test_only_variables_of_a_supervisor_for_this_directory_count(environment, told):
-    assert Place.from_environment(Path("/data/stages/train-1"), environment) == told
+def test_only_variables_of_a_supervisor_for_this_directory_count(environment, expected):
+    assert Place.from_environment(Path("/data/stages/train-1"), environment) == expected
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ with world(hang_timeout=30) as here:
     assert here.from_main(lambda: f"of rank {here.rank}") == "of rank 0"
     assert here.any(here.rank > 0, False) == [here.world_size > 1, False]
     assert here.total(torch.ones(2)).tolist() == 2 * [here.world_size]
-    told = {"size": here.world_size, "group": torch.distributed.is_initialized(),
+    facts = {"size": here.world_size, "group": torch.distributed.is_initialized(),
             "listening": sorted(set(listening()))}
-os.write(1, f"{json.dumps(told)}\\n".encode())
+os.write(1, f"{json.dumps(facts)}\\n".encode())
 """
 
 
@@ -133,8 +133,8 @@ def test_processes_listen_on_no_address_that_another_machine_reaches(tmp_path, c
     (tmp_path / "meeting.py").write_text(MEETING)
     elsewhere = STALE | {"GLOO_SOCKET_IFNAME": "eth7", "NCCL_SOCKET_IFNAME": "eth7"}
     process = in_processes(tmp_path / "meeting.py", count=count, environment=elsewhere)
-    out, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["size"] for row in rows] == count * [count]
     assert {row["group"] for row in rows} == {count > 1}
@@ -145,7 +145,7 @@ RANK_1 = "import os, sys, time; last = os.environ['RANK'] == '1'; "
 
 
 @pytest.mark.parametrize(
-    ("does", "told"),
+    ("does", "expected"),
     [
         ("os.kill(os.getpid(), 9)", "rank 1 was killed by SIGKILL, by somebody, or by the kernel"),
         ("os.kill(os.getpid(), 11)", "rank 1 was killed by SIGSEGV"),
@@ -154,12 +154,12 @@ RANK_1 = "import os, sys, time; last = os.environ['RANK'] == '1'; "
         ("1 / 0", "rank 1 ended with exit code 1"),
     ],
 )
-def test_the_end_of_one_process_ends_the_others_and_is_reported(does, told):
+def test_the_end_of_one_process_ends_the_others_and_is_reported(does, expected):
     code = f"{RANK_1}(lambda: {does})() if last else time.sleep(100)"
     process = in_processes("-c", code, count=3)
-    _, said = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert said.splitlines()[-1].startswith(told)
+    assert errors.splitlines()[-1].startswith(expected)
 
 
 def test_processes_that_do_not_end_are_killed_with_their_children(monkeypatch):
@@ -192,8 +192,8 @@ def test_a_signal_ends_a_process_that_waits_for_others_at_once(tmp_path):
     process = in_processes(tmp_path / "waiting.py")
     wait_for((tmp_path / "waiting").exists, process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=25)  # sooner than after `LEAVING` seconds
-    assert "was killed by SIGTERM" in said
+    _, errors = process.communicate(timeout=25)  # sooner than after `LEAVING` seconds
+    assert "was killed by SIGTERM" in errors
 
 
 STUCK = """
@@ -224,9 +224,9 @@ def test_a_process_that_hangs_ends_soon_after_a_stop_request(tmp_path):
     process = in_processes(tmp_path / "stuck.py", tmp_path / "begun", count=1)
     wait_for((tmp_path / "begun").exists, process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "made no step for 0.5 s" in said
+    assert "made no step for 0.5 s" in errors
 
 
 def test_a_process_suspended_after_a_stop_request_still_has_time_to_save(tmp_path):

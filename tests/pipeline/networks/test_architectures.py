@@ -83,7 +83,7 @@ def test_repvgg_comes_without_its_branches():
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         (
             Timm(name="convnext_tinny", family="timm"),
@@ -102,10 +102,10 @@ def test_repvgg_comes_without_its_branches():
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_an_unknown_name_is_refused_with_the_nearest(model, said):
+def test_an_unknown_name_is_refused_with_the_nearest(model, message):
     with pytest.raises(UserError) as refused:
         architectures.build(model, 10)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert len(str(refused.value)) < 140
 
 

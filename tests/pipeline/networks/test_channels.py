@@ -100,7 +100,7 @@ def test_converted_weights_give_grey_images_the_same_scores(tmp_path, name, chan
     randomise(source, 0.02)
     made = of(channels, asked, 1)
     path = str(stored(tmp_path, source.state_dict()))
-    told = pretrained.begin(
+    lines = pretrained.begin(
         made, asked.model_copy(update={"pretrained": path}), 3, channels=channels
     )
     grey = torch.randn(2, 1, 32, 32)
@@ -111,7 +111,7 @@ def test_converted_weights_give_grey_images_the_same_scores(tmp_path, name, chan
         )
     assert relative_error(given, found) < 1e-5
     kernels, what = {1: ("sum", "RGB"), 3: ("third", "grey images")}[channels]
-    assert f"are for {what};" in told[-1] and kernels in told[-1]
+    assert f"are for {what};" in lines[-1] and kernels in lines[-1]
 
 
 @pytest.mark.long
@@ -123,8 +123,8 @@ def test_a_published_repvgg_for_rgb_begins_a_network_for_grey_images(tmp_path, o
         "timm", "repvgg_a0", pretrained=str(stored(tmp_path, theirs.state_dict())), own_branches=own
     )
     ours = architectures.build(asked, 3, 1)
-    told = pretrained.begin(ours, asked, 3, channels=1)
-    assert "are for RGB" in told[-1]
+    lines = pretrained.begin(ours, asked, 3, channels=1)
+    assert "are for RGB" in lines[-1]
     if own:
         method = DyRep.model_construct(
             kind="dyrep", start="drawn", form="batchnorm", branches=["1x1"]

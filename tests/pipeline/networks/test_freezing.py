@@ -26,9 +26,9 @@ def frozen(*globs):
     ],
 )  # fmt: skip
 def test_parameters_and_norms_that_globs_match_do_not_change(globs, names, norms):
-    made, (told,) = frozen(*globs)
+    made, (lines,) = frozen(*globs)
     assert {n for n, p in made.named_parameters() if not p.requires_grad} == names
-    assert told.startswith(f"frozen: {len(names)} of 10 parameters")
+    assert lines.startswith(f"frozen: {len(names)} of 10 parameters")
     before = {name: value.clone() for name, value in made.named_buffers()}
     made.train()(torch.randn(4, 3, 8, 8))
     kept = [n for n, value in made.named_buffers() if "mean" in n and torch.equal(value, before[n])]
@@ -37,14 +37,14 @@ def test_parameters_and_norms_that_globs_match_do_not_change(globs, names, norms
 
 
 @pytest.mark.parametrize(
-    ("glob", "said"),
+    ("glob", "message"),
     [
         ("feature.0", "matches no parameter and no module; did you mean 'model.freeze=features.0'"),
         ("*", "leaves nothing to train"),
     ],
 )
-def test_globs_that_match_nothing_or_everything_are_refused(glob, said):
-    with pytest.raises(UserError, match=said.replace("*", ".")):
+def test_globs_that_match_nothing_or_everything_are_refused(glob, message):
+    with pytest.raises(UserError, match=message.replace("*", ".")):
         frozen(glob)
 
 

@@ -40,7 +40,7 @@ def test_weights_that_timm_has_fetched_are_found(disks):
 
 
 @pytest.mark.parametrize(
-    ("family", "word", "said"),
+    ("family", "word", "message"),
     [
         ("torchvision", "default", "get_model('resnet18', weights='IMAGENET1K_V1')"),
         ("timm", "a1_in1k", "timm.create_model('resnet18.a1_in1k', pretrained=True)"),
@@ -50,7 +50,7 @@ def test_weights_that_timm_has_fetched_are_found(disks):
         ("torchvision", "teacher", "is not a file, a run, or weights that are published for"),
     ],
 )
-def test_weights_that_are_not_in_the_cache_are_refused_with_the_cure(disks, family, word, said):
+def test_weights_that_are_not_in_the_cache_are_refused_with_the_cure(disks, family, word, message):
     with pytest.raises(UserError) as refused:
         library.cached(family, "resnet18", word)
-    assert said in str(refused.value)
+    assert message in str(refused.value)

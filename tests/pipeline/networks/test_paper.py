@@ -56,9 +56,9 @@ def test_vgg_and_mobilenet_are_what_the_published_code_builds(experiment):
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
 def test_resnets_have_the_cost_that_torchvision_states(name):
     _, network, image = built(f"imagenet_{name}")
-    found, told = cost(network, image), get_model_weights(name).IMAGENET1K_V1.meta
-    assert found.parameters == told["num_params"]
-    assert found.flops / 2e9 == pytest.approx(told["_ops"], abs=2e-3)
+    found, published = cost(network, image), get_model_weights(name).IMAGENET1K_V1.meta
+    assert found.parameters == published["num_params"]
+    assert found.flops / 2e9 == pytest.approx(published["_ops"], abs=2e-3)
 
 
 @pytest.mark.long

@@ -48,7 +48,7 @@ def cut_off(name):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda f: torch.save(Code(), f / "x.pth"), "may be code (posix.mkdir); save"),
         (lambda f: torch.save({"w": torch.ones(2), "args": SimpleNamespace()}, f / "x.pt"), "(types.SimpleNamespace)"),
@@ -66,11 +66,11 @@ def cut_off(name):
         (lambda f: save_file({"w": torch.ones(2)}, f / "x.safetensors", {"state": "{}"}), "a checkpoint"),
     ],
 )  # fmt: skip
-def test_a_file_without_weights_is_refused_in_one_line(tmp_path, make, said):
+def test_a_file_without_weights_is_refused_in_one_line(tmp_path, make, message):
     make(tmp_path)
     with pytest.raises(UserError) as refused:
         weights.read(next(tmp_path.iterdir()), None)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
     assert not Path("/tmp/should-never-be-made").exists()
 
@@ -125,24 +125,24 @@ def test_a_rate_for_a_frozen_or_missing_head_is_refused():
 
 
 def test_a_head_of_the_same_number_of_classes_is_used(tmp_path):
-    _, told = begun(stored(tmp_path, network().state_dict()))
-    assert told == [
+    _, lines = begun(stored(tmp_path, network().state_dict()))
+    assert lines == [
         f"start: weights of {tmp_path}/weights.safetensors, with their class head, of 3 classes"
     ]
 
 
 def test_a_head_of_another_number_of_classes_is_replaced_and_reported(tmp_path):
     source = network(classes=7)
-    made, (told,) = begun(stored(tmp_path, source.state_dict()))
-    assert told.endswith(
+    made, (lines,) = begun(stored(tmp_path, source.state_dict()))
+    assert lines.endswith(
         "but the class head (classifier.weight, classifier.bias) is new: 7 classes there, 3 here"
     )
     assert torch.equal(made.features[0].weight, source.features[0].weight)
     assert torch.equal(made.classifier.weight, network(seed=1).classifier.weight)
     wrapped = {f"module.{name}": value for name, value in source.state_dict().items()}
-    assert begun(stored(tmp_path, wrapped))[1] == [told]
-    _, (told,) = begun(stored(tmp_path, source.state_dict()), counted=False)
-    assert told.endswith("if prep finds as many classes as it has, else with a new one")
+    assert begun(stored(tmp_path, wrapped))[1] == [lines]
+    _, (lines,) = begun(stored(tmp_path, source.state_dict()), counted=False)
+    assert lines.endswith("if prep finds as many classes as it has, else with a new one")
 
 
 def test_weights_without_a_head_begin_with_a_new_one(tmp_path):
@@ -160,11 +160,11 @@ def of_channels(count, **more):
 
 def test_weights_for_grey_images_are_converted_and_reported(tmp_path):
     source = of_channels(1)
-    made, told = begun(stored(tmp_path, source.state_dict()))
+    made, lines = begun(stored(tmp_path, source.state_dict()))
     grey = torch.randn(2, 1, 8, 8)
     source.features[0].in_channels = 1
     torch.testing.assert_close(made.eval()(grey.expand(-1, 3, -1, -1)), source(grey))
-    assert told[1].startswith("start: the kernels of features.0.weight are for grey images; each")
+    assert lines[1].startswith("start: the kernels of features.0.weight are for grey images; each")
     assert len(begun(stored(tmp_path, network().state_dict()))[1]) == 1
 
 
@@ -190,7 +190,7 @@ def test_the_stem_that_weights_for_grey_images_have_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         (
             {"widths": [[4], [8]]},
@@ -205,13 +205,13 @@ def test_the_stem_that_weights_for_grey_images_have_is_named(tmp_path):
         ),
     ],
 )
-def test_weights_of_another_network_are_refused_with_three_differences(tmp_path, other, said):
+def test_weights_of_another_network_are_refused_with_three_differences(tmp_path, other, message):
     (tmp_path / "files").mkdir()
     (tmp_path / "config.yaml").write_text("of: another project")
     path = stored(tmp_path / "files", network(**other).state_dict())
     with pytest.raises(UserError) as refused:
         begun(path)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_weights_of_a_run_of_another_network_name_its_settings(tmp_path):
@@ -227,8 +227,8 @@ def test_a_refusal_names_no_setting_that_the_other_run_lacks(tmp_path):
     run = make_run(tmp_path, "teacher")
     path = run / "fuse" / "model.safetensors"
     kind = Timm(family="timm", name="resnet10t")
-    said = "That run has model.name=vgg_small, model.family=vgg"
-    assert next(pretrained._cures(path, kind, nn.Sequential(), {})) == said
+    message = "That run has model.name=vgg_small, model.family=vgg"
+    assert next(pretrained._cures(path, kind, nn.Sequential(), {})) == message
 
 
 def test_a_network_with_branches_is_refused_with_the_cure(tmp_path):

@@ -32,13 +32,13 @@ def test_the_branches_of_a_published_repvgg_are_folded(trained_repvgg):
     theirs, path = trained_repvgg
     asked = model("timm", "repvgg_a0", pretrained=str(path))
     ours = architectures.build(asked, 3)
-    told = pretrained.begin(ours, asked, 3)
+    lines = pretrained.begin(ours, asked, 3)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert relative_error(theirs(images), ours.eval()(images)) < 1e-5
-    assert "branches of these RepVGG weights were folded into 3x3 convolutions" in told[0]
+    assert "branches of these RepVGG weights were folded into 3x3 convolutions" in lines[0]
     # no note about a batch norm without effect
-    assert "with their class head" in told[1] and len(told) == 2
+    assert "with their class head" in lines[1] and len(lines) == 2
 
 
 @pytest.mark.long
@@ -47,8 +47,8 @@ def test_the_branches_of_a_published_repvgg_become_its_own(trained_repvgg, form)
     theirs, path = copy.deepcopy(trained_repvgg[0]), trained_repvgg[1]
     asked = model("timm", "repvgg_a0", pretrained=str(path), own_branches=True)
     ours = architectures.build(asked, 3)
-    told = pretrained.begin(ours, asked, 3)
-    assert "branches of these RepVGG weights are those of the network" in told[0]
+    lines = pretrained.begin(ours, asked, 3)
+    assert "branches of these RepVGG weights are those of the network" in lines[0]
     method = DyRep.model_construct(kind="dyrep", start="drawn", form=form, branches=["1x1"])
     prepare(ours, method, 0, (3, 32, 32), own_branches=True)
     pretrained.fill_branches(ours, asked)
@@ -68,8 +68,8 @@ def test_a_repvgg_for_grey_images_gives_them_the_same_scores(tmp_path, own):
     path = stored(tmp_path, theirs.state_dict())
     asked = model("timm", "repvgg_a0", pretrained=str(path), own_branches=own)
     ours = architectures.build(asked, 3)
-    told = pretrained.begin(ours, asked, 3)
-    assert "are for grey images" in told[-1]
+    lines = pretrained.begin(ours, asked, 3)
+    assert "are for grey images" in lines[-1]
     if own:
         method = DyRep.model_construct(
             kind="dyrep", start="drawn", form="batchnorm", branches=["1x1"]
@@ -95,11 +95,11 @@ def test_weights_without_branches_are_refused_where_the_network_has_its_own(tmp_
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("family", "name", "said"),
+    ("family", "name", "message"),
     [("timm", "repvgg_a1", "stem.conv_kxk.conv.weight is 48x3x3x3 there and 64x3x3x3 here"),
      ("timm", "test_resnet", "choose its name with model=timm model.name=")],
 )  # fmt: skip
-def test_branches_of_another_network_are_refused(trained_repvgg, family, name, said):
+def test_branches_of_another_network_are_refused(trained_repvgg, family, name, message):
     asked = model(family, name, pretrained=str(trained_repvgg[1]))
-    with pytest.raises(UserError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(message)):
         pretrained.begin(architectures.build(asked, 3), asked, 3)

@@ -51,7 +51,7 @@ def actions(root, *overrides):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "expected"),
     [
         (["again=[latency]"], "skip skip skip skip repeat"),
         (["again=[eval]"], "skip skip skip repeat skip"),
@@ -63,9 +63,9 @@ def actions(root, *overrides):
         (["again=[]"], "skip skip skip skip skip"),
     ],
 )
-def test_selected_stages_after_a_repeated_one_are_repeated_too(tmp_path, overrides, told):
+def test_selected_stages_after_a_repeated_one_are_repeated_too(tmp_path, overrides, expected):
     finish(tmp_path)
-    assert " ".join(actions(tmp_path, *overrides)) == told
+    assert " ".join(actions(tmp_path, *overrides)) == expected
 
 
 def test_missing_images_are_refused_before_a_result_is_set_aside(tmp_path):
@@ -170,8 +170,8 @@ def test_status_says_which_stages_are_out_of_date(tmp_path, capsys):
         if repeated:
             repeat(tmp_path, "again=[prep]", "stage=prep")
         assert status.main(["other", "--json", "--root", str(tmp_path)]) == 0
-        said = capsys.readouterr().out
-        assert said.count("older than prep, which was repeated since; launch again") == count
+        output = capsys.readouterr().out
+        assert output.count("older than prep, which was repeated since; launch again") == count
 
 
 def test_runs_of_a_sweep_repeat_what_they_share_once(tmp_path):
@@ -255,9 +255,9 @@ def test_again_is_not_frozen_with_the_configuration(tmp_path):
 def test_a_noisy_latency_comes_with_the_command_that_times_it_again(tmp_path):
     run = make_run(tmp_path / "my_runs", "n")
     rundir.write_json(run / "latency" / "latency.json", {"noise": ["neighbours"]})
-    told = run_data.read(run)
-    assert told.noise == ["neighbours"]
-    assert told.time_again == (
+    story = run_data.read(run)
+    assert story.noise == ["neighbours"]
+    assert story.time_again == (
         "python -m pipeline.launch name=n stage=latency 'again=[latency]' "
         f"root={tmp_path / 'my_runs'}"
     )
@@ -270,13 +270,13 @@ def test_a_comparison_marks_noisy_latencies_and_outdated_stages(tmp_path):
         make_run(tmp_path, "b", "method=dyrep", seed=1),
         make_run(tmp_path, "c", "method=plain", metrics=noisy),
     ]
-    told = answer("t", collect.read(named), [], False)
-    assert {g.label: g.noisy for g in told.groups} == {"method=dyrep": 1, "method=plain": 1}
-    shown = {g.label: table.latencies(g) for g in told.groups}
+    result = answer("t", collect.read(named), [], False)
+    assert {g.label: g.noisy for g in result.groups} == {"method=dyrep": 1, "method=plain": 1}
+    shown = {g.label: table.latencies(g) for g in result.groups}
     assert shown["method=dyrep"].endswith("(1 of 2 noisy)")
     assert shown["method=plain"].endswith("(noisy)")
     cure = f"name=a stage=latency 'again=[latency]' root={tmp_path}, and so for each of them"
-    assert [note for note in told.notes if "noisy" in note and note.endswith(cure)]
+    assert [note for note in result.notes if "noisy" in note and note.endswith(cure)]
     train = (named[0] / "train").resolve()
     shutil.copytree(train, train.with_name(f"{train.name}.again-1"))
     rundir.write_yaml(

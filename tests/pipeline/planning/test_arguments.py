@@ -52,24 +52,24 @@ NO_CHOICE = [
 ]
 
 
-@pytest.mark.parametrize(("argument", "said"), NO_CHOICE)
-def test_a_wrong_argument_is_refused_in_one_line(inside, argument, said):
-    code, _, told = inside(argument)
-    assert (code, told.count("\n")) == (2, 1), told
-    assert said in told
+@pytest.mark.parametrize(("argument", "message"), NO_CHOICE)
+def test_a_wrong_argument_is_refused_in_one_line(inside, argument, message):
+    code, _, errors = inside(argument)
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert message in errors
 
 
 @pytest.mark.parametrize("name", ["nonsense", "serach", "ax"])
 def test_an_unknown_sweeper_is_refused_in_one_line(inside, name):
-    code, _, told = inside("-m", f"hydra/sweeper={name}", "seed=1,2")
-    assert (code, told.count("\n")) == (2, 1), told
-    assert f"there is no hydra/sweeper={name}; " in told and "search" in told
+    code, _, errors = inside("-m", f"hydra/sweeper={name}", "seed=1,2")
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert f"there is no hydra/sweeper={name}; " in errors and "search" in errors
 
 
 def test_the_plugins_own_sweeper_is_refused_because_it_minimizes_the_score(inside):
-    code, _, told = inside("-m", "hydra/sweeper=optuna", "seed=1,2")
-    assert (code, told.count("\n")) == (2, 1), told
-    assert "looks for the lowest top-1; write hydra/sweeper=search" in told
+    code, _, errors = inside("-m", "hydra/sweeper=optuna", "seed=1,2")
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert "looks for the lowest top-1; write hydra/sweeper=search" in errors
 
 
 def test_settings_may_stand_on_both_sides_of_an_option():
@@ -82,9 +82,9 @@ def test_settings_may_stand_on_both_sides_of_an_option():
 
 
 def test_a_wrong_choice_of_a_sweep_is_refused(inside):
-    code, _, told = inside("-m", "experiment=digits,nonsense")
+    code, _, errors = inside("-m", "experiment=digits,nonsense")
     assert code == 2
-    assert "experiment=nonsense is not a choice" in told
+    assert "experiment=nonsense is not a choice" in errors
 
 
 FOLDERS = ["~/x", "a=b", "a#b", "a@b", "a b", "(b)", "ä", "日本", "{a}", "a'b", 'a"b', "a;b", "5",
@@ -93,15 +93,15 @@ FOLDERS = ["~/x", "a=b", "a#b", "a@b", "a b", "(b)", "ä", "日本", "{a}", "a'b
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_folder_may_be_called_anything(inside, folder):
-    code, _, told = inside("data=imagefolder", f"data.root={folder}")
+    code, _, errors = inside("data=imagefolder", f"data.root={folder}")
     assert code == 2
-    assert f"{folder.removeprefix('~/')} is not a folder" in told
+    assert f"{folder.removeprefix('~/')} is not a folder" in errors
 
 
 @pytest.mark.parametrize("name", ["007", "1e3", "1_000", "1.5", "true", "inf", "a=b", "2026-01-01"])
 def test_a_name_may_look_like_a_number(inside, name):
-    code, out, told = inside(f"name={name}", f"group={name}", "dry_run=true")
-    assert code == 0, told
+    code, out, errors = inside(f"name={name}", f"group={name}", "dry_run=true")
+    assert code == 0, errors
     assert out.startswith(f"{name}  digits")
 
 
@@ -117,12 +117,12 @@ CURES = [
 
 @pytest.mark.parametrize(("arguments", "before", "then"), CURES)
 def test_the_printed_cure_works_in_a_shell(inside, arguments, before, then):
-    code, _, told = inside(*arguments)
+    code, _, errors = inside(*arguments)
     assert code == 2
-    cure = shlex.split(told.split(before)[1].split(";")[0])
+    cure = shlex.split(errors.split(before)[1].split(";")[0])
     sweep = ["-m"] if "-m " in before else []
-    code, _, told = inside(*sweep, *arguments[:-1], *cure, "dry_run=true")
-    assert (code == 2 and then in told) if then else code == 0
+    code, _, errors = inside(*sweep, *arguments[:-1], *cure, "dry_run=true")
+    assert (code == 2 and then in errors) if then else code == 0
 
 
 TEXTS = [
@@ -135,11 +135,11 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize(("argument", "said"), TEXTS)
-def test_a_value_of_the_wrong_type_is_refused_as_it_was_written(inside, argument, said):
-    code, _, told = inside(argument)
-    assert (code, told.count("\n")) == (2, 1), told
-    assert said in told
+@pytest.mark.parametrize(("argument", "message"), TEXTS)
+def test_a_value_of_the_wrong_type_is_refused_as_it_was_written(inside, argument, message):
+    code, _, errors = inside(argument)
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert message in errors
 
 
 ENDLESS = [
@@ -157,10 +157,12 @@ ENDLESS = [
 
 @pytest.mark.parametrize("words", ENDLESS, ids=lambda words: words[-1][:20])
 def test_an_argument_that_no_parser_can_read_is_refused_in_one_short_line(inside, words):
-    code, _, told = inside(*words)
-    assert (code, told.count("\n")) == (2, 1), told
-    assert "a number has more than 1,000 digits" in told or "are nested more than 50 deep" in told
-    assert len(told) < 150
+    code, _, errors = inside(*words)
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert (
+        "a number has more than 1,000 digits" in errors or "are nested more than 50 deep" in errors
+    )
+    assert len(errors) < 150
 
 
 ACCEPTED = [
@@ -173,8 +175,8 @@ ACCEPTED = [
 
 @pytest.mark.parametrize("words", ACCEPTED, ids=" ".join)
 def test_the_spellings_that_messages_advise_are_accepted(inside, words):
-    code, _, told = inside(*words, "dry_run=true")
-    assert code == 0, told
+    code, _, errors = inside(*words, "dry_run=true")
+    assert code == 0, errors
 
 
 def test_the_help_says_what_choices_and_settings_mean(inside, tmp_path, capsys):
@@ -184,15 +186,15 @@ def test_the_help_says_what_choices_and_settings_mean(inside, tmp_path, capsys):
     made = ("data=parquet", "method=dyrep", "train=mine", "--config-dir", str(tmp_path / "own"))
     with pytest.raises(SystemExit) as ended:  # by Hydra
         inside(*made, "--help")
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert not ended.value.code
-    assert "\n  plain                 The plain network, without branches: the baseline\n" in told
-    assert "\n  grow (default)        Grow the single" in told
-    assert "\n  mine                  A recipe of mine for $5\n" in told
-    assert "\ntrain:   # of train=mine\n  epochs: 3  # not many\n" in told
+    assert "\n  plain                 The plain network, without branches: the baseline\n" in output
+    assert "\n  grow (default)        Grow the single" in output
+    assert "\n  mine                  A recipe of mine for $5\n" in output
+    assert "\ntrain:   # of train=mine\n  epochs: 3  # not many\n" in output
     files = [CONF / "data" / "parquet.yaml", CONF / "method" / "dyrep.yaml", CONF / "config.yaml"]
     for key in (key for file in files for key in OmegaConf.load(file)):
-        assert re.search(rf"(?m)^(  )?{key}:", told) or key in ("defaults", "hydra"), key
+        assert re.search(rf"(?m)^(  )?{key}:", output) or key in ("defaults", "hydra"), key
 
 
 def test_a_setting_that_is_given_twice_is_noted(inside):

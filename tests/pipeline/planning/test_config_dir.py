@@ -106,7 +106,7 @@ def test_a_sweep_takes_choices_of_the_folder_and_its_dry_run_writes_nothing(insi
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["experiment=mien"], "experiment=mien is not a choice; did you mean 'mine'?"),
         (["experiment=bare"], "begin its file with '# @package _global_'"),
@@ -165,15 +165,15 @@ def test_a_sweep_takes_choices_of_the_folder_and_its_dry_run_writes_nothing(insi
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
-def test_a_mistake_in_the_folder_is_refused_in_one_line(inside, folder, words, said, sweep):
+def test_a_mistake_in_the_folder_is_refused_in_one_line(inside, folder, words, message, sweep):
     os.mkfifo(folder / "experiment" / "pipe.yaml")
     code, _, err = inside("--config-dir", str(folder), *sweep, *words, "dry_run=true")
     assert (code, err.count("\n")) == (2, 1)
-    assert said in err
+    assert message in err
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--config-dir", "gone"], "gone is not a folder; it holds e.g. experiment/NAME.yaml"),
         (["--config-dir="], "--config-dir '' is not a folder"),
@@ -182,12 +182,12 @@ def test_a_mistake_in_the_folder_is_refused_in_one_line(inside, folder, words, s
         (["--config-dir", "own", "-cd", "own"], "--config-dir is given twice, own and own"),
     ],
 )
-def test_a_folder_that_adds_nothing_is_refused(inside, folder, monkeypatch, words, said):
+def test_a_folder_that_adds_nothing_is_refused(inside, folder, monkeypatch, words, message):
     (folder.parent / "empty").mkdir()
     monkeypatch.chdir(folder.parent)
     code, _, err = inside(*words, "dry_run=true")
     assert (code, err.count("\n")) == (2, 1)
-    assert said in err
+    assert message in err
 
 
 @pytest.mark.parametrize("file", ["train/digits.yaml", "config.yaml", "hydra/help/pipeline.yaml"])

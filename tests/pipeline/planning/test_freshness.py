@@ -62,9 +62,9 @@ def test_a_damaged_list_of_images_is_a_note(listed, damage):
     assert freshness._notes(root, kept) == []
     freshness._notes.cache_clear()
     DAMAGES[damage](kept / changes.FILE)
-    (told,) = freshness._notes(root, kept)
-    assert told.endswith(f"so it is unknown whether {root} has changed")
-    assert "\n" not in told
+    (notes,) = freshness._notes(root, kept)
+    assert notes.endswith(f"so it is unknown whether {root} has changed")
+    assert "\n" not in notes
 
 
 def test_an_added_file_is_noticed_whatever_its_suffix(tmp_path):

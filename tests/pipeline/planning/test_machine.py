@@ -9,10 +9,10 @@ from tests.launcher import PROJECT
 
 
 @pytest.mark.parametrize(
-    ("kib", "said"),
+    ("kib", "message"),
     [(300_000, "more threads can be started here"), (1_500_000, "torch cannot be loaded here")],
 )
-def test_too_little_memory_to_start_is_refused(launch, kib, said):
+def test_too_little_memory_to_start_is_refused(launch, kib, message):
     command = launch.command("name=x", "data=digits", "stage=prep")
     limit = f'ulimit -v {kib}; exec "$@"'
     done = subprocess.run(
@@ -20,7 +20,7 @@ def test_too_little_memory_to_start_is_refused(launch, kib, said):
         env={"PATH": "/usr/bin:/bin", "OPENBLAS_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
     assert f"ulimit -v is {kib}: raise it" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not launch.root.exists()

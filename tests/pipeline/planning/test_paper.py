@@ -92,8 +92,8 @@ def test_a_sweep_over_methods_may_set_what_only_some_of_them_have(capsys):
         ["method=dyrep", "method.adjust_interval=2", "seed=1"],
         ["method=dyrep", "method.adjust_interval=3", "seed=1"],
     ]
-    told = capsys.readouterr().out.splitlines()
-    assert told == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
         f"note: method.adjust_interval={number} is not a setting of method=plain, whose runs go without it"
         for number in (2, 3)
     ]
@@ -155,7 +155,7 @@ def test_a_setting_that_none_of_the_choices_has_is_refused(words):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("model=timm", "model.name=resnet10t", "model.own_branches=true"), "is for RepVGG"),
         (("method=dbb", "method.form=linear", "method.absorb=false", "method.widen_depthwise=2"),
@@ -163,7 +163,7 @@ def test_a_setting_that_none_of_the_choices_has_is_refused(words):
         (("train.recalibrate_until=3",), "needs train.recalibrate"),
     ],
 )  # fmt: skip
-def test_settings_that_do_not_fit_are_refused(words, said):
-    with pytest.raises(UserError, match=said):
+def test_settings_that_do_not_fit_are_refused(words, message):
+    with pytest.raises(UserError, match=message):
         for run in sweep.composed(list(words)):
             named_run.settle(*run)

@@ -125,19 +125,19 @@ def test_the_reason_names_what_changed_since_the_run_was_made(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "message"),
     [
         (lambda path: path.write_bytes(b"ab"), "has 2 bytes instead of 3"),
         (lambda path: path.write_bytes(b"abd"), "it was edited"),
         (lambda path: path.unlink(), "is gone"),
     ],
 )
-def test_a_damaged_output_of_a_finished_stage_is_refused(tmp_path, harm, said):
+def test_a_damaged_output_of_a_finished_stage_is_refused(tmp_path, harm, message):
     finish(make_plan(config(tmp_path))[0])
     plan = make_plan(config(tmp_path))
     verify(plan)
     harm(plan[0].dir / "out")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         verify(plan)
 
 

@@ -132,7 +132,7 @@ def test_a_file_that_may_hold_weights_is_accepted_for_torch_to_read(tmp_path, ro
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda path: None, "w is not there; give a file, or a run by its name"),
         (Path.mkdir, "is a folder and no run; give a file in it"),
@@ -150,12 +150,12 @@ def test_a_file_that_may_hold_weights_is_accepted_for_torch_to_read(tmp_path, ro
         (lambda path: path.symlink_to(path), "cannot be read"),
     ],
 )
-def test_a_file_that_cannot_hold_weights_is_refused_in_one_line(tmp_path, root, make, said):
+def test_a_file_that_cannot_hold_weights_is_refused_in_one_line(tmp_path, root, make, message):
     make(tmp_path / "w")
     for word in (tmp_path / "w", f"{tmp_path}//w"):
         with pytest.raises(UserError) as refused:
             pinned(root, word)
-        assert said in str(refused.value) and "\n" not in str(refused.value)
+        assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("key", ["pretrained", "structure"])
@@ -228,17 +228,17 @@ def test_the_identity_is_added_only_to_fresh_kernels(tmp_path, weights, override
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["method=grow", "method.start=identity"], "would undo model.pretrained; leave method.sta"),
         (["method=dbb"], "method=dbb puts fresh branches on the network, which would undo"),
         (["method=structure", "method.structure=S"], "method=structure puts fresh branches"),
     ],
 )
-def test_a_method_that_would_undo_trained_weights_is_refused(tmp_path, weights, overrides, said):
+def test_a_method_that_would_undo_trained_weights_is_refused(tmp_path, weights, overrides, message):
     (tmp_path / "S.json").write_text(BLOCK)
     words = [word.replace("=S", f"={tmp_path}/S.json") for word in overrides]
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         config(tmp_path, f"model.pretrained={weights}", *words)
 
 
@@ -274,13 +274,13 @@ def test_a_training_that_has_begun_keeps_its_weights(root, weights, inside):
     (note,) = starts.changed_files(frozen, make_plan(frozen))
     assert note.endswith("the training goes on from its checkpoint")
     copied.write_bytes(b"PK\x03\x04 others")
-    code, out, told = inside("name=x", "dry_run=true")  # a note, because a checkpoint exists
-    assert code == 0, told
+    code, out, errors = inside("name=x", "dry_run=true")  # a note, because a checkpoint exists
+    assert code == 0, errors
     assert "the training goes on from its checkpoint" in out
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("made", "message"),
     [
         ({"structure": BLOCK.replace('{"path": "features.3"}', "")}, "had grown in the end; use"),
         ({"overrides": ("model=resnet18",)}, r"another network \(model.name resnet18 → vgg_small"),
@@ -290,11 +290,11 @@ def test_a_training_that_has_begun_keeps_its_weights(root, weights, inside):
         ({"changed": {"model.freeze": ["x"]}}, None),
     ],
 )
-def test_a_structure_must_come_from_the_same_network_and_have_branches(root, made, said):
+def test_a_structure_must_come_from_the_same_network_and_have_branches(root, made, message):
     teacher(root, *made.pop("overrides", ()), **made)
     asked = config(root, "method=structure", f"method.structure={root}/runs/teacher")
-    if said is None:
+    if message is None:
         assert starts.changed_files(asked, make_plan(asked)) == []
         return
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         starts.changed_files(asked, make_plan(asked))

@@ -77,7 +77,7 @@ def test_arguments_that_hydra_refuses_are_refused(arguments):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["seed=range(0)"], "seed=range(0) has no value"),
         (["seed=range(3,1)"], "has no value"),
@@ -107,10 +107,10 @@ def test_arguments_that_hydra_refuses_are_refused(arguments):
         (["seed=1,2", SEARCH, "hydra.sweeper.n_jobs=-1"], "n_jobs=-1: must be a whole number"),
     ],
 )
-def test_a_sweep_without_a_value_or_with_one_twice_is_refused(arguments, said):
+def test_a_sweep_without_a_value_or_with_one_twice_is_refused(arguments, message):
     with pytest.raises(UserError) as refused:
         sweep.check_varied(arguments, SEARCH in arguments)
-    assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_sweep_of_distinct_values_is_accepted(arguments):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["method.branches=[1x1],['1x1']"], "are one run"),
         (["name=r-${seed}", "seed=1,2", "train.lr=0.1,0.2"], "are one run, 'r-1'"),
@@ -135,12 +135,12 @@ def test_a_sweep_of_distinct_values_is_accepted(arguments):
         (["seed=1,2", "train.lr=0.1,0.2"], None),
     ],
 )
-def test_two_runs_of_a_sweep_that_are_the_same_are_refused(arguments, said):
+def test_two_runs_of_a_sweep_that_are_the_same_are_refused(arguments, message):
     found = [(to_config(*run), *run[1:]) for run in composed(arguments)]
-    if said is None:
+    if message is None:
         sweep.check_different(found)
         return
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         sweep.check_different(found)
 
 
@@ -183,8 +183,8 @@ def test_the_command_of_a_wandb_agent_is_accepted(launch, file):
 
     asked = yaml.safe_load(file.read_text())
     values = {
-        key: {"value": told["values"][0] if "values" in told else told["min"]}
-        for key, told in asked["parameters"].items()
+        key: {"value": values["values"][0] if "values" in values else values["min"]}
+        for key, values in asked["parameters"].items()
     }
     parts = {**create_sweep_command_args({"args": values}), "env": ["/usr/bin/env"]}
     words = []
@@ -240,16 +240,16 @@ IMPOSSIBLE = [
 def test_a_sweep_with_an_impossible_root_is_refused_before_its_first_run_begins(inside):
     first = inside.root
     inside.root = f"{first},/dev/null/x"
-    code, _, told = inside("-m", "tracking=disabled", "stage=prep")
-    assert (code, told.count("error: ")) == (2, 1), told
-    assert "/dev/null is not a directory; choose another root=" in told
+    code, _, errors = inside("-m", "tracking=disabled", "stage=prep")
+    assert (code, errors.count("error: ")) == (2, 1), errors
+    assert "/dev/null is not a directory; choose another root=" in errors
     assert not first.exists()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("words", "said"), IMPOSSIBLE, ids=lambda asked: asked[-1])
-def test_an_impossible_run_of_a_sweep_is_refused_before_the_first_begins(inside, words, said):
-    code, _, told = inside("-m", *words, "tracking=disabled")
-    assert (code, told.count("error: ")) == (2, 1), told
-    assert said in told
+@pytest.mark.parametrize(("words", "message"), IMPOSSIBLE, ids=lambda asked: asked[-1])
+def test_an_impossible_run_of_a_sweep_is_refused_before_the_first_begins(inside, words, message):
+    code, _, errors = inside("-m", *words, "tracking=disabled")
+    assert (code, errors.count("error: ")) == (2, 1), errors
+    assert message in errors
     assert not inside.root.exists()

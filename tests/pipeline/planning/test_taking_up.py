@@ -118,15 +118,15 @@ def test_a_setting_that_prep_does_not_read_can_change_after_prep(prepared):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("data=digits", "data is synthetic, asked for digits"),
         ("data=synthetic data.images=7", "data.images is 100, asked for 7"),
         ("prep.quality=50", "prep.quality is 92, asked for 50"),
     ],
 )
-def test_a_setting_that_prep_has_read_cannot_change(prepared, override, said):
-    with pytest.raises(UserError, match=said):
+def test_a_setting_that_prep_has_read_cannot_change(prepared, override, message):
+    with pytest.raises(UserError, match=message):
         prepared.launch(*override.split())
 
 

@@ -63,22 +63,22 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said", "cure"), REFUSED)
+@pytest.mark.parametrize(("arguments", "message", "cure"), REFUSED)
 def test_an_argument_without_effect_is_refused_in_one_line_with_the_cure(
-    inside, arguments, said, cure
+    inside, arguments, message, cure
 ):
-    code, _, told = inside(*arguments, "dry_run=true")
-    assert (code, told.count("\n")) == (2, 1), told
-    assert said in told and cure in told, told
+    code, _, errors = inside(*arguments, "dry_run=true")
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert message in errors and cure in errors, errors
     assert not inside.root.exists()
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "https", "hdfs", "S3", "file"])
 def test_a_root_that_is_an_address_is_refused(inside, scheme):
     inside.root = f"{scheme}://bucket/x"
-    code, _, told = inside("dry_run=true")
-    assert (code, told.count("\n")) == (2, 1), told
-    assert f"{scheme}://bucket/x is an address" in told
+    code, _, errors = inside("dry_run=true")
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert f"{scheme}://bucket/x is an address" in errors
     with pytest.raises(SystemExit, match="2"):
         named.parser("status", "").parse_args(["--root", inside.root])
     with pytest.raises(UserError):

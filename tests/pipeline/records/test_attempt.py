@@ -33,7 +33,7 @@ def rows(directory, *events):
 
 
 @pytest.mark.parametrize(
-    ("events", "told"),
+    ("events", "expected"),
     [
         ((), None),
         (("started", "saved"), None),
@@ -45,9 +45,9 @@ def rows(directory, *events):
         (("stopped", "failed error"), 0),
     ],
 )
-def test_of_several_ends_the_one_that_caused_the_others_is_returned(tmp_path, events, told):
+def test_of_several_ends_the_one_that_caused_the_others_is_returned(tmp_path, events, expected):
     rundir.append_line(tmp_path / rundir.EVENTS, {"time": 0, "attempt": 1, "event": "stopped"})
     rundir.append_line(tmp_path / rundir.EVENTS, {"time": 0, "event": "requeued", "restart": 0})
     rows(tmp_path, *events)
     found = attempt.ending(tmp_path, 2)
-    assert (found and found.time) == told
+    assert (found and found.time) == expected

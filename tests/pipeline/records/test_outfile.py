@@ -52,20 +52,20 @@ def test_a_fifo_is_written_to(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make, said",
+    "make, message",
     [
         (lambda path: path.mkdir(), "Is a directory"),
         (lambda path: path.symlink_to(path), "symbolic link"),
     ],
 )
-def test_a_path_that_cannot_be_written_is_refused_in_one_line(tmp_path, make, said):
+def test_a_path_that_cannot_be_written_is_refused_in_one_line(tmp_path, make, message):
     make(tmp_path / "it")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         outfile.write(tmp_path / "it", "text")
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("-", "- is not a file; /dev/stdout is standard output"),
         (".", "is a folder; name a file in it"),
@@ -75,18 +75,18 @@ def test_a_path_that_cannot_be_written_is_refused_in_one_line(tmp_path, make, sa
     ],
 )
 def test_a_path_that_cannot_be_written_is_refused_before_any_work(
-    tmp_path, monkeypatch, name, said
+    tmp_path, monkeypatch, name, message
 ):
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     Path("circle").symlink_to("circle")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         outfile.check(Path(name))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "file"]
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         (
             "https://h/x.json",
@@ -97,11 +97,11 @@ def test_a_path_that_cannot_be_written_is_refused_before_any_work(
         ("folder/x.json", "is a link to {}/nowhere, where nothing is; restore that"),
     ],
 )
-def test_no_folder_is_made_for_an_address_or_a_dangling_link(tmp_path, monkeypatch, path, said):
+def test_no_folder_is_made_for_an_address_or_a_dangling_link(tmp_path, monkeypatch, path, message):
     monkeypatch.chdir(tmp_path)
     Path("link").symlink_to(tmp_path / "nowhere" / "x")
     Path("folder").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=re.escape(said.format(tmp_path))):
+    with pytest.raises(UserError, match=re.escape(message.format(tmp_path))):
         outfile.check(json=Path(path))
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -129,14 +129,14 @@ REPLACED = [
 
 
 @pytest.mark.parametrize("kind", ["JSON", "HTML"])
-@pytest.mark.parametrize(("name", "content", "said"), REPLACED)
+@pytest.mark.parametrize(("name", "content", "message"), REPLACED)
 def test_only_a_file_that_an_earlier_call_may_have_written_is_replaced(
-    tmp_path, kind, name, content, said
+    tmp_path, kind, name, content, message
 ):
     for file in ("stages/train-1/stage.yaml", "runs/one/run.json", name):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(content if file == name else b"")
-    path, words = tmp_path / name, said if isinstance(said, str) else said.get(kind)
+    path, words = tmp_path / name, message if isinstance(message, str) else message.get(kind)
     asked = {kind.lower(): path}
     if words is None:
         outfile.check(**asked)
@@ -151,10 +151,10 @@ def test_a_page_that_cannot_be_written_is_refused_before_runs_are_read(tmp_path,
     asked = ["one", f"--root={tmp_path}", "--html"]
     assert compare.main([*asked, str(tmp_path)]) == 2
     assert lr_finder.main([*asked, str(tmp_path / "runs" / "one" / "run.json" / "x")]) == 2
-    told = capsys.readouterr()
-    assert "is a folder; name a file in it" in told.err
-    assert "Not a directory; name another file" in told.err
-    assert not told.out
+    printed = capsys.readouterr()
+    assert "is a folder; name a file in it" in printed.err
+    assert "Not a directory; name another file" in printed.err
+    assert not printed.out
 
 
 def test_stdout_that_is_a_file_keeps_the_text_before_and_after(tmp_path):
@@ -167,8 +167,8 @@ def test_stdout_that_is_a_file_keeps_the_text_before_and_after(tmp_path):
              "--json=/dev/stdout", f"--html={tmp_path / 'page'}"],
             cwd=PROJECT, stdout=out, check=True,
         )  # fmt: skip
-    told = (tmp_path / "out").read_text()
-    places = [told.index(part) for part in ("before\n", "Which is better", "\n{\n", "\npage: ")]
+    text = (tmp_path / "out").read_text()
+    places = [text.index(part) for part in ("before\n", "Which is better", "\n{\n", "\npage: ")]
     assert places == sorted(places)
 
 

@@ -57,8 +57,8 @@ def name_another(file, monkeypatch):
 )
 def test_the_revision_is_unknown_where_git_fails(file, monkeypatch, happens, revision, dirty):
     happens(file, monkeypatch)
-    told = git_state(file)
-    assert (told["revision"] is not None, told["dirty"]) == (revision, dirty)
+    found = git_state(file)
+    assert (found["revision"] is not None, found["dirty"]) == (revision, dirty)
 
 
 def test_a_file_that_git_does_not_track_has_no_revision(file, tmp_path):

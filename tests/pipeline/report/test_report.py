@@ -42,9 +42,9 @@ def run(tmp_path):
 
 
 def test_an_unfinished_run_has_a_report(run):
-    told = run_data.read(run)
-    assert told.missing == ["prep", "train", "fuse", "eval", "latency"]
-    assert [row["step"] for row in told.steps] == [1, 2, 3]
+    story = run_data.read(run)
+    assert story.missing == ["prep", "train", "fuse", "eval", "latency"]
+    assert [row["step"] for row in story.steps] == [1, 2, 3]
     page = write_report(run).read_text()
     assert "not finished" in page and "git could not report" not in page
 
@@ -56,8 +56,8 @@ def test_a_loss_that_was_not_finite_is_a_gap_in_the_curve(run):
     ):
         row = {"step": step, "epoch": step, "loss": loss, "lr": 0.1}
         rundir.append_line(run / "train" / rundir.HISTORY, {"kind": "step", **row})
-        told = {"kind": "epoch", **row, "top1": 50.0, "val_loss": val_loss}
-        rundir.append_line(run / "train" / rundir.HISTORY, told)
+        epoch = {"kind": "epoch", **row, "top1": 50.0, "val_loss": val_loss}
+        rundir.append_line(run / "train" / rundir.HISTORY, epoch)
     assert "Training and validation loss by epoch" in write_report(run).read_text()
 
 
@@ -124,8 +124,8 @@ def test_the_report_shows_the_cost_of_layers_and_why_branches_were_chosen(run):
         path = run / "train" / rundir.HISTORY
         path.write_text("".join(path.read_text().splitlines(keepends=True)[: 2 + epoch]))
         rundir.append_line(path, row | more)
-    told = run_data.read(run)
-    assert [(c.layer, c.branch, c.gain, c.layer_price) for c in told.choices] == [
+    story = run_data.read(run)
+    assert [(c.layer, c.branch, c.gain, c.layer_price) for c in story.choices] == [
         ("a", "1x1", 1.0, pytest.approx(0.03)),
         ("a", "1xk", 0.25, pytest.approx(0.03)),
         ("b", "kx1", 0.5, 0.125),
@@ -145,8 +145,8 @@ def test_a_curve_shows_its_numbers_under_the_pointer():
     canvas.within_percent(axes)
     assert axes.get_ylim() == (0, 100)
     page = canvas.svg(figure, "label", [points])
-    (told,) = re.findall('data-hover="([^"]*)"', page)
-    (curve,) = json.loads(html.unescape(told))["curves"]
+    (hover,) = re.findall('data-hover="([^"]*)"', page)
+    (curve,) = json.loads(html.unescape(hover))["curves"]
     assert curve["name"] == points.name and curve["colour"] == "var(--blue)"
     (x, y, *first), second = curve["points"]  # NaN is not a point
     assert first == ["1", "10"] and second[2:] == ["2", "90"]
@@ -164,8 +164,8 @@ def test_the_style_has_every_colour_of_a_figure_in_the_light_and_in_the_dark():
 def test_a_long_curve_is_thinned_for_the_pointer():
     figure, _ = canvas.canvas("Loss")
     many = list(range(100_000))
-    told = canvas.svg(figure, "label", [canvas.Curve("a", canvas.BLUE, many, many)])
-    assert 30 * canvas.HOVERED < len(told) < 100 * canvas.HOVERED
+    drawing = canvas.svg(figure, "label", [canvas.Curve("a", canvas.BLUE, many, many)])
+    assert 30 * canvas.HOVERED < len(drawing) < 100 * canvas.HOVERED
 
 
 def test_the_learning_rate_and_every_number_are_on_the_page(tmp_path):
@@ -184,7 +184,7 @@ def test_the_learning_rate_and_every_number_are_on_the_page(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metrics", "told"),
+    ("metrics", "expected"),
     [
         ({"train/epochs": 5}, "The network of the last of 5 epochs is shipped"),
         (
@@ -193,8 +193,8 @@ def test_the_learning_rate_and_every_number_are_on_the_page(tmp_path):
         ),
     ],
 )
-def test_the_report_says_which_epoch_is_shipped(tmp_path, metrics, told):
-    assert run_data.read(make_run(tmp_path, "a", metrics=metrics)).shipped.startswith(told)
+def test_the_report_says_which_epoch_is_shipped(tmp_path, metrics, expected):
+    assert run_data.read(make_run(tmp_path, "a", metrics=metrics)).shipped.startswith(expected)
 
 
 def test_every_page_extends_the_common_template_without_own_styles():
@@ -236,16 +236,16 @@ def test_the_saliency_table_has_the_grown_layer_and_the_best_of_the_others(run):
     def row(epoch, layer, **scores):
         return {"epoch": epoch, "layer": layer, "saliency": list(scores.items())}
 
-    told = run_data.read(run)
-    told.growth = [
+    story = run_data.read(run)
+    story.growth = [
         row(3, "a", a=2.0, b=1.0, c=0.5, d=0.1, e=0.2), row(6, "b", b=4.0, c=1.0), row(9, "c", c=0.0)
     ]  # fmt: skip
-    found = tables.saliency(told)
+    found = tables.saliency(story)
     assert found.columns == ["grown", "other 1", "other 2", "other 3"]
     assert [(name, [cell.text for cell in cells]) for name, cells in found.rows] == [
         ("3", ["a 1.00", "b 0.50", "c 0.25", "e 0.10"]), ("6", ["b 1.00", "c 0.25"]), ("9", ["c 0.00"]),
     ]  # fmt: skip
-    assert tables.saliency(replace(told, growth=[])) is None
+    assert tables.saliency(replace(story, growth=[])) is None
 
 
 @pytest.mark.parametrize(
@@ -257,5 +257,5 @@ def test_the_saliency_table_has_the_grown_layer_and_the_best_of_the_others(run):
     ],
 )
 def test_the_date_of_a_run_is_shown_for_people(run, written, shown):
-    told = run_data.read(run)
-    assert replace(told, run={"created": written}).created == shown
+    story = run_data.read(run)
+    assert replace(story, run={"created": written}).created == shown

@@ -73,8 +73,8 @@ def test_a_training_image_that_is_also_a_validation_image_is_removed(tmp_path, c
         (root / "train" / "cat" / "006.jpg").read_bytes()
     )
     made = prepared(tmp_path, root, val_fraction=None, shard_images=4).run()
-    said = capsys.readouterr().out
-    assert "1 images have a copy of another class, e.g. 'train/dog/copy.jpg': of another" in said
+    output = capsys.readouterr().out
+    assert "1 images have a copy of another class, e.g. 'train/dog/copy.jpg': of another" in output
     leaks = {f"train/cat/00{n}.jpg" for n in range(3)} | {f"train/dog/00{n}.jpg" for n in (1, 2)}
     assert made.quarantine().keys() == leaks
     assert made.metrics["train_images"] == 18 - 5

@@ -110,9 +110,9 @@ def test_a_launch_notes_images_that_changed_since_prep(
     )
     capsys.readouterr()
     freshness.note_changes(made.context.config, step, ["name=x", "dry_run=true"])
-    told = capsys.readouterr().out
-    assert words in told and told.count("\n") == bool(words)
-    assert not words or "python -m pipeline.launch name=x 'again=[prep]'" in told
+    output = capsys.readouterr().out
+    assert words in output and output.count("\n") == bool(words)
+    assert not words or "python -m pipeline.launch name=x 'again=[prep]'" in output
 
 
 def test_the_manifest_lists_read_and_ignored_files(tmp_path, images):

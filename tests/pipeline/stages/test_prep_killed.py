@@ -157,5 +157,5 @@ def test_a_read_that_hangs_does_not_delay_a_stop(tmp_path, images, where):
     )  # fmt: skip
     wait_for((root / "reading").exists, process)
     process.terminate()
-    _, told = process.communicate(timeout=20)
-    assert process.returncode and "Interrupted" in told
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode and "Interrupted" in errors

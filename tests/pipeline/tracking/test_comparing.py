@@ -20,13 +20,13 @@ def test_a_comparison_online_equals_that_of_the_files_and_creates_a_report(
             )  # fmt: skip
     make_run(tmp_path, "late", "method=dyrep", seed=4, finished=("prep",))
     assert python("sync", "--root", tmp_path, "--group", "g").returncode == 0
-    told = {}
+    answers = {}
     for where in ((), ("--online",)):
         page = tmp_path / "told.json"
         done = python("compare", "--root", tmp_path, "--group", "g", "--json", page, *where)
         assert done.returncode == 0, done.stderr
-        told[where] = json.loads(page.read_text())
-    here, there = told.values()
+        answers[where] = json.loads(page.read_text())
+    here, there = answers.values()
     for one, other in zip(here["groups"], there["groups"], strict=True):
         for name in ("label", "top1", "versus", "cost", "sizes", "latency_ms", "pareto"):
             assert one[name] == other[name], name
@@ -40,10 +40,10 @@ def test_a_comparison_online_equals_that_of_the_files_and_creates_a_report(
 
 def test_a_group_or_run_that_the_server_lacks_is_refused(recorder, run, python):
     assert python("sync", "--root", run.parents[1]).returncode == 0
-    for words, said in ((["--group", "h"], "no run of group 'h'"), (["x"], "no run 'x'")):
+    for words, message in ((["--group", "h"], "no run of group 'h'"), (["x"], "no run 'x'")):
         done = python("compare", *words, "--online")
         assert done.returncode == 2
-        assert said in done.stderr
+        assert message in done.stderr
     done = python("compare", "--group", "g", "--online", WANDB_API_KEY="w" * 40)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -91,13 +91,13 @@ def begin(run):
 
 
 def test_a_follower_killed_repeatedly_sends_one_run_with_each_step_once(recorder, run, training):
-    chance, told = random.Random(2), 0
+    chance, arrived = random.Random(2), 0
     for attempt in range(10):
         parent = subprocess.Popen(["sleep", "300"])
         process = follower(recorder, run, parent.pid)
         training((attempt + 1) * 20)
         if attempt % 3:  # otherwise the follower is killed before it has sent a row
-            wait_for(lambda: len(steps(recorder)) > told)  # noqa: B023
+            wait_for(lambda: len(steps(recorder)) > arrived)  # noqa: B023
         time.sleep(chance.random() * 0.3)
         how = attempt % 4
         if how == 0:
@@ -111,14 +111,14 @@ def test_a_follower_killed_repeatedly_sends_one_run_with_each_step_once(recorder
         process.communicate(timeout=60)
         seen = steps(recorder)
         assert seen == list(range(1, len(seen) + 1))
-        told = len(seen)
+        arrived = len(seen)
     parent = subprocess.Popen(["sleep", "300"])
     process = follower(recorder, run, parent.pid)
     training(230)
     training.finish()
-    _, said = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     parent.kill()
-    assert process.returncode == 0, said
+    assert process.returncode == 0, errors
     (arrived,) = recorder.runs.values()
     assert arrived.steps == list(range(1, 231))
     assert arrived.history[-1]["epoch/top1"] == 77.0
@@ -138,8 +138,8 @@ def test_a_follower_restarts_wandb_after_a_signal_to_the_whole_job(recorder, run
     assert process.poll() is None
     parent.terminate()  # stands for the end of the training after a save
     parent.wait()
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
     (arrived,) = recorder.runs.values()
     assert arrived.state == "preempted"
     assert arrived.steps == list(range(1, 20))  # the last step waits for the numbers of its epoch

@@ -90,7 +90,7 @@ def test_artifacts_have_their_lineage_and_are_not_sent_twice(recorder, run, pyth
 
 def test_an_unfinished_run_is_preempted_and_continues_later(recorder, run, python):
     history, result = run / "train" / "history.jsonl", run / "train" / "result.json"
-    lines, told = history.read_text().splitlines(True), result.read_text()
+    lines, text = history.read_text().splitlines(True), result.read_text()
     result.unlink()
     for count, steps in ((2, 1), (5, 3), (3, 3)):  # the third is cut back to a checkpoint
         history.write_text("".join(lines[:count]))
@@ -99,7 +99,7 @@ def test_an_unfinished_run_is_preempted_and_continues_later(recorder, run, pytho
         assert arrived.steps == list(range(1, steps + 1))
         assert arrived.state == "preempted"
     history.write_text("".join(lines))
-    result.write_text(told)
+    result.write_text(text)
     python("tracking", run, "--mode", "online")
     assert arrived.steps == [1, 2, 3, 4, 5, 6]
     assert arrived.state == "finished"

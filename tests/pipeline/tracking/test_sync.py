@@ -168,8 +168,8 @@ def test_online_mode_without_a_server_becomes_offline_with_one_note(
         recorder.trouble = "hang"
     with no_longer_than(120):
         tracking.mirror(run, Wandb(mode="online", project="p", entity=None))
-    said = capsys.readouterr().out
-    assert said.count("note:") == 1 and "pipeline.sync one" in said
+    output = capsys.readouterr().out
+    assert output.count("note:") == 1 and "pipeline.sync one" in output
     assert len(list((run / "wandb").glob("offline-run-*"))) == 1
     recorder.trouble = None
     assert python("sync", "--root", run.parent.parent).returncode == 0

@@ -77,9 +77,9 @@ def test_changes_of_the_network_are_never_left_out(tmp_path, lines):
 def test_the_report_is_thinned_too(tmp_path, lines):
     run = make_run(tmp_path, "long")
     (run / "train" / "history.jsonl").write_text("".join(lines))
-    told = run_data.read(run)
-    assert len(told.epochs) == 60
-    assert len(told.steps) == 8_500
+    story = run_data.read(run)
+    assert len(story.epochs) == 60
+    assert len(story.steps) == 8_500
 
 
 NO_STEP = '{"kind": "step", "step": "7", "epoch": 1}'

@@ -30,12 +30,12 @@ GROW = (BUDGET, "method=grow", "method.adjust_interval=1", "method.last_adjust_e
 
 def test_a_plain_network_trains_the_same_with_a_budget_as_with_epochs(training):
     by_epochs = training("method=plain", "train.epochs=3", "train.warmup_epochs=1")
-    told = by_epochs.run()
+    result = by_epochs.run()
     lr = [row["lr"] for row in rows(by_epochs, rundir.HISTORY) if row["kind"] == "step"]
     by_budget = training(
         "method=plain", "train.budget.plain_epochs=3", "train.warmup_epochs=1", where="other"
     )
-    assert by_budget.run() == {**told, "plain_epochs": 3.0}
+    assert by_budget.run() == {**result, "plain_epochs": 3.0}
     assert lr == [row["lr"] for row in rows(by_budget, rundir.HISTORY) if row["kind"] == "step"]
     equal(by_epochs, by_budget)
 
@@ -50,22 +50,22 @@ def test_a_training_stopped_amid_growth_ends_at_the_same_step_with_the_same_bits
         monkeypatch.setattr(cost, "_times_plain", lambda *_: Price(clock["price"], 0.5))
         monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     whole = training(*settings)
-    told = whole.run()
+    result = whole.run()
     grown = rows(whole, rundir.GROWTH)
-    assert told["grown"] > 1 and told["step_cost"] > 1
-    assert told["steps"] < 8 * STEPS and told["steps"] % STEPS, (
+    assert result["grown"] > 1 and result["step_cost"] > 1
+    assert result["steps"] < 8 * STEPS and result["steps"] % STEPS, (
         "the training ended at the end of an epoch"
     )
-    assert told["plain_epochs"] <= 8 < told["plain_epochs"] + told["step_cost"] / STEPS
-    assert told["adjusting_steps"] > 0
+    assert result["plain_epochs"] <= 8 < result["plain_epochs"] + result["step_cost"] / STEPS
+    assert result["adjusting_steps"] > 0
 
     last = max(row["step"] for row in grown)
-    for until in (2, last - 2, last + 2, told["steps"] - 1) if exact else (last + 2,):
+    for until in (2, last - 2, last + 2, result["steps"] - 1) if exact else (last + 2,):
         with pytest.raises(Interrupted):
             training(*settings, until=until, where="killed").run()
     clock["price"] = 5.0  # the resumed training keeps its price and does not measure again
     resumed = training(*settings, where="killed")
-    assert {**resumed.run(), "grown": told["grown"]} == told
+    assert {**resumed.run(), "grown": result["grown"]} == result
     equal(whole, resumed)
     again = rows(resumed, rundir.GROWTH)
     kept = ("step", "layer", "branches", "step_cost", "adjusting_steps")
@@ -73,7 +73,7 @@ def test_a_training_stopped_amid_growth_ends_at_the_same_step_with_the_same_bits
         [row[key] for key in kept] for row in grown
     ]
     steps = [row["step"] for row in rows(resumed, rundir.HISTORY) if row["kind"] == "step"]
-    assert steps == list(range(1, told["steps"] + 1))
+    assert steps == list(range(1, result["steps"] + 1))
 
 
 def test_the_learning_rate_follows_the_spent_budget_and_reaches_zero(training):
@@ -100,8 +100,8 @@ def test_a_first_adjustment_beyond_the_budget_is_left_out(training, capsys):
         "train.budget.plain_epochs=4", "method=dyrep", "method.adjust_interval=1",
         "method.calibration_batches=20", "train.deterministic=true",
     )  # fmt: skip
-    told = made.run()
-    assert told["grown"] == 0 and told["plain_epochs"] == 4
+    result = made.run()
+    assert result["grown"] == 0 and result["plain_epochs"] == 4
     expected = f"an adjustment costs about 20 plain steps, and the budget has {3 * STEPS} left"
     assert expected in capsys.readouterr().out
 
@@ -156,12 +156,12 @@ def test_the_progress_of_a_training_is_the_share_of_its_budget_that_is_spent(
 def test_progress_shows_the_spent_budget_and_the_steps_left_at_the_current_price(pace):
     pace, counted = pace
     counted.plain_steps, counted.per_step = 32.0, 1.5
-    said = []
-    context = SimpleNamespace(started=0.0, progress=lambda *words: said.append(words))
+    reported = []
+    context = SimpleNamespace(started=0.0, progress=lambda *words: reported.append(words))
     announcer = Announcer(context, SimpleNamespace(main=True))
     announcer.pace = pace
     announcer.progress(25, {})
-    assert said[0][:3] == (25, 25 + 32, "epoch 3, spent 3.2 of 8 plain epochs")
+    assert reported[0][:3] == (25, 25 + 32, "epoch 3, spent 3.2 of 8 plain epochs")
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def test_the_cost_is_counted_in_flops_if_both_networks_do_not_fit_into_memory(pa
     model = architectures.build(counted._config.model, 3)
     dyrep.expand(model, form="linear")
     monkeypatch.setattr(counted, "measure", lambda *_: None)
-    told = counted.renew(ALONE, model, torch.no_grad(), 10)
-    assert "counted in FLOPs" in told and counted.price > 1
+    message = counted.renew(ALONE, model, torch.no_grad(), 10)
+    assert "counted in FLOPs" in message and counted.price > 1
 
 
 def test_the_time_of_an_adjustment_is_counted(pace, monkeypatch):

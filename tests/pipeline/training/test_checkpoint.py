@@ -82,7 +82,7 @@ def flip(path):
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes instead of"),
         (flip, "content differs from its seal"),
@@ -91,12 +91,12 @@ def flip(path):
     ],
     ids=["truncated", "bit flipped", "seal cut off", "seal of something else"],
 )
-def test_a_damaged_file_is_named_and_the_one_before_is_used(tmp_path, harm, said):
+def test_a_damaged_file_is_named_and_the_one_before_is_used(tmp_path, harm, message):
     older, newer = write(tmp_path, 10), write(tmp_path, 20)
     harm(newer)
     path, damaged = newest(tmp_path)
     assert path == older
-    assert damaged[0].startswith(newer.name) and said in damaged[0]
+    assert damaged[0].startswith(newer.name) and message in damaged[0]
 
 
 def test_a_file_of_another_program_is_named_and_skipped(tmp_path):
@@ -163,10 +163,12 @@ class Clock:
     """A `Saver` with a clock that the test moves."""
 
     def __init__(self, monkeypatch, folder, interval):
-        self.now, self.said = 1000.0, []
+        self.now, self.announced = 1000.0, []
         monkeypatch.setattr("pipeline.training.saver.time.monotonic", lambda: self.now)
         settings = Checkpoint(interval=interval, keep=2, interruption_hours=1.0)
-        self.saver = Saver(folder, settings, lambda: None, lambda f, s: self.said.append(f.step))
+        self.saver = Saver(
+            folder, settings, lambda: None, lambda f, s: self.announced.append(f.step)
+        )
 
     def due_after(self, seconds, steps=0):
         self.now += seconds
@@ -195,7 +197,7 @@ def test_the_automatic_interval_follows_the_cost_of_saving(monkeypatch, tmp_path
     clock.saver.save(info(1), {})
     clock.saver.wait()
     written = clock.now
-    assert clock.said == [1]
+    assert clock.announced == [1]
     clock.now = written + 190
     assert not clock.saver.due(1)
     clock.now = written + 200  # 1 % of the time, longer than sqrt(2 * 2 s * 1 h) = 120 s

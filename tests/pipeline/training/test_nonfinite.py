@@ -51,12 +51,12 @@ class Walk:
 )
 def test_the_repetition_ends_at_the_first_loss_that_is_not_finite(poisoned, step, taken, words):
     walk = Walk(poisoned)
-    said = str(
+    message = str(
         nonfinite.explain(
             walk.model, walk.batches, walk.update, ALONE, walk.check_stop, range(41, step + 1)
         )
     )
-    assert all(word in said for word in words)
+    assert all(word in message for word in words)
     assert walk.taken == walk.left == taken
 
 
@@ -64,10 +64,10 @@ def test_a_weight_that_is_not_finite_is_named():
     walk = Walk(None)
     with torch.no_grad():
         walk.model[0].weight.fill_(math.inf)
-    said = nonfinite.explain(
+    message = nonfinite.explain(
         walk.model, walk.batches, walk.update, ALONE, walk.check_stop, range(1, 3)
     )
-    assert "step 1: the loss is not finite; the weight of 0 is not finite" in str(said)
+    assert "step 1: the loss is not finite; the weight of 0 is not finite" in str(message)
 
 
 @pytest.mark.parametrize("fused", [False, True])

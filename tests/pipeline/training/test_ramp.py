@@ -43,7 +43,7 @@ def test_a_loss_that_does_not_fall_has_no_suggestion(losses):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["r", "--low", "1", "--high", "0.1"], "--low 1 is not below --high 0.1"),
         (["r", "--steps", "5"], "use at least 20"),
@@ -54,13 +54,13 @@ def test_a_loss_that_does_not_fall_has_no_suggestion(losses):
         (["r"], "run r has no prepared images; `python -m pipeline.launch name=r stage=prep"),
     ],
 )
-def test_bad_input_is_refused_in_one_line(arguments, told, tmp_path, capsys, monkeypatch):
+def test_bad_input_is_refused_in_one_line(arguments, expected, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "circle").symlink_to("circle")
     make_run(tmp_path, "r", finished=())
     assert main([*arguments, "--root", str(tmp_path)]) == BAD_INPUT
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert expected in error and error.count("\n") == 1
 
 
 @pytest.mark.long
@@ -72,8 +72,8 @@ def test_the_finder_changes_no_file_of_the_run(finished, tmp_path, monkeypatch, 
     arguments = ["small", "--root", str(finished.root), "--steps", "30", "--json", str(numbers)]
     assert main([*arguments, "--low", "1e-3", "--high", "1"]) == DONE
     assert "train.lr=" in capsys.readouterr().out
-    told = json.loads(numbers.read_text())
-    assert 1e-3 < told["suggestion"] < 1 and len(told["losses"]) <= 30
+    found = json.loads(numbers.read_text())
+    assert 1e-3 < found["suggestion"] < 1 and len(found["losses"]) <= 30
     assert "Loss by learning rate" in (tmp_path / "lr-small.html").read_text()
     assert {
         path: path.stat().st_mtime_ns for path in sorted(run.parent.parent.rglob("*"))

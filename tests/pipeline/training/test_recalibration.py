@@ -92,7 +92,7 @@ def test_a_training_stopped_around_a_recalibration_resumes_to_the_same_bits(
 
 def test_a_budget_counts_recalibration(training):
     settings = (*EVERY, "method=plain", "train.budget.plain_epochs=4")
-    told = training(*settings).run()
-    assert told["plain_steps"] == pytest.approx(4 * STEPS, abs=1.5)
+    result = training(*settings).run()
+    assert result["plain_steps"] == pytest.approx(4 * STEPS, abs=1.5)
     # each epoch recalibrates two networks
-    assert told["adjusting_steps"] == pytest.approx(4 * told["epochs"] / 3, abs=1e-3)
+    assert result["adjusting_steps"] == pytest.approx(4 * result["epochs"] / 3, abs=1e-3)

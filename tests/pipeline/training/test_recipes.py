@@ -67,12 +67,12 @@ def test_a_recipe_stopped_amid_growth_resumes_to_the_same_bits(
     settings = (f"train.optimizer={optimizer}", f"train.schedule={schedule}", *GROWN[method],
                 *HOLDS, "train.decay_norms=true", *more.split())  # fmt: skip
     whole = training(*settings)
-    told = whole.run()
-    assert told["grown"] > 0
+    result = whole.run()
+    assert result["grown"] > 0
     with pytest.raises(Interrupted):
         training(*settings, until=STEPS + 2, where="killed").run()
     resumed = training(*settings, where="killed")
-    assert resumed.run()["grown"] == told["grown"]
+    assert resumed.run()["grown"] == result["grown"]
     equal(whole, resumed)
     one, other = ([r["lr"] for r in rows(t, rundir.HISTORY) if r["kind"] == "step"]
                   for t in (whole, resumed))  # fmt: skip
@@ -218,11 +218,11 @@ def test_the_learning_rate_of_the_step_after_a_fall_is_the_new_one(training, mon
 
 
 def test_the_best_epoch_is_shipped_with_its_structure(training, monkeypatch):
-    seen, told = [], iter([40.0, 70.0, 60.0, 60.0, 60.0])
+    seen, accuracies = [], iter([40.0, 70.0, 60.0, 60.0, 60.0])
 
     def validate(model, *_):
         seen.append({k: v.clone() for k, v in model.state_dict().items()})
-        return {"val_loss": 1.0, "top1": next(told), "top5": 90.0}
+        return {"val_loss": 1.0, "top1": next(accuracies), "top5": 90.0}
 
     monkeypatch.setattr("pipeline.training.validation.validate", validate)
     made = training(*GROWN["dyrep"], *HOLDS, "train.epochs=10", "train.patience=3",

@@ -112,7 +112,7 @@ def test_a_structure_is_trained_from_scratch(training, tmp_path, source):
 
 
 @pytest.mark.parametrize(
-    ("description", "more", "said"),
+    ("description", "more", "message"),
     [
         ({"blocks": [{"path": "stem", "branches": ["kxk"], "fixed": False}]}, (), "has no stem"),
         ({"version": 9}, (), "structure of version 9, not 1; choose the network of that run"),
@@ -120,7 +120,7 @@ def test_a_structure_is_trained_from_scratch(training, tmp_path, source):
     ],
 )
 def test_a_structure_that_does_not_fit_the_network_is_refused(
-    training, tmp_path, description, more, said
+    training, tmp_path, description, more, message
 ):
     grown = learner("method=plain")
     dyrep.expand(grown.model, ["features.4"], form="linear")
@@ -128,7 +128,7 @@ def test_a_structure_that_does_not_fit_the_network_is_refused(
     path.write_text(json.dumps(dyrep.structure(grown.model) | description))
     with pytest.raises(UserError) as refused:
         training("method=structure", f"method.structure={path}", *more)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_structure_that_was_changed_since_is_refused(tmp_path):
@@ -151,10 +151,10 @@ def test_recalibrating_leaves_frozen_norms_alone(training, tmp_path):
 
 def test_weights_of_another_network_end_a_launch_before_anything_is_written(inside, tmp_path):
     finished(tmp_path)
-    code, _, told = inside("method=plain", f"model.pretrained={tmp_path}/w.safetensors")
+    code, _, errors = inside("method=plain", f"model.pretrained={tmp_path}/w.safetensors")
     assert code == 2
-    assert "does not fit model.name=vgg_small: features.0.weight is 4x3x3x3 there and 32x" in told
-    assert told.startswith("error: ") and told.count("\n") == 1
+    assert "does not fit model.name=vgg_small: features.0.weight is 4x3x3x3 there and 32x" in errors
+    assert errors.startswith("error: ") and errors.count("\n") == 1
     assert not inside.root.exists()
 
 

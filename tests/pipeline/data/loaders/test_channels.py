@@ -171,9 +171,9 @@ def test_a_batch_without_images_has_the_shape_of_the_others(prepared, kind):
 
 def test_preprocess_json_prepares_coloured_and_grey_images(prepared, tmp_path):
     _, one, _ = prepared
-    told = preprocess.describe(SimpleNamespace(short_side=SIDE, image_size=SIDE), one.manifest)
-    assert (told["colour"], len(told["mean"])) == ("L", 1)
-    (tmp_path / "preprocess.json").write_text(json.dumps(told))
+    described = preprocess.describe(SimpleNamespace(short_side=SIDE, image_size=SIDE), one.manifest)
+    assert (described["colour"], len(described["mean"])) == ("L", 1)
+    (tmp_path / "preprocess.json").write_text(json.dumps(described))
     transform = preprocess.load(tmp_path / "preprocess.json")
     for images, _, numbers in make("torch", spec(one.folder, "val")):
         for image, number in zip(images, numbers.tolist(), strict=True):

@@ -53,8 +53,8 @@ def test_the_memory_loader_gives_the_images_of_the_torch_loader(data):
 def test_preprocess_json_prepares_an_image_as_the_evaluation_does(odd, tmp_path):
     folder, stored = odd
     own = spec(folder, "val", resize=41, image_size=32)
-    told = preprocess.describe(SimpleNamespace(short_side=41, image_size=32), own.manifest)
-    (tmp_path / "preprocess.json").write_text(json.dumps(told))
+    described = preprocess.describe(SimpleNamespace(short_side=41, image_size=32), own.manifest)
+    (tmp_path / "preprocess.json").write_text(json.dumps(described))
     transform = preprocess.load(tmp_path / "preprocess.json")
     for batch in make("torch", own):
         for image, number in zip(batch.images, batch.numbers.tolist(), strict=True):

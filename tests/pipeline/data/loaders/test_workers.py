@@ -90,9 +90,9 @@ def test_shared_memory_limits_the_number_of_workers(monkeypatch, capsys, free, e
     workers._say.cache_clear()
     for _ in range(2):
         assert workers.affordable(4, 10**6, neighbours=1) == expected
-    told = capsys.readouterr().out
-    assert told.count("\n") == (expected < 4)
-    assert (f"{expected} are used" in told) == (expected < 4)
+    output = capsys.readouterr().out
+    assert output.count("\n") == (expected < 4)
+    assert (f"{expected} are used" in output) == (expected < 4)
     assert workers.affordable(4, 10**6, neighbours=8) <= expected
 
 

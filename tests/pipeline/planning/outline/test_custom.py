@@ -48,7 +48,7 @@ def test_the_outline_counts_parameters_and_growable_convolutions(request_, width
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("number", "returned int; it must return a torch.nn.Module"),
         ("kind", "returned type; it must return a torch.nn.Module"),
@@ -66,11 +66,11 @@ def test_the_outline_counts_parameters_and_growable_convolutions(request_, width
         ("moody", "of another structure each time"),
     ],
 )
-def test_a_network_that_cannot_go_through_the_stages_is_refused(name, said):
+def test_a_network_that_cannot_go_through_the_stages_is_refused(name, message):
     with torch.no_grad(), pytest.raises(UserError) as refused:
         side.outline(asked(name))
     assert str(refused.value).startswith(f"model.target=mine:{name} return")
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -81,7 +81,7 @@ def test_the_network_is_built_with_its_arguments():
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("detach", "no parameter would learn from its scores"),
         ("no_grad", "no parameter would learn from its scores"),
@@ -90,23 +90,23 @@ def test_the_network_is_built_with_its_arguments():
         ("inplace", "modified by an inplace operation"),
     ],
 )
-def test_a_network_that_cannot_learn_is_refused(how, said):
-    with torch.no_grad(), pytest.raises(UserError, match=said) as refused:
+def test_a_network_that_cannot_learn_is_refused(how, message):
+    with torch.no_grad(), pytest.raises(UserError, match=message) as refused:
         side.outline(asked("Deaf", how=how))
     assert str(refused.value).startswith("model.target=mine:Deaf returns a network that cannot be")
 
 
 def test_an_unused_parameter_is_refused_for_several_processes():
-    said = "2 of its parameters take no part in its scores (spare.weight)"
+    message = "2 of its parameters take no part in its scores (spare.weight)"
     with torch.no_grad():
         side.outline(asked("Spare"))
         side.outline(asked("Spare", processes=2, freeze=["spare"]))
-        with pytest.raises(UserError, match=re.escape(said)):
+        with pytest.raises(UserError, match=re.escape(message)):
             side.outline(asked("Spare", processes=2))
 
 
 @pytest.mark.parametrize(
-    ("last", "code", "said"),
+    ("last", "code", "message"),
     [
         (
             {"calls": "model.target=mine:net"},
@@ -117,10 +117,10 @@ def test_an_unused_parameter_is_refused_for_several_processes():
         ({"calls": "data.target=mine:f"}, -11, "it, by a signal (Segmentation fault); it must"),
     ],
 )
-def test_code_that_ends_its_process_is_refused(monkeypatch, last, code, said):
+def test_code_that_ends_its_process_is_refused(monkeypatch, last, code, message):
     done = subprocess.CompletedProcess([], code, f"{json.dumps(last)}\n", "bye")
     monkeypatch.setattr(outline.subprocess, "run", lambda *_, **__: done)
-    assert said in outline.ask(["--outline"])["refused"]
+    assert message in outline.ask(["--outline"])["refused"]
 
 
 @pytest.mark.long
@@ -153,6 +153,6 @@ def test_a_launch_names_the_parameter_that_is_not_finite_before_the_first_step(t
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    said = "4.bias of model.target=spoilt:net holds values that are not finite before the first"
-    assert said in done.stderr
+    message = "4.bias of model.target=spoilt:net holds values that are not finite before the first"
+    assert message in done.stderr
     assert not (tmp_path / "outputs").exists()

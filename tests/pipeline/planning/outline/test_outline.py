@@ -73,7 +73,7 @@ def dropping(family, name, **drops):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "message"),
     [
         (dropping("timm", "resnet10t", drop=0.2, drop_path=0.1), None),
         (dropping("torchvision", "efficientnet_b0", drop=0.1, drop_path=0.1), None),
@@ -97,17 +97,17 @@ def dropping(family, name, **drops):
         (dropping("torchvision", "convnext_tiny", drop=0.1), "drop changes nothing in convnext_t"),
     ],
 )
-def test_dropout_that_a_network_does_not_support_is_refused(request_, said):
-    if said is None:
+def test_dropout_that_a_network_does_not_support_is_refused(request_, message):
+    if message is None:
         assert built(request_).parameters
         return
     with pytest.raises(UserError) as refused:
         built(request_)
-    assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "message"),
     [
         (asked(torchvision("vgg16"), 16), "data.image_size=224 works"),
         (asked(torchvision("resnet18"), 32, batch=1), "two images per process"),
@@ -116,23 +116,23 @@ def test_dropout_that_a_network_does_not_support_is_refused(request_, said):
         (asked(torchvision("vgg11"), 64, 16), "images of 64 and 16 pixels"),
     ],
 )
-def test_a_network_that_cannot_be_trained_on_these_images_is_refused(request_, said):
+def test_a_network_that_cannot_be_trained_on_these_images_is_refused(request_, message):
     with pytest.raises(UserError) as refused:
         built(request_)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("model", "sides", "batch", "said"),
+    ("model", "sides", "batch", "message"),
     [
         (vgg([8], [8], [8]), (16, 4), 4, "images of 4 pixels vanish"),
         (mobilenet(1.0, False), (32,), 1, "two images per process"),
         (mobilenet(1e9, True), (32,), 4, "make it narrower"),
     ],
 )
-def test_arithmetic_refuses_a_network_that_cannot_be_trained(model, sides, batch, said):
-    with pytest.raises(UserError, match=said):
+def test_arithmetic_refuses_a_network_that_cannot_be_trained(model, sides, batch, message):
+    with pytest.raises(UserError, match=message):
         own.outline(asked(model.model_dump(), *sides, batch=batch))
 
 
@@ -157,7 +157,7 @@ def test_widening_is_refused_where_nothing_is_depthwise(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         ("train.profile=260", 2, "train.profile=260 would write nothing: 5 steps come before, and"),
         ("train.profile=259", 0, "dry run"),
@@ -169,10 +169,10 @@ def test_widening_is_refused_where_nothing_is_depthwise(tmp_path, monkeypatch):
         ("train.ema=0.982", 0, "dry run"),
     ],
 )
-def test_settings_that_go_beyond_the_training_are_noted_or_refused(inside, words, code, said):
+def test_settings_that_go_beyond_the_training_are_noted_or_refused(inside, words, code, message):
     found, out, err = inside(*words.split(), "dry_run=true")
     assert found == code
-    assert said in " ".join((out + err).split())
+    assert message in " ".join((out + err).split())
     assert ("note: train.recalibrate" in out) == ("000" in words)
     assert ("note: train.ema" in out) == ("999" in words)
 
@@ -197,7 +197,7 @@ def test_a_network_that_cannot_be_checked_is_noted_in_the_plan(inside, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("words", "counted", "told"),
+    ("words", "counted", "expected"),
     [
         (
             ["data=synthetic", "data.classes=1000", "data.val_fraction=0.5"],
@@ -221,11 +221,11 @@ def test_a_network_that_cannot_be_checked_is_noted_in_the_plan(inside, monkeypat
         ("dbb", ", 6 convolutions get branches"),
     ],
 )
-def test_the_plan_shows_classes_and_branches(tmp_path, words, counted, told, method, branches):
+def test_the_plan_shows_classes_and_branches(tmp_path, words, counted, expected, method, branches):
     settings = config(tmp_path, "data.image_size=64", "model=vgg_small", f"method={method}", *words)
     network = outline.of(settings, counted)
     line, _ = summary._training(settings, network, counted)
-    assert told.removesuffix(", ") + branches == line[line.index("for", line.index("M par")) :]
+    assert expected.removesuffix(", ") + branches == line[line.index("for", line.index("M par")) :]
 
 
 def test_the_plan_shows_network_and_recipe(inside):
@@ -244,7 +244,7 @@ def test_the_plan_shows_network_and_recipe(inside):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["method=dyrep", "method.branches=[kxk,identity]"], "3 convolutions, it can take none of"),
         (["method=dbb", "method.branches=[kxk,identity]"], None),
@@ -252,11 +252,11 @@ def test_the_plan_shows_network_and_recipe(inside):
         (["method=dyrep"], None),
     ],
 )
-def test_the_plan_shows_how_many_convolutions_are_left_alone(tmp_path, words, told):
+def test_the_plan_shows_how_many_convolutions_are_left_alone(tmp_path, words, expected):
     settings = config(tmp_path, "model=vgg_small", *words)
     lines = list(summary._training(settings, outline.of(settings), None))
     (alone,) = [line for line in lines if line.startswith("left alone: ")] or [None]
-    assert (told in alone) if told else alone is None
+    assert (expected in alone) if expected else alone is None
 
 
 def test_a_dry_run_shows_the_plan_of_a_data_set_that_is_missing(inside, tmp_path):

@@ -69,7 +69,7 @@ def test_code_that_cannot_be_tried_is_noted(own, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["model=custom"], "model.target is missing; give model.target=package.module:function"),
         (["model=custom", "model.target=mine"], "not of the form package.module:function"),
@@ -96,9 +96,9 @@ def test_code_that_cannot_be_tried_is_noted(own, tmp_path, monkeypatch):
          "returns one set of images"),
     ],
 )  # fmt: skip
-def test_a_wrong_target_is_refused_at_launch(own, tmp_path, monkeypatch, words, said):
+def test_a_wrong_target_is_refused_at_launch(own, tmp_path, monkeypatch, words, message):
     (tmp_path / "pictures.py").write_text(PICTURES)
     monkeypatch.chdir(tmp_path)
     code, _, err = own(*words)
     assert (code, err.count("\n")) == (2, 1)
-    assert said in err
+    assert message in err

@@ -21,5 +21,8 @@ def test_a_card_holds_no_secret_of_the_networks_arguments(monkeypatch, tmp_path)
     parents = {"prep": tmp_path, "train": tmp_path}
     context = SimpleNamespace(config=config, parents=parents)
     fusion = {"parameters": 1, "flops": 1, "max_rel_error": 0.0}
-    told = card.describe(context, fusion, 1)
-    assert told["architecture"] == {"name": "custom", "args": {"width": 8, "hub_token": "***"}}
+    description = card.describe(context, fusion, 1)
+    assert description["architecture"] == {
+        "name": "custom",
+        "args": {"width": 8, "hub_token": "***"},
+    }

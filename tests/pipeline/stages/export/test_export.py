@@ -260,12 +260,12 @@ def test_nan_scores_are_not_a_small_difference():
 
 def test_the_runtime_imports_nothing_of_this_project():
     code = f"import sys; sys.argv = ['x']; import runpy; runpy.run_path({runtime.__file__!r})"
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-I", "-X", "importtime", "-c", code], capture_output=True, text=True
     ).stderr
-    assert "torch" in told
+    assert "torch" in done
     assert not [
-        line for line in told.splitlines() if line.split()[-1:] in (["dyrep"], ["pipeline"])
+        line for line in done.splitlines() if line.split()[-1:] in (["dyrep"], ["pipeline"])
     ]
 
 

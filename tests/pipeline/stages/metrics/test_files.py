@@ -40,8 +40,8 @@ def test_a_hostile_header_of_safetensors_is_refused_in_one_line(tmp_path, data, 
     text = HEADERS[case]
     save_file({"w": torch.zeros(1)}, path, {"card.json": text} if text is not None else None)
     assert evaluate.main([str(path), "--data", str(data)]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1 and len(told) < 2000
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and errors.count("\n") == 1 and len(errors) < 2000
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, data, capsys, content, 
     path = tmp_path / name
     path.write_bytes(content)
     assert evaluate.main([str(path), "--data", str(data)]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and errors.count("\n") == 1
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: None])

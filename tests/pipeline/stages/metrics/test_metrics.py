@@ -188,8 +188,8 @@ def test_an_image_is_classified_from_the_file_alone(run, tmp_path):
             cwd=tmp_path, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        said = [line.partition(": ")[2].split()[0] for line in done.stdout.splitlines()]
-        assert said == expected, file
+        classes = [line.partition(": ")[2].split()[0] for line in done.stdout.splitlines()]
+        assert classes == expected, file
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(evaluate, run, tmp_path):

@@ -230,10 +230,10 @@ def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_is_reported(capsy
         return images.flatten(1)[:, :4]
 
     settings = SimpleNamespace(repeats=10, batch_sizes=[8, 64, 32], also=[])
-    said = []
+    reported = []
     context = SimpleNamespace(
         config=SimpleNamespace(latency=settings),
-        check_stop=lambda: None, progress=lambda *words: said.append(words),
+        check_stop=lambda: None, progress=lambda *words: reported.append(words),
     )  # fmt: skip
     bench = latency._Bench(
         context,
@@ -246,7 +246,7 @@ def test_a_batch_beyond_the_memory_is_left_out_and_the_largest_is_reported(capsy
         skipped={},
     )  # fmt: skip
     bench.time(lambda: False)
-    steps, rounds = [words for words in said if words[1] == 0], [w for w in said if w[1]]
+    steps, rounds = [words for words in reported if words[1] == 0], [w for w in reported if w[1]]
     assert [words[2].rpartition(" (")[2] for words in steps] == [f"{n} of 13)" for n in range(1, 8)]
     assert [words[:2] for words in rounds] == [(n, 20) for n in range(1, 11)]
     etas = [words[3] for words in rounds]

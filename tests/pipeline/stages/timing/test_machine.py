@@ -8,9 +8,9 @@ from pipeline.stages.timing import machine
 def test_only_tuning_variables_of_the_environment_are_reported(monkeypatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
     monkeypatch.setenv("WANDB_API_KEY", "secret")
-    told = machine.tuning()
-    assert told["MALLOC_TRIM_THRESHOLD_"] == "7"
-    assert "secret" not in told.values()
+    found = machine.tuning()
+    assert found["MALLOC_TRIM_THRESHOLD_"] == "7"
+    assert "secret" not in found.values()
 
 
 HELD = "clocks_event_reasons_counters."

@@ -29,8 +29,8 @@ def start(stage, environment=None):
 
 def to_end(stage):
     process = start(stage)
-    said, _ = process.communicate(timeout=180)
-    return process.returncode, said
+    output, _ = process.communicate(timeout=180)
+    return process.returncode, output
 
 
 def events(stage, name):

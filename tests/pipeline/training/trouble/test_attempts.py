@@ -55,9 +55,9 @@ def test_a_superseded_attempt_cannot_write(stage, undisturbed):
     wait_for(lambda: events(stage, "first_step")[-1]["attempt"] == 2, successor)
     for pid in frozen:
         os.kill(pid, signal.SIGCONT)
-    said, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "attempt 1 of" in said and "is superseded by attempt 2" in said
+    assert "attempt 1 of" in output and "is superseded by attempt 2" in output
     assert successor.wait(120) == 0
     successor.communicate()
     assert differences(undisturbed, stage) == []
@@ -76,8 +76,8 @@ def test_an_attempt_superseded_while_it_starts_cannot_begin(stage, undisturbed):
     wait_for(lambda: len(steps(stage)) > 25, successor)
     for pid in frozen:
         os.kill(pid, signal.SIGCONT)
-    said, _ = process.communicate(timeout=120)  # exit code 0 if attempt 2 has finished
-    assert "is superseded by attempt 2" in said
+    output, _ = process.communicate(timeout=120)  # exit code 0 if attempt 2 has finished
+    assert "is superseded by attempt 2" in output
     assert successor.wait(120) == 0
     successor.communicate()
     assert differences(undisturbed, stage) == []
@@ -96,9 +96,9 @@ def test_only_the_newest_attempt_may_write(tmp_path):
 def test_a_resume_with_other_processes_starts_at_the_end_of_an_epoch(stage):
     stop_after_first_epoch(stage)
     change(stage, rundir.WHERE, "cluster", processes_per_node=1)
-    code, said = to_end(stage)
-    assert code == 0, said
-    assert "is of 2 processes in the middle of an epoch" in said
+    code, done = to_end(stage)
+    assert code == 0, done
+    assert "is of 2 processes in the middle of an epoch" in done
     (resumed,) = events(stage, "resumed")
     assert resumed["step"] == 22
     assert steps(stage) == list(range(1, 89))
@@ -119,9 +119,9 @@ def test_a_process_that_is_killed_ends_the_stage_with_the_reason(stage):
     wait_for(lambda: events(stage, "started"), process)
     victim = next(pid for pid in children(process.pid) if rank(pid) == 1)
     os.kill(victim, signal.SIGKILL)
-    said, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert said.splitlines()[-1].startswith(
+    assert output.splitlines()[-1].startswith(
         "error: rank 1 was killed by SIGKILL, by somebody, or by the kernel"
     )
     assert attempt.last(stage).job is None
@@ -132,9 +132,9 @@ def test_a_run_directory_that_vanishes_is_named_and_not_made_again(stage):
     process = start(stage)
     wait_for(lambda: len(steps(stage)) > 5, process)
     stage.rename(stage.with_name("elsewhere"))
-    said, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert said.count(f"{stage} has vanished") == 1
+    assert output.count(f"{stage} has vanished") == 1
     assert not stage.exists()
 
 
@@ -149,20 +149,20 @@ def test_an_image_that_was_damaged_after_prep_is_named(stage):
     at = content.index(b"IDAT")
     content[at : at + 60] = bytes(60)
     shard.write_bytes(content)
-    code, said = to_end(stage)
+    code, done = to_end(stage)
     assert code == 2
-    assert "train-00000.tar was changed since it was written; not readable in it: " in said
-    assert ".png" in said and "rm -r" in said
+    assert "train-00000.tar was changed since it was written; not readable in it: " in done
+    assert ".png" in done and "rm -r" in done
 
 
 @pytest.mark.parametrize("name", [rundir.STAGE, rundir.WHERE, Attempt.FILE])
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
 def test_an_incomplete_file_is_refused_in_one_line(stage, name, content):
     (stage / name).write_text(content)
-    code, said = to_end(stage)
+    code, done = to_end(stage)
     assert code == 2
-    assert said.count("\n") == 1
-    assert f"{name} is damaged" in said
+    assert done.count("\n") == 1
+    assert f"{name} is damaged" in done
 
 
 HANGING = """
@@ -186,10 +186,10 @@ def test_a_process_that_hangs_ends_and_every_process_shows_its_stack(tmp_path):
     script = tmp_path / "hanging.py"
     script.write_text(HANGING)
     process = in_processes(script)
-    _, said = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "made no step for 3 s; every process shows where it is" in said
-    waits, hangs = said.split("rank 0:\n")[1].split("rank 1:\n")  # the stacks are not interleaved
+    assert "made no step for 3 s; every process shows where it is" in errors
+    waits, hangs = errors.split("rank 0:\n")[1].split("rank 1:\n")  # the stacks are not interleaved
     for stacks, where in (waits, "in any\n"), (hangs, "in stuck_in_a_read\n"):
         assert stacks.count("Current thread") == 1 and where in stacks
 

@@ -26,7 +26,7 @@ class Alone:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("train.lr", 0.05, "train.lr 0.05 → 0.1"),
         ("train.batch_size", 32, "train.batch_size 32 → 64"),
@@ -34,7 +34,7 @@ class Alone:
         ("prepared data", "abc", "prepared data abc → "),
     ],
 )
-def test_a_checkpoint_of_another_training_is_refused(stage, undisturbed, key, value, said):
+def test_a_checkpoint_of_another_training_is_refused(stage, undisturbed, key, value, message):
     shutil.copytree(undisturbed / "checkpoints", stage / "checkpoints")
     shutil.copy(undisturbed / rundir.HISTORY, stage)
     shutil.copy(undisturbed / rundir.GROWTH, stage)
@@ -48,7 +48,7 @@ def test_a_checkpoint_of_another_training_is_refused(stage, undisturbed, key, va
         rundir.write_json(path, seal)
     with pytest.raises(UserError, match="was written for something else") as refused:
         resume.find(context, Alone(), own)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_checkpoint_newer_than_the_history_is_skipped(stage, undisturbed):
@@ -79,6 +79,6 @@ def test_no_intact_checkpoint_is_an_error_not_a_new_beginning(stage, undisturbed
     shutil.copy(undisturbed / rundir.HISTORY, stage)
     for path in (stage / "checkpoints").glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:1000])
-    code, said = to_end(stage)
+    code, done = to_end(stage)
     assert code == 2
-    assert "no checkpoint can be used (step-00000088" in said
+    assert "no checkpoint can be used (step-00000088" in done

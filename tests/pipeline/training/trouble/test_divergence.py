@@ -46,8 +46,8 @@ def poisoned(stage, tmp_path):
 
     def run_it():
         process = in_processes(script, stage, number)
-        _, said = process.communicate(timeout=180)
-        return process.returncode, said
+        _, errors = process.communicate(timeout=180)
+        return process.returncode, errors
 
     return stage, run_it
 
@@ -70,8 +70,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_layer(poisoned):
 def test_a_loss_that_is_not_finite_can_be_skipped(poisoned):
     stage, run_it = poisoned
     change(stage, rundir.STAGE, "train", nonfinite="skip")
-    code, said = run_it()
-    assert code == 0, said
+    code, output = run_it()
+    assert code == 0, output
     rows = [row for row in rundir.read_lines(stage / rundir.HISTORY) if row["kind"] == "step"]
     skipped = [row["step"] for row in rows if row["loss"] is None]
     assert 2 <= len(skipped) <= 4  # once in each epoch whose dropped batch does not hold the image
@@ -86,8 +86,8 @@ def test_a_loss_that_is_not_finite_can_be_skipped(poisoned):
 )
 def test_a_learning_rate_that_is_too_high_is_explained(stage, nonfinite, words):
     change(stage, rundir.STAGE, "train", lr=1e18, nonfinite=nonfinite)
-    code, said = to_end(stage)
+    code, done = to_end(stage)
     assert code == 1
-    assert "Diverged: step " in said
-    assert all(word in said for word in words)
+    assert "Diverged: step " in done
+    assert all(word in done for word in words)
     assert not (stage / "model.safetensors").exists()
