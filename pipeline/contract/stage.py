@@ -61,7 +61,7 @@ class Context:
     started: float = field(default_factory=time.time)
     saved: int = 0  # the step from which a restart would continue; see slurm.job
     _reported: float = 0.0
-    _said: str = ""
+    _text: str = ""
 
     def event(self, name: str, **facts: Any) -> None:
         """Append an event to `events.jsonl` (rank 0 only)."""
@@ -84,9 +84,9 @@ class Context:
             eta: remaining seconds, if the stage knows more than its average pace.
         """
         now = time.monotonic()
-        if done < total and now - self._reported < 0.2 and text == self._said:
+        if done < total and now - self._reported < 0.2 and text == self._text:
             return
-        self._reported, self._said = now, text
+        self._reported, self._text = now, text
         more = {} if eta is None else {"eta": round(eta, 1)}
         row = Progress(
             done=done, total=total, text=text, time=time.time(), saved=self.saved, **more

@@ -67,10 +67,10 @@ def run_local(plan: list[PlannedStage], config: Config) -> None:
                 )
             _refuse_replaced(planned, config)
             onlooker.begin(planned.stage.name)
-            asked_to_stop = _run(planned, config, onlooker)
+            stop_requested = _run(planned, config, onlooker)
             verify_outputs(planned.dir)
             _refuse_replaced(planned, config)
-            if asked_to_stop and planned is not wanted[-1]:  # the stage finished nevertheless
+            if stop_requested and planned is not wanted[-1]:  # the stage finished nevertheless
                 raise Interrupted
 
 
@@ -209,7 +209,7 @@ def _go_on(config: Config) -> str:
 
 
 def _explain(
-    planned: PlannedStage, config: Config, log: Path, code: int, asked_to_stop: bool
+    planned: PlannedStage, config: Config, log: Path, code: int, stop_requested: bool
 ) -> None:
     """Raise the error for a stage that ended without a result.
 
@@ -219,7 +219,7 @@ def _explain(
         Cancelled: `pipeline.cancel` stopped it.
         Interrupted: this launch was asked to stop.
     """
-    if asked_to_stop:
+    if stop_requested:
         raise Interrupted
     if _cancelled(planned):
         raise Cancelled(

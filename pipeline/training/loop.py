@@ -45,7 +45,7 @@ class Training:
             Interrupted: a stop was requested; a checkpoint of the last step is on disk.
             NotFinite: the loss is not finite; no such state was saved.
         """
-        self.leave_if_asked()
+        self.check_stop()
         setup.announce(self.state, self.announcer)
         try:
             for _ in self.state.epochs():
@@ -54,7 +54,7 @@ class Training:
                 if adjustment.due(self.state):
                     self.adjust(step_seconds)
                     self.save()
-                self.leave_if_asked()
+                self.check_stop()
             return self._finish()
         finally:
             self.profile.end()
@@ -72,7 +72,7 @@ class Training:
         if recalibrates:
             self._report("recalibrating")
             recalibration.recalibrate(
-                self.state, self.recipe, self.world, self.images, self._save_and_leave_if_asked
+                self.state, self.recipe, self.world, self.images, self._save_and_check_stop
             )
         if trains or recalibrates:
             self.save()
@@ -106,9 +106,9 @@ class Training:
         if stop:
             raise Interrupted
 
-    def _save_and_leave_if_asked(self) -> None:
+    def _save_and_check_stop(self) -> None:
         try:
-            self.leave_if_asked()
+            self.check_stop()
         except Interrupted:
             self.save()
             raise
@@ -116,7 +116,7 @@ class Training:
     def _evaluate(self) -> float:
         self._report("validating")
         step_seconds = evaluation.evaluate(
-            self.state, self.recipe, self.images, self.announcer, self.leave_if_asked
+            self.state, self.recipe, self.images, self.announcer, self.check_stop
         )
         self.saving.mark_best(self.state)
         evaluation.announce(self.state, self.announcer)
@@ -126,7 +126,7 @@ class Training:
         """Grow and cut branches; `step_seconds` is the duration of a step before the change."""
         self._report("adjusting")
         adjustment.adjust(
-            self.state, self.world, self.images, self.announcer, self.leave_if_asked, step_seconds
+            self.state, self.world, self.images, self.announcer, self.check_stop, step_seconds
         )
 
     def save(self) -> None:
@@ -149,7 +149,7 @@ class Training:
         best = self.saving.load_best(self.state.standing.best_epoch)
         return network_of(self.context.config, self.images.classes, best)
 
-    def leave_if_asked(self) -> None:
+    def check_stop(self) -> None:
         """Raise `Interrupted` if any process was asked to stop; collective."""
         if self.world.any(self.context.stop_requested())[0]:
             raise Interrupted

@@ -23,6 +23,6 @@ def explain(context: Context, world: World, step: int) -> Diverged:
             map(state.mixed, state.loader),
             state.train_on,
             world,
-            training.leave_if_asked,
+            training.check_stop,
             range(state.step + 1, step + 1),
         )

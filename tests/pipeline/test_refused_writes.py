@@ -94,7 +94,7 @@ def test_a_launch_finds_the_reason_that_its_stage_could_not_write(directory, mon
     monkeypatch.setattr(disk, "refusal", lambda _: full)
     step = SimpleNamespace(dir=directory, stage=STAGES["eval"])
     with pytest.raises(UserError, match="no room"):
-        local._explain(step, None, directory / "none.log", 1, asked_to_stop=False)
+        local._explain(step, None, directory / "none.log", 1, stop_requested=False)
 
 
 def test_the_check_of_a_writable_directory_leaves_no_file(tmp_path):
@@ -147,7 +147,7 @@ def test_a_directory_with_only_the_newest_file_counts_as_vanished(tmp_path, caps
     assert capsys.readouterr().err.endswith("has vanished; restore it and launch again\n")
     step = SimpleNamespace(dir=tmp_path, stage=STAGES["train"])
     with pytest.raises(UserError, match="restore it and launch again"):
-        local._explain(step, None, tmp_path / "none.log", 1, asked_to_stop=False)
+        local._explain(step, None, tmp_path / "none.log", 1, stop_requested=False)
     with pytest.raises(FileNotFoundError):
         attempt.check_owner(tmp_path, 1)
 
@@ -263,7 +263,7 @@ def test_a_cancelled_launch_prints_how_to_continue(tmp_path):
     rundir.write_text(tmp_path / CANCELLED, "now")
     config = SimpleNamespace(name="x", root=str(tmp_path / "o"))
     with pytest.raises(Cancelled, match=f"to go on: .* name=x root={tmp_path}/o$"):
-        local._explain(step, config, tmp_path / "none.log", 75, asked_to_stop=False)
+        local._explain(step, config, tmp_path / "none.log", 75, stop_requested=False)
 
 
 def test_temporary_files_of_ended_processes_are_removed(directory):
