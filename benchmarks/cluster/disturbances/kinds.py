@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
 from benchmarks.disturbances.night import URGENT, Night
 from benchmarks.disturbances.subjects import Subject
@@ -16,6 +17,7 @@ from tests.cluster.job_under_test import update
 from tests.cluster.real import answers, call, end, jobs, power_cut
 
 REVIVAL = 9.0  # seconds; longer than SLURM takes to start a requeued job again
+CONTINUES = 2.0  # seconds within which SLURM continues the processes of a job that it resumes
 PARTS = {  # the processes of a job, and a word of each one's command
     "batch script": "slurm_script",
     "srun": "srun",
@@ -59,7 +61,31 @@ def suspend(night: Night, subject: Subject) -> bool:
     resumed = _accepts("scontrol", "resume", entry.id)
     if not resumed:  # the job was ended without a save, because its processes were stopped
         subject.blame("ended while it was suspended")
-    return resumed
+        return False
+    night.pause(CONTINUES)
+    _continue(night, entry.id)
+    return True
+
+
+def _continue(night: Night, id: str) -> None:
+    """Continue what SLURM left stopped in a job that it reports as RUNNING."""
+    left = [number for number, _, seen in jobs(night.cluster)
+            if seen["SLURM_JOB_ID"] == id and _stopped(number)]  # fmt: skip
+    now = scheduler.patient(lambda: scheduler.find(id))
+    if not left or now is None or now.state != "RUNNING":
+        return
+    night.administered.append(f"continued job {id}, which SLURM had resumed and left stopped")
+    for number in left:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGCONT)
+
+
+def _stopped(number: int) -> bool:
+    """Whether a process is stopped by a signal."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(") ")[2][:1] == "T"
+    except OSError:
+        return False
 
 
 def requeue(night: Night, subject: Subject) -> bool:
