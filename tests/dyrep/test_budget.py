@@ -92,6 +92,7 @@ def test_a_conv_whose_branches_do_not_fit_into_memory_is_passed_over(room, monke
     assert [("memory" in reason) for reason in evolver.left.values()] == [True] * (2 - len(events))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("channels", "options"),
     [
