@@ -1,6 +1,6 @@
 """Draw the figures of docs/ from `benchmarks/results/` and from the library itself.
 
-    python -m benchmarks.figures               # all; train_error is computed anew, which takes long
+    python -m benchmarks.figures               # all; train_error is measured again: slow
     python -m benchmarks.figures block growth  # these
 
 Each figure NAME is written to docs/figures/NAME.svg.

@@ -6,10 +6,10 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 
 from benchmarks.disturbances.night import URGENT, Night
 from benchmarks.disturbances.subjects import Subject
+from pipeline.records import attempt
 from slurm import scheduler
 from slurm.dev_cluster.daemons import start
 from slurm.entry import Entry
@@ -70,7 +70,7 @@ def suspend(night: Night, subject: Subject) -> bool:
 def _continue(night: Night, id: str) -> None:
     """Continue what SLURM left stopped in a job that it reports as RUNNING."""
     left = [number for number, _, seen in jobs(night.cluster)
-            if seen["SLURM_JOB_ID"] == id and _stopped(number)]  # fmt: skip
+            if seen["SLURM_JOB_ID"] == id and attempt.stopped(number)]  # fmt: skip
     now = scheduler.patient(lambda: scheduler.find(id))
     if not left or now is None or now.state != "RUNNING":
         return
@@ -78,14 +78,6 @@ def _continue(night: Night, id: str) -> None:
     for number in left:
         with suppress(ProcessLookupError):
             os.kill(number, signal.SIGCONT)
-
-
-def _stopped(number: int) -> bool:
-    """Whether a process is stopped by a signal."""
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(") ")[2][:1] == "T"
-    except OSError:
-        return False
 
 
 def requeue(night: Night, subject: Subject) -> bool:
